@@ -1,0 +1,127 @@
+"""What training minimises: the flow-matching errors of both modalities and of the mouth.
+
+JoVA (arXiv:2512.13677v1), Eq. 6 and 7, as one pure function of velocities and masks; there is no model in this file.
+
+Legend of shapes: B samples, C channels, F latent frames, H x W latent pixels, L audio latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+MouthReduction = Literal["mask", "all"]
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The terms of Eq. 6 for each sample, all [B]; a term that a sample has nothing for is 0.
+
+    Attributes:
+        video: Mean squared velocity error over the video latents.
+        audio: Mean squared velocity error over the audio latents.
+        mouth: The same error over the mouth, reduced as Eq. 7 or over the clip.
+        total: Weighted sum of the three.
+    """
+
+    video: Tensor
+    audio: Tensor
+    mouth: Tensor
+    total: Tensor
+
+
+def jova_loss(
+    velocity: Tensor | None,
+    audio_velocity: Tensor | None,
+    target: Tensor | None,
+    audio_target: Tensor | None,
+    mouth_mask: Tensor | None = None,
+    has_video: Tensor | None = None,
+    has_audio: Tensor | None = None,
+    *,
+    mouth_weight: float = 5.0,
+    video_weight: float = 1.0,
+    audio_weight: float = 1.0,
+    reduction: MouthReduction = "mask",
+) -> LossTerms:
+    """Computes the loss of each sample; a modality whose velocity is None is absent.
+
+    JoVA (arXiv:2512.13677v1), Eq. 6 and 7, with m the mouth mask of Eq. 5 and e the squared velocity error:
+        L = L_video + L_audio + lambda * L_mouth,        L_mouth = sum(m * e) / sum(m)
+
+    Eq. 7 weighs an element inside a mask of fraction p by 1 + lambda / p. ``reduction="all"`` divides by the size of
+    the clip instead, which weighs it by 1 + lambda whatever its size: what small pictures need.
+
+    Args:
+        velocity: Predicted video velocity, [B, C, F, H, W].
+        audio_velocity: Predicted audio velocity, [B, L, C].
+        target: True video velocity, noise - data, [B, C, F, H, W].
+        audio_target: True audio velocity, noise - data, [B, L, C].
+        mouth_mask: Mouth latents, bool [B, F, H, W]; None where no clip shows a mouth.
+        has_video: What of the video is to be learned, bool [B], or [B, F] per latent frame; None is all of it.
+        has_audio: What of the audio is to be learned, bool [B], or [B, L] per latent; None is all of it.
+        mouth_weight: lambda.
+        video_weight: Factor of the video term.
+        audio_weight: Factor of the audio term.
+        reduction: ``"mask"`` averages the mouth's error over the mask (Eq. 7), ``"all"`` over the clip.
+    """
+    if reduction not in ("mask", "all"):
+        raise ValueError(f"`reduction` must be 'mask' or 'all', got {reduction!r}; 'mask' is the paper's Eq. 7")
+    present = velocity if velocity is not None else audio_velocity
+    if present is None:
+        raise ValueError("`velocity` and `audio_velocity` must not both be None; pass at least one modality")
+    video = audio = mouth = present.new_zeros(len(present), dtype=torch.float32)
+    if velocity is not None:
+        error, weight = _squared_error(velocity, target, has_video, channel_dim=1)  # [B, F, H, W]
+        video = _mean(error, weight)
+        if mouth_mask is not None:
+            inside = mouth_mask * weight
+            mouth = _mean(error, inside if reduction == "mask" else weight, within=inside)
+    if audio_velocity is not None:
+        error, weight = _squared_error(audio_velocity, audio_target, has_audio, channel_dim=-1)  # [B, L]
+        audio = _mean(error, weight)
+    total = video_weight * video + audio_weight * audio + mouth_weight * mouth
+    return LossTerms(video, audio, mouth, total)
+
+
+def mouth_fraction(mouth_mask: Tensor) -> Tensor:
+    """Computes p of Eq. 7's weight: the masked part of the latents, over the clips that show a mouth; 0-dim."""
+    inside = mouth_mask.flatten(1).float()
+    return inside.sum() / (inside.any(1).sum() * inside.shape[1]).clamp(min=1)
+
+
+def effective_mouth_weight(fraction: Tensor, mouth_weight: float, reduction: MouthReduction) -> Tensor:
+    """Computes how many times more an error inside the mask counts than one outside (1 where nothing is masked)."""
+    weight = mouth_weight / fraction if reduction == "mask" else torch.full_like(fraction, mouth_weight)
+    return torch.where(fraction > 0, 1 + weight, torch.ones_like(fraction))
+
+
+def _squared_error(
+    velocity: Tensor, target: Tensor | None, present: Tensor | None, channel_dim: int
+) -> tuple[Tensor, Tensor]:
+    """Averages (velocity - target)^2 over channels and says with 0 or 1 which elements count; same shape both."""
+    if target is None or target.shape != velocity.shape:
+        shape = None if target is None else list(target.shape)
+        raise ValueError(
+            f"the target must have the shape of the velocity {list(velocity.shape)}, got {shape}; "
+            "build both from the same latents"
+        )
+    difference = velocity.float() - target.float()
+    if present is None:
+        error = difference.square().mean(channel_dim)
+        return error, torch.ones_like(error)
+    spatial_dims = difference.ndim - 1 - present.ndim
+    present = present.bool().reshape(*present.shape, *[1] * spatial_dims)
+    # selecting before the square keeps even a NaN of an absent element out of the gradient, which a factor 0 would not
+    error = torch.where(present.unsqueeze(channel_dim), difference, 0.0).square().mean(channel_dim)
+    return error, present.expand_as(error).to(error)
+
+
+def _mean(error: Tensor, weight: Tensor, within: Tensor | None = None) -> Tensor:
+    """Sums ``error`` within a mask (by default ``weight``) and divides by the sum of ``weight``; [B, ...] -> [B]."""
+    total = (error * (weight if within is None else within)).flatten(1).sum(1)
+    return total / weight.flatten(1).sum(1).clamp(min=1)
