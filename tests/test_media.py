@@ -1,0 +1,378 @@
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from diffusers.utils import encode_video
+
+from diffusers_jova import media
+
+
+NTSC_FILM = Fraction(24000, 1001)
+RATES = (16, 23.976, 24, 25, 30)
+SAMPLING_RATE = 16000
+
+
+def moving_square(num_frames: int, height: int = 64, width: int = 64) -> np.ndarray:
+    """A bright square that steps by one position each frame: every frame tells its own index."""
+    frames = np.full((num_frames, height, width, 3), 40, np.uint8)
+    columns = max(1, (width - 16) // 4)
+    for index, frame in enumerate(frames):
+        row, column = divmod(index, columns)
+        frame[8 * row : 8 * row + 8, 4 * column : 4 * column + 8] = (230, 200, 160)
+    return frames
+
+
+def clicks(num_samples: int, num_channels: int = 1, seed: int = 0) -> np.ndarray:
+    """Noise bursts at known places; the channels differ."""
+    rng = np.random.default_rng(seed)
+    sound = 0.01 * rng.standard_normal((num_channels, num_samples))
+    for channel, row in enumerate(sound):
+        for start in range(500 + 900 * channel, num_samples - 400, 4000):
+            row[start : start + 300] += 0.4 * rng.standard_normal(300)
+    return sound.clip(-1, 1).astype(np.float32)
+
+
+def lag_samples(sound: np.ndarray, reference: np.ndarray) -> int:
+    """By how many samples `sound` is later, from the peak of the cross-correlation."""
+    size = len(sound) + len(reference)
+    spectrum = np.fft.rfft(sound, size) * np.conj(np.fft.rfft(reference, size))
+    peak = int(np.argmax(np.fft.irfft(spectrum, size)))
+    return peak if peak < len(sound) else peak - size
+
+
+def psnr_db(frames: np.ndarray, reference: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((frames.astype(float) - reference) ** 2)))
+
+
+# --- round trips ---
+
+
+@pytest.mark.parametrize("frame_rate", RATES)
+@pytest.mark.parametrize("num_frames", [5, 17, 33, 49, 81])
+def test_every_frame_and_every_sample_survives_a_round_trip(
+    tmp_path: Path, num_frames: int, frame_rate: float
+) -> None:
+    rate = media.exact_frame_rate(frame_rate)
+    num_channels = 1 + num_frames % 3 % 2
+    frames = moving_square(num_frames)
+    sound = clicks(int(num_frames / rate * SAMPLING_RATE), num_channels)
+    media.write_video(tmp_path / "clip.mp4", frames, frame_rate, sound, SAMPLING_RATE)
+    video = media.read_video(tmp_path / "clip.mp4")
+    assert video.frame_rate == rate
+    assert video.sampling_rate == SAMPLING_RATE
+    assert video.frames.shape == frames.shape
+    # The nearest original of each decoded frame is its own.
+    small, small_reference = video.frames[:, ::4, ::4].astype(float), frames[:, ::4, ::4].astype(float)
+    distances = ((small[:, None] - small_reference[None]) ** 2).mean((2, 3, 4))
+    assert (distances.argmin(1) == np.arange(num_frames)).all()
+    assert video.audio is not None
+    assert video.audio.shape == sound.shape
+    assert [lag_samples(*pair) for pair in zip(video.audio, sound, strict=True)] == [0] * num_channels
+
+
+@pytest.mark.parametrize("sampling_rate", [16000, 22050, 44100, 48000])
+def test_stereo_keeps_its_sides_and_its_length_at_every_sampling_rate(tmp_path: Path, sampling_rate: int) -> None:
+    sound = clicks(sampling_rate + 17, 2)
+    media.write_video(tmp_path / "clip.mp4", moving_square(25), 23.976, sound, sampling_rate)
+    decoded, rate = media.read_audio(tmp_path / "clip.mp4")
+    assert rate == sampling_rate
+    assert decoded.shape == sound.shape
+    correlations = np.corrcoef(np.concatenate([decoded, sound]))
+    assert correlations[0, 2] > 0.9 > 0.3 > correlations[0, 3]
+    assert correlations[1, 3] > 0.9 > 0.3 > correlations[1, 2]
+
+
+def test_odd_sizes_are_padded_to_even_ones_by_their_edge(tmp_path: Path) -> None:
+    frames = moving_square(5, height=61, width=63)
+    media.write_video(tmp_path / "clip.mp4", frames, 24)
+    decoded = media.read_video(tmp_path / "clip.mp4").frames
+    assert decoded.shape == (5, 62, 64, 3)
+    assert psnr_db(decoded[:, :61, :63], frames) > 25
+    assert np.abs(decoded[:, 61].astype(int) - decoded[:, 60]).max() < 40
+
+
+def test_colours_come_back_as_they_were(tmp_path: Path) -> None:
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 120, 60]], np.uint8)
+    frames = np.broadcast_to(np.repeat(colours, 16, axis=0)[None, :, None], (5, 64, 64, 3))
+    media.write_video(tmp_path / "clip.mp4", frames, 24)
+    centres = media.read_video(tmp_path / "clip.mp4").frames[:, 8::16, 32]
+    assert np.abs(centres.astype(int) - colours).max() <= 4
+
+
+def test_we_agree_with_diffusers_where_both_work(tmp_path: Path) -> None:
+    frames, sound = moving_square(49), clicks(int(49 / 24 * SAMPLING_RATE), 2)
+    media.write_video(tmp_path / "ours.mp4", frames, 24, sound, SAMPLING_RATE)
+    encode_video(
+        torch.from_numpy(frames),
+        fps=24,
+        output_path=str(tmp_path / "theirs.mp4"),
+        audio=torch.from_numpy(sound),
+        audio_sample_rate=SAMPLING_RATE,
+    )
+    ours, theirs = (media.read_video(tmp_path / name) for name in ("ours.mp4", "theirs.mp4"))
+    assert ours.frames.shape == theirs.frames.shape
+    assert ours.frame_rate == theirs.frame_rate
+    assert psnr_db(ours.frames, theirs.frames) > 30
+    assert ours.audio is not None
+    assert theirs.audio is not None
+    assert lag_samples(ours.audio[0], theirs.audio[0]) == 0
+    assert ours.sampling_rate == theirs.sampling_rate
+
+
+def test_all_kinds_of_frames_mean_the_same_pixels() -> None:
+    frames = moving_square(5)
+    kinds = {
+        "pil": [PIL.Image.fromarray(frame) for frame in frames],
+        "np": frames.astype(np.float64) / 255,
+        "pt": torch.from_numpy(frames).movedim(-1, 1).float() / 255,
+        "last": torch.from_numpy(frames),
+    }
+    for name, kind in kinds.items():
+        np.testing.assert_array_equal(media.to_uint8_frames(kind), frames, err_msg=name)
+
+
+def test_sound_that_starts_later_than_the_picture_is_delayed_by_silence(tmp_path: Path) -> None:
+    sound, delay_samples = clicks(SAMPLING_RATE), 3000
+    with av.open(str(tmp_path / "late.mkv"), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.width = video.height = 64
+        audio = container.add_stream("pcm_s16le", rate=SAMPLING_RATE, layout="mono")
+        for frame in moving_square(25):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(video.encode(None))
+        samples = (sound * 32767).astype(np.int16)
+        packet_frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        packet_frame.sample_rate, packet_frame.time_base = SAMPLING_RATE, Fraction(1, SAMPLING_RATE)
+        packet_frame.pts = delay_samples
+        container.mux(audio.encode(packet_frame))
+        container.mux(audio.encode(None))
+    decoded = media.read_video(tmp_path / "late.mkv").audio
+    assert decoded is not None
+    assert abs(lag_samples(decoded[0], sound[0]) - delay_samples) <= SAMPLING_RATE // 1000  # mkv counts in ms
+    assert lag_samples(media.read_audio(tmp_path / "late.mkv")[0][0], sound[0]) == 0
+
+
+# --- options of reading ---
+
+
+def test_another_frame_rate_takes_the_nearest_frame_of_each_tick(tmp_path: Path) -> None:
+    frames = moving_square(33)
+    media.write_video(tmp_path / "clip.mp4", frames, 16)
+    stored = media.read_video(tmp_path / "clip.mp4").frames
+    for rate in (8, 23.976, 24, 16):
+        video = media.read_video(tmp_path / "clip.mp4", frame_rate=rate)
+        exact = media.exact_frame_rate(rate)
+        assert video.frame_rate == exact
+        assert len(video.frames) == int(Fraction(33, 16) * exact)
+        for tick, frame in enumerate(video.frames):
+            offset = tick / exact * 16  # in source frames
+            chosen = [k for k in range(33) if (frame == stored[k]).all()]
+            assert min(abs(k - offset) for k in chosen) <= Fraction(1, 2)
+
+
+def test_limits_cut_picture_and_sound_alike(tmp_path: Path) -> None:
+    sound = clicks(33 * 1000)
+    media.write_video(tmp_path / "clip.mp4", moving_square(33, 64, 128), 16, sound, SAMPLING_RATE)
+    video = media.read_video(tmp_path / "clip.mp4", max_num_frames=17, max_side_px=32)
+    assert video.frames.shape == (17, 16, 32, 3)
+    assert video.audio is not None
+    assert video.audio.shape == (1, 17 * 1000)
+    assert len(media.read_video(tmp_path / "clip.mp4", max_num_frames=99, max_side_px=999).frames) == 33
+
+
+def test_a_file_without_sound_has_no_audio(tmp_path: Path) -> None:
+    media.write_video(tmp_path / "clip.mp4", moving_square(5), 24)
+    video = media.read_video(tmp_path / "clip.mp4")
+    assert video.audio is None
+    assert video.sampling_rate is None
+
+
+# --- sound ---
+
+
+def test_wav_files_keep_every_sample_to_16_bits(tmp_path: Path) -> None:
+    sound = clicks(5000, 2).clip(-0.99, 0.99)
+    media.write_audio(tmp_path / "sound.wav", torch.from_numpy(sound), 44100)
+    decoded, rate = media.read_audio(tmp_path / "sound.wav")
+    assert rate == 44100
+    np.testing.assert_allclose(decoded, sound, rtol=0, atol=0.51 / 32768)
+
+
+def test_reading_brings_sound_to_the_rate_and_channels_asked_for(tmp_path: Path) -> None:
+    media.write_audio(tmp_path / "sound.wav", clicks(44100, 2), 44100)
+    decoded, rate = media.read_audio(tmp_path / "sound.wav", sampling_rate=16000, num_channels=1)
+    assert rate == 16000
+    assert decoded.shape == (1, 16000)
+    assert decoded.dtype == np.float32
+
+
+def test_resampling_keeps_time_and_pitch_and_lets_no_alias_through() -> None:
+    def tone(hz: float, rate: int) -> np.ndarray:
+        return np.sin(2 * np.pi * hz * np.arange(rate) / rate)[None]
+
+    inner = slice(1000, -1000)  # the ends ring
+    np.testing.assert_allclose(
+        media.resample(tone(440, 44100), 44100, 16000)[:, inner], tone(440, 16000)[:, inner], atol=1e-4
+    )
+    np.testing.assert_allclose(
+        media.resample(tone(440, 16000), 16000, 48000)[:, inner], tone(440, 48000)[:, inner], atol=1e-4
+    )
+    assert np.abs(media.resample(tone(10000, 44100), 44100, 16000)[:, inner]).max() < 1e-4
+
+
+def test_mixing_down_takes_the_mean_and_mixing_up_repeats() -> None:
+    stereo = clicks(100, 2)
+    np.testing.assert_allclose(media.mix_channels(stereo, 1)[0], stereo.mean(0), atol=1e-7)
+    np.testing.assert_array_equal(media.mix_channels(stereo[:1], 2), stereo[[0, 0]])
+
+
+def test_loudness_reaches_the_target_and_scales_only() -> None:
+    pyloudnorm = pytest.importorskip("pyloudnorm")
+    sound = 0.1 * clicks(2 * SAMPLING_RATE, 2)
+    louder = media.normalize_loudness(sound, SAMPLING_RATE, target_lufs=-30.0)
+    assert pyloudnorm.Meter(SAMPLING_RATE).integrated_loudness(louder.T) == pytest.approx(-30.0, abs=0.01)
+    assert np.corrcoef(louder[0], sound[0])[0, 1] == pytest.approx(1)
+
+
+def test_loudness_stops_at_the_peak_limit() -> None:
+    pytest.importorskip("pyloudnorm")
+    loud = media.normalize_loudness(clicks(SAMPLING_RATE), SAMPLING_RATE, target_lufs=0.0, peak_dbfs=-1.0)
+    assert np.abs(loud).max() == pytest.approx(10 ** (-1 / 20), abs=1e-6)
+
+
+def test_sound_without_a_loudness_comes_back_unchanged() -> None:
+    pytest.importorskip("pyloudnorm")
+    for sound in (np.zeros((1, SAMPLING_RATE), np.float32), clicks(int(0.39 * SAMPLING_RATE))):
+        np.testing.assert_array_equal(media.normalize_loudness(sound, SAMPLING_RATE), sound)
+
+
+# --- numbers ---
+
+
+def test_decimal_frame_rates_mean_the_exact_fractions() -> None:
+    assert [media.exact_frame_rate(rate) for rate in (23.976, 23.98, 29.97, 59.94, 24, 24.0, 12.5)] == [
+        NTSC_FILM, NTSC_FILM, Fraction(30000, 1001), Fraction(60000, 1001), 24, 24, Fraction(25, 2)
+    ]  # fmt: skip
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (np.zeros((2, 4, 4, 3), np.int64), "must be uint8 or float"),
+        (np.zeros((1, 2, 4, 4, 3), np.uint8), r"one video of a batch as `frames\[0\]`"),
+        (np.zeros((0, 4, 4, 3), np.uint8), r"must have the shape \[F, H, W, 3\]"),
+        (np.full((2, 4, 4, 3), 1.5), r"must lie in \[0, 1\], got \[1.5, 1.5\]"),
+        (np.full((2, 4, 4, 3), np.nan), r"must lie in \[0, 1\]"),
+        ([], "non-empty list of PIL images"),
+        ([PIL.Image.new("RGB", (4, 4)), PIL.Image.new("RGB", (4, 6))], r"one size, got \(4, 4\) and \(4, 6\)"),
+    ],
+)
+def test_wrong_frames_are_refused(tmp_path: Path, frames: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        media.write_video(tmp_path / "clip.mp4", frames, 24)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("audio", "sampling_rate", "message"),
+    [
+        (np.zeros((3, 100)), 16000, "1 or 2 channels, got"),
+        (np.zeros((1, 2, 100)), 16000, r"one sound of a batch as `audio\[0\]`"),
+        (np.zeros((1, 100), np.int16), 16000, "divide int16 by 32768"),
+        (np.full((1, 100), np.inf), 16000, "must be finite"),
+        (np.zeros((1, 100)), 15999, "`sampling_rate` must be one of"),
+        (np.zeros((1, 100)), None, "`sampling_rate` must be one of"),
+    ],
+)
+def test_wrong_sound_is_refused(tmp_path: Path, audio: np.ndarray, sampling_rate: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        media.write_video(tmp_path / "clip.mp4", moving_square(5), 24, audio, sampling_rate)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`frame_rate` must be a positive number"):
+        media.write_video(tmp_path / "clip.mp4", moving_square(5), 0)
+    with pytest.raises(ValueError, match="`crf` must be from 0 to 51, got 60"):
+        media.write_video(tmp_path / "clip.mp4", moving_square(5), 24, crf=60)
+    with pytest.raises(ValueError, match=r"`path` must end in \.mp4"):
+        media.write_video(tmp_path / "clip.avi", moving_square(5), 24)
+    with pytest.raises(ValueError, match="`target_rate` must be a positive whole number"):
+        media.resample(np.zeros((1, 9)), 16000, 0)
+
+
+def test_a_path_that_cannot_be_written_fails_before_anything_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(*_: object) -> None:
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr(media, "_encode_video", encode)
+    (tmp_path / "folder.mp4").mkdir()
+    for name in ("missing/clip.mp4", "folder.mp4"):
+        with pytest.raises(OSError, match="`path` must be a file that can be written, got"):
+            media.write_video(tmp_path / name, moving_square(5), 24)
+
+
+def test_an_error_while_encoding_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media.write_video(tmp_path / "clip.mp4", moving_square(5), 24)
+    before = (tmp_path / "clip.mp4").read_bytes()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("disk is full")
+
+    monkeypatch.setattr(media, "_encode_audio", fail)
+    with pytest.raises(RuntimeError, match="disk is full"):
+        media.write_video(tmp_path / "clip.mp4", moving_square(17), 24, clicks(8000), SAMPLING_RATE)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+    assert (tmp_path / "clip.mp4").read_bytes() == before
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "corrupt.mp4").write_bytes(b"no media" * 100)
+    (tmp_path / "corrupt.png").write_bytes(b"\x89PNG\r\n\x1a\n no image")
+    media.write_audio(tmp_path / "sound.wav", clicks(5000), SAMPLING_RATE)
+    media.write_video(tmp_path / "silent.mp4", moving_square(5), 24)
+    with pytest.raises(FileNotFoundError, match=r"must be an existing file, got .*missing\.mp4"):
+        media.read_video(tmp_path / "missing.mp4")
+    with pytest.raises(ValueError, match=r"that libav can decode, got .*corrupt\.mp4"):
+        media.read_video(tmp_path / "corrupt.mp4")
+    with pytest.raises(ValueError, match=r"with a video stream, got .*sound\.wav"):
+        media.read_video(tmp_path / "sound.wav")
+    with pytest.raises(ValueError, match=r"with sound, got .*silent\.mp4"):
+        media.read_audio(tmp_path / "silent.mp4")
+    with pytest.raises(ValueError, match=r"must be a readable image, got .*corrupt\.png"):
+        media.read_image(tmp_path / "corrupt.png")
+
+
+def test_a_truncated_video_is_refused(tmp_path: Path) -> None:
+    media.write_video(tmp_path / "clip.mp4", moving_square(49), 24, clicks(30000), SAMPLING_RATE)
+    content = (tmp_path / "clip.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 3])
+    with pytest.raises(ValueError, match=r"cut\.mp4"):
+        media.read_video(tmp_path / "cut.mp4")
+
+
+def test_images_are_turned_the_way_the_camera_says(tmp_path: Path) -> None:
+    image = PIL.Image.new("RGB", (6, 4), (10, 20, 30))
+    exif = image.getexif()
+    exif[0x0112] = 6  # orientation: a quarter turn
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert media.read_image(tmp_path / "turned.png").size == (4, 6)
+
+
+def test_the_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clip.mp4").touch()
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match="pip install av"):
+        media.read_video(tmp_path / "clip.mp4")
