@@ -1,0 +1,39 @@
+# `make demo` and `make test` set up .venv by themselves; they need Python >= 3.11, pip and make.
+PYTHON ?= python3
+# the versions of the development environment; `make test CONSTRAINTS=` takes the newest that setup.cfg allows
+CONSTRAINTS ?= constraints.txt
+GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
+
+# the pinned torch may be a build without CUDA: where there is a GPU, pip chooses
+PINS = cat /dev/null $(CONSTRAINTS) $(if $(GPU),| sed '/^torch==/d')
+TESTS = $(if $(GPU),not slow,not slow and not gpu)
+
+.PHONY: help demo test check fix bench
+
+help:       ## list the commands
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*##/:/' | sort
+
+.venv/installed: setup.cfg pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo '`PYTHON` must be Python >= 3.11, got '"$$($(PYTHON) --version 2>&1)"'; use `make PYTHON=python3.12 ...`' >&2; exit 2; }
+	@echo 'setting up .venv (some minutes, once)'
+	@$(PYTHON) -m venv .venv
+	@$(PINS) > .venv/constraints.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv/constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: .venv/installed  ## set up .venv, then check
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(MAKE) --no-print-directory check
+
+check:      ## lint, types and tests in the active environment: what CI runs
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest -m "$(TESTS)"
+
+fix:        ## before committing
+	ruff check --fix .
+	ruff format .
+
+bench:      ## one joint block beside its bare matrix products; writes bench.json
+	python -m benchmarks.block
