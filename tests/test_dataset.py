@@ -1,0 +1,226 @@
+"""Prepared records become batches of one shape, in an order that survives interruptions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from training.dataset import EMPTY_PROMPT, BucketSampler, PrecomputedDataset, write_record
+from training.mouth_mask import latent_mask
+
+
+META = {"num_frames": 9, "height": 32, "width": 32, "frame_rate": 16.0, "spatial_factor": 8, "temporal_factor": 4}
+
+
+def record(seed: int, frames: int = 3, prompt: int = 5, without: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    start = rand(1, 4 * frames - 3, 2) * 20
+    tensors = {
+        "video_latents": rand(4, frames, 4, 4),
+        "audio_latents": rand(6, 2),
+        "image_latents": rand(4, 1, 4, 4),
+        "prompt_embeds": rand(prompt, 8),
+        "prompt_mask": torch.ones(prompt, dtype=torch.bool),
+        "mouth_boxes": torch.cat([start, start + 5], dim=-1),
+    }
+    return {name: tensor for name, tensor in tensors.items() if name not in without}
+
+
+def write(root: Path, name: str, tensors: dict[str, torch.Tensor], **metadata: object) -> None:
+    write_record(root / f"{name}.safetensors", tensors, META | {"caption": name} | metadata)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Five clips of 9 frames, one of them silent, three of 13 frames, one without a picture."""
+    for i in range(4):
+        write(tmp_path, f"a{i}", record(i, prompt=3 + i))
+    write(tmp_path, "silent", record(10, without=("audio_latents",)))
+    for i in range(3):
+        write(tmp_path, f"b{i}", record(20 + i, frames=4), num_frames=13)
+    write(tmp_path, "voice", record(30, without=("video_latents", "image_latents", "mouth_boxes")))
+    return tmp_path
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_batch_holds_each_record_as_it_was_written(mixed: Path, in_memory: bool) -> None:
+    dataset = PrecomputedDataset(mixed, in_memory=in_memory)
+    batch = dataset.batch([0, 2])
+    for row, seed in enumerate([0, 2]):
+        expected = record(seed, prompt=3 + seed)
+        for name in ("video_latents", "audio_latents", "image_latents"):
+            assert torch.equal(batch[name][row], expected[name])
+        assert torch.equal(batch["prompt_embeds"][row, : 3 + seed], expected["prompt_embeds"])
+        assert not batch["prompt_embeds"][row, 3 + seed :].any()
+        assert batch["prompt_mask"][row].tolist() == [True] * (3 + seed) + [False] * (3 - seed)
+    assert batch["captions"] == ["a0", "a2"]
+    assert batch["frame_rate"] == 16.0
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_the_mask_of_a_batch_is_that_of_the_boxes_of_each_clip(mixed: Path, in_memory: bool) -> None:
+    batch = PrecomputedDataset(mixed, in_memory=in_memory).batch([3, 1])
+    assert batch["mouth_mask"].shape == (2, 1, 3, 4, 4)
+    assert batch["mouth_mask"].dtype == torch.float32
+    for row, seed in enumerate([3, 1]):
+        expected = latent_mask(record(seed, prompt=3 + seed)["mouth_boxes"].numpy(), 9, 32, 32)
+        assert expected.any()
+        assert np.array_equal(batch["mouth_mask"][row, 0].numpy() > 0, expected)
+
+
+def test_memory_and_disk_give_the_same_batches(mixed: Path) -> None:
+    disk, memory = PrecomputedDataset(mixed), PrecomputedDataset(mixed, in_memory=True)
+    for indices in BucketSampler(disk.buckets, batch_size=2):
+        one, other = disk.batch(indices), memory.batch(indices)
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            equal = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
+            assert equal, name
+
+
+def test_a_clip_without_sound_or_picture_shares_a_batch_and_says_what_it_lacks(mixed: Path) -> None:
+    dataset = PrecomputedDataset(mixed)
+    names = [header.path.stem for header in dataset.headers]
+    silent, voice = names.index("silent"), names.index("voice")
+    batch = dataset.batch([0, silent, voice])
+    assert batch["has_audio"].tolist() == [1, 0, 1]
+    assert batch["has_video"].tolist() == [1, 1, 0]
+    assert batch["has_image"].tolist() == [1, 1, 0]
+    assert not batch["audio_latents"][1].any()
+    assert not batch["video_latents"][2].any()
+    assert not batch["mouth_mask"][2].any()
+
+
+def test_a_folder_of_sounds_alone_has_no_video(tmp_path: Path) -> None:
+    for i in range(2):
+        write(tmp_path, str(i), record(i, without=("video_latents", "image_latents", "mouth_boxes")))
+    batch = PrecomputedDataset(tmp_path).batch([0, 1])
+    assert batch["video_latents"] is None
+    assert batch["mouth_mask"] is None
+    assert batch["has_video"].tolist() == [0, 0]
+    assert batch["audio_latents"].shape == (2, 6, 2)
+
+
+def test_batches_never_mix_shapes_and_every_clip_is_seen_once_per_epoch(mixed: Path) -> None:
+    dataset = PrecomputedDataset(mixed)
+    seen: list[int] = []
+    for indices in BucketSampler(dataset.buckets, batch_size=1):
+        seen += indices
+        assert dataset.batch(indices)["video_latents"] is not None
+    assert sorted(seen) == list(range(len(dataset)))
+    with pytest.raises(ValueError, match="`indices` must be of one bucket"):
+        dataset.batch([dataset.buckets[0][0], dataset.buckets[1][0]])
+
+
+def test_clips_of_another_frame_rate_are_another_bucket(tmp_path: Path) -> None:
+    write(tmp_path, "slow", record(0))
+    write(tmp_path, "fast", record(1), frame_rate=25.0)
+    dataset = PrecomputedDataset(tmp_path)
+    assert sorted(dataset.batch(bucket)["frame_rate"] for bucket in dataset.buckets) == [16.0, 25.0]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    buckets = [list(range(20)), list(range(20, 33))]
+    one, same, other = (BucketSampler(buckets, 4, seed=seed) for seed in (1, 1, 2))
+    first, second = list(one), list(one)
+    assert first == list(same)
+    assert first != second
+    assert first != list(other)
+    assert len(first) == len(one) == 9
+
+
+def test_a_resumed_sampler_draws_what_the_uninterrupted_one_draws() -> None:
+    buckets = [list(range(7)), list(range(7, 12))]
+    whole = BucketSampler(buckets, 2)
+    expected = [batch for _ in range(3) for batch in whole]
+    for consumed in range(len(expected)):
+        resumed = BucketSampler(buckets, 2)
+        resumed.load_state_dict({"epoch": consumed // len(resumed), "position": consumed % len(resumed)})
+        assert next(iter(resumed)) == expected[consumed]
+
+
+def test_the_state_of_a_sampler_counts_the_batches_it_gave() -> None:
+    sampler = BucketSampler([list(range(6))], 2)
+    iterator = iter(sampler)
+    first = [next(iterator), next(iterator)]
+    resumed = BucketSampler([list(range(6))], 2)
+    resumed.load_state_dict(sampler.state_dict())
+    assert sorted(index for batch in [*first, *resumed] for index in batch) == list(range(6))
+    assert resumed.state_dict() == {"epoch": 1, "position": 0}
+
+
+def test_two_ranks_see_together_what_one_rank_with_twice_the_batch_sees() -> None:
+    buckets = [list(range(7)), list(range(7, 18))]
+    ranks = [BucketSampler(buckets, 2, rank=rank, world_size=2) for rank in range(2)]
+    assert [a + b for a, b in zip(*ranks, strict=True)] == list(BucketSampler(buckets, 4))
+
+
+def test_a_bucket_smaller_than_the_batch_is_repeated_to_fill_it() -> None:
+    (batch,) = BucketSampler([[3, 4, 5]], 8)
+    assert len(batch) == 8
+    assert set(batch) == {3, 4, 5}
+
+
+def test_worker_processes_load_the_same_batches(mixed: Path) -> None:
+    dataset = PrecomputedDataset(mixed)
+    loader = DataLoader(dataset, sampler=BucketSampler(dataset.buckets, 2), batch_size=None, num_workers=1)
+    captions = [batch["captions"] for batch in loader]
+    assert captions == [dataset.batch(indices)["captions"] for indices in BucketSampler(dataset.buckets, 2)]
+
+
+def test_larger_boxes_make_a_larger_mask(mixed: Path) -> None:
+    plain, grown = (PrecomputedDataset(mixed, mouth_box_scale=scale).batch([0])["mouth_mask"] for scale in (1.0, 3.0))
+    assert (grown >= plain).all()
+    assert grown.sum() > plain.sum()
+
+
+def test_the_empty_prompt_has_the_shape_of_the_others(mixed: Path) -> None:
+    with pytest.raises(ValueError, match=r"empty\.safetensors` must exist for caption dropout"):
+        PrecomputedDataset(mixed).empty_prompt()
+    write_record(mixed / EMPTY_PROMPT, {"prompt_embeds": torch.full((1, 8), 2.0)}, {})
+    empty = PrecomputedDataset(mixed).empty_prompt()
+    assert empty["prompt_embeds"].shape == (1, 6, 8)
+    assert empty["prompt_mask"].tolist() == [[True] + [False] * 5]
+    assert empty["prompt_embeds"].sum() == 16
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`root` must hold .* run `jova prepare` first"):
+        PrecomputedDataset(tmp_path)
+
+
+def test_a_half_written_record_is_named(mixed: Path) -> None:
+    path = mixed / "a1.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"a1\.safetensors` must be a complete safetensors file.*delete it"):
+        PrecomputedDataset(mixed)
+
+
+def test_a_record_without_its_numbers_is_named(tmp_path: Path) -> None:
+    write_record(tmp_path / "a.safetensors", record(0), {"caption": "a"})
+    with pytest.raises(ValueError, match="must have `frame_rate`"):
+        PrecomputedDataset(tmp_path)
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a", record(0))
+    before = (tmp_path / "a.safetensors").read_bytes()
+
+    def fill(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path, "a", record(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    assert (tmp_path / "a.safetensors").read_bytes() == before
