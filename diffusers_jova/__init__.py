@@ -1,0 +1,34 @@
+"""JoVA for diffusers: one transformer that generates video and the sound that belongs to it.
+
+Import this package before loading anything: the import makes diffusers' loaders know its classes. All component modules
+are imported here, because those loaders look them up by module name.
+"""
+
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin  # diffusers' loaders look for these names here
+from diffusers.guiders import BaseGuidance
+
+from .joint_attention import JoVAJointAttnProcessor
+from .registration import register
+from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+from .transformer_jova import JoVATransformer3DModel, JoVATransformerBlock, JoVATransformerOutput
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BaseGuidance",
+    "DiffusionPipeline",
+    "FlowMatchAudioVideoScheduler",
+    "JoVAJointAttnProcessor",
+    "JoVATransformer3DModel",
+    "JoVATransformerBlock",
+    "JoVATransformerOutput",
+    "ModelMixin",
+    "SchedulerMixin",
+]
+
+register(
+    components=(JoVATransformer3DModel, FlowMatchAudioVideoScheduler),
+    pipelines=(),
+    blocks=(JoVATransformerBlock,),
+)

@@ -1,0 +1,295 @@
+"""Joint self-attention: one softmax over video, audio and text, with weights per stream.
+
+JoVA (arXiv:2512.13677v1), Eq. 4:  [h_v; h_a; h_t] = JointAttn([h_v; h_a; h_t])
+
+The rows lie packed as [video; video_text; audio; audio_text]: each branch (a medium and its text) is contiguous, so
+cutting the coupling between the branches means two attention calls on views, never a mask.
+
+Letters in shapes: B batch, L packed rows, H heads, K head dimension, D model width.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from torch import Tensor, nn
+
+from .temporal_rope import apply_rotary_emb
+
+
+Coupling = bool | Literal["a2v", "v2a"]
+Fusion = Literal["joint", "cross", "cross_linear"]
+
+
+class StreamLengths(NamedTuple):
+    """Rows of each stream in the packed sequence on this device; 0 where the modality is absent."""
+
+    video: int
+    video_text: int
+    audio: int
+    audio_text: int
+
+    @property
+    def branches(self) -> tuple[int, int]:
+        """Rows of the video branch and of the audio branch."""
+        return self.video + self.video_text, self.audio + self.audio_text
+
+    def rows_of(self, streams: Sequence[str]) -> dict[str, int]:
+        """Rows of four streams, or of two whose text is part of the medium's stream; absent streams are left out."""
+        per_stream = self._asdict() if len(streams) == len(self) else dict(zip(streams, self.branches, strict=True))
+        return {name: rows for name, rows in per_stream.items() if rows}
+
+
+class CouplingRun(NamedTuple):
+    """Consecutive samples of a batch that share one coupling."""
+
+    coupled: Coupling
+    num_samples: int
+
+
+def coupling_runs(coupled: Coupling | Sequence[Coupling], batch_size: int) -> tuple[CouplingRun, ...]:
+    """Check `coupled`, one value for the batch or one per sample, and group equal neighbours.
+
+    Args:
+        coupled: True: both directions; False: none; `"a2v"`: video reads audio; `"v2a"`: audio reads video.
+        batch_size: Samples in the batch.
+    """
+    per_sample = [coupled] * batch_size if isinstance(coupled, bool | str) else list(coupled)
+    if len(per_sample) != batch_size:
+        raise ValueError(
+            f"`coupled` must be one value or one per sample, got {len(per_sample)} values for a batch of {batch_size}"
+        )
+    allowed = (True, False, *get_args(get_args(Coupling)[1]))
+    for value in per_sample:
+        if value not in allowed:
+            raise ValueError(f"`coupled` must be True, False, 'a2v' or 'v2a', got {value!r}")
+    return tuple(CouplingRun(value, len(list(group))) for value, group in groupby(per_sample))
+
+
+class JoVAJointAttnProcessor:
+    """Eq. 4 and the two fusion variants of Fig. 4, on any attention backend of diffusers."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: "JoVAJointAttention",
+        streams: dict[str, Tensor],
+        lengths: StreamLengths,
+        rotary_emb: tuple[Tensor, Tensor],
+        coupling: tuple[CouplingRun, ...],
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """See `JoVAJointAttention.forward`."""
+        projections = [getattr(attn, name).project(rows) for name, rows in streams.items()]
+        query, key, value = (torch.cat(parts, dim=1) for parts in zip(*projections, strict=True))  # [B, L, H, K]
+        query, key = apply_rotary_emb(query, rotary_emb), apply_rotary_emb(key, rotary_emb)
+
+        if attn.fusion == "joint":
+            hidden_states = self.attend_coupled(query, key, value, lengths, coupling, attention_mask).flatten(2)
+        else:
+            own = (CouplingRun(False, query.shape[0]),)
+            hidden_states = self.attend_coupled(query, key, value, lengths, own, attention_mask).flatten(2)
+            hidden_states = self.add_cross_terms(attn, hidden_states, query, key, value, lengths, coupling)
+
+        rows_of_streams = hidden_states.split([rows.shape[1] for rows in streams.values()], dim=1)
+        return tuple(getattr(attn, name).to_out[0](rows) for name, rows in zip(streams, rows_of_streams, strict=True))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Softmax attention of queries [B, Lq, H, K] to keys and values [B, Lk, H, K]; mask bool [B, 1, 1, Lk]."""
+        return dispatch_attention_fn(
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+
+    def attend_coupled(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        lengths: StreamLengths,
+        coupling: tuple[CouplingRun, ...],
+        attention_mask: Tensor | None,
+    ) -> Tensor:
+        """Attention over the packed rows [B, L, H, K], each sample with its own coupling."""
+        if 0 in lengths.branches or (len(coupling) == 1 and coupling[0].coupled is True):
+            return self.attend(query, key, value, attention_mask)
+        sizes = [run.num_samples for run in coupling]
+        masks = [None] * len(sizes) if attention_mask is None else attention_mask.split(sizes)
+        parts = zip(coupling, query.split(sizes), key.split(sizes), value.split(sizes), masks, strict=True)
+        return torch.cat([self.attend_branches(run.coupled, q, k, v, lengths, mask) for run, q, k, v, mask in parts])
+
+    def attend_branches(
+        self,
+        coupled: Coupling,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        lengths: StreamLengths,
+        attention_mask: Tensor | None,
+    ) -> Tensor:
+        """One attention call per branch: its queries read all rows, or only their own branch's."""
+        if coupled is True:
+            return self.attend(query, key, value, attention_mask)
+        outputs = []
+        start = 0
+        for rows, reads_all in zip(lengths.branches, (coupled == "a2v", coupled == "v2a"), strict=True):
+            own = slice(start, start + rows)
+            keys = slice(None) if reads_all else own
+            mask = None if attention_mask is None else attention_mask[..., keys]
+            outputs.append(self.attend(query[:, own], key[:, keys], value[:, keys], mask))
+            start += rows
+        return torch.cat(outputs, dim=1)
+
+    def add_cross_terms(
+        self,
+        attn: "JoVAJointAttention",
+        hidden_states: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        lengths: StreamLengths,
+        coupling: tuple[CouplingRun, ...],
+    ) -> Tensor:
+        """Add to the media rows what they read from the other medium by a second softmax (Fig. 4 b, c).
+
+        Deviates from Fig. 4 where it is silent: the terms are summed before the output projection, the keys are the
+        other branch's media rows without its text, and queries and keys keep their norms and rotations.
+        """
+        if 0 in lengths.branches:
+            return hidden_states
+        rows = {"video": slice(0, lengths.video), "audio": slice(lengths.branches[0], sum(lengths[:3]))}
+        hidden_states = hidden_states.clone()
+        for medium, other, direction in (("video", "audio", "a2v"), ("audio", "video", "v2a")):
+            start = 0
+            for run in coupling:
+                samples = slice(start, start + run.num_samples)
+                start += run.num_samples
+                if run.coupled is not True and run.coupled != direction:
+                    continue
+                media_query = query[samples, rows[medium]]
+                cross = self.attend(media_query, key[samples, rows[other]], value[samples, rows[other]]).flatten(2)
+                if attn.fusion == "cross_linear":
+                    cross = getattr(attn, medium).to_cross(cross)
+                hidden_states[samples, rows[medium]] += cross
+        return hidden_states
+
+
+class JoVAStreamProjections(nn.Module):
+    """Query, key, value and output projections of one stream, with RMS norms of queries and keys per head.
+
+    Args:
+        dim: Model width D.
+        heads: Attention heads H.
+        head_dim: Channels of one head K.
+        eps: Epsilon of the norms.
+        has_cross: Whether a linear layer for the cross term exists (Fig. 4 b); it starts at zero.
+    """
+
+    def __init__(self, dim: int, heads: int, head_dim: int, eps: float, has_cross: bool) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.to_q = nn.Linear(dim, heads * head_dim)
+        self.to_k = nn.Linear(dim, heads * head_dim)
+        self.to_v = nn.Linear(dim, heads * head_dim)
+        self.norm_q = nn.RMSNorm(head_dim, eps=eps)
+        self.norm_k = nn.RMSNorm(head_dim, eps=eps)
+        self.to_out = nn.ModuleList([nn.Linear(heads * head_dim, dim)])
+        if has_cross:
+            self.to_cross = nn.Linear(heads * head_dim, heads * head_dim)
+            nn.init.zeros_(self.to_cross.weight)
+            nn.init.zeros_(self.to_cross.bias)
+
+    def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed queries, normed keys and values, [B, L, H, K] each, of rows [B, L, D]."""
+        if hasattr(self, "to_qkv"):
+            query, key, value = self.to_qkv(hidden_states).chunk(3, dim=-1)
+        else:
+            query, key, value = self.to_q(hidden_states), self.to_k(hidden_states), self.to_v(hidden_states)
+        query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in (query, key, value))
+        return self.norm_q(query), self.norm_k(key), value
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Replace the three input projections by one."""
+        parts = [self.to_q, self.to_k, self.to_v]
+        weight = torch.cat([part.weight for part in parts])
+        with torch.device(weight.device):
+            self.to_qkv = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+        self.to_qkv.weight.copy_(weight)
+        self.to_qkv.bias.copy_(torch.cat([part.bias for part in parts]))
+
+
+class JoVAJointAttention(nn.Module, AttentionModuleMixin):
+    """The only place where modalities meet.
+
+    Args:
+        dim: Model width D.
+        heads: Attention heads H.
+        head_dim: Channels of one head K.
+        streams: Names of the streams that have weights of their own, in packed order.
+        fusion: `"joint"`, `"cross"` or `"cross_linear"` (Fig. 4 a, c, b).
+        eps: Epsilon of the query and key norms.
+    """
+
+    _default_processor_cls = JoVAJointAttnProcessor
+    _available_processors = [JoVAJointAttnProcessor]
+    processor: JoVAJointAttnProcessor
+
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, streams: Sequence[str], fusion: Fusion, eps: float
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = head_dim
+        self.use_bias = True
+        self.is_cross_attention = False
+        self.fusion = fusion
+        self.streams = tuple(streams)
+        for name in streams:
+            has_cross = fusion == "cross_linear" and name in ("video", "audio")
+            self.add_module(name, JoVAStreamProjections(dim, heads, head_dim, eps, has_cross))
+        self.processor = JoVAJointAttnProcessor()
+
+    def forward(
+        self,
+        streams: dict[str, Tensor],
+        lengths: StreamLengths,
+        rotary_emb: tuple[Tensor, Tensor],
+        coupling: tuple[CouplingRun, ...],
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Attend jointly.
+
+        Args:
+            streams: Normed rows [B, rows, D] of every stream that is present, in packed order.
+            lengths: Rows of the four streams.
+            rotary_emb: Cosines and sines of the packed rows, [L, K/2] each.
+            coupling: Which modalities read each other, per run of samples.
+            attention_mask: Bool [B, 1, 1, L], False for padded text; None where nothing is padded.
+
+        Returns:
+            The projected rows [B, rows, D] of every stream in `streams`, in its order.
+        """
+        return self.processor(self, streams, lengths, rotary_emb, coupling, attention_mask)
+
+    def fuse_projections(self) -> None:
+        """Compute queries, keys and values of each stream by one product."""
+        for name in self.streams:
+            getattr(self, name).fuse()
+        self.fused_projections = True
+
+    def unfuse_projections(self) -> None:
+        """Return to separate projections; the weights never left."""
+        for name in self.streams:
+            if hasattr(getattr(self, name), "to_qkv"):
+                del getattr(self, name).to_qkv
+        self.fused_projections = False

@@ -1,0 +1,27 @@
+"""Makes diffusers' loaders and cache hooks know this package; runs when `diffusers_jova` is imported.
+
+The tables of diffusers that are written to here are half private. They are touched in this file only, and every effect
+has a test. With them, `model_index.json` stores `["diffusers_jova", <class>]`, and `JoVAPipeline`, `DiffusionPipeline`
+and `AutoModel` load it.
+"""
+
+import diffusers
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
+
+
+def register(components: tuple[type, ...], pipelines: tuple[type, ...], blocks: tuple[type, ...]) -> None:
+    """Enter our classes into diffusers' tables.
+
+    Args:
+        components: Models and schedulers that a pipeline folder may name.
+        pipelines: Pipelines, for `DiffusionPipeline.from_pretrained`.
+        blocks: Transformer blocks that take and return one packed tensor, for the cache hooks.
+    """
+    LOADABLE_CLASSES.setdefault("diffusers_jova", dict(LOADABLE_CLASSES["diffusers"]))
+    for cls in (*components, *pipelines):
+        setattr(diffusers, cls.__name__, cls)
+    for cls in pipelines:
+        setattr(diffusers.pipelines, cls.__name__, cls)
+    for cls in blocks:
+        TransformerBlockRegistry.register(cls, TransformerBlockMetadata(0, None))
