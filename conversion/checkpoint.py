@@ -1,0 +1,152 @@
+"""Reading checkpoints without trusting them: headers first, tensors one at a time, no code from pickles."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+PICKLES = {".pt", ".pth", ".bin", ".ckpt"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One tensor of a checkpoint that has not been read yet."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    def like(self) -> Tensor:
+        """Stand in for the tensor on the meta device."""
+        return torch.empty(self.shape, dtype=self.dtype, device="meta")
+
+
+Checkpoint = Mapping[str, Source]
+
+
+def open_checkpoint(path: Path) -> dict[str, Source]:
+    """List the tensors of a file or of a folder of safetensors shards.
+
+    A folder in diffusers' layout is entered through its `transformer` sub-folder.
+    """
+    if path.is_dir():
+        folder = path / "transformer" if (path / "transformer").is_dir() else path
+        return open_shards(folder)
+    if not path.is_file():
+        raise ValueError(f"`SOURCE` must be an existing file or folder, got `{path}`")
+    if path.suffix == ".safetensors":
+        return open_safetensors(path)
+    if path.suffix in PICKLES:
+        return from_state_dict(read_pickle(path))
+    raise ValueError(f"`SOURCE` must end in .safetensors, {', '.join(sorted(PICKLES))}, got `{path.name}`")
+
+
+def open_shards(folder: Path) -> dict[str, Source]:
+    """List the tensors of all shards that the index names, or of the only safetensors file."""
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    names = shard_names(indices[0]) if indices else sorted(path.name for path in folder.glob("*.safetensors"))
+    if len(indices) > 1 or (not indices and len(names) != 1):
+        raise ValueError(
+            f"`{folder}` must hold one index or one .safetensors file, got {len(indices)} and {len(names)}; "
+            "name the file itself"
+        )
+    sources: dict[str, Source] = {}
+    for name in names:
+        shard = open_safetensors(folder / name)
+        if again := sources.keys() & shard.keys():
+            raise ValueError(f"shards must not repeat tensors, got `{min(again)}` again in `{name}`")
+        sources |= shard
+    return sources
+
+
+def shard_names(index: Path) -> list[str]:
+    """Read the file names of an index; only names inside its own folder are accepted."""
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    for name in names:
+        if Path(name).name != name or "\\" in name:
+            raise ValueError(f"`weight_map` of `{index.name}` must name files in its own folder, got `{name}`")
+    return names
+
+
+def open_safetensors(path: Path) -> dict[str, Source]:
+    """List the tensors of a safetensors file; truncated or malformed files are refused."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return {name: lazy(path, name, part.get_shape(), part.get_dtype()) for name, part in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"`{path}` must be a complete safetensors file, got {error}; download it again") from error
+
+
+def lazy(path: Path, name: str, shape: list[int], dtype: str) -> Source:
+    """Describe a tensor that is read from its file on demand; the file is mapped only while the tensor lives."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype of `{name}` must be one of {', '.join(DTYPES)}, got {dtype}")
+
+    def read() -> Tensor:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    return Source(tuple(shape), DTYPES[dtype], read)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the free-form header entries of a safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"`{path}` must be a complete safetensors file, got {error}; download it again") from error
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Read tensors from a torch file; a single `generator`, `state_dict` or `model` level is entered.
+
+    Raises:
+        ValueError: The pickle wants to run code, is damaged, or holds something that is not a tensor.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"`{path}` must hold tensors and nothing else, got a pickle that names code; "
+            "it was not executed: get the file from its authors, as safetensors where they offer it"
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"`{path}` must be a complete torch file, got {error}; download it again") from error
+    for level in ("generator", "state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(level), dict):
+            content = content[level]
+    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise ValueError(f"`{path}` must hold a state dict of tensors, got {type(content).__name__} with other values")
+    return dict(content)
+
+
+def from_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Source]:
+    """Offer tensors in memory as a checkpoint."""
+    return {
+        name: Source(tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor)  # type: ignore[misc]
+        for name, tensor in state_dict.items()
+    }

@@ -1,0 +1,255 @@
+"""Writing a converted model: checked first, streamed tensor by tensor, moved into place at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from conversion.checkpoint import DTYPES, Checkpoint, Source
+from conversion.rules import Move, listed
+
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+FLOAT8 = {torch.float8_e4m3fn, torch.float8_e5m2}
+GB = 1e9
+SHARD_GB = 5.0
+
+Model = Any  # a diffusers component: a module with `save_config`
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person chooses about the files.
+
+    Attributes:
+        dtype: Storage type of floating-point tensors; `None` keeps the source's.
+        shard_gb: Largest size of one file, in 10^9 bytes.
+    """
+
+    dtype: torch.dtype | None = None
+    shard_gb: float = SHARD_GB
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor of the output; `make` computes it when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    make: Callable[[], Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in the file."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def parameters(moves: Sequence[Move], checkpoint: Checkpoint) -> list[Parameter]:
+    """Work out name, shape and dtype of every output tensor on the meta device; nothing is read."""
+    found = []
+    for move in moves:
+        sources = [checkpoint[name] for name in move.sources]
+        like = move.transform(*(source.like() for source in sources))
+
+        def make(move: Move = move) -> Tensor:
+            return move.transform(*(checkpoint[name].read() for name in move.sources))
+
+        found += [Parameter(target, tuple(like.shape), like.dtype, make) for target in move.targets]
+    return found
+
+
+def as_checkpoint(found: Sequence[Parameter]) -> dict[str, Source]:
+    """Offer computed parameters as the source of another table."""
+    return {parameter.name: Source(parameter.shape, parameter.dtype, parameter.make) for parameter in found}
+
+
+def constant(name: str, tensor: Tensor) -> Parameter:
+    """Wrap a tensor that no checkpoint holds."""
+    return Parameter(name, tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+
+def cast(found: Sequence[Parameter], dtype: torch.dtype | None, keep: Sequence[str] = ()) -> list[Parameter]:
+    """Store floating-point tensors as `dtype`.
+
+    Args:
+        found: Parameters to store.
+        dtype: `None` keeps each tensor's own, with 8-bit floats as bfloat16 (they are a storage format of the source).
+        keep: Parts of names whose tensors are not cast: the modules that a model keeps in float32.
+    """
+
+    def stored(parameter: Parameter) -> torch.dtype:
+        if not parameter.dtype.is_floating_point:
+            return parameter.dtype
+        own = torch.bfloat16 if parameter.dtype in FLOAT8 else parameter.dtype
+        return own if dtype is None or any(part in parameter.name for part in keep) else dtype
+
+    return [replace(parameter, dtype=stored(parameter)) for parameter in found]
+
+
+def check_fits(found: Sequence[Parameter], model: Model) -> None:
+    """Compare names and shapes with a model (on the meta device, say).
+
+    Raises:
+        ValueError: A tensor is missing, left over or of another shape.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = {parameter.name: parameter.shape for parameter in found}
+    problems = []
+    if missing := sorted(wanted.keys() - shapes.keys()):
+        problems.append(f"{len(missing)} missing: {listed(missing)}")
+    if extra := sorted(shapes.keys() - wanted.keys()):
+        problems.append(f"{len(extra)} left over: {listed(extra)}")
+    for name in sorted(wanted.keys() & shapes.keys()):
+        if wanted[name] != shapes[name]:
+            problems.append(f"`{name}` of shape {list(shapes[name])} instead of {list(wanted[name])}")
+    if problems:
+        raise ValueError(
+            f"tensors must fit `{type(model).__name__}`, got {'; '.join(problems[:8])}; nothing was written"
+        )
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """Offer a temporary folder beside `output` that takes its name when the block ends without an error."""
+    refuse_existing(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    try:
+        yield partial
+        refuse_existing(output)
+        partial.chmod(0o755)
+        partial.rename(output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def new_file(output: Path) -> Iterator[Path]:
+    """Offer a temporary file beside `output` that takes its name when the block ends without an error."""
+    refuse_existing(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{output.name}.partial-", dir=output.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        refuse_existing(output)
+        Path(name).chmod(0o644)
+        Path(name).rename(output)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def refuse_existing(output: Path) -> None:
+    """Raise when the output is already there."""
+    if output.exists() or output.is_symlink():
+        raise ValueError(f"`OUTPUT` must be a new path, got `{output}`, which exists; choose another")
+
+
+def shards(found: Sequence[Parameter], max_bytes: float) -> list[list[Parameter]]:
+    """Split parameters into groups of at most `max_bytes`, in order; a larger tensor gets a group of its own."""
+    groups: list[list[Parameter]] = [[]]
+    size = 0
+    for parameter in found:
+        if groups[-1] and size + parameter.num_bytes > max_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(parameter)
+        size += parameter.num_bytes
+    return groups
+
+
+def save_model(folder: Path, model: Model, found: Sequence[Parameter], options: Options) -> None:
+    """Write a component folder; `config.json` comes last, so that an unfinished folder never loads."""
+    folder.mkdir(exist_ok=True)
+    write_weights(folder, found, options.shard_gb)
+    model.save_config(folder)
+
+
+def write_weights(folder: Path, found: Sequence[Parameter], shard_gb: float) -> None:
+    """Write safetensors shards under the names that `from_pretrained` looks for; several of them get an index."""
+    stem = "diffusion_pytorch_model"
+    groups = shards(found, shard_gb * GB)
+    progress = Progress(sum(parameter.num_bytes for parameter in found))
+    if len(groups) == 1:
+        write_safetensors(folder / f"{stem}.safetensors", groups[0], progress=progress)
+        return
+    weight_map: dict[str, str] = {}
+    for number, group in enumerate(groups, start=1):
+        name = f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors"
+        write_safetensors(folder / name, group, progress=progress)
+        weight_map |= {parameter.name: name for parameter in group}
+    index = {"metadata": {"total_size": progress.total}, "weight_map": weight_map}
+    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+class Progress:
+    """Prints how much has been written, once per twentieth."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.written = 0
+
+    def add(self, num_bytes: int) -> None:
+        """Count bytes that reached the file."""
+        before, self.written = self.written, self.written + num_bytes
+        if self.written * 20 // max(self.total, 1) > before * 20 // max(self.total, 1):
+            print(f"{self.written / GB:.2f} of {self.total / GB:.2f} GB written", flush=True)
+
+
+def write_safetensors(
+    path: Path,
+    found: Sequence[Parameter],
+    metadata: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Stream parameters into a safetensors file; only one tensor is in memory at a time."""
+    ordered = sorted(found, key=lambda parameter: -parameter.dtype.itemsize)  # keeps every tensor aligned
+    with path.open("wb") as file:
+        write_header(file, ordered, {"format": "pt", **(metadata or {})})
+        for parameter in ordered:
+            write_tensor(file, parameter)
+            if progress is not None:
+                progress.add(parameter.num_bytes)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_header(file: BinaryIO, ordered: Sequence[Parameter], metadata: Mapping[str, str]) -> None:
+    """Write the length and the JSON header, padded to 8 bytes."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    start = 0
+    for parameter in ordered:
+        end = start + parameter.num_bytes
+        header[parameter.name] = {
+            "dtype": NAMES[parameter.dtype],
+            "shape": list(parameter.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(struct.pack("<Q", len(text)) + text)
+
+
+def write_tensor(file: BinaryIO, parameter: Parameter) -> None:
+    """Compute one tensor and write its bytes."""
+    tensor = parameter.make()
+    if tuple(tensor.shape) != parameter.shape:
+        raise ValueError(f"`{parameter.name}` must be {list(parameter.shape)}, got {list(tensor.shape)} when read")
+    data = tensor.detach().to(parameter.dtype).contiguous().reshape(-1).view(torch.uint8)
+    file.write(data.numpy().data)
