@@ -1,0 +1,557 @@
+"""Flow matching for two modalities: the sign convention, its formulas, and a scheduler that steps video and audio.
+
+=============  ===========================  =====================================
+quantity       paper (arXiv:2512.13677v1)   this package (the diffusers convention)
+=============  ===========================  =====================================
+time           t: 0 noise -> 1 data         sigma = 1 - t: 1 noise -> 0 data
+noisy sample   x_t = (1 - t) x_0 + t x_1    (1 - sigma) * data + sigma * noise
+velocity       u = x_1 - x_0                noise - data = -u
+=============  ===========================  =====================================
+
+Letters: B batch, C channels, F latent frames, H and W latent height and width, L audio latents, N steps.
+Video is [B, C, F, H, W] and audio [B, L, C] throughout.
+"""
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.utils.outputs import BaseOutput
+from torch import Tensor
+
+
+Sigmas = TypeVar("Sigmas", Tensor, np.ndarray)
+Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | None
+
+SOLVERS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {
+        "euler": FlowMatchEulerDiscreteScheduler,
+        "unipc": partial(UniPCMultistepScheduler, prediction_type="flow_prediction", use_flow_sigmas=True),
+    }
+)
+
+# schedulers that predict flow without saying so in their config
+FLOW_MATCH_CLASSES = (FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler)
+
+# Schedules that people have published; each row is `FlowMatchAudioVideoScheduler(**PRESETS[name])`. The video shift
+# of Waver stands in for JoVA's, whose shifts and solver are not published.
+# fmt: off
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "jova-training": {"shift":  3.0, "audio_shift":  3.0},                     # Waver README, 720p
+    "jova":          {"shift":  7.0, "audio_shift":  7.0},                     # Waver README, inference at 720p
+    "wan":           {"shift":  5.0, "audio_shift":  5.0, "solver": "unipc"},  # Wan 2.1, 720p
+    "ovi":           {"shift":  5.0, "audio_shift":  5.0, "solver": "unipc"},  # Ovi @ 5b69b25
+    "nava":          {"shift":  5.0, "audio_shift":  5.0, "solver": "unipc"},  # NAVA @ 786c373
+    "uniavgen":      {"shift":  5.0, "audio_shift":  5.0},                     # arXiv:2511.03334
+    "mova-phase-1":  {"shift":  5.0, "audio_shift":  1.0},                     # arXiv:2602.08794v2
+    "mova":          {"shift":  5.0, "audio_shift":  5.0},                     # arXiv:2602.08794v2, phases 2 and 3
+    "universe-1":    {"shift": 15.0, "audio_shift": 15.0, "solver": "unipc"},  # UniVerse-1 code
+    "minimax-h3":    {"shift": 12.0, "audio_shift":  3.0},                     # musubi-tuner @ 4e9945c
+})
+
+# How those models draw noise levels in training; each row is `sample_training_sigmas(batch_size, **row)`.
+TRAINING_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "jova":       {"density": "mode", "mode_scale": 1.29, "coupling": "shared"},  # one t (Eq. 2), density of Waver
+    "jova-paper": {"density": "uniform", "coupling": "shared"},                   # Eq. 2 to the letter
+    "mova":       {"density": "uniform", "coupling": "independent"},              # arXiv:2602.08794v2
+})
+# fmt: on
+
+
+def add_noise(data: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
+    """Mix data and noise on the straight path between them.
+
+    JoVA (arXiv:2512.13677v1), Eq. 2:  x_t = (1 - t) x_0 + t x_1, with t = 1 - sigma
+
+    Args:
+        data: Clean latents, [B, ...].
+        noise: Standard normal noise, same shape.
+        sigma: Noise level in [0, 1], broadcast as in `expand_sigma`.
+
+    Returns:
+        Noisy latents in the shape and dtype of ``data``.
+    """
+    sigma = expand_sigma(sigma, data)
+    return ((1 - sigma) * data + sigma * noise).to(data.dtype)
+
+
+def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
+    """Give the velocity d sample / d sigma that the model learns.
+
+    JoVA (arXiv:2512.13677v1), Eq. 3:  u = x_1 - x_0, here with the opposite sign
+
+    Args:
+        data: Clean latents, any shape.
+        noise: The noise they were mixed with, same shape.
+    """
+    return noise - data
+
+
+def predict_data(sample: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor:
+    """Follow the velocity from a noisy sample straight to the data (the "denoised" or x0 prediction).
+
+    Args:
+        sample: Noisy latents, [B, ...].
+        velocity: Velocity at ``sample``, same shape.
+        sigma: Noise level of ``sample``, broadcast as in `expand_sigma`.
+    """
+    return sample - expand_sigma(sigma, sample) * velocity
+
+
+def expand_sigma(sigma: Tensor | float, sample: Tensor) -> Tensor:
+    """Give noise levels the number of dimensions of the sample they belong to.
+
+    Args:
+        sigma: One level for all (a number), per sample [B], per latent frame [B, F] or per audio latent [B, L].
+        sample: Video latents [B, C, F, H, W], audio latents [B, L, C], or anything with B first.
+
+    Returns:
+        The same values, broadcastable to ``sample``: [1 or B, 1, F or 1, 1, 1] or [1 or B, L or 1, 1].
+    """
+    sigma = torch.as_tensor(sigma, device=sample.device)
+    shape = [1] * sample.ndim
+    shape[0] = sigma.shape[0] if sigma.ndim else 1
+    if sigma.ndim == 2:
+        shape[2 if sample.ndim == 5 else 1] = sigma.shape[1]
+    return sigma.reshape(shape)
+
+
+def shift_sigmas(sigmas: Sigmas, shift: float) -> Sigmas:
+    """Move noise levels towards the noisy end for ``shift`` > 1.
+
+    SD3 (arXiv:2403.03206v1), Eq. 23; MOVA (arXiv:2602.08794v2), dual sigma shift:
+    sigma' = s * sigma / (1 + (s - 1) * sigma). A shift by s and then by r is a shift by s * r.
+
+    Args:
+        sigmas: Noise levels in [0, 1], any shape; 0 and 1 stay where they are.
+        shift: s > 0; 1 changes nothing.
+    """
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+@dataclass(frozen=True)
+class SigmaMixture:
+    """Probabilities with which a training sample draws the noise levels of its two modalities.
+
+    The defaults follow the multi-task ratio 4:1:1:2:2 of UniAVGen (arXiv:2511.03334, stage 3): joint generation with
+    and without a reference voice, continuation, video -> audio, audio -> video.
+
+    Args:
+        shared: One u for both modalities, each with its own shift: the curve that joint sampling walks.
+        independent: One u for each modality.
+        clean_video: Video at sigma 0: what video -> audio needs.
+        clean_audio: Audio at sigma 0: what audio -> video needs.
+    """
+
+    shared: float = 0.5
+    independent: float = 0.1
+    clean_video: float = 0.2
+    clean_audio: float = 0.2
+
+    def __post_init__(self) -> None:
+        probabilities = astuple(self)
+        if min(probabilities) < 0 or not math.isclose(sum(probabilities), 1, abs_tol=1e-6):
+            raise ValueError(f"`SigmaMixture` must be four probabilities that sum to 1, got {probabilities}")
+
+
+COUPLINGS: Mapping[str, SigmaMixture] = MappingProxyType(
+    {
+        "shared": SigmaMixture(shared=1, independent=0, clean_video=0, clean_audio=0),
+        "independent": SigmaMixture(shared=0, independent=1, clean_video=0, clean_audio=0),
+        "mixed": SigmaMixture(),
+    }
+)
+
+
+@dataclass
+class FlowMatchAudioVideoSchedulerOutput(BaseOutput):
+    """Samples of both modalities one step closer to the data.
+
+    Args:
+        prev_sample: Video latents, [B, C, F, H, W]; ``None`` for an absent modality.
+        prev_audio_sample: Audio latents, [B, L, C]; ``None`` for an absent modality.
+    """
+
+    prev_sample: Tensor | None = None
+    prev_audio_sample: Tensor | None = None
+
+
+class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
+    """Walks video and audio from noise to data side by side, each on its own schedule.
+
+    The solvers are diffusers' own, one instance per modality, at ``video`` and ``audio``. The schedules are exact:
+    u = 1, 1 - 1/N, ..., 1/N is shifted per modality, so that the first step starts at sigma 1 (timestep 1000) and the
+    last one ends at 0; timesteps are ``sigma * num_train_timesteps`` in float32, never rounded.
+
+    Args:
+        num_train_timesteps: Timestep at sigma 1.
+        shift: Shift of the video schedule, see `shift_sigmas`.
+        audio_shift: Shift of the audio schedule.
+        solver: ``"euler"``, or ``"unipc"`` for the second-order multistep predictor-corrector of Wan.
+    """
+
+    # their configs and ours read each other: `UniPCMultistepScheduler.from_config(pipe.scheduler.config)`
+    _compatibles = [
+        "FlowMatchEulerDiscreteScheduler",
+        "FlowMatchHeunDiscreteScheduler",
+        "UniPCMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+    ]
+    order = 1
+    init_noise_sigma = 1.0
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        shift: float = 1.0,
+        audio_shift: float = 1.0,
+        solver: Literal["euler", "unipc"] = "euler",
+    ) -> None:
+        for name, value in (("shift", shift), ("audio_shift", audio_shift)):
+            if value <= 0:
+                raise ValueError(f"`{name}` must be positive, got {value}; 1 leaves the schedule uniform")
+        if solver not in SOLVERS:
+            raise ValueError(f"`solver` must be one of {sorted(SOLVERS)}, got {solver!r}")
+        self.video = SOLVERS[solver](num_train_timesteps=num_train_timesteps)
+        self.audio = SOLVERS[solver](num_train_timesteps=num_train_timesteps)
+        self._start(torch.zeros(1), torch.zeros(1))
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Keep what other schedulers read from this config in step with ``shift`` and ``audio_shift``."""
+        super().register_to_config(**kwargs)
+        super().register_to_config(
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            _class_name=type(self).__name__,
+            flow_shift=self.config["shift"],
+            _audio_shift_ratio=self.config["audio_shift"] / self.config["shift"],
+        )
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any) -> "FlowMatchAudioVideoScheduler":
+        """Apply a plain diffusers scheduler to each modality, on its own schedule.
+
+        Args:
+            scheduler: Any scheduler that predicts flow: a FlowMatchEulerDiscreteScheduler, a
+                FlowMatchHeunDiscreteScheduler, or one with ``prediction_type="flow_prediction"`` and
+                ``use_flow_sigmas=True``. It is copied, never stepped. If its config came from ours, the ratio of
+                ``audio_shift`` to ``shift`` is kept. Ours is returned as it is.
+
+        Raises:
+            ValueError: If the scheduler does not predict flow or needs a shift that depends on the resolution.
+        """
+        if isinstance(scheduler, cls):
+            return scheduler
+        _check_predicts_flow(scheduler)
+        shift_name = "shift" if isinstance(scheduler, FLOW_MATCH_CLASSES) else "flow_shift"
+        shift = scheduler.config[shift_name]
+        audio_shift = shift * scheduler.config.get("_audio_shift_ratio", 1.0)
+        pair = cls(scheduler.config.num_train_timesteps, shift, audio_shift)
+        pair.register_to_config(solver=type(scheduler).__name__)
+        pair.order = scheduler.order
+        pair.video = copy.deepcopy(scheduler)
+        pair.audio = copy.deepcopy(scheduler)
+        if audio_shift != shift:
+            pair.audio = _rebuild(scheduler, **{shift_name: audio_shift})
+        return pair
+
+    # 1. Inference
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: Sequence[float] | None = None,
+        audio_sigmas: Sequence[float] | None = None,
+    ) -> None:
+        """Lay out the schedules of both modalities and go back to their beginning.
+
+        Args:
+            num_inference_steps: N; may be left out where ``sigmas`` or ``audio_sigmas`` tell it.
+            device: Where ``timesteps`` and ``sigmas`` live.
+            sigmas: Video noise levels to walk, N values falling within (0, 1], without the final 0. Used as they are:
+                no shift is applied to them.
+            audio_sigmas: Audio noise levels, likewise. Without them audio keeps pace with video: at each step its
+                level is the video level shifted by ``audio_shift / shift`` (the same level if the shifts agree).
+        """
+        if self.config["solver"] in SOLVERS:
+            schedules = self._schedules(num_inference_steps, sigmas, audio_sigmas)
+            for solver, schedule in zip((self.video, self.audio), schedules, strict=True):
+                solver.set_timesteps(sigmas=schedule, device=device)
+            video, audio = (torch.from_numpy(np.append(x, 0)).float() for x in schedules)
+        else:
+            video, audio = self._solvers_own_schedules(num_inference_steps, device, sigmas, audio_sigmas)
+        self._start(video.to(device), audio.to(device))
+
+    def _solvers_own_schedules(
+        self, num_inference_steps: int | None, device: str | torch.device | None, *given: Sequence[float] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Let the schedulers that `from_scheduler` copied lay out their noise levels."""
+        name = self.config["solver"]
+        if given != (None, None):
+            raise ValueError(
+                f"`sigmas` and `audio_sigmas` must be None with a {name}, which has its own schedule, got {given}; "
+                "give them to a FlowMatchAudioVideoScheduler"
+            )
+        for solver in (self.video, self.audio):
+            solver.set_timesteps(num_inference_steps, device=device)
+            if solver.sigmas[-1] != 0:
+                raise ValueError(f"`scheduler` must end at sigma 0, got {solver.sigmas[-1]:.3g} from a {name}")
+        return self.video.sigmas, self.audio.sigmas
+
+    def _schedules(
+        self, num_inference_steps: int | None, sigmas: Sequence[float] | None, audio_sigmas: Sequence[float] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the N noise levels of each modality in double precision."""
+        lengths = {len(x) for x in (sigmas, audio_sigmas) if x is not None}
+        lengths |= set() if num_inference_steps is None else {num_inference_steps}
+        if len(lengths) != 1 or min(lengths) < 1:
+            raise ValueError(
+                "`num_inference_steps`, `sigmas` and `audio_sigmas` must give one positive number of steps, "
+                f"got {sorted(lengths) or None}; both modalities take every step together"
+            )
+        if sigmas is None:
+            video = shift_sigmas(np.linspace(1, 0, lengths.pop() + 1)[:-1], self.config["shift"])
+        else:
+            video = _check_sigmas("sigmas", sigmas)
+        if audio_sigmas is None:
+            return video, shift_sigmas(video, self.config["audio_shift"] / self.config["shift"])
+        return video, _check_sigmas("audio_sigmas", audio_sigmas)
+
+    def _start(self, sigmas: Tensor, audio_sigmas: Tensor) -> None:
+        """Take noise levels [N + 1] per modality and stand before the first step."""
+        self.sigmas, self.audio_sigmas = sigmas, audio_sigmas
+        self.timesteps = sigmas[:-1] * self.config["num_train_timesteps"]
+        self.audio_timesteps = audio_sigmas[:-1] * self.config["num_train_timesteps"]
+        self.num_inference_steps = len(self.timesteps)
+        self._step_index: int | None = None
+        self._begin_index: int | None = None
+
+    @property
+    def step_index(self) -> int | None:
+        """Index of the next step, ``None`` before the first."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Index of the first step, ``None`` to look it up."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Start at this step of both schedules."""
+        self._begin_index = begin_index
+
+    def step(
+        self,
+        model_output: Tensor | None,
+        audio_model_output: Tensor | None,
+        timestep: Tensor | float,
+        sample: Tensor | None,
+        audio_sample: Tensor | None,
+        *,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> FlowMatchAudioVideoSchedulerOutput | tuple[Tensor | None, Tensor | None]:
+        """Take one step along the velocities, computed in float32.
+
+        Args:
+            model_output: Predicted video velocity, noise - data, [B, C, F, H, W]; ``None`` to leave video alone.
+            audio_model_output: Predicted audio velocity, [B, L, C]; ``None`` to leave audio alone.
+            timestep: The entry of ``timesteps`` (those of video) whose turn it is; audio takes the same step of its
+                own schedule. The first call may start anywhere.
+            sample: Video latents at ``timestep``, same shape as ``model_output``.
+            audio_sample: Audio latents, same shape as ``audio_model_output``.
+            generator: For stochastic solvers only.
+            return_dict: Whether to return the output class or a plain tuple.
+
+        Returns:
+            Both samples one step on, in their dtypes; ``None`` for a modality that was left alone.
+        """
+        index = self._take_turn(timestep)
+        prev_sample = _solver_step(self.video, index, model_output, sample, generator)
+        prev_audio_sample = _solver_step(self.audio, index, audio_model_output, audio_sample, generator)
+        self._step_index = index + 1
+        if not return_dict:
+            return prev_sample, prev_audio_sample
+        return FlowMatchAudioVideoSchedulerOutput(prev_sample=prev_sample, prev_audio_sample=prev_audio_sample)
+
+    def _take_turn(self, timestep: Tensor | float) -> int:
+        """Look up the step that starts at ``timestep`` and insist that it is the next one."""
+        index = self._begin_index if self._step_index is None else self._step_index
+        if index is None:
+            found = (self.timesteps == timestep).nonzero()
+            index = int(found[0]) if len(found) else len(self.timesteps)
+        if index >= len(self.timesteps) or self.timesteps[index] != timestep:
+            raise ValueError(
+                f"`timestep` must be the next of `scheduler.timesteps`, got {float(timestep):.6g} before step {index} "
+                f"of {len(self.timesteps)}; call `set_timesteps` and walk through `timesteps` in order"
+            )
+        return index
+
+    def scale_noise(
+        self,
+        sample: Tensor | None,
+        audio_sample: Tensor | None,
+        sigma: Tensor | float,
+        audio_sigma: Tensor | float,
+        noise: Tensor | None,
+        audio_noise: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Add noise to both modalities, see `add_noise`; ``None`` for an absent one.
+
+        Args:
+            sample: Clean video latents, [B, C, F, H, W].
+            audio_sample: Clean audio latents, [B, L, C].
+            sigma: Video noise levels: a number, [B] or [B, F].
+            audio_sigma: Audio noise levels: a number, [B] or [B, L].
+            noise: Same shape as ``sample``.
+            audio_noise: Same shape as ``audio_sample``.
+        """
+        noisy = None if sample is None or noise is None else add_noise(sample, noise, sigma)
+        if audio_sample is None or audio_noise is None:
+            return noisy, None
+        return noisy, add_noise(audio_sample, audio_noise, audio_sigma)
+
+    # 2. Training
+
+    def sample_training_sigmas(
+        self,
+        batch_size: int,
+        density: Literal["uniform", "logit_normal", "mode"] = "mode",
+        coupling: Literal["shared", "independent", "mixed"] | SigmaMixture = "shared",
+        generator: Generators = None,
+        device: str | torch.device | None = None,
+        *,
+        logit_mean: float = 0.0,
+        logit_std: float = 1.0,
+        mode_scale: float = 1.29,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw noise levels to train on; every number of (0, 1) can come, not only those of a table.
+
+        Args:
+            batch_size: B.
+            density: Density of the noise level before its shift, see `sigma_quantile`.
+            coupling: Key of `COUPLINGS`, or probabilities of one's own.
+            generator: One for all, or one per sample; a sample's levels then do not depend on its batch.
+            device: Where to put the result.
+            logit_mean: Of ``"logit_normal"``; above 0 means more noise.
+            logit_std: Of ``"logit_normal"``.
+            mode_scale: Of ``"mode"``.
+
+        Returns:
+            Video and audio noise levels, float32 [B] each, with ``shift`` and ``audio_shift`` applied. Exactly 0
+            where ``coupling`` makes a modality clean.
+        """
+        if isinstance(coupling, str) and coupling not in COUPLINGS:
+            raise ValueError(f"`coupling` must be a SigmaMixture or one of {sorted(COUPLINGS)}, got {coupling!r}")
+        mixture = COUPLINGS[coupling] if isinstance(coupling, str) else coupling
+        u, other_u, choice = _uniforms(batch_size, 3, generator).T.contiguous()
+        drawn = torch.bucketize(choice, torch.tensor(astuple(mixture)).double().cumsum(0)[:-1], right=True)
+        audio_u = torch.where(drawn == 1, other_u, u)
+
+        quantile = partial(sigma_quantile, density=density, mean=logit_mean, std=logit_std, mode_scale=mode_scale)
+        video = shift_sigmas(quantile(u), self.config["shift"]).masked_fill(drawn == 2, 0)
+        audio = shift_sigmas(quantile(audio_u), self.config["audio_shift"]).masked_fill(drawn == 3, 0)
+        return video.to(device, torch.float32), audio.to(device, torch.float32)
+
+    def __len__(self) -> int:
+        return int(self.config["num_train_timesteps"])
+
+
+def sigma_quantile(u: Tensor, density: str, mean: float = 0.0, std: float = 1.0, mode_scale: float = 1.29) -> Tensor:
+    """Turn uniform numbers into noise levels of a density, before any shift.
+
+    SD3 (arXiv:2403.03206v1), Sec. 3.1, whose t is our sigma:
+    ``"logit_normal"``: sigma = sigmoid(mean + std * z), z standard normal (Eq. 19);
+    ``"mode"``: sigma = 1 - u - s * (cos(pi/2 u)^2 - 1 + u) (Eq. 20).
+
+    Args:
+        u: Uniform in (0, 1), any shape.
+        density: ``"uniform"``, ``"logit_normal"`` or ``"mode"``.
+        mean: Of the logit; above 0 means more noise.
+        std: Of the logit.
+        mode_scale: s in [-1, 2 / (pi - 2)]; above 0 favours the middle.
+    """
+    if density == "uniform":
+        return u
+    if density == "logit_normal":
+        return torch.sigmoid(mean + std * torch.special.ndtri(u))
+    if density == "mode":
+        return 1 - u - mode_scale * (torch.cos(torch.pi / 2 * u).square() - 1 + u)
+    raise ValueError(f"`density` must be one of ['logit_normal', 'mode', 'uniform'], got {density!r}")
+
+
+def _uniforms(batch_size: int, count: int, generator: Generators) -> Tensor:
+    """Draw [B, count] uniform numbers in float64, row by row if there is a generator per sample."""
+    generators = [generator] if generator is None or isinstance(generator, torch.Generator) else list(generator)
+    if len(generators) not in (1, batch_size):
+        raise ValueError(f"`generator` must be one, or {batch_size} (one per sample), got {len(generators)}")
+    rows = batch_size // len(generators)
+    draws = [torch.rand(rows, count, generator=g, device=g.device if g else "cpu").cpu() for g in generators]
+    return torch.cat(draws).double()
+
+
+def _solver_step(
+    solver: Any, index: int, velocity: Tensor | None, sample: Tensor | None, generator: Generators
+) -> Tensor | None:
+    """Let a diffusers scheduler take step ``index`` for one modality, if it is there."""
+    if velocity is None and sample is None:
+        return None
+    if velocity is None or sample is None:
+        missing = "model output" if velocity is None else "sample"
+        raise ValueError(f"a modality must come with both its model output and its sample, got no {missing}")
+    if solver.step_index is None:
+        solver.set_begin_index(index)
+    elif solver.step_index != index:
+        raise ValueError(f"a modality must take every step, got step {index} where {solver.step_index} was next")
+    stochastic = "generator" in inspect.signature(solver.step).parameters
+    options = {"generator": generator} if stochastic else {}
+    stepped = solver.step(velocity.float(), solver.timesteps[index], sample.float(), return_dict=False, **options)[0]
+    return stepped.to(sample.dtype)
+
+
+def _check_sigmas(name: str, sigmas: Sequence[float]) -> np.ndarray:
+    """Refuse noise levels that no schedule can walk."""
+    values = np.asarray(sigmas, dtype=np.float64)
+    if values.ndim != 1 or values.max() > 1 or values.min() <= 0 or (np.diff(values) >= 0).any():
+        raise ValueError(
+            f"`{name}` must fall strictly within (0, 1], got {values.tolist()}; the final 0 is added by the scheduler"
+        )
+    return values
+
+
+def _check_predicts_flow(scheduler: Any) -> None:
+    """Refuse schedulers whose model output is not our velocity, or whose shift needs the resolution."""
+    config, name = scheduler.config, type(scheduler).__name__
+    declared = config.get("prediction_type") == "flow_prediction" and config.get("use_flow_sigmas", False)
+    if not (declared or isinstance(scheduler, FLOW_MATCH_CLASSES)):
+        raise ValueError(
+            f"`scheduler` must predict flow, got a {name} with prediction_type={config.get('prediction_type')!r} and "
+            f"use_flow_sigmas={config.get('use_flow_sigmas', False)}; build it with "
+            f'`{name}.from_config(pipe.scheduler.config, prediction_type="flow_prediction", use_flow_sigmas=True)`'
+        )
+    for option in ("use_dynamic_shifting", "invert_sigmas"):
+        if config.get(option, False):
+            raise ValueError(f"`{option}` must be False for two modalities, got True in a {name}; use a fixed shift")
+
+
+def _rebuild(scheduler: Any, **changes: Any) -> Any:
+    """Build a scheduler once more with some of its constructor arguments changed."""
+    known = inspect.signature(type(scheduler)).parameters
+    return type(scheduler)(**({key: value for key, value in scheduler.config.items() if key in known} | changes))

@@ -1,0 +1,390 @@
+import json
+import math
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from diffusers_jova.scheduling_flow_match_av import (
+    PRESETS,
+    TRAINING_PRESETS,
+    FlowMatchAudioVideoScheduler,
+    SigmaMixture,
+    add_noise,
+    expand_sigma,
+    predict_data,
+    shift_sigmas,
+    sigma_quantile,
+    velocity_target,
+)
+
+
+VIDEO, AUDIO = (2, 4, 3, 2, 2), (2, 5, 3)  # [B, C, F, H, W], [B, L, C]
+PLAIN = (
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "UniPCMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+)
+# numpy 2 against torch tensors inside diffusers' DPM solvers; remove once diffusers converts them explicitly
+host_warning = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def pairs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    shapes = (VIDEO, VIDEO, AUDIO, AUDIO)
+    data, noise, audio_data, audio_noise = (torch.randn(shape, generator=g) for shape in shapes)
+    return data, noise, audio_data, audio_noise
+
+
+def walk(scheduler: FlowMatchAudioVideoScheduler) -> tuple[Tensor, Tensor]:
+    """Walk the perfect velocity from the scheduler's first noise levels to its end; return the remaining errors."""
+    data, noise, audio_data, audio_noise = pairs()
+    sample, audio = scheduler.scale_noise(
+        data, audio_data, scheduler.sigmas[0], scheduler.audio_sigmas[0], noise, audio_noise
+    )
+    for timestep in scheduler.timesteps:
+        sample, audio = scheduler.step(
+            velocity_target(data, noise),
+            velocity_target(audio_data, audio_noise),
+            timestep,
+            sample,
+            audio,
+            return_dict=False,
+        )
+    return sample - data, audio - audio_data
+
+
+def plain(name: str, **config: float) -> diffusers.SchedulerMixin:
+    return getattr(diffusers, name).from_config(FlowMatchAudioVideoScheduler(**config).config)
+
+
+@pytest.mark.parametrize("solver", ["euler", "unipc"])
+@pytest.mark.parametrize("shift", [1.0, 3.0, 7.0])
+@pytest.mark.parametrize("steps", [1, 2, 3, 20])
+def test_a_perfect_velocity_lands_on_the_data_in_any_number_of_steps(solver: str, shift: float, steps: int) -> None:
+    scheduler = FlowMatchAudioVideoScheduler(shift=shift, audio_shift=5.0, solver=solver)
+    scheduler.set_timesteps(steps)
+    for error in walk(scheduler):
+        assert error.abs().max() < 1e-5  # UniPC starts at sigma 1 - 1e-6, see diffusers
+
+
+@pytest.mark.parametrize("solver", ["euler", "unipc"])
+def test_a_perfect_velocity_lands_on_the_data_from_custom_sigmas_too(solver: str) -> None:
+    scheduler = FlowMatchAudioVideoScheduler(shift=3.0, solver=solver)
+    scheduler.set_timesteps(sigmas=[0.9, 0.5, 0.2], audio_sigmas=[1.0, 0.3, 0.1])
+    for error in walk(scheduler):
+        assert error.abs().max() < 1e-5
+
+
+@host_warning
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_plain_flow_scheduler_serves_both_modalities(name: str) -> None:
+    scheduler = FlowMatchAudioVideoScheduler.from_scheduler(plain(name, shift=7.0, audio_shift=3.5))
+    scheduler.set_timesteps(6)
+    torch.testing.assert_close(
+        scheduler.audio_sigmas[1:4], shift_sigmas(scheduler.sigmas[1:4], 0.5), atol=5e-3, rtol=0
+    )
+    for error in walk(scheduler):
+        assert error.abs().max() < 1e-4
+
+
+def test_the_second_order_solver_beats_euler_on_a_curved_path() -> None:
+    def error(solver: str) -> float:
+        scheduler = FlowMatchAudioVideoScheduler(solver=solver)
+        scheduler.set_timesteps(10)
+        sample = torch.ones(1, 1, 1, 1, 1)
+        for timestep in scheduler.timesteps:  # data ~ N(0, 0.5^2): the velocity is known and the path is curved
+            sigma = timestep / 1000
+            variance = (1 - sigma) ** 2 * 0.25 + sigma**2
+            velocity = sample * (sigma - (1 - sigma) * 0.25) / variance
+            sample = scheduler.step(velocity, None, timestep, sample, None).prev_sample
+        return abs(sample.item() - 0.5)  # the flow maps a sample of N(0, 1) to the same quantile of the data
+
+    assert error("unipc") < 0.3 * error("euler")
+
+
+def test_schedules_start_at_one_end_at_zero_and_keep_exact_timesteps() -> None:
+    for solver in ("euler", "unipc"):
+        scheduler = FlowMatchAudioVideoScheduler(shift=3.0, audio_shift=7.0, solver=solver)
+        scheduler.set_timesteps(8)
+        u = torch.linspace(1, 0, 9, dtype=torch.float64)
+        torch.testing.assert_close(scheduler.sigmas, shift_sigmas(u, 3.0).float(), atol=0, rtol=1e-7)
+        torch.testing.assert_close(scheduler.audio_sigmas, shift_sigmas(u, 7.0).float(), atol=0, rtol=1e-7)
+        assert scheduler.timesteps[0] == scheduler.audio_timesteps[0] == 1000
+        assert scheduler.timesteps.dtype == torch.float32
+        assert torch.equal(scheduler.timesteps, 1000 * scheduler.sigmas[:-1])
+        assert torch.equal(scheduler.audio_timesteps, 1000 * scheduler.audio_sigmas[:-1])
+
+
+def test_custom_sigmas_are_used_as_they_are_and_audio_keeps_pace() -> None:
+    sigmas = [1.0, 0.7, 0.0375]
+    scheduler = FlowMatchAudioVideoScheduler(shift=3.0, audio_shift=3.0)
+    scheduler.set_timesteps(sigmas=sigmas)
+    assert torch.equal(scheduler.sigmas, torch.tensor([*sigmas, 0.0]))
+    assert torch.equal(scheduler.audio_sigmas, scheduler.sigmas)
+    assert scheduler.timesteps[2] == 37.5
+
+    scheduler = FlowMatchAudioVideoScheduler(shift=3.0, audio_shift=6.0)
+    scheduler.set_timesteps(sigmas=sigmas)
+    torch.testing.assert_close(scheduler.audio_sigmas[1], torch.tensor(2 * 0.7 / 1.7))
+
+
+def test_default_schedules_of_both_modalities_lie_on_the_curve_that_shared_training_draws() -> None:
+    scheduler = FlowMatchAudioVideoScheduler(shift=5.0, audio_shift=2.0)
+    scheduler.set_timesteps(10)
+    sigmas, audio_sigmas = scheduler.sample_training_sigmas(64)
+    torch.testing.assert_close(shift_sigmas(scheduler.sigmas, 0.4), scheduler.audio_sigmas)
+    torch.testing.assert_close(shift_sigmas(sigmas, 0.4), audio_sigmas)
+
+
+def test_a_modality_steps_alone_as_it_does_in_company() -> None:
+    _, noise, _, audio_noise = pairs()
+    scheduler = FlowMatchAudioVideoScheduler(shift=3.0, solver="unipc")
+    together, alone, audio_alone = (noise, audio_noise), noise, audio_noise
+    for video_only in (None, True, False):
+        scheduler.set_timesteps(4)
+        for timestep in scheduler.timesteps:
+            if video_only is None:
+                velocities = [x.sin() for x in together]
+                together = scheduler.step(*velocities, timestep, *together, return_dict=False)
+            elif video_only:
+                output = scheduler.step(alone.sin(), None, timestep, alone, None)
+                alone = output.prev_sample
+                assert output.prev_audio_sample is None
+            else:
+                none, audio_alone = scheduler.step(
+                    None, audio_alone.sin(), timestep, None, audio_alone, return_dict=False
+                )
+                assert none is None
+    assert torch.equal(together[0], alone)
+    assert torch.equal(together[1], audio_alone)
+
+
+def test_walking_may_begin_in_the_middle() -> None:
+    data, noise, _, _ = pairs()
+    for solver in ("euler", "unipc"):
+        for explicit in (True, False):
+            scheduler = FlowMatchAudioVideoScheduler(shift=3.0, solver=solver)
+            scheduler.set_timesteps(6)
+            if explicit:
+                scheduler.set_begin_index(2)
+            sample = add_noise(data, noise, scheduler.sigmas[2])
+            for timestep in scheduler.timesteps[2:]:
+                sample = scheduler.step(noise - data, None, timestep, sample, None).prev_sample
+            torch.testing.assert_close(sample, data, atol=1e-5, rtol=0)
+
+
+def test_half_precision_latents_are_stepped_in_float32_and_keep_their_dtype() -> None:
+    scheduler = FlowMatchAudioVideoScheduler()
+    scheduler.set_timesteps(100)
+    velocity = torch.full(VIDEO, 0.1, dtype=torch.bfloat16)
+    sample = torch.ones(VIDEO)  # float32 latents survive a bfloat16 velocity
+    stepped = scheduler.step(velocity, None, scheduler.timesteps[0], sample, None).prev_sample
+    torch.testing.assert_close(stepped, sample - 0.01 * velocity.float())
+    scheduler.set_timesteps(100)
+    halved = scheduler.step(velocity, None, scheduler.timesteps[0], sample.bfloat16(), None).prev_sample
+    assert halved.dtype == torch.bfloat16
+
+
+@host_warning
+def test_stochastic_solvers_follow_the_generator() -> None:
+    data, noise, _, _ = pairs()
+    stochastic = plain("DPMSolverMultistepScheduler")
+    stochastic = type(stochastic).from_config(stochastic.config, algorithm_type="sde-dpmsolver++", euler_at_final=True)
+    scheduler = FlowMatchAudioVideoScheduler.from_scheduler(stochastic)
+
+    def first_step(seed: int) -> Tensor:
+        scheduler.set_timesteps(4)
+        generator = torch.Generator().manual_seed(seed)
+        return scheduler.step(noise - data, None, scheduler.timesteps[0], noise, None, generator=generator).prev_sample
+
+    assert torch.equal(first_step(0), first_step(0))
+    assert not torch.equal(first_step(0), first_step(1))
+
+
+def test_a_scheduler_survives_saving_and_loading(tmp_path: Path) -> None:
+    scheduler = FlowMatchAudioVideoScheduler(shift=7.0, audio_shift=3.0, solver="unipc")
+    scheduler.save_pretrained(tmp_path)
+    loaded = FlowMatchAudioVideoScheduler.from_pretrained(tmp_path)
+    for name in ("shift", "audio_shift", "solver", "num_train_timesteps", "flow_shift"):
+        assert loaded.config[name] == scheduler.config[name]
+    assert type(loaded.video) is diffusers.UniPCMultistepScheduler
+    assert json.loads((tmp_path / "scheduler_config.json").read_text())["_class_name"] == type(scheduler).__name__
+
+
+def test_a_changed_shift_reaches_every_scheduler_built_from_the_config() -> None:
+    config = FlowMatchAudioVideoScheduler(shift=7.0, audio_shift=7.0).config
+    changed = FlowMatchAudioVideoScheduler.from_config(config, shift=3.0)
+    unipc = diffusers.UniPCMultistepScheduler.from_config(changed.config)
+    assert unipc.config.flow_shift == 3.0
+    assert unipc.config.prediction_type == "flow_prediction"
+    assert unipc.config.use_flow_sigmas
+    pair = FlowMatchAudioVideoScheduler.from_scheduler(unipc)
+    assert (pair.video.config.flow_shift, pair.audio.config.flow_shift) == (3.0, 7.0)
+
+    overridden = diffusers.UniPCMultistepScheduler.from_config(config, flow_shift=2.0)  # 7 and 7 become 2 and 2
+    pair = FlowMatchAudioVideoScheduler.from_scheduler(overridden)
+    assert (pair.video.config.flow_shift, pair.audio.config.flow_shift) == (2.0, 2.0)
+
+
+def test_copying_a_plain_scheduler_leaves_the_original_alone() -> None:
+    original = plain("UniPCMultistepScheduler")
+    pair = FlowMatchAudioVideoScheduler.from_scheduler(original)
+    pair.set_timesteps(3)
+    walk(pair)
+    assert original.step_index is None
+    assert pair.video is not pair.audio
+    assert FlowMatchAudioVideoScheduler.from_scheduler(pair) is pair
+
+
+def test_schedulers_that_do_not_predict_flow_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must predict flow, got a DDIMScheduler.*from_config"):
+        FlowMatchAudioVideoScheduler.from_scheduler(diffusers.DDIMScheduler())
+    with pytest.raises(ValueError, match="must predict flow, got a UniPC"):
+        FlowMatchAudioVideoScheduler.from_scheduler(diffusers.UniPCMultistepScheduler(use_flow_sigmas=True))
+    with pytest.raises(ValueError, match="`use_dynamic_shifting` must be False"):
+        FlowMatchAudioVideoScheduler.from_scheduler(
+            diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+        )
+    unfinished = plain("UniPCMultistepScheduler")
+    unfinished.register_to_config(final_sigmas_type="sigma_min")
+    with pytest.raises(ValueError, match="must end at sigma 0"):
+        FlowMatchAudioVideoScheduler.from_scheduler(unfinished).set_timesteps(4)
+    with pytest.raises(ValueError, match="which has its own schedule"):
+        FlowMatchAudioVideoScheduler.from_scheduler(plain("UniPCMultistepScheduler")).set_timesteps(sigmas=[1.0])
+
+
+def test_wrong_schedules_are_refused() -> None:
+    scheduler = FlowMatchAudioVideoScheduler()
+    with pytest.raises(ValueError, match=r"one positive number of steps, got \[2, 3\]"):
+        scheduler.set_timesteps(sigmas=[1.0, 0.5], audio_sigmas=[1.0, 0.5, 0.2])
+    with pytest.raises(ValueError, match=r"got \[2, 5\]"):
+        scheduler.set_timesteps(5, sigmas=[1.0, 0.5])
+    for steps in (None, 0):
+        with pytest.raises(ValueError, match="one positive number of steps"):
+            scheduler.set_timesteps(steps)
+    for sigmas in ([1.0, 0.0], [0.5, 0.7], [1.1, 0.5]):
+        with pytest.raises(ValueError, match=r"`audio_sigmas` must fall strictly within \(0, 1\]"):
+            scheduler.set_timesteps(audio_sigmas=sigmas)
+    with pytest.raises(ValueError, match="`audio_shift` must be positive"):
+        FlowMatchAudioVideoScheduler(audio_shift=0)
+    with pytest.raises(ValueError, match="`solver` must be one of"):
+        FlowMatchAudioVideoScheduler(solver="heun")
+
+
+def test_wrong_steps_are_refused() -> None:
+    _, noise, _, audio_noise = pairs()
+    scheduler = FlowMatchAudioVideoScheduler()
+    with pytest.raises(ValueError, match="call `set_timesteps`"):
+        scheduler.step(noise, None, 1000.0, noise, None)
+    scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match=r"next of `scheduler.timesteps`, got 501"):
+        scheduler.step(noise, None, 501.0, noise, None)
+    with pytest.raises(ValueError, match="got no sample"):
+        scheduler.step(noise, None, 1000.0, None, None)
+    scheduler.step(noise, None, 1000.0, noise, None)
+    with pytest.raises(ValueError, match="before step 1 of 4"):
+        scheduler.step(noise, None, 1000.0, noise, None)
+    scheduler.step(noise, audio_noise, 750.0, noise, audio_noise)
+    scheduler.step(noise, None, 500.0, noise, None)
+    with pytest.raises(ValueError, match="a modality must take every step"):
+        scheduler.step(noise, audio_noise, 250.0, noise, audio_noise)
+
+
+def test_noise_is_added_per_sample_and_per_token() -> None:
+    data, noise, audio_data, audio_noise = pairs()
+    sigma = torch.rand(2, 3)
+    audio_sigma = torch.tensor([0.0, 1.0])
+    noisy, noisy_audio = FlowMatchAudioVideoScheduler().scale_noise(
+        data, audio_data, sigma, audio_sigma, noise, audio_noise
+    )
+    torch.testing.assert_close(noisy[1, :, 2], 0.0 + data[1, :, 2].lerp(noise[1, :, 2], sigma[1, 2]))
+    assert torch.equal(noisy_audio[0], audio_data[0])
+    assert torch.equal(noisy_audio[1], audio_noise[1])
+    assert expand_sigma(torch.rand(2, 5), audio_data).shape == (2, 5, 1)
+    torch.testing.assert_close(predict_data(noisy, velocity_target(data, noise), sigma), data)
+    assert add_noise(data.bfloat16(), noise.bfloat16(), sigma).dtype == torch.bfloat16
+
+
+def test_an_absent_modality_stays_absent() -> None:
+    data, noise, audio_data, audio_noise = pairs()
+    scheduler = FlowMatchAudioVideoScheduler()
+    assert scheduler.scale_noise(data, None, 0.5, 0.5, noise, None)[1] is None
+    assert scheduler.scale_noise(None, audio_data, 0.5, 0.5, None, audio_noise)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("density", "shift", "mean"),  # means of 400 k draws of the reference formulas
+    [("uniform", 3.0, 0.676), ("logit_normal", 7.0, 0.838), ("mode", 3.0, 0.710), ("mode", 7.0, 0.829)],
+)
+def test_densities_have_their_means(density: str, shift: float, mean: float) -> None:
+    scheduler = FlowMatchAudioVideoScheduler(shift=shift)
+    sigmas, _ = scheduler.sample_training_sigmas(20_000, density, generator=torch.Generator().manual_seed(0))
+    assert sigmas.mean().item() == pytest.approx(mean, abs=0.01)  # 5 standard errors
+
+
+def test_a_positive_logit_mean_means_more_noise() -> None:
+    scheduler = FlowMatchAudioVideoScheduler()
+    sigmas, _ = scheduler.sample_training_sigmas(
+        20_000, "logit_normal", generator=torch.Generator().manual_seed(0), logit_mean=0.5
+    )
+    assert sigmas.mean().item() == pytest.approx(0.601, abs=0.01)  # 0.399 if u were mistaken for an index
+
+
+def test_the_mode_density_matches_its_formula_and_is_symmetric() -> None:
+    u = torch.linspace(0, 1, 101, dtype=torch.float64)
+    sigma = sigma_quantile(u, "mode", mode_scale=1.29)
+    assert sigma[25].item() == pytest.approx(1 - 0.25 - 1.29 * (math.cos(math.pi / 8) ** 2 - 0.75))
+    torch.testing.assert_close(sigma + sigma.flip(0), torch.ones_like(u))
+    assert (sigma.diff() < 0).all()
+
+
+def test_modalities_are_coupled_as_asked() -> None:
+    scheduler = FlowMatchAudioVideoScheduler(shift=3.0, audio_shift=3.0)
+
+    def draw(coupling: str | SigmaMixture) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.stack(scheduler.sample_training_sigmas(20_000, coupling=coupling, generator=generator))
+
+    shared, independent, mixed = draw("shared"), draw("independent"), draw("mixed")
+    assert torch.equal(shared[0], shared[1])
+    assert torch.corrcoef(independent)[0, 1].abs() < 0.03
+    clean = (mixed == 0).float().mean(1)
+    torch.testing.assert_close(clean, torch.tensor([0.2, 0.2]), atol=0.015, rtol=0)
+    assert not (mixed == 0).all(0).any()
+    assert (mixed[0] == mixed[1]).float().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert (draw(SigmaMixture(0, 0, 0, 1))[1] == 0).all()
+    assert (draw(SigmaMixture(0, 0, 1, 0))[0] == 0).all()
+
+
+def test_a_generator_per_sample_makes_sigmas_independent_of_the_batch() -> None:
+    scheduler = FlowMatchAudioVideoScheduler(shift=3.0)
+
+    def draw(seeds: list[int]) -> Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return torch.stack(scheduler.sample_training_sigmas(len(seeds), coupling="mixed", generator=generators))
+
+    assert torch.equal(draw([1, 2, 3])[:, 1:], draw([2, 3]))
+
+
+def test_wrong_training_draws_are_refused() -> None:
+    scheduler = FlowMatchAudioVideoScheduler()
+    with pytest.raises(ValueError, match=r"`density` must be one of .*, got 'lognormal'"):
+        scheduler.sample_training_sigmas(2, "lognormal")
+    with pytest.raises(ValueError, match="`coupling` must be a SigmaMixture or one of"):
+        scheduler.sample_training_sigmas(2, coupling="both")
+    with pytest.raises(ValueError, match="four probabilities that sum to 1"):
+        SigmaMixture(shared=0.9)
+    with pytest.raises(ValueError, match=r"3 \(one per sample\), got 2"):
+        scheduler.sample_training_sigmas(3, generator=[torch.Generator(), torch.Generator()])
+
+
+def test_presets_are_arguments() -> None:
+    for arguments in PRESETS.values():
+        FlowMatchAudioVideoScheduler(**arguments).set_timesteps(2)
+    for arguments in TRAINING_PRESETS.values():
+        FlowMatchAudioVideoScheduler().sample_training_sigmas(2, **arguments)
