@@ -19,7 +19,7 @@ help:       ## list the commands
 	@echo 'setting up .venv (some minutes, once)'
 	@$(PYTHON) -m venv .venv
 	@$(PINS) > .venv/constraints.txt
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv/constraints.txt --editable '.[dev]'
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --constraint .venv/constraints.txt --editable '.[dev]'
 	@touch $@
 
 test: .venv/installed  ## set up .venv, then check

@@ -1,0 +1,145 @@
+"""The documentation runs.
+
+The python blocks of a page run in order, in one namespace, in a folder that holds what the pages mention: a model
+`jova-tiny`, `portrait.png`, `voice.wav`, `clip.mp4`. A block that needs released weights begins with "```python slow":
+it runs with `pytest -m slow` only, but what it imports must exist.
+"""
+
+import ast
+import importlib
+import pkgutil
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from diffusers_jova import media
+
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted(ROOT.glob("model_cards/*/README.md"))]
+
+
+class Block(NamedTuple):
+    code: str  # preceded by empty lines, so that tracebacks show the line of the page
+    is_slow: bool
+
+
+def python_blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    found = re.finditer(r"^```python( slow)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [Block("\n" * text.count("\n", 0, match.start(2)) + match[2], bool(match[1])) for match in found]
+
+
+def section(title: str) -> str:
+    match = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README.read_text(), re.DOTALL | re.MULTILINE)
+    assert match, f"README.md lost its section {title!r}"
+    return match[1]
+
+
+def run_blocks(page: Path, blocks: list[Block]) -> None:
+    namespace = {"__name__": "__main__"}
+    for block in blocks:
+        exec(compile(block.code, str(page), "exec"), namespace)
+
+
+@pytest.fixture
+def reader_folder(tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder that the pages assume."""
+    random = np.random.default_rng(0)
+    frames = random.integers(0, 256, (33, 64, 64, 3), dtype=np.uint8)
+    sound = random.uniform(-0.1, 0.1, (1, 33000)).astype(np.float32)
+    PIL.Image.fromarray(frames[0]).save(tmp_path / "portrait.png")
+    media.write_audio(tmp_path / "voice.wav", sound, 16000)
+    media.write_video(tmp_path / "clip.mp4", frames, 16, sound, 16000)
+    (tmp_path / "jova-tiny").symlink_to(tiny_pipeline_folder)
+    (tmp_path / "model_cards").symlink_to(ROOT / "model_cards")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("reader_folder")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_python_block_of_a_page_runs(page: Path) -> None:
+    run_blocks(page, [block for block in python_blocks(page) if not block.is_slow])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("reader_folder")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_python_block_of_a_page_runs_with_released_weights(page: Path) -> None:
+    run_blocks(page, python_blocks(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_python_block_of_a_page_imports_names_that_exist(page: Path) -> None:
+    for block in python_blocks(page):
+        imports = [node for node in ast.walk(ast.parse(block.code)) if isinstance(node, ast.Import | ast.ImportFrom)]
+        run_blocks(page, [Block(ast.unparse(node), is_slow=False) for node in imports])
+
+
+def test_the_readme_imports_the_package_before_it_loads_anything() -> None:
+    first_line = python_blocks(README)[0].code.strip().splitlines()[0]
+    assert first_line.startswith("import diffusers_jova")
+
+
+def test_the_paper_table_names_real_code() -> None:
+    rows = re.findall(r"^\|(.*)\|(.*)\|(.*)\|$", section("From the paper to the code"), re.MULTILINE)
+    names = [name for row in rows for name in re.findall(r"`([\w.]+)`", row[-1])]
+    assert names, "README.md lost its table"
+    for name in names:
+        pkgutil.resolve_name(name)
+
+
+def test_code_that_the_paper_table_ties_to_an_equation_quotes_it() -> None:
+    rows = re.findall(r"^\| (Eq\..*?) \|.*\| (.*?) \|$", section("From the paper to the code"), re.MULTILINE)
+    assert rows, "README.md lost its table"
+    for source, cell in rows:
+        modules = {name.rpartition(".")[0] for name in re.findall(r"`([\w.]+)`", cell)}
+        texts = "".join(Path(str(importlib.import_module(module).__file__)).read_text() for module in modules)
+        for number in re.findall(r"\d+", re.split(r"[,;] (?:Sec|Fig|Tab)", source)[0]):
+            assert re.search(rf"Eq\. [\d, and]*\b{number}\b", texts), f"{modules} quote no Eq. {number}"
+
+
+def tree_paths() -> list[str]:
+    """The paths that the README's tree names; a name in an indented line lies in the folder above it."""
+    listing = re.search(r"```\n(.*?)```", section("The tree"), re.DOTALL)
+    assert listing, "README.md lost its tree"
+    paths, folder = [], ""
+    for line in listing[1].splitlines():
+        names = re.split(r"\s{2,}", line.strip())[0].split()
+        if not line.startswith(" "):
+            folder = names[0] if names[0].endswith("/") else ""
+            paths += names
+        else:
+            paths += [folder + name for name in names]
+    return paths
+
+
+def test_the_tree_names_files_that_exist() -> None:
+    for path in tree_paths():
+        assert list(ROOT.glob(path)), f"README.md names {path}"
+
+
+def test_the_tree_names_every_module_of_the_package() -> None:
+    modules = {str(path.relative_to(ROOT)) for path in ROOT.glob("diffusers_jova/*.py")}
+    assert modules <= set(tree_paths()), "README.md lacks " + ", ".join(sorted(modules - set(tree_paths())))
+
+
+def test_links_of_the_pages_lead_to_files() -> None:
+    for page in [*PAGES, *ROOT.glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_commands_of_the_readme_are_ones_that_exist() -> None:
+    cli = pytest.importorskip("diffusers_jova.cli")
+    commands = re.findall(r"^jova .*$", README.read_text(), re.MULTILINE)
+    assert commands, "README.md lost its command line"
+    for command in commands:
+        cli.build_parser().parse_args(shlex.split(command)[1:])
