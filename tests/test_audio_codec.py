@@ -80,6 +80,7 @@ def ltx2_vocoder_with_bwe() -> LTX2VocoderWithBWE:
         num_mel_channels=8,
     )
     randomize(vocoder)
+    vocoder.bwe_generator.conv_out.weight *= 0.2
     generator = torch.Generator().manual_seed(1)
     basis = vocoder.mel_stft.stft_fn.forward_basis
     basis.copy_(torch.randn(basis.shape, generator=generator) / 20)
