@@ -1,0 +1,288 @@
+"""Where the mouths are: detectors from frames to one box per person and frame.
+
+Letters: P persons, F frames, H x W pixels. Boxes are float32 xyxy in pixels, NaN where a person has no visible mouth.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+Boxes = NDArray[np.float32]
+Frames = NDArray[np.uint8]
+
+# Indices into the 468 points of MediaPipe's face mesh: the outer contour of the lips.
+# fmt: off
+OUTER_LIP = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
+# fmt: on
+FACE_CROP_PX = 256  # what the mesh sees; a face fills half of it
+SAME_FACE_IOU = 0.3
+MAX_STEP = 1.0  # how far a mouth may move between two frames, in widths of its box
+PROTOBUF_TOO_NEW = 7  # mediapipe's solutions read a field attribute that protobuf 7 removed
+NO_DETECTOR = """\
+mouths must come from a detector or a file, got no detector ({error}); either
+(1) `pip install diffusers_jova[face]`, or, to keep numpy 2, `pip install --no-deps "mediapipe<0.10.30"` together with
+    `pip install opencv-python-headless matplotlib flatbuffers absl-py "protobuf<7"`,
+(2) give `--face_landmarker_path` with a face_landmarker.task file, which needs any mediapipe, or
+(3) give boxes: in the column `mouth_boxes`, or beside the clips as `NAME.boxes.json`
+(a data set without speakers needs none of these: `--no_mouth`)"""
+
+
+class MouthDetector(Protocol):
+    """Anything that finds mouths in the frames of one clip."""
+
+    def __call__(self, frames: Frames) -> Boxes:
+        """Find mouths: uint8 [F, H, W, 3] -> float32 [P, F, 4] xyxy in pixels, NaN = no mouth."""
+
+
+class NoMouths:
+    """The detector of a data set without speakers: it finds nobody."""
+
+    def __call__(self, frames: Frames) -> Boxes:
+        """Return no tracks, [0, F, 4]."""
+        return np.zeros((0, len(frames), 4), np.float32)
+
+
+class FaceMeshMouths:
+    """MediaPipe's face mesh on each face that its detectors find; the weights are inside `mediapipe<0.10.30`.
+
+    The mesh alone looks for faces in a picture of 128 px and misses small ones and groups, so faces are found first,
+    if need be in parts of the picture, and shown to it one by one, enlarged.
+
+    Args:
+        min_confidence: Faces below this score of the detector are no faces.
+    """
+
+    def __init__(self, min_confidence: float = 0.5) -> None:
+        solutions = _import_solutions()
+        detection, mesh = solutions.face_detection.FaceDetection, solutions.face_mesh.FaceMesh
+        self._near, self._far = (detection(model_selection=m, min_detection_confidence=min_confidence) for m in (0, 1))
+        self._mesh = mesh(static_image_mode=True, max_num_faces=1, min_detection_confidence=0.3)
+
+    def __call__(self, frames: Frames) -> Boxes:
+        """Find mouths: uint8 [F, H, W, 3] -> float32 [P, F, 4] xyxy in pixels, NaN = no mouth."""
+        return link_tracks([self._mouths(np.ascontiguousarray(frame)) for frame in frames])
+
+    def _mouths(self, image: Frames) -> Boxes:
+        """Mouth boxes [N, 4] of one image [H, W, 3]."""
+        found = (self._mouth_of_face(image, face) for face in self._faces(image))
+        return np.array([box for box in found if box is not None], np.float32).reshape(-1, 4)
+
+    def _faces(self, image: Frames) -> list[Boxes]:
+        """Face boxes, by the first search that finds any: the whole image, then ever smaller squares of it."""
+        short = min(image.shape[:2])
+        searches = ((self._far, None), (self._near, None), (self._far, short), (self._far, short // 2))
+        return next((faces for finder, side in searches if (faces := _search(finder, image, side))), [])
+
+    def _mouth_of_face(self, image: Frames, face: Boxes) -> Boxes | None:
+        crop, offset, scale = square_around(image, face)
+        marks = self._mesh.process(crop).multi_face_landmarks
+        if not marks:
+            return None
+        points = np.array([(marks[0].landmark[i].x, marks[0].landmark[i].y) for i in OUTER_LIP]) * FACE_CROP_PX
+        return _bounding_box(points * scale + offset)
+
+
+class FaceLandmarkerMouths:
+    """MediaPipe's Tasks API with a `face_landmarker.task` file, which also works with `mediapipe>=0.10.30`.
+
+    Args:
+        model_path: The downloaded `.task` file.
+        max_num_faces: At most this many persons per frame.
+    """
+
+    def __init__(self, model_path: Path, max_num_faces: int = 4) -> None:
+        if not model_path.is_file():
+            raise FileNotFoundError(f"`face_landmarker_path` must be an existing .task file, got `{model_path}`")
+        self._mediapipe = _import_mediapipe()
+        tasks = self._mediapipe.tasks
+        options = tasks.vision.FaceLandmarkerOptions(
+            base_options=tasks.BaseOptions(model_asset_path=str(model_path)), num_faces=max_num_faces
+        )
+        self._landmarker = tasks.vision.FaceLandmarker.create_from_options(options)
+
+    def __call__(self, frames: Frames) -> Boxes:
+        """Find mouths: uint8 [F, H, W, 3] -> float32 [P, F, 4] xyxy in pixels, NaN = no mouth."""
+        return link_tracks([self._mouths(np.ascontiguousarray(frame)) for frame in frames])
+
+    def _mouths(self, image: Frames) -> Boxes:
+        picture = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=image)
+        size = np.array([image.shape[1], image.shape[0]])
+        faces = self._landmarker.detect(picture).face_landmarks
+        boxes = [_bounding_box(np.array([(face[i].x, face[i].y) for i in OUTER_LIP]) * size) for face in faces]
+        return np.array(boxes, np.float32).reshape(-1, 4)
+
+
+def make_detector(face_landmarker_path: Path | None = None) -> MouthDetector:
+    """Choose the detector: the Tasks API if its model file is given, else the face mesh with its bundled weights.
+
+    Raises:
+        ImportError: If no detector is installed; the message names the ways out.
+    """
+    return FaceLandmarkerMouths(face_landmarker_path) if face_landmarker_path else FaceMeshMouths()
+
+
+def read_boxes(boxes: Path | list[Any], num_frames: int) -> Boxes:
+    """Read the boxes of one clip, which take the place of a detector.
+
+    Args:
+        boxes: [P, F, 4] as nested lists with None for a missing box; or a file: `.json` with such lists, `.npy` with
+            the array, `.safetensors` with a tensor `mouth_boxes`.
+        num_frames: F of the video file.
+
+    Returns:
+        float32 [P, F, 4], NaN = no mouth.
+    """
+    array = np.asarray(_read_array(boxes) if isinstance(boxes, Path) else _from_lists(boxes), np.float32)
+    where = f"`{boxes}`" if isinstance(boxes, Path) else "`mouth_boxes`"
+    if array.size == 0:
+        return np.zeros((0, num_frames, 4), np.float32)
+    if array.ndim != 3 or array.shape[1:] != (num_frames, 4):
+        raise ValueError(
+            f"{where} must have the shape [persons, {num_frames}, 4] of its video, got {list(array.shape)}; "
+            "give one box or null for every frame of the file"
+        )
+    return array
+
+
+def link_tracks(boxes: Sequence[Boxes], max_lost_frames: int = 24) -> Boxes:
+    """Link the boxes of single frames into persons.
+
+    A box continues the track whose last box it resembles most: overlapping ones first (IoU), then the nearest centre,
+    at most one box width away for each frame since then. What continues nobody starts a new track.
+
+    Args:
+        boxes: For each of F frames, boxes [N, 4] in any order.
+        max_lost_frames: A track without a box for longer than this ends.
+
+    Returns:
+        float32 [P, F, 4], NaN where a person has no box; persons in order of appearance.
+    """
+    tracks: list[Boxes] = []
+    last: list[int] = []
+    for frame, found in enumerate(boxes):
+        alive = [p for p in range(len(tracks)) if frame - last[p] <= max_lost_frames]
+        pairs = [
+            (_affinity(tracks[p][last[p]], box, frame - last[p]), p, n) for p in alive for n, box in enumerate(found)
+        ]
+        owner = _best_pairs(pairs)
+        for n, box in enumerate(found):
+            if n not in owner:
+                owner[n] = len(tracks)
+                tracks.append(np.full((len(boxes), 4), np.nan, np.float32))
+                last.append(frame)
+            tracks[owner[n]][frame], last[owner[n]] = box, frame
+    return np.stack(tracks) if tracks else np.zeros((0, len(boxes), 4), np.float32)
+
+
+def square_around(image: Frames, face: Boxes) -> tuple[Frames, Boxes, float]:
+    """Cut a square of twice the face, with the border repeated outside of the image, resized to `FACE_CROP_PX`.
+
+    Returns:
+        The crop, and offset [2] and scale that carry its pixels back: `point * scale + offset`.
+    """
+    import cv2
+
+    centre, half = (face[:2] + face[2:]) / 2, (face[2:] - face[:2]).max()
+    scale = 2 * half / FACE_CROP_PX
+    offset = centre - half
+    matrix = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]], np.float64)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    crop = cv2.warpAffine(image, matrix, (FACE_CROP_PX, FACE_CROP_PX), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(crop, np.uint8), offset, float(scale)
+
+
+def _search(finder: Any, image: Frames, side: int | None) -> list[Boxes]:
+    """Face boxes in the image, or in squares of `side` pixels that overlap by half; each face once."""
+    faces: list[Boxes] = []
+    for x, y in _corners(image, side) if side else [(0, 0)]:
+        tile = np.ascontiguousarray(image[y : y + side, x : x + side] if side else image)
+        for detection in finder.process(tile).detections or []:
+            box = detection.location_data.relative_bounding_box
+            corners = np.array([box.xmin, box.ymin, box.xmin + box.width, box.ymin + box.height], np.float32)
+            face = corners * np.tile(tile.shape[1::-1], 2) + [x, y, x, y]
+            if not any(_iou(face, other) > SAME_FACE_IOU for other in faces):
+                faces.append(face.astype(np.float32))
+    return faces
+
+
+def _corners(image: Frames, side: int) -> list[tuple[int, int]]:
+    """Upper left corners (x, y) of overlapping squares that cover the image."""
+    height, width = image.shape[:2]
+    xs, ys = ({*range(0, size - side, side // 2), size - side} for size in (width, height))
+    return [(x, y) for y in sorted(ys) for x in sorted(xs)]
+
+
+def _iou(one: Boxes, other: Boxes) -> float:
+    overlap = (np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])).clip(0).prod()
+    return float(overlap / ((one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - overlap))
+
+
+def _affinity(previous: Boxes, box: Boxes, num_frames: int) -> float:
+    """Rank how well a box continues a track: 1 + IoU if they overlap, else below 1 by distance, 0 if too far."""
+    iou = _iou(previous, box)
+    if iou > 0:
+        return 1 + iou
+    distance = float(np.hypot(*((previous[:2] + previous[2:]) - (box[:2] + box[2:])) / 2))
+    reach = MAX_STEP * num_frames * max(float(previous[2] - previous[0]), float(box[2] - box[0]))
+    return max(0.0, 1 - distance / reach)
+
+
+def _best_pairs(pairs: list[tuple[float, int, int]]) -> dict[int, int]:
+    """Assign boxes n to tracks p, best affinity first, each once."""
+    owner: dict[int, int] = {}
+    for affinity, p, n in sorted(pairs, key=lambda pair: -pair[0]):
+        if affinity > 0 and n not in owner and p not in owner.values():
+            owner[n] = p
+    return owner
+
+
+def _bounding_box(points: NDArray[Any]) -> Boxes:
+    return np.array([*points.min(axis=0), *points.max(axis=0)], np.float32)
+
+
+def _from_lists(boxes: list[Any]) -> list[Any]:
+    return [[box if box is not None else [np.nan] * 4 for box in person] for person in boxes]
+
+
+def _read_array(path: Path) -> Any:
+    if path.suffix == ".json":
+        return _from_lists(json.loads(path.read_text()))
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        return load_file(path)["mouth_boxes"]
+    raise ValueError(f"mouth boxes must be a .json, .npy or .safetensors file, got `{path}`; convert it")
+
+
+def _import_mediapipe() -> Any:
+    try:
+        import mediapipe
+    except ImportError as error:
+        raise ImportError(NO_DETECTOR.format(error=error)) from error
+    return mediapipe
+
+
+def _import_solutions() -> Any:
+    mediapipe = _import_mediapipe()
+    if not hasattr(mediapipe, "solutions"):
+        raise ImportError(
+            f"the face mesh must come from `mediapipe<0.10.30`, got {mediapipe.__version__}, which has no weights "
+            "inside; install the older one, or give `--face_landmarker_path` with a face_landmarker.task file"
+        )
+    from google import protobuf
+
+    if int(protobuf.__version__.split(".")[0]) >= PROTOBUF_TOO_NEW:
+        raise ImportError(
+            f"`mediapipe<0.10.30` must have protobuf below {PROTOBUF_TOO_NEW}, got {protobuf.__version__}; "
+            f'run `pip install "protobuf<{PROTOBUF_TOO_NEW}"`'
+        )
+    return mediapipe.solutions
