@@ -116,13 +116,16 @@ def expand_sigma(sigma: Tensor | float, sample: Tensor) -> Tensor:
     """Give noise levels the number of dimensions of the sample they belong to.
 
     Args:
-        sigma: One level for all (a number), per sample [B], per latent frame [B, F] or per audio latent [B, L].
+        sigma: One level for all (a number), per sample [B], per latent frame [B, F] or per audio latent [B, L];
+            what is expanded already stays as it is.
         sample: Video latents [B, C, F, H, W], audio latents [B, L, C], or anything with B first.
 
     Returns:
         The same values, broadcastable to ``sample``: [1 or B, 1, F or 1, 1, 1] or [1 or B, L or 1, 1].
     """
     sigma = torch.as_tensor(sigma, device=sample.device)
+    if sigma.ndim > 2:
+        return sigma
     shape = [1] * sample.ndim
     shape[0] = sigma.shape[0] if sigma.ndim else 1
     if sigma.ndim == 2:

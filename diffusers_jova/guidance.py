@@ -1,0 +1,269 @@
+"""How predictions made with and without text, with and without audio-video coupling, become one velocity.
+
+A model can be asked four questions, its branches: v(c_T, c_B), v(0, c_B), v(c_T, 0) and v(0, 0), where c_T is the text
+(0: the negative prompt) and c_B the coupling ("bridge"), attention between audio and video (0: none). Guidance is one
+linear combination of the answers per modality, with weights that sum to 1, so it is the same for velocities of
+either sign and for denoised predictions. Adaptive projection and rescaling are not linear; they act on the denoised
+prediction, as their sources do.
+
+With s_T the guidance scale and s_B the coupling scale, and the uncoupled branch asked with the text
+
+``"empty"``: MOVA (arXiv:2602.08794v2), Eq. 6, dual CFG:
+    v(0,0) + s_B [v(0,c_B) - v(0,0)] + s_T [v(c_T,c_B) - v(0,c_B)]
+  - s_B = 1: classifier-free guidance (arXiv:2207.12598v1, Eq. 6, w = s_T - 1):  v(0,c_B) + s_T [v(c_T,c_B) - v(0,c_B)]
+  - s_B = s_T: UniAVGen (arXiv:2511.03334), Eq. 10-11, MA-CFG:  v(0,0) + s [v(c_T,c_B) - v(0,0)]
+
+``"kept"``: LTX-2 (Lightricks/LTX-2 @ 400fd31, MultiModalGuider), modality guidance:
+    v(c_T,c_B) + (s_T - 1) [v(c_T,c_B) - v(0,c_B)] + (s_B - 1) [v(c_T,c_B) - v(c_T,0)]
+  - NAVA (@ 786c373, align_3d_cfg) is the same with scales that are smaller by 1.
+
+A scale of 1 switches its term off; a scale of 0 is a scale of 0.
+
+Letters: B batch, C channels, F latent frames, H and W latent height and width, L audio latents.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
+from diffusers.guiders.guider_utils import rescale_noise_cfg
+from torch import Tensor
+
+from diffusers_jova.scheduling_flow_match_av import expand_sigma, predict_data
+
+
+class Branch(NamedTuple):
+    """One way to ask the model.
+
+    Args:
+        text: With the prompt; otherwise with the negative prompt.
+        coupled: With attention between audio and video.
+    """
+
+    text: bool
+    coupled: bool
+
+
+CONDITIONAL = Branch(text=True, coupled=True)  # v(c_T, c_B)
+NO_TEXT = Branch(text=False, coupled=True)  # v(0, c_B)
+NO_COUPLING = Branch(text=True, coupled=False)  # v(c_T, 0)
+UNCONDITIONAL = Branch(text=False, coupled=False)  # v(0, 0)
+BRANCHES = (CONDITIONAL, NO_TEXT, NO_COUPLING, UNCONDITIONAL)
+
+Weights: TypeAlias = dict[Branch, float]
+
+
+def branch_weights(guidance_scale: float, coupling_scale: float, uncoupled_text: str = "empty") -> Weights:
+    """Write a guidance formula of the module docstring as one weight per branch.
+
+    Args:
+        guidance_scale: s_T; 1 is off.
+        coupling_scale: s_B; 1 is off.
+        uncoupled_text: Whether the text is ``"empty"`` or ``"kept"`` where the coupling is removed.
+
+    Returns:
+        The weights that are not 0; they sum to 1.
+    """
+    if uncoupled_text == "empty":
+        weights = {
+            CONDITIONAL: guidance_scale,
+            NO_TEXT: coupling_scale - guidance_scale,
+            UNCONDITIONAL: 1 - coupling_scale,
+        }
+    else:
+        weights = {
+            CONDITIONAL: guidance_scale + coupling_scale - 1,
+            NO_TEXT: 1 - guidance_scale,
+            NO_COUPLING: 1 - coupling_scale,
+        }
+    return {branch: weight for branch, weight in weights.items() if weight != 0}
+
+
+def required_branches(*weights: Weights) -> list[Branch]:
+    """List the branches that some modality needs, in the order of `BRANCHES`.
+
+    Args:
+        weights: Weights of each modality that is generated, from `Guidance.weights`.
+    """
+    return [branch for branch in BRANCHES if any(branch in modality for modality in weights)]
+
+
+def combine(predictions: Mapping[Branch, Tensor], weights: Weights) -> Tensor:
+    """Sum the predictions with their weights in float32.
+
+    Args:
+        predictions: Velocities of at least the branches in ``weights``, any one shape.
+        weights: From `branch_weights`.
+    """
+    total = torch.stack([weight * predictions[branch].float() for branch, weight in weights.items()])
+    return total.sum(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """The guidance of one modality; the default is none.
+
+    A pipeline asks every `required_branches` of both modalities' `weights` and lets `guide` make one velocity of each
+    modality's answers.
+
+    Args:
+        guidance_scale: s_T, how much to follow the text; 1 is off.
+        coupling_scale: s_B, how much to follow the other modality; 1 is off.
+        uncoupled_text: Whether the text is ``"empty"`` (MOVA, UniAVGen) or ``"kept"`` (LTX-2, NAVA) where the
+            coupling is removed.
+        guidance_interval: Steps on which ``guidance_scale`` holds, as fractions of all steps, end excluded; it is 1 on
+            the others (arXiv:2404.07724).
+        coupling_interval: The same for ``coupling_scale``.
+        guidance_rescale: Fraction in [0, 1] of the rescaling in `rescale`; 0 is off.
+        apg_threshold: Largest norm of the guidance direction in `project`, 0 for no limit; ``None`` switches the
+            projection off.
+        apg_eta: How much of the direction along the prediction `project` keeps; 1 keeps all.
+    """
+
+    guidance_scale: float = 1.0
+    coupling_scale: float = 1.0
+    uncoupled_text: Literal["empty", "kept"] = "empty"
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    coupling_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_rescale: float = 0.0
+    apg_threshold: float | None = None
+    apg_eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.uncoupled_text not in ("empty", "kept"):
+            raise ValueError(f"`uncoupled_text` must be 'empty' or 'kept', got {self.uncoupled_text!r}")
+        for name in ("guidance_interval", "coupling_interval"):
+            start, stop = getattr(self, name)
+            if not 0 <= start <= stop <= 1:
+                raise ValueError(
+                    f"`{name}` must be two rising fractions of the steps, 0 <= start <= stop <= 1, got {(start, stop)}"
+                )
+        if not 0 <= self.guidance_rescale <= 1:
+            raise ValueError(f"`guidance_rescale` must be in [0, 1], got {self.guidance_rescale}; 0 is off")
+        if self.apg_threshold is not None and self.apg_threshold < 0:
+            raise ValueError(f"`apg_threshold` must not be negative, got {self.apg_threshold}; None is off")
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the velocity is `combine` and nothing more."""
+        return self.apg_threshold is None and self.guidance_rescale == 0
+
+    def weights(self, step: int, num_steps: int) -> Weights:
+        """Give the weights of one step; a branch that is not in them need not be asked.
+
+        Args:
+            step: Index of the step, 0 to ``num_steps`` - 1.
+            num_steps: Number of steps.
+        """
+        guidance_scale = self.guidance_scale if _within(self.guidance_interval, step, num_steps) else 1.0
+        coupling_scale = self.coupling_scale if _within(self.coupling_interval, step, num_steps) else 1.0
+        weights = branch_weights(guidance_scale, coupling_scale, self.uncoupled_text)
+        if not self.is_linear:
+            weights.setdefault(CONDITIONAL, 0.0)  # what projection and rescaling compare with
+        return weights
+
+    def guide(
+        self, predictions: Mapping[Branch, Tensor], weights: Weights, sample: Tensor, sigma: Tensor | float
+    ) -> Tensor:
+        """Make one velocity out of the velocities of the branches.
+
+        Args:
+            predictions: Velocities of at least the branches in ``weights``, [B, C, F, H, W] or [B, L, C].
+            weights: From `weights` of the step at hand.
+            sample: Noisy latents that the branches saw, same shape.
+            sigma: Their noise level: a number, [B], [B, F] or [B, L]; tokens at sigma 0 (conditions) keep their plain
+                combination.
+
+        Returns:
+            The guided velocity, float32, same shape.
+        """
+        velocity = combine(predictions, weights)
+        if self.is_linear or len(weights) == 1:
+            return velocity
+        sample, sigma = sample.float(), expand_sigma(sigma, sample)
+        conditional = predict_data(sample, predictions[CONDITIONAL].float(), sigma)
+        data = predict_data(sample, velocity, sigma)
+        if self.apg_threshold is not None:
+            data = project(data, conditional, weights[CONDITIONAL], self.apg_threshold, self.apg_eta)
+        if self.guidance_rescale > 0:
+            data = rescale(data, conditional, self.guidance_rescale)
+        return torch.where(sigma > 0, (sample - data) / sigma.clamp(min=1e-6), velocity)
+
+
+def project(guided: Tensor, conditional: Tensor, weight: float, threshold: float, eta: float = 0.0) -> Tensor:
+    """Limit the guidance direction and drop its part along the prediction: adaptive projected guidance (APG).
+
+    Every combination with weight w on the conditional prediction D is D + (w - 1) g with g = D - (weighted mean of the
+    other branches). APG (arXiv:2410.02416v1) replaces the direction g:
+        g' = min(1, threshold / |g|) g;  D + (w - 1) (g'_orthogonal + eta g'_parallel)
+    with parallel and orthogonal to D. Without momentum, which needs state. Waver takes norms and projections over
+    [C, H, W] of each latent frame, not over the clip (its README: scale 8, threshold 27); we do, and for audio, in
+    the same spirit, over the channels of each latent: the parallel part is then the loudness at that moment.
+
+    Args:
+        guided: Linear combination of denoised predictions, [B, C, F, H, W] or [B, L, C].
+        conditional: D, same shape.
+        weight: w; at exactly 1 there is no common direction, and ``guided`` is returned.
+        threshold: Largest |g| per latent frame or audio latent; 0 for no limit.
+        eta: How much of the parallel part to keep.
+    """
+    if weight == 1:
+        return guided
+    others = conditional - (guided - conditional) / (weight - 1)
+    moment = (1, 3, 4) if guided.ndim == 5 else (2,)
+    return normalized_guidance(
+        conditional, others, weight - 1, None, eta, threshold, use_original_formulation=True, norm_dim=moment
+    )
+
+
+def rescale(guided: Tensor, conditional: Tensor, fraction: float) -> Tensor:
+    """Bring the contrast of a guided prediction back towards that of the conditional one.
+
+    arXiv:2305.08891v4, Sec. 3.4, on denoised predictions as in LTX-2 (@ 400fd31):
+    guided * (r * std(conditional) / std(guided) + 1 - r), std per sample over all else
+
+    Args:
+        guided: Denoised prediction with guidance, [B, ...].
+        conditional: Denoised prediction without, same shape.
+        fraction: r in [0, 1].
+    """
+    return rescale_noise_cfg(guided, conditional, fraction)
+
+
+def _within(interval: tuple[float, float], step: int, num_steps: int) -> bool:
+    """Whether a step begins inside an interval of fractions, start included, end excluded."""
+    position = (step + 1e-6) / num_steps  # a millionth of a step absorbs the rounding of fractions such as 0.55
+    return interval[0] <= position < interval[1]
+
+
+# What people published: (video, audio).
+# fmt: off
+PRESETS: Mapping[str, tuple[Guidance, Guidance]] = MappingProxyType({
+    # arXiv:2512.13677v1, Sec. 4.2
+    "jova": (Guidance(guidance_scale=10.0), Guidance(guidance_scale=10.0)),
+    # Waver README, video only; the audio row is ours
+    "waver": (Guidance(guidance_scale=8.0, apg_threshold=27.0), Guidance(guidance_scale=8.0)),
+    # arXiv:2602.08794v2, Sec. 7.2: lips improve, instruction following suffers
+    "mova": (Guidance(guidance_scale=5.0, coupling_scale=3.0), Guidance(guidance_scale=5.0, coupling_scale=3.0)),
+    # arXiv:2511.03334 and its code: MA-CFG on the first half of the steps, plain CFG on the second
+    "uniavgen": (
+        Guidance(guidance_scale=3.0, coupling_scale=3.0, coupling_interval=(0.0, 0.5)),
+        Guidance(guidance_scale=2.0, coupling_scale=2.0, coupling_interval=(0.0, 0.5)),
+    ),
+    # LTX-2 @ 400fd31, without its spatio-temporal term
+    "ltx2": (
+        Guidance(guidance_scale=3.0, coupling_scale=3.0, uncoupled_text="kept", guidance_rescale=0.7),
+        Guidance(guidance_scale=7.0, coupling_scale=3.0, uncoupled_text="kept", guidance_rescale=0.7),
+    ),
+    # NAVA @ 786c373, without its timbre term; 3 / 3 and 2 / 2 in its own scales
+    "nava": (
+        Guidance(guidance_scale=4.0, coupling_scale=4.0, uncoupled_text="kept"),
+        Guidance(guidance_scale=3.0, coupling_scale=3.0, uncoupled_text="kept"),
+    ),
+    # Ovi @ 5b69b25, without its skipped layer
+    "ovi": (Guidance(guidance_scale=4.0), Guidance(guidance_scale=3.0)),
+})
+# fmt: on
