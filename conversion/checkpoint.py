@@ -150,3 +150,33 @@ def from_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Source]:
         name: Source(tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor)  # type: ignore[misc]
         for name, tensor in state_dict.items()
     }
+
+
+def dequantized(checkpoint: Checkpoint) -> dict[str, Source]:
+    """Merge 8-bit weights with their scales, `<name>_scale` per row or `scale_weight` per tensor, into bfloat16.
+
+    8-bit weights without a scale stay as they are: they were cast, and are cast back when written.
+    """
+    scales = {}
+    for name in checkpoint:
+        beside = f"{name.removesuffix('weight')}scale_weight" if name.endswith(".weight") else ""
+        scale = next((key for key in (f"{name}_scale", beside) if key in checkpoint), None)
+        if scale is not None:
+            scales[name] = scale
+    left = checkpoint.keys() - scales.keys() - set(scales.values()) - {"scaled_fp8"}  # ComfyUI's marker
+    return {
+        name: merged(source, checkpoint[scales[name]]) if name in scales else source
+        for name, source in checkpoint.items()
+        if name in left or name in scales
+    }
+
+
+def merged(quantized: Source, scale: Source) -> Source:
+    """Describe the product of an 8-bit weight [out, in] and its scale, [out] or a single number."""
+
+    def read() -> Tensor:
+        factor = scale.read().float()
+        rows = factor[:, None] if factor.numel() > 1 and factor.ndim == 1 else factor
+        return (quantized.read().float() * rows).to(torch.bfloat16)
+
+    return Source(quantized.shape, torch.bfloat16, read)

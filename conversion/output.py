@@ -36,10 +36,14 @@ class Options:
     Attributes:
         dtype: Storage type of floating-point tensors; `None` keeps the source's.
         shard_gb: Largest size of one file, in 10^9 bytes.
+        audio_channels: Channels of the audio latents that a new audio tower is built for.
+        layout: Layout of an adapter file.
     """
 
     dtype: torch.dtype | None = None
     shard_gb: float = SHARD_GB
+    audio_channels: int = 20
+    layout: str = "diffusers"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""Convert other people's weights into folders for `from_pretrained`, and adapters between layouts.
+
+Kinds: `wan`, `ovi`, `nava` (transformers), `mmaudio` (audio VAE and vocoder), `lora` (adapters), `single_file` (a
+component folder into one file, and back). Everything is checked before anything is written, and an interrupted run
+leaves no output.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from conversion import lora, mmaudio, nava, ovi, single_file, wan
+from conversion.output import SHARD_GB, Options
+from conversion.source import local_path
+
+
+KINDS: dict[str, Callable[[Path, Path, Options], None]] = {
+    "wan": wan.convert,
+    "ovi": ovi.convert,
+    "nava": nava.convert,
+    "mmaudio": mmaudio.convert,
+    "lora": lora.convert,
+    "single_file": single_file.convert,
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    described = argparse.ArgumentParser(
+        prog="python -m conversion", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    described.add_argument("kind", choices=KINDS)
+    described.add_argument("source", help="file, folder, hub id `owner/name`, or one file of it `owner/name:path`")
+    described.add_argument("output", type=Path, help="new folder or file")
+    described.add_argument("--dtype", choices=DTYPES, help="storage type; the source's if not given")
+    described.add_argument("--shard-gb", type=float, default=SHARD_GB, help="largest file, in 10^9 bytes")
+    described.add_argument("--audio-channels", type=int, default=20, help="wan: channels of the audio latents")
+    described.add_argument("--to", choices=lora.LAYOUTS, default="diffusers", help="lora: layout to write")
+    return described
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one conversion; a mistake in the arguments or the files ends in a message and exit code 2."""
+    command = parser()
+    args = command.parse_args(argv)
+    options = Options(
+        dtype=DTYPES.get(args.dtype), shard_gb=args.shard_gb, audio_channels=args.audio_channels, layout=args.to
+    )
+    try:
+        if args.shard_gb <= 0:
+            raise ValueError(f"`--shard-gb` must be positive, got {args.shard_gb:g}")
+        KINDS[args.kind](local_path(args.source), args.output, options)
+    except ValueError as error:
+        command.error(str(error))
+    print(f"wrote {args.output}")

@@ -1,0 +1,103 @@
+"""NAVA -> `JoVAWanTransformer3DModel`: a released model that already attends jointly over video and audio.
+
+Its first blocks are twins that share the norm before cross-attention and the feed-forward; the later blocks serve both
+modalities. A shared module keeps one canonical name, the one under `video`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from conversion.card import NAVA, WAN
+from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
+from conversion.output import Options, Parameter, parameters
+from conversion.rules import Rule, inverse, plan, prefixed
+from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, write
+
+
+AUDIO_POSITION_SCALE = 0.24  # 6 video latents per second over 25 audio latents per second
+PREFIX = "backbone."
+
+# fmt: off
+AUDIO_ATTENTION = (  # NAVA               diffusers
+    Rule("q_audio.{p}",                   "to_q.{p}"),
+    Rule("k_audio.{p}",                   "to_k.{p}"),
+    Rule("v_audio.{p}",                   "to_v.{p}"),
+    Rule("o_audio.{p}",                   "to_out.0.{p}"),
+    Rule("norm_q_audio.weight",           "norm_q.weight"),
+    Rule("norm_k_audio.weight",           "norm_k.weight"),
+)
+SHARED_BLOCK = (
+    *prefixed(ATTENTION, "self_attn.", "attn1."),
+    *prefixed(ATTENTION, "cross_attn.", "attn2."),
+    *FEED_FORWARD,
+    Rule("modulation.modulation",         "scale_shift_table"),
+)
+AUDIO_TWIN = (
+    *prefixed(AUDIO_ATTENTION, "self_attn.", "attn1."),
+    *prefixed(AUDIO_ATTENTION, "cross_attn.", "attn2."),
+    Rule("modulation_audio.modulation",   "scale_shift_table"),
+)
+AUDIO_ENDS = (
+    Rule("patch_embedding_audio.0.{p}",           "patch_embedding.0.{p}"),
+    Rule("patch_embedding_audio.2.{conv}.weight", "patch_embedding.2.{conv}.weight"),
+    Rule("head_audio.modulation",                 "scale_shift_table"),
+    Rule("head_audio.head.{p}",                   "proj_out.{p}"),
+)
+SPEAKER = (
+    Rule("speaker_embedding.net.{i}.{p}",         "speaker_embedding.net.{i}.{p}"),
+    Rule("speaker_embedding.out_norm.{p}",        "speaker_embedding.out_norm.{p}"),
+    Rule("speaker_embedding.null_token",          "speaker_embedding.null_token"),
+)
+# fmt: on
+
+
+def rules(num_twins: int, num_shared: int, speaker: bool) -> list[Rule]:
+    """Table of a model with so many twin blocks followed by so many shared ones, with or without speaker embedding."""
+    table = prefixed([*PATCH, *CONDITION, *HEAD], "", "video.") + prefixed(AUDIO_ENDS, "", "audio.")
+    for index in range(num_twins):
+        table += prefixed(SHARED_BLOCK, f"double_blocks.{index}.", f"video.blocks.{index}.")
+        table += prefixed(AUDIO_TWIN, f"double_blocks.{index}.", f"audio.blocks.{index}.")
+    for index in range(num_shared):
+        table += prefixed(SHARED_BLOCK, f"single_blocks.{index}.", f"video.blocks.{num_twins + index}.")
+    return table + (list(SPEAKER) if speaker else [])
+
+
+def count_blocks(checkpoint: Checkpoint, kind: str) -> int:
+    """Count the blocks of a list by their indices."""
+    return len({name.split(".")[1] for name in checkpoint if name.startswith(f"{kind}.")})
+
+
+def convert_transformer(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Parameter]]:
+    """Return config and parameters of the transformer; names may carry the released file's `backbone.` prefix."""
+    checkpoint = {name.removeprefix(PREFIX): source for name, source in checkpoint.items()}
+    num_twins, num_shared = (count_blocks(checkpoint, kind) for kind in ("double_blocks", "single_blocks"))
+    speaker = "speaker_embedding.null_token" in checkpoint
+    found = parameters(plan(checkpoint, rules(num_twins, num_shared, speaker)), checkpoint)
+    config = {
+        **model_config(found),
+        "audio_embedding": "conv",
+        "temporal_alignment": AUDIO_POSITION_SCALE,
+        "num_twin_layers": num_twins,
+        "share_feed_forward": True,
+        "speaker_dim": checkpoint["speaker_embedding.net.0.weight"].shape[0] if speaker else None,
+    }
+    return config, found
+
+
+def convert(path: Path, output: Path, options: Options) -> None:
+    """Convert NAVA's transformer, fp32 or fp8."""
+    config, found = convert_transformer(dequantized(open_checkpoint(path)))
+    done = [
+        f"{config['num_twin_layers']} twin blocks and {config['num_layers'] - config['num_twin_layers']} shared ones.",
+        "NAVA's audio VAE is LTX-2's (LTX-2 Community License) and is not part of this folder.",
+    ]
+    write(output, config, found, options, "NAVA for diffusers_jova", [NAVA, WAN], done)
+
+
+def restore_transformer(checkpoint: Checkpoint, num_twins: int, num_layers: int) -> list[Parameter]:
+    """Return the parameters under NAVA's own names, ready for its own code."""
+    speaker = "speaker_embedding.null_token" in checkpoint
+    table = inverse(rules(num_twins, num_layers - num_twins, speaker))
+    return parameters(plan(checkpoint, prefixed(table, "", PREFIX)), checkpoint)

@@ -1,0 +1,79 @@
+"""Ovi's twin towers -> `JoVAWanTransformer3DModel`; its fusion cross-attention has no counterpart and is left out.
+
+Uncoupled, the towers compute what Ovi's compute alone. The joint attention that takes the place of the fusion has no
+parameters of its own and must be trained.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from conversion.card import OVI, WAN
+from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
+from conversion.output import Options, Parameter, parameters
+from conversion.rules import Move, Rule, plan, prefixed
+from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, write
+
+
+AUDIO_POSITION_SCALE = 0.19676  # video latents per audio latent that the released audio tower was trained with
+
+# fmt: off
+FUSION = (  # Ovi                                     left out
+    Rule("cross_attn.k_fusion.{p}",                   ()),
+    Rule("cross_attn.v_fusion.{p}",                   ()),
+    Rule("cross_attn.pre_attn_norm_fusion.{p}",       ()),
+    Rule("cross_attn.norm_k_fusion.weight",           ()),
+)
+BLOCK = (
+    *prefixed(ATTENTION, "self_attn.", "attn1."),
+    *prefixed(ATTENTION, "cross_attn.", "attn2."),
+    *FEED_FORWARD,
+    Rule("modulation.modulation",                     "scale_shift_table"),
+)
+AUDIO_PATCH = (
+    Rule("patch_embedding.0.{p}",                     "patch_embedding.0.{p}"),
+    Rule("patch_embedding.2.{conv}.weight",           "patch_embedding.2.{conv}.weight"),
+)
+# fmt: on
+
+
+def tower_rules(modality: str, fusion: bool) -> list[Rule]:
+    """Table of the `video` or `audio` tower, with or without the fusion tensors that are left out."""
+    block = (*BLOCK, *(FUSION if fusion else ()))
+    patch = PATCH if modality == "video" else AUDIO_PATCH
+    rules = [*patch, *CONDITION, *prefixed(block, "blocks.{i}.", "blocks.{i}."), *HEAD]
+    return prefixed(rules, "", f"{modality}.")
+
+
+def fusion_rules() -> list[Rule]:
+    """Table of the released fusion checkpoint."""
+    return [
+        *prefixed(tower_rules("video", fusion=True), "video_model.", ""),
+        *prefixed(tower_rules("audio", fusion=True), "audio_model.", ""),
+    ]
+
+
+def convert_fusion(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Parameter], list[str]]:
+    """Return config and parameters of the two towers, and the names of the tensors that are left out."""
+    moves = plan(checkpoint, fusion_rules())
+    found = parameters(moves, checkpoint)
+    config = {**model_config(found), "audio_embedding": "conv", "temporal_alignment": AUDIO_POSITION_SCALE}
+    return config, found, left_out(moves)
+
+
+def left_out(moves: list[Move]) -> list[str]:
+    """List the source tensors that go nowhere."""
+    return [name for move in moves if not move.targets for name in move.sources]
+
+
+def convert(path: Path, output: Path, options: Options) -> None:
+    """Convert Ovi's fusion checkpoint, bf16 or fp8, and report every tensor that is left out."""
+    config, found, unused = convert_fusion(dequantized(open_checkpoint(path)))
+    print(f"left out, {len(unused)} tensors of Ovi's fusion cross-attention:")
+    print("\n".join(unused))
+    done = [
+        f"{len(unused)} tensors of Ovi's fusion are left out; joint attention, not trained yet, takes its place.",
+        "Ovi's audio VAE and vocoder are MMAudio's (CC-BY-NC 4.0) and are not part of this folder.",
+    ]
+    write(output, config, found, options, "JoVA from Ovi's towers", [OVI, WAN], done)

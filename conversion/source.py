@@ -1,0 +1,35 @@
+"""Where a checkpoint comes from: a path on this machine, or a repository on the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+
+HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+))?")
+WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.pt", "*.pth"]
+
+
+def local_path(source: str) -> Path:
+    """Return the path of a checkpoint; `owner/name` and `owner/name:file` are downloaded to the hub's cache.
+
+    Raises:
+        ValueError: The source is neither here nor on the hub.
+    """
+    if Path(source).exists():
+        return Path(source)
+    match = HUB_NAME.fullmatch(source)
+    if match is None:
+        raise ValueError(f"`SOURCE` must be an existing path or a hub id `owner/name[:file]`, got `{source}`")
+    repository, file = match["repository"], match["file"]
+    try:
+        if file is not None:
+            return Path(hf_hub_download(repository, file))
+        return Path(snapshot_download(repository, allow_patterns=WEIGHTS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"`SOURCE` must exist here or be reachable on the hub, got `{source}`: {type(error).__name__}"
+        ) from error

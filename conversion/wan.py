@@ -1,0 +1,173 @@
+"""Wan video towers (2.1, 2.2; original or diffusers layout) -> `JoVAWanTransformer3DModel`, audio tower duplicated.
+
+JoVA (arXiv:2512.13677v1), Sec. 3.2.1: the audio branch starts as a copy of the video branch; only its input and output
+layers are new. Names inside a tower are those of diffusers' `WanTransformer3DModel`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conversion.card import WAN, Licence, model_card
+from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
+from conversion.output import Model, Options, Parameter, cast, check_fits, constant, new_folder, parameters, save_model
+from conversion.rules import Rule, inverse, plan, prefixed
+
+
+HEAD_DIM = 128  # of every released Wan, Ovi and NAVA model
+NEW_AUDIO_LAYERS = ("patch_embedding", "proj_out")
+INIT_STD = 0.02
+INIT_SEED = 0
+
+# fmt: off
+ATTENTION = (  # Wan                 diffusers
+    Rule("q.{p}",                    "to_q.{p}"),
+    Rule("k.{p}",                    "to_k.{p}"),
+    Rule("v.{p}",                    "to_v.{p}"),
+    Rule("o.{p}",                    "to_out.0.{p}"),
+    Rule("norm_q.weight",            "norm_q.weight"),
+    Rule("norm_k.weight",            "norm_k.weight"),
+)
+FEED_FORWARD = (
+    Rule("norm3.{p}",                "norm2.{p}"),  # the affine norm before text cross-attention
+    Rule("ffn.0.{p}",                "ffn.net.0.proj.{p}"),
+    Rule("ffn.2.{p}",                "ffn.net.2.{p}"),
+)
+BLOCK = (
+    *prefixed(ATTENTION, "self_attn.", "attn1."),
+    *prefixed(ATTENTION, "cross_attn.", "attn2."),
+    *FEED_FORWARD,
+    Rule("modulation",               "scale_shift_table"),
+)
+CONDITION = (
+    Rule("text_embedding.0.{p}",     "condition_embedder.text_embedder.linear_1.{p}"),
+    Rule("text_embedding.2.{p}",     "condition_embedder.text_embedder.linear_2.{p}"),
+    Rule("time_embedding.0.{p}",     "condition_embedder.time_embedder.linear_1.{p}"),
+    Rule("time_embedding.2.{p}",     "condition_embedder.time_embedder.linear_2.{p}"),
+    Rule("time_projection.1.{p}",    "condition_embedder.time_proj.{p}"),
+)
+HEAD = (
+    Rule("head.modulation",          "scale_shift_table"),
+    Rule("head.head.{p}",            "proj_out.{p}"),
+)
+PATCH = (
+    Rule("patch_embedding.{p}",      "patch_embedding.{p}"),
+)
+# fmt: on
+TOWER = (*PATCH, *CONDITION, *prefixed(BLOCK, "blocks.{i}.", "blocks.{i}."), *HEAD)
+RUN = """
+from diffusers_jova import JoVAWanTransformer3DModel
+
+transformer = JoVAWanTransformer3DModel.from_pretrained("{folder}")
+"""
+
+
+def is_diffusers_layout(checkpoint: Checkpoint) -> bool:
+    """Tell the two published layouts of a Wan tower apart."""
+    return any(name.startswith("condition_embedder.") for name in checkpoint)
+
+
+def tower_rules(diffusers_layout: bool, duplicate: bool) -> list[Rule]:
+    """Table of one video tower.
+
+    Args:
+        diffusers_layout: Whether the source names are diffusers'.
+        duplicate: Whether the audio tower receives a copy of everything but its input and output layers.
+    """
+    rules = [Rule(rule.target, rule.target) for rule in TOWER] if diffusers_layout else list(TOWER)
+    return [
+        copied
+        for rule in rules
+        for copied in prefixed([rule], "", *(("video.", "audio.") if duplicate and is_copied(rule) else ("video.",)))
+    ]
+
+
+def is_copied(rule: Rule) -> bool:
+    """Tell whether the audio tower starts from the video tower's tensor."""
+    return not rule.targets[0].startswith(NEW_AUDIO_LAYERS)
+
+
+def new_audio_layers(dim: int, audio_channels: int, dtype: torch.dtype) -> list[Parameter]:
+    """Initialise the input layer (small normal) and the output layer (zero: no sound is predicted at first)."""
+    generator = torch.Generator().manual_seed(INIT_SEED)
+    weight = INIT_STD * torch.randn(dim, audio_channels, generator=generator)
+    tensors = {
+        "audio.patch_embedding.weight": weight,
+        "audio.patch_embedding.bias": torch.zeros(dim),
+        "audio.proj_out.weight": torch.zeros(audio_channels, dim),
+        "audio.proj_out.bias": torch.zeros(audio_channels),
+    }
+    return [constant(name, tensor.to(dtype)) for name, tensor in tensors.items()]
+
+
+def model_config(found: Iterable[Parameter]) -> dict[str, Any]:
+    """Read the constructor arguments that every Wan-style model shares off the shapes of its parameters."""
+    shapes = {parameter.name: parameter.shape for parameter in found}
+    dim, in_channels, *patch_size = shapes["video.patch_embedding.weight"]
+    blocks = {int(name.split(".")[2]) for name in shapes if name.startswith("video.blocks.")}
+    return {
+        "patch_size": tuple(patch_size),
+        "num_attention_heads": dim // HEAD_DIM,
+        "attention_head_dim": HEAD_DIM,
+        "in_channels": in_channels,
+        "out_channels": shapes["video.proj_out.weight"][0] // math.prod(patch_size),
+        "audio_in_channels": shapes["audio.proj_out.weight"][0],
+        "text_dim": shapes["video.condition_embedder.text_embedder.linear_1.weight"][1],
+        "freq_dim": shapes["video.condition_embedder.time_embedder.linear_1.weight"][1],
+        "ffn_dim": shapes["video.blocks.0.ffn.net.2.weight"][1],
+        "num_layers": max(blocks) + 1,
+    }
+
+
+def build(config: Mapping[str, Any]) -> Model:
+    """Build the target model on the meta device."""
+    from diffusers_jova.transformer_jova_wan import JoVAWanTransformer3DModel
+
+    with torch.device("meta"):
+        return JoVAWanTransformer3DModel(**config)
+
+
+def convert_tower(checkpoint: Checkpoint, audio_channels: int = 20) -> tuple[dict[str, Any], list[Parameter]]:
+    """Return config and parameters of two towers that start from one."""
+    found = parameters(plan(checkpoint, tower_rules(is_diffusers_layout(checkpoint), duplicate=True)), checkpoint)
+    patch = next(parameter for parameter in found if parameter.name == "video.patch_embedding.weight")
+    found += new_audio_layers(patch.shape[0], audio_channels, patch.dtype)
+    return {**model_config(found), "audio_embedding": "linear", "temporal_alignment": "time"}, found
+
+
+def convert(path: Path, output: Path, options: Options) -> None:
+    """Convert a Wan checkpoint (`--audio-channels` sets the width of the audio latents)."""
+    config, found = convert_tower(dequantized(open_checkpoint(path)), options.audio_channels)
+    done = [
+        "The audio tower is a copy of the video tower; its input and output layers are new: train before use.",
+    ]
+    write(output, config, found, options, "JoVA from Wan", [WAN], done)
+
+
+def write(
+    output: Path,
+    config: Mapping[str, Any],
+    found: Sequence[Parameter],
+    options: Options,
+    title: str,
+    licences: Sequence[Licence],
+    done: Sequence[str],
+) -> None:
+    """Check the parameters against the model and write its folder."""
+    model = build(config)
+    found = cast(found, options.dtype, keep=model._keep_in_fp32_modules or ())
+    check_fits(found, model)
+    with new_folder(output) as folder:
+        (folder / "README.md").write_text(model_card(title, licences, done, RUN.format(folder=output.name)))
+        save_model(folder, model, found, options)
+
+
+def restore_tower(checkpoint: Checkpoint) -> list[Parameter]:
+    """Return the video tower under Wan's original names; the audio tower is left out."""
+    rules = [*inverse(prefixed(TOWER, "", "video.")), Rule("audio.{path}", ())]
+    return parameters(plan(checkpoint, rules), checkpoint)
