@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -150,18 +151,22 @@ def resample(audio: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndar
     Returns:
         float32 [..., ceil(samples * target_rate / sampling_rate)].
     """
-    for name, rate in (("sampling_rate", sampling_rate), ("target_rate", target_rate)):
-        if rate != int(rate) or rate <= 0:
-            raise ValueError(f"`{name}` must be a positive whole number of samples per second, got {rate}; use 16000")
+    _check_sampling_rate("sampling_rate", sampling_rate)
+    _check_sampling_rate("target_rate", target_rate)
     if sampling_rate == target_rate:
         return audio.astype(np.float32, copy=False)
-    divisor = math.gcd(int(sampling_rate), int(target_rate))
-    up, down = int(target_rate) // divisor, int(sampling_rate) // divisor
+    divisor = math.gcd(sampling_rate, target_rate)
+    up, down = target_rate // divisor, sampling_rate // divisor
     # 32 zero crossings a side: aliases stay below -90 dB, while scipy's own 10 let them pass at -60 dB.
     half_length = 32 * max(up, down)
     lowpass = scipy.signal.firwin(2 * half_length + 1, 0.94 / max(up, down), window=("kaiser", 9.0))
     resampled = scipy.signal.resample_poly(audio.astype(np.float64), up, down, axis=-1, window=lowpass)
     return resampled.astype(np.float32)
+
+
+def _check_sampling_rate(name: str, rate: int) -> None:
+    if not isinstance(rate, (int, np.integer)) or rate <= 0:
+        raise ValueError(f"`{name}` must be a positive whole number of samples per second, got {rate}; use 16000, say")
 
 
 def normalize_loudness(
@@ -226,18 +231,19 @@ def read_video(
             )
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        timed_frames = ((frame.pts * frame.time_base, frame) for frame in container.decode(stream))
         rate = Fraction(stream.average_rate or stream.base_rate)
-        start_s, chosen = _choose_frames(timed_frames, rate, target_rate, max_num_frames)
-        frames = [_frame_to_array(frame, max_side_px) for frame in chosen]
+        timed_frames = _timed(container.decode(stream), rate)
+        first = next(timed_frames, None)
+        if first is None:
+            raise ValueError(f"`path` must be a video of at least one frame, got {path}; check the file")
+        chosen = _choose_frames(chain([first], timed_frames), rate, target_rate)
+        frames = [_frame_to_array(frame, max_side_px) for frame in islice(chosen, max_num_frames)]
         has_audio = bool(container.streams.audio)
-    if not frames:
-        raise ValueError(f"`path` must be a file with at least one frame, got {path}; check the file")
     rate = target_rate or rate
     video = Video(np.stack(frames), rate, None, None)
     if not has_audio:
         return video
-    audio, sampling_rate = _read_sound(path, start_s)
+    audio, sampling_rate = _read_sound(path, first[0])
     if max_num_frames is not None:
         audio = audio[:, : round(len(frames) / rate * sampling_rate)]
     return video._replace(audio=audio, sampling_rate=sampling_rate)
@@ -311,39 +317,28 @@ def _open_for_reading(path: PathLike) -> Iterator[Any]:
         ) from error
 
 
+def _timed(frames: Iterable[Any], rate: Fraction) -> Iterator[tuple[Fraction, Any]]:
+    """Each frame with its time in seconds; bare streams carry no times, then the frames are evenly spaced."""
+    for index, frame in enumerate(frames):
+        yield (index / rate if frame.pts is None else frame.pts * frame.time_base), frame
+
+
 def _choose_frames(
-    timed_frames: Iterator[tuple[Fraction, Any]], rate: Fraction, target_rate: Fraction | None, limit: int | None
-) -> tuple[Fraction, Iterator[Any]]:
-    """The time of the first frame in seconds, and the frames to keep, at most ``limit``."""
-    first = next(timed_frames, None)
-    if first is None:
-        return Fraction(0), iter(())
-    rest = ((time_s - first[0], frame) for time_s, frame in timed_frames)
-    chosen: Iterator[Any] = (
-        (frame for _, frame in _chain_first(first[1], rest))
-        if target_rate is None
-        else _nearest_frames(first[1], rest, rate, target_rate)
-    )
-    return first[0], chosen if limit is None else (frame for frame, _ in zip(chosen, range(limit), strict=False))
-
-
-def _chain_first(first: Any, rest: Iterable[tuple[Fraction, Any]]) -> Iterator[tuple[Fraction, Any]]:
-    yield Fraction(0), first
-    yield from rest
-
-
-def _nearest_frames(
-    first: Any, rest: Iterable[tuple[Fraction, Any]], rate: Fraction, target_rate: Fraction
+    timed_frames: Iterator[tuple[Fraction, Any]], rate: Fraction, target_rate: Fraction | None
 ) -> Iterator[Any]:
-    """For each tick k / target_rate within the video, the frame whose time is nearest."""
-    tick, time_s, frame = 0, Fraction(0), first
-    for next_time_s, next_frame in rest:
-        while tick / target_rate <= (time_s + next_time_s) / 2:
+    """For each tick k / target_rate within the video, the frame whose time is nearest; or all frames."""
+    if target_rate is None:
+        yield from (frame for _, frame in timed_frames)
+        return
+    start_s, frame = next(timed_frames)
+    tick, time_s = 0, start_s
+    for next_time_s, next_frame in timed_frames:
+        while start_s + tick / target_rate <= (time_s + next_time_s) / 2:
             yield frame
             tick += 1
         time_s, frame = next_time_s, next_frame
     end_s = time_s + 1 / rate
-    while (tick + 1) / target_rate <= end_s or tick == 0:
+    while start_s + (tick + 1) / target_rate <= end_s or tick == 0:
         yield frame
         tick += 1
 
@@ -375,7 +370,7 @@ def _read_sound(path: PathLike, start_s: Fraction | None = None) -> tuple[np.nda
     audio = np.concatenate([piece.to_ndarray() for piece in pieces], axis=1)
     if duration_s is not None:  # the last block of a codec is padded; the container knows where the sound ends
         audio = audio[:, : math.ceil(duration_s * sampling_rate)]
-    if start_s is not None:
+    if start_s is not None and decoded[0].pts is not None:
         audio = _shift(audio, round((decoded[0].pts * decoded[0].time_base - start_s) * sampling_rate))
     return np.ascontiguousarray(audio, np.float32), sampling_rate
 
@@ -440,6 +435,7 @@ def write_audio(path: PathLike, audio: Audio, sampling_rate: int) -> None:
         audio: Float [channels, samples] or [samples], mono or stereo.
         sampling_rate: Samples per second.
     """
+    _check_sampling_rate("sampling_rate", sampling_rate)
     sound = to_float_audio(audio)
     samples = (sound * 32768).round().clip(-32768, 32767).astype(np.int16)
     with _write_atomically(path, ".wav") as temporary:

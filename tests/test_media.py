@@ -185,6 +185,32 @@ def test_limits_cut_picture_and_sound_alike(tmp_path: Path) -> None:
     assert len(media.read_video(tmp_path / "clip.mp4", max_num_frames=99, max_side_px=999).frames) == 33
 
 
+def test_a_phone_held_upright_gives_upright_frames(tmp_path: Path) -> None:
+    frames = moving_square(5, 48, 64)
+    media.write_video(tmp_path / "clip.mp4", frames, 24)
+    content = bytearray((tmp_path / "clip.mp4").read_bytes())
+    matrix = content.index(b"tkhd") + 44  # the display matrix in a track header of version 0
+    clockwise = (0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30)
+    content[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in clockwise)
+    (tmp_path / "clip.mp4").write_bytes(content)
+    turned = media.read_video(tmp_path / "clip.mp4").frames
+    assert turned.shape == (5, 64, 48, 3)
+    assert psnr_db(turned, np.rot90(frames, -1, axes=(1, 2))) > 25
+
+
+def test_a_bare_stream_without_timestamps_keeps_its_frames(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "clip.h264"), "w", format="h264") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 64
+        for frame in moving_square(9):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    with av.open(str(tmp_path / "clip.h264")) as container:
+        assert {frame.pts for frame in container.decode(video=0)} == {None}
+    assert len(media.read_video(tmp_path / "clip.h264").frames) == 9
+    assert len(media.read_video(tmp_path / "clip.h264", frame_rate=50).frames) >= 17
+
+
 def test_a_file_without_sound_has_no_audio(tmp_path: Path) -> None:
     media.write_video(tmp_path / "clip.mp4", moving_square(5), 24)
     video = media.read_video(tmp_path / "clip.mp4")
@@ -305,6 +331,8 @@ def test_wrong_numbers_are_refused(tmp_path: Path) -> None:
         media.write_video(tmp_path / "clip.mp4", moving_square(5), 24, crf=60)
     with pytest.raises(ValueError, match=r"`path` must end in \.mp4"):
         media.write_video(tmp_path / "clip.avi", moving_square(5), 24)
+    with pytest.raises(ValueError, match="`sampling_rate` must be a positive whole number"):
+        media.write_audio(tmp_path / "sound.wav", clicks(100), 16000.5)
     with pytest.raises(ValueError, match="`target_rate` must be a positive whole number"):
         media.resample(np.zeros((1, 9)), 16000, 0)
 
