@@ -142,7 +142,8 @@ class JoVAAudioCodec:
     def _check_that_both_fit(self) -> None:
         vae, vocoder = self._vae, self._vocoder
         for name, wanted, got in (
-            ("vocoder.sampling_rate", self.sampling_rate, vocoder.sampling_rate or self.sampling_rate),
+            # A vocoder that names no rate keeps that of the VAE.
+            ("vocoder.sampling_rate", self.sampling_rate, vocoder.sampling_rate or vae.sampling_rate),
             ("vocoder.num_mel_bins", vae.num_mel_bins, vocoder.num_mel_bins),
             ("vocoder.num_channels", vae.num_channels, vocoder.num_channels),
         ):

@@ -329,6 +329,8 @@ def test_a_vocoder_of_another_codec_is_refused() -> None:
         JoVAAudioCodec(mmaudio_vae(), ltx2_vocoder(out_channels=2))
     with pytest.raises(ValueError, match=r"`vocoder\.sampling_rate` must be 16000 to fit `audio_vae`, got 24000"):
         JoVAAudioCodec(mmaudio_vae(), ltx2_vocoder(output_sampling_rate=24000))
+    with pytest.raises(ValueError, match=r"`vocoder\.sampling_rate` must be 8000 to fit `audio_vae`, got 16000"):
+        JoVAAudioCodec(mmaudio_vae(hop_length=64), mmaudio_vocoder())
     with pytest.raises(ValueError, match="`chunk_mel_frames` must be at least 1, got 0"):
         JoVAAudioCodec(*components("mmaudio"), chunk_mel_frames=0)
 
