@@ -1,0 +1,111 @@
+"""The Wan video VAE over a whole clip in one pass: the numbers of `AutoencoderKLWan`, several times faster to train.
+
+The class walks through a clip in chunks (one frame, then four at a time) and hands the last frames of every layer to
+the next chunk. That keeps memory small at inference and starts nine times as many kernels in training. All its
+temporal operations are causal, so one pass over the clip computes the same function; the tests hold the two together.
+
+Letters: B batch, C channels, F frames (4k + 1), T latent frames (k + 1), H, W pixels, h, w latents.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample, patchify, unpatchify
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor, nn
+
+
+def halve_time(time_conv: nn.Module, hidden_states: Tensor) -> Tensor:
+    """Keep frame 0 and merge the others in pairs: [B, C, 2k + 1, H, W] -> [B, C, k + 1, H, W]."""
+    if hidden_states.shape[2] == 1:
+        return hidden_states
+    return torch.cat([hidden_states[:, :, :1], time_conv(hidden_states)], dim=2)
+
+
+def double_time(time_conv: nn.Module, hidden_states: Tensor) -> Tensor:
+    """Keep frame 0 and make two of every other: [B, C, k + 1, H, W] -> [B, C, 2k + 1, H, W]."""
+    first, rest = hidden_states[:, :, :1], hidden_states[:, :, 1:]
+    if rest.shape[2] == 0:
+        return first
+    pairs = time_conv(rest).unflatten(1, (2, -1))  # [B, 2, C, k, H, W]
+    return torch.cat([first, pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)], dim=2)
+
+
+def resample(layer: Any, hidden_states: Tensor) -> Tensor:
+    """Apply one `WanResample`; without its cache the layer itself leaves time alone."""
+    if layer.mode == "upsample3d":
+        hidden_states = double_time(layer.time_conv, hidden_states)
+    hidden_states = layer(hidden_states)
+    return halve_time(layer.time_conv, hidden_states) if layer.mode == "downsample3d" else hidden_states
+
+
+def apply_down_block(block: Any, hidden_states: Tensor) -> Tensor:
+    """Apply one entry of `encoder.down_blocks`: a layer, or a block with a residual shortcut around it."""
+    if isinstance(block, WanResample):
+        return resample(block, hidden_states)
+    if not hasattr(block, "avg_shortcut"):
+        return block(hidden_states)
+    shortcut = block.avg_shortcut(hidden_states)
+    for resnet in block.resnets:
+        hidden_states = resnet(hidden_states)
+    if block.downsampler is not None:
+        hidden_states = resample(block.downsampler, hidden_states)
+    return hidden_states + shortcut
+
+
+def apply_up_block(block: Any, hidden_states: Tensor) -> Tensor:
+    """Apply one entry of `decoder.up_blocks`, with its residual shortcut if the model has them."""
+    shortcut = getattr(block, "avg_shortcut", None)
+    skipped = shortcut(hidden_states, first_chunk=True) if shortcut is not None else None
+    for resnet in block.resnets:
+        hidden_states = resnet(hidden_states)
+    upsampler = block.upsampler if hasattr(block, "upsampler") else (block.upsamplers or [None])[0]
+    if upsampler is not None:
+        hidden_states = resample(upsampler, hidden_states)
+    return hidden_states if skipped is None else hidden_states + skipped
+
+
+def encode_clip(vae: AutoencoderKLWan, video: Tensor) -> DiagonalGaussianDistribution:
+    """Encode frames [B, 3, F, H, W] in [-1, 1] to a posterior over latents [B, C, T, h, w], as `vae.encode` does."""
+    encoder = vae.encoder
+    hidden_states = video if vae.config.patch_size is None else patchify(video, vae.config.patch_size)
+    hidden_states = encoder.conv_in(hidden_states)
+    for block in encoder.down_blocks:
+        hidden_states = apply_down_block(block, hidden_states)
+    hidden_states = encoder.nonlinearity(encoder.norm_out(encoder.mid_block(hidden_states)))
+    return DiagonalGaussianDistribution(vae.quant_conv(encoder.conv_out(hidden_states)))
+
+
+def decode_clip(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Decode latents [B, C, T, h, w] to frames [B, 3, F, H, W], as `vae.decode` does, but without its final clamp.
+
+    A clamped pixel has no gradient, so a decoder that overshoots would never learn to come back.
+    """
+    decoder = vae.decoder
+    hidden_states = decoder.mid_block(decoder.conv_in(vae.post_quant_conv(latents)))
+    for block in decoder.up_blocks:
+        hidden_states = apply_up_block(block, hidden_states)
+    frames = decoder.conv_out(decoder.nonlinearity(decoder.norm_out(hidden_states)))
+    return frames if vae.config.patch_size is None else unpatchify(frames, vae.config.patch_size)
+
+
+@torch.no_grad()
+def start_from_images(vae: AutoencoderKLWan) -> None:
+    """Set the temporal weights so that what is learnt on single frames holds for clips from the first step on.
+
+    A causal convolution sees a single frame through its last tap alone, so the other taps start at zero; merging in
+    time starts as the mean of two frames and doubling as a repetition.
+    """
+    for module in vae.modules():
+        if isinstance(module, WanCausalConv3d):
+            module.weight[:, :, :-1] = 0
+    for module in vae.modules():
+        if isinstance(module, WanResample) and module.mode == "downsample3d":
+            nn.init.dirac_(module.time_conv.weight[:, :, 2:])
+            module.time_conv.weight[:, :, 1:].copy_(module.time_conv.weight[:, :, 2:].expand(-1, -1, 2, -1, -1) / 2)
+            nn.init.zeros_(module.time_conv.bias)
+        elif isinstance(module, WanResample) and module.mode == "upsample3d":
+            for half in module.time_conv.weight.chunk(2):
+                nn.init.dirac_(half[:, :, 2:])
+            nn.init.zeros_(module.time_conv.bias)
