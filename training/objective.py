@@ -61,7 +61,7 @@ def jova_loss(
         audio_velocity: Predicted audio velocity, [B, L, C].
         target: True video velocity, noise - data, [B, C, F, H, W].
         audio_target: True audio velocity, noise - data, [B, L, C].
-        mouth_mask: Mouth latents, bool [B, F, H, W]; None where no clip shows a mouth.
+        mouth_mask: m, 1 at mouth latents and 0 elsewhere, [B, 1, F, H, W]; None where no clip shows a mouth.
         has_video: What of the video is to be learned, bool [B], or [B, F] per latent frame; None is all of it.
         has_audio: What of the audio is to be learned, bool [B], or [B, L] per latent; None is all of it.
         mouth_weight: lambda.
@@ -79,7 +79,7 @@ def jova_loss(
         error, weight = _squared_error(velocity, target, has_video, channel_dim=1)  # [B, F, H, W]
         video = _mean(error, weight)
         if mouth_mask is not None:
-            inside = mouth_mask * weight
+            inside = mouth_mask.squeeze(1) * weight
             mouth = _mean(error, inside if reduction == "mask" else weight, within=inside)
     if audio_velocity is not None:
         error, weight = _squared_error(audio_velocity, audio_target, has_audio, channel_dim=-1)  # [B, L]

@@ -1,0 +1,79 @@
+"""A prepared folder of random clips and a transformer of a few thousand weights, for the tests of training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.config import TrainConfig, from_values
+from training.dataset import EMPTY_PROMPT, write_record
+
+
+MODEL = {
+    "in_channels": 12,
+    "out_channels": 4,
+    "audio_in_channels": 6,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "text_dim": 10,
+    "text_dim_2": None,
+    "rope_axes_dim": [4, 2, 2],
+    "position_table_sizes": [4, 4, 4],
+    "audio_position_table_size": 16,
+}
+HEADER = {
+    "num_frames": 9,
+    "height": 32,
+    "width": 32,
+    "frame_rate": 16.0,
+    "sampling_rate": 16000,
+    "audio_latent_rate_hz": 31.25,
+    "spatial_factor": 8,
+    "temporal_factor": 4,
+}
+
+
+def write_clips(
+    folder: Path, num_clips: int = 8, without_audio: tuple[int, ...] = (), without_video: tuple[int, ...] = ()
+) -> Path:
+    """Clips of 3 x 4 x 4 video latents and 8 audio latents, each with one mouth."""
+    generator = torch.Generator().manual_seed(0)
+    for index in range(num_clips):
+        record = {
+            "video_latents": torch.randn(4, 3, 4, 4, generator=generator),
+            "audio_latents": torch.randn(8, 6, generator=generator),
+            "prompt_embeds": torch.randn(2 + index % 3, 10, generator=generator),
+            "mouth_boxes": torch.tensor([10.0, 14.0, 20.0, 22.0]).expand(1, 9, 4),
+        }
+        record["image_latents"] = record["video_latents"][:, :1]
+        absent = ["audio_latents"] if index in without_audio else []
+        absent += ["video_latents", "image_latents", "mouth_boxes"] if index in without_video else []
+        record = {name: tensor for name, tensor in record.items() if name not in absent}
+        write_record(folder / f"clip-{index:03d}.safetensors", record, HEADER)
+    write_record(folder / EMPTY_PROMPT, {"prompt_embeds": torch.zeros(1, 10)}, {})
+    return folder
+
+
+def tiny_config(folder: Path, **values: Any) -> TrainConfig:
+    """A run of six steps on eight clips; writes what it reads below ``folder``."""
+    model = folder / "model.json"
+    model.write_text(json.dumps(MODEL))
+    data = folder / "prepared"
+    if not data.exists():
+        write_clips(data)
+    defaults = {
+        "model": str(model),
+        "data": str(data),
+        "output_dir": str(folder / "run"),
+        "steps": 6,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "mixed_precision": "no",
+        "checkpoint_every": 3,
+        "log_every": 2,
+        "tensorboard": False,
+    }
+    return from_values(defaults | values)

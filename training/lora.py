@@ -1,0 +1,84 @@
+"""Adapters: which modules they reach, a 4-bit base below them, and a file that the pipeline loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from training.config import TrainConfig
+
+
+ATTENTION = r"(to_q|to_k|to_v|to_out\.0)"
+FEED_FORWARD = r"net\.(0\.proj|2)"
+TARGETS = {  # preset: regular expression of whole module names
+    "video": rf".*\.attn\.video(_text)?\.{ATTENTION}|.*\.ff\.video(_text)?\.{FEED_FORWARD}",
+    "audio": rf".*\.attn\.audio(_text)?\.{ATTENTION}|.*\.ff\.audio(_text)?\.{FEED_FORWARD}",
+    "joint": rf".*\.attn\.(video|audio)\.{ATTENTION}",
+    "attention": rf".*\.attn\.(video|audio)(_text)?\.{ATTENTION}",
+    "attention_ff": rf".*\.attn\.(video|audio)(_text)?\.{ATTENTION}|.*\.ff\.(video|audio)(_text)?\.{FEED_FORWARD}",
+}
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+
+
+def add_adapter(transformer: Any, config: TrainConfig) -> None:
+    """Freezes the transformer, in the run's number format or in 4 bit, and lays a float32 adapter over it."""
+    transformer.requires_grad_(False)
+    transformer.to(DTYPES[config.mixed_precision])
+    if config.quantize == "nf4":
+        quantize_nf4_(transformer.transformer_blocks)
+        quantize_nf4_(transformer.single_transformer_blocks)
+    transformer.add_adapter(
+        LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=TARGETS[config.lora_targets],
+        )
+    )
+    cast_training_params(transformer, dtype=torch.float32)
+
+
+def quantize_nf4_(module: nn.Module) -> None:
+    """Replaces every linear layer below ``module`` by a frozen one of 4-bit normal floats, in place."""
+    try:
+        from bitsandbytes.nn import Linear4bit, Params4bit
+    except ImportError as error:
+        raise ImportError("`quantize: nf4` needs bitsandbytes; run `pip install bitsandbytes`") from error
+    for name, child in list(module.named_children()):
+        if not isinstance(child, nn.Linear):
+            quantize_nf4_(child)
+            continue
+        has_bias, device = child.bias is not None, child.weight.device
+        layer = Linear4bit(child.in_features, child.out_features, has_bias, child.weight.dtype, quant_type="nf4")
+        layer.weight = Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
+        layer.bias = child.bias
+        setattr(module, name, layer.to(device))  # the move quantises
+
+
+def save_adapter(transformer: Any, weights: dict[str, Tensor], output_dir: Path) -> Path:
+    """Writes an adapter that `JoVAPipeline.load_lora_weights` reads, with its configuration in the header.
+
+    Args:
+        transformer: The transformer with the adapter.
+        weights: The adapter's weights under the transformer's own parameter names.
+        output_dir: Folder of the file.
+    """
+    adapter = transformer.active_adapters()[0]
+    tensors = {f"transformer.{name.replace(f'.{adapter}.', '.')}": value for name, value in weights.items()}
+    values = transformer.peft_config[adapter].to_dict()
+    values = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
+    metadata = {f"transformer.{name}": value for name, value in values.items()}
+    path = output_dir / ADAPTER_FILE
+    partial = path.with_name(f".{path.name}.tmp")
+    header = {"format": "pt", "lora_adapter_metadata": json.dumps(metadata, indent=2, sort_keys=True)}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=header)
+    partial.replace(path)
+    return path

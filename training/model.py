@@ -1,0 +1,99 @@
+"""The transformer of a run: loaded or started anew, made ready for what the run trains, and saved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import ModelMixin
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from diffusers_jova.transformer_jova import JoVATransformer3DModel
+from training.branches import copy_video_to_audio, freeze
+from training.config import TrainConfig
+from training.lora import add_adapter, save_adapter
+
+
+TRANSFORMERS: tuple[type[Any], ...] = (JoVATransformer3DModel,)
+
+
+def load_transformer(model: str) -> Any:
+    """Loads a saved transformer, alone or inside a pipeline, or builds one from a `.json` file with random weights."""
+    if model.endswith(".json"):
+        values = json.loads(Path(model).read_text())
+        return _transformer_class(values, model).from_config(values)
+    if Path(model).is_dir():
+        subfolder = "transformer" if (Path(model) / "transformer").is_dir() else None
+    else:
+        subfolder = "transformer"
+    values = ModelMixin.load_config(model, subfolder=subfolder)
+    return _transformer_class(values, model).from_pretrained(model, subfolder=subfolder)
+
+
+def prepare_transformer(config: TrainConfig) -> Any:
+    """Loads the transformer and leaves gradients to what the run trains."""
+    transformer = load_transformer(config.model)
+    if config.init_audio_from_video:
+        copy_video_to_audio(transformer)
+    if config.train == "lora":
+        add_adapter(transformer, config)
+    freeze(transformer, config)
+    if config.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    return transformer.train()
+
+
+def save_result(model: nn.Module, transformer: Any, config: TrainConfig, accelerator: Accelerator) -> Path:
+    """Saves what inference loads: an adapter file, or a `transformer` folder; every process takes part.
+
+    Args:
+        model: The prepared model, whose weights are saved.
+        transformer: The transformer inside it.
+        config: The run's settings.
+        accelerator: Knows the main process, which alone writes.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=config.train == "lora")
+    weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    path = Path(config.output_dir)
+    if accelerator.is_main_process:
+        dtype = getattr(torch, config.save_dtype)
+        weights = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()
+        }
+        if config.train == "lora":
+            save_adapter(transformer, weights, path)
+        else:
+            _save_transformer(transformer, weights, path / "transformer")
+    accelerator.wait_for_everyone()
+    return path
+
+
+def _save_transformer(transformer: Any, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Writes the folder that `from_pretrained` reads, whole or not at all."""
+    with torch.device("meta"):
+        copy = type(transformer).from_config(transformer.config)
+    copy.load_state_dict(weights, assign=True)
+    partial, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    for folder in (partial, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    copy.save_pretrained(partial)
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _transformer_class(values: dict[str, Any], source: str) -> type[Any]:
+    """Finds the class that a configuration names; without a name it is the paper's."""
+    classes = {cls.__name__: cls for cls in TRANSFORMERS}
+    name = values.get("_class_name", JoVATransformer3DModel.__name__)
+    if name not in classes:
+        raise ValueError(
+            f"`model` must be one of {', '.join(classes)}, got {name} in `{source}`; choose another folder"
+        )
+    return classes[name]

@@ -1,0 +1,286 @@
+"""The training loop: one branch alone or both together, whole or as an adapter, on what accelerate starts.
+
+A step depends on nothing but the weights, the seed and its number: a run that was killed continues bit for bit, and R
+processes take the steps of one process with R times the accumulation.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import DistributedDataParallelKwargs
+from diffusers.training_utils import EMAModel
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from training.branches import check_frozen, frozen_checksums
+from training.conditioning import Conditioning, ModelInputs
+from training.config import TrainConfig
+from training.dataset import PrecomputedDataset
+from training.metrics import LossMeter, MetricsLog
+from training.microbatches import MicroBatches, seed_of
+from training.model import prepare_transformer, save_result
+from training.objective import LossTerms, jova_loss
+from training.optimization import build_optimizer, learning_rate_factor
+from training.state import check_fingerprint, latest_checkpoint, load_checkpoint, pack, rotate, save_checkpoint, unpack
+
+
+class Trainer:
+    """Trains a transformer on prepared clips and leaves the result in `output_dir`.
+
+    Args:
+        config: The run's settings.
+        on_validate: Called with the trainer and the step every `validate_every` steps, under the averaged weights.
+    """
+
+    def __init__(self, config: TrainConfig, on_validate: Callable[[Trainer, int], None] | None = None) -> None:
+        self.config, self.on_validate = config, on_validate
+        self.output_dir = Path(config.output_dir)
+        memory = {"in_memory": config.dataset_on_device}
+        self.accelerator = start_accelerator(config)
+        self.device = self.accelerator.device
+        device = self.device if config.dataset_on_device else "cpu"
+        self.dataset = PrecomputedDataset(config.data, device=device, **memory)
+        self.prior = PrecomputedDataset(config.prior_data, device=device, **memory) if config.prior_data else None
+
+        torch.manual_seed(config.seed)  # the same weights in every process
+        self.transformer: Any = prepare_transformer(config)
+        optimizer = build_optimizer(self.transformer, config, self.device)
+        self.model, self.optimizer = self.accelerator.prepare(self.transformer, optimizer)
+        if config.compile:
+            self.model.compile()
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.frozen = frozen_checksums(self.transformer)
+        self.ema = EMAModel(self.trained, decay=config.ema_decay, foreach=True) if config.ema_decay else None
+        self.conditioning = self._conditioning()
+        self.meter = LossMeter(config, self.device)
+        self.step = 0
+
+    def train(self) -> Path:
+        """Runs to the last step, from the newest checkpoint if there is one; returns the folder of the result."""
+        config, accelerator = self.config, self.accelerator
+        self._resume()
+        batches = MicroBatches(
+            config, self.dataset, self.prior, accelerator.process_index, accelerator.num_processes, self.step
+        )
+        log = self._start_log()
+        started = logged = time.monotonic()
+        logged_step = self.step
+        while self.step < config.steps:
+            self._set_learning_rate()
+            for micro in range(config.gradient_accumulation_steps):
+                with accelerator.accumulate(self.model):
+                    inputs = self._inputs(batches, micro)
+                    terms = self.loss(inputs)
+                    accelerator.backward(terms.total.mean())
+                    self.meter.add(terms, inputs)
+                    if accelerator.sync_gradients:
+                        self.meter.add_gradient_norm(accelerator.clip_grad_norm_(self.trained, config.max_grad_norm))
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+            if self.ema is not None:
+                self.ema.step(self.trained)
+            self.step += 1
+
+            is_last, saves = self.step == config.steps, self.step % config.checkpoint_every == 0
+            stops = False
+            if is_last or saves or self.step % config.log_every == 0:
+                now = time.monotonic()
+                stops = self._report(log, (self.step - logged_step) / (now - logged), now - started)
+                logged, logged_step = now, self.step
+            if is_last or saves or stops:
+                self._save_checkpoint()
+            if config.validate_every and self.on_validate and self.step % config.validate_every == 0:
+                with self.averaged_weights():
+                    self.on_validate(self, self.step)
+            if stops:
+                break
+        return self._finish(log)
+
+    def loss(self, inputs: ModelInputs) -> LossTerms:
+        """Predicts the velocities of a micro-batch and compares them with the true ones."""
+        velocity, audio_velocity = self.model(**inputs.arguments, return_dict=False)
+        config = self.config
+        return jova_loss(
+            velocity,
+            audio_velocity,
+            inputs.target,
+            inputs.audio_target,
+            inputs.mouth_mask,
+            inputs.has_video,
+            inputs.has_audio,
+            mouth_weight=config.mouth_weight,
+            video_weight=config.video_weight,
+            audio_weight=config.audio_weight,
+            reduction=config.mouth_reduction,
+        )
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Puts the averaged weights in place of the trained ones for a while."""
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.trained)
+        self.ema.copy_to(self.trained)
+        try:
+            yield
+        finally:
+            self.ema.restore(self.trained)
+
+    def _inputs(self, batches: MicroBatches, micro: int) -> ModelInputs:
+        """Loads and prepares the micro-batch of this process; its seed also decides the dropout."""
+        part = micro * self.accelerator.num_processes + self.accelerator.process_index
+        seed = seed_of(self.config.seed, self.step, part)
+        torch.manual_seed(seed)
+        return self.conditioning(batches.next(self.step), seed)
+
+    def _conditioning(self) -> Conditioning:
+        """Reads the rates from the prepared clips and the channels from the transformer."""
+        config, model = self.config, self.transformer.config
+        num_mask_channels = model.in_channels - 2 * model.out_channels
+        header = self.dataset.headers[0]
+        return Conditioning(
+            config,
+            self.dataset.empty_prompt() if config.caption_dropout > 0 else None,
+            num_mask_channels if num_mask_channels >= 0 else None,
+            frame_rate=max(layout.frame_rate for layout in self.dataset.layouts) or header.number("frame_rate"),
+            audio_latent_rate_hz=header.number("audio_latent_rate_hz"),
+            temporal_factor=int(header.number("temporal_factor")),
+            device=self.device,
+        )
+
+    def _set_learning_rate(self) -> None:
+        factor = learning_rate_factor(self.step, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+    def _report(self, log: MetricsLog | None, steps_per_second: float, elapsed_s: float) -> bool:
+        """Writes the means since the last report; returns whether the time is up, the same in every process."""
+        config, accelerator = self.config, self.accelerator
+        limit_s = math.inf if config.stop_after_minutes is None else 60 * config.stop_after_minutes
+        is_over = torch.tensor([float(elapsed_s > limit_s)], device=self.device)
+        sums = accelerator.reduce(torch.cat([self.meter.take(), is_over]))
+        values = self.meter.read(sums[:-1])
+        if not all(map(math.isfinite, values.values())):
+            raise FloatingPointError(
+                f"the loss must be finite, got {values} at step {self.step}; lower `learning_rate` or use bf16, "
+                "the run continues from its last checkpoint"
+            )
+        if log is not None:
+            size = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+            factor = learning_rate_factor(self.step - 1, config)
+            values |= {"learning_rate": config.learning_rate * factor, "samples_per_second": steps_per_second * size}
+            log.write(self.step, values)
+        return bool(sums[-1] > 0)
+
+    def _start_log(self) -> MetricsLog | None:
+        """Opens the files of the run, in the main process only."""
+        if not self.accelerator.is_main_process:
+            return None
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self.config.save(self.output_dir / "config.yaml")
+        return MetricsLog(self.output_dir, self.step, self.config.tensorboard)
+
+    def _save_checkpoint(self) -> None:
+        """Writes trained weights, their averages and the optimizer; gathering them takes all processes."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        parts: dict[str, Any] = {"model": get_model_state_dict(self.model, options=options)}
+        if self.ema is not None:
+            with self.averaged_weights():
+                parts["ema"] = get_model_state_dict(self.model, options=options)
+        optimizer: Any = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=options)
+        parts["optimizer"], values = pack(optimizer["state"])
+        if self.accelerator.is_main_process:
+            state = {"fingerprint": self._fingerprint(), "optimizer": values}
+            save_checkpoint(self.output_dir, self.step, parts, state)
+            rotate(self.output_dir, self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        """Continues from the newest checkpoint, if the run may and there is one."""
+        path = latest_checkpoint(self.output_dir) if self.config.resume else None
+        if path is None:
+            return
+        parts, state = load_checkpoint(path)
+        check_fingerprint(state["fingerprint"], self._fingerprint(), path)
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        if self.ema is not None:
+            set_model_state_dict(self.model, parts["ema"], options=options)
+            torch._foreach_copy_(self.ema.shadow_params, [parameter.data for parameter in self.trained])
+            self.ema.optimization_step = state["step"]
+        set_model_state_dict(self.model, parts["model"], options=options)
+        groups = get_optimizer_state_dict(self.model, self.optimizer.optimizer)["param_groups"]
+        optimizer = {"state": unpack(parts["optimizer"], state["optimizer"]), "param_groups": groups}
+        set_optimizer_state_dict(self.model, self.optimizer.optimizer, optimizer, options=options)
+        self.step = state["step"]
+        self.accelerator.print(f"continuing from {path} at step {self.step}")
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Lists what must be the same for a run to continue."""
+        config = self.config
+        values = {name: getattr(config, name) for name in config.decisive_fields()}
+        shards = config.gradient_accumulation_steps * self.accelerator.num_processes
+        clips = [header.path.name for header in self.dataset.headers]
+        return values | {
+            "global batch size": config.batch_size * shards,
+            "model": {name: value for name, value in self.transformer.config.items() if not name.startswith("_")},
+            "clips": seed_of(*clips),
+            "number of clips": len(clips),
+        }
+
+    def _finish(self, log: MetricsLog | None) -> Path:
+        """Checks that what was frozen is untouched and saves the averaged weights, if the run is complete."""
+        check_frozen(self.transformer, self.frozen)
+        path = self.output_dir
+        if self.step == self.config.steps:
+            with self.averaged_weights():
+                path = save_result(self.model, self.transformer, self.config, self.accelerator)
+        if log is not None:
+            log.close()
+        self.accelerator.end_training()
+        return path
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """Starts accelerate and checks that what was asked for is what runs.
+
+    `accelerate launch --cpu --num_processes 2` starts one process, and a sharded run without GPUs becomes another kind
+    of run, both without a word: here they are errors.
+    """
+    handlers = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        kwargs_handlers=handlers,
+    )
+    kinds = {
+        DistributedType.NO: "none",
+        DistributedType.MULTI_CPU: "ddp",
+        DistributedType.MULTI_GPU: "ddp",
+        DistributedType.FSDP: "fsdp",
+        DistributedType.DEEPSPEED: "deepspeed",
+    }
+    started = kinds.get(accelerator.distributed_type, str(accelerator.distributed_type))
+    asked = "fsdp" if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else config.distribution
+    num_asked = int(os.environ.get("WORLD_SIZE", 1))
+    if config.distribution != started or asked != started or accelerator.num_processes != num_asked:
+        raise ValueError(
+            f"`distribution` must be what was started, got {asked} for {num_asked} processes but {started} with "
+            f"{accelerator.num_processes} runs; set `distribution` in the configuration and start with `accelerate "
+            "launch --config_file training/configs/accelerate/<kind>.yaml`, on the CPU with `torchrun`"
+        )
+    return accelerator
