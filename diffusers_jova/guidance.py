@@ -235,8 +235,7 @@ def rescale(guided: Tensor, conditional: Tensor, fraction: float) -> Tensor:
 
 def _within(interval: tuple[float, float], step: int, num_steps: int) -> bool:
     """Whether a step begins inside an interval of fractions, start included, end excluded."""
-    position = (step + 1e-6) / num_steps  # a millionth of a step absorbs the rounding of fractions such as 0.55
-    return interval[0] <= position < interval[1]
+    return interval[0] <= step / num_steps < interval[1]  # dividing is exact where 0.55 * 100 > 55 is not
 
 
 # What people published: (video, audio).

@@ -204,7 +204,8 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: Timestep at sigma 1.
         shift: Shift of the video schedule, see `shift_sigmas`.
         audio_shift: Shift of the audio schedule.
-        solver: ``"euler"``, or ``"unipc"`` for the second-order multistep predictor-corrector of Wan.
+        solver: ``"euler"``, or ``"unipc"`` for the second-order multistep predictor-corrector of Wan, whose logarithms
+            take the first sigma as 1 - 1e-6.
     """
 
     # their configs and ours read each other: `UniPCMultistepScheduler.from_config(pipe.scheduler.config)`
@@ -373,6 +374,8 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
     ) -> FlowMatchAudioVideoSchedulerOutput | tuple[Tensor | None, Tensor | None]:
         """Take one step along the velocities, computed in float32.
 
+        Restore condition tokens after each step: all tokens are moved, and multistep solvers remember them.
+
         Args:
             model_output: Predicted video velocity, noise - data, [B, C, F, H, W]; ``None`` to leave video alone.
             audio_model_output: Predicted audio velocity, [B, L, C]; ``None`` to leave audio alone.
@@ -426,10 +429,7 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
             noise: Same shape as ``sample``.
             audio_noise: Same shape as ``audio_sample``.
         """
-        noisy = None if sample is None or noise is None else add_noise(sample, noise, sigma)
-        if audio_sample is None or audio_noise is None:
-            return noisy, None
-        return noisy, add_noise(audio_sample, audio_noise, audio_sigma)
+        return _noised(sample, noise, sigma), _noised(audio_sample, audio_noise, audio_sigma)
 
     # 2. Training
 
@@ -508,6 +508,16 @@ def _uniforms(batch_size: int, count: int, generator: Generators) -> Tensor:
     rows = batch_size // len(generators)
     draws = [torch.rand(rows, count, generator=g, device=g.device if g else "cpu").cpu() for g in generators]
     return torch.cat(draws).double()
+
+
+def _noised(data: Tensor | None, noise: Tensor | None, sigma: Tensor | float) -> Tensor | None:
+    """Add noise to one modality, if it is there."""
+    if data is None and noise is None:
+        return None
+    if data is None or noise is None:
+        missing = "sample" if data is None else "noise"
+        raise ValueError(f"a modality must come with both its sample and its noise, got no {missing}")
+    return add_noise(data, noise, sigma)
 
 
 def _solver_step(

@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 from pathlib import Path
@@ -315,6 +316,16 @@ def test_an_absent_modality_stays_absent() -> None:
     scheduler = FlowMatchAudioVideoScheduler()
     assert scheduler.scale_noise(data, None, 0.5, 0.5, noise, None)[1] is None
     assert scheduler.scale_noise(None, audio_data, 0.5, 0.5, None, audio_noise)[0] is None
+    with pytest.raises(ValueError, match="both its sample and its noise, got no noise"):
+        scheduler.scale_noise(data, None, 0.5, 0.5, None, None)
+
+
+def test_a_copy_of_a_scheduler_walks_on_its_own() -> None:
+    scheduler = FlowMatchAudioVideoScheduler(shift=3.0, solver="unipc")
+    copied = copy.deepcopy(scheduler)
+    copied.set_timesteps(3)
+    assert max(error.abs().max() for error in walk(copied)) < 1e-5
+    assert len(scheduler.timesteps) == 0
 
 
 @pytest.mark.parametrize(
