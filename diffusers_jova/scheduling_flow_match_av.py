@@ -201,9 +201,9 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
     last one ends at 0; timesteps are ``sigma * num_train_timesteps`` in float32, never rounded.
 
     Args:
-        num_train_timesteps: Timestep at sigma 1.
         shift: Shift of the video schedule, see `shift_sigmas`.
         audio_shift: Shift of the audio schedule.
+        num_train_timesteps: Timestep at sigma 1.
         solver: ``"euler"``, or ``"unipc"`` for the second-order multistep predictor-corrector of Wan, whose logarithms
             take the first sigma as 1 - 1e-6.
     """
@@ -222,9 +222,9 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        num_train_timesteps: int = 1000,
         shift: float = 1.0,
         audio_shift: float = 1.0,
+        num_train_timesteps: int = 1000,
         solver: Literal["euler", "unipc"] = "euler",
     ) -> None:
         for name, value in (("shift", shift), ("audio_shift", audio_shift)):
@@ -266,7 +266,7 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         shift_name = "shift" if isinstance(scheduler, FLOW_MATCH_CLASSES) else "flow_shift"
         shift = scheduler.config[shift_name]
         audio_shift = shift * scheduler.config.get("_audio_shift_ratio", 1.0)
-        pair = cls(scheduler.config.num_train_timesteps, shift, audio_shift)
+        pair = cls(shift, audio_shift, scheduler.config.num_train_timesteps)
         pair.register_to_config(solver=type(scheduler).__name__)
         pair.order = scheduler.order
         pair.video = copy.deepcopy(scheduler)
