@@ -1,0 +1,202 @@
+"""Which clips there are and what they show: a manifest or a folder of clips with sidecar captions -> samples."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+AUDIO_SUFFIXES = (".flac", ".m4a", ".mp3", ".ogg", ".wav")
+BOX_SUFFIXES = (".boxes.json", ".boxes.npy", ".boxes.safetensors")
+PATH_COLUMNS = ("video", "audio", "reference_image")
+TEXT_COLUMNS = ("caption", "video_caption", "audio_caption", "transcript")
+COLUMNS = (*PATH_COLUMNS, *TEXT_COLUMNS, "mouth_boxes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One clip of the data set.
+
+    Attributes:
+        video: File with the picture, and the sound unless `audio` is given.
+        audio: File with the sound.
+        caption: The whole prompt; the other three are then not used.
+        video_caption: What is seen.
+        audio_caption: What is heard.
+        transcript: What is said.
+        mouth_boxes: A box file (json, npy, safetensors) or the boxes themselves, [P][F] of xyxy or None, in pixels of
+            the video file; None leaves the mouths to the detector.
+        reference_image: Image to condition on instead of the first frame.
+        occurrence: How many earlier samples use the same files.
+    """
+
+    video: Path | None = None
+    audio: Path | None = None
+    caption: str = ""
+    video_caption: str = ""
+    audio_caption: str = ""
+    transcript: str = ""
+    mouth_boxes: Path | list[Any] | None = None
+    reference_image: Path | None = None
+    occurrence: int = 0
+
+    @property
+    def source(self) -> Path:
+        """The file that names the sample."""
+        path = self.video or self.audio
+        assert path is not None
+        return path
+
+    @property
+    def has_caption(self) -> bool:
+        """Whether anything says what the clip shows."""
+        return bool(self.caption or self.video_caption or self.audio_caption or self.transcript)
+
+    @property
+    def name(self) -> str:
+        """A file name for its records; another caption keeps it, another file does not."""
+        key = f"{self.video} {self.audio} {self.occurrence}"
+        return f"{self.source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
+
+
+def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
+    """Read the samples of a data set.
+
+    Args:
+        source: A manifest (`.jsonl`, `.csv`) with columns of `COLUMNS` and paths relative to it; a folder with a
+            `manifest.jsonl` or `manifest.csv`; or a folder of clips. Beside a clip `a.mp4`, its caption is `a.txt` or,
+            with the columns of a manifest, `a.json`; another sound track is `a.wav`; its mouth boxes are
+            `a.boxes.json`, `a.boxes.npy` or `a.boxes.safetensors`.
+        captions_required: Refuse clips without any caption.
+
+    Raises:
+        FileNotFoundError: If `source` or a file that it names does not exist.
+        ValueError: If there are no clips, or a column or caption is not as described.
+    """
+    source = source.absolute()  # records keep their names wherever the command is run
+    samples = _read_folder(source) if source.is_dir() else _read_manifest(source)
+    if not samples:
+        raise ValueError(f"`source` must hold at least one clip, got `{source}`; give a manifest or a folder of clips")
+    _check_files(samples)
+    samples = _count_occurrences(samples)
+    without = [str(sample.source) for sample in samples if not sample.has_caption]
+    if without and captions_required:
+        raise ValueError(
+            f"every clip must have a caption, got {len(without)} of {len(samples)} without: {_some(without)}; "
+            "write one into a .txt file of the same name, or into the manifest"
+        )
+    return samples
+
+
+def _read_manifest(path: Path) -> list[Sample]:
+    if not path.is_file():
+        raise FileNotFoundError(f"`source` must be an existing folder or manifest, got `{path}`; check the spelling")
+    if path.suffix == ".jsonl":
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [_parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+    elif path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [_row_of_csv(row) for row in csv.DictReader(file)]
+    else:
+        raise ValueError(f"`source` must be a folder, a .jsonl or a .csv file, got `{path}`; convert it to .jsonl")
+    return [_sample(row, path.parent, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _row_of_csv(row: Mapping[str, str]) -> dict[str, Any]:
+    """Turn text cells into values: boxes may stand in a cell as JSON."""
+    boxes = row.get("mouth_boxes") or ""
+    return {**row, "mouth_boxes": json.loads(boxes)} if boxes.startswith("[") else dict(row)
+
+
+def _read_folder(folder: Path) -> list[Sample]:
+    for name in ("manifest.jsonl", "manifest.csv"):
+        if (folder / name).exists():
+            return _read_manifest(folder / name)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    stems = {path.with_suffix("") for path in videos}
+    audios = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
+    lone_audios = [path for path in audios if path.with_suffix("") not in stems]
+    sound_of = {path.with_suffix(""): path for path in audios}
+    samples = [_with_sidecars(Sample(video=path, audio=sound_of.get(path.with_suffix("")))) for path in videos]
+    return samples + [_with_sidecars(Sample(audio=path)) for path in lone_audios]
+
+
+def _with_sidecars(sample: Sample) -> Sample:
+    text, columns = sample.source.with_suffix(".txt"), sample.source.with_suffix(".json")
+    if columns.exists():
+        row = _parse_json(columns.read_text(encoding="utf-8"), str(columns))
+        given = {name: str(getattr(sample, name)) for name in ("video", "audio") if getattr(sample, name)}
+        sample = _sample(given | row, columns.parent, str(columns))
+    elif text.exists():
+        sample = replace(sample, caption=text.read_text(encoding="utf-8").strip())
+    boxes = (sample.source.with_suffix(suffix) for suffix in BOX_SUFFIXES)
+    return replace(sample, mouth_boxes=sample.mouth_boxes or next((path for path in boxes if path.exists()), None))
+
+
+def _parse_json(text: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} must be valid JSON, got `{text[:60]}` ({error}); correct the line") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} must be a JSON object with columns {_columns()}, got `{text[:60]}`")
+    return row
+
+
+def _sample(row: Mapping[str, Any], folder: Path, where: str) -> Sample:
+    """Build the sample of one row; empty cells count as absent."""
+    given = {name: value for name, value in row.items() if value not in (None, "")}
+    for name, value in given.items():
+        _check_cell(name, value, where)
+    paths = {name: folder / given[name] for name in PATH_COLUMNS if name in given}
+    if "video" not in paths and "audio" not in paths:
+        raise ValueError(f"{where} must name a `video` or an `audio` file, got {sorted(given)}; add one of them")
+    texts = {name: given[name].strip() for name in TEXT_COLUMNS if name in given}
+    boxes = given.get("mouth_boxes")
+    return Sample(**paths, **texts, mouth_boxes=folder / boxes if isinstance(boxes, str) else boxes)
+
+
+def _check_cell(name: str, value: object, where: str) -> None:
+    if name not in COLUMNS:
+        close = difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.5)
+        hint = f"did you mean `{close[0]}`?" if close else "remove it"
+        raise ValueError(f"{where}: a column must be one of {_columns()}, got `{name}`; {hint}")
+    if not isinstance(value, (str, list) if name == "mouth_boxes" else str):
+        raise ValueError(f"{where}: `{name}` must be text, got {value!r}; put it in quotes")
+
+
+def _count_occurrences(samples: Iterable[Sample]) -> list[Sample]:
+    seen: Counter[tuple[Path | None, Path | None]] = Counter()
+    counted = []
+    for sample in samples:
+        files = (sample.video, sample.audio)
+        counted.append(replace(sample, occurrence=seen[files]))
+        seen[files] += 1
+    return counted
+
+
+def _check_files(samples: Iterable[Sample]) -> None:
+    named = ((name, getattr(sample, name)) for sample in samples for name in (*PATH_COLUMNS, "mouth_boxes"))
+    missing = [f"{name} {path}" for name, path in named if isinstance(path, Path) and not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"the files of the data set must exist, got {len(missing)} missing: {_some(missing)}; "
+            "paths are relative to the manifest"
+        )
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
+
+
+def _columns() -> str:
+    return ", ".join(f"`{name}`" for name in COLUMNS)
