@@ -1,16 +1,22 @@
 """JoVA for diffusers: one transformer that generates video and the sound that belongs to it.
 
-Import this package before loading anything: the import makes diffusers' loaders know its classes. All component modules
-are imported here, because those loaders look them up by module name.
+Import this package before loading anything: the import makes diffusers' loaders know its classes. All component
+modules are imported here, because those loaders look them up by module name.
 """
 
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin  # diffusers' loaders look for these names here
 from diffusers.guiders import BaseGuidance
 
+from .audio_codec import JoVAAudioCodec
+from .guidance import Guidance
 from .joint_attention import JoVAJointAttnProcessor
+from .lora import JoVALoraLoaderMixin
+from .pipeline_jova import JoVAPipeline, JoVAPipelineOutput
+from .prompt import JoVAPrompt, PromptEmbeds
 from .registration import register
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .transformer_jova import JoVATransformer3DModel, JoVATransformerBlock, JoVATransformerOutput
+from .video_codec import JoVAVideoCodec
 
 
 __version__ = "0.1.0"
@@ -19,16 +25,24 @@ __all__ = [
     "BaseGuidance",
     "DiffusionPipeline",
     "FlowMatchAudioVideoScheduler",
+    "Guidance",
+    "JoVAAudioCodec",
     "JoVAJointAttnProcessor",
+    "JoVALoraLoaderMixin",
+    "JoVAPipeline",
+    "JoVAPipelineOutput",
+    "JoVAPrompt",
     "JoVATransformer3DModel",
     "JoVATransformerBlock",
     "JoVATransformerOutput",
+    "JoVAVideoCodec",
     "ModelMixin",
+    "PromptEmbeds",
     "SchedulerMixin",
 ]
 
 register(
     components=(JoVATransformer3DModel, FlowMatchAudioVideoScheduler),
-    pipelines=(),
+    pipelines=(JoVAPipeline,),
     blocks=(JoVATransformerBlock,),
 )

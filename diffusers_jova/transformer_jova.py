@@ -41,8 +41,9 @@ from .temporal_rope import (
 )
 
 
+MODALITIES = ("video", "audio")
 DUAL_STREAMS = ("video", "video_text", "audio", "audio_text")  # packed order
-SINGLE_STREAMS = ("video", "audio")  # each with its text
+SINGLE_STREAMS = MODALITIES  # each with its text
 
 
 @dataclass
@@ -396,20 +397,20 @@ class JoVATransformer3DModel(
     _cp_plan = {
         **{
             f"embed.{branch}.{module}": {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)}
-            for branch in SINGLE_STREAMS
+            for branch in MODALITIES
             for module in ("patch_embedding", "text_embedding")
         },
         **{
             f"embed.{branch}.time_embedding": {
                 index: ContextParallelInput(split_dim=0, expected_dims=1, split_output=True) for index in (1, 2)
             }
-            for branch in SINGLE_STREAMS
+            for branch in MODALITIES
         },
         **{
             f"embed.{branch}.position_embedding": {
                 0: ContextParallelInput(split_dim=0, expected_dims=2, split_output=True)
             }
-            for branch in SINGLE_STREAMS
+            for branch in MODALITIES
         },
         "rope": {index: ContextParallelInput(split_dim=0, expected_dims=2, split_output=True) for index in (0, 1)},
         "": {

@@ -1,0 +1,112 @@
+"""What is given to the model besides text: a reference image on the channel axis, and clean latents at timestep 0.
+
+Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L audio latents.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+
+Video = list[PIL.Image.Image] | np.ndarray | Tensor
+Audio = np.ndarray | Tensor
+
+
+def condition_channels(latents: Tensor, image_latents: Tensor | None, num_mask_channels: int) -> Tensor:
+    """Channels behind the noisy video latents: the reference image's latent and the mask of what is given.
+
+    JoVA (arXiv:2512.13677v1), Sec. 3.2.1 concatenates the reference image's VAE latent on the channel axis. It stands
+    at latent frame 0 with mask 1; latent frames without an image hold zeros, the mean latent, with mask 0.
+
+    Args:
+        latents: Video latents [B, C, F, H, W]; gives shape, dtype and device.
+        image_latents: Normalised latent of the reference image [B, C, 1, H, W]; None without one.
+        num_mask_channels: Channels of the mask.
+
+    Returns:
+        [B, C + num_mask_channels, F, H, W].
+    """
+    batch_size, num_channels, *sizes = latents.shape
+    channels = latents.new_zeros(batch_size, num_channels + num_mask_channels, *sizes)
+    if image_latents is not None:
+        channels[:, :num_channels, :1] = image_latents
+        channels[:, num_channels:, :1] = 1
+    return channels
+
+
+class GivenLatents(NamedTuple):
+    """Clean latents of one modality that are conditions, not generated: tokens at timestep 0.
+
+    Args:
+        latents: Clean latents of the whole clip, video [B, C, F, H, W] or audio [B, L, C]; read where given.
+        is_given: Bool per latent, [F] or [L].
+    """
+
+    latents: Tensor
+    is_given: Tensor
+
+    @classmethod
+    def prefix(cls, clean: Tensor, num_latents: int, axis: int) -> "GivenLatents":
+        """Give the first latents of a clip.
+
+        Args:
+            clean: Their values, at most `num_latents` along `axis`.
+            num_latents: Latents of the whole clip.
+            axis: Axis of time, 2 for video and 1 for audio.
+        """
+        num_given = min(clean.shape[axis], num_latents)
+        shape = list(clean.shape)
+        shape[axis] = num_latents - num_given
+        latents = torch.cat([clean.narrow(axis, 0, num_given), clean.new_zeros(shape)], dim=axis)
+        return cls(latents, torch.arange(num_latents, device=clean.device) < num_given)
+
+    @property
+    def covers_all(self) -> bool:
+        """Whether nothing is left to generate."""
+        return bool(self.is_given.all())
+
+    def impose(self, latents: Tensor) -> Tensor:
+        """Put the clean latents in place of what `latents` holds there."""
+        shape = (1, 1, -1, 1, 1) if latents.ndim == 5 else (1, -1, 1)
+        return torch.where(self.is_given.view(shape), self.latents.to(latents), latents)
+
+    def timesteps(self, timestep: Tensor) -> Tensor:
+        """Timesteps per latent, [B, F] or [B, L], from one per sample [B]: 0 where a latent is given."""
+        return timestep[:, None] * ~self.is_given
+
+
+def to_frame_batch(video: Video) -> Video:
+    """One video as diffusers' video processor reads it: uint8 arrays become floats in [0, 1].
+
+    Args:
+        video: PIL images; uint8 or float [0, 1] array [N, H, W, 3]; or float tensor [N, 3, H, W].
+    """
+    is_images = isinstance(video, list) and all(isinstance(frame, PIL.Image.Image) for frame in video)
+    if is_images and len(video) > 0:
+        return video
+    if isinstance(video, np.ndarray) and video.ndim == 4 and video.shape[3] == 3:
+        return video.astype(np.float32) / 255 if video.dtype == np.uint8 else video
+    if isinstance(video, Tensor) and video.ndim == 4 and video.shape[1] == 3 and video.is_floating_point():
+        return video
+    shape = list(video.shape) if hasattr(video, "shape") else type(video).__name__
+    raise ValueError(
+        f"`video` must be a list of PIL images, an array [N, H, W, 3] or a float tensor [N, 3, H, W], got {shape}; "
+        f"`media.read_video` reads a file"
+    )
+
+
+def to_waveform_batch(audio: Audio, num_channels: int) -> Tensor:
+    """Float waveform [B, channels, S] of one sound, [S] or [channels, S], or of a batch [B, channels, S]."""
+    waveform = torch.as_tensor(audio).float()
+    waveform = waveform.reshape((1,) * (3 - waveform.ndim) + waveform.shape)
+    if waveform.ndim != 3 or waveform.shape[1] != num_channels or waveform.shape[2] == 0:
+        raise ValueError(
+            f"`audio` must be [S], [{num_channels}, S] or [B, {num_channels}, S] with S > 0, got "
+            f"{list(np.shape(audio))}; `media.mix_channels` changes the number of channels"
+        )
+    if not bool(waveform.isfinite().all()):
+        raise ValueError("`audio` must be finite, got NaN or infinity; check how the sound was read")
+    return waveform

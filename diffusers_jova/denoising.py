@@ -1,0 +1,186 @@
+"""One denoising step: which predictions guidance needs, how the transformer is asked for them, how the samples move.
+
+Letters in shapes: B clips, C channels, F latent frames, h, w latent height and width, L audio latents.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .conditions import GivenLatents
+from .guidance import Branch, Guidance, Weights, required_branches
+from .prompt import PromptEmbeds, concatenate_prompts
+from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+from .transformer_jova import MODALITIES
+
+
+@dataclass(frozen=True)
+class TextConditions:
+    """Text of the two kinds of predictions that guidance compares.
+
+    Args:
+        prompt: With the prompt.
+        negative_prompt: Without; None if guidance is off.
+        audio_negative_prompt: Without, for the audio branch where it differs.
+    """
+
+    prompt: PromptEmbeds
+    negative_prompt: PromptEmbeds | None = None
+    audio_negative_prompt: PromptEmbeds | None = None
+
+    def transformer_arguments(self, has_text: Sequence[bool], dtype: torch.dtype) -> dict[str, Tensor | None]:
+        """Text arguments of the transformer for a batch of predictions, with the prompt or without."""
+        arguments = as_arguments([self.prompt if text else self.negative_prompt for text in has_text], "", dtype)
+        if self.audio_negative_prompt is None or all(has_text):
+            return arguments
+        audio = [self.prompt if text else self.audio_negative_prompt for text in has_text]
+        return arguments | as_arguments(audio, "audio_", dtype)
+
+
+def as_arguments(prompts: Sequence[PromptEmbeds | None], prefix: str, dtype: torch.dtype) -> dict[str, Tensor | None]:
+    """Text arguments of one branch of the transformer, the names with a prefix."""
+    joined = concatenate_prompts([prompt for prompt in prompts if prompt is not None])
+    mask = joined.joint_mask()
+    return {
+        f"{prefix}encoder_hidden_states": joined.features.to(dtype),
+        f"{prefix}encoder_hidden_states_2": None if joined.features_2 is None else joined.features_2.to(dtype),
+        f"{prefix}encoder_attention_mask": mask,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoVADenoiser:
+    """Takes the steps of one call.
+
+    Args:
+        transformer: `JoVATransformer3DModel` or `JoVAWanTransformer3DModel`.
+        scheduler: With its timesteps set.
+        guidance: Guidance of each modality.
+        given: Clean latents of modalities that are conditions, wholly or in part.
+        channels: Condition channels of the video [B, C, F, h, w]; None where the model has none.
+        frame_rate: Frames per second.
+        audio_latent_rate_hz: Audio latents per second.
+        is_sequential: Whether predictions are made one after the other, to save memory, or in one batch.
+        attention_kwargs: Of the transformer.
+        generator: Of stochastic solvers.
+    """
+
+    transformer: Any
+    scheduler: FlowMatchAudioVideoScheduler
+    guidance: Mapping[str, Guidance]
+    given: Mapping[str, GivenLatents]
+    channels: Tensor | None
+    frame_rate: float
+    audio_latent_rate_hz: float
+    is_sequential: bool = False
+    attention_kwargs: dict[str, Any] | None = None
+    generator: torch.Generator | list[torch.Generator] | None = None
+
+    def generates(self, name: str) -> bool:
+        """Whether anything of a modality is left to generate."""
+        return name not in self.given or not self.given[name].covers_all
+
+    def impose(self, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The samples, with clean latents where they are given."""
+        return {name: self.given[name].impose(x) if name in self.given else x for name, x in samples.items()}
+
+    def weights(self, step: int, names: Sequence[str]) -> dict[str, Weights]:
+        """Guidance weights of the modalities that are generated."""
+        num_steps = len(self.scheduler.timesteps)
+        return {name: self.guidance[name].weights(step, num_steps) for name in names if self.generates(name)}
+
+    def needs_negative_prompt(self, names: Sequence[str]) -> bool:
+        """Whether any step asks for a prediction without the prompt."""
+        steps = range(len(self.scheduler.timesteps))
+        return any(
+            not branch.text for step in steps for branch in required_branches(*self.weights(step, names).values())
+        )
+
+    def step(self, step: int, samples: Mapping[str, Tensor], text: TextConditions) -> dict[str, Tensor]:
+        """Move the samples of all modalities one step towards the data.
+
+        Args:
+            step: Index of the step.
+            samples: Video [B, C, F, h, w] and audio [B, L, C] that take part, by name, float32.
+            text: What both kinds of predictions read.
+        """
+        schedules = (self.scheduler.timesteps, self.scheduler.audio_timesteps)
+        batch_size = next(iter(samples.values())).shape[0]
+        timesteps = {name: times[step].expand(batch_size) for name, times in zip(MODALITIES, schedules, strict=True)}
+        timesteps |= {name: given.timesteps(timesteps[name]) for name, given in self.given.items()}
+
+        # 1. Ask for the predictions that guidance needs
+        weights = self.weights(step, list(samples))
+        predictions = self.predict(required_branches(*weights.values()), samples, timesteps, text)
+
+        # 2. Combine them
+        velocities = {
+            name: self.guidance[name].guide(
+                predictions[name],
+                weights[name],
+                samples[name],
+                timesteps[name] / self.scheduler.config.num_train_timesteps,
+            )
+            for name in weights
+        }
+
+        # 3. Take the step; what is given stays as it is
+        moved = self.scheduler.step(
+            velocities.get("video"),
+            velocities.get("audio"),
+            self.scheduler.timesteps[step],
+            samples["video"] if "video" in velocities else None,
+            samples["audio"] if "audio" in velocities else None,
+            generator=self.generator,
+            return_dict=False,
+        )
+        stepped = {name: x for name, x in zip(MODALITIES, moved, strict=True) if x is not None}
+        return self.impose({**samples, **stepped})
+
+    def predict(
+        self,
+        branches: Sequence[Branch],
+        samples: Mapping[str, Tensor],
+        timesteps: Mapping[str, Tensor],
+        text: TextConditions,
+    ) -> dict[str, dict[Branch, Tensor]]:
+        """Velocities by modality and branch, in one batch or one branch after the other."""
+        dtype = self.transformer.dtype
+        inputs = {name: latents.to(dtype) for name, latents in samples.items()}
+        if self.channels is not None and "video" in inputs:
+            inputs["video"] = torch.cat([inputs["video"], self.channels.to(dtype)], dim=1)
+        velocities: dict[str, dict[Branch, Tensor]] = {name: {} for name in samples}
+        for group in [[branch] for branch in branches] if self.is_sequential else [list(branches)]:
+            outputs = self.ask(group, inputs, timesteps, text)
+            for name, output in zip(MODALITIES, outputs, strict=True):
+                if output is not None:
+                    velocities[name].update(zip(group, output.chunk(len(group)), strict=True))
+        return velocities
+
+    def ask(
+        self,
+        group: Sequence[Branch],
+        inputs: Mapping[str, Tensor],
+        timesteps: Mapping[str, Tensor],
+        text: TextConditions,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """One forward of the transformer: velocities of video and of audio, of one branch after the other."""
+        batch_size = timesteps["video"].shape[0]
+        repeated = {name: torch.cat([x] * len(group)) for name, x in inputs.items()}
+        context = "_".join(f"{'text' if text else 'empty'}_{'coupled' if on else 'uncoupled'}" for text, on in group)
+        with self.transformer.cache_context(context):
+            return self.transformer(
+                hidden_states=repeated.get("video"),
+                audio_hidden_states=repeated.get("audio"),
+                timestep=torch.cat([timesteps["video"]] * len(group)),
+                audio_timestep=torch.cat([timesteps["audio"]] * len(group)),
+                **text.transformer_arguments([branch.text for branch in group], self.transformer.dtype),
+                frame_rate=self.frame_rate,
+                audio_latent_rate_hz=self.audio_latent_rate_hz,
+                coupled=[branch.coupled for branch in group for _ in range(batch_size)],
+                attention_kwargs=self.attention_kwargs,
+                return_dict=False,
+            )

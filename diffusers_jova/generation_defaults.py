@@ -1,0 +1,94 @@
+"""What a checkpoint uses where the caller of its pipeline is silent."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from .guidance import Guidance
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationDefaults:
+    """Values that `JoVAPipeline.__call__` takes for arguments that are None; saved in the pipeline's config.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+        num_frames: Frames of a clip, 4k + 1 for a video VAE that compresses time by 4.
+        frame_rate: Frames per second.
+        num_inference_steps: Solver steps.
+        guidance_scale: Text guidance of video; 1 is off. JoVA (arXiv:2512.13677v1), Sec. 4.2 uses 10 for both.
+        audio_guidance_scale: Text guidance of audio; None follows video.
+        coupling_scale: Coupling guidance of video; 1 is off.
+        audio_coupling_scale: Coupling guidance of audio; None follows video.
+        uncoupled_text: Whether the text is `"empty"` or `"kept"` where coupling guidance removes the coupling.
+        guidance_interval: Steps with text guidance, as fractions of all steps.
+        coupling_interval: Steps with coupling guidance.
+        guidance_rescale: Share of the rescaling of guided video predictions; 0 is off.
+        audio_guidance_rescale: The same for audio; None follows video.
+        apg_threshold: Norm limit of adaptive projected guidance of video; None is off.
+        audio_apg_threshold: The same for audio; None is off.
+        negative_prompt: What the guided branch moves away from.
+        audio_negative_prompt: The same for the audio branch's text; None follows `negative_prompt`.
+        max_sequence_length: Longest prompt in tokens, per text encoder.
+    """
+
+    height: int = 480
+    width: int = 832
+    num_frames: int = 81
+    frame_rate: float = 16.0
+    num_inference_steps: int = 50
+    guidance_scale: float = 10.0
+    audio_guidance_scale: float | None = None
+    coupling_scale: float = 1.0
+    audio_coupling_scale: float | None = None
+    uncoupled_text: Literal["empty", "kept"] = "empty"
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    coupling_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_rescale: float = 0.0
+    audio_guidance_rescale: float | None = None
+    apg_threshold: float | None = None
+    audio_apg_threshold: float | None = None
+    negative_prompt: str = ""
+    audio_negative_prompt: str | None = None
+    max_sequence_length: int = 512
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "GenerationDefaults":
+        """Check the names and fill in the rest.
+
+        Raises:
+            ValueError: For a name that is no field.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
+                raise ValueError(
+                    f"`defaults` must name arguments of the pipeline, got {name!r}; did you mean {near!r}"
+                )
+        return cls(**values)
+
+    def override(self, **arguments: Any) -> "GenerationDefaults":
+        """These values, replaced by every argument that is not None; a zero stays a zero."""
+        return replace(self, **{name: value for name, value in arguments.items() if value is not None})
+
+    def guidance(self) -> dict[str, Guidance]:
+        """Guidance of each modality; audio follows video where it is None."""
+        video = Guidance(
+            guidance_scale=self.guidance_scale,
+            coupling_scale=self.coupling_scale,
+            uncoupled_text=self.uncoupled_text,
+            guidance_interval=self.guidance_interval,
+            coupling_interval=self.coupling_interval,
+            guidance_rescale=self.guidance_rescale,
+            apg_threshold=self.apg_threshold,
+        )
+        own: dict[str, Any] = {
+            "guidance_scale": self.audio_guidance_scale,
+            "coupling_scale": self.audio_coupling_scale,
+            "guidance_rescale": self.audio_guidance_rescale,
+        }
+        own = {name: value for name, value in own.items() if value is not None}
+        return {"video": video, "audio": replace(video, apg_threshold=self.audio_apg_threshold, **own)}

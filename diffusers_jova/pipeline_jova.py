@@ -1,0 +1,729 @@
+"""JoVAPipeline: a prompt, with an image, a voice or a video if wanted, to video with sound.
+
+Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, L audio latents, S samples.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from diffusers.video_processor import VideoProcessor
+from torch import Tensor
+from torch.nn import functional as F
+
+from .audio_codec import JoVAAudioCodec
+from .conditions import Audio, GivenLatents, Video, condition_channels, to_frame_batch, to_waveform_batch
+from .denoising import JoVADenoiser, TextConditions
+from .generation_defaults import GenerationDefaults
+from .lora import JoVALoraLoaderMixin
+from .media import resample, write_video
+from .prompt import PROMPT_TEMPLATE, JoVAPrompt, PromptEmbeds, encode_text
+from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+from .transformer_jova import MODALITIES
+from .video_codec import JoVAVideoCodec
+
+
+Prompts = str | JoVAPrompt | list[str] | list[JoVAPrompt]
+Image = PIL.Image.Image | np.ndarray | Tensor | list[PIL.Image.Image]
+LATENTS_OF = {"video": "latents", "audio": "audio_latents"}
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass
+class JoVAPipelineOutput(BaseOutput):
+    """A batch of clips.
+
+    Args:
+        frames: As `output_type` says: lists of PIL images, an array [B, N, H, W, 3] in [0, 1], a tensor
+            [B, N, 3, H, W] in [0, 1], or latents [B, C, F, h, w]; None if no video was generated.
+        audio: Waveform [B, channels, S] in [-1, 1], an array for `"np"` and a tensor otherwise, or latents [B, L, C];
+            None if no audio was generated.
+        frame_rate: Frames per second.
+        sampling_rate: Samples per second.
+    """
+
+    frames: Any = None
+    audio: Any = None
+    frame_rate: float = 0.0
+    sampling_rate: int = 0
+
+    def save(self, path: str | Path, index: int = 0) -> None:
+        """Write one clip of the batch, with its sound, as an mp4.
+
+        Args:
+            path: File to write; what is there is replaced once the new file is complete.
+            index: Which clip.
+        """
+        if self.frames is None:
+            raise ValueError("`save` must have frames, got none; use `media.write_audio` for sound alone")
+        audio = None if self.audio is None else self.audio[index]
+        write_video(path, self.frames[index], self.frame_rate, audio, self.sampling_rate)
+
+
+class Clip(NamedTuple):
+    """Shape of the clips of one call.
+
+    Args:
+        batch_size: Clips, B.
+        height: Pixels.
+        width: Pixels.
+        num_frames: Frames.
+        frame_rate: Frames per second.
+        num_audio_latents: Audio latents, L.
+    """
+
+    batch_size: int
+    height: int
+    width: int
+    num_frames: int
+    frame_rate: float
+    num_audio_latents: int
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds."""
+        return self.num_frames / self.frame_rate
+
+
+class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
+    """Text, image, voice or video to video with sound.
+
+    What is given decides the task: text alone, or with an image, generates both modalities; `audio` that lasts as long
+    as the clip drives the video; a `video` as long as the clip gets a sound; shorter ones are continued.
+
+    Args:
+        tokenizer: Of the first text encoder.
+        text_encoder: First text encoder (flan-t5-xxl in the paper).
+        transformer: `JoVATransformer3DModel` or `JoVAWanTransformer3DModel`.
+        vae: Video VAE.
+        audio_vae: Audio VAE.
+        vocoder: Its vocoder.
+        scheduler: `FlowMatchAudioVideoScheduler`, or a flow scheduler of diffusers, applied to each modality.
+        tokenizer_2: Of the second text encoder.
+        text_encoder_2: Second text encoder (Qwen2.5-Instruct in the paper).
+        prompt_template: Form of each part of a `JoVAPrompt`, one per line; checkpoints differ in it.
+        pads_text_with_zeros: Whether prompts are padded with zeros that take part, as in Wan; otherwise with a mask.
+        defaults: Values for arguments of a call that are None, see `GenerationDefaults`.
+    """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae->audio_vae->vocoder"
+    _optional_components = ["tokenizer_2", "text_encoder_2"]
+    _callback_tensor_inputs = ["latents", "audio_latents", "prompt_embeds", "negative_prompt_embeds"]
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        text_encoder: Any,
+        transformer: Any,
+        vae: Any,
+        audio_vae: Any,
+        vocoder: Any,
+        scheduler: Any,
+        tokenizer_2: Any = None,
+        text_encoder_2: Any = None,
+        prompt_template: str = PROMPT_TEMPLATE,
+        pads_text_with_zeros: bool = False,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            transformer=transformer,
+            vae=vae,
+            audio_vae=audio_vae,
+            vocoder=vocoder,
+            scheduler=scheduler,
+            tokenizer_2=tokenizer_2,
+            text_encoder_2=text_encoder_2,
+        )
+        self.register_to_config(
+            prompt_template=prompt_template,
+            pads_text_with_zeros=pads_text_with_zeros,
+            defaults=dict(defaults or {}),
+        )
+        self.defaults = GenerationDefaults.from_dict(defaults or {})
+        spatial_factor = self.video_codec.spatial_factor if getattr(self, "vae", None) is not None else 8
+        self.video_processor = VideoProcessor(vae_scale_factor=spatial_factor)
+
+    # 1. What a call is about
+
+    @property
+    def video_codec(self) -> JoVAVideoCodec:
+        """The video VAE as this pipeline sees it."""
+        return JoVAVideoCodec(self.vae)
+
+    @property
+    def audio_codec(self) -> JoVAAudioCodec:
+        """The audio VAE and vocoder as this pipeline sees them."""
+        return JoVAAudioCodec(self.audio_vae, self.vocoder)
+
+    @property
+    def num_condition_channels(self) -> int:
+        """Video input channels that hold what is given; 0 for models that read a given frame as clean tokens."""
+        return self.transformer.config.in_channels - self.transformer.config.out_channels
+
+    @property
+    def guidance_scale(self) -> float:
+        """Text guidance of video in the current call."""
+        return self._settings.guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether any modality of the current call needs a prediction without the prompt."""
+        return self._needs_negative_prompt
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the current call."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """Video timestep of the current step."""
+        return self._current_timestep
+
+    @property
+    def attention_kwargs(self) -> dict[str, Any] | None:
+        """What the current call passes to the transformer's `attention_kwargs`."""
+        return self._attention_kwargs
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the remaining steps are skipped; a callback may set `_interrupt`."""
+        return self._interrupt
+
+    # 2. Text
+
+    def encode_prompt(
+        self,
+        prompt: Prompts | None = None,
+        negative_prompt: Prompts | None = None,
+        audio_negative_prompt: Prompts | None = None,
+        do_classifier_free_guidance: bool = True,
+        num_videos_per_prompt: int = 1,
+        prompt_embeds: PromptEmbeds | Tensor | None = None,
+        negative_prompt_embeds: PromptEmbeds | Tensor | None = None,
+        audio_negative_prompt_embeds: PromptEmbeds | Tensor | None = None,
+        max_sequence_length: int | None = None,
+    ) -> tuple[PromptEmbeds, PromptEmbeds | None, PromptEmbeds | None]:
+        """Encode prompts, once per clip.
+
+        Args:
+            prompt: Strings, or three-part prompts that the template turns into strings.
+            negative_prompt: None takes the default.
+            audio_negative_prompt: Negative prompt of the audio branch's text; None takes the default.
+            do_classifier_free_guidance: Whether the negative prompts are needed.
+            num_videos_per_prompt: Clips per prompt.
+            prompt_embeds: Encoded prompts, in place of `prompt`; a tensor [B, S, D] stands for features of one
+                encoder without padding.
+            negative_prompt_embeds: The same for `negative_prompt`.
+            audio_negative_prompt_embeds: The same for `audio_negative_prompt`.
+            max_sequence_length: Longest prompt in tokens.
+
+        Returns:
+            Prompts, negative prompts (None if not needed), negative prompts of the audio branch (None if they are
+            those of video).
+        """
+        settings = self.defaults.override(
+            negative_prompt=negative_prompt,
+            audio_negative_prompt=audio_negative_prompt,
+            max_sequence_length=max_sequence_length,
+        )
+
+        def encode(prompts: Any, embeds: PromptEmbeds | Tensor | None, batch_size: int | None) -> PromptEmbeds:
+            if embeds is None:
+                embeds = self.encode_texts(self.render_prompts(prompts, batch_size), settings.max_sequence_length)
+            embeds = embeds if isinstance(embeds, tuple) else PromptEmbeds(embeds)
+            return PromptEmbeds(*embeds).repeat(num_videos_per_prompt)
+
+        prompt_embeds = encode(prompt, prompt_embeds, None)
+        if not do_classifier_free_guidance:
+            return prompt_embeds, None, None
+        batch_size = prompt_embeds.features.shape[0] // num_videos_per_prompt
+        negative_prompt_embeds = encode(settings.negative_prompt, negative_prompt_embeds, batch_size)
+        if audio_negative_prompt_embeds is not None or settings.audio_negative_prompt is not None:
+            audio_negative_prompt_embeds = encode(
+                settings.audio_negative_prompt, audio_negative_prompt_embeds, batch_size
+            )
+        return prompt_embeds, negative_prompt_embeds, audio_negative_prompt_embeds
+
+    def render_prompts(self, prompts: Prompts, batch_size: int | None = None) -> list[str]:
+        """Strings of prompts; a single one is repeated `batch_size` times."""
+        listed: list[Any] = prompts if isinstance(prompts, list) else [prompts] * (batch_size or 1)
+        template = self.config.prompt_template
+        return [text.render(template) if isinstance(text, JoVAPrompt) else text for text in listed]
+
+    def encode_texts(self, texts: list[str], max_sequence_length: int) -> PromptEmbeds:
+        """Features of every text encoder that the pipeline has."""
+        zeros = self.config.pads_text_with_zeros
+        first = encode_text(self.tokenizer, self.text_encoder, texts, max_sequence_length, zeros)
+        if self.text_encoder_2 is None:
+            return PromptEmbeds(*first)
+        second = encode_text(self.tokenizer_2, self.text_encoder_2, texts, max_sequence_length, zeros)
+        return PromptEmbeds(*first, *second)
+
+    # 3. What is given besides text
+
+    def encode_image(self, image: Image, clip: Clip) -> Tensor:
+        """Normalised latents [B, C, 1, h, w] of one reference image, or of one per prompt."""
+        pixels = self.video_processor.preprocess(image, height=clip.height, width=clip.width)
+        return repeat_to_batch("image", self.video_codec.encode(pixels[:, :, None]), clip.batch_size)
+
+    def encode_video(self, frames: Tensor, clip: Clip) -> Tensor:
+        """Normalised latents [B, C, F, h, w] of given frames [1, 3, N, H, W] in [-1, 1]."""
+        return repeat_to_batch("video", self.video_codec.encode(frames), clip.batch_size)
+
+    def encode_audio(self, waveform: Tensor, clip: Clip) -> Tensor:
+        """Latents [B, L, C] of a given waveform [1 or B, channels, S] at the codec's sampling rate."""
+        latents = self.audio_codec.encode(waveform.to(self._execution_device))
+        return repeat_to_batch("audio", latents[:, : clip.num_audio_latents], clip.batch_size)
+
+    def read_audio(self, audio: Audio, sampling_rate: int | None, clip: Clip) -> Tensor:
+        """Given sound, [1 or B, channels, S] at the codec's rate; what lacks less than two frames gets silence."""
+        codec = self.audio_codec
+        waveform = to_waveform_batch(audio, codec.num_channels)
+        if sampling_rate is not None and sampling_rate != codec.sampling_rate:
+            waveform = torch.from_numpy(resample(waveform.numpy(), sampling_rate, codec.sampling_rate))
+        num_samples = max(round(clip.duration_s * codec.sampling_rate), codec.num_samples_for(clip.num_audio_latents))
+        missing = num_samples - waveform.shape[2]
+        covers_clip = missing < 2 * codec.sampling_rate / clip.frame_rate
+        return F.pad(waveform, (0, missing)) if covers_clip else waveform  # a negative padding cuts
+
+    def condition_channels(self, clip: Clip, image_latents: Tensor | None) -> Tensor | None:
+        """Condition channels of the video [B, C, F, h, w]; None where the model has none."""
+        num_mask_channels = self.num_condition_channels - self.video_codec.num_channels
+        if num_mask_channels < 0:
+            return None
+        shape = self.video_codec.latent_shape(clip.num_frames, clip.height, clip.width)
+        latents = torch.zeros(clip.batch_size, *shape, device=self._execution_device)
+        return condition_channels(latents, image_latents, num_mask_channels)
+
+    def prepare_latents(
+        self, name: str, shape: Sequence[int], generator: Any = None, latents: Tensor | None = None
+    ) -> Tensor:
+        """Noise, or the given start, in float32.
+
+        Args:
+            name: Argument that `latents` came from.
+            shape: Of the latents, batch first.
+            generator: One, or one per clip; a clip's noise then does not depend on its batch.
+            latents: The start, in place of noise.
+        """
+        if latents is None:
+            return randn_tensor(tuple(shape), generator=generator, device=self._execution_device, dtype=torch.float32)
+        if list(latents.shape) != list(shape):
+            raise ValueError(f"`{name}` must be {list(shape)} for this clip, got {list(latents.shape)}")
+        return latents.to(self._execution_device, torch.float32)
+
+    # 4. Checks
+
+    def check_inputs(
+        self,
+        settings: GenerationDefaults,
+        prompt: Prompts | None,
+        negative_prompt: Prompts | None,
+        prompt_embeds: PromptEmbeds | Tensor | None,
+        negative_prompt_embeds: PromptEmbeds | Tensor | None,
+        image: Image | None,
+        audio: Audio | None,
+        audio_sampling_rate: int | None,
+        video: Video | None,
+        modalities: Sequence[str],
+        output_type: str,
+        callback_on_step_end_tensor_inputs: Sequence[str],
+    ) -> None:
+        """Raise a ValueError that says what to do for every argument of a call that cannot be served."""
+        check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` must be one of {list(OUTPUT_TYPES)}, got {output_type!r}")
+        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` must be in {self._callback_tensor_inputs}, got {unknown}"
+            )
+        if not modalities or any(name not in MODALITIES for name in modalities):
+            raise ValueError(f"`modalities` must be a choice of {list(MODALITIES)}, got {list(modalities)}")
+        for name, value, modality in (("image", image, "video"), ("video", video, "video"), ("audio", audio, "audio")):
+            if value is not None and modality not in modalities:
+                raise ValueError(f"`{name}` must be None where `modalities` lacks {modality!r}; leave one of them out")
+        if image is not None and video is not None:
+            raise ValueError("`image` and `video` must not both be given; a given video brings its first frame")
+        self.check_size(settings)
+        if video is not None and len(video) > settings.num_frames:
+            raise ValueError(
+                f"`video` must have at most `num_frames` = {settings.num_frames} frames, got {len(video)}; cut it"
+            )
+        if audio is not None:
+            rate = audio_sampling_rate or self.audio_codec.sampling_rate
+            duration_s, clip_s = np.shape(audio)[-1] / rate, settings.num_frames / settings.frame_rate
+            if duration_s > clip_s + self.video_codec.temporal_factor / settings.frame_rate:
+                raise ValueError(
+                    f"`audio` must last at most as long as the clip, {clip_s:.3f} s, got {duration_s:.3f} s; "
+                    f"cut it, or leave `num_frames` out to fit the clip to the sound"
+                )
+
+    def check_size(self, settings: GenerationDefaults) -> None:
+        """Refuse sizes, frame counts and rates that the video VAE and the transformer cannot hold."""
+        codec = self.video_codec
+        for name, patch in zip(("height", "width"), self.transformer.config.patch_size[1:], strict=True):
+            value, multiple = getattr(settings, name), codec.spatial_factor * patch
+            if value <= 0 or value % multiple:
+                near = max(multiple, round(value / multiple) * multiple)
+                raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {value}; use {near}")
+        factor = codec.temporal_factor
+        if settings.num_frames < 1 or (settings.num_frames - 1) % factor:
+            below = max(0, settings.num_frames - 1) // factor * factor + 1
+            raise ValueError(
+                f"`num_frames` must be {factor}k + 1 (the video VAE compresses time by {factor}), "
+                f"got {settings.num_frames}; use {below} or {below + factor}"
+            )
+        if not 0 < settings.frame_rate < float("inf"):
+            raise ValueError(
+                f"`frame_rate` must be positive, got {settings.frame_rate}; use {self.defaults.frame_rate}"
+            )
+
+    def frames_of_given_media(
+        self,
+        num_frames: int | None,
+        frame_rate: float,
+        video: Video | None,
+        audio: Audio | None,
+        audio_sampling_rate: int | None,
+    ) -> int | None:
+        """`num_frames`, or what a given video has or fits into a given sound; None without either."""
+        factor = self.video_codec.temporal_factor
+        if num_frames is not None:
+            return num_frames
+        if video is not None:
+            return len(video)
+        if audio is not None:
+            duration_s = np.shape(audio)[-1] / (audio_sampling_rate or self.audio_codec.sampling_rate)
+            num_frames = int(duration_s * frame_rate + 0.5)  # half a frame of silence is added at most
+            return max(0, num_frames - 1) // factor * factor + 1
+        return None
+
+    # 5. Decoding
+
+    def decode_video(self, latents: Tensor, output_type: str) -> Any:
+        """Frames as `output_type` says, of normalised latents [B, C, F, h, w]."""
+        if output_type == "latent":
+            return latents
+        return self.video_processor.postprocess_video(self.video_codec.decode(latents), output_type=output_type)
+
+    def decode_audio(self, latents: Tensor, output_type: str, clip: Clip) -> Any:
+        """Waveform [B, channels, S] of latents [B, L, C], no longer than the clip."""
+        if output_type == "latent":
+            return latents
+        return self.finish_audio(self.audio_codec.decode(latents), output_type, clip)
+
+    def finish_audio(self, waveform: Tensor, output_type: str, clip: Clip) -> Any:
+        """Cut a waveform [1 or B, channels, S] to the clip and give it to the caller: one per clip, float32."""
+        waveform = waveform[..., : round(clip.duration_s * self.audio_codec.sampling_rate)].float().clamp(-1, 1).cpu()
+        waveform = repeat_to_batch("audio", waveform, clip.batch_size)
+        return waveform.numpy() if output_type == "np" else waveform
+
+    # 6. The call
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: Prompts | None = None,
+        negative_prompt: Prompts | None = None,
+        audio_negative_prompt: Prompts | None = None,
+        image: Image | None = None,
+        audio: Audio | None = None,
+        video: Video | None = None,
+        audio_sampling_rate: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        frame_rate: float | None = None,
+        num_inference_steps: int | None = None,
+        sigmas: list[float] | None = None,
+        audio_sigmas: list[float] | None = None,
+        guidance_scale: float | None = None,
+        audio_guidance_scale: float | None = None,
+        coupling_scale: float | None = None,
+        audio_coupling_scale: float | None = None,
+        uncoupled_text: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        coupling_interval: tuple[float, float] | None = None,
+        guidance_rescale: float | None = None,
+        audio_guidance_rescale: float | None = None,
+        apg_threshold: float | None = None,
+        audio_apg_threshold: float | None = None,
+        sequential_guidance: bool = False,
+        modalities: Sequence[str] = MODALITIES,
+        num_videos_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        audio_latents: Tensor | None = None,
+        prompt_embeds: PromptEmbeds | Tensor | None = None,
+        negative_prompt_embeds: PromptEmbeds | Tensor | None = None,
+        audio_negative_prompt_embeds: PromptEmbeds | Tensor | None = None,
+        max_sequence_length: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> JoVAPipelineOutput | tuple[Any, Any]:
+        """Generate clips of video with sound.
+
+        Arguments that are None take the checkpoint's defaults; a zero is a zero.
+
+        Args:
+            prompt: What is to be seen, heard and said: strings or `JoVAPrompt`.
+            negative_prompt: What guidance moves away from.
+            audio_negative_prompt: The same for the audio branch's text; None follows `negative_prompt`.
+            image: Reference image, the first frame: one for all, or one per prompt.
+            audio: Given sound, [S] or [channels, S], or one per prompt [B, channels, S], in [-1, 1]. As long as the
+                clip it drives the video; shorter, it is continued.
+            video: Given frames: PIL images, array [N, H, W, 3] or tensor [N, 3, H, W], N = 4k + 1. As long as the clip
+                it gets a sound; shorter, it is continued.
+            audio_sampling_rate: Samples per second of `audio`; None means that of the audio VAE.
+            height: Pixels.
+            width: Pixels.
+            num_frames: Frames, 4k + 1. None takes the length of a given `video` or, without one, what fits into a
+                given `audio`.
+            frame_rate: Frames per second.
+            num_inference_steps: Solver steps.
+            sigmas: Video noise levels to walk, in place of the scheduler's.
+            audio_sigmas: Audio noise levels.
+            guidance_scale: Text guidance of video; 1 is off, and then off for both unless audio says otherwise.
+            audio_guidance_scale: Text guidance of audio; None follows video.
+            coupling_scale: Coupling guidance of video; 1 is off.
+            audio_coupling_scale: Coupling guidance of audio; None follows video.
+            uncoupled_text: Whether the text is `"empty"` or `"kept"` where the coupling is removed.
+            guidance_interval: Steps with text guidance, as fractions of all steps.
+            coupling_interval: Steps with coupling guidance.
+            guidance_rescale: Share of the rescaling of guided video predictions; 0 is off.
+            audio_guidance_rescale: The same for audio; None follows video.
+            apg_threshold: Norm limit of adaptive projected guidance of video.
+            audio_apg_threshold: The same for audio.
+            sequential_guidance: Whether the predictions that guidance needs are made one after the other, to save
+                memory; otherwise in one batch.
+            modalities: What takes part: both, `["video"]` or `["audio"]`.
+            num_videos_per_prompt: Clips per prompt.
+            generator: Of the noise: one, or one per clip.
+            latents: Start of video, [B, C, F, h, w], in place of noise.
+            audio_latents: Start of audio, [B, L, C].
+            prompt_embeds: Encoded prompts, see `encode_prompt`.
+            negative_prompt_embeds: Encoded negative prompts.
+            audio_negative_prompt_embeds: Encoded negative prompts of the audio branch.
+            max_sequence_length: Longest prompt in tokens.
+            output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            return_dict: Whether to return a `JoVAPipelineOutput` instead of a tuple.
+            attention_kwargs: May carry `scale`, the weight of LoRA layers.
+            callback_on_step_end: Called as `callback(pipeline, step, timestep, tensors)` after each step; may return
+                a dict that replaces tensors.
+            callback_on_step_end_tensor_inputs: Names of the tensors it gets, of `_callback_tensor_inputs`.
+
+        Returns:
+            `JoVAPipelineOutput`, or the tuple `(frames, audio)`. Given media that cover the clip come back as given.
+        """
+        # 1. Settle what the call is about
+        settings = self.defaults.override(
+            height=height,
+            width=width,
+            frame_rate=frame_rate,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            audio_guidance_scale=audio_guidance_scale,
+            coupling_scale=coupling_scale,
+            audio_coupling_scale=audio_coupling_scale,
+            uncoupled_text=uncoupled_text,
+            guidance_interval=guidance_interval,
+            coupling_interval=coupling_interval,
+            guidance_rescale=guidance_rescale,
+            audio_guidance_rescale=audio_guidance_rescale,
+            apg_threshold=apg_threshold,
+            audio_apg_threshold=audio_apg_threshold,
+        )
+        settings = settings.override(
+            num_frames=self.frames_of_given_media(num_frames, settings.frame_rate, video, audio, audio_sampling_rate)
+        )
+        if len(modalities) == 1:  # nothing to couple
+            settings = settings.override(coupling_scale=1.0, audio_coupling_scale=1.0)
+        self.check_inputs(
+            settings,
+            prompt,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            image,
+            audio,
+            audio_sampling_rate,
+            video,
+            modalities,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        self._settings, self._attention_kwargs = settings, attention_kwargs
+        self._current_timestep, self._interrupt = None, False
+        num_prompts = count_prompts(prompt, prompt_embeds)
+        clip = Clip(
+            batch_size=num_prompts * num_videos_per_prompt,
+            height=settings.height,
+            width=settings.width,
+            num_frames=settings.num_frames,
+            frame_rate=settings.frame_rate,
+            num_audio_latents=self.audio_codec.num_latents_for(settings.num_frames / settings.frame_rate),
+        )
+
+        # 2. Encode what is given besides text
+        given: dict[str, GivenLatents] = {}
+        originals: dict[str, Tensor] = {}
+        image_latents = None
+        num_latent_frames = self.video_codec.num_latent_frames(clip.num_frames)
+        if image is not None:
+            image_latents = self.encode_image(image, clip)
+            if self.num_condition_channels == 0:
+                given["video"] = GivenLatents.prefix(image_latents, num_latent_frames, axis=2)
+        if video is not None:
+            originals["video"] = self.video_processor.preprocess_video(
+                to_frame_batch(video), height=clip.height, width=clip.width
+            )
+            given["video"] = GivenLatents.prefix(
+                self.encode_video(originals["video"], clip), num_latent_frames, axis=2
+            )
+        if audio is not None:
+            originals["audio"] = self.read_audio(audio, audio_sampling_rate, clip)
+            given["audio"] = GivenLatents.prefix(
+                self.encode_audio(originals["audio"], clip), clip.num_audio_latents, axis=1
+            )
+
+        # 3. Schedules
+        scheduler = FlowMatchAudioVideoScheduler.from_scheduler(self.scheduler)
+        has_schedule = sigmas is not None or audio_sigmas is not None
+        num_steps = num_inference_steps if has_schedule else settings.num_inference_steps
+        scheduler.set_timesteps(num_steps, self._execution_device, sigmas, audio_sigmas)
+        scheduler.set_begin_index(0)
+        self._num_timesteps = len(scheduler.timesteps)
+        denoiser = JoVADenoiser(
+            transformer=self.transformer,
+            scheduler=scheduler,
+            guidance=settings.guidance(),
+            given=given,
+            channels=self.condition_channels(clip, image_latents),
+            frame_rate=clip.frame_rate,
+            audio_latent_rate_hz=self.audio_codec.latent_rate_hz,
+            is_sequential=sequential_guidance,
+            attention_kwargs=attention_kwargs,
+            generator=generator,
+        )
+
+        # 4. Encode text
+        self._needs_negative_prompt = denoiser.needs_negative_prompt(modalities)
+        text = TextConditions(
+            *self.encode_prompt(
+                prompt,
+                negative_prompt,
+                audio_negative_prompt,
+                self.do_classifier_free_guidance,
+                num_videos_per_prompt,
+                prompt_embeds,
+                negative_prompt_embeds,
+                audio_negative_prompt_embeds,
+                max_sequence_length,
+            )
+        )
+
+        # 5. Draw noise
+        samples = {}
+        if "video" in modalities:
+            latent_shape = self.video_codec.latent_shape(clip.num_frames, clip.height, clip.width)
+            samples["video"] = self.prepare_latents("latents", (clip.batch_size, *latent_shape), generator, latents)
+        if "audio" in modalities:
+            audio_shape = (clip.batch_size, clip.num_audio_latents, self.audio_codec.latent_channels)
+            samples["audio"] = self.prepare_latents("audio_latents", audio_shape, generator, audio_latents)
+        samples = denoiser.impose(samples)
+
+        # 6. Denoise
+        with self.progress_bar(total=self._num_timesteps) as progress_bar:
+            for step, timestep in enumerate(scheduler.timesteps):
+                if self.interrupt:
+                    continue
+                self._current_timestep = timestep
+                samples = denoiser.step(step, samples, text)
+                if callback_on_step_end is not None:
+                    tensors: dict[str, Any] = {
+                        "latents": samples.get("video"),
+                        "audio_latents": samples.get("audio"),
+                        "prompt_embeds": text.prompt,
+                        "negative_prompt_embeds": text.negative_prompt,
+                    }
+                    chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    tensors |= callback_on_step_end(self, step, timestep, chosen)
+                    samples = {name: tensors[LATENTS_OF[name]] for name in samples}
+                    text = replace(
+                        text, prompt=tensors["prompt_embeds"], negative_prompt=tensors["negative_prompt_embeds"]
+                    )
+                progress_bar.update()
+        self._current_timestep = None
+
+        # 7. Decode what was generated
+        frames = waveform = None
+        if "video" in samples:
+            frames = self.decode_video(samples["video"], output_type)
+        if "audio" in samples:
+            waveform = self.decode_audio(samples["audio"], output_type, clip)
+        if output_type != "latent" and "video" in given and given["video"].covers_all:
+            frames = self.video_processor.postprocess_video(
+                repeat_to_batch("video", originals["video"], clip.batch_size), output_type=output_type
+            )
+        if output_type != "latent" and "audio" in given and given["audio"].covers_all:
+            waveform = self.finish_audio(originals["audio"], output_type, clip)
+        self.maybe_free_model_hooks()
+
+        if not return_dict:
+            return frames, waveform
+        return JoVAPipelineOutput(
+            frames=frames, audio=waveform, frame_rate=clip.frame_rate, sampling_rate=self.audio_codec.sampling_rate
+        )
+
+
+def repeat_to_batch(name: str, rows: Tensor, batch_size: int) -> Tensor:
+    """Rows of one clip, or of one per prompt, to one per clip: [1 or P, ...] -> [B, ...]."""
+    if batch_size % rows.shape[0]:
+        raise ValueError(f"`{name}` must be one for all clips or one per prompt, got {rows.shape[0]} for {batch_size}")
+    return rows.repeat_interleave(batch_size // rows.shape[0], dim=0)
+
+
+def count_prompts(prompt: Prompts | None, prompt_embeds: PromptEmbeds | Tensor | None) -> int:
+    """Prompts of a call."""
+    if prompt is not None:
+        return len(prompt) if isinstance(prompt, list) else 1
+    features = prompt_embeds.features if isinstance(prompt_embeds, PromptEmbeds) else prompt_embeds
+    assert features is not None
+    return features.shape[0]
+
+
+def check_prompts(
+    prompt: Prompts | None,
+    negative_prompt: Prompts | None,
+    prompt_embeds: PromptEmbeds | Tensor | None,
+    negative_prompt_embeds: PromptEmbeds | Tensor | None,
+) -> None:
+    """Refuse prompts that are missing, doubled, of a wrong type, or as many as fit nothing."""
+    if (prompt is None) == (prompt_embeds is None):
+        raise ValueError("exactly one of `prompt` and `prompt_embeds` must be given; describe the clip in `prompt`")
+    for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        listed = value if isinstance(value, list) else [value]
+        if value is not None and (not listed or not all(isinstance(item, str | JoVAPrompt) for item in listed)):
+            raise ValueError(f"`{name}` must be a str, a JoVAPrompt or a list of them, got {value!r}")
+    if negative_prompt is not None and negative_prompt_embeds is not None:
+        raise ValueError("`negative_prompt` and `negative_prompt_embeds` must not both be given; leave one out")
+    num_prompts = count_prompts(prompt, prompt_embeds)
+    if isinstance(negative_prompt, list) and len(negative_prompt) != num_prompts:
+        raise ValueError(
+            f"`negative_prompt` must be one for all or one per prompt, got {len(negative_prompt)} for {num_prompts}"
+        )

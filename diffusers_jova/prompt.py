@@ -1,0 +1,154 @@
+"""The three-part prompt of the paper, and the features that text encoders make of prompts.
+
+JoVA (arXiv:2512.13677v1), Sec. 3.3 describes every clip by a video caption, an audio caption and a transcript.
+
+Letters in shapes: B prompts, S tokens, D feature width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.utils import logging
+from torch import Tensor
+from torch.nn import functional as F
+
+
+logger = logging.get_logger(__name__)
+
+PROMPT_TEMPLATE = "{video}\n<S>{transcript}<E>\n<AUDCAP>{audio}<ENDAUDCAP>"  # one part per line
+
+
+@dataclass(frozen=True)
+class JoVAPrompt:
+    """What is seen, what is heard, and what is said.
+
+    Args:
+        video: Caption of the picture.
+        audio: Caption of the sound.
+        transcript: The words that are spoken.
+    """
+
+    video: str = ""
+    audio: str = ""
+    transcript: str = ""
+
+    def render(self, template: str) -> str:
+        """One string: the parts that are not empty, each in its form, in the order of the template.
+
+        Args:
+            template: Format string of each part, one per line, as `PROMPT_TEMPLATE`.
+        """
+        forms = [
+            form.replace(f"{{{name}}}", text.strip())
+            for form in template.splitlines()
+            for name, text in asdict(self).items()
+            if f"{{{name}}}" in form and text.strip()
+        ]
+        return " ".join(forms)
+
+
+class PromptEmbeds(NamedTuple):
+    """Features of a batch of prompts.
+
+    Args:
+        features: Of the first text encoder, [B, S, D].
+        mask: Bool [B, S], False for padding; None where nothing is padded.
+        features_2: Of the second text encoder, [B, S2, D2]; None without one.
+        mask_2: Its mask.
+    """
+
+    features: Tensor
+    mask: Tensor | None = None
+    features_2: Tensor | None = None
+    mask_2: Tensor | None = None
+
+    def joint_mask(self) -> Tensor | None:
+        """Mask of the concatenated features, bool [B, S + S2]; None where nothing is padded."""
+        pairs = [(self.features, self.mask)]
+        if self.features_2 is not None:
+            pairs.append((self.features_2, self.mask_2))
+        if all(mask is None or bool(mask.all()) for _, mask in pairs):
+            return None
+        return torch.cat([full_mask(features) if mask is None else mask for features, mask in pairs], dim=1)
+
+    def repeat(self, num_per_prompt: int) -> "PromptEmbeds":
+        """Every prompt `num_per_prompt` times, copies beside each other."""
+        parts: list[Any] = [None if part is None else part.repeat_interleave(num_per_prompt, 0) for part in self]
+        return PromptEmbeds(*parts)
+
+
+def full_mask(features: Tensor) -> Tensor:
+    """Mask that keeps every row of features [B, S, D]: bool [B, S]."""
+    return torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+
+
+def pad_rows(features: Tensor, mask: Tensor | None, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Pad features [B, S, D] and their mask to `num_rows` rows with zeros."""
+    mask = full_mask(features) if mask is None else mask
+    missing = num_rows - features.shape[1]
+    return F.pad(features, (0, 0, 0, missing)), F.pad(mask, (0, missing))
+
+
+def concatenate_prompts(prompts: Sequence[PromptEmbeds]) -> PromptEmbeds:
+    """Batches of prompts as one batch, padded to the longest."""
+
+    def join(features: list[Tensor | None], masks: list[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+        present = [part for part in features if part is not None]
+        if not present:
+            return None, None
+        longest = max(part.shape[1] for part in present)
+        padded = [pad_rows(part, mask, longest) for part, mask in zip(present, masks, strict=True)]
+        return torch.cat([part for part, _ in padded]), torch.cat([mask for _, mask in padded])
+
+    features, mask = join([part.features for part in prompts], [part.mask for part in prompts])
+    features_2, mask_2 = join([part.features_2 for part in prompts], [part.mask_2 for part in prompts])
+    assert features is not None
+    return PromptEmbeds(features, mask, features_2, mask_2)
+
+
+@torch.no_grad()
+def encode_text(
+    tokenizer: Any, text_encoder: Any, texts: list[str], max_sequence_length: int, pads_with_zeros: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Last hidden states of a text encoder, zero behind the end of each text: [B, S, D], and their mask [B, S].
+
+    Args:
+        tokenizer: Of transformers.
+        text_encoder: Of transformers; its first output is used.
+        texts: B strings.
+        max_sequence_length: Longest text in tokens; what is beyond is cut, with a warning.
+        pads_with_zeros: Whether every text is `max_sequence_length` rows long and padding takes part as zeros, as in
+            Wan and its kin; otherwise texts are padded to the longest and the padding is masked.
+    """
+    inputs = tokenizer(
+        texts,
+        padding="longest",
+        truncation=False,
+        padding_side="right",
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    longest = inputs.input_ids.shape[1]
+    if longest > max_sequence_length:
+        logger.warning(
+            f"a prompt of {longest} tokens was cut to `max_sequence_length` = {max_sequence_length}; "
+            f"shorten the prompt or raise `max_sequence_length`"
+        )
+        inputs = tokenizer(
+            texts,
+            padding="longest",
+            truncation=True,
+            max_length=max_sequence_length,
+            padding_side="right",
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+    ids, attention_mask = inputs.input_ids.to(text_encoder.device), inputs.attention_mask.to(text_encoder.device)
+    features = text_encoder(ids, attention_mask=attention_mask)[0]
+    mask = attention_mask.bool()
+    features = features * mask[..., None]
+    if pads_with_zeros:
+        return pad_rows(features, mask, max_sequence_length)[0], None
+    return features, mask

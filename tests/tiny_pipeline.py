@@ -1,0 +1,114 @@
+"""A pipeline of tiny real components with random weights, for tests: real geometry, real code paths, no meaning."""
+
+import string
+
+import torch
+from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
+
+
+DEFAULTS = {
+    "height": 32,
+    "width": 32,
+    "num_frames": 9,
+    "frame_rate": 16.0,
+    "num_inference_steps": 2,
+    "guidance_scale": 3.0,
+    "max_sequence_length": 64,
+}
+TRANSFORMER_CONFIG = {
+    "in_channels": 36,
+    "out_channels": 16,
+    "audio_in_channels": 4,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "rope_axes_dim": (4, 4, 4),
+    "text_dim": 16,
+    "text_dim_2": None,
+    "position_table_sizes": (16, 16, 16),
+    "audio_position_table_size": 128,
+}
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Character-level tokenizer of printable ASCII."""
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "</s>", "<unk>", *string.printable[:95]])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=128
+    )
+
+
+def build_text_encoder() -> UMT5EncoderModel:
+    torch.manual_seed(0)
+    config = UMT5Config(
+        vocab_size=128, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    return UMT5EncoderModel(config).eval()
+
+
+def build_transformer(**overrides: object) -> JoVATransformer3DModel:
+    """Transformer without zero-initialised gates, so that every input moves the output."""
+    torch.manual_seed(0)
+    transformer = JoVATransformer3DModel(**{**TRANSFORMER_CONFIG, **overrides})
+    with torch.no_grad():
+        for name, parameter in transformer.named_parameters():
+            if not parameter.any() or "modulation" in name:
+                parameter.normal_(std=0.2)
+    return transformer.eval()
+
+
+def build_vae() -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    return AutoencoderKLWan(
+        base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    ).eval()
+
+
+def build_audio_vae() -> MMAudioVAE:
+    torch.manual_seed(0)
+    return MMAudioVAE(
+        mel_bins=8,
+        latent_channels=4,
+        hidden_channels=8,
+        sample_rate=16000,
+        n_fft=1024,
+        hop_length=256,
+        scaling_factor=1.0,
+    ).eval()
+
+
+def build_vocoder() -> MMAudioVocoder:
+    torch.manual_seed(0)
+    return MMAudioVocoder(
+        num_mels=8,
+        upsample_initial_channel=16,
+        upsample_rates=(8, 8, 4),
+        upsample_kernel_sizes=(16, 16, 8),
+        resblock_kernel_sizes=(3,),
+        resblock_dilation_sizes=((1, 3, 5),),
+    ).eval()
+
+
+def build_tiny_pipeline(**overrides: object) -> JoVAPipeline:
+    """All components; `overrides` replace components or config values."""
+    parts = {
+        "tokenizer": build_tokenizer(),
+        "text_encoder": build_text_encoder(),
+        "transformer": build_transformer(),
+        "vae": build_vae(),
+        "audio_vae": build_audio_vae(),
+        "vocoder": build_vocoder(),
+        "scheduler": FlowMatchAudioVideoScheduler(),
+        "defaults": DEFAULTS,
+    }
+    pipeline = JoVAPipeline(**{**parts, **overrides})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
