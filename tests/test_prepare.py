@@ -1,0 +1,257 @@
+"""Preparing encodes every clip once, survives broken ones, and never leaves a half-written record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from diffusers_jova import JoVAPipeline
+from diffusers_jova.media import write_video
+from diffusers_jova.prompt import JoVAPrompt
+from training.clips import Bucket, ClipSettings
+from training.dataset import BucketSampler, PrecomputedDataset
+from training.encoder import Encoder, fingerprint_model, video_factors
+from training.manifest import read_samples
+from training.prepare import Outcome, Preparer, PrepareSettings, describe, main, prepare
+
+
+def write_clips(folder: Path, names: Sequence[str] = ("a", "b"), num_frames: int = 12) -> Path:
+    """Clips of 32 x 32 with a moving white mouth, its boxes, a hum and a caption."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shade, name in enumerate(names):
+        frames = np.full((num_frames, 32, 32, 3), 40 + 30 * shade, np.uint8)
+        boxes = [[[8 + f, 16, 16 + f, 22] for f in range(num_frames)]]
+        for f in range(num_frames):
+            frames[f, 16:22, 8 + f : 16 + f] = 250
+        sound = np.sin(np.arange(num_frames * 1000) / (4 + shade)).astype(np.float32) / 2
+        write_video(folder / f"{name}.mp4", frames, 16, sound, 16000)
+        (folder / f"{name}.txt").write_text(f"clip {name}")
+        (folder / f"{name}.boxes.json").write_text(json.dumps(boxes))
+    return folder
+
+
+def make_preparer(model: Path, output: Path, **options: Any) -> Preparer:
+    clips = ClipSettings(buckets=(Bucket(9, 32, 32),), frame_rate=16, **options)
+    settings = PrepareSettings(clips=clips, dtype="fp32", mouths=False)
+    return Preparer(model, output, settings, fingerprint_model(model))
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Tensors and headers of all records, comparable; the order inside a header is arbitrary."""
+    return {str(path.relative_to(folder)): record(path) for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def record(path: Path) -> tuple[dict[str, str], dict[str, list[float]]]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata(), {name: file.get_tensor(name).nan_to_num(-1).tolist() for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    source = write_clips(folder / "clips")
+    (source / "c.mp4").write_bytes(b"no video")
+    (source / "c.txt").write_text("broken")
+    write_clips(source, ["short"], num_frames=5)
+    outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, folder / "cache"))
+    assert sorted(outcome.status for outcome in outcomes) == ["broken", "kept", "kept", "skipped"]
+    return folder / "cache"
+
+
+def test_a_record_is_what_the_pipeline_encodes(prepared: Path, tiny_pipeline_folder: Path) -> None:
+    from diffusers_jova.media import read_video
+
+    pipe = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
+    video = read_video(prepared.parent / "clips" / "a.mp4")
+    assert video.audio is not None
+    pixels = torch.from_numpy(video.frames[:9]).movedim(3, 0)[None].float() / 127.5 - 1
+    batch = PrecomputedDataset(prepared).batch([0])
+    with torch.no_grad():
+        latents = pipe.vae.encode(pixels).latent_dist.mean
+        mean, std = (
+            torch.tensor(x).view(1, -1, 1, 1, 1) for x in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
+        )
+        sound = torch.nn.functional.pad(torch.from_numpy(video.audio[None, :, :9000]), (0, 216))  # 18 latents
+        audio = pipe.audio_codec.encode(sound)
+        embeds = pipe.encode_prompt("clip a", do_classifier_free_guidance=False)[0]
+        first = pipe.vae.encode(pixels[:, :, :1]).latent_dist.mean
+    torch.testing.assert_close(batch["video_latents"], (latents - mean) / std, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(batch["image_latents"], (first - mean) / std, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(batch["audio_latents"], audio, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(batch["prompt_embeds"], embeds.features)
+
+
+def test_prepared_clips_make_batches_with_masks(prepared: Path) -> None:
+    dataset = PrecomputedDataset(prepared)
+    (indices,) = BucketSampler(dataset.buckets, batch_size=2)
+    batch = dataset.batch(indices)
+    assert batch["video_latents"].shape == (2, 16, 3, 4, 4)
+    assert batch["audio_latents"].shape[1] == round(9 / 16 * 31.25)
+    assert batch["mouth_mask"][0, 0].sum(dim=(1, 2)).tolist() == [1, 2, 2]  # 8..16, 9..20, 13..24 of 8-pixel cells
+    assert batch["has_audio"].tolist() == batch["has_video"].tolist() == [1, 1]
+    assert sorted(batch["captions"]) == ["clip a", "clip b"]
+    assert dataset.empty_prompt()["prompt_embeds"].shape[1:] == batch["prompt_embeds"].shape[1:]
+
+
+def test_the_header_describes_the_clip(prepared: Path) -> None:
+    with safe_open(next(prepared.glob("a-*.safetensors")), framework="pt") as file:
+        header = file.metadata()
+    expected = {"num_frames": "9", "height": "32", "frame_rate": "16", "sampling_rate": "16000", "caption": "clip a"}
+    assert expected.items() <= header.items()
+    assert {"has_video", "has_audio", "spatial_factor", "temporal_factor", "fingerprint"} <= header.keys()
+
+
+def test_the_summary_says_what_was_kept_and_why_the_rest_was_not(prepared: Path) -> None:
+    summary = json.loads((prepared / "prepare.json").read_text())
+    by_name = {Path(clip["source"]).stem: clip for clip in summary["clips"]}
+    assert by_name["a"]["status"] == "kept"
+    assert by_name["short"]["reason"] == "5 frames at 16 per second; a bucket needs 9"
+    assert "must be a media file that libav can decode" in by_name["c"]["reason"]
+    text = describe([Outcome(**clip) for clip in summary["clips"]])
+    assert text.startswith("2 clips prepared, 0 were up to date, 2 records\nskipped 1: 5 frames")
+
+
+def test_a_rerun_does_nothing_and_a_new_caption_redoes_its_clip_alone(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips")
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    prepare(read_samples(source), preparer)
+    before = contents(tmp_path / "cache")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.safetensors")}
+    assert {outcome.status for outcome in prepare(read_samples(source), preparer)} == {"done"}
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.safetensors")}
+
+    (source / "a.txt").write_text("another")
+    statuses = {Path(o.source).stem: o.status for o in prepare(read_samples(source), preparer)}
+    assert statuses == {"a": "kept", "b": "done"}
+    after = contents(tmp_path / "cache")
+    assert after.keys() == before.keys()
+    assert [name for name in after if after[name] != before[name]] == [name for name in after if name.startswith("a-")]
+
+
+def test_other_settings_replace_the_records_and_leave_none_behind(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    source = write_clips(tmp_path / "clips", ["a"], num_frames=20)
+    output = tmp_path / "cache"
+    prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output, cut="all"))
+    assert len(list(output.glob("a-*.safetensors"))) == 2
+    prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output))
+    assert len(list(output.glob("a-*.safetensors"))) == 1
+    (source / "a.boxes.json").write_text("[]")
+    (outcome,) = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output, require_mouth=True))
+    assert outcome.status == "skipped"
+    assert not list(output.glob("a-*.safetensors"))
+
+
+def test_a_damaged_record_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    source = write_clips(tmp_path / "clips", ["a"])
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    prepare(read_samples(source), preparer)
+    (path,) = (tmp_path / "cache").glob("*.safetensors")
+    whole = record(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert prepare(read_samples(source), preparer)[0].status == "kept"
+    assert record(path) == whole
+
+
+def test_a_full_disk_is_explained_and_keeps_what_was_done(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_clips(tmp_path / "clips")
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    write, calls = Path.write_bytes, []
+
+    def fill(path: Path, data: bytes) -> int:
+        calls.append(path)
+        if len(calls) > 2:  # the empty prompt and the first clip fit
+            write(path, data[:50])
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match="must have free space, got a full disk"):
+        prepare(read_samples(source), preparer)
+    monkeypatch.undo()
+    assert len(PrecomputedDataset(tmp_path / "cache")) == 1
+    assert not list((tmp_path / "cache").glob(".*"))
+    assert sorted(o.status for o in prepare(read_samples(source), preparer)) == ["done", "kept"]
+
+
+def test_another_model_means_other_records(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "model"
+    shutil.copytree(tiny_pipeline_folder, copy, copy_function=shutil.copy2)
+    assert fingerprint_model(copy) == fingerprint_model(tiny_pipeline_folder)
+    config = json.loads((copy / "vae" / "config.json").read_text())
+    config["latents_mean"][0] += 1
+    (copy / "vae" / "config.json").write_text(json.dumps(config))
+    assert fingerprint_model(copy) != fingerprint_model(tiny_pipeline_folder)
+
+
+def test_the_geometry_of_a_model_is_read_from_its_configs(tiny_pipeline_folder: Path) -> None:
+    assert video_factors(tiny_pipeline_folder) == (8, 4, 16)
+
+
+def test_a_prompt_of_three_parts_is_rendered_by_the_template_of_the_pipeline(tiny_pipeline_folder: Path) -> None:
+    encoder = Encoder.from_pretrained(tiny_pipeline_folder, dtype=torch.float32)
+    parts = encoder.encode_prompt(JoVAPrompt("a man", "a voice", "hi"))
+    whole = encoder.encode_prompt("a man <S>hi<E> <AUDCAP>a voice<ENDAUDCAP>")
+    assert torch.equal(parts["prompt_embeds"], whole["prompt_embeds"])
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_records_of_one(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    samples = read_samples(write_clips(tmp_path / "clips", ["a", "b", "c"]))
+    prepare(samples, make_preparer(tiny_pipeline_folder, tmp_path / "one"))
+    outcomes = prepare(samples, make_preparer(tiny_pipeline_folder, tmp_path / "two"), num_processes=2)
+    assert [outcome.status for outcome in outcomes] == ["kept"] * 3
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_writes_the_records_of_one_process(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    ray = pytest.importorskip("ray")
+    samples = read_samples(write_clips(tmp_path / "clips"))
+    prepare(samples, make_preparer(tiny_pipeline_folder, tmp_path / "one"))
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        outcomes = prepare(samples, make_preparer(tiny_pipeline_folder, tmp_path / "ray"), use_ray=True)
+    finally:
+        ray.shutdown()
+    assert [outcome.status for outcome in outcomes] == ["kept"] * 2
+    assert contents(tmp_path / "one") == contents(tmp_path / "ray")
+
+
+def test_the_command_prepares_a_folder(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"])
+    main([str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--device", "cpu"])
+    assert "1 clips prepared" in capsys.readouterr().out
+    assert len(PrecomputedDataset(tmp_path / "cache")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--buckets", "10x32x32"], "use 9 or 13"),
+        (["--buckets", "9x40x32"], "multiples of 16"),
+        (["--model", "nowhere"], "`model` must be the folder of a saved JoVAPipeline"),
+    ],
+)
+def test_the_command_explains_what_is_wrong(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"])
+    with pytest.raises(SystemExit):
+        main([str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), *arguments])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()

@@ -1,0 +1,120 @@
+"""What turns clips into what the transformer sees: a pipeline's codecs and text encoders, without its transformer.
+
+Letters: C latent channels, F latent frames, h x w latent cells, L audio latents, S prompt tokens, D feature width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffusers_jova import JoVAPipeline
+from diffusers_jova.generation_defaults import GenerationDefaults
+from diffusers_jova.media import mix_channels, resample
+from diffusers_jova.prompt import JoVAPrompt
+
+
+ENCODER_PARTS = ("vae", "audio_vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+DEFAULT_PATCH_PX = 2
+
+
+class Encoder:
+    """The encoders of a pipeline.
+
+    Args:
+        pipeline: A `JoVAPipeline`; its transformer may be missing.
+        dtype: Number format of the results.
+    """
+
+    def __init__(self, pipeline: Any, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.pipeline, self.dtype = pipeline, dtype
+        self.video_codec, self.audio_codec = pipeline.video_codec, pipeline.audio_codec
+
+    @classmethod
+    def from_pretrained(cls, model: Path, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Encoder:
+        """Load the encoders of a saved pipeline, each in the number format that it was saved in."""
+        pipeline = JoVAPipeline.from_pretrained(model, transformer=None)
+        return cls(pipeline.to(device), dtype)
+
+    @torch.inference_mode()
+    def encode_video(self, frames: NDArray[np.uint8]) -> Tensor:
+        """Encode frames, uint8 [frames, H, W, 3], to normalised latents [C, F, h, w]."""
+        pixels = torch.from_numpy(frames).movedim(3, 0)[None] / 127.5 - 1  # [1, 3, frames, H, W] in [-1, 1]
+        return self._store(self.video_codec.encode(pixels)[0])
+
+    def encode_image(self, image: NDArray[np.uint8]) -> Tensor:
+        """Encode one image, uint8 [H, W, 3], to normalised latents [C, 1, h, w]."""
+        return self.encode_video(image[None])
+
+    @torch.inference_mode()
+    def encode_audio(self, waveform: NDArray[np.float32], sampling_rate: int, duration_s: float) -> Tensor:
+        """Encode sound to as many latents as a clip of `duration_s` has.
+
+        Args:
+            waveform: float32 [channels, samples] in [-1, 1], about `duration_s` long.
+            sampling_rate: Samples per second.
+            duration_s: Of the clip, in seconds.
+
+        Returns:
+            [L, C], scaled as the transformer sees them.
+        """
+        codec = self.audio_codec
+        num_latents = codec.num_latents_for(duration_s)
+        num_samples = codec.num_samples_for(num_latents)
+        sound = resample(mix_channels(waveform, codec.num_channels), sampling_rate, codec.sampling_rate)
+        sound = sound[:, :num_samples]  # rounding to whole latents cuts or lacks half a latent at most
+        padded = np.pad(sound, ((0, 0), (0, num_samples - sound.shape[1])))
+        latents = codec.encode(torch.from_numpy(padded)[None].to(self.pipeline.audio_vae.device))
+        return self._store(latents[0, :num_latents])
+
+    @torch.inference_mode()
+    def encode_prompt(self, prompt: JoVAPrompt | str) -> dict[str, Tensor]:
+        """Encode a prompt to the tensors of a record: features [S, D] and mask [S] of one text encoder or of both."""
+        texts = self.pipeline.render_prompts([prompt])
+        embeds = self.pipeline.encode_texts(texts, self.pipeline.defaults.max_sequence_length)
+        features = {"prompt_embeds": embeds.features, "prompt_embeds_2": embeds.features_2}
+        masks = {"prompt_mask": embeds.mask, "prompt_mask_2": embeds.mask_2}
+        tensors = {name: self._store(value[0]) for name, value in features.items() if value is not None}
+        return tensors | {name: mask[0].cpu() for name, mask in masks.items() if mask is not None}
+
+    def _store(self, tensor: Tensor) -> Tensor:
+        return tensor.to("cpu", self.dtype).clone()
+
+
+def video_factors(model: Path) -> tuple[int, int, int]:
+    """Read pixels per latent cell, frames per latent, and the multiple of pixels that the transformer takes."""
+    if not (model / "model_index.json").is_file():
+        raise ValueError(f"`model` must be the folder of a saved JoVAPipeline, got `{model}`; download it first")
+    vae = _config(model / "vae")
+    transformer = _config(model / "transformer") if (model / "transformer").is_dir() else {}
+    spatial_factor = vae["scale_factor_spatial"]
+    patch_px = transformer.get("patch_size", [1, DEFAULT_PATCH_PX, DEFAULT_PATCH_PX])[-1]
+    return spatial_factor, vae["scale_factor_temporal"], spatial_factor * patch_px
+
+
+def model_defaults(model: Path) -> GenerationDefaults:
+    """Read the size and frame rate of the clips that a saved pipeline makes."""
+    index = json.loads((model / "model_index.json").read_text())
+    return GenerationDefaults.from_dict(index.get("defaults", {}))
+
+
+def fingerprint_model(model: Path) -> str:
+    """Digest what decides the encodings: configs, and name, size and time of the weight files."""
+    files = sorted(path for part in ENCODER_PARTS for path in (model / part).rglob("*") if path.is_file())
+    digest = hashlib.sha256((model / "model_index.json").read_bytes())
+    for path in files:
+        stat = path.stat()
+        content = path.read_bytes() if path.suffix == ".json" else f"{stat.st_size} {stat.st_mtime_ns}".encode()
+        digest.update(str(path.relative_to(model)).encode() + content)
+    return digest.hexdigest()
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())

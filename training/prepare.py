@@ -1,0 +1,417 @@
+"""Prepare a data set: encode video, sound and text of every clip once, into one safetensors record each.
+
+A rerun skips what is done. A broken or unsuitable clip is reported and left out. A record is complete or not there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import functools
+import hashlib
+import json
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from diffusers_jova.media import mix_channels, resample
+from diffusers_jova.prompt import JoVAPrompt
+from training.clips import Bucket, Clip, ClipSettings, SkippedClipError, load_clips
+from training.dataset import EMPTY_PROMPT, write_record
+from training.encoder import Encoder, fingerprint_model, model_defaults, video_factors
+from training.manifest import Sample, read_samples
+from training.mouth_detector import MouthDetector, NoMouths, make_detector
+
+
+Status = Literal["kept", "done", "skipped", "broken"]
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+SUMMARY = Path("prepare.json")  # inside the cache
+WHISPER_RATE_HZ = 16000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings:
+    """Everything that decides what a record holds.
+
+    Attributes:
+        clips: How files become clips.
+        dtype: Number format of latents and prompts, a key of `DTYPES`.
+        mouths: Look for mouths; without, only given boxes count.
+        face_landmarker: MediaPipe's `.task` file, in place of the face mesh.
+        whisper: Folder of a speech recognition model that writes missing transcripts.
+    """
+
+    clips: ClipSettings
+    dtype: str = "bf16"
+    mouths: bool = True
+    face_landmarker: Path | None = None
+    whisper: Path | None = None
+
+    def make_detector(self) -> MouthDetector:
+        """Create the detector that the settings name."""
+        return make_detector(self.face_landmarker) if self.mouths else NoMouths()
+
+
+class Outcome(NamedTuple):
+    """What became of one sample."""
+
+    source: str
+    status: Status
+    reason: str = ""
+    num_records: int = 0
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Prepares samples, one at a time; can be sent to other processes, where it loads its own models.
+
+    Attributes:
+        model: Folder of a saved `JoVAPipeline`.
+        output: Folder of the records.
+        settings: What a record holds.
+        model_fingerprint: Digest of the model, see `fingerprint_model`.
+        device: Where the encoders run.
+    """
+
+    model: Path
+    output: Path
+    settings: PrepareSettings
+    model_fingerprint: str
+    device: str = "cpu"
+
+    def __call__(self, sample: Sample) -> Outcome:
+        """Prepare one sample."""
+        source, fingerprint = str(sample.source), self.fingerprint(sample)
+        if num_records := self.num_done(sample, fingerprint):
+            return Outcome(source, "done", num_records=num_records)
+        try:
+            clips = load_clips(sample, self.settings.clips, self._detect)
+        except SkippedClipError as error:
+            self._remove_records(sample, keep=0)
+            return Outcome(source, "skipped", str(error))
+        except (OSError, ValueError, EOFError) as error:
+            self._remove_records(sample, keep=0)
+            return Outcome(source, "broken", str(error))
+        for index, clip in enumerate(clips):
+            tensors, metadata = self._encode(sample, clip)
+            numbers = {"clip": index, "num_clips": len(clips), "fingerprint": fingerprint}
+            write_record(self._record(sample, index), tensors, metadata | numbers)
+        self._remove_records(sample, keep=len(clips))
+        return Outcome(source, "kept", num_records=len(clips))
+
+    def fingerprint(self, sample: Sample) -> str:
+        """Digest of everything that decides the records of a sample."""
+        files = (sample.video, sample.audio, sample.reference_image, sample.mouth_boxes)
+        stats = [path.stat() for path in files if isinstance(path, Path)]
+        states = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+        parts = [asdict(sample), asdict(self.settings), self.model_fingerprint, states]
+        return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
+
+    def num_done(self, sample: Sample, fingerprint: str) -> int:
+        """Count the records of a sample if all of them are there with this fingerprint, else 0."""
+        first = _header(self._record(sample, 0))
+        num_clips = int(first.get("num_clips", 0))
+        headers = [first, *(_header(self._record(sample, index)) for index in range(1, num_clips))]
+        return num_clips if all(header.get("fingerprint") == fingerprint for header in headers) else 0
+
+    def write_empty_prompt(self) -> None:
+        """Write the record that caption dropout puts in place of a prompt."""
+        path = self.output / EMPTY_PROMPT
+        fingerprint = f"{self.model_fingerprint} {self.settings.dtype}"
+        if _header(path).get("fingerprint") != fingerprint:
+            write_record(path, self._encoder.encode_prompt(""), {"fingerprint": fingerprint})
+
+    def _encode(self, sample: Sample, clip: Clip) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Encode one clip to the tensors and the header of its record."""
+        encoder, settings = self._encoder, self.settings.clips
+        prompt = self._prompt(sample, clip)
+        tensors = encoder.encode_prompt(prompt)
+        if clip.frames is not None:
+            image = clip.frames[0] if clip.reference_image is None else clip.reference_image
+            tensors["video_latents"] = encoder.encode_video(clip.frames)
+            tensors["image_latents"] = encoder.encode_image(image)
+            tensors["mouth_boxes"] = torch.from_numpy(clip.mouth_boxes)
+        if clip.audio is not None:
+            duration_s = clip.bucket.num_frames / settings.frame_rate
+            tensors["audio_latents"] = encoder.encode_audio(clip.audio, clip.sampling_rate, duration_s)
+        rendered = encoder.pipeline.render_prompts([prompt])[0]
+        return tensors, {
+            **clip.bucket._asdict(),
+            "frame_rate": settings.frame_rate,
+            "sampling_rate": encoder.audio_codec.sampling_rate,
+            "audio_latent_rate_hz": encoder.audio_codec.latent_rate_hz,
+            "spatial_factor": encoder.video_codec.spatial_factor,
+            "temporal_factor": encoder.video_codec.temporal_factor,
+            "has_video": int(clip.frames is not None),
+            "has_audio": int(clip.audio is not None),
+            "caption": rendered,
+            "source": sample.source,
+        }
+
+    def _prompt(self, sample: Sample, clip: Clip) -> JoVAPrompt | str:
+        """Compose the prompt: the caption as it is, or the parts, with what was heard where nothing is written."""
+        transcript = sample.transcript
+        if self._transcriber is not None and clip.audio is not None and not transcript:
+            transcript = self._transcriber(clip.audio, clip.sampling_rate)
+            return JoVAPrompt(sample.caption or sample.video_caption, sample.audio_caption, transcript)
+        return sample.caption or JoVAPrompt(sample.video_caption, sample.audio_caption, transcript)
+
+    def _record(self, sample: Sample, index: int) -> Path:
+        return self.output / f"{sample.name}-{index:03d}.safetensors"
+
+    def _remove_records(self, sample: Sample, keep: int) -> None:
+        """Remove what earlier settings left of this sample, from record `keep` on."""
+        index = keep
+        while self._record(sample, index).exists():
+            self._record(sample, index).unlink()
+            index += 1
+
+    @functools.cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder.from_pretrained(self.model, self.device, DTYPES[self.settings.dtype])
+
+    def _detect(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._detector(frames)  # created at its first use: given boxes need none
+
+    @functools.cached_property
+    def _detector(self) -> MouthDetector:
+        return self.settings.make_detector()
+
+    @functools.cached_property
+    def _transcriber(self) -> Callable[[Any, int], str] | None:
+        return None if self.settings.whisper is None else Transcriber(self.settings.whisper, self.device)
+
+
+class Transcriber:
+    """Speech recognition by a local model of transformers, such as Whisper.
+
+    Args:
+        model: Its folder.
+        device: Where it runs.
+    """
+
+    def __init__(self, model: Path, device: str = "cpu") -> None:
+        from transformers import pipeline
+
+        self._pipeline = pipeline("automatic-speech-recognition", model=str(model), device=device)
+
+    def __call__(self, audio: np.ndarray, sampling_rate: int) -> str:
+        """Write down what is said in sound [channels, samples]."""
+        sound = resample(mix_channels(audio, 1), sampling_rate, WHISPER_RATE_HZ)[0]
+        return self._pipeline({"raw": sound, "sampling_rate": WHISPER_RATE_HZ})["text"].strip()
+
+
+def prepare(
+    samples: Sequence[Sample], preparer: Preparer, num_processes: int = 1, use_ray: bool = False
+) -> list[Outcome]:
+    """Prepare samples with a progress bar, in this process, in several ones, or on a Ray cluster.
+
+    Raises:
+        OSError: If the disk is full; what was written before is complete and stays.
+    """
+    preparer.output.mkdir(parents=True, exist_ok=True)
+    num_done = [preparer.num_done(sample, preparer.fingerprint(sample)) for sample in samples]
+    outcomes = [Outcome(str(s.source), "done", num_records=n) for s, n in zip(samples, num_done, strict=True) if n]
+    todo = [sample for sample, n in zip(samples, num_done, strict=True) if not n]
+    with _explained_full_disk(preparer.output):
+        if todo:
+            run = _run_ray if use_ray else _run_processes if num_processes > 1 else _run_here
+            (preparer if run is _run_here else replace(preparer)).write_empty_prompt()
+            outcomes += tqdm(run(todo, preparer, num_processes), total=len(todo), desc="preparing", unit="clip")
+        write_summary(preparer, outcomes)
+    return outcomes
+
+
+def write_summary(preparer: Preparer, outcomes: Sequence[Outcome]) -> None:
+    """Write settings and outcomes beside the records."""
+    summary = {
+        "model": str(preparer.model),
+        "settings": asdict(preparer.settings),
+        "clips": [outcome._asdict() for outcome in sorted(outcomes)],
+    }
+    path = preparer.output / SUMMARY
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(summary, indent=1, default=str))
+    partial.replace(path)
+
+
+def describe(outcomes: Sequence[Outcome]) -> str:
+    """Say in a few lines what was kept and why the rest was not."""
+    counts = Counter(outcome.status for outcome in outcomes)
+    records = sum(outcome.num_records for outcome in outcomes)
+    lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
+    reasons = Counter(outcome.reason for outcome in outcomes if outcome.status == "skipped")
+    lines += [f"skipped {count}: {reason}" for reason, count in reasons.most_common()]
+    lines += [f"broken {outcome.source}: {outcome.reason}" for outcome in outcomes if outcome.status == "broken"]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _explained_full_disk(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno,
+            f"`output` must have free space, got a full disk at `{output}`; free some and run again, "
+            "finished records are kept",
+        ) from error
+
+
+def _run_here(samples: Sequence[Sample], preparer: Preparer, _: int) -> Iterator[Outcome]:
+    yield from map(preparer, samples)
+
+
+def _run_processes(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Outcome]:
+    """Give each process every n-th sample, and its own GPU if there are several."""
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    with ProcessPoolExecutor(num_processes, context) as pool, context.Manager() as manager:
+        queue = manager.Queue()
+        shards = [samples[rank::num_processes] for rank in range(num_processes)]
+        workers = [replace(preparer, device=_device(preparer.device, rank)) for rank in range(num_processes)]
+        futures = [pool.submit(_work, worker, shard, queue) for worker, shard in zip(workers, shards, strict=True)]
+        for future in futures:
+            future.add_done_callback(lambda _: queue.put(None))
+        for _ in futures:
+            yield from iter(queue.get, None)
+        for future in futures:
+            future.result()  # raises what a worker raised
+
+
+def _work(preparer: Preparer, samples: Sequence[Sample], queue: Any) -> None:
+    torch.set_num_threads(1)
+    for sample in samples:
+        queue.put(preparer(sample))
+
+
+def _run_ray(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Outcome]:
+    """Spread the samples over a Ray cluster; every node sees the same files."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("`--ray` needs Ray Data, which is not installed; run `pip install ray[data]`") from error
+    worker = replace(preparer, model=preparer.model.absolute(), output=preparer.output.absolute())
+    rows = ray.data.from_items([{"sample": sample} for sample in samples])
+    gpus = 1 if preparer.device.startswith("cuda") else 0
+    outcomes = rows.map(
+        _RayWorker, fn_constructor_args=(worker,), concurrency=max(1, num_processes), num_gpus=gpus
+    ).iter_rows()
+    yield from (Outcome(**row) for row in outcomes)
+
+
+class _RayWorker:
+    """One actor of the cluster, with its own models."""
+
+    def __init__(self, preparer: Preparer) -> None:
+        self._preparer = preparer
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self._preparer(row["sample"])._asdict()
+
+
+def _device(device: str, rank: int) -> str:
+    """Give rank `rank` its own GPU where several are asked for by `cuda`."""
+    return f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" and torch.cuda.is_available() else device
+
+
+def _header(path: Path) -> dict[str, str]:
+    """Read the header of a record; a missing or damaged one has none, and is made again."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (FileNotFoundError, SafetensorError):
+        return {}
+
+
+def check_detector(samples: Sequence[Sample], settings: PrepareSettings) -> None:
+    """Fail before the work starts if a clip needs a detector and there is none."""
+    if any(sample.video is not None and sample.mouth_boxes is None for sample in samples):
+        settings.make_detector()
+
+
+def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that decide how files become clips."""
+    parser.add_argument(
+        "source", type=Path, help="manifest (.jsonl, .csv) or folder of clips with captions beside them"
+    )
+    parser.add_argument("--model", type=Path, required=True, help="folder of a saved JoVAPipeline")
+    parser.add_argument("--buckets", nargs="+", help="sizes FRAMESxHEIGHTxWIDTH; the model's own by default")
+    parser.add_argument("--frame_rate", type=float, help="frames per second; the model's own by default")
+    parser.add_argument("--cut", choices=("first", "all"), default="first", help="beginning of a file, or all of it")
+    parser.add_argument("--upscale", action="store_true", help="accept files smaller than their bucket")
+    parser.add_argument("--loudness_lufs", type=float, help="normalise the sound to this loudness, such as -23")
+    parser.add_argument("--require_mouth", action="store_true", help="skip clips with a mouth in less than half of it")
+    parser.add_argument("--require_sound", action="store_true", help="skip clips without sound")
+    parser.add_argument("--no_mouth", action="store_true", help="look for no mouths, as for a set without speakers")
+    parser.add_argument("--face_landmarker_path", type=Path, help="MediaPipe's face_landmarker.task, to find mouths")
+
+
+def clip_settings(args: argparse.Namespace) -> ClipSettings:
+    """Build the settings of `add_clip_arguments`; what is not given comes from the model.
+
+    Raises:
+        ValueError: If a bucket does not fit the model.
+    """
+    _, temporal_factor, size_multiple = video_factors(args.model)
+    defaults = model_defaults(args.model)
+    own = Bucket(defaults.num_frames, defaults.height, defaults.width)
+    buckets = tuple(Bucket.parse(text) for text in args.buckets) if args.buckets else (own,)
+    for bucket in buckets:
+        bucket.check(temporal_factor, size_multiple)
+    return ClipSettings(
+        buckets=buckets,
+        frame_rate=args.frame_rate or defaults.frame_rate,
+        cut=args.cut,
+        upscale=args.upscale,
+        loudness_lufs=args.loudness_lufs,
+        require_mouth=args.require_mouth,
+        require_sound=args.require_sound,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare a data set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_clip_arguments(parser)
+    parser.add_argument("output", type=Path, help="folder for the records; what is done there is not done again")
+    parser.add_argument("--whisper", type=Path, help="folder of a speech recognition model, for missing transcripts")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16", help="number format of the records")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for the encoders")
+    parser.add_argument("--num_processes", type=int, default=1, help="processes (or Ray actors) to share the work")
+    parser.add_argument("--ray", action="store_true", help="use a Ray cluster, or start a local one")
+    args = parser.parse_args(argv)
+    try:
+        settings = PrepareSettings(
+            clips=clip_settings(args),
+            dtype=args.dtype,
+            mouths=not args.no_mouth,
+            face_landmarker=args.face_landmarker_path,
+            whisper=args.whisper,
+        )
+        samples = read_samples(args.source, captions_required=args.whisper is None)
+        check_detector(samples, settings)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+    preparer = Preparer(args.model, args.output, settings, fingerprint_model(args.model), args.device)
+    outcomes = prepare(samples, preparer, args.num_processes, args.ray)
+    print(describe(outcomes))
+    if not any(outcome.num_records for outcome in outcomes):
+        parser.exit(1, f"no clip of `{args.source}` was kept\n")
+
+
+if __name__ == "__main__":
+    main()
