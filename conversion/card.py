@@ -45,15 +45,16 @@ def model_card(title: str, licences: Sequence[Licence], done: Sequence[str], run
 
     Args:
         title: Heading.
-        licences: Terms of every component; the most restrictive one comes first and gives the tag.
+        licences: Terms of every component; a non-commercial one gives the tag, otherwise the first one does.
         done: What the conversion did, one sentence each.
         run: Python code that loads the folder.
     """
+    tag = next((entry.identifier for entry in licences if "nc" in entry.identifier.split("-")), licences[0].identifier)
     rows = [f"| {entry.component} | {entry.origin} | {entry.identifier} | {entry.note} |" for entry in licences]
     return "\n".join(
         [
             "---",
-            f"license: {licences[0].identifier}",
+            f"license: {tag}",
             "library_name: diffusers",
             "---",
             "",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from conversion import lora, mmaudio, nava, ovi, single_file, wan
+from conversion import lora, mmaudio, nava, ovi, pipeline, single_file, wan
 from conversion.output import SHARD_GB, Options
 from conversion.source import local_path
 
@@ -40,6 +40,12 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--dtype", choices=DTYPES, help="storage type; the source's if not given")
     described.add_argument("--shard-gb", type=float, default=SHARD_GB, help="largest file, in 10^9 bytes")
     described.add_argument("--audio-channels", type=int, default=20, help="wan: channels of the audio latents")
+    described.add_argument(
+        "--components",
+        nargs="+",
+        default=[],
+        help="wan, ovi, nava: write a whole pipeline, with tokenizer, text_encoder, vae, audio_vae, vocoder from here",
+    )
     described.add_argument("--to", choices=lora.LAYOUTS, default="diffusers", help="lora: layout to write")
     return described
 
@@ -48,10 +54,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one conversion; a mistake in the arguments or the files ends in a message and exit code 2."""
     command = parser()
     args = command.parse_args(argv)
-    options = Options(
-        dtype=DTYPES.get(args.dtype), shard_gb=args.shard_gb, audio_channels=args.audio_channels, layout=args.to
-    )
     try:
+        options = Options(
+            dtype=DTYPES.get(args.dtype),
+            shard_gb=args.shard_gb,
+            audio_channels=args.audio_channels,
+            layout=args.to,
+            components=[local_path(folder, pipeline.FILES) for folder in args.components],
+        )
         if args.shard_gb <= 0:
             raise ValueError(f"`--shard-gb` must be positive, got {args.shard_gb:g}")
         KINDS[args.kind](local_path(args.source), args.output, options)

@@ -12,12 +12,32 @@ from typing import Any
 from conversion.card import NAVA, WAN
 from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
 from conversion.output import Options, Parameter, parameters
+from conversion.pipeline import Family
 from conversion.rules import Rule, inverse, plan, prefixed
 from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, write
 
 
 AUDIO_POSITION_SCALE = 0.24  # 6 video latents per second over 25 audio latents per second
 PREFIX = "backbone."
+# The released scales (text 3 and 2, alignment 3 and 2) are added to a conditional prediction of weight 1.
+FAMILY = Family(
+    title="NAVA for diffusers_jova",
+    licences=[NAVA, WAN],
+    scheduler="nava",
+    prompt_template={"video": "{}", "audio": "{}", "transcript": "<S><extra_id_2>{}<E>"},
+    defaults={
+        "height": 704,
+        "width": 1280,
+        "num_frames": 145,
+        "frame_rate": 24.0,
+        "num_inference_steps": 50,
+        "guidance_scale": 4.0,
+        "audio_guidance_scale": 3.0,
+        "coupling_scale": 4.0,
+        "audio_coupling_scale": 3.0,
+        "uncoupled_text": "kept",
+    },
+)
 
 # fmt: off
 AUDIO_ATTENTION = (  # NAVA               diffusers
@@ -93,7 +113,7 @@ def convert(path: Path, output: Path, options: Options) -> None:
         f"{config['num_twin_layers']} twin blocks and {config['num_layers'] - config['num_twin_layers']} shared ones.",
         "NAVA's audio VAE is LTX-2's (LTX-2 Community License) and is not part of this folder.",
     ]
-    write(output, config, found, options, "NAVA for diffusers_jova", [NAVA, WAN], done)
+    write(output, config, found, options, FAMILY, done)
 
 
 def restore_transformer(checkpoint: Checkpoint, num_twins: int, num_layers: int) -> list[Parameter]:

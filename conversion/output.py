@@ -38,12 +38,14 @@ class Options:
         shard_gb: Largest size of one file, in 10^9 bytes.
         audio_channels: Channels of the audio latents that a new audio tower is built for.
         layout: Layout of an adapter file.
+        components: Folders whose sub-folders complete a transformer to a pipeline; none writes the transformer alone.
     """
 
     dtype: torch.dtype | None = None
     shard_gb: float = SHARD_GB
     audio_channels: int = 20
     layout: str = "diffusers"
+    components: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)

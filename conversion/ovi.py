@@ -12,11 +12,26 @@ from typing import Any
 from conversion.card import OVI, WAN
 from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
 from conversion.output import Options, Parameter, parameters
+from conversion.pipeline import Family
 from conversion.rules import Move, Rule, plan, prefixed
 from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, write
 
 
 AUDIO_POSITION_SCALE = 0.19676  # video latents per audio latent that the released audio tower was trained with
+FAMILY = Family(
+    title="JoVA from Ovi's towers",
+    licences=[OVI, WAN],
+    scheduler="ovi",
+    prompt_template={"video": "{}", "transcript": "<S>{}<E>", "audio": "<AUDCAP>{}<ENDAUDCAP>"},
+    defaults={  # of the 720 x 720, 5 s checkpoint, as is the template
+        "height": 704,
+        "width": 704,
+        "num_frames": 121,
+        "frame_rate": 24.0,
+        "guidance_scale": 4.0,
+        "audio_guidance_scale": 3.0,
+    },
+)
 
 # fmt: off
 FUSION = (  # Ovi                                     left out
@@ -76,4 +91,4 @@ def convert(path: Path, output: Path, options: Options) -> None:
         f"{len(unused)} tensors of Ovi's fusion are left out; joint attention, not trained yet, takes its place.",
         "Ovi's audio VAE and vocoder are MMAudio's (CC-BY-NC 4.0) and are not part of this folder.",
     ]
-    write(output, config, found, options, "JoVA from Ovi's towers", [OVI, WAN], done)
+    write(output, config, found, options, FAMILY, done)

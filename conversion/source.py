@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -10,11 +11,15 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 
 HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+))?")
-WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.pt", "*.pth"]
+WEIGHTS = ("*.safetensors", "*.json", "*.pt", "*.pth")
 
 
-def local_path(source: str) -> Path:
+def local_path(source: str, patterns: Sequence[str] = WEIGHTS) -> Path:
     """Return the path of a checkpoint; `owner/name` and `owner/name:file` are downloaded to the hub's cache.
+
+    Args:
+        source: Path or hub id.
+        patterns: Files of a repository that are wanted.
 
     Raises:
         ValueError: The source is neither here nor on the hub.
@@ -28,7 +33,7 @@ def local_path(source: str) -> Path:
     try:
         if file is not None:
             return Path(hf_hub_download(repository, file))
-        return Path(snapshot_download(repository, allow_patterns=WEIGHTS))
+        return Path(snapshot_download(repository, allow_patterns=list(patterns)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"`SOURCE` must exist here or be reachable on the hub, got `{source}`: {type(error).__name__}"

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
-from conversion.card import WAN, Licence, model_card
+from conversion import pipeline
+from conversion.card import WAN, model_card
 from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
 from conversion.output import Model, Options, Parameter, cast, check_fits, constant, new_folder, parameters, save_model
+from conversion.pipeline import Family, assemble, component_licences, find_components
 from conversion.rules import Rule, inverse, plan, prefixed
 
 
@@ -60,6 +62,13 @@ PATCH = (
 )
 # fmt: on
 TOWER = (*PATCH, *CONDITION, *prefixed(BLOCK, "blocks.{i}.", "blocks.{i}."), *HEAD)
+FAMILY = Family(
+    title="JoVA from Wan",
+    licences=[WAN],
+    scheduler="wan",
+    prompt_template={"video": "{}", "transcript": "<S>{}<E>", "audio": "<AUDCAP>{}<ENDAUDCAP>"},
+    defaults={"guidance_scale": 5.0},
+)
 RUN = """
 from diffusers_jova import JoVAWanTransformer3DModel
 
@@ -146,7 +155,7 @@ def convert(path: Path, output: Path, options: Options) -> None:
     done = [
         "The audio tower is a copy of the video tower; its input and output layers are new: train before use.",
     ]
-    write(output, config, found, options, "JoVA from Wan", [WAN], done)
+    write(output, config, found, options, FAMILY, done)
 
 
 def write(
@@ -154,17 +163,21 @@ def write(
     config: Mapping[str, Any],
     found: Sequence[Parameter],
     options: Options,
-    title: str,
-    licences: Sequence[Licence],
+    family: Family,
     done: Sequence[str],
 ) -> None:
-    """Check the parameters against the model and write its folder."""
+    """Check the parameters against the model and write its folder, or a pipeline's if components are given."""
     model = build(config)
     found = cast(found, options.dtype, keep=model._keep_in_fp32_modules or ())
     check_fits(found, model)
+    components = find_components(options.components) if options.components else {}
+    licences = [*family.licences, *component_licences(components)]
+    run = (pipeline.RUN if components else RUN).format(folder=output.name)
     with new_folder(output) as folder:
-        (folder / "README.md").write_text(model_card(title, licences, done, RUN.format(folder=output.name)))
-        save_model(folder, model, found, options)
+        (folder / "README.md").write_text(model_card(family.title, licences, done, run))
+        save_model(folder / "transformer" if components else folder, model, found, options)
+        if components:
+            assemble(folder, type(model).__name__, family, components)
 
 
 def restore_tower(checkpoint: Checkpoint) -> list[Parameter]:

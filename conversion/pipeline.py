@@ -1,0 +1,113 @@
+"""A converted transformer with the parts it needs around it: a folder for `JoVAPipeline.from_pretrained`.
+
+The other components are published in diffusers' layout already and are copied: tokenizer, text encoder and video VAE
+from a diffusers Wan repository, audio VAE and vocoder from a converted MMAudio folder or a diffusers LTX-2 repository.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusers import __version__ as diffusers_version
+
+from conversion.card import Licence
+from conversion.rules import listed
+from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
+
+
+COPIED = ("tokenizer", "text_encoder", "vae", "audio_vae", "vocoder")
+FILES = ("model_index.json", *(f"{name}/*" for name in COPIED))
+LIBRARIES = {"LTX2Vocoder": "ltx2", "LTX2VocoderWithBWE": "ltx2"}  # others are diffusers'
+RUN = """
+import diffusers_jova
+
+pipe = diffusers_jova.JoVAPipeline.from_pretrained("{folder}")
+"""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What every checkpoint of a model family shares.
+
+    Attributes:
+        title: Heading of the model card.
+        licences: Terms of the weights.
+        scheduler: Name of the scheduler's preset.
+        prompt_template: Form of each part of a prompt.
+        defaults: Values for arguments of a pipeline call.
+    """
+
+    title: str
+    licences: Sequence[Licence]
+    scheduler: str
+    prompt_template: Mapping[str, str]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_components(folders: Sequence[Path]) -> dict[str, Path]:
+    """Find every copied component in the first folder that has it.
+
+    Raises:
+        ValueError: A component is in none of the folders.
+    """
+    found = {name: folder / name for folder in reversed(folders) for name in COPIED if (folder / name).is_dir()}
+    if missing := [name for name in COPIED if name not in found]:
+        raise ValueError(
+            f"`--components` must hold {', '.join(COPIED)} in sub-folders, got no {listed(missing)} in "
+            f"{listed(str(folder) for folder in folders)}; add a folder that has them"
+        )
+    return found
+
+
+def entry(name: str, path: Path) -> list[str]:
+    """Return (library, class) of a component: from the index of the repository it lies in, or from its own config."""
+    index = path.parent / "model_index.json"
+    if index.is_file() and name in (stored := json.loads(index.read_text())):
+        library, cls = stored[name]
+        return [str(library), str(cls)]
+    config = path / "config.json"
+    cls = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
+    if cls is None:
+        raise ValueError(f"`{path}` must be named in a model_index.json beside it or name its class, got neither")
+    return [LIBRARIES.get(cls, "diffusers"), cls]
+
+
+def assemble(folder: Path, transformer: str, family: Family, components: Mapping[str, Path]) -> None:
+    """Complete a pipeline folder whose `transformer` is written; the index comes last."""
+    index: dict[str, Any] = {"_class_name": "JoVAPipeline", "_diffusers_version": diffusers_version}
+    index["transformer"] = ["diffusers_jova", transformer]
+    for name, path in components.items():
+        index[name] = entry(name, path)
+        print(f"copying {name} from {path}", flush=True)
+        shutil.copytree(path, folder / name)
+    FlowMatchAudioVideoScheduler(**PRESETS[family.scheduler]).save_pretrained(folder / "scheduler")
+    index["scheduler"] = ["diffusers_jova", "FlowMatchAudioVideoScheduler"]
+    index |= {name: [None, None] for name in ("tokenizer_2", "text_encoder_2")}
+    index |= {
+        "prompt_template": dict(family.prompt_template),
+        "pads_text_with_zeros": True,
+        "defaults": dict(family.defaults),
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def component_licences(components: Mapping[str, Path]) -> list[Licence]:
+    """State the terms of what was copied, as the model card beside it or above it tags them."""
+    note = "Copied unchanged; the terms of its own repository apply."
+    return [
+        Licence(name, path.parent.name, card_licence(path) or card_licence(path.parent) or "see origin", note)
+        for name, path in components.items()
+    ]
+
+
+def card_licence(folder: Path) -> str | None:
+    """Read the licence tag of a model card."""
+    card = folder / "README.md"
+    match = re.search(r"^license: *(\S+)", card.read_text(), re.MULTILINE) if card.is_file() else None
+    return match[1] if match else None
