@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,7 @@ from training.speech import WORDS, Utterance, speak
 from training.visemes import mouth_track
 
 
+CLIPS_PER_CHUNK = 16
 SPEAKER_SHARE = 0.85  # the rest are sounding objects
 SAMPLE_MULTIPLE = 512  # samples per audio latent
 AUDIO_CAPTIONS = {
@@ -298,13 +301,26 @@ def stack_clips(clips: Iterable[AvatarClip]) -> ClipBatch:
 
 
 def iterate_clips(seeds: Iterable[int], *, num_processes: int = 1, **options: Any) -> Iterator[AvatarClip]:
-    """Clips of `seeds`, in order, made by several processes; `options` are those of `make_clip`."""
-    make = partial(make_clip, **options)
+    """Clips of `seeds`, in order, made by several processes; `options` are those of `make_clip`.
+
+    Processes run ahead of the consumer by a few chunks only, so that any number of clips fits in memory. They start
+    afresh: a script that asks for more than one needs the usual `if __name__ == "__main__":`.
+    """
     if num_processes <= 1:
-        yield from map(make, seeds)
+        yield from (make_clip(seed, **options) for seed in seeds)
         return
-    with get_context("spawn").Pool(num_processes) as pool:
-        yield from pool.imap(make, seeds, chunksize=16)
+    remaining = iter(seeds)
+    chunks = iter(lambda: tuple(islice(remaining, CLIPS_PER_CHUNK)), ())
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+        work = (pool.submit(_make_chunk, chunk, options) for chunk in chunks)
+        ahead = deque(islice(work, 3 * num_processes))
+        while ahead:
+            yield from ahead.popleft().result()
+            ahead.extend(islice(work, 1))
+
+
+def _make_chunk(seeds: Sequence[int], options: dict[str, Any]) -> list[AvatarClip]:
+    return [make_clip(seed, **options) for seed in seeds]
 
 
 def write_shards(

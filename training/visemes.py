@@ -12,7 +12,7 @@ from training.speech import TimedPhone
 
 FloatArray = npt.NDArray[np.float64]
 
-LEAD_S = 0.02  # the mouth moves before its sound
+LEAD_S = 0.01  # the mouth moves before its sound; with this lead the sound's envelope peaks in the same frame
 BLEND_S = 0.022  # co-articulation: standard deviation of the blending kernel
 OVERSAMPLING = 8  # mouth shapes averaged per frame
 
