@@ -11,8 +11,8 @@ from training.dataset import EMPTY_PROMPT, write_record
 
 
 MODEL = {
-    "in_channels": 12,
-    "out_channels": 4,
+    "in_channels": 8,
+    "out_channels": 2,
     "audio_in_channels": 6,
     "num_layers": 1,
     "num_single_layers": 1,
@@ -43,7 +43,7 @@ def write_clips(
     generator = torch.Generator().manual_seed(0)
     for index in range(num_clips):
         record = {
-            "video_latents": torch.randn(4, 3, 4, 4, generator=generator),
+            "video_latents": torch.randn(2, 3, 4, 4, generator=generator),
             "audio_latents": torch.randn(8, 6, generator=generator),
             "prompt_embeds": torch.randn(2 + index % 3, 10, generator=generator),
             "mouth_boxes": torch.tensor([10.0, 14.0, 20.0, 22.0]).expand(1, 9, 4),

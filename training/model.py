@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import ModelMixin
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
@@ -48,6 +48,13 @@ def prepare_transformer(config: TrainConfig) -> Any:
     return transformer.train()
 
 
+def gather_weights(model: nn.Module, only_trained: bool) -> dict[str, Tensor]:
+    """Copies the whole weights to the CPU of the main process, from all shards; every process takes part."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=only_trained)
+    weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    return {name: tensor.clone() for name, tensor in weights.items()}  # on the CPU they are the model's own
+
+
 def save_result(model: nn.Module, transformer: Any, config: TrainConfig, accelerator: Accelerator) -> Path:
     """Saves what inference loads: an adapter file, or a `transformer` folder; every process takes part.
 
@@ -57,8 +64,7 @@ def save_result(model: nn.Module, transformer: Any, config: TrainConfig, acceler
         config: The run's settings.
         accelerator: Knows the main process, which alone writes.
     """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=config.train == "lora")
-    weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    weights = gather_weights(model, only_trained=config.train == "lora")
     path = Path(config.output_dir)
     if accelerator.is_main_process:
         dtype = getattr(torch, config.save_dtype)
@@ -73,7 +79,7 @@ def save_result(model: nn.Module, transformer: Any, config: TrainConfig, acceler
     return path
 
 
-def _save_transformer(transformer: Any, weights: dict[str, torch.Tensor], path: Path) -> None:
+def _save_transformer(transformer: Any, weights: dict[str, Tensor], path: Path) -> None:
     """Writes the folder that `from_pretrained` reads, whole or not at all."""
     with torch.device("meta"):
         copy = type(transformer).from_config(transformer.config)

@@ -4,7 +4,7 @@ The preset gives the recipe, `name=value` words change single settings of it:
 
     python -m training.train --config training/configs/stage2_joint.yaml model=... data=... output_dir=...
 
-Running the same command again continues an interrupted run. Several processes start by `accelerate launch` or `torchrun`.
+Running the same command again continues an interrupted run. `accelerate launch` or `torchrun` start several processes.
 """
 
 from __future__ import annotations

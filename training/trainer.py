@@ -20,7 +20,6 @@ from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
-    get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
@@ -32,7 +31,7 @@ from training.config import TrainConfig
 from training.dataset import PrecomputedDataset
 from training.metrics import LossMeter, MetricsLog
 from training.microbatches import MicroBatches, seed_of
-from training.model import prepare_transformer, save_result
+from training.model import gather_weights, prepare_transformer, save_result
 from training.objective import LossTerms, jova_loss
 from training.optimization import build_optimizer, learning_rate_factor
 from training.state import check_fingerprint, latest_checkpoint, load_checkpoint, pack, rotate, save_checkpoint, unpack
@@ -197,11 +196,11 @@ class Trainer:
 
     def _save_checkpoint(self) -> None:
         """Writes trained weights, their averages and the optimizer; gathering them takes all processes."""
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        parts: dict[str, Any] = {"model": get_model_state_dict(self.model, options=options)}
+        parts = {"model": gather_weights(self.model, only_trained=True)}
         if self.ema is not None:
             with self.averaged_weights():
-                parts["ema"] = get_model_state_dict(self.model, options=options)
+                parts["ema"] = gather_weights(self.model, only_trained=True)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         optimizer: Any = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=options)
         parts["optimizer"], values = pack(optimizer["state"])
         if self.accelerator.is_main_process:
