@@ -2,6 +2,9 @@
 PYTHON ?= python3
 # the versions of the development environment; `make test CONSTRAINTS=` takes the newest that setup.cfg allows
 CONSTRAINTS ?= constraints.txt
+# what `make demo` runs
+MODEL ?= model_cards/jova-tiny
+PROMPT ?= 'a woman with red hair says hello'
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 # the pinned torch may be a build without CUDA: where there is a GPU, pip chooses
@@ -21,6 +24,9 @@ help:       ## list the commands
 	@$(PINS) > .venv/constraints.txt
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check --constraint .venv/constraints.txt --editable '.[dev]'
 	@touch $@
+
+demo: .venv/installed  ## set up .venv, then write demo.mp4
+	@.venv/bin/jova generate --model $(MODEL) --prompt $(PROMPT) --output demo.mp4
 
 test: .venv/installed  ## set up .venv, then check
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(MAKE) --no-print-directory check

@@ -52,8 +52,8 @@ def run_blocks(page: Path, blocks: list[Block]) -> None:
 def reader_folder(tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder that the pages assume."""
     random = np.random.default_rng(0)
-    frames = random.integers(0, 256, (33, 64, 64, 3), dtype=np.uint8)
-    sound = random.uniform(-0.1, 0.1, (1, 33000)).astype(np.float32)
+    frames = random.integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    sound = random.uniform(-0.1, 0.1, (1, 9000)).astype(np.float32)
     PIL.Image.fromarray(frames[0]).save(tmp_path / "portrait.png")
     media.write_audio(tmp_path / "voice.wav", sound, 16000)
     media.write_video(tmp_path / "clip.mp4", frames, 16, sound, 16000)
