@@ -26,6 +26,7 @@ KINDS: dict[str, Callable[[Path, Path, Options], None]] = {
     "lora": lora.convert,
     "single_file": single_file.convert,
 }
+REVERSIBLE = ("wan", "nava")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="wan, ovi, nava: write a whole pipeline, with tokenizer, text_encoder, vae, audio_vae, vocoder from here",
     )
+    described.add_argument("--reverse", action="store_true", help="wan, nava: back to the original names, one file")
     described.add_argument("--to", choices=lora.LAYOUTS, default="diffusers", help="lora: layout to write")
     return described
 
@@ -60,10 +62,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             shard_gb=args.shard_gb,
             audio_channels=args.audio_channels,
             layout=args.to,
+            reverse=args.reverse,
             components=[local_path(folder, pipeline.FILES) for folder in args.components],
         )
         if args.shard_gb <= 0:
             raise ValueError(f"`--shard-gb` must be positive, got {args.shard_gb:g}")
+        if args.reverse and args.kind not in REVERSIBLE:
+            raise ValueError(f"`--reverse` must go with {' or '.join(REVERSIBLE)}, got {args.kind}")
         KINDS[args.kind](local_path(args.source), args.output, options)
     except ValueError as error:
         command.error(str(error))

@@ -36,7 +36,8 @@ from conversion.output import (
     parameters,
     write_safetensors,
 )
-from conversion.rules import Rule, inverse, listed, plan, prefixed
+from conversion.rules import Rule, compile_pattern, inverse, listed, plan, prefixed
+from conversion.wan import BLOCK
 
 
 CONFIG_KEY = "lora_adapter_metadata"  # diffusers' name of the header entry
@@ -123,11 +124,30 @@ def read(path: Path) -> Adapter:
     layout = layout_of(checkpoint)
     bare = as_checkpoint(parameters(plan(checkpoint, table(layout, checkpoint)), checkpoint))
     refuse_halves(bare)
+    if any(re.match(r"blocks\.\d+\.(self_attn|cross_attn|ffn)\.", name) for name in bare):
+        bare = of_video_tower(bare)
     matrices = {name: source for name, source in bare.items() if not name.endswith(".alpha")}
     alphas = {
         name.removesuffix(".alpha"): float(source.read()) for name, source in bare.items() if name.endswith(".alpha")
     }
     return with_alphas(Adapter(matrices, stored_config(file, layout) or inferred_config(matrices, {})), alphas)
+
+
+def of_video_tower(bare: Checkpoint) -> dict[str, Source]:
+    """Point an adapter made for a plain Wan model at the video tower of a `JoVAWanTransformer3DModel`."""
+    renamed = {}
+    for name, source in bare.items():
+        module, ending = re.fullmatch(r"(.*?)(\.lora_[AB]\.weight|\.alpha)", name).groups()  # type: ignore[union-attr]
+        renamed[video_module(module) + ending] = source
+    return renamed
+
+
+def video_module(module: str) -> str:
+    """Translate a linear layer of Wan's original layout."""
+    for rule in prefixed(BLOCK, "blocks.{i}.", "video.blocks.{i}."):
+        if match := compile_pattern(rule.sources[0].removesuffix(".{p}")).fullmatch(module):
+            return rule.targets[0].removesuffix(".{p}").format(**match.groupdict())
+    raise ValueError(f"adapter of a Wan model must change linear layers of its blocks, got `{module}`")
 
 
 def with_alphas(adapter: Adapter, alphas: Mapping[str, float]) -> Adapter:

@@ -11,7 +11,7 @@ from typing import Any
 
 from conversion.card import NAVA, WAN
 from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
-from conversion.output import Options, Parameter, parameters
+from conversion.output import Options, Parameter, parameters, write_single
 from conversion.pipeline import Family
 from conversion.rules import Rule, inverse, plan, prefixed
 from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, write
@@ -86,7 +86,8 @@ def rules(num_twins: int, num_shared: int, speaker: bool) -> list[Rule]:
 
 def count_blocks(checkpoint: Checkpoint, kind: str) -> int:
     """Count the blocks of a list by their indices."""
-    return len({name.split(".")[1] for name in checkpoint if name.startswith(f"{kind}.")})
+    start = f"{kind}."
+    return len({name.removeprefix(start).split(".")[0] for name in checkpoint if name.startswith(start)})
 
 
 def convert_transformer(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Parameter]]:
@@ -107,7 +108,10 @@ def convert_transformer(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Pa
 
 
 def convert(path: Path, output: Path, options: Options) -> None:
-    """Convert NAVA's transformer, fp32 or fp8."""
+    """Convert NAVA's transformer, fp32 or fp8, or write a converted one back into one file."""
+    if options.reverse:
+        write_single(output, restore_transformer(open_checkpoint(path)), options.dtype)
+        return
     config, found = convert_transformer(dequantized(open_checkpoint(path)))
     done = [
         f"{config['num_twin_layers']} twin blocks and {config['num_layers'] - config['num_twin_layers']} shared ones.",
@@ -116,8 +120,9 @@ def convert(path: Path, output: Path, options: Options) -> None:
     write(output, config, found, options, FAMILY, done)
 
 
-def restore_transformer(checkpoint: Checkpoint, num_twins: int, num_layers: int) -> list[Parameter]:
+def restore_transformer(checkpoint: Checkpoint) -> list[Parameter]:
     """Return the parameters under NAVA's own names, ready for its own code."""
+    num_twins, num_layers = (count_blocks(checkpoint, f"{tower}.blocks") for tower in ("audio", "video"))
     speaker = "speaker_embedding.null_token" in checkpoint
     table = inverse(rules(num_twins, num_layers - num_twins, speaker))
     return parameters(plan(checkpoint, prefixed(table, "", PREFIX)), checkpoint)

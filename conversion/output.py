@@ -38,6 +38,7 @@ class Options:
         shard_gb: Largest size of one file, in 10^9 bytes.
         audio_channels: Channels of the audio latents that a new audio tower is built for.
         layout: Layout of an adapter file.
+        reverse: Whether a converted folder is written back under its original names.
         components: Folders whose sub-folders complete a transformer to a pipeline; none writes the transformer alone.
     """
 
@@ -45,6 +46,7 @@ class Options:
     shard_gb: float = SHARD_GB
     audio_channels: int = 20
     layout: str = "diffusers"
+    reverse: bool = False
     components: Sequence[Path] = ()
 
 
@@ -201,6 +203,17 @@ def write_weights(folder: Path, found: Sequence[Parameter], shard_gb: float) -> 
         weight_map |= {parameter.name: name for parameter in group}
     index = {"metadata": {"total_size": progress.total}, "weight_map": weight_map}
     (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def write_single(
+    output: Path, found: Sequence[Parameter], dtype: torch.dtype | None, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write everything into one new safetensors file."""
+    if output.suffix != ".safetensors":
+        raise ValueError(f"`OUTPUT` must end in .safetensors, got `{output.name}`")
+    found = cast(found, dtype)
+    with new_file(output) as file:
+        write_safetensors(file, found, metadata, Progress(sum(parameter.num_bytes for parameter in found)))
 
 
 class Progress:

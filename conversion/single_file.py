@@ -7,17 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from conversion.checkpoint import open_checkpoint, open_shards, read_metadata
-from conversion.output import (
-    Options,
-    Parameter,
-    Progress,
-    cast,
-    new_file,
-    new_folder,
-    parameters,
-    write_safetensors,
-    write_weights,
-)
+from conversion.output import Options, cast, new_folder, parameters, write_single, write_weights
 from conversion.rules import Rule, plan
 
 
@@ -35,19 +25,10 @@ def convert(path: Path, output: Path, options: Options) -> None:
 
 def pack(folder: Path, output: Path, options: Options) -> None:
     """Write all shards of a component and its config into one file."""
-    if output.suffix != ".safetensors":
-        raise ValueError(f"`OUTPUT` of a folder must end in .safetensors, got `{output.name}`")
     config = read_config(folder)
     checkpoint = open_shards(folder)
-    found = cast(parameters(plan(checkpoint, EVERYTHING), checkpoint), options.dtype)
-    metadata = {CONFIG_KEY: json.dumps(config, sort_keys=True)}
-    with new_file(output) as file:
-        write_safetensors(file, found, metadata, Progress(total_bytes(found)))
-
-
-def total_bytes(found: list[Parameter]) -> int:
-    """Size of all tensors."""
-    return sum(parameter.num_bytes for parameter in found)
+    found = parameters(plan(checkpoint, EVERYTHING), checkpoint)
+    write_single(output, found, options.dtype, {CONFIG_KEY: json.dumps(config, sort_keys=True)})
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,18 @@ import torch
 from conversion import pipeline
 from conversion.card import WAN, model_card
 from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
-from conversion.output import Model, Options, Parameter, cast, check_fits, constant, new_folder, parameters, save_model
+from conversion.output import (
+    Model,
+    Options,
+    Parameter,
+    cast,
+    check_fits,
+    constant,
+    new_folder,
+    parameters,
+    save_model,
+    write_single,
+)
 from conversion.pipeline import Family, assemble, component_licences, find_components
 from conversion.rules import Rule, inverse, plan, prefixed
 
@@ -150,7 +161,10 @@ def convert_tower(checkpoint: Checkpoint, audio_channels: int = 20) -> tuple[dic
 
 
 def convert(path: Path, output: Path, options: Options) -> None:
-    """Convert a Wan checkpoint (`--audio-channels` sets the width of the audio latents)."""
+    """Convert a Wan checkpoint, or write the video tower of a converted one back into one file."""
+    if options.reverse:
+        write_single(output, restore_tower(open_checkpoint(path)), options.dtype)
+        return
     config, found = convert_tower(dequantized(open_checkpoint(path)), options.audio_channels)
     done = [
         "The audio tower is a copy of the video tower; its input and output layers are new: train before use.",

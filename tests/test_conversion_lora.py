@@ -107,6 +107,17 @@ def test_diffusers_reads_the_file_with_its_scale(tmp_path: Path) -> None:
     assert metadata["transformer.lora_alpha"] == 8.0
 
 
+def test_an_adapter_of_a_plain_wan_model_lands_on_the_video_tower(tmp_path: Path) -> None:
+    tensors = {"diffusion_model.blocks.7.self_attn.o.lora_down.weight": torch.ones(2, 8)}
+    tensors["diffusion_model.blocks.7.self_attn.o.lora_up.weight"] = torch.ones(8, 2)
+    tensors["diffusion_model.blocks.7.self_attn.o.alpha"] = torch.tensor(1.0)
+    save_file(tensors, tmp_path / "wan.safetensors")
+    ours = convert(tmp_path / "wan.safetensors", tmp_path / "ours.safetensors", "diffusers")
+    module = "video.blocks.7.attn1.to_out.0"
+    assert load_file(ours).keys() == {f"transformer.{module}.lora_{side}.weight" for side in "AB"}
+    assert lora.read(ours).alphas() == {module: 1.0}
+
+
 def test_foreign_keys_and_missing_halves_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = {f"transformer.{name}": tensor for name, tensor in matrices().items()}
     half = {name: tensor for name, tensor in whole.items() if "video.to_q.lora_B" not in name}

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from conversion import nava, ovi, wan
 from conversion.checkpoint import Source, dequantized, from_state_dict
+from conversion.convert import main
 from conversion.output import Parameter, as_checkpoint, cast, parameters, write_safetensors
 from conversion.rules import plan
 
@@ -22,6 +23,7 @@ import re, sys
 from pathlib import Path
 from conversion import ovi
 from conversion.checkpoint import open_checkpoint
+from conversion.convert import main
 from conversion.output import write_weights
 
 _, found, _ = ovi.convert_fusion(open_checkpoint(Path(sys.argv[1])))
@@ -219,9 +221,19 @@ def test_nava_goes_back_to_its_own_names_bit_for_bit() -> None:
     names = nava_names(dim=128, ffn=32, twins=1, shared=2)
     torch.manual_seed(0)
     original = {name: torch.randn(shape) for name, shape in names.items()}
-    config, found = nava.convert_transformer(from_state_dict(original))
-    restored = nava.restore_transformer(as_checkpoint(found), config["num_twin_layers"], config["num_layers"])
+    _, found = nava.convert_transformer(from_state_dict(original))
+    restored = nava.restore_transformer(as_checkpoint(found))
     back = {parameter.name: parameter.make() for parameter in restored}
+    assert back.keys() == original.keys()
+    assert all(torch.equal(back[name], original[name]) for name in original)
+
+
+def test_a_converted_wan_goes_back_into_one_original_file(tmp_path: Path) -> None:
+    original = small_wan()
+    _, found = wan.convert_tower(from_state_dict(original))
+    write_safetensors(tmp_path / "ours.safetensors", found)
+    main(["wan", str(tmp_path / "ours.safetensors"), str(tmp_path / "wan.safetensors"), "--reverse"])
+    back = load_file(tmp_path / "wan.safetensors")
     assert back.keys() == original.keys()
     assert all(torch.equal(back[name], original[name]) for name in original)
 
