@@ -323,9 +323,14 @@ def _mouth_mask(boxes: Tensor, header: RecordHeader, box_scale: float) -> Tensor
 
 
 def _rows(stack: Batch, rows: Sequence[int]) -> Batch:
+    """Select rows of all stacked tensors; the host does not wait for what the device is doing."""
+    device = next(value.device for value in stack.values() if isinstance(value, Tensor))
+    index = torch.tensor(rows)
+    index = (index.pin_memory() if device.type == "cuda" else index).to(device, non_blocking=True)
+
     def select(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value[torch.tensor(rows, device=value.device)]
+            return value.index_select(0, index)
         return [value[row] for row in rows] if isinstance(value, list) else value
 
     return {name: select(value) for name, value in stack.items()}
