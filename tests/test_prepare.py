@@ -217,6 +217,7 @@ def test_several_processes_write_the_records_of_one(tmp_path: Path, tiny_pipelin
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray warns about settings of its own
 def test_a_ray_cluster_writes_the_records_of_one_process(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
     ray = pytest.importorskip("ray")
     samples = read_samples(write_clips(tmp_path / "clips"))

@@ -6,7 +6,7 @@ Letters: P persons, F frames, H x W pixels. Boxes are float32 xyxy in pixels, Na
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +47,24 @@ class NoMouths:
     def __call__(self, frames: Frames) -> Boxes:
         """Return no tracks, [0, F, 4]."""
         return np.zeros((0, len(frames), 4), np.float32)
+
+
+class MouthsOnDemand:
+    """A detector that is created at its first use: clips with given boxes need none.
+
+    Args:
+        create: Creates the detector.
+    """
+
+    def __init__(self, create: Callable[[], MouthDetector]) -> None:
+        self._create = create
+        self._detector: MouthDetector | None = None
+
+    def __call__(self, frames: Frames) -> Boxes:
+        """Find mouths: uint8 [F, H, W, 3] -> float32 [P, F, 4] xyxy in pixels, NaN = no mouth."""
+        if self._detector is None:
+            self._detector = self._create()
+        return self._detector(frames)
 
 
 class FaceMeshMouths:

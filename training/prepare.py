@@ -21,7 +21,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -32,7 +31,7 @@ from training.clips import Bucket, Clip, ClipSettings, SkippedClipError, load_cl
 from training.dataset import EMPTY_PROMPT, write_record
 from training.encoder import Encoder, fingerprint_model, model_defaults, video_factors
 from training.manifest import Sample, read_samples
-from training.mouth_detector import MouthDetector, NoMouths, make_detector
+from training.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
 
 
 Status = Literal["kept", "done", "skipped", "broken"]
@@ -97,7 +96,7 @@ class Preparer:
         if num_records := self.num_done(sample, fingerprint):
             return Outcome(source, "done", num_records=num_records)
         try:
-            clips = load_clips(sample, self.settings.clips, self._detect)
+            clips = load_clips(sample, self.settings.clips, self._detector)
         except SkippedClipError as error:
             self._remove_records(sample, keep=0)
             return Outcome(source, "skipped", str(error))
@@ -182,12 +181,9 @@ class Preparer:
     def _encoder(self) -> Encoder:
         return Encoder.from_pretrained(self.model, self.device, DTYPES[self.settings.dtype])
 
-    def _detect(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._detector(frames)  # created at its first use: given boxes need none
-
     @functools.cached_property
     def _detector(self) -> MouthDetector:
-        return self.settings.make_detector()
+        return MouthsOnDemand(self.settings.make_detector)
 
     @functools.cached_property
     def _transcriber(self) -> Callable[[Any, int], str] | None:

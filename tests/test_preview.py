@@ -1,0 +1,74 @@
+"""The preview shows the box on the mouth and the mask over the latents that encode it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffusers_jova.media import read_video, write_video
+from training.clips import Bucket, Clip
+from training.encoder import Encoder
+from training.preview import MIN_VIEW_PX, decode_without_mouth, draw_boxes, draw_clip, main, tint_mask
+
+
+def make_clip(num_frames: int = 9, boxes: np.ndarray | None = None) -> Clip:
+    frames = np.random.default_rng(0).integers(0, 255, (num_frames, 32, 32, 3), np.uint8)
+    boxes = np.array([[[8, 16, 16, 24]] * num_frames], np.float32) if boxes is None else boxes
+    return Clip(Bucket(num_frames, 32, 32), frames, None, 0, boxes, None)
+
+
+def test_the_outline_is_drawn_around_each_mouth_and_nowhere_else() -> None:
+    frames = np.zeros((2, 20, 20, 3), np.uint8)
+    boxes = np.array([[[2, 3, 6, 8], [np.nan] * 4], [[15, 15, 30, 30], [15, 15, 30, 30]]])
+    drawn = draw_boxes(frames, boxes).any(-1)
+    assert drawn[0, 3:8, 2:6].sum() == 14  # the border of 5 x 4 pixels
+    assert not drawn[0, 4:7, 3:5].any()
+    assert drawn[1].sum() == 9  # the upper and the left edge of 5 pixels each; the rest is outside
+    assert not frames.any()
+
+
+def test_the_tint_covers_the_frames_and_pixels_of_the_masked_latents_alone() -> None:
+    frames = np.zeros((9, 32, 32, 3), np.uint8)
+    mask = np.zeros((3, 4, 4), bool)
+    mask[1, 2, 1] = True
+    tinted = tint_mask(frames, mask, 8, 4).any(-1)
+    assert tinted[1:5, 16:24, 8:16].all()
+    assert tinted.sum() == 4 * 64
+
+
+def test_small_clips_are_enlarged() -> None:
+    assert draw_clip(make_clip(), 8, 4).shape == (9, MIN_VIEW_PX, MIN_VIEW_PX, 3)
+
+
+def test_zeroed_latents_change_the_mouth_and_a_clip_without_one_stays(tiny_pipeline_folder: Path) -> None:
+    encoder = Encoder.from_pretrained(tiny_pipeline_folder, dtype=torch.float32)
+    plain, masked = decode_without_mouth(make_clip(), encoder)
+    assert plain.shape == masked.shape == (9, 32, 32, 3)
+    assert (plain != masked).any()
+    plain, masked = decode_without_mouth(make_clip(boxes=np.zeros((0, 9, 4), np.float32)), encoder)
+    assert np.array_equal(plain, masked)
+
+
+@pytest.mark.parametrize("options", [[], ["--debug_mouth_mask"]])
+def test_the_command_writes_a_video_for_each_clip(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture, options: list[str]
+) -> None:
+    clip = make_clip(12)
+    assert clip.frames is not None
+    write_video(tmp_path / "a.mp4", clip.frames, 16, np.zeros(12000, np.float32), 16000)
+    (tmp_path / "a.boxes.json").write_text(json.dumps(clip.mouth_boxes.tolist()))
+    (tmp_path / "b.mp4").write_bytes(b"")
+    arguments = [str(tmp_path), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--no_mouth", *options]
+    main([*arguments, "--device", "cpu"])
+    (path,) = (tmp_path / "out").iterdir()
+    video = read_video(path)
+    views = 3 if options else 1
+    assert video.frames.shape == (9, MIN_VIEW_PX, MIN_VIEW_PX * views, 3)
+    assert video.audio is not None
+    said = capsys.readouterr().out
+    assert "1 mouths, in 100% of the frames, 6.2% of the latents" in said
+    assert "b.mp4: left out" in said

@@ -1,0 +1,175 @@
+"""Show what training will see: the clips of a data set with mouth boxes and latent mouth masks drawn over them.
+
+With `--debug_mouth_mask`, each clip is also shown decoded from its latents, as they are and with the masked ones set
+to zero (JoVA, arXiv:2512.13677v1, Appendix A): the mouth, and nothing but the mouth, must go.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffusers_jova.media import write_video
+from training.clips import Clip, SkippedClipError, load_clips
+from training.encoder import Encoder, video_factors
+from training.manifest import Sample, read_samples
+from training.mouth_detector import MouthsOnDemand
+from training.mouth_mask import latent_mask, windows
+from training.prepare import PrepareSettings, add_clip_arguments, check_detector, clip_settings
+
+
+Frames = NDArray[np.uint8]
+
+MIN_VIEW_PX = 256  # smaller clips are enlarged by whole pixels
+BOX_COLOURS = ((255, 64, 64), (64, 255, 64), (64, 160, 255), (255, 224, 64))  # one person each, then again
+MASK_COLOUR = (255, 0, 255)
+MASK_OPACITY = 0.35
+DEVICE_HELP = "for --debug_mouth_mask"
+
+
+def draw_boxes(frames: Frames, boxes: NDArray[np.floating]) -> Frames:
+    """Outline the box of each person.
+
+    Args:
+        frames: uint8 [F, H, W, 3].
+        boxes: [P, F, 4] xyxy in pixels, NaN = no mouth.
+    """
+    drawn = frames.copy()
+    for person, track in enumerate(boxes):
+        for frame, box in zip(drawn, track, strict=True):
+            if np.isfinite(box).all():
+                _outline(frame, box, BOX_COLOURS[person % len(BOX_COLOURS)])
+    return drawn
+
+
+def tint_mask(frames: Frames, mask: NDArray[np.bool_], spatial_factor: int, temporal_factor: int) -> Frames:
+    """Tint the pixels of masked latents in the frames that each latent encodes.
+
+    Args:
+        frames: uint8 [F, H, W, 3].
+        mask: bool [K + 1, h, w].
+        spatial_factor: Pixels of `frames` per latent cell.
+        temporal_factor: Frames per latent after the first.
+    """
+    tinted = frames.astype(np.float32)
+    cells = mask.repeat(spatial_factor, axis=1).repeat(spatial_factor, axis=2)
+    for latent, of_latent in enumerate(windows(len(frames), temporal_factor)):
+        part = tinted[of_latent.start : of_latent.stop]
+        colour = (1 - MASK_OPACITY) * part + MASK_OPACITY * np.array(MASK_COLOUR, np.float32)
+        tinted[of_latent.start : of_latent.stop] = np.where(cells[latent][..., None], colour, part)
+    return tinted.round().astype(np.uint8)
+
+
+def draw_clip(clip: Clip, spatial_factor: int, temporal_factor: int) -> Frames:
+    """Draw boxes and mask over a clip, enlarged if it is small: uint8 [F, n * H, n * W, 3]."""
+    assert clip.frames is not None
+    bucket = clip.bucket
+    mask = latent_mask(clip.mouth_boxes, *bucket, spatial_factor, temporal_factor)
+    zoom = zoom_for(clip.frames)
+    frames = tint_mask(enlarge(clip.frames, zoom), mask, spatial_factor * zoom, temporal_factor)
+    return draw_boxes(frames, clip.mouth_boxes * zoom)
+
+
+@torch.inference_mode()
+def decode_without_mouth(clip: Clip, encoder: Encoder) -> tuple[Frames, Frames]:
+    """Decode the latents of a clip as they are, and with those of the mouth mask set to zero (Appendix A).
+
+    Returns:
+        Two clips, uint8 [F, H, W, 3].
+    """
+    assert clip.frames is not None
+    codec = encoder.video_codec
+    latents = encoder.encode_video(clip.frames).float()[None]
+    mask = latent_mask(clip.mouth_boxes, *clip.bucket, codec.spatial_factor, codec.temporal_factor)
+    without = latents.masked_fill(torch.from_numpy(mask), 0)  # 0 is the mean of normalised latents
+    device = encoder.pipeline.vae.device
+    decoded = (codec.decode(part.to(device))[0].movedim(0, -1).float().cpu() for part in (latents, without))
+    plain, masked = (((pixels + 1) * 127.5).round().byte().numpy() for pixels in decoded)
+    return plain, masked
+
+
+def compose(clip: Clip, spatial_factor: int, temporal_factor: int, encoder: Encoder | None) -> Frames:
+    """Lay the views of a clip side by side: drawn over, and with an encoder also decoded with and without mouth."""
+    views = [draw_clip(clip, spatial_factor, temporal_factor)]
+    if encoder is not None:
+        views += [enlarge(frames, zoom_for(frames)) for frames in decode_without_mouth(clip, encoder)]
+    return np.concatenate(views, axis=2)
+
+
+def enlarge(frames: Frames, zoom: int) -> Frames:
+    """Repeat every pixel of [F, H, W, 3] `zoom` times in both directions."""
+    return frames.repeat(zoom, axis=1).repeat(zoom, axis=2)
+
+
+def zoom_for(frames: Frames) -> int:
+    """Choose the factor that makes small clips large enough to look at."""
+    return max(1, -(-MIN_VIEW_PX // min(frames.shape[1:3])))
+
+
+def describe_mouths(clip: Clip, spatial_factor: int, temporal_factor: int) -> str:
+    """Say how many mouths there are, how often they are seen and how much of the latents they take."""
+    seen = np.isfinite(clip.mouth_boxes).all(-1).any(0).mean()
+    mask = latent_mask(clip.mouth_boxes, *clip.bucket, spatial_factor, temporal_factor)
+    return f"{len(clip.mouth_boxes)} mouths, in {seen:.0%} of the frames, {mask.mean():.1%} of the latents"
+
+
+def previews(samples: Sequence[Sample], settings: PrepareSettings) -> Iterator[tuple[Sample, Clip]]:
+    """Load the clips with a picture, and say which ones will be left out and why."""
+    detector = MouthsOnDemand(settings.make_detector)
+    for sample in samples:
+        try:
+            clips = load_clips(sample, settings.clips, detector)
+        except (SkippedClipError, OSError, ValueError) as error:
+            print(f"{sample.source.name}: left out: {error}")
+            continue
+        yield from ((sample, clip) for clip in clips if clip.frames is not None)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write one preview video for each clip."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_clip_arguments(parser)
+    parser.add_argument("output", type=Path, help="folder for the previews, one mp4 for each clip")
+    parser.add_argument("--max_clips", type=int, default=8, help="how many clips to show")
+    parser.add_argument("--debug_mouth_mask", action="store_true", help="also decode with the mouth latents zeroed")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=DEVICE_HELP)
+    args = parser.parse_args(argv)
+    try:
+        spatial_factor, temporal_factor, _ = video_factors(args.model)
+        settings = PrepareSettings(
+            clips=clip_settings(args), mouths=not args.no_mouth, face_landmarker=args.face_landmarker_path
+        )
+        samples = read_samples(args.source, captions_required=False)
+        check_detector(samples, settings)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+    encoder = Encoder.from_pretrained(args.model, args.device) if args.debug_mouth_mask else None
+    args.output.mkdir(parents=True, exist_ok=True)
+    for number, (sample, clip) in zip(range(args.max_clips), previews(samples, settings), strict=False):
+        path = args.output / f"{number:03d}-{sample.source.stem}.mp4"
+        frames = compose(clip, spatial_factor, temporal_factor, encoder)
+        write_video(path, frames, settings.clips.frame_rate, clip.audio, clip.sampling_rate or None)
+        print(f"{path}: {describe_mouths(clip, spatial_factor, temporal_factor)}")
+
+
+def _outline(frame: Frames, box: NDArray[np.floating], colour: tuple[int, int, int]) -> None:
+    """Draw the rectangle of a box into a frame [H, W, 3]; parts outside of the frame are not drawn."""
+    height, width = frame.shape[:2]
+    x1, y1, x2, y2 = (round(float(value)) for value in box)
+    rows = np.arange(max(y1, 0), min(y2, height))
+    columns = np.arange(max(x1, 0), min(x2, width))
+    for y in (y1, y2 - 1):
+        if 0 <= y < height:
+            frame[y, columns] = colour
+    for x in (x1, x2 - 1):
+        if 0 <= x < width:
+            frame[rows, x] = colour
+
+
+if __name__ == "__main__":
+    main()
