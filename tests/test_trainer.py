@@ -2,15 +2,34 @@ import json
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
+from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from tests.tiny_training import tiny_config, write_clips
+from training.branches import branch_of
+from training.train import main
 from training.trainer import Trainer
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its settings for the life of a process; each test is a process of its own."""
+    forget_accelerate()
+    yield
+    forget_accelerate()
+
+
+def forget_accelerate() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def result(folder: Path) -> dict[str, torch.Tensor]:
@@ -22,19 +41,9 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in line.items() if name != "samples_per_second"} for line in lines]
 
 
-def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+def different(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
     assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
-
-
-def kill_at(config: Any, last_step: int) -> None:
-    """Trains in a process that dies like a killed one as soon as it has done a step."""
-
-    def die(_: Trainer, step: int) -> None:
-        if step == last_step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Trainer(config, on_validate=die).train()
+    return [name for name in one if not torch.equal(one[name], other[name])]
 
 
 EVERYTHING_RANDOM = {
@@ -51,6 +60,16 @@ EVERYTHING_RANDOM = {
 }
 
 
+def kill_at(config: Any, last_step: int) -> None:
+    """Trains in a process that dies like a killed one as soon as it has done a step."""
+
+    def die(_: Trainer, step: int) -> None:
+        if step == last_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Trainer(config, on_validate=die).train()
+
+
 @pytest.mark.parametrize("on_device", [False, True])
 def test_a_run_killed_between_checkpoints_ends_with_the_bits_of_an_uninterrupted_one(
     tmp_path: Path, on_device: bool
@@ -64,15 +83,146 @@ def test_a_run_killed_between_checkpoints_ends_with_the_bits_of_an_uninterrupted
     assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "run" / "transformer").exists()
     Trainer(config).train()
-    assert_same_bits(result(tmp_path / "whole"), result(tmp_path / "run"))
+    assert different(result(tmp_path / "whole"), result(tmp_path / "run")) == []
     assert losses(tmp_path / "whole") == losses(tmp_path / "run")
 
 
 def test_one_batch_is_overfitted(tmp_path: Path) -> None:
     write_clips(tmp_path / "prepared", num_clips=1)
-    settings = {"steps": 150, "learning_rate": 1e-2, "caption_dropout": 0, "mouth_weight": 0, "log_every": 10}
-    settings |= {"checkpoint_every": 1000, "dataset_on_device": True}
-    Trainer(tiny_config(tmp_path, **settings)).train()
+    settings = {"steps": 90, "learning_rate": 2e-2, "caption_dropout": 0, "mouth_weight": 0, "dataset_on_device": True}
+    Trainer(tiny_config(tmp_path, checkpoint_every=90, log_every=10, **settings)).train()
     first, *_, last = losses(tmp_path / "run")
     assert last["loss/video"] < 0.2 * first["loss/video"]
     assert last["loss/audio"] < 0.2 * first["loss/audio"]
+
+
+def train_in_two_processes(config: Any) -> None:
+    forget_accelerate()
+    Trainer(config).train()
+
+
+def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(tmp_path: Path) -> None:
+    settings = EVERYTHING_RANDOM | {"steps": 3}
+    Trainer(tiny_config(tmp_path, **settings)).train()
+    split = settings | {"gradient_accumulation_steps": 1, "distribution": "ddp"}
+    config = tiny_config(tmp_path, output_dir=str(tmp_path / "two"), **split)
+    debug_launcher(train_in_two_processes, args=(config,), num_processes=2)
+    one, two = result(tmp_path / "run"), result(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)  # sums in another order
+    assert losses(tmp_path / "two")[-1]["loss/video"] == pytest.approx(losses(tmp_path / "run")[-1]["loss/video"])
+
+
+def test_a_distribution_that_did_not_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="`distribution` must be what was started, got ddp for 1 processes but none"):
+        Trainer(tiny_config(tmp_path, distribution="ddp"))
+    with pytest.raises(ValueError, match="got fsdp for 1 processes but none"):
+        Trainer(tiny_config(tmp_path, distribution="fsdp"))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what a configuration of accelerate asks for, on a CPU in vain
+    with pytest.raises(ValueError, match="got fsdp for 1 processes but none"):
+        Trainer(tiny_config(tmp_path))
+
+
+@pytest.mark.parametrize("stage", ["video", "audio"])
+def test_a_stage_trains_its_own_branch_and_leaves_the_other_bit_for_bit(tmp_path: Path, stage: str) -> None:
+    torch.manual_seed(0)
+    trainer = Trainer(tiny_config(tmp_path, stage=stage, steps=2))
+    before = {name: p.detach().clone() for name, p in trainer.transformer.named_parameters()}
+    trainer.train()
+    changed = different(before, dict(trainer.transformer.named_parameters()))
+    assert {branch_of(name) for name in changed} == {stage}
+    assert JoVATransformer3DModel.from_pretrained(tmp_path / "run" / "transformer").config.num_layers == 1
+
+
+def test_a_learning_rate_of_zero_freezes_a_branch(tmp_path: Path) -> None:
+    trainer = Trainer(tiny_config(tmp_path, steps=2, audio_learning_rate=0))
+    before = {name: p.detach().clone() for name, p in trainer.transformer.named_parameters()}
+    trainer.train()
+    changed = different(before, dict(trainer.transformer.named_parameters()))
+    assert {branch_of(name) for name in changed} == {"video"}
+
+
+def test_a_frozen_weight_that_changed_is_found(tmp_path: Path) -> None:
+    trainer = Trainer(tiny_config(tmp_path, stage="video", steps=1))
+    weight = trainer.transformer.head["audio"].proj_out.bias
+    weight.data[0] = torch.nextafter(weight.data[0], torch.tensor(1.0))
+    with pytest.raises(RuntimeError, match=r"1 changed: head\.audio\.proj_out\.bias"):
+        trainer.train()
+
+
+def test_clips_without_sound_and_sound_without_picture_are_trained_together(tmp_path: Path) -> None:
+    write_clips(tmp_path / "prepared", without_audio=(1, 2), without_video=(3,))
+    Trainer(tiny_config(tmp_path, batch_size=8, steps=2, coupling="mixed")).train()
+    assert {"loss/video", "loss/audio", "loss/mouth"} < losses(tmp_path / "run")[-1].keys()
+
+
+def test_the_saved_result_holds_the_averaged_weights(tmp_path: Path) -> None:
+    Trainer(tiny_config(tmp_path, ema_decay=0.9)).train()
+    checkpoint = tmp_path / "run" / "checkpoint-00000006"
+    assert different(result(tmp_path / "run"), load_file(checkpoint / "ema.safetensors")) == []
+    assert len(different(result(tmp_path / "run"), load_file(checkpoint / "model.safetensors"))) > 100
+
+
+def test_the_result_can_be_saved_in_bfloat16_and_trained_further(tmp_path: Path) -> None:
+    Trainer(tiny_config(tmp_path, save_dtype="bfloat16", steps=1)).train()
+    assert {tensor.dtype for tensor in result(tmp_path / "run").values()} == {torch.bfloat16}
+    model = str(tmp_path / "run")
+    trainer = Trainer(tiny_config(tmp_path, model=model, output_dir=str(tmp_path / "next"), steps=1))
+    assert {p.dtype for p in trainer.transformer.parameters()} == {torch.float32}
+    trainer.train()
+
+
+def test_old_checkpoints_are_deleted_and_the_newest_kept(tmp_path: Path) -> None:
+    Trainer(tiny_config(tmp_path, checkpoint_every=1, keep_checkpoints=2)).train()
+    found = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert found == ["checkpoint-00000005", "checkpoint-00000006"]
+    assert [
+        path.suffix
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file() and path.suffix not in (".safetensors", ".json", ".jsonl", ".yaml")
+    ] == []  # nothing pickled
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_the_settings_that_differ(tmp_path: Path) -> None:
+    Trainer(tiny_config(tmp_path, steps=3)).train()
+    with pytest.raises(ValueError, match=r"`learning_rate` is 0\.001 there and 0\.002 here"):
+        Trainer(tiny_config(tmp_path, learning_rate=2e-3)).train()
+    Trainer(tiny_config(tmp_path, learning_rate=2e-3, resume=False)).train()
+
+
+def test_a_run_out_of_time_writes_a_checkpoint_and_is_continued(tmp_path: Path) -> None:
+    trainer = Trainer(tiny_config(tmp_path, stop_after_minutes=0))
+    trainer.train()
+    assert trainer.step == 2  # the first report
+    assert not (tmp_path / "run" / "transformer").exists()
+    trainer = Trainer(tiny_config(tmp_path))
+    trainer.train()
+    assert trainer.step == 6
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
+    trainer = Trainer(tiny_config(tmp_path))
+    trainer.transformer.head["video"].proj_out.bias.data[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="the loss must be finite"):
+        trainer.train()
+    assert list((tmp_path / "run").glob("checkpoint-*")) == []
+
+
+def test_prior_clips_are_mixed_in_at_their_share(tmp_path: Path) -> None:
+    prior = write_clips(tmp_path / "prior", num_clips=4)
+    trainer = Trainer(tiny_config(tmp_path, prior_data=str(prior), prior_probability=0.5))
+    seen = []
+    batch_of = type(trainer.prior).batch
+    trainer.prior.batch = lambda indices: seen.append(indices) or batch_of(trainer.prior, indices)
+    trainer.train()
+    assert len(seen) == 3
+
+
+def test_the_command_trains_and_names_the_nearest_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_config(tmp_path)
+    paths = [f"model={tmp_path / 'model.json'}", f"data={tmp_path / 'prepared'}", f"output_dir={tmp_path / 'run'}"]
+    main(["--config", "training/configs/smoke.yaml", *paths, "steps=1", "warmup_steps=0"])
+    assert "1 of 1 steps are done" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--config", "training/configs/smoke.yaml", *paths, "lerning_rate=1"])
+    assert "did you mean `learning_rate`" in capsys.readouterr().err

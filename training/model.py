@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -31,7 +30,7 @@ def load_transformer(model: str) -> Any:
         subfolder = "transformer" if (Path(model) / "transformer").is_dir() else None
     else:
         subfolder = "transformer"
-    values = ModelMixin.load_config(model, subfolder=subfolder)
+    values = JoVATransformer3DModel.load_config(model, subfolder=subfolder)
     return _transformer_class(values, model).from_pretrained(model, subfolder=subfolder)
 
 

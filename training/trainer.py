@@ -202,7 +202,7 @@ class Trainer:
                 parts["ema"] = gather_weights(self.model, only_trained=True)
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         optimizer: Any = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=options)
-        parts["optimizer"], values = pack(optimizer["state"])
+        parts["optimizer"], values = pack(optimizer.get("state", {}))  # empty in all processes but the main one
         if self.accelerator.is_main_process:
             state = {"fingerprint": self._fingerprint(), "optimizer": values}
             save_checkpoint(self.output_dir, self.step, parts, state)
