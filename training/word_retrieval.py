@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.fft import dct
 
 from training import espeak, speech
-from training.spectrogram import log_mel
+from training.spectrogram import LOG_FLOOR, log_mel
 
 
 NUM_CANDIDATES = 10
@@ -80,10 +80,10 @@ def _candidates(transcript: str, generator: np.random.Generator) -> list[str]:
 
 
 def cepstra(log_mels: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Features of [T, 80]: silence trimmed at both ends, 13 mean-free cepstra with their slopes, [T', 26]."""
+    """Features of [T, 80]: silence trimmed at both ends, 13 cepstra and their slopes, [T', 26]; silence gives none."""
     level = log_mels.mean(1)
     loud = np.flatnonzero(level > level.max() - SILENCE_BELOW_PEAK)
-    if len(loud) < 3:
+    if level.max() < LOG_FLOOR + 1 or len(loud) < 3:
         return np.zeros((0, 26))
     coefficients = dct(log_mels[loud[0] : loud[-1] + 1].astype(np.float64), norm="ortho", axis=1)[:, 1:14]
     coefficients -= coefficients.mean(0)
