@@ -51,6 +51,7 @@ from training.wan_clip import decode_clip, encode_clip, start_from_images
 MEL_FLOOR = -9.2  # ln 1e-4: below it, the vocoder's error is silence compared with silence
 CHAINS = (("video_vae",), ("audio_vae", "vocoder"), ("text_encoder",))  # side by side; each in its own process
 FOLDERS = {"video_vae": "vae", "audio_vae": "audio_vae", "vocoder": "vocoder", "text_encoder": "text_encoder"}
+INITIAL_LOGVAR = -6.0
 STATISTICS_CLIPS = 512
 EVALUATION_BATCH = 8
 
@@ -81,6 +82,12 @@ def lay_channels_last(module: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
 
 
+@torch.no_grad()
+def start_certain(vae: AutoencoderKLWan) -> None:
+    """Start with small posterior variances: latents of unit noise would hide the picture from the decoder for long."""
+    vae.quant_conv.bias[vae.config.z_dim :] = INITIAL_LOGVAR
+
+
 class VideoVAETraining:
     """Trains an `AutoencoderKLWan` on single frames first and on clips afterwards."""
 
@@ -89,6 +96,7 @@ class VideoVAETraining:
         self.config, self.frames, self.mouth_boxes = config, frames, mouth_boxes
         self.vae = AutoencoderKLWan(**config.model)
         start_from_images(self.vae)
+        start_certain(self.vae)
         self.vae.to(frames.device)
         self.layout = torch.channels_last_3d if config.channels_last else torch.contiguous_format
         if config.channels_last:
