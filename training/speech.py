@@ -278,10 +278,11 @@ def _vocal_tract(
     first = 2 * radius * np.cos(2 * np.pi * centres / sampling_rate)  # y[n] = gain x[n] + first y[n-1] + second y[n-2]
     second = -(radius**2)
     delay = np.exp(-2j * np.pi * frequencies_hz / sampling_rate)
-    response = np.ones((len(formants_hz), len(frequencies_hz)), np.complex128)
+    delay_squared = delay**2
+    feedback = np.ones((len(formants_hz), len(frequencies_hz)), np.complex128)
     for a, b in zip(first.T[..., None], second.T[..., None], strict=True):
-        response *= (1 - a - b) / (1 - a * delay - b * delay**2)
-    return response
+        feedback *= 1 - a * delay - b * delay_squared
+    return (1 - first - second).prod(1)[:, None] / feedback
 
 
 def _noise_band(centre_hz: FloatArray, width_hz: FloatArray, frequencies_hz: FloatArray) -> FloatArray:
