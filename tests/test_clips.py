@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffusers_jova.media import write_audio, write_video
+from training.avatars import make_clip
 from training.clips import Bucket, Clip, ClipSettings, SkippedClipError, choose_bucket, fit, load_clips
 from training.manifest import Sample
 from training.mouth_detector import NoMouths
@@ -130,6 +131,19 @@ def test_clips_without_a_mouth_can_be_left_out(tmp_path: Path) -> None:
     half: list[list[object]] = [[box if f > 20 else None for f, box in enumerate(boxes[0])]]
     with pytest.raises(SkippedClipError, match="a mouth is visible in 36% of the frames"):
         load_clips(Sample(video=path, mouth_boxes=half), need, NoMouths())
+
+
+def test_a_clip_with_the_sound_of_another_can_be_left_out(tmp_path: Path) -> None:
+    own, other = (make_clip(seed, subject="speaker") for seed in (0, 5))
+    need = settings("33x64x64", min_sync=0.5)
+    for name, sound in (("own", own), ("other", other)):
+        write_video(tmp_path / f"{name}.mp4", own.frames, 16, sound.waveform, 16000)
+    boxes = own.mouth_boxes.tolist()
+    assert load_clips(Sample(video=tmp_path / "own.mp4", mouth_boxes=boxes), need, NoMouths())
+    with pytest.raises(SkippedClipError, match=r"mouth and sound correlate by -?0\.[0-4]"):
+        load_clips(Sample(video=tmp_path / "other.mp4", mouth_boxes=boxes), need, NoMouths())
+    with pytest.raises(SkippedClipError, match=r"mouth and sound correlate by 0\.00"):
+        load_clips(Sample(video=tmp_path / "own.mp4"), need, NoMouths())
 
 
 def test_a_lost_mouth_is_interpolated_for_a_third_of_a_second(tmp_path: Path) -> None:

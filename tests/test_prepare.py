@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,41 @@ def test_a_prompt_of_three_parts_is_rendered_by_the_template_of_the_pipeline(tin
     parts = encoder.encode_prompt(JoVAPrompt("a man", "a voice", "hi"))
     whole = encoder.encode_prompt("a man <S>hi<E> <AUDCAP>a voice<ENDAUDCAP>")
     assert torch.equal(parts["prompt_embeds"], whole["prompt_embeds"])
+
+
+def test_a_missing_transcript_is_written_by_a_speech_model(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    settings = replace(preparer.settings, whisper=save_speech_model(tmp_path / "speech"))
+    source = write_clips(tmp_path / "clips", ["a"])
+    (source / "a.txt").unlink()
+    prepare(read_samples(source, captions_required=False), replace(preparer, settings=settings))
+    ((header, _),) = (value for name, value in contents(tmp_path / "cache").items() if name.startswith("a-"))
+    assert header["caption"] == "<S>X<E>"
+
+
+def save_speech_model(folder: Path) -> Path:
+    """A tiny recogniser that hears an X in everything."""
+    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "X": 3}))
+    Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), bos_token=None, eos_token=None).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    config = Wav2Vec2Config(
+        vocab_size=4,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )
+    model = Wav2Vec2ForCTC(config)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    model.lm_head.bias.data = torch.tensor([0.0, 0.0, 0.0, 9.0])
+    model.save_pretrained(folder)
+    return folder
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ Letters: F frames, H x W pixels, P persons. A bucket is the size of a clip, writ
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffusers_jova.media import normalize_loudness, read_audio, read_image, read_video
+from training.evaluation import envelope, envelope_sync
 from training.manifest import Sample
 from training.mouth_detector import MouthDetector, read_boxes
 from training.mouth_mask import clip_visible, interpolate_gaps, transform_boxes
@@ -74,6 +76,7 @@ class ClipSettings:
         loudness_lufs: Normalise the sound of a file to this loudness; None leaves it.
         require_mouth: Skip clips in which less than half of the frames show a mouth.
         require_sound: Skip clips without sound, or with silence.
+        min_sync: Skip clips in which mouth and sound correlate less than this, see `sync_of`; None keeps all.
     """
 
     buckets: tuple[Bucket, ...]
@@ -83,6 +86,7 @@ class ClipSettings:
     loudness_lufs: float | None = None
     require_mouth: bool = False
     require_sound: bool = False
+    min_sync: float | None = None
 
 
 class Clip(NamedTuple):
@@ -137,7 +141,13 @@ def load_clips(sample: Sample, settings: ClipSettings, detector: MouthDetector) 
         cropped, cropped_boxes = fit(frames[window], boxes[:, window], bucket)
         image = None if sample.reference_image is None else _read_reference(sample.reference_image, bucket)
         clips.append(Clip(bucket, cropped, sound, sampling_rate if audio is not None else 0, cropped_boxes, image))
-    return _with_mouths(clips) if settings.require_mouth else clips
+    if settings.require_mouth:
+        shares = [mouth_share(clip) for clip in clips]
+        clips = _require(clips, shares, MIN_MOUTH_SHARE, "a mouth is visible in {:.0%} of the frames")
+    if settings.min_sync is not None:
+        scores = [sync_of(clip, settings.frame_rate) for clip in clips]
+        clips = _require(clips, scores, settings.min_sync, "mouth and sound correlate by {:.2f}")
+    return clips
 
 
 def choose_bucket(num_frames: int, size: tuple[int, ...] | None, settings: ClipSettings) -> Bucket:
@@ -183,6 +193,28 @@ def fit(
     size = (bucket.width, bucket.height)
     resized = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS, box=region) for frame in frames]
     return np.stack([np.asarray(image) for image in resized]), visible
+
+
+def mouth_share(clip: Clip) -> float:
+    """Share of the frames that show a mouth."""
+    return float(np.isfinite(clip.mouth_boxes).all(-1).any(0).mean())
+
+
+def sync_of(clip: Clip, frame_rate: float) -> float:
+    """Correlation of the opening of the best mouth with the loudness; 0 without a mouth or without sound.
+
+    The opening is height / width of the box. Measured on 24 synthetic speakers with boxes of the face mesh: .79 on
+    average for their own sound, .22 for that of another one, .59 and .54 at the percentiles 5 and 95 that face each
+    other.
+    """
+    if clip.audio is None:
+        return 0.0
+    loudness = envelope(clip.audio.mean(axis=0), clip.bucket.num_frames, frame_rate, clip.sampling_rate)
+    x1, y1, x2, y2 = np.moveaxis(clip.mouth_boxes, -1, 0)
+    openings = (y2 - y1) / (x2 - x1)  # [P, F]
+    seen = (np.isfinite(opening) for opening in openings)
+    scores = [envelope_sync(o[s], loudness[s], 0).correlation for o, s in zip(openings, seen, strict=True) if s.any()]
+    return max(scores, default=0.0)
 
 
 def cut_sound(
@@ -240,9 +272,9 @@ def _read_reference(path: Path, bucket: Bucket) -> NDArray[np.uint8]:
     return fit(image[None], np.zeros((0, 1, 4), np.float32), bucket)[0][0]
 
 
-def _with_mouths(clips: list[Clip]) -> list[Clip]:
-    shares = [np.isfinite(clip.mouth_boxes).all(-1).any(0).mean() for clip in clips]
-    kept = [clip for clip, share in zip(clips, shares, strict=True) if share >= MIN_MOUTH_SHARE]
+def _require(clips: list[Clip], scores: Sequence[float], minimum: float, reason: str) -> list[Clip]:
+    """Keep the clips with a score of at least `minimum`; a sample without any is skipped for the `reason`."""
+    kept = [clip for clip, score in zip(clips, scores, strict=True) if score >= minimum]
     if not kept:
-        raise SkippedClipError(f"a mouth is visible in {max(shares):.0%} of the frames")
+        raise SkippedClipError(reason.format(max(scores)))
     return kept

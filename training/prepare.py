@@ -352,6 +352,7 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loudness_lufs", type=float, help="normalise the sound to this loudness, such as -23")
     parser.add_argument("--require_mouth", action="store_true", help="skip clips with a mouth in less than half of it")
     parser.add_argument("--require_sound", action="store_true", help="skip clips without sound")
+    parser.add_argument("--min_sync", type=float, help="skip clips whose mouth and sound correlate less, such as 0.5")
     parser.add_argument("--no_mouth", action="store_true", help="look for no mouths, as for a set without speakers")
     parser.add_argument("--face_landmarker_path", type=Path, help="MediaPipe's face_landmarker.task, to find mouths")
 
@@ -376,6 +377,7 @@ def clip_settings(args: argparse.Namespace) -> ClipSettings:
         loudness_lufs=args.loudness_lufs,
         require_mouth=args.require_mouth,
         require_sound=args.require_sound,
+        min_sync=args.min_sync,
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffusers_jova.media import write_video
-from training.clips import Clip, SkippedClipError, load_clips
+from training.clips import Clip, SkippedClipError, load_clips, mouth_share
 from training.encoder import Encoder, video_factors
 from training.manifest import Sample, read_samples
 from training.mouth_detector import MouthsOnDemand
@@ -113,9 +113,10 @@ def zoom_for(frames: Frames) -> int:
 
 def describe_mouths(clip: Clip, spatial_factor: int, temporal_factor: int) -> str:
     """Say how many mouths there are, how often they are seen and how much of the latents they take."""
-    seen = np.isfinite(clip.mouth_boxes).all(-1).any(0).mean()
     mask = latent_mask(clip.mouth_boxes, *clip.bucket, spatial_factor, temporal_factor)
-    return f"{len(clip.mouth_boxes)} mouths, in {seen:.0%} of the frames, {mask.mean():.1%} of the latents"
+    return (
+        f"{len(clip.mouth_boxes)} mouths, in {mouth_share(clip):.0%} of the frames, {mask.mean():.1%} of the latents"
+    )
 
 
 def previews(samples: Sequence[Sample], settings: PrepareSettings) -> Iterator[tuple[Sample, Clip]]:
