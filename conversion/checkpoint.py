@@ -83,7 +83,11 @@ def open_shards(folder: Path) -> dict[str, Source]:
 
 def shard_names(index: Path) -> list[str]:
     """Read the file names of an index; only names inside its own folder are accepted."""
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    content = json.loads(index.read_text())
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"`{index.name}` must hold a `weight_map`, got {type(weight_map).__name__}")
+    names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name or "\\" in name:
             raise ValueError(f"`weight_map` of `{index.name}` must name files in its own folder, got `{name}`")

