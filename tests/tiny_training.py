@@ -28,7 +28,7 @@ HEADER = {
     "num_frames": 9,
     "height": 32,
     "width": 32,
-    "frame_rate": 16.0,
+    "frame_rate": 32.0,
     "sampling_rate": 16000,
     "audio_latent_rate_hz": 31.25,
     "spatial_factor": 8,

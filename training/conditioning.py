@@ -46,7 +46,7 @@ class ModelInputs:
 
 
 class Draws(NamedTuple):
-    """The random decisions of a micro-batch, [B] each.
+    """The random decisions of a micro-batch: per sample, [B] each, and two for the whole of it.
 
     Attributes:
         sigma: Video noise level.
@@ -55,8 +55,9 @@ class Draws(NamedTuple):
         lone_audio_sigma: Audio noise level where the sample has no video.
         drop_caption: Uniform in [0, 1): below the probability of its name, it happens.
         give_image: The same.
-        give_prefix: The same.
         prefix_length: Uniform in [0, 1).
+        coupled: Whether video and audio see each other.
+        continues: Whether the clips' beginnings are given. Noise levels per latent cost time, so they come in batches.
     """
 
     sigma: Tensor
@@ -65,8 +66,9 @@ class Draws(NamedTuple):
     lone_audio_sigma: Tensor
     drop_caption: Tensor
     give_image: Tensor
-    give_prefix: Tensor
     prefix_length: Tensor
+    coupled: bool
+    continues: bool
 
 
 class Conditioning:
@@ -99,13 +101,12 @@ class Conditioning:
         self.frame_rate, self.audio_latent_rate_hz = frame_rate, audio_latent_rate_hz
         self.temporal_factor = temporal_factor
         self.scheduler = FlowMatchAudioVideoScheduler(shift=config.shift, audio_shift=config.audio_shift)
-        image_is_latent = config.image_probability > 0 and num_mask_channels is None
-        self.gives_latents = config.prefix_probability > 0 or image_is_latent
+        self.image_is_latent = config.image_probability > 0 and num_mask_channels is None
 
     def __call__(self, batch: Batch, seed: int) -> ModelInputs:
         """Prepares one micro-batch; the same seed and batch give the same inputs, bit for bit."""
         batch = to_device(self._of_stage(batch), self.device)
-        draws, coupled = self._draw(len(batch["has_video"]), seed)
+        draws = self._draw(len(batch["has_video"]), seed)
         noise = torch.Generator(self.device).manual_seed(seed)
         has_video, has_audio = batch["has_video"].bool(), batch["has_audio"].bool()
         give_image = (draws.give_image < self.config.image_probability) & batch["has_image"].bool()
@@ -114,7 +115,7 @@ class Conditioning:
         sigma = torch.where(has_audio, draws.sigma, draws.lone_sigma).where(has_video, 1.0)
         audio_sigma = torch.where(has_video, draws.audio_sigma, draws.lone_audio_sigma).where(has_audio, 1.0)
         levels, audio_levels = sigma, audio_sigma
-        if self.gives_latents:
+        if draws.continues or self.image_is_latent:
             levels, audio_levels = self._per_latent(batch, draws, give_image, sigma, audio_sigma)
 
         # 2. Noisy latents and condition channels
@@ -135,7 +136,7 @@ class Conditioning:
             **self._text(batch, draws.drop_caption < self.config.caption_dropout),
             "frame_rate": batch["frame_rate"] or self.frame_rate,
             "audio_latent_rate_hz": self.audio_latent_rate_hz,
-            "coupled": coupled,
+            "coupled": draws.coupled,
         }
         return ModelInputs(
             arguments=arguments,
@@ -157,21 +158,23 @@ class Conditioning:
             return batch | absent | {"has_video": torch.zeros_like(batch["has_video"])}
         return batch
 
-    def _draw(self, size: int, seed: int) -> tuple[Draws, bool]:
-        """Draws the decisions of ``size`` samples on the CPU, and whether this batch couples video and audio."""
+    def _draw(self, size: int, seed: int) -> Draws:
+        """Draws all decisions for ``size`` samples on the CPU."""
         config, generator = self.config, torch.Generator().manual_seed(seed)
         pair = self.scheduler.sample_training_sigmas(size, config.density, config.coupling, generator)
         lone = self.scheduler.sample_training_sigmas(size, config.density, "shared", generator)
-        chances = torch.rand(4, size, generator=generator)
-        coupled = torch.rand((), generator=generator).item() >= config.uncoupled_probability
-        return Draws(*send(torch.stack([*pair, *lone, *chances]), self.device)), coupled
+        chances = torch.rand(3, size, generator=generator)
+        uncouple, continue_ = torch.rand(2, generator=generator).tolist()
+        is_coupled, continues = uncouple >= config.uncoupled_probability, continue_ < config.prefix_probability
+        per_sample = send(torch.stack([*pair, *lone, *chances]), self.device)
+        sigma, audio_sigma, lone_sigma, lone_audio_sigma, caption, image, length = per_sample
+        return Draws(sigma, audio_sigma, lone_sigma, lone_audio_sigma, caption, image, length, is_coupled, continues)
 
     def _per_latent(
         self, batch: Batch, draws: Draws, give_image: Tensor, sigma: Tensor, audio_sigma: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Spreads noise levels [B] to [B, F] and [B, L], 0 where a beginning is given; it ends at one time in both."""
-        fraction = self.config.prefix_max_fraction * draws.prefix_length
-        fraction = fraction * (draws.give_prefix < self.config.prefix_probability)
+        fraction = draws.prefix_length * (self.config.prefix_max_fraction if draws.continues else 0.0)
         video, audio = batch["video_latents"], batch["audio_latents"]
         if video is None:
             return sigma, _clean_start(audio_sigma, audio.shape[1], (fraction * audio.shape[1]).floor())

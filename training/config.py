@@ -76,7 +76,7 @@ class TrainConfig:
             on their coupling.
         caption_dropout: Share of samples trained with the empty prompt, for guidance and against forgetting.
         image_probability: Share of samples whose first frame is given.
-        prefix_probability: Share of samples whose beginning is given, for the continuation of clips.
+        prefix_probability: Share of micro-batches of clips whose beginnings are given, for the continuation of clips.
         prefix_max_fraction: Longest such beginning, as a part of the clip.
         prior_data: Folder of prepared clips of the base model's own kind, mixed in against forgetting.
         prior_probability: Share of micro-batches drawn from `prior_data`.
