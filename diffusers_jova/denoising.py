@@ -33,6 +33,11 @@ class TextConditions:
 
     def transformer_arguments(self, has_text: Sequence[bool], dtype: torch.dtype) -> dict[str, Tensor | None]:
         """Text arguments of the transformer for a batch of predictions, with the prompt or without."""
+        if self.negative_prompt is None and not all(has_text):
+            raise ValueError(
+                "`guidance_scale` must differ from 1 when a call begins for a callback to change it, got 1; "
+                "begin with the scale that the first step needs"
+            )
         arguments = as_arguments([self.prompt if text else self.negative_prompt for text in has_text], "", dtype)
         if self.audio_negative_prompt is None or all(has_text):
             return arguments

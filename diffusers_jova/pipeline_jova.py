@@ -172,8 +172,8 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
 
     @property
     def guidance_scale(self) -> float:
-        """Text guidance of video in the current call."""
-        return self._settings.guidance_scale
+        """Text guidance of video in the current call; a callback may set `_guidance_scale`."""
+        return self._guidance_scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
@@ -238,26 +238,35 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             max_sequence_length=max_sequence_length,
         )
 
-        def encode(prompts: Any, embeds: PromptEmbeds | Tensor | None, batch_size: int | None) -> PromptEmbeds:
-            if embeds is None:
-                embeds = self.encode_texts(self.render_prompts(prompts, batch_size), settings.max_sequence_length)
-            embeds = embeds if isinstance(embeds, tuple) else PromptEmbeds(embeds)
-            return PromptEmbeds(*embeds).repeat(num_videos_per_prompt)
-
-        prompt_embeds = encode(prompt, prompt_embeds, None)
-        if not do_classifier_free_guidance:
-            return prompt_embeds, None, None
-        batch_size = prompt_embeds.features.shape[0] // num_videos_per_prompt
-        negative_prompt_embeds = encode(settings.negative_prompt, negative_prompt_embeds, batch_size)
-        if audio_negative_prompt_embeds is not None or settings.audio_negative_prompt is not None:
-            audio_negative_prompt_embeds = encode(
-                settings.audio_negative_prompt, audio_negative_prompt_embeds, batch_size
-            )
+        num_prompts, length = count_prompts(prompt, prompt_embeds), settings.max_sequence_length
+        prompt_embeds = self.encode_or_take(prompt, prompt_embeds, num_prompts, length).repeat(num_videos_per_prompt)
+        negatives = (
+            (settings.negative_prompt, negative_prompt_embeds),
+            (settings.audio_negative_prompt, audio_negative_prompt_embeds),
+        )
+        negative_prompt_embeds, audio_negative_prompt_embeds = (
+            None
+            if not do_classifier_free_guidance or (text is None and embeds is None)
+            else self.encode_or_take(text, embeds, num_prompts, length).repeat(num_videos_per_prompt)
+            for text, embeds in negatives
+        )
         return prompt_embeds, negative_prompt_embeds, audio_negative_prompt_embeds
 
-    def render_prompts(self, prompts: Prompts, batch_size: int | None = None) -> list[str]:
+    def encode_or_take(
+        self,
+        prompts: Prompts | None,
+        embeds: PromptEmbeds | Tensor | None,
+        batch_size: int,
+        max_sequence_length: int,
+    ) -> PromptEmbeds:
+        """Given features, or those of the given prompts; a single prompt is repeated `batch_size` times."""
+        if embeds is None:
+            return self.encode_texts(self.render_prompts(prompts, batch_size), max_sequence_length)
+        return PromptEmbeds(*embeds) if isinstance(embeds, tuple) else PromptEmbeds(embeds)
+
+    def render_prompts(self, prompts: Prompts | None, batch_size: int = 1) -> list[str]:
         """Strings of prompts; a single one is repeated `batch_size` times."""
-        listed: list[Any] = prompts if isinstance(prompts, list) else [prompts] * (batch_size or 1)
+        listed: list[Any] = prompts if isinstance(prompts, list) else [prompts] * batch_size
         template = self.config.prompt_template
         return [text.render(template) if isinstance(text, JoVAPrompt) else text for text in listed]
 
@@ -567,7 +576,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             output_type,
             callback_on_step_end_tensor_inputs,
         )
-        self._settings, self._attention_kwargs = settings, attention_kwargs
+        self._guidance_scale, self._attention_kwargs = settings.guidance_scale, attention_kwargs
         self._current_timestep, self._interrupt = None, False
         num_prompts = count_prompts(prompt, prompt_embeds)
         clip = Clip(
@@ -667,6 +676,8 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
                     text = replace(
                         text, prompt=tensors["prompt_embeds"], negative_prompt=tensors["negative_prompt_embeds"]
                     )
+                    settings = settings.override(guidance_scale=self._guidance_scale)
+                    denoiser = replace(denoiser, guidance=settings.guidance())
                 progress_bar.update()
         self._current_timestep = None
 

@@ -101,10 +101,19 @@ class TextInput(NamedTuple):
 
 
 class BranchRows(NamedTuple):
-    """One branch, embedded: media rows [B, L, D], text rows [B, S, D], noise levels, learned positions [L, D]."""
+    """One branch, embedded.
+
+    Args:
+        media: Media rows [B, L, D].
+        text: Text rows [B, S, D].
+        text_mask: Bool [B, S], False for padding; None where nothing is padded.
+        levels: Noise levels.
+        position: Learned positions of the media rows [L, D].
+    """
 
     media: Tensor
     text: Tensor
+    text_mask: Tensor | None
     levels: NoiseLevels
     position: Tensor
 
@@ -252,6 +261,7 @@ class JoVABranchEmbedding(nn.Module):
         super().__init__()
         self.patch_embedding = media_embedding
         self.text_embedding = JoVATextEmbedding(text_dim, text_dim_2, dim)
+        self.text_mask = nn.Identity()  # a module, because context parallelism splits the outputs of modules
         self.time_embedding = JoVATimestepEmbedding(dim)
         self.position_embedding = JoVAPositionEmbedding(table_sizes, dim)
 
@@ -265,9 +275,10 @@ class JoVABranchEmbedding(nn.Module):
         """Embed latents on a grid of rows, their timesteps ([B] or [B, N]) and the branch's text."""
         media = self.patch_embedding(latents)
         text = self.text_embedding(*text_input.features)
+        text_mask = None if text_input.mask is None else self.text_mask(text_input.mask.bool())
         temb, media_level, text_level = self.time_embedding(timestep, math.prod(grid), text_input.num_rows)
         levels = NoiseLevels(temb.to(media.dtype), media_level, text_level)
-        return BranchRows(media, text, levels, self.position_embedding(grid))
+        return BranchRows(media, text, text_mask, levels, self.position_embedding(grid))
 
 
 class JoVAHead(nn.Module):
@@ -401,6 +412,10 @@ class JoVATransformer3DModel(
             for module in ("patch_embedding", "text_embedding")
         },
         **{
+            f"embed.{branch}.text_mask": {0: ContextParallelInput(split_dim=1, expected_dims=2, split_output=True)}
+            for branch in MODALITIES
+        },
+        **{
             f"embed.{branch}.time_embedding": {
                 index: ContextParallelInput(split_dim=0, expected_dims=1, split_output=True) for index in (1, 2)
             }
@@ -413,10 +428,6 @@ class JoVATransformer3DModel(
             for branch in MODALITIES
         },
         "rope": {index: ContextParallelInput(split_dim=0, expected_dims=2, split_output=True) for index in (0, 1)},
-        "": {
-            name: ContextParallelInput(split_dim=1, expected_dims=2)
-            for name in ("encoder_attention_mask", "audio_encoder_attention_mask")
-        },
         "head.video.proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
         "head.audio.proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
     }
@@ -560,7 +571,7 @@ class JoVATransformer3DModel(
             position=pack_positions(rows).to(packed.dtype),
             rotary_emb=rotary_emb,
             coupling=coupling_runs(coupled, packed.shape[0]),
-            attention_mask=pack_attention_mask({branch: text[branch].mask for branch in rows}, rows),
+            attention_mask=pack_attention_mask(rows),
         )
 
         # 4. Blocks
@@ -642,15 +653,15 @@ def pack_positions(rows: dict[str, BranchRows]) -> Tensor:
     return torch.cat(parts)
 
 
-def pack_attention_mask(text_masks: dict[str, Tensor | None], rows: dict[str, BranchRows]) -> Tensor | None:
-    """Key mask of the packed rows, bool [B, 1, 1, L], from the text masks [B, S] of the branches; None without any."""
-    if all(mask is None for mask in text_masks.values()):
+def pack_attention_mask(rows: dict[str, BranchRows]) -> Tensor | None:
+    """Key mask of the packed rows, bool [B, 1, 1, L], False for padded text; None where nothing is padded."""
+    if all(branch.text_mask is None for branch in rows.values()):
         return None
     parts = []
-    for branch, mask in text_masks.items():
-        media, text = rows[branch].media, rows[branch].text
-        parts.append(torch.ones(media.shape[:2], dtype=torch.bool, device=media.device))
-        parts.append(torch.ones(text.shape[:2], dtype=torch.bool, device=text.device) if mask is None else mask.bool())
+    for branch in rows.values():
+        parts.append(torch.ones(branch.media.shape[:2], dtype=torch.bool, device=branch.media.device))
+        unpadded = torch.ones(branch.text.shape[:2], dtype=torch.bool, device=branch.text.device)
+        parts.append(unpadded if branch.text_mask is None else branch.text_mask)
     return torch.cat(parts, dim=1)[:, None, None]
 
 
