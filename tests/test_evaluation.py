@@ -140,6 +140,12 @@ def test_words_are_found_in_their_own_sound_and_not_in_another(clips: list[Avata
     assert np.mean([retrieval.word_error for retrieval in others]) > 0.4
 
 
+def test_words_are_found_through_noise(clips: list[AvatarClip]) -> None:
+    for clip in clips[3:6]:
+        noisy = clip.waveform + np.random.default_rng(0).normal(0, 0.01, 32768)
+        assert retrieve_words(noisy, clip.transcript, clip.identity.voice, seed=clip.seed).is_correct
+
+
 def test_silence_says_no_words() -> None:
     assert retrieve_words(np.zeros(32768), "hello moon", "man") == ("", False, 1.0)
 

@@ -18,7 +18,8 @@ from training.spectrogram import LOG_FLOOR, log_mel
 
 NUM_CANDIDATES = 10
 NUM_RENDERINGS = 2  # of each candidate, because tempo and pauses vary
-SILENCE_BELOW_PEAK = 5.0  # in the mean natural log-mel of a frame
+DYNAMIC_RANGE = 4.5  # of the natural log-mel below its peak; what lies deeper is mostly a vocoder's noise
+SILENCE_SHARE = 0.2  # of the way from the quietest to the loudest frame
 
 
 class Retrieval(NamedTuple):
@@ -81,11 +82,12 @@ def _candidates(transcript: str, generator: np.random.Generator) -> list[str]:
 
 def cepstra(log_mels: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Features of [T, 80]: silence trimmed at both ends, 13 cepstra and their slopes, [T', 26]; silence gives none."""
-    level = log_mels.mean(1)
-    loud = np.flatnonzero(level > level.max() - SILENCE_BELOW_PEAK)
-    if level.max() < LOG_FLOOR + 1 or len(loud) < 3:
+    audible = np.maximum(log_mels, log_mels.max() - DYNAMIC_RANGE).astype(np.float64)
+    level = audible.mean(1)
+    loud = np.flatnonzero(level > level.min() + SILENCE_SHARE * np.ptp(level))
+    if log_mels.max() < LOG_FLOOR + 1 or len(loud) < 3:
         return np.zeros((0, 26))
-    coefficients = dct(log_mels[loud[0] : loud[-1] + 1].astype(np.float64), norm="ortho", axis=1)[:, 1:14]
+    coefficients = dct(audible[loud[0] : loud[-1] + 1], norm="ortho", axis=1)[:, 1:14]
     coefficients -= coefficients.mean(0)
     scale = np.sqrt((coefficients**2).mean()) + 1e-9
     return np.concatenate([coefficients, 2 * np.gradient(coefficients, axis=0)], axis=1) / scale
