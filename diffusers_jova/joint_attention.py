@@ -16,6 +16,7 @@ import torch
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .temporal_rope import apply_rotary_emb
 
@@ -183,6 +184,14 @@ class JoVAJointAttnProcessor:
         return hidden_states
 
 
+class JoVARMSNorm(nn.RMSNorm):
+    """RMS norm in the number format of its input, so that autocast finds a fused kernel."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Norm over the last axis of [..., K]."""
+        return F.rms_norm(hidden_states, self.normalized_shape, self.weight.to(hidden_states.dtype), self.eps)
+
+
 class JoVAStreamProjections(nn.Module):
     """Query, key, value and output projections of one stream, with RMS norms of queries and keys per head.
 
@@ -200,8 +209,8 @@ class JoVAStreamProjections(nn.Module):
         self.to_q = nn.Linear(dim, heads * head_dim)
         self.to_k = nn.Linear(dim, heads * head_dim)
         self.to_v = nn.Linear(dim, heads * head_dim)
-        self.norm_q = nn.RMSNorm(head_dim, eps=eps)
-        self.norm_k = nn.RMSNorm(head_dim, eps=eps)
+        self.norm_q = JoVARMSNorm(head_dim, eps=eps)
+        self.norm_k = JoVARMSNorm(head_dim, eps=eps)
         self.to_out = nn.ModuleList([nn.Linear(heads * head_dim, dim)])
         if has_cross:
             self.to_cross = nn.Linear(heads * head_dim, heads * head_dim)

@@ -1,0 +1,199 @@
+"""Make jova-tiny, the model that ships with the package, from nothing: clips, codecs, records, transformer, pipeline.
+
+    python -m training.jova_tiny --output runs/jova-tiny
+
+Every stage leaves a folder and is skipped when that is complete; an interrupted stage continues from its checkpoints.
+
+    OUTPUT/corpus     synthetic clips as shards of arrays
+    OUTPUT/codecs     video VAE, audio VAE, vocoder, tokenizer, text encoder; see training/train_codecs.py
+    OUTPUT/records    the clips as latents and text features
+    OUTPUT/training   checkpoints and log of the transformer; see training/configs/jova_tiny.yaml
+    OUTPUT/pipeline   the result: a folder for `JoVAPipeline.from_pretrained`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, MMAudioVAE
+from diffusers.pipelines.ltx2 import LTX2Vocoder
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, UMT5EncoderModel
+
+from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
+from training import train, train_codecs
+from training.corpus import make_shards
+from training.dataset import EMPTY_PROMPT, write_record
+
+
+CONFIGS = Path(__file__).parent / "configs"
+SHIFT = 2.0  # of the noise levels, in training and in sampling
+DEFAULTS = {
+    "height": 64,
+    "width": 64,
+    "num_frames": 33,
+    "frame_rate": 16.0,
+    "num_inference_steps": 24,
+    "guidance_scale": 3.0,
+    "max_sequence_length": 96,
+}
+ENCODING_BATCH = 64
+
+
+def assemble(
+    codecs: Path, transformer: JoVATransformer3DModel | None, dtype: torch.dtype = torch.float32
+) -> JoVAPipeline:
+    """Put trained components into one pipeline.
+
+    Args:
+        codecs: Folder that `training.train_codecs` wrote.
+        transformer: Trained transformer; None for a pipeline that only encodes.
+        dtype: Number format of the codecs and the text encoder.
+    """
+    return JoVAPipeline(
+        tokenizer=AutoTokenizer.from_pretrained(codecs / "tokenizer"),
+        text_encoder=UMT5EncoderModel.from_pretrained(codecs / "text_encoder", dtype=dtype).eval(),
+        transformer=transformer,
+        vae=AutoencoderKLWan.from_pretrained(codecs / "vae", torch_dtype=dtype).eval(),
+        audio_vae=MMAudioVAE.from_pretrained(codecs / "audio_vae", torch_dtype=dtype).eval(),
+        vocoder=LTX2Vocoder.from_pretrained(codecs / "vocoder", torch_dtype=dtype).eval(),
+        scheduler=FlowMatchAudioVideoScheduler(shift=SHIFT, audio_shift=SHIFT),
+        defaults=DEFAULTS,
+    )
+
+
+@torch.inference_mode()
+def encode_clips(pipeline: JoVAPipeline, arrays: dict[str, Any], first: int) -> list[dict[str, Tensor]]:
+    """Records of `ENCODING_BATCH` clips of a shard, from index `first` on.
+
+    Args:
+        pipeline: With codecs and text encoder; its transformer may be missing.
+        arrays: Frames uint8 [N, F, H, W, 3], waveforms float [N, S] or int16, mouth boxes [N, P, F, 4], captions.
+        first: First clip of the batch.
+    """
+    rows = slice(first, first + ENCODING_BATCH)
+    frames = torch.from_numpy(arrays["frames"][rows]).to(pipeline.device)
+    video = pipeline.video_codec.encode(frames.movedim(-1, 1) / 127.5 - 1)
+    image = pipeline.video_codec.encode(frames[:, :1].movedim(-1, 1) / 127.5 - 1)
+    codec = pipeline.audio_codec
+    num_samples = codec.num_samples_for(codec.num_latents_for(frames.shape[1] / DEFAULTS["frame_rate"]))
+    waveforms = as_float(arrays["waveforms"][rows])[:, None, :num_samples]
+    audio = codec.encode(waveforms.to(pipeline.device))
+    texts = pipeline.encode_texts([str(text) for text in arrays["captions"][rows]], DEFAULTS["max_sequence_length"])
+    boxes = torch.from_numpy(arrays["mouth_boxes"][rows])
+    return [
+        {
+            "video_latents": video[row].to(torch.bfloat16).cpu(),
+            "image_latents": image[row].to(torch.bfloat16).cpu(),
+            "audio_latents": audio[row].to(torch.bfloat16).cpu(),
+            "prompt_embeds": texts.features[row][texts.mask[row]].to(torch.bfloat16).cpu(),
+            "mouth_boxes": boxes[row],
+        }
+        for row in range(len(frames))
+    ]
+
+
+def as_float(waveforms: np.ndarray) -> Tensor:
+    """Waveforms as float32 in [-1, 1]."""
+    scale = 32767 if waveforms.dtype == np.int16 else 1
+    return torch.from_numpy(waveforms.astype(np.float32) / scale)
+
+
+def write_records(pipeline: JoVAPipeline, shards: Sequence[Path], folder: Path) -> None:
+    """Encode every clip once; shards whose records are complete are skipped."""
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    codec = pipeline.video_codec
+    metadata = {
+        "num_frames": DEFAULTS["num_frames"],
+        "height": DEFAULTS["height"],
+        "width": DEFAULTS["width"],
+        "frame_rate": DEFAULTS["frame_rate"],
+        "audio_latent_rate_hz": pipeline.audio_codec.latent_rate_hz,
+        "sampling_rate": pipeline.audio_codec.sampling_rate,
+        "spatial_factor": codec.spatial_factor,
+        "temporal_factor": codec.temporal_factor,
+    }
+    empty = pipeline.encode_texts([""], DEFAULTS["max_sequence_length"]).features[0].to(torch.bfloat16).cpu()
+    write_record(folder / EMPTY_PROMPT, {"prompt_embeds": empty}, {})
+    for number, shard in enumerate(tqdm(shards, desc="records")):
+        done = folder / "shards" / f"{number:05d}"
+        if done.exists():
+            continue
+        with np.load(shard) as stored:
+            arrays = dict(stored)
+        for first in range(0, len(arrays["frames"]), ENCODING_BATCH):
+            for row, record in enumerate(encode_clips(pipeline, arrays, first)):
+                caption = str(arrays["captions"][first + row])
+                write_record(
+                    folder / f"{number:05d}_{first + row:04d}.safetensors", record, metadata | {"caption": caption}
+                )
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.touch()
+
+
+def save_pipeline(codecs: Path, transformer: Path, folder: Path) -> None:
+    """Save the finished pipeline in bfloat16, whole or not at all."""
+    dtype = torch.bfloat16
+    pipeline = assemble(codecs, JoVATransformer3DModel.from_pretrained(transformer, torch_dtype=dtype), dtype)
+    partial = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stages that are not complete yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of all stages")
+    parser.add_argument("--clips", type=int, default=40_000, help="synthetic clips to train on")
+    parser.add_argument("--speech", choices=("espeak", "formant"), default="espeak", help="voice of the speakers")
+    parser.add_argument("--codecs-config", type=Path, default=CONFIGS / "codecs_tiny.yaml")
+    parser.add_argument("--config", type=Path, default=CONFIGS / "jova_tiny.yaml", help="preset of the transformer")
+    parser.add_argument("--until", choices=("codecs", "records", "transformer"), help="stop after this stage")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
+    args = parser.parse_args(argv)
+    output: Path = args.output
+    codecs, records, training = output / "codecs", output / "records", output / "training"
+
+    # 1. Codecs, on the first clips of the corpus
+    if not all((codecs / name / "report.json").exists() for name in train_codecs.FOLDERS.values()):
+        arguments = ["--config", str(args.codecs_config), "--output", str(codecs), "--corpus", str(output / "corpus")]
+        try:
+            train_codecs.main(arguments)
+        except SystemExit as ended:
+            if ended.code:
+                raise
+    if args.until == "codecs":
+        return
+
+    # 2. Records
+    shards = make_shards(output / "corpus", range(args.clips), num_processes=os.cpu_count() or 1, speech=args.speech)
+    write_records(assemble(codecs, None), shards, records)
+    if args.until == "records":
+        return
+
+    # 3. Transformer
+    places = [f"data={records}", f"output_dir={training}"]
+    train.main(["--config", str(args.config), *places, *args.overrides])
+    if args.until == "transformer" or not (training / "transformer").is_dir():
+        return
+
+    # 4. Pipeline
+    save_pipeline(codecs, training / "transformer", output / "pipeline")
+    reports = {name: json.loads((codecs / name / "report.json").read_text()) for name in train_codecs.FOLDERS.values()}
+    (output / "pipeline" / "codecs_report.json").write_text(json.dumps(reports, indent=2) + "\n")
+    print(f"jova-tiny is in {output / 'pipeline'}")
+
+
+if __name__ == "__main__":
+    main()
