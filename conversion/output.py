@@ -24,6 +24,7 @@ from conversion.rules import Move, listed
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 FLOAT8 = {torch.float8_e4m3fn, torch.float8_e5m2}
 GB = 1e9
+MB = 1e6
 SHARD_GB = 5.0
 
 Model = Any  # a diffusers component: a module with `save_config`
@@ -227,7 +228,7 @@ class Progress:
         """Count bytes that reached the file."""
         before, self.written = self.written, self.written + num_bytes
         if self.written * 20 // max(self.total, 1) > before * 20 // max(self.total, 1):
-            print(f"{self.written / GB:.2f} of {self.total / GB:.2f} GB written", flush=True)
+            print(f"{100 * self.written // self.total:3d} % of {self.total / MB:,.1f} MB written", flush=True)
 
 
 def write_safetensors(

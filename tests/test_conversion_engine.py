@@ -206,7 +206,7 @@ def test_the_command_converts_prints_progress_and_writes_the_licence(
 ) -> None:
     write_vae(tmp_path / "v1-44.pth")
     main(["mmaudio", str(tmp_path / "v1-44.pth"), str(tmp_path / "out"), "--dtype", "bfloat16"])
-    assert "GB written" in capsys.readouterr().out
+    assert "100 % of" in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: cc-by-nc-4.0" in card
     assert MMAudioVAE.from_pretrained(tmp_path / "out").dtype == torch.float32  # the loader's default
