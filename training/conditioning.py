@@ -165,7 +165,8 @@ class Conditioning:
         lone = self.scheduler.sample_training_sigmas(size, config.density, "shared", generator)
         chances = torch.rand(3, size, generator=generator)
         uncouple, continue_ = torch.rand(2, generator=generator).tolist()
-        is_coupled, continues = uncouple >= config.uncoupled_probability, continue_ < config.prefix_probability
+        continues = continue_ < config.prefix_probability
+        is_coupled = continues or uncouple >= config.uncoupled_probability
         per_sample = send(torch.stack([*pair, *lone, *chances]), self.device)
         sigma, audio_sigma, lone_sigma, lone_audio_sigma, caption, image, length = per_sample
         return Draws(sigma, audio_sigma, lone_sigma, lone_audio_sigma, caption, image, length, is_coupled, continues)

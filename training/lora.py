@@ -24,7 +24,7 @@ TARGETS = {  # preset: regular expression of whole module names
     "attention": rf".*\.attn\.(video|audio)(_text)?\.{ATTENTION}",
     "attention_ff": rf".*\.attn\.(video|audio)(_text)?\.{ATTENTION}|.*\.ff\.(video|audio)(_text)?\.{FEED_FORWARD}",
 }
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 
 
@@ -49,7 +49,7 @@ def add_adapter(transformer: Any, config: TrainConfig) -> None:
 def quantize_nf4_(module: nn.Module) -> None:
     """Replaces every linear layer below ``module`` by a frozen one of 4-bit normal floats, in place."""
     try:
-        from bitsandbytes.nn import Linear4bit, Params4bit
+        from bitsandbytes.nn.modules import Linear4bit, Params4bit
     except ImportError as error:
         raise ImportError("`quantize: nf4` needs bitsandbytes; run `pip install bitsandbytes`") from error
     for name, child in list(module.named_children()):

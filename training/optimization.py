@@ -16,7 +16,7 @@ def build_optimizer(transformer: nn.Module, config: TrainConfig, device: torch.d
     groups = parameter_groups(transformer, config)
     if config.optimizer == "adamw_8bit":
         try:
-            from bitsandbytes.optim import AdamW8bit
+            from bitsandbytes.optim.adamw import AdamW8bit
         except ImportError as error:
             raise ImportError(
                 "`optimizer: adamw_8bit` needs bitsandbytes; run `pip install bitsandbytes` or set `optimizer: adamw`"

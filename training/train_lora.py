@@ -1,0 +1,51 @@
+"""Train an avatar adapter: prepared clips in, one file that `JoVAPipeline.load_lora_weights` reads out.
+
+    python -m training.prepare clips/ prepared/ --pipeline MODEL
+    python -m training.train_lora prepared/ adapter/ --model MODEL --targets attention
+
+The adapter learns who speaks and how; dropped captions, and `prior_data=`, clips of the base model's own kind, keep it
+from forgetting everything else. Running the same command again continues an interrupted run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.config import load_yaml, parse_overrides
+from training.lora import ADAPTER_FILE, TARGETS
+from training.trainer import Trainer
+
+
+PRESET = Path(__file__).parent / "configs" / "lora.yaml"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains the adapter and says how to use it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="folder written by training.prepare")
+    parser.add_argument("output_dir", help="folder of the adapter, its checkpoints and its log")
+    parser.add_argument("--model", required=True, help="pipeline or transformer to adapt, a folder or a Hub id")
+    parser.add_argument("--targets", choices=sorted(TARGETS), help="what the adapter reaches")
+    parser.add_argument("--config", type=Path, default=PRESET, help="YAML preset; default: configs/lora.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
+    args = parser.parse_intermixed_args(argv)
+    values = {"model": args.model, "data": args.data, "output_dir": args.output_dir}
+    values |= {"lora_targets": args.targets} if args.targets else {}
+    try:
+        config = load_yaml(args.config, values | parse_overrides(args.overrides))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    if config.train != "lora":
+        parser.error(f"`train` must be lora, got {config.train} in `{args.config}`; use training.train")
+    trainer = Trainer(config)
+    path = trainer.train()
+    if trainer.accelerator.is_main_process:
+        print(f"{trainer.step} of {config.steps} steps are done in {path}")
+        if trainer.step == config.steps:
+            print(f"pipe.load_lora_weights({str(path)!r}, weight_name={ADAPTER_FILE!r})")
+
+
+if __name__ == "__main__":
+    main()
