@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
+from diffusers_jova.prompt import full_mask
 from training import train, train_codecs
 from training.corpus import make_shards
 from training.dataset import EMPTY_PROMPT, write_record
@@ -37,7 +38,7 @@ from training.dataset import EMPTY_PROMPT, write_record
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIFT = 2.0  # of the noise levels, in training and in sampling
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "height": 64,
     "width": 64,
     "num_frames": 33,
@@ -89,13 +90,14 @@ def encode_clips(pipeline: JoVAPipeline, arrays: dict[str, Any], first: int) -> 
     waveforms = as_float(arrays["waveforms"][rows])[:, None, :num_samples]
     audio = codec.encode(waveforms.to(pipeline.device))
     texts = pipeline.encode_texts([str(text) for text in arrays["captions"][rows]], DEFAULTS["max_sequence_length"])
+    masks = full_mask(texts.features) if texts.mask is None else texts.mask
     boxes = torch.from_numpy(arrays["mouth_boxes"][rows])
     return [
         {
             "video_latents": video[row].to(torch.bfloat16).cpu(),
             "image_latents": image[row].to(torch.bfloat16).cpu(),
             "audio_latents": audio[row].to(torch.bfloat16).cpu(),
-            "prompt_embeds": texts.features[row][texts.mask[row]].to(torch.bfloat16).cpu(),
+            "prompt_embeds": texts.features[row][masks[row]].to(torch.bfloat16).cpu(),
             "mouth_boxes": boxes[row],
         }
         for row in range(len(frames))
