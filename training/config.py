@@ -48,7 +48,7 @@ class TrainConfig:
         batch_size: Samples per process and micro-batch.
         gradient_accumulation_steps: Micro-batches per optimizer step.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
-        compile: Compile the transformer; the first steps then take minutes.
+        compile: Compile the blocks of the transformer; the first steps then take a minute or more.
         mixed_precision: Number format of the computation; weights and optimizer stay float32.
         optimizer: `adamw_8bit` needs bitsandbytes.
         learning_rate: Learning rate of every group that names none of its own.

@@ -44,6 +44,8 @@ def prepare_transformer(config: TrainConfig) -> Any:
     freeze(transformer, config)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
+    if config.compile:
+        transformer.compile_repeated_blocks()
     return transformer.train()
 
 

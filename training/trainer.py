@@ -59,8 +59,6 @@ class Trainer:
         self.transformer: Any = prepare_transformer(config)
         optimizer = build_optimizer(self.transformer, config, self.device)
         self.model, self.optimizer = self.accelerator.prepare(self.transformer, optimizer)
-        if config.compile:
-            self.model.compile()
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.frozen = frozen_checksums(self.transformer)
         self.ema = EMAModel(self.trained, decay=config.ema_decay, foreach=True) if config.ema_decay else None
