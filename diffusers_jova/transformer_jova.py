@@ -554,6 +554,8 @@ class JoVATransformer3DModel(
 
         # 1. Embed each branch; with context parallelism every stream is a shard from here on
         grids = {branch: self.grid_of(branch, latents) for branch, latents in media.items()}
+        for branch, grid in grids.items():
+            check_timestep(branch, timesteps[branch], grid[0])
         rows: dict[str, BranchRows] = {
             branch: self.embed[branch](latents, grids[branch], timesteps[branch], text[branch])
             for branch, latents in media.items()
@@ -637,6 +639,13 @@ class JoVATransformer3DModel(
             angles.append(self.rope(text_positions(text[branch].num_rows, device)))
         cos, sin = (torch.cat(parts) for parts in zip(*angles, strict=True))
         return cos, sin
+
+
+def check_timestep(branch: str, timestep: Tensor, num_latents: int) -> None:
+    """Refuse timesteps of a branch that are neither [B] nor [B, num_latents]."""
+    if timestep.ndim != 1 and (timestep.ndim != 2 or timestep.shape[1] != num_latents):
+        name = "timestep" if branch == "video" else "audio_timestep"
+        raise ValueError(f"`{name}` must be [B] or [B, {num_latents}], one per latent, got {list(timestep.shape)}")
 
 
 def stream_lengths(rows: dict[str, BranchRows]) -> StreamLengths:
