@@ -13,6 +13,7 @@ from diffusers.pipelines.ltx2 import LTX2Vocoder
 from training.avatars import ClipBatch, iterate_clips, stack_clips
 from training.codec_config import load_config
 from training.codec_losses import kl_divergence, mouth_weights, pixel_loss, stft_loss
+from training.muon import orthogonalise
 from training.timed_loop import Schedule, Trainee, run
 from training.train_codecs import (
     AudioVAETraining,
@@ -250,6 +251,15 @@ def test_a_loss_that_is_no_number_ends_the_run(clips: ClipBatch, config: Path, t
     with pytest.raises(FloatingPointError, match="lower `learning_rate`"):
         run(training, Schedule(steps=1), tmp_path / "c.safetensors", {})
     assert not (tmp_path / "c.safetensors").exists()
+
+
+@pytest.mark.parametrize("shape", [(6, 24), (24, 6)])
+def test_an_orthogonalised_step_has_singular_values_near_one(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(3, *shape) * torch.tensor([1e-4, 1.0, 1e4])[:, None, None]
+    values = torch.linalg.svdvals(orthogonalise(matrices))
+    assert values.min() > 0.6  # the quintic trades exactness for speed: it ends in [0.7, 1.2]
+    assert values.max() < 1.3
 
 
 # config and saving

@@ -11,7 +11,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -128,13 +128,15 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
         kept.copy_(current)
 
 
-def optimise(optimizer: torch.optim.Optimizer, loss: Tensor, gradient_clip: float) -> Tensor:
-    """Take one step of `optimizer` down `loss`; returns the gradient's norm before clipping."""
-    optimizer.zero_grad(set_to_none=True)
+def optimise(optimizers: Sequence[torch.optim.Optimizer], loss: Tensor, gradient_clip: float) -> Tensor:
+    """Take one step of `optimizers` down `loss`; returns the gradient's norm before clipping."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, gradient_clip)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return norm
 
 

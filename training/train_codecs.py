@@ -43,6 +43,7 @@ from training.codec_losses import (
 )
 from training.corpus import HELD_OUT_SEED, make_shards, read_array
 from training.discriminators import Discriminators
+from training.muon import muon_and_adamw
 from training.timed_loop import adamw, optimise, run, schedule_settings
 from training.train_text_encoder import train_text_encoder
 from training.wan_clip import decode_clip, encode_clip, start_from_images
@@ -102,7 +103,7 @@ class VideoVAETraining:
         if config.channels_last:
             lay_channels_last(self.vae)
         self.modules: dict[str, nn.Module] = {"model": self.vae}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"model": adamw(self.vae)}
+        self.optimizers = dict(zip(("kernels", "rest"), muon_and_adamw(self.vae), strict=True))
 
     def draw(self, stage: VideoStage) -> tuple[Tensor, Tensor]:
         """Draw pixels [B, 3, F, H, W] and their weights [B, 1, F, H, W]."""
@@ -131,7 +132,7 @@ class VideoVAETraining:
         stage = next(stage for stage in self.config.stages if progress < stage.until)
         terms = self.losses(*self.draw(stage))
         loss = terms["pixel"] + self.config.kl_weight * terms["kl"]
-        norm = optimise(self.optimizers["model"], loss, self.config.schedule.gradient_clip)
+        norm = optimise(list(self.optimizers.values()), loss, self.config.schedule.gradient_clip)
         return {**terms, "norm": norm}
 
 
@@ -216,7 +217,7 @@ class AudioVAETraining:
         """Take one step."""
         terms = self.losses(draw_waveforms(self.waveforms, self.config.batch))
         loss = terms["mel"] + self.config.kl_weight * terms["kl"]
-        norm = optimise(self.optimizers["model"], loss, self.config.schedule.gradient_clip)
+        norm = optimise(list(self.optimizers.values()), loss, self.config.schedule.gradient_clip)
         return {**terms, "norm": norm}
 
 
@@ -258,8 +259,7 @@ class VocoderTraining:
         self.discriminators = Discriminators(config.discriminator_width).to(waveforms.device)
         self.modules: dict[str, nn.Module] = {"model": self.vocoder, "discriminators": self.discriminators}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "model": adamw(self.vocoder, betas=(0.8, 0.99)),
-            "discriminators": adamw(self.discriminators, betas=(0.8, 0.99)),
+            name: adamw(module, betas=(0.8, 0.99)) for name, module in self.modules.items()
         }
 
     @torch.no_grad()
@@ -295,14 +295,14 @@ class VocoderTraining:
             terms["adversarial"] = adversarial_loss(scores)
             terms["features"] = feature_matching_loss(true_features, features)
             loss = loss + terms["adversarial"] + config.feature_weight * terms["features"]
-        terms["norm"] = optimise(self.optimizers["model"], loss, 10 * config.schedule.gradient_clip)
+        terms["norm"] = optimise([self.optimizers["model"]], loss, 10 * config.schedule.gradient_clip)
         return terms
 
     def _train_judges(self, waveform: Tensor, generated: Tensor) -> Tensor:
         real, _ = self.discriminators(waveform)
         fake, _ = self.discriminators(generated)
         loss = discriminator_loss(real, fake)
-        optimise(self.optimizers["discriminators"], loss, 10 * self.config.schedule.gradient_clip)
+        optimise([self.optimizers["discriminators"]], loss, 10 * self.config.schedule.gradient_clip)
         return loss.detach()
 
 

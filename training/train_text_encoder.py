@@ -150,7 +150,7 @@ class TextEncoderTraining:
         targets = self.targets.of(tokens)
         terms = {name: F.cross_entropy(logits[name].flatten(0, 1), targets[name].flatten()) for name in logits}
         loss = torch.stack(list(terms.values())).sum()
-        optimise(self.optimizers["model"], loss, self.config.schedule.gradient_clip)
+        optimise([self.optimizers["model"]], loss, self.config.schedule.gradient_clip)
         return {name: term.detach() for name, term in terms.items()}
 
 
