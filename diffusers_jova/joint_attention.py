@@ -86,7 +86,7 @@ class JoVAJointAttnProcessor:
         attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """See `JoVAJointAttention.forward`."""
-        projections = [getattr(attn, name).project(rows) for name, rows in streams.items()]
+        projections = [attn.weights_of(name).project(rows) for name, rows in streams.items()]
         query, key, value = (torch.cat(parts, dim=1) for parts in zip(*projections, strict=True))  # [B, L, H, K]
         query, key = apply_rotary_emb(query, rotary_emb), apply_rotary_emb(key, rotary_emb)
 
@@ -98,7 +98,9 @@ class JoVAJointAttnProcessor:
             hidden_states = self.add_cross_terms(attn, hidden_states, query, key, value, lengths, coupling)
 
         rows_of_streams = hidden_states.split([rows.shape[1] for rows in streams.values()], dim=1)
-        return tuple(getattr(attn, name).to_out[0](rows) for name, rows in zip(streams, rows_of_streams, strict=True))
+        return tuple(
+            attn.weights_of(name).to_out[0](rows) for name, rows in zip(streams, rows_of_streams, strict=True)
+        )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Softmax attention of queries [B, Lq, H, K] to keys and values [B, Lk, H, K]; mask bool [B, 1, 1, Lk]."""
@@ -193,24 +195,28 @@ class JoVARMSNorm(nn.RMSNorm):
 
 
 class JoVAStreamProjections(nn.Module):
-    """Query, key, value and output projections of one stream, with RMS norms of queries and keys per head.
+    """Query, key, value and output projections of one stream, with RMS norms of queries and keys.
 
     Args:
         dim: Model width D.
         heads: Attention heads H.
         head_dim: Channels of one head K.
         eps: Epsilon of the norms.
+        norm_dim: Channels that are normed together: `head_dim` for a norm per head, all of them as in Wan.
         has_cross: Whether a linear layer for the cross term exists (Fig. 4 b); it starts at zero.
     """
 
-    def __init__(self, dim: int, heads: int, head_dim: int, eps: float, has_cross: bool) -> None:
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, eps: float, norm_dim: int, has_cross: bool = False
+    ) -> None:
         super().__init__()
         self.head_dim = head_dim
+        self.norm_dim = norm_dim
         self.to_q = nn.Linear(dim, heads * head_dim)
         self.to_k = nn.Linear(dim, heads * head_dim)
         self.to_v = nn.Linear(dim, heads * head_dim)
-        self.norm_q = JoVARMSNorm(head_dim, eps=eps)
-        self.norm_k = JoVARMSNorm(head_dim, eps=eps)
+        self.norm_q = JoVARMSNorm(norm_dim, eps=eps)
+        self.norm_k = JoVARMSNorm(norm_dim, eps=eps)
         self.to_out = nn.ModuleList([nn.Linear(heads * head_dim, dim)])
         if has_cross:
             self.to_cross = nn.Linear(heads * head_dim, heads * head_dim)
@@ -223,18 +229,29 @@ class JoVAStreamProjections(nn.Module):
             query, key, value = self.to_qkv(hidden_states).chunk(3, dim=-1)
         else:
             query, key, value = self.to_q(hidden_states), self.to_k(hidden_states), self.to_v(hidden_states)
-        query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in (query, key, value))
-        return self.norm_q(query), self.norm_k(key), value
+        return self.normed_heads(query, key, value)
 
-    @torch.no_grad()
+    def normed_heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Norm queries and keys and split the heads: [B, L, H * K] to [B, L, H, K] each."""
+        query = self.norm_q(query.unflatten(-1, (-1, self.norm_dim))).flatten(-2)
+        key = self.norm_k(key.unflatten(-1, (-1, self.norm_dim))).flatten(-2)
+        query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in (query, key, value))
+        return query, key, value
+
     def fuse(self) -> None:
         """Replace the three input projections by one."""
-        parts = [self.to_q, self.to_k, self.to_v]
-        weight = torch.cat([part.weight for part in parts])
-        with torch.device(weight.device):
-            self.to_qkv = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
-        self.to_qkv.weight.copy_(weight)
-        self.to_qkv.bias.copy_(torch.cat([part.bias for part in parts]))
+        self.to_qkv = concatenated_linear([self.to_q, self.to_k, self.to_v])
+
+
+@torch.no_grad()
+def concatenated_linear(layers: Sequence[nn.Linear]) -> nn.Linear:
+    """One linear layer whose output is the outputs of several, side by side."""
+    weight = torch.cat([layer.weight for layer in layers])
+    with torch.device(weight.device):
+        joined = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    joined.weight.copy_(weight)
+    joined.bias.copy_(torch.cat([layer.bias for layer in layers]))
+    return joined
 
 
 class JoVAJointAttention(nn.Module, AttentionModuleMixin):
@@ -244,9 +261,11 @@ class JoVAJointAttention(nn.Module, AttentionModuleMixin):
         dim: Model width D.
         heads: Attention heads H.
         head_dim: Channels of one head K.
-        streams: Names of the streams that have weights of their own, in packed order.
+        streams: Names of the streams that have weights of their own, in packed order; `("shared",)` for one set of
+            weights that serves every stream.
         fusion: `"joint"`, `"cross"` or `"cross_linear"` (Fig. 4 a, c, b).
         eps: Epsilon of the query and key norms.
+        norms_full_width: Whether queries and keys are normed over all heads together, as in Wan.
     """
 
     _default_processor_cls = JoVAJointAttnProcessor
@@ -254,7 +273,14 @@ class JoVAJointAttention(nn.Module, AttentionModuleMixin):
     processor: JoVAJointAttnProcessor
 
     def __init__(
-        self, dim: int, heads: int, head_dim: int, streams: Sequence[str], fusion: Fusion, eps: float
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        streams: Sequence[str],
+        fusion: Fusion,
+        eps: float,
+        norms_full_width: bool = False,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -263,9 +289,10 @@ class JoVAJointAttention(nn.Module, AttentionModuleMixin):
         self.is_cross_attention = False
         self.fusion = fusion
         self.streams = tuple(streams)
+        norm_dim = heads * head_dim if norms_full_width else head_dim
         for name in streams:
             has_cross = fusion == "cross_linear" and name in ("video", "audio")
-            self.add_module(name, JoVAStreamProjections(dim, heads, head_dim, eps, has_cross))
+            self.add_module(name, JoVAStreamProjections(dim, heads, head_dim, eps, norm_dim, has_cross))
         self.processor = JoVAJointAttnProcessor()
 
     def forward(
@@ -289,6 +316,11 @@ class JoVAJointAttention(nn.Module, AttentionModuleMixin):
             The projected rows [B, rows, D] of every stream in `streams`, in its order.
         """
         return self.processor(self, streams, lengths, rotary_emb, coupling, attention_mask)
+
+    def weights_of(self, stream: str) -> JoVAStreamProjections:
+        """Projections of a stream, its own or the shared ones."""
+        projections: JoVAStreamProjections = getattr(self, "shared" if "shared" in self.streams else stream)
+        return projections
 
     def fuse_projections(self) -> None:
         """Compute queries, keys and values of each stream by one product."""
