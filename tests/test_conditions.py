@@ -1,0 +1,73 @@
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from diffusers_jova.conditions import GivenLatents, condition_channels, to_frame_batch, to_waveform_batch
+
+
+def test_the_reference_image_stands_at_the_first_latent_frame_with_mask_one() -> None:
+    latents, image = torch.randn(2, 16, 3, 4, 4), torch.randn(2, 16, 1, 4, 4)
+    channels = condition_channels(latents, image, num_mask_channels=4)
+    assert channels.shape == (2, 20, 3, 4, 4)
+    assert torch.equal(channels[:, :16, :1], image)
+    assert bool((channels[:, 16:, 0] == 1).all())
+    assert not channels[:, :, 1:].any()
+
+
+def test_without_a_reference_image_all_condition_channels_are_zero() -> None:
+    assert not condition_channels(torch.randn(1, 16, 3, 4, 4), None, 4).any()
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((2, 3, 5, 2, 2), 2), ((2, 5, 3), 1)], ids=["video", "audio"])
+def test_a_given_prefix_is_imposed_and_the_rest_is_left(shape: tuple[int, ...], axis: int) -> None:
+    clean, noise = torch.randn(shape).narrow(axis, 0, 2), torch.randn(shape)
+    given = GivenLatents.prefix(clean, num_latents=5, axis=axis)
+    imposed = given.impose(noise)
+    assert torch.equal(imposed.narrow(axis, 0, 2), clean)
+    assert torch.equal(imposed.narrow(axis, 2, 3), noise.narrow(axis, 2, 3))
+    assert not given.covers_all
+
+
+def test_given_latents_have_timestep_zero_and_the_others_that_of_their_sample() -> None:
+    given = GivenLatents.prefix(torch.zeros(2, 2, 4), num_latents=4, axis=1)
+    assert given.timesteps(torch.tensor([700.0, 37.5])).tolist() == [[0, 0, 700, 700], [0, 0, 37.5, 37.5]]
+
+
+def test_what_is_longer_than_the_clip_covers_it_all() -> None:
+    clean = torch.randn(1, 6, 4)
+    given = GivenLatents.prefix(clean, num_latents=5, axis=1)
+    assert given.covers_all
+    assert torch.equal(given.impose(torch.zeros(1, 5, 4)), clean[:, :5])
+
+
+def test_images_arrays_and_tensors_are_the_same_frames() -> None:
+    pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    images = [PIL.Image.fromarray(frame) for frame in pixels]
+    assert to_frame_batch(images) == images
+    assert np.array_equal(to_frame_batch(pixels), pixels.astype(np.float32) / 255)
+    floats = pixels / np.float32(255)
+    assert to_frame_batch(floats) is floats
+
+
+@pytest.mark.parametrize("video", [[], np.zeros((4, 4, 3)), torch.zeros(2, 4, 4, 3), torch.zeros(2, 3, 4, 4).byte()])
+def test_what_is_no_video_is_refused(video: object) -> None:
+    with pytest.raises(ValueError, match=r"`video` must be a list of PIL images, .*`media.read_video` reads a file"):
+        to_frame_batch(video)  # type: ignore[arg-type]
+
+
+def test_sound_gets_its_batch_and_channel_axes() -> None:
+    mono = np.linspace(-1, 1, 5, dtype=np.float32)
+    assert torch.equal(to_waveform_batch(mono, 1), to_waveform_batch(torch.from_numpy(mono)[None], 1))
+    assert to_waveform_batch(np.zeros((3, 2, 5)), 2).shape == (3, 2, 5)
+
+
+@pytest.mark.parametrize("audio", [np.zeros((2, 5)), np.zeros(0), np.zeros((1, 1, 1, 5))])
+def test_sound_of_another_shape_is_refused(audio: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="`audio` must be \\[S\\], \\[1, S\\] or \\[B, 1, S\\] with S > 0, got"):
+        to_waveform_batch(audio, 1)
+
+
+def test_sound_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="`audio` must be finite, got NaN or infinity"):
+        to_waveform_batch(np.array([0, np.nan]), 1)

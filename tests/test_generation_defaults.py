@@ -1,0 +1,34 @@
+import pytest
+
+from diffusers_jova.generation_defaults import GenerationDefaults
+
+
+def test_an_argument_that_is_none_takes_the_default_and_a_zero_stays_a_zero() -> None:
+    defaults = GenerationDefaults(guidance_scale=5.0, guidance_rescale=0.7)
+    settings = defaults.override(guidance_scale=None, guidance_rescale=0.0, audio_guidance_scale=0)
+    assert settings.guidance_scale == 5
+    assert settings.guidance_rescale == 0
+    assert settings.audio_guidance_scale == 0
+    assert defaults.guidance_rescale == 0.7
+
+
+def test_audio_guidance_follows_video_where_it_is_none() -> None:
+    guidance = GenerationDefaults(guidance_scale=4.0, coupling_scale=2.0, guidance_rescale=0.5).guidance()
+    assert guidance["audio"] == guidance["video"]
+
+
+def test_audio_guidance_may_differ_and_a_zero_is_a_zero() -> None:
+    audio = GenerationDefaults(guidance_scale=4.0, audio_guidance_scale=0.0, audio_coupling_scale=3.0).guidance()[
+        "audio"
+    ]
+    assert (audio.guidance_scale, audio.coupling_scale) == (0, 3)
+
+
+def test_the_norm_limit_of_video_is_not_one_of_audio() -> None:
+    guidance = GenerationDefaults(apg_threshold=27.0).guidance()
+    assert (guidance["video"].apg_threshold, guidance["audio"].apg_threshold) == (27, None)
+
+
+def test_a_name_that_is_no_argument_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(ValueError, match="got 'guidance_scales'; did you mean 'guidance_scale'"):
+        GenerationDefaults.from_dict({"guidance_scales": 3})
