@@ -326,6 +326,10 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             generator: One, or one per clip; a clip's noise then does not depend on its batch.
             latents: The start, in place of noise.
         """
+        if isinstance(generator, list) and len(generator) != shape[0]:
+            raise ValueError(
+                f"`generator` must be one for all clips or one per clip, got {len(generator)} for {shape[0]}"
+            )
         if latents is None:
             return randn_tensor(tuple(shape), generator=generator, device=self._execution_device, dtype=torch.float32)
         if list(latents.shape) != list(shape):
@@ -734,6 +738,9 @@ def check_prompts(
     if negative_prompt is not None and negative_prompt_embeds is not None:
         raise ValueError("`negative_prompt` and `negative_prompt_embeds` must not both be given; leave one out")
     num_prompts = count_prompts(prompt, prompt_embeds)
+    if negative_prompt_embeds is not None and count_prompts(None, negative_prompt_embeds) != num_prompts:
+        num_negative = count_prompts(None, negative_prompt_embeds)
+        raise ValueError(f"`negative_prompt_embeds` must be one per prompt, got {num_negative} for {num_prompts}")
     if isinstance(negative_prompt, list) and len(negative_prompt) != num_prompts:
         raise ValueError(
             f"`negative_prompt` must be one for all or one per prompt, got {len(negative_prompt)} for {num_prompts}"
