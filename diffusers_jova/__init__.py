@@ -16,6 +16,7 @@ from .prompt import JoVAPrompt, PromptEmbeds
 from .registration import register
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .transformer_jova import JoVATransformer3DModel, JoVATransformerBlock, JoVATransformerOutput
+from .transformer_jova_wan import JoVAWanCrossAttnProcessor, JoVAWanTransformer3DModel, JoVAWanTransformerBlock
 from .video_codec import JoVAVideoCodec
 
 
@@ -36,13 +37,16 @@ __all__ = [
     "JoVATransformerBlock",
     "JoVATransformerOutput",
     "JoVAVideoCodec",
+    "JoVAWanCrossAttnProcessor",
+    "JoVAWanTransformer3DModel",
+    "JoVAWanTransformerBlock",
     "ModelMixin",
     "PromptEmbeds",
     "SchedulerMixin",
 ]
 
 register(
-    components=(JoVATransformer3DModel, FlowMatchAudioVideoScheduler),
+    components=(JoVATransformer3DModel, JoVAWanTransformer3DModel, FlowMatchAudioVideoScheduler),
     pipelines=(JoVAPipeline,),
-    blocks=(JoVATransformerBlock,),
+    blocks=(JoVATransformerBlock, JoVAWanTransformerBlock),
 )

@@ -56,6 +56,12 @@ def audio_positions(
     return torch.stack([position, torch.zeros_like(position), torch.zeros_like(position)], dim=-1)
 
 
+def check_alignment(alignment: TemporalAlignment) -> None:
+    """Refuse a word that is no alignment."""
+    if isinstance(alignment, str) and alignment not in ("time", "none"):
+        raise ValueError(f"`temporal_alignment` must be 'time', 'none' or a number, got {alignment!r}")
+
+
 def text_positions(num_text_tokens: int, device: torch.device) -> Tensor:
     """The zero position of text tokens: float32 [L, 3]."""
     return torch.zeros(num_text_tokens, 3, device=device)

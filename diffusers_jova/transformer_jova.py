@@ -32,10 +32,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .joint_attention import Coupling, CouplingRun, Fusion, JoVAJointAttention, StreamLengths, coupling_runs
+from .latent_rows import audio_grid, check_timestep, unpatchify, video_grid
+from .modulation import Modulation, modulated_norm, select_level
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
     audio_positions,
+    check_alignment,
     text_positions,
     video_positions,
 )
@@ -136,28 +139,6 @@ class BlockContext(NamedTuple):
     rotary_emb: tuple[Tensor, Tensor]
     coupling: tuple[CouplingRun, ...]
     attention_mask: Tensor | None
-
-
-class Modulation(NamedTuple):
-    """Shift, scale and gate of the two halves of a block, [B, 1 or L, D] each."""
-
-    attn_shift: Tensor
-    attn_scale: Tensor
-    attn_gate: Tensor
-    ff_shift: Tensor
-    ff_scale: Tensor
-    ff_gate: Tensor
-
-
-def select_level(values: Tensor, level: Tensor) -> Tensor:
-    """Spread values per noise level [B, N, D] over rows with levels [L]; one level stays [B, 1, D] and broadcasts."""
-    return values if values.shape[1] == 1 else values.index_select(1, level)
-
-
-def modulated_norm(hidden_states: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Layer norm without weights, then shift and scale, in float32: [B, L, D] in and out."""
-    normed = F.layer_norm(hidden_states.float(), hidden_states.shape[-1:], eps=eps)
-    return torch.addcmul(shift.float(), normed, 1 + scale.float()).type_as(hidden_states)
 
 
 class JoVAVideoPatchEmbedding(nn.Module):
@@ -461,8 +442,7 @@ class JoVATransformer3DModel(
             )
         if fusion not in ("joint", "cross", "cross_linear"):
             raise ValueError(f"`fusion` must be 'joint', 'cross' or 'cross_linear', got {fusion!r}")
-        if isinstance(temporal_alignment, str) and temporal_alignment not in ("time", "none"):
-            raise ValueError(f"`temporal_alignment` must be 'time', 'none' or a number, got {temporal_alignment!r}")
+        check_alignment(temporal_alignment)
         dim = num_attention_heads * attention_head_dim
 
         # 1. Embeddings
@@ -596,22 +576,8 @@ class JoVATransformer3DModel(
     def grid_of(self, branch: str, latents: Tensor) -> tuple[int, ...]:
         """Rows per axis of video latents [B, C, F, H, W] or audio latents [B, L, C], after checking their shape."""
         if branch == "audio":
-            if latents.ndim != 3 or latents.shape[2] != self.config.audio_in_channels:
-                raise ValueError(
-                    f"`audio_hidden_states` must be [B, L, {self.config.audio_in_channels}], got {list(latents.shape)}"
-                )
-            return (latents.shape[1],)
-        if latents.ndim != 5 or latents.shape[1] != self.config.in_channels:
-            raise ValueError(
-                f"`hidden_states` must be [B, {self.config.in_channels}, F, H, W], got {list(latents.shape)}"
-            )
-        sizes = latents.shape[2:]
-        if any(size % patch for size, patch in zip(sizes, self.config.patch_size, strict=True)):
-            raise ValueError(
-                f"`hidden_states` must have frames, height and width divisible by {list(self.config.patch_size)}, "
-                f"got {list(sizes)}"
-            )
-        return tuple(size // patch for size, patch in zip(sizes, self.config.patch_size, strict=True))
+            return audio_grid(latents, self.config.audio_in_channels)
+        return video_grid(latents, self.config.in_channels, self.config.patch_size)
 
     def rotate(
         self,
@@ -641,13 +607,6 @@ class JoVATransformer3DModel(
         return cos, sin
 
 
-def check_timestep(branch: str, timestep: Tensor, num_latents: int) -> None:
-    """Refuse timesteps of a branch that are neither [B] nor [B, num_latents]."""
-    if timestep.ndim != 1 and (timestep.ndim != 2 or timestep.shape[1] != num_latents):
-        name = "timestep" if branch == "video" else "audio_timestep"
-        raise ValueError(f"`{name}` must be [B] or [B, {num_latents}], one per latent, got {list(timestep.shape)}")
-
-
 def stream_lengths(rows: dict[str, BranchRows]) -> StreamLengths:
     """Rows of the four streams; 0 for those of an absent branch."""
     sizes = {branch: (part.media.shape[1], part.text.shape[1]) for branch, part in rows.items()}
@@ -672,9 +631,3 @@ def pack_attention_mask(rows: dict[str, BranchRows]) -> Tensor | None:
         unpadded = torch.ones(branch.text.shape[:2], dtype=torch.bool, device=branch.text.device)
         parts.append(unpadded if branch.text_mask is None else branch.text_mask)
     return torch.cat(parts, dim=1)[:, None, None]
-
-
-def unpatchify(rows: Tensor, grid: tuple[int, ...], patch_size: tuple[int, int, int]) -> Tensor:
-    """Rows [B, L, patch * C] back to latents [B, C, F, H, W]."""
-    latents = rows.unflatten(2, (*patch_size, -1)).unflatten(1, grid)  # [B, f, h, w, pf, ph, pw, C]
-    return latents.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)

@@ -1,0 +1,38 @@
+"""Latents as rows of a transformer: the grid that they lie on, and the way back from rows to latents.
+
+Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L rows.
+"""
+
+from torch import Tensor
+
+
+def video_grid(latents: Tensor, in_channels: int, patch_size: tuple[int, int, int]) -> tuple[int, ...]:
+    """Rows along (frames, height, width) of video latents, after checking that they are [B, in_channels, F, H, W]."""
+    if latents.ndim != 5 or latents.shape[1] != in_channels:
+        raise ValueError(f"`hidden_states` must be [B, {in_channels}, F, H, W], got {list(latents.shape)}")
+    sizes = latents.shape[2:]
+    if any(size % patch for size, patch in zip(sizes, patch_size, strict=True)):
+        raise ValueError(
+            f"`hidden_states` must have frames, height and width divisible by {list(patch_size)}, got {list(sizes)}"
+        )
+    return tuple(size // patch for size, patch in zip(sizes, patch_size, strict=True))
+
+
+def audio_grid(latents: Tensor, in_channels: int) -> tuple[int, ...]:
+    """Rows of audio latents, after checking that they are [B, L, in_channels]."""
+    if latents.ndim != 3 or latents.shape[2] != in_channels:
+        raise ValueError(f"`audio_hidden_states` must be [B, L, {in_channels}], got {list(latents.shape)}")
+    return (latents.shape[1],)
+
+
+def check_timestep(branch: str, timestep: Tensor, num_latents: int) -> None:
+    """Refuse timesteps of a branch that are neither [B] nor [B, num_latents]."""
+    if timestep.ndim != 1 and (timestep.ndim != 2 or timestep.shape[1] != num_latents):
+        name = "timestep" if branch == "video" else "audio_timestep"
+        raise ValueError(f"`{name}` must be [B] or [B, {num_latents}], one per latent, got {list(timestep.shape)}")
+
+
+def unpatchify(rows: Tensor, grid: tuple[int, ...], patch_size: tuple[int, int, int]) -> Tensor:
+    """Rows [B, L, patch * C] back to latents [B, C, F, H, W]."""
+    latents = rows.unflatten(2, (*patch_size, -1)).unflatten(1, grid)  # [B, f, h, w, pf, ph, pw, C]
+    return latents.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)

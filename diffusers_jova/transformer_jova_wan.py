@@ -1,0 +1,565 @@
+"""JoVAWanTransformer3DModel: joint self-attention over video and audio on Wan blocks, for open weights.
+
+Every block is Wan's (Wan-Video/Wan2.1): modulated self-attention, cross-attention to text without a gate, modulated
+feed-forward network; one projection of the timestep, D -> 6 D, serves all blocks, and each adds a table of its own.
+The self-attention is JoVA's (arXiv:2512.13677v1, Eq. 4) over the packed rows [video; audio]; text is only read.
+
+Parameters bear diffusers' names for Wan with their owner put in: `blocks.0.attn1.video.to_q` is Wan's
+`blocks.0.attn1.to_q`. An owner is `video`, `audio`, or `shared`, whose one module serves both modalities.
+
+Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L rows of a modality or of both
+packed, S text tokens, D model width, N noise levels of one sample.
+"""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from diffusers import CacheMixin, ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.normalization import FP32LayerNorm
+from diffusers.utils.peft_utils import apply_lora_scale
+from torch import Tensor, nn
+
+from .joint_attention import (
+    Coupling,
+    CouplingRun,
+    JoVAJointAttention,
+    JoVAStreamProjections,
+    StreamLengths,
+    concatenated_linear,
+    coupling_runs,
+)
+from .latent_rows import audio_grid, check_timestep, unpatchify, video_grid
+from .modulation import Modulation, modulated_norm, select_level
+from .temporal_rope import (
+    JoVARotaryPosEmbed,
+    TemporalAlignment,
+    audio_positions,
+    check_alignment,
+    video_positions,
+)
+from .transformer_jova import MODALITIES, JoVATransformerOutput
+from .wan_embeddings import (
+    JoVASpeakerEmbedding,
+    JoVAWanConditionEmbedder,
+    JoVAWanPatchEmbedding,
+    Voices,
+    audio_patch_embedding,
+)
+
+
+SharedPart = Literal["condition_embedder", "attention", "feed_forward", "modulation"]
+BLOCK_PARTS = get_args(SharedPart)[1:]
+
+
+class TextCondition(NamedTuple):
+    """Embedded text of one modality.
+
+    Args:
+        rows: Rows [B, S, D].
+        mask: Bool [B, 1, 1, S], False for padding; None where every row is read.
+    """
+
+    rows: Tensor
+    mask: Tensor | None
+
+
+class NoiseCondition(NamedTuple):
+    """Embedded timesteps of one modality.
+
+    Args:
+        temb: One embedding per distinct noise level, [B, N, D].
+        modulation: Their projection for the blocks, [B, N, 6, D].
+        level: Index of the noise level of each row, [L].
+    """
+
+    temb: Tensor
+    modulation: Tensor
+    level: Tensor
+
+
+class BlockContext(NamedTuple):
+    """What every block reads besides the packed rows; dictionaries hold the modalities that are present.
+
+    Args:
+        lengths: Rows of both modalities.
+        noise: Noise levels.
+        text: Text.
+        rotary_emb: Cosines and sines of the packed rows, [L, K/2] each.
+        coupling: Which modalities read each other, per run of samples.
+    """
+
+    lengths: StreamLengths
+    noise: dict[str, NoiseCondition]
+    text: dict[str, TextCondition]
+    rotary_emb: tuple[Tensor, Tensor]
+    coupling: tuple[CouplingRun, ...]
+
+
+class PerModality(nn.ModuleDict):
+    """One module for each modality, or one that serves both.
+
+    Args:
+        make: Builds one module.
+        is_shared: Whether one module serves both.
+    """
+
+    def __init__(self, make: Callable[[], nn.Module], is_shared: bool) -> None:
+        super().__init__({owner: make() for owner in (("shared",) if is_shared else MODALITIES)})
+
+    def of(self, modality: str) -> nn.Module:
+        """The module that serves a modality."""
+        return self[modality] if modality in self else self["shared"]
+
+
+def gated_sum(hidden_states: Tensor, gate: Tensor, update: Tensor) -> Tensor:
+    """Rows plus gate times update in float32, [B, L, D]; the number format of the rows stays."""
+    return torch.addcmul(hidden_states.float(), gate.float(), update.float()).type_as(hidden_states)
+
+
+class JoVARowLevels(nn.Module):
+    """Index of the noise level of each row; a module, because context parallelism splits the outputs of modules."""
+
+    def forward(self, timestep: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Levels [L] of the rows on a grid: all 0 for timesteps [B], one per latent for timesteps [B, N]."""
+        latent = torch.arange(grid[0], device=timestep.device).repeat_interleave(math.prod(grid[1:]))
+        return latent if timestep.ndim == 2 else torch.zeros_like(latent)
+
+
+class JoVAWanEnds(nn.Module):
+    """What one modality owns in front of the blocks and behind them; called, it is the head.
+
+    Args:
+        patch_embedding: Latents to rows [B, L, D].
+        condition_embedder: Of timesteps and text; None if both modalities share one.
+        dim: Model width D.
+        out_features: Values that the head predicts per row.
+        eps: Epsilon of the norm.
+    """
+
+    def __init__(
+        self,
+        patch_embedding: nn.Module,
+        condition_embedder: JoVAWanConditionEmbedder | None,
+        dim: int,
+        out_features: int,
+        eps: float,
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.patch_embedding = patch_embedding
+        if condition_embedder is not None:
+            self.condition_embedder = condition_embedder
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.proj_out = nn.Linear(dim, out_features)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def forward(self, rows: Tensor, noise: NoiseCondition) -> Tensor:
+        """Modulated norm and projection: rows [B, L, D] to velocities [B, L, out_features]."""
+        modulation = self.scale_shift_table.float() + noise.temb.float()[:, :, None]  # [B, N, 2, D]
+        shift, scale = (select_level(part, noise.level) for part in modulation.unbind(2))
+        return self.proj_out(modulated_norm(rows, shift, scale, self.eps))
+
+
+class JoVAWanModulation(nn.Module):
+    """A block's own addition to the projected timesteps: six values of width D per noise level."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+
+    def forward(self, noise: NoiseCondition) -> Modulation:
+        """Shift, scale and gate of both halves of a block for every row, [B, 1 or L, D] each, float32."""
+        values = self.scale_shift_table.float() + noise.modulation.float()  # [B, N, 6, D]
+        return Modulation(*(select_level(part, noise.level) for part in values.unbind(2)))
+
+
+class JoVAWanCrossAttnProcessor:
+    """Cross-attention to text on any attention backend of diffusers; text is whole on every device."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self, attn: "JoVAWanCrossAttention", hidden_states: Tensor, text: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """See `JoVAWanCrossAttention.forward`."""
+        query, key, value = attn.project_both(hidden_states, text)
+        read = dispatch_attention_fn(query, key, value, attn_mask=attention_mask, backend=self._attention_backend)
+        return attn.to_out[0](read.flatten(2))
+
+
+class JoVAWanCrossAttention(JoVAStreamProjections, AttentionModuleMixin):
+    """Rows of a modality read the text; queries and keys are normed over the full width.
+
+    Args:
+        dim: Model width D.
+        heads: Attention heads.
+        head_dim: Channels of one head.
+        eps: Epsilon of the query and key norms.
+    """
+
+    _default_processor_cls = JoVAWanCrossAttnProcessor
+    _available_processors = [JoVAWanCrossAttnProcessor]
+    processor: JoVAWanCrossAttnProcessor
+
+    def __init__(self, dim: int, heads: int, head_dim: int, eps: float) -> None:
+        super().__init__(dim, heads, head_dim, eps, norm_dim=heads * head_dim)
+        self.heads = heads
+        self.use_bias = True
+        self.is_cross_attention = True
+        self.processor = JoVAWanCrossAttnProcessor()
+
+    def forward(self, hidden_states: Tensor, text: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Rows [B, L, D] read text rows [B, S, D], those that a bool mask [B, 1, 1, S] leaves; [B, L, D]."""
+        return self.processor(self, hidden_states, text, attention_mask)
+
+    def project_both(self, hidden_states: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed queries of rows [B, L, D], normed keys and values of text [B, S, D]; heads split."""
+        if hasattr(self, "to_kv"):
+            key, value = self.to_kv(text).chunk(2, dim=-1)
+        else:
+            key, value = self.to_k(text), self.to_v(text)
+        return self.normed_heads(self.to_q(hidden_states), key, value)
+
+    def fuse_projections(self) -> None:
+        """Compute keys and values by one product."""
+        self.to_kv = concatenated_linear([self.to_k, self.to_v])
+        self.fused_projections = True
+
+    def unfuse_projections(self) -> None:
+        """Return to separate projections; the weights never left."""
+        if hasattr(self, "to_kv"):
+            del self.to_kv
+        self.fused_projections = False
+
+
+class JoVAWanTransformerBlock(nn.Module):
+    """Wan's block for two modalities that meet in its self-attention.
+
+    Args:
+        dim: Model width D.
+        ffn_dim: Hidden width of the feed-forward network.
+        heads: Attention heads.
+        head_dim: Channels of one head.
+        shared_parts: Which of `BLOCK_PARTS` serve both modalities.
+        eps: Epsilon of all norms.
+    """
+
+    def __init__(
+        self, dim: int, ffn_dim: int, heads: int, head_dim: int, shared_parts: Collection[str], eps: float
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        shares_attention, shares_ffn, shares_modulation = (part in shared_parts for part in BLOCK_PARTS)
+        owners = ("shared",) if shares_attention else MODALITIES
+        self.attn1 = JoVAJointAttention(dim, heads, head_dim, owners, "joint", eps, norms_full_width=True)
+        self.attn2 = PerModality(lambda: JoVAWanCrossAttention(dim, heads, head_dim, eps), shares_attention)
+        self.norm2 = PerModality(lambda: FP32LayerNorm(dim, eps), shares_ffn)
+        self.ffn = PerModality(
+            lambda: FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate"), shares_ffn
+        )
+        self.modulation = PerModality(lambda: JoVAWanModulation(dim), shares_modulation)
+
+    def forward(self, hidden_states: Tensor, context: BlockContext) -> Tensor:
+        """Packed rows [B, L, D] in and out."""
+        rows = context.lengths.rows_of(MODALITIES)
+        streams = dict(zip(rows, hidden_states.split(list(rows.values()), dim=1), strict=True))
+        modulation = {name: self.modulation.of(name)(noise) for name, noise in context.noise.items()}
+
+        # 1. Joint self-attention
+        normed = {
+            name: modulated_norm(x, modulation[name].attn_shift, modulation[name].attn_scale, self.eps)
+            for name, x in streams.items()
+        }
+        attended = self.attn1(normed, context.lengths, context.rotary_emb, context.coupling)
+
+        # 2. Cross-attention to text and feed-forward network of each modality
+        outputs = []
+        for (name, x), attention in zip(streams.items(), attended, strict=True):
+            mod, text = modulation[name], context.text[name]
+            x = gated_sum(x, mod.attn_gate, attention)
+            x = x + self.attn2.of(name)(self.norm2.of(name)(x), text.rows, text.mask)
+            ff_output = self.ffn.of(name)(modulated_norm(x, mod.ff_shift, mod.ff_scale, self.eps))
+            outputs.append(gated_sum(x, mod.ff_gate, ff_output))
+        return torch.cat(outputs, dim=1)
+
+
+class JoVAWanTransformer3DModel(
+    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
+):
+    """Joint video and audio diffusion transformer on Wan blocks: twin towers of Wan and Ovi, or NAVA.
+
+    Args:
+        in_channels: Video channels in.
+        out_channels: Video channels out, those of the video VAE.
+        audio_in_channels: Channels of the audio latents.
+        num_layers: Blocks.
+        num_attention_heads: Heads of each modality.
+        attention_head_dim: Channels of one head; model width D = heads * channels.
+        ffn_dim: Hidden width of the feed-forward networks.
+        patch_size: Latents per row along (frames, height, width).
+        text_dim: Width of the text encoder's features.
+        freq_dim: Width of the sinusoidal embedding of a timestep.
+        audio_embedding: `"linear"`, or `"conv"`, the convolutions of Ovi and NAVA.
+        shared_layers: Indices of the blocks whose weights all serve both modalities.
+        shared_parts: What serves both modalities in the other blocks as well: `"attention"` (to itself and to text),
+            `"feed_forward"` (with the norm before cross-attention), `"modulation"`; or in front of them:
+            `"condition_embedder"`.
+        speaker_dim: Width of speaker embeddings; None for a model without.
+        rope_axes_dim: Channels of a head that rotate with (t, h, w).
+        rope_theta: Base of the rotary frequencies.
+        temporal_alignment: How audio positions follow from the audio index: `"time"` (exact), a factor (Ovi 0.19676,
+            NAVA 0.24), or `"none"`.
+        temporal_compression_ratio: Frames per video latent of the video VAE, after its first.
+        eps: Epsilon of all norms.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["JoVAWanTransformerBlock", "JoVAWanConditionEmbedder"]
+    _repeated_blocks = ["JoVAWanTransformerBlock"]
+    _keep_in_fp32_modules = ["time_embedder", "scale_shift_table", "norm2"]
+    _skip_layerwise_casting_patterns = [
+        "patch_embedding",
+        "condition_embedder",
+        "speaker_embedding",
+        "norm",
+        "proj_out",
+    ]
+    # Media rows are split where they are embedded and gathered at their head; text stays whole on every device.
+    _cp_plan = {
+        **{
+            f"{modality}.patch_embedding": {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)}
+            for modality in MODALITIES
+        },
+        "row_levels": {0: ContextParallelInput(split_dim=0, expected_dims=1, split_output=True)},
+        "rope": {index: ContextParallelInput(split_dim=0, expected_dims=2, split_output=True) for index in (0, 1)},
+        "video.proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+        "audio.proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 48,
+        out_channels: int = 48,
+        audio_in_channels: int = 20,
+        num_layers: int = 30,
+        num_attention_heads: int = 24,
+        attention_head_dim: int = 128,
+        ffn_dim: int = 14336,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        audio_embedding: Literal["linear", "conv"] = "linear",
+        shared_layers: Sequence[int] = (),
+        shared_parts: Sequence[SharedPart] = (),
+        speaker_dim: int | None = None,
+        rope_axes_dim: tuple[int, int, int] = (44, 42, 42),
+        rope_theta: float = 10000.0,
+        temporal_alignment: TemporalAlignment = "time",
+        temporal_compression_ratio: int = 4,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        check_alignment(temporal_alignment)
+        check_sharing(num_layers, shared_layers, shared_parts)
+        if sum(rope_axes_dim) != attention_head_dim:
+            raise ValueError(
+                f"`rope_axes_dim` must add up to `attention_head_dim`, {attention_head_dim}, got {list(rope_axes_dim)}"
+            )
+        dim = num_attention_heads * attention_head_dim
+
+        # 1. Embeddings and heads
+        embedder_sizes = (freq_dim, text_dim, dim)
+        shares_conditions = "condition_embedder" in shared_parts
+        if shares_conditions:
+            self.shared = nn.ModuleDict({"condition_embedder": JoVAWanConditionEmbedder(*embedder_sizes)})
+        patch_embeddings = {
+            "video": JoVAWanPatchEmbedding(in_channels, dim, kernel_size=patch_size, stride=patch_size),
+            "audio": audio_patch_embedding(audio_embedding, audio_in_channels, dim),
+        }
+        out_features = {"video": out_channels * math.prod(patch_size), "audio": audio_in_channels}
+        for name in MODALITIES:
+            own_embedder = None if shares_conditions else JoVAWanConditionEmbedder(*embedder_sizes)
+            self.add_module(name, JoVAWanEnds(patch_embeddings[name], own_embedder, dim, out_features[name], eps))
+        if speaker_dim is not None:
+            self.speaker_embedding = JoVASpeakerEmbedding(speaker_dim, dim)
+        self.row_levels = JoVARowLevels()
+        self.rope = JoVARotaryPosEmbed(rope_axes_dim, rope_theta)
+
+        # 2. Blocks
+        sizes = (dim, ffn_dim, num_attention_heads, attention_head_dim)
+        self.blocks = nn.ModuleList(
+            JoVAWanTransformerBlock(*sizes, BLOCK_PARTS if index in shared_layers else shared_parts, eps)
+            for index in range(num_layers)
+        )
+        self.gradient_checkpointing = False
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: Tensor | None,
+        audio_hidden_states: Tensor | None,
+        encoder_hidden_states: Tensor,
+        timestep: Tensor,
+        audio_timestep: Tensor | None = None,
+        encoder_hidden_states_2: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        audio_encoder_hidden_states: Tensor | None = None,
+        audio_encoder_hidden_states_2: Tensor | None = None,
+        audio_encoder_attention_mask: Tensor | None = None,
+        *,
+        frame_rate: float,
+        audio_latent_rate_hz: float,
+        coupled: Coupling | Sequence[Coupling] = True,
+        speaker_embeds: Tensor | None = None,
+        speaker_positions: Tensor | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> JoVATransformerOutput | tuple[Tensor | None, Tensor | None]:
+        """Predict the velocity, noise - data, of both modalities.
+
+        Either modality may be absent (None): the model is then a video or an audio model.
+
+        Args:
+            hidden_states: Video latents [B, in_channels, F, H, W], or None.
+            audio_hidden_states: Audio latents [B, L, C], or None.
+            encoder_hidden_states: Text features [B, S, text_dim]. Wan, Ovi and NAVA expect 512 rows, zeros behind the
+                end of the text.
+            timestep: Video timestep, 1000 * sigma, [B] or per latent frame [B, F]; a condition has timestep 0.
+            audio_timestep: The same for audio, [B] or per latent [B, L]; None takes `timestep`, which is then [B].
+            encoder_hidden_states_2: None; there is no second text encoder.
+            encoder_attention_mask: Bool [B, S], False for text rows that are not read; None reads all, as released
+                weights do.
+            audio_encoder_hidden_states: Text that audio reads; None takes the video's text and mask.
+            audio_encoder_hidden_states_2: None, too.
+            audio_encoder_attention_mask: Mask of the text that audio reads.
+            frame_rate: Frames per second of the video, for the clock that both modalities share.
+            audio_latent_rate_hz: Audio latents per second.
+            coupled: Whether video and audio read each other: True, False, `"a2v"` (video reads audio), `"v2a"` (audio
+                reads video), or a sequence with one of these per sample.
+            speaker_embeds: Voices [B, P, speaker_dim]; zeros for an unknown voice.
+            speaker_positions: Text rows that the voices replace, [B, P]; -1 leaves a voice out.
+            attention_kwargs: May carry `scale`, the weight of LoRA layers.
+            return_dict: Whether to return a `JoVATransformerOutput` instead of a tuple.
+
+        Returns:
+            Velocities [B, out_channels, F, H, W] and [B, L, C]; None for an absent modality.
+        """
+        both = {"video": hidden_states, "audio": audio_hidden_states}
+        media = {name: latents for name, latents in both.items() if latents is not None}
+        if not media:
+            raise ValueError("`hidden_states` and `audio_hidden_states` must not both be None; pass one modality")
+        if encoder_hidden_states_2 is not None or audio_encoder_hidden_states_2 is not None:
+            raise ValueError("`encoder_hidden_states_2` must be None, got features; this model has one text encoder")
+        timesteps = {"video": timestep, "audio": timestep if audio_timestep is None else audio_timestep}
+        text_of = dict.fromkeys(MODALITIES, (encoder_hidden_states, encoder_attention_mask))
+        if audio_encoder_hidden_states is not None:
+            text_of["audio"] = (audio_encoder_hidden_states, audio_encoder_attention_mask)
+        voices = None if speaker_embeds is None else self.embed_voices(speaker_embeds, speaker_positions)
+
+        # 1. Embed each modality; with context parallelism its rows are a shard from here on
+        grids = {name: self.grid_of(name, latents) for name, latents in media.items()}
+        rows = {name: getattr(self, name).patch_embedding(latents) for name, latents in media.items()}
+        noise, text = {}, {}
+        for name, grid in grids.items():
+            check_timestep(name, timesteps[name], grid[0])
+            noise[name], text[name] = self.condition(name, timesteps[name], grid, text_of[name], voices)
+
+        # 2. Pack [video; audio] on the common clock
+        packed = torch.cat(list(rows.values()), dim=1)
+        num_rows = [rows[name].shape[1] if name in rows else 0 for name in MODALITIES]
+        context = BlockContext(
+            lengths=StreamLengths(video=num_rows[0], video_text=0, audio=num_rows[1], audio_text=0),
+            noise=noise,
+            text=text,
+            rotary_emb=self.rotate(grids, frame_rate, audio_latent_rate_hz, packed.device),
+            coupling=coupling_runs(coupled, packed.shape[0]),
+        )
+
+        # 3. Blocks
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                packed = self._gradient_checkpointing_func(block, packed, context)
+            else:
+                packed = block(packed, context)
+
+        # 4. Heads
+        parts = packed.split([part.shape[1] for part in rows.values()], dim=1)
+        velocities = {name: getattr(self, name)(part, noise[name]) for name, part in zip(rows, parts, strict=True)}
+        sample, audio_sample = velocities.get("video"), velocities.get("audio")
+        if sample is not None:
+            sample = unpatchify(sample, grids["video"], self.config.patch_size)
+        if not return_dict:
+            return sample, audio_sample
+        return JoVATransformerOutput(sample=sample, audio_sample=audio_sample)
+
+    def grid_of(self, modality: str, latents: Tensor) -> tuple[int, ...]:
+        """Rows per axis of video latents [B, C, F, H, W] or audio latents [B, L, C], after checking their shape."""
+        if modality == "audio":
+            return audio_grid(latents, self.config.audio_in_channels)
+        return video_grid(latents, self.config.in_channels, self.config.patch_size)
+
+    def condition(
+        self,
+        modality: str,
+        timestep: Tensor,
+        grid: tuple[int, ...],
+        features_and_mask: tuple[Tensor, Tensor | None],
+        voices: Voices | None,
+    ) -> tuple[NoiseCondition, TextCondition]:
+        """Embed what the blocks read besides the rows of a modality; arguments as in `forward`."""
+        owner: Any = self.shared if "condition_embedder" in self.config.shared_parts else getattr(self, modality)
+        features, mask = features_and_mask
+        levels = timestep if timestep.ndim == 2 else timestep[:, None]  # [B, N]
+        temb, modulation, text = owner.condition_embedder(levels, features)
+        if voices is not None:
+            text = voices.put_into(text)
+        text_mask = None if mask is None else mask.bool()[:, None, None]
+        return NoiseCondition(temb, modulation, self.row_levels(timestep, grid)), TextCondition(text, text_mask)
+
+    def embed_voices(self, speaker_embeds: Tensor, speaker_positions: Tensor | None) -> Voices:
+        """Embed voices [B, P, speaker_dim] for the text rows [B, P] that they replace."""
+        if self.config.speaker_dim is None or speaker_positions is None:
+            raise ValueError(
+                f"`speaker_embeds` must come with `speaker_positions`, for a model with `speaker_dim`, got "
+                f"{list(speaker_embeds.shape)} for `speaker_dim` = {self.config.speaker_dim}"
+            )
+        return Voices(self.speaker_embedding(speaker_embeds), speaker_positions)
+
+    def rotate(
+        self, grids: dict[str, tuple[int, ...]], frame_rate: float, audio_latent_rate_hz: float, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Rotary embedding of the packed rows, [L, K/2] each, from positions on the common clock."""
+        angles = []
+        for modality, grid in grids.items():
+            if modality == "video":
+                positions = video_positions(grid[0], grid[1], grid[2], device)
+            else:
+                positions = audio_positions(
+                    grid[0],
+                    self.config.temporal_alignment,
+                    frame_rate,
+                    audio_latent_rate_hz,
+                    self.config.temporal_compression_ratio,
+                    device,
+                )
+            angles.append(self.rope(positions))
+        cos, sin = (torch.cat(parts) for parts in zip(*angles, strict=True))
+        return cos, sin
+
+
+def check_sharing(num_layers: int, shared_layers: Sequence[int], shared_parts: Sequence[str]) -> None:
+    """Refuse blocks and parts that do not exist."""
+    if unknown := [part for part in shared_parts if part not in get_args(SharedPart)]:
+        raise ValueError(f"`shared_parts` must be among {list(get_args(SharedPart))}, got {unknown}")
+    if outside := [index for index in shared_layers if not 0 <= index < num_layers]:
+        raise ValueError(f"`shared_layers` must be indices of the {num_layers} blocks, got {outside}")
