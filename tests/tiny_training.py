@@ -71,7 +71,7 @@ def tiny_config(folder: Path, **values: Any) -> TrainConfig:
         "steps": 6,
         "batch_size": 4,
         "learning_rate": 1e-3,
-        "mixed_precision": "none",
+        "mixed_precision": "no",
         "checkpoint_every": 3,
         "log_every": 2,
         "tensorboard": False,

@@ -20,7 +20,7 @@ LoraTargets = Literal["video", "audio", "joint", "attention", "attention_ff"]
 Quantization = Literal["none", "nf4"]
 Optimizer = Literal["adamw", "adamw_8bit"]
 Schedule = Literal["constant", "cosine", "linear"]
-MixedPrecision = Literal["none", "bf16", "fp16"]
+MixedPrecision = Literal["no", "bf16", "fp16"]
 Density = Literal["uniform", "logit_normal", "mode"]
 Coupling = Literal["shared", "independent", "mixed"]
 SaveDtype = Literal["float32", "bfloat16"]
@@ -301,6 +301,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     if value is None and type(None) in get_args(hint):
         return None
     if get_origin(hint) is Literal:
+        value = "no" if value is False and "no" in get_args(hint) else value  # YAML 1.1 reads a bare no as false
         _require(value in get_args(hint), name, f"one of {', '.join(get_args(hint))}", value)
         return value
     if get_origin(hint) is tuple:

@@ -24,7 +24,7 @@ TARGETS = {  # preset: regular expression of whole module names
     "attention": rf".*\.attn\.(video|audio)(_text)?\.{ATTENTION}",
     "attention_ff": rf".*\.attn\.(video|audio)(_text)?\.{ATTENTION}|.*\.ff\.(video|audio)(_text)?\.{FEED_FORWARD}",
 }
-DTYPES = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 
 

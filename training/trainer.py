@@ -260,7 +260,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     """
     handlers = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]
     accelerator = Accelerator(
-        mixed_precision="no" if config.mixed_precision == "none" else config.mixed_precision,
+        mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         kwargs_handlers=handlers,
     )

@@ -1,0 +1,127 @@
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from training.config import FREE_TO_CHANGE, TrainConfig, from_values, load_yaml, parse_overrides
+from training.lora import TARGETS
+
+
+PATHS = {"model": "m", "data": "d", "output_dir": "o"}
+PRESETS = [
+    path
+    for path in sorted(Path("training/configs").glob("*.yaml"))
+    if "codecs" not in path.name  # another command's
+]
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.name)
+def test_every_preset_is_a_valid_run_and_says_what_it_is_for(path: Path) -> None:
+    load_yaml(path, PATHS)
+    head = path.read_text()[:600]
+    for word in ("# Goal:", "Hardware:", "Time", "esult"):
+        assert word in head
+
+
+def test_the_paper_presets_hold_the_numbers_of_the_paper() -> None:
+    processes = {"stage1_video": 8, "stage1_audio": 8, "stage2_joint": 32}  # as their comments say
+    numbers = {}
+    for name, count in processes.items():
+        config = load_yaml(Path("training/configs", f"{name}.yaml"), PATHS)
+        batch_size = config.batch_size * config.gradient_accumulation_steps * count
+        numbers[name] = (config.stage, batch_size, config.learning_rate, config.steps)
+    assert numbers == {  # JoVA (arXiv:2512.13677v1), Sec. 4.2
+        "stage1_video": ("video", 256, 1e-4, 80000),
+        "stage1_audio": ("audio", 256, 1e-4, 80000),
+        "stage2_joint": ("joint", 32, 5e-5, 50000),
+    }
+    joint = load_yaml("training/configs/stage2_joint.yaml", PATHS)
+    assert (joint.mouth_weight, joint.mouth_reduction, joint.coupling) == (5, "mask", "shared")
+
+
+def test_an_unknown_setting_is_an_error_that_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"`lerning_rate` in .* did you mean `learning_rate`"):
+        from_values(PATHS | {"lerning_rate": 1e-4})
+    with pytest.raises(ValueError, match=r"`zzzz` in .* the fields are model, data"):
+        from_values(PATHS | {"zzzz": 1})
+
+
+def test_paths_have_no_default() -> None:
+    with pytest.raises(ValueError, match=r"`data` must be given, the configuration has none; add `data=\.\.\.`"):
+        from_values({"model": "m", "output_dir": "o"})
+
+
+def test_the_saved_configuration_reads_back_equal(tmp_path: Path) -> None:
+    config = from_values(PATHS | {"betas": [0.9, 0.95], "ema_decay": 0.99, "validation_prompts": ["a", "b"]})
+    config.save(tmp_path / "config.yaml")
+    assert load_yaml(tmp_path / "config.yaml") == config
+
+
+def test_values_that_yaml_reads_as_another_type_are_what_was_meant() -> None:
+    assert yaml.safe_load("1e-4") == "1e-4"  # YAML 1.1 wants a dot
+    assert from_values(PATHS | {"learning_rate": "1e-4", "mouth_weight": 5}).learning_rate == 1e-4
+    assert yaml.safe_load("no") is False
+    assert from_values(PATHS | {"mixed_precision": False}).mixed_precision == "no"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("steps", "many", "`steps` must be a whole number, got 'many'"),
+        ("steps", 2.5, r"`steps` must be a whole number, got 2\.5"),
+        ("steps", True, "`steps` must be a whole number, got True"),
+        ("learning_rate", "fast", "`learning_rate` must be a number, got 'fast'"),
+        ("compile", 1, "`compile` must be true or false, got 1"),
+        ("stage", "both", "`stage` must be one of video, audio, joint, got 'both'"),
+        ("betas", [0.9], r"`betas` must be a list of 2, got \[0\.9\]"),
+        ("validation_prompts", "a", "`validation_prompts` must be a list, got 'a'"),
+        ("caption_dropout", 1.5, r"`caption_dropout` must be in \[0, 1\], got 1\.5"),
+        ("steps", 0, "`steps` must be at least 1, got 0"),
+        ("shift", 0, r"`shift` must be positive, got 0\.0"),
+        ("ema_decay", 1.0, r"`ema_decay` must be in \(0, 1\), got 1\.0; null averages nothing"),
+        ("warmup_steps", 2000, "`warmup_steps` must be at most `steps` = 1000, got 2000"),
+    ],
+)
+def test_a_value_that_breaks_its_rule_is_named_with_the_rule(name: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_values(PATHS | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"quantize": "nf4"}, "set `train: lora`"),
+        ({"init_audio_from_video": True, "stage": "video"}, "set `stage: audio` or `joint`"),
+        ({"coupling": "mixed", "stage": "video"}, "`coupling` needs two modalities"),
+        ({"uncoupled_probability": 0.1, "stage": "audio"}, "`uncoupled_probability` needs two modalities"),
+        ({"image_probability": 0.1, "stage": "audio"}, "`image_probability` needs a video branch"),
+        ({"train": "lora", "lora_targets": "audio", "stage": "video"}, "`lora_targets` must be trained in this stage"),
+        ({"prior_data": "p"}, "`prior_data` and `prior_probability` belong together"),
+        ({"validate_every": 5}, "`validate_every` needs `validation_prompts`"),
+        ({"train": "lora", "quantize": "nf4", "distribution": "fsdp"}, "`quantize` cannot be sharded"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_values(PATHS | values)
+
+
+def test_overrides_are_yaml_values() -> None:
+    words = ["steps=10", "betas=[0.9, 0.95]", "ema_decay=null", "--stage=video", "learning_rate=1e-4"]
+    overrides = parse_overrides(words)
+    assert overrides == {
+        "steps": 10,
+        "betas": [0.9, 0.95],
+        "ema_decay": None,
+        "stage": "video",
+        "learning_rate": "1e-4",
+    }
+    with pytest.raises(ValueError, match="must have the form name=value, got 'steps'"):
+        parse_overrides(["steps"])
+
+
+def test_the_lists_that_name_settings_name_existing_ones() -> None:
+    assert set(FREE_TO_CHANGE) <= {field.name for field in fields(TrainConfig)}
+    for targets in TARGETS:
+        from_values(PATHS | {"train": "lora", "lora_targets": targets})
