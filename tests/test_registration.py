@@ -1,0 +1,68 @@
+import json
+from pathlib import Path
+
+import diffusers
+import pytest
+from diffusers.hooks._helpers import TransformerBlockRegistry
+from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
+
+import diffusers_jova
+from diffusers_jova.registration import register
+from tests.tiny_pipeline import build_transformer
+
+
+CLASSES = ("JoVAPipeline", "JoVATransformer3DModel", "FlowMatchAudioVideoScheduler")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_diffusers_finds_our_classes_by_name(name: str) -> None:
+    assert getattr(diffusers, name) is getattr(diffusers_jova, name)
+    assert diffusers.pipelines.JoVAPipeline is diffusers_jova.JoVAPipeline
+
+
+@pytest.mark.parametrize("base", ["ModelMixin", "SchedulerMixin", "DiffusionPipeline", "BaseGuidance"])
+def test_the_package_offers_the_base_classes_that_loaders_look_for(base: str) -> None:
+    assert base in LOADABLE_CLASSES["diffusers_jova"]
+    assert hasattr(diffusers_jova, base)
+
+
+def test_every_kind_of_block_is_known_to_the_cache_hooks_as_one_packed_tensor() -> None:
+    model = build_transformer()
+    for block in (*model.transformer_blocks, *model.single_transformer_blocks):
+        metadata = TransformerBlockRegistry.get(type(block))
+        assert metadata.return_hidden_states_index == 0
+        assert metadata.return_encoder_hidden_states_index is None
+
+
+def test_registering_twice_changes_nothing() -> None:
+    before = dict(LOADABLE_CLASSES["diffusers_jova"])
+    register((diffusers_jova.JoVATransformer3DModel,), (diffusers_jova.JoVAPipeline,), ())
+    assert LOADABLE_CLASSES["diffusers_jova"] == before
+    assert "diffusers_jova" not in LOADABLE_CLASSES["diffusers"]
+
+
+@pytest.mark.parametrize("repeated", ["_no_split_modules", "_repeated_blocks"])
+def test_class_names_that_diffusers_matches_exist_in_the_model(repeated: str) -> None:
+    model = build_transformer()
+    present = {type(module).__name__ for module in model.modules()}
+    assert set(getattr(model, repeated)) <= present
+
+
+def test_modules_that_stay_in_float32_or_are_not_cast_exist_in_the_model() -> None:
+    model = build_transformer()
+    names = [name for name, _ in model.named_modules()]
+    for pattern in (*model._keep_in_fp32_modules, *model._skip_layerwise_casting_patterns):
+        assert any(pattern in name for name in names), pattern
+
+
+def test_an_index_with_full_module_paths_loads(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    """Folders saved before the registration existed name modules, not the package."""
+    index = json.loads((tiny_pipeline_folder / "model_index.json").read_text())
+    index["transformer"][0] = "diffusers_jova.transformer_jova"
+    index["scheduler"][0] = "diffusers_jova.scheduling_flow_match_av"
+    for part in tiny_pipeline_folder.iterdir():
+        (tmp_path / part.name).symlink_to(part)
+    (tmp_path / "model_index.json").unlink()
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    loaded = diffusers_jova.JoVAPipeline.from_pretrained(tmp_path)
+    assert isinstance(loaded.transformer, diffusers_jova.JoVATransformer3DModel)
