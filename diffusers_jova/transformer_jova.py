@@ -193,6 +193,27 @@ class JoVATimestepEmbedding(nn.Module):
         return F.silu(temb).unflatten(0, timestep.shape), media_level, text_level
 
 
+class JoVAPositionTables(nn.Module):
+    """One learned table [size, D] per axis; a module of its own because a `ParameterList` breaks offloading.
+
+    Args:
+        sizes: Entries of the table of each axis.
+        dim: Model width D.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], dim: int) -> None:
+        super().__init__()
+        for axis, size in enumerate(sizes):
+            self.register_parameter(str(axis), nn.Parameter(torch.randn(size, dim) * 0.02))
+
+    def forward(self, grid: tuple[int, ...]) -> Tensor:
+        """Sums of the tables' entries at every point of a grid, the last axis fastest: [L, D]."""
+        position = self.get_parameter("0")[: grid[0]]
+        for axis, size in enumerate(grid[1:], start=1):
+            position = position[..., None, :] + self.get_parameter(str(axis))[:size]
+        return position.flatten(0, -2)
+
+
 class JoVAPositionEmbedding(nn.Module):
     """Factorised learned position: the sum of one table per axis, at the integer grid of the media rows, [L, D].
 
@@ -203,21 +224,17 @@ class JoVAPositionEmbedding(nn.Module):
 
     def __init__(self, table_sizes: tuple[int, ...], dim: int) -> None:
         super().__init__()
-        self.tables = nn.ParameterList([nn.Parameter(torch.randn(size, dim) * 0.02) for size in table_sizes])
+        self.table_sizes = tuple(table_sizes)
+        self.tables = JoVAPositionTables(self.table_sizes, dim)
 
     def forward(self, grid: tuple[int, ...]) -> Tensor:
         """Positions of a grid with `grid` rows per axis, the last axis fastest."""
-        for size, table in zip(grid, self.tables, strict=True):
-            if size > table.shape[0]:
-                limits = [table.shape[0] for table in self.tables]
-                raise ValueError(
-                    f"latent size must be at most {limits} (`position_table_sizes`), got {list(grid)}; "
-                    f"generate a shorter or smaller clip"
-                )
-        position = self.tables[0][: grid[0]]
-        for size, table in zip(grid[1:], self.tables[1:], strict=True):
-            position = position[..., None, :] + table[:size]
-        return position.flatten(0, -2)
+        if any(size > limit for size, limit in zip(grid, self.table_sizes, strict=True)):
+            raise ValueError(
+                f"latent size must be at most {list(self.table_sizes)} (`position_table_sizes`), got {list(grid)}; "
+                f"generate a shorter or smaller clip"
+            )
+        return self.tables(grid)
 
 
 class JoVABranchEmbedding(nn.Module):

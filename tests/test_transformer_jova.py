@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import (
     FirstBlockCacheConfig,
     MagCacheConfig,
@@ -243,6 +244,29 @@ def test_lora_layers_at_scale_zero_leave_the_forward_alone() -> None:
     model.add_adapter(LORA)
     assert_same(run(model, attention_kwargs={"scale": 0.0}), plain)
     assert min(difference(*pair) for pair in zip(run(model), plain, strict=True)) > 1e-3
+
+
+def test_offloaded_forwards_equal_the_plain_one() -> None:
+    """On the CPU, whose hooks are those of an accelerator."""
+    plain, cpu = run(build_transformer()), torch.device("cpu")
+    sequential = build_transformer()
+    cpu_offload(sequential, cpu, offload_buffers=True)
+    assert all(parameter.is_meta for parameter in sequential.parameters())
+    assert_same(run(sequential), plain)
+    for offload_type in ("block_level", "leaf_level"):
+        grouped = build_transformer()
+        grouped.enable_group_offload(cpu, cpu, offload_type=offload_type, num_blocks_per_group=1)
+        assert_same(run(grouped), plain)
+
+
+def test_layerwise_casting_stays_near_the_plain_forward() -> None:
+    model = build_transformer()
+    plain = run(model)
+    model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    assert model.transformer_blocks[0].ff["audio"].net[2].weight.dtype == torch.float8_e4m3fn
+    assert model.embed["audio"].patch_embedding.weight.dtype == torch.float32
+    for output, expected in zip(run(model), plain, strict=True):
+        assert difference(output, expected) < 0.15  # float8 has 4 bits
 
 
 CACHES = {
