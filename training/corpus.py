@@ -6,6 +6,9 @@ core, 0.54 MB per clip.
 
 from __future__ import annotations
 
+import argparse
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import partial
 from multiprocessing import get_context
@@ -20,6 +23,13 @@ from training.avatars import write_shards
 
 CLIPS_PER_SHARD = 256
 HELD_OUT_SEED = 10_000_000  # training seeds count from 0 and stay far below
+
+
+def make_shards_aside(folder: Path, seeds: range, num_processes: int, speech: str) -> None:
+    """Make the clips of `seeds` from a fresh interpreter, whose workers start without loading torch."""
+    numbers = ["--first-seed", str(seeds[0]), "--clips", str(len(seeds)), "--processes", str(num_processes)]
+    command = [sys.executable, "-m", "training.corpus", str(folder), "--speech", speech, *numbers]
+    subprocess.run(command, check=True)
 
 
 def make_shards(folder: str | Path, seeds: Sequence[int], *, num_processes: int = 1, **options: Any) -> list[Path]:
@@ -49,3 +59,21 @@ def read_array(shards: Sequence[Path], name: str) -> npt.NDArray[Any]:
         with np.load(shard) as arrays:
             parts.append(arrays[name])
     return np.concatenate(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make clips unless they are there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the shards lie")
+    parser.add_argument("--clips", type=int, required=True, help="how many clips")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first clip; the others follow")
+    parser.add_argument("--speech", choices=("formant", "espeak"), default="formant", help="who speaks")
+    parser.add_argument("--processes", type=int, default=1, help="processes that make clips")
+    args = parser.parse_args(argv)
+    seeds = range(args.first_seed, args.first_seed + args.clips)
+    shards = make_shards(args.folder, seeds, num_processes=args.processes, speech=args.speech)
+    print(f"{args.clips} clips in {len(shards)} shards in {args.folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -41,7 +41,7 @@ from training.codec_losses import (
     pixel_loss,
     stft_loss,
 )
-from training.corpus import HELD_OUT_SEED, make_shards, read_array
+from training.corpus import HELD_OUT_SEED, make_shards, make_shards_aside, read_array
 from training.discriminators import Discriminators
 from training.muon import muon_and_adamw
 from training.timed_loop import adamw, optimise, run, schedule_settings
@@ -345,10 +345,11 @@ class Workshop:
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
         torch.backends.cudnn.benchmark = True
-        options: dict[str, Any] = {"num_processes": processes, "speech": config.corpus.speech}
         held_out = range(HELD_OUT_SEED, HELD_OUT_SEED + config.corpus.held_out)
-        self.shards = make_shards(corpus, range(config.corpus.clips), **options)
-        self.held_out_shards = make_shards(corpus, held_out, **options)
+        if processes > 1:
+            make_shards_aside(corpus, range(config.corpus.clips), processes, config.corpus.speech)
+        self.shards = make_shards(corpus, range(config.corpus.clips), speech=config.corpus.speech)
+        self.held_out_shards = make_shards(corpus, held_out, speech=config.corpus.speech)
 
     def frames(self, shards: Sequence[Path]) -> tuple[Tensor, Tensor]:
         """Frames uint8 [N, F, H, W, 3] and mouth boxes [N, P, F, 4] of all clips, on the device."""
@@ -447,7 +448,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     workshop = Workshop(load_config(args.config), corpus, args.output, args.processes)
     if args.component == "all":
         places = ["--config", str(args.config), "--output", str(args.output), "--corpus", str(corpus)]
-        sys.exit(run_chains(places))
+        sys.exit(run_chains([*places, "--processes", "1"]))  # the clips are there
     for name in names:
         workshop.make(name)
 
