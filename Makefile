@@ -4,14 +4,13 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 # what `make demo` runs
 MODEL ?= model_cards/jova-tiny
-PROMPT ?= 'a woman with red hair says hello'
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 # the pinned torch may be a build without CUDA: where there is a GPU, pip chooses
 PINS = cat /dev/null $(CONSTRAINTS) $(if $(GPU),| sed '/^torch==/d')
 TESTS = $(if $(GPU),not slow,not slow and not gpu)
 
-.PHONY: help demo test check fix bench
+.PHONY: help demo overfit test check fix bench
 
 help:       ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*##/:/' | sort
@@ -25,8 +24,11 @@ help:       ## list the commands
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check --constraint .venv/constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: .venv/installed  ## set up .venv, then write demo.mp4
-	@.venv/bin/jova generate --model $(MODEL) --prompt $(PROMPT) --output demo.mp4
+demo: .venv/installed  ## set up .venv, then write demo.mp4, demo_from_image.mp4 and demo.png
+	@.venv/bin/python -m training.demo --model $(MODEL) --output demo.mp4
+
+overfit: .venv/installed  ## set up .venv, then prove the chain on one clip; minutes
+	@.venv/bin/python -m training.overfit --output runs/overfit
 
 test: .venv/installed  ## set up .venv, then check
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(MAKE) --no-print-directory check

@@ -1,0 +1,110 @@
+"""Show what a model does: one clip from a text and one from a text with its first frame, and both on a contact sheet.
+
+    python -m training.demo --model model_cards/jova-tiny --output demo.mp4
+
+writes `demo.mp4`, `demo_from_image.mp4` and the contact sheet `demo.png`, and checks that picture and sound last as
+long as was asked for. Where the model is missing, that of `training.overfit`, which knows one clip, is trained first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import torch
+from PIL import Image
+
+from diffusers_jova import JoVAPipeline, JoVAPrompt
+from diffusers_jova.generation_defaults import GenerationDefaults
+from diffusers_jova.media import read_video
+from training import overfit
+from training.avatars import make_clip
+from training.contact_sheet import save_contact_sheet
+from training.disc_clip import CAPTION, draw_clip
+
+
+OVERFIT = Path("runs", "overfit")
+SPEAKER_SEED, PORTRAIT_SEED = 1, 5
+WORDS = ("hello", "coffee")
+
+
+class Scene(NamedTuple):
+    """What a clip is to show, in words and, where given, by its first frame."""
+
+    name: str
+    prompt: str | JoVAPrompt
+    image: Image.Image | None = None
+
+
+def avatar_scenes(defaults: GenerationDefaults) -> list[Scene]:
+    """A speaker described in words, and another one from a portrait of the size that the model makes."""
+    scenes = []
+    for name, seed in (("from text", SPEAKER_SEED), ("from text and a portrait", PORTRAIT_SEED)):
+        drawn = make_clip(
+            seed, subject="speaker", words=WORDS, height=max(defaults.height, 64), width=max(defaults.width, 64)
+        )
+        prompt = JoVAPrompt(drawn.video_caption, drawn.audio_caption, drawn.transcript)
+        scenes.append(Scene(name, prompt, Image.fromarray(drawn.frames[0]) if seed == PORTRAIT_SEED else None))
+    return scenes
+
+
+def disc_scenes() -> list[Scene]:
+    """The clip that the model of `training.overfit` knows."""
+    first_frame = Image.fromarray(draw_clip().frames[0])
+    return [Scene("from text", CAPTION), Scene("from text and the first frame", CAPTION, first_frame)]
+
+
+def load_model(folder: Path) -> tuple[JoVAPipeline, list[Scene]]:
+    """Load the model and choose what it can show; a missing one is replaced by that of `training.overfit`."""
+    if folder.exists():
+        pipeline = JoVAPipeline.from_pretrained(folder)
+        return pipeline, avatar_scenes(pipeline.defaults)
+    print(f"there is no model in {folder}; training one that knows a single clip, in {OVERFIT} (minutes, once)")
+    if not (OVERFIT / "pipeline").exists():
+        overfit.main(["--output", str(OVERFIT)])
+    return JoVAPipeline.from_pretrained(OVERFIT / "pipeline"), disc_scenes()
+
+
+def make(pipeline: JoVAPipeline, scene: Scene, seed: int, path: Path) -> None:
+    """Make one clip and write it."""
+    print(f"{path}: {scene.name}", flush=True)
+    made: Any = pipeline(scene.prompt, image=scene.image, generator=torch.Generator().manual_seed(seed))
+    made.save(path)
+
+
+def check_lengths(path: Path, defaults: GenerationDefaults) -> None:
+    """Insist that picture and sound of a file last as long as was asked for, to less than one frame."""
+    wanted_s = defaults.num_frames / defaults.frame_rate
+    with av.open(str(path)) as container:
+        for stream in (container.streams.video[0], container.streams.audio[0]):
+            duration_s = float((stream.duration or 0) * (stream.time_base or Fraction(1)))
+            if abs(duration_s - wanted_s) >= 1 / defaults.frame_rate:
+                raise ValueError(f"the {stream.type} of {path} must last {wanted_s:.3f} s, got {duration_s:.3f} s")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the clips, check them, and put them on one sheet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of a saved pipeline")
+    parser.add_argument("--output", type=Path, default=Path("demo.mp4"), help="the clip from text; others lie beside")
+    args = parser.parse_args(argv)
+    pipeline, scenes = load_model(args.model)
+    started = time.monotonic()
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    paths = [args.output, args.output.with_stem(f"{args.output.stem}_from_image")]
+    for seed, (scene, path) in enumerate(zip(scenes, paths, strict=True)):
+        make(pipeline, scene, seed, path)
+        check_lengths(path, pipeline.defaults)
+    clips = [(clip.frames, clip.audio[0]) for clip in map(read_video, paths) if clip.audio is not None]
+    sheet = args.output.with_suffix(".png")
+    save_contact_sheet(sheet, clips, [scene.name for scene in scenes])
+    print(f"wrote {', '.join(map(str, paths))} and {sheet} in {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
