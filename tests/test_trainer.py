@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from tests.tiny_training import tiny_config, write_clips
-from training.branches import branch_of
+from training.branches import branch_of, copy_video_to_audio
 from training.train import main
 from training.trainer import Trainer
 
@@ -226,3 +226,33 @@ def test_the_command_trains_and_names_the_nearest_setting(tmp_path: Path, capsys
     with pytest.raises(SystemExit):
         main(["--config", "training/configs/smoke.yaml", *paths, "lerning_rate=1"])
     assert "did you mean `learning_rate`" in capsys.readouterr().err
+
+
+def test_gradient_checkpointing_does_not_change_a_step(tmp_path: Path) -> None:
+    Trainer(tiny_config(tmp_path, steps=2)).train()
+    config = tiny_config(tmp_path, output_dir=str(tmp_path / "less"), steps=2, gradient_checkpointing=True)
+    Trainer(config).train()
+    assert different(result(tmp_path / "run"), result(tmp_path / "less")) == []
+
+
+def test_an_eight_bit_optimizer_resumes_with_the_same_bits(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    settings = {"optimizer": "adamw_8bit"}
+    Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "whole"), **settings)).train()
+    Trainer(tiny_config(tmp_path, stop_after_minutes=0, log_every=4, **settings)).train()
+    Trainer(tiny_config(tmp_path, **settings)).train()
+    assert different(result(tmp_path / "whole"), result(tmp_path / "run")) == []
+
+
+def test_the_audio_branch_starts_as_a_copy_of_the_video_branch(tmp_path: Path) -> None:
+    transformer = Trainer(tiny_config(tmp_path, stage="audio", init_audio_from_video=True)).transformer
+    weights = dict(transformer.named_parameters())
+    assert torch.equal(
+        weights["transformer_blocks.0.ff.audio.net.2.weight"], weights["transformer_blocks.0.ff.video.net.2.weight"]
+    )
+    assert torch.equal(
+        weights["embed.audio.text_embedding.proj.linear_1.weight"],
+        weights["embed.video.text_embedding.proj.linear_1.weight"],
+    )
+    kept = copy_video_to_audio(transformer)
+    assert {name.split(".")[0] for name in kept} == {"embed", "head"}  # latents in and out have other shapes

@@ -49,23 +49,22 @@ def prepare_transformer(config: TrainConfig) -> Any:
     return transformer.train()
 
 
-def gather_weights(model: nn.Module, only_trained: bool) -> dict[str, Tensor]:
+def gather_weights(transformer: nn.Module, only_trained: bool) -> dict[str, Tensor]:
     """Copies the whole weights to the CPU of the main process, from all shards; every process takes part."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=only_trained)
-    weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    weights: dict[str, Any] = get_model_state_dict(transformer, options=options)
     return {name: tensor.clone() for name, tensor in weights.items()}  # on the CPU they are the model's own
 
 
-def save_result(model: nn.Module, transformer: Any, config: TrainConfig, accelerator: Accelerator) -> Path:
+def save_result(transformer: Any, config: TrainConfig, accelerator: Accelerator) -> Path:
     """Saves what inference loads: an adapter file, or a `transformer` folder; every process takes part.
 
     Args:
-        model: The prepared model, whose weights are saved.
-        transformer: The transformer inside it.
+        transformer: The trained transformer.
         config: The run's settings.
         accelerator: Knows the main process, which alone writes.
     """
-    weights = gather_weights(model, only_trained=config.train == "lora")
+    weights = gather_weights(transformer, only_trained=config.train == "lora")
     path = Path(config.output_dir)
     if accelerator.is_main_process:
         dtype = getattr(torch, config.save_dtype)

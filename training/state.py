@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -44,12 +45,13 @@ def save_checkpoint(output_dir: Path, step: int, parts: Mapping[str, Tensors], s
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
         _flush(output_dir)
-    except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
         raise OSError(
             f"`{path}` could not be written ({error}); free some space and start again, the run continues from "
             f"{'`' + found.name + '`' if (found := latest_checkpoint(output_dir)) else 'its beginning'}"
         ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return path
 
 
@@ -62,7 +64,9 @@ def latest_checkpoint(output_dir: Path) -> Path | None:
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Reads the tensors of each part, on the CPU, and the contents of `state.json`."""
     try:
-        parts: dict[str, dict[str, Any]] = {file.stem: dict(load_file(file)) for file in sorted(path.glob("*.safetensors"))}
+        parts: dict[str, dict[str, Any]] = {
+            file.stem: dict(load_file(file)) for file in sorted(path.glob("*.safetensors"))
+        }
         return parts, json.loads((path / "state.json").read_text())
     except Exception as error:
         raise ValueError(
@@ -103,7 +107,7 @@ def pack(nested: Mapping[str, Any], separator: str = "/") -> tuple[Tensors, dict
             tensors |= {f"{key}{separator}{name}": tensor for name, tensor in inner_tensors.items()}
             values |= {f"{key}{separator}{name}": inner for name, inner in inner_values.items()}
         elif isinstance(value, Tensor):
-            tensors[key] = value
+            tensors[key] = value.clone()  # safetensors takes no shared memory, which 8-bit optimizers have
         else:
             values[key] = value
     return tensors, values

@@ -18,12 +18,14 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
+from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
 from training.branches import check_frozen, frozen_checksums
 from training.conditioning import Conditioning, ModelInputs
@@ -61,7 +63,8 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(self.transformer, optimizer)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.frozen = frozen_checksums(self.transformer)
-        self.ema = EMAModel(self.trained, decay=config.ema_decay, foreach=True) if config.ema_decay else None
+        self.shards = [local_shard(parameter) for parameter in self.trained]
+        self.ema = EMAModel(self.shards, decay=config.ema_decay, foreach=True) if config.ema_decay else None
         self.conditioning = self._conditioning()
         self.meter = LossMeter(config, self.device)
         self.step = 0
@@ -85,11 +88,13 @@ class Trainer:
                     accelerator.backward(terms.total.mean())
                     self.meter.add(terms, inputs)
                     if accelerator.sync_gradients:
-                        self.meter.add_gradient_norm(accelerator.clip_grad_norm_(self.trained, config.max_grad_norm))
+                        norm = accelerator.clip_grad_norm_(self.trained, config.max_grad_norm)
+                        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+                        self.meter.add_gradient_norm(torch.as_tensor(norm, device=self.device))
                     self.optimizer.step()
                     self.optimizer.zero_grad()
             if self.ema is not None:
-                self.ema.step(self.trained)
+                self.ema.step(self.shards)
             self.step += 1
 
             is_last, saves = self.step == config.steps, self.step % config.checkpoint_every == 0
@@ -131,12 +136,12 @@ class Trainer:
         if self.ema is None:
             yield
             return
-        self.ema.store(self.trained)
-        self.ema.copy_to(self.trained)
+        self.ema.store(self.shards)
+        self.ema.copy_to(self.shards)
         try:
             yield
         finally:
-            self.ema.restore(self.trained)
+            self.ema.restore(self.shards)
 
     def _inputs(self, batches: MicroBatches, micro: int) -> ModelInputs:
         """Loads and prepares the micro-batch of this process; its seed also decides the dropout."""
@@ -194,13 +199,15 @@ class Trainer:
 
     def _save_checkpoint(self) -> None:
         """Writes trained weights, their averages and the optimizer; gathering them takes all processes."""
-        parts = {"model": gather_weights(self.model, only_trained=True)}
+        parts = {"model": gather_weights(self.transformer, only_trained=True)}
         if self.ema is not None:
             with self.averaged_weights():
-                parts["ema"] = gather_weights(self.model, only_trained=True)
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        optimizer: Any = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=options)
-        parts["optimizer"], values = pack(optimizer.get("state", {}))  # empty in all processes but the main one
+                parts["ema"] = gather_weights(self.transformer, only_trained=True)
+        values: dict[str, Any] = {}
+        if self.accelerator.distributed_type != DistributedType.DEEPSPEED:  # which keeps its optimizer to itself
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+            optimizer: Any = get_optimizer_state_dict(self.transformer, self.optimizer.optimizer, options=options)
+            parts["optimizer"], values = pack(optimizer.get("state", {}))  # empty in all processes but the main one
         if self.accelerator.is_main_process:
             state = {"fingerprint": self._fingerprint(), "optimizer": values}
             save_checkpoint(self.output_dir, self.step, parts, state)
@@ -214,15 +221,19 @@ class Trainer:
             return
         parts, state = load_checkpoint(path)
         check_fingerprint(state["fingerprint"], self._fingerprint(), path)
+        if "optimizer" not in parts or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            raise ValueError(
+                f"`{path}` must not come from or go to DeepSpeed to be continued; use `distribution: fsdp`"
+            )
         options = StateDictOptions(full_state_dict=True, strict=False)
         if self.ema is not None:
-            set_model_state_dict(self.model, parts["ema"], options=options)
-            torch._foreach_copy_(self.ema.shadow_params, [parameter.data for parameter in self.trained])
+            set_model_state_dict(self.transformer, parts["ema"], options=options)
+            torch._foreach_copy_(self.ema.shadow_params, [shard.data for shard in self.shards])
             self.ema.optimization_step = state["step"]
-        set_model_state_dict(self.model, parts["model"], options=options)
-        groups = get_optimizer_state_dict(self.model, self.optimizer.optimizer)["param_groups"]
+        set_model_state_dict(self.transformer, parts["model"], options=options)
+        groups = get_optimizer_state_dict(self.transformer, self.optimizer.optimizer)["param_groups"]
         optimizer = {"state": unpack(parts["optimizer"], state["optimizer"]), "param_groups": groups}
-        set_optimizer_state_dict(self.model, self.optimizer.optimizer, optimizer, options=options)
+        set_optimizer_state_dict(self.transformer, self.optimizer.optimizer, optimizer, options=options)
         self.step = state["step"]
         self.accelerator.print(f"continuing from {path} at step {self.step}")
 
@@ -245,11 +256,17 @@ class Trainer:
         path = self.output_dir
         if self.step == self.config.steps:
             with self.averaged_weights():
-                path = save_result(self.model, self.transformer, self.config, self.accelerator)
+                path = save_result(self.transformer, self.config, self.accelerator)
         if log is not None:
             log.close()
         self.accelerator.end_training()
         return path
+
+
+def local_shard(parameter: nn.Parameter) -> nn.Parameter:
+    """Gives the part of a parameter that lies in this process, sharing its memory: all of it unless it is sharded."""
+    shard: Any = parameter.detach()
+    return nn.Parameter(shard.to_local()) if isinstance(shard, DTensor) else parameter
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
@@ -264,6 +281,9 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         kwargs_handlers=handlers,
     )
+    accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps  # the environment may say otherwise
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
     kinds = {
         DistributedType.NO: "none",
         DistributedType.MULTI_CPU: "ddp",

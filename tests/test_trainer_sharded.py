@@ -1,0 +1,68 @@
+"""FSDP2 through accelerate on two CPU processes. Accelerate starts it on accelerators only; a shim says otherwise."""
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, debug_launcher
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+
+import training.trainer
+from tests.tiny_training import tiny_config
+from training.trainer import Trainer
+
+
+def forget_accelerate() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def sharded_accelerator(config: Any) -> Accelerator:
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["JoVATransformerBlock"],
+        cpu_ram_efficient_loading=False,
+        state_dict_type="FULL_STATE_DICT",
+    )
+    accelerator = Accelerator(fsdp_plugin=plugin, mixed_precision=config.mixed_precision)
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+    accelerator.state.__dict__.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
+    return accelerator
+
+
+def train_sharded(config: Any) -> None:
+    warnings.simplefilter("ignore")  # about in-place operations on views, of which there are none
+    forget_accelerate()
+    training.trainer.start_accelerator = sharded_accelerator
+    trainer = Trainer(config)
+    trainer.train()
+    assert all(isinstance(parameter, DTensor) for parameter in trainer.trained)
+
+
+def test_sharded_training_takes_the_same_steps_and_resumes_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    forget_accelerate()
+    settings = {"ema_decay": 0.9, "batch_size": 2, "distribution": "fsdp"}
+    debug_launcher(train_sharded, args=(tiny_config(tmp_path, **settings),), num_processes=2)
+
+    shutil.copytree(tmp_path / "run" / "checkpoint-00000003", tmp_path / "again" / "checkpoint-00000003")
+    again = tiny_config(tmp_path, output_dir=str(tmp_path / "again"), **settings)
+    debug_launcher(train_sharded, args=(again,), num_processes=2)
+
+    alone = settings | {"gradient_accumulation_steps": 2, "distribution": "none"}
+    Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "alone"), **alone)).train()
+    forget_accelerate()
+
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    sharded, resumed, single = (load_file(tmp_path / run / name) for run in ("run", "again", "alone"))
+    assert [name for name in sharded if not torch.equal(sharded[name], resumed[name])] == []
+    for name in single:
+        torch.testing.assert_close(sharded[name], single[name], rtol=1e-4, atol=1e-6)  # sums in another order
