@@ -37,7 +37,7 @@ from conversion.output import (
     write_safetensors,
 )
 from conversion.rules import Rule, compile_pattern, inverse, listed, plan, prefixed
-from conversion.wan import BLOCK
+from conversion.wan import BLOCK, owned
 
 
 CONFIG_KEY = "lora_adapter_metadata"  # diffusers' name of the header entry
@@ -144,7 +144,7 @@ def of_video_tower(bare: Checkpoint) -> dict[str, Source]:
 
 def video_module(module: str) -> str:
     """Translate a linear layer of Wan's original layout."""
-    for rule in prefixed(BLOCK, "blocks.{i}.", "video.blocks.{i}."):
+    for rule in owned(prefixed(BLOCK, "blocks.{i}.", "blocks.{i}."), "video"):
         if match := compile_pattern(rule.sources[0].removesuffix(".{p}")).fullmatch(module):
             return rule.targets[0].removesuffix(".{p}").format(**match.groupdict())
     raise ValueError(f"adapter of a Wan model must change linear layers of its blocks, got `{module}`")

@@ -1,11 +1,12 @@
 """NAVA -> `JoVAWanTransformer3DModel`: a released model that already attends jointly over video and audio.
 
 Its first blocks are twins that share the norm before cross-attention and the feed-forward; the later blocks serve both
-modalities. A shared module keeps one canonical name, the one under `video`.
+modalities. A module that serves both has one name, with `shared` where others have `video` or `audio`.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
 from conversion.output import Options, Parameter, parameters, write_single
 from conversion.pipeline import Family
 from conversion.rules import Rule, inverse, plan, prefixed
-from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, write
+from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
 
 
 AUDIO_POSITION_SCALE = 0.24  # 6 video latents per second over 25 audio latents per second
@@ -48,10 +49,9 @@ AUDIO_ATTENTION = (  # NAVA               diffusers
     Rule("norm_q_audio.weight",           "norm_q.weight"),
     Rule("norm_k_audio.weight",           "norm_k.weight"),
 )
-SHARED_BLOCK = (
+TWIN = (
     *prefixed(ATTENTION, "self_attn.", "attn1."),
     *prefixed(ATTENTION, "cross_attn.", "attn2."),
-    *FEED_FORWARD,
     Rule("modulation.modulation",         "scale_shift_table"),
 )
 AUDIO_TWIN = (
@@ -75,12 +75,14 @@ SPEAKER = (
 
 def rules(num_twins: int, num_shared: int, speaker: bool) -> list[Rule]:
     """Table of a model with so many twin blocks followed by so many shared ones, with or without speaker embedding."""
-    table = prefixed([*PATCH, *CONDITION, *HEAD], "", "video.") + prefixed(AUDIO_ENDS, "", "audio.")
+    table = owned([*PATCH, *HEAD], "video") + owned(AUDIO_ENDS, "audio") + owned(CONDITION, "shared")
     for index in range(num_twins):
-        table += prefixed(SHARED_BLOCK, f"double_blocks.{index}.", f"video.blocks.{index}.")
-        table += prefixed(AUDIO_TWIN, f"double_blocks.{index}.", f"audio.blocks.{index}.")
+        old, new = f"double_blocks.{index}.", f"blocks.{index}."
+        table += owned(prefixed(TWIN, old, new), "video") + owned(prefixed(AUDIO_TWIN, old, new), "audio")
+        table += owned(prefixed(FEED_FORWARD, old, new), "shared")
     for index in range(num_shared):
-        table += prefixed(SHARED_BLOCK, f"single_blocks.{index}.", f"video.blocks.{num_twins + index}.")
+        old, new = f"single_blocks.{index}.", f"blocks.{num_twins + index}."
+        table += owned(prefixed([*TWIN, *FEED_FORWARD], old, new), "shared")
     return table + (list(SPEAKER) if speaker else [])
 
 
@@ -100,8 +102,8 @@ def convert_transformer(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Pa
         **model_config(found),
         "audio_embedding": "conv",
         "temporal_alignment": AUDIO_POSITION_SCALE,
-        "num_twin_layers": num_twins,
-        "share_feed_forward": True,
+        "shared_layers": list(range(num_twins, num_twins + num_shared)),
+        "shared_parts": ["condition_embedder", "feed_forward"],
         "speaker_dim": checkpoint["speaker_embedding.net.0.weight"].shape[0] if speaker else None,
     }
     return config, found
@@ -113,8 +115,9 @@ def convert(path: Path, output: Path, options: Options) -> None:
         write_single(output, restore_transformer(open_checkpoint(path)), options.dtype)
         return
     config, found = convert_transformer(dequantized(open_checkpoint(path)))
+    num_shared = len(config["shared_layers"])
     done = [
-        f"{config['num_twin_layers']} twin blocks and {config['num_layers'] - config['num_twin_layers']} shared ones.",
+        f"{config['num_layers'] - num_shared} twin blocks and {num_shared} shared ones.",
         "NAVA's audio VAE is LTX-2's (LTX-2 Community License) and is not part of this folder.",
     ]
     write(output, config, found, options, FAMILY, done)
@@ -122,7 +125,8 @@ def convert(path: Path, output: Path, options: Options) -> None:
 
 def restore_transformer(checkpoint: Checkpoint) -> list[Parameter]:
     """Return the parameters under NAVA's own names, ready for its own code."""
-    num_twins, num_layers = (count_blocks(checkpoint, f"{tower}.blocks") for tower in ("audio", "video"))
+    num_layers = count_blocks(checkpoint, "blocks")
+    num_twins = len({name.split(".")[1] for name in checkpoint if re.match(r"blocks\.\d+\.\w+\.audio\.", name)})
     speaker = "speaker_embedding.null_token" in checkpoint
     table = inverse(rules(num_twins, num_layers - num_twins, speaker))
     return parameters(plan(checkpoint, prefixed(table, "", PREFIX)), checkpoint)

@@ -14,7 +14,7 @@ from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
 from conversion.output import Options, Parameter, parameters
 from conversion.pipeline import Family
 from conversion.rules import Move, Rule, plan, prefixed
-from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, write
+from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
 
 
 AUDIO_POSITION_SCALE = 0.19676  # video latents per audio latent that the released audio tower was trained with
@@ -58,7 +58,7 @@ def tower_rules(modality: str, fusion: bool) -> list[Rule]:
     block = (*BLOCK, *(FUSION if fusion else ()))
     patch = PATCH if modality == "video" else AUDIO_PATCH
     rules = [*patch, *CONDITION, *prefixed(block, "blocks.{i}.", "blocks.{i}."), *HEAD]
-    return prefixed(rules, "", f"{modality}.")
+    return owned(rules, modality)
 
 
 def fusion_rules() -> list[Rule]:

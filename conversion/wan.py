@@ -1,7 +1,7 @@
 """Wan video towers (2.1, 2.2; original or diffusers layout) -> `JoVAWanTransformer3DModel`, audio tower duplicated.
 
 JoVA (arXiv:2512.13677v1), Sec. 3.2.1: the audio branch starts as a copy of the video branch; only its input and output
-layers are new. Names inside a tower are those of diffusers' `WanTransformer3DModel`.
+layers are new. Tables give the names of diffusers' `WanTransformer3DModel`, into which `owned` puts the modality.
 """
 
 from __future__ import annotations
@@ -103,8 +103,25 @@ def tower_rules(diffusers_layout: bool, duplicate: bool) -> list[Rule]:
     return [
         copied
         for rule in rules
-        for copied in prefixed([rule], "", *(("video.", "audio.") if duplicate and is_copied(rule) else ("video.",)))
+        for copied in owned([rule], *(("video", "audio") if duplicate and is_copied(rule) else ("video",)))
     ]
+
+
+def owned(rules: Iterable[Rule], *owners: str) -> list[Rule]:
+    """Put an owner into the targets of a table, one copy per owner; `shared` serves both modalities."""
+    return [
+        Rule(rule.source, tuple(owned_name(name, owner) for owner in owners for name in rule.targets), rule.transform)
+        for rule in rules
+    ]
+
+
+def owned_name(name: str, owner: str) -> str:
+    """Put an owner into a Wan name: behind the part of a block, in front of everything else."""
+    if not name.startswith("blocks."):
+        return f"{owner}.{name}"
+    blocks, index, part, *rest = name.split(".")
+    module = [part, owner, *rest] if rest else ["modulation", owner, part]
+    return ".".join([blocks, index, *module])
 
 
 def is_copied(rule: Rule) -> bool:
@@ -129,7 +146,11 @@ def model_config(found: Iterable[Parameter]) -> dict[str, Any]:
     """Read the constructor arguments that every Wan-style model shares off the shapes of its parameters."""
     shapes = {parameter.name: parameter.shape for parameter in found}
     dim, in_channels, *patch_size = shapes["video.patch_embedding.weight"]
-    blocks = {int(name.split(".")[2]) for name in shapes if name.startswith("video.blocks.")}
+    blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
+
+    def width(name: str) -> int:
+        return next(shapes[key] for owner in ("video", "shared") if (key := owned_name(name, owner)) in shapes)[1]
+
     return {
         "patch_size": tuple(patch_size),
         "num_attention_heads": dim // HEAD_DIM,
@@ -137,9 +158,9 @@ def model_config(found: Iterable[Parameter]) -> dict[str, Any]:
         "in_channels": in_channels,
         "out_channels": shapes["video.proj_out.weight"][0] // math.prod(patch_size),
         "audio_in_channels": shapes["audio.proj_out.weight"][0],
-        "text_dim": shapes["video.condition_embedder.text_embedder.linear_1.weight"][1],
-        "freq_dim": shapes["video.condition_embedder.time_embedder.linear_1.weight"][1],
-        "ffn_dim": shapes["video.blocks.0.ffn.net.2.weight"][1],
+        "text_dim": width("condition_embedder.text_embedder.linear_1.weight"),
+        "freq_dim": width("condition_embedder.time_embedder.linear_1.weight"),
+        "ffn_dim": width("blocks.0.ffn.net.2.weight"),
         "num_layers": max(blocks) + 1,
     }
 
@@ -196,5 +217,6 @@ def write(
 
 def restore_tower(checkpoint: Checkpoint) -> list[Parameter]:
     """Return the video tower under Wan's original names; the audio tower is left out."""
-    rules = [*inverse(prefixed(TOWER, "", "video.")), Rule("audio.{path}", ())]
+    audio = [Rule("audio.{path}", ()), Rule("blocks.{i}.{part}.audio.{path}", ())]
+    rules = [*inverse(owned(TOWER, "video")), *audio]
     return parameters(plan(checkpoint, rules), checkpoint)

@@ -120,7 +120,7 @@ def test_an_adapter_of_a_plain_wan_model_lands_on_the_video_tower(tmp_path: Path
     tensors["diffusion_model.blocks.7.self_attn.o.alpha"] = torch.tensor(1.0)
     save_file(tensors, tmp_path / "wan.safetensors")
     ours = convert(tmp_path / "wan.safetensors", tmp_path / "ours.safetensors", "diffusers")
-    module = "video.blocks.7.attn1.to_out.0"
+    module = "blocks.7.attn1.video.to_out.0"
     assert load_file(ours).keys() == {f"transformer.{module}.lora_{side}.weight" for side in "AB"}
     assert lora.read(ours).alphas() == {module: 1.0}
 
