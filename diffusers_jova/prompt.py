@@ -14,6 +14,8 @@ from diffusers.utils import logging
 from torch import Tensor
 from torch.nn import functional as F
 
+from .offloading import execution_device
+
 
 logger = logging.get_logger(__name__)
 
@@ -145,7 +147,8 @@ def encode_text(
             return_attention_mask=True,
             return_tensors="pt",
         )
-    ids, attention_mask = inputs.input_ids.to(text_encoder.device), inputs.attention_mask.to(text_encoder.device)
+    device = execution_device(text_encoder)
+    ids, attention_mask = inputs.input_ids.to(device), inputs.attention_mask.to(device)
     features = text_encoder(ids, attention_mask=attention_mask)[0]
     mask = attention_mask.bool()
     features = features * mask[..., None]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .offloading import execution_device
+
 
 class JoVAVideoCodec:
     """Frames to latents as the transformer sees them, and back.
@@ -36,12 +38,12 @@ class JoVAVideoCodec:
 
     def encode(self, frames: Tensor) -> Tensor:
         """Normalised posterior means, float32 [B, C, F, h, w], of frames [B, 3, N, H, W] in [-1, 1]."""
-        frames = frames.to(self.vae.device, self.vae.dtype)
+        frames = frames.to(execution_device(self.vae), self.vae.dtype)
         return self.normalize(self.vae.encode(frames).latent_dist.mode())
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames [B, 3, N, H, W] in [-1, 1] of normalised latents [B, C, F, h, w]."""
-        latents = self.denormalize(latents.float()).to(self.vae.device, self.vae.dtype)
+        latents = self.denormalize(latents.float()).to(execution_device(self.vae), self.vae.dtype)
         return self.vae.decode(latents, return_dict=False)[0].clamp(-1, 1)
 
     def normalize(self, latents: Tensor) -> Tensor:

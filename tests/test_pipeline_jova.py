@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import DiffusionPipeline, UniPCMultistepScheduler
 from torch import Tensor
 
@@ -441,6 +442,15 @@ def test_a_pipeline_in_bfloat16_generates_finite_clips() -> None:
     assert bool(frames.isfinite().all())
     assert waveform.dtype == torch.float32
     assert bool(waveform.isfinite().all())
+
+
+def test_a_pipeline_whose_models_are_offloaded_generates_the_same(pipeline: JoVAPipeline) -> None:
+    arguments = {"image": picture(), "audio": sound(RATE * 2 // 16), "output_type": "pt"}
+    expected = generate(pipeline, **arguments)
+    offloaded = build_tiny_pipeline()
+    for name in ("text_encoder", "transformer", "vae"):
+        cpu_offload(getattr(offloaded, name), torch.device("cpu"), offload_buffers=True)
+    assert_same(generate(offloaded, **arguments), expected)
 
 
 def test_output_without_frames_cannot_be_saved_as_a_video(pipeline: JoVAPipeline, tmp_path: Path) -> None:
