@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from training.config import TrainConfig
 
 
-ATTENTION = r"(to_q|to_k|to_v|to_out\.0)"
-FEED_FORWARD = r"net\.(0\.proj|2)"
-TARGETS = {  # preset: regular expression of whole module names
-    "video": rf".*\.attn\.video(_text)?\.{ATTENTION}|.*\.ff\.video(_text)?\.{FEED_FORWARD}",
-    "audio": rf".*\.attn\.audio(_text)?\.{ATTENTION}|.*\.ff\.audio(_text)?\.{FEED_FORWARD}",
-    "joint": rf".*\.attn\.(video|audio)\.{ATTENTION}",
-    "attention": rf".*\.attn\.(video|audio)(_text)?\.{ATTENTION}",
-    "attention_ff": rf".*\.attn\.(video|audio)(_text)?\.{ATTENTION}|.*\.ff\.(video|audio)(_text)?\.{FEED_FORWARD}",
+PROJECTIONS = r"(to_q|to_k|to_v|to_out\.0)"
+FEED_FORWARD = r"\.net\.(0\.proj|2)"
+VIDEO, AUDIO, MEDIA = "video(_text)?", "audio(_text)?", "(video|audio|shared)"
+STREAMS = "((video|audio)(_text)?|shared)"
+TARGETS = {  # preset: regular expression of whole module names, in both transformers
+    "video": rf".*\.(attn[12]?\.{VIDEO}\.{PROJECTIONS}|ffn?\.{VIDEO}{FEED_FORWARD})",
+    "audio": rf".*\.(attn[12]?\.{AUDIO}\.{PROJECTIONS}|ffn?\.{AUDIO}{FEED_FORWARD})",
+    "joint": rf".*\.attn1?\.{MEDIA}\.{PROJECTIONS}",
+    "attention": rf".*\.attn[12]?\.{STREAMS}\.{PROJECTIONS}",
+    "attention_ff": rf".*\.(attn[12]?\.{STREAMS}\.{PROJECTIONS}|ffn?\.{STREAMS}{FEED_FORWARD})",
 }
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
@@ -33,8 +35,9 @@ def add_adapter(transformer: Any, config: TrainConfig) -> None:
     transformer.requires_grad_(False)
     transformer.to(DTYPES[config.mixed_precision])
     if config.quantize == "nf4":
-        quantize_nf4_(transformer.transformer_blocks)
-        quantize_nf4_(transformer.single_transformer_blocks)
+        for blocks in transformer.children():
+            if isinstance(blocks, nn.ModuleList):
+                quantize_nf4_(blocks)
     transformer.add_adapter(
         LoraConfig(
             r=config.lora_rank,

@@ -52,9 +52,10 @@ class LossMeter:
             values = torch.stack([loss.detach() * counts, counts.float()])
             self.sums[:, row].index_add_(1, bucket, values)
 
-    def add_gradient_norm(self, norm: Tensor) -> None:
+    def add_gradient_norm(self, norm: Tensor | float) -> None:
         """Adds the gradient's norm of one step, before clipping."""
-        self.gradient_norm += torch.stack([norm.detach().float(), torch.ones_like(norm, dtype=torch.float32)])
+        self.gradient_norm[0] += norm
+        self.gradient_norm[1] += 1
 
     def take(self) -> Tensor:
         """Hands out all sums as one vector, to be summed over processes, and starts anew."""

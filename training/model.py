@@ -12,13 +12,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from diffusers_jova.transformer_jova import JoVATransformer3DModel
+from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
 from training.branches import copy_video_to_audio, freeze
 from training.config import TrainConfig
 from training.lora import add_adapter, save_adapter
 
 
-TRANSFORMERS: tuple[type[Any], ...] = (JoVATransformer3DModel,)
+TRANSFORMERS: tuple[type[Any], ...] = (JoVATransformer3DModel, JoVAWanTransformer3DModel)
 
 
 def load_transformer(model: str) -> Any:

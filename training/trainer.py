@@ -76,41 +76,39 @@ class Trainer:
         batches = MicroBatches(
             config, self.dataset, self.prior, accelerator.process_index, accelerator.num_processes, self.step
         )
-        log = self._start_log()
-        started = logged = time.monotonic()
-        logged_step = self.step
-        while self.step < config.steps:
-            self._set_learning_rate()
-            for micro in range(config.gradient_accumulation_steps):
-                with accelerator.accumulate(self.model):
-                    inputs = self._inputs(batches, micro)
-                    terms = self.loss(inputs)
-                    accelerator.backward(terms.total.mean())
-                    self.meter.add(terms, inputs)
-                    if accelerator.sync_gradients:
-                        norm = accelerator.clip_grad_norm_(self.trained, config.max_grad_norm)
-                        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-                        self.meter.add_gradient_norm(torch.as_tensor(norm, device=self.device))
-                    self.optimizer.step()
-                    self.optimizer.zero_grad()
-            if self.ema is not None:
-                self.ema.step(self.shards)
-            self.step += 1
-
+        log, clock, stops = self._start_log(), Clock(self.step), False
+        while self.step < config.steps and not stops:
+            self._take_step(batches)
             is_last, saves = self.step == config.steps, self.step % config.checkpoint_every == 0
-            stops = False
             if is_last or saves or self.step % config.log_every == 0:
-                now = time.monotonic()
-                stops = self._report(log, (self.step - logged_step) / (now - logged), now - started)
-                logged, logged_step = now, self.step
+                stops = self._report(log, clock)
             if is_last or saves or stops:
                 self._save_checkpoint()
-            if config.validate_every and self.on_validate and self.step % config.validate_every == 0:
+            if self.on_validate and config.validate_every and self.step % config.validate_every == 0:
                 with self.averaged_weights():
                     self.on_validate(self, self.step)
-            if stops:
-                break
         return self._finish(log)
+
+    def _take_step(self, batches: MicroBatches) -> None:
+        """Takes one optimizer step; the host never waits for the device here."""
+        accelerator = self.accelerator
+        factor = learning_rate_factor(self.step, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        for micro in range(self.config.gradient_accumulation_steps):
+            with accelerator.accumulate(self.model):
+                inputs = self._inputs(batches, micro)
+                terms = self.loss(inputs)
+                accelerator.backward(terms.total.mean())
+                self.meter.add(terms, inputs)
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(self.trained, self.config.max_grad_norm)
+                    self.meter.add_gradient_norm(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.step(self.shards)
+        self.step += 1
 
     def loss(self, inputs: ModelInputs) -> LossTerms:
         """Predicts the velocities of a micro-batch and compares them with the true ones."""
@@ -165,16 +163,12 @@ class Trainer:
             device=self.device,
         )
 
-    def _set_learning_rate(self) -> None:
-        factor = learning_rate_factor(self.step, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
-
-    def _report(self, log: MetricsLog | None, steps_per_second: float, elapsed_s: float) -> bool:
+    def _report(self, log: MetricsLog | None, clock: Clock) -> bool:
         """Writes the means since the last report; returns whether the time is up, the same in every process."""
         config, accelerator = self.config, self.accelerator
         limit_s = math.inf if config.stop_after_minutes is None else 60 * config.stop_after_minutes
-        is_over = torch.tensor([float(elapsed_s > limit_s)], device=self.device)
+        steps_per_second = clock.steps_per_second(self.step)
+        is_over = torch.tensor([float(clock.elapsed_s > limit_s)], device=self.device)
         sums = accelerator.reduce(torch.cat([self.meter.take(), is_over]))
         values = self.meter.read(sums[:-1])
         if not all(map(math.isfinite, values.values())):
@@ -261,6 +255,26 @@ class Trainer:
             log.close()
         self.accelerator.end_training()
         return path
+
+
+class Clock:
+    """Time of a run: since its start, and per step since the last reading."""
+
+    def __init__(self, step: int) -> None:
+        self.started = self.read_at = time.monotonic()
+        self.read_step = step
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    def steps_per_second(self, step: int) -> float:
+        """Steps per second since the last reading."""
+        now = time.monotonic()
+        rate = (step - self.read_step) / (now - self.read_at)
+        self.read_at, self.read_step = now, step
+        return rate
 
 
 def local_shard(parameter: nn.Parameter) -> nn.Parameter:
