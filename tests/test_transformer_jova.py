@@ -2,6 +2,8 @@ import json
 import os
 import socket
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -22,13 +24,24 @@ from torch import Tensor, distributed, multiprocessing
 
 from diffusers_jova import JoVATransformer3DModel
 from diffusers_jova.transformer_jova import select_level, unpatchify
-from tests.tiny_pipeline import TRANSFORMER_CONFIG, build_transformer
+from tests.tiny_pipeline import NAVA_SHARING, TRANSFORMER_CONFIG, build_transformer, build_wan_transformer
 
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 MODALITIES = ("video", "audio")
 ROUND_OFF = {"atol": 2e-6, "rtol": 1e-4}  # float32, another order of the same sums
+BUILDERS: dict[str, Callable[..., Any]] = {
+    "jova": build_transformer,
+    "wan": partial(build_wan_transformer, in_channels=36),
+    "nava": partial(build_wan_transformer, in_channels=36, **NAVA_SHARING),
+}
 LORA = LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False)
+
+
+@pytest.fixture(params=BUILDERS.values(), ids=BUILDERS.keys())
+def build(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Builds a tiny model of either class; the tests that take it hold for both."""
+    return request.param
 
 
 def inputs(batch_size: int = 2, text_rows: int = 6, seed: int = 0) -> dict[str, Any]:
@@ -71,6 +84,10 @@ def test_every_modality_has_gradient_to_every_other_exactly_where_coupled(
     layers: tuple[int, int], fusion: str, coupled: bool | str, video_hears: bool, audio_sees: bool
 ) -> None:
     model = build_transformer(num_layers=layers[0], num_single_layers=layers[1], fusion=fusion)
+    assert_reads(model, coupled, video_hears, audio_sees)
+
+
+def assert_reads(model: Any, coupled: bool | str, video_hears: bool, audio_sees: bool) -> None:
     arguments = {**inputs(), "coupled": coupled}
     sources = ("hidden_states", "audio_hidden_states", "encoder_hidden_states")
     for output, seen in ((0, (True, video_hears, True)), (1, (audio_sees, True, True))):
@@ -80,8 +97,19 @@ def test_every_modality_has_gradient_to_every_other_exactly_where_coupled(
         assert tuple(bool(grad is not None and grad.any()) for grad in gradients) == seen
 
 
-def test_coupling_per_sample_equals_separate_calls() -> None:
-    model = build_transformer()
+@pytest.mark.parametrize("kind", ["wan", "nava"])
+@pytest.mark.parametrize(
+    ("coupled", "video_hears", "audio_sees"),
+    [(True, True, True), (False, False, False), ("a2v", True, False), ("v2a", False, True)],
+)
+def test_wan_modalities_have_gradient_to_each_other_exactly_where_coupled(
+    kind: str, coupled: bool | str, video_hears: bool, audio_sees: bool
+) -> None:
+    assert_reads(BUILDERS[kind](), coupled, video_hears, audio_sees)
+
+
+def test_coupling_per_sample_equals_separate_calls(build: Callable[..., Any]) -> None:
+    model = build()
     coupled = [True, False, "a2v", "v2a"]
     together = run(model, **inputs(4), coupled=coupled)
     for index, value in enumerate(coupled):
@@ -91,14 +119,14 @@ def test_coupling_per_sample_equals_separate_calls() -> None:
         assert_same(tuple(part[index : index + 1] for part in together), run(model, **alone, coupled=value))
 
 
-def test_swapping_the_samples_of_a_batch_swaps_the_outputs() -> None:
-    model = build_transformer()
+def test_swapping_the_samples_of_a_batch_swaps_the_outputs(build: Callable[..., Any]) -> None:
+    model = build()
     swapped = {name: value.flip(0) if isinstance(value, Tensor) else value for name, value in inputs().items()}
     assert_same(run(model, **swapped), tuple(part.flip(0) for part in run(model)))
 
 
-def test_an_absent_modality_leaves_the_uncoupled_model_of_the_other() -> None:
-    model = build_transformer()
+def test_an_absent_modality_leaves_the_uncoupled_model_of_the_other(build: Callable[..., Any]) -> None:
+    model = build()
     uncoupled = run(model, coupled=False)
     video = run(model, audio_hidden_states=None)
     audio = run(model, hidden_states=None)
@@ -121,8 +149,8 @@ def test_padded_text_with_a_mask_equals_trimmed_text() -> None:
     assert difference(run(model, **padded)[1], trimmed[1]) > 1e-3
 
 
-def test_the_audio_branch_may_read_a_text_of_its_own() -> None:
-    model = build_transformer()
+def test_the_audio_branch_may_read_a_text_of_its_own(build: Callable[..., Any]) -> None:
+    model = build()
     own = torch.randn(2, 4, 16)
     mask = torch.tensor([[True] * 4 + [False] * 2] * 2)
     padded = torch.cat([own, torch.randn(2, 2, 16)], dim=1)
@@ -143,8 +171,8 @@ def test_both_text_encoders_are_read() -> None:
 # Time
 
 
-def test_timesteps_per_latent_equal_one_timestep_where_all_are_equal() -> None:
-    model = build_transformer()
+def test_timesteps_per_latent_equal_one_timestep_where_all_are_equal(build: Callable[..., Any]) -> None:
+    model = build()
     per_latent = run(model, timestep=torch.full((2, 3), 500.0), audio_timestep=torch.full((2, 8), 300.0))
     assert_same(per_latent, run(model, audio_timestep=torch.full((2,), 300.0)))
 
@@ -163,16 +191,16 @@ def test_a_clean_latent_is_modulated_with_timestep_zero_and_text_with_the_noisie
     torch.testing.assert_close(text, modulated_by(torch.tensor([500.0]))[1])
 
 
-def test_a_clean_first_frame_and_clean_sound_change_the_prediction() -> None:
-    model = build_transformer()
+def test_a_clean_first_frame_and_clean_sound_change_the_prediction(build: Callable[..., Any]) -> None:
+    model = build()
     plain = run(model)
     clean_frame = run(model, timestep=torch.tensor([[0.0, 500.0, 500.0]] * 2), audio_timestep=torch.full((2,), 500.0))
     clean_sound = run(model, audio_timestep=torch.zeros(2))
     assert min(difference(clean_frame[0][:, :, 0], plain[0][:, :, 0]), difference(clean_sound[0], plain[0])) > 1e-3
 
 
-def test_a_fraction_of_a_timestep_moves_the_output() -> None:
-    model = build_transformer()
+def test_a_fraction_of_a_timestep_moves_the_output(build: Callable[..., Any]) -> None:
+    model = build()
     whole, fraction = (run(model, timestep=torch.full((2,), time)) for time in (37.0, 37.5))
     assert not torch.equal(whole[0], fraction[0])
 
@@ -194,8 +222,8 @@ def test_a_clip_that_is_cut_shows_the_same_patches() -> None:
 # The same numbers by other ways
 
 
-def test_fused_projections_equal_plain_ones() -> None:
-    model = build_transformer()
+def test_fused_projections_equal_plain_ones(build: Callable[..., Any]) -> None:
+    model = build()
     plain = run(model)
     model.fuse_qkv_projections()
     assert any("to_qkv" in name for name, _ in model.named_modules())
@@ -204,22 +232,23 @@ def test_fused_projections_equal_plain_ones() -> None:
     assert_same(run(model), plain, atol=0, rtol=0)
 
 
-def test_gradient_checkpointing_changes_neither_outputs_nor_gradients() -> None:
-    model = build_transformer()
+def test_gradient_checkpointing_changes_neither_outputs_nor_gradients(build: Callable[..., Any]) -> None:
+    model = build()
 
     def outputs_and_gradients() -> tuple[Tensor, ...]:
         model.zero_grad()
         outputs = model(**inputs())
         sum(part.square().mean() for part in outputs).backward()
-        return *(part.detach() for part in outputs), *(parameter.grad.clone() for parameter in model.parameters())
+        gradients = (parameter.grad for parameter in model.parameters())
+        return *(part.detach() for part in outputs), *(grad.clone() for grad in gradients if grad is not None)
 
     plain = outputs_and_gradients()
     model.enable_gradient_checkpointing()
     assert_same(outputs_and_gradients(), plain)
 
 
-def test_compiled_forward_is_one_graph_and_serves_every_timestep() -> None:
-    model, coupled = build_transformer(), (True, False)
+def test_compiled_forward_is_one_graph_and_serves_every_timestep(build: Callable[..., Any]) -> None:
+    model, coupled = build(), (True, False)
     plain = [run(model, timestep=torch.full((2,), time), coupled=coupled) for time in (500.0, 37.5)]
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
@@ -238,8 +267,8 @@ def test_blocks_compile_one_by_one_and_are_shared() -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # dual and single
 
 
-def test_lora_layers_at_scale_zero_leave_the_forward_alone() -> None:
-    model = build_transformer()
+def test_lora_layers_at_scale_zero_leave_the_forward_alone(build: Callable[..., Any]) -> None:
+    model = build()
     plain = run(model)
     model.add_adapter(LORA)
     assert_same(run(model, attention_kwargs={"scale": 0.0}), plain)
@@ -274,19 +303,24 @@ CACHES = {
     "mag": MagCacheConfig(
         threshold=10.0, max_skip_steps=3, retention_ratio=0.1, num_inference_steps=4, mag_ratios=[1.0] * 4
     ),
-    "taylor": TaylorSeerCacheConfig(cache_interval=4, disable_cache_before_step=1, max_order=0),
+    "taylor": TaylorSeerCacheConfig(
+        cache_interval=4,
+        disable_cache_before_step=1,
+        max_order=0,
+        cache_identifiers=[r".*\.attn1?"],  # the default knows modules called attn only, not Wan's attn1
+    ),
     "broadcast": PyramidAttentionBroadcastConfig(
         spatial_attention_block_skip_range=4,
         spatial_attention_timestep_skip_range=(0, 1000),
-        spatial_attention_block_identifiers=("transformer_blocks", "single_transformer_blocks"),
+        spatial_attention_block_identifiers=("transformer_blocks", "single_transformer_blocks", "blocks"),
         current_timestep_callback=lambda: 500,
     ),
 }
 
 
 @pytest.mark.parametrize("config", CACHES.values(), ids=CACHES.keys())
-def test_caches_start_at_the_plain_forward_and_both_modalities_follow(config: Any) -> None:
-    model = build_transformer()
+def test_caches_start_at_the_plain_forward_and_both_modalities_follow(build: Callable[..., Any], config: Any) -> None:
+    model = build()
     near = {name: inputs()[name] + 0.05 * inputs(seed=1)[name] for name in ("hidden_states", "audio_hidden_states")}
     first, second = run(model), run(model, **near)
     model.enable_cache(config)
@@ -323,7 +357,7 @@ PARALLEL_CASES: tuple[dict[str, Any], ...] = (
 )
 
 
-def attend_on_two_ranks(rank: int, port: int, results: Any) -> None:
+def attend_on_two_ranks(rank: int, kind: str, port: int, results: Any) -> None:
     """Worker: forward with the sequence split over two processes; rank 0 reports."""
 
     def resolve_on_cpu(self: Any, config: Any) -> ParallelConfig:  # diffusers' own asks for an accelerator
@@ -338,7 +372,7 @@ def attend_on_two_ranks(rank: int, port: int, results: Any) -> None:
     warnings.simplefilter("ignore")  # torch warns about the collective that diffusers calls
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     distributed.init_process_group("gloo", rank=rank, world_size=2)
-    model = build_transformer()
+    model = BUILDERS[kind]()
     model._resolve_parallel_config = MethodType(resolve_on_cpu, model)
     model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
     outputs = [run(model, **case) for case in PARALLEL_CASES]
@@ -348,13 +382,14 @@ def attend_on_two_ranks(rank: int, port: int, results: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12, for processes with threads
-def test_context_parallelism_on_two_processes_equals_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_context_parallelism_on_two_processes_equals_one(tmp_path: Path, kind: str) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    arguments = (port, tmp_path / "outputs.pt")
+    arguments = (kind, port, tmp_path / "outputs.pt")
     multiprocessing.start_processes(attend_on_two_ranks, arguments, nprocs=2, start_method="fork")
-    model = build_transformer()
+    model = BUILDERS[kind]()
     plain = run(model)
     for case, outputs in zip(PARALLEL_CASES, torch.load(tmp_path / "outputs.pt"), strict=True):
         assert_same(outputs, run(model, **case))

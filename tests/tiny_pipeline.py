@@ -7,7 +7,12 @@ from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
+from diffusers_jova import (
+    FlowMatchAudioVideoScheduler,
+    JoVAPipeline,
+    JoVATransformer3DModel,
+    JoVAWanTransformer3DModel,
+)
 
 
 DEFAULTS = {
@@ -32,6 +37,25 @@ TRANSFORMER_CONFIG = {
     "text_dim_2": None,
     "position_table_sizes": (16, 16, 16),
     "audio_position_table_size": 128,
+}
+WAN_TRANSFORMER_CONFIG = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "audio_in_channels": 4,
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "ffn_dim": 32,
+    "rope_axes_dim": (4, 4, 4),
+    "text_dim": 16,
+    "freq_dim": 32,
+}
+NAVA_SHARING = {
+    "audio_embedding": "conv",
+    "shared_layers": (1,),
+    "shared_parts": ("condition_embedder", "feed_forward"),
+    "speaker_dim": 5,
+    "temporal_alignment": 0.24,
 }
 
 
@@ -61,6 +85,17 @@ def build_transformer(**overrides: object) -> JoVATransformer3DModel:
     with torch.no_grad():
         for name, parameter in transformer.named_parameters():
             if not parameter.any() or "modulation" in name:
+                parameter.normal_(std=0.2)
+    return transformer.eval()
+
+
+def build_wan_transformer(**overrides: object) -> JoVAWanTransformer3DModel:
+    """Two towers, or with `NAVA_SHARING` one twin and one shared block; no zero-initialised head."""
+    torch.manual_seed(0)
+    transformer = JoVAWanTransformer3DModel(**{**WAN_TRANSFORMER_CONFIG, **overrides})
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            if not parameter.any():
                 parameter.normal_(std=0.2)
     return transformer.eval()
 
