@@ -206,6 +206,7 @@ def evaluate_clip(
         "word_top1": float(words.is_correct),
         "word_error": words.word_error,
         **{f"{part}_correct": float(colours[part]) if part in colours else float("nan") for part in PROBES},
+        "identity_correct": float(all(colours.values())),
         "colour_error": float(np.mean(list(colour_errors(frames, identity).values()))),
         "colour_drift": colour_drift(frames, tuple(colours)),
     }
