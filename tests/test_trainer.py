@@ -10,12 +10,14 @@ import pytest
 import torch
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState, GradientState
+from huggingface_hub import HfApi
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from tests.tiny_training import tiny_config, write_clips
 from training.branches import branch_of, copy_video_to_audio
-from training.train import main
+from training.train import main, run
 from training.trainer import Trainer
 
 
@@ -216,6 +218,32 @@ def test_prior_clips_are_mixed_in_at_their_share(tmp_path: Path) -> None:
     trainer.prior.batch = lambda indices: seen.append(indices) or batch_of(trainer.prior, indices)
     trainer.train()
     assert len(seen) == 3
+
+
+def test_validation_makes_clips_and_leaves_the_run_as_it_was(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "ema_decay": 0.9, "steps": 2}
+    Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "quiet"), **settings)).train()
+    settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
+    run(tiny_config(tmp_path, **settings))
+    clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
+    assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step in (1, 2) for prompt in (0, 1)]
+    assert different(result(tmp_path / "quiet"), result(tmp_path / "run")) == []
+
+
+def test_the_result_is_uploaded_with_its_card_and_without_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = {}
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, name, **__: f"https://huggingface.co/{name}")
+    monkeypatch.setattr(HfApi, "upload_folder", lambda _, **arguments: uploads.update(arguments))
+    run(tiny_config(tmp_path, steps=1, push_to_hub="me/jova-mine"))
+    files = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    uploaded = set(filter_repo_objects(files, allow_patterns=uploads["allow_patterns"]))
+    assert files - uploaded == {path for path in files if path.startswith("checkpoint-")}
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert 'JoVATransformer3DModel.from_pretrained("me/jova-mine", subfolder="transformer")' in card
+    assert "{" not in card
 
 
 def test_the_command_trains_and_names_the_nearest_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

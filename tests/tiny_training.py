@@ -37,15 +37,20 @@ HEADER = {
 
 
 def write_clips(
-    folder: Path, num_clips: int = 8, without_audio: tuple[int, ...] = (), without_video: tuple[int, ...] = ()
+    folder: Path,
+    num_clips: int = 8,
+    without_audio: tuple[int, ...] = (),
+    without_video: tuple[int, ...] = (),
+    channels: tuple[int, int, int] = (2, 6, 10),
 ) -> Path:
-    """Clips of 3 x 4 x 4 video latents and 8 audio latents, each with one mouth."""
+    """Clips of 3 x 4 x 4 video latents and 8 audio latents, each with one mouth; channels of video, audio and text."""
+    video_channels, audio_channels, text_dim = channels
     generator = torch.Generator().manual_seed(0)
     for index in range(num_clips):
         record = {
-            "video_latents": torch.randn(2, 3, 4, 4, generator=generator),
-            "audio_latents": torch.randn(8, 6, generator=generator),
-            "prompt_embeds": torch.randn(2 + index % 3, 10, generator=generator),
+            "video_latents": torch.randn(video_channels, 3, 4, 4, generator=generator),
+            "audio_latents": torch.randn(8, audio_channels, generator=generator),
+            "prompt_embeds": torch.randn(2 + index % 3, text_dim, generator=generator),
             "mouth_boxes": torch.tensor([10.0, 14.0, 20.0, 22.0]).expand(1, 9, 4),
         }
         record["image_latents"] = record["video_latents"][:, :1]
@@ -53,7 +58,7 @@ def write_clips(
         absent += ["video_latents", "image_latents", "mouth_boxes"] if index in without_video else []
         record = {name: tensor for name, tensor in record.items() if name not in absent}
         write_record(folder / f"clip-{index:03d}.safetensors", record, HEADER)
-    write_record(folder / EMPTY_PROMPT, {"prompt_embeds": torch.zeros(1, 10)}, {})
+    write_record(folder / EMPTY_PROMPT, {"prompt_embeds": torch.zeros(1, text_dim)}, {})
     return folder
 
 

@@ -13,8 +13,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.config import load_yaml, parse_overrides
+from training.config import TrainConfig, load_yaml, parse_overrides
+from training.publish import push_to_hub, write_model_card
 from training.trainer import Trainer
+from training.validation import ValidationClips
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,10 +29,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = load_yaml(args.config, parse_overrides(args.overrides))
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    trainer = Trainer(config)
+    run(config)
+
+
+def run(config: TrainConfig) -> None:
+    """Trains, describes the result and uploads it if the configuration asks for that."""
+    on_validate = None
+    if config.validate_every is not None:
+        source = config.pipeline or config.model
+        on_validate = ValidationClips(source, config.validation_prompts, config.validation_steps, config.seed)
+    trainer = Trainer(config, on_validate)
     path = trainer.train()
     if trainer.accelerator.is_main_process:
-        print(f"{trainer.step} of {config.steps} steps are done; the result is in {path}")
+        print(f"{trainer.step} of {config.steps} steps are done in {path}")
+        if trainer.step == config.steps:
+            print(f"{write_model_card(path, config)} says how to load the result")
+            if config.push_to_hub is not None:
+                print(f"uploaded to {push_to_hub(path, config.push_to_hub)}")
 
 
 if __name__ == "__main__":

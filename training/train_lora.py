@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.config import load_yaml, parse_overrides
-from training.lora import ADAPTER_FILE, TARGETS
-from training.trainer import Trainer
+from training.lora import TARGETS
+from training.train import run
 
 
 PRESET = Path(__file__).parent / "configs" / "lora.yaml"
@@ -39,12 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     if config.train != "lora":
         parser.error(f"`train` must be lora, got {config.train} in `{args.config}`; use training.train")
-    trainer = Trainer(config)
-    path = trainer.train()
-    if trainer.accelerator.is_main_process:
-        print(f"{trainer.step} of {config.steps} steps are done in {path}")
-        if trainer.step == config.steps:
-            print(f"pipe.load_lora_weights({str(path)!r}, weight_name={ADAPTER_FILE!r})")
+    run(config)
 
 
 if __name__ == "__main__":

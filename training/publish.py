@@ -1,0 +1,72 @@
+"""The result of a run for others: a model card beside the weights, and the upload of both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from training.config import TrainConfig
+from training.lora import ADAPTER_FILE
+
+
+CARD = """---
+library_name: diffusers
+base_model: {base_model}
+tags: [audio-video, text-to-video, text-to-audio, jova{tag}]
+---
+
+# {title}
+
+{what} of `{base_model}`, trained with diffusers_jova.
+
+```py
+import diffusers_jova
+import torch
+
+{code}
+```
+
+Trained for {step} steps of {batch} clips per process. Losses of the last report: {losses}.
+All settings are in `config.yaml`, all losses in `metrics.jsonl`.
+"""
+LOAD_ADAPTER = """pipe = diffusers_jova.JoVAPipeline.from_pretrained("{base_model}", torch_dtype=torch.bfloat16)
+pipe.load_lora_weights("{name}", weight_name="{file}")"""
+LOAD_TRANSFORMER = """transformer = diffusers_jova.{class_name}.from_pretrained("{name}", subfolder="transformer")
+pipe = diffusers_jova.JoVAPipeline.from_pretrained("{base_model}", transformer=transformer)"""
+PUBLISHED = ["README.md", "config.yaml", "metrics.jsonl", "transformer/*", ADAPTER_FILE]
+
+
+def write_model_card(output_dir: Path, config: TrainConfig) -> Path:
+    """Writes `README.md`: what the result is, how to load it, how it was trained."""
+    name = config.push_to_hub or str(output_dir)
+    last = json.loads((output_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    losses = {key.removeprefix("loss/"): value for key, value in last.items() if key.startswith("loss/")}
+    batch = config.batch_size * config.gradient_accumulation_steps
+    if config.train == "lora":
+        code = LOAD_ADAPTER.format(base_model=config.model, name=name, file=ADAPTER_FILE)
+    else:
+        class_name = json.loads((output_dir / "transformer" / "config.json").read_text())["_class_name"]
+        code = LOAD_TRANSFORMER.format(base_model=config.pipeline or config.model, name=name, class_name=class_name)
+    text = CARD.format(
+        base_model=config.model,
+        tag=", lora" if config.train == "lora" else "",
+        title=Path(name).name,
+        what="An adapter" if config.train == "lora" else f"The transformer ({config.stage})",
+        code=code,
+        step=last["step"],
+        batch=batch,
+        losses=", ".join(f"{term} {value:.4f}" for term, value in losses.items()),
+    )
+    path = output_dir / "README.md"
+    path.write_text(text)
+    return path
+
+
+def push_to_hub(output_dir: Path, name: str) -> str:
+    """Uploads weights, card and settings, no checkpoints; returns the address."""
+    api = HfApi()
+    address = api.create_repo(name, exist_ok=True)
+    api.upload_folder(repo_id=name, folder_path=output_dir, allow_patterns=PUBLISHED)
+    return str(address)

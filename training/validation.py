@@ -1,0 +1,58 @@
+"""Clips made during training, with the weights of the moment, so that an ear and an eye can follow a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import DistributedType
+
+from diffusers_jova import JoVAPipeline
+from training.trainer import Trainer
+
+
+class ValidationClips:
+    """Makes one clip per validation prompt, always from the same noise: what a `Trainer` calls every few steps.
+
+    Args:
+        pipeline: Folder or Hub id of the pipeline whose other components encode prompts and decode latents.
+        prompts: What the clips show.
+        num_inference_steps: Denoising steps.
+        seed: Seed of the noise of the first clip.
+    """
+
+    def __init__(self, pipeline: str, prompts: tuple[str, ...], num_inference_steps: int, seed: int) -> None:
+        self.source, self.prompts = pipeline, prompts
+        self.num_inference_steps, self.seed = num_inference_steps, seed
+        self.pipeline: Any = None
+
+    def __call__(self, trainer: Trainer, step: int) -> None:
+        """Writes `validation/step-<step>-<prompt>.mp4` below the output folder."""
+        accelerator = trainer.accelerator
+        is_sharded = accelerator.distributed_type == DistributedType.FSDP  # then every process must take part
+        if not (accelerator.is_main_process or is_sharded):
+            return
+        if self.pipeline is None:
+            self.pipeline = JoVAPipeline.from_pretrained(self.source, transformer=trainer.transformer)
+            self.pipeline.set_progress_bar_config(disable=True)
+        trainer.transformer.eval()
+        self._move(trainer.device)
+        for index, prompt in enumerate(self.prompts):
+            generator = torch.Generator().manual_seed(self.seed + index)
+            clip = self.pipeline(prompt, num_inference_steps=self.num_inference_steps, generator=generator)
+            if accelerator.is_main_process:
+                clip.save(self._path(trainer.output_dir, step, index))
+        self._move(torch.device("cpu"))
+        trainer.transformer.train()
+
+    def _move(self, device: torch.device) -> None:
+        """Brings everything but the transformer to a device: training needs the memory."""
+        for name, component in self.pipeline.components.items():
+            if isinstance(component, torch.nn.Module) and name != "transformer":
+                component.to(device)
+
+    def _path(self, output_dir: Path, step: int, index: int) -> Path:
+        path = output_dir / "validation" / f"step-{step:08d}-{index:02d}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
