@@ -11,7 +11,8 @@ from .audio_codec import JoVAAudioCodec
 from .guidance import Guidance
 from .joint_attention import JoVAJointAttnProcessor
 from .lora import JoVALoraLoaderMixin
-from .pipeline_jova import JoVAPipeline, JoVAPipelineOutput
+from .pipeline_jova import JoVAPipeline
+from .pipeline_output import JoVAPipelineOutput
 from .prompt import JoVAPrompt, PromptEmbeds
 from .registration import register
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from . import media
 from .generation_defaults import GenerationDefaults
 from .model_info import info_table, read_index
-from .pipeline_jova import JoVAPipeline, JoVAPipelineOutput
+from .pipeline_jova import JoVAPipeline
+from .pipeline_output import JoVAPipelineOutput
 from .prompt import JoVAPrompt
 from .transformer_jova import MODALITIES
 

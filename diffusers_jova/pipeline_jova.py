@@ -4,15 +4,12 @@ Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import PIL.Image
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
@@ -23,48 +20,26 @@ from .conditions import Audio, GivenLatents, Video, condition_channels, to_frame
 from .denoising import JoVADenoiser, TextConditions
 from .generation_defaults import GenerationDefaults
 from .lora import JoVALoraLoaderMixin
-from .media import resample, write_video
+from .media import resample
+from .pipeline_checks import (
+    Image,
+    Prompts,
+    check_given_audio,
+    check_given_video,
+    check_modalities,
+    check_prompts,
+    check_size,
+    count_prompts,
+)
+from .pipeline_output import JoVAPipelineOutput
 from .prompt import PROMPT_TEMPLATE, JoVAPrompt, PromptEmbeds, encode_text
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .transformer_jova import MODALITIES
 from .video_codec import JoVAVideoCodec
 
 
-Prompts = str | JoVAPrompt | list[str] | list[JoVAPrompt]
-Image = PIL.Image.Image | np.ndarray | Tensor | list[PIL.Image.Image]
 LATENTS_OF = {"video": "latents", "audio": "audio_latents"}
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-
-
-@dataclass
-class JoVAPipelineOutput(BaseOutput):
-    """A batch of clips.
-
-    Args:
-        frames: As `output_type` says: lists of PIL images, an array [B, N, H, W, 3] in [0, 1], a tensor
-            [B, N, 3, H, W] in [0, 1], or latents [B, C, F, h, w]; None if no video was generated.
-        audio: Waveform [B, channels, S] in [-1, 1], an array for `"np"` and a tensor otherwise, or latents [B, L, C];
-            None if no audio was generated.
-        frame_rate: Frames per second.
-        sampling_rate: Samples per second.
-    """
-
-    frames: Any = None
-    audio: Any = None
-    frame_rate: float = 0.0
-    sampling_rate: int = 0
-
-    def save(self, path: str | Path, index: int = 0) -> None:
-        """Write one clip of the batch, with its sound, as an mp4.
-
-        Args:
-            path: File to write; what is there is replaced once the new file is complete.
-            index: Which clip.
-        """
-        if self.frames is None:
-            raise ValueError("`save` must have frames, got none; use `media.write_audio` for sound alone")
-        audio = None if self.audio is None else self.audio[index]
-        write_video(path, self.frames[index], self.frame_rate, audio, self.sampling_rate)
 
 
 class Clip(NamedTuple):
@@ -362,46 +337,13 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             raise ValueError(
                 f"`callback_on_step_end_tensor_inputs` must be in {self._callback_tensor_inputs}, got {unknown}"
             )
-        if not modalities or any(name not in MODALITIES for name in modalities):
-            raise ValueError(f"`modalities` must be a choice of {list(MODALITIES)}, got {list(modalities)}")
-        for name, value, modality in (("image", image, "video"), ("video", video, "video"), ("audio", audio, "audio")):
-            if value is not None and modality not in modalities:
-                raise ValueError(f"`{name}` must be None where `modalities` lacks {modality!r}; leave one of them out")
-        if image is not None and video is not None:
-            raise ValueError("`image` and `video` must not both be given; a given video brings its first frame")
-        self.check_size(settings)
-        if video is not None and len(video) > settings.num_frames:
-            raise ValueError(
-                f"`video` must have at most `num_frames` = {settings.num_frames} frames, got {len(video)}; cut it"
-            )
-        if audio is not None:
-            rate = audio_sampling_rate or self.audio_codec.sampling_rate
-            duration_s, clip_s = np.shape(audio)[-1] / rate, settings.num_frames / settings.frame_rate
-            if duration_s > clip_s + self.video_codec.temporal_factor / settings.frame_rate:
-                raise ValueError(
-                    f"`audio` must last at most as long as the clip, {clip_s:.3f} s, got {duration_s:.3f} s; "
-                    f"cut it, or leave `num_frames` out to fit the clip to the sound"
-                )
-
-    def check_size(self, settings: GenerationDefaults) -> None:
-        """Refuse sizes, frame counts and rates that the video VAE and the transformer cannot hold."""
         codec = self.video_codec
-        for name, patch in zip(("height", "width"), self.transformer.config.patch_size[1:], strict=True):
-            value, multiple = getattr(settings, name), codec.spatial_factor * patch
-            if value <= 0 or value % multiple:
-                near = max(multiple, round(value / multiple) * multiple)
-                raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {value}; use {near}")
-        factor = codec.temporal_factor
-        if settings.num_frames < 1 or (settings.num_frames - 1) % factor:
-            below = max(0, settings.num_frames - 1) // factor * factor + 1
-            raise ValueError(
-                f"`num_frames` must be {factor}k + 1 (the video VAE compresses time by {factor}), "
-                f"got {settings.num_frames}; use {below} or {below + factor}"
-            )
-        if not 0 < settings.frame_rate < float("inf"):
-            raise ValueError(
-                f"`frame_rate` must be positive, got {settings.frame_rate}; use {self.defaults.frame_rate}"
-            )
+        check_modalities(modalities, image, video, audio)
+        check_size(settings, codec.spatial_factor, self.transformer.config.patch_size, codec.temporal_factor)
+        check_given_video(video, settings.num_frames, codec.temporal_factor)
+        check_given_audio(
+            audio, audio_sampling_rate or self.audio_codec.sampling_rate, settings, codec.temporal_factor
+        )
 
     def frames_of_given_media(
         self,
@@ -432,14 +374,15 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         return self.video_processor.postprocess_video(self.video_codec.decode(latents), output_type=output_type)
 
     def decode_audio(self, latents: Tensor, output_type: str, clip: Clip) -> Any:
-        """Waveform [B, channels, S] of latents [B, L, C], no longer than the clip."""
+        """Waveform [B, channels, S] of latents [B, L, C], as long as the clip."""
         if output_type == "latent":
             return latents
         return self.finish_audio(self.audio_codec.decode(latents), output_type, clip)
 
     def finish_audio(self, waveform: Tensor, output_type: str, clip: Clip) -> Any:
-        """Cut a waveform [1 or B, channels, S] to the clip and give it to the caller: one per clip, float32."""
-        waveform = waveform[..., : round(clip.duration_s * self.audio_codec.sampling_rate)].float().clamp(-1, 1).cpu()
+        """Cut a waveform [1 or B, channels, S] to the clip, or fill it up with silence: float32, one per clip."""
+        missing = round(clip.duration_s * self.audio_codec.sampling_rate) - waveform.shape[2]
+        waveform = F.pad(waveform.float().clamp(-1, 1).cpu(), (0, missing))  # a negative padding cuts
         waveform = repeat_to_batch("audio", waveform, clip.batch_size)
         return waveform.numpy() if output_type == "np" else waveform
 
@@ -711,37 +654,3 @@ def repeat_to_batch(name: str, rows: Tensor, batch_size: int) -> Tensor:
     if batch_size % rows.shape[0]:
         raise ValueError(f"`{name}` must be one for all clips or one per prompt, got {rows.shape[0]} for {batch_size}")
     return rows.repeat_interleave(batch_size // rows.shape[0], dim=0)
-
-
-def count_prompts(prompt: Prompts | None, prompt_embeds: PromptEmbeds | Tensor | None) -> int:
-    """Prompts of a call."""
-    if prompt is not None:
-        return len(prompt) if isinstance(prompt, list) else 1
-    features = prompt_embeds.features if isinstance(prompt_embeds, PromptEmbeds) else prompt_embeds
-    assert features is not None
-    return features.shape[0]
-
-
-def check_prompts(
-    prompt: Prompts | None,
-    negative_prompt: Prompts | None,
-    prompt_embeds: PromptEmbeds | Tensor | None,
-    negative_prompt_embeds: PromptEmbeds | Tensor | None,
-) -> None:
-    """Refuse prompts that are missing, doubled, of a wrong type, or as many as fit nothing."""
-    if (prompt is None) == (prompt_embeds is None):
-        raise ValueError("exactly one of `prompt` and `prompt_embeds` must be given; describe the clip in `prompt`")
-    for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-        listed = value if isinstance(value, list) else [value]
-        if value is not None and (not listed or not all(isinstance(item, str | JoVAPrompt) for item in listed)):
-            raise ValueError(f"`{name}` must be a str, a JoVAPrompt or a list of them, got {value!r}")
-    if negative_prompt is not None and negative_prompt_embeds is not None:
-        raise ValueError("`negative_prompt` and `negative_prompt_embeds` must not both be given; leave one out")
-    num_prompts = count_prompts(prompt, prompt_embeds)
-    if negative_prompt_embeds is not None and count_prompts(None, negative_prompt_embeds) != num_prompts:
-        num_negative = count_prompts(None, negative_prompt_embeds)
-        raise ValueError(f"`negative_prompt_embeds` must be one per prompt, got {num_negative} for {num_prompts}")
-    if isinstance(negative_prompt, list) and len(negative_prompt) != num_prompts:
-        raise ValueError(
-            f"`negative_prompt` must be one for all or one per prompt, got {len(negative_prompt)} for {num_prompts}"
-        )

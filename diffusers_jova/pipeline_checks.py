@@ -1,0 +1,115 @@
+"""What a call of `JoVAPipeline` may be given, and an error for every way to be wrong."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import PIL.Image
+from torch import Tensor
+
+from .conditions import Audio, Video
+from .generation_defaults import GenerationDefaults
+from .prompt import JoVAPrompt, PromptEmbeds
+from .transformer_jova import MODALITIES
+
+
+Prompts = str | JoVAPrompt | list[str] | list[JoVAPrompt]
+Image = PIL.Image.Image | np.ndarray | Tensor | list[PIL.Image.Image]
+
+
+def count_prompts(prompt: Prompts | None, prompt_embeds: PromptEmbeds | Tensor | None) -> int:
+    """Prompts of a call."""
+    if prompt is not None:
+        return len(prompt) if isinstance(prompt, list) else 1
+    features = prompt_embeds.features if isinstance(prompt_embeds, PromptEmbeds) else prompt_embeds
+    assert features is not None
+    return features.shape[0]
+
+
+def check_prompts(
+    prompt: Prompts | None,
+    negative_prompt: Prompts | None,
+    prompt_embeds: PromptEmbeds | Tensor | None,
+    negative_prompt_embeds: PromptEmbeds | Tensor | None,
+) -> None:
+    """Refuse prompts that are missing, doubled, of a wrong type, or as many as fit nothing."""
+    if (prompt is None) == (prompt_embeds is None):
+        raise ValueError("exactly one of `prompt` and `prompt_embeds` must be given; describe the clip in `prompt`")
+    for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        listed = value if isinstance(value, list) else [value]
+        if value is not None and (not listed or not all(isinstance(item, str | JoVAPrompt) for item in listed)):
+            raise ValueError(f"`{name}` must be a str, a JoVAPrompt or a list of them, got {value!r}")
+    if negative_prompt is not None and negative_prompt_embeds is not None:
+        raise ValueError("`negative_prompt` and `negative_prompt_embeds` must not both be given; leave one out")
+    num_prompts = count_prompts(prompt, prompt_embeds)
+    if negative_prompt_embeds is not None and count_prompts(None, negative_prompt_embeds) != num_prompts:
+        num_negative = count_prompts(None, negative_prompt_embeds)
+        raise ValueError(f"`negative_prompt_embeds` must be one per prompt, got {num_negative} for {num_prompts}")
+    if isinstance(negative_prompt, list) and len(negative_prompt) != num_prompts:
+        raise ValueError(
+            f"`negative_prompt` must be one for all or one per prompt, got {len(negative_prompt)} for {num_prompts}"
+        )
+
+
+def check_modalities(modalities: Sequence[str], image: Image | None, video: Video | None, audio: Audio | None) -> None:
+    """Refuse modalities that do not exist, and media given for one that takes no part."""
+    if not modalities or any(name not in MODALITIES for name in modalities):
+        raise ValueError(f"`modalities` must be a choice of {list(MODALITIES)}, got {list(modalities)}")
+    for name, value, modality in (("image", image, "video"), ("video", video, "video"), ("audio", audio, "audio")):
+        if value is not None and modality not in modalities:
+            raise ValueError(f"`{name}` must be None where `modalities` lacks {modality!r}; leave one of them out")
+    if image is not None and video is not None:
+        raise ValueError("`image` and `video` must not both be given; a given video brings its first frame")
+
+
+def check_size(
+    settings: GenerationDefaults, spatial_factor: int, patch_size: Sequence[int], temporal_factor: int
+) -> None:
+    """Refuse sizes, frame counts and rates that the video VAE and the transformer cannot hold.
+
+    Args:
+        settings: Of the call.
+        spatial_factor: Pixels per latent cell.
+        patch_size: Latents per row along (frames, height, width).
+        temporal_factor: Frames per latent after the first.
+    """
+    for name, patch in zip(("height", "width"), patch_size[1:], strict=True):
+        value, multiple = getattr(settings, name), spatial_factor * patch
+        if value <= 0 or value % multiple:
+            near = max(multiple, round(value / multiple) * multiple)
+            raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {value}; use {near}")
+    check_frame_count("num_frames", settings.num_frames, temporal_factor)
+    if not 0 < settings.frame_rate < float("inf"):
+        raise ValueError(f"`frame_rate` must be positive, got {settings.frame_rate}; use 16 or 24, say")
+
+
+def check_frame_count(name: str, num_frames: int, temporal_factor: int) -> None:
+    """Refuse a number of frames that does not fill whole latents."""
+    if num_frames < 1 or (num_frames - 1) % temporal_factor:
+        below = max(0, num_frames - 1) // temporal_factor * temporal_factor + 1
+        raise ValueError(
+            f"`{name}` must be {temporal_factor}k + 1 (the video VAE compresses time by {temporal_factor}), "
+            f"got {num_frames}; use {below} or {below + temporal_factor}"
+        )
+
+
+def check_given_video(video: Video | None, num_frames: int, temporal_factor: int) -> None:
+    """Refuse given frames that are more than the clip has or do not fill whole latents."""
+    if video is None:
+        return
+    if len(video) > num_frames:
+        raise ValueError(f"`video` must have at most `num_frames` = {num_frames} frames, got {len(video)}; cut it")
+    check_frame_count("len(video)", len(video), temporal_factor)
+
+
+def check_given_audio(
+    audio: Audio | None, sampling_rate: int, settings: GenerationDefaults, temporal_factor: int
+) -> None:
+    """Refuse given sound that is longer than the clip by more than the frames of one latent."""
+    if audio is None:
+        return
+    duration_s, clip_s = np.shape(audio)[-1] / sampling_rate, settings.num_frames / settings.frame_rate
+    if duration_s > clip_s + temporal_factor / settings.frame_rate:
+        raise ValueError(
+            f"`audio` must last at most as long as the clip, {clip_s:.3f} s, got {duration_s:.3f} s; "
+            f"cut it, or leave `num_frames` out to fit the clip to the sound"
+        )
