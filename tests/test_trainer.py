@@ -15,8 +15,9 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
-from tests.tiny_training import tiny_config, write_clips
+from tests.tiny_training import HEADER, tiny_config, write_clips
 from training.branches import branch_of, copy_video_to_audio
+from training.dataset import write_record
 from training.train import main, run
 from training.trainer import Trainer
 
@@ -113,6 +114,24 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(tmp_pat
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)  # sums in another order
     assert losses(tmp_path / "two")[-1]["loss/video"] == pytest.approx(losses(tmp_path / "run")[-1]["loss/video"])
+
+
+def test_two_processes_train_clips_of_which_some_lack_a_whole_branch(tmp_path: Path) -> None:
+    data = write_clips(tmp_path / "prepared")
+    for index in range(4):  # of a length of their own: no clip with a picture can share their batch
+        record = {"audio_latents": torch.randn(5, 6), "prompt_embeds": torch.randn(3, 10)}
+        write_record(data / f"sound-{index}.safetensors", record, HEADER)
+    config = tiny_config(tmp_path, batch_size=2, distribution="ddp")
+    debug_launcher(train_in_two_processes, args=(config,), num_processes=2)
+    assert (tmp_path / "run" / "transformer").exists()
+    with pytest.raises(ValueError, match="every clip for `stage: video` must have video"):
+        Trainer(tiny_config(tmp_path, stage="video"))
+
+
+def test_a_mouth_loss_without_mouths_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_clips(tmp_path / "prepared", num_clips=2, without_video=(0, 1))
+    Trainer(tiny_config(tmp_path))
+    assert "has mouth boxes: the mouth loss will be 0" in capsys.readouterr().out
 
 
 def test_a_distribution_that_did_not_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,7 @@ class Trainer:
         device = self.device if config.dataset_on_device else "cpu"
         self.dataset = PrecomputedDataset(config.data, device=device, **memory)
         self.prior = PrecomputedDataset(config.prior_data, device=device, **memory) if config.prior_data else None
+        self._check_clips()
 
         torch.manual_seed(config.seed)  # the same weights in every process
         self.transformer: Any = prepare_transformer(config)
@@ -140,6 +141,28 @@ class Trainer:
             yield
         finally:
             self.ema.restore(self.shards)
+
+    def _check_clips(self) -> None:
+        """Refuses clips that the stage cannot use and says so where a loss has nothing to act on."""
+        config = self.config
+        datasets = [dataset for dataset in (self.dataset, self.prior) if dataset is not None]
+        lacking = {
+            name
+            for dataset in datasets
+            for layout in dataset.layouts
+            for name in ("video", "audio")
+            if layout.latents[f"{name}_latents"] is None
+        }
+        if config.stage in lacking:
+            raise ValueError(
+                f"every clip for `stage: {config.stage}` must have {config.stage}, but some in `{config.data}` have "
+                "none; move those to another folder or train `stage: joint`"
+            )
+        if lacking and self.accelerator.ddp_handler is not None:
+            self.accelerator.ddp_handler.find_unused_parameters = True  # a branch is absent from some steps
+        shows_mouth = any("mouth_boxes" in header.shapes for dataset in datasets for header in dataset.headers)
+        if config.mouth_weight > 0 and config.stage != "audio" and not shows_mouth:
+            self.accelerator.print(f"no clip in {config.data} has mouth boxes: the mouth loss will be 0")
 
     def _inputs(self, batches: MicroBatches, micro: int) -> ModelInputs:
         """Loads and prepares the micro-batch of this process; its seed also decides the dropout."""
