@@ -1,0 +1,127 @@
+"""Ablations: arms differ in one setting, are done once, and the table says what came out."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny_pipeline import DEFAULTS, TRANSFORMER_CONFIG, build_tiny_pipeline
+from training import ablations
+from training.ablations import ARMS, COLUMNS, TABLES, aggregate, arm_config, describe
+from training.dataset import EMPTY_PROMPT, write_record
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline, records that fit it, and a preset of one step."""
+    folder = tmp_path_factory.mktemp("ablations")
+    size = {"height": 64, "width": 64, "num_frames": 17}
+    pipeline = build_tiny_pipeline(defaults={**DEFAULTS, **size, "num_inference_steps": 1})
+    pipeline.save_pretrained(folder / "pipeline")
+    codec = pipeline.audio_codec
+    header = {
+        **size,
+        "frame_rate": 16.0,
+        "sampling_rate": 16000,
+        "audio_latent_rate_hz": codec.latent_rate_hz,
+        "spatial_factor": 8,
+        "temporal_factor": 4,
+    }
+    for index in range(4):
+        generator = torch.Generator().manual_seed(index)
+        record = {
+            "video_latents": torch.randn(16, 5, 8, 8, generator=generator),
+            "image_latents": torch.randn(16, 1, 8, 8, generator=generator),
+            "audio_latents": torch.randn(codec.num_latents_for(17 / 16), 4, generator=generator),
+            "prompt_embeds": torch.randn(5, 16, generator=generator),
+            "mouth_boxes": torch.tensor([20.0, 30.0, 40.0, 44.0]).expand(1, 17, 4),
+        }
+        write_record(folder / "records" / f"{index}.safetensors", record, header)
+    write_record(folder / "records" / EMPTY_PROMPT, {"prompt_embeds": torch.zeros(1, 16)}, {})
+    (folder / "model.json").write_text(json.dumps(TRANSFORMER_CONFIG))
+    (folder / "preset.yaml").write_text(
+        f"model: {folder / 'model.json'}\nsteps: 100\nbatch_size: 2\nlearning_rate: 1.0e-3\n"
+        "tensorboard: false\nmouth_reduction: all\nwarmup_steps: 10\nema_decay: 0.99\n"
+    )
+    return folder
+
+
+def result(value: float, steps: int = 5) -> dict[str, object]:
+    measures = dict.fromkeys(COLUMNS, value)
+    return {"settings": {"steps": steps, "clips": 2}, "samples": 80, "parameters": 7, "measures": measures}
+
+
+def test_every_arm_differs_from_the_base_in_one_setting_and_stands_in_a_table(source: Path, tmp_path: Path) -> None:
+    shared = {"data": str(source / "records")}
+    base = arm_config("base", 1, tmp_path / "base", shared, source / "preset.yaml")
+    base_model = json.loads(Path(base.model).read_text())
+    for name in ARMS:
+        config = arm_config(name, 1, tmp_path / name, shared, source / "preset.yaml")
+        model = json.loads(Path(config.model).read_text())
+        changes = [key for key in vars(config) if vars(config)[key] != vars(base)[key]]
+        changes = [key for key in changes if key not in ("model", "output_dir")]
+        changes += [key for key in model if model[key] != base_model.get(key)]
+        assert len(changes) == (name != "base"), (name, changes)
+    assert {arm for rows in TABLES.values() for arm in rows.values()} == set(ARMS)
+
+
+def test_a_shorter_run_warms_up_and_averages_over_the_same_part(source: Path) -> None:
+    shortened = ablations._shortened(source / "preset.yaml", 50, {"data": ""})
+    assert shortened["warmup_steps"] == 5
+    assert shortened["ema_decay"] == pytest.approx(0.98)
+    assert "warmup_steps" not in ablations._shortened(source / "preset.yaml", 50, {"data": "", "warmup_steps": 1})
+
+
+def test_the_command_runs_each_arm_once_and_fills_the_card(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablations, "ARMS", {name: ARMS[name] for name in ("base", "cross-linear")})
+    monkeypatch.setattr(ablations, "TABLES", {"fusion": {"linear": "cross-linear", "joint": "base"}})
+    (tmp_path / "README.md").write_text("<!-- ablations -->\n<!-- /ablations -->\n")
+    places = ["--data", source / "records", "--codecs", source / "pipeline", "--config", source / "preset.yaml"]
+    places += ["--output", tmp_path / "runs", "--report", tmp_path / "ablations.json"]
+    arguments = [*map(str, places), "--steps", "1", "--seeds", "2", "--clips", "1", "--speech", "formant"]
+    ablations.main(arguments)
+    report = json.loads((tmp_path / "ablations.json").read_text())
+    assert sorted(report["runs"]) == [f"{name}-seed{seed}-1" for name in ("base", "cross-linear") for seed in (0, 1)]
+    assert report["arms"]["base"]["samples"] == 2
+    assert len({run["losses"]["loss/video"] for run in report["runs"].values()}) == 2, "the seeds are alike"
+    assert report["arms"]["base"]["parameters"] != report["arms"]["cross-linear"]["parameters"]
+    table = (tmp_path / "README.md").read_text()
+    assert "every arm saw the same 2 samples (1 steps)" in table
+    assert len([line for line in table.splitlines() if line.startswith(("| linear", "| joint"))]) == 2
+
+    monkeypatch.setattr(ablations, "Trainer", None)  # a second run trains nothing
+    ablations.main(arguments)
+    with pytest.raises(ValueError, match=r"`learning_rate` 0\.001 there, 0\.002 here; choose another `--output`"):
+        ablations.main([*arguments, "learning_rate=2e-3"])
+
+
+def test_a_budget_of_minutes_becomes_one_number_of_steps(source: Path, tmp_path: Path) -> None:
+    settings = {"data": str(source / "records"), "batch_size": 1}
+    config = arm_config("base", 0, tmp_path, settings, source / "preset.yaml")
+    short, long = (ablations.steps_within(minutes, config) for minutes in (0.1, 1.0))
+    assert 2 * short < long < 50 * short
+
+
+def test_the_spread_is_that_over_seeds() -> None:
+    summary = aggregate([result(0.2), result(0.4), result(0.6)])
+    assert summary["mean"]["lse_c"] == pytest.approx(0.4)
+    assert summary["spread"]["lse_c"] == pytest.approx(0.2)
+    assert aggregate([result(0.2)])["spread"]["lse_c"] == 0.0
+    table = describe(dict.fromkeys(ARMS, summary), {"date": "2026-01-01T00", "commit": "abc"})
+    assert table.count("0.400 +- 0.200") == len(COLUMNS) * sum(map(len, TABLES.values()))
+
+
+def test_a_failing_process_is_an_error_after_the_others_have_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\ntouch "$3"\n[ "$3" != "$0-a" ]\n')  # called as: program -m training.ablations FILE
+    program.chmod(0o755)
+    monkeypatch.setattr(ablations.sys, "executable", str(program))
+    with pytest.raises(ablations.subprocess.CalledProcessError):
+        ablations.run_parallel([[f"{program}-{name}"] for name in "ab"], 2)
+    assert (tmp_path / "program-a").exists()
+    assert (tmp_path / "program-b").exists()

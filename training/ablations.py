@@ -1,0 +1,305 @@
+"""The paper's ablations in small: the same data, steps and batches for every arm, several seeds, one table.
+
+    python -m training.ablations --output runs/ablations --steps 2000 --seeds 3
+
+JoVA (arXiv:2512.13677v1), Tab. 3, 4 and 5: the weight of the mouth loss, the alignment of the two time axes, how the
+branches meet. Each arm is a run of `training.train` on the records of jova-tiny that differs from the first arm in one
+setting, measured on held-out prompts as in `training.evidence`. An arm that has its result file is skipped, an
+interrupted one continues from its checkpoint. `--parallel 2` trains two arms at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from diffusers_jova import JoVAPipeline
+from training.config import TrainConfig, load_yaml, parse_overrides
+from training.evidence import load_pipeline, measure, summarize, write_json
+from training.generation import BATCH_SIZE, FIRST_SEED, generate, held_out_clips
+from training.jova_tiny import CONFIGS, assemble
+from training.model import load_transformer
+from training.model_card import fill_section, markdown_table, provenance
+from training.trainer import Trainer
+
+
+FIRST_ABLATION_SEED = FIRST_SEED + 200_000
+CALIBRATION_STEPS = 20
+
+
+class Arm(NamedTuple):
+    """One arm: the settings of its run, and the constructor arguments of its transformer, that differ."""
+
+    settings: Mapping[str, Any] = {}
+    model: Mapping[str, Any] = {}
+
+
+# fmt: off
+ARMS = {
+    "base":              Arm(),  # lambda 5, aligned by time, joint attention
+    "lambda-0":          Arm({"mouth_weight": 0.0}),
+    "lambda-2":          Arm({"mouth_weight": 2.0}),
+    "lambda-8":          Arm({"mouth_weight": 8.0}),
+    "unaligned":         Arm(model={"temporal_alignment": "none"}),
+    "cross":             Arm(model={"fusion": "cross"}),
+    "cross-linear":      Arm(model={"fusion": "cross_linear"}),
+}
+TABLES = {  # the paper's table: rows of label and arm
+    "Weight of the mouth loss (Tab. 3)": {"0": "lambda-0", "2": "lambda-2", "5": "base", "8": "lambda-8"},
+    "Alignment of the time axes (Tab. 4)": {"none": "unaligned", "by time": "base"},
+    "How the branches meet (Tab. 5)": {
+        "cross-attention": "cross",
+        "cross-attention, linear": "cross-linear",
+        "joint attention": "base",
+    },
+}
+COLUMNS = {  # measure: heading
+    "sync_within_one_frame": "sync within one frame",
+    "lse_c":                 "LSE-C",
+    "lse_d":                 "LSE-D",
+    "envelope_correlation":  "mouth and envelope",
+    "word_top1":             "words, top-1 of 10",
+    "identity_correct":      "colours all right",
+}
+# fmt: on
+
+
+# 1. One arm
+
+
+def arm_config(name: str, seed: int, folder: Path, settings: Mapping[str, Any], preset: Path) -> TrainConfig:
+    """Settings of one run; writes the transformer's constructor arguments beside its output.
+
+    Args:
+        name: A key of `ARMS`.
+        seed: Of weights, data order and noise.
+        folder: Of the run.
+        settings: What all arms share and differs from the preset; `data` is one of them.
+        preset: Settings of all arms.
+    """
+    arm = ARMS[name]
+    shared = load_yaml(preset, {**settings, "output_dir": str(folder)})
+    folder.mkdir(parents=True, exist_ok=True)
+    model = folder / "model.json"
+    model.write_text(json.dumps({**json.loads(Path(shared.model).read_text()), **arm.model}))
+    own = {**settings, **arm.settings, "model": str(model), "output_dir": str(folder), "seed": seed}
+    return load_yaml(preset, own)
+
+
+def run_arm(
+    config: TrainConfig, codecs: Path, result: Path, *, num_clips: int, speech: str, batch_size: int = BATCH_SIZE
+) -> dict[str, Any]:
+    """Train one arm, measure it on held-out prompts, write its result; a finished one is only read.
+
+    Args:
+        config: The run.
+        codecs: Saved pipeline, or what `training.train_codecs` wrote: makes clips of what the arm generates.
+        result: JSON file to write.
+        num_clips: Held-out prompts.
+        speech: Voice of the training set.
+        batch_size: Clips generated at a time.
+
+    Raises:
+        ValueError: If the finished result is one of other settings.
+    """
+    settings = decisive_settings(config) | {"clips": num_clips, "speech": speech}
+    if result.exists():
+        found = json.loads(result.read_text())
+        check_settings(found["settings"], settings, result)
+        return found
+    folder = Path(config.output_dir)
+    Trainer(config).train()
+    pipeline = pipeline_with(codecs, load_transformer(str(folder / "transformer")))
+    seeds = range(FIRST_ABLATION_SEED, FIRST_ABLATION_SEED + num_clips)
+    references = held_out_clips(pipeline, seeds, subject="speaker", speech=speech)
+    made = generate(pipeline, references, folder / f"clips-{config.steps}", batch_size=batch_size)
+    measures = summarize(measure([(clip.frames, clip.waveform) for clip in made], references, speech))
+    values = {
+        "settings": settings,
+        "samples": config.steps * config.batch_size * config.gradient_accumulation_steps,
+        "parameters": sum(parameter.numel() for parameter in pipeline.transformer.parameters()),
+        "losses": last_losses(folder),
+        "measures": {name: summary["mean"] for name, summary in measures.items()},
+    }
+    write_json(result, values)
+    return values
+
+
+def decisive_settings(config: TrainConfig) -> dict[str, Any]:
+    """What decides the result of a run, as JSON holds it."""
+    names = (*config.decisive_fields(), "steps", "batch_size", "gradient_accumulation_steps")
+    return json.loads(json.dumps({name: getattr(config, name) for name in names}))
+
+
+def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    """Refuse to mix runs of different settings in one table."""
+    differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if differing:
+        changes = ", ".join(f"`{name}` {found.get(name)} there, {wanted.get(name)} here" for name in differing)
+        raise ValueError(f"`{path}` must be of the same settings, got {changes}; choose another `--output`")
+
+
+def pipeline_with(codecs: Path, transformer: Any) -> JoVAPipeline:
+    """Put a trained transformer among codecs."""
+    if (codecs / "model_index.json").is_file():
+        return load_pipeline(codecs, transformer=transformer)
+    pipeline = assemble(codecs, transformer).to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def last_losses(folder: Path) -> dict[str, float]:
+    """Read the last line of a run's log."""
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def steps_within(minutes: float, config: TrainConfig) -> int:
+    """Find the steps that a run of this machine takes in a time, by a short run in `output_dir`."""
+    short = {"steps": 2 * CALIBRATION_STEPS, "log_every": CALIBRATION_STEPS, "warmup_steps": 0, "resume": False}
+    Trainer(TrainConfig(**{**vars(config), **short})).train()
+    seconds_per_step = (
+        config.batch_size
+        * config.gradient_accumulation_steps
+        / last_losses(Path(config.output_dir))["samples_per_second"]
+    )
+    return max(round(60 * minutes / seconds_per_step), 1)
+
+
+# 2. All arms
+
+
+def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of each measure, with what the arm's runs have in common."""
+    names = results[0]["measures"]
+    values = {
+        name: np.array([result["measures"][name] for result in results if name in result["measures"]])
+        for name in names
+    }
+    return {
+        "seeds": len(results),
+        **{key: results[0]["settings"][key] for key in ("steps", "clips")},
+        **{key: results[0][key] for key in ("samples", "parameters")},
+        "mean": {name: float(column.mean()) for name, column in values.items()},
+        "spread": {name: float(column.std(ddof=min(len(column) - 1, 1))) for name, column in values.items()},
+    }
+
+
+def describe(arms: Mapping[str, Mapping[str, Any]], origin: Mapping[str, str]) -> str:
+    """The section of the model card: one table per table of the paper."""
+    base = arms["base"]
+    text = [
+        "## Ablations",
+        f"The paper's Tables 3, 4 and 5 in small: every arm saw the same {base['samples']:,} samples "
+        f"({base['steps']:,} steps), much less than the shipped model; {base['seeds']} seeds, {base['clips']} "
+        "held-out prompts each; mean +- standard deviation over seeds. Measured on "
+        f"{origin['date'][:10]} at commit {origin['commit']}; `make ablations` repeats it.",
+    ]
+    for title, rows in TABLES.items():
+        lines = [[label, *(_figure(arms[arm], name) for name in COLUMNS)] for label, arm in rows.items()]
+        text.append(markdown_table([title, *COLUMNS.values()], lines))
+    return "\n\n".join(text)
+
+
+def _figure(arm: Mapping[str, Any], name: str) -> str:
+    return f"{arm['mean'][name]:.3f} +- {arm['spread'][name]:.3f}" if name in arm["mean"] else "-"
+
+
+def run_parallel(commands: Sequence[Sequence[str]], num_parallel: int) -> None:
+    """Run commands of this module as processes of their own, a few at a time.
+
+    Raises:
+        subprocess.CalledProcessError: If one fails; those that run are finished first.
+    """
+    with ThreadPoolExecutor(num_parallel) as pool:
+        start = [sys.executable, "-m", "training.ablations"]
+        futures = [pool.submit(subprocess.run, [*start, *command], check=True) for command in commands]
+        for future in futures:
+            future.result()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train and measure the arms that are not done, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--data", type=Path, default=Path("runs/jova-tiny/records"), help="prepared clips")
+    parser.add_argument("--codecs", type=Path, default=Path("runs/jova-tiny/codecs"), help="codecs, or a pipeline")
+    parser.add_argument("--config", type=Path, default=CONFIGS / "jova_tiny.yaml", help="preset of all arms")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--steps", type=int, help="steps of every arm")
+    budget.add_argument("--minutes-per-arm", type=float, help="time of the first arm; all take as many steps")
+    parser.add_argument("--seeds", type=int, default=3, help="runs per arm")
+    parser.add_argument("--clips", type=int, default=48, help="held-out prompts per run")
+    parser.add_argument("--speech", choices=("espeak", "formant"), default="espeak", help="voice of the training set")
+    parser.add_argument("--parallel", type=int, default=1, help="arms at a time")
+    parser.add_argument("--report", type=Path, default=Path("model_cards/jova-tiny/ablations.json"))
+    parser.add_argument("--only", nargs=2, metavar=("ARM", "SEED"), help="one run, without a table")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings of all arms")
+    args = parser.parse_intermixed_args(argv)
+    try:
+        overrides = parse_overrides(args.overrides)
+    except ValueError as error:
+        parser.error(str(error))
+
+    # 1. The budget, which a resumed command takes from the first one
+    settings = {"data": str(args.data), **overrides}
+    budget_file = args.output / "budget.json"
+    if args.minutes_per_arm is not None and not budget_file.exists():
+        trial = arm_config("base", 0, args.output / "trial", settings, args.config)
+        write_json(budget_file, {"steps": steps_within(args.minutes_per_arm, trial)})
+    steps = args.steps or json.loads(budget_file.read_text())["steps"]
+    settings |= {"steps": steps, **_shortened(args.config, steps, overrides)}
+
+    # 2. The runs
+    runs = [(name, seed) for seed in range(args.seeds) for name in ARMS]
+    if args.only:
+        runs = [(args.only[0], int(args.only[1]))]
+    files = {run: args.output / f"{run[0]}-seed{run[1]}-{steps}.json" for run in runs}
+    if args.parallel > 1:
+        words = [str(word) for word in (argv if argv is not None else sys.argv[1:])]
+        todo = [run for run in runs if not files[run].exists()]
+        run_parallel([[*words, "--parallel", "1", "--only", name, str(seed)] for name, seed in todo], args.parallel)
+    results = {}
+    for (name, seed), file in files.items():
+        config = arm_config(name, seed, args.output / file.stem, settings, args.config)
+        results[name, seed] = run_arm(config, args.codecs, file, num_clips=args.clips, speech=args.speech)
+        print(f"{name} seed {seed}: {results[name, seed]['measures']}", flush=True)
+    if args.only:
+        return
+
+    # 3. The table
+    arms = {name: aggregate([results[name, seed] for seed in range(args.seeds)]) for name in ARMS}
+    origin = provenance()
+    write_json(args.report, {**origin, "arms": arms, "runs": {file.stem: results[run] for run, file in files.items()}})
+    table = describe(arms, origin)
+    card = args.report.with_name("README.md")
+    if card.exists():
+        fill_section(card, "ablations", table)
+    print(table)
+
+
+def _shortened(preset: Path, steps: int, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Warm-up, averaging and checkpoints in proportion to a shorter run, unless they are given."""
+    full = load_yaml(preset, {"data": "", "output_dir": "", **overrides})
+    share = min(steps / full.steps, 1.0)
+    own: dict[str, Any] = {
+        "warmup_steps": round(full.warmup_steps * share),
+        "checkpoint_every": max(round(full.checkpoint_every * share), 1),
+    }
+    if not torch.cuda.is_available():
+        own["compile"] = False  # two minutes that a CPU does not get back
+    if full.ema_decay is not None:
+        own["ema_decay"] = 1 - min((1 - full.ema_decay) / share, 0.05)  # the same part of the run
+    return {name: value for name, value in own.items() if name not in overrides}
+
+
+if __name__ == "__main__":
+    main()
