@@ -303,3 +303,11 @@ def test_the_audio_branch_starts_as_a_copy_of_the_video_branch(tmp_path: Path) -
     )
     kept = copy_video_to_audio(transformer)
     assert {name.split(".")[0] for name in kept} == {"embed", "head"}  # latents in and out have other shapes
+
+
+def test_clips_prepared_with_different_sound_codecs_are_refused(tmp_path: Path) -> None:
+    prior = write_clips(tmp_path / "prior", num_clips=1)
+    record = load_file(prior / "clip-000.safetensors")
+    write_record(prior / "clip-000.safetensors", record, HEADER | {"audio_latent_rate_hz": 43.07})
+    with pytest.raises(ValueError, match=r"one `audio_latent_rate_hz`, got \['31\.25', '43\.07'\]"):
+        Trainer(tiny_config(tmp_path, prior_data=str(prior), prior_probability=0.5))

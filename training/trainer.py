@@ -158,6 +158,12 @@ class Trainer:
                 f"every clip for `stage: {config.stage}` must have {config.stage}, but some in `{config.data}` have "
                 "none; move those to another folder or train `stage: joint`"
             )
+        rates = {header.metadata.get("audio_latent_rate_hz") for dataset in datasets for header in dataset.headers}
+        if len(rates) > 1:
+            raise ValueError(
+                f"all clips must have one `audio_latent_rate_hz`, got {sorted(map(str, rates))}; "
+                "prepare them with one pipeline"
+            )
         if lacking and self.accelerator.ddp_handler is not None:
             self.accelerator.ddp_handler.find_unused_parameters = True  # a branch is absent from some steps
         shows_mouth = any("mouth_boxes" in header.shapes for dataset in datasets for header in dataset.headers)
@@ -226,7 +232,8 @@ class Trainer:
             optimizer: Any = get_optimizer_state_dict(self.transformer, self.optimizer.optimizer, options=options)
             parts["optimizer"], values = pack(optimizer.get("state", {}))  # empty in all processes but the main one
         if self.accelerator.is_main_process:
-            state = {"fingerprint": self._fingerprint(), "optimizer": values}
+            scaler = self.accelerator.scaler
+            state = {"fingerprint": self._fingerprint(), "optimizer": values, "scaler": scaler and scaler.state_dict()}
             save_checkpoint(self.output_dir, self.step, parts, state)
             rotate(self.output_dir, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
@@ -251,6 +258,8 @@ class Trainer:
         groups = get_optimizer_state_dict(self.transformer, self.optimizer.optimizer)["param_groups"]
         optimizer = {"state": unpack(parts["optimizer"], state["optimizer"]), "param_groups": groups}
         set_optimizer_state_dict(self.transformer, self.optimizer.optimizer, optimizer, options=options)
+        if self.accelerator.scaler is not None:  # fp16 only
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         self.accelerator.print(f"continuing from {path} at step {self.step}")
 

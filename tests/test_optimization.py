@@ -1,0 +1,43 @@
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusers_jova import JoVATransformer3DModel
+from tests.tiny_training import MODEL, tiny_config
+from training.optimization import build_optimizer, learning_rate_factor
+
+
+def test_the_learning_rate_warms_up_and_falls_to_its_end(tmp_path: Path) -> None:
+    settings = {"steps": 100, "warmup_steps": 10, "decay_start": 0.5, "final_learning_rate": 0.1}
+    for schedule, middle in (("linear", 0.55), ("cosine", 0.55), ("constant", 1.0)):
+        config = tiny_config(tmp_path, learning_rate_schedule=schedule, **settings)
+        factors = [learning_rate_factor(step, config) for step in range(101)]
+        assert factors[0] == 0.1  # the first of ten steps up, not 0: no step is wasted
+        assert factors[9] == factors[10] == factors[50] == 1
+        assert factors[75] == pytest.approx(middle)
+        assert factors[100] == pytest.approx(1.0 if schedule == "constant" else 0.1)
+        assert all(later <= earlier for earlier, later in pairwise(factors[10:]))
+
+
+def test_the_cosine_leaves_the_plateau_more_slowly_than_the_line(tmp_path: Path) -> None:
+    line, cosine = (tiny_config(tmp_path, steps=100, learning_rate_schedule=name) for name in ("linear", "cosine"))
+    assert learning_rate_factor(10, cosine) > learning_rate_factor(10, line)
+    assert learning_rate_factor(90, cosine) < learning_rate_factor(90, line)
+
+
+def test_each_branch_learns_at_its_own_rate_and_vectors_do_not_decay(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, learning_rate=1e-3, audio_learning_rate=1e-4, weight_decay=0.1)
+    transformer = JoVATransformer3DModel(**MODEL)
+    optimizer = build_optimizer(transformer, config, torch.device("cpu"))
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    weights = dict(transformer.named_parameters())
+    assert len(groups) == len(weights)
+    rates = {name: groups[id(parameter)]["peak_lr"] for name, parameter in weights.items()}
+    assert {rate for name, rate in rates.items() if ".audio" in name} == {1e-4}
+    assert {rate for name, rate in rates.items() if ".video" in name} == {1e-3}
+    decays = {name: groups[id(parameter)]["weight_decay"] for name, parameter in weights.items()}
+    assert decays["transformer_blocks.0.attn.video.to_q.weight"] == 0.1
+    assert decays["transformer_blocks.0.attn.video.to_q.bias"] == 0
+    assert decays["embed.video.position_embedding.tables.0"] == 0
