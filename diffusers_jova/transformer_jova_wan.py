@@ -326,13 +326,7 @@ class JoVAWanTransformer3DModel(
     _no_split_modules = ["JoVAWanTransformerBlock", "JoVAWanConditionEmbedder"]
     _repeated_blocks = ["JoVAWanTransformerBlock"]
     _keep_in_fp32_modules = ["time_embedder", "scale_shift_table", "norm2"]
-    _skip_layerwise_casting_patterns = [
-        "patch_embedding",
-        "condition_embedder",
-        "speaker_embedding",
-        "norm",
-        "proj_out",
-    ]
+    _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "speaker", "norm", "proj_out"]
     # Media rows are split where they are embedded and gathered at their head; text stays whole on every device.
     _cp_plan = {
         **{

@@ -257,14 +257,22 @@ def test_compiled_forward_is_one_graph_and_serves_every_timestep(build: Callable
         assert_same(run(compiled, timestep=torch.full((2,), 37.5), coupled=coupled), plain[1])
 
 
-def test_blocks_compile_one_by_one_and_are_shared() -> None:
-    model = build_transformer(num_layers=2, num_single_layers=2)
+@pytest.mark.parametrize(
+    ("kind", "sizes", "num_graphs"),
+    [
+        ("jova", {"num_layers": 2, "num_single_layers": 2}, 2),  # dual and single
+        ("wan", {"num_layers": 3}, 1),
+        ("nava", {"num_layers": 4, "shared_layers": (2, 3)}, 2),  # twin and shared
+    ],
+)
+def test_blocks_compile_one_by_one_and_are_shared(kind: str, sizes: dict[str, Any], num_graphs: int) -> None:
+    model = BUILDERS[kind](**sizes)
     plain = run(model)
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     model.compile_repeated_blocks(fullgraph=True, backend="eager")
     assert_same(run(model), plain)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # dual and single
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == num_graphs
 
 
 def test_lora_layers_at_scale_zero_leave_the_forward_alone(build: Callable[..., Any]) -> None:
@@ -275,27 +283,28 @@ def test_lora_layers_at_scale_zero_leave_the_forward_alone(build: Callable[..., 
     assert min(difference(*pair) for pair in zip(run(model), plain, strict=True)) > 1e-3
 
 
-def test_offloaded_forwards_equal_the_plain_one() -> None:
+def test_offloaded_forwards_equal_the_plain_one(build: Callable[..., Any]) -> None:
     """On the CPU, whose hooks are those of an accelerator."""
-    plain, cpu = run(build_transformer()), torch.device("cpu")
-    sequential = build_transformer()
+    plain, cpu = run(build()), torch.device("cpu")
+    sequential = build()
     cpu_offload(sequential, cpu, offload_buffers=True)
     assert all(parameter.is_meta for parameter in sequential.parameters())
     assert_same(run(sequential), plain)
     for offload_type in ("block_level", "leaf_level"):
-        grouped = build_transformer()
+        grouped = build()
         grouped.enable_group_offload(cpu, cpu, offload_type=offload_type, num_blocks_per_group=1)
         assert_same(run(grouped), plain)
 
 
-def test_layerwise_casting_stays_near_the_plain_forward() -> None:
-    model = build_transformer()
+def test_layerwise_casting_stays_near_the_plain_forward(build: Callable[..., Any]) -> None:
+    model = build()
     plain = run(model)
     model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
-    assert model.transformer_blocks[0].ff["audio"].net[2].weight.dtype == torch.float8_e4m3fn
-    assert model.embed["audio"].patch_embedding.weight.dtype == torch.float32
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert all(dtypes[name] == torch.float8_e4m3fn for name in dtypes if ".to_q." in name or ".net.2." in name)
+    assert all(dtypes[name] == torch.float32 for name in dtypes if "patch_embedding" in name)
     for output, expected in zip(run(model), plain, strict=True):
-        assert difference(output, expected) < 0.15  # float8 has 4 bits
+        assert difference(output, expected) < 0.3  # float8 has 4 bits
 
 
 CACHES = {
@@ -333,12 +342,13 @@ def test_caches_start_at_the_plain_forward_and_both_modalities_follow(build: Cal
     assert_same(run(model, **near), second)
 
 
-def test_bfloat16_keeps_the_time_embedder_in_float32_and_stays_near(tmp_path: Path) -> None:
-    model = build_transformer()
+def test_bfloat16_keeps_the_time_embedder_in_float32_and_stays_near(build: Callable[..., Any], tmp_path: Path) -> None:
+    model = build()
     model.save_pretrained(tmp_path)
-    half = JoVATransformer3DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
-    assert half.embed["video"].time_embedding.time_embedder.linear_1.weight.dtype == torch.float32
-    assert half.transformer_blocks[0].ff["audio"].net[2].weight.dtype == torch.bfloat16
+    half = type(model).from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    dtypes = {name: parameter.dtype for name, parameter in half.named_parameters()}
+    assert all(dtypes[name] == torch.float32 for name in dtypes if "time_embedder" in name)
+    assert all(dtypes[name] == torch.bfloat16 for name in dtypes if ".to_q." in name or ".net.2." in name)
     names = ("hidden_states", "audio_hidden_states", "encoder_hidden_states")
     outputs = run(half, **{name: inputs()[name].bfloat16() for name in names})
     for output, plain in zip(outputs, run(model), strict=True):
