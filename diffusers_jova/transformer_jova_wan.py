@@ -83,6 +83,10 @@ class NoiseCondition(NamedTuple):
     modulation: Tensor
     level: Tensor
 
+    def at_rows(self, values: Tensor) -> Tensor:
+        """Values per noise level [B, N, D] at the rows: [B, L, D], or [B, 1, D] if there is one level."""
+        return select_level(values, self.level)
+
 
 class BlockContext(NamedTuple):
     """What every block reads besides the packed rows; dictionaries hold the modalities that are present.
@@ -164,7 +168,7 @@ class JoVAWanEnds(nn.Module):
     def forward(self, rows: Tensor, noise: NoiseCondition) -> Tensor:
         """Modulated norm and projection: rows [B, L, D] to velocities [B, L, out_features]."""
         modulation = self.scale_shift_table.float() + noise.temb.float()[:, :, None]  # [B, N, 2, D]
-        shift, scale = (select_level(part, noise.level) for part in modulation.unbind(2))
+        shift, scale = (noise.at_rows(part) for part in modulation.unbind(2))
         return self.proj_out(modulated_norm(rows, shift, scale, self.eps))
 
 
@@ -176,9 +180,8 @@ class JoVAWanModulation(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
     def forward(self, noise: NoiseCondition) -> Modulation:
-        """Shift, scale and gate of both halves of a block for every row, [B, 1 or L, D] each, float32."""
-        values = self.scale_shift_table.float() + noise.modulation.float()  # [B, N, 6, D]
-        return Modulation(*(select_level(part, noise.level) for part in values.unbind(2)))
+        """Shift, scale and gate of both halves of a block per noise level, [B, N, D] each, float32."""
+        return Modulation(*(self.scale_shift_table.float() + noise.modulation.float()).unbind(2))
 
 
 class JoVAWanCrossAttnProcessor:
@@ -274,21 +277,21 @@ class JoVAWanTransformerBlock(nn.Module):
         streams = dict(zip(rows, hidden_states.split(list(rows.values()), dim=1), strict=True))
         modulation = {name: self.modulation.of(name)(noise) for name, noise in context.noise.items()}
 
-        # 1. Joint self-attention
-        normed = {
-            name: modulated_norm(x, modulation[name].attn_shift, modulation[name].attn_scale, self.eps)
-            for name, x in streams.items()
-        }
+        # 1. Joint self-attention; values are spread over rows where they are used, because six of them are large
+        normed = {}
+        for name, x in streams.items():
+            mod, noise = modulation[name], context.noise[name]
+            normed[name] = modulated_norm(x, noise.at_rows(mod.attn_shift), noise.at_rows(mod.attn_scale), self.eps)
         attended = self.attn1(normed, context.lengths, context.rotary_emb, context.coupling)
 
         # 2. Cross-attention to text and feed-forward network of each modality
         outputs = []
         for (name, x), attention in zip(streams.items(), attended, strict=True):
-            mod, text = modulation[name], context.text[name]
-            x = gated_sum(x, mod.attn_gate, attention)
+            mod, noise, text = modulation[name], context.noise[name], context.text[name]
+            x = gated_sum(x, noise.at_rows(mod.attn_gate), attention)
             x = x + self.attn2.of(name)(self.norm2.of(name)(x), text.rows, text.mask)
-            ff_output = self.ffn.of(name)(modulated_norm(x, mod.ff_shift, mod.ff_scale, self.eps))
-            outputs.append(gated_sum(x, mod.ff_gate, ff_output))
+            ff_input = modulated_norm(x, noise.at_rows(mod.ff_shift), noise.at_rows(mod.ff_scale), self.eps)
+            outputs.append(gated_sum(x, noise.at_rows(mod.ff_gate), self.ffn.of(name)(ff_input)))
         return torch.cat(outputs, dim=1)
 
 

@@ -1,5 +1,8 @@
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -8,10 +11,13 @@ from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 import diffusers_jova
 from diffusers_jova.registration import register
-from tests.tiny_pipeline import build_transformer
+from tests.tiny_pipeline import NAVA_SHARING, build_transformer, build_wan_transformer
 
 
-CLASSES = ("JoVAPipeline", "JoVATransformer3DModel", "FlowMatchAudioVideoScheduler")
+CLASSES = ("JoVAPipeline", "JoVATransformer3DModel", "JoVAWanTransformer3DModel", "FlowMatchAudioVideoScheduler")
+ALL_TRANSFORMERS = pytest.mark.parametrize(
+    "build", [build_transformer, partial(build_wan_transformer, **NAVA_SHARING)], ids=["jova", "wan"]
+)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -27,8 +33,8 @@ def test_the_package_offers_the_base_classes_that_loaders_look_for(base: str) ->
 
 
 def test_every_kind_of_block_is_known_to_the_cache_hooks_as_one_packed_tensor() -> None:
-    model = build_transformer()
-    for block in (*model.transformer_blocks, *model.single_transformer_blocks):
+    jova, wan = build_transformer(), build_wan_transformer()
+    for block in (*jova.transformer_blocks, *jova.single_transformer_blocks, *wan.blocks):
         metadata = TransformerBlockRegistry.get(type(block))
         assert metadata.return_hidden_states_index == 0
         assert metadata.return_encoder_hidden_states_index is None
@@ -41,15 +47,17 @@ def test_registering_twice_changes_nothing() -> None:
     assert "diffusers_jova" not in LOADABLE_CLASSES["diffusers"]
 
 
+@ALL_TRANSFORMERS
 @pytest.mark.parametrize("repeated", ["_no_split_modules", "_repeated_blocks"])
-def test_class_names_that_diffusers_matches_exist_in_the_model(repeated: str) -> None:
-    model = build_transformer()
+def test_class_names_that_diffusers_matches_exist_in_the_model(build: Callable[..., Any], repeated: str) -> None:
+    model = build()
     present = {type(module).__name__ for module in model.modules()}
     assert set(getattr(model, repeated)) <= present
 
 
-def test_modules_that_stay_in_float32_or_are_not_cast_exist_in_the_model() -> None:
-    model = build_transformer()
+@ALL_TRANSFORMERS
+def test_modules_that_stay_in_float32_or_are_not_cast_exist_in_the_model(build: Callable[..., Any]) -> None:
+    model = build()
     names = [name for name, _ in model.named_modules()]
     for pattern in (*model._keep_in_fp32_modules, *model._skip_layerwise_casting_patterns):
         assert any(pattern in name for name in names), pattern
