@@ -58,7 +58,7 @@ def test_class_names_that_diffusers_matches_exist_in_the_model(build: Callable[.
 @ALL_TRANSFORMERS
 def test_modules_that_stay_in_float32_or_are_not_cast_exist_in_the_model(build: Callable[..., Any]) -> None:
     model = build()
-    names = [name for name, _ in model.named_modules()]
+    names = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
     for pattern in (*model._keep_in_fp32_modules, *model._skip_layerwise_casting_patterns):
         assert any(pattern in name for name in names), pattern
 
