@@ -2,15 +2,17 @@
 PYTHON ?= python3
 # the versions of the development environment; `make test CONSTRAINTS=` takes the newest that setup.cfg allows
 CONSTRAINTS ?= constraints.txt
-# what `make demo` runs
-MODEL ?= model_cards/jova-tiny
+# what `make demo` runs and `make evidence` measures: the shipped model, else the one that `make jova-tiny` makes
+MODEL ?= $(patsubst %/model_index.json,%,$(firstword $(wildcard model_cards/jova-tiny/model_index.json) runs/jova-tiny/pipeline))
+# of every run of `make ablations`
+STEPS ?= 2000
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 # the pinned torch may be a build without CUDA: where there is a GPU, pip chooses
 PINS = cat /dev/null $(CONSTRAINTS) $(if $(GPU),| sed '/^torch==/d')
 TESTS = $(if $(GPU),not slow,not slow and not gpu)
 
-.PHONY: help demo overfit test check fix bench
+.PHONY: help demo overfit jova-tiny evidence ablations test check fix bench
 
 help:       ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*##/:/' | sort
@@ -29,6 +31,21 @@ demo: .venv/installed  ## set up .venv, then write demo.mp4, demo_from_image.mp4
 
 overfit: .venv/installed  ## set up .venv, then prove the chain on one clip; minutes
 	@.venv/bin/python -m training.overfit --output runs/overfit
+
+.venv/espeak: .venv/installed  # the voice of the training set
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --constraint .venv/constraints.txt --editable '.[espeak]'
+	@touch $@
+
+jova-tiny: .venv/espeak  ## make the shipped model from nothing; resumes where it was interrupted
+	@.venv/bin/python -m training.jova_tiny --output runs/jova-tiny
+	@cp -R runs/jova-tiny/pipeline/. model_cards/jova-tiny
+
+evidence: .venv/espeak  ## measure MODEL on held-out prompts; fills in model_cards/jova-tiny
+	@.venv/bin/python -m training.evidence --model $(MODEL)
+	@.venv/bin/python -m training.lora_evidence --model $(MODEL)
+
+ablations: .venv/espeak  ## the paper's Tables 3, 4 and 5 in small, after `make jova-tiny`
+	@.venv/bin/python -m training.ablations --output runs/ablations --steps $(STEPS)
 
 test: .venv/installed  ## set up .venv, then check
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(MAKE) --no-print-directory check

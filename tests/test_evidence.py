@@ -120,10 +120,14 @@ def test_drawn_objects_are_recognised_and_a_dog_is_no_bell() -> None:
 
 
 def test_the_folder_of_clips_changes_with_weights_and_settings(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"a")
+    weights = tmp_path / "transformer" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"a")
     first = fingerprint(tmp_path, {"guidance_scale": 3})
     assert fingerprint(tmp_path, {"guidance_scale": 2}) != first
-    (tmp_path / "model.safetensors").write_bytes(b"b")
+    (tmp_path / "evidence.json").write_text("{}")
+    assert fingerprint(tmp_path, {"guidance_scale": 3}) == first
+    weights.write_bytes(b"b")
     assert fingerprint(tmp_path, {"guidance_scale": 3}) != first
 
 

@@ -97,9 +97,10 @@ def _read(path: Path) -> Generated:
 
 
 def fingerprint(model: Path, settings: Mapping[str, Any]) -> str:
-    """Digest the files of a model and the settings: the name of a folder for what they make."""
+    """Digest a saved pipeline, without what else lies in its folder, and settings: names a folder for their clips."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for path in sorted(path for path in model.rglob("*") if path.suffix in (".json", ".safetensors", ".model")):
+    components = (path for path in model.glob("*/*") if path.suffix in (".json", ".safetensors", ".model"))
+    for path in sorted([*model.glob("model_index.json"), *components]):
         digest.update(str(path.relative_to(model)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
