@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from tests.tiny_training import HEADER, tiny_config, write_clips
 from training.branches import branch_of, copy_video_to_audio
+from training.conditioning import Conditioning
 from training.dataset import write_record
 from training.train import main, run
 from training.trainer import Trainer
@@ -116,6 +117,15 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(tmp_pat
     assert losses(tmp_path / "two")[-1]["loss/video"] == pytest.approx(losses(tmp_path / "run")[-1]["loss/video"])
 
 
+def test_no_two_parts_of_a_run_share_their_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+    prepare = Conditioning.__call__
+    spy = lambda self, batch, seed: seeds.append(seed) or prepare(self, batch, seed)  # noqa: E731
+    monkeypatch.setattr(Conditioning, "__call__", spy)
+    Trainer(tiny_config(tmp_path, steps=3, batch_size=2, gradient_accumulation_steps=4)).train()
+    assert len(set(seeds)) == 3 * 4
+
+
 def test_two_processes_train_clips_of_which_some_lack_a_whole_branch(tmp_path: Path) -> None:
     data = write_clips(tmp_path / "prepared")
     for index in range(4):  # of a length of their own: no clip with a picture can share their batch
@@ -148,6 +158,8 @@ def test_a_distribution_that_did_not_start_is_an_error(tmp_path: Path, monkeypat
 def test_a_stage_trains_its_own_branch_and_leaves_the_other_bit_for_bit(tmp_path: Path, stage: str) -> None:
     torch.manual_seed(0)
     trainer = Trainer(tiny_config(tmp_path, stage=stage, steps=2))
+    names = {name for name, parameter in trainer.transformer.named_parameters() if parameter.requires_grad}
+    assert {branch_of(name) for name in names} == {stage}  # two processes would wait for gradients that never come
     before = {name: p.detach().clone() for name, p in trainer.transformer.named_parameters()}
     trainer.train()
     changed = different(before, dict(trainer.transformer.named_parameters()))
