@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from conversion import nava, ovi, wan
 from conversion.checkpoint import Source, dequantized, from_state_dict
 from conversion.convert import main
 from conversion.output import Parameter, as_checkpoint, cast, check_fits, parameters, write_safetensors
 from conversion.rules import plan
+from diffusers_jova import JoVAWanTransformer3DModel
 
 
 MEASURE = """
@@ -198,6 +199,30 @@ def test_nava_goes_back_to_its_own_names_bit_for_bit() -> None:
     back = {parameter.name: parameter.make() for parameter in restored}
     assert back.keys() == original.keys()
     assert all(torch.equal(back[name], original[name]) for name in original)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_converted_folder_loads_and_predicts_both_modalities(tmp_path: Path, dtype: str) -> None:
+    torch.manual_seed(0)
+    names = nava_names(dim=128, ffn=32, twins=1, shared=1)
+    save_file({name: 0.1 * torch.randn(shape) for name, shape in names.items()}, tmp_path / "NAVA.safetensors")
+    main(["nava", str(tmp_path / "NAVA.safetensors"), str(tmp_path / "ours"), "--dtype", dtype])
+    model = JoVAWanTransformer3DModel.from_pretrained(tmp_path / "ours", torch_dtype=getattr(torch, dtype))
+    kept = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.float32}
+    assert {n for n, _ in model.named_parameters() if "scale_shift_table" in n or "time_embedder" in n} <= kept
+    assert ("blocks.0.attn1.video.to_q.weight" in kept) == (dtype == "float32")
+    latents = (torch.randn(1, 48, 2, 2, 2), torch.randn(1, 3, 128), torch.randn(1, 4, 4096))
+    with torch.no_grad():
+        outputs = model(
+            *(part.to(model.dtype) for part in latents),
+            torch.tensor([37.5]),
+            frame_rate=24.0,
+            audio_latent_rate_hz=25.0,
+            return_dict=False,
+        )
+    for output, given in zip(outputs, latents, strict=False):
+        assert output.shape == given.shape
+        assert output.isfinite().all()
 
 
 def test_a_converted_wan_goes_back_into_one_original_file(tmp_path: Path) -> None:
