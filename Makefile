@@ -41,8 +41,8 @@ jova-tiny: .venv/espeak  ## make the shipped model from nothing; resumes where i
 	@cp -R runs/jova-tiny/pipeline/. model_cards/jova-tiny
 
 evidence: .venv/espeak  ## measure MODEL on held-out prompts; fills in model_cards/jova-tiny
-	@.venv/bin/python -m training.evidence --model $(MODEL)
-	@.venv/bin/python -m training.lora_evidence --model $(MODEL)
+	@.venv/bin/python -m training.evidence --model $(MODEL); status=$$?; \
+		.venv/bin/python -m training.lora_evidence --model $(MODEL) && exit $$status
 
 ablations: .venv/espeak  ## the paper's Tables 3, 4 and 5 in small, after `make jova-tiny`
 	@.venv/bin/python -m training.ablations --output runs/ablations --steps $(STEPS)

@@ -114,6 +114,12 @@ def test_the_spread_is_that_over_seeds() -> None:
     assert table.count("0.400 +- 0.200") == len(COLUMNS) * sum(map(len, TABLES.values()))
 
 
+def test_missing_records_are_named(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ablations.main(["--output", str(tmp_path), "--steps", "1", "--codecs", str(source), "--data", "nowhere"])
+    assert "`--data` must be an existing folder, got `nowhere`" in capsys.readouterr().err
+
+
 def test_a_failing_process_is_an_error_after_the_others_have_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -199,7 +199,7 @@ def describe(arms: Mapping[str, Mapping[str, Any]], origin: Mapping[str, str]) -
     text = [
         "## Ablations",
         f"The paper's Tables 3, 4 and 5 in small: every arm saw the same {base['samples']:,} samples "
-        f"({base['steps']:,} steps), much less than the shipped model; {base['seeds']} seeds, {base['clips']} "
+        f"({base['steps']:,} steps); {base['seeds']} seeds, {base['clips']} "
         "held-out prompts each; mean +- standard deviation over seeds. Measured on "
         f"{origin['date'][:10]} at commit {origin['commit']}; `make ablations` repeats it.",
     ]
@@ -248,6 +248,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         overrides = parse_overrides(args.overrides)
     except ValueError as error:
         parser.error(str(error))
+    for name in ("data", "codecs"):
+        if not (folder := getattr(args, name)).is_dir():
+            parser.error(f"`--{name}` must be an existing folder, got `{folder}`; run `make jova-tiny`")
 
     # 1. The budget, which a resumed command takes from the first one
     settings = {"data": str(args.data), **overrides}
