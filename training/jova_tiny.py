@@ -58,11 +58,11 @@ def assemble(
     Args:
         codecs: Folder that `training.train_codecs` wrote.
         transformer: Trained transformer; None for a pipeline that only encodes.
-        dtype: Number format of the codecs.
+        dtype: Number format of the codecs and the text encoder.
     """
     return JoVAPipeline(
         tokenizer=AutoTokenizer.from_pretrained(codecs / "tokenizer"),
-        text_encoder=UMT5EncoderModel.from_pretrained(codecs / "text_encoder", dtype=torch.float32).eval(),
+        text_encoder=UMT5EncoderModel.from_pretrained(codecs / "text_encoder", dtype=dtype).eval(),
         transformer=transformer,
         vae=AutoencoderKLWan.from_pretrained(codecs / "vae", torch_dtype=dtype).eval(),
         audio_vae=MMAudioVAE.from_pretrained(codecs / "audio_vae", torch_dtype=dtype).eval(),
@@ -143,7 +143,7 @@ def write_records(pipeline: JoVAPipeline, shards: Sequence[Path], folder: Path) 
 
 
 def save_pipeline(codecs: Path, transformer: Path, folder: Path) -> None:
-    """Save the finished pipeline, whole or not at all: bfloat16, and float32 for the text encoder, which keeps it."""
+    """Save the finished pipeline in bfloat16, whole or not at all."""
     dtype = torch.bfloat16
     pipeline = assemble(codecs, JoVATransformer3DModel.from_pretrained(transformer, torch_dtype=dtype), dtype)
     partial = folder.with_name(f".{folder.name}.tmp")
