@@ -9,7 +9,16 @@ import yaml
 from diffusers_jova import media
 from diffusers_jova.pipeline_jova import JoVAPipeline
 from training import demo, overfit
-from training.disc_clip import FRAME_RATE, NUM_FRAMES, SAMPLING_RATE, draw_clip, measure_radius, radius_px
+from training.disc_clip import (
+    COLOURS,
+    FRAME_RATE,
+    NUM_FRAMES,
+    SAMPLING_RATE,
+    draw_clip,
+    draw_disc,
+    measure_radius,
+    radius_px,
+)
 from training.evaluation import envelope, envelope_sync
 
 
@@ -40,34 +49,38 @@ def test_radius_and_sound_of_the_clip_follow_one_loudness() -> None:
     assert envelope_sync(measure_radius(clip.frames), late).lag == -3
 
 
-def test_the_radius_is_measured_as_it_was_drawn() -> None:
-    frames = np.stack([overfit.draw_clip().frames[0]])
-    level = (measure_radius(frames)[0] - radius_px(0)) / (radius_px(1) - radius_px(0))
-    assert 0 < level < 0.2
+@pytest.mark.parametrize("colour", COLOURS)
+def test_the_radius_is_measured_as_it_was_drawn(colour: str) -> None:
+    for level in (0.1, 0.5, 1.0):
+        measured = measure_radius(draw_disc(radius_px(level), colour)[None], colour)
+        assert measured[0] == pytest.approx(radius_px(level), abs=0.05)
 
 
-def test_the_clip_meets_the_goals_and_its_reverse_does_not() -> None:
-    clip = draw_clip()
-    assert overfit.compare(clip.frames, clip.waveform).meets_goals
-    assert not overfit.compare(clip.frames, clip.waveform[::-1].copy()).meets_goals
-    assert not overfit.compare(clip.frames[::-1], clip.waveform).meets_goals
-    shift = 2 * SAMPLING_RATE // FRAME_RATE
-    assert not overfit.compare(clip.frames, np.roll(clip.waveform, shift)).meets_goals
+def test_each_clip_meets_the_goals_and_no_mixture_of_both_does() -> None:
+    clip, twin = (draw_clip(colour) for colour in COLOURS)
+    for colour, one in zip(COLOURS, (clip, twin), strict=True):
+        assert overfit.nearest_colour(one.frames) == colour
+        assert overfit.compare(one.frames, one.waveform, colour).meets_goals
+        shifted = np.roll(one.waveform, 2 * SAMPLING_RATE // FRAME_RATE)
+        assert not overfit.compare(one.frames, shifted, colour).meets_goals
+    assert not overfit.compare(clip.frames, twin.waveform, "orange").meets_goals
+    assert not overfit.compare(twin.frames, clip.waveform, "orange").meets_goals
 
 
 def test_an_untrained_model_runs_through_the_whole_chain_and_misses_the_goals(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "overfit"
-    with pytest.raises(SystemExit, match="goals missed from: noise; prompt; prompt, first frame"):
+    with pytest.raises(SystemExit, match="goals missed from: noise; orange prompt;"):
         overfit.main(["--output", str(output), *short_configs(tmp_path)])
     assert "PSNR" in capfd.readouterr().out
-    clip = media.read_video(output / "prompt_first_frame.mp4")
+    clip = media.read_video(output / "green_prompt_and_first_frame.mp4")
     assert len(clip.frames) == NUM_FRAMES
     assert (output / "contact_sheet.png").exists()
 
     monkeypatch.setattr(demo, "OVERFIT", output)
-    demo.main(["--model", str(tmp_path / "missing"), "--output", str(tmp_path / "demo.mp4")])
+    monkeypatch.setattr(demo, "SHIPPED", tmp_path / "without_weights")
+    demo.main(["--model", str(demo.SHIPPED), "--output", str(tmp_path / "demo.mp4")])
     assert {path.name for path in tmp_path.glob("demo*")} == {"demo.mp4", "demo_from_image.mp4", "demo.png"}
 
 
@@ -78,3 +91,17 @@ def test_the_demo_refuses_files_of_another_length(tiny_pipeline_folder: Path, tm
         media.write_video(path, clip.frames[: defaults.num_frames], FRAME_RATE, clip.waveform[:cut], SAMPLING_RATE)
         with pytest.raises(ValueError, match="must last"):
             demo.check_lengths(path, defaults)
+
+
+def test_the_demo_refuses_a_folder_without_a_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        demo.main(["--model", str(tmp_path)])
+    assert "`--model` must be the folder of a saved pipeline" in capsys.readouterr().err
+
+
+def test_the_demo_of_another_model_shows_speakers(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    demo.main(["--model", str(tiny_pipeline_folder), "--output", str(tmp_path / "demo.mp4")])
+    assert {path.name for path in tmp_path.iterdir()} == {"demo.mp4", "demo_from_image.mp4", "demo.png"}
+    defaults = JoVAPipeline.from_pretrained(tiny_pipeline_folder).defaults
+    scenes = demo.avatar_scenes(defaults)
+    assert [scene.image is None for scene in scenes] == [True, False]

@@ -3,7 +3,7 @@
     python -m training.demo --model model_cards/jova-tiny --output demo.mp4
 
 writes `demo.mp4`, `demo_from_image.mp4` and the contact sheet `demo.png`, and checks that picture and sound last as
-long as was asked for. Where the model is missing, that of `training.overfit`, which knows one clip, is trained first.
+long as was asked for. Where jova-tiny is missing, that of `training.overfit`, which knows two clips, is trained first.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from diffusers_jova.media import read_video
 from training import overfit
 from training.avatars import make_clip
 from training.contact_sheet import save_contact_sheet
-from training.disc_clip import CAPTION, draw_clip
+from training.disc_clip import draw_clip
 
 
+SHIPPED = Path("model_cards", "jova-tiny")
 OVERFIT = Path("runs", "overfit")
 SPEAKER_SEED, PORTRAIT_SEED = 1, 5
 WORDS = ("hello", "coffee")
@@ -54,17 +55,20 @@ def avatar_scenes(defaults: GenerationDefaults) -> list[Scene]:
 
 
 def disc_scenes() -> list[Scene]:
-    """The clip that the model of `training.overfit` knows."""
-    first_frame = Image.fromarray(draw_clip().frames[0])
-    return [Scene("from text", CAPTION), Scene("from text and the first frame", CAPTION, first_frame)]
+    """The clips that the model of `training.overfit` knows."""
+    clip, twin = draw_clip("orange"), draw_clip("green")
+    first_frame = Image.fromarray(twin.frames[0])
+    return [Scene("from text", clip.caption), Scene("from text and the first frame", twin.caption, first_frame)]
 
 
 def load_model(folder: Path) -> tuple[JoVAPipeline, list[Scene]]:
-    """Load the model and choose what it can show; a missing one is replaced by that of `training.overfit`."""
-    if folder.exists():
+    """Load the model and choose what it can show; that of `training.overfit` stands in for a missing shipped one."""
+    if (folder / "model_index.json").is_file():
         pipeline = JoVAPipeline.from_pretrained(folder)
         return pipeline, avatar_scenes(pipeline.defaults)
-    print(f"there is no model in {folder}; training one that knows a single clip, in {OVERFIT} (minutes, once)")
+    if folder != SHIPPED:
+        raise ValueError(f"`--model` must be the folder of a saved pipeline, got {folder}; leave it out for jova-tiny")
+    print(f"there are no weights in {folder}; training one that knows two clips, in {OVERFIT} (minutes, once)")
     if not (OVERFIT / "pipeline").exists():
         overfit.main(["--output", str(OVERFIT)])
     return JoVAPipeline.from_pretrained(OVERFIT / "pipeline"), disc_scenes()
@@ -90,10 +94,13 @@ def check_lengths(path: Path, defaults: GenerationDefaults) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the clips, check them, and put them on one sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="folder of a saved pipeline")
+    parser.add_argument("--model", type=Path, default=SHIPPED, help="folder of a saved pipeline")
     parser.add_argument("--output", type=Path, default=Path("demo.mp4"), help="the clip from text; others lie beside")
     args = parser.parse_args(argv)
-    pipeline, scenes = load_model(args.model)
+    try:
+        pipeline, scenes = load_model(args.model)
+    except ValueError as error:
+        parser.error(str(error))
     started = time.monotonic()
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     paths = [args.output, args.output.with_stem(f"{args.output.stem}_from_image")]
