@@ -9,6 +9,7 @@ torch.set_num_threads(1)  # the tensors are tiny, and a forked process must not 
 with torch.device("meta"):  # torch lists its constructors at the first use; transformers replaces some while it loads
     torch.empty(0)
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in processes that tests start
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before diffusers is imported: a test that wants the network fails
 
 
