@@ -88,9 +88,9 @@ def to_frame_batch(video: Video) -> Video:
     if is_images and len(video) > 0:
         return video
     if isinstance(video, np.ndarray) and video.ndim == 4 and video.shape[3] == 3:
-        return video.astype(np.float32) / 255 if video.dtype == np.uint8 else video
-    if isinstance(video, Tensor) and video.ndim == 4 and video.shape[1] == 3 and video.is_floating_point():
-        return video
+        return video.astype(np.float32) / 255 if video.dtype == np.uint8 else in_unit_range(video)
+    if isinstance(video, Tensor) and video.is_floating_point() and video.ndim == 4 and video.shape[1] == 3:
+        return in_unit_range(video)
     shape = list(video.shape) if hasattr(video, "shape") else type(video).__name__
     raise ValueError(
         f"`video` must be a list of PIL images, an array [N, H, W, 3] or a float tensor [N, 3, H, W], got {shape}; "
@@ -98,9 +98,26 @@ def to_frame_batch(video: Video) -> Video:
     )
 
 
+def in_unit_range(video: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """The same frames, after refusing that there are none, and values outside of [0, 1]."""
+    if 0 in video.shape:
+        raise ValueError(f"`video` must have at least one frame and pixel, got {list(video.shape)}; leave it out")
+    low, high = float(video.min()), float(video.max())
+    if not (low >= 0 and high <= 1):  # written so that NaN fails as well
+        raise ValueError(f"`video` must have values in [0, 1] or be uint8, got [{low:.3g}, {high:.3g}]; rescale it")
+    return video
+
+
 def to_waveform_batch(audio: Audio, num_channels: int) -> Tensor:
     """Float waveform [B, channels, S] of one sound, [S] or [channels, S], or of a batch [B, channels, S]."""
-    waveform = torch.as_tensor(audio).float()
+    if not isinstance(audio, np.ndarray | Tensor):
+        raise ValueError(
+            f"`audio` must be an array or a tensor, got {type(audio).__name__}; `media.read_audio` reads a file"
+        )
+    waveform = torch.as_tensor(audio).detach().cpu()
+    if not waveform.is_floating_point():
+        raise ValueError(f"`audio` must be float in [-1, 1], got {waveform.dtype}; divide int16 by 32768, say")
+    waveform = waveform.float()
     waveform = waveform.reshape((1,) * (3 - waveform.ndim) + waveform.shape)
     if waveform.ndim != 3 or waveform.shape[1] != num_channels or waveform.shape[2] == 0:
         raise ValueError(

@@ -270,10 +270,9 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         latents = self.audio_codec.encode(waveform.to(self._execution_device))
         return repeat_to_batch("audio", latents[:, : clip.num_audio_latents], clip.batch_size)
 
-    def read_audio(self, audio: Audio, sampling_rate: int | None, clip: Clip) -> Tensor:
-        """Given sound, [1 or B, channels, S] at the codec's rate; what lacks less than two frames gets silence."""
+    def fit_audio(self, waveform: Tensor, sampling_rate: int | None, clip: Clip) -> Tensor:
+        """Given sound [1 or B, channels, S] at the codec's rate; what lacks less than two frames gets silence."""
         codec = self.audio_codec
-        waveform = to_waveform_batch(audio, codec.num_channels)
         if sampling_rate is not None and sampling_rate != codec.sampling_rate:
             waveform = torch.from_numpy(resample(waveform.numpy(), sampling_rate, codec.sampling_rate))
         num_samples = max(round(clip.duration_s * codec.sampling_rate), codec.num_samples_for(clip.num_audio_latents))
@@ -429,7 +428,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         output_type: str = "pil",
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,
-        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> JoVAPipelineOutput | tuple[Any, Any]:
         """Generate clips of video with sound.
@@ -487,6 +486,8 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             `JoVAPipelineOutput`, or the tuple `(frames, audio)`. Given media that cover the clip come back as given.
         """
         # 1. Settle what the call is about
+        video = None if video is None else to_frame_batch(video)
+        audio = None if audio is None else to_waveform_batch(audio, self.audio_codec.num_channels)
         settings = self.defaults.override(
             height=height,
             width=width,
@@ -545,14 +546,12 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             if self.num_condition_channels == 0:
                 given["video"] = GivenLatents.prefix(image_latents, num_latent_frames, axis=2)
         if video is not None:
-            originals["video"] = self.video_processor.preprocess_video(
-                to_frame_batch(video), height=clip.height, width=clip.width
-            )
+            originals["video"] = self.video_processor.preprocess_video(video, height=clip.height, width=clip.width)
             given["video"] = GivenLatents.prefix(
                 self.encode_video(originals["video"], clip), num_latent_frames, axis=2
             )
         if audio is not None:
-            originals["audio"] = self.read_audio(audio, audio_sampling_rate, clip)
+            originals["audio"] = self.fit_audio(audio, audio_sampling_rate, clip)
             given["audio"] = GivenLatents.prefix(
                 self.encode_audio(originals["audio"], clip), clip.num_audio_latents, axis=1
             )
@@ -618,7 +617,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
                         "negative_prompt_embeds": text.negative_prompt,
                     }
                     chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    tensors |= callback_on_step_end(self, step, timestep, chosen)
+                    tensors |= callback_on_step_end(self, step, timestep, chosen) or {}
                     samples = {name: tensors[LATENTS_OF[name]] for name in samples}
                     text = replace(
                         text, prompt=tensors["prompt_embeds"], negative_prompt=tensors["negative_prompt_embeds"]

@@ -50,10 +50,33 @@ def test_images_arrays_and_tensors_are_the_same_frames() -> None:
     assert to_frame_batch(floats) is floats
 
 
-@pytest.mark.parametrize("video", [[], np.zeros((4, 4, 3)), torch.zeros(2, 4, 4, 3), torch.zeros(2, 3, 4, 4).byte()])
+NO_VIDEOS = [
+    "clip.mp4",
+    [],
+    np.zeros((4, 4, 3)),
+    torch.zeros(2, 4, 4, 3),
+    torch.zeros(2, 3, 4, 4).byte(),
+]
+
+
+@pytest.mark.parametrize("video", NO_VIDEOS)
 def test_what_is_no_video_is_refused(video: object) -> None:
     with pytest.raises(ValueError, match=r"`video` must be a list of PIL images, .*`media.read_video` reads a file"):
         to_frame_batch(video)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("low_and_high", [(0.0, 255.0), (-1.0, 1.0), (float("nan"), 0.5)])
+def test_frames_of_floats_outside_of_zero_to_one_are_refused(low_and_high: tuple[float, float]) -> None:
+    video = np.zeros((1, 1, 2, 3), np.float32)
+    video[0, 0, :, 0] = low_and_high
+    for frames in (video, torch.from_numpy(video).movedim(-1, 1)):
+        with pytest.raises(ValueError, match=r"`video` must have values in \[0, 1\] or be uint8, got \["):
+            to_frame_batch(frames)
+
+
+def test_no_frames_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`video` must have at least one frame and pixel, got \[0, 4, 4, 3\]"):
+        to_frame_batch(np.zeros((0, 4, 4, 3)))
 
 
 def test_sound_gets_its_batch_and_channel_axes() -> None:
@@ -71,3 +94,13 @@ def test_sound_of_another_shape_is_refused(audio: np.ndarray) -> None:
 def test_sound_that_is_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match="`audio` must be finite, got NaN or infinity"):
         to_waveform_batch(np.array([0, np.nan]), 1)
+
+
+def test_sound_of_integers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`audio` must be float in \[-1, 1\], got torch.int16; divide int16"):
+        to_waveform_batch(np.zeros(5, np.int16), 1)
+
+
+def test_the_name_of_a_sound_file_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`audio` must be an array or a tensor, got str; `media.read_audio` reads"):
+        to_waveform_batch("voice.wav", 1)  # type: ignore[arg-type]

@@ -302,6 +302,10 @@ def test_a_callback_reads_and_replaces_tensors(pipeline: JoVAPipeline) -> None:
     assert not audio.any()
 
 
+def test_a_callback_that_returns_nothing_only_looks_on(pipeline: JoVAPipeline) -> None:
+    assert_same(generate(pipeline, callback_on_step_end=lambda *_: None), generate(pipeline))
+
+
 def test_a_callback_may_change_the_guidance_scale(pipeline: JoVAPipeline, forwards: list[int]) -> None:
     def switch_off(pipe: Any, *_: Any) -> dict[str, Any]:
         pipe._guidance_scale = 1.0
@@ -360,6 +364,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"audio": sound(RATE)}, r"`audio` must last at most as long as the clip, 0.312 s, got 1.000 s; cut it"),
     ({"audio": np.zeros((2, 99))}, r"`audio` must be \[S\], \[1, S\] or \[B, 1, S\] with S > 0, got \[2, 99\]"),
     ({"audio": np.full(99, np.nan)}, "`audio` must be finite, got NaN or infinity"),
+    ({"video": "clip.mp4"}, "`video` must be a list of PIL images, .* got str; `media.read_video` reads a file"),
+    ({"audio": "voice.wav"}, "`audio` must be an array or a tensor, got str; `media.read_audio` reads a file"),
     ({"video": np.zeros((5, 32, 32))}, r"`video` must be a list of PIL images, .* got \[5, 32, 32\]"),
     (
         {"prompt": ["a"] * 3, "image": [picture()] * 2},
