@@ -142,8 +142,10 @@ def prompt_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def number_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Numbers of a call; None takes the model's."""
-    if args.steps is not None and args.steps < 1:
-        raise ValueError(f"`--steps` must be at least 1, got {args.steps}")
+    for option in ("steps", "height", "width", "num_frames"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise ValueError(f"`--{option.replace('_', '-')}` must be at least 1, got {value}")
     if args.seed is not None and not 0 <= args.seed <= LARGEST_SEED:
         raise ValueError(f"`--seed` must be from 0 to {LARGEST_SEED}, got {args.seed}")
     names = ("height", "width", "num_frames", "frame_rate", "guidance_scale", "audio_guidance_scale")

@@ -224,6 +224,9 @@ def read_video(
         ValueError: If the file cannot be decoded or holds no picture.
     """
     target_rate = None if frame_rate is None else exact_frame_rate(frame_rate)
+    for name, value in (("max_num_frames", max_num_frames), ("max_side_px", max_side_px)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}; None sets no limit")
     with _open_for_reading(path) as container:
         if not container.streams.video:
             raise ValueError(

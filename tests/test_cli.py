@@ -159,6 +159,7 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         (["--height", "20"], r"`height` must be a positive multiple of 16, got 20; use 16"),
         (["--num-frames", "10"], r"`num_frames` must be 4k \+ 1 .*, got 10; use 9 or 13"),
         (["--steps", "0"], r"`--steps` must be at least 1, got 0"),
+        (["--num-frames", "0"], r"`--num-frames` must be at least 1, got 0"),
         (["--seed", "-1"], r"`--seed` must be from 0"),
         (["--frame-rate", "0"], r"`frame_rate` must be positive, got 0"),
         (["--transcript", "hello"], r"either by `--prompt` or by .* got both"),

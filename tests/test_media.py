@@ -183,6 +183,9 @@ def test_limits_cut_picture_and_sound_alike(tmp_path: Path) -> None:
     assert video.audio is not None
     assert video.audio.shape == (1, 17 * 1000)
     assert len(media.read_video(tmp_path / "clip.mp4", max_num_frames=99, max_side_px=999).frames) == 33
+    for limit in ("max_num_frames", "max_side_px"):
+        with pytest.raises(ValueError, match=f"`{limit}` must be at least 1, got 0; None sets no limit"):
+            media.read_video(tmp_path / "clip.mp4", **{limit: 0})
 
 
 def test_a_phone_held_upright_gives_upright_frames(tmp_path: Path) -> None:
