@@ -7,6 +7,7 @@ Letters in shapes: B prompts, S tokens, D feature width.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -124,29 +125,17 @@ def encode_text(
         pads_with_zeros: Whether every text is `max_sequence_length` rows long and padding takes part as zeros, as in
             Wan and its kin; otherwise texts are padded to the longest and the padding is masked.
     """
-    inputs = tokenizer(
-        texts,
-        padding="longest",
-        truncation=False,
-        padding_side="right",
-        return_attention_mask=True,
-        return_tensors="pt",
+    tokenize = partial(
+        tokenizer, texts, padding="longest", padding_side="right", return_attention_mask=True, return_tensors="pt"
     )
+    inputs = tokenize(truncation=False)
     longest = inputs.input_ids.shape[1]
     if longest > max_sequence_length:
         logger.warning(
             f"a prompt of {longest} tokens was cut to `max_sequence_length` = {max_sequence_length}; "
             f"shorten the prompt or raise `max_sequence_length`"
         )
-        inputs = tokenizer(
-            texts,
-            padding="longest",
-            truncation=True,
-            max_length=max_sequence_length,
-            padding_side="right",
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
+        inputs = tokenize(truncation=True, max_length=max_sequence_length)
     device = execution_device(text_encoder)
     ids, attention_mask = inputs.input_ids.to(device), inputs.attention_mask.to(device)
     features = text_encoder(ids, attention_mask=attention_mask)[0]
