@@ -32,7 +32,7 @@ from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
-from diffusers_jova.scheduling_flow_match_av import expand_sigma, predict_data
+from .scheduling_flow_match_av import expand_sigma, predict_data
 
 
 class Branch(NamedTuple):
