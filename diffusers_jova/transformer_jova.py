@@ -164,6 +164,9 @@ class JoVATextEmbedding(nn.Module):
 
     def forward(self, features: Tensor, features_2: Tensor | None = None) -> Tensor:
         """Features [B, S1, text_dim] and, with a second encoder, [B, S2, text_dim_2]."""
+        if (features_2 is None) == hasattr(self, "proj_2"):
+            rule = "be given for a model with" if features_2 is None else "be None for a model without"
+            raise ValueError(f"`encoder_hidden_states_2` must {rule} `text_dim_2`; use its own text encoders")
         rows = self.proj(features)
         return rows if features_2 is None else torch.cat([rows, self.proj_2(features_2)], dim=1)
 

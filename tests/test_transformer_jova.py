@@ -168,6 +168,13 @@ def test_both_text_encoders_are_read() -> None:
     assert difference(run(model, encoder_hidden_states_2=one)[0], run(model, encoder_hidden_states_2=other)[0]) > 1e-3
 
 
+def test_features_that_do_not_fit_the_text_encoders_of_the_model_are_refused() -> None:
+    with pytest.raises(ValueError, match="`encoder_hidden_states_2` must be given for a model with `text_dim_2`"):
+        run(build_transformer(text_dim_2=8))
+    with pytest.raises(ValueError, match="`encoder_hidden_states_2` must be None for a model without `text_dim_2`"):
+        run(build_transformer(), encoder_hidden_states_2=torch.randn(2, 3, 8))
+
+
 # Time
 
 
