@@ -1,6 +1,6 @@
 """What a call of `JoVAPipeline` may be given, and an error for every way to be wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import PIL.Image
@@ -27,27 +27,37 @@ def count_prompts(prompt: Prompts | None, prompt_embeds: PromptEmbeds | Tensor |
 
 def check_prompts(
     prompt: Prompts | None,
-    negative_prompt: Prompts | None,
     prompt_embeds: PromptEmbeds | Tensor | None,
-    negative_prompt_embeds: PromptEmbeds | Tensor | None,
+    negatives: Mapping[str, tuple[Prompts | None, PromptEmbeds | Tensor | None]],
 ) -> None:
-    """Refuse prompts that are missing, doubled, of a wrong type, or as many as fit nothing."""
+    """Refuse prompts that are missing, doubled, of a wrong type, or as many as fit nothing.
+
+    Args:
+        prompt: Texts of the clips.
+        prompt_embeds: Or their features.
+        negatives: Negative prompts and their features, by the name of the argument.
+    """
     if (prompt is None) == (prompt_embeds is None):
         raise ValueError("exactly one of `prompt` and `prompt_embeds` must be given; describe the clip in `prompt`")
-    for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-        listed = value if isinstance(value, list) else [value]
-        if value is not None and (not listed or not all(isinstance(item, str | JoVAPrompt) for item in listed)):
-            raise ValueError(f"`{name}` must be a str, a JoVAPrompt or a list of them, got {value!r}")
-    if negative_prompt is not None and negative_prompt_embeds is not None:
-        raise ValueError("`negative_prompt` and `negative_prompt_embeds` must not both be given; leave one out")
+    check_prompt_type("prompt", prompt)
     num_prompts = count_prompts(prompt, prompt_embeds)
-    if negative_prompt_embeds is not None and count_prompts(None, negative_prompt_embeds) != num_prompts:
-        num_negative = count_prompts(None, negative_prompt_embeds)
-        raise ValueError(f"`negative_prompt_embeds` must be one per prompt, got {num_negative} for {num_prompts}")
-    if isinstance(negative_prompt, list) and len(negative_prompt) != num_prompts:
-        raise ValueError(
-            f"`negative_prompt` must be one for all or one per prompt, got {len(negative_prompt)} for {num_prompts}"
-        )
+    for name, (negative_prompt, embeds) in negatives.items():
+        check_prompt_type(name, negative_prompt)
+        if negative_prompt is not None and embeds is not None:
+            raise ValueError(f"`{name}` and `{name}_embeds` must not both be given; leave one out")
+        if embeds is not None and (num_negative := count_prompts(None, embeds)) != num_prompts:
+            raise ValueError(f"`{name}_embeds` must be one per prompt, got {num_negative} for {num_prompts}")
+        if isinstance(negative_prompt, list) and len(negative_prompt) != num_prompts:
+            raise ValueError(
+                f"`{name}` must be one for all or one per prompt, got {len(negative_prompt)} for {num_prompts}"
+            )
+
+
+def check_prompt_type(name: str, prompt: Prompts | None) -> None:
+    """Refuse what is no text."""
+    listed = prompt if isinstance(prompt, list) else [prompt]
+    if prompt is not None and (not listed or not all(isinstance(item, str | JoVAPrompt) for item in listed)):
+        raise ValueError(f"`{name}` must be a str, a JoVAPrompt or a list of them, got {prompt!r}")
 
 
 def check_modalities(modalities: Sequence[str], image: Image | None, video: Video | None, audio: Audio | None) -> None:

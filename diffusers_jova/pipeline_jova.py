@@ -317,8 +317,11 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         settings: GenerationDefaults,
         prompt: Prompts | None,
         negative_prompt: Prompts | None,
+        audio_negative_prompt: Prompts | None,
         prompt_embeds: PromptEmbeds | Tensor | None,
         negative_prompt_embeds: PromptEmbeds | Tensor | None,
+        audio_negative_prompt_embeds: PromptEmbeds | Tensor | None,
+        num_videos_per_prompt: int,
         image: Image | None,
         audio: Audio | None,
         audio_sampling_rate: int | None,
@@ -328,7 +331,13 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         callback_on_step_end_tensor_inputs: Sequence[str],
     ) -> None:
         """Raise a ValueError that says what to do for every argument of a call that cannot be served."""
-        check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+        negatives = {
+            "negative_prompt": (negative_prompt, negative_prompt_embeds),
+            "audio_negative_prompt": (audio_negative_prompt, audio_negative_prompt_embeds),
+        }
+        check_prompts(prompt, prompt_embeds, negatives)
+        if num_videos_per_prompt < 1:
+            raise ValueError(f"`num_videos_per_prompt` must be at least 1, got {num_videos_per_prompt}")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {list(OUTPUT_TYPES)}, got {output_type!r}")
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
@@ -514,8 +523,11 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             settings,
             prompt,
             negative_prompt,
+            audio_negative_prompt,
             prompt_embeds,
             negative_prompt_embeds,
+            audio_negative_prompt_embeds,
+            num_videos_per_prompt,
             image,
             audio,
             audio_sampling_rate,

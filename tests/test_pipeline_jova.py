@@ -347,6 +347,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"negative_prompt": "a", "negative_prompt_embeds": torch.zeros(1, 2, 16)},
         "`negative_prompt` and `negative_prompt_embeds` must not both be given",
     ),
+    ({"audio_negative_prompt": 3}, "`audio_negative_prompt` must be a str, a JoVAPrompt or a list of them, got 3"),
+    (
+        {"audio_negative_prompt_embeds": torch.zeros(2, 2, 16)},
+        "`audio_negative_prompt_embeds` must be one per prompt, got 2 for 1",
+    ),
+    ({"num_videos_per_prompt": 0}, "`num_videos_per_prompt` must be at least 1, got 0"),
     ({"output_type": "mp4"}, r"`output_type` must be one of \['pil', 'np', 'pt', 'latent'\], got 'mp4'"),
     ({"callback_on_step_end_tensor_inputs": ["x"]}, r"`callback_on_step_end_tensor_inputs` must be in .*got \['x'\]"),
     ({"modalities": []}, r"`modalities` must be a choice of \['video', 'audio'\], got \[\]"),
