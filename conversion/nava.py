@@ -13,7 +13,7 @@ from typing import Any
 from conversion.card import NAVA, WAN
 from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
 from conversion.output import Options, Parameter, parameters, write_single
-from conversion.pipeline import Family
+from conversion.pipeline import Family, guidance_defaults
 from conversion.rules import Rule, inverse, plan, prefixed
 from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
 
@@ -25,18 +25,14 @@ FAMILY = Family(
     title="NAVA for diffusers_jova",
     licences=[NAVA, WAN],
     scheduler="nava",
-    prompt_template={"video": "{}", "audio": "{}", "transcript": "<S><extra_id_2>{}<E>"},
+    prompt_template="{video}\n{audio}\n<S><extra_id_2>{transcript}<E>",
     defaults={
         "height": 704,
         "width": 1280,
         "num_frames": 145,
         "frame_rate": 24.0,
         "num_inference_steps": 50,
-        "guidance_scale": 4.0,
-        "audio_guidance_scale": 3.0,
-        "coupling_scale": 4.0,
-        "audio_coupling_scale": 3.0,
-        "uncoupled_text": "kept",
+        **guidance_defaults("nava"),
     },
 )
 

@@ -12,9 +12,10 @@ from typing import Any
 from conversion.card import OVI, WAN
 from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
 from conversion.output import Options, Parameter, parameters
-from conversion.pipeline import Family
+from conversion.pipeline import Family, guidance_defaults
 from conversion.rules import Move, Rule, plan, prefixed
 from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
+from diffusers_jova.prompt import PROMPT_TEMPLATE
 
 
 AUDIO_POSITION_SCALE = 0.19676  # video latents per audio latent that the released audio tower was trained with
@@ -22,14 +23,13 @@ FAMILY = Family(
     title="JoVA from Ovi's towers",
     licences=[OVI, WAN],
     scheduler="ovi",
-    prompt_template={"video": "{}", "transcript": "<S>{}<E>", "audio": "<AUDCAP>{}<ENDAUDCAP>"},
+    prompt_template=PROMPT_TEMPLATE,
     defaults={  # of the 720 x 720, 5 s checkpoint, as is the template
         "height": 704,
         "width": 704,
         "num_frames": 121,
         "frame_rate": 24.0,
-        "guidance_scale": 4.0,
-        "audio_guidance_scale": 3.0,
+        **guidance_defaults("ovi"),
     },
 )
 

@@ -18,6 +18,7 @@ from diffusers import __version__ as diffusers_version
 
 from conversion.card import Licence
 from conversion.rules import listed
+from diffusers_jova import guidance
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
 
 
@@ -39,14 +40,14 @@ class Family:
         title: Heading of the model card.
         licences: Terms of the weights.
         scheduler: Name of the scheduler's preset.
-        prompt_template: Form of each part of a prompt.
+        prompt_template: Form of each part of a prompt, one per line.
         defaults: Values for arguments of a pipeline call.
     """
 
     title: str
     licences: Sequence[Licence]
     scheduler: str
-    prompt_template: Mapping[str, str]
+    prompt_template: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,6 +79,18 @@ def entry(name: str, path: Path) -> list[str]:
     return [LIBRARIES.get(cls, "diffusers"), cls]
 
 
+def guidance_defaults(preset: str) -> dict[str, Any]:
+    """Defaults of a pipeline that guides as a published model does; see `diffusers_jova.guidance.PRESETS`."""
+    video, audio = guidance.PRESETS[preset]
+    return {
+        "guidance_scale": video.guidance_scale,
+        "audio_guidance_scale": audio.guidance_scale,
+        "coupling_scale": video.coupling_scale,
+        "audio_coupling_scale": audio.coupling_scale,
+        "uncoupled_text": video.uncoupled_text,
+    }
+
+
 def assemble(folder: Path, transformer: str, family: Family, components: Mapping[str, Path]) -> None:
     """Complete a pipeline folder whose `transformer` is written; the index comes last."""
     index: dict[str, Any] = {"_class_name": "JoVAPipeline", "_diffusers_version": diffusers_version}
@@ -90,7 +103,7 @@ def assemble(folder: Path, transformer: str, family: Family, components: Mapping
     index["scheduler"] = ["diffusers_jova", "FlowMatchAudioVideoScheduler"]
     index |= {name: [None, None] for name in ("tokenizer_2", "text_encoder_2")}
     index |= {
-        "prompt_template": dict(family.prompt_template),
+        "prompt_template": family.prompt_template,
         "pads_text_with_zeros": True,
         "defaults": dict(family.defaults),
     }

@@ -30,6 +30,7 @@ from conversion.output import (
 )
 from conversion.pipeline import Family, assemble, component_licences, find_components
 from conversion.rules import Rule, inverse, plan, prefixed
+from diffusers_jova.prompt import PROMPT_TEMPLATE
 
 
 HEAD_DIM = 128  # of every released Wan, Ovi and NAVA model
@@ -77,7 +78,7 @@ FAMILY = Family(
     title="JoVA from Wan",
     licences=[WAN],
     scheduler="wan",
-    prompt_template={"video": "{}", "transcript": "<S>{}<E>", "audio": "<AUDCAP>{}<ENDAUDCAP>"},
+    prompt_template=PROMPT_TEMPLATE,
     defaults={"guidance_scale": 5.0},
 )
 RUN = """

@@ -59,7 +59,7 @@ class GenerationDefaults:
         """Check the names and fill in the rest.
 
         Raises:
-            ValueError: For a name that is no field.
+            ValueError: For a name that is no field, or guidance that cannot be.
         """
         names = [field.name for field in fields(cls)]
         for name in values:
@@ -68,7 +68,11 @@ class GenerationDefaults:
                 raise ValueError(
                     f"`defaults` must name arguments of the pipeline, got {name!r}; did you mean {near!r}"
                 )
-        return cls(**values)
+        # JSON has no tuples
+        read: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
+        defaults = cls(**read)
+        defaults.guidance()  # checks itself
+        return defaults
 
     def override(self, **arguments: Any) -> "GenerationDefaults":
         """These values, replaced by every argument that is not None; a zero stays a zero."""

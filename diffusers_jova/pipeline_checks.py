@@ -60,6 +60,15 @@ def check_prompt_type(name: str, prompt: Prompts | None) -> None:
         raise ValueError(f"`{name}` must be a str, a JoVAPrompt or a list of them, got {prompt!r}")
 
 
+def check_template(template: str) -> None:
+    """Refuse a prompt template that `JoVAPrompt.render` cannot fill in."""
+    if not isinstance(template, str) or "{video}" not in template:
+        raise ValueError(
+            f"`prompt_template` must be a str with a form such as '{{video}}' per line, got {template!r}; "
+            f"see `diffusers_jova.prompt.PROMPT_TEMPLATE`"
+        )
+
+
 def check_modalities(modalities: Sequence[str], image: Image | None, video: Video | None, audio: Audio | None) -> None:
     """Refuse modalities that do not exist, and media given for one that takes no part."""
     if not modalities or any(name not in MODALITIES for name in modalities):

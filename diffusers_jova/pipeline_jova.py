@@ -29,6 +29,7 @@ from .pipeline_checks import (
     check_modalities,
     check_prompts,
     check_size,
+    check_template,
     count_prompts,
 )
 from .pipeline_output import JoVAPipelineOutput
@@ -124,6 +125,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             pads_text_with_zeros=pads_text_with_zeros,
             defaults=dict(defaults or {}),
         )
+        check_template(prompt_template)
         self.defaults = GenerationDefaults.from_dict(defaults or {})
         spatial_factor = self.video_codec.spatial_factor if getattr(self, "vae", None) is not None else 8
         self.video_processor = VideoProcessor(vae_scale_factor=spatial_factor)

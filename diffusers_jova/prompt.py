@@ -96,6 +96,11 @@ def pad_rows(features: Tensor, mask: Tensor | None, num_rows: int) -> tuple[Tens
 
 def concatenate_prompts(prompts: Sequence[PromptEmbeds]) -> PromptEmbeds:
     """Batches of prompts as one batch, padded to the longest."""
+    if len({part.features_2 is None for part in prompts}) > 1:
+        raise ValueError(
+            "`negative_prompt_embeds` must have features of the same text encoders as `prompt_embeds`, got others; "
+            "pass `PromptEmbeds` from `encode_prompt`"
+        )
 
     def join(features: list[Tensor | None], masks: list[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
         present = [part for part in features if part is not None]

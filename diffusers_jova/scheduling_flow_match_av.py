@@ -62,13 +62,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "universe-1":    {"shift": 15.0, "audio_shift": 15.0, "solver": "unipc"},  # UniVerse-1 code
     "minimax-h3":    {"shift": 12.0, "audio_shift":  3.0},                     # musubi-tuner @ 4e9945c
 })
-
-# How those models draw noise levels in training; each row is `sample_training_sigmas(batch_size, **row)`.
-TRAINING_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
-    "jova":       {"density": "mode", "mode_scale": 1.29, "coupling": "shared"},  # one t (Eq. 2), density of Waver
-    "jova-paper": {"density": "uniform", "coupling": "shared"},                   # Eq. 2 to the letter
-    "mova":       {"density": "uniform", "coupling": "independent"},              # arXiv:2602.08794v2
-})
 # fmt: on
 
 

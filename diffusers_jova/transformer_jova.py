@@ -234,8 +234,8 @@ class JoVAPositionEmbedding(nn.Module):
         """Positions of a grid with `grid` rows per axis, the last axis fastest."""
         if any(size > limit for size, limit in zip(grid, self.table_sizes, strict=True)):
             raise ValueError(
-                f"latent size must be at most {list(self.table_sizes)} (`position_table_sizes`), got {list(grid)}; "
-                f"generate a shorter or smaller clip"
+                f"latents must have at most {list(self.table_sizes)} rows per axis (`position_table_sizes`), "
+                f"got {list(grid)}; generate a shorter or smaller clip"
             )
         return self.tables(grid)
 

@@ -15,6 +15,7 @@ from conversion.pipeline import assemble, component_licences, find_components
 from conversion.source import local_path
 from diffusers_jova import JoVAPipeline, JoVATransformer3DModel
 from diffusers_jova.generation_defaults import GenerationDefaults
+from diffusers_jova.prompt import JoVAPrompt
 
 
 def write_components(wan_folder: Path, audio_folder: Path) -> None:
@@ -61,7 +62,10 @@ def test_an_assembled_folder_loads_as_a_pipeline_with_the_defaults_of_its_family
         assemble(folder, "JoVATransformer3DModel", family, components)
     pipe = JoVAPipeline.from_pretrained(tmp_path / "out")
     assert pipe.defaults == GenerationDefaults(**family.defaults)
-    assert pipe.config.prompt_template == family.prompt_template
+    (text,) = pipe.render_prompts(JoVAPrompt(video="seen", audio="heard", transcript="said"))
+    assert text.startswith("seen ")
+    assert "heard" in text
+    assert "said<E>" in text
     assert pipe.config.pads_text_with_zeros
     assert pipe.scheduler.config.shift == 5
     assert pipe.audio_codec.latent_channels == 4

@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import pytest
 
 from diffusers_jova.generation_defaults import GenerationDefaults
@@ -32,3 +35,10 @@ def test_the_norm_limit_of_video_is_not_one_of_audio() -> None:
 def test_a_name_that_is_no_argument_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(ValueError, match="got 'guidance_scales'; did you mean 'guidance_scale'"):
         GenerationDefaults.from_dict({"guidance_scales": 3})
+
+
+def test_defaults_survive_json_and_refuse_guidance_that_cannot_be() -> None:
+    defaults = GenerationDefaults(coupling_scale=2.0, coupling_interval=(0.0, 0.5))
+    assert GenerationDefaults.from_dict(json.loads(json.dumps(asdict(defaults)))) == defaults
+    with pytest.raises(ValueError, match="`guidance_rescale` must be in"):
+        GenerationDefaults.from_dict({"guidance_rescale": 2.0})

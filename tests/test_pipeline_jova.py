@@ -383,7 +383,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "`negative_prompt_embeds` must be one per prompt, got 1 for 2",
     ),
     ({"audio_latents": torch.zeros(1, 3, 4)}, r"`audio_latents` must be \[1, 10, 4\] for this clip, got \[1, 3, 4\]"),
-    ({"num_frames": 65}, r"latent size must be at most \[16, 16, 16\] .*; generate a shorter or smaller clip"),
+    ({"num_frames": 65}, r"latents must have at most \[16, 16, 16\] rows .*; generate a shorter or smaller clip"),
 ]
 
 

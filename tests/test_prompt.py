@@ -82,3 +82,10 @@ def test_copies_of_a_prompt_lie_beside_each_other() -> None:
     repeated = PromptEmbeds(torch.tensor([[[1.0]], [[2.0]]])).repeat(2)
     assert repeated.features.flatten().tolist() == [1, 1, 2, 2]
     assert repeated.features_2 is None
+
+
+def test_prompts_of_one_and_of_two_encoders_do_not_mix() -> None:
+    one = PromptEmbeds(torch.zeros(1, 2, 4))
+    two = PromptEmbeds(torch.zeros(1, 2, 4), None, torch.zeros(1, 3, 6))
+    with pytest.raises(ValueError, match="must have features of the same text encoders"):
+        concatenate_prompts([two, one])

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from diffusers_jova.scheduling_flow_match_av import (
     PRESETS,
-    TRAINING_PRESETS,
     FlowMatchAudioVideoScheduler,
     SigmaMixture,
     add_noise,
@@ -397,5 +396,3 @@ def test_wrong_training_draws_are_refused() -> None:
 def test_presets_are_arguments() -> None:
     for arguments in PRESETS.values():
         FlowMatchAudioVideoScheduler(**arguments).set_timesteps(2)
-    for arguments in TRAINING_PRESETS.values():
-        FlowMatchAudioVideoScheduler().sample_training_sigmas(2, **arguments)
