@@ -61,6 +61,9 @@ SIZES = {  # parameters of the dual-stream block
 BARE_OPERATIONS = ("mm", "linear", "attention")
 
 
+Step = Callable[[bool], None]  # has_backward
+
+
 def build_block(size: BlockSize, streams: Sequence[str], device: str, dtype: torch.dtype) -> JoVATransformerBlock:
     """A block with random weights, gates included."""
     with torch.device(device):
@@ -97,14 +100,15 @@ def build_context(size: BlockSize, device: str, dtype: torch.dtype) -> BlockCont
     )
 
 
-def block_step(size: BlockSize, streams: Sequence[str], device: str, dtype: torch.dtype) -> Callable[[bool], None]:
+def block_step(block: JoVATransformerBlock, size: BlockSize, device: str, dtype: torch.dtype) -> Step:
     """Forward, and backward on request, of the block."""
-    block, context = build_block(size, streams, device, dtype), build_context(size, device, dtype)
+    context = build_context(size, device, dtype)
     dim = size.heads * size.head_dim
     rows = torch.randn(size.batch_size, sum(size.lengths), dim, device=device, dtype=dtype, requires_grad=True)
     gradient = torch.randn_like(rows)
 
     def step(has_backward: bool) -> None:
+        block.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(has_backward):
             output = block(rows, context)
         if has_backward:
@@ -113,12 +117,11 @@ def block_step(size: BlockSize, streams: Sequence[str], device: str, dtype: torc
     return step
 
 
-def bare_step(size: BlockSize, streams: Sequence[str], device: str, dtype: torch.dtype) -> Callable[[bool], None]:
-    """Forward, and backward on request, of the block's linear layers and of its attention, each on random input."""
-    block = build_block(size, streams, device, dtype)
+def bare_step(block: JoVATransformerBlock, size: BlockSize, device: str, dtype: torch.dtype) -> Step:
+    """Forward, and backward on request, of the block's linear layers and of an attention, each on random input."""
     dim = size.heads * size.head_dim
     products: list[tuple[Any, Tensor]] = []
-    for name, rows in size.lengths.rows_of(streams).items():
+    for name, rows in size.lengths.rows_of(block.streams).items():
         projections: Any = getattr(block.attn, name)
         feed_forward: Any = block.ff[name].net
         modulation = block.modulation[name].linear
@@ -134,6 +137,7 @@ def bare_step(size: BlockSize, streams: Sequence[str], device: str, dtype: torch
     attention_gradient = torch.randn_like(query)
 
     def step(has_backward: bool) -> None:
+        block.zero_grad(set_to_none=True)
         for (layer, x), gradient in zip(products, gradients, strict=True):
             with torch.set_grad_enabled(has_backward):
                 output = layer(x)
@@ -200,7 +204,7 @@ def _measure_memory(kind: str, name: str, streams: Sequence[str], device: str, d
     before = _process_memory_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the highest memory so far
     build = block_step if kind == "block" else bare_step
-    build(SIZES[name], streams, device, dtype)(True)
+    build(build_block(SIZES[name], streams, device, dtype), SIZES[name], device, dtype)(True)
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return _process_memory_mb("VmHWM") - before
@@ -214,20 +218,30 @@ def _process_memory_mb(field: str) -> float:
 def measure(name: str, streams: Sequence[str], device: str, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
     """All numbers of one block."""
     size = SIZES[name]
-    block, bare = (build(size, streams, device, dtype) for build in (block_step, bare_step))
     result: dict[str, Any] = {
         "block": f"{name} {'dual' if len(streams) == 4 else 'single'}-stream",
         "parameters": sum(parameter.numel() for parameter in build_block(size, streams, "meta", dtype).parameters()),
         "rows": size.batch_size * sum(size.lengths),
         "device": device if device == "cpu" else torch.cuda.get_device_name(),
         "dtype": str(dtype).removeprefix("torch."),
-        "forward": compare(lambda: block(False), lambda: bare(False), repeats, device),
-        "forward_backward": compare(lambda: block(True), lambda: bare(True), repeats, device),
-        "overhead_shares": overhead_shares(lambda: block(True), device),
+        **measure_times(size, streams, device, dtype, repeats),  # frees its memory before memory is measured
     }
     for kind in ("block", "bare"):
         result[f"{kind}_peak_memory_mb"] = peak_memory_mb(kind, name, streams, device, dtype)
     return result
+
+
+def measure_times(
+    size: BlockSize, streams: Sequence[str], device: str, dtype: torch.dtype, repeats: int
+) -> dict[str, Any]:
+    """Times of the block beside the bare work on the same weights, and where the difference goes."""
+    weights = build_block(size, streams, device, dtype)
+    block, bare = (build(weights, size, device, dtype) for build in (block_step, bare_step))
+    return {
+        "forward": compare(lambda: block(False), lambda: bare(False), repeats, device),
+        "forward_backward": compare(lambda: block(True), lambda: bare(True), repeats, device),
+        "overhead_shares": overhead_shares(lambda: block(True), device),
+    }
 
 
 def report(result: dict[str, Any]) -> None:
