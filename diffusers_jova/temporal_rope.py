@@ -97,4 +97,5 @@ def apply_rotary_emb(hidden_states: Tensor, rotary_emb: tuple[Tensor, Tensor]) -
     """Rotate the pairs (2i, 2i + 1) of queries or keys [B, L, H, K] by cosines and sines [L, K/2], in float32."""
     cos, sin = (part[:, None] for part in rotary_emb)  # [L, 1, K/2]
     x, y = hidden_states.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((x * cos - y * sin, x * sin + y * cos), dim=-1).flatten(-2).type_as(hidden_states)
+    rotated = torch.addcmul(x * cos, y, sin, value=-1), torch.addcmul(x * sin, y, cos)
+    return torch.stack(rotated, dim=-1).flatten(-2).type_as(hidden_states)
