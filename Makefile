@@ -3,7 +3,7 @@ PYTHON ?= python3
 # the versions of the development environment; `make test CONSTRAINTS=` takes the newest that setup.cfg allows
 CONSTRAINTS ?= constraints.txt
 # what `make demo` runs and `make evidence` measures: the shipped model, else the one that `make jova-tiny` makes
-MODEL ?= $(patsubst %/model_index.json,%,$(firstword $(wildcard model_cards/jova-tiny/model_index.json) runs/jova-tiny/pipeline))
+MODEL ?= model_cards/jova-tiny
 # of every run of `make ablations`
 STEPS ?= 2000
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)

@@ -22,6 +22,7 @@ A scale of 1 switches its term off; a scale of 0 is a scale of 0.
 Letters: B batch, C channels, F latent frames, H and W latent height and width, L audio latents.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -141,6 +142,9 @@ class Guidance:
                 raise ValueError(
                     f"`{name}` must be two rising fractions of the steps, 0 <= start <= stop <= 1, got {(start, stop)}"
                 )
+        for name in ("guidance_scale", "coupling_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"`{name}` must be a finite number, got {getattr(self, name)}; 1 is off")
         if not 0 <= self.guidance_rescale <= 1:
             raise ValueError(f"`guidance_rescale` must be in [0, 1], got {self.guidance_rescale}; 0 is off")
         if self.apg_threshold is not None and self.apg_threshold < 0:

@@ -80,6 +80,15 @@ def check_modalities(modalities: Sequence[str], image: Image | None, video: Vide
         raise ValueError("`image` and `video` must not both be given; a given video brings its first frame")
 
 
+def check_something_is_generated(generated: Sequence[str], given: Sequence[str]) -> None:
+    """Refuse a call whose given media leave nothing to generate."""
+    if not generated:
+        raise ValueError(
+            f"something must be left to generate, got given {' and '.join(given)} for the whole clip; "
+            f"raise `num_frames` to continue it, or let the other modality take part"
+        )
+
+
 def check_size(
     settings: GenerationDefaults, spatial_factor: int, patch_size: Sequence[int], temporal_factor: int
 ) -> None:

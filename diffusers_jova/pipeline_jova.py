@@ -29,6 +29,7 @@ from .pipeline_checks import (
     check_modalities,
     check_prompts,
     check_size,
+    check_something_is_generated,
     check_template,
     count_prompts,
 )
@@ -589,6 +590,8 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             attention_kwargs=attention_kwargs,
             generator=generator,
         )
+
+        check_something_is_generated([name for name in modalities if denoiser.generates(name)], list(given))
 
         # 4. Encode text
         self._needs_negative_prompt = denoiser.needs_negative_prompt(modalities)

@@ -1,6 +1,6 @@
 """Train an avatar adapter: prepared clips in, one file that `JoVAPipeline.load_lora_weights` reads out.
 
-    python -m training.prepare clips/ prepared/ --pipeline MODEL
+    python -m training.prepare clips/ prepared/ --model MODEL
     python -m training.train_lora prepared/ adapter/ --model MODEL --targets attention
 
 The adapter learns who speaks and how; dropped captions, and `prior_data=`, clips of the base model's own kind, keep it
