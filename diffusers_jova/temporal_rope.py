@@ -62,6 +62,21 @@ def check_alignment(alignment: TemporalAlignment) -> None:
         raise ValueError(f"`temporal_alignment` must be 'time', 'none' or a number, got {alignment!r}")
 
 
+def media_positions(
+    modality: str,
+    grid: tuple[int, ...],
+    alignment: TemporalAlignment,
+    frame_rate: float,
+    audio_latent_rate_hz: float,
+    temporal_factor: int,
+    device: torch.device,
+) -> Tensor:
+    """Positions of the rows of video or audio on a grid, [L, 3]; arguments as in `audio_positions`."""
+    if modality == "video":
+        return video_positions(grid[0], grid[1], grid[2], device)
+    return audio_positions(grid[0], alignment, frame_rate, audio_latent_rate_hz, temporal_factor, device)
+
+
 def text_positions(num_text_tokens: int, device: torch.device) -> Tensor:
     """The zero position of text tokens: float32 [L, 3]."""
     return torch.zeros(num_text_tokens, 3, device=device)

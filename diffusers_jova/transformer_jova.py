@@ -37,10 +37,9 @@ from .modulation import Modulation, modulated_norm, select_level
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
-    audio_positions,
     check_alignment,
+    media_positions,
     text_positions,
-    video_positions,
 )
 
 
@@ -610,18 +609,9 @@ class JoVATransformer3DModel(
         angles = []
         for branch, grid in grids.items():
             device = text[branch].features[0].device
-            if branch == "video":
-                media_positions = video_positions(grid[0], grid[1], grid[2], device)
-            else:
-                media_positions = audio_positions(
-                    grid[0],
-                    self.config.temporal_alignment,
-                    frame_rate,
-                    audio_latent_rate_hz,
-                    self.config.temporal_compression_ratio,
-                    device,
-                )
-            angles.append(self.rope(media_positions))
+            clock = (self.config.temporal_alignment, frame_rate, audio_latent_rate_hz)
+            positions = media_positions(branch, grid, *clock, self.config.temporal_compression_ratio, device)
+            angles.append(self.rope(positions))
             angles.append(self.rope(text_positions(text[branch].num_rows, device)))
         cos, sin = (torch.cat(parts) for parts in zip(*angles, strict=True))
         return cos, sin

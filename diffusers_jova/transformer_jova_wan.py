@@ -40,9 +40,8 @@ from .modulation import Modulation, modulated_norm, select_level
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
-    audio_positions,
     check_alignment,
-    video_positions,
+    media_positions,
 )
 from .transformer_jova import MODALITIES, JoVATransformerOutput
 from .wan_embeddings import (
@@ -538,17 +537,8 @@ class JoVAWanTransformer3DModel(
         """Rotary embedding of the packed rows, [L, K/2] each, from positions on the common clock."""
         angles = []
         for modality, grid in grids.items():
-            if modality == "video":
-                positions = video_positions(grid[0], grid[1], grid[2], device)
-            else:
-                positions = audio_positions(
-                    grid[0],
-                    self.config.temporal_alignment,
-                    frame_rate,
-                    audio_latent_rate_hz,
-                    self.config.temporal_compression_ratio,
-                    device,
-                )
+            clock = (self.config.temporal_alignment, frame_rate, audio_latent_rate_hz)
+            positions = media_positions(modality, grid, *clock, self.config.temporal_compression_ratio, device)
             angles.append(self.rope(positions))
         cos, sin = (torch.cat(parts) for parts in zip(*angles, strict=True))
         return cos, sin

@@ -4,7 +4,7 @@
 
 makes the clips once (13 to 16 ms per clip and core), then trains; `all` runs three chains side by side: the video VAE,
 the audio VAE followed by the vocoder, and the text encoder. Each component ends when the minutes or steps of its
-schedule are spent, so the time of a run is what the config says: about 7 minutes for `codecs_tiny.yaml` on one H100.
+schedule are spent, so the time of a run is what the config says.
 Started again, a command continues from its checkpoints and leaves finished components alone.
 
 Written are library classes in bfloat16, `vae`, `audio_vae`, `vocoder`, `text_encoder`, `tokenizer`, and in each folder
