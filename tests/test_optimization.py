@@ -1,5 +1,6 @@
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,3 +42,30 @@ def test_each_branch_learns_at_its_own_rate_and_vectors_do_not_decay(tmp_path: P
     assert decays["transformer_blocks.0.attn.video.to_q.weight"] == 0.1
     assert decays["transformer_blocks.0.attn.video.to_q.bias"] == 0
     assert decays["embed.video.position_embedding.tables.0"] == 0
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, optimizer="muon", learning_rate=1e-2, weight_decay=0.0)
+    transformer = JoVATransformer3DModel(**MODEL)
+    optimizer = build_optimizer(transformer, config, torch.device("cpu"))
+    weights = dict(transformer.named_parameters())
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    for weight in weights.values():
+        weight.grad = torch.randn_like(weight).sign() * (0.5 + torch.rand_like(weight))
+    optimizer.step()
+    moved = {name: weight.detach() - before[name] for name, weight in weights.items()}
+    orthogonal = {name for group in optimizer.param_groups if group["orthogonal"] for name in _names(weights, group)}
+    assert "transformer_blocks.0.attn.audio_text.to_q.weight" in orthogonal
+    assert "single_transformer_blocks.0.ff.video.net.2.weight" in orthogonal
+    assert not any("modulation" in name or "embed" in name or "head" in name for name in orthogonal)
+    for name, step in moved.items():
+        if name in orthogonal:  # singular values of one size; as large in root mean square as 0.2 of AdamW
+            values = torch.linalg.svdvals(step)
+            assert values.max() < 1.5 * values.median()
+            assert 0.1 < step.square().mean().sqrt() / (1e-2 * 0.2) < 2
+        else:
+            torch.testing.assert_close(step.abs(), torch.full_like(step, 1e-2), rtol=1e-3, atol=0)
+
+
+def _names(weights: dict[str, torch.nn.Parameter], group: dict[str, Any]) -> list[str]:
+    return [name for name, weight in weights.items() if any(weight is member for member in group["params"])]

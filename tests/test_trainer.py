@@ -294,9 +294,11 @@ def test_gradient_checkpointing_does_not_change_a_step(tmp_path: Path) -> None:
     assert different(result(tmp_path / "run"), result(tmp_path / "less")) == []
 
 
-def test_an_eight_bit_optimizer_resumes_with_the_same_bits(tmp_path: Path) -> None:
-    pytest.importorskip("bitsandbytes")
-    settings = {"optimizer": "adamw_8bit"}
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "muon"])
+def test_every_optimizer_resumes_with_the_same_bits(tmp_path: Path, optimizer: str) -> None:
+    if optimizer == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
+    settings = {"optimizer": optimizer}
     Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "whole"), **settings)).train()
     Trainer(tiny_config(tmp_path, stop_after_minutes=0, log_every=4, **settings)).train()
     Trainer(tiny_config(tmp_path, **settings)).train()

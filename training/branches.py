@@ -40,6 +40,15 @@ def copy_video_to_audio(transformer: nn.Module) -> list[str]:
     return kept
 
 
+@torch.no_grad()
+def copy_branch(source: nn.Module, target: nn.Module, branch: Branch) -> None:
+    """Copies the weights of one branch between transformers of the same sizes."""
+    parameters = dict(source.named_parameters())
+    for name, parameter in target.named_parameters():
+        if branch_of(name) == branch:
+            parameter.copy_(parameters[name])
+
+
 def freeze(transformer: nn.Module, config: TrainConfig) -> None:
     """Leaves gradients only to what the stage trains with a learning rate above 0."""
     for name, parameter in transformer.named_parameters():
@@ -60,12 +69,13 @@ def learning_rate_of(branch: Branch, config: TrainConfig) -> float:
 
 
 def parameter_groups(transformer: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Groups what is trained by branch and weight decay; `peak_lr` is the rate that the schedule scales."""
-    groups: dict[tuple[Branch, bool], list[Tensor]] = {}
+    """Groups what is trained; `peak_lr` is the rate that the schedule scales, `orthogonal` what Muon takes."""
+    groups: dict[tuple[Branch, bool, bool], list[Tensor]] = {}
     for name, parameter in transformer.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and "position_embedding" not in name
-            groups.setdefault((branch_of(name), decays), []).append(parameter)
+            is_orthogonal = config.optimizer == "muon" and is_block_matrix(name, parameter)
+            groups.setdefault((branch_of(name), decays, is_orthogonal), []).append(parameter)
     if not groups:
         raise ValueError("no weight is left to train; check `stage`, `lora_targets` and the learning rates")
     return [
@@ -73,9 +83,15 @@ def parameter_groups(transformer: nn.Module, config: TrainConfig) -> list[dict[s
             "params": parameters,
             "peak_lr": learning_rate_of(branch, config),
             "weight_decay": config.weight_decay if decays else 0.0,
+            "orthogonal": is_orthogonal,
         }
-        for (branch, decays), parameters in groups.items()
+        for (branch, decays, is_orthogonal), parameters in groups.items()
     ]
+
+
+def is_block_matrix(name: str, parameter: Tensor) -> bool:
+    """Tells whether a parameter is a matrix of a block's attention or feed-forward layers."""
+    return "blocks." in name and ".modulation." not in name and parameter.ndim == 2
 
 
 @torch.no_grad()

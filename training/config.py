@@ -18,7 +18,7 @@ Stage = Literal["video", "audio", "joint"]
 Train = Literal["full", "lora"]
 LoraTargets = Literal["video", "audio", "joint", "attention", "attention_ff"]
 Quantization = Literal["none", "nf4"]
-Optimizer = Literal["adamw", "adamw_8bit"]
+Optimizer = Literal["adamw", "adamw_8bit", "muon"]
 Schedule = Literal["constant", "cosine", "linear"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
 Density = Literal["uniform", "logit_normal", "mode"]
@@ -50,7 +50,8 @@ class TrainConfig:
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         compile: Compile the blocks of the transformer; the first steps then take a minute or more.
         mixed_precision: Number format of the computation; weights and optimizer stay float32.
-        optimizer: `adamw_8bit` needs bitsandbytes.
+        optimizer: `adamw_8bit` needs bitsandbytes; `muon` orthogonalises the steps of the blocks' matrices, which pays
+            in training from scratch, see `training.muon`.
         learning_rate: Learning rate of every group that names none of its own.
         video_learning_rate: Learning rate of the video branch; 0 freezes it.
         audio_learning_rate: Learning rate of the audio branch; 0 freezes it.
@@ -224,6 +225,10 @@ class TrainConfig:
             (
                 self.quantize != "none" and self.distribution in ("fsdp", "deepspeed"),
                 f"`quantize` cannot be sharded, got `distribution: {self.distribution}`; use `ddp` or `none`",
+            ),
+            (
+                self.optimizer == "muon" and self.distribution in ("fsdp", "deepspeed"),
+                f"`optimizer: muon` needs whole matrices, got `distribution: {self.distribution}`; use `ddp`",
             ),
         )
         for refused, message in refusals:

@@ -7,8 +7,13 @@ Every stage leaves a folder and is skipped when that is complete; an interrupted
     OUTPUT/corpus     synthetic clips as shards of arrays
     OUTPUT/codecs     video VAE, audio VAE, vocoder, tokenizer, text encoder; see training/train_codecs.py
     OUTPUT/records    the clips as latents and text features
-    OUTPUT/training   checkpoints and log of the transformer; see training/configs/jova_tiny.yaml
+    OUTPUT/video      the paper's stage 1: the video branch alone; see training/configs/jova_tiny_video.yaml
+    OUTPUT/audio      stage 1: the audio branch alone, side by side with the video branch
+    OUTPUT/start      the two branches in one transformer
+    OUTPUT/training   stage 2: both together; see training/configs/jova_tiny.yaml
     OUTPUT/pipeline   the result: a folder for `JoVAPipeline.from_pretrained`
+
+Without a GPU, every process computes on one core: stage 1 takes two, stage 2 shares each batch between `--processes`.
 """
 
 from __future__ import annotations
@@ -17,7 +22,11 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +40,9 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
 from diffusers_jova.prompt import full_mask
-from training import train, train_codecs
+from training import train_codecs
+from training.branches import copy_branch
+from training.config import load_yaml, parse_overrides
 from training.corpus import make_shards
 from training.dataset import EMPTY_PROMPT, write_record
 
@@ -110,9 +121,27 @@ def as_float(waveforms: np.ndarray) -> Tensor:
     return torch.from_numpy(waveforms.astype(np.float32) / scale)
 
 
-def write_records(pipeline: JoVAPipeline, shards: Sequence[Path], folder: Path) -> None:
+def write_records(codecs: Path, shards: Sequence[Path], folder: Path, num_processes: int = 1) -> None:
     """Encode every clip once; shards whose records are complete are skipped."""
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = assemble(codecs, None)
+    empty = pipeline.encode_texts([""], DEFAULTS["max_sequence_length"]).features[0].to(torch.bfloat16)
+    write_record(folder / EMPTY_PROMPT, {"prompt_embeds": empty}, {})
+    marks = [folder / "shards" / shard.stem for shard in shards]
+    missing = [(shard, mark) for shard, mark in zip(shards, marks, strict=True) if not mark.exists()]
+    encode = partial(encode_shard, codecs, folder)
+    if num_processes <= 1 or torch.cuda.is_available():
+        for pair in tqdm(missing, desc="records"):
+            encode(pair)
+        return
+    with get_context("spawn").Pool(num_processes, torch.set_num_threads, (1,)) as pool:
+        for _ in tqdm(pool.imap_unordered(encode, missing), desc="records", total=len(missing)):
+            pass
+
+
+def encode_shard(codecs: Path, folder: Path, paths: tuple[Path, Path]) -> None:
+    """Write the records of one shard, and then the empty file that says so."""
+    shard, mark = paths
+    pipeline = assemble(codecs, None).to("cuda" if torch.cuda.is_available() else "cpu")
     codec = pipeline.video_codec
     metadata = {
         "num_frames": DEFAULTS["num_frames"],
@@ -124,22 +153,48 @@ def write_records(pipeline: JoVAPipeline, shards: Sequence[Path], folder: Path) 
         "spatial_factor": codec.spatial_factor,
         "temporal_factor": codec.temporal_factor,
     }
-    empty = pipeline.encode_texts([""], DEFAULTS["max_sequence_length"]).features[0].to(torch.bfloat16).cpu()
-    write_record(folder / EMPTY_PROMPT, {"prompt_embeds": empty}, {})
-    for number, shard in enumerate(tqdm(shards, desc="records")):
-        done = folder / "shards" / f"{number:05d}"
-        if done.exists():
-            continue
-        with np.load(shard) as stored:
-            arrays = dict(stored)
-        for first in range(0, len(arrays["frames"]), ENCODING_BATCH):
-            for row, record in enumerate(encode_clips(pipeline, arrays, first)):
-                caption = str(arrays["captions"][first + row])
-                write_record(
-                    folder / f"{number:05d}_{first + row:04d}.safetensors", record, metadata | {"caption": caption}
-                )
-        done.parent.mkdir(parents=True, exist_ok=True)
-        done.touch()
+    with np.load(shard) as stored:
+        arrays = dict(stored)
+    for first in range(0, len(arrays["frames"]), ENCODING_BATCH):
+        for row, record in enumerate(encode_clips(pipeline, arrays, first)):
+            caption = str(arrays["captions"][first + row])
+            name = f"{shard.stem}_{first + row:04d}.safetensors"
+            write_record(folder / name, record, metadata | {"caption": caption})
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def start_training(config: Path, settings: Sequence[str], num_processes: int = 1) -> subprocess.Popen[bytes]:
+    """Start `training.train` on a preset; on the CPU every process has one thread."""
+    launcher = ["-m"]
+    if num_processes > 1:
+        per_process, rest = divmod(load_yaml(config, parse_overrides(list(settings))).batch_size, num_processes)
+        if rest:
+            raise ValueError(f"`--processes` must divide `batch_size` of {config}, got {num_processes}; use 1")
+        settings = [*settings, f"batch_size={per_process}", "distribution=ddp"]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}", "-m"]
+    environment = dict(os.environ)
+    if not torch.cuda.is_available():
+        environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, "training.train", "--config", str(config), *settings]
+    return subprocess.Popen(command, env=environment)
+
+
+def wait_for(*processes: subprocess.Popen[bytes]) -> None:
+    """Wait until all have ended; the exit code of the first that failed becomes that of this program."""
+    codes = [process.wait() for process in processes]
+    if any(codes):
+        sys.exit(next(code for code in codes if code))
+
+
+def join_branches(video: Path, audio: Path, folder: Path) -> None:
+    """Save a transformer with the video branch of one and the audio branch of another, whole or not at all."""
+    transformer = JoVATransformer3DModel.from_pretrained(video)
+    copy_branch(JoVATransformer3DModel.from_pretrained(audio), transformer, "audio")
+    partial_folder = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    transformer.save_pretrained(partial_folder)
+    partial_folder.rename(folder)
 
 
 def save_pipeline(codecs: Path, transformer: Path, folder: Path) -> None:
@@ -157,12 +212,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the stages that are not complete yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of all stages")
-    parser.add_argument("--clips", type=int, default=40_000, help="synthetic clips to train on")
+    parser.add_argument("--clips", type=int, default=6_000, help="synthetic clips to train on")
     parser.add_argument("--speech", choices=("espeak", "formant"), default="espeak", help="voice of the speakers")
     parser.add_argument("--codecs-config", type=Path, default=CONFIGS / "codecs_tiny.yaml")
-    parser.add_argument("--config", type=Path, default=CONFIGS / "jova_tiny.yaml", help="preset of the transformer")
-    parser.add_argument("--until", choices=("codecs", "records", "transformer"), help="stop after this stage")
-    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
+    parser.add_argument("--config", type=Path, default=CONFIGS / "jova_tiny.yaml", help="preset of stage 2")
+    parser.add_argument(
+        "--processes", type=int, default=1 if torch.cuda.is_available() else 2, help="that share a batch of stage 2"
+    )
+    parser.add_argument(
+        "--until", choices=("codecs", "records", "branches", "transformer"), help="stop after this stage"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings of stage 2")
     args = parser.parse_args(argv)
     output: Path = args.output
     codecs, records, training = output / "codecs", output / "records", output / "training"
@@ -179,18 +239,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     # 2. Records
-    shards = make_shards(output / "corpus", range(args.clips), num_processes=os.cpu_count() or 1, speech=args.speech)
-    write_records(assemble(codecs, None), shards, records)
+    cores = os.cpu_count() or 1
+    shards = make_shards(output / "corpus", range(args.clips), num_processes=cores, speech=args.speech)
+    write_records(codecs, shards, records, cores)
     if args.until == "records":
         return
 
-    # 3. Transformer
-    places = [f"data={records}", f"output_dir={training}"]
-    train.main(["--config", str(args.config), *places, *args.overrides])
+    # 3. Stage 1: each branch alone
+    alone = {stage: output / stage for stage in ("video", "audio")}
+    if not (output / "start").is_dir():
+        runs = {stage: CONFIGS / f"jova_tiny_{stage}.yaml" for stage in alone}
+        wait_for(*(start_training(runs[stage], [f"data={records}", f"output_dir={alone[stage]}"]) for stage in runs))
+        join_branches(alone["video"] / "transformer", alone["audio"] / "transformer", output / "start")
+    if args.until == "branches":
+        return
+
+    # 4. Stage 2: both together
+    places = [f"model={output / 'start'}", f"data={records}", f"output_dir={training}"]
+    wait_for(start_training(args.config, [*places, *args.overrides], args.processes))
     if args.until == "transformer" or not (training / "transformer").is_dir():
         return
 
-    # 4. Pipeline
+    # 5. Pipeline
     save_pipeline(codecs, training / "transformer", output / "pipeline")
     reports = {name: json.loads((codecs / name / "report.json").read_text()) for name in train_codecs.FOLDERS.values()}
     (output / "pipeline" / "codecs_report.json").write_text(json.dumps(reports, indent=2) + "\n")

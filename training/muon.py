@@ -1,14 +1,18 @@
-"""The Muon optimizer for convolution kernels: steps whose singular values are all about equal.
+"""The Muon optimizer for matrices and convolution kernels: steps whose singular values are all about equal.
 
 Keller Jordan (kellerjordan.github.io/posts/muon), with the step size of Moonlight (arXiv:2502.16982), so that one
-learning rate serves Muon and AdamW. On the video VAE 100 steps brought 19.9 dB where AdamW's brought 14.6 dB.
+learning rate serves Muon and AdamW. On the video VAE 100 steps brought 19.9 dB where AdamW's brought 14.6 dB, on the
+audio VAE a minute brought a mel error of 0.50 where AdamW's brought 0.71.
+
+`torch.optim.Muon` takes matrices only and steps through them one by one; here convolution kernels count as matrices,
+those of one shape are orthogonalised together, and what is no matrix is left to AdamW in the same optimizer.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +30,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     Newton-Schulz: X <- a X + b (X X^T) X + c (X X^T)^2 X, from X / |X|.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = matrices.bfloat16()
     is_tall = x.shape[1] > x.shape[2]
     if is_tall:
         x = x.mT
@@ -37,33 +41,52 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return (x.mT if is_tall else x).to(matrices.dtype)
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised; for parameters that act as matrices [rows, everything else]."""
+class MuonAdamW(torch.optim.AdamW):
+    """Muon for the groups that say `orthogonal: True`, AdamW for the others.
+
+    Args:
+        groups: Parameter groups; parameters of an `orthogonal` one act as matrices [rows, everything else].
+        lr: Learning rate of groups that have none.
+        betas: Of AdamW.
+        momentum: Of Muon.
+        weight_decay: Of groups that have none.
+    """
 
     def __init__(
-        self, parameters: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.01
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        momentum: float = 0.95,
+        weight_decay: float = 0.01,
     ) -> None:
-        super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        groups = [{"orthogonal": False, "momentum": momentum, **group} for group in groups if group["params"]]
+        super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step; matrices of one shape are orthogonalised together."""
+    def step(self, closure: Any = None) -> Any:
+        """Take one step; the gradients of `orthogonal` groups are spent by it."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_shape[parameter.flatten(1).shape].append(parameter)
-            for parameters in by_shape.values():
-                self._step_together(parameters, group)
+            if group["orthogonal"]:
+                self._orthogonal_step(group)
+        return super().step(closure)  # which passes over parameters without a gradient
 
-    def _step_together(self, parameters: list[Tensor], group: dict[str, float]) -> None:
+    def _orthogonal_step(self, group: dict[str, Any]) -> None:
+        by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                by_shape[parameter.flatten(1).shape].append(parameter)
+        for parameters in by_shape.values():
+            self._step_together(parameters, group)
+
+    def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         directions = []
         for parameter in parameters:
-            state = self.state[parameter]
-            average = state.setdefault("momentum", torch.zeros_like(parameter))
+            average = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
             gradient = cast("Tensor", parameter.grad)
             average.lerp_(gradient, 1 - group["momentum"])
             directions.append(gradient.lerp(average, group["momentum"]).flatten(1))  # Nesterov
+            parameter.grad = None
         steps = orthogonalise(torch.stack(directions))
         size = MATCHED_SIZE * max(steps.shape[1:]) ** 0.5
         for parameter, step in zip(parameters, steps, strict=True):
@@ -76,9 +99,9 @@ def is_kernel(parameter: Tensor) -> bool:
     return parameter.ndim > 2 and min(parameter.flatten(1).shape) >= SMALLEST_SIDE
 
 
-def muon_and_adamw(module: nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Muon for a module's convolution kernels, AdamW for the rest."""
+def muon_for_kernels(module: nn.Module) -> MuonAdamW:
+    """Muon for a module's convolution kernels, AdamW without decay for the rest; the caller sets the learning rate."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     kernels = [parameter for parameter in trained if is_kernel(parameter)]
     rest = [parameter for parameter in trained if not is_kernel(parameter)]
-    return Muon(kernels), torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
+    return MuonAdamW([{"params": kernels, "orthogonal": True}, {"params": rest, "weight_decay": 0.0}])

@@ -9,11 +9,14 @@ from torch import nn
 
 from training.branches import parameter_groups
 from training.config import TrainConfig
+from training.muon import MuonAdamW
 
 
 def build_optimizer(transformer: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Builds AdamW over what has gradients; its 8-bit form is loaded only when asked for."""
+    """Builds the optimizer over what has gradients; AdamW's 8-bit form is loaded only when asked for."""
     groups = parameter_groups(transformer, config)
+    if config.optimizer == "muon":
+        return MuonAdamW(groups, lr=config.learning_rate, betas=config.betas)
     if config.optimizer == "adamw_8bit":
         try:
             from bitsandbytes.optim.adamw import AdamW8bit

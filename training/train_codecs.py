@@ -43,7 +43,7 @@ from training.codec_losses import (
 )
 from training.corpus import HELD_OUT_SEED, make_shards, make_shards_aside, read_array
 from training.discriminators import Discriminators
-from training.muon import muon_and_adamw
+from training.muon import muon_for_kernels
 from training.timed_loop import adamw, optimise, run, schedule_settings
 from training.train_text_encoder import train_text_encoder
 from training.wan_clip import decode_clip, encode_clip, start_from_images
@@ -103,7 +103,7 @@ class VideoVAETraining:
         if config.channels_last:
             lay_channels_last(self.vae)
         self.modules: dict[str, nn.Module] = {"model": self.vae}
-        self.optimizers = dict(zip(("kernels", "rest"), muon_and_adamw(self.vae), strict=True))
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"model": muon_for_kernels(self.vae)}
 
     def draw(self, stage: VideoStage) -> tuple[Tensor, Tensor]:
         """Draw pixels [B, 3, F, H, W] and their weights [B, 1, F, H, W]."""
@@ -202,7 +202,7 @@ class AudioVAETraining:
         self.vae = MMAudioVAE(**config.model).to(waveforms.device)
         start_audio_vae(self.vae, waveforms[:STATISTICS_CLIPS].float() / 32767)
         self.modules: dict[str, nn.Module] = {"model": self.vae}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"model": adamw(self.vae)}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"model": muon_for_kernels(self.vae)}
 
     def losses(self, waveform: Tensor) -> dict[str, Tensor]:
         """Losses of waveforms [B, samples], in deviations of each mel bin."""
