@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conversion.checkpoint import open_checkpoint, open_shards, read_metadata
-from conversion.output import Options, cast, new_folder, parameters, write_single, write_weights
+import diffusers
+
+from conversion.checkpoint import Checkpoint, open_checkpoint, open_shards
+from conversion.output import Options, Parameter, cast, new_folder, parameters, write_single, write_weights
 from conversion.rules import Rule, plan
+from diffusers_jova import single_file
 
 
-CONFIG_KEY = "config"
 EVERYTHING = [Rule("{path}", "{path}")]
 
 
@@ -25,42 +28,31 @@ def convert(path: Path, output: Path, options: Options) -> None:
 
 def pack(folder: Path, output: Path, options: Options) -> None:
     """Write all shards of a component and its config into one file."""
-    config = read_config(folder)
+    config = folder_config(folder)
     checkpoint = open_shards(folder)
-    found = parameters(plan(checkpoint, EVERYTHING), checkpoint)
-    write_single(output, found, options.dtype, {CONFIG_KEY: json.dumps(config, sort_keys=True)})
+    found = stored(checkpoint, config, options)
+    write_single(output, found, None, {single_file.CONFIG_KEY: json.dumps(config, sort_keys=True)})
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def stored(checkpoint: Checkpoint, config: Mapping[str, Any], options: Options) -> list[Parameter]:
+    """Return all tensors in the storage type; modules that the class keeps in float32 keep their own."""
+    kept = getattr(getattr(diffusers, config["_class_name"], None), "_keep_in_fp32_modules", None)
+    return cast(parameters(plan(checkpoint, EVERYTHING), checkpoint), options.dtype, keep=kept or ())
+
+
+def folder_config(folder: Path) -> dict[str, Any]:
     """Read the config of a component folder."""
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"`SOURCE` must be a component folder with a config.json, got `{folder}`")
-    return parse_config(path.read_text(), path)
-
-
-def parse_config(text: str, origin: Path) -> dict[str, Any]:
-    """Check that a config is a JSON object that names its class."""
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"config of `{origin}` must be JSON, got {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
-        raise ValueError(f"config of `{origin}` must name its class in `_class_name`, got {type(config).__name__}")
-    return config
+    return single_file.parse_config(path.read_text(), path)
 
 
 def unpack(path: Path, output: Path, options: Options) -> None:
     """Write a one-file component as a folder for `from_pretrained`."""
     checkpoint = open_checkpoint(path)
-    metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
-    if CONFIG_KEY not in metadata:
-        raise ValueError(
-            f"`SOURCE` must carry its config in the header (`{CONFIG_KEY}`), got `{path.name}` without; "
-            "use the conversion of its model family"
-        )
-    config = parse_config(metadata[CONFIG_KEY], path)
-    found = cast(parameters(plan(checkpoint, EVERYTHING), checkpoint), options.dtype)
+    config = single_file.read_config(path)
+    found = stored(checkpoint, config, options)
     with new_folder(output) as folder:
         write_weights(folder, found, options.shard_gb)
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -5,8 +5,12 @@ has a test. With them, `model_index.json` stores `["diffusers_jova", <class>]`, 
 and `AutoModel` load it.
 """
 
+from typing import Any
+
 import diffusers
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.loaders import FromOriginalModelMixin
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 
@@ -21,7 +25,15 @@ def register(components: tuple[type, ...], pipelines: tuple[type, ...], blocks: 
     LOADABLE_CLASSES.setdefault("diffusers_jova", dict(LOADABLE_CLASSES["diffusers"]))
     for cls in (*components, *pipelines):
         setattr(diffusers, cls.__name__, cls)
+    for cls in components:  # after the loop above: diffusers looks up every name of this table in itself
+        if issubclass(cls, FromOriginalModelMixin):
+            SINGLE_FILE_LOADABLE_CLASSES[cls.__name__] = {"checkpoint_mapping_fn": keep_names}
     for cls in pipelines:
         setattr(diffusers.pipelines, cls.__name__, cls)
     for cls in blocks:
         TransformerBlockRegistry.register(cls, TransformerBlockMetadata(0, None))
+
+
+def keep_names(checkpoint: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Take the tensors of one file as they are: no released file has other names."""
+    return checkpoint

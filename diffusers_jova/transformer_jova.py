@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import CacheMixin, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin, FeedForward
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
@@ -34,6 +34,7 @@ from torch.nn import functional as F
 from .joint_attention import Coupling, CouplingRun, Fusion, JoVAJointAttention, StreamLengths, coupling_runs
 from .latent_rows import audio_grid, check_timestep, unpatchify, video_grid
 from .modulation import Modulation, modulated_norm, select_level
+from .single_file import JoVASingleFileMixin
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
@@ -374,7 +375,7 @@ class JoVATransformerBlock(nn.Module):
 
 
 class JoVATransformer3DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
+    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, JoVASingleFileMixin, CacheMixin
 ):
     """Joint video and audio diffusion transformer of JoVA (arXiv:2512.13677v1), Fig. 2.
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from diffusers import CacheMixin, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -37,6 +37,7 @@ from .joint_attention import (
 )
 from .latent_rows import audio_grid, check_timestep, unpatchify, video_grid
 from .modulation import Modulation, modulated_norm, select_level
+from .single_file import JoVASingleFileMixin
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
@@ -295,7 +296,7 @@ class JoVAWanTransformerBlock(nn.Module):
 
 
 class JoVAWanTransformer3DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
+    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, JoVASingleFileMixin, CacheMixin
 ):
     """Joint video and audio diffusion transformer on Wan blocks: twin towers of Wan and Ovi, or NAVA.
 

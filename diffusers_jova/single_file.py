@@ -1,0 +1,95 @@
+"""A transformer in one safetensors file with its config in the header, as `jova convert single_file` writes it."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+from diffusers.loaders import FromOriginalModelMixin
+from diffusers.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+
+CONFIG_KEY = "config"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the config in the header of a safetensors file; no tensor is read.
+
+    Raises:
+        ValueError: The file is none, is damaged, or carries no config of a component.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"`{path}` must be a complete safetensors file, got {error}; download it again") from error
+    if CONFIG_KEY not in header:
+        raise ValueError(
+            f"`{path}` must carry its config in the header (`{CONFIG_KEY}`), got none; "
+            "`jova convert single_file` writes such a file from a model folder, "
+            "and other conversions make a folder of a released file"
+        )
+    return parse_config(header[CONFIG_KEY], path)
+
+
+def parse_config(text: str, origin: Path) -> dict[str, Any]:
+    """Check that a config is a JSON object that names its class.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"config of `{origin}` must be JSON, got {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
+        raise ValueError(f"config of `{origin}` must name its class in `_class_name`, got {type(config).__name__}")
+    return config
+
+
+class JoVASingleFileMixin(FromOriginalModelMixin):
+    """Adds `from_single_file` for files that say themselves what they are; nothing is looked up on the hub."""
+
+    @classmethod
+    def from_single_file(
+        cls, pretrained_model_link_or_path_or_dict: str | Path | dict[str, Tensor], **kwargs: Any
+    ) -> Self:
+        """Load the model from one file, as `from_pretrained` loads it from a folder.
+
+        Args:
+            pretrained_model_link_or_path_or_dict: Path of a safetensors file with a config in its header. With
+                `config`, everything that diffusers' own `from_single_file` takes.
+            kwargs: What `from_pretrained` takes: `dtype`, `quantization_config`, `device_map` and so on.
+
+        Raises:
+            ValueError: The file is damaged, carries no config or that of another class, or lacks tensors.
+        """
+        if kwargs.get("config") is not None:
+            return super().from_single_file(pretrained_model_link_or_path_or_dict, **kwargs)
+        if isinstance(pretrained_model_link_or_path_or_dict, dict):
+            raise ValueError("tensors in memory must come with `config`, got none; name the folder of a config.json")
+        path = Path(pretrained_model_link_or_path_or_dict).absolute()
+        config = read_config(path)
+        if config["_class_name"] != cls.__name__:
+            raise ValueError(
+                f"`{path}` must hold a {cls.__name__}, got a {config['_class_name']}; load it with that class"
+            )
+        with tempfile.TemporaryDirectory() as folder:  # the layout that `from_pretrained` reads
+            Path(folder, CONFIG_NAME).write_text(json.dumps(config))
+            Path(folder, SAFETENSORS_WEIGHTS_NAME).symlink_to(path)
+            model, loaded = cls.from_pretrained(folder, output_loading_info=True, **kwargs)
+        refuse_other_tensors(path, missing=loaded["missing_keys"], unknown=loaded["unexpected_keys"])
+        model.register_to_config(_name_or_path=str(path))
+        return model
+
+
+def refuse_other_tensors(path: Path, missing: list[str], unknown: list[str]) -> None:
+    """Raise when a file did not hold exactly the tensors of its model."""
+    if missing or unknown:
+        raise ValueError(
+            f"`{path}` must hold exactly the tensors of its config, got {len(missing)} too few "
+            f"({', '.join(sorted(missing)[:3])}) and {len(unknown)} too many ({', '.join(sorted(unknown)[:3])}); "
+            "write it again with `jova convert single_file`"
+        )
