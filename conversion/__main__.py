@@ -5,4 +5,5 @@ import sys
 from conversion.convert import main
 
 
+sys.argv[0] = "python -m conversion"  # what its help and its errors are headed with
 main(sys.argv[1:])

@@ -7,7 +7,6 @@ leaves no output.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from conversion import lora, mmaudio, nava, ovi, pipeline, single_file, wan
 from conversion.output import SHARD_GB, Options
 from conversion.source import local_path
+from diffusers_jova.cli import Parser
 
 
 KINDS: dict[str, Callable[[Path, Path, Options], None]] = {
@@ -30,11 +30,9 @@ REVERSIBLE = ("wan", "nava")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Describe the command line."""
-    described = argparse.ArgumentParser(
-        prog="python -m conversion", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    described = Parser(description=__doc__)
     described.add_argument("kind", choices=KINDS)
     described.add_argument("source", help="file, folder, hub id `owner/name`, or one file of it `owner/name:path`")
     described.add_argument("output", type=Path, help="new folder or file")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from safetensors import SafetensorError
 
-from . import media
+from . import __version__, media
 from .generation_defaults import GenerationDefaults
 from .model_info import info_table, read_index
 from .pipeline_jova import JoVAPipeline
@@ -41,7 +41,10 @@ LARGEST_SEED = 2**32 - 1
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence."""
+    """A parser whose errors are one sentence and whose description keeps its lines."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence to stderr and exit with 2."""
@@ -61,6 +64,7 @@ class Adapter(NamedTuple):
 def build_parser() -> Parser:
     """Describe the command line."""
     parser = Parser(prog="jova", description="Generate video with sound by JoVA.")
+    parser.add_argument("--version", action="version", version=f"diffusers_jova {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="make a clip", description="Make one clip of video with sound.")
     add_generate_arguments(generate)
@@ -270,6 +274,7 @@ def forward(command: str, arguments: Sequence[str]) -> None:
             "clone it and `pip install --editable .` there"
         )
     sys.path.insert(0, str(REPOSITORY))
+    sys.argv[0] = f"jova {command}"  # what its help and its errors are headed with
     importlib.import_module(module).main(arguments)
 
 

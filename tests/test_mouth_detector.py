@@ -88,7 +88,7 @@ def test_boxes_of_another_clip_are_an_error(tmp_path: Path) -> None:
 
 def test_without_a_detector_the_error_names_the_three_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mediapipe", None)
-    with pytest.raises(ImportError, match=r"(?s)diffusers_jova\[face\].*face_landmarker_path.*mouth_boxes"):
+    with pytest.raises(ImportError, match=r"(?s)diffusers_jova\[face\].*face-landmarker-path.*mouth_boxes"):
         make_detector()
 
 

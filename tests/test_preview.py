@@ -53,7 +53,7 @@ def test_zeroed_latents_change_the_mouth_and_a_clip_without_one_stays(tiny_pipel
     assert np.array_equal(plain, masked)
 
 
-@pytest.mark.parametrize("options", [[], ["--debug_mouth_mask"]])
+@pytest.mark.parametrize("options", [[], ["--debug-mouth-mask"]])
 def test_the_command_writes_a_video_for_each_clip(
     tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture, options: list[str]
 ) -> None:
@@ -62,7 +62,7 @@ def test_the_command_writes_a_video_for_each_clip(
     write_video(tmp_path / "a.mp4", clip.frames, 16, np.zeros(12000, np.float32), 16000)
     (tmp_path / "a.boxes.json").write_text(json.dumps(clip.mouth_boxes.tolist()))
     (tmp_path / "b.mp4").write_bytes(b"")
-    arguments = [str(tmp_path), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--no_mouth", *options]
+    arguments = [str(tmp_path), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--no-mouth", *options]
     main([*arguments, "--device", "cpu"])
     (path,) = (tmp_path / "out").iterdir()
     video = read_video(path)

@@ -333,7 +333,8 @@ def test_stored_statistics_normalise_the_latents(clips: ClipBatch, tmp_path: Pat
     normalised = ((latents - mean) / std).transpose(0, 1).flatten(1)
     # bfloat16 keeps three digits
     torch.testing.assert_close(normalised.mean(1), torch.zeros(4), atol=0.1, rtol=0)
-    torch.testing.assert_close(normalised.std(1), torch.ones(4), atol=0.1, rtol=0)
+    assert float(normalised.var(1).mean()) == pytest.approx(1, abs=0.1)
+    assert len(set(loaded.config.latents_std)) == 1  # channels keep their proportions
 
 
 # the whole command

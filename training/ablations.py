@@ -10,7 +10,6 @@ interrupted one continues from its checkpoint. `--parallel 2` trains two arms at
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from diffusers_jova import JoVAPipeline
+from diffusers_jova.cli import Parser
 from training.config import TrainConfig, load_yaml, parse_overrides
 from training.evidence import load_pipeline, measure, summarize, write_json
 from training.generation import BATCH_SIZE, FIRST_SEED, generate, held_out_clips
@@ -228,7 +228,7 @@ def run_parallel(commands: Sequence[Sequence[str]], num_parallel: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and measure the arms that are not done, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--data", type=Path, default=Path("runs/jova-tiny/records"), help="prepared clips")
     parser.add_argument("--codecs", type=Path, default=Path("runs/jova-tiny/codecs"), help="codecs, or a pipeline")

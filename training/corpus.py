@@ -6,7 +6,6 @@ core, 0.54 MB per clip.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diffusers_jova.cli import Parser
 from training.avatars import write_shards
 
 
@@ -63,7 +63,7 @@ def read_array(shards: Sequence[Path], name: str) -> npt.NDArray[Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make clips unless they are there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the shards lie")
     parser.add_argument("--clips", type=int, required=True, help="how many clips")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first clip; the others follow")

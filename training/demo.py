@@ -8,7 +8,6 @@ long as was asked for. Where jova-tiny is missing, that of `training.overfit`, w
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from fractions import Fraction
@@ -20,6 +19,7 @@ import torch
 from PIL import Image
 
 from diffusers_jova import JoVAPipeline, JoVAPrompt
+from diffusers_jova.cli import Parser
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.media import read_video
 from training import overfit
@@ -93,7 +93,7 @@ def check_lengths(path: Path, defaults: GenerationDefaults) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the clips, check them, and put them on one sheet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--model", type=Path, default=SHIPPED, help="folder of a saved pipeline")
     parser.add_argument("--output", type=Path, default=Path("demo.mp4"), help="the clip from text; others lie beside")
     args = parser.parse_args(argv)

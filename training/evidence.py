@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 
 from diffusers_jova import JoVAPipeline
+from diffusers_jova.cli import Parser
 from diffusers_jova.media import write_video
 from training.avatars import AvatarClip
 from training.config import parse_overrides
@@ -283,7 +284,7 @@ def load_pipeline(model: Path, **components: Any) -> JoVAPipeline:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate, measure, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of a saved JoVAPipeline")
     parser.add_argument("--clips", type=int, default=64, help="speakers; five eighths as many sounding objects on top")
     parser.add_argument("--output", type=Path, default=Path("model_cards/jova-tiny/evidence.json"))

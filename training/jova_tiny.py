@@ -18,7 +18,6 @@ Without a GPU, every process computes on one core: stage 1 takes two, stage 2 sh
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -39,6 +38,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
+from diffusers_jova.cli import Parser
 from diffusers_jova.prompt import full_mask
 from training import train_codecs
 from training.branches import copy_branch
@@ -210,7 +210,7 @@ def save_pipeline(codecs: Path, transformer: Path, folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stages that are not complete yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of all stages")
     parser.add_argument("--clips", type=int, default=6_000, help="synthetic clips to train on")
     parser.add_argument("--speech", choices=("espeak", "formant"), default="espeak", help="voice of the speakers")

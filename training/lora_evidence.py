@@ -10,12 +10,12 @@ not raise the identity or loses more than a twentieth of the sync.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffusers_jova import JoVAPipeline
+from diffusers_jova.cli import Parser
 from diffusers_jova.media import write_video
 from training import prepare, train_lora
 from training.avatars import AvatarClip, write_corpus
@@ -151,7 +151,7 @@ def write_examples(clips: Mapping[str, Sequence[Generated]], references: Sequenc
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, generate, measure, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of a saved JoVAPipeline")
     parser.add_argument("--clips", type=int, default=32, help="new sentences")
     parser.add_argument("--output", type=Path, default=Path("model_cards/jova-tiny/lora.json"))

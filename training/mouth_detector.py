@@ -29,9 +29,9 @@ NO_DETECTOR = """\
 mouths must come from a detector or a file, got no detector ({error}); either
 (1) `pip install diffusers_jova[face]`, or, to keep numpy 2, `pip install --no-deps "mediapipe<0.10.30"` together with
     `pip install opencv-python-headless matplotlib flatbuffers absl-py "protobuf<7"`,
-(2) give `--face_landmarker_path` with a face_landmarker.task file, which needs any mediapipe, or
+(2) give `--face-landmarker-path` with a face_landmarker.task file, which needs any mediapipe, or
 (3) give boxes: in the column `mouth_boxes`, or beside the clips as `NAME.boxes.json`
-(a data set without speakers needs none of these: `--no_mouth`)"""
+(a data set without speakers needs none of these: `--no-mouth`)"""
 
 
 class MouthDetector(Protocol):
@@ -294,7 +294,7 @@ def _import_solutions() -> Any:
     if not hasattr(mediapipe, "solutions"):
         raise ImportError(
             f"the face mesh must come from `mediapipe<0.10.30`, got {mediapipe.__version__}, which has no weights "
-            "inside; install the older one, or give `--face_landmarker_path` with a face_landmarker.task file"
+            "inside; install the older one, or give `--face-landmarker-path` with a face_landmarker.task file"
         )
     from google import protobuf
 

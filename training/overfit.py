@@ -11,7 +11,6 @@ It takes minutes on two cores; started again, it leaves finished parts alone.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import time
@@ -32,6 +31,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
+from diffusers_jova.cli import Parser
 from diffusers_jova.media import to_uint8_frames
 from training.codec_config import CodecsConfig, load_config
 from training.config import TrainConfig, load_yaml
@@ -301,7 +301,7 @@ def table(agreements: dict[str, Agreement]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, regenerate, print the table; exit with 1 if a goal is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for the pipeline and what it makes")
     parser.add_argument("--codecs-config", type=Path, default=CONFIGS / "codecs_overfit.yaml")
     parser.add_argument("--config", type=Path, default=CONFIGS / "overfit.yaml", help="preset of the transformer")

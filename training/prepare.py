@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from diffusers_jova.cli import Parser
 from diffusers_jova.media import mix_channels, resample
 from diffusers_jova.prompt import JoVAPrompt
 from training.clips import Bucket, Clip, ClipSettings, SkippedClipError, load_clips
@@ -346,15 +347,15 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", type=Path, required=True, help="folder of a saved JoVAPipeline")
     parser.add_argument("--buckets", nargs="+", help="sizes FRAMESxHEIGHTxWIDTH; the model's own by default")
-    parser.add_argument("--frame_rate", type=float, help="frames per second; the model's own by default")
+    parser.add_argument("--frame-rate", type=float, help="frames per second; the model's own by default")
     parser.add_argument("--cut", choices=("first", "all"), default="first", help="beginning of a file, or all of it")
     parser.add_argument("--upscale", action="store_true", help="accept files smaller than their bucket")
-    parser.add_argument("--loudness_lufs", type=float, help="normalise the sound to this loudness, such as -23")
-    parser.add_argument("--require_mouth", action="store_true", help="skip clips with a mouth in less than half of it")
-    parser.add_argument("--require_sound", action="store_true", help="skip clips without sound")
-    parser.add_argument("--min_sync", type=float, help="skip clips whose mouth and sound correlate less, such as 0.5")
-    parser.add_argument("--no_mouth", action="store_true", help="look for no mouths, as for a set without speakers")
-    parser.add_argument("--face_landmarker_path", type=Path, help="MediaPipe's face_landmarker.task, to find mouths")
+    parser.add_argument("--loudness-lufs", type=float, help="normalise the sound to this loudness, such as -23")
+    parser.add_argument("--require-mouth", action="store_true", help="skip clips with a mouth in less than half of it")
+    parser.add_argument("--require-sound", action="store_true", help="skip clips without sound")
+    parser.add_argument("--min-sync", type=float, help="skip clips whose mouth and sound correlate less, such as 0.5")
+    parser.add_argument("--no-mouth", action="store_true", help="look for no mouths, as for a set without speakers")
+    parser.add_argument("--face-landmarker-path", type=Path, help="MediaPipe's face_landmarker.task, to find mouths")
 
 
 def clip_settings(args: argparse.Namespace) -> ClipSettings:
@@ -383,13 +384,13 @@ def clip_settings(args: argparse.Namespace) -> ClipSettings:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare a data set."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     add_clip_arguments(parser)
     parser.add_argument("output", type=Path, help="folder for the records; what is done there is not done again")
     parser.add_argument("--whisper", type=Path, help="folder of a speech recognition model, for missing transcripts")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16", help="number format of the records")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for the encoders")
-    parser.add_argument("--num_processes", type=int, default=1, help="processes (or Ray actors) to share the work")
+    parser.add_argument("--num-processes", type=int, default=1, help="processes (or Ray actors) to share the work")
     parser.add_argument("--ray", action="store_true", help="use a Ray cluster, or start a local one")
     args = parser.parse_args(argv)
     try:

@@ -1,12 +1,11 @@
 """Show what training will see: the clips of a data set with mouth boxes and latent mouth masks drawn over them.
 
-With `--debug_mouth_mask`, each clip is also shown decoded from its latents, as they are and with the masked ones set
+With `--debug-mouth-mask`, each clip is also shown decoded from its latents, as they are and with the masked ones set
 to zero (JoVA, arXiv:2512.13677v1, Appendix A): the mouth, and nothing but the mouth, must go.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffusers_jova.cli import Parser
 from diffusers_jova.media import write_video
 from training.clips import Clip, SkippedClipError, load_clips, mouth_share
 from training.encoder import Encoder, video_factors
@@ -29,7 +29,7 @@ MIN_VIEW_PX = 256  # smaller clips are enlarged by whole pixels
 BOX_COLOURS = ((255, 64, 64), (64, 255, 64), (64, 160, 255), (255, 224, 64))  # one person each, then again
 MASK_COLOUR = (255, 0, 255)
 MASK_OPACITY = 0.35
-DEVICE_HELP = "for --debug_mouth_mask"
+DEVICE_HELP = "for --debug-mouth-mask"
 
 
 def draw_boxes(frames: Frames, boxes: NDArray[np.floating]) -> Frames:
@@ -133,11 +133,11 @@ def previews(samples: Sequence[Sample], settings: PrepareSettings) -> Iterator[t
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write one preview video for each clip."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     add_clip_arguments(parser)
     parser.add_argument("output", type=Path, help="folder for the previews, one mp4 for each clip")
-    parser.add_argument("--max_clips", type=int, default=8, help="how many clips to show")
-    parser.add_argument("--debug_mouth_mask", action="store_true", help="also decode with the mouth latents zeroed")
+    parser.add_argument("--max-clips", type=int, default=8, help="how many clips to show")
+    parser.add_argument("--debug-mouth-mask", action="store_true", help="also decode with the mouth latents zeroed")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=DEVICE_HELP)
     args = parser.parse_args(argv)
     try:

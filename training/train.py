@@ -9,10 +9,10 @@ Running the same command again continues an interrupted run. `accelerate launch`
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusers_jova.cli import Parser
 from training.config import TrainConfig, load_yaml, parse_overrides
 from training.publish import push_to_hub, write_model_card
 from training.trainer import Trainer
@@ -21,7 +21,7 @@ from training.validation import ValidationClips
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the preset and the overrides, trains, and says where the result is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML preset, for example one of training/configs")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
     args = parser.parse_args(argv)

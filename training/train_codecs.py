@@ -13,7 +13,6 @@ a `report.json` measured on held-out clips with the weights as they were saved.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -30,6 +29,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.ltx2 import LTX2Vocoder
 from torch import Tensor, nn
 
+from diffusers_jova.cli import Parser
 from training.codec_config import AudioVAEConfig, CodecsConfig, VideoStage, VideoVAEConfig, VocoderConfig, load_config
 from training.codec_losses import (
     adversarial_loss,
@@ -143,10 +143,15 @@ def psnr(squared_error: Tensor) -> Tensor:
 
 @torch.no_grad()
 def set_video_statistics(vae: AutoencoderKLWan, frames: Tensor) -> None:
-    """Write mean and deviation of the latents of frames uint8 [N, F, H, W, 3] into the VAE's config."""
+    """Write the channels' means and their common deviation over frames uint8 [N, F, H, W, 3] into the VAE's config.
+
+    A deviation of each channel's own would whiten the latents, and most of the flow-matching loss would then go to
+    detail that nobody sees.
+    """
     means = torch.cat([encode_clip(vae, to_pixels(part)).mean for part in frames.split(EVALUATION_BATCH)])
     channels = means.transpose(0, 1).flatten(1).double()
-    vae.register_to_config(latents_mean=channels.mean(1).tolist(), latents_std=channels.std(1).tolist())
+    deviation = float(channels.var(1).mean().sqrt())
+    vae.register_to_config(latents_mean=channels.mean(1).tolist(), latents_std=[deviation] * len(channels))
 
 
 @torch.no_grad()
@@ -434,7 +439,7 @@ def run_chains(arguments: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what `--component` names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see configs/codecs_tiny.yaml")
     parser.add_argument("--output", type=Path, required=True, help="folder for the components and their checkpoints")
     parser.add_argument("--corpus", type=Path, help="folder for the clips; OUTPUT/corpus if not given")

@@ -9,10 +9,10 @@ from forgetting everything else. Running the same command again continues an int
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusers_jova.cli import Parser
 from training.config import load_yaml, parse_overrides
 from training.lora import TARGETS
 from training.train import run
@@ -23,7 +23,7 @@ PRESET = Path(__file__).parent / "configs" / "lora.yaml"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains the adapter and says how to use it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("data", help="folder written by training.prepare")
     parser.add_argument("output_dir", help="folder of the adapter, its checkpoints and its log")
     parser.add_argument("--model", required=True, help="pipeline or transformer to adapt, a folder or a Hub id")
