@@ -6,6 +6,14 @@ Letters in shapes: B batch, C channels, F latent frames, H, W latent height and 
 from torch import Tensor
 
 
+def present_media(video: Tensor | None, audio: Tensor | None) -> dict[str, Tensor]:
+    """Latents by modality, without an absent one; at least one has to be there."""
+    media = {name: latents for name, latents in (("video", video), ("audio", audio)) if latents is not None}
+    if not media:
+        raise ValueError("`hidden_states` and `audio_hidden_states` must not both be None; pass one modality")
+    return media
+
+
 def video_grid(latents: Tensor, in_channels: int, patch_size: tuple[int, int, int]) -> tuple[int, ...]:
     """Rows along (frames, height, width) of video latents, after checking that they are [B, in_channels, F, H, W]."""
     if latents.ndim != 5 or latents.shape[1] != in_channels:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .joint_attention import Coupling, CouplingRun, Fusion, JoVAJointAttention, StreamLengths, coupling_runs
-from .latent_rows import audio_grid, check_timestep, unpatchify, video_grid
+from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
 from .modulation import Modulation, modulated_norm, select_level
 from .single_file import JoVASingleFileMixin
 from .temporal_rope import (
@@ -539,10 +539,7 @@ class JoVATransformer3DModel(
         Returns:
             Velocities [B, out_channels, F, H, W] and [B, L, C]; None for an absent modality.
         """
-        both = {"video": hidden_states, "audio": audio_hidden_states}
-        media = {branch: latents for branch, latents in both.items() if latents is not None}
-        if not media:
-            raise ValueError("`hidden_states` and `audio_hidden_states` must not both be None; pass one modality")
+        media = present_media(hidden_states, audio_hidden_states)
         audio_timestep = timestep if audio_timestep is None else audio_timestep
         timesteps = {"video": timestep, "audio": audio_timestep}
         video_text = TextInput(encoder_hidden_states, encoder_hidden_states_2, encoder_attention_mask)

@@ -35,7 +35,7 @@ from .joint_attention import (
     concatenated_linear,
     coupling_runs,
 )
-from .latent_rows import audio_grid, check_timestep, unpatchify, video_grid
+from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
 from .modulation import Modulation, modulated_norm, select_level
 from .single_file import JoVASingleFileMixin
 from .temporal_rope import (
@@ -451,10 +451,7 @@ class JoVAWanTransformer3DModel(
         Returns:
             Velocities [B, out_channels, F, H, W] and [B, L, C]; None for an absent modality.
         """
-        both = {"video": hidden_states, "audio": audio_hidden_states}
-        media = {name: latents for name, latents in both.items() if latents is not None}
-        if not media:
-            raise ValueError("`hidden_states` and `audio_hidden_states` must not both be None; pass one modality")
+        media = present_media(hidden_states, audio_hidden_states)
         if encoder_hidden_states_2 is not None or audio_encoder_hidden_states_2 is not None:
             raise ValueError("`encoder_hidden_states_2` must be None, got features; this model has one text encoder")
         timesteps = {"video": timestep, "audio": timestep if audio_timestep is None else audio_timestep}
