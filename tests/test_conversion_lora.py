@@ -7,9 +7,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from conversion import lora
+from conversion import lora, wan
 from conversion.convert import main
 from conversion.output import Options
+from conversion.rules import plan, prefixed
+from diffusers_jova.lora import WAN_LAYERS, module_names
 
 
 MODULES = {"transformer_blocks.0.attn.video.to_q": 4, "transformer_blocks.1.ff.audio.net.2": 2}
@@ -125,13 +127,36 @@ def test_an_adapter_of_a_plain_wan_model_lands_on_the_video_tower(tmp_path: Path
     assert lora.read(ours).alphas() == {module: 1.0}
 
 
+def test_the_feed_forward_of_our_own_blocks_is_not_taken_for_that_of_a_plain_wan_model(tmp_path: Path) -> None:
+    module = "blocks.0.ffn.audio.net.2"
+    tensors = {f"transformer.{module}.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+    save_file(tensors, tmp_path / "ours.safetensors")
+    assert lora.read(tmp_path / "ours.safetensors").alphas() == {module: 2.0}
+
+
+def test_the_names_of_wan_layers_are_those_of_its_conversion() -> None:
+    linear = {module: "blocks.0." + module for module in WAN_LAYERS}
+    rules = wan.owned(prefixed(wan.BLOCK, "blocks.0.", "blocks.0."), "video")
+    renamed = {
+        move.sources[0]: move.targets[0]
+        for move in plan(
+            [f"{name}.bias" for name in linear.values()],
+            [rule for rule in rules if rule.sources[0].removesuffix(".{p}") in linear.values()],
+        )
+    }
+    assert {f"{name}.bias": f"{new}.bias" for name, new in module_names(linear.values()).items()} == renamed
+
+
 def test_foreign_keys_and_missing_halves_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = {f"transformer.{name}": tensor for name, tensor in matrices().items()}
     half = {name: tensor for name, tensor in whole.items() if "video.to_q.lora_B" not in name}
     cases = {
-        "half": (half, "must hold both matrices of every module, got one for `transformer_blocks.0.attn.video.to_q`"),
+        "half": (half, "must hold both matrices of every module, got one or none for `transformer_blocks.0."),
         "text": (whole | {"text_encoder.x.lora_A.weight": torch.zeros(1)}, "adapters of text encoders"),
-        "dora": (whole | {"transformer.x.lora_magnitude_vector": torch.zeros(1)}, "no rule knows: `transformer.x."),
+        "dora": (
+            whole | {"transformer.x.lora_magnitude_vector": torch.zeros(1)},
+            "alpha, got `transformer.x.lora_mag",
+        ),
     }
     for name, (tensors, message) in cases.items():
         save_file(tensors, tmp_path / f"{name}.safetensors")

@@ -1,15 +1,17 @@
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffusers_jova import JoVAPipeline
-from tests.tiny_pipeline import build_tiny_pipeline, build_transformer
+from tests.tiny_pipeline import build_tiny_pipeline, build_transformer, build_wan_transformer
 
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -123,6 +125,196 @@ def test_a_file_of_another_model_is_refused_and_nothing_is_left_behind(tmp_path:
         "blocks.9.attn.to_q.lora_B.weight": torch.zeros(4, 2),
     }
     JoVAPipeline.save_lora_weights(tmp_path, transformer_lora_layers=alien)
-    with pytest.raises(ValueError, match=r"Target modules .* not found in the base model"):
+    with pytest.raises(
+        ValueError, match=r"must change modules of this JoVATransformer3DModel, got `blocks.9.attn.to_q`"
+    ):
         pipeline.load_lora_weights(tmp_path)
     assert pipeline.get_list_adapters() == {}
+
+
+RANKS = {"transformer_blocks.0.attn.video.to_q": 4, "single_transformer_blocks.0.attn.audio.to_out.0": 2}
+ALPHAS = {"transformer_blocks.0.attn.video.to_q": 12.0, "single_transformer_blocks.0.attn.audio.to_out.0": 3.0}
+
+
+def matrices() -> dict[str, Tensor]:
+    """Two modules with ranks and scales of their own."""
+    torch.manual_seed(0)
+    down = {f"{module}.lora_A.weight": torch.randn(rank, 24) for module, rank in RANKS.items()}
+    return down | {f"{module}.lora_B.weight": torch.randn(24, rank) for module, rank in RANKS.items()}
+
+
+def config() -> dict[str, Any]:
+    """What peft would store of them."""
+    (q, out), (rank, other), (alpha, another) = RANKS, RANKS.values(), ALPHAS.values()
+    patterns = {"rank_pattern": {out: other}, "alpha_pattern": {out: another}}
+    return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": [q, out], **patterns}
+
+
+def write_diffusers(folder: Path) -> Path:
+    header = json.dumps({f"transformer.{name}": value for name, value in config().items()})
+    tensors = {f"transformer.{name}": tensor for name, tensor in matrices().items()}
+    path = folder / "pytorch_lora_weights.safetensors"
+    save_file(tensors, path, metadata={"lora_adapter_metadata": header})
+    return path
+
+
+def write_peft(folder: Path) -> Path:
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in matrices().items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(config()))
+    return folder
+
+
+def write_peft_file(folder: Path) -> Path:
+    return write_peft(folder) / "adapter_model.safetensors"
+
+
+def with_alphas(tensors: dict[str, Tensor], prefix: str, folder: Path) -> Path:
+    alphas = {f"{module}.alpha": torch.tensor(alpha) for module, alpha in ALPHAS.items()}
+    path = folder / "adapter.safetensors"
+    save_file({f"{prefix}{name}": tensor for name, tensor in (tensors | alphas).items()}, path)
+    return path
+
+
+def write_peft_with_alphas(folder: Path) -> Path:
+    return with_alphas(matrices(), "base_model.model.", folder)
+
+
+def write_comfy(folder: Path) -> Path:
+    return with_alphas(matrices(), "diffusion_model.", folder)
+
+
+def write_kohya(folder: Path) -> Path:
+    return with_alphas(downs_and_ups(), "diffusion_model.", folder)
+
+
+def downs_and_ups() -> dict[str, Tensor]:
+    return {name.replace("lora_A", "lora_down").replace("lora_B", "lora_up"): t for name, t in matrices().items()}
+
+
+LAYOUTS = [write_peft, write_peft_file, write_peft_with_alphas, write_comfy, write_kohya]
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    """What the adapter in diffusers' own layout makes of the clip."""
+    pipeline = build_tiny_pipeline()
+    pipeline.load_lora_weights(write_diffusers(tmp_path_factory.mktemp("diffusers")))
+    return generate(pipeline)
+
+
+@pytest.mark.parametrize("write", LAYOUTS)
+def test_an_adapter_does_the_same_in_every_layout_bit_for_bit(
+    write: Callable[[Path], Path], adapted: Tensor, plain: Tensor, tmp_path: Path
+) -> None:
+    pipeline = build_tiny_pipeline()
+    pipeline.load_lora_weights(write(tmp_path))
+    assert torch.equal(generate(pipeline), adapted)
+    assert not torch.allclose(adapted, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("write", [write_diffusers, *LAYOUTS])
+def test_the_scale_of_every_module_is_its_alpha_over_its_rank(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    pipeline = build_tiny_pipeline()
+    pipeline.load_lora_weights(write(tmp_path), adapter_name="it")
+    for module, rank in RANKS.items():
+        layer = pipeline.transformer.get_submodule(module)
+        assert (layer.r["it"], layer.scaling["it"]) == (rank, ALPHAS[module] / rank)
+
+
+def test_without_alphas_the_scale_is_one() -> None:
+    tensors = {f"diffusion_model.{name}": tensor for name, tensor in downs_and_ups().items()}
+    pipeline = build_tiny_pipeline()
+    pipeline.load_lora_weights(tensors, adapter_name="it")
+    assert {pipeline.transformer.get_submodule(module).scaling["it"] for module in RANKS} == {1.0}
+
+
+def test_a_folder_that_peft_itself_wrote_loads_with_its_scale(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    targets = r".*attn\.audio\.to_(q|v)"
+    wrapped = get_peft_model(
+        build_transformer(), LoraConfig(r=2, lora_alpha=6, target_modules=targets, init_lora_weights=False)
+    )
+    wrapped.save_pretrained(tmp_path)
+    pipeline = build_tiny_pipeline()
+    pipeline.load_lora_weights(tmp_path)
+    assert torch.equal(generate(pipeline), generate(build_tiny_pipeline(transformer=wrapped.base_model.model)))
+
+
+def test_a_rank_stabilised_scale_of_peft_is_kept(tmp_path: Path) -> None:
+    write_peft(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config() | {"use_rslora": True}))
+    pipeline = build_tiny_pipeline()
+    pipeline.load_lora_weights(tmp_path, adapter_name="it")
+    for module, rank in RANKS.items():
+        scaling = pipeline.transformer.get_submodule(module).scaling["it"]
+        assert scaling == pytest.approx(ALPHAS[module] / rank**0.5)
+
+
+def test_a_peft_repository_of_the_hub_loads_with_its_scale(tmp_path: Path, adapted: Tensor) -> None:
+    (tmp_path / "models--owner--voice" / "refs").mkdir(parents=True)
+    (tmp_path / "models--owner--voice" / "refs" / "main").write_text("0" * 40)
+    snapshot = tmp_path / "models--owner--voice" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    write_peft(snapshot)
+    pipeline = build_tiny_pipeline()
+    pipeline.load_lora_weights("owner/voice", weight_name="adapter_model.safetensors", cache_dir=str(tmp_path))
+    assert torch.equal(generate(pipeline), adapted)
+
+
+def test_an_adapter_of_a_plain_wan_model_changes_the_video_tower() -> None:
+    torch.manual_seed(0)
+    pair = {"lora_A": torch.randn(2, 24), "lora_B": torch.randn(24, 2)}
+    loaded = []
+    for module in ("diffusion_model.blocks.1.self_attn.o", "transformer.blocks.1.attn1.video.to_out.0"):
+        pipeline = build_tiny_pipeline(transformer=build_wan_transformer(in_channels=36))
+        pipeline.load_lora_weights({f"{module}.{side}.weight": tensor for side, tensor in pair.items()})
+        loaded.append(generate(pipeline))
+    assert torch.equal(*loaded)
+    names = ("blocks.0.self_attn.q", "blocks.0.cross_attn.k_img")
+    tensors = {f"diffusion_model.{name}.{side}.weight": tensor for name in names for side, tensor in pair.items()}
+    with pytest.raises(ValueError, match=r"must change linear layers of its blocks, got `blocks.0.cross_attn.k_img`"):
+        pipeline.load_lora_weights(tensors)
+
+
+@pytest.mark.parametrize("prefix", ["base_model.model.", "diffusion_model."])
+def test_keys_that_are_no_part_of_a_lora_are_listed(prefix: str) -> None:
+    pipeline = build_tiny_pipeline()
+    module = next(iter(ALPHAS))
+    whole = {f"{prefix}{name}": tensor for name, tensor in matrices().items()}
+    whole |= {f"{prefix}{name}.alpha": torch.tensor(alpha) for name, alpha in ALPHAS.items()}
+    one, other = f"{prefix}{module}.diff_b", f"{prefix}{module}.lora_magnitude_vector"
+    cases = [
+        (
+            {one: torch.ones(1), other: torch.ones(1)},
+            f"must end in one of .*, got `{one}`, `{other}`; save the adapter",
+        ),
+        ({"text_encoder.q.lora_A.weight": torch.ones(1)}, "got `text_encoder.q.lora_A.weight`; adapters of text"),
+        ({f"{prefix}elsewhere.alpha": torch.tensor(1.0)}, "both matrices of every module, got one or none for `else"),
+        ({f"{prefix}{module}.lora_down.weight": torch.ones(4, 24)}, f"each matrix once, got two of `{module}.lora_A"),
+        (
+            {f"{prefix}{module}.lora_B.weight": torch.ones(24, 3)},
+            f"both matrices of `{module}` must have one rank, got 4",
+        ),
+        (
+            {f"{prefix}x.lora_{side}.weight": torch.ones(2, 2) for side in "AB"},
+            "must change modules of this .*, got `x`",
+        ),
+    ]
+    for extra, message in cases:
+        with pytest.raises(ValueError, match=message):
+            pipeline.load_lora_weights(whole | extra)
+        assert pipeline.get_list_adapters() == {}
+
+
+def test_weights_that_peft_saved_need_their_config_or_alphas(tmp_path: Path) -> None:
+    path = write_peft_file(tmp_path)
+    for text, message in (("{", "must be JSON"), ("{}", "must be the config of a LoRA with a `lora_alpha`")):
+        (tmp_path / "adapter_config.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            build_tiny_pipeline().load_lora_weights(path)
+    (tmp_path / "adapter_config.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"must lie beside their adapter_config.json, which holds the scale, got none"
+    ):
+        build_tiny_pipeline().load_lora_weights(path)
