@@ -14,25 +14,35 @@ from .conditions import GivenLatents
 from .guidance import Branch, Guidance, Weights, required_branches
 from .prompt import PromptEmbeds, concatenate_prompts
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+from .speakers import Speakers
 from .transformer_jova import MODALITIES
 
 
 @dataclass(frozen=True)
 class TextConditions:
-    """Text of the two kinds of predictions that guidance compares.
+    """Text of the two kinds of predictions that guidance compares, and the voices that the prompt's speakers have.
 
     Args:
         prompt: With the prompt.
         negative_prompt: Without; None if guidance is off.
         audio_negative_prompt: Without, for the audio branch where it differs.
+        speakers: Voices in the prompt; None if there are none.
     """
 
     prompt: PromptEmbeds
     negative_prompt: PromptEmbeds | None = None
     audio_negative_prompt: PromptEmbeds | None = None
+    speakers: Speakers | None = None
 
-    def transformer_arguments(self, has_text: Sequence[bool], dtype: torch.dtype) -> dict[str, Tensor | None]:
-        """Text arguments of the transformer for a batch of predictions, with the prompt or without."""
+    def transformer_arguments(self, branches: Sequence[Branch], dtype: torch.dtype) -> dict[str, Tensor | None]:
+        """Text arguments of the transformer for one prediction after the other."""
+        arguments = self.text_arguments([branch.text for branch in branches], dtype)
+        if self.speakers is None:
+            return arguments
+        return arguments | self.speakers.transformer_arguments([branch.voiced for branch in branches])
+
+    def text_arguments(self, has_text: Sequence[bool], dtype: torch.dtype) -> dict[str, Tensor | None]:
+        """Features and masks for a batch of predictions, with the prompt or without."""
         if self.negative_prompt is None and not all(has_text):
             raise ValueError(
                 "`guidance_scale` must differ from 1 when a call begins for a callback to change it, got 1; "
@@ -175,14 +185,13 @@ class JoVADenoiser:
         """One forward of the transformer: velocities of video and of audio, of one branch after the other."""
         batch_size = timesteps["video"].shape[0]
         repeated = {name: torch.cat([x] * len(group)) for name, x in inputs.items()}
-        context = "_".join(f"{'text' if text else 'empty'}_{'coupled' if on else 'uncoupled'}" for text, on in group)
-        with self.transformer.cache_context(context):
+        with self.transformer.cache_context("_".join(branch.label for branch in group)):
             return self.transformer(
                 hidden_states=repeated.get("video"),
                 audio_hidden_states=repeated.get("audio"),
                 timestep=torch.cat([timesteps["video"]] * len(group)),
                 audio_timestep=torch.cat([timesteps["audio"]] * len(group)),
-                **text.transformer_arguments([branch.text for branch in group], self.transformer.dtype),
+                **text.transformer_arguments(group, self.transformer.dtype),
                 frame_rate=self.frame_rate,
                 audio_latent_rate_hz=self.audio_latent_rate_hz,
                 coupled=[branch.coupled for branch in group for _ in range(batch_size)],

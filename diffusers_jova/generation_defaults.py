@@ -22,6 +22,7 @@ class GenerationDefaults:
         audio_guidance_scale: Text guidance of audio; None follows video.
         coupling_scale: Coupling guidance of video; 1 is off.
         audio_coupling_scale: Coupling guidance of audio; None follows video.
+        audio_speaker_scale: Speaker guidance of audio, where voices of speakers are given; 1 is off.
         uncoupled_text: Whether the text is `"empty"` or `"kept"` where coupling guidance removes the coupling.
         guidance_interval: Steps with text guidance, as fractions of all steps.
         coupling_interval: Steps with coupling guidance.
@@ -43,6 +44,7 @@ class GenerationDefaults:
     audio_guidance_scale: float | None = None
     coupling_scale: float = 1.0
     audio_coupling_scale: float | None = None
+    audio_speaker_scale: float = 1.0
     uncoupled_text: Literal["empty", "kept"] = "empty"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     coupling_interval: tuple[float, float] = (0.0, 1.0)
@@ -92,6 +94,7 @@ class GenerationDefaults:
         own: dict[str, Any] = {
             "guidance_scale": self.audio_guidance_scale,
             "coupling_scale": self.audio_coupling_scale,
+            "speaker_scale": self.audio_speaker_scale,
             "guidance_rescale": self.audio_guidance_rescale,
         }
         own = {name: value for name, value in own.items() if value is not None}

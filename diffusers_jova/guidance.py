@@ -1,10 +1,11 @@
-"""How predictions made with and without text, with and without audio-video coupling, become one velocity.
+"""How predictions made with and without text, coupling and voices become one velocity.
 
 A model can be asked four questions, its branches: v(c_T, c_B), v(0, c_B), v(c_T, 0) and v(0, 0), where c_T is the text
-(0: the negative prompt) and c_B the coupling ("bridge"), attention between audio and video (0: none). Guidance is one
-linear combination of the answers per modality, with weights that sum to 1, so it is the same for velocities of
-either sign and for denoised predictions. Adaptive projection and rescaling are not linear; they act on the denoised
-prediction, as their sources do.
+(0: the negative prompt) and c_B the coupling ("bridge"), attention between audio and video (0: none). Where a call
+gives the voices of its speakers, the first of them reads them, the others do not, and a fifth, v(c_T, c_B, no voice),
+differs from the first in nothing else. Guidance is one linear combination of the answers per modality, with weights
+that sum to 1, so it is the same for velocities of either sign and for denoised predictions. Adaptive projection and
+rescaling are not linear; they act on the denoised prediction, as their sources do.
 
 With s_T the guidance scale and s_B the coupling scale, and the uncoupled branch asked with the text
 
@@ -16,6 +17,9 @@ With s_T the guidance scale and s_B the coupling scale, and the uncoupled branch
 ``"kept"``: LTX-2 (Lightricks/LTX-2 @ 400fd31, MultiModalGuider), modality guidance:
     v(c_T,c_B) + (s_T - 1) [v(c_T,c_B) - v(0,c_B)] + (s_B - 1) [v(c_T,c_B) - v(c_T,0)]
   - NAVA (@ 786c373, align_3d_cfg) is the same with scales that are smaller by 1.
+
+With s_V, the speaker scale, either has one term more, that of NAVA's timbre_cfg:
+    + (s_V - 1) [v(c_T,c_B) - v(c_T,c_B,no voice)]
 
 A scale of 1 switches its term off; a scale of 0 is a scale of 0.
 
@@ -42,28 +46,40 @@ class Branch(NamedTuple):
     Args:
         text: With the prompt; otherwise with the negative prompt.
         coupled: With attention between audio and video.
+        voiced: With the voices of the speakers, where a call gives them.
     """
 
     text: bool
     coupled: bool
+    voiced: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name of what a cache keeps for this branch."""
+        words = ("text" if self.text else "empty", "coupled" if self.coupled else "uncoupled")
+        return "_".join((*words, "voiced") if self.voiced else words)
 
 
-CONDITIONAL = Branch(text=True, coupled=True)  # v(c_T, c_B)
+CONDITIONAL = Branch(text=True, coupled=True, voiced=True)  # v(c_T, c_B)
 NO_TEXT = Branch(text=False, coupled=True)  # v(0, c_B)
 NO_COUPLING = Branch(text=True, coupled=False)  # v(c_T, 0)
 UNCONDITIONAL = Branch(text=False, coupled=False)  # v(0, 0)
-BRANCHES = (CONDITIONAL, NO_TEXT, NO_COUPLING, UNCONDITIONAL)
+NO_VOICE = Branch(text=True, coupled=True)  # v(c_T, c_B, no voice)
+BRANCHES = (CONDITIONAL, NO_TEXT, NO_COUPLING, UNCONDITIONAL, NO_VOICE)
 
 Weights: TypeAlias = dict[Branch, float]
 
 
-def branch_weights(guidance_scale: float, coupling_scale: float, uncoupled_text: str = "empty") -> Weights:
+def branch_weights(
+    guidance_scale: float, coupling_scale: float, uncoupled_text: str = "empty", speaker_scale: float = 1.0
+) -> Weights:
     """Write a guidance formula of the module docstring as one weight per branch.
 
     Args:
         guidance_scale: s_T; 1 is off.
         coupling_scale: s_B; 1 is off.
         uncoupled_text: Whether the text is ``"empty"`` or ``"kept"`` where the coupling is removed.
+        speaker_scale: s_V; 1 is off.
 
     Returns:
         The weights that are not 0; they sum to 1.
@@ -80,6 +96,8 @@ def branch_weights(guidance_scale: float, coupling_scale: float, uncoupled_text:
             NO_TEXT: 1 - guidance_scale,
             NO_COUPLING: 1 - coupling_scale,
         }
+    weights[CONDITIONAL] += speaker_scale - 1
+    weights[NO_VOICE] = 1 - speaker_scale
     return {branch: weight for branch, weight in weights.items() if weight != 0}
 
 
@@ -118,6 +136,7 @@ class Guidance:
         guidance_interval: Steps on which ``guidance_scale`` holds, as fractions of all steps, end excluded; it is 1 on
             the others (arXiv:2404.07724).
         coupling_interval: The same for ``coupling_scale``.
+        speaker_scale: s_V, how much to follow the voices of the speakers; 1 is off.
         guidance_rescale: Fraction in [0, 1] of the rescaling in `rescale`; 0 is off.
         apg_threshold: Largest norm of the guidance direction in `project`, 0 for no limit; ``None`` switches the
             projection off.
@@ -129,6 +148,7 @@ class Guidance:
     uncoupled_text: Literal["empty", "kept"] = "empty"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     coupling_interval: tuple[float, float] = (0.0, 1.0)
+    speaker_scale: float = 1.0
     guidance_rescale: float = 0.0
     apg_threshold: float | None = None
     apg_eta: float = 0.0
@@ -142,7 +162,7 @@ class Guidance:
                 raise ValueError(
                     f"`{name}` must be two rising fractions of the steps, 0 <= start <= stop <= 1, got {(start, stop)}"
                 )
-        for name in ("guidance_scale", "coupling_scale"):
+        for name in ("guidance_scale", "coupling_scale", "speaker_scale"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"`{name}` must be a finite number, got {getattr(self, name)}; 1 is off")
         if not 0 <= self.guidance_rescale <= 1:
@@ -164,7 +184,7 @@ class Guidance:
         """
         guidance_scale = self.guidance_scale if _within(self.guidance_interval, step, num_steps) else 1.0
         coupling_scale = self.coupling_scale if _within(self.coupling_interval, step, num_steps) else 1.0
-        weights = branch_weights(guidance_scale, coupling_scale, self.uncoupled_text)
+        weights = branch_weights(guidance_scale, coupling_scale, self.uncoupled_text, self.speaker_scale)
         if not self.is_linear:
             weights.setdefault(CONDITIONAL, 0.0)  # what projection and rescaling compare with
         return weights
@@ -261,10 +281,10 @@ PRESETS: Mapping[str, tuple[Guidance, Guidance]] = MappingProxyType({
         Guidance(guidance_scale=3.0, coupling_scale=3.0, uncoupled_text="kept", guidance_rescale=0.7),
         Guidance(guidance_scale=7.0, coupling_scale=3.0, uncoupled_text="kept", guidance_rescale=0.7),
     ),
-    # NAVA @ 786c373, without its timbre term; 3 / 3 and 2 / 2 in its own scales
+    # NAVA @ 786c373; 3 / 3 and 2 / 2 / 3 in its own scales
     "nava": (
         Guidance(guidance_scale=4.0, coupling_scale=4.0, uncoupled_text="kept"),
-        Guidance(guidance_scale=3.0, coupling_scale=3.0, uncoupled_text="kept"),
+        Guidance(guidance_scale=3.0, coupling_scale=3.0, uncoupled_text="kept", speaker_scale=4.0),
     ),
     # Ovi @ 5b69b25, without its skipped layer
     "ovi": (Guidance(guidance_scale=4.0), Guidance(guidance_scale=3.0)),

@@ -69,15 +69,81 @@ def check_template(template: str) -> None:
         )
 
 
-def check_modalities(modalities: Sequence[str], image: Image | None, video: Video | None, audio: Audio | None) -> None:
-    """Refuse modalities that do not exist, and media given for one that takes no part."""
+def check_modalities(
+    modalities: Sequence[str],
+    image: Image | None,
+    video: Video | None,
+    audio: Audio | None,
+    speaker_embeds: Tensor | None,
+) -> None:
+    """Refuse modalities that do not exist, and media or voices given for one that takes no part."""
     if not modalities or any(name not in MODALITIES for name in modalities):
         raise ValueError(f"`modalities` must be a choice of {list(MODALITIES)}, got {list(modalities)}")
-    for name, value, modality in (("image", image, "video"), ("video", video, "video"), ("audio", audio, "audio")):
+    for name, value, modality in (
+        ("image", image, "video"),
+        ("video", video, "video"),
+        ("audio", audio, "audio"),
+        ("speaker_embeds", speaker_embeds, "audio"),
+    ):
         if value is not None and modality not in modalities:
             raise ValueError(f"`{name}` must be None where `modalities` lacks {modality!r}; leave one of them out")
     if image is not None and video is not None:
         raise ValueError("`image` and `video` must not both be given; a given video brings its first frame")
+
+
+def check_speakers(
+    speaker_embeds: Tensor | None,
+    speaker_dim: int | None,
+    speaker_token: str | None,
+    prompt_embeds: PromptEmbeds | Tensor | None,
+) -> None:
+    """Refuse voices that the model cannot read or that have no place in the prompt.
+
+    Args:
+        speaker_embeds: Voices [P, D] or [B, P, D].
+        speaker_dim: D of the transformer; None for one without voices.
+        speaker_token: Token that voices replace; None for a pipeline without.
+        prompt_embeds: Encoded prompts, if they take the place of text.
+    """
+    if speaker_embeds is None:
+        return
+    if speaker_dim is None:
+        raise ValueError(
+            "`speaker_embeds` must be None for a transformer without `speaker_dim`, got voices; leave them out, or "
+            "load a model that reads them, such as NAVA"
+        )
+    shape = list(speaker_embeds.shape) if isinstance(speaker_embeds, Tensor) else type(speaker_embeds).__name__
+    if not isinstance(shape, list) or len(shape) not in (2, 3) or shape[-1] != speaker_dim:
+        raise ValueError(
+            f"`speaker_embeds` must be a tensor [P, {speaker_dim}] or [B, P, {speaker_dim}], got {shape}; use the "
+            f"speaker encoder that the model was trained with"
+        )
+    if not speaker_embeds.isfinite().all():
+        raise ValueError("`speaker_embeds` must be finite, got NaN or infinity; use zeros for an unknown voice")
+    if prompt_embeds is not None:
+        check_speaker_positions(prompt_embeds)
+    elif speaker_token is None:
+        raise ValueError(
+            "`speaker_token` must be in the config of a pipeline that is given `speaker_embeds`, got None; pass "
+            "`speaker_token='<extra_id_2>'` to `from_pretrained` for NAVA"
+        )
+
+
+def check_speaker_positions(prompt_embeds: PromptEmbeds | Tensor) -> None:
+    """Refuse encoded prompts that do not say where their speakers stand."""
+    positions = prompt_embeds.speaker_positions if isinstance(prompt_embeds, PromptEmbeds) else None
+    if positions is None:
+        raise ValueError(
+            "`prompt_embeds` must be `PromptEmbeds` with `speaker_positions` where `speaker_embeds` are given, got "
+            "none; take them from `encode_prompt`"
+        )
+    assert isinstance(prompt_embeds, PromptEmbeds)
+    num_prompts, num_rows = prompt_embeds.features.shape[:2]
+    if positions.ndim != 2 or positions.shape[0] != num_prompts or bool((positions >= num_rows).any()):
+        raise ValueError(
+            f"`speaker_positions` must be rows of the features, [{num_prompts}, P] with values below {num_rows}, got "
+            f"{positions.tolist()}; -1 is no row"
+        )
 
 
 def check_something_is_generated(generated: Sequence[str], given: Sequence[str]) -> None:

@@ -30,12 +30,14 @@ from .pipeline_checks import (
     check_prompts,
     check_size,
     check_something_is_generated,
+    check_speakers,
     check_template,
     count_prompts,
 )
 from .pipeline_output import JoVAPipelineOutput
-from .prompt import PROMPT_TEMPLATE, JoVAPrompt, PromptEmbeds, encode_text
+from .prompt import PROMPT_TEMPLATE, JoVAPrompt, PromptEmbeds, encode_tokens, tokenize_text
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+from .speakers import Speakers, find_speakers, mark_speakers
 from .transformer_jova import MODALITIES
 from .video_codec import JoVAVideoCodec
 
@@ -87,6 +89,8 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         text_encoder_2: Second text encoder (Qwen2.5-Instruct in the paper).
         prompt_template: Form of each part of a `JoVAPrompt`, one per line; checkpoints differ in it.
         pads_text_with_zeros: Whether prompts are padded with zeros that take part, as in Wan; otherwise with a mask.
+        speaker_token: Token that goes behind every `<S>` of a prompt, for a voice to replace its text row; None for
+            models without voices.
         defaults: Values for arguments of a call that are None, see `GenerationDefaults`.
     """
 
@@ -107,6 +111,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         text_encoder_2: Any = None,
         prompt_template: str = PROMPT_TEMPLATE,
         pads_text_with_zeros: bool = False,
+        speaker_token: str | None = None,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -124,6 +129,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         self.register_to_config(
             prompt_template=prompt_template,
             pads_text_with_zeros=pads_text_with_zeros,
+            speaker_token=speaker_token,
             defaults=dict(defaults or {}),
         )
         check_template(prompt_template)
@@ -245,17 +251,33 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
     def render_prompts(self, prompts: Prompts | None, batch_size: int = 1) -> list[str]:
         """Strings of prompts; a single one is repeated `batch_size` times."""
         listed: list[Any] = prompts if isinstance(prompts, list) else [prompts] * batch_size
-        template = self.config.prompt_template
-        return [text.render(template) if isinstance(text, JoVAPrompt) else text for text in listed]
+        template, token = self.config.prompt_template, self.config.speaker_token
+        texts = [text.render(template) if isinstance(text, JoVAPrompt) else text for text in listed]
+        return texts if token is None else [mark_speakers(text, token) for text in texts]
 
     def encode_texts(self, texts: list[str], max_sequence_length: int) -> PromptEmbeds:
-        """Features of every text encoder that the pipeline has."""
-        zeros = self.config.pads_text_with_zeros
-        first = encode_text(self.tokenizer, self.text_encoder, texts, max_sequence_length, zeros)
-        if self.text_encoder_2 is None:
-            return PromptEmbeds(*first)
-        second = encode_text(self.tokenizer_2, self.text_encoder_2, texts, max_sequence_length, zeros)
-        return PromptEmbeds(*first, *second)
+        """Features of every text encoder that the pipeline has, and where the speakers stand in the first one's."""
+        encoders = [(self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)]
+        present = [pair for pair in encoders if pair[1] is not None]
+        tokens = [tokenize_text(tokenizer, texts, max_sequence_length) for tokenizer, _ in present]
+        parts: list[Any] = [
+            part
+            for (_, encoder), ids in zip(present, tokens, strict=True)
+            for part in encode_tokens(encoder, ids, max_sequence_length, self.config.pads_text_with_zeros)
+        ]
+        token = self.config.speaker_token
+        positions = None if token is None else find_speakers(self.tokenizer, tokens[0].input_ids, token)
+        return PromptEmbeds(*parts)._replace(speaker_positions=positions)
+
+    def place_speakers(self, speaker_embeds: Tensor | None, prompt: PromptEmbeds) -> Speakers | None:
+        """Given voices, [P, D] or one set per prompt, at their places in the encoded prompts of all clips."""
+        if speaker_embeds is None:
+            return None
+        assert prompt.speaker_positions is not None
+        sets = speaker_embeds[None] if speaker_embeds.ndim == 2 else speaker_embeds
+        sets = repeat_to_batch("speaker_embeds", sets, prompt.features.shape[0])
+        device = self._execution_device
+        return Speakers.match(sets.to(device), prompt.speaker_positions.to(device))
 
     # 3. What is given besides text
 
@@ -329,6 +351,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         audio: Audio | None,
         audio_sampling_rate: int | None,
         video: Video | None,
+        speaker_embeds: Tensor | None,
         modalities: Sequence[str],
         output_type: str,
         callback_on_step_end_tensor_inputs: Sequence[str],
@@ -349,7 +372,10 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
                 f"`callback_on_step_end_tensor_inputs` must be in {self._callback_tensor_inputs}, got {unknown}"
             )
         codec = self.video_codec
-        check_modalities(modalities, image, video, audio)
+        check_modalities(modalities, image, video, audio, speaker_embeds)
+        check_speakers(
+            speaker_embeds, self.transformer.config.get("speaker_dim"), self.config.speaker_token, prompt_embeds
+        )
         check_size(settings, codec.spatial_factor, self.transformer.config.patch_size, codec.temporal_factor)
         check_given_video(video, settings.num_frames, codec.temporal_factor)
         check_given_audio(
@@ -409,6 +435,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         audio: Audio | None = None,
         video: Video | None = None,
         audio_sampling_rate: int | None = None,
+        speaker_embeds: Tensor | None = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -420,6 +447,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         audio_guidance_scale: float | None = None,
         coupling_scale: float | None = None,
         audio_coupling_scale: float | None = None,
+        audio_speaker_scale: float | None = None,
         uncoupled_text: str | None = None,
         guidance_interval: tuple[float, float] | None = None,
         coupling_interval: tuple[float, float] | None = None,
@@ -457,6 +485,11 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             video: Given frames: PIL images, array [N, H, W, 3] or tensor [N, 3, H, W], N = 4k + 1. As long as the clip
                 it gets a sound; shorter, it is continued.
             audio_sampling_rate: Samples per second of `audio`; None means that of the audio VAE.
+            speaker_embeds: Voices of the speakers, [P, D], or one set per prompt [B, P, D], for models that read them:
+                the i-th stands at the i-th `<S>`. Zeros are an unknown voice, which speakers without one have, and
+                fill up where another prompt has more. D and the speaker encoder are those that the model was trained
+                with; NAVA: D = 192, ReDimNet (IDRnD/ReDimNet, MIT; "M", "ft_mix", "vb2+vox2+cnc" of its torch.hub
+                entry) on at most 30 s of mono sound at 16 kHz.
             height: Pixels.
             width: Pixels.
             num_frames: Frames, 4k + 1. None takes the length of a given `video` or, without one, what fits into a
@@ -469,6 +502,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             audio_guidance_scale: Text guidance of audio; None follows video.
             coupling_scale: Coupling guidance of video; 1 is off.
             audio_coupling_scale: Coupling guidance of audio; None follows video.
+            audio_speaker_scale: Speaker guidance of audio; 1 is off, and so it is without `speaker_embeds`.
             uncoupled_text: Whether the text is `"empty"` or `"kept"` where the coupling is removed.
             guidance_interval: Steps with text guidance, as fractions of all steps.
             coupling_interval: Steps with coupling guidance.
@@ -483,7 +517,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             generator: Of the noise: one, or one per clip.
             latents: Start of video, [B, C, F, h, w], in place of noise.
             audio_latents: Start of audio, [B, L, C].
-            prompt_embeds: Encoded prompts, see `encode_prompt`.
+            prompt_embeds: Encoded prompts, see `encode_prompt`; with `speaker_positions` if voices are given.
             negative_prompt_embeds: Encoded negative prompts.
             audio_negative_prompt_embeds: Encoded negative prompts of the audio branch.
             max_sequence_length: Longest prompt in tokens.
@@ -509,6 +543,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             audio_guidance_scale=audio_guidance_scale,
             coupling_scale=coupling_scale,
             audio_coupling_scale=audio_coupling_scale,
+            audio_speaker_scale=audio_speaker_scale,
             uncoupled_text=uncoupled_text,
             guidance_interval=guidance_interval,
             coupling_interval=coupling_interval,
@@ -522,6 +557,8 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         )
         if len(modalities) == 1:  # nothing to couple
             settings = settings.override(coupling_scale=1.0, audio_coupling_scale=1.0)
+        if speaker_embeds is None:  # no voice to follow
+            settings = settings.override(audio_speaker_scale=1.0)
         self.check_inputs(
             settings,
             prompt,
@@ -535,6 +572,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             audio,
             audio_sampling_rate,
             video,
+            speaker_embeds,
             modalities,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -595,19 +633,18 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
 
         # 4. Encode text
         self._needs_negative_prompt = denoiser.needs_negative_prompt(modalities)
-        text = TextConditions(
-            *self.encode_prompt(
-                prompt,
-                negative_prompt,
-                audio_negative_prompt,
-                self.do_classifier_free_guidance,
-                num_videos_per_prompt,
-                prompt_embeds,
-                negative_prompt_embeds,
-                audio_negative_prompt_embeds,
-                max_sequence_length,
-            )
+        encoded = self.encode_prompt(
+            prompt,
+            negative_prompt,
+            audio_negative_prompt,
+            self.do_classifier_free_guidance,
+            num_videos_per_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            audio_negative_prompt_embeds,
+            max_sequence_length,
         )
+        text = TextConditions(*encoded, speakers=self.place_speakers(speaker_embeds, encoded[0]))
 
         # 5. Draw noise
         samples = {}

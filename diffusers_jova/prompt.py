@@ -2,7 +2,7 @@
 
 JoVA (arXiv:2512.13677v1), Sec. 3.3 describes every clip by a video caption, an audio caption and a transcript.
 
-Letters in shapes: B prompts, S tokens, D feature width.
+Letters in shapes: B prompts, S tokens, D feature width, P speakers.
 """
 
 from collections.abc import Sequence
@@ -60,12 +60,15 @@ class PromptEmbeds(NamedTuple):
         mask: Bool [B, S], False for padding; None where nothing is padded.
         features_2: Of the second text encoder, [B, S2, D2]; None without one.
         mask_2: Its mask.
+        speaker_positions: Rows of `features` that voices of speakers replace, int64 [B, P], behind the last one -1;
+            None for models without.
     """
 
     features: Tensor
     mask: Tensor | None = None
     features_2: Tensor | None = None
     mask_2: Tensor | None = None
+    speaker_positions: Tensor | None = None
 
     def joint_mask(self) -> Tensor | None:
         """Mask of the concatenated features, bool [B, S + S2]; None where nothing is padded."""
@@ -95,7 +98,7 @@ def pad_rows(features: Tensor, mask: Tensor | None, num_rows: int) -> tuple[Tens
 
 
 def concatenate_prompts(prompts: Sequence[PromptEmbeds]) -> PromptEmbeds:
-    """Batches of prompts as one batch, padded to the longest."""
+    """Features of batches of prompts as one batch, padded to the longest."""
     if len({part.features_2 is None for part in prompts}) > 1:
         raise ValueError(
             "`negative_prompt_embeds` must have features of the same text encoders as `prompt_embeds`, got others; "
@@ -116,19 +119,13 @@ def concatenate_prompts(prompts: Sequence[PromptEmbeds]) -> PromptEmbeds:
     return PromptEmbeds(features, mask, features_2, mask_2)
 
 
-@torch.no_grad()
-def encode_text(
-    tokenizer: Any, text_encoder: Any, texts: list[str], max_sequence_length: int, pads_with_zeros: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Last hidden states of a text encoder, zero behind the end of each text: [B, S, D], and their mask [B, S].
+def tokenize_text(tokenizer: Any, texts: list[str], max_sequence_length: int) -> Any:
+    """Tokens of texts, padded to the longest, as the tokenizer returns them: `input_ids`, `attention_mask`, [B, S].
 
     Args:
         tokenizer: Of transformers.
-        text_encoder: Of transformers; its first output is used.
         texts: B strings.
         max_sequence_length: Longest text in tokens; what is beyond is cut, with a warning.
-        pads_with_zeros: Whether every text is `max_sequence_length` rows long and padding takes part as zeros, as in
-            Wan and its kin; otherwise texts are padded to the longest and the padding is masked.
     """
     tokenize = partial(
         tokenizer, texts, padding="longest", padding_side="right", return_attention_mask=True, return_tensors="pt"
@@ -141,8 +138,24 @@ def encode_text(
             f"shorten the prompt or raise `max_sequence_length`"
         )
         inputs = tokenize(truncation=True, max_length=max_sequence_length)
+    return inputs
+
+
+@torch.no_grad()
+def encode_tokens(
+    text_encoder: Any, tokens: Any, max_sequence_length: int, pads_with_zeros: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Last hidden states of a text encoder, zero behind the end of each text: [B, S, D], and their mask [B, S].
+
+    Args:
+        text_encoder: Of transformers; its first output is used.
+        tokens: From `tokenize_text`.
+        max_sequence_length: Longest text in tokens.
+        pads_with_zeros: Whether every text is `max_sequence_length` rows long and padding takes part as zeros, as in
+            Wan and its kin; otherwise the padding is masked.
+    """
     device = execution_device(text_encoder)
-    ids, attention_mask = inputs.input_ids.to(device), inputs.attention_mask.to(device)
+    ids, attention_mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
     features = text_encoder(ids, attention_mask=attention_mask)[0]
     mask = attention_mask.bool()
     features = features * mask[..., None]

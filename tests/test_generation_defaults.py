@@ -27,6 +27,11 @@ def test_audio_guidance_may_differ_and_a_zero_is_a_zero() -> None:
     assert (audio.guidance_scale, audio.coupling_scale) == (0, 3)
 
 
+def test_speaker_guidance_is_one_of_audio() -> None:
+    guidance = GenerationDefaults(audio_speaker_scale=4.0).guidance()
+    assert (guidance["video"].speaker_scale, guidance["audio"].speaker_scale) == (1, 4)
+
+
 def test_the_norm_limit_of_video_is_not_one_of_audio() -> None:
     guidance = GenerationDefaults(apg_threshold=27.0).guidance()
     assert (guidance["video"].apg_threshold, guidance["audio"].apg_threshold) == (27, None)

@@ -9,6 +9,7 @@ from diffusers_jova.guidance import (
     CONDITIONAL,
     NO_COUPLING,
     NO_TEXT,
+    NO_VOICE,
     PRESETS,
     UNCONDITIONAL,
     Branch,
@@ -24,8 +25,8 @@ from diffusers_jova.scheduling_flow_match_av import add_noise, predict_data
 
 VIDEO, AUDIO = (2, 4, 3, 2, 2), (2, 5, 6)  # [B, C, F, H, W], [B, L, C]
 SCALES = (0.0, 0.5, 1.0, 3.0, 10.0)
-# hand-made predictions: v(c_T, c_B), v(0, c_B), v(c_T, 0), v(0, 0)
-NUMBERS = {CONDITIONAL: 1.0, NO_TEXT: 0.5, NO_COUPLING: 0.25, UNCONDITIONAL: -1.0}
+# hand-made predictions: v(c_T, c_B), v(0, c_B), v(c_T, 0), v(0, 0), v(c_T, c_B, no voice)
+NUMBERS = {CONDITIONAL: 1.0, NO_TEXT: 0.5, NO_COUPLING: 0.25, UNCONDITIONAL: -1.0, NO_VOICE: 0.875}
 SCALARS = {branch: torch.tensor([value]) for branch, value in NUMBERS.items()}
 
 
@@ -63,20 +64,28 @@ def test_modality_guidance_of_ltx2_matches_hand_computed_numbers() -> None:
 
 def test_the_scales_of_nava_are_ours_minus_one() -> None:
     video, audio = (preset.weights(0, 50) for preset in PRESETS["nava"])
-    # NAVA: c + 3 (c - u) + 3 (c - m) for video, c + 2 (c - u) + 2 (c - m) for audio
+    # NAVA: c + 3 (c - u) + 3 (c - m) for video, c + 2 (c - u) + 2 (c - m) + 3 (c - n) for audio
     assert video == {CONDITIONAL: 7, NO_TEXT: -3, NO_COUPLING: -3}
-    assert audio == {CONDITIONAL: 5, NO_TEXT: -2, NO_COUPLING: -2}
+    assert audio == {CONDITIONAL: 8, NO_TEXT: -2, NO_COUPLING: -2, NO_VOICE: -3}
     assert combine(SCALARS, video).item() == pytest.approx(1 + 3 * 0.5 + 3 * 0.75)
-    assert combine(SCALARS, audio).item() == pytest.approx(1 + 2 * 0.5 + 2 * 0.75)
+    assert combine(SCALARS, audio).item() == pytest.approx(1 + 2 * 0.5 + 2 * 0.75 + 3 * 0.125)
+
+
+def test_the_speaker_scale_adds_its_term_to_either_formula() -> None:
+    for uncoupled_text in ("empty", "kept"):
+        voiced = combine(SCALARS, branch_weights(5, 3, uncoupled_text, 3)).item()
+        assert voiced == pytest.approx(guided(5, 3, uncoupled_text) + (3 - 1) * (1 - 0.875))
+    assert branch_weights(1, 1, speaker_scale=0) == {NO_VOICE: 1}
 
 
 @pytest.mark.parametrize("uncoupled_text", ["empty", "kept"])
 @pytest.mark.parametrize("guidance_scale", SCALES)
 @pytest.mark.parametrize("coupling_scale", SCALES)
+@pytest.mark.parametrize("speaker_scale", [0.0, 1.0, 4.0])
 def test_weights_sum_to_one_and_none_is_zero(
-    guidance_scale: float, coupling_scale: float, uncoupled_text: str
+    guidance_scale: float, coupling_scale: float, uncoupled_text: str, speaker_scale: float
 ) -> None:
-    weights = branch_weights(guidance_scale, coupling_scale, uncoupled_text)
+    weights = branch_weights(guidance_scale, coupling_scale, uncoupled_text, speaker_scale)
     assert sum(weights.values()) == pytest.approx(1)
     assert 0 not in weights.values()
 

@@ -426,6 +426,7 @@ def test_the_index_of_a_saved_pipeline_is_stable(tiny_pipeline_folder: Path) -> 
         "pads_text_with_zeros": False,
         "prompt_template": "{video}\n<S>{transcript}<E>\n<AUDCAP>{audio}<ENDAUDCAP>",
         "scheduler": ["diffusers_jova", "FlowMatchAudioVideoScheduler"],
+        "speaker_token": None,
         "text_encoder": ["transformers", "UMT5EncoderModel"],
         "text_encoder_2": [None, None],
         "tokenizer_2": [None, None],

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffusers_jova import JoVAPrompt, PromptEmbeds
-from diffusers_jova.prompt import PROMPT_TEMPLATE, concatenate_prompts, encode_text
+from diffusers_jova.prompt import PROMPT_TEMPLATE, concatenate_prompts, encode_tokens, tokenize_text
 from tests.tiny_pipeline import build_text_encoder, build_tokenizer
 
 
@@ -23,7 +23,7 @@ def test_braces_in_a_prompt_are_text() -> None:
 
 
 def encode(texts: list[str], max_length: int = 64, zeros: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return encode_text(build_tokenizer(), build_text_encoder(), texts, max_length, zeros)
+    return encode_tokens(build_text_encoder(), tokenize_text(build_tokenizer(), texts, max_length), max_length, zeros)
 
 
 def test_a_text_has_the_same_features_in_any_batch() -> None:
