@@ -20,12 +20,13 @@ from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, mode
 
 AUDIO_POSITION_SCALE = 0.24  # 6 video latents per second over 25 audio latents per second
 PREFIX = "backbone."
-# The released scales (text 3 and 2, alignment 3 and 2) are added to a conditional prediction of weight 1.
+# The released scales (text 3 and 2, alignment 3 and 2, timbre 3) are added to a conditional prediction of weight 1.
 FAMILY = Family(
     title="NAVA for diffusers_jova",
     licences=[NAVA, WAN],
     scheduler="nava",
-    prompt_template="{video}\n{audio}\n<S><extra_id_2>{transcript}<E>",
+    prompt_template="{video}\n{audio}\n<S>{transcript}<E>",
+    speaker_token="<extra_id_2>",
     defaults={
         "height": 704,
         "width": 1280,
@@ -116,6 +117,11 @@ def convert(path: Path, output: Path, options: Options) -> None:
         f"{config['num_layers'] - num_shared} twin blocks and {num_shared} shared ones.",
         "NAVA's audio VAE is LTX-2's (LTX-2 Community License) and is not part of this folder.",
     ]
+    if config["speaker_dim"] is not None:
+        done.append(
+            f"`speaker_embeds` of a call are voices, {config['speaker_dim']} wide vectors of ReDimNet "
+            f"(IDRnD/ReDimNet, MIT), which is not part of this folder either."
+        )
     write(output, config, found, options, FAMILY, done)
 
 

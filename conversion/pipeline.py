@@ -41,6 +41,7 @@ class Family:
         licences: Terms of the weights.
         scheduler: Name of the scheduler's preset.
         prompt_template: Form of each part of a prompt, one per line.
+        speaker_token: Token whose text row a voice replaces; None for models without voices.
         defaults: Values for arguments of a pipeline call.
     """
 
@@ -48,6 +49,7 @@ class Family:
     licences: Sequence[Licence]
     scheduler: str
     prompt_template: str
+    speaker_token: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -87,6 +89,7 @@ def guidance_defaults(preset: str) -> dict[str, Any]:
         "audio_guidance_scale": audio.guidance_scale,
         "coupling_scale": video.coupling_scale,
         "audio_coupling_scale": audio.coupling_scale,
+        "audio_speaker_scale": audio.speaker_scale,
         "uncoupled_text": video.uncoupled_text,
     }
 
@@ -105,6 +108,7 @@ def assemble(folder: Path, transformer: str, family: Family, components: Mapping
     index |= {
         "prompt_template": family.prompt_template,
         "pads_text_with_zeros": True,
+        "speaker_token": family.speaker_token,
         "defaults": dict(family.defaults),
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

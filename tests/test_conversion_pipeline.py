@@ -16,6 +16,7 @@ from conversion.source import local_path
 from diffusers_jova import JoVAPipeline, JoVATransformer3DModel
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.prompt import JoVAPrompt
+from tests.tiny_pipeline import build_tiny_pipeline
 
 
 def write_components(wan_folder: Path, audio_folder: Path) -> None:
@@ -67,10 +68,28 @@ def test_an_assembled_folder_loads_as_a_pipeline_with_the_defaults_of_its_family
     assert "heard" in text
     assert "said<E>" in text
     assert pipe.config.pads_text_with_zeros
+    assert pipe.config.speaker_token == family.speaker_token
     assert pipe.scheduler.config.shift == 5
     assert pipe.audio_codec.latent_channels == 4
     original = UMT5EncoderModel.from_pretrained(tmp_path / "wan" / "text_encoder").state_dict()
     assert all(torch.equal(tensor, original[name]) for name, tensor in pipe.text_encoder.state_dict().items())
+
+
+def test_navas_defaults_guide_by_voices_and_its_prompts_have_a_place_for_each() -> None:
+    scales = {name: value for name, value in nava.FAMILY.defaults.items() if "scale" in name}
+    assert scales == {
+        "guidance_scale": 4.0,
+        "audio_guidance_scale": 3.0,
+        "coupling_scale": 4.0,
+        "audio_coupling_scale": 3.0,
+        "audio_speaker_scale": 4.0,
+    }
+    pipe = build_tiny_pipeline(prompt_template=nava.FAMILY.prompt_template, speaker_token=nava.FAMILY.speaker_token)
+    parts = JoVAPrompt(video="seen", audio="heard", transcript="said")
+    assert pipe.render_prompts([parts, "a <S>b<E>"]) == [
+        "seen heard <S><extra_id_2>said<E>",
+        "a <S><extra_id_2>b<E>",
+    ]
 
 
 def test_a_component_that_no_folder_has_is_named_before_anything_is_written(tmp_path: Path) -> None:
