@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers_jova.model_info import licence_of
+
+
+PERMISSIVE = {"apache-2.0", "mit"}
 
 
 @dataclass(frozen=True)
@@ -11,9 +17,9 @@ class Licence:
     """Terms of one component.
 
     Attributes:
-        component: Sub-folder or file that the terms are about.
+        component: Part of the model that the terms are about; in a pipeline, its sub-folder.
         origin: Hub or GitHub repository that published it.
-        identifier: Licence tag as the hub spells it.
+        identifier: Licence as the hub spells it.
         note: One sentence for a reader who wants to use the result.
     """
 
@@ -23,8 +29,8 @@ class Licence:
     note: str
 
 
-WAN = Licence("video tower", "Wan-AI", "apache-2.0", "Wan2.1 and Wan2.2 weights are published under Apache-2.0.")
-OVI = Licence("both towers", "chetwinlow1/Ovi", "apache-2.0", "Ovi is published under Apache-2.0.")
+WAN = Licence("transformer", "Wan-AI", "apache-2.0", "Video tower: Wan2.1 and Wan2.2 weights are under Apache-2.0.")
+OVI = Licence("transformer", "chetwinlow1/Ovi", "apache-2.0", "Both towers: Ovi is published under Apache-2.0.")
 NAVA = Licence(
     "transformer",
     "ernie-research/NAVA",
@@ -40,22 +46,56 @@ MMAUDIO = Licence(
 BIGVGAN = Licence("vocoder", "nvidia/bigvgan_v2_44khz_128band_512x", "mit", "BigVGAN v2 weights are MIT, (c) NVIDIA.")
 
 
+def copied_licences(components: Mapping[str, Path]) -> list[Licence]:
+    """State the terms of the components that were copied from other folders, as those folders state them."""
+    note = "Copied unchanged; the terms of its own repository apply."
+    return [
+        Licence(name, repository_of(path.parent), licence_of(path.parent, path.name), note)
+        for name, path in components.items()
+    ]
+
+
+def repository_of(folder: Path) -> str:
+    """Name the repository that a folder of the hub's cache belongs to; any other folder by its own name."""
+    cached = next((part for part in folder.parts if part.startswith("models--")), None)
+    return cached.removeprefix("models--").replace("--", "/", 1) if cached else folder.name
+
+
+def strictest(identifiers: Sequence[str]) -> str:
+    """Choose the licence of a whole: a non-commercial part decides, then one that is neither Apache nor MIT."""
+    non_commercial = [identifier for identifier in identifiers if "nc" in identifier.split("-")]
+    other = [identifier for identifier in identifiers if identifier not in PERMISSIVE]
+    return (non_commercial or other or list(identifiers))[0]
+
+
+def front_matter(licences: Sequence[Licence]) -> list[str]:
+    """Compose the lines that the hub and `jova info` read; a pipeline states the licence of each component."""
+    components = dict.fromkeys(entry.component for entry in licences)
+    stated = {
+        name: strictest([entry.identifier for entry in licences if entry.component == name]) for name in components
+    }
+    whole = strictest(list(stated.values()))
+    is_known = whole in PERMISSIVE or whole.startswith("cc-")
+    lines = [f"license: {whole}"] if is_known else ["license: other", f"license_name: {whole}"]
+    if len(stated) > 1:
+        lines += ["component_licenses:", *(f"  {name}: {licence}" for name, licence in stated.items())]
+    return [*lines, "library_name: diffusers"]
+
+
 def model_card(title: str, licences: Sequence[Licence], done: Sequence[str], run: str) -> str:
     """Compose the README of an output folder.
 
     Args:
         title: Heading.
-        licences: Terms of every component; a non-commercial one gives the tag, otherwise the first one does.
+        licences: Terms of every component.
         done: What the conversion did, one sentence each.
         run: Python code that loads the folder.
     """
-    tag = next((entry.identifier for entry in licences if "nc" in entry.identifier.split("-")), licences[0].identifier)
     rows = [f"| {entry.component} | {entry.origin} | {entry.identifier} | {entry.note} |" for entry in licences]
     return "\n".join(
         [
             "---",
-            f"license: {tag}",
-            "library_name: diffusers",
+            *front_matter(licences),
             "---",
             "",
             f"# {title}",

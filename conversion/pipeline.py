@@ -7,7 +7,6 @@ from a diffusers Wan repository, audio VAE and vocoder from a converted MMAudio 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideo
 
 
 COPIED = ("tokenizer", "text_encoder", "vae", "audio_vae", "vocoder")
-FILES = ("model_index.json", *(f"{name}/*" for name in COPIED))
+FILES = ("model_index.json", "README.md", *(f"{name}/*" for name in COPIED))
 LIBRARIES = {"LTX2Vocoder": "ltx2", "LTX2VocoderWithBWE": "ltx2"}  # others are diffusers'
 RUN = """
 import diffusers_jova
@@ -112,19 +111,3 @@ def assemble(folder: Path, transformer: str, family: Family, components: Mapping
         "defaults": dict(family.defaults),
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-
-
-def component_licences(components: Mapping[str, Path]) -> list[Licence]:
-    """State the terms of what was copied, as the model card beside it or above it tags them."""
-    note = "Copied unchanged; the terms of its own repository apply."
-    return [
-        Licence(name, path.parent.name, card_licence(path) or card_licence(path.parent) or "see origin", note)
-        for name, path in components.items()
-    ]
-
-
-def card_licence(folder: Path) -> str | None:
-    """Read the licence tag of a model card."""
-    card = folder / "README.md"
-    match = re.search(r"^license: *(\S+)", card.read_text(), re.MULTILINE) if card.is_file() else None
-    return match[1] if match else None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from conversion import pipeline
-from conversion.card import WAN, model_card
+from conversion.card import WAN, copied_licences, model_card
 from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
 from conversion.output import (
     Model,
@@ -28,7 +28,7 @@ from conversion.output import (
     save_model,
     write_single,
 )
-from conversion.pipeline import Family, assemble, component_licences, find_components
+from conversion.pipeline import Family, assemble, find_components
 from conversion.rules import Rule, inverse, plan, prefixed
 from diffusers_jova.prompt import PROMPT_TEMPLATE
 
@@ -207,7 +207,7 @@ def write(
     found = cast(found, options.dtype, keep=model._keep_in_fp32_modules or ())
     check_fits(found, model)
     components = find_components(options.components) if options.components else {}
-    licences = [*family.licences, *component_licences(components)]
+    licences = [*family.licences, *copied_licences(components)]
     run = (pipeline.RUN if components else RUN).format(folder=output.name)
     with new_folder(output) as folder:
         (folder / "README.md").write_text(model_card(family.title, licences, done, run))

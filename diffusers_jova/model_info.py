@@ -89,9 +89,13 @@ def licence_of(folder: Path, name: str) -> str:
     """Licence of a component's weights as the model folder states it."""
     whole = front_matter(folder)
     of_components = whole.get("component_licenses") or {}
-    return str(
-        of_components.get(name) or front_matter(folder / name).get("license") or whole.get("license") or NOT_STATED
-    )
+    return str(of_components.get(name) or stated(front_matter(folder / name)) or stated(whole) or NOT_STATED)
+
+
+def stated(card: dict[str, Any]) -> str | None:
+    """Licence of a front matter: its tag, or the name behind the tag `other`; None without one."""
+    tag = card.get("license")
+    return card.get("license_name") or tag if tag == "other" else tag
 
 
 def front_matter(folder: Path) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from conversion import nava, ovi, wan
-from conversion.card import model_card
+from conversion.card import copied_licences, model_card
 from conversion.mmaudio import mmaudio_vocoder
 from conversion.output import new_folder
-from conversion.pipeline import assemble, component_licences, find_components
+from conversion.pipeline import assemble, find_components
 from conversion.source import local_path
 from diffusers_jova import JoVAPipeline, JoVATransformer3DModel
 from diffusers_jova.generation_defaults import GenerationDefaults
@@ -106,13 +106,12 @@ def test_the_first_folder_that_has_a_component_wins(tmp_path: Path) -> None:
     found = find_components([tmp_path / "first", tmp_path / "second"])
     assert found["vocoder"] == tmp_path / "first" / "vocoder"
     assert found["vae"] == tmp_path / "second" / "vae"
-    assert len(component_licences(found)) == 5
 
 
 def test_a_pipeline_with_a_non_commercial_part_is_tagged_so(tmp_path: Path) -> None:
     (tmp_path / "mm" / "vocoder").mkdir(parents=True)
     (tmp_path / "mm" / "vocoder" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
-    copied = component_licences({"vocoder": tmp_path / "mm" / "vocoder"})
+    copied = copied_licences({"vocoder": tmp_path / "mm" / "vocoder"})
     card = model_card("title", [*nava.FAMILY.licences, *copied], [], "pass")
     assert card.splitlines()[1] == "license: cc-by-nc-4.0"
     assert model_card("title", nava.FAMILY.licences, [], "pass").splitlines()[1] == "license: apache-2.0"
