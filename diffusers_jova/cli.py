@@ -23,6 +23,7 @@ from .model_info import info_table, read_index
 from .pipeline_jova import JoVAPipeline
 from .pipeline_output import JoVAPipelineOutput
 from .prompt import JoVAPrompt
+from .shipped import find_model, model_folder
 from .transformer_jova import MODALITIES
 
 
@@ -69,7 +70,7 @@ def build_parser() -> Parser:
     generate = commands.add_parser("generate", help="make a clip", description="Make one clip of video with sound.")
     add_generate_arguments(generate)
     info = commands.add_parser("info", help="show what a model consists of", description="Print the parts of a model.")
-    info.add_argument("model", type=Path, help="folder of a saved pipeline")
+    info.add_argument("model", type=model_folder, help="folder of a saved pipeline, or jova-tiny")
     for name, (_, purpose) in FORWARDED.items():
         commands.add_parser(name, help=f"{purpose} (needs the repository)", add_help=False)
     return parser
@@ -78,7 +79,12 @@ def build_parser() -> Parser:
 def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what a person changes by hand; what is left out comes from the model."""
     add = parser.add_argument
-    add("--model", required=True, help="folder of a saved pipeline, or its hub name owner/name")
+    add(
+        "--model",
+        type=find_model,
+        default=find_model("jova-tiny"),
+        help="folder of a saved pipeline, or its hub name owner/name; jova-tiny if not given",
+    )
     add("--output", type=Path, required=True, help="file to write: .mp4, or .wav for sound alone")
     add("--prompt", help="what is to be seen, heard and said, in one text")
     for name, what in (("video-caption", "seen"), ("audio-caption", "heard"), ("transcript", "said")):

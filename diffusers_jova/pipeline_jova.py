@@ -3,9 +3,10 @@
 Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, L audio latents, S samples.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from .pipeline_checks import (
 from .pipeline_output import JoVAPipelineOutput
 from .prompt import PROMPT_TEMPLATE, JoVAPrompt, PromptEmbeds, encode_tokens, tokenize_text
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+from .shipped import find_model
 from .speakers import Speakers, find_speakers, mark_speakers
 from .transformer_jova import MODALITIES
 from .video_codec import JoVAVideoCodec
@@ -136,6 +138,11 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         self.defaults = GenerationDefaults.from_dict(defaults or {})
         spatial_factor = self.video_codec.spatial_factor if getattr(self, "vae", None) is not None else 8
         self.video_processor = VideoProcessor(vae_scale_factor=spatial_factor)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+        """Load a saved pipeline as `DiffusionPipeline.from_pretrained` does; `"jova-tiny"` comes with the package."""
+        return super().from_pretrained(find_model(pretrained_model_name_or_path), **kwargs)
 
     # 1. What a call is about
 

@@ -24,6 +24,7 @@ import torch
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.cli import Parser
 from diffusers_jova.media import write_video
+from diffusers_jova.shipped import model_folder
 from training.avatars import AvatarClip
 from training.config import parse_overrides
 from training.contact_sheet import save_contact_sheet
@@ -285,7 +286,7 @@ def load_pipeline(model: Path, **components: Any) -> JoVAPipeline:
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate, measure, report."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder of a saved JoVAPipeline")
+    parser.add_argument("--model", type=model_folder, default="jova-tiny", help="folder of a saved JoVAPipeline")
     parser.add_argument("--clips", type=int, default=64, help="speakers; five eighths as many sounding objects on top")
     parser.add_argument("--output", type=Path, default=Path("model_cards/jova-tiny/evidence.json"))
     add_arguments(parser, "runs/evidence")

@@ -58,7 +58,7 @@ DEFAULTS: dict[str, Any] = {
     "guidance_scale": 3.0,
     "max_sequence_length": 96,
 }
-ENCODING_BATCH = 64
+ENCODING_BATCH = 8
 
 
 def assemble(

@@ -17,6 +17,7 @@ from typing import Any
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.cli import Parser
 from diffusers_jova.media import write_video
+from diffusers_jova.shipped import model_folder
 from training import prepare, train_lora
 from training.avatars import AvatarClip, write_corpus
 from training.config import load_yaml, parse_overrides
@@ -152,7 +153,7 @@ def write_examples(clips: Mapping[str, Sequence[Generated]], references: Sequenc
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, generate, measure, report."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder of a saved JoVAPipeline")
+    parser.add_argument("--model", type=model_folder, default="jova-tiny", help="folder of a saved JoVAPipeline")
     parser.add_argument("--clips", type=int, default=32, help="new sentences")
     parser.add_argument("--output", type=Path, default=Path("model_cards/jova-tiny/lora.json"))
     parser.add_argument("--config", type=Path, default=CONFIGS / "jova_tiny_lora.yaml", help="preset of the adapter")

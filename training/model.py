@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova.shipped import find_model
 from training.branches import copy_video_to_audio, freeze
 from training.config import TrainConfig
 from training.lora import add_adapter, save_adapter
@@ -23,6 +24,7 @@ TRANSFORMERS: tuple[type[Any], ...] = (JoVATransformer3DModel, JoVAWanTransforme
 
 def load_transformer(model: str) -> Any:
     """Loads a saved transformer, alone or inside a pipeline, or builds one from a `.json` file with random weights."""
+    model = find_model(model)
     if model.endswith(".json"):
         values = json.loads(Path(model).read_text())
         return _transformer_class(values, model).from_config(values)

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from diffusers_jova.cli import Parser
 from diffusers_jova.media import mix_channels, resample
 from diffusers_jova.prompt import JoVAPrompt
+from diffusers_jova.shipped import model_folder
 from training.clips import Bucket, Clip, ClipSettings, SkippedClipError, load_clips
 from training.dataset import EMPTY_PROMPT, write_record
 from training.encoder import Encoder, fingerprint_model, model_defaults, video_factors
@@ -345,7 +346,9 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", type=Path, help="manifest (.jsonl, .csv) or folder of clips with captions beside them"
     )
-    parser.add_argument("--model", type=Path, required=True, help="folder of a saved JoVAPipeline")
+    parser.add_argument(
+        "--model", type=model_folder, required=True, help="folder of a saved JoVAPipeline, or jova-tiny"
+    )
     parser.add_argument("--buckets", nargs="+", help="sizes FRAMESxHEIGHTxWIDTH; the model's own by default")
     parser.add_argument("--frame-rate", type=float, help="frames per second; the model's own by default")
     parser.add_argument("--cut", choices=("first", "all"), default="first", help="beginning of a file, or all of it")
