@@ -82,7 +82,11 @@ class MuonAdamW(torch.optim.AdamW):
     def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         directions = []
         for parameter in parameters:
-            average = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+            state = self.state[parameter]
+            if not state:
+                state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(parameter)}  # AdamW looks for steps
+            state["step"] += 1
+            average = state["momentum"]
             gradient = cast("Tensor", parameter.grad)
             average.lerp_(gradient, 1 - group["momentum"])
             directions.append(gradient.lerp(average, group["momentum"]).flatten(1))  # Nesterov

@@ -264,7 +264,8 @@ class VocoderTraining:
         self.discriminators = Discriminators(config.discriminator_width).to(waveforms.device)
         self.modules: dict[str, nn.Module] = {"model": self.vocoder, "discriminators": self.discriminators}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            name: adamw(module, betas=(0.8, 0.99)) for name, module in self.modules.items()
+            "model": muon_for_kernels(self.vocoder),
+            "discriminators": adamw(self.discriminators, betas=(0.8, 0.99)),
         }
 
     @torch.no_grad()
