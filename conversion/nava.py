@@ -115,12 +115,12 @@ def convert(path: Path, output: Path, options: Options) -> None:
     num_shared = len(config["shared_layers"])
     done = [
         f"{config['num_layers'] - num_shared} twin blocks and {num_shared} shared ones.",
-        "NAVA's audio VAE is LTX-2's (LTX-2 Community License) and is not part of this folder.",
+        "NAVA's audio VAE is LTX-2's (LTX-2 Community License).",
     ]
     if config["speaker_dim"] is not None:
         done.append(
             f"`speaker_embeds` of a call are voices, {config['speaker_dim']} wide vectors of ReDimNet "
-            f"(IDRnD/ReDimNet, MIT), which is not part of this folder either."
+            f"(IDRnD/ReDimNet, MIT), which is not part of this folder."
         )
     write(output, config, found, options, FAMILY, done)
 

@@ -89,6 +89,6 @@ def convert(path: Path, output: Path, options: Options) -> None:
     print("\n".join(unused))
     done = [
         f"{len(unused)} tensors of Ovi's fusion are left out; joint attention, not trained yet, takes its place.",
-        "Ovi's audio VAE and vocoder are MMAudio's (CC-BY-NC 4.0) and are not part of this folder.",
+        "Ovi's audio VAE and vocoder are MMAudio's (CC-BY-NC 4.0).",
     ]
     write(output, config, found, options, FAMILY, done)

@@ -96,7 +96,7 @@ def test_a_large_checkpoint_converts_in_little_memory_and_prints_progress(
     assert size > 2e9 * billions
     assert peak < 1.3 * size + 2 * 2**30
     assert peak < 3e9  # the largest tensor has 0.35 GB, and the rest is the interpreter with its libraries
-    assert "50 % of" in done.stdout
+    assert done.stdout.count(" % of ") >= 10
     assert "100 % of" in done.stdout
     shutil.rmtree(tmp_path / "out")
     source.unlink()

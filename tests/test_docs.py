@@ -1,8 +1,9 @@
 """The documentation runs.
 
 The python blocks of a page run in order, in one namespace, in a folder that holds what the pages mention: a model
-`jova-tiny`, `portrait.png`, `voice.wav`, `clip.mp4`. A block that needs released weights begins with "```python slow":
-it runs with `pytest -m slow` only, but what it imports must exist.
+`jova-tiny`, `portrait.png`, `voice.wav`, `clip.mp4`. A page that tells how to convert a model gets tiny checkpoints
+under the names of its commands, and the commands run before its python blocks. A block that needs released weights
+begins with "```python slow": it runs with `pytest -m slow` only, but what it imports must exist.
 """
 
 import ast
@@ -18,6 +19,7 @@ import PIL.Image
 import pytest
 
 from diffusers_jova import cli, media
+from tests.tiny_checkpoints import convert_as_told
 
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +68,7 @@ def reader_folder(tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.usefixtures("reader_folder")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_python_block_of_a_page_runs(page: Path) -> None:
+    convert_as_told(page)
     run_blocks(page, [block for block in python_blocks(page) if not block.is_slow])
 
 
@@ -73,6 +76,7 @@ def test_every_python_block_of_a_page_runs(page: Path) -> None:
 @pytest.mark.usefixtures("reader_folder")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_python_block_of_a_page_runs_with_released_weights(page: Path) -> None:
+    convert_as_told(page)
     run_blocks(page, python_blocks(page))
 
 

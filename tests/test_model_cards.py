@@ -1,0 +1,120 @@
+"""Model cards state sizes, licences and commands that are true; their python blocks run in test_docs.py."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLWan, MMAudioVAE
+from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
+from transformers import UMT5Config, UMT5EncoderModel
+
+from conversion import nava, ovi, wan
+from conversion.convert import parser
+from conversion.mmaudio import ltx2_vocoder
+from conversion.output import Parameter
+from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova.model_info import front_matter
+from tests.test_conversion_memory import FULL, ovi_shapes
+from tests.test_conversion_wan import meta_checkpoint, nava_names, wan_tower
+from tests.tiny_checkpoints import convert_as_told, convert_commands
+
+
+CARDS = Path(__file__).parents[1] / "model_cards"
+CONVERTED = ("nava", "wan-ovi", "wan-1.3b-twice")
+CLASSES = {cls.__name__: cls for cls in (JoVATransformer3DModel, JoVAWanTransformer3DModel)}
+UMT5_XXL = {"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+WAN_2_2_VAE = {"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "is_residual": True, "patch_size": 2}
+WAN_2_2_VAE |= {"in_channels": 12, "out_channels": 12, "scale_factor_spatial": 16}
+MMAUDIO_VAE = {"mel_bins": 80, "latent_channels": 20, "hidden_channels": 384, "sample_rate": 16000}
+MMAUDIO_VAE |= {"n_fft": 1024, "hop_length": 256}
+BIGVGAN = {"mel_bins": 80, "hidden": 1536, "rates": [4, 4, 2, 2, 2, 2], "kernels": [8, 8, 4, 4, 4, 4]}
+BIGVGAN |= {"branches": [3, 7, 11]}
+BUILDERS: dict[str, Callable[[], Any]] = {  # by what a card calls them
+    "UMT5-xxl encoder": lambda: UMT5EncoderModel(UMT5Config(**UMT5_XXL)),
+    "Wan2.1's": AutoencoderKLWan,
+    "Wan2.2's": lambda: AutoencoderKLWan(**WAN_2_2_VAE),
+    "LTX-2.3's": AutoencoderKLLTX2Audio,
+    "LTX-2.3's with bandwidth extension": LTX2VocoderWithBWE,
+    "MMAudio's, 16 kHz": lambda: MMAudioVAE(**MMAUDIO_VAE),
+    "MMAudio's BigVGAN, 16 kHz": lambda: ltx2_vocoder(BIGVGAN),
+}
+
+
+def converted(name: str) -> tuple[dict[str, Any], list[Parameter]]:
+    """Config and parameters that the conversion of the released file gives."""
+    if name == "nava":
+        return nava.convert_transformer(meta_checkpoint(nava_names()))
+    if name == "wan-ovi":
+        return ovi.convert_fusion(meta_checkpoint(ovi_shapes(30, **FULL)))[:2]
+    return wan.convert_tower(meta_checkpoint(wan_tower(num_attention_heads=12, ffn_dim=8960, num_layers=30)))
+
+
+def num_parameters(card: Path, component: str, what: str) -> int:
+    with torch.device("meta"):
+        if component == "transformer":
+            config = json.loads((card / "transformer" / "config.json").read_text())
+            model = CLASSES[config["_class_name"]].from_config(config)
+        else:
+            model = BUILDERS[what]()
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def sizes(count: int) -> list[str]:
+    """The cells of a card: parameters, bytes in bfloat16, bytes in float32."""
+    return [f"{count / 1e9:.2f} B", f"{2 * count / 1e9:.1f} GB", f"{4 * count / 1e9:.1f} GB"]
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_the_memory_that_a_card_states_is_that_of_its_components(name: str) -> None:
+    text = (CARDS / name / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
+    assert [row[0] for row in rows] == ["transformer", "text_encoder", "vae", "audio_vae", "vocoder"]
+    counts = [num_parameters(CARDS / name, component, what) for component, what, *_ in rows]
+    for count, (*_, parameters, half, full) in zip(counts, rows, strict=True):
+        assert [parameters, half, full] == sizes(count)
+    assert f"| together | | {' | '.join(sizes(sum(counts)))} |" in text
+
+
+@pytest.mark.parametrize("name", ["jova-12b", "jova-1.6b"])
+def test_the_memory_of_the_sizes_of_the_paper_is_that_of_their_transformer(name: str) -> None:
+    text = (CARDS / name / "README.md").read_text()
+    stated = re.search(r"weights in bfloat16, float32 \| ([\d.]+) GB, ([\d.]+) GB", text)
+    assert stated
+    count = num_parameters(CARDS / name, "transformer", "")
+    for number, size in zip(stated.groups(), (2, 4), strict=True):
+        assert f"{size * count / 1e9:.{len(number.partition('.')[2])}f}" == number
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_the_config_beside_a_card_is_what_its_conversion_writes(name: str) -> None:
+    config, _ = converted(name)
+    stored = json.loads((CARDS / name / "transformer" / "config.json").read_text())
+    del stored["_diffusers_version"]
+    built = dict(wan.build(config).config)
+    values = {key: value for key, value in built.items() if not key.startswith("_")}
+    assert stored == json.loads(json.dumps(values)) | {"_class_name": "JoVAWanTransformer3DModel"}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_a_card_makes_the_folder_that_it_is_about(name: str) -> None:
+    commands = convert_commands(CARDS / name / "README.md")
+    assert str(parser().parse_args(commands[-1]).output) == name
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_a_card_states_the_licences_that_the_conversion_finds(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = convert_as_told(CARDS / name / "README.md")
+    assert output is not None
+    keys = ("license", "license_name", "component_licenses")
+    stated, found = front_matter(CARDS / name), front_matter(output)
+    assert [stated.get(key) for key in keys] == [found.get(key) for key in keys]
+    assert stated["component_licenses"].keys() == {
+        "transformer", "tokenizer", "text_encoder", "vae", "audio_vae", "vocoder",
+    }  # fmt: skip
