@@ -45,13 +45,15 @@ def test_each_branch_learns_at_its_own_rate_and_vectors_do_not_decay(tmp_path: P
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     config = tiny_config(tmp_path, optimizer="muon", learning_rate=1e-2, weight_decay=0.0)
     transformer = JoVATransformer3DModel(**MODEL)
     optimizer = build_optimizer(transformer, config, torch.device("cpu"))
     weights = dict(transformer.named_parameters())
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     for weight in weights.values():
-        weight.grad = torch.randn_like(weight).sign() * (0.5 + torch.rand_like(weight))
+        uneven = torch.logspace(0, -1, len(weight)).view(-1, *[1] * (weight.ndim - 1))  # singular values far apart
+        weight.grad = uneven * torch.randn_like(weight).sign() * (0.5 + torch.rand_like(weight))
     optimizer.step()
     moved = {name: weight.detach() - before[name] for name, weight in weights.items()}
     orthogonal = {name for group in optimizer.param_groups if group["orthogonal"] for name in _names(weights, group)}
@@ -61,7 +63,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(tmp_path: Path
     for name, step in moved.items():
         if name in orthogonal:  # singular values of one size; as large in root mean square as 0.2 of AdamW
             values = torch.linalg.svdvals(step)
-            assert values.max() < 1.5 * values.median()
+            assert values.max() < 2 * values.median()  # Newton-Schulz leaves them within 0.7 and 1.2
             assert 0.1 < step.square().mean().sqrt() / (1e-2 * 0.2) < 2
         else:
             torch.testing.assert_close(step.abs(), torch.full_like(step, 1e-2), rtol=1e-3, atol=0)
