@@ -163,10 +163,11 @@ def test_two_ranks_see_together_what_one_rank_with_twice_the_batch_sees() -> Non
     assert [a + b for a, b in zip(*ranks, strict=True)] == list(BucketSampler(buckets, 4))
 
 
-def test_a_bucket_smaller_than_the_batch_is_repeated_to_fill_it() -> None:
-    (batch,) = BucketSampler([[3, 4, 5]], 8)
-    assert len(batch) == 8
-    assert set(batch) == {3, 4, 5}
+@pytest.mark.parametrize(("clips", "size"), [(3, 8), (7, 2), (9, 4), (8, 4)])
+def test_every_batch_is_full_and_every_clip_is_drawn(clips: int, size: int) -> None:
+    batches = list(BucketSampler([list(range(clips))], size))
+    assert {len(batch) for batch in batches} == {size}
+    assert {index for batch in batches for index in batch} == set(range(clips))
 
 
 def test_worker_processes_load_the_same_batches(mixed: Path) -> None:

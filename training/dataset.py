@@ -276,7 +276,7 @@ class BucketSampler(Sampler[list[int]]):
         size, batches = self.batch_size * self.world_size, []
         for bucket in self.buckets:
             order = [bucket[i] for i in torch.randperm(len(bucket), generator=generator).tolist()]
-            filled = order * (1 + size // len(order))  # long enough to fill the last batch
+            filled = order + order * -(-size // len(order))  # long enough to fill the last batch
             batches += [filled[start : start + size] for start in range(0, len(order), size)]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
