@@ -27,7 +27,7 @@ from diffusers_jova.media import write_video
 from diffusers_jova.shipped import model_folder
 from training.avatars import AvatarClip
 from training.config import parse_overrides
-from training.contact_sheet import save_contact_sheet
+from training.contact_sheet import enlarge, save_contact_sheet
 from training.evaluation import Frames, evaluate_clip, evaluate_reconstruction
 from training.generation import BATCH_SIZE, FIRST_SEED, Generated, fingerprint, generate, held_out_clips
 from training.model_card import fill_section, markdown_table, provenance
@@ -40,7 +40,6 @@ Measures = dict[str, float]
 
 FIRST_OBJECT_SEED = FIRST_SEED + 100_000
 EXAMPLES = {"text": 4, "audio": 1, "image": 1}  # clips shown of each task
-SCALE = 4  # of the examples' pixels
 
 
 class Goal(NamedTuple):
@@ -239,9 +238,8 @@ def write_examples(clips: Mapping[str, Sequence[Generated]], references: Sequenc
     save_contact_sheet(folder / "evidence.png", pairs, labels)
     (folder / "samples").mkdir(exist_ok=True)
     for (task, row), (frames, waveform) in zip(chosen, pairs, strict=True):
-        large = frames.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
         rates = (references[row].frame_rate, waveform, references[row].sampling_rate)
-        write_video(folder / "samples" / f"{task}-{row}.mp4", large, *rates)
+        write_video(folder / "samples" / f"{task}-{row}.mp4", enlarge(frames), *rates)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

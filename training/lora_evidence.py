@@ -21,8 +21,8 @@ from diffusers_jova.shipped import model_folder
 from training import prepare, train_lora
 from training.avatars import AvatarClip, write_corpus
 from training.config import load_yaml, parse_overrides
-from training.contact_sheet import save_contact_sheet
-from training.evidence import SCALE, add_arguments, device_name, load_pipeline, measure, summarize, write_json
+from training.contact_sheet import enlarge, save_contact_sheet
+from training.evidence import add_arguments, device_name, load_pipeline, measure, summarize, write_json
 from training.generation import FIRST_SEED, Generated, fingerprint, generate, held_out_clips
 from training.jova_tiny import CONFIGS
 from training.lora import ADAPTER_FILE
@@ -145,9 +145,8 @@ def write_examples(clips: Mapping[str, Sequence[Generated]], references: Sequenc
     save_contact_sheet(folder / "lora.png", pairs, [f"{name}: {references[row].caption}" for name, row in chosen])
     frames, waveform, _ = clips["with"][0]
     (folder / "samples").mkdir(exist_ok=True)
-    large = frames.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
     rates = (references[0].frame_rate, waveform, references[0].sampling_rate)
-    write_video(folder / "samples" / "lora.mp4", large, *rates)
+    write_video(folder / "samples" / "lora.mp4", enlarge(frames), *rates)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

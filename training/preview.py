@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from diffusers_jova.cli import Parser
 from diffusers_jova.media import write_video
 from training.clips import Clip, SkippedClipError, load_clips, mouth_share
+from training.contact_sheet import enlarge, zoom_for
 from training.encoder import Encoder, video_factors
 from training.manifest import Sample, read_samples
 from training.mouth_detector import MouthsOnDemand
@@ -25,7 +26,6 @@ from training.prepare import PrepareSettings, add_clip_arguments, check_detector
 
 Frames = NDArray[np.uint8]
 
-MIN_VIEW_PX = 256  # smaller clips are enlarged by whole pixels
 BOX_COLOURS = ((255, 64, 64), (64, 255, 64), (64, 160, 255), (255, 224, 64))  # one person each, then again
 MASK_COLOUR = (255, 0, 255)
 MASK_OPACITY = 0.35
@@ -71,7 +71,7 @@ def draw_clip(clip: Clip, spatial_factor: int, temporal_factor: int) -> Frames:
     bucket = clip.bucket
     mask = latent_mask(clip.mouth_boxes, *bucket, spatial_factor, temporal_factor)
     zoom = zoom_for(clip.frames)
-    frames = tint_mask(enlarge(clip.frames, zoom), mask, spatial_factor * zoom, temporal_factor)
+    frames = tint_mask(enlarge(clip.frames), mask, spatial_factor * zoom, temporal_factor)
     return draw_boxes(frames, clip.mouth_boxes * zoom)
 
 
@@ -97,18 +97,8 @@ def compose(clip: Clip, spatial_factor: int, temporal_factor: int, encoder: Enco
     """Lay the views of a clip side by side: drawn over, and with an encoder also decoded with and without mouth."""
     views = [draw_clip(clip, spatial_factor, temporal_factor)]
     if encoder is not None:
-        views += [enlarge(frames, zoom_for(frames)) for frames in decode_without_mouth(clip, encoder)]
+        views += [enlarge(frames) for frames in decode_without_mouth(clip, encoder)]
     return np.concatenate(views, axis=2)
-
-
-def enlarge(frames: Frames, zoom: int) -> Frames:
-    """Repeat every pixel of [F, H, W, 3] `zoom` times in both directions."""
-    return frames.repeat(zoom, axis=1).repeat(zoom, axis=2)
-
-
-def zoom_for(frames: Frames) -> int:
-    """Choose the factor that makes small clips large enough to look at."""
-    return max(1, -(-MIN_VIEW_PX // min(frames.shape[1:3])))
 
 
 def describe_mouths(clip: Clip, spatial_factor: int, temporal_factor: int) -> str:
