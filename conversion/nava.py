@@ -13,7 +13,7 @@ from typing import Any
 from conversion.card import NAVA, WAN
 from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
 from conversion.output import Options, Parameter, parameters, write_single
-from conversion.pipeline import Family, guidance_defaults
+from conversion.pipeline import Family, guidance_defaults, negative_prompts
 from conversion.rules import Rule, inverse, plan, prefixed
 from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
 
@@ -21,6 +21,7 @@ from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, mode
 AUDIO_POSITION_SCALE = 0.24  # 6 video latents per second over 25 audio latents per second
 PREFIX = "backbone."
 # The released scales (text 3 and 2, alignment 3 and 2, timbre 3) are added to a conditional prediction of weight 1.
+# Both modalities read one text: the negative one ends in a clause about sound, and audio has none of its own.
 FAMILY = Family(
     title="NAVA for diffusers_jova",
     licences=[NAVA, WAN],
@@ -34,6 +35,7 @@ FAMILY = Family(
         "frame_rate": 24.0,
         "num_inference_steps": 50,
         **guidance_defaults("nava"),
+        **negative_prompts("nava"),
     },
 )
 

@@ -12,7 +12,7 @@ from typing import Any
 from conversion.card import OVI, WAN
 from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
 from conversion.output import Options, Parameter, parameters
-from conversion.pipeline import Family, guidance_defaults
+from conversion.pipeline import Family, guidance_defaults, negative_prompts
 from conversion.rules import Move, Rule, plan, prefixed
 from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
 from diffusers_jova.prompt import PROMPT_TEMPLATE
@@ -30,6 +30,7 @@ FAMILY = Family(
         "num_frames": 121,
         "frame_rate": 24.0,
         **guidance_defaults("ovi"),
+        **negative_prompts("ovi"),
     },
 )
 

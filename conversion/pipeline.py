@@ -24,6 +24,7 @@ from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideo
 COPIED = ("tokenizer", "text_encoder", "vae", "audio_vae", "vocoder")
 FILES = ("model_index.json", "README.md", *(f"{name}/*" for name in COPIED))
 LIBRARIES = {"LTX2Vocoder": "ltx2", "LTX2VocoderWithBWE": "ltx2"}  # others are diffusers'
+NEGATIVE_PROMPTS = Path(__file__).with_name("negative_prompts.json")  # of the releases, word for word
 RUN = """
 import diffusers_jova
 
@@ -91,6 +92,12 @@ def guidance_defaults(preset: str) -> dict[str, Any]:
         "audio_speaker_scale": audio.speaker_scale,
         "uncoupled_text": video.uncoupled_text,
     }
+
+
+def negative_prompts(preset: str) -> dict[str, str]:
+    """Defaults for the text that a published model moves away from; with another text its guidance is another one."""
+    prompts: dict[str, dict[str, str]] = json.loads(NEGATIVE_PROMPTS.read_text(encoding="utf-8"))
+    return prompts[preset]
 
 
 def assemble(folder: Path, transformer: str, family: Family, components: Mapping[str, Path]) -> None:

@@ -28,7 +28,7 @@ from conversion.output import (
     save_model,
     write_single,
 )
-from conversion.pipeline import Family, assemble, find_components
+from conversion.pipeline import Family, assemble, find_components, negative_prompts
 from conversion.rules import Rule, inverse, plan, prefixed
 from diffusers_jova.prompt import PROMPT_TEMPLATE
 
@@ -79,7 +79,7 @@ FAMILY = Family(
     licences=[WAN],
     scheduler="wan",
     prompt_template=PROMPT_TEMPLATE,
-    defaults={"guidance_scale": 5.0},
+    defaults={"guidance_scale": 5.0, **negative_prompts("wan")},
 )
 RUN = """
 from diffusers_jova import JoVAWanTransformer3DModel

@@ -92,6 +92,17 @@ def test_navas_defaults_guide_by_voices_and_its_prompts_have_a_place_for_each() 
     ]
 
 
+def test_a_family_moves_away_from_what_its_release_moves_away_from() -> None:
+    wan_text, nava_text = (family.defaults["negative_prompt"] for family in (wan.FAMILY, nava.FAMILY))
+    about_sound = nava_text.removeprefix(wan_text)
+    assert about_sound.startswith(", \u97f3\u9891")  # audio
+    assert "audio_negative_prompt" not in nava.FAMILY.defaults  # its modalities read one text
+    assert (ovi.FAMILY.defaults["negative_prompt"], ovi.FAMILY.defaults["audio_negative_prompt"]) == (
+        "jitter, bad hands, blur, distortion",
+        "robotic, muffled, echo, distorted",
+    )
+
+
 def test_a_component_that_no_folder_has_is_named_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "vae").mkdir()
     with pytest.raises(ValueError, match=r"got no `tokenizer`, `text_encoder`, `audio_vae`, `vocoder` in"):
