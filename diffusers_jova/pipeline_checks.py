@@ -14,6 +14,7 @@ from .transformer_jova import MODALITIES
 
 Prompts = str | JoVAPrompt | list[str] | list[JoVAPrompt]
 Image = PIL.Image.Image | np.ndarray | Tensor | list[PIL.Image.Image]
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def count_prompts(prompt: Prompts | None, prompt_embeds: PromptEmbeds | Tensor | None) -> int:
@@ -67,6 +68,25 @@ def check_template(template: str) -> None:
             f"`prompt_template` must be a str with a form such as '{{video}}' per line, got {template!r}; "
             f"see `diffusers_jova.prompt.PROMPT_TEMPLATE`"
         )
+
+
+def check_output(
+    num_videos_per_prompt: int, output_type: str, callback_tensors: Sequence[str], known_tensors: Sequence[str]
+) -> None:
+    """Refuse a number of clips, a type of output or tensors for a callback that do not exist.
+
+    Args:
+        num_videos_per_prompt: Clips per prompt.
+        output_type: What the clips are returned as.
+        callback_tensors: Names of the tensors that the callback asks for.
+        known_tensors: Names of those that it may ask for.
+    """
+    if num_videos_per_prompt < 1:
+        raise ValueError(f"`num_videos_per_prompt` must be at least 1, got {num_videos_per_prompt}")
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"`output_type` must be one of {list(OUTPUT_TYPES)}, got {output_type!r}")
+    if unknown := [name for name in callback_tensors if name not in known_tensors]:
+        raise ValueError(f"`callback_on_step_end_tensor_inputs` must be in {list(known_tensors)}, got {unknown}")
 
 
 def check_modalities(

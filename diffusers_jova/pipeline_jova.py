@@ -6,28 +6,35 @@ Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height a
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
-from torch.nn import functional as F
 
 from .audio_codec import JoVAAudioCodec
-from .conditions import Audio, GivenLatents, Video, condition_channels, to_frame_batch, to_waveform_batch
+from .clip import Clip, frames_of_given_media, set_length
+from .conditions import (
+    Audio,
+    GivenLatents,
+    Video,
+    condition_channels,
+    repeat_to_batch,
+    to_frame_batch,
+    to_waveform_batch,
+)
 from .denoising import JoVADenoiser, TextConditions
 from .generation_defaults import GenerationDefaults
 from .lora import JoVALoraLoaderMixin
-from .media import resample
 from .pipeline_checks import (
     Image,
     Prompts,
     check_given_audio,
     check_given_video,
     check_modalities,
+    check_output,
     check_prompts,
     check_size,
     check_something_is_generated,
@@ -36,44 +43,18 @@ from .pipeline_checks import (
     count_prompts,
 )
 from .pipeline_output import JoVAPipelineOutput
-from .prompt import PROMPT_TEMPLATE, JoVAPrompt, PromptEmbeds, encode_tokens, tokenize_text
+from .prompt import PROMPT_TEMPLATE, PromptEmbeds
+from .prompt_encoder import JoVAPromptEncoderMixin
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .shipped import find_model
-from .speakers import Speakers, find_speakers, mark_speakers
 from .transformer_jova import MODALITIES
 from .video_codec import JoVAVideoCodec
 
 
 LATENTS_OF = {"video": "latents", "audio": "audio_latents"}
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-class Clip(NamedTuple):
-    """Shape of the clips of one call.
-
-    Args:
-        batch_size: Clips, B.
-        height: Pixels.
-        width: Pixels.
-        num_frames: Frames.
-        frame_rate: Frames per second.
-        num_audio_latents: Audio latents, L.
-    """
-
-    batch_size: int
-    height: int
-    width: int
-    num_frames: int
-    frame_rate: float
-    num_audio_latents: int
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds."""
-        return self.num_frames / self.frame_rate
-
-
-class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
+class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixin):
     """Text, image, voice or video to video with sound.
 
     What is given decides the task: text alone, or with an image, generates both modalities; `audio` that lasts as long
@@ -191,102 +172,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         """Whether the remaining steps are skipped; a callback may set `_interrupt`."""
         return self._interrupt
 
-    # 2. Text
-
-    def encode_prompt(
-        self,
-        prompt: Prompts | None = None,
-        negative_prompt: Prompts | None = None,
-        audio_negative_prompt: Prompts | None = None,
-        do_classifier_free_guidance: bool = True,
-        num_videos_per_prompt: int = 1,
-        prompt_embeds: PromptEmbeds | Tensor | None = None,
-        negative_prompt_embeds: PromptEmbeds | Tensor | None = None,
-        audio_negative_prompt_embeds: PromptEmbeds | Tensor | None = None,
-        max_sequence_length: int | None = None,
-    ) -> tuple[PromptEmbeds, PromptEmbeds | None, PromptEmbeds | None]:
-        """Encode prompts, once per clip.
-
-        Args:
-            prompt: Strings, or three-part prompts that the template turns into strings.
-            negative_prompt: None takes the default.
-            audio_negative_prompt: Negative prompt of the audio branch's text; None takes the default.
-            do_classifier_free_guidance: Whether the negative prompts are needed.
-            num_videos_per_prompt: Clips per prompt.
-            prompt_embeds: Encoded prompts, in place of `prompt`; a tensor [B, S, D] stands for features of one
-                encoder without padding.
-            negative_prompt_embeds: The same for `negative_prompt`.
-            audio_negative_prompt_embeds: The same for `audio_negative_prompt`.
-            max_sequence_length: Longest prompt in tokens.
-
-        Returns:
-            Prompts, negative prompts (None if not needed), negative prompts of the audio branch (None if they are
-            those of video).
-        """
-        settings = self.defaults.override(
-            negative_prompt=negative_prompt,
-            audio_negative_prompt=audio_negative_prompt,
-            max_sequence_length=max_sequence_length,
-        )
-
-        num_prompts, length = count_prompts(prompt, prompt_embeds), settings.max_sequence_length
-        prompt_embeds = self.encode_or_take(prompt, prompt_embeds, num_prompts, length).repeat(num_videos_per_prompt)
-        negatives = (
-            (settings.negative_prompt, negative_prompt_embeds),
-            (settings.audio_negative_prompt, audio_negative_prompt_embeds),
-        )
-        negative_prompt_embeds, audio_negative_prompt_embeds = (
-            None
-            if not do_classifier_free_guidance or (text is None and embeds is None)
-            else self.encode_or_take(text, embeds, num_prompts, length).repeat(num_videos_per_prompt)
-            for text, embeds in negatives
-        )
-        return prompt_embeds, negative_prompt_embeds, audio_negative_prompt_embeds
-
-    def encode_or_take(
-        self,
-        prompts: Prompts | None,
-        embeds: PromptEmbeds | Tensor | None,
-        batch_size: int,
-        max_sequence_length: int,
-    ) -> PromptEmbeds:
-        """Given features, or those of the given prompts; a single prompt is repeated `batch_size` times."""
-        if embeds is None:
-            return self.encode_texts(self.render_prompts(prompts, batch_size), max_sequence_length)
-        return PromptEmbeds(*embeds) if isinstance(embeds, tuple) else PromptEmbeds(embeds)
-
-    def render_prompts(self, prompts: Prompts | None, batch_size: int = 1) -> list[str]:
-        """Strings of prompts; a single one is repeated `batch_size` times."""
-        listed: list[Any] = prompts if isinstance(prompts, list) else [prompts] * batch_size
-        template, token = self.config.prompt_template, self.config.speaker_token
-        texts = [text.render(template) if isinstance(text, JoVAPrompt) else text for text in listed]
-        return texts if token is None else [mark_speakers(text, token) for text in texts]
-
-    def encode_texts(self, texts: list[str], max_sequence_length: int) -> PromptEmbeds:
-        """Features of every text encoder that the pipeline has, and where the speakers stand in the first one's."""
-        encoders = [(self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)]
-        present = [pair for pair in encoders if pair[1] is not None]
-        tokens = [tokenize_text(tokenizer, texts, max_sequence_length) for tokenizer, _ in present]
-        parts: list[Any] = [
-            part
-            for (_, encoder), ids in zip(present, tokens, strict=True)
-            for part in encode_tokens(encoder, ids, max_sequence_length, self.config.pads_text_with_zeros)
-        ]
-        token = self.config.speaker_token
-        positions = None if token is None else find_speakers(self.tokenizer, tokens[0].input_ids, token)
-        return PromptEmbeds(*parts)._replace(speaker_positions=positions)
-
-    def place_speakers(self, speaker_embeds: Tensor | None, prompt: PromptEmbeds) -> Speakers | None:
-        """Given voices, [P, D] or one set per prompt, at their places in the encoded prompts of all clips."""
-        if speaker_embeds is None:
-            return None
-        assert prompt.speaker_positions is not None
-        sets = speaker_embeds[None] if speaker_embeds.ndim == 2 else speaker_embeds
-        sets = repeat_to_batch("speaker_embeds", sets, prompt.features.shape[0])
-        device = self._execution_device
-        return Speakers.match(sets.to(device), prompt.speaker_positions.to(device))
-
-    # 3. What is given besides text
+    # 2. What is given besides text
 
     def encode_image(self, image: Image, clip: Clip) -> Tensor:
         """Normalised latents [B, C, 1, h, w] of one reference image, or of one per prompt."""
@@ -301,16 +187,6 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         """Latents [B, L, C] of a given waveform [1 or B, channels, S] at the codec's sampling rate."""
         latents = self.audio_codec.encode(waveform.to(self._execution_device))
         return repeat_to_batch("audio", latents[:, : clip.num_audio_latents], clip.batch_size)
-
-    def fit_audio(self, waveform: Tensor, sampling_rate: int | None, clip: Clip) -> Tensor:
-        """Given sound [1 or B, channels, S] at the codec's rate; what lacks less than two frames gets silence."""
-        codec = self.audio_codec
-        if sampling_rate is not None and sampling_rate != codec.sampling_rate:
-            waveform = torch.from_numpy(resample(waveform.numpy(), sampling_rate, codec.sampling_rate))
-        num_samples = max(round(clip.duration_s * codec.sampling_rate), codec.num_samples_for(clip.num_audio_latents))
-        missing = num_samples - waveform.shape[2]
-        covers_clip = missing < 2 * codec.sampling_rate / clip.frame_rate
-        return F.pad(waveform, (0, missing)) if covers_clip else waveform  # a negative padding cuts
 
     def condition_channels(self, clip: Clip, image_latents: Tensor | None) -> Tensor | None:
         """Condition channels of the video [B, C, F, h, w]; None where the model has none."""
@@ -342,7 +218,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             raise ValueError(f"`{name}` must be {list(shape)} for this clip, got {list(latents.shape)}")
         return latents.to(self._execution_device, torch.float32)
 
-    # 4. Checks
+    # 3. Checks
 
     def check_inputs(
         self,
@@ -369,15 +245,9 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             "audio_negative_prompt": (audio_negative_prompt, audio_negative_prompt_embeds),
         }
         check_prompts(prompt, prompt_embeds, negatives)
-        if num_videos_per_prompt < 1:
-            raise ValueError(f"`num_videos_per_prompt` must be at least 1, got {num_videos_per_prompt}")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"`output_type` must be one of {list(OUTPUT_TYPES)}, got {output_type!r}")
-        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` must be in {self._callback_tensor_inputs}, got {unknown}"
-            )
+        check_output(
+            num_videos_per_prompt, output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
+        )
         codec = self.video_codec
         check_modalities(modalities, image, video, audio, speaker_embeds)
         check_speakers(
@@ -389,27 +259,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             audio, audio_sampling_rate or self.audio_codec.sampling_rate, settings, codec.temporal_factor
         )
 
-    def frames_of_given_media(
-        self,
-        num_frames: int | None,
-        frame_rate: float,
-        video: Video | None,
-        audio: Audio | None,
-        audio_sampling_rate: int | None,
-    ) -> int | None:
-        """`num_frames`, or what a given video has or fits into a given sound; None without either."""
-        factor = self.video_codec.temporal_factor
-        if num_frames is not None:
-            return num_frames
-        if video is not None:
-            return len(video)
-        if audio is not None:
-            duration_s = np.shape(audio)[-1] / (audio_sampling_rate or self.audio_codec.sampling_rate)
-            num_frames = int(duration_s * frame_rate + 0.5)  # half a frame of silence is added at most
-            return max(0, num_frames - 1) // factor * factor + 1
-        return None
-
-    # 5. Decoding
+    # 4. Decoding
 
     def decode_video(self, latents: Tensor, output_type: str) -> Any:
         """Frames as `output_type` says, of normalised latents [B, C, F, h, w]."""
@@ -425,12 +275,11 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
 
     def finish_audio(self, waveform: Tensor, output_type: str, clip: Clip) -> Any:
         """Cut a waveform [1 or B, channels, S] to the clip, or fill it up with silence: float32, one per clip."""
-        missing = round(clip.duration_s * self.audio_codec.sampling_rate) - waveform.shape[2]
-        waveform = F.pad(waveform.float().clamp(-1, 1).cpu(), (0, missing))  # a negative padding cuts
+        waveform = set_length(waveform.float().clamp(-1, 1).cpu(), clip.num_samples(self.audio_codec.sampling_rate))
         waveform = repeat_to_batch("audio", waveform, clip.batch_size)
         return waveform.numpy() if output_type == "np" else waveform
 
-    # 6. The call
+    # 5. The call
 
     @torch.no_grad()
     def __call__(
@@ -558,10 +407,14 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             audio_guidance_rescale=audio_guidance_rescale,
             apg_threshold=apg_threshold,
             audio_apg_threshold=audio_apg_threshold,
+            max_sequence_length=max_sequence_length,
         )
-        settings = settings.override(
-            num_frames=self.frames_of_given_media(num_frames, settings.frame_rate, video, audio, audio_sampling_rate)
-        )
+        if num_frames is None:
+            rate = audio_sampling_rate or self.audio_codec.sampling_rate
+            num_frames = frames_of_given_media(
+                video, audio, rate, settings.frame_rate, self.video_codec.temporal_factor
+            )
+        settings = settings.override(num_frames=num_frames)
         if len(modalities) == 1:  # nothing to couple
             settings = settings.override(coupling_scale=1.0, audio_coupling_scale=1.0)
         if speaker_embeds is None:  # no voice to follow
@@ -586,9 +439,11 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         )
         self._guidance_scale, self._attention_kwargs = settings.guidance_scale, attention_kwargs
         self._current_timestep, self._interrupt = None, False
-        num_prompts = count_prompts(prompt, prompt_embeds)
+        speakers = self.place_speakers(  # here, to refuse voices without a place before anything is encoded
+            speaker_embeds, prompt, prompt_embeds, num_videos_per_prompt, settings.max_sequence_length
+        )
         clip = Clip(
-            batch_size=num_prompts * num_videos_per_prompt,
+            batch_size=count_prompts(prompt, prompt_embeds) * num_videos_per_prompt,
             height=settings.height,
             width=settings.width,
             num_frames=settings.num_frames,
@@ -611,7 +466,7 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
                 self.encode_video(originals["video"], clip), num_latent_frames, axis=2
             )
         if audio is not None:
-            originals["audio"] = self.fit_audio(audio, audio_sampling_rate, clip)
+            originals["audio"] = clip.fit_given_audio(audio, audio_sampling_rate, self.audio_codec)
             given["audio"] = GivenLatents.prefix(
                 self.encode_audio(originals["audio"], clip), clip.num_audio_latents, axis=1
             )
@@ -649,9 +504,9 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
             prompt_embeds,
             negative_prompt_embeds,
             audio_negative_prompt_embeds,
-            max_sequence_length,
+            settings.max_sequence_length,
         )
-        text = TextConditions(*encoded, speakers=self.place_speakers(speaker_embeds, encoded[0]))
+        text = TextConditions(*encoded, speakers=speakers)
 
         # 5. Draw noise
         samples = {}
@@ -707,10 +562,3 @@ class JoVAPipeline(DiffusionPipeline, JoVALoraLoaderMixin):
         return JoVAPipelineOutput(
             frames=frames, audio=waveform, frame_rate=clip.frame_rate, sampling_rate=self.audio_codec.sampling_rate
         )
-
-
-def repeat_to_batch(name: str, rows: Tensor, batch_size: int) -> Tensor:
-    """Rows of one clip, or of one per prompt, to one per clip: [1 or P, ...] -> [B, ...]."""
-    if batch_size % rows.shape[0]:
-        raise ValueError(f"`{name}` must be one for all clips or one per prompt, got {rows.shape[0]} for {batch_size}")
-    return rows.repeat_interleave(batch_size // rows.shape[0], dim=0)

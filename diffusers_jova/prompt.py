@@ -7,18 +7,12 @@ Letters in shapes: B prompts, S tokens, D feature width, P speakers.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.utils import logging
 from torch import Tensor
 from torch.nn import functional as F
 
-from .offloading import execution_device
-
-
-logger = logging.get_logger(__name__)
 
 PROMPT_TEMPLATE = "{video}\n<S>{transcript}<E>\n<AUDCAP>{audio}<ENDAUDCAP>"  # one part per line
 
@@ -117,48 +111,3 @@ def concatenate_prompts(prompts: Sequence[PromptEmbeds]) -> PromptEmbeds:
     features_2, mask_2 = join([part.features_2 for part in prompts], [part.mask_2 for part in prompts])
     assert features is not None
     return PromptEmbeds(features, mask, features_2, mask_2)
-
-
-def tokenize_text(tokenizer: Any, texts: list[str], max_sequence_length: int) -> Any:
-    """Tokens of texts, padded to the longest, as the tokenizer returns them: `input_ids`, `attention_mask`, [B, S].
-
-    Args:
-        tokenizer: Of transformers.
-        texts: B strings.
-        max_sequence_length: Longest text in tokens; what is beyond is cut, with a warning.
-    """
-    tokenize = partial(
-        tokenizer, texts, padding="longest", padding_side="right", return_attention_mask=True, return_tensors="pt"
-    )
-    inputs = tokenize(truncation=False)
-    longest = inputs.input_ids.shape[1]
-    if longest > max_sequence_length:
-        logger.warning(
-            f"a prompt of {longest} tokens was cut to `max_sequence_length` = {max_sequence_length}; "
-            f"shorten the prompt or raise `max_sequence_length`"
-        )
-        inputs = tokenize(truncation=True, max_length=max_sequence_length)
-    return inputs
-
-
-@torch.no_grad()
-def encode_tokens(
-    text_encoder: Any, tokens: Any, max_sequence_length: int, pads_with_zeros: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Last hidden states of a text encoder, zero behind the end of each text: [B, S, D], and their mask [B, S].
-
-    Args:
-        text_encoder: Of transformers; its first output is used.
-        tokens: From `tokenize_text`.
-        max_sequence_length: Longest text in tokens.
-        pads_with_zeros: Whether every text is `max_sequence_length` rows long and padding takes part as zeros, as in
-            Wan and its kin; otherwise the padding is masked.
-    """
-    device = execution_device(text_encoder)
-    ids, attention_mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
-    features = text_encoder(ids, attention_mask=attention_mask)[0]
-    mask = attention_mask.bool()
-    features = features * mask[..., None]
-    if pads_with_zeros:
-        return pad_rows(features, mask, max_sequence_length)[0], None
-    return features, mask

@@ -3,7 +3,13 @@ import PIL.Image
 import pytest
 import torch
 
-from diffusers_jova.conditions import GivenLatents, condition_channels, to_frame_batch, to_waveform_batch
+from diffusers_jova.conditions import (
+    GivenLatents,
+    condition_channels,
+    repeat_to_batch,
+    to_frame_batch,
+    to_waveform_batch,
+)
 
 
 def test_the_reference_image_stands_at_the_first_latent_frame_with_mask_one() -> None:
@@ -39,6 +45,14 @@ def test_what_is_longer_than_the_clip_covers_it_all() -> None:
     given = GivenLatents.prefix(clean, num_latents=5, axis=1)
     assert given.covers_all
     assert torch.equal(given.impose(torch.zeros(1, 5, 4)), clean[:, :5])
+
+
+def test_what_is_given_once_or_per_prompt_is_repeated_for_all_clips() -> None:
+    rows = torch.tensor([[1], [2]])
+    assert repeat_to_batch("image", rows, 4).flatten().tolist() == [1, 1, 2, 2]
+    assert repeat_to_batch("image", rows[:1], 3).flatten().tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="`image` must be one for all clips or one per prompt, got 2 for 3"):
+        repeat_to_batch("image", rows, 3)
 
 
 def test_images_arrays_and_tensors_are_the_same_frames() -> None:

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from diffusers_jova import JoVAPrompt, PromptEmbeds
-from diffusers_jova.prompt import PROMPT_TEMPLATE, concatenate_prompts, encode_tokens, tokenize_text
-from tests.tiny_pipeline import build_text_encoder, build_tokenizer
+from diffusers_jova.prompt import PROMPT_TEMPLATE, concatenate_prompts
 
 
 def test_the_template_renders_the_parts_in_its_order() -> None:
@@ -20,41 +19,6 @@ def test_empty_parts_leave_no_trace() -> None:
 
 def test_braces_in_a_prompt_are_text() -> None:
     assert JoVAPrompt(video="{audio} {x}", audio="hum").render("{video}\n{audio}") == "{audio} {x} hum"
-
-
-def encode(texts: list[str], max_length: int = 64, zeros: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return encode_tokens(build_text_encoder(), tokenize_text(build_tokenizer(), texts, max_length), max_length, zeros)
-
-
-def test_a_text_has_the_same_features_in_any_batch() -> None:
-    alone, _ = encode(["a cat"])
-    batch, mask = encode(["a cat", "a much longer text"])
-    assert mask is not None
-    torch.testing.assert_close(batch[:1, : alone.shape[1]], alone, atol=1e-5, rtol=1e-4)
-    assert mask[0].sum() == alone.shape[1]
-    assert not batch[0, alone.shape[1] :].any()
-
-
-def test_zero_padding_fills_every_text_to_the_same_length_without_a_mask() -> None:
-    masked, _ = encode(["a cat"])
-    padded, mask = encode(["a cat"], max_length=20, zeros=True)
-    assert mask is None
-    assert padded.shape[1] == 20
-    assert torch.equal(padded[:, : masked.shape[1]], masked)
-    assert not padded[:, masked.shape[1] :].any()
-
-
-def test_a_text_that_is_too_long_is_cut_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    from diffusers.utils import logging
-
-    logging.enable_propagation()
-    try:
-        cut, _ = encode(["a text of many words"], max_length=8)
-    finally:
-        logging.disable_propagation()
-    assert cut.shape[1] == 8
-    assert "a prompt of 21 tokens was cut to `max_sequence_length` = 8" in caplog.text
-    assert torch.equal(cut, encode(["a text "])[0]), "the end of the sentence is kept, the text cut"
 
 
 def test_prompts_of_different_lengths_join_with_a_mask() -> None:

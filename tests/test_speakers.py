@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.utils import logging
 from torch import Tensor
 
 from conversion.pipeline import guidance_defaults
@@ -262,6 +263,43 @@ def test_a_model_without_voices_refuses_them(build: Any) -> None:
 def test_a_pipeline_without_a_speaker_token_refuses_voices() -> None:
     with pytest.raises(ValueError, match="`speaker_token` must be in the config of a pipeline that is given"):
         generate(build_pipeline(speaker_token=None), NARRATION, voices(1))
+
+
+def test_voices_without_a_place_are_refused_before_anything_is_encoded(
+    pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    for name, encode in (("text_encoder", "forward"), ("vae", "encode"), ("audio_vae", "encode")):
+        module = getattr(pipeline, name)
+        monkeypatch.setattr(module, encode, note_calls(getattr(module, encode), name, encoded))
+    media = {"image": torch.rand(1, 3, 32, 32), "audio": torch.zeros(1, 1000), "num_frames": 5}
+    embeds, _, _ = pipeline.encode_prompt(NARRATION)
+    generate(pipeline, NARRATION, voices(1), **media)
+    assert set(encoded) == {"text_encoder", "vae", "audio_vae"}
+    encoded.clear()
+    for arguments in ({"prompt": NARRATION}, {"prompt": None, "prompt_embeds": embeds}):
+        with pytest.raises(ValueError, match="at most one per `<S>` of a prompt, got 2 for 1"):
+            generate(pipeline, embeds=voices(2), **media, **arguments)
+    with pytest.raises(ValueError, match="must be one for all clips or one per prompt, got 2 for 1"):
+        generate(pipeline, NARRATION, voices(2, 1), **media)
+    assert not encoded
+
+
+def note_calls(function: Any, name: str, calls: list[str]) -> Any:
+    def noted(*args: Any, **named: Any) -> Any:
+        calls.append(name)
+        return function(*args, **named)
+
+    return noted
+
+
+def test_a_prompt_with_voices_that_is_cut_is_told_once(
+    pipeline: JoVAPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.enable_propagation()
+    generate(pipeline, NARRATION, voices(1), max_sequence_length=16)
+    logging.disable_propagation()
+    assert sum("was cut to `max_sequence_length` = 16" in message for message in caplog.messages) == 1
 
 
 def test_prompts_of_different_numbers_of_speakers_are_filled_up() -> None:

@@ -1,0 +1,199 @@
+"""JoVAPromptEncoderMixin: the pipeline's view of its tokenizers and text encoders, from prompts to their features.
+
+Letters in shapes: B prompts, S tokens, D feature width, P voices of one prompt.
+"""
+
+from typing import Any
+
+import torch
+from diffusers.utils import logging
+from torch import Tensor
+
+from .conditions import repeat_to_batch
+from .generation_defaults import GenerationDefaults
+from .offloading import execution_device
+from .pipeline_checks import Prompts, count_prompts
+from .prompt import JoVAPrompt, PromptEmbeds, pad_rows
+from .speakers import Speakers, find_speakers, mark_speakers
+
+
+logger = logging.get_logger(__name__)
+
+
+class JoVAPromptEncoderMixin:
+    """What a pipeline with one or two text encoders does with prompts."""
+
+    tokenizer: Any
+    text_encoder: Any
+    tokenizer_2: Any
+    text_encoder_2: Any
+    config: Any
+    defaults: GenerationDefaults
+    _execution_device: torch.device
+
+    def encode_prompt(
+        self,
+        prompt: Prompts | None = None,
+        negative_prompt: Prompts | None = None,
+        audio_negative_prompt: Prompts | None = None,
+        do_classifier_free_guidance: bool = True,
+        num_videos_per_prompt: int = 1,
+        prompt_embeds: PromptEmbeds | Tensor | None = None,
+        negative_prompt_embeds: PromptEmbeds | Tensor | None = None,
+        audio_negative_prompt_embeds: PromptEmbeds | Tensor | None = None,
+        max_sequence_length: int | None = None,
+    ) -> tuple[PromptEmbeds, PromptEmbeds | None, PromptEmbeds | None]:
+        """Encode prompts, once per clip.
+
+        Args:
+            prompt: Strings, or three-part prompts that the template turns into strings.
+            negative_prompt: None takes the default.
+            audio_negative_prompt: Negative prompt of the audio branch's text; None takes the default.
+            do_classifier_free_guidance: Whether the negative prompts are needed.
+            num_videos_per_prompt: Clips per prompt.
+            prompt_embeds: Encoded prompts, in place of `prompt`; a tensor [B, S, D] stands for features of one
+                encoder without padding.
+            negative_prompt_embeds: The same for `negative_prompt`.
+            audio_negative_prompt_embeds: The same for `audio_negative_prompt`.
+            max_sequence_length: Longest prompt in tokens.
+
+        Returns:
+            Prompts, negative prompts (None if not needed), negative prompts of the audio branch (None if they are
+            those of video).
+        """
+        settings = self.defaults.override(
+            negative_prompt=negative_prompt,
+            audio_negative_prompt=audio_negative_prompt,
+            max_sequence_length=max_sequence_length,
+        )
+
+        num_prompts, length = count_prompts(prompt, prompt_embeds), settings.max_sequence_length
+        prompt_embeds = self.encode_or_take(prompt, prompt_embeds, num_prompts, length).repeat(num_videos_per_prompt)
+        negatives = (
+            (settings.negative_prompt, negative_prompt_embeds),
+            (settings.audio_negative_prompt, audio_negative_prompt_embeds),
+        )
+        negative_prompt_embeds, audio_negative_prompt_embeds = (
+            None
+            if not do_classifier_free_guidance or (text is None and embeds is None)
+            else self.encode_or_take(text, embeds, num_prompts, length).repeat(num_videos_per_prompt)
+            for text, embeds in negatives
+        )
+        return prompt_embeds, negative_prompt_embeds, audio_negative_prompt_embeds
+
+    def encode_or_take(
+        self,
+        prompts: Prompts | None,
+        embeds: PromptEmbeds | Tensor | None,
+        batch_size: int,
+        max_sequence_length: int,
+    ) -> PromptEmbeds:
+        """Given features, or those of the given prompts; a single prompt is repeated `batch_size` times."""
+        if embeds is None:
+            return self.encode_texts(self.render_prompts(prompts, batch_size), max_sequence_length)
+        return PromptEmbeds(*embeds) if isinstance(embeds, tuple) else PromptEmbeds(embeds)
+
+    def render_prompts(self, prompts: Prompts | None, batch_size: int = 1) -> list[str]:
+        """Strings of prompts; a single one is repeated `batch_size` times."""
+        listed: list[Any] = prompts if isinstance(prompts, list) else [prompts] * batch_size
+        template, token = self.config.prompt_template, self.config.speaker_token
+        texts = [text.render(template) if isinstance(text, JoVAPrompt) else text for text in listed]
+        return texts if token is None else [mark_speakers(text, token) for text in texts]
+
+    def encode_texts(self, texts: list[str], max_sequence_length: int) -> PromptEmbeds:
+        """Features of every text encoder that the pipeline has, and where the speakers stand in the first one's."""
+        encoders = [(self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)]
+        present = [pair for pair in encoders if pair[1] is not None]
+        for tokenizer, _ in present:
+            warn_of_cut(tokenizer, texts, max_sequence_length)
+        tokens = [tokenize_text(tokenizer, texts, max_sequence_length) for tokenizer, _ in present]
+        parts: list[Any] = [
+            part
+            for (_, encoder), ids in zip(present, tokens, strict=True)
+            for part in encode_tokens(encoder, ids, max_sequence_length, self.config.pads_text_with_zeros)
+        ]
+        token = self.config.speaker_token
+        positions = None if token is None else find_speakers(self.tokenizer, tokens[0].input_ids, token)
+        return PromptEmbeds(*parts)._replace(speaker_positions=positions)
+
+    def place_speakers(
+        self,
+        speaker_embeds: Tensor | None,
+        prompt: Prompts | None,
+        prompt_embeds: PromptEmbeds | Tensor | None,
+        num_videos_per_prompt: int,
+        max_sequence_length: int,
+    ) -> Speakers | None:
+        """Voices at their places in the prompts of all clips, found without encoding anything; None without voices.
+
+        Args:
+            speaker_embeds: Voices [P, D], or one set per prompt or clip [B, P, D].
+            prompt: Strings, or three-part prompts.
+            prompt_embeds: Encoded prompts with `speaker_positions`, in place of `prompt`.
+            num_videos_per_prompt: Clips per prompt.
+            max_sequence_length: Longest prompt in tokens; a speaker behind it has no place.
+        """
+        if speaker_embeds is None:
+            return None
+        if isinstance(prompt_embeds, PromptEmbeds):
+            positions = prompt_embeds.speaker_positions
+        else:
+            tokens = tokenize_text(self.tokenizer, self.render_prompts(prompt), max_sequence_length)
+            positions = find_speakers(self.tokenizer, tokens.input_ids, self.config.speaker_token)
+        assert positions is not None
+        positions = positions.repeat_interleave(num_videos_per_prompt, 0)
+        sets = speaker_embeds[None] if speaker_embeds.ndim == 2 else speaker_embeds
+        sets = repeat_to_batch("speaker_embeds", sets, positions.shape[0])
+        return Speakers.match(sets.to(self._execution_device), positions.to(self._execution_device))
+
+
+def tokenize_text(tokenizer: Any, texts: list[str], max_sequence_length: int) -> Any:
+    """Tokens of texts, padded to the longest, as the tokenizer returns them: `input_ids`, `attention_mask`, [B, S].
+
+    Args:
+        tokenizer: Of transformers.
+        texts: B strings.
+        max_sequence_length: Longest text in tokens; what is beyond is cut.
+    """
+    return tokenizer(
+        texts,
+        padding="longest",
+        padding_side="right",
+        truncation=True,
+        max_length=max_sequence_length,
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+
+
+def warn_of_cut(tokenizer: Any, texts: list[str], max_sequence_length: int) -> None:
+    """Warn if `tokenize_text` cuts any of the texts."""
+    longest = max(len(ids) for ids in tokenizer(texts, truncation=False).input_ids)
+    if longest > max_sequence_length:
+        logger.warning(
+            f"a prompt of {longest} tokens was cut to `max_sequence_length` = {max_sequence_length}; "
+            f"shorten the prompt or raise `max_sequence_length`"
+        )
+
+
+@torch.no_grad()
+def encode_tokens(
+    text_encoder: Any, tokens: Any, max_sequence_length: int, pads_with_zeros: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Last hidden states of a text encoder, zero behind the end of each text: [B, S, D], and their mask [B, S].
+
+    Args:
+        text_encoder: Of transformers; its first output is used.
+        tokens: From `tokenize_text`.
+        max_sequence_length: Longest text in tokens.
+        pads_with_zeros: Whether every text is `max_sequence_length` rows long and padding takes part as zeros, as in
+            Wan and its kin; otherwise the padding is masked.
+    """
+    device = execution_device(text_encoder)
+    ids, attention_mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
+    features = text_encoder(ids, attention_mask=attention_mask)[0]
+    mask = attention_mask.bool()
+    features = features * mask[..., None]
+    if pads_with_zeros:
+        return pad_rows(features, mask, max_sequence_length)[0], None
+    return features, mask

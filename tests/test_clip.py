@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from diffusers_jova import JoVAAudioCodec
+from diffusers_jova.clip import Clip, frames_of_given_media, set_length
+from tests.tiny_pipeline import build_audio_vae, build_vocoder
+
+
+RATE = 16000
+FRAME = 1000  # samples of one frame
+
+
+@pytest.fixture(scope="module")
+def codec() -> JoVAAudioCodec:
+    return JoVAAudioCodec(build_audio_vae(), build_vocoder())
+
+
+def clip_of(num_frames: int, codec: JoVAAudioCodec) -> Clip:
+    num_audio_latents = codec.num_latents_for(num_frames / 16)
+    return Clip(1, 32, 32, num_frames, frame_rate=16.0, num_audio_latents=num_audio_latents)
+
+
+def noise(num_samples: int) -> torch.Tensor:
+    return torch.rand(1, 1, num_samples, generator=torch.Generator().manual_seed(0)) + 0.1
+
+
+def test_a_given_video_sets_the_length_of_the_clip() -> None:
+    assert frames_of_given_media(np.zeros((5, 8, 8, 3)), np.zeros(99 * FRAME), RATE, 16.0, 4) == 5
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "num_frames"),
+    [(9 * FRAME, 9), (int(8.6 * FRAME), 9), (int(8.4 * FRAME), 5), (12 * FRAME, 9), (FRAME // 9, 1)],
+)
+def test_a_given_sound_sets_the_length_of_the_clip_to_whole_latents_that_it_fills(
+    num_samples: int, num_frames: int
+) -> None:
+    assert frames_of_given_media(None, np.zeros((2, num_samples)), RATE, 16.0, 4) == num_frames
+    assert frames_of_given_media(None, np.zeros((2, 3 * num_samples)), 3 * RATE, 16.0, 4) == num_frames
+
+
+def test_without_given_media_the_length_is_open() -> None:
+    assert frames_of_given_media(None, None, RATE, 16.0, 4) is None
+
+
+def test_given_sound_is_cut_to_what_the_latents_of_the_clip_hold(codec: JoVAAudioCodec) -> None:
+    clip, sound = clip_of(5, codec), noise(9 * FRAME)
+    fitted = clip.fit_given_audio(sound, None, codec)
+    assert fitted.shape[2] == max(5 * FRAME, codec.num_samples_for(clip.num_audio_latents))
+    assert torch.equal(fitted, sound[..., : fitted.shape[2]])
+
+
+def test_given_sound_that_lacks_less_than_two_frames_is_filled_up_and_other_sound_is_left(
+    codec: JoVAAudioCodec,
+) -> None:
+    clip = clip_of(9, codec)
+    num_samples = clip.fit_given_audio(noise(12 * FRAME), None, codec).shape[2]
+    almost, short = noise(num_samples - 2 * FRAME + 1), noise(num_samples - 2 * FRAME)
+    filled = clip.fit_given_audio(almost, None, codec)
+    assert torch.equal(filled[..., : almost.shape[2]], almost)
+    assert filled.shape[2] == num_samples
+    assert not filled[..., almost.shape[2] :].any()
+    assert clip.fit_given_audio(short, None, codec) is short
+
+
+def test_given_sound_of_another_rate_is_resampled_before_it_is_measured(codec: JoVAAudioCodec) -> None:
+    clip = clip_of(9, codec)
+    fitted = clip.fit_given_audio(noise(2 * 4 * FRAME), 2 * RATE, codec)
+    assert fitted.shape[2] == 4 * FRAME
+
+
+def test_a_sound_of_a_set_length_begins_as_it_did() -> None:
+    sound = noise(8)
+    assert torch.equal(set_length(sound, 5), sound[..., :5])
+    longer = set_length(sound, 11)
+    assert torch.equal(longer[..., :8], sound)
+    assert longer.shape[2] == 11
+    assert not longer[..., 8:].any()
+
+
+def test_sound_lasts_as_long_as_the_frames(codec: JoVAAudioCodec) -> None:
+    assert clip_of(9, codec).num_samples(44100) == round(9 / 16 * 44100)
