@@ -116,7 +116,7 @@ def test_a_file_takes_the_bucket_of_its_shape_and_length() -> None:
     assert str(choose_bucket(50, (200, 300), some)) == "33x128x192"
     assert str(choose_bucket(100, (100, 150), some)) == "81x64x96"
     assert str(choose_bucket(50, (150, 100), some)) == "33x96x64"
-    with pytest.raises(SkippedClipError, match="30 frames at 16 per second; a bucket needs 33"):
+    with pytest.raises(SkippedClipError, match="last 30 frames at 16 per second; a bucket needs 33"):
         choose_bucket(30, (100, 150), some)
     with pytest.raises(SkippedClipError, match="48x48 pixels are smaller than every bucket"):
         choose_bucket(50, (48, 48), some)

@@ -77,7 +77,7 @@ def test_names_of_records_follow_the_files_and_not_the_captions(tmp_path: Path) 
 
 def test_an_unknown_column_suggests_the_right_name(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4")
-    with pytest.raises(ValueError, match=r"row 1: a column must be one of .*got `captoin`; did you mean `caption`\?"):
+    with pytest.raises(ValueError, match=r"line 1: a column must be one of .*got `captoin`; did you mean `caption`\?"):
         read_samples(manifest(tmp_path, {"video": "a.mp4", "captoin": "x"}))
 
 
@@ -103,7 +103,7 @@ def test_a_missing_source_or_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_row_names_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="row 1 must name a `video` or an `audio` file"):
+    with pytest.raises(ValueError, match="line 1 must name a `video` or an `audio` file"):
         read_samples(manifest(tmp_path, {"caption": "x"}))
 
 
@@ -116,3 +116,29 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "m.xlsx")
     with pytest.raises(ValueError, match=r"a folder, a \.jsonl or a \.csv file"):
         read_samples(tmp_path / "m.xlsx")
+
+
+def test_texts_of_windows_editors_are_read_without_their_mark_and_other_encodings_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "a.txt").write_bytes("h\xe9llo".encode("utf-8-sig"))
+    assert read_samples(tmp_path)[0].caption == "h\xe9llo"
+    (tmp_path / "m.jsonl").write_bytes('{"video": "a.mp4", "caption": "one\u2028line"}\n'.encode("utf-8-sig"))
+    assert read_samples(tmp_path / "m.jsonl")[0].caption == "one\u2028line"
+    (tmp_path / "a.txt").write_bytes("h\xe9llo".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.txt` must be text in UTF-8"):
+        read_samples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("video,caption\na.mp4,hello, there\n", r"row 1 must have a cell for each column, got \[' there'\] beyond"),
+        ("video;caption\na.mp4;hello\n", "got `video;caption`; separate the columns by commas"),
+        ("video,caption,mouth_boxes\na.mp4,x,[1\n", r"row 1 must be valid JSON, got `\[1`"),
+    ],
+)
+def test_a_csv_that_cannot_be_meant_is_named_with_its_row(tmp_path: Path, text: str, message: str) -> None:
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_samples(tmp_path / "m.csv")

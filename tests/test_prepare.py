@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io.wavfile
 import torch
 from safetensors import safe_open
 
@@ -17,7 +18,7 @@ from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import write_video
 from diffusers_jova.prompt import JoVAPrompt
 from training.clips import Bucket, ClipSettings
-from training.dataset import BucketSampler, PrecomputedDataset
+from training.dataset import EMPTY_PROMPT, BucketSampler, PrecomputedDataset
 from training.encoder import Encoder, fingerprint_model, video_factors
 from training.manifest import read_samples
 from training.prepare import Outcome, Preparer, PrepareSettings, describe, main, prepare
@@ -113,10 +114,13 @@ def test_the_summary_says_what_was_kept_and_why_the_rest_was_not(prepared: Path)
     summary = json.loads((prepared / "prepare.json").read_text())
     by_name = {Path(clip["source"]).stem: clip for clip in summary["clips"]}
     assert by_name["a"]["status"] == "kept"
-    assert by_name["short"]["reason"] == "5 frames at 16 per second; a bucket needs 9"
+    assert by_name["short"]["reason"] == "picture and sound last 5 frames at 16 per second; a bucket needs 9"
     assert "must be a media file that libav can decode" in by_name["c"]["reason"]
     text = describe([Outcome(**clip) for clip in summary["clips"]])
-    assert text.startswith("2 clips prepared, 0 were up to date, 2 records\nskipped 1: 5 frames")
+    assert text.startswith(
+        "2 clips prepared, 0 were up to date, 2 records\nskipped 1: picture and sound last 5 frames"
+    )
+    assert "a bucket needs 9 (short.mp4)" in text
 
 
 def test_a_rerun_does_nothing_and_a_new_caption_redoes_its_clip_alone(
@@ -267,6 +271,42 @@ def test_a_ray_cluster_writes_the_records_of_one_process(tmp_path: Path, tiny_pi
     assert contents(tmp_path / "one") == contents(tmp_path / "ray")
 
 
+def test_the_command_names_records_of_clips_that_are_gone_and_an_output_that_is_no_folder(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips")
+    command = [str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--device", "cpu"]
+    main(command)
+    assert "more records" not in capsys.readouterr().out
+    (source / "b.mp4").unlink()
+    main(command)
+    assert "1 more records are of other clips and will be trained: b-" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([str(source), str(source / "a.txt"), *command[2:]])
+    assert "`output` must be a folder, got the file" in capsys.readouterr().err
+
+
+def test_a_lost_empty_prompt_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    samples = read_samples(write_clips(tmp_path / "clips", ["a"]))
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    prepare(samples, preparer)
+    (tmp_path / "cache" / EMPTY_PROMPT).unlink()
+    assert [outcome.status for outcome in prepare(samples, preparer)] == ["done"]
+    assert PrecomputedDataset(tmp_path / "cache").empty_prompt()["prompt_embeds"] is not None
+
+
+def test_clips_that_break_in_every_way_do_not_end_the_run(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b", "c", "x" * 230, "z"])
+    (source / "a.boxes.json").write_text("[1, 2, 3]")
+    (source / "b.boxes.json").unlink()
+    (source / "b.boxes.safetensors").write_bytes(b"half")
+    scipy.io.wavfile.write(source / "c.wav", 16000, np.full(16000, np.nan, np.float32))
+    outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
+    assert [outcome.status for outcome in outcomes] == ["broken"] * 3 + ["kept"] * 2
+    for outcome, message in zip(outcomes, ("a.boxes.json", "b.boxes.safetensors", "finite, got NaN"), strict=False):
+        assert message in outcome.reason
+
+
 def test_the_command_prepares_a_folder(
     tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -281,7 +321,12 @@ def test_the_command_prepares_a_folder(
     [
         (["--buckets", "10x32x32"], "use 9 or 13"),
         (["--buckets", "9x40x32"], "multiples of 16"),
+        (["--buckets", "0x32x32"], "use 1 or 5"),
         (["--model", "nowhere"], "`model` must be the folder of a saved JoVAPipeline"),
+        (["--frame-rate", "0"], "`frame_rate` must be a positive number"),
+        (["--num-processes", "0"], "`--num-processes` must be at least 1, got 0"),
+        (["--device", "abacus"], "`--device` must be a device of this machine, got abacus"),
+        (["--whisper", "nowhere"], "`--whisper` must be the folder of a model, got `nowhere`"),
     ],
 )
 def test_the_command_explains_what_is_wrong(

@@ -28,6 +28,7 @@ MAX_GAP_S = 1 / 3  # how long a mouth may be lost and still be interpolated
 MIN_MOUTH_SHARE = 0.5  # of the frames, for `require_mouth`
 SILENCE_PEAK = 1e-4
 SOUND_TOLERANCE_S = 0.1  # by which a sound may end before its picture; codecs round to blocks
+BROKEN_CLIP_ERRORS = (OSError, ValueError, RuntimeError, MemoryError)  # of `load_clips`: this file, not the next one
 
 
 class SkippedClipError(Exception):
@@ -54,14 +55,17 @@ class Bucket(NamedTuple):
 
     def check(self, temporal_factor: int, size_multiple: int) -> None:
         """Refuse a size that the model cannot take."""
-        if (self.num_frames - 1) % temporal_factor:
-            lower = (self.num_frames - 1) // temporal_factor * temporal_factor + 1
+        if not self.num_frames or (self.num_frames - 1) % temporal_factor:
+            lower = max(0, self.num_frames - 1) // temporal_factor * temporal_factor + 1
             raise ValueError(
                 f"the frames of a bucket must be {temporal_factor}k + 1 (the video VAE compresses time by "
                 f"{temporal_factor}), got {self}; use {lower} or {lower + temporal_factor}"
             )
         if not self.height or not self.width or self.height % size_multiple or self.width % size_multiple:
-            raise ValueError(f"the sides of a bucket must be multiples of {size_multiple}, got {self}")
+            near = "x".join(str(max(1, round(side / size_multiple)) * size_multiple) for side in self[1:])
+            raise ValueError(
+                f"the sides of a bucket must be multiples of {size_multiple}, got {self}; use {self.num_frames}x{near}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +118,11 @@ def load_clips(sample: Sample, settings: ClipSettings, detector: MouthDetector) 
 
     Raises:
         SkippedClipError: If the file is sound but unsuitable.
-        FileNotFoundError, ValueError: If it is broken.
+        BROKEN_CLIP_ERRORS: If it is broken.
     """
     frames, audio, sampling_rate = _read(sample, settings)
+    if audio is not None and not np.isfinite(audio).all():
+        raise ValueError("the sound must be finite, got NaN or infinity; export it again")
     if settings.require_sound and (audio is None or np.abs(audio).max(initial=0) < SILENCE_PEAK):
         raise SkippedClipError("no sound" if audio is None else "the sound is silence")
     if audio is not None and settings.loudness_lufs is not None:
@@ -160,7 +166,10 @@ def choose_bucket(num_frames: int, size: tuple[int, ...] | None, settings: ClipS
     buckets = tuple(bucket for bucket in buckets if bucket.num_frames <= num_frames)
     if not buckets:
         shortest = min(bucket.num_frames for bucket in settings.buckets)
-        raise SkippedClipError(f"{num_frames} frames at {settings.frame_rate:g} per second; a bucket needs {shortest}")
+        raise SkippedClipError(
+            f"picture and sound last {num_frames} frames at {settings.frame_rate:g} per second; "
+            f"a bucket needs {shortest}"
+        )
 
     def preference(bucket: Bucket) -> tuple[float, int, int]:
         stretch = 0.0 if size is None else abs(math.log(bucket.height / bucket.width * size[1] / size[0]))

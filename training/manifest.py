@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import difflib
 import hashlib
+import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ BOX_SUFFIXES = (".boxes.json", ".boxes.npy", ".boxes.safetensors")
 PATH_COLUMNS = ("video", "audio", "reference_image")
 TEXT_COLUMNS = ("caption", "video_caption", "audio_caption", "transcript")
 COLUMNS = (*PATH_COLUMNS, *TEXT_COLUMNS, "mouth_boxes")
+LONGEST_STEM_BYTES = 150  # of 255 that a file system takes; the rest is for what records add
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,8 @@ class Sample:
     def name(self) -> str:
         """A file name for its records; another caption keeps it, another file does not."""
         key = f"{self.video} {self.audio} {self.occurrence}"
-        return f"{self.source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
+        stem = self.source.stem.encode()[:LONGEST_STEM_BYTES].decode(errors="ignore")
+        return f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
 
 
 def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
@@ -90,7 +93,7 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
     without = [str(sample.source) for sample in samples if not sample.has_caption]
     if without and captions_required:
         raise ValueError(
-            f"every clip must have a caption, got {len(without)} of {len(samples)} without: {_some(without)}; "
+            f"every clip must have a caption, got {len(without)} of {len(samples)} without: {some(without)}; "
             "write one into a .txt file of the same name, or into the manifest"
         )
     return samples
@@ -99,21 +102,27 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
 def _read_manifest(path: Path) -> list[Sample]:
     if not path.is_file():
         raise FileNotFoundError(f"`source` must be an existing folder or manifest, got `{path}`; check the spelling")
-    if path.suffix == ".jsonl":
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        rows = [_parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
-    elif path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [_row_of_csv(row) for row in csv.DictReader(file)]
-    else:
+    readers = {".jsonl": _rows_of_jsonl, ".csv": _rows_of_csv}
+    if path.suffix not in readers:
         raise ValueError(f"`source` must be a folder, a .jsonl or a .csv file, got `{path}`; convert it to .jsonl")
-    return [_sample(row, path.parent, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    return [_sample(row, path.parent, where) for where, row in readers[path.suffix](path)]
 
 
-def _row_of_csv(row: Mapping[str, str]) -> dict[str, Any]:
-    """Turn text cells into values: boxes may stand in a cell as JSON."""
-    boxes = row.get("mouth_boxes") or ""
-    return {**row, "mouth_boxes": json.loads(boxes)} if boxes.startswith("[") else dict(row)
+def _rows_of_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row and where it stands; only a line feed ends a line, JSON texts may hold the other separators."""
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", _parse_row(line, f"{path}, line {number}")
+
+
+def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row and where it stands; boxes may stand in a cell as JSON."""
+    for number, row in enumerate(csv.DictReader(io.StringIO(_read_text(path))), start=1):
+        where = f"{path}, row {number}"
+        if None in row:
+            raise ValueError(f"{where} must have a cell for each column, got {row[None]} beyond them; quote commas")
+        boxes = row.get("mouth_boxes") or ""
+        yield where, row | ({"mouth_boxes": _parse_json(boxes, where)} if boxes.startswith("[") else {})
 
 
 def _read_folder(folder: Path) -> list[Sample]:
@@ -133,20 +142,32 @@ def _read_folder(folder: Path) -> list[Sample]:
 def _with_sidecars(sample: Sample) -> Sample:
     text, columns = sample.source.with_suffix(".txt"), sample.source.with_suffix(".json")
     if columns.exists():
-        row = _parse_json(columns.read_text(encoding="utf-8"), str(columns))
+        row = _parse_row(_read_text(columns), str(columns))
         given = {name: str(getattr(sample, name)) for name in ("video", "audio") if getattr(sample, name)}
         sample = _sample(given | row, columns.parent, str(columns))
     elif text.exists():
-        sample = replace(sample, caption=text.read_text(encoding="utf-8").strip())
+        sample = replace(sample, caption=_read_text(text).strip())
     boxes = (sample.source.with_suffix(suffix) for suffix in BOX_SUFFIXES)
     return replace(sample, mouth_boxes=sample.mouth_boxes or next((path for path in boxes if path.exists()), None))
 
 
-def _parse_json(text: str, where: str) -> dict[str, Any]:
+def _read_text(path: Path) -> str:
+    """Read UTF-8, without the mark that some editors put before it."""
     try:
-        row = json.loads(text)
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{path}` must be text in UTF-8, got another encoding ({error}); save it anew") from error
+
+
+def _parse_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} must be valid JSON, got `{text[:60]}` ({error}); correct the line") from error
+
+
+def _parse_row(text: str, where: str) -> dict[str, Any]:
+    row = _parse_json(text, where)
     if not isinstance(row, dict):
         raise ValueError(f"{where} must be a JSON object with columns {_columns()}, got `{text[:60]}`")
     return row
@@ -169,6 +190,7 @@ def _check_cell(name: str, value: object, where: str) -> None:
     if name not in COLUMNS:
         close = difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.5)
         hint = f"did you mean `{close[0]}`?" if close else "remove it"
+        hint = "separate the columns by commas" if {*";\t"} & {*name} else hint
         raise ValueError(f"{where}: a column must be one of {_columns()}, got `{name}`; {hint}")
     if not isinstance(value, (str, list) if name == "mouth_boxes" else str):
         raise ValueError(f"{where}: `{name}` must be text, got {value!r}; put it in quotes")
@@ -189,12 +211,13 @@ def _check_files(samples: Iterable[Sample]) -> None:
     missing = [f"{name} {path}" for name, path in named if isinstance(path, Path) and not path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"the files of the data set must exist, got {len(missing)} missing: {_some(missing)}; "
+            f"the files of the data set must exist, got {len(missing)} missing: {some(missing)}; "
             "paths are relative to the manifest"
         )
 
 
-def _some(items: list[str]) -> str:
+def some(items: Sequence[str]) -> str:
+    """Join the first three of a list."""
     return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
 
 

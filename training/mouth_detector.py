@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 
 Boxes = NDArray[np.float32]
@@ -157,8 +159,17 @@ def read_boxes(boxes: Path | list[Any], num_frames: int) -> Boxes:
     Returns:
         float32 [P, F, 4], NaN = no mouth.
     """
-    array = np.asarray(_read_array(boxes) if isinstance(boxes, Path) else _from_lists(boxes), np.float32)
     where = f"`{boxes}`" if isinstance(boxes, Path) else "`mouth_boxes`"
+    if isinstance(boxes, Path) and boxes.suffix not in BOX_READERS:
+        raise ValueError(f"mouth boxes must be a .json, .npy or .safetensors file, got {where}; convert it")
+    try:
+        found = BOX_READERS[boxes.suffix](boxes) if isinstance(boxes, Path) else _from_lists(boxes)
+        array = np.asarray(found, np.float32)
+    except (TypeError, KeyError, ValueError, EOFError, SafetensorError) as error:
+        raise ValueError(
+            f"{where} must hold four numbers or null for every person and frame, got something else ({error}); "
+            "write [persons][frames][x1, y1, x2, y2]"
+        ) from error
     if array.size == 0:
         return np.zeros((0, num_frames, 4), np.float32)
     if array.ndim != 3 or array.shape[1:] != (num_frames, 4):
@@ -269,16 +280,11 @@ def _from_lists(boxes: list[Any]) -> list[Any]:
     return [[box if box is not None else [np.nan] * 4 for box in person] for person in boxes]
 
 
-def _read_array(path: Path) -> Any:
-    if path.suffix == ".json":
-        return _from_lists(json.loads(path.read_text()))
-    if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-
-        return load_file(path)["mouth_boxes"]
-    raise ValueError(f"mouth boxes must be a .json, .npy or .safetensors file, got `{path}`; convert it")
+BOX_READERS: dict[str, Callable[[Path], Any]] = {
+    ".json": lambda path: _from_lists(json.loads(path.read_text())),
+    ".npy": lambda path: np.load(path, allow_pickle=False),
+    ".safetensors": lambda path: load_file(path)["mouth_boxes"],
+}
 
 
 def _import_mediapipe() -> Any:

@@ -25,14 +25,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diffusers_jova.cli import Parser
-from diffusers_jova.media import mix_channels, resample
+from diffusers_jova.cli import Parser, choose_device
+from diffusers_jova.media import exact_frame_rate, mix_channels, resample
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.shipped import model_folder
-from training.clips import Bucket, Clip, ClipSettings, SkippedClipError, load_clips
+from training.clips import BROKEN_CLIP_ERRORS, Bucket, Clip, ClipSettings, SkippedClipError, load_clips
 from training.dataset import EMPTY_PROMPT, write_record
 from training.encoder import Encoder, fingerprint_model, model_defaults, video_factors
-from training.manifest import Sample, read_samples
+from training.manifest import Sample, read_samples, some
 from training.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
 
 
@@ -102,9 +102,9 @@ class Preparer:
         except SkippedClipError as error:
             self._remove_records(sample, keep=0)
             return Outcome(source, "skipped", str(error))
-        except (OSError, ValueError, EOFError) as error:
+        except BROKEN_CLIP_ERRORS as error:
             self._remove_records(sample, keep=0)
-            return Outcome(source, "broken", str(error))
+            return Outcome(source, "broken", str(error) or type(error).__name__)
         for index, clip in enumerate(clips):
             tensors, metadata = self._encode(sample, clip)
             numbers = {"clip": index, "num_clips": len(clips), "fingerprint": fingerprint}
@@ -224,9 +224,9 @@ def prepare(
     outcomes = [Outcome(str(s.source), "done", num_records=n) for s, n in zip(samples, num_done, strict=True) if n]
     todo = [sample for sample, n in zip(samples, num_done, strict=True) if not n]
     with _explained_full_disk(preparer.output):
+        run = _run_ray if use_ray else _run_processes if num_processes > 1 else _run_here
+        (preparer if run is _run_here else replace(preparer)).write_empty_prompt()
         if todo:
-            run = _run_ray if use_ray else _run_processes if num_processes > 1 else _run_here
-            (preparer if run is _run_here else replace(preparer)).write_empty_prompt()
             outcomes += tqdm(run(todo, preparer, num_processes), total=len(todo), desc="preparing", unit="clip")
         write_summary(preparer, outcomes)
     return outcomes
@@ -245,14 +245,24 @@ def write_summary(preparer: Preparer, outcomes: Sequence[Outcome]) -> None:
     partial.replace(path)
 
 
-def describe(outcomes: Sequence[Outcome]) -> str:
-    """Say in a few lines what was kept and why the rest was not."""
+def find_strangers(samples: Sequence[Sample], output: Path) -> list[str]:
+    """Name the records of other clips than `samples`, which training would read as well."""
+    own = {sample.name for sample in samples}
+    return [path.name for path in sorted(output.glob("*.safetensors")) if path.stem.rpartition("-")[0] not in own]
+
+
+def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = ()) -> str:
+    """Say in a few lines what was kept and why the rest was not, and which records are of other clips."""
     counts = Counter(outcome.status for outcome in outcomes)
     records = sum(outcome.num_records for outcome in outcomes)
     lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
     reasons = Counter(outcome.reason for outcome in outcomes if outcome.status == "skipped")
-    lines += [f"skipped {count}: {reason}" for reason, count in reasons.most_common()]
+    sources = {outcome.reason: Path(outcome.source).name for outcome in outcomes}
+    lines += [f"skipped {count}: {reason} ({sources[reason]})" for reason, count in reasons.most_common()]
     lines += [f"broken {outcome.source}: {outcome.reason}" for outcome in outcomes if outcome.status == "broken"]
+    if strangers:
+        lines.append(f"{len(strangers)} more records are of other clips and will be trained: {some(strangers)}; ")
+        lines[-1] += "delete them if those clips were removed, moved or given another sound"
     return "\n".join(lines)
 
 
@@ -365,17 +375,19 @@ def clip_settings(args: argparse.Namespace) -> ClipSettings:
     """Build the settings of `add_clip_arguments`; what is not given comes from the model.
 
     Raises:
-        ValueError: If a bucket does not fit the model.
+        ValueError: If a bucket does not fit the model, or the frame rate is no rate.
     """
     _, temporal_factor, size_multiple = video_factors(args.model)
     defaults = model_defaults(args.model)
+    frame_rate = defaults.frame_rate if args.frame_rate is None else args.frame_rate
+    exact_frame_rate(frame_rate)
     own = Bucket(defaults.num_frames, defaults.height, defaults.width)
     buckets = tuple(Bucket.parse(text) for text in args.buckets) if args.buckets else (own,)
     for bucket in buckets:
         bucket.check(temporal_factor, size_multiple)
     return ClipSettings(
         buckets=buckets,
-        frame_rate=args.frame_rate or defaults.frame_rate,
+        frame_rate=frame_rate,
         cut=args.cut,
         upscale=args.upscale,
         loudness_lufs=args.loudness_lufs,
@@ -383,6 +395,17 @@ def clip_settings(args: argparse.Namespace) -> ClipSettings:
         require_sound=args.require_sound,
         min_sync=args.min_sync,
     )
+
+
+def check_work(args: argparse.Namespace) -> None:
+    """Refuse a folder, a model, a device or a number that cannot work before any work is done."""
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f"`output` must be a folder, got the file `{args.output}`; name a folder")
+    if args.whisper is not None and not args.whisper.is_dir():
+        raise ValueError(f"`--whisper` must be the folder of a model, got `{args.whisper}`; download one first")
+    if args.num_processes < 1:
+        raise ValueError(f"`--num-processes` must be at least 1, got {args.num_processes}")
+    choose_device(args.device)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -406,11 +429,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         samples = read_samples(args.source, captions_required=args.whisper is None)
         check_detector(samples, settings)
+        check_work(args)
+        preparer = Preparer(args.model, args.output, settings, fingerprint_model(args.model), args.device)
+        outcomes = prepare(samples, preparer, args.num_processes, args.ray)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
-    preparer = Preparer(args.model, args.output, settings, fingerprint_model(args.model), args.device)
-    outcomes = prepare(samples, preparer, args.num_processes, args.ray)
-    print(describe(outcomes))
+    print(describe(outcomes, find_strangers(samples, args.output)))
     if not any(outcome.num_records for outcome in outcomes):
         parser.exit(1, f"no clip of `{args.source}` was kept\n")
 
