@@ -8,8 +8,10 @@ import torch
 
 from tests.tiny_pipeline import DEFAULTS, TRANSFORMER_CONFIG, build_tiny_pipeline
 from training import ablations
-from training.ablations import ARMS, COLUMNS, TABLES, aggregate, arm_config, describe
+from training.ablations import ARMS, COLUMNS, TABLES, aggregate, arm_config, describe, train_audio_branch, write_start
+from training.branches import branch_of
 from training.dataset import EMPTY_PROMPT, write_record
+from training.model import load_transformer
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +41,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         write_record(folder / "records" / f"{index}.safetensors", record, header)
     write_record(folder / "records" / EMPTY_PROMPT, {"prompt_embeds": torch.zeros(1, 16)}, {})
-    (folder / "model.json").write_text(json.dumps(TRANSFORMER_CONFIG))
+    shared = "batch_size: 2\nlearning_rate: 1.0e-3\ntensorboard: false\n"
     (folder / "preset.yaml").write_text(
-        f"model: {folder / 'model.json'}\nsteps: 100\nbatch_size: 2\nlearning_rate: 1.0e-3\n"
-        "tensorboard: false\nmouth_reduction: all\nwarmup_steps: 10\nema_decay: 0.99\n"
+        f"steps: 100\nmouth_reduction: all\nwarmup_steps: 10\nema_decay: 0.99\nmodel: x\n{shared}"
     )
+    (folder / "audio.yaml").write_text(f"steps: 1\nwarmup_steps: 0\nstage: audio\n{shared}")
     return folder
 
 
@@ -55,15 +57,40 @@ def result(value: float, steps: int = 5) -> dict[str, object]:
 def test_every_arm_differs_from_the_base_in_one_setting_and_stands_in_a_table(source: Path, tmp_path: Path) -> None:
     shared = {"data": str(source / "records")}
     base = arm_config("base", 1, tmp_path / "base", shared, source / "preset.yaml")
-    base_model = json.loads(Path(base.model).read_text())
-    for name in ARMS:
+    for name, arm in ARMS.items():
         config = arm_config(name, 1, tmp_path / name, shared, source / "preset.yaml")
-        model = json.loads(Path(config.model).read_text())
         changes = [key for key in vars(config) if vars(config)[key] != vars(base)[key]]
         changes = [key for key in changes if key not in ("model", "output_dir")]
-        changes += [key for key in model if model[key] != base_model.get(key)]
+        changes += [key for key in arm.model if arm.model[key] != TRANSFORMER_CONFIG.get(key)]
         assert len(changes) == (name != "base"), (name, changes)
     assert {arm for rows in TABLES.values() for arm in rows.values()} == set(ARMS)
+
+
+def test_every_arm_begins_with_the_branches_of_stage_1(source: Path, tmp_path: Path) -> None:
+    branches = source / "pipeline" / "transformer"
+    source_weights = load_transformer(str(branches)).state_dict()
+    for name, arm in ARMS.items():
+        write_start(name, branches, None, tmp_path / name)
+        start = load_transformer(str(tmp_path / name))
+        weights = start.state_dict()
+        assert all(torch.equal(weights[key], value) for key, value in source_weights.items())
+        assert not any(weights[key].any() for key in weights.keys() - source_weights.keys())
+        assert {key: start.config[key] for key in arm.model} == arm.model
+
+
+def test_an_audio_branch_of_its_own_takes_the_place_of_the_common_one(source: Path, tmp_path: Path) -> None:
+    branches = source / "pipeline" / "transformer"
+    audio = tmp_path / "audio"
+    train_audio_branch("unaligned", branches, source / "records", source / "audio.yaml", audio)
+    write_start("unaligned", branches, audio / "transformer", tmp_path / "start")
+    common, own, start = (
+        load_transformer(str(path)) for path in (branches, audio / "transformer", tmp_path / "start")
+    )
+    assert own.config.temporal_alignment == "none"
+    for name, weight in start.named_parameters():
+        assert torch.equal(weight, (own if branch_of(name) == "audio" else common).get_parameter(name))
+    name = "head.audio.proj_out.weight"
+    assert not torch.equal(own.get_parameter(name), common.get_parameter(name)), "nothing was trained"
 
 
 def test_a_shorter_run_warms_up_and_averages_over_the_same_part(source: Path) -> None:
@@ -76,20 +103,25 @@ def test_a_shorter_run_warms_up_and_averages_over_the_same_part(source: Path) ->
 def test_the_command_runs_each_arm_once_and_fills_the_card(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ablations, "ARMS", {name: ARMS[name] for name in ("base", "cross-linear")})
-    monkeypatch.setattr(ablations, "TABLES", {"fusion": {"linear": "cross-linear", "joint": "base"}})
+    monkeypatch.setattr(ablations, "ARMS", {name: ARMS[name] for name in ("base", "cross-linear", "unaligned")})
+    monkeypatch.setattr(
+        ablations, "TABLES", {"fusion": {"linear": "cross-linear", "joint": "base"}, "time": {"none": "unaligned"}}
+    )
     (tmp_path / "README.md").write_text("<!-- ablations -->\n<!-- /ablations -->\n")
     places = ["--data", source / "records", "--codecs", source / "pipeline", "--config", source / "preset.yaml"]
+    places += ["--branches", source / "pipeline" / "transformer", "--audio-config", source / "audio.yaml"]
     places += ["--output", tmp_path / "runs", "--report", tmp_path / "ablations.json"]
     arguments = [*map(str, places), "--steps", "1", "--seeds", "2", "--clips", "1", "--speech", "formant"]
     ablations.main(arguments)
     report = json.loads((tmp_path / "ablations.json").read_text())
-    assert sorted(report["runs"]) == [f"{name}-seed{seed}-1" for name in ("base", "cross-linear") for seed in (0, 1)]
+    assert sorted(report["runs"]) == [
+        f"{name}-seed{seed}-1" for name in ("base", "cross-linear", "unaligned") for seed in (0, 1)
+    ]
     assert report["arms"]["base"]["samples"] == 2
-    assert len({run["losses"]["loss/video"] for run in report["runs"].values()}) == 2, "the seeds are alike"
+    assert len({run["losses"]["loss/video"] for run in report["runs"].values()}) == 6, "two runs are alike"
     assert report["arms"]["base"]["parameters"] != report["arms"]["cross-linear"]["parameters"]
     table = (tmp_path / "README.md").read_text()
-    assert "every arm saw the same 2 samples (1 steps)" in table
+    assert "sees the same 2 samples of stage 2 (1 steps)" in table
     assert len([line for line in table.splitlines() if line.startswith(("| linear", "| joint"))]) == 2
 
     monkeypatch.setattr(ablations, "Trainer", None)  # a second run trains nothing
@@ -101,6 +133,7 @@ def test_the_command_runs_each_arm_once_and_fills_the_card(
 def test_a_budget_of_minutes_becomes_one_number_of_steps(source: Path, tmp_path: Path) -> None:
     settings = {"data": str(source / "records"), "batch_size": 1}
     config = arm_config("base", 0, tmp_path, settings, source / "preset.yaml")
+    write_start("base", source / "pipeline" / "transformer", None, Path(config.model))
     short, long = (ablations.steps_within(minutes, config) for minutes in (0.1, 1.0))
     assert 2 * short < long < 50 * short
 

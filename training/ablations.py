@@ -3,9 +3,10 @@
     python -m training.ablations --output runs/ablations --steps 2000 --seeds 3
 
 JoVA (arXiv:2512.13677v1), Tab. 3, 4 and 5: the weight of the mouth loss, the alignment of the two time axes, how the
-branches meet. Each arm is a run of `training.train` on the records of jova-tiny that differs from the first arm in one
-setting, measured on held-out prompts as in `training.evidence`. An arm that has its result file is skipped, an
-interrupted one continues from its checkpoint. `--parallel 2` trains two arms at a time.
+branches meet. Each arm is a stage 2 of `training.train` on the records of jova-tiny that differs from the first arm in
+one setting, measured on held-out prompts as in `training.evidence`. All begin with the two branches that stage 1 left;
+where the setting changes what the audio branch computes alone, that branch is trained anew first. An arm that has its
+result file is skipped, an interrupted one continues from its checkpoint. `--parallel 2` trains two arms at a time.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ import torch
 
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.cli import Parser
+from training.branches import copy_branch
 from training.config import TrainConfig, load_yaml, parse_overrides
 from training.evidence import load_pipeline, measure, summarize, write_json
 from training.generation import BATCH_SIZE, FIRST_SEED, generate, held_out_clips
-from training.jova_tiny import CONFIGS, assemble
+from training.jova_tiny import CONFIGS, assemble, start_training, wait_for
 from training.model import load_transformer
 from training.model_card import fill_section, markdown_table, provenance
 from training.trainer import Trainer
@@ -37,10 +39,14 @@ CALIBRATION_STEPS = 20
 
 
 class Arm(NamedTuple):
-    """One arm: the settings of its run, and the constructor arguments of its transformer, that differ."""
+    """One arm: the settings of its run, and the constructor arguments of its transformer, that differ.
+
+    `trains_audio_branch` says that the audio branch of stage 1 computes something else in this arm.
+    """
 
     settings: Mapping[str, Any] = {}
     model: Mapping[str, Any] = {}
+    trains_audio_branch: bool = False
 
 
 # fmt: off
@@ -49,7 +55,7 @@ ARMS = {
     "lambda-0":          Arm({"mouth_weight": 0.0}),
     "lambda-2":          Arm({"mouth_weight": 2.0}),
     "lambda-8":          Arm({"mouth_weight": 8.0}),
-    "unaligned":         Arm(model={"temporal_alignment": "none"}),
+    "unaligned":         Arm(model={"temporal_alignment": "none"}, trains_audio_branch=True),
     "cross":             Arm(model={"fusion": "cross"}),
     "cross-linear":      Arm(model={"fusion": "cross_linear"}),
 }
@@ -77,22 +83,58 @@ COLUMNS = {  # measure: heading
 
 
 def arm_config(name: str, seed: int, folder: Path, settings: Mapping[str, Any], preset: Path) -> TrainConfig:
-    """Settings of one run; writes the transformer's constructor arguments beside its output.
+    """Settings of one run.
 
     Args:
         name: A key of `ARMS`.
-        seed: Of weights, data order and noise.
+        seed: Of data order and noise.
         folder: Of the run.
         settings: What all arms share and differs from the preset; `data` is one of them.
         preset: Settings of all arms.
     """
-    arm = ARMS[name]
-    shared = load_yaml(preset, {**settings, "output_dir": str(folder)})
-    folder.mkdir(parents=True, exist_ok=True)
+    own = {"model": str(folder / "start"), "output_dir": str(folder), "seed": seed}
+    return load_yaml(preset, {**settings, **ARMS[name].settings, **own})
+
+
+def train_audio_branch(name: str, branches: Path, data: Path, preset: Path, folder: Path) -> None:
+    """Run stage 1 of the audio branch as an arm computes it, unless it is done.
+
+    Args:
+        name: A key of `ARMS`.
+        branches: Saved transformer of stage 1, whose architecture the arm varies.
+        data: Prepared clips.
+        preset: Settings of the run.
+        folder: Of the run.
+    """
+    if (folder / "transformer").is_dir():
+        return
     model = folder / "model.json"
-    model.write_text(json.dumps({**json.loads(Path(shared.model).read_text()), **arm.model}))
-    own = {**settings, **arm.settings, "model": str(model), "output_dir": str(folder), "seed": seed}
-    return load_yaml(preset, own)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.write_text(json.dumps({**json.loads((branches / "config.json").read_text()), **ARMS[name].model}))
+    wait_for(start_training(preset, [f"model={model}", f"data={data}", f"output_dir={folder}"]))
+
+
+def write_start(name: str, branches: Path, audio: Path | None, folder: Path) -> None:
+    """Save what an arm begins with: the branches of stage 1 in the arm's architecture.
+
+    Args:
+        name: A key of `ARMS`.
+        branches: Saved transformer of stage 1.
+        audio: Saved transformer whose audio branch takes the place of that of `branches`.
+        folder: To write.
+
+    Raises:
+        ValueError: If the arm has weights that begin at random, which would differ from arm to arm.
+    """
+    source = load_transformer(str(branches))
+    start = type(source).from_config({**source.config, **ARMS[name].model})
+    missing, _ = start.load_state_dict(source.state_dict(), strict=False)
+    random = [key for key in missing if start.get_parameter(key).any()]
+    if random:
+        raise ValueError(f"weights that only {name} has must begin at zero, got {', '.join(random)}; see `ARMS`")
+    if audio is not None:
+        copy_branch(load_transformer(str(audio)), start, "audio")
+    start.save_pretrained(folder)
 
 
 def run_arm(
@@ -198,9 +240,10 @@ def describe(arms: Mapping[str, Mapping[str, Any]], origin: Mapping[str, str]) -
     base = arms["base"]
     text = [
         "## Ablations",
-        f"The paper's Tables 3, 4 and 5 in small: every arm saw the same {base['samples']:,} samples "
-        f"({base['steps']:,} steps); {base['seeds']} seeds, {base['clips']} "
-        "held-out prompts each; mean +- standard deviation over seeds. Measured on "
+        "The paper's Tables 3, 4 and 5 in small: every arm begins with the branches of stage 1 and sees the same "
+        f"{base['samples']:,} samples of stage 2 ({base['steps']:,} steps); {base['seeds']} seeds of data order and "
+        f"noise, {base['clips']} held-out prompts each; mean +- standard deviation over seeds. Without alignment, the "
+        "audio branch of stage 1 was trained without it too. Measured on "
         f"{origin['date'][:10]} at commit {origin['commit']}; `make ablations` repeats it.",
     ]
     for title, rows in TABLES.items():
@@ -232,7 +275,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--data", type=Path, default=Path("runs/jova-tiny/records"), help="prepared clips")
     parser.add_argument("--codecs", type=Path, default=Path("runs/jova-tiny/codecs"), help="codecs, or a pipeline")
+    parser.add_argument("--branches", type=Path, default=Path("runs/jova-tiny/start"), help="transformer of stage 1")
     parser.add_argument("--config", type=Path, default=CONFIGS / "jova_tiny.yaml", help="preset of all arms")
+    parser.add_argument(
+        "--audio-config", type=Path, default=CONFIGS / "jova_tiny_audio.yaml", help="preset of the audio branch alone"
+    )
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--steps", type=int, help="steps of every arm")
     budget.add_argument("--minutes-per-arm", type=float, help="time of the first arm; all take as many steps")
@@ -248,20 +295,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         overrides = parse_overrides(args.overrides)
     except ValueError as error:
         parser.error(str(error))
-    for name in ("data", "codecs"):
+    for name in ("data", "codecs", "branches"):
         if not (folder := getattr(args, name)).is_dir():
             parser.error(f"`--{name}` must be an existing folder, got `{folder}`; run `make jova-tiny`")
 
-    # 1. The budget, which a resumed command takes from the first one
+    # 1. What the arms begin with
+    starts: dict[str, tuple[Path, Path | None]] = dict.fromkeys(ARMS, (args.branches, None))
+    for name in (name for name, arm in ARMS.items() if arm.trains_audio_branch):
+        audio = args.output / f"audio-{name}"
+        train_audio_branch(name, args.branches, args.data, args.audio_config, audio)
+        starts[name] = (args.branches, audio / "transformer")
+
+    # 2. The budget, which a resumed command takes from the first one
     settings = {"data": str(args.data), **overrides}
     budget_file = args.output / "budget.json"
     if args.minutes_per_arm is not None and not budget_file.exists():
         trial = arm_config("base", 0, args.output / "trial", settings, args.config)
+        write_start("base", *starts["base"], Path(trial.model))
         write_json(budget_file, {"steps": steps_within(args.minutes_per_arm, trial)})
     steps = args.steps or json.loads(budget_file.read_text())["steps"]
     settings |= {"steps": steps, **_shortened(args.config, steps, overrides)}
 
-    # 2. The runs
+    # 3. The runs
     runs = [(name, seed) for seed in range(args.seeds) for name in ARMS]
     if args.only:
         runs = [(args.only[0], int(args.only[1]))]
@@ -273,12 +328,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {}
     for (name, seed), file in files.items():
         config = arm_config(name, seed, args.output / file.stem, settings, args.config)
+        if not file.exists():
+            write_start(name, *starts[name], Path(config.model))
         results[name, seed] = run_arm(config, args.codecs, file, num_clips=args.clips, speech=args.speech)
         print(f"{name} seed {seed}: {results[name, seed]['measures']}", flush=True)
     if args.only:
         return
 
-    # 3. The table
+    # 4. The table
     arms = {name: aggregate([results[name, seed] for seed in range(args.seeds)]) for name in ARMS}
     origin = provenance()
     write_json(args.report, {**origin, "arms": arms, "runs": {file.stem: results[run] for run, file in files.items()}})
