@@ -80,6 +80,11 @@ def test_values_that_yaml_reads_as_another_type_are_what_was_meant() -> None:
         ("steps", 0, "`steps` must be at least 1, got 0"),
         ("shift", 0, r"`shift` must be positive, got 0\.0"),
         ("ema_decay", 1.0, r"`ema_decay` must be in \(0, 1\), got 1\.0; null averages nothing"),
+        ("video_learning_rate", -1, r"`video_learning_rate` must be 0 or more, got -1\.0"),
+        ("num_workers", -1, "`num_workers` must be 0 or more, got -1"),
+        ("betas", [1.5, 0.9], r"`betas` must be two numbers in \[0, 1\), got \[1\.5, 0\.9\]"),
+        ("validate_every", 0, "`validate_every` must be at least 1, got 0; null makes none"),
+        ("output_dir", PATHS["data"], "`output_dir` must be a folder of its own"),
         ("warmup_steps", 2000, "`warmup_steps` must be at most `steps` = 1000, got 2000"),
     ],
 )
@@ -119,6 +124,16 @@ def test_overrides_are_yaml_values() -> None:
     }
     with pytest.raises(ValueError, match="must have the form name=value, got 'steps'"):
         parse_overrides(["steps"])
+    with pytest.raises(ValueError, match=r"`betas=\[0\.9` must be valid YAML, got an error"):
+        parse_overrides(["betas=[0.9"])
+
+
+def test_a_preset_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("steps: [1\n")
+    with pytest.raises(ValueError, match=r"a\.yaml` must be valid YAML, got an error \(.*line 1.*\); correct it$"):
+        load_yaml(tmp_path / "a.yaml")
+    with pytest.raises(FileNotFoundError, match=r"b\.yaml` must be an existing YAML file; training/configs has some"):
+        load_yaml(tmp_path / "b.yaml")
 
 
 def test_the_lists_that_name_settings_name_existing_ones() -> None:

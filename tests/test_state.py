@@ -13,6 +13,7 @@ from training.state import (
     rotate,
     save_checkpoint,
     unpack,
+    write_text,
 )
 
 
@@ -62,12 +63,33 @@ def test_a_checkpoint_is_written_over_what_a_kill_left(tmp_path: Path) -> None:
 
 
 def test_rotation_keeps_the_newest(tmp_path: Path) -> None:
-    for step in range(1, 6):
-        save_checkpoint(tmp_path, step, PARTS, {})
-    rotate(tmp_path, keep=2)
+    *_, newest = (save_checkpoint(tmp_path, step, PARTS, {}) for step in range(1, 6))
+    rotate(tmp_path, newest, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000004", "checkpoint-00000005"]
-    rotate(tmp_path, keep=5)
+    rotate(tmp_path, newest, keep=5)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_checkpoints_of_an_earlier_run_make_way_for_the_first_one_of_a_run_that_starts_afresh(tmp_path: Path) -> None:
+    for step in (40, 50):
+        save_checkpoint(tmp_path, step, PARTS, {})
+    rotate(tmp_path, save_checkpoint(tmp_path, 10, PARTS, {}), keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000010"]
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, 1, PARTS, {})
+    write_text(tmp_path / "log", "old")
+
+    def half(path: Path, text: str) -> None:
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match=r"log` could not be written .* continues from `checkpoint-00000001`"):
+        write_text(tmp_path / "log", "new")
+    assert (tmp_path / "log").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000001", "log"]
 
 
 def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path: Path) -> None:
@@ -89,6 +111,6 @@ def test_nested_states_survive_the_way_through_tensors_and_json() -> None:
 
 
 def test_a_fingerprint_names_the_settings_that_differ_and_ignores_tuples(tmp_path: Path) -> None:
-    check_fingerprint({"betas": [0.9, 0.99]}, {"betas": (0.9, 0.99)}, tmp_path)
+    check_fingerprint({"betas": [0.9, 0.99], "free by now": 1}, {"betas": (0.9, 0.99)}, tmp_path)
     with pytest.raises(ValueError, match="`seed` is 0 there and 1 here, `shift` is null there and 3 here"):
         check_fingerprint({"seed": 0, "same": 1}, {"seed": 1, "same": 1, "shift": 3}, tmp_path)

@@ -15,10 +15,11 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
-from tests.tiny_training import HEADER, tiny_config, write_clips
+from tests.tiny_training import HEADER, MODEL, tiny_config, write_clips
 from training.branches import branch_of, copy_video_to_audio
 from training.conditioning import Conditioning
 from training.dataset import write_record
+from training.metrics import LossMeter
 from training.train import main, run
 from training.trainer import Trainer
 
@@ -136,6 +137,72 @@ def test_two_processes_train_clips_of_which_some_lack_a_whole_branch(tmp_path: P
     assert (tmp_path / "run" / "transformer").exists()
     with pytest.raises(ValueError, match="every clip for `stage: video` must have video"):
         Trainer(tiny_config(tmp_path, stage="video"))
+    with pytest.raises(ValueError, match="every clip must have video where nothing else is trained"):
+        Trainer(tiny_config(tmp_path, audio_learning_rate=0))
+
+
+def test_two_processes_train_weights_that_only_coupled_samples_use(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, batch_size=2, distribution="ddp", uncoupled_probability=0.5)
+    (tmp_path / "model.json").write_text(json.dumps(MODEL | {"fusion": "cross_linear"}))
+    debug_launcher(train_in_two_processes, args=(config,), num_processes=2)
+    assert (tmp_path / "run" / "transformer").exists()
+
+
+@pytest.mark.parametrize(
+    ("channels", "message"),
+    [
+        ((4, 6, 10), "`video_latents` must be 2 wide for this `model`, got 4 in"),
+        ((2, 7, 10), "`audio_latents` must be 6 wide for this `model`, got 7 in"),
+        ((2, 6, 12), "`prompt_embeds` must be 10 wide for this `model`, got 12 in"),
+    ],
+)
+def test_clips_prepared_for_another_model_are_refused(
+    tmp_path: Path, channels: tuple[int, int, int], message: str
+) -> None:
+    write_clips(tmp_path / "prepared", num_clips=2, channels=channels)
+    with pytest.raises(ValueError, match=message):
+        Trainer(tiny_config(tmp_path))
+
+
+def test_a_misspelt_argument_of_a_new_transformer_is_an_error(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(MODEL | {"num_layer": 3}))
+    with pytest.raises(ValueError, match=r"`num_layer` in .*model\.json` is no argument of JoVATransformer3DModel"):
+        Trainer(config)
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(ValueError, match="`model` must be valid JSON"):
+        Trainer(config)
+
+
+def test_an_overflow_of_float16_is_no_broken_gradient(tmp_path: Path) -> None:
+    for precision, expected in (("fp16", 3.0), ("bf16", float("inf"))):
+        meter = LossMeter(tiny_config(tmp_path, mixed_precision=precision), torch.device("cpu"))
+        for norm in (float("inf"), 2.0, 4.0):
+            meter.add_gradient_norm(torch.tensor(norm))
+        assert meter.read(meter.take())["gradient_norm"] == expected
+
+
+def test_a_full_disk_leaves_the_earlier_result_and_no_half_of_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Trainer(tiny_config(tmp_path, steps=3)).train()
+    before = result(tmp_path / "run")
+
+    def full(_: JoVATransformer3DModel, folder: Path) -> None:
+        folder.mkdir()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(JoVATransformer3DModel, "save_pretrained", full)
+    with pytest.raises(OSError, match=r"transformer` could not be written .* continues from `checkpoint-00000006`"):
+        Trainer(tiny_config(tmp_path)).train()
+    assert different(before, result(tmp_path / "run")) == []
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")] == []
+
+
+def test_validation_without_a_pipeline_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, validate_every=1, validation_prompts=["a"])
+    with pytest.raises(ValueError, match="`pipeline` must be a saved pipeline to make validation clips"):
+        run(config)
 
 
 def test_a_mouth_loss_without_mouths_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,9 +285,26 @@ def test_old_checkpoints_are_deleted_and_the_newest_kept(tmp_path: Path) -> None
 
 def test_a_checkpoint_of_another_run_is_refused_by_the_settings_that_differ(tmp_path: Path) -> None:
     Trainer(tiny_config(tmp_path, steps=3)).train()
-    with pytest.raises(ValueError, match=r"`learning_rate` is 0\.001 there and 0\.002 here"):
-        Trainer(tiny_config(tmp_path, learning_rate=2e-3)).train()
-    Trainer(tiny_config(tmp_path, learning_rate=2e-3, resume=False)).train()
+    with pytest.raises(ValueError, match=r"`mouth_weight` is 5\.0 there and 2\.0 here"):
+        Trainer(tiny_config(tmp_path, mouth_weight=2)).train()
+    with pytest.raises(ValueError, match=r"`steps` must be at least 3 to continue from .*checkpoint-00000003`, got 2"):
+        Trainer(tiny_config(tmp_path, steps=2)).train()
+    Trainer(tiny_config(tmp_path, mouth_weight=2, resume=False)).train()
+
+
+def test_a_run_started_afresh_leaves_no_checkpoint_of_the_earlier_one_to_continue_from(tmp_path: Path) -> None:
+    Trainer(tiny_config(tmp_path)).train()
+    Trainer(tiny_config(tmp_path, steps=3, resume=False)).train()
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-00000003"]
+
+
+def test_a_run_that_diverged_goes_on_with_the_learning_rate_that_its_error_asks_for(tmp_path: Path) -> None:
+    Trainer(tiny_config(tmp_path, steps=3)).train()
+    with pytest.raises(FloatingPointError, match=r"at step \d in loss/.*; lower `learning_rate` or `max_grad_norm`"):
+        Trainer(tiny_config(tmp_path, learning_rate=1e30)).train()
+    trainer = Trainer(tiny_config(tmp_path, learning_rate=1e-4))
+    trainer.train()
+    assert trainer.step == 6
 
 
 def test_a_run_out_of_time_writes_a_checkpoint_and_is_continued(tmp_path: Path) -> None:
@@ -285,6 +369,9 @@ def test_the_command_trains_and_names_the_nearest_setting(tmp_path: Path, capsys
     with pytest.raises(SystemExit):
         main(["--config", "training/configs/smoke.yaml", *paths, "lerning_rate=1"])
     assert "did you mean `learning_rate`" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--config", "training/configs/smoke.yaml", *paths, f"data={tmp_path}"])
+    assert capsys.readouterr().err.endswith("run `jova prepare` first\n")
 
 
 def test_gradient_checkpointing_does_not_change_a_step(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from training.objective import MouthReduction
+from training.state import write_text
 
 
 Stage = Literal["video", "audio", "joint"]
@@ -175,12 +176,17 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("checkpoint_every", "keep_checkpoints", "validation_steps"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        if self.validate_every is not None:
+            _require(self.validate_every >= 1, "validate_every", "at least 1", self.validate_every, "null makes none")
         for name in PROBABILITIES:
             _require(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
         for name in ("shift", "audio_shift", "lora_alpha", "max_grad_norm"):
             _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        for name in ("learning_rate", "mouth_weight", "video_weight", "audio_weight", "weight_decay"):
-            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        for name in NOT_NEGATIVE:
+            value = getattr(self, name)
+            _require(value is None or value >= 0, name, "0 or more", value)
+        for factor in self.betas:
+            _require(0 <= factor < 1, "betas", "two numbers in [0, 1)", list(self.betas))
         _require(0 <= self.decay_start < 1, "decay_start", "in [0, 1)", self.decay_start)
         _require(self.warmup_steps <= self.steps, "warmup_steps", f"at most `steps` = {self.steps}", self.warmup_steps)
         if self.ema_decay is not None:
@@ -189,7 +195,12 @@ class TrainConfig:
 
     def _check_combinations(self) -> None:
         """Refuses settings that exclude each other or would do nothing."""
+        output_dir = Path(self.output_dir).absolute()
         refusals = (
+            (
+                output_dir == Path(self.data).absolute() or output_dir.is_file(),
+                f"`output_dir` must be a folder of its own, got `{self.output_dir}`; name another",
+            ),
             (self.quantize != "none" and self.train != "lora", "`quantize` freezes the weights; set `train: lora`"),
             (
                 self.init_audio_from_video and (self.train == "lora" or self.stage == "video"),
@@ -242,17 +253,22 @@ class TrainConfig:
     def save(self, path: Path) -> None:
         """Writes all fields as YAML that `load_yaml` reads back."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
 FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
     *("model", "data", "output_dir", "prior_data", "pipeline", "push_to_hub"),
     *("steps", "batch_size", "gradient_accumulation_steps", "distribution"),
+    *("learning_rate", "max_grad_norm"),  # what a run that diverged needs
     *("gradient_checkpointing", "compile", "dataset_on_device", "num_workers", "save_dtype", "stop_after_minutes"),
     *("tensorboard", "log_every", "checkpoint_every", "keep_checkpoints", "resume"),
     *("validate_every", "validation_prompts", "validation_steps"),
 )
 KINDS: dict[type, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+NOT_NEGATIVE = (
+    *("learning_rate", "video_learning_rate", "audio_learning_rate", "joint_learning_rate", "weight_decay"),
+    *("mouth_weight", "video_weight", "audio_weight", "warmup_steps", "num_workers"),
+)
 PROBABILITIES = (
     "uncoupled_probability",
     "caption_dropout",
@@ -267,7 +283,9 @@ PROBABILITIES = (
 
 def load_yaml(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
     """Reads a preset and lays ``overrides`` over it; a field that does not exist is an error, never ignored."""
-    values = yaml.safe_load(Path(path).read_text()) or {}
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`{path}` must be an existing YAML file; training/configs has some to start from")
+    values = _parse_yaml(Path(path).read_text(), str(path)) or {}
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` must hold `name: value` lines, got {type(values).__name__}")
     values.update(overrides or {})
@@ -296,8 +314,17 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
         name, equals, value = argument.partition("=")
         if not equals:
             raise ValueError(f"an override must have the form name=value, got {argument!r}")
-        overrides[name.lstrip("-")] = yaml.safe_load(value)
+        overrides[name.lstrip("-")] = _parse_yaml(value, argument)
     return overrides
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    """Reads YAML; what it is not is said in one line."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"`{where}` must be valid YAML, got an error ({reason}); correct it") from error
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 from training.conditioning import ModelInputs
 from training.config import TrainConfig
 from training.objective import LossTerms, effective_mouth_weight, mouth_fraction
+from training.state import explained_full_disk, write_text
 
 
 NUM_BUCKETS = 5  # of the noise level
@@ -53,9 +54,12 @@ class LossMeter:
             self.sums[:, row].index_add_(1, bucket, values)
 
     def add_gradient_norm(self, norm: Tensor | float) -> None:
-        """Adds the gradient's norm of one step, before clipping."""
-        self.gradient_norm[0] += norm
-        self.gradient_norm[1] += 1
+        """Adds the gradient's norm of one step, before clipping; a step that overflows float16 is taken by nobody."""
+        norm = torch.as_tensor(norm, device=self.gradient_norm.device)
+        is_taken = (
+            norm.isfinite() if self.config.mixed_precision == "fp16" else torch.ones_like(norm, dtype=torch.bool)
+        )
+        self.gradient_norm += torch.stack([norm.where(is_taken, 0.0), is_taken.to(norm)])
 
     def take(self) -> Tensor:
         """Hands out all sums as one vector, to be summed over processes, and starts anew."""
@@ -95,7 +99,7 @@ class MetricsLog:
         self.path = output_dir / "metrics.jsonl"
         if self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if _step(line) <= start]
-            self.path.write_text("".join(f"{line}\n" for line in lines))
+            write_text(self.path, "".join(f"{line}\n" for line in lines))
         self.writer: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -104,7 +108,7 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes the values of one step."""
-        with self.path.open("a") as file:
+        with explained_full_disk(self.path), self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self.writer is not None:
             for name, value in values.items():

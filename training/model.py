@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova.cli import check_source
 from diffusers_jova.shipped import find_model
 from training.branches import copy_video_to_audio, freeze
 from training.config import TrainConfig
+from training.dataset import RecordHeader
 from training.lora import add_adapter, save_adapter
+from training.state import explained_full_disk
 
 
 TRANSFORMERS: tuple[type[Any], ...] = (JoVATransformer3DModel, JoVAWanTransformer3DModel)
@@ -25,15 +30,33 @@ TRANSFORMERS: tuple[type[Any], ...] = (JoVATransformer3DModel, JoVAWanTransforme
 def load_transformer(model: str) -> Any:
     """Loads a saved transformer, alone or inside a pipeline, or builds one from a `.json` file with random weights."""
     model = find_model(model)
+    check_source("model", model)
     if model.endswith(".json"):
-        values = json.loads(Path(model).read_text())
-        return _transformer_class(values, model).from_config(values)
+        return _new_transformer(Path(model))
     if Path(model).is_dir():
         subfolder = "transformer" if (Path(model) / "transformer").is_dir() else None
     else:
         subfolder = "transformer"
     values = JoVATransformer3DModel.load_config(model, subfolder=subfolder)
     return _transformer_class(values, model).from_pretrained(model, subfolder=subfolder)
+
+
+def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:
+    """Refuses records of other codecs or text encoders than the transformer's."""
+    config = transformer.config
+    widths = {  # of a tensor, its axis and what the transformer takes there
+        "video_latents": (0, config.out_channels),
+        "audio_latents": (1, config.audio_in_channels),
+        "prompt_embeds": (1, config.text_dim),
+        "prompt_embeds_2": (1, config.get("text_dim_2")),
+    }
+    for header in headers:
+        for name, (axis, width) in widths.items():
+            if name in header.shapes and header.shapes[name][axis] != width:
+                raise ValueError(
+                    f"`{name}` must be {width} wide for this `model`, got {header.shapes[name][axis]} in "
+                    f"`{header.path}`; prepare the clips with the pipeline of the model"
+                )
 
 
 def prepare_transformer(config: TrainConfig) -> Any:
@@ -89,11 +112,31 @@ def _save_transformer(transformer: Any, weights: dict[str, Tensor], path: Path) 
     partial, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     for folder in (partial, old):
         shutil.rmtree(folder, ignore_errors=True)
-    copy.save_pretrained(partial)
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        with explained_full_disk(path):
+            copy.save_pretrained(partial)
+            if path.exists():
+                path.rename(old)
+            partial.rename(path)
+    finally:
+        for folder in (partial, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_transformer(path: Path) -> Any:
+    """Builds a transformer with random weights from a file of constructor arguments, all of which must exist."""
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"`model` must be valid JSON, got an error in `{path}` ({error}); correct it") from error
+    cls = _transformer_class(values, str(path))
+    known = inspect.signature(cls.__init__).parameters
+    for name in values:
+        if not name.startswith("_") and name not in known:
+            raise ValueError(
+                f"`{name}` in `{path}` is no argument of {cls.__name__}; it takes {', '.join(list(known)[1:])}"
+            )
+    return cls.from_config(values)
 
 
 def _transformer_class(values: dict[str, Any], source: str) -> type[Any]:

@@ -45,7 +45,7 @@ def write_model_card(output_dir: Path, config: TrainConfig) -> Path:
     losses = {key.removeprefix("loss/"): value for key, value in last.items() if key.startswith("loss/")}
     batch = config.batch_size * config.gradient_accumulation_steps
     if config.train == "lora":
-        code = LOAD_ADAPTER.format(base_model=config.model, name=name, file=ADAPTER_FILE)
+        code = LOAD_ADAPTER.format(base_model=config.pipeline or config.model, name=name, file=ADAPTER_FILE)
     else:
         class_name = json.loads((output_dir / "transformer" / "config.json").read_text())["_class_name"]
         code = LOAD_TRANSFORMER.format(base_model=config.pipeline or config.model, name=name, class_name=class_name)

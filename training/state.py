@@ -10,7 +10,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +37,43 @@ def save_checkpoint(output_dir: Path, step: int, parts: Mapping[str, Tensors], s
     partial = output_dir / f".{path.name}.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        for name, tensors in parts.items():
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial / f"{name}.safetensors")
-        (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
-        for file in partial.iterdir():
-            _flush(file)
-        shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
-        _flush(output_dir)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"`{path}` could not be written ({error}); free some space and start again, the run continues from "
-            f"{'`' + found.name + '`' if (found := latest_checkpoint(output_dir)) else 'its beginning'}"
-        ) from error
+        with explained_full_disk(path):
+            partial.mkdir(parents=True)
+            for name, tensors in parts.items():
+                save_file({k: tensor.contiguous() for k, tensor in tensors.items()}, partial / f"{name}.safetensors")
+            (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
+            for file in partial.iterdir():
+                _flush(file)
+            shutil.rmtree(path, ignore_errors=True)
+            partial.rename(path)
+            _flush(output_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return path
+
+
+@contextmanager
+def explained_full_disk(path: Path) -> Iterator[None]:
+    """Says from where the run continues if `path`, a file of its output folder, cannot be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        found = latest_checkpoint(path.parent)
+        raise OSError(
+            f"`{path}` could not be written ({error}); free some space and start again, the run continues from "
+            f"{'`' + found.name + '`' if found else 'its beginning'}"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of the output folder, which then holds all of the text or is left as it was."""
+    partial = path.with_name(f".{path.name}.tmp")
+    with explained_full_disk(path):
+        try:
+            partial.write_text(text)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def latest_checkpoint(output_dir: Path) -> Path | None:
@@ -74,10 +95,17 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, An
         ) from error
 
 
-def rotate(output_dir: Path, keep: int) -> None:
-    """Deletes all but the newest ``keep`` checkpoints, each with one rename first, so that none is ever half there."""
+def rotate(output_dir: Path, newest: Path, keep: int) -> None:
+    """Deletes all but ``keep`` checkpoints, each with one rename first, so that none is ever half there.
+
+    Args:
+        output_dir: Folder that holds the run's checkpoints.
+        newest: The one just written; what lies beyond it is of an earlier run that was not continued.
+        keep: How many stay.
+    """
     found = sorted(path for path in output_dir.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name))
-    for path in found[:-keep]:
+    own = [path for path in found if path <= newest]
+    for path in (*own[:-keep], *found[len(own) :]):
         doomed = path.with_name(f".{path.name}.tmp")
         path.rename(doomed)
         shutil.rmtree(doomed)
@@ -86,10 +114,10 @@ def rotate(output_dir: Path, keep: int) -> None:
 def check_fingerprint(saved: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:
     """Raises where a checkpoint belongs to a run of other settings, and names those that differ."""
     current = json.loads(json.dumps(current))  # tuples become lists, as in the file
-    names = [name for name in sorted({*saved, *current}) if saved.get(name) != current.get(name)]
+    names = [name for name in sorted(current) if saved.get(name) != current[name]]
     if names:
         changes = ", ".join(
-            f"`{name}` is {_short(saved.get(name))} there and {_short(current.get(name))} here" for name in names
+            f"`{name}` is {_short(saved.get(name))} there and {_short(current[name])} here" for name in names
         )
         raise ValueError(
             f"`{path}` must come from a run with the same settings to be continued, but {changes}; restore the "

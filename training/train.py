@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusers_jova.cli import Parser
+from diffusers_jova.cli import Parser, one_line
 from training.config import TrainConfig, load_yaml, parse_overrides
 from training.publish import push_to_hub, write_model_card
 from training.trainer import Trainer
 from training.validation import ValidationClips
+
+
+RUN_ERRORS = (OSError, ValueError, ImportError, FloatingPointError)  # that say what to do
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         config = load_yaml(args.config, parse_overrides(args.overrides))
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    run(config)
+        run(config)
+    except RUN_ERRORS as error:
+        parser.error(one_line(error))
 
 
 def run(config: TrainConfig) -> None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusers_jova.cli import Parser
+from diffusers_jova.cli import Parser, one_line
 from training.config import load_yaml, parse_overrides
 from training.lora import TARGETS
-from training.train import run
+from training.train import RUN_ERRORS, run
 
 
 PRESET = Path(__file__).parent / "configs" / "lora.yaml"
@@ -35,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     values |= {"lora_targets": args.targets} if args.targets else {}
     try:
         config = load_yaml(args.config, values | parse_overrides(args.overrides))
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    if config.train != "lora":
-        parser.error(f"`train` must be lora, got {config.train} in `{args.config}`; use training.train")
-    run(config)
+        if config.train != "lora":
+            raise ValueError(f"`train` must be lora, got {config.train} in `{args.config}`; use training.train")
+        run(config)
+    except RUN_ERRORS as error:
+        parser.error(one_line(error))
 
 
 if __name__ == "__main__":

@@ -27,16 +27,25 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
-from training.branches import check_frozen, frozen_checksums
+from diffusers_jova.transformer_jova import MODALITIES
+from training.branches import branch_of, check_frozen, frozen_checksums
 from training.conditioning import Conditioning, ModelInputs
 from training.config import TrainConfig
-from training.dataset import PrecomputedDataset
+from training.dataset import PrecomputedDataset, RecordHeader
 from training.metrics import LossMeter, MetricsLog
 from training.microbatches import MicroBatches, seed_of
-from training.model import gather_weights, prepare_transformer, save_result
+from training.model import check_records, gather_weights, prepare_transformer, save_result
 from training.objective import LossTerms, jova_loss
 from training.optimization import build_optimizer, learning_rate_factor
-from training.state import check_fingerprint, latest_checkpoint, load_checkpoint, pack, rotate, save_checkpoint, unpack
+from training.state import (
+    check_fingerprint,
+    latest_checkpoint,
+    load_checkpoint,
+    pack,
+    rotate,
+    save_checkpoint,
+    unpack,
+)
 
 
 class Trainer:
@@ -60,6 +69,7 @@ class Trainer:
 
         torch.manual_seed(config.seed)  # the same weights in every process
         self.transformer: Any = prepare_transformer(config)
+        self._check_weights()
         optimizer = build_optimizer(self.transformer, config, self.device)
         self.model, self.optimizer = self.accelerator.prepare(self.transformer, optimizer)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -144,31 +154,45 @@ class Trainer:
 
     def _check_clips(self) -> None:
         """Refuses clips that the stage cannot use and says so where a loss has nothing to act on."""
-        config = self.config
-        datasets = [dataset for dataset in (self.dataset, self.prior) if dataset is not None]
-        lacking = {
-            name
-            for dataset in datasets
-            for layout in dataset.layouts
-            for name in ("video", "audio")
-            if layout.latents[f"{name}_latents"] is None
-        }
-        if config.stage in lacking:
+        config, headers = self.config, self._headers()
+        if any(f"{config.stage}_latents" not in header.shapes for header in headers) and config.stage != "joint":
             raise ValueError(
                 f"every clip for `stage: {config.stage}` must have {config.stage}, but some in `{config.data}` have "
                 "none; move those to another folder or train `stage: joint`"
             )
-        rates = {header.metadata.get("audio_latent_rate_hz") for dataset in datasets for header in dataset.headers}
+        rates = {header.metadata.get("audio_latent_rate_hz") for header in headers}
         if len(rates) > 1:
             raise ValueError(
                 f"all clips must have one `audio_latent_rate_hz`, got {sorted(map(str, rates))}; "
                 "prepare them with one pipeline"
             )
-        if lacking and self.accelerator.ddp_handler is not None:
-            self.accelerator.ddp_handler.find_unused_parameters = True  # a branch is absent from some steps
-        shows_mouth = any("mouth_boxes" in header.shapes for dataset in datasets for header in dataset.headers)
+        shows_mouth = any("mouth_boxes" in header.shapes for header in headers)
         if config.mouth_weight > 0 and config.stage != "audio" and not shows_mouth:
             self.accelerator.print(f"no clip in {config.data} has mouth boxes: the mouth loss will be 0")
+
+    def _check_weights(self) -> None:
+        """Refuses clips that do not fit the weights and tells DDP where weights may have no part in a step."""
+        check_records(self._headers(), self.transformer)
+        config, model = self.config, self.transformer.config
+        layouts = [layout for dataset in self._datasets() for layout in dataset.layouts]
+        lacking = {name for name in MODALITIES for layout in layouts if layout.latents[f"{name}_latents"] is None}
+        trained = {branch_of(name) for name, weight in self.transformer.named_parameters() if weight.requires_grad}
+        if len(trained) == 1 and trained <= lacking:
+            raise ValueError(
+                f"every clip must have {trained.pop()} where nothing else is trained, but some in `{config.data}` "
+                "have none; move those to another folder or train more than one branch"
+            )
+        meets_rarely = config.stage != "joint" or config.uncoupled_probability > 0
+        has_idle_terms = model.get("fusion") == "cross_linear" and meets_rarely
+        if self.accelerator.ddp_handler is not None:  # it waits for every gradient unless it looks for the absent ones
+            idle = bool(lacking) or has_idle_terms or model.get("speaker_dim") is not None
+            self.accelerator.ddp_handler.find_unused_parameters = idle
+
+    def _datasets(self) -> list[PrecomputedDataset]:
+        return [dataset for dataset in (self.dataset, self.prior) if dataset is not None]
+
+    def _headers(self) -> list[RecordHeader]:
+        return [header for dataset in self._datasets() for header in dataset.headers]
 
     def _inputs(self, batches: MicroBatches, micro: int) -> ModelInputs:
         """Loads and prepares the micro-batch of this process; its seed also decides the dropout."""
@@ -200,10 +224,12 @@ class Trainer:
         is_over = torch.tensor([float(clock.elapsed_s > limit_s)], device=self.device)
         sums = accelerator.reduce(torch.cat([self.meter.take(), is_over]))
         values = self.meter.read(sums[:-1])
-        if not all(map(math.isfinite, values.values())):
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
             raise FloatingPointError(
-                f"the loss must be finite, got {values} at step {self.step}; lower `learning_rate` or use bf16, "
-                "the run continues from its last checkpoint"
+                f"the loss must be finite, got NaN or infinity at step {self.step} in {', '.join(broken)}; lower "
+                "`learning_rate` or `max_grad_norm` and start again, the run continues from its last checkpoint; "
+                "delete that one if it diverged before it was written"
             )
         if log is not None:
             size = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
@@ -234,8 +260,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {"fingerprint": self._fingerprint(), "optimizer": values, "scaler": scaler and scaler.state_dict()}
-            save_checkpoint(self.output_dir, self.step, parts, state)
-            rotate(self.output_dir, self.config.keep_checkpoints)
+            path = save_checkpoint(self.output_dir, self.step, parts, state)
+            rotate(self.output_dir, path, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
@@ -245,6 +271,11 @@ class Trainer:
             return
         parts, state = load_checkpoint(path)
         check_fingerprint(state["fingerprint"], self._fingerprint(), path)
+        if state["step"] > self.config.steps:
+            raise ValueError(
+                f"`steps` must be at least {state['step']} to continue from `{path}`, got {self.config.steps}; "
+                "raise it, choose another `output_dir`, or start afresh with `resume=false`"
+            )
         if "optimizer" not in parts or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             raise ValueError(
                 f"`{path}` must not come from or go to DeepSpeed to be continued; use `distribution: fsdp`"

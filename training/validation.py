@@ -9,6 +9,7 @@ import torch
 from accelerate import DistributedType
 
 from diffusers_jova import JoVAPipeline
+from diffusers_jova.shipped import find_model
 from training.trainer import Trainer
 
 
@@ -23,7 +24,13 @@ class ValidationClips:
     """
 
     def __init__(self, pipeline: str, prompts: tuple[str, ...], num_inference_steps: int, seed: int) -> None:
-        self.source, self.prompts = pipeline, prompts
+        source = Path(find_model(pipeline))
+        if source.exists() and not (source / "model_index.json").is_file():
+            raise ValueError(
+                f"`pipeline` must be a saved pipeline to make validation clips, got `{source}`; "
+                "name one, or set `validate_every: null`"
+            )
+        self.source, self.prompts = str(source), prompts
         self.num_inference_steps, self.seed = num_inference_steps, seed
         self.pipeline: Any = None
 
