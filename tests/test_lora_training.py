@@ -65,6 +65,14 @@ def test_the_adapter_file_gives_the_pipeline_the_output_of_training(tmp_path: Pa
         assert (loaded - untouched).abs().max() > 1e-3
 
 
+def test_the_frozen_weights_keep_the_formats_that_loading_gives_them(tmp_path: Path, base: Path) -> None:
+    trained = Trainer(lora_config(tmp_path, base, mixed_precision="bf16")).transformer
+    loaded = JoVATransformer3DModel.from_pretrained(base, torch_dtype=torch.bfloat16)
+    formats = {name.replace(".base_layer", ""): weight.dtype for name, weight in trained.named_parameters()}
+    assert {name: weight.dtype for name, weight in loaded.named_parameters()}.items() <= formats.items()
+    assert torch.float32 in {weight.dtype for weight in loaded.parameters()}
+
+
 def test_the_header_of_the_adapter_holds_its_configuration(tmp_path: Path, base: Path) -> None:
     Trainer(lora_config(tmp_path, base, steps=1)).train()
     with safe_open(tmp_path / "run" / ADAPTER_FILE, framework="pt") as file:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from training.config import TrainConfig
+from training.state import explained_full_disk
 
 
 PROJECTIONS = r"(to_q|to_k|to_v|to_out\.0)"
@@ -33,7 +34,7 @@ ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 def add_adapter(transformer: Any, config: TrainConfig) -> None:
     """Freezes the transformer, in the run's number format or in 4 bit, and lays a float32 adapter over it."""
     transformer.requires_grad_(False)
-    transformer.to(DTYPES[config.mixed_precision])
+    cast_weights(transformer, DTYPES[config.mixed_precision])
     if config.quantize == "nf4":
         for blocks in transformer.children():
             if isinstance(blocks, nn.ModuleList):
@@ -47,6 +48,14 @@ def add_adapter(transformer: Any, config: TrainConfig) -> None:
         )
     )
     cast_training_params(transformer, dtype=torch.float32)
+
+
+def cast_weights(transformer: Any, dtype: torch.dtype) -> None:
+    """Casts all weights but those that `from_pretrained` keeps in float32 too: what is trained is what is loaded."""
+    kept = {*(transformer._keep_in_fp32_modules or ())}
+    for name, parameter in transformer.named_parameters():
+        if kept.isdisjoint(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
 
 
 def quantize_nf4_(module: nn.Module) -> None:
@@ -82,6 +91,10 @@ def save_adapter(transformer: Any, weights: dict[str, Tensor], output_dir: Path)
     path = output_dir / ADAPTER_FILE
     partial = path.with_name(f".{path.name}.tmp")
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(metadata, indent=2, sort_keys=True)}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=header)
-    partial.replace(path)
+    try:
+        with explained_full_disk(path):
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=header)
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
