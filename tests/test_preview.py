@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_jova.media import read_video, write_video
+from diffusers_jova.media import read_audio, read_video, write_audio, write_video
 from training.clips import Bucket, Clip
+from training.contact_sheet import MIN_VIEW_PX
 from training.encoder import Encoder
-from training.preview import MIN_VIEW_PX, decode_without_mouth, draw_boxes, draw_clip, main, tint_mask
+from training.preview import decode_without_mouth, draw_boxes, draw_clip, main, tint_mask
 
 
 def make_clip(num_frames: int = 9, boxes: np.ndarray | None = None) -> Clip:
@@ -72,3 +73,23 @@ def test_the_command_writes_a_video_for_each_clip(
     said = capsys.readouterr().out
     assert "1 mouths, in 100% of the frames, 6.2% of the latents" in said
     assert "b.mp4: left out" in said
+
+
+def test_sound_of_any_rate_is_heard_and_a_set_with_nothing_to_show_is_told(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    frames = make_clip(12).frames
+    assert frames is not None
+    write_video(tmp_path / "a.mp4", frames, 16)
+    time_s = np.arange(192000) / 192000
+    write_audio(tmp_path / "a.wav", np.sin(2 * np.pi * 440 * time_s).astype(np.float32) / 2, 192000)
+    options = ["--model", str(tiny_pipeline_folder), "--no-mouth", "--device", "cpu"]
+    main([str(tmp_path), str(tmp_path / "out"), *options])
+    sound, rate = read_audio(next((tmp_path / "out").iterdir()))
+    assert rate == 48000
+    assert np.abs(np.fft.rfft(sound[0])).argmax() * rate / sound.shape[1] == pytest.approx(440, abs=3)
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), str(tmp_path / "none"), *options, "--require-mouth"])
+    said = capsys.readouterr()
+    assert "a.mp4: left out: a mouth is visible in 0% of the frames" in said.out
+    assert said.err.endswith("can be shown\n")

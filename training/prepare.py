@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diffusers_jova.cli import Parser, choose_device
+from diffusers_jova.cli import Parser, choose_device, one_line
 from diffusers_jova.media import exact_frame_rate, mix_channels, resample
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.shipped import model_folder
@@ -104,7 +104,7 @@ class Preparer:
             return Outcome(source, "skipped", str(error))
         except BROKEN_CLIP_ERRORS as error:
             self._remove_records(sample, keep=0)
-            return Outcome(source, "broken", str(error) or type(error).__name__)
+            return Outcome(source, "broken", one_line(error) or type(error).__name__)
         for index, clip in enumerate(clips):
             tensors, metadata = self._encode(sample, clip)
             numbers = {"clip": index, "num_clips": len(clips), "fingerprint": fingerprint}
@@ -433,7 +433,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         preparer = Preparer(args.model, args.output, settings, fingerprint_model(args.model), args.device)
         outcomes = prepare(samples, preparer, args.num_processes, args.ray)
     except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+        parser.error(one_line(error))
     print(describe(outcomes, find_strangers(samples, args.output)))
     if not any(outcome.num_records for outcome in outcomes):
         parser.exit(1, f"no clip of `{args.source}` was kept\n")

@@ -7,15 +7,16 @@ to zero (JoVA, arXiv:2512.13677v1, Appendix A): the mouth, and nothing but the m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffusers_jova.cli import Parser
-from diffusers_jova.media import write_video
-from training.clips import Clip, SkippedClipError, load_clips, mouth_share
+from diffusers_jova.cli import Parser, choose_device, one_line
+from diffusers_jova.media import AAC_SAMPLING_RATES_HZ, resample, write_video
+from training.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, load_clips, mouth_share
 from training.contact_sheet import enlarge, zoom_for
 from training.encoder import Encoder, video_factors
 from training.manifest import Sample, read_samples
@@ -30,6 +31,7 @@ BOX_COLOURS = ((255, 64, 64), (64, 255, 64), (64, 160, 255), (255, 224, 64))  # 
 MASK_COLOUR = (255, 0, 255)
 MASK_OPACITY = 0.35
 DEVICE_HELP = "for --debug-mouth-mask"
+COMMON_RATE_HZ = 48000  # for sound of a rate that an mp4 does not take
 
 
 def draw_boxes(frames: Frames, boxes: NDArray[np.floating]) -> Frames:
@@ -115,10 +117,18 @@ def previews(samples: Sequence[Sample], settings: PrepareSettings) -> Iterator[t
     for sample in samples:
         try:
             clips = load_clips(sample, settings.clips, detector)
-        except (SkippedClipError, OSError, ValueError) as error:
-            print(f"{sample.source.name}: left out: {error}")
+        except (SkippedClipError, *BROKEN_CLIP_ERRORS) as error:
+            print(f"{sample.source.name}: left out: {one_line(error)}")
             continue
         yield from ((sample, clip) for clip in clips if clip.frames is not None)
+
+
+def playable_sound(clip: Clip) -> tuple[NDArray[np.float32] | None, int | None]:
+    """Bring the sound [channels, samples] of a clip to a rate that an mp4 takes; returns both."""
+    if clip.audio is None:
+        return None, None
+    rate = clip.sampling_rate if clip.sampling_rate in AAC_SAMPLING_RATES_HZ else COMMON_RATE_HZ
+    return resample(clip.audio, clip.sampling_rate, rate), rate
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -137,15 +147,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         samples = read_samples(args.source, captions_required=False)
         check_detector(samples, settings)
+        choose_device(args.device)
+        encoder = Encoder.from_pretrained(args.model, args.device) if args.debug_mouth_mask else None
+        args.output.mkdir(parents=True, exist_ok=True)
+        paths: list[Path] = []
+        for sample, clip in islice(previews(samples, settings), args.max_clips):
+            paths.append(args.output / f"{len(paths):03d}-{sample.source.stem}.mp4")
+            frames = compose(clip, spatial_factor, temporal_factor, encoder)
+            write_video(paths[-1], frames, settings.clips.frame_rate, *playable_sound(clip))
+            print(f"{paths[-1]}: {describe_mouths(clip, spatial_factor, temporal_factor)}")
     except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
-    encoder = Encoder.from_pretrained(args.model, args.device) if args.debug_mouth_mask else None
-    args.output.mkdir(parents=True, exist_ok=True)
-    for number, (sample, clip) in zip(range(args.max_clips), previews(samples, settings), strict=False):
-        path = args.output / f"{number:03d}-{sample.source.stem}.mp4"
-        frames = compose(clip, spatial_factor, temporal_factor, encoder)
-        write_video(path, frames, settings.clips.frame_rate, clip.audio, clip.sampling_rate or None)
-        print(f"{path}: {describe_mouths(clip, spatial_factor, temporal_factor)}")
+        parser.error(one_line(error))
+    if not paths:
+        parser.exit(1, f"no clip of `{args.source}` can be shown\n")
 
 
 def _outline(frame: Frames, box: NDArray[np.floating], colour: tuple[int, int, int]) -> None:
