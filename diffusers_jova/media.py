@@ -252,6 +252,20 @@ def read_video(
     return video._replace(audio=audio, sampling_rate=sampling_rate)
 
 
+def read_frame_numbers(path: PathLike, frame_rate: float | Fraction) -> tuple[list[int], int]:
+    """Tell which frames of a file `read_video` takes at a frame rate.
+
+    Returns:
+        The number of the stored frame behind each frame that is returned, and how many frames are stored.
+    """
+    with _open_for_reading(path) as container:
+        stream = container.streams.video[0]
+        rate = Fraction(stream.average_rate or stream.base_rate)
+        times_s = [time_s for time_s, _ in _timed(container.decode(stream), rate)]
+    numbered = ((time_s, number) for number, time_s in enumerate(times_s))
+    return [*_choose_frames(numbered, rate, exact_frame_rate(frame_rate))], len(times_s)
+
+
 def read_audio(
     path: PathLike, *, sampling_rate: int | None = None, num_channels: int | None = None
 ) -> tuple[np.ndarray, int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -184,3 +186,21 @@ def test_loudness_is_normalised_on_request(tmp_path: Path) -> None:
     assert plain.audio is not None
     assert quiet.audio is not None
     assert np.abs(quiet.audio).max() < 0.2 * np.abs(plain.audio).max()
+
+
+def test_given_boxes_stay_with_their_frames_where_a_phone_recorded_them_at_uneven_times(tmp_path: Path) -> None:
+    frames, boxes = white_square(31, 64, 96)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "1"})
+        stream.width, stream.height, stream.codec_context.time_base = 96, 64, Fraction(1, 1000)
+        for pixels, time_ms in zip(frames, np.cumsum([0, *[10, 100] * 15]), strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = int(time_ms), Fraction(1, 1000)
+            container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+    sample = Sample(video=tmp_path / "a.mp4", mouth_boxes=boxes.tolist())
+    (clip,) = load_clips(sample, settings("25x64x96"), NoMouths())
+    assert clip.frames is not None
+    assert len(np.unique(np.diff(clip.mouth_boxes[0, :, 0]))) > 1  # not every frame was taken, nor every second one
+    for frame, box in zip(clip.frames, clip.mouth_boxes[0], strict=True):
+        np.testing.assert_allclose(box_of_white(frame), box, atol=0.01)

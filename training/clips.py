@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffusers_jova.media import normalize_loudness, read_audio, read_image, read_video
+from diffusers_jova.media import normalize_loudness, read_audio, read_frame_numbers, read_image, read_video
 from training.evaluation import envelope, envelope_sync
 from training.manifest import Sample
 from training.mouth_detector import MouthDetector, read_boxes
@@ -269,11 +269,9 @@ def _source_boxes(sample: Sample, frames: Any, settings: ClipSettings, detector:
 
 
 def _given_boxes(boxes: Path | list[Any], video: Path, num_frames: int, frame_rate: float) -> NDArray[Any]:
-    """Boxes of every frame of the file, taken at the clock of the clips like its frames."""
-    source = read_video(video, max_side_px=16)  # for the number of frames and their rate alone
-    given = read_boxes(boxes, len(source.frames))
-    nearest = np.ceil(np.arange(num_frames) / frame_rate * float(source.frame_rate) - 0.5).astype(int)
-    return given[:, nearest.clip(0, len(source.frames) - 1)]
+    """Boxes of every frame of the file, of which those of the frames that were read."""
+    numbers, num_stored = read_frame_numbers(video, frame_rate)
+    return read_boxes(boxes, num_stored)[:, numbers[:num_frames]]
 
 
 def _read_reference(path: Path, bucket: Bucket) -> NDArray[np.uint8]:
