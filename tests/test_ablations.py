@@ -94,10 +94,11 @@ def test_an_audio_branch_of_its_own_takes_the_place_of_the_common_one(source: Pa
 
 
 def test_a_shorter_run_warms_up_and_averages_over_the_same_part(source: Path) -> None:
-    shortened = ablations._shortened(source / "preset.yaml", 50, {"data": ""})
+    shortened = ablations._shortened(source / "preset.yaml", 50, {"data": "records"})
     assert shortened["warmup_steps"] == 5
     assert shortened["ema_decay"] == pytest.approx(0.98)
-    assert "warmup_steps" not in ablations._shortened(source / "preset.yaml", 50, {"data": "", "warmup_steps": 1})
+    own = {"data": "records", "warmup_steps": 1}
+    assert "warmup_steps" not in ablations._shortened(source / "preset.yaml", 50, own)
 
 
 def test_the_command_runs_each_arm_once_and_fills_the_card(

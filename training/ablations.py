@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,7 +154,7 @@ def run_arm(
     Raises:
         ValueError: If the finished result is one of other settings.
     """
-    settings = decisive_settings(config) | {"clips": num_clips, "speech": speech}
+    settings = config.settings_of_result() | {"clips": num_clips, "speech": speech}
     if result.exists():
         found = json.loads(result.read_text())
         check_settings(found["settings"], settings, result)
@@ -174,12 +175,6 @@ def run_arm(
     }
     write_json(result, values)
     return values
-
-
-def decisive_settings(config: TrainConfig) -> dict[str, Any]:
-    """What decides the result of a run, as JSON holds it."""
-    names = (*config.decisive_fields(), "steps", "batch_size", "gradient_accumulation_steps")
-    return json.loads(json.dumps({name: getattr(config, name) for name in names}))
 
 
 def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
@@ -300,8 +295,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"`--{name}` must be an existing folder, got `{folder}`; run `make jova-tiny`")
 
     # 1. What the arms begin with
-    starts: dict[str, tuple[Path, Path | None]] = dict.fromkeys(ARMS, (args.branches, None))
-    for name in (name for name, arm in ARMS.items() if arm.trains_audio_branch):
+    runs = [(args.only[0], int(args.only[1]))] if args.only else list(product(ARMS, range(args.seeds)))
+    starts: dict[str, tuple[Path, Path | None]] = {name: (args.branches, None) for name, _ in runs}
+    for name in (name for name in starts if ARMS[name].trains_audio_branch):
         audio = args.output / f"audio-{name}"
         train_audio_branch(name, args.branches, args.data, args.audio_config, audio)
         starts[name] = (args.branches, audio / "transformer")
@@ -311,15 +307,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     budget_file = args.output / "budget.json"
     if args.minutes_per_arm is not None and not budget_file.exists():
         trial = arm_config("base", 0, args.output / "trial", settings, args.config)
-        write_start("base", *starts["base"], Path(trial.model))
+        write_start("base", args.branches, None, Path(trial.model))
         write_json(budget_file, {"steps": steps_within(args.minutes_per_arm, trial)})
     steps = args.steps or json.loads(budget_file.read_text())["steps"]
-    settings |= {"steps": steps, **_shortened(args.config, steps, overrides)}
+    settings |= {"steps": steps, **_shortened(args.config, steps, settings)}
 
     # 3. The runs
-    runs = [(name, seed) for seed in range(args.seeds) for name in ARMS]
-    if args.only:
-        runs = [(args.only[0], int(args.only[1]))]
     files = {run: args.output / f"{run[0]}-seed{run[1]}-{steps}.json" for run in runs}
     if args.parallel > 1:
         words = [str(word) for word in (argv if argv is not None else sys.argv[1:])]
@@ -346,9 +339,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table)
 
 
-def _shortened(preset: Path, steps: int, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _shortened(preset: Path, steps: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Warm-up, averaging and checkpoints in proportion to a shorter run, unless they are given."""
-    full = load_yaml(preset, {"data": "", "output_dir": "", **overrides})
+    full = load_yaml(preset, {"output_dir": "runs", **settings})
     share = min(steps / full.steps, 1.0)
     own: dict[str, Any] = {
         "warmup_steps": round(full.warmup_steps * share),
@@ -358,7 +351,7 @@ def _shortened(preset: Path, steps: int, overrides: Mapping[str, Any]) -> dict[s
         own["compile"] = False  # two minutes that a CPU does not get back
     if full.ema_decay is not None:
         own["ema_decay"] = 1 - min((1 - full.ema_decay) / share, 0.05)  # the same part of the run
-    return {name: value for name, value in own.items() if name not in overrides}
+    return {name: value for name, value in own.items() if name not in settings}
 
 
 if __name__ == "__main__":

@@ -250,16 +250,21 @@ class TrainConfig:
         """Names what a checkpoint must share with the run that continues it; the other fields may change."""
         return [field.name for field in fields(self) if field.name not in FREE_TO_CHANGE]
 
+    def settings_of_result(self) -> dict[str, Any]:
+        """Lists what decides the weights that come out, as JSON holds it."""
+        names = (*self.decisive_fields(), *LENGTH_AND_RATE)
+        return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
+
     def save(self, path: Path) -> None:
         """Writes all fields as YAML that `load_yaml` reads back."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
+LENGTH_AND_RATE = ("steps", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_grad_norm")
 FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
-    *("model", "data", "output_dir", "prior_data", "pipeline", "push_to_hub"),
-    *("steps", "batch_size", "gradient_accumulation_steps", "distribution"),
-    *("learning_rate", "max_grad_norm"),  # what a run that diverged needs
+    *LENGTH_AND_RATE,  # what a run that diverged, or ends too early, needs
+    *("model", "data", "output_dir", "prior_data", "pipeline", "push_to_hub", "distribution"),
     *("gradient_checkpointing", "compile", "dataset_on_device", "num_workers", "save_dtype", "stop_after_minutes"),
     *("tensorboard", "log_every", "checkpoint_every", "keep_checkpoints", "resume"),
     *("validate_every", "validation_prompts", "validation_steps"),

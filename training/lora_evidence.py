@@ -161,13 +161,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     try:
         pipeline, overrides = load_pipeline(args.model), parse_overrides(args.overrides)
-        settings = load_yaml(args.config, {**overrides, "model": str(args.model), "data": "", "output_dir": ""})
+        settings = load_yaml(
+            args.config, {**overrides, "model": str(args.model), "data": "records", "output_dir": "adapter"}
+        )
     except ValueError as error:
         parser.error(str(error))
 
     # 1. The adapter, the clips, the figures
-    decisive = {name: getattr(settings, name) for name in (*settings.decisive_fields(), "steps", "batch_size")}
-    work = args.work / fingerprint(args.model, {"speech": args.speech, **decisive})
+    work = args.work / fingerprint(args.model, {"speech": args.speech, **settings.settings_of_result()})
     first = FIRST_LORA_SEED + NUM_TRAINING_CLIPS
     references = held_out_clips(pipeline, range(first, first + args.clips), identity=NEW_AVATAR, speech=args.speech)
     defaults = pipeline.defaults
