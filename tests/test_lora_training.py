@@ -65,6 +65,27 @@ def test_the_adapter_file_gives_the_pipeline_the_output_of_training(tmp_path: Pa
         assert (loaded - untouched).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("settings", [{"stage": "video"}, {"stage": "audio"}, {"video_learning_rate": 0}])
+def test_an_adapter_of_one_branch_loads_without_a_word_about_the_other(
+    tmp_path: Path, base: Path, settings: dict[str, Any]
+) -> None:
+    trainer = Trainer(lora_config(tmp_path, base, **settings))
+    trainer.train()
+    trained = {branch_of(name) for name, weight in trainer.transformer.named_parameters() if weight.requires_grad}
+    adapter = load_file(tmp_path / "run" / ADAPTER_FILE)
+    assert {branch_of(name) for name in adapter} == trained == {settings.get("stage", "audio")}
+    pipe = build_tiny_pipeline()
+    pipe.transformer = JoVATransformer3DModel.from_pretrained(base)
+    pipe.load_lora_weights(tmp_path / "run", weight_name=ADAPTER_FILE)  # a warning would be an error
+    for loaded, expected in zip(velocities(pipe.transformer), velocities(trainer.transformer.eval()), strict=True):
+        torch.testing.assert_close(loaded, expected)
+
+
+def test_an_adapter_that_would_train_nothing_is_refused(tmp_path: Path, base: Path) -> None:
+    with pytest.raises(ValueError, match="no weight is left to train; check `stage`, `lora_targets`"):
+        Trainer(lora_config(tmp_path, base, lora_targets="video", video_learning_rate=0))
+
+
 def test_the_frozen_weights_keep_the_formats_that_loading_gives_them(tmp_path: Path, base: Path) -> None:
     trained = Trainer(lora_config(tmp_path, base, mixed_precision="bf16")).transformer
     loaded = JoVATransformer3DModel.from_pretrained(base, torch_dtype=torch.bfloat16)

@@ -11,6 +11,7 @@ from training.config import TrainConfig
 
 
 Branch = Literal["video", "audio", "joint"]
+NOTHING_TO_TRAIN = "no weight is left to train; check `stage`, `lora_targets` and the learning rates"
 
 
 def branch_of(name: str) -> Branch:
@@ -52,10 +53,14 @@ def copy_branch(source: nn.Module, target: nn.Module, branch: Branch) -> None:
 def freeze(transformer: nn.Module, config: TrainConfig) -> None:
     """Leaves gradients only to what the stage trains with a learning rate above 0."""
     for name, parameter in transformer.named_parameters():
-        branch = branch_of(name)
-        absent = config.stage != "joint" and branch not in (config.stage, "joint")
-        if absent or learning_rate_of(branch, config) == 0:
+        if not trains(branch_of(name), config):
             parameter.requires_grad_(False)
+
+
+def trains(branch: Branch, config: TrainConfig) -> bool:
+    """Tells whether the stage trains a branch with a learning rate above 0."""
+    absent = config.stage != "joint" and branch not in (config.stage, "joint")
+    return not absent and learning_rate_of(branch, config) > 0
 
 
 def learning_rate_of(branch: Branch, config: TrainConfig) -> float:
@@ -77,7 +82,7 @@ def parameter_groups(transformer: nn.Module, config: TrainConfig) -> list[dict[s
             is_orthogonal = config.optimizer == "muon" and is_block_matrix(name, parameter)
             groups.setdefault((branch_of(name), decays, is_orthogonal), []).append(parameter)
     if not groups:
-        raise ValueError("no weight is left to train; check `stage`, `lora_targets` and the learning rates")
+        raise ValueError(NOTHING_TO_TRAIN)
     return [
         {
             "params": parameters,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from training.branches import NOTHING_TO_TRAIN, branch_of, trains
 from training.config import TrainConfig
 from training.state import explained_full_disk
 
@@ -44,10 +46,20 @@ def add_adapter(transformer: Any, config: TrainConfig) -> None:
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,
             lora_dropout=config.lora_dropout,
-            target_modules=TARGETS[config.lora_targets],
+            target_modules=target_modules(transformer, config),
         )
     )
     cast_training_params(transformer, dtype=torch.float32)
+
+
+def target_modules(transformer: nn.Module, config: TrainConfig) -> str | list[str]:
+    """Finds what the adapter reaches: the preset's pattern, or names where the stage trains a part of it only."""
+    pattern = TARGETS[config.lora_targets]
+    reached = [name for name, _ in transformer.named_modules() if re.fullmatch(pattern, name)]
+    names = [name for name in reached if trains(branch_of(name), config)]
+    if not names:
+        raise ValueError(NOTHING_TO_TRAIN)
+    return pattern if names == reached else names
 
 
 def cast_weights(transformer: Any, dtype: torch.dtype) -> None:
