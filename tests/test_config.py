@@ -40,6 +40,14 @@ def test_the_paper_presets_hold_the_numbers_of_the_paper() -> None:
     assert (joint.mouth_weight, joint.mouth_reduction, joint.coupling) == (5, "mask", "shared")
 
 
+def test_the_adapter_preset_suits_a_first_try_and_short_ones() -> None:
+    config = load_yaml("training/configs/lora.yaml", PATHS)
+    assert config.warmup_steps <= config.steps / 20
+    samples_per_clip = config.steps * config.batch_size * config.gradient_accumulation_steps / 8
+    assert 100 <= samples_per_clip <= 500
+    assert load_yaml("training/configs/lora.yaml", PATHS | {"steps": 20}).steps == 20
+
+
 def test_an_unknown_setting_is_an_error_that_names_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"`lerning_rate` in .* did you mean `learning_rate`"):
         from_values(PATHS | {"lerning_rate": 1e-4})
@@ -85,7 +93,7 @@ def test_values_that_yaml_reads_as_another_type_are_what_was_meant() -> None:
         ("betas", [1.5, 0.9], r"`betas` must be two numbers in \[0, 1\), got \[1\.5, 0\.9\]"),
         ("validate_every", 0, "`validate_every` must be at least 1, got 0; null makes none"),
         ("output_dir", PATHS["data"], "`output_dir` must be a folder of its own"),
-        ("warmup_steps", 2000, "`warmup_steps` must be at most `steps` = 1000, got 2000"),
+        ("warmup_steps", 2000, "`warmup_steps` must be at most `steps` = 1000, got 2000; set both"),
     ],
 )
 def test_a_value_that_breaks_its_rule_is_named_with_the_rule(name: str, value: object, message: str) -> None:

@@ -174,6 +174,12 @@ def test_a_misspelt_argument_of_a_new_transformer_is_an_error(tmp_path: Path) ->
         Trainer(config)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_float16_that_would_not_start_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`mixed_precision` must be bf16 or no without a GPU"):
+        Trainer(tiny_config(tmp_path, mixed_precision="fp16"))
+
+
 def test_an_overflow_of_float16_is_no_broken_gradient(tmp_path: Path) -> None:
     for precision, expected in (("fp16", 3.0), ("bf16", float("inf"))):
         meter = LossMeter(tiny_config(tmp_path, mixed_precision=precision), torch.device("cpu"))

@@ -188,7 +188,8 @@ class TrainConfig:
         for factor in self.betas:
             _require(0 <= factor < 1, "betas", "two numbers in [0, 1)", list(self.betas))
         _require(0 <= self.decay_start < 1, "decay_start", "in [0, 1)", self.decay_start)
-        _require(self.warmup_steps <= self.steps, "warmup_steps", f"at most `steps` = {self.steps}", self.warmup_steps)
+        limit = f"at most `steps` = {self.steps}"
+        _require(self.warmup_steps <= self.steps, "warmup_steps", limit, self.warmup_steps, "set both")
         if self.ema_decay is not None:
             _require(0 < self.ema_decay < 1, "ema_decay", "in (0, 1)", self.ema_decay, "null averages nothing")
         self._check_combinations()

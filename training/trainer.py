@@ -352,6 +352,8 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     `accelerate launch --cpu --num_processes 2` starts one process, and a sharded run without GPUs becomes another kind
     of run, both without a word: here they are errors.
     """
+    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("`mixed_precision` must be bf16 or no without a GPU, got fp16; use bf16")
     handlers = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
