@@ -113,6 +113,23 @@ def test_dropped_captions_are_the_empty_prompt_with_its_mask(tmp_path: Path) -> 
     assert kept.arguments["encoder_hidden_states"].any((1, 2)).all()
 
 
+@pytest.mark.parametrize("lengths", [(2, 2), (9, 7), (3, 9)])
+def test_the_empty_prompt_takes_the_lengths_of_prior_clips(tmp_path: Path, lengths: tuple[int, int]) -> None:
+    config = tiny_config(tmp_path, caption_dropout=1.0)
+    mask = torch.tensor([[True, True, False, True, False, False]])  # 2 of 3 rows of one encoder, 1 of 3 of the other
+    empty = {"prompt_embeds": torch.ones(1, 3, 10), "prompt_embeds_2": torch.full((1, 3, 5), 2.0), "prompt_mask": mask}
+    conditioning = Conditioning(config, empty, 4, 32.0, 31.25, 4, torch.device("cpu"))
+    clips = PrecomputedDataset(config.data).batch([0, 1])
+    sizes = zip(("prompt_embeds", "prompt_embeds_2"), lengths, (10, 5), strict=True)
+    clips |= {name: torch.zeros(2, length, width) for name, length, width in sizes}
+    text = conditioning(clips | {"prompt_mask": torch.ones(2, sum(lengths), dtype=torch.bool)}, 0).arguments
+    kept, kept_2 = text["encoder_attention_mask"].split(lengths, dim=1)
+    assert kept.sum(1).tolist() == [2, 2]
+    assert kept_2.sum(1).tolist() == [1, 1]
+    assert (text["encoder_hidden_states"][kept] == 1).all()
+    assert (text["encoder_hidden_states_2"][kept_2] == 2).all()
+
+
 @pytest.mark.parametrize(("stage", "absent"), [("video", "audio_hidden_states"), ("audio", "hidden_states")])
 def test_a_stage_shows_the_model_one_modality(tmp_path: Path, stage: str, absent: str) -> None:
     inputs = conditioned(tmp_path, stage=stage)

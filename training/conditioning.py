@@ -195,13 +195,25 @@ class Conditioning:
             "prompt_embeds_2": "encoder_hidden_states_2",
             "prompt_mask": "encoder_attention_mask",
         }
-        text = {}
+        text, empties = {}, self._empty_prompt_like(batch)
         for name, argument in names.items():
-            value, empty = batch[name], self.empty_prompt.get(name)
+            value, empty = batch[name], empties.get(name)
             if value is not None and empty is not None:
                 value = torch.where(drop.reshape(-1, *[1] * (value.ndim - 1)), empty, value)
             text[argument] = value
         return text
+
+    def _empty_prompt_like(self, batch: Batch) -> Batch:
+        """Brings the empty prompt to the lengths of a batch: prior clips may have longer or shorter prompts."""
+        empty = {name: value for name, value in self.empty_prompt.items() if value is not None}
+        texts = [name for name in ("prompt_embeds", "prompt_embeds_2") if name in empty and batch[name] is not None]
+        if not texts or all(empty[name].shape[1] == batch[name].shape[1] for name in texts):
+            return empty
+        masks = empty["prompt_mask"].split([empty[name].shape[1] for name in texts], dim=1)
+        lengths = [batch[name].shape[1] for name in texts]
+        resized = {name: _resize(empty[name], length) for name, length in zip(texts, lengths, strict=True)}
+        mask = torch.cat([_resize(mask, length) for mask, length in zip(masks, lengths, strict=True)], dim=1)
+        return resized | {"prompt_mask": mask}
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -214,6 +226,12 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def _resize(rows: Tensor, length: int) -> Tensor:
+    """Pads [1, S, ...] to ``length`` rows by zeros, or cuts rows that are padding."""
+    padding = rows.new_zeros(1, max(0, length - rows.shape[1]), *rows.shape[2:])
+    return torch.cat([rows[:, :length], padding], dim=1)
 
 
 def _noised(data: Tensor | None, levels: Tensor, generator: torch.Generator) -> tuple[Tensor | None, Tensor | None]:
