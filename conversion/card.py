@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,13 +46,22 @@ MMAUDIO = Licence(
 BIGVGAN = Licence("vocoder", "nvidia/bigvgan_v2_44khz_128band_512x", "mit", "BigVGAN v2 weights are MIT, (c) NVIDIA.")
 
 
-def copied_licences(components: Mapping[str, Path]) -> list[Licence]:
-    """State the terms of the components that were copied from other folders, as those folders state them."""
+UMT5_NOTE = "UMT5-xxl, as Wan publishes it."
+LTX_NOTE = "Asks large companies for a paid licence, and passes on to fine-tunes; read it before commercial use."
+LTX = "ltx-2-community-license-agreement"
+RELEASED_PARTS = {  # by component of a pipeline
+    "tokenizer": Licence("tokenizer", "google/umt5-xxl", "apache-2.0", UMT5_NOTE),
+    "text_encoder": Licence("text_encoder", "google/umt5-xxl", "apache-2.0", UMT5_NOTE),
+    "vae": Licence("vae", "Wan-AI", "apache-2.0", "Wan's video VAE."),
+    "audio_vae": Licence("audio_vae", "Lightricks/LTX-2.3", LTX, LTX_NOTE),
+    "vocoder": Licence("vocoder", "Lightricks/LTX-2.3", LTX, LTX_NOTE),
+}
+
+
+def copied_licence(name: str, path: Path) -> Licence:
+    """State the terms of a component that is copied from another folder, as that folder states them."""
     note = "Copied unchanged; the terms of its own repository apply."
-    return [
-        Licence(name, repository_of(path.parent), licence_of(path.parent, path.name), note)
-        for name, path in components.items()
-    ]
+    return Licence(name, repository_of(path.parent), licence_of(path.parent, path.name), note)
 
 
 def repository_of(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,13 +127,15 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Read tensors from a torch file; a single `generator`, `state_dict` or `model` level is entered.
+    """Map tensors of a torch file; a single `generator`, `state_dict` or `model` level is entered.
+
+    Files older than torch 1.6 are read into memory.
 
     Raises:
         ValueError: The pickle wants to run code, is damaged, or holds something that is not a tensor.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"`{path}` must hold tensors and nothing else, got a pickle that names code; "
@@ -176,7 +179,12 @@ def dequantized(checkpoint: Checkpoint) -> dict[str, Source]:
 
 
 def merged(quantized: Source, scale: Source) -> Source:
-    """Describe the product of an 8-bit weight [out, in] and its scale, [out] or a single number."""
+    """Describe the product of an 8-bit weight [out, in] and its scale, [out], [out, 1] or a single number."""
+    if scale.shape not in {(), (1,), (1, 1), quantized.shape[:1], (*quantized.shape[:1], 1)}:
+        raise ValueError(
+            f"scale of an 8-bit weight {list(quantized.shape)} must be one number or one per row, "
+            f"got {list(scale.shape)}"
+        )
 
     def read() -> Tensor:
         factor = scale.read().float()

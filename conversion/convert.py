@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from conversion import lora, mmaudio, nava, ovi, pipeline, single_file, wan
+from conversion import components, lora, mmaudio, nava, ovi, single_file, wan
 from conversion.output import SHARD_GB, Options
 from conversion.source import local_path
 from diffusers_jova.cli import Parser
@@ -43,7 +43,8 @@ def parser() -> Parser:
         "--components",
         nargs="+",
         default=[],
-        help="wan, ovi, nava: write a whole pipeline, with tokenizer, text_encoder, vae, audio_vae, vocoder from here",
+        help="wan, ovi, nava: write a whole pipeline, with the tokenizer, text_encoder, vae, audio_vae and vocoder from "
+        "here, in sub-folders or as Wan and NAVA release them",
     )
     described.add_argument("--reverse", action="store_true", help="wan, nava: back to the original names, one file")
     described.add_argument("--to", choices=lora.LAYOUTS, default="diffusers", help="lora: layout to write")
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             audio_channels=args.audio_channels,
             layout=args.to,
             reverse=args.reverse,
-            components=[local_path(folder, pipeline.FILES) for folder in args.components],
+            components=[local_path(folder, components.FILES) for folder in args.components],
         )
         if args.shard_gb <= 0:
             raise ValueError(f"`--shard-gb` must be positive, got {args.shard_gb:g}")

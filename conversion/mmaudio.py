@@ -10,7 +10,7 @@ arXiv:2312.02696 (EDM2), Eq. 66:  w' = w / (eps + ||w|| / sqrt(fan_in)) / sqrt(f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from conversion.output import (
     new_folder,
     parameters,
     save_model,
+    shape_of,
+    unchanged,
 )
 from conversion.rules import Rule, keep, listed, plan
 
@@ -80,6 +82,10 @@ def fold_row_norm(weight: Tensor) -> Tensor:
 
 def fold_weight_norm(magnitude: Tensor, direction: Tensor) -> Tensor:
     """Merge torch's weight norm, g [dim0, 1, 1] and v [dim0, dim1, k], with torch's own arithmetic."""
+    if magnitude.shape != (direction.shape[:1] + (1,) * (direction.ndim - 1)):
+        raise ValueError(
+            f"magnitudes of a weight {list(direction.shape)} must be one per row, got shape {list(magnitude.shape)}"
+        )
     if direction.is_meta:
         return direction
     return torch._weight_norm(direction, magnitude, 0)
@@ -101,6 +107,8 @@ def is_folded(checkpoint: Checkpoint) -> bool:
     raw: list[str] = []
     for name, source in checkpoint.items():
         if name.endswith(".weight"):
+            if len(source.shape) != 3:
+                raise ValueError(f"VAE weights must be [out, in, width], got `{name}` of shape {list(source.shape)}")
             norms = torch.linalg.vector_norm(source.read().float(), dim=(1, 2))
             (folded if bool(((norms > low) & (norms < high)).all()) else raw).append(name)
     if folded and raw:
@@ -132,11 +140,12 @@ def vae_rules(folded: bool, log_factor: float) -> list[Rule]:
 
 def vae_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """Read the constructor arguments of `MMAudioVAE` off the shapes."""
-    hidden, mel_bins, _ = checkpoint["encoder.conv_in.weight"].shape
+    found = unchanged(checkpoint)
+    hidden, mel_bins, _ = shape_of(found, "encoder.conv_in.weight", 3)
     rate, n_fft, hop = front_end(mel_bins)
     return {
         "mel_bins": mel_bins,
-        "latent_channels": checkpoint["decoder.conv_in.weight"].shape[1],
+        "latent_channels": shape_of(found, "decoder.conv_in.weight", 3)[1],
         "hidden_channels": hidden,
         "sample_rate": rate,
         "n_fft": n_fft,
@@ -243,13 +252,20 @@ def activation_rules(source: str, target: str) -> list[Rule]:
     ]
 
 
-def vocoder_shape(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Read BigVGAN's sizes off its folded weights; every released stage has a kernel of twice its rate."""
-    num_stages = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("ups."))
-    kernels = [shapes[f"ups.{stage}.0.weight"][2] for stage in range(num_stages)]
-    num_blocks = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("resblocks."))
-    branches = [shapes[f"resblocks.{branch}.convs1.0.weight"][2] for branch in range(num_blocks // num_stages)]
-    hidden, mel_bins, _ = shapes["conv_pre.weight"]
+def vocoder_shape(found: Sequence[Parameter]) -> dict[str, Any]:
+    """Read BigVGAN's sizes off its folded weights; every released stage has a kernel of twice its rate.
+
+    Raises:
+        ValueError: One of the weights is missing or has other dimensions, or the sizes are not those of a release.
+    """
+    num_stages, num_blocks = (
+        len({entry.name.split(".")[1] for entry in found if entry.name.startswith(part)})
+        for part in ("ups.", "resblocks.")
+    )
+    hidden, mel_bins, _ = shape_of(found, "conv_pre.weight", 3)
+    kernels = [shape_of(found, f"ups.{stage}.0.weight", 3)[2] for stage in range(num_stages)]
+    num_branches = num_blocks // max(num_stages, 1)
+    branches = [shape_of(found, f"resblocks.{branch}.convs1.0.weight", 3)[2] for branch in range(num_branches)]
     rates = [kernel // 2 for kernel in kernels]
     hop = front_end(mel_bins)[2]
     if math.prod(rates) != hop:
@@ -267,7 +283,7 @@ def convert_vocoder(checkpoint: Checkpoint, natural_log: bool = True) -> tuple[M
         natural_log: Whether the result takes natural-log mels, as `MMAudioVAE` gives them, or those of its training.
     """
     folded = folded_vocoder(checkpoint)
-    size = vocoder_shape({parameter.name: parameter.shape for parameter in folded})
+    size = vocoder_shape(folded)
     with torch.device("meta"):
         if "conv_post.bias" not in checkpoint:
             return mmaudio_vocoder(size), folded

@@ -12,7 +12,7 @@ from typing import Any
 
 from conversion.card import NAVA, WAN
 from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
-from conversion.output import Options, Parameter, parameters, write_single
+from conversion.output import Options, Parameter, parameters, shape_of, write_single
 from conversion.pipeline import Family, guidance_defaults, negative_prompts
 from conversion.rules import Rule, inverse, plan, prefixed
 from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
@@ -103,7 +103,7 @@ def convert_transformer(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Pa
         "temporal_alignment": AUDIO_POSITION_SCALE,
         "shared_layers": list(range(num_twins, num_twins + num_shared)),
         "shared_parts": ["condition_embedder", "feed_forward"],
-        "speaker_dim": checkpoint["speaker_embedding.net.0.weight"].shape[0] if speaker else None,
+        "speaker_dim": shape_of(found, "speaker_embedding.net.0.weight", 1)[0] if speaker else None,
     }
     return config, found
 

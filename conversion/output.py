@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from conversion.checkpoint import DTYPES, Checkpoint, Source
 from conversion.rules import Move, listed
@@ -27,7 +28,9 @@ GB = 1e9
 MB = 1e6
 SHARD_GB = 5.0
 
-Model = Any  # a diffusers component: a module with `save_config`
+DIFFUSERS_STEM = "diffusion_pytorch_model"
+
+Model = Any  # a module with diffusers' `save_config`, or with a config of transformers
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,27 @@ def parameters(moves: Sequence[Move], checkpoint: Checkpoint) -> list[Parameter]
     return found
 
 
+def unchanged(checkpoint: Checkpoint) -> list[Parameter]:
+    """Offer the tensors of a checkpoint as they are."""
+    return [Parameter(name, source.shape, source.dtype, source.read) for name, source in checkpoint.items()]
+
+
+def shape_of(found: Sequence[Parameter], name: str, num_dims: int) -> tuple[int, ...]:
+    """Return the shape of one parameter, from which a size of the model is read.
+
+    Raises:
+        ValueError: It is missing, or has another number of dimensions.
+    """
+    shape = next((parameter.shape for parameter in found if parameter.name == name), None)
+    if shape is None or len(shape) != num_dims or 0 in shape:
+        stated = "none" if shape is None else list(shape)
+        raise ValueError(
+            f"checkpoint must hold `{name}` with {num_dims} dimensions, got {stated}; "
+            "check that the file belongs to this kind of conversion"
+        )
+    return shape
+
+
 def as_checkpoint(found: Sequence[Parameter]) -> dict[str, Source]:
     """Offer computed parameters as the source of another table."""
     return {parameter.name: Source(parameter.shape, parameter.dtype, parameter.make) for parameter in found}
@@ -108,13 +132,18 @@ def cast(found: Sequence[Parameter], dtype: torch.dtype | None, keep: Sequence[s
     return [replace(parameter, dtype=stored(parameter)) for parameter in found]
 
 
-def check_fits(found: Sequence[Parameter], model: Model) -> None:
+def check_fits(found: Sequence[Parameter], model: Model, tied: Sequence[str] = ()) -> None:
     """Compare names and shapes with a model (on the meta device, say).
+
+    Args:
+        found: Parameters to write.
+        model: What they are for.
+        tied: Names that a file of the model does not hold, because they are second names.
 
     Raises:
         ValueError: A tensor is missing, left over or of another shape.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
     shapes = {parameter.name: parameter.shape for parameter in found}
     problems = []
     if missing := sorted(wanted.keys() - shapes.keys()):
@@ -185,13 +214,16 @@ def shards(found: Sequence[Parameter], max_bytes: float) -> list[list[Parameter]
 def save_model(folder: Path, model: Model, found: Sequence[Parameter], options: Options) -> None:
     """Write a component folder; `config.json` comes last, so that an unfinished folder never loads."""
     folder.mkdir(exist_ok=True)
-    write_weights(folder, found, options.shard_gb)
-    model.save_config(folder)
+    is_transformers = isinstance(model, PreTrainedModel)
+    write_weights(folder, found, options.shard_gb, "model" if is_transformers else DIFFUSERS_STEM)
+    if is_transformers:
+        model.config.save_pretrained(folder)
+    else:
+        model.save_config(folder)
 
 
-def write_weights(folder: Path, found: Sequence[Parameter], shard_gb: float) -> None:
+def write_weights(folder: Path, found: Sequence[Parameter], shard_gb: float, stem: str = DIFFUSERS_STEM) -> None:
     """Write safetensors shards under the names that `from_pretrained` looks for; several of them get an index."""
-    stem = "diffusion_pytorch_model"
     groups = shards(found, shard_gb * GB)
     progress = Progress(sum(parameter.num_bytes for parameter in found))
     if len(groups) == 1:

@@ -1,13 +1,11 @@
 """A converted transformer with the parts it needs around it: a folder for `JoVAPipeline.from_pretrained`.
 
-The other components are published in diffusers' layout already and are copied: tokenizer, text encoder and video VAE
-from a diffusers Wan repository, audio VAE and vocoder from a converted MMAudio folder or a diffusers LTX-2 repository.
+What a call does where it is silent is what the release does: its scales, sizes, template and negative prompts.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +14,11 @@ from typing import Any
 from diffusers import __version__ as diffusers_version
 
 from conversion.card import Licence
-from conversion.rules import listed
+from conversion.components import Component
 from diffusers_jova import guidance
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
 
 
-COPIED = ("tokenizer", "text_encoder", "vae", "audio_vae", "vocoder")
-FILES = ("model_index.json", "README.md", *(f"{name}/*" for name in COPIED))
-LIBRARIES = {"LTX2Vocoder": "ltx2", "LTX2VocoderWithBWE": "ltx2"}  # others are diffusers'
 NEGATIVE_PROMPTS = Path(__file__).with_name("negative_prompts.json")  # of the releases, word for word
 RUN = """
 import diffusers_jova
@@ -53,34 +48,6 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find_components(folders: Sequence[Path]) -> dict[str, Path]:
-    """Find every copied component in the first folder that has it.
-
-    Raises:
-        ValueError: A component is in none of the folders.
-    """
-    found = {name: folder / name for folder in reversed(folders) for name in COPIED if (folder / name).is_dir()}
-    if missing := [name for name in COPIED if name not in found]:
-        raise ValueError(
-            f"`--components` must hold {', '.join(COPIED)} in sub-folders, got no {listed(missing)} in "
-            f"{listed(str(folder) for folder in folders)}; add a folder that has them"
-        )
-    return found
-
-
-def entry(name: str, path: Path) -> list[str]:
-    """Return (library, class) of a component: from the index of the repository it lies in, or from its own config."""
-    index = path.parent / "model_index.json"
-    if index.is_file() and name in (stored := json.loads(index.read_text())):
-        library, cls = stored[name]
-        return [str(library), str(cls)]
-    config = path / "config.json"
-    cls = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
-    if cls is None:
-        raise ValueError(f"`{path}` must be named in a model_index.json beside it or name its class, got neither")
-    return [LIBRARIES.get(cls, "diffusers"), cls]
-
-
 def guidance_defaults(preset: str) -> dict[str, Any]:
     """Defaults of a pipeline that guides as a published model does; see `diffusers_jova.guidance.PRESETS`."""
     video, audio = guidance.PRESETS[preset]
@@ -100,14 +67,14 @@ def negative_prompts(preset: str) -> dict[str, str]:
     return prompts[preset]
 
 
-def assemble(folder: Path, transformer: str, family: Family, components: Mapping[str, Path]) -> None:
+def assemble(folder: Path, transformer: str, family: Family, components: Sequence[Component]) -> None:
     """Complete a pipeline folder whose `transformer` is written; the index comes last."""
     index: dict[str, Any] = {"_class_name": "JoVAPipeline", "_diffusers_version": diffusers_version}
     index["transformer"] = ["diffusers_jova", transformer]
-    for name, path in components.items():
-        index[name] = entry(name, path)
-        print(f"copying {name} from {path}", flush=True)
-        shutil.copytree(path, folder / name)
+    for component in components:
+        index[component.name] = list(component.entry)
+        print(f"writing {component.name} from {component.origin}", flush=True)
+        component.write(folder / component.name)
     FlowMatchAudioVideoScheduler(**PRESETS[family.scheduler]).save_pretrained(folder / "scheduler")
     index["scheduler"] = ["diffusers_jova", "FlowMatchAudioVideoScheduler"]
     index |= {name: [None, None] for name in ("tokenizer_2", "text_encoder_2")}

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from conversion import pipeline
-from conversion.card import WAN, copied_licences, model_card
+from conversion.card import WAN, model_card
 from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
+from conversion.components import find_components
 from conversion.output import (
     Model,
     Options,
@@ -26,9 +27,10 @@ from conversion.output import (
     new_folder,
     parameters,
     save_model,
+    shape_of,
     write_single,
 )
-from conversion.pipeline import Family, assemble, find_components, negative_prompts
+from conversion.pipeline import Family, assemble, negative_prompts
 from conversion.rules import Rule, inverse, plan, prefixed
 from diffusers_jova.prompt import PROMPT_TEMPLATE
 
@@ -143,26 +145,31 @@ def new_audio_layers(dim: int, audio_channels: int, dtype: torch.dtype) -> list[
     return [constant(name, tensor.to(dtype)) for name, tensor in tensors.items()]
 
 
-def model_config(found: Iterable[Parameter]) -> dict[str, Any]:
-    """Read the constructor arguments that every Wan-style model shares off the shapes of its parameters."""
-    shapes = {parameter.name: parameter.shape for parameter in found}
-    dim, in_channels, *patch_size = shapes["video.patch_embedding.weight"]
-    blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
+def model_config(found: Sequence[Parameter]) -> dict[str, Any]:
+    """Read the constructor arguments that every Wan-style model shares off the shapes of its parameters.
+
+    Raises:
+        ValueError: One of the parameters from which a size is read is missing or has other dimensions.
+    """
+    names = {parameter.name for parameter in found}
+    dim, in_channels, *patch_size = shape_of(found, "video.patch_embedding.weight", 5)
+    blocks = {name.split(".")[1] for name in names if name.startswith("blocks.")}
 
     def width(name: str) -> int:
-        return next(shapes[key] for owner in ("video", "shared") if (key := owned_name(name, owner)) in shapes)[1]
+        owner = "video" if owned_name(name, "video") in names else "shared"
+        return shape_of(found, owned_name(name, owner), 2)[1]
 
     return {
         "patch_size": tuple(patch_size),
         "num_attention_heads": dim // HEAD_DIM,
         "attention_head_dim": HEAD_DIM,
         "in_channels": in_channels,
-        "out_channels": shapes["video.proj_out.weight"][0] // math.prod(patch_size),
-        "audio_in_channels": shapes["audio.proj_out.weight"][0],
+        "out_channels": shape_of(found, "video.proj_out.weight", 2)[0] // math.prod(patch_size),
+        "audio_in_channels": shape_of(found, "audio.proj_out.weight", 2)[0],
         "text_dim": width("condition_embedder.text_embedder.linear_1.weight"),
         "freq_dim": width("condition_embedder.time_embedder.linear_1.weight"),
         "ffn_dim": width("blocks.0.ffn.net.2.weight"),
-        "num_layers": max(blocks) + 1,
+        "num_layers": len(blocks),
     }
 
 
@@ -177,8 +184,9 @@ def build(config: Mapping[str, Any]) -> Model:
 def convert_tower(checkpoint: Checkpoint, audio_channels: int = 20) -> tuple[dict[str, Any], list[Parameter]]:
     """Return config and parameters of two towers that start from one."""
     found = parameters(plan(checkpoint, tower_rules(is_diffusers_layout(checkpoint), duplicate=True)), checkpoint)
-    patch = next(parameter for parameter in found if parameter.name == "video.patch_embedding.weight")
-    found += new_audio_layers(patch.shape[0], audio_channels, patch.dtype)
+    dim = shape_of(found, "video.patch_embedding.weight", 5)[0]
+    (dtype,) = (parameter.dtype for parameter in found if parameter.name == "video.patch_embedding.weight")
+    found += new_audio_layers(dim, audio_channels, dtype)
     return {**model_config(found), "audio_embedding": "linear", "temporal_alignment": "time"}, found
 
 
@@ -206,8 +214,8 @@ def write(
     model = build(config)
     found = cast(found, options.dtype, keep=model._keep_in_fp32_modules or ())
     check_fits(found, model)
-    components = find_components(options.components) if options.components else {}
-    licences = [*family.licences, *copied_licences(components)]
+    components = find_components(options.components, options) if options.components else []
+    licences = [*family.licences, *(component.licence for component in components)]
     run = (pipeline.RUN if components else RUN).format(folder=output.name)
     with new_folder(output) as folder:
         (folder / "README.md").write_text(model_card(family.title, licences, done, run))

@@ -5,9 +5,9 @@ import pytest
 from safetensors.torch import save_file
 
 from conversion import nava
-from conversion.card import BIGVGAN, MMAUDIO, OVI, WAN, Licence, copied_licences, model_card
+from conversion.card import BIGVGAN, MMAUDIO, OVI, WAN, Licence, copied_licence, model_card
+from conversion.components import NAMES
 from conversion.convert import main
-from conversion.pipeline import COPIED
 from diffusers_jova.model_info import front_matter, licence_of
 from tests.test_conversion_wan import small_wan
 
@@ -65,13 +65,13 @@ def test_one_component_needs_no_list_of_components(tmp_path: Path) -> None:
 
 def test_a_component_without_a_stated_licence_is_not_given_one(tmp_path: Path) -> None:
     folder = write_components(tmp_path / "own", ("vae",), "no front matter")
-    (licence,) = copied_licences({"vae": folder / "vae"})
+    licence = copied_licence("vae", folder / "vae")
     assert (licence.component, licence.origin, licence.identifier) == ("vae", "own", "not stated")
 
 
-@pytest.mark.parametrize("name", COPIED)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_component_out_of_the_cache_of_the_hub_is_credited_to_its_repository(name: str, tmp_path: Path) -> None:
     snapshot = tmp_path / "models--Wan-AI--Wan2.2-TI2V-5B-Diffusers" / "snapshots" / "b8f"
     write_components(snapshot, (name,), "---\nlicense: apache-2.0\n---\n")
-    (licence,) = copied_licences({name: snapshot / name})
+    licence = copied_licence(name, snapshot / name)
     assert (licence.origin, licence.identifier) == ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "apache-2.0")

@@ -8,10 +8,11 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from conversion import nava, ovi, wan
-from conversion.card import copied_licences, model_card
+from conversion.card import copied_licence, model_card
+from conversion.components import find_components, locate
 from conversion.mmaudio import mmaudio_vocoder
-from conversion.output import new_folder
-from conversion.pipeline import assemble, find_components
+from conversion.output import Options, new_folder
+from conversion.pipeline import assemble
 from conversion.source import local_path
 from diffusers_jova import JoVAPipeline, JoVATransformer3DModel
 from diffusers_jova.generation_defaults import GenerationDefaults
@@ -57,7 +58,7 @@ def test_an_assembled_folder_loads_as_a_pipeline_with_the_defaults_of_its_family
     family: object, tmp_path: Path
 ) -> None:
     write_components(tmp_path / "wan", tmp_path / "audio")
-    components = find_components([tmp_path / "wan", tmp_path / "audio"])
+    components = find_components([tmp_path / "wan", tmp_path / "audio"], Options())
     with new_folder(tmp_path / "out") as folder:
         write_transformer(folder / "transformer")
         assemble(folder, "JoVATransformer3DModel", family, components)
@@ -106,7 +107,7 @@ def test_a_family_moves_away_from_what_its_release_moves_away_from() -> None:
 def test_a_component_that_no_folder_has_is_named_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "vae").mkdir()
     with pytest.raises(ValueError, match=r"got no `tokenizer`, `text_encoder`, `audio_vae`, `vocoder` in"):
-        find_components([tmp_path])
+        locate([tmp_path])
 
 
 def test_the_first_folder_that_has_a_component_wins(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_the_first_folder_that_has_a_component_wins(tmp_path: Path) -> None:
         for name in ("tokenizer", "text_encoder", "vae", "audio_vae", "vocoder"):
             if (folder, name) != ("first", "vae"):
                 (tmp_path / folder / name).mkdir(parents=True)
-    found = find_components([tmp_path / "first", tmp_path / "second"])
+    found = locate([tmp_path / "first", tmp_path / "second"])
     assert found["vocoder"] == tmp_path / "first" / "vocoder"
     assert found["vae"] == tmp_path / "second" / "vae"
 
@@ -122,8 +123,8 @@ def test_the_first_folder_that_has_a_component_wins(tmp_path: Path) -> None:
 def test_a_pipeline_with_a_non_commercial_part_is_tagged_so(tmp_path: Path) -> None:
     (tmp_path / "mm" / "vocoder").mkdir(parents=True)
     (tmp_path / "mm" / "vocoder" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
-    copied = copied_licences({"vocoder": tmp_path / "mm" / "vocoder"})
-    card = model_card("title", [*nava.FAMILY.licences, *copied], [], "pass")
+    copied = copied_licence("vocoder", tmp_path / "mm" / "vocoder")
+    card = model_card("title", [*nava.FAMILY.licences, copied], [], "pass")
     assert card.splitlines()[1] == "license: cc-by-nc-4.0"
     assert model_card("title", nava.FAMILY.licences, [], "pass").splitlines()[1] == "license: apache-2.0"
 

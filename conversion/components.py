@@ -1,0 +1,152 @@
+"""The parts of a pipeline beside its transformer: copied from diffusers' layout, or converted from released files.
+
+A diffusers repository, a converted MMAudio folder and a diffusers LTX-2 repository hold components in sub-folders. The
+releases of Wan and NAVA hold them in files of their own, anywhere in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conversion.card import RELEASED_PARTS, Licence, copied_licence
+from conversion.checkpoint import Checkpoint, open_checkpoint
+from conversion.ltx2_audio import convert_audio_vae, convert_vocoder
+from conversion.output import Model, Options, Parameter, save_model
+from conversion.rules import listed
+from conversion.umt5 import convert_text_encoder
+from conversion.wan_vae import convert_vae
+
+
+NAMES = ("tokenizer", "text_encoder", "vae", "audio_vae", "vocoder")
+RELEASED = {  # glob patterns
+    "tokenizer": ("google/umt5-xxl",),
+    "text_encoder": ("models_t5_umt5-xxl-enc-*.pth",),
+    "vae": ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth"),
+    "audio_vae": ("ltx-2.3-*_audio_vae.safetensors",),
+    "vocoder": ("ltx-2.3-*_audio_vae.safetensors",),  # the same file
+}
+CONVERTERS: Mapping[str, Callable[[Checkpoint], tuple[Model, list[Parameter]]]] = {
+    "text_encoder": convert_text_encoder,
+    "vae": convert_vae,
+    "audio_vae": convert_audio_vae,
+    "vocoder": convert_vocoder,
+}
+FILES = (  # what a repository of the hub is asked for
+    "model_index.json",
+    "README.md",
+    *(f"{name}/*" for name in NAMES),
+    *(f"*{pattern}*" for patterns in RELEASED.values() for pattern in patterns),
+)
+LIBRARIES = {"LTX2Vocoder": "ltx2", "LTX2VocoderWithBWE": "ltx2"}  # others are diffusers'
+TRUSTED = {"diffusers", "transformers", "ltx2"}  # a pipeline imports what its index names
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of a pipeline that is ready to be written.
+
+    Attributes:
+        name: Its name in the pipeline.
+        origin: Folder or file that it comes from.
+        entry: Library and class, as `model_index.json` states them.
+        licence: Terms of its weights.
+        write: Writes it into a new folder.
+    """
+
+    name: str
+    origin: Path
+    entry: tuple[str, str]
+    licence: Licence
+    write: Callable[[Path], object]
+
+
+def find_components(folders: Sequence[Path], options: Options) -> list[Component]:
+    """Check every component in the first folder that has it; nothing is written.
+
+    Raises:
+        ValueError: A component is in none of the folders, or is not what its name says.
+    """
+    found = locate(folders)
+    return [converted(name, path, options) if path.is_file() else copied(name, path) for name, path in found.items()]
+
+
+def locate(folders: Sequence[Path]) -> dict[str, Path]:
+    """Find the folder or the released file of every component.
+
+    Raises:
+        ValueError: A component is in none of the folders.
+    """
+    found = {name: path for name in NAMES if (path := first_place(folders, name))}
+    if missing := [name for name in NAMES if name not in found]:
+        files = ", ".join(dict.fromkeys(pattern for name in missing for pattern in RELEASED[name]))
+        raise ValueError(
+            f"`--components` must hold {', '.join(NAMES)} in sub-folders or as released, got no {listed(missing)} in "
+            f"{listed(str(folder) for folder in folders)}; add a folder that has them, or {files}"
+        )
+    return found
+
+
+def first_place(folders: Sequence[Path], name: str) -> Path | None:
+    """Find a component in the first folder that has it; the others are not looked at."""
+    return next((path for folder in folders if (path := place_in(folder, name))), None)
+
+
+def place_in(folder: Path, name: str) -> Path | None:
+    """Find a component in one folder: its sub-folder, else its released file."""
+    if (folder / name).is_dir():
+        return folder / name
+    patterns = RELEASED[name]
+    if folder.is_file():
+        return folder if any(folder.match(pattern) for pattern in patterns) else None
+    matches = sorted(path for pattern in patterns for path in folder.rglob(pattern))
+    if len(matches) > 1:
+        raise ValueError(f"`{folder}` must hold one {name}, got {listed(map(str, matches))}; name the file itself")
+    return matches[0] if matches else None
+
+
+def copied(name: str, path: Path) -> Component:
+    """Describe a component that is in the layout of its library already."""
+
+    def write(folder: Path) -> None:
+        shutil.copytree(path, folder)
+
+    is_released = path.name != name
+    licence = RELEASED_PARTS[name] if is_released else copied_licence(name, path)
+    return Component(name, path, released_tokenizer(path) if is_released else entry(name, path), licence, write)
+
+
+def converted(name: str, path: Path, options: Options) -> Component:
+    """Describe a component that is released in a layout of its own; it keeps its number format."""
+    model, found = CONVERTERS[name](open_checkpoint(path))
+    cls = type(model).__name__
+    library = "transformers" if name == "text_encoder" else LIBRARIES.get(cls, "diffusers")
+    licence = RELEASED_PARTS[name]
+    return Component(name, path, (library, cls), licence, lambda folder: save_model(folder, model, found, options))
+
+
+def entry(name: str, path: Path) -> tuple[str, str]:
+    """Return (library, class) of a component: from the index of the repository it lies in, or from its own config."""
+    index = path.parent / "model_index.json"
+    stored = json.loads(index.read_text()) if index.is_file() else {}
+    if isinstance(stored, dict) and name in stored:
+        library, cls = stored[name]
+    else:
+        config = path / "config.json"
+        cls = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
+        library = LIBRARIES.get(str(cls), "diffusers")
+    if cls is None:
+        raise ValueError(f"`{path}` must be named in a model_index.json beside it or name its class, got neither")
+    if library not in TRUSTED:
+        raise ValueError(f"library of `{path}` must be one of {', '.join(sorted(TRUSTED))}, got {library!r}")
+    return str(library), str(cls)
+
+
+def released_tokenizer(path: Path) -> tuple[str, str]:
+    """Return (library, class) of UMT5's tokenizer, which a release may keep without a config."""
+    config = path / "tokenizer_config.json"
+    cls = json.loads(config.read_text()).get("tokenizer_class") if config.is_file() else None
+    return "transformers", str(cls or "T5Tokenizer")
