@@ -6,9 +6,9 @@ The layouts are those of `diffusers_jova.lora`; matrices are moved, never change
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,17 @@ def read(path: Path) -> Adapter:
     checkpoint = open_safetensors(file) if file.suffix == ".safetensors" else open_checkpoint(file)
     bare = {new: checkpoint[old] for old, new in bare_names(checkpoint).items()}
     ranks = module_ranks(bare)
-    alphas = {module: float(bare[f"{module}.{ALPHA}"].read()) for module in ranks if f"{module}.{ALPHA}" in bare}
+    alphas = {module: read_alpha(bare[f"{module}.{ALPHA}"]) for module in ranks if f"{module}.{ALPHA}" in bare}
     matrices = {name: source for name, source in bare.items() if not name.endswith(f".{ALPHA}")}
     config = stored_config(file, layout_of(checkpoint), alphas) or plain_config(ranks, alphas)
     return for_our_model(with_alphas(Adapter(matrices, config), alphas))
+
+
+def read_alpha(source: Source) -> float:
+    """Read the one number that scales a module."""
+    if math.prod(source.shape) != 1:
+        raise ValueError(f"alpha of a module must be one number, got a tensor of shape {list(source.shape)}")
+    return float(source.read())
 
 
 def for_our_model(adapter: Adapter) -> Adapter:
@@ -98,7 +105,7 @@ def for_our_model(adapter: Adapter) -> Adapter:
 def with_alphas(adapter: Adapter, alphas: Mapping[str, float]) -> Adapter:
     """Let the alphas beside the matrices win over a config that says otherwise."""
     stated = adapter.alphas()
-    if all(isclose(stated[module], alpha, rel_tol=ALPHA_ROUNDING) for module, alpha in alphas.items()):
+    if all(math.isclose(stated[module], alpha, rel_tol=ALPHA_ROUNDING) for module, alpha in alphas.items()):
         return adapter
     return Adapter(adapter.matrices, plain_config(module_ranks(adapter.matrices), {**stated, **alphas}))
 
@@ -123,9 +130,7 @@ def stored_config(file: Path, layout: str, alphas: Mapping[str, float]) -> dict[
     header = read_metadata(file) if file.suffix == ".safetensors" else {}
     if CONFIG_KEY not in header:
         return None
-    prefix = PREFIXES["diffusers"]
-    config = json.loads(header[CONFIG_KEY])
-    return {name.removeprefix(prefix): value for name, value in config.items()}
+    return parse_config(header[CONFIG_KEY], file.name, PREFIXES["diffusers"])
 
 
 def keys_for(adapter: Adapter, layout: str) -> list[Parameter]:

@@ -8,14 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
+from diffusers import ModelMixin
+from diffusers.pipelines.ltx2 import vocoder
 
 from conversion.checkpoint import Checkpoint, open_checkpoint, open_shards
-from conversion.output import Options, Parameter, cast, new_folder, parameters, write_single, write_weights
-from conversion.rules import Rule, plan
+from conversion.output import (
+    Model,
+    Options,
+    Parameter,
+    cast,
+    check_fits,
+    new_folder,
+    unchanged,
+    write_single,
+    write_weights,
+)
 from diffusers_jova import single_file
 
 
-EVERYTHING = [Rule("{path}", "{path}")]
+VOCODERS = ("LTX2Vocoder", "LTX2VocoderWithBWE")  # which diffusers keeps with their pipeline
 
 
 def convert(path: Path, output: Path, options: Options) -> None:
@@ -35,9 +47,28 @@ def pack(folder: Path, output: Path, options: Options) -> None:
 
 
 def stored(checkpoint: Checkpoint, config: Mapping[str, Any], options: Options) -> list[Parameter]:
-    """Return all tensors in the storage type; modules that the class keeps in float32 keep their own."""
-    kept = getattr(getattr(diffusers, config["_class_name"], None), "_keep_in_fp32_modules", None)
-    return cast(parameters(plan(checkpoint, EVERYTHING), checkpoint), options.dtype, keep=kept or ())
+    """Return all tensors in the storage type; modules that the class keeps in float32 keep their own.
+
+    Raises:
+        ValueError: They are not the tensors of the class in the config.
+    """
+    found = unchanged(checkpoint)
+    model = build(config)
+    check_fits(found, model)
+    return cast(found, options.dtype, keep=model._keep_in_fp32_modules or ())
+
+
+def build(config: Mapping[str, Any]) -> Model:
+    """Build the model that a config describes, on the meta device."""
+    name = config["_class_name"]
+    cls: Any = getattr(vocoder if name in VOCODERS else diffusers, name, None)
+    if ModelMixin not in getattr(cls, "__mro__", ()):
+        raise ValueError(f"`_class_name` of a config must be a model of diffusers or of this package, got `{name}`")
+    try:
+        with torch.device("meta"):
+            return cls.from_config(dict(config))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"config must build a {name}, got {error}") from error
 
 
 def folder_config(folder: Path) -> dict[str, Any]:
