@@ -21,6 +21,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, Protocol
 
+from diffusers.loaders.lora_base import _fetch_state_dict
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -141,6 +142,8 @@ def module_ranks(tensors: Mapping[str, Shaped]) -> dict[str, int]:
         raise ValueError(
             f"adapter must hold both matrices of every module, got one or none for {listed(sorted(halves))}"
         )
+    if flat := [name for name, tensor in tensors.items() if not name.endswith(f".{ALPHA}") and len(tensor.shape) < 2]:
+        raise ValueError(f"matrices of an adapter must have a row per rank or output, got vectors for {listed(flat)}")
     ranks = {module: tensors[f"{module}.{MATRIX_A}"].shape[0] for module in modules}
     for module, rank in ranks.items():
         other = tensors[f"{module}.{MATRIX_B}"].shape[1]
@@ -177,8 +180,13 @@ def plain_config(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[
     }
 
 
-def parse_config(text: str, origin: str) -> dict[str, Any]:
+def parse_config(text: str, origin: str, prefix: str = "") -> dict[str, Any]:
     """Read peft's config.
+
+    Args:
+        text: JSON.
+        origin: Where it stands, for messages.
+        prefix: What may stand in front of its names.
 
     Raises:
         ValueError: It is no JSON object with a scale.
@@ -187,9 +195,10 @@ def parse_config(text: str, origin: str) -> dict[str, Any]:
         config = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"`{origin}` must be JSON, got {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("lora_alpha"), int | float):
+    fields = {name.removeprefix(prefix): value for name, value in config.items()} if isinstance(config, dict) else {}
+    if not isinstance(fields.get("lora_alpha"), int | float):
         raise ValueError(f"`{origin}` must be the config of a LoRA with a `lora_alpha`, got none")
-    return config
+    return fields
 
 
 # 3. The pipeline's loader
@@ -244,6 +253,31 @@ def read_peft_config(source: Any, weight_name: str | None = None, **options: Any
     return parse_config(path.read_text(), str(path)) if path.is_file() else None
 
 
+def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Read tensors and metadata of an adapter as the loaders of diffusers do, who drop the magnitudes of some DoRAs.
+
+    Args:
+        source: Folder, file, hub id, or tensors in memory.
+        options: What `load_lora_weights` takes to find the file; others are not for this function.
+
+    Raises:
+        ValueError: The adapter holds magnitudes that cannot be applied.
+    """
+    given = options.get("use_safetensors")
+    state_dict, metadata = _fetch_state_dict(
+        source,
+        **{name: options.get(name) for name in (*HUB_OPTIONS, "proxies", "weight_name")},
+        use_safetensors=True if given is None else given,
+        allow_pickle=given is None,
+        user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
+    )
+    if dropped := [name for name in state_dict if "dora_scale" in name]:
+        raise ValueError(
+            f"adapter must be a plain LoRA, or a DoRA as peft names it, got {listed(dropped)}; save it as a plain LoRA"
+        )
+    return state_dict, metadata
+
+
 class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
     """Load, save, weigh and fuse LoRA adapters of the transformer.
 
@@ -266,7 +300,7 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
         """
         with_metadata = kwargs.pop("return_lora_metadata", False)
         source = pretrained_model_name_or_path_or_dict
-        state_dict, metadata = super().lora_state_dict(source, return_lora_metadata=True, **kwargs)
+        state_dict, metadata = fetch(source, **kwargs)
         if any(name.startswith(PREFIXES["peft"]) for name in state_dict):
             config = read_peft_config(source, **kwargs)
             if config is None and not any(name.endswith(f".{ALPHA}") for name in state_dict):

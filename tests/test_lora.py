@@ -307,6 +307,34 @@ def test_keys_that_are_no_part_of_a_lora_are_listed(prefix: str) -> None:
         assert pipeline.get_list_adapters() == {}
 
 
+@pytest.mark.parametrize("prefix", ["transformer.", "diffusion_model."])
+def test_magnitudes_of_a_dora_that_cannot_be_applied_are_not_dropped(prefix: str, tmp_path: Path) -> None:
+    module = next(iter(ALPHAS))
+    tensors = {f"{prefix}{name}": tensor for name, tensor in matrices().items()}
+    save_file(tensors | {f"{prefix}{module}.dora_scale": torch.ones(24, 1)}, tmp_path / "dora.safetensors")
+    pipeline = build_tiny_pipeline()
+    with pytest.raises(ValueError, match=rf"must be a plain LoRA, .* got `{prefix}{module}.dora_scale`; save it as"):
+        pipeline.load_lora_weights(tmp_path / "dora.safetensors")
+    assert pipeline.get_list_adapters() == {}
+
+
+def test_a_dora_as_diffusers_saves_it_does_what_peft_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    transformer = build_transformer()
+    targets = r".*attn\.audio\.to_(q|v)"
+    transformer.add_adapter(
+        LoraConfig(r=2, lora_alpha=2, target_modules=targets, init_lora_weights=False, use_dora=True)
+    )
+    magnitudes = [tensor for name, tensor in transformer.named_parameters() if "magnitude" in name]
+    assert magnitudes
+    for magnitude in magnitudes:
+        magnitude.data *= 1.5
+    JoVAPipeline.save_lora_weights(tmp_path, transformer_lora_layers=get_peft_model_state_dict(transformer))
+    pipeline = build_tiny_pipeline()
+    pipeline.load_lora_weights(tmp_path)
+    assert torch.equal(generate(pipeline), generate(build_tiny_pipeline(transformer=transformer)))
+
+
 def test_weights_that_peft_saved_need_their_config_or_alphas(tmp_path: Path) -> None:
     path = write_peft_file(tmp_path)
     for text, message in (("{", "must be JSON"), ("{}", "must be the config of a LoRA with a `lora_alpha`")):
