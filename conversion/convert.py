@@ -43,8 +43,8 @@ def parser() -> Parser:
         "--components",
         nargs="+",
         default=[],
-        help="wan, ovi, nava: write a whole pipeline, with the tokenizer, text_encoder, vae, audio_vae and vocoder from "
-        "here, in sub-folders or as Wan and NAVA release them",
+        help="wan, ovi, nava: write a whole pipeline, with tokenizer, text_encoder, vae, audio_vae, vocoder from "
+        "here: sub-folders, or the files of Wan's and NAVA's releases",
     )
     described.add_argument("--reverse", action="store_true", help="wan, nava: back to the original names, one file")
     described.add_argument("--to", choices=lora.LAYOUTS, default="diffusers", help="lora: layout to write")
