@@ -228,13 +228,7 @@ def read_video(
         if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}; None sets no limit")
     with _open_for_reading(path) as container:
-        if not container.streams.video:
-            raise ValueError(
-                f"`path` must be a file with a video stream, got {path}; use `read_audio` for sound alone"
-            )
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        rate = Fraction(stream.average_rate or stream.base_rate)
+        stream, rate = _video_stream(container, path)
         timed_frames = _timed(container.decode(stream), rate)
         first = next(timed_frames, None)
         if first is None:
@@ -252,6 +246,46 @@ def read_video(
     return video._replace(audio=audio, sampling_rate=sampling_rate)
 
 
+class FrameStream:
+    """The frames that `read_video` takes at a frame rate, decoded when they are asked for: long files fit in memory.
+
+    Args:
+        path: Any file that libav can read.
+        frame_rate: Frames per second wanted.
+
+    Attributes:
+        shape: Like that of the array of all frames, (F, H, W, 3).
+    """
+
+    def __init__(self, path: PathLike, frame_rate: float | Fraction) -> None:
+        numbers, _ = read_frame_numbers(path, frame_rate)
+        frames = _decode_frames(path, exact_frame_rate(frame_rate))
+        first = next(frames)
+        self._frames, self._position = chain([first], frames), 0
+        self.shape = (len(numbers), *first.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, window: slice) -> np.ndarray:
+        """Decode a window of frames, uint8 [frames, H, W, 3], that begins where the last one ended or later."""
+        start, stop, _ = window.indices(len(self))
+        if not self._position <= start < stop:
+            raise ValueError(f"`window` must begin at frame {self._position} or later, got {start} to {stop}")
+        frames = [*islice(self._frames, start - self._position, stop - self._position)]
+        self._position = stop
+        return np.stack(frames)
+
+
+def read_sound_of_video(path: PathLike) -> tuple[np.ndarray | None, int | None]:
+    """Decode the sound of a video file from its first frame on: [channels, samples] and its sampling rate, or None."""
+    with _open_for_reading(path) as container:
+        if not container.streams.audio:
+            return None, None
+        start_s, _ = next(_timed(container.decode(container.streams.video[0]), Fraction(1)))  # its first frame
+    return _read_sound(path, start_s)
+
+
 def read_frame_numbers(path: PathLike, frame_rate: float | Fraction) -> tuple[list[int], int]:
     """Tell which frames of a file `read_video` takes at a frame rate.
 
@@ -259,9 +293,10 @@ def read_frame_numbers(path: PathLike, frame_rate: float | Fraction) -> tuple[li
         The number of the stored frame behind each frame that is returned, and how many frames are stored.
     """
     with _open_for_reading(path) as container:
-        stream = container.streams.video[0]
-        rate = Fraction(stream.average_rate or stream.base_rate)
+        stream, rate = _video_stream(container, path)
         times_s = [time_s for time_s, _ in _timed(container.decode(stream), rate)]
+    if not times_s:
+        raise ValueError(f"`path` must be a video of at least one frame, got {path}; check the file")
     numbered = ((time_s, number) for number, time_s in enumerate(times_s))
     return [*_choose_frames(numbered, rate, exact_frame_rate(frame_rate))], len(times_s)
 
@@ -332,6 +367,23 @@ def _open_for_reading(path: PathLike) -> Iterator[Any]:
         raise ValueError(
             f"`path` must be a media file that libav can decode, got {path} ({error.strerror}); convert it with ffmpeg"
         ) from error
+
+
+def _video_stream(container: Any, path: PathLike) -> tuple[Any, Fraction]:
+    """The picture of an open file, and its frames per second."""
+    if not container.streams.video:
+        raise ValueError(f"`path` must be a file with a video stream, got {path}; use `read_audio` for sound alone")
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    return stream, Fraction(stream.average_rate or stream.base_rate)
+
+
+def _decode_frames(path: PathLike, target_rate: Fraction) -> Iterator[np.ndarray]:
+    """Each frame of a file at a rate, uint8 [H, W, 3]."""
+    with _open_for_reading(path) as container:
+        stream, rate = _video_stream(container, path)
+        for frame in _choose_frames(_timed(container.decode(stream), rate), rate, target_rate):
+            yield _frame_to_array(frame, None)
 
 
 def _timed(frames: Iterable[Any], rate: Fraction) -> Iterator[tuple[Fraction, Any]]:

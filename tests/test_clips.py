@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from diffusers_jova.media import read_audio, write_audio, write_video
+from diffusers_jova.media import read_audio, read_video, write_audio, write_video
 from training.avatars import make_clip
 from training.clips import Bucket, Clip, ClipSettings, SkippedClipError, choose_bucket, fit, load_clips
 from training.manifest import Sample
@@ -89,10 +89,25 @@ def test_a_whole_file_becomes_consecutive_clips(tmp_path: Path) -> None:
     clips = load_clips(Sample(video=path, mouth_boxes=boxes), settings("13x64x96", cut="all"), NoMouths())
     assert [clip.mouth_boxes[0, 0, 0] for clip in clips] == [10, 23, 36]
     assert all(clip.frames is not None and clip.frames.shape[0] == 13 for clip in clips)
+    pictures = np.concatenate([clip.frames for clip in clips if clip.frames is not None])
+    assert np.array_equal(pictures, read_video(path).frames[:39])
     whole = np.concatenate([clip.audio for clip in clips if clip.audio is not None], axis=1)
     assert np.array_equal(whole, read_audio(path)[0][:, :39000])
     with pytest.raises(SkippedClipError, match="one transcript for 3 clips"):
         load_clips(Sample(video=path, transcript="hello"), settings("13x64x96", cut="all"), NoMouths())
+
+
+def test_a_long_file_is_searched_for_mouths_clip_by_clip(tmp_path: Path) -> None:
+    seen = []
+
+    def detector(frames: np.ndarray) -> np.ndarray:
+        seen.append(len(frames))
+        return np.array([[box_of_white(frame) for frame in frames]], np.float32)
+
+    path = write_clip(tmp_path / "a.mp4", 45, sound_s=None)
+    clips = load_clips(Sample(video=path), settings("13x64x96", cut="all"), detector)
+    assert seen == [13, 13, 13]  # never more in memory
+    assert [clip.mouth_boxes[0, 0, 0] for clip in clips] == [10, 23, 36]
 
 
 def test_sound_alone_and_picture_alone_are_clips(tmp_path: Path) -> None:

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffusers_jova.media import normalize_loudness, read_audio, read_frame_numbers, read_image, read_video
+from diffusers_jova.media import (
+    FrameStream,
+    normalize_loudness,
+    read_audio,
+    read_frame_numbers,
+    read_image,
+    read_sound_of_video,
+    read_video,
+)
 from training.evaluation import envelope, envelope_sync
 from training.manifest import Sample
 from training.mouth_detector import MouthDetector, read_boxes
@@ -134,7 +142,7 @@ def load_clips(sample: Sample, settings: ClipSettings, detector: MouthDetector) 
         raise SkippedClipError(
             f"one transcript for {len(starts)} clips; cut the file yourself or transcribe each clip"
         )
-    boxes = _source_boxes(sample, frames, settings, detector)
+    given, max_gap = _given_boxes(sample, frames, settings.frame_rate), round(MAX_GAP_S * settings.frame_rate)
     clips = []
     for start in starts if settings.cut == "all" else starts[:1]:
         window = slice(start, start + bucket.num_frames)
@@ -144,7 +152,9 @@ def load_clips(sample: Sample, settings: ClipSettings, detector: MouthDetector) 
                 Clip(bucket, None, sound, sampling_rate, np.zeros((0, bucket.num_frames, 4), np.float32), None)
             )
             continue
-        cropped, cropped_boxes = fit(frames[window], boxes[:, window], bucket)
+        pixels = frames[window]
+        boxes = detector(pixels) if given is None else given[:, window]
+        cropped, cropped_boxes = fit(pixels, interpolate_gaps(boxes, max_gap), bucket)
         image = None if sample.reference_image is None else _read_reference(sample.reference_image, bucket)
         clips.append(Clip(bucket, cropped, sound, sampling_rate if audio is not None else 0, cropped_boxes, image))
     if settings.require_mouth:
@@ -237,12 +247,16 @@ def cut_sound(
 
 def _read(sample: Sample, settings: ClipSettings) -> tuple[Any, Any, int]:
     """Frames at the frame rate of the clips (or None), sound (or None) and its sampling rate (or 0)."""
-    limit = max(bucket.num_frames for bucket in settings.buckets) if settings.cut == "first" else None
-    frames, audio, sampling_rate = None, None, None
-    if sample.video is not None:
+    frames: Any = None
+    audio, sampling_rate = None, None
+    if sample.video is not None and settings.cut == "first":
+        limit = max(bucket.num_frames for bucket in settings.buckets)
         frames, _, audio, sampling_rate = read_video(
             sample.video, frame_rate=settings.frame_rate, max_num_frames=limit
         )
+    elif sample.video is not None:
+        frames = FrameStream(sample.video, settings.frame_rate)
+        audio, sampling_rate = read_sound_of_video(sample.video)
     if sample.audio is not None:
         audio, sampling_rate = read_audio(sample.audio)
     return frames, audio, sampling_rate or 0
@@ -256,22 +270,13 @@ def _common_length(frames: Any, audio: Any, sampling_rate: int, frame_rate: floa
     return min(lengths)
 
 
-def _source_boxes(sample: Sample, frames: Any, settings: ClipSettings, detector: MouthDetector) -> NDArray[Any]:
-    """Boxes [P, F, 4] in pixels of the file: given ones if there are any, else the detector's."""
-    if frames is None:
-        return np.zeros((0, 0, 4), np.float32)
-    if sample.mouth_boxes is not None:
-        assert sample.video is not None
-        boxes = _given_boxes(sample.mouth_boxes, sample.video, len(frames), settings.frame_rate)
-    else:
-        boxes = detector(frames)
-    return interpolate_gaps(boxes, round(MAX_GAP_S * settings.frame_rate))
-
-
-def _given_boxes(boxes: Path | list[Any], video: Path, num_frames: int, frame_rate: float) -> NDArray[Any]:
-    """Boxes of every frame of the file, of which those of the frames that were read."""
-    numbers, num_stored = read_frame_numbers(video, frame_rate)
-    return read_boxes(boxes, num_stored)[:, numbers[:num_frames]]
+def _given_boxes(sample: Sample, frames: Any, frame_rate: float) -> NDArray[Any] | None:
+    """Boxes [P, F, 4] of the sample in pixels of the file, for each frame that is read; None leaves them to find."""
+    if frames is None or sample.mouth_boxes is None:
+        return None
+    assert sample.video is not None
+    numbers, num_stored = read_frame_numbers(sample.video, frame_rate)
+    return read_boxes(sample.mouth_boxes, num_stored)[:, numbers[: len(frames)]]
 
 
 def _read_reference(path: Path, bucket: Bucket) -> NDArray[np.uint8]:
