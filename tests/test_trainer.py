@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
+from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
 from tests.tiny_training import HEADER, MODEL, tiny_config, write_clips
 from training.branches import branch_of, copy_video_to_audio
 from training.conditioning import Conditioning
 from training.dataset import write_record
 from training.metrics import LossMeter
+from training.publish import write_model_card
 from training.train import main, run
 from training.trainer import Trainer
 
@@ -141,9 +144,21 @@ def test_two_processes_train_clips_of_which_some_lack_a_whole_branch(tmp_path: P
         Trainer(tiny_config(tmp_path, audio_learning_rate=0))
 
 
-def test_two_processes_train_weights_that_only_coupled_samples_use(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "model",
+    [
+        MODEL | {"fusion": "cross_linear"},  # whose cross terms only coupled samples use
+        WAN_TRANSFORMER_CONFIG | NAVA_SHARING | {"_class_name": "JoVAWanTransformer3DModel"},  # here are no speakers
+    ],
+    ids=["cross_linear", "nava"],
+)
+def test_two_processes_train_a_model_with_weights_that_some_steps_do_not_use(
+    tmp_path: Path, model: dict[str, Any]
+) -> None:
     config = tiny_config(tmp_path, batch_size=2, distribution="ddp", uncoupled_probability=0.5)
-    (tmp_path / "model.json").write_text(json.dumps(MODEL | {"fusion": "cross_linear"}))
+    (tmp_path / "model.json").write_text(json.dumps(model))
+    if "ffn_dim" in model:
+        write_clips(tmp_path / "prepared", channels=(16, 4, 16))
     debug_launcher(train_in_two_processes, args=(config,), num_processes=2)
     assert (tmp_path / "run" / "transformer").exists()
 
@@ -169,6 +184,8 @@ def test_a_misspelt_argument_of_a_new_transformer_is_an_error(tmp_path: Path) ->
     (tmp_path / "model.json").write_text(json.dumps(MODEL | {"num_layer": 3}))
     with pytest.raises(ValueError, match=r"`num_layer` in .*model\.json` is no argument of JoVATransformer3DModel"):
         Trainer(config)
+    with pytest.raises(ValueError, match=r"`model` must be a saved transformer or pipeline, got .*prepared`"):
+        Trainer(replace(config, model=str(tmp_path / "prepared")))
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(ValueError, match="`model` must be valid JSON"):
         Trainer(config)
@@ -365,6 +382,18 @@ def test_the_result_is_uploaded_with_its_card_and_without_checkpoints(
     card = (tmp_path / "run" / "README.md").read_text()
     assert 'JoVATransformer3DModel.from_pretrained("me/jova-mine", subfolder="transformer")' in card
     assert "{" not in card
+    assert "base_model:" not in card  # the Hub refuses cards that name files of this machine there
+    assert "JoVAPipeline" not in card  # of which there is none for a model that starts from random weights
+
+
+def test_a_card_names_the_hub_model_that_it_comes_from_and_the_pipeline_that_loads_it(tmp_path: Path) -> None:
+    Trainer(tiny_config(tmp_path, steps=1)).train()
+    config = replace(tiny_config(tmp_path, steps=1), model="them/base", pipeline="them/pipeline")
+    card = write_model_card(tmp_path / "run", config).read_text()
+    assert "base_model: them/base\n" in card
+    assert 'JoVAPipeline.from_pretrained("them/pipeline", transformer=transformer)' in card
+    card = write_model_card(tmp_path / "run", replace(config, train="lora")).read_text()
+    assert 'JoVAPipeline.from_pretrained("them/pipeline", torch_dtype=torch.bfloat16)' in card
 
 
 def test_the_command_trains_and_names_the_nearest_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

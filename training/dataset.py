@@ -164,7 +164,7 @@ class PrecomputedDataset(Dataset[Batch]):
         self.root, self.in_memory, self.mouth_box_scale = Path(root), in_memory, mouth_box_scale
         paths = sorted(self.root.glob("*.safetensors"))
         if not paths:
-            raise ValueError(f"`root` must hold `*.safetensors` records, got `{root}`; run `jova prepare` first")
+            raise ValueError(f"a data set must hold `*.safetensors` records, got `{root}`; run `jova prepare` first")
         if not in_memory and torch.device(device).type != "cpu":
             raise ValueError(f"`device` must be cpu unless `in_memory` is set, got {device}; move each batch instead")
         self.headers = [RecordHeader.read(path) for path in paths]

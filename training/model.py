@@ -37,6 +37,8 @@ def load_transformer(model: str) -> Any:
         subfolder = "transformer" if (Path(model) / "transformer").is_dir() else None
     else:
         subfolder = "transformer"
+    if Path(model).is_dir() and not Path(model, subfolder or "", "config.json").is_file():
+        raise ValueError(f"`model` must be a saved transformer or pipeline, got `{model}`; it has no config.json")
     values = JoVATransformer3DModel.load_config(model, subfolder=subfolder)
     return _transformer_class(values, model).from_pretrained(model, subfolder=subfolder)
 
@@ -145,6 +147,7 @@ def _transformer_class(values: dict[str, Any], source: str) -> type[Any]:
     name = values.get("_class_name", JoVATransformer3DModel.__name__)
     if name not in classes:
         raise ValueError(
-            f"`model` must be one of {', '.join(classes)}, got {name} in `{source}`; choose another folder"
+            f"`model` must be one of {', '.join(classes)}, got {name} in `{source}`; "
+            "choose another folder, or convert it with `jova convert`"
         )
     return classes[name]

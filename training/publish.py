@@ -7,14 +7,15 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from diffusers_jova.cli import HUB_NAME
+from diffusers_jova.shipped import find_model
 from training.config import TrainConfig
 from training.lora import ADAPTER_FILE
 
 
 CARD = """---
 library_name: diffusers
-base_model: {base_model}
-tags: [audio-video, text-to-video, text-to-audio, jova{tag}]
+{origin}tags: [audio-video, text-to-video, text-to-audio, jova{tag}]
 ---
 
 # {title}
@@ -33,7 +34,8 @@ All settings are in `config.yaml`, all losses in `metrics.jsonl`.
 """
 LOAD_ADAPTER = """pipe = diffusers_jova.JoVAPipeline.from_pretrained("{base_model}", torch_dtype=torch.bfloat16)
 pipe.load_lora_weights("{name}", weight_name="{file}")"""
-LOAD_TRANSFORMER = """transformer = diffusers_jova.{class_name}.from_pretrained("{name}", subfolder="transformer")
+LOAD_TRANSFORMER = """transformer = diffusers_jova.{class_name}.from_pretrained("{name}", subfolder="transformer")"""
+LOAD_PIPELINE = """
 pipe = diffusers_jova.JoVAPipeline.from_pretrained("{base_model}", transformer=transformer)"""
 PUBLISHED = ["README.md", "config.yaml", "metrics.jsonl", "transformer/*", ADAPTER_FILE]
 
@@ -44,12 +46,16 @@ def write_model_card(output_dir: Path, config: TrainConfig) -> Path:
     last = json.loads((output_dir / "metrics.jsonl").read_text().splitlines()[-1])
     losses = {key.removeprefix("loss/"): value for key, value in last.items() if key.startswith("loss/")}
     batch = config.batch_size * config.gradient_accumulation_steps
+    pipeline = config.pipeline or config.model
     if config.train == "lora":
-        code = LOAD_ADAPTER.format(base_model=config.pipeline or config.model, name=name, file=ADAPTER_FILE)
+        code = LOAD_ADAPTER.format(base_model=pipeline, name=name, file=ADAPTER_FILE)
     else:
         class_name = json.loads((output_dir / "transformer" / "config.json").read_text())["_class_name"]
-        code = LOAD_TRANSFORMER.format(base_model=config.pipeline or config.model, name=name, class_name=class_name)
+        code = LOAD_TRANSFORMER.format(name=name, class_name=class_name)
+        if Path(find_model(pipeline), "model_index.json").is_file() or is_hub_name(pipeline):
+            code += LOAD_PIPELINE.format(base_model=pipeline)
     text = CARD.format(
+        origin=f"base_model: {config.model}\n" if is_hub_name(config.model) else "",
         base_model=config.model,
         tag=", lora" if config.train == "lora" else "",
         title=Path(name).name,
@@ -62,6 +68,11 @@ def write_model_card(output_dir: Path, config: TrainConfig) -> Path:
     path = output_dir / "README.md"
     path.write_text(text)
     return path
+
+
+def is_hub_name(model: str) -> bool:
+    """Tells a model of the Hub, which a card may name as its origin, from one of this machine, which it may not."""
+    return HUB_NAME.fullmatch(model) is not None and not Path(model).exists()
 
 
 def push_to_hub(output_dir: Path, name: str) -> str:
