@@ -11,12 +11,13 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.ltx2 import LTX2Vocoder
 
 from training.avatars import ClipBatch, iterate_clips, stack_clips
-from training.codec_config import load_config
+from training.codec_config import VideoDecoderConfig, load_config
 from training.codec_losses import kl_divergence, mouth_weights, pixel_loss, stft_loss
 from training.muon import orthogonalise
 from training.timed_loop import Schedule, Trainee, run
 from training.train_codecs import (
     AudioVAETraining,
+    VideoDecoderTraining,
     VideoVAETraining,
     VocoderTraining,
     main,
@@ -46,6 +47,7 @@ TINY = {
         "schedule": {"steps": 3},
         "stages": [{"until": 0.5, "frames": 1, "batch": 2}, {"until": 1.0, "frames": 5, "batch": 1}],
     },
+    "video_decoder": {"schedule": {"steps": 2}},
     "audio_vae": {
         "model": {"mel_bins": 80, "latent_channels": 4, "hidden_channels": 8, "sample_rate": 16000, "n_fft": 1024,
                   "hop_length": 256},
@@ -191,6 +193,20 @@ def test_a_few_steps_lower_the_video_loss(clips: ClipBatch, config: Path) -> Non
     training = VideoVAETraining(settings, torch.from_numpy(clips.frames), torch.from_numpy(clips.mouth_boxes))
     first, last = drop(training, 12, 5e-3)
     assert last < 0.9 * first
+
+
+def test_the_decoder_learns_on_while_the_latents_stay_to_the_bit(clips: ClipBatch) -> None:
+    frames, boxes = torch.from_numpy(clips.frames[:, :9]), torch.from_numpy(clips.mouth_boxes[:, :, :9])
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(**SIZES["residual"])
+    video = to_pixels(frames[:2])
+    with torch.no_grad():
+        latents = encode_clip(vae, video).mean.clone()
+    config = VideoDecoderConfig(schedule=Schedule(steps=12), batch=2, bf16=False)
+    first, last = drop(VideoDecoderTraining(config, vae, frames, boxes), 12, 5e-3)
+    assert last < 0.9 * first
+    with torch.no_grad():
+        assert torch.equal(encode_clip(vae, video).mean, latents)
 
 
 def test_a_few_steps_lower_the_audio_loss(clips: ClipBatch, config: Path) -> None:
@@ -352,6 +368,7 @@ def test_one_command_makes_all_components_and_leaves_finished_ones_alone(
     waveform = vocode(vocoder, audio_vae.decode(torch.randn(1, 4, 6)).sample)
     assert waveform.shape == (1, 6 * 512)
     assert vae.decode(torch.randn(1, 4, 2, 2, 2)).sample.shape == (1, 3, 5, 16, 16)
+    assert json.loads((tmp_path / "vae" / "report.json").read_text())["decoder"]["steps"] == 2
     for folder in ("vae", "audio_vae", "vocoder", "text_encoder"):
         report = json.loads((tmp_path / folder / "report.json").read_text())
         assert all(np.isfinite(value) for value in report["held_out"].values())

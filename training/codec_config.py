@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -82,6 +82,29 @@ class VideoVAEConfig:
     def __post_init__(self) -> None:
         if not self.stages or self.stages[-1].until != 1:
             raise ValueError("`stages` must end with one whose `until` is 1; add it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoDecoderConfig:
+    """The part of the video VAE's training that leaves the latents as they are.
+
+    Attributes:
+        schedule: When to stop.
+        batch: Whole clips per step.
+        gradient_weight: Of the errors of pixel differences.
+        mouth_weight: Of a mouth's pixels; others weigh 1.
+        recolour: Share of samples in random colours.
+        bf16: Whether to compute in bfloat16 where autocast does.
+        channels_last: Whether to keep tensors channels-last, the layout of the GPU's matrix units.
+    """
+
+    schedule: Schedule
+    batch: int = 1
+    gradient_weight: float = 0.5
+    mouth_weight: float = 16.0
+    recolour: float = 0.25
+    bf16: bool = True
+    channels_last: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +183,7 @@ class CodecsConfig:
     audio_vae: AudioVAEConfig
     vocoder: VocoderConfig
     text_encoder: TextEncoderConfig
+    video_decoder: VideoDecoderConfig | None = None
     tf32: bool = field(default=True)
 
 
@@ -189,8 +213,9 @@ def _build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)  # type: ignore[arg-type]
+    parts = [part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)]
+    if parts and hint != tuple[VideoStage, ...] and value is not None:
+        return _build(parts[0], value, where)  # type: ignore[arg-type]
     if hint == tuple[VideoStage, ...]:
         return tuple(_build(VideoStage, entry, where) for entry in value)
     return float(value) if hint is float else value

@@ -30,7 +30,15 @@ from diffusers.pipelines.ltx2 import LTX2Vocoder
 from torch import Tensor, nn
 
 from diffusers_jova.cli import Parser
-from training.codec_config import AudioVAEConfig, CodecsConfig, VideoStage, VideoVAEConfig, VocoderConfig, load_config
+from training.codec_config import (
+    AudioVAEConfig,
+    CodecsConfig,
+    VideoDecoderConfig,
+    VideoStage,
+    VideoVAEConfig,
+    VocoderConfig,
+    load_config,
+)
 from training.codec_losses import (
     adversarial_loss,
     discriminator_loss,
@@ -107,13 +115,8 @@ class VideoVAETraining:
 
     def draw(self, stage: VideoStage) -> tuple[Tensor, Tensor]:
         """Draw pixels [B, 3, F, H, W] and their weights [B, 1, F, H, W]."""
-        device = self.frames.device
-        clip = torch.randint(len(self.frames), (stage.batch, 1), device=device)
-        first = torch.randint(self.frames.shape[1] - stage.frames + 1, (stage.batch, 1), device=device)
-        moment = first + torch.arange(stage.frames, device=device)
-        video = recolour(to_pixels(self.frames[clip, moment]), self.config.recolour)
-        boxes = self.mouth_boxes.transpose(1, 2)[clip, moment].transpose(1, 2)
-        return video, mouth_weights(boxes, video.shape[-2], video.shape[-1], self.config.mouth_weight)
+        clips = draw_clips(self.frames, self.mouth_boxes, stage.batch, stage.frames)
+        return weighted_pixels(*clips, self.config.recolour, self.config.mouth_weight)
 
     def losses(self, video: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Losses of pixels [B, 3, F, H, W] under weights [B, 1, F, H, W]."""
@@ -134,6 +137,47 @@ class VideoVAETraining:
         loss = terms["pixel"] + self.config.kl_weight * terms["kl"]
         norm = optimise(list(self.optimizers.values()), loss, self.config.schedule.gradient_clip)
         return {**terms, "norm": norm}
+
+
+class VideoDecoderTraining:
+    """Goes on with the decoder alone, on whole clips: the latents stay what they are for the transformer."""
+
+    def __init__(self, config: VideoDecoderConfig, vae: AutoencoderKLWan, frames: Tensor, mouth_boxes: Tensor) -> None:
+        """Take a trained VAE, frames uint8 [N, F, H, W, 3] and boxes [N, P, F, 4] on the device to train on."""
+        self.config, self.vae, self.frames, self.mouth_boxes = config, vae, frames, mouth_boxes
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(False)
+        self.modules: dict[str, nn.Module] = {"model": vae}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"model": muon_for_kernels(vae)}
+
+    def train_step(self, step: int, progress: float) -> Mapping[str, Tensor]:
+        """Take one step."""
+        config = self.config
+        clips = draw_clips(self.frames, self.mouth_boxes, config.batch, self.frames.shape[1])
+        video, weights = weighted_pixels(*clips, config.recolour, config.mouth_weight)
+        layout = torch.channels_last_3d if config.channels_last else torch.contiguous_format
+        with torch.autocast(video.device.type, torch.bfloat16, enabled=config.bf16):
+            with torch.no_grad():
+                latents = encode_clip(self.vae, video.contiguous(memory_format=layout)).sample()
+            decoded = decode_clip(self.vae, latents)
+        error = (decoded.detach() - video).square()
+        pixel = pixel_loss(decoded, video, weights, config.gradient_weight)
+        norm = optimise(list(self.optimizers.values()), pixel, config.schedule.gradient_clip)
+        return {"pixel": pixel, "psnr": psnr(error.mean()), "norm": norm}
+
+
+def draw_clips(frames: Tensor, mouth_boxes: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor]:
+    """Draw parts of clips: frames uint8 [B, F, H, W, 3] and boxes [B, P, F, 4]."""
+    clip = torch.randint(len(frames), (batch, 1), device=frames.device)
+    first = torch.randint(frames.shape[1] - length + 1, (batch, 1), device=frames.device)
+    moment = first + torch.arange(length, device=frames.device)
+    return frames[clip, moment], mouth_boxes.transpose(1, 2)[clip, moment].transpose(1, 2)
+
+
+def weighted_pixels(frames: Tensor, boxes: Tensor, recoloured: float, mouth_weight: float) -> tuple[Tensor, Tensor]:
+    """Pixels [B, 3, F, H, W], a share of the clips in other colours, and their weights [B, 1, F, H, W]."""
+    video = recolour(to_pixels(frames), recoloured)
+    return video, mouth_weights(boxes, video.shape[-2], video.shape[-1], mouth_weight)
 
 
 def psnr(squared_error: Tensor) -> Tensor:
@@ -382,6 +426,11 @@ class Workshop:
         training = VideoVAETraining(self.config.video_vae, *self.frames(self.shards))
         report = self.train("video_vae", training)
         set_video_statistics(training.vae, training.frames[:STATISTICS_CLIPS])
+        if self.config.video_decoder is not None:
+            decoder = VideoDecoderTraining(
+                self.config.video_decoder, training.vae, training.frames, training.mouth_boxes
+            )
+            report["decoder"] = self.train("video_decoder", decoder)
         vae = save_rounded(training.vae, folder)
         return {**report, "held_out": measure_video_vae(vae, *self.frames(self.held_out_shards))}
 
