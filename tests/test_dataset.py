@@ -205,6 +205,12 @@ def test_a_half_written_record_is_named(mixed: Path) -> None:
         PrecomputedDataset(mixed)
 
 
+def test_a_file_that_is_no_record_is_named(mixed: Path) -> None:
+    write_record(mixed / "other.safetensors", {"positions": torch.arange(3)}, {})
+    with pytest.raises(ValueError, match=r"other\.safetensors` must hold `video_latents` or `audio_latents`, got"):
+        PrecomputedDataset(mixed)
+
+
 def test_a_record_without_its_numbers_is_named(tmp_path: Path) -> None:
     write_record(tmp_path / "a.safetensors", record(0), {"caption": "a"})
     with pytest.raises(ValueError, match="must have `frame_rate`"):

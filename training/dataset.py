@@ -73,7 +73,7 @@ class RecordHeader:
             with safe_open(path, framework="pt") as file:
                 slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
                 shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-                dtypes = {name: DTYPES[part.get_dtype()] for name, part in slices.items()}
+                dtypes = {name: DTYPES[d] for name, part in slices.items() if (d := part.get_dtype()) in DTYPES}
                 return cls(path, shapes, dtypes, file.metadata() or {})
         except SafetensorError as error:
             raise _damaged(path, error) from error

@@ -148,6 +148,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         samples = read_samples(args.source, captions_required=False)
         check_detector(samples, settings)
         choose_device(args.device)
+        if args.max_clips < 1:
+            raise ValueError(f"`--max-clips` must be at least 1, got {args.max_clips}")
         encoder = Encoder.from_pretrained(args.model, args.device) if args.debug_mouth_mask else None
         args.output.mkdir(parents=True, exist_ok=True)
         paths: list[Path] = []
