@@ -229,7 +229,12 @@ def test_validation_without_a_pipeline_is_refused_before_the_first_step(tmp_path
 
 
 def test_a_mouth_loss_without_mouths_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_clips(tmp_path / "prepared", num_clips=2, without_video=(0, 1))
+    data = write_clips(tmp_path / "prepared", num_clips=1)
+    Trainer(tiny_config(tmp_path))
+    assert "mouth" not in capsys.readouterr().out
+    record = load_file(data / "clip-000.safetensors")
+    write_record(data / "clip-000.safetensors", record | {"mouth_boxes": torch.zeros(0, 9, 4)}, HEADER)  # nobody
+    forget_accelerate()
     Trainer(tiny_config(tmp_path))
     assert "has mouth boxes: the mouth loss will be 0" in capsys.readouterr().out
 

@@ -166,8 +166,8 @@ class Trainer:
                 f"all clips must have one `audio_latent_rate_hz`, got {sorted(map(str, rates))}; "
                 "prepare them with one pipeline"
             )
-        shows_mouth = any("mouth_boxes" in header.shapes for header in headers)
-        if config.mouth_weight > 0 and config.stage != "audio" and not shows_mouth:
+        num_mouths = sum(header.shapes.get("mouth_boxes", (0,))[0] for header in headers)
+        if config.mouth_weight > 0 and config.stage != "audio" and not num_mouths:
             self.accelerator.print(f"no clip in {config.data} has mouth boxes: the mouth loss will be 0")
 
     def _check_weights(self) -> None:
