@@ -1,5 +1,7 @@
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,37 @@ from diffusers import DiffusionPipeline, UniPCMultistepScheduler
 from torch import Tensor
 
 from diffusers_jova import JoVAPipeline, JoVAPrompt, PromptEmbeds
-from tests.tiny_pipeline import build_text_encoder, build_tiny_pipeline, build_tokenizer, build_transformer
+from tests.tiny_pipeline import (
+    NAVA_SHARING,
+    build_text_encoder,
+    build_tiny_pipeline,
+    build_tokenizer,
+    build_transformer,
+    build_wan_transformer,
+)
 
 
 ROUND_OFF = {"atol": 1e-4, "rtol": 1e-3}  # float32 through two steps of a random network with guidance
 RATE = 16000
 
 
+TRANSFORMERS = {
+    "jova": build_transformer,
+    "wan": partial(build_wan_transformer, in_channels=36),
+    "nava": partial(build_wan_transformer, **{"in_channels": 36, **NAVA_SHARING}),
+}
+Build = Callable[..., Any]
+
+
+@pytest.fixture(scope="module", params=TRANSFORMERS)
+def build(request: pytest.FixtureRequest) -> Build:
+    """Builds a transformer of each kind: the same pipeline runs them all."""
+    return TRANSFORMERS[request.param]
+
+
 @pytest.fixture(scope="module")
-def pipeline() -> JoVAPipeline:
-    return build_tiny_pipeline()
+def pipeline(build: Build) -> JoVAPipeline:
+    return build_tiny_pipeline(transformer=build())
 
 
 @pytest.fixture
@@ -184,8 +207,8 @@ def test_a_reference_image_moves_the_clip(pipeline: JoVAPipeline) -> None:
     assert_same(tuple(part[1:] for part in pair), generate(pipeline, image=picture(1), generator=[seed()]))
 
 
-def test_a_model_without_condition_channels_keeps_the_image_as_its_clean_first_latent() -> None:
-    pipeline = build_tiny_pipeline(transformer=build_transformer(in_channels=16))
+def test_a_model_without_condition_channels_keeps_the_image_as_its_clean_first_latent(build: Build) -> None:
+    pipeline = build_tiny_pipeline(transformer=build(in_channels=16))
     video, _ = generate(pipeline, image=picture())
     pixels = pipeline.video_processor.preprocess(picture(), 32, 32)
     with torch.no_grad():
@@ -385,7 +408,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "`negative_prompt_embeds` must be one per prompt, got 1 for 2",
     ),
     ({"audio_latents": torch.zeros(1, 3, 4)}, r"`audio_latents` must be \[1, 10, 4\] for this clip, got \[1, 3, 4\]"),
-    ({"num_frames": 65}, r"latents must have at most \[16, 16, 16\] rows .*; generate a shorter or smaller clip"),
 ]
 
 
@@ -393,6 +415,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_wrong_inputs_are_refused(pipeline: JoVAPipeline, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate(pipeline, **arguments)
+
+
+def test_a_clip_larger_than_the_positions_that_a_model_learned_is_refused() -> None:
+    message = r"latents must have at most \[16, 16, 16\] rows .*; generate a shorter or smaller clip"
+    with pytest.raises(ValueError, match=message):
+        generate(build_tiny_pipeline(), num_frames=65)
 
 
 def test_an_unknown_default_is_refused() -> None:
@@ -405,10 +433,11 @@ def test_an_unknown_default_is_refused() -> None:
 # Files
 
 
-def test_a_saved_pipeline_generates_the_same(pipeline: JoVAPipeline, tiny_pipeline_folder: Path) -> None:
+def test_a_saved_pipeline_generates_the_same(pipeline: JoVAPipeline, tmp_path: Path) -> None:
     expected = generate(pipeline)
+    pipeline.save_pretrained(tmp_path)
     for loader in (JoVAPipeline, DiffusionPipeline):
-        loaded = loader.from_pretrained(tiny_pipeline_folder)
+        loaded = loader.from_pretrained(tmp_path)
         loaded.set_progress_bar_config(disable=True)
         assert type(loaded) is JoVAPipeline
         assert loaded.defaults == pipeline.defaults
@@ -444,26 +473,26 @@ def test_a_folder_without_an_index_gives_a_clear_error(tmp_path: Path, tiny_pipe
         JoVAPipeline.from_pretrained(tmp_path)
 
 
-def test_variants_and_replaced_components_load(pipeline: JoVAPipeline, tmp_path: Path) -> None:
+def test_variants_and_replaced_components_load(pipeline: JoVAPipeline, build: Build, tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path, variant="fp32")
     assert (tmp_path / "transformer" / "diffusion_pytorch_model.fp32.safetensors").exists()
-    other = build_transformer(fusion="cross")
+    other = build()
     loaded = JoVAPipeline.from_pretrained(tmp_path, variant="fp32", transformer=other)
     assert loaded.transformer is other
 
 
-def test_a_pipeline_in_bfloat16_generates_finite_clips() -> None:
-    pipeline = build_tiny_pipeline().to(torch.bfloat16)
+def test_a_pipeline_in_bfloat16_generates_finite_clips(build: Build) -> None:
+    pipeline = build_tiny_pipeline(transformer=build()).to(torch.bfloat16)
     frames, waveform = generate(pipeline, output_type="pt", image=picture(), audio=sound(RATE * 2 // 16))
     assert bool(frames.isfinite().all())
     assert waveform.dtype == torch.float32
     assert bool(waveform.isfinite().all())
 
 
-def test_a_pipeline_whose_models_are_offloaded_generates_the_same(pipeline: JoVAPipeline) -> None:
+def test_a_pipeline_whose_models_are_offloaded_generates_the_same(pipeline: JoVAPipeline, build: Build) -> None:
     arguments = {"image": picture(), "audio": sound(RATE * 2 // 16), "output_type": "pt"}
     expected = generate(pipeline, **arguments)
-    offloaded = build_tiny_pipeline()
+    offloaded = build_tiny_pipeline(transformer=build())
     for name in ("text_encoder", "transformer", "vae"):
         cpu_offload(getattr(offloaded, name), torch.device("cpu"), offload_buffers=True)
     assert_same(generate(offloaded, **arguments), expected)
