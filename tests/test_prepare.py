@@ -286,6 +286,17 @@ def test_the_command_names_records_of_clips_that_are_gone_and_an_output_that_is_
     assert "`output` must be a folder, got the file" in capsys.readouterr().err
 
 
+def test_a_clip_that_loses_much_of_its_picture_to_the_crop_is_named(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips", ["square"])
+    write_video(source / "upright.mp4", np.zeros((12, 96, 32, 3), np.uint8), 16)
+    (source / "upright.txt").write_text("held upright")
+    outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
+    assert [outcome.status for outcome in outcomes] == ["kept", "kept"]
+    assert "cropped 1: upright.mp4, the crop keeps 33% of the picture; give `--buckets`" in describe(outcomes)
+
+
 def test_a_lost_empty_prompt_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
     samples = read_samples(write_clips(tmp_path / "clips", ["a"]))
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")

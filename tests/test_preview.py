@@ -71,7 +71,7 @@ def test_the_command_writes_a_video_for_each_clip(
     assert video.frames.shape == (9, MIN_VIEW_PX, MIN_VIEW_PX * views, 3)
     assert video.audio is not None
     said = capsys.readouterr().out
-    assert "1 mouths, in 100% of the frames, 6.2% of the latents" in said
+    assert "100% of the picture, 1 mouths, in 100% of the frames, 6.2% of the latents" in said
     assert "b.mp4: left out" in said
 
 

@@ -33,6 +33,7 @@ from training.mouth_mask import clip_visible, interpolate_gaps, transform_boxes
 Cut = Literal["first", "all"]
 
 MAX_GAP_S = 1 / 3  # how long a mouth may be lost and still be interpolated
+LITTLE_KEPT = 0.6  # of the picture; less is worth a word, a head may be gone
 MIN_MOUTH_SHARE = 0.5  # of the frames, for `require_mouth`
 SILENCE_PEAK = 1e-4
 SOUND_TOLERANCE_S = 0.1  # by which a sound may end before its picture; codecs round to blocks
@@ -111,6 +112,7 @@ class Clip(NamedTuple):
         sampling_rate: Samples per second of the sound; 0 without.
         mouth_boxes: float32 [P, F, 4] xyxy in pixels of the crop, NaN = no mouth.
         reference_image: uint8 [H, W, 3] to condition on; None stands for the first frame.
+        kept_share: Part of the file's picture that the crop keeps.
     """
 
     bucket: Bucket
@@ -119,6 +121,7 @@ class Clip(NamedTuple):
     sampling_rate: int
     mouth_boxes: NDArray[np.float32]
     reference_image: NDArray[np.uint8] | None
+    kept_share: float = 1.0
 
 
 def load_clips(sample: Sample, settings: ClipSettings, detector: MouthDetector) -> list[Clip]:
@@ -156,7 +159,8 @@ def load_clips(sample: Sample, settings: ClipSettings, detector: MouthDetector) 
         boxes = detector(pixels) if given is None else given[:, window]
         cropped, cropped_boxes = fit(pixels, interpolate_gaps(boxes, max_gap), bucket)
         image = None if sample.reference_image is None else _read_reference(sample.reference_image, bucket)
-        clips.append(Clip(bucket, cropped, sound, sampling_rate if audio is not None else 0, cropped_boxes, image))
+        rate, share = sampling_rate if audio is not None else 0, math.exp(-_stretch(bucket, frames.shape[1:3]))
+        clips.append(Clip(bucket, cropped, sound, rate, cropped_boxes, image, share))
     if settings.require_mouth:
         shares = [mouth_share(clip) for clip in clips]
         clips = _require(clips, shares, MIN_MOUTH_SHARE, "a mouth is visible in {:.0%} of the frames")
@@ -182,7 +186,7 @@ def choose_bucket(num_frames: int, size: tuple[int, ...] | None, settings: ClipS
         )
 
     def preference(bucket: Bucket) -> tuple[float, int, int]:
-        stretch = 0.0 if size is None else abs(math.log(bucket.height / bucket.width * size[1] / size[0]))
+        stretch = 0.0 if size is None else _stretch(bucket, size)
         return round(stretch, 6), -bucket.num_frames, -bucket.height * bucket.width
 
     return min(buckets, key=preference)
@@ -212,6 +216,11 @@ def fit(
     size = (bucket.width, bucket.height)
     resized = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS, box=region) for frame in frames]
     return np.stack([np.asarray(image) for image in resized]), visible
+
+
+def _stretch(bucket: Bucket, size: tuple[int, ...]) -> float:
+    """How far the aspect ratio of (height, width) is from the bucket; the crop keeps exp(-stretch) of the picture."""
+    return abs(math.log(bucket.height / bucket.width * size[1] / size[0]))
 
 
 def mouth_share(clip: Clip) -> float:

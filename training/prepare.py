@@ -29,7 +29,15 @@ from diffusers_jova.cli import Parser, choose_device, one_line
 from diffusers_jova.media import exact_frame_rate, mix_channels, resample
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.shipped import model_folder
-from training.clips import BROKEN_CLIP_ERRORS, Bucket, Clip, ClipSettings, SkippedClipError, load_clips
+from training.clips import (
+    BROKEN_CLIP_ERRORS,
+    LITTLE_KEPT,
+    Bucket,
+    Clip,
+    ClipSettings,
+    SkippedClipError,
+    load_clips,
+)
 from training.dataset import EMPTY_PROMPT, write_record
 from training.encoder import Encoder, fingerprint_model, model_defaults, video_factors
 from training.manifest import Sample, read_samples, some
@@ -110,7 +118,9 @@ class Preparer:
             numbers = {"clip": index, "num_clips": len(clips), "fingerprint": fingerprint}
             write_record(self._record(sample, index), tensors, metadata | numbers)
         self._remove_records(sample, keep=len(clips))
-        return Outcome(source, "kept", num_records=len(clips))
+        share = clips[0].kept_share
+        note = f"the crop keeps {share:.0%} of the picture" if share < LITTLE_KEPT else ""
+        return Outcome(source, "kept", note, len(clips))
 
     def fingerprint(self, sample: Sample) -> str:
         """Digest of everything that decides the records of a sample."""
@@ -256,6 +266,9 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = ()) -> str:
     counts = Counter(outcome.status for outcome in outcomes)
     records = sum(outcome.num_records for outcome in outcomes)
     lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
+    cropped = [f"{Path(o.source).name}, {o.reason}" for o in outcomes if o.status == "kept" and o.reason]
+    if cropped:
+        lines.append(f"cropped {len(cropped)}: {some(cropped)}; give `--buckets` of their shape to keep more")
     reasons = Counter(outcome.reason for outcome in outcomes if outcome.status == "skipped")
     sources = {outcome.reason: Path(outcome.source).name for outcome in outcomes}
     lines += [f"skipped {count}: {reason} ({sources[reason]})" for reason, count in reasons.most_common()]

@@ -104,10 +104,11 @@ def compose(clip: Clip, spatial_factor: int, temporal_factor: int, encoder: Enco
 
 
 def describe_mouths(clip: Clip, spatial_factor: int, temporal_factor: int) -> str:
-    """Say how many mouths there are, how often they are seen and how much of the latents they take."""
+    """Say how much the crop keeps, how many mouths there are, how often they are seen and what part of the latents."""
     mask = latent_mask(clip.mouth_boxes, *clip.bucket, spatial_factor, temporal_factor)
     return (
-        f"{len(clip.mouth_boxes)} mouths, in {mouth_share(clip):.0%} of the frames, {mask.mean():.1%} of the latents"
+        f"{clip.kept_share:.0%} of the picture, {len(clip.mouth_boxes)} mouths, "
+        f"in {mouth_share(clip):.0%} of the frames, {mask.mean():.1%} of the latents"
     )
 
 
