@@ -1,3 +1,4 @@
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from diffusers_jova import JoVATransformer3DModel
+from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
 from tests.tiny_pipeline import build_tiny_pipeline
 from tests.tiny_training import MODEL, tiny_config, write_clips
 from training.branches import branch_of
 from training.lora import ADAPTER_FILE, TARGETS, quantize_nf4_
+from training.model import load_transformer
 from training.train_lora import main
 from training.trainer import Trainer
 
@@ -27,11 +29,17 @@ def _fresh_accelerate() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    """A saved transformer with every weight random: the gates of a new one are zero."""
+WAN_MODEL = {name: MODEL[name] for name in MODEL if name in inspect.signature(JoVAWanTransformer3DModel).parameters}
+WAN_MODEL |= {"ffn_dim": 32, "freq_dim": 32}
+TRANSFORMERS = {"jova": (JoVATransformer3DModel, MODEL), "wan": (JoVAWanTransformer3DModel, WAN_MODEL)}
+
+
+@pytest.fixture(params=TRANSFORMERS)
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A saved transformer of each kind with every weight random: the gates of a new one are zero."""
     torch.manual_seed(1)
-    transformer = JoVATransformer3DModel(**MODEL)
+    cls, config = TRANSFORMERS[request.param]
+    transformer = cls(**config)
     for parameter in transformer.parameters():
         nn.init.normal_(parameter, std=0.2)
     transformer.save_pretrained(tmp_path / "base")
@@ -55,7 +63,7 @@ def test_the_adapter_file_gives_the_pipeline_the_output_of_training(tmp_path: Pa
     trainer = Trainer(lora_config(tmp_path, base, lora_targets="attention_ff"))
     trainer.train()
     pipe = build_tiny_pipeline()
-    pipe.transformer = JoVATransformer3DModel.from_pretrained(base)
+    pipe.transformer = load_transformer(str(base))
     before = velocities(pipe.transformer)
     pipe.load_lora_weights(tmp_path / "run", weight_name=ADAPTER_FILE)
     for trained, loaded, untouched in zip(
@@ -75,7 +83,7 @@ def test_an_adapter_of_one_branch_loads_without_a_word_about_the_other(
     adapter = load_file(tmp_path / "run" / ADAPTER_FILE)
     assert {branch_of(name) for name in adapter} == trained == {settings.get("stage", "audio")}
     pipe = build_tiny_pipeline()
-    pipe.transformer = JoVATransformer3DModel.from_pretrained(base)
+    pipe.transformer = load_transformer(str(base))
     pipe.load_lora_weights(tmp_path / "run", weight_name=ADAPTER_FILE)  # a warning would be an error
     for loaded, expected in zip(velocities(pipe.transformer), velocities(trainer.transformer.eval()), strict=True):
         torch.testing.assert_close(loaded, expected)
@@ -88,7 +96,7 @@ def test_an_adapter_that_would_train_nothing_is_refused(tmp_path: Path, base: Pa
 
 def test_the_frozen_weights_keep_the_formats_that_loading_gives_them(tmp_path: Path, base: Path) -> None:
     trained = Trainer(lora_config(tmp_path, base, mixed_precision="bf16")).transformer
-    loaded = JoVATransformer3DModel.from_pretrained(base, torch_dtype=torch.bfloat16)
+    loaded = type(load_transformer(str(base))).from_pretrained(base, torch_dtype=torch.bfloat16)
     formats = {name.replace(".base_layer", ""): weight.dtype for name, weight in trained.named_parameters()}
     assert {name: weight.dtype for name, weight in loaded.named_parameters()}.items() <= formats.items()
     assert torch.float32 in {weight.dtype for weight in loaded.parameters()}
@@ -101,7 +109,8 @@ def test_the_header_of_the_adapter_holds_its_configuration(tmp_path: Path, base:
         names = list(file.keys())
     assert (metadata["transformer.r"], metadata["transformer.lora_alpha"]) == (4, 8)
     assert metadata["transformer.target_modules"] == TARGETS["attention"]
-    assert "transformer.transformer_blocks.0.attn.video.to_q.lora_A.weight" in names
+    first = {"transformer.transformer_blocks.0.attn.video.to_q", "transformer.blocks.0.attn1.video.to_q"}
+    assert len(first & {name.removesuffix(".lora_A.weight") for name in names}) == 1
 
 
 @pytest.mark.parametrize(
@@ -119,12 +128,13 @@ def test_targets_reach_what_their_name_says(
 ) -> None:
     trainer = Trainer(lora_config(tmp_path, base, lora_targets=targets))
     names = [name.split(".") for name, p in trainer.transformer.named_parameters() if p.requires_grad]
-    assert {
-        part for name in names for part in name if part in ("video", "video_text", "audio", "audio_text")
-    } == reached
     parts = {part for name in names for part in name}
-    assert parts & {"video", "video_text", "audio", "audio_text"} == reached
-    assert parts & {"attn", "ff", "modulation", "embed"} == modules
+    is_wan = "blocks" in parts
+    assert parts & {"video", "video_text", "audio", "audio_text"} == reached & (
+        {"video", "audio"} if is_wan else reached
+    )
+    ours = {"attn1": "attn", "attn2": "attn", "ffn": "ff"}
+    assert {ours.get(part, part) for part in parts} & {"attn", "ff", "modulation", "embed"} == modules
 
 
 @pytest.mark.parametrize("targets", ["video", "audio"])
