@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ with torch.device("meta"):  # torch lists its constructors at the first use; tra
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in processes that tests start
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before diffusers is imported: a test that wants the network fails
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> Iterator[None]:
+    from tests.tiny_training import forget_accelerate  # imports diffusers, which reads the environment
+
+    forget_accelerate()
+    yield
+    forget_accelerate()
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,10 @@
 import inspect
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -19,14 +17,6 @@ from training.lora import ADAPTER_FILE, TARGETS, quantize_nf4_
 from training.model import load_transformer
 from training.train_lora import main
 from training.trainer import Trainer
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 WAN_MODEL = {name: MODEL[name] for name in MODEL if name in inspect.signature(JoVAWanTransformer3DModel).parameters}

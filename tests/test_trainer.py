@@ -2,7 +2,6 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 from accelerate import debug_launcher
-from accelerate.state import AcceleratorState, GradientState
 from huggingface_hub import HfApi
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
-from tests.tiny_training import HEADER, MODEL, tiny_config, write_clips
+from tests.tiny_training import HEADER, MODEL, forget_accelerate, tiny_config, write_clips
 from training.branches import branch_of, copy_video_to_audio
 from training.conditioning import Conditioning
 from training.dataset import write_record
@@ -25,19 +23,6 @@ from training.metrics import LossMeter
 from training.publish import write_model_card
 from training.train import main, run
 from training.trainer import Trainer
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps its settings for the life of a process; each test is a process of its own."""
-    forget_accelerate()
-    yield
-    forget_accelerate()
-
-
-def forget_accelerate() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def result(folder: Path) -> dict[str, torch.Tensor]:

@@ -8,18 +8,13 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, debug_launcher
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.state import PartialState
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 import training.trainer
-from tests.tiny_training import tiny_config
+from tests.tiny_training import forget_accelerate, tiny_config
 from training.trainer import Trainer
-
-
-def forget_accelerate() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def sharded_accelerator(config: Any) -> Accelerator:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState, GradientState
 
 from training.config import TrainConfig, from_values
 from training.dataset import EMPTY_PROMPT, write_record
@@ -34,6 +35,12 @@ HEADER = {
     "spatial_factor": 8,
     "temporal_factor": 4,
 }
+
+
+def forget_accelerate() -> None:
+    """Accelerate keeps its settings for the life of a process; this begins a new life."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def write_clips(
