@@ -2,8 +2,8 @@
 PYTHON ?= python3
 # the versions of the development environment; `make test CONSTRAINTS=` takes the newest that setup.cfg allows
 CONSTRAINTS ?= constraints.txt
-# what `make demo` runs and `make evidence` measures: the shipped model, else the one that `make jova-tiny` makes
-MODEL ?= model_cards/jova-tiny
+# what `make demo` runs and `make evidence` measures: the shipped model, or the folder of another
+MODEL ?= jova-tiny
 # of every run of `make ablations`
 STEPS ?= 2000
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
@@ -38,7 +38,9 @@ overfit: .venv/installed  ## set up .venv, then prove the chain on one clip; min
 
 jova-tiny: .venv/espeak  ## make the shipped model from nothing; resumes where it was interrupted
 	@.venv/bin/python -m training.jova_tiny --output runs/jova-tiny
-	@cp -R runs/jova-tiny/pipeline/. model_cards/jova-tiny
+	@rm -rf diffusers_jova/weights/jova-tiny
+	@mkdir -p diffusers_jova/weights
+	@cp -R runs/jova-tiny/pipeline diffusers_jova/weights/jova-tiny
 
 evidence: .venv/espeak  ## measure MODEL on held-out prompts; fills in model_cards/jova-tiny
 	@.venv/bin/python -m training.evidence --model $(MODEL); status=$$?; \

@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from diffusers_jova import media
-from diffusers_jova.pipeline_jova import JoVAPipeline
-from training import demo, overfit
+from training import overfit
 from training.disc_clip import (
     COLOURS,
     FRAME_RATE,
@@ -68,7 +67,7 @@ def test_each_clip_meets_the_goals_and_no_mixture_of_both_does() -> None:
 
 
 def test_an_untrained_model_runs_through_the_whole_chain_and_misses_the_goals(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "overfit"
     with pytest.raises(SystemExit, match="goals missed from: noise; orange prompt;"):
@@ -77,31 +76,3 @@ def test_an_untrained_model_runs_through_the_whole_chain_and_misses_the_goals(
     clip = media.read_video(output / "green_prompt_and_first_frame.mp4")
     assert len(clip.frames) == NUM_FRAMES
     assert (output / "contact_sheet.png").exists()
-
-    monkeypatch.setattr(demo, "OVERFIT", output)
-    monkeypatch.setattr(demo, "SHIPPED", tmp_path / "without_weights")
-    demo.main(["--model", str(demo.SHIPPED), "--output", str(tmp_path / "demo.mp4")])
-    assert {path.name for path in tmp_path.glob("demo*")} == {"demo.mp4", "demo_from_image.mp4", "demo.png"}
-
-
-def test_the_demo_refuses_files_of_another_length(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
-    defaults = JoVAPipeline.from_pretrained(tiny_pipeline_folder).defaults
-    clip = draw_clip()
-    for cut, path in ((SAMPLING_RATE, tmp_path / "short_sound.mp4"), (None, tmp_path / "long.mp4")):
-        media.write_video(path, clip.frames[: defaults.num_frames], FRAME_RATE, clip.waveform[:cut], SAMPLING_RATE)
-        with pytest.raises(ValueError, match="must last"):
-            demo.check_lengths(path, defaults)
-
-
-def test_the_demo_refuses_a_folder_without_a_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        demo.main(["--model", str(tmp_path)])
-    assert "`--model` must be the folder of a saved pipeline" in capsys.readouterr().err
-
-
-def test_the_demo_of_another_model_shows_speakers(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
-    demo.main(["--model", str(tiny_pipeline_folder), "--output", str(tmp_path / "demo.mp4")])
-    assert {path.name for path in tmp_path.iterdir()} == {"demo.mp4", "demo_from_image.mp4", "demo.png"}
-    defaults = JoVAPipeline.from_pretrained(tiny_pipeline_folder).defaults
-    scenes = demo.avatar_scenes(defaults)
-    assert [scene.image is None for scene in scenes] == [True, False]

@@ -3,6 +3,11 @@ from pathlib import Path
 import pytest
 
 from diffusers_jova import JoVAPipeline, shipped
+from training.evidence import load_pipeline, measure, summarize
+from training.generation import FIRST_SEED, generate, held_out_clips
+
+
+LARGEST_MB = 40
 
 
 @pytest.fixture
@@ -30,3 +35,21 @@ def test_a_folder_of_the_same_name_comes_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["owner/some-model", "other-model", "weights/some-model", "/some-model", "..", ""])
 def test_every_other_name_stays_as_it_is(name: str) -> None:
     assert shipped.find_model(name) == name
+
+
+def test_the_shipped_model_is_small_and_free_of_what_does_not_ship() -> None:
+    folder = Path(shipped.find_model("jova-tiny"))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < LARGEST_MB * 1e6
+    assert all(len(path.relative_to(folder).parts) <= 2 for path in files), "setup.cfg packs two levels"
+    assert {path.suffix for path in files} == {".json", ".md", ".safetensors"}
+
+
+def test_the_shipped_model_speaks_in_sync_and_looks_as_asked(tmp_path: Path) -> None:
+    pipeline = load_pipeline(shipped.model_folder("jova-tiny"))
+    references = held_out_clips(pipeline, range(FIRST_SEED - 4, FIRST_SEED), subject="speaker", speech="formant")
+    made = generate(pipeline, references, tmp_path, num_inference_steps=8)
+    reached = summarize(measure([(clip.frames, clip.waveform) for clip in made], references, "formant"))
+    assert reached["sync_within_one_frame"]["mean"] == 1
+    assert reached["envelope_correlation"]["mean"] > 0.8
+    assert reached["identity_correct"]["mean"] == 1

@@ -1,9 +1,9 @@
 """Show what a model does: one clip from a text and one from a text with its first frame, and both on a contact sheet.
 
-    python -m training.demo --model model_cards/jova-tiny --output demo.mp4
+    python -m training.demo --output demo.mp4
 
-writes `demo.mp4`, `demo_from_image.mp4` and the contact sheet `demo.png`, and checks that picture and sound last as
-long as was asked for. Where jova-tiny is missing, that of `training.overfit`, which knows two clips, is trained first.
+writes `demo.mp4` and `demo_from_image.mp4`, enlarged for viewing, and the contact sheet `demo.png`, and checks that
+picture and sound last as long as was asked for.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ from PIL import Image
 from diffusers_jova import JoVAPipeline, JoVAPrompt
 from diffusers_jova.cli import Parser
 from diffusers_jova.generation_defaults import GenerationDefaults
-from diffusers_jova.media import read_video
-from training import overfit
+from diffusers_jova.media import read_video, to_uint8_frames, write_video
+from diffusers_jova.shipped import model_folder
 from training.avatars import make_clip
-from training.contact_sheet import save_contact_sheet
-from training.disc_clip import draw_clip
+from training.contact_sheet import enlarge, save_contact_sheet
+from training.evidence import load_pipeline
 
 
-SHIPPED = Path("model_cards", "jova-tiny")
-OVERFIT = Path("runs", "overfit")
 SPEAKER_SEED, PORTRAIT_SEED = 1, 5
 WORDS = ("hello", "coffee")
 
@@ -54,31 +52,13 @@ def avatar_scenes(defaults: GenerationDefaults) -> list[Scene]:
     return scenes
 
 
-def disc_scenes() -> list[Scene]:
-    """The clips that the model of `training.overfit` knows."""
-    clip, twin = draw_clip("orange"), draw_clip("green")
-    first_frame = Image.fromarray(twin.frames[0])
-    return [Scene("from text", clip.caption), Scene("from text and the first frame", twin.caption, first_frame)]
-
-
-def load_model(folder: Path) -> tuple[JoVAPipeline, list[Scene]]:
-    """Load the model and choose what it can show; that of `training.overfit` stands in for a missing shipped one."""
-    if (folder / "model_index.json").is_file():
-        pipeline = JoVAPipeline.from_pretrained(folder)
-        return pipeline, avatar_scenes(pipeline.defaults)
-    if folder != SHIPPED:
-        raise ValueError(f"`--model` must be the folder of a saved pipeline, got {folder}; leave it out for jova-tiny")
-    print(f"there are no weights in {folder}; training one that knows two clips, in {OVERFIT} (minutes, once)")
-    if not (OVERFIT / "pipeline").exists():
-        overfit.main(["--output", str(OVERFIT)])
-    return JoVAPipeline.from_pretrained(OVERFIT / "pipeline"), disc_scenes()
-
-
 def make(pipeline: JoVAPipeline, scene: Scene, seed: int, path: Path) -> None:
-    """Make one clip and write it."""
+    """Make one clip and write it, large enough to see."""
     print(f"{path}: {scene.name}", flush=True)
-    made: Any = pipeline(scene.prompt, image=scene.image, generator=torch.Generator().manual_seed(seed))
-    made.save(path)
+    generator = torch.Generator().manual_seed(seed)
+    made: Any = pipeline(scene.prompt, image=scene.image, generator=generator, output_type="np")
+    frames = enlarge(to_uint8_frames(made.frames[0]))
+    write_video(path, frames, made.frame_rate, made.audio[0], made.sampling_rate)
 
 
 def check_lengths(path: Path, defaults: GenerationDefaults) -> None:
@@ -94,15 +74,16 @@ def check_lengths(path: Path, defaults: GenerationDefaults) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the clips, check them, and put them on one sheet."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=SHIPPED, help="folder of a saved pipeline")
+    parser.add_argument("--model", type=model_folder, default="jova-tiny", help="folder of a saved pipeline")
     parser.add_argument("--output", type=Path, default=Path("demo.mp4"), help="the clip from text; others lie beside")
     args = parser.parse_args(argv)
+    started = time.monotonic()
     try:
-        pipeline, scenes = load_model(args.model)
+        pipeline = load_pipeline(args.model)
     except ValueError as error:
         parser.error(str(error))
-    started = time.monotonic()
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    scenes = avatar_scenes(pipeline.defaults)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     paths = [args.output, args.output.with_stem(f"{args.output.stem}_from_image")]
     for seed, (scene, path) in enumerate(zip(scenes, paths, strict=True)):
         make(pipeline, scene, seed, path)

@@ -55,10 +55,20 @@ DEFAULTS: dict[str, Any] = {
     "num_frames": 33,
     "frame_rate": 16.0,
     "num_inference_steps": 24,
-    "guidance_scale": 3.0,
+    "guidance_scale": 1.5,
     "max_sequence_length": 96,
 }
 ENCODING_BATCH = 8
+CARD = """---
+license: apache-2.0
+library_name: diffusers
+---
+
+# jova-tiny
+
+Drawn avatars that speak: a small JoVA pipeline, trained by `make jova-tiny` of diffusers_jova on drawn clips alone.
+Its model card is `model_cards/jova-tiny/README.md` there.
+"""
 
 
 def assemble(
@@ -204,6 +214,7 @@ def save_pipeline(codecs: Path, transformer: Path, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.save_pretrained(partial)
+    (partial / "README.md").write_text(CARD)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
