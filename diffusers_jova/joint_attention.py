@@ -70,6 +70,15 @@ def coupling_runs(coupled: Coupling | Sequence[Coupling], batch_size: int) -> tu
     return tuple(CouplingRun(value, len(list(group))) for value, group in groupby(per_sample))
 
 
+def per_stream(attended: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What `JoVAJointAttention` returned, a tuple again after a hook that returns its only entry as a lone tensor.
+
+    TaylorSeer does so where one stream is present, in the steps that it predicts:
+    https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/hooks/taylorseer_cache.py
+    """
+    return (attended,) if isinstance(attended, Tensor) else attended
+
+
 class JoVAJointAttnProcessor:
     """Eq. 4 and the two fusion variants of Fig. 4, on any attention backend of diffusers."""
 

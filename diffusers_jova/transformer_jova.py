@@ -31,7 +31,15 @@ from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .joint_attention import Coupling, CouplingRun, Fusion, JoVAJointAttention, StreamLengths, coupling_runs
+from .joint_attention import (
+    Coupling,
+    CouplingRun,
+    Fusion,
+    JoVAJointAttention,
+    StreamLengths,
+    coupling_runs,
+    per_stream,
+)
 from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
 from .modulation import Modulation, modulated_norm, select_level
 from .single_file import JoVASingleFileMixin
@@ -356,7 +364,7 @@ class JoVATransformerBlock(nn.Module):
 
         # 2. Feed-forward network of each stream
         outputs = []
-        for (name, x), attention in zip(streams.items(), attended, strict=True):
+        for (name, x), attention in zip(streams.items(), per_stream(attended), strict=True):
             mod = modulation[name]
             x = torch.addcmul(x, mod.attn_gate, attention)
             ff_output = self.ff[name](modulated_norm(x, mod.ff_shift, mod.ff_scale, self.eps))

@@ -34,6 +34,7 @@ from .joint_attention import (
     StreamLengths,
     concatenated_linear,
     coupling_runs,
+    per_stream,
 )
 from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
 from .modulation import Modulation, modulated_norm, select_level
@@ -286,7 +287,7 @@ class JoVAWanTransformerBlock(nn.Module):
 
         # 2. Cross-attention to text and feed-forward network of each modality
         outputs = []
-        for (name, x), attention in zip(streams.items(), attended, strict=True):
+        for (name, x), attention in zip(streams.items(), per_stream(attended), strict=True):
             mod, noise, text = modulation[name], context.noise[name], context.text[name]
             x = gated_sum(x, noise.at_rows(mod.attn_gate), attention)
             x = x + self.attn2.of(name)(self.norm2.of(name)(x), text.rows, text.mask)

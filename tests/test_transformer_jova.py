@@ -349,6 +349,20 @@ def test_caches_start_at_the_plain_forward_and_both_modalities_follow(build: Cal
     assert_same(run(model, **near), second)
 
 
+@pytest.mark.parametrize("index", [0, 1], ids=MODALITIES)
+def test_a_predicted_attention_serves_a_modality_alone_in_a_batch(build: Callable[..., Any], index: int) -> None:
+    model = build()
+    names = ("hidden_states", "audio_hidden_states")
+    alone: dict[str, Any] = {names[1 - index]: None}
+    near = {names[index]: inputs()[names[index]] + 0.05 * inputs(seed=1)[names[index]]}
+    plain = run(model, **alone, **near)[index]
+    model.enable_cache(CACHES["taylor"])
+    with model.cache_context("test"):
+        run(model, **alone)
+        predicted = run(model, **alone, **near)[index]
+    assert 1e-6 < difference(predicted, plain) < 0.2  # approximated, and not at all stale
+
+
 def test_bfloat16_keeps_the_time_embedder_in_float32_and_stays_near(build: Callable[..., Any], tmp_path: Path) -> None:
     model = build()
     model.save_pretrained(tmp_path)
