@@ -29,7 +29,7 @@ help:       ## list the commands
 demo: .venv/installed  ## set up .venv, then write demo.mp4, demo_from_image.mp4 and demo.png
 	@.venv/bin/python -m training.demo --model $(MODEL) --output demo.mp4
 
-overfit: .venv/installed  ## set up .venv, then prove the chain on one clip; minutes
+overfit: .venv/installed  ## set up .venv, then prove the chain on two clips; minutes
 	@.venv/bin/python -m training.overfit --output runs/overfit
 
 .venv/espeak: .venv/installed  # the voice of the training set
