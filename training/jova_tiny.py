@@ -215,8 +215,17 @@ def save_pipeline(codecs: Path, transformer: Path, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.save_pretrained(partial)
     (partial / "README.md").write_text(CARD)
+    for config in partial.glob("*/config.json"):
+        forget_origin(config)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def forget_origin(config: Path) -> None:
+    """Take from a component's config the folder that it was loaded from, which means nothing elsewhere."""
+    values = json.loads(config.read_text())
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,12 +13,13 @@ a `report.json` measured on held-out clips with the weights as they were saved.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +98,33 @@ def start_certain(vae: AutoencoderKLWan) -> None:
     vae.quant_conv.bias[vae.config.z_dim :] = INITIAL_LOGVAR
 
 
-class VideoVAETraining:
-    """Trains an `AutoencoderKLWan` on single frames first and on clips afterwards."""
+def new_video_vae(config: VideoVAEConfig) -> AutoencoderKLWan:
+    """Make the VAE that training begins with."""
+    vae = AutoencoderKLWan(**config.model)
+    start_from_images(vae)
+    start_certain(vae)
+    return vae
 
-    def __init__(self, config: VideoVAEConfig, frames: Tensor, mouth_boxes: Tensor) -> None:
-        """Take frames uint8 [N, F, H, W, 3] and boxes [N, P, F, 4] on the device to train on."""
+
+class VideoVAETraining:
+    """Trains an `AutoencoderKLWan` on single frames first and on clips afterwards, or goes on with a decoder alone."""
+
+    def __init__(
+        self, config: VideoVAEConfig, frames: Tensor, mouth_boxes: Tensor, trained: AutoencoderKLWan | None = None
+    ) -> None:
+        """Take the clips on the device to train on.
+
+        Args:
+            config: Sizes and settings.
+            frames: uint8 [N, F, H, W, 3].
+            mouth_boxes: [N, P, F, 4].
+            trained: The VAE whose decoder goes on; its latents stay what they are.
+        """
         self.config, self.frames, self.mouth_boxes = config, frames, mouth_boxes
-        self.vae = AutoencoderKLWan(**config.model)
-        start_from_images(self.vae)
-        start_certain(self.vae)
-        self.vae.to(frames.device)
+        self.vae = (trained or new_video_vae(config)).to(frames.device)
+        if trained is not None:
+            self.vae.encoder.requires_grad_(False)
+            self.vae.quant_conv.requires_grad_(False)
         self.layout = torch.channels_last_3d if config.channels_last else torch.contiguous_format
         if config.channels_last:
             lay_channels_last(self.vae)
@@ -115,8 +133,13 @@ class VideoVAETraining:
 
     def draw(self, stage: VideoStage) -> tuple[Tensor, Tensor]:
         """Draw pixels [B, 3, F, H, W] and their weights [B, 1, F, H, W]."""
-        clips = draw_clips(self.frames, self.mouth_boxes, stage.batch, stage.frames)
-        return weighted_pixels(*clips, self.config.recolour, self.config.mouth_weight)
+        device = self.frames.device
+        clip = torch.randint(len(self.frames), (stage.batch, 1), device=device)
+        first = torch.randint(self.frames.shape[1] - stage.frames + 1, (stage.batch, 1), device=device)
+        moment = first + torch.arange(stage.frames, device=device)
+        video = recolour(to_pixels(self.frames[clip, moment]), self.config.recolour)
+        boxes = self.mouth_boxes.transpose(1, 2)[clip, moment].transpose(1, 2)
+        return video, mouth_weights(boxes, video.shape[-2], video.shape[-1], self.config.mouth_weight)
 
     def losses(self, video: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Losses of pixels [B, 3, F, H, W] under weights [B, 1, F, H, W]."""
@@ -137,47 +160,6 @@ class VideoVAETraining:
         loss = terms["pixel"] + self.config.kl_weight * terms["kl"]
         norm = optimise(list(self.optimizers.values()), loss, self.config.schedule.gradient_clip)
         return {**terms, "norm": norm}
-
-
-class VideoDecoderTraining:
-    """Goes on with the decoder alone, on whole clips: the latents stay what they are for the transformer."""
-
-    def __init__(self, config: VideoDecoderConfig, vae: AutoencoderKLWan, frames: Tensor, mouth_boxes: Tensor) -> None:
-        """Take a trained VAE, frames uint8 [N, F, H, W, 3] and boxes [N, P, F, 4] on the device to train on."""
-        self.config, self.vae, self.frames, self.mouth_boxes = config, vae, frames, mouth_boxes
-        for part in (vae.encoder, vae.quant_conv):
-            part.requires_grad_(False)
-        self.modules: dict[str, nn.Module] = {"model": vae}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"model": muon_for_kernels(vae)}
-
-    def train_step(self, step: int, progress: float) -> Mapping[str, Tensor]:
-        """Take one step."""
-        config = self.config
-        clips = draw_clips(self.frames, self.mouth_boxes, config.batch, self.frames.shape[1])
-        video, weights = weighted_pixels(*clips, config.recolour, config.mouth_weight)
-        layout = torch.channels_last_3d if config.channels_last else torch.contiguous_format
-        with torch.autocast(video.device.type, torch.bfloat16, enabled=config.bf16):
-            with torch.no_grad():
-                latents = encode_clip(self.vae, video.contiguous(memory_format=layout)).sample()
-            decoded = decode_clip(self.vae, latents)
-        error = (decoded.detach() - video).square()
-        pixel = pixel_loss(decoded, video, weights, config.gradient_weight)
-        norm = optimise(list(self.optimizers.values()), pixel, config.schedule.gradient_clip)
-        return {"pixel": pixel, "psnr": psnr(error.mean()), "norm": norm}
-
-
-def draw_clips(frames: Tensor, mouth_boxes: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor]:
-    """Draw parts of clips: frames uint8 [B, F, H, W, 3] and boxes [B, P, F, 4]."""
-    clip = torch.randint(len(frames), (batch, 1), device=frames.device)
-    first = torch.randint(frames.shape[1] - length + 1, (batch, 1), device=frames.device)
-    moment = first + torch.arange(length, device=frames.device)
-    return frames[clip, moment], mouth_boxes.transpose(1, 2)[clip, moment].transpose(1, 2)
-
-
-def weighted_pixels(frames: Tensor, boxes: Tensor, recoloured: float, mouth_weight: float) -> tuple[Tensor, Tensor]:
-    """Pixels [B, 3, F, H, W], a share of the clips in other colours, and their weights [B, 1, F, H, W]."""
-    video = recolour(to_pixels(frames), recoloured)
-    return video, mouth_weights(boxes, video.shape[-2], video.shape[-1], mouth_weight)
 
 
 def psnr(squared_error: Tensor) -> Tensor:
@@ -386,6 +368,12 @@ def save_rounded(model: Any, folder: Path) -> Any:
     return type(model).from_pretrained(folder).eval().to(device)
 
 
+def digest(module: nn.Module) -> str:
+    """Digest the weights of a module: other weights, another text."""
+    weights = (value.detach().cpu().contiguous().numpy().tobytes() for value in module.state_dict().values())
+    return hashlib.sha256(b"".join(weights)).hexdigest()[:16]
+
+
 class Workshop:
     """Where components are made: config, clips, output folder and device."""
 
@@ -414,10 +402,16 @@ class Workshop:
         """Held-out sound, float [N, samples], on the device."""
         return self.waveforms(self.held_out_shards).float() / 32767
 
-    def train(self, name: str, training: Any) -> dict[str, Any]:
-        """Run a training to the end of its schedule; returns steps, seconds and last losses."""
+    def train(self, name: str, training: Any, **origin: str) -> dict[str, Any]:
+        """Run a training to the end of its schedule; returns steps, seconds and last losses.
+
+        Args:
+            name: Of the checkpoint.
+            training: With a `config`.
+            origin: What else a checkpoint must have been made from to be continued.
+        """
         schedule = training.config.schedule
-        settings = {**asdict(training.config), "schedule": schedule_settings(schedule)}
+        settings = {**asdict(training.config), "schedule": schedule_settings(schedule), **origin}
         print(f"{name}: {sum(p.numel() for p in training.modules['model'].parameters()):,} parameters", flush=True)
         return run(training, schedule, self.output / "checkpoints" / f"{name}.safetensors", settings)
 
@@ -426,13 +420,21 @@ class Workshop:
         training = VideoVAETraining(self.config.video_vae, *self.frames(self.shards))
         report = self.train("video_vae", training)
         set_video_statistics(training.vae, training.frames[:STATISTICS_CLIPS])
+        held_out = self.frames(self.held_out_shards)
         if self.config.video_decoder is not None:
-            decoder = VideoDecoderTraining(
-                self.config.video_decoder, training.vae, training.frames, training.mouth_boxes
-            )
-            report["decoder"] = self.train("video_decoder", decoder)
+            report["before_decoder"] = measure_video_vae(training.vae, *held_out)
+            report["decoder"] = self.go_on_with_decoder(self.config.video_decoder, training)
         vae = save_rounded(training.vae, folder)
-        return {**report, "held_out": measure_video_vae(vae, *self.frames(self.held_out_shards))}
+        return {**report, "held_out": measure_video_vae(vae, *held_out)}
+
+    def go_on_with_decoder(self, config: VideoDecoderConfig, training: VideoVAETraining) -> dict[str, Any]:
+        """Train the decoder of a trained video VAE on whole clips."""
+        stage = VideoStage(until=1.0, frames=training.frames.shape[1], batch=config.batch)
+        settings = replace(
+            training.config, schedule=config.schedule, stages=(stage,), mouth_weight=config.mouth_weight
+        )
+        decoder = VideoVAETraining(settings, training.frames, training.mouth_boxes, training.vae)
+        return self.train("video_decoder", decoder, encoder=digest(training.vae.encoder))
 
     def make_audio_vae(self, folder: Path) -> dict[str, Any]:
         """Train, measure and save the audio VAE."""
