@@ -28,7 +28,7 @@ from diffusers_jova.cli import Parser
 from training.branches import copy_branch
 from training.config import TrainConfig, load_yaml, parse_overrides
 from training.evidence import load_pipeline, measure, summarize, write_json
-from training.generation import BATCH_SIZE, FIRST_SEED, generate, held_out_clips
+from training.generation import BATCH_SIZE, FIRST_SEED, fingerprint, generate, held_out_clips
 from training.jova_tiny import CONFIGS, assemble, start_training, wait_for
 from training.model import load_transformer
 from training.model_card import fill_section, markdown_table, provenance
@@ -125,21 +125,30 @@ def write_start(name: str, branches: Path, audio: Path | None, folder: Path) -> 
         folder: To write.
 
     Raises:
-        ValueError: If the arm has weights that begin at random, which would differ from arm to arm.
+        ValueError: If the arm lacks weights of `branches`, or has some that begin at random.
     """
     source = load_transformer(str(branches))
     start = type(source).from_config({**source.config, **ARMS[name].model})
-    missing, _ = start.load_state_dict(source.state_dict(), strict=False)
-    random = [key for key in missing if start.get_parameter(key).any()]
-    if random:
-        raise ValueError(f"weights that only {name} has must begin at zero, got {', '.join(random)}; see `ARMS`")
+    missing, unexpected = start.load_state_dict(source.state_dict(), strict=False)
+    wrong = [*unexpected, *(key for key in missing if start.get_parameter(key).any())]
+    if wrong:
+        raise ValueError(
+            f"{name} must keep the weights of stage 1 and add only zeros, got {', '.join(wrong)}; see `ARMS`"
+        )
     if audio is not None:
         copy_branch(load_transformer(str(audio)), start, "audio")
     start.save_pretrained(folder)
 
 
 def run_arm(
-    config: TrainConfig, codecs: Path, result: Path, *, num_clips: int, speech: str, batch_size: int = BATCH_SIZE
+    config: TrainConfig,
+    codecs: Path,
+    result: Path,
+    *,
+    origin: Mapping[str, str],
+    num_clips: int,
+    speech: str,
+    batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
     """Train one arm, measure it on held-out prompts, write its result; a finished one is only read.
 
@@ -147,6 +156,7 @@ def run_arm(
         config: The run.
         codecs: Saved pipeline, or what `training.train_codecs` wrote: makes clips of what the arm generates.
         result: JSON file to write.
+        origin: Digests of what the arm begins with and is decoded by.
         num_clips: Held-out prompts.
         speech: Voice of the training set.
         batch_size: Clips generated at a time.
@@ -154,7 +164,7 @@ def run_arm(
     Raises:
         ValueError: If the finished result is one of other settings.
     """
-    settings = config.settings_of_result() | {"clips": num_clips, "speech": speech}
+    settings = config.settings_of_result() | {"clips": num_clips, "speech": speech, **origin}
     if result.exists():
         found = json.loads(result.read_text())
         check_settings(found["settings"], settings, result)
@@ -297,10 +307,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     # 1. What the arms begin with
     runs = [(args.only[0], int(args.only[1]))] if args.only else list(product(ARMS, range(args.seeds)))
     starts: dict[str, tuple[Path, Path | None]] = {name: (args.branches, None) for name, _ in runs}
-    for name in (name for name in starts if ARMS[name].trains_audio_branch):
-        audio = args.output / f"audio-{name}"
-        train_audio_branch(name, args.branches, args.data, args.audio_config, audio)
-        starts[name] = (args.branches, audio / "transformer")
+    for name in starts:
+        if ARMS[name].trains_audio_branch:
+            audio = args.output / f"audio-{name}"
+            train_audio_branch(name, args.branches, args.data, args.audio_config, audio)
+            starts[name] = (args.branches, audio / "transformer")
 
     # 2. The budget, which a resumed command takes from the first one
     settings = {"data": str(args.data), **overrides}
@@ -318,12 +329,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         words = [str(word) for word in (argv if argv is not None else sys.argv[1:])]
         todo = [run for run in runs if not files[run].exists()]
         run_parallel([[*words, "--parallel", "1", "--only", name, str(seed)] for name, seed in todo], args.parallel)
+    codecs = fingerprint(args.codecs, {})
+    origins = {
+        name: {"codecs": codecs, "start": "-".join(fingerprint(folder, {}) for folder in folders if folder)}
+        for name, folders in starts.items()
+    }
     results = {}
     for (name, seed), file in files.items():
         config = arm_config(name, seed, args.output / file.stem, settings, args.config)
         if not file.exists():
             write_start(name, *starts[name], Path(config.model))
-        results[name, seed] = run_arm(config, args.codecs, file, num_clips=args.clips, speech=args.speech)
+        results[name, seed] = run_arm(
+            config, args.codecs, file, origin=origins[name], num_clips=args.clips, speech=args.speech
+        )
         print(f"{name} seed {seed}: {results[name, seed]['measures']}", flush=True)
     if args.only:
         return

@@ -97,10 +97,15 @@ def _read(path: Path) -> Generated:
 
 
 def fingerprint(model: Path, settings: Mapping[str, Any]) -> str:
-    """Digest a saved pipeline, without what else lies in its folder, and settings: names a folder for their clips."""
+    """Digest a saved pipeline or component, without what else lies in its folder, and settings."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    components = (path for path in model.glob("*/*") if path.suffix in (".json", ".safetensors", ".model"))
-    for path in sorted([*model.glob("model_index.json"), *components]):
+    files = (
+        *model.glob("*config.json"),
+        *model.glob("model_index.json"),
+        *model.glob("*.safetensors"),
+        *model.glob("*/*"),
+    )
+    for path in sorted(path for path in files if path.suffix in (".json", ".safetensors", ".model")):
         digest.update(str(path.relative_to(model)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
