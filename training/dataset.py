@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from training.mouth_mask import latent_mask, scale_boxes
+from training.state import written_whole
 
 
 Record: TypeAlias = dict[str, Tensor]
@@ -42,12 +43,8 @@ def write_record(path: Path, tensors: Record, metadata: Mapping[str, object]) ->
         {name: tensor.contiguous() for name, tensor in tensors.items()}, {k: str(v) for k, v in metadata.items()}
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.tmp")
-    try:
+    with written_whole(path) as partial:
         partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

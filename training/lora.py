@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from training.branches import NOTHING_TO_TRAIN, branch_of, trains
 from training.config import TrainConfig
-from training.state import explained_full_disk
+from training.state import explained_full_disk, written_whole
 
 
 PROJECTIONS = r"(to_q|to_k|to_v|to_out\.0)"
@@ -34,7 +34,7 @@ ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 
 
 def add_adapter(transformer: Any, config: TrainConfig) -> None:
-    """Freezes the transformer, in the run's number format or in 4 bit, and lays a float32 adapter over it."""
+    """Freeze the transformer, in the run's number format or in 4 bit, and lay a float32 adapter over it."""
     transformer.requires_grad_(False)
     cast_weights(transformer, DTYPES[config.mixed_precision])
     if config.quantize == "nf4":
@@ -53,7 +53,7 @@ def add_adapter(transformer: Any, config: TrainConfig) -> None:
 
 
 def target_modules(transformer: nn.Module, config: TrainConfig) -> str | list[str]:
-    """Finds what the adapter reaches: the preset's pattern, or names where the stage trains a part of it only."""
+    """Find what the adapter reaches: the preset's pattern, or names where the stage trains a part of it only."""
     pattern = TARGETS[config.lora_targets]
     reached = [name for name, _ in transformer.named_modules() if re.fullmatch(pattern, name)]
     names = [name for name in reached if trains(branch_of(name), config)]
@@ -63,7 +63,7 @@ def target_modules(transformer: nn.Module, config: TrainConfig) -> str | list[st
 
 
 def cast_weights(transformer: Any, dtype: torch.dtype) -> None:
-    """Casts all weights but those that `from_pretrained` keeps in float32 too: what is trained is what is loaded."""
+    """Cast all weights but those that `from_pretrained` keeps in float32 too: what is trained is what is loaded."""
     kept = {*(transformer._keep_in_fp32_modules or ())}
     for name, parameter in transformer.named_parameters():
         if kept.isdisjoint(name.split(".")):
@@ -71,7 +71,7 @@ def cast_weights(transformer: Any, dtype: torch.dtype) -> None:
 
 
 def quantize_nf4_(module: nn.Module) -> None:
-    """Replaces every linear layer below ``module`` by a frozen one of 4-bit normal floats, in place."""
+    """Replace every linear layer below ``module`` by a frozen one of 4-bit normal floats, in place."""
     try:
         from bitsandbytes.nn.modules import Linear4bit, Params4bit
     except ImportError as error:
@@ -88,7 +88,7 @@ def quantize_nf4_(module: nn.Module) -> None:
 
 
 def save_adapter(transformer: Any, weights: dict[str, Tensor], output_dir: Path) -> Path:
-    """Writes an adapter that `JoVAPipeline.load_lora_weights` reads, with its configuration in the header.
+    """Write an adapter that `JoVAPipeline.load_lora_weights` reads, with its configuration in the header.
 
     Args:
         transformer: The transformer with the adapter.
@@ -101,12 +101,7 @@ def save_adapter(transformer: Any, weights: dict[str, Tensor], output_dir: Path)
     values = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
     metadata = {f"transformer.{name}": value for name, value in values.items()}
     path = output_dir / ADAPTER_FILE
-    partial = path.with_name(f".{path.name}.tmp")
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(metadata, indent=2, sort_keys=True)}
-    try:
-        with explained_full_disk(path):
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=header)
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with explained_full_disk(path), written_whole(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=header)
     return path

@@ -6,6 +6,7 @@ A checkpoint is a folder `checkpoint-00001000` of `<part>.safetensors` files (we
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -22,10 +23,15 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 CHECKPOINT = re.compile(r"checkpoint-(\d{8})")
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+class FullDiskError(OSError):
+    """A file did not fit on the disk; the message says what to do."""
 
 
 def save_checkpoint(output_dir: Path, step: int, parts: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
-    """Writes one checkpoint; a crash, a kill or a full disk leaves the earlier ones and no half of this one.
+    """Write one checkpoint; a crash, a kill or a full disk leaves the earlier ones and no half of this one.
 
     Args:
         output_dir: Folder that holds the run's checkpoints.
@@ -34,56 +40,70 @@ def save_checkpoint(output_dir: Path, step: int, parts: Mapping[str, Tensors], s
         state: What `state.json` holds besides the step.
     """
     path = output_dir / f"checkpoint-{step:08d}"
-    partial = output_dir / f".{path.name}.tmp"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with explained_full_disk(path):
+    with explained_full_disk(path):
+        with written_whole(path) as partial:
             partial.mkdir(parents=True)
             for name, tensors in parts.items():
                 save_file({k: tensor.contiguous() for k, tensor in tensors.items()}, partial / f"{name}.safetensors")
             (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
             for file in partial.iterdir():
                 _flush(file)
-            shutil.rmtree(path, ignore_errors=True)
-            partial.rename(path)
-            _flush(output_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _flush(output_dir)
     return path
 
 
 @contextmanager
 def explained_full_disk(path: Path) -> Iterator[None]:
-    """Says from where the run continues if `path`, a file of its output folder, cannot be written."""
+    """Say what to do where `path` does not fit on the disk, and which checkpoint beside it a run continues from.
+
+    Raises:
+        FullDiskError: In place of an error that comes from a full disk; every other error passes as it is.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if not _is_full_disk(error):
+            raise
         found = latest_checkpoint(path.parent)
-        raise OSError(
-            f"`{path}` could not be written ({error}); free some space and start again, the run continues from "
-            f"{'`' + found.name + '`' if found else 'its beginning'}"
+        kept = f"the run continues from `{found.name}`" if found else "what is complete is kept"
+        raise FullDiskError(
+            f"`{path}` could not be written ({error}); free some space and start again, {kept}"
         ) from error
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a place beside `path` for a file or a folder that then takes the place of `path`, whole or not at all.
+
+    After a failure or an interruption, what stood at `path` stands there again.
+    """
+    partial, old = (path.with_name(f".{path.name}.{state}") for state in ("tmp", "old"))
+    _settle(old, path)  # a kill may have come between the two renames
+    _remove(partial)
+    try:
+        yield partial
+        if partial.is_dir() and path.exists():  # which no folder can replace in one step
+            path.rename(old)
+        partial.replace(path)
+    finally:
+        _settle(old, path)
+        _remove(partial)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Writes a file of the output folder, which then holds all of the text or is left as it was."""
-    partial = path.with_name(f".{path.name}.tmp")
-    with explained_full_disk(path):
-        try:
-            partial.write_text(text)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    """Write a file, which then holds all of the text or is left as it was."""
+    with explained_full_disk(path), written_whole(path) as partial:
+        partial.write_text(text)
 
 
 def latest_checkpoint(output_dir: Path) -> Path | None:
-    """Finds the newest complete checkpoint; what a kill left half-written has another name."""
+    """Find the newest complete checkpoint; what a kill left half-written has another name."""
     found = [path for path in output_dir.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)]
     return max(found, default=None)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Reads the tensors of each part, on the CPU, and the contents of `state.json`."""
+    """Read the tensors of each part, on the CPU, and the contents of `state.json`."""
     try:
         parts: dict[str, dict[str, Any]] = {
             file.stem: dict(load_file(file)) for file in sorted(path.glob("*.safetensors"))
@@ -96,7 +116,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, An
 
 
 def rotate(output_dir: Path, newest: Path, keep: int) -> None:
-    """Deletes all but ``keep`` checkpoints, each with one rename first, so that none is ever half there.
+    """Delete all but ``keep`` checkpoints, each with one rename first, so that none is ever half there.
 
     Args:
         output_dir: Folder that holds the run's checkpoints.
@@ -112,7 +132,7 @@ def rotate(output_dir: Path, newest: Path, keep: int) -> None:
 
 
 def check_fingerprint(saved: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:
-    """Raises where a checkpoint belongs to a run of other settings, and names those that differ."""
+    """Refuse to continue where a checkpoint belongs to a run of other settings, and name those that differ."""
     current = json.loads(json.dumps(current))  # tuples become lists, as in the file
     names = [name for name in sorted(current) if saved.get(name) != current[name]]
     if names:
@@ -126,7 +146,7 @@ def check_fingerprint(saved: Mapping[str, Any], current: Mapping[str, Any], path
 
 
 def pack(nested: Mapping[str, Any], separator: str = "/") -> tuple[Tensors, dict[str, Any]]:
-    """Splits nested dictionaries into tensors, for safetensors, and other values, for JSON, both by their path."""
+    """Split nested dictionaries into tensors, for safetensors, and other values, for JSON, both by their path."""
     tensors: Tensors = {}
     values: dict[str, Any] = {}
     for key, value in nested.items():
@@ -142,7 +162,7 @@ def pack(nested: Mapping[str, Any], separator: str = "/") -> tuple[Tensors, dict
 
 
 def unpack(tensors: Mapping[str, Tensor], values: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
-    """Undoes `pack`."""
+    """Undo `pack`."""
     nested: dict[str, Any] = {}
     for path, value in {**tensors, **values}.items():
         *folders, name = path.split(separator)
@@ -153,8 +173,31 @@ def unpack(tensors: Mapping[str, Tensor], values: Mapping[str, Any], separator: 
     return nested
 
 
+def _settle(old: Path, path: Path) -> None:
+    """Bring back what was moved aside from `path`, or delete it where something took its place."""
+    if path.exists():
+        _remove(old)
+    elif old.exists():
+        old.rename(path)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_full_disk(error: OSError | SafetensorError) -> bool:
+    """Tell a full disk from other errors; safetensors gives the number of the error in its text only."""
+    if isinstance(error, OSError):
+        return error.errno in FULL_DISK
+    return any(f"(os error {number})" in str(error) for number in FULL_DISK)
+
+
 def _flush(path: Path) -> None:
-    """Waits until a file or a folder is on the disk."""
+    """Wait until a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -163,6 +206,6 @@ def _flush(path: Path) -> None:
 
 
 def _short(value: Any) -> str:
-    """Shows a value in an error, cut to a readable length."""
+    """Show a value in an error, cut to a readable length."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
