@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,14 @@ from training.branches import copy_video_to_audio, freeze
 from training.config import TrainConfig
 from training.dataset import RecordHeader
 from training.lora import add_adapter, save_adapter
-from training.state import explained_full_disk
+from training.state import explained_full_disk, written_whole
 
 
 TRANSFORMERS: tuple[type[Any], ...] = (JoVATransformer3DModel, JoVAWanTransformer3DModel)
 
 
 def load_transformer(model: str) -> Any:
-    """Loads a saved transformer, alone or inside a pipeline, or builds one from a `.json` file with random weights."""
+    """Load a saved transformer, alone or inside a pipeline, or build one from a `.json` file with random weights."""
     model = find_model(model)
     check_source("model", model)
     if model.endswith(".json"):
@@ -44,7 +43,7 @@ def load_transformer(model: str) -> Any:
 
 
 def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:
-    """Refuses records of other codecs or text encoders than the transformer's."""
+    """Refuse records of other codecs or text encoders than the transformer's."""
     config = transformer.config
     widths = {  # of a tensor, its axis and what the transformer takes there
         "video_latents": (0, config.out_channels),
@@ -54,7 +53,14 @@ def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:
     }
     for header in headers:
         for name, (axis, width) in widths.items():
-            if name in header.shapes and header.shapes[name][axis] != width:
+            if name not in header.shapes:
+                continue
+            if width is None:
+                raise ValueError(
+                    f"clips for this `model` must have no `{name}`, got some in `{header.path}`; "
+                    "prepare the clips with the pipeline of the model"
+                )
+            if header.shapes[name][axis] != width:
                 raise ValueError(
                     f"`{name}` must be {width} wide for this `model`, got {header.shapes[name][axis]} in "
                     f"`{header.path}`; prepare the clips with the pipeline of the model"
@@ -62,7 +68,7 @@ def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:
 
 
 def prepare_transformer(config: TrainConfig) -> Any:
-    """Loads the transformer and leaves gradients to what the run trains."""
+    """Load the transformer and leave gradients to what the run trains."""
     transformer = load_transformer(config.model)
     if config.init_audio_from_video:
         copy_video_to_audio(transformer)
@@ -77,14 +83,14 @@ def prepare_transformer(config: TrainConfig) -> Any:
 
 
 def gather_weights(transformer: nn.Module, only_trained: bool) -> dict[str, Tensor]:
-    """Copies the whole weights to the CPU of the main process, from all shards; every process takes part."""
+    """Copy the whole weights to the CPU of the main process, from all shards; every process takes part."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=only_trained)
     weights: dict[str, Any] = get_model_state_dict(transformer, options=options)
     return {name: tensor.clone() for name, tensor in weights.items()}  # on the CPU they are the model's own
 
 
 def save_result(transformer: Any, config: TrainConfig, accelerator: Accelerator) -> Path:
-    """Saves what inference loads: an adapter file, or a `transformer` folder; every process takes part.
+    """Save what inference loads: an adapter file, or a `transformer` folder; every process takes part.
 
     Args:
         transformer: The trained transformer.
@@ -107,30 +113,25 @@ def save_result(transformer: Any, config: TrainConfig, accelerator: Accelerator)
 
 
 def _save_transformer(transformer: Any, weights: dict[str, Tensor], path: Path) -> None:
-    """Writes the folder that `from_pretrained` reads, whole or not at all."""
+    """Write the folder that `from_pretrained` reads, whole or not at all."""
     with torch.device("meta"):
         copy = type(transformer).from_config(transformer.config)
     copy.load_state_dict(weights, assign=True)
-    partial, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
-    for folder in (partial, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
-        with explained_full_disk(path):
-            copy.save_pretrained(partial)
-            if path.exists():
-                path.rename(old)
-            partial.rename(path)
-    finally:
-        for folder in (partial, old):
-            shutil.rmtree(folder, ignore_errors=True)
+    with explained_full_disk(path), written_whole(path) as partial:
+        copy.save_pretrained(partial)
 
 
 def _new_transformer(path: Path) -> Any:
-    """Builds a transformer with random weights from a file of constructor arguments, all of which must exist."""
+    """Build a transformer with random weights from a file of constructor arguments, all of which must exist."""
     try:
         values = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"`model` must be valid JSON, got an error in `{path}` ({error}); correct it") from error
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"`model` must hold a JSON object of constructor arguments, got {type(values).__name__} in `{path}`; "
+            "training/configs/jova_tiny_transformer.json is an example"
+        )
     cls = _transformer_class(values, str(path))
     known = inspect.signature(cls.__init__).parameters
     for name in values:
@@ -142,7 +143,7 @@ def _new_transformer(path: Path) -> Any:
 
 
 def _transformer_class(values: dict[str, Any], source: str) -> type[Any]:
-    """Finds the class that a configuration names; without a name it is the paper's."""
+    """Find the class that a configuration names; without a name it is the paper's."""
     classes = {cls.__name__: cls for cls in TRANSFORMERS}
     name = values.get("_class_name", JoVATransformer3DModel.__name__)
     if name not in classes:
