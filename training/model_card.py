@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from training.state import write_text
+
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a table in Markdown."""
@@ -26,10 +28,7 @@ def fill_section(card: Path, name: str, text: str) -> None:
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(page):
         raise ValueError(f"`{card}` must have a line {start!r} and a line {end!r}; add them where the table belongs")
-    filled = pattern.sub(lambda _: f"{start}\n{text.strip()}\n{end}", page, count=1)
-    partial = card.with_suffix(".tmp")
-    partial.write_text(filled)
-    partial.replace(card)
+    write_text(card, pattern.sub(lambda _: f"{start}\n{text.strip()}\n{end}", page, count=1))
 
 
 def provenance() -> dict[str, str]:

@@ -11,6 +11,7 @@ from diffusers_jova.cli import HUB_NAME
 from diffusers_jova.shipped import find_model
 from training.config import TrainConfig
 from training.lora import ADAPTER_FILE
+from training.state import write_text
 
 
 CARD = """---
@@ -41,7 +42,7 @@ PUBLISHED = ["README.md", "config.yaml", "metrics.jsonl", "transformer/*", ADAPT
 
 
 def write_model_card(output_dir: Path, config: TrainConfig) -> Path:
-    """Writes `README.md`: what the result is, how to load it, how it was trained."""
+    """Write `README.md`: what the result is, how to load it, how it was trained."""
     name = config.push_to_hub or str(output_dir)
     last = json.loads((output_dir / "metrics.jsonl").read_text().splitlines()[-1])
     losses = {key.removeprefix("loss/"): value for key, value in last.items() if key.startswith("loss/")}
@@ -66,17 +67,17 @@ def write_model_card(output_dir: Path, config: TrainConfig) -> Path:
         losses=", ".join(f"{term} {value:.4f}" for term, value in losses.items()),
     )
     path = output_dir / "README.md"
-    path.write_text(text)
+    write_text(path, text)
     return path
 
 
 def is_hub_name(model: str) -> bool:
-    """Tells a model of the Hub, which a card may name as its origin, from one of this machine, which it may not."""
+    """Tell a model of the Hub, which a card may name as its origin, from one of this machine, which it may not."""
     return HUB_NAME.fullmatch(model) is not None and not Path(model).exists()
 
 
 def push_to_hub(output_dir: Path, name: str) -> str:
-    """Uploads weights, card and settings, no checkpoints; returns the address."""
+    """Upload weights, card and settings, no checkpoints; returns the address."""
     api = HfApi()
     address = api.create_repo(name, exist_ok=True)
     api.upload_folder(repo_id=name, folder_path=output_dir, allow_patterns=PUBLISHED)
