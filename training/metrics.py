@@ -35,7 +35,7 @@ class LossMeter:
 
     @torch.no_grad()
     def add(self, terms: LossTerms, inputs: ModelInputs) -> None:
-        """Adds the losses of one micro-batch."""
+        """Add the losses of one micro-batch."""
         has_video, has_audio = inputs.has_video.view(len(terms.total), -1), inputs.has_audio.view(len(terms.total), -1)
         shows_mouth = torch.zeros_like(inputs.sigma, dtype=torch.bool)
         if inputs.mouth_mask is not None:
@@ -54,7 +54,10 @@ class LossMeter:
             self.sums[:, row].index_add_(1, bucket, values)
 
     def add_gradient_norm(self, norm: Tensor | float) -> None:
-        """Adds the gradient's norm of one step, before clipping; a step that overflows float16 is taken by nobody."""
+        """Add the gradient's norm of one step, before clipping.
+
+        A norm that is no number in fp16 does not count: gradient scaling skips such a step.
+        """
         norm = torch.as_tensor(norm, device=self.gradient_norm.device)
         is_taken = (
             norm.isfinite() if self.config.mixed_precision == "fp16" else torch.ones_like(norm, dtype=torch.bool)
@@ -62,14 +65,14 @@ class LossMeter:
         self.gradient_norm += torch.stack([norm.where(is_taken, 0.0), is_taken.to(norm)])
 
     def take(self) -> Tensor:
-        """Hands out all sums as one vector, to be summed over processes, and starts anew."""
+        """Hand out all sums as one vector, to be summed over processes, and start anew."""
         sums = torch.cat([self.sums.flatten(), self.mouth, self.gradient_norm])
         for tensor in (self.sums, self.mouth, self.gradient_norm):
             tensor.zero_()
         return sums
 
     def read(self, sums: Tensor) -> dict[str, float]:
-        """Computes means from the sums of `take`; here the host waits for the device."""
+        """Compute means from the sums of `take`; here the host waits for the device."""
         sums = sums.double().cpu()
         losses, counts = sums[:-4].view(2, len(TERMS), NUM_BUCKETS)
         fraction = sums[-4] / sums[-3].clamp(min=1)
@@ -107,7 +110,7 @@ class MetricsLog:
             self.writer = SummaryWriter(str(output_dir / "tensorboard"), purge_step=start)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes the values of one step."""
+        """Write the values of one step."""
         with explained_full_disk(self.path), self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self.writer is not None:
@@ -118,13 +121,13 @@ class MetricsLog:
         print(f"step {step:7d}  {text}  {values['samples_per_second']:.1f} samples/s", flush=True)
 
     def close(self) -> None:
-        """Finishes the TensorBoard files."""
+        """Finish the TensorBoard files."""
         if self.writer is not None:
             self.writer.close()
 
 
 def _step(line: str) -> float:
-    """Reads the step of a line; a line that a kill cut short belongs to no step that is kept."""
+    """Read the step of a line; a line that a kill cut short belongs to no step that is kept."""
     try:
         return float(json.loads(line)["step"])
     except ValueError:
