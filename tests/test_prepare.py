@@ -114,8 +114,8 @@ def test_the_summary_says_what_was_kept_and_why_the_rest_was_not(prepared: Path)
     summary = json.loads((prepared / "prepare.json").read_text())
     by_name = {Path(clip["source"]).stem: clip for clip in summary["clips"]}
     assert by_name["a"]["status"] == "kept"
-    assert by_name["short"]["reason"] == "picture and sound last 5 frames at 16 per second; a bucket needs 9"
-    assert "must be a media file that libav can decode" in by_name["c"]["reason"]
+    assert by_name["short"]["note"] == "picture and sound last 5 frames at 16 per second; a bucket needs 9"
+    assert "must be a media file that libav can decode" in by_name["c"]["note"]
     text = describe([Outcome(**clip) for clip in summary["clips"]])
     assert text.startswith(
         "2 clips prepared, 0 were up to date, 2 records\nskipped 1: picture and sound last 5 frames"
@@ -181,7 +181,7 @@ def test_a_full_disk_is_explained_and_keeps_what_was_done(
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", fill)
-    with pytest.raises(OSError, match="must have free space, got a full disk"):
+    with pytest.raises(OSError, match=r"cache` could not be written .* what is complete is kept"):
         prepare(read_samples(source), preparer)
     monkeypatch.undo()
     assert len(PrecomputedDataset(tmp_path / "cache")) == 1
@@ -315,7 +315,7 @@ def test_clips_that_break_in_every_way_do_not_end_the_run(tmp_path: Path, tiny_p
     outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
     assert [outcome.status for outcome in outcomes] == ["broken"] * 3 + ["kept"] * 2
     for outcome, message in zip(outcomes, ("a.boxes.json", "b.boxes.safetensors", "finite, got NaN"), strict=False):
-        assert message in outcome.reason
+        assert message in outcome.note
 
 
 def test_the_command_prepares_a_folder(

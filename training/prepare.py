@@ -6,7 +6,6 @@ A rerun skips what is done. A broken or unsuitable clip is reported and left out
 from __future__ import annotations
 
 import argparse
-import errno
 import functools
 import hashlib
 import json
@@ -14,7 +13,6 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -42,6 +40,7 @@ from training.dataset import EMPTY_PROMPT, write_record
 from training.encoder import Encoder, fingerprint_model, model_defaults, video_factors
 from training.manifest import Sample, read_samples, some
 from training.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
+from training.state import explained_full_disk, write_text
 
 
 Status = Literal["kept", "done", "skipped", "broken"]
@@ -74,11 +73,18 @@ class PrepareSettings:
 
 
 class Outcome(NamedTuple):
-    """What became of one sample."""
+    """What became of one sample.
+
+    Attributes:
+        source: Its file.
+        status: Whether its records are new, were there already, or are not made.
+        note: Why they are not made, or what a new record lost; empty where there is nothing to say.
+        num_records: Records that the sample has.
+    """
 
     source: str
     status: Status
-    reason: str = ""
+    note: str = ""
     num_records: int = 0
 
 
@@ -227,13 +233,13 @@ def prepare(
     """Prepare samples with a progress bar, in this process, in several ones, or on a Ray cluster.
 
     Raises:
-        OSError: If the disk is full; what was written before is complete and stays.
+        FullDiskError: If the disk is full; what was written before is complete and stays.
     """
     preparer.output.mkdir(parents=True, exist_ok=True)
     num_done = [preparer.num_done(sample, preparer.fingerprint(sample)) for sample in samples]
     outcomes = [Outcome(str(s.source), "done", num_records=n) for s, n in zip(samples, num_done, strict=True) if n]
     todo = [sample for sample, n in zip(samples, num_done, strict=True) if not n]
-    with _explained_full_disk(preparer.output):
+    with explained_full_disk(preparer.output):
         run = _run_ray if use_ray else _run_processes if num_processes > 1 else _run_here
         (preparer if run is _run_here else replace(preparer)).write_empty_prompt()
         if todo:
@@ -249,10 +255,7 @@ def write_summary(preparer: Preparer, outcomes: Sequence[Outcome]) -> None:
         "settings": asdict(preparer.settings),
         "clips": [outcome._asdict() for outcome in sorted(outcomes)],
     }
-    path = preparer.output / SUMMARY
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(summary, indent=1, default=str))
-    partial.replace(path)
+    write_text(preparer.output / SUMMARY, json.dumps(summary, indent=1, default=str))
 
 
 def find_strangers(samples: Sequence[Sample], output: Path) -> list[str]:
@@ -266,31 +269,19 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = ()) -> str:
     counts = Counter(outcome.status for outcome in outcomes)
     records = sum(outcome.num_records for outcome in outcomes)
     lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
-    cropped = [f"{Path(o.source).name}, {o.reason}" for o in outcomes if o.status == "kept" and o.reason]
+    cropped = [f"{Path(o.source).name}, {o.note}" for o in outcomes if o.status == "kept" and o.note]
     if cropped:
         lines.append(f"cropped {len(cropped)}: {some(cropped)}; give `--buckets` of their shape to keep more")
-    reasons = Counter(outcome.reason for outcome in outcomes if outcome.status == "skipped")
-    sources = {outcome.reason: Path(outcome.source).name for outcome in outcomes}
+    reasons = Counter(outcome.note for outcome in outcomes if outcome.status == "skipped")
+    sources = {outcome.note: Path(outcome.source).name for outcome in outcomes}
     lines += [f"skipped {count}: {reason} ({sources[reason]})" for reason, count in reasons.most_common()]
-    lines += [f"broken {outcome.source}: {outcome.reason}" for outcome in outcomes if outcome.status == "broken"]
+    lines += [f"broken {outcome.source}: {outcome.note}" for outcome in outcomes if outcome.status == "broken"]
     if strangers:
-        lines.append(f"{len(strangers)} more records are of other clips and will be trained: {some(strangers)}; ")
-        lines[-1] += "delete them if those clips were removed, moved or given another sound"
+        lines.append(
+            f"{len(strangers)} more records are of other clips and will be trained: {some(strangers)}; delete them if "
+            "those clips were removed, moved or given another sound"
+        )
     return "\n".join(lines)
-
-
-@contextmanager
-def _explained_full_disk(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OSError(
-            error.errno,
-            f"`output` must have free space, got a full disk at `{output}`; free some and run again, "
-            "finished records are kept",
-        ) from error
 
 
 def _run_here(samples: Sequence[Sample], preparer: Preparer, _: int) -> Iterator[Outcome]:
