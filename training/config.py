@@ -171,7 +171,7 @@ class TrainConfig:
     push_to_hub: str | None = None
 
     def __post_init__(self) -> None:
-        """Checks what types cannot say."""
+        """Check what types cannot say."""
         for name in ("steps", "batch_size", "gradient_accumulation_steps", "lora_rank", "log_every"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("checkpoint_every", "keep_checkpoints", "validation_steps"):
@@ -195,13 +195,8 @@ class TrainConfig:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        """Refuses settings that exclude each other or would do nothing."""
-        output_dir = Path(self.output_dir).absolute()
+        """Refuse settings that exclude each other or would do nothing."""
         refusals = (
-            (
-                output_dir == Path(self.data).absolute() or output_dir.is_file(),
-                f"`output_dir` must be a folder of its own, got `{self.output_dir}`; name another",
-            ),
             (self.quantize != "none" and self.train != "lora", "`quantize` freezes the weights; set `train: lora`"),
             (
                 self.init_audio_from_video and (self.train == "lora" or self.stage == "video"),
@@ -248,16 +243,16 @@ class TrainConfig:
                 raise ValueError(message)
 
     def decisive_fields(self) -> list[str]:
-        """Names what a checkpoint must share with the run that continues it; the other fields may change."""
+        """Name what a checkpoint must share with the run that continues it; the other fields may change."""
         return [field.name for field in fields(self) if field.name not in FREE_TO_CHANGE]
 
     def settings_of_result(self) -> dict[str, Any]:
-        """Lists what decides the weights that come out, as JSON holds it."""
+        """List what decides the weights that come out, as JSON holds it."""
         names = (*self.decisive_fields(), *LENGTH_AND_RATE)
         return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
 
     def save(self, path: Path) -> None:
-        """Writes all fields as YAML that `load_yaml` reads back."""
+        """Write all fields as YAML that `load_yaml` reads back."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         write_text(path, yaml.safe_dump(values, sort_keys=False))
 
@@ -288,7 +283,7 @@ PROBABILITIES = (
 
 
 def load_yaml(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
-    """Reads a preset and lays ``overrides`` over it; a field that does not exist is an error, never ignored."""
+    """Read a preset and lay ``overrides`` over it; a field that does not exist is an error, never ignored."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"`{path}` must be an existing YAML file; training/configs has some to start from")
     values = _parse_yaml(Path(path).read_text(), str(path)) or {}
@@ -299,7 +294,7 @@ def load_yaml(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
 
 
 def from_values(values: Mapping[str, Any], source: str = "the configuration") -> TrainConfig:
-    """Builds the configuration from plain values, converted to the types of the fields."""
+    """Build the configuration from plain values, converted to the types of the fields."""
     known = [field.name for field in fields(TrainConfig)]
     for name in values:
         if name not in known:
@@ -314,7 +309,7 @@ def from_values(values: Mapping[str, Any], source: str = "the configuration") ->
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
-    """Reads command-line words of the form name=value; values are YAML: `steps=100`, `betas=[0.9, 0.95]`."""
+    """Read command-line words of the form name=value; values are YAML: `steps=100`, `betas=[0.9, 0.95]`."""
     overrides = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
@@ -325,7 +320,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
 
 
 def _parse_yaml(text: str, where: str) -> Any:
-    """Reads YAML; what it is not is said in one line."""
+    """Read YAML, or say in one line why it is none."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -334,7 +329,7 @@ def _parse_yaml(text: str, where: str) -> Any:
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
-    """Checks one value against its field's type; YAML 1.1 reads `1e-4` as text and has no tuples."""
+    """Check one value against its field's type; YAML 1.1 reads `1e-4` as text and has no tuples."""
     options = [option for option in get_args(hint) if option is not type(None)]
     if value is None and type(None) in get_args(hint):
         return None
@@ -348,7 +343,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
 
 
 def _convert_tuple(name: str, value: Any, items: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Checks a list: of any length where the type is `tuple[X, ...]`, else of the given one."""
+    """Check a list: of any length where the type is `tuple[X, ...]`, else of the given one."""
     _require(isinstance(value, (list, tuple)), name, "a list", value)
     item_types = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
     _require(len(item_types) == len(value), name, f"a list of {len(item_types)}", value)
@@ -356,7 +351,7 @@ def _convert_tuple(name: str, value: Any, items: tuple[Any, ...]) -> tuple[Any, 
 
 
 def _convert_scalar(name: str, value: Any, kind: type) -> Any:
-    """Checks a number, a text or a truth value; a truth value is no number."""
+    """Check a number, a text or a truth value; a truth value is no number."""
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             value = float(value)
@@ -365,6 +360,6 @@ def _convert_scalar(name: str, value: Any, kind: type) -> Any:
 
 
 def _require(holds: bool, name: str, rule: str, value: Any, remedy: str | None = None) -> None:
-    """Raises the error of a field that breaks its rule."""
+    """Raise the error of a field that breaks its rule."""
     if not holds:
         raise ValueError(f"`{name}` must be {rule}, got {value!r}" + (f"; {remedy}" if remedy else ""))

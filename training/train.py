@@ -9,39 +9,56 @@ Running the same command again continues an interrupted run. `accelerate launch`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffusers_jova.cli import Parser, one_line
 from training.config import TrainConfig, load_yaml, parse_overrides
 from training.publish import push_to_hub, write_model_card
+from training.state import FullDiskError
 from training.trainer import Trainer
 from training.validation import ValidationClips
 
 
-RUN_ERRORS = (OSError, ValueError, ImportError, FloatingPointError)  # that say what to do
+class InputError(ValueError):
+    """Settings, clips or weights that do not fit together, found before the first step."""
+
+
+RUN_ERRORS = (InputError, FloatingPointError, FullDiskError)  # that say what to do; all others keep their traceback
+
+
+@contextmanager
+def checked_input() -> Iterator[None]:
+    """Mark what is raised while a run is put together as a mistake in its input."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(one_line(error)) from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the preset and the overrides, trains, and says where the result is."""
+    """Read the preset and the overrides, train, and say where the result is."""
     parser = Parser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML preset, for example one of training/configs")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
     args = parser.parse_args(argv)
     try:
-        config = load_yaml(args.config, parse_overrides(args.overrides))
+        with checked_input():
+            config = load_yaml(args.config, parse_overrides(args.overrides))
         run(config)
     except RUN_ERRORS as error:
         parser.error(one_line(error))
 
 
 def run(config: TrainConfig) -> None:
-    """Trains, describes the result and uploads it if the configuration asks for that."""
+    """Train, describe the result and upload it if the configuration asks for that."""
     on_validate = None
-    if config.validate_every is not None:
-        source = config.pipeline or config.model
-        on_validate = ValidationClips(source, config.validation_prompts, config.validation_steps, config.seed)
-    trainer = Trainer(config, on_validate)
+    with checked_input():
+        if config.validate_every is not None:
+            source = config.pipeline or config.model
+            on_validate = ValidationClips(source, config.validation_prompts, config.validation_steps, config.seed)
+        trainer = Trainer(config, on_validate)
     path = trainer.train()
     if trainer.accelerator.is_main_process:
         print(f"{trainer.step} of {config.steps} steps are done in {path}")

@@ -15,14 +15,14 @@ from pathlib import Path
 from diffusers_jova.cli import Parser, one_line
 from training.config import load_yaml, parse_overrides
 from training.lora import TARGETS
-from training.train import RUN_ERRORS, run
+from training.train import RUN_ERRORS, checked_input, run
 
 
 PRESET = Path(__file__).parent / "configs" / "lora.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains the adapter and says how to use it."""
+    """Train the adapter and say how to use it."""
     parser = Parser(description=__doc__)
     parser.add_argument("data", help="folder written by training.prepare")
     parser.add_argument("output_dir", help="folder of the adapter, its checkpoints and its log")
@@ -34,9 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     values = {"model": args.model, "data": args.data, "output_dir": args.output_dir}
     values |= {"lora_targets": args.targets} if args.targets else {}
     try:
-        config = load_yaml(args.config, values | parse_overrides(args.overrides))
-        if config.train != "lora":
-            raise ValueError(f"`train` must be lora, got {config.train} in `{args.config}`; use training.train")
+        with checked_input():
+            config = load_yaml(args.config, values | parse_overrides(args.overrides))
+            if config.train != "lora":
+                raise ValueError(f"`train` must be lora, got {config.train} in `{args.config}`; use training.train")
         run(config)
     except RUN_ERRORS as error:
         parser.error(one_line(error))

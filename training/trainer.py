@@ -51,6 +51,8 @@ from training.state import (
 class Trainer:
     """Trains a transformer on prepared clips and leaves the result in `output_dir`.
 
+    What does not fit together is refused at construction, which also loads the newest checkpoint, if there is one.
+
     Args:
         config: The run's settings.
         on_validate: Called with the trainer and the step every `validate_every` steps, under the averaged weights.
@@ -59,6 +61,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, on_validate: Callable[[Trainer, int], None] | None = None) -> None:
         self.config, self.on_validate = config, on_validate
         self.output_dir = Path(config.output_dir)
+        check_output_dir(config)
         memory = {"in_memory": config.dataset_on_device}
         self.accelerator = start_accelerator(config)
         self.device = self.accelerator.device
@@ -79,11 +82,11 @@ class Trainer:
         self.conditioning = self._conditioning()
         self.meter = LossMeter(config, self.device)
         self.step = 0
+        self._resume()
 
     def train(self) -> Path:
-        """Runs to the last step, from the newest checkpoint if there is one; returns the folder of the result."""
+        """Run to the last step; returns the folder of the result."""
         config, accelerator = self.config, self.accelerator
-        self._resume()
         batches = MicroBatches(
             config, self.dataset, self.prior, accelerator.process_index, accelerator.num_processes, self.step
         )
@@ -101,7 +104,7 @@ class Trainer:
         return self._finish(log)
 
     def _take_step(self, batches: MicroBatches) -> None:
-        """Takes one optimizer step; the host never waits for the device here."""
+        """Take one optimizer step; the host never waits for the device here."""
         accelerator = self.accelerator
         factor = learning_rate_factor(self.step, self.config)
         for group in self.optimizer.param_groups:
@@ -122,7 +125,7 @@ class Trainer:
         self.step += 1
 
     def loss(self, inputs: ModelInputs) -> LossTerms:
-        """Predicts the velocities of a micro-batch and compares them with the true ones."""
+        """Predict the velocities of a micro-batch and compare them with the true ones."""
         velocity, audio_velocity = self.model(**inputs.arguments, return_dict=False)
         config = self.config
         return jova_loss(
@@ -141,7 +144,7 @@ class Trainer:
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Puts the averaged weights in place of the trained ones for a while."""
+        """Put the averaged weights in place of the trained ones for a while."""
         if self.ema is None:
             yield
             return
@@ -153,7 +156,7 @@ class Trainer:
             self.ema.restore(self.shards)
 
     def _check_clips(self) -> None:
-        """Refuses clips that the stage cannot use and says so where a loss has nothing to act on."""
+        """Refuse clips that the stage cannot use and say so where a loss has nothing to act on."""
         config, headers = self.config, self._headers()
         if any(f"{config.stage}_latents" not in header.shapes for header in headers) and config.stage != "joint":
             raise ValueError(
@@ -171,7 +174,7 @@ class Trainer:
             self.accelerator.print(f"no clip in {config.data} has mouth boxes: the mouth loss will be 0")
 
     def _check_weights(self) -> None:
-        """Refuses clips that do not fit the weights and tells DDP where weights may have no part in a step."""
+        """Refuse clips that do not fit the weights and tell DDP where weights may have no part in a step."""
         check_records(self._headers(), self.transformer)
         config, model = self.config, self.transformer.config
         layouts = [layout for dataset in self._datasets() for layout in dataset.layouts]
@@ -195,14 +198,14 @@ class Trainer:
         return [header for dataset in self._datasets() for header in dataset.headers]
 
     def _inputs(self, batches: MicroBatches, micro: int) -> ModelInputs:
-        """Loads and prepares the micro-batch of this process; its seed also decides the dropout."""
+        """Load and prepare the micro-batch of this process; its seed also decides the dropout."""
         part = micro * self.accelerator.num_processes + self.accelerator.process_index
         seed = seed_of(self.config.seed, self.step, part)
         torch.manual_seed(seed)
         return self.conditioning(batches.next(self.step), seed)
 
     def _conditioning(self) -> Conditioning:
-        """Reads the rates from the prepared clips and the channels from the transformer."""
+        """Read the rates from the prepared clips and the channels from the transformer."""
         config, model = self.config, self.transformer.config
         num_mask_channels = model.in_channels - 2 * model.out_channels
         header = self.dataset.headers[0]
@@ -217,7 +220,7 @@ class Trainer:
         )
 
     def _report(self, log: MetricsLog | None, clock: Clock) -> bool:
-        """Writes the means since the last report; returns whether the time is up, the same in every process."""
+        """Write the means since the last report; returns whether the time is up, the same in every process."""
         config, accelerator = self.config, self.accelerator
         limit_s = math.inf if config.stop_after_minutes is None else 60 * config.stop_after_minutes
         steps_per_second = clock.steps_per_second(self.step)
@@ -239,7 +242,7 @@ class Trainer:
         return bool(sums[-1] > 0)
 
     def _start_log(self) -> MetricsLog | None:
-        """Opens the files of the run, in the main process only."""
+        """Open the files of the run, in the main process only."""
         if not self.accelerator.is_main_process:
             return None
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -247,7 +250,7 @@ class Trainer:
         return MetricsLog(self.output_dir, self.step, self.config.tensorboard)
 
     def _save_checkpoint(self) -> None:
-        """Writes trained weights, their averages and the optimizer; gathering them takes all processes."""
+        """Write trained weights, their averages and the optimizer; gathering them takes all processes."""
         parts = {"model": gather_weights(self.transformer, only_trained=True)}
         if self.ema is not None:
             with self.averaged_weights():
@@ -265,7 +268,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
-        """Continues from the newest checkpoint, if the run may and there is one."""
+        """Continue from the newest checkpoint, if the run may and there is one."""
         path = latest_checkpoint(self.output_dir) if self.config.resume else None
         if path is None:
             return
@@ -295,7 +298,7 @@ class Trainer:
         self.accelerator.print(f"continuing from {path} at step {self.step}")
 
     def _fingerprint(self) -> dict[str, Any]:
-        """Lists what must be the same for a run to continue."""
+        """List what must be the same for a run to continue."""
         config = self.config
         values = {name: getattr(config, name) for name in config.decisive_fields()}
         shards = config.gradient_accumulation_steps * self.accelerator.num_processes
@@ -308,7 +311,7 @@ class Trainer:
         }
 
     def _finish(self, log: MetricsLog | None) -> Path:
-        """Checks that what was frozen is untouched and saves the averaged weights, if the run is complete."""
+        """Check that what was frozen is untouched and save the averaged weights, if the run is complete."""
         check_frozen(self.transformer, self.frozen)
         path = self.output_dir
         if self.step == self.config.steps:
@@ -340,14 +343,21 @@ class Clock:
         return rate
 
 
+def check_output_dir(config: TrainConfig) -> None:
+    """Refuse a place for the result that is a file, lies below one, or holds the clips."""
+    path = Path(config.output_dir).resolve()
+    if path == Path(config.data).resolve() or any(place.is_file() for place in (path, *path.parents)):
+        raise ValueError(f"`output_dir` must be a folder of its own, got `{config.output_dir}`; name another")
+
+
 def local_shard(parameter: nn.Parameter) -> nn.Parameter:
-    """Gives the part of a parameter that lies in this process, sharing its memory: all of it unless it is sharded."""
+    """Give the part of a parameter that lies in this process, sharing its memory: all of it unless it is sharded."""
     shard: Any = parameter.detach()
     return nn.Parameter(shard.to_local()) if isinstance(shard, DTensor) else parameter
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
-    """Starts accelerate and checks that what was asked for is what runs.
+    """Start accelerate and check that what was asked for is what runs.
 
     `accelerate launch --cpu --num_processes 2` starts one process, and a sharded run without GPUs becomes another kind
     of run, both without a word: here they are errors.
