@@ -25,6 +25,20 @@ MODEL = {
     "position_table_sizes": [4, 4, 4],
     "audio_position_table_size": 16,
 }
+WAN_MODEL = {  # as many weights, for the same latents and text
+    "_class_name": "JoVAWanTransformer3DModel",
+    "in_channels": 8,
+    "out_channels": 2,
+    "audio_in_channels": 6,
+    "num_layers": 2,
+    "num_attention_heads": 3,
+    "attention_head_dim": 8,
+    "ffn_dim": 64,
+    "freq_dim": 32,
+    "text_dim": 10,
+    "rope_axes_dim": [4, 2, 2],
+}
+MODELS = {"jova": MODEL, "wan": WAN_MODEL}
 HEADER = {
     "num_frames": 9,
     "height": 32,
@@ -69,10 +83,10 @@ def write_clips(
     return folder
 
 
-def tiny_config(folder: Path, **values: Any) -> TrainConfig:
+def tiny_config(folder: Path, transformer: dict[str, Any] = MODEL, **values: Any) -> TrainConfig:
     """A run of six steps on eight clips; writes what it reads below ``folder``."""
     model = folder / "model.json"
-    model.write_text(json.dumps(MODEL))
+    model.write_text(json.dumps(transformer))
     data = folder / "prepared"
     if not data.exists():
         write_clips(data)
