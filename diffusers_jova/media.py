@@ -151,8 +151,8 @@ def resample(audio: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndar
     Returns:
         float32 [..., ceil(samples * target_rate / sampling_rate)].
     """
-    _check_sampling_rate("sampling_rate", sampling_rate)
-    _check_sampling_rate("target_rate", target_rate)
+    check_sampling_rate("sampling_rate", sampling_rate)
+    check_sampling_rate("target_rate", target_rate)
     if sampling_rate == target_rate:
         return audio.astype(np.float32, copy=False)
     divisor = math.gcd(sampling_rate, target_rate)
@@ -164,7 +164,8 @@ def resample(audio: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndar
     return resampled.astype(np.float32)
 
 
-def _check_sampling_rate(name: str, rate: int) -> None:
+def check_sampling_rate(name: str, rate: int) -> None:
+    """Refuse a number of samples per second that no sound has."""
     if not isinstance(rate, (int, np.integer)) or rate <= 0:
         raise ValueError(f"`{name}` must be a positive whole number of samples per second, got {rate}; use 16000, say")
 
@@ -227,78 +228,21 @@ def read_video(
     for name, value in (("max_num_frames", max_num_frames), ("max_side_px", max_side_px)):
         if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}; None sets no limit")
-    with _open_for_reading(path) as container:
-        stream, rate = _video_stream(container, path)
-        timed_frames = _timed(container.decode(stream), rate)
-        first = next(timed_frames, None)
-        if first is None:
-            raise ValueError(f"`path` must be a video of at least one frame, got {path}; check the file")
-        chosen = _choose_frames(chain([first], timed_frames), rate, target_rate)
-        frames = [_frame_to_array(frame, max_side_px) for frame in islice(chosen, max_num_frames)]
+    with open_for_reading(path) as container:
+        stream, rate = find_video_stream(container, path)
+        timed_frames = timed(container.decode(stream), rate)
+        first = first_frame(timed_frames, path)
+        chosen = choose_frames(chain([first], timed_frames), rate, target_rate)
+        frames = [frame_to_array(frame, max_side_px) for frame in islice(chosen, max_num_frames)]
         has_audio = bool(container.streams.audio)
     rate = target_rate or rate
     video = Video(np.stack(frames), rate, None, None)
     if not has_audio:
         return video
-    audio, sampling_rate = _read_sound(path, first[0])
+    audio, sampling_rate = read_sound(path, first[0])
     if max_num_frames is not None:
         audio = audio[:, : round(len(frames) / rate * sampling_rate)]
     return video._replace(audio=audio, sampling_rate=sampling_rate)
-
-
-class FrameStream:
-    """The frames that `read_video` takes at a frame rate, decoded when they are asked for: long files fit in memory.
-
-    Args:
-        path: Any file that libav can read.
-        frame_rate: Frames per second wanted.
-
-    Attributes:
-        shape: Like that of the array of all frames, (F, H, W, 3).
-    """
-
-    def __init__(self, path: PathLike, frame_rate: float | Fraction) -> None:
-        numbers, _ = read_frame_numbers(path, frame_rate)
-        frames = _decode_frames(path, exact_frame_rate(frame_rate))
-        first = next(frames)
-        self._frames, self._position = chain([first], frames), 0
-        self.shape = (len(numbers), *first.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, window: slice) -> np.ndarray:
-        """Decode a window of frames, uint8 [frames, H, W, 3], that begins where the last one ended or later."""
-        start, stop, _ = window.indices(len(self))
-        if not self._position <= start < stop:
-            raise ValueError(f"`window` must begin at frame {self._position} or later, got {start} to {stop}")
-        frames = [*islice(self._frames, start - self._position, stop - self._position)]
-        self._position = stop
-        return np.stack(frames)
-
-
-def read_sound_of_video(path: PathLike) -> tuple[np.ndarray | None, int | None]:
-    """Decode the sound of a video file from its first frame on: [channels, samples] and its sampling rate, or None."""
-    with _open_for_reading(path) as container:
-        if not container.streams.audio:
-            return None, None
-        start_s, _ = next(_timed(container.decode(container.streams.video[0]), Fraction(1)))  # its first frame
-    return _read_sound(path, start_s)
-
-
-def read_frame_numbers(path: PathLike, frame_rate: float | Fraction) -> tuple[list[int], int]:
-    """Tell which frames of a file `read_video` takes at a frame rate.
-
-    Returns:
-        The number of the stored frame behind each frame that is returned, and how many frames are stored.
-    """
-    with _open_for_reading(path) as container:
-        stream, rate = _video_stream(container, path)
-        times_s = [time_s for time_s, _ in _timed(container.decode(stream), rate)]
-    if not times_s:
-        raise ValueError(f"`path` must be a video of at least one frame, got {path}; check the file")
-    numbered = ((time_s, number) for number, time_s in enumerate(times_s))
-    return [*_choose_frames(numbered, rate, exact_frame_rate(frame_rate))], len(times_s)
 
 
 def read_audio(
@@ -318,7 +262,7 @@ def read_audio(
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be decoded or holds no sound.
     """
-    audio, file_rate = _read_sound(path)
+    audio, file_rate = read_sound(path)
     if num_channels is not None:
         audio = mix_channels(audio, num_channels)
     if sampling_rate is not None:
@@ -356,7 +300,7 @@ def _existing_file(path: PathLike) -> Path:
 
 
 @contextmanager
-def _open_for_reading(path: PathLike) -> Iterator[Any]:
+def open_for_reading(path: PathLike) -> Iterator[Any]:
     """Open a file, and turn every failure of libav while it is open into one helpful error."""
     av = _import_av()
     path = _existing_file(path)
@@ -369,7 +313,7 @@ def _open_for_reading(path: PathLike) -> Iterator[Any]:
         ) from error
 
 
-def _video_stream(container: Any, path: PathLike) -> tuple[Any, Fraction]:
+def find_video_stream(container: Any, path: PathLike) -> tuple[Any, Fraction]:
     """The picture of an open file, and its frames per second."""
     if not container.streams.video:
         raise ValueError(f"`path` must be a file with a video stream, got {path}; use `read_audio` for sound alone")
@@ -378,21 +322,21 @@ def _video_stream(container: Any, path: PathLike) -> tuple[Any, Fraction]:
     return stream, Fraction(stream.average_rate or stream.base_rate)
 
 
-def _decode_frames(path: PathLike, target_rate: Fraction) -> Iterator[np.ndarray]:
-    """Each frame of a file at a rate, uint8 [H, W, 3]."""
-    with _open_for_reading(path) as container:
-        stream, rate = _video_stream(container, path)
-        for frame in _choose_frames(_timed(container.decode(stream), rate), rate, target_rate):
-            yield _frame_to_array(frame, None)
-
-
-def _timed(frames: Iterable[Any], rate: Fraction) -> Iterator[tuple[Fraction, Any]]:
+def timed(frames: Iterable[Any], rate: Fraction) -> Iterator[tuple[Fraction, Any]]:
     """Each frame with its time in seconds; bare streams carry no times, then the frames are evenly spaced."""
     for index, frame in enumerate(frames):
         yield (index / rate if frame.pts is None else frame.pts * frame.time_base), frame
 
 
-def _choose_frames(
+def first_frame(timed_frames: Iterator[tuple[Fraction, Any]], path: PathLike) -> tuple[Fraction, Any]:
+    """Take the first frame and its time in seconds; a file without frames is refused."""
+    first = next(timed_frames, None)
+    if first is None:
+        raise ValueError(f"`path` must be a video of at least one frame, got {path}; check the file")
+    return first
+
+
+def choose_frames(
     timed_frames: Iterator[tuple[Fraction, Any]], rate: Fraction, target_rate: Fraction | None
 ) -> Iterator[Any]:
     """For each tick k / target_rate within the video, the frame whose time is nearest; or all frames."""
@@ -412,7 +356,7 @@ def _choose_frames(
         tick += 1
 
 
-def _frame_to_array(frame: Any, max_side_px: int | None) -> np.ndarray:
+def frame_to_array(frame: Any, max_side_px: int | None) -> np.ndarray:
     """Decode one frame to uint8 [H, W, 3], scaled down and turned the way the file says."""
     scale = min(1.0, (max_side_px or math.inf) / max(frame.width, frame.height))
     width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
@@ -421,10 +365,10 @@ def _frame_to_array(frame: Any, max_side_px: int | None) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(array, quarter_turns)) if quarter_turns % 4 else array
 
 
-def _read_sound(path: PathLike, start_s: Fraction | None = None) -> tuple[np.ndarray, int]:
+def read_sound(path: PathLike, start_s: Fraction | None = None) -> tuple[np.ndarray, int]:
     """Sound [channels, samples] that begins at ``start_s`` of the file's clock (None: where it begins itself)."""
     av = _import_av()
-    with _open_for_reading(path) as container:
+    with open_for_reading(path) as container:
         if not container.streams.audio:
             raise ValueError(f"`path` must be a file with sound, got {path}; choose a file with an audio stream")
         stream = container.streams.audio[0]
@@ -504,7 +448,7 @@ def write_audio(path: PathLike, audio: Audio, sampling_rate: int) -> None:
         audio: Float [channels, samples] or [samples], mono or stereo.
         sampling_rate: Samples per second.
     """
-    _check_sampling_rate("sampling_rate", sampling_rate)
+    check_sampling_rate("sampling_rate", sampling_rate)
     sound = to_float_audio(audio)
     samples = (sound * 32768).round().clip(-32768, 32767).astype(np.int16)
     with _write_atomically(path, ".wav") as temporary:

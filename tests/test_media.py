@@ -175,27 +175,6 @@ def test_another_frame_rate_takes_the_nearest_frame_of_each_tick(tmp_path: Path)
             assert min(abs(k - offset) for k in chosen) <= Fraction(1, 2)
 
 
-@pytest.mark.parametrize("frame_rate", [16, 24, 30])
-def test_a_stream_gives_the_frames_of_the_whole_file_and_decodes_no_more_than_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frame_rate: int
-) -> None:
-    media.write_video(tmp_path / "a.mp4", moving_square(30), 24, clicks(20000), 16000)
-    whole = media.read_video(tmp_path / "a.mp4", frame_rate=frame_rate)
-    decoded = []
-    convert = media._frame_to_array
-    monkeypatch.setattr(media, "_frame_to_array", lambda *arguments: decoded.append(1) or convert(*arguments))
-    stream = media.FrameStream(tmp_path / "a.mp4", frame_rate)
-    assert stream.shape == whole.frames.shape
-    assert np.array_equal(stream[2:7], whole.frames[2:7])
-    assert len(decoded) == 7
-    assert np.array_equal(stream[9:], whole.frames[9:])
-    with pytest.raises(ValueError, match="`window` must begin at frame"):
-        stream[3:5]
-    audio, sampling_rate = media.read_sound_of_video(tmp_path / "a.mp4")
-    assert np.array_equal(audio, whole.audio)
-    assert sampling_rate == whole.sampling_rate
-
-
 def test_limits_cut_picture_and_sound_alike(tmp_path: Path) -> None:
     sound = clicks(33 * 1000)
     media.write_video(tmp_path / "clip.mp4", moving_square(33, 64, 128), 16, sound, SAMPLING_RATE)

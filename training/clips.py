@@ -15,16 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffusers_jova.media import (
-    FrameStream,
-    normalize_loudness,
-    read_audio,
-    read_frame_numbers,
-    read_image,
-    read_sound_of_video,
-    read_video,
-)
+from diffusers_jova.media import normalize_loudness, read_audio, read_image, read_video
 from training.evaluation import envelope, envelope_sync
+from training.frame_stream import FrameStream, read_frame_numbers, read_sound_of_video
 from training.manifest import Sample
 from training.mouth_detector import MouthDetector, read_boxes
 from training.mouth_mask import clip_visible, interpolate_gaps, transform_boxes
@@ -284,7 +277,9 @@ def _given_boxes(sample: Sample, frames: Any, frame_rate: float) -> NDArray[Any]
     if frames is None or sample.mouth_boxes is None:
         return None
     assert sample.video is not None
-    numbers, num_stored = read_frame_numbers(sample.video, frame_rate)
+    is_stream = isinstance(frames, FrameStream)
+    known = (frames.numbers, frames.num_stored) if is_stream else read_frame_numbers(sample.video, frame_rate)
+    numbers, num_stored = known
     return read_boxes(sample.mouth_boxes, num_stored)[:, numbers[: len(frames)]]
 
 

@@ -1,0 +1,92 @@
+"""A long video file as frames that are decoded when they are asked for, so that only a window of them is in memory.
+
+Letters: F frames, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import chain, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusers_jova.media import (
+    PathLike,
+    choose_frames,
+    exact_frame_rate,
+    find_video_stream,
+    first_frame,
+    frame_to_array,
+    open_for_reading,
+    read_sound,
+    timed,
+)
+
+
+class FrameStream:
+    """The frames that `read_video` takes at a frame rate.
+
+    Args:
+        path: Any file that libav can read.
+        frame_rate: Frames per second wanted.
+
+    Attributes:
+        numbers: Number of the stored frame behind each frame of the stream, F.
+        num_stored: Frames in the file.
+        shape: Like that of the array of all frames, (F, H, W, 3).
+    """
+
+    def __init__(self, path: PathLike, frame_rate: float | Fraction) -> None:
+        self.numbers, self.num_stored = read_frame_numbers(path, frame_rate)
+        frames = decode_frames(path, exact_frame_rate(frame_rate))
+        first = next(frames)
+        self._frames, self._position = chain([first], frames), 0
+        self.shape = (len(self.numbers), *first.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, window: slice) -> NDArray[np.uint8]:
+        """Decode a window of frames, uint8 [frames, H, W, 3], that begins where the last one ended or later."""
+        start, stop, _ = window.indices(len(self))
+        if not self._position <= start < stop:
+            raise ValueError(
+                f"`window` must begin at frame {self._position} or later, got {start} to {stop}; open the file again"
+            )
+        frames = [*islice(self._frames, start - self._position, stop - self._position)]
+        self._position = stop
+        return np.stack(frames)
+
+
+def decode_frames(path: PathLike, frame_rate: Fraction) -> Iterator[NDArray[np.uint8]]:
+    """Decode the frames of a file at a rate one by one, uint8 [H, W, 3]."""
+    with open_for_reading(path) as container:
+        stream, rate = find_video_stream(container, path)
+        for frame in choose_frames(timed(container.decode(stream), rate), rate, frame_rate):
+            yield frame_to_array(frame, None)
+
+
+def read_frame_numbers(path: PathLike, frame_rate: float | Fraction) -> tuple[list[int], int]:
+    """Tell which frames of a file `read_video` takes at a frame rate.
+
+    Returns:
+        The number of the stored frame behind each frame that is taken, and how many frames are stored.
+    """
+    with open_for_reading(path) as container:
+        stream, rate = find_video_stream(container, path)
+        frames = timed(container.decode(stream), rate)
+        times_s = [time_s for time_s, _ in chain([first_frame(frames, path)], frames)]
+    numbered = ((time_s, number) for number, time_s in enumerate(times_s))
+    return [*choose_frames(numbered, rate, exact_frame_rate(frame_rate))], len(times_s)
+
+
+def read_sound_of_video(path: PathLike) -> tuple[NDArray[np.float32] | None, int | None]:
+    """Decode the sound of a video file from its first frame on: [channels, samples] and its sampling rate, or None."""
+    with open_for_reading(path) as container:
+        stream, rate = find_video_stream(container, path)
+        if not container.streams.audio:
+            return None, None
+        start_s, _ = first_frame(timed(container.decode(stream), rate), path)
+    return read_sound(path, start_s)
