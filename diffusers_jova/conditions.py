@@ -132,5 +132,8 @@ def to_waveform_batch(audio: Audio, num_channels: int) -> Tensor:
 def repeat_to_batch(name: str, rows: Tensor, batch_size: int) -> Tensor:
     """Rows of one clip, or of one per prompt, to one per clip: [1 or P, ...] -> [B, ...]."""
     if batch_size % rows.shape[0]:
-        raise ValueError(f"`{name}` must be one for all clips or one per prompt, got {rows.shape[0]} for {batch_size}")
+        raise ValueError(
+            f"`{name}` must be one for all clips or one per prompt, got {rows.shape[0]} for {batch_size} clips; "
+            "pass one, or as many as there are prompts"
+        )
     return rows.repeat_interleave(batch_size // rows.shape[0], dim=0)

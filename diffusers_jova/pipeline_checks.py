@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .conditions import Audio, Video
 from .generation_defaults import GenerationDefaults
+from .media import check_sampling_rate
 from .prompt import JoVAPrompt, PromptEmbeds
 from .transformer_jova import MODALITIES
 
@@ -82,11 +83,13 @@ def check_output(
         known_tensors: Names of those that it may ask for.
     """
     if num_videos_per_prompt < 1:
-        raise ValueError(f"`num_videos_per_prompt` must be at least 1, got {num_videos_per_prompt}")
+        raise ValueError(f"`num_videos_per_prompt` must be at least 1, got {num_videos_per_prompt}; use 1")
     if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"`output_type` must be one of {list(OUTPUT_TYPES)}, got {output_type!r}")
+        raise ValueError(f"`output_type` must be one of {list(OUTPUT_TYPES)}, got {output_type!r}; use 'np', say")
     if unknown := [name for name in callback_tensors if name not in known_tensors]:
-        raise ValueError(f"`callback_on_step_end_tensor_inputs` must be in {list(known_tensors)}, got {unknown}")
+        raise ValueError(
+            f"`callback_on_step_end_tensor_inputs` must be in {list(known_tensors)}, got {unknown}; leave these out"
+        )
 
 
 def check_modalities(
@@ -213,6 +216,11 @@ def check_given_video(video: Video | None, num_frames: int, temporal_factor: int
     if len(video) > num_frames:
         raise ValueError(f"`video` must have at most `num_frames` = {num_frames} frames, got {len(video)}; cut it")
     check_frame_count("len(video)", len(video), temporal_factor)
+
+
+def check_audio_sampling_rate(audio_sampling_rate: int) -> None:
+    """Refuse a rate, in samples per second, that no sound has."""
+    check_sampling_rate("audio_sampling_rate", audio_sampling_rate)
 
 
 def check_given_audio(

@@ -15,7 +15,7 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
 from .audio_codec import JoVAAudioCodec
-from .clip import Clip, frames_of_given_media, set_length
+from .clip_shape import ClipShape, frames_of_given_media, set_length
 from .conditions import (
     Audio,
     GivenLatents,
@@ -31,6 +31,7 @@ from .lora import JoVALoraLoaderMixin
 from .pipeline_checks import (
     Image,
     Prompts,
+    check_audio_sampling_rate,
     check_given_audio,
     check_given_video,
     check_modalities,
@@ -174,21 +175,21 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
 
     # 2. What is given besides text
 
-    def encode_image(self, image: Image, clip: Clip) -> Tensor:
+    def encode_image(self, image: Image, clip: ClipShape) -> Tensor:
         """Normalised latents [B, C, 1, h, w] of one reference image, or of one per prompt."""
         pixels = self.video_processor.preprocess(image, height=clip.height, width=clip.width)
         return repeat_to_batch("image", self.video_codec.encode(pixels[:, :, None]), clip.batch_size)
 
-    def encode_video(self, frames: Tensor, clip: Clip) -> Tensor:
+    def encode_video(self, frames: Tensor, clip: ClipShape) -> Tensor:
         """Normalised latents [B, C, F, h, w] of given frames [1, 3, N, H, W] in [-1, 1]."""
         return repeat_to_batch("video", self.video_codec.encode(frames), clip.batch_size)
 
-    def encode_audio(self, waveform: Tensor, clip: Clip) -> Tensor:
+    def encode_audio(self, waveform: Tensor, clip: ClipShape) -> Tensor:
         """Latents [B, L, C] of a given waveform [1 or B, channels, S] at the codec's sampling rate."""
         latents = self.audio_codec.encode(waveform.to(self._execution_device))
         return repeat_to_batch("audio", latents[:, : clip.num_audio_latents], clip.batch_size)
 
-    def condition_channels(self, clip: Clip, image_latents: Tensor | None) -> Tensor | None:
+    def condition_channels(self, clip: ClipShape, image_latents: Tensor | None) -> Tensor | None:
         """Condition channels of the video [B, C, F, h, w]; None where the model has none."""
         num_mask_channels = self.num_condition_channels - self.video_codec.num_channels
         if num_mask_channels < 0:
@@ -232,7 +233,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
         num_videos_per_prompt: int,
         image: Image | None,
         audio: Audio | None,
-        audio_sampling_rate: int | None,
+        audio_sampling_rate: int,
         video: Video | None,
         speaker_embeds: Tensor | None,
         modalities: Sequence[str],
@@ -255,9 +256,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
         )
         check_size(settings, codec.spatial_factor, self.transformer.config.patch_size, codec.temporal_factor)
         check_given_video(video, settings.num_frames, codec.temporal_factor)
-        check_given_audio(
-            audio, audio_sampling_rate or self.audio_codec.sampling_rate, settings, codec.temporal_factor
-        )
+        check_given_audio(audio, audio_sampling_rate, settings, codec.temporal_factor)
 
     # 4. Decoding
 
@@ -267,13 +266,13 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
             return latents
         return self.video_processor.postprocess_video(self.video_codec.decode(latents), output_type=output_type)
 
-    def decode_audio(self, latents: Tensor, output_type: str, clip: Clip) -> Any:
+    def decode_audio(self, latents: Tensor, output_type: str, clip: ClipShape) -> Any:
         """Waveform [B, channels, S] of latents [B, L, C], as long as the clip."""
         if output_type == "latent":
             return latents
         return self.finish_audio(self.audio_codec.decode(latents), output_type, clip)
 
-    def finish_audio(self, waveform: Tensor, output_type: str, clip: Clip) -> Any:
+    def finish_audio(self, waveform: Tensor, output_type: str, clip: ClipShape) -> Any:
         """Cut a waveform [1 or B, channels, S] to the clip, or fill it up with silence: float32, one per clip."""
         waveform = set_length(waveform.float().clamp(-1, 1).cpu(), clip.num_samples(self.audio_codec.sampling_rate))
         waveform = repeat_to_batch("audio", waveform, clip.batch_size)
@@ -390,6 +389,8 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
         # 1. Settle what the call is about
         video = None if video is None else to_frame_batch(video)
         audio = None if audio is None else to_waveform_batch(audio, self.audio_codec.num_channels)
+        audio_sampling_rate = self.audio_codec.sampling_rate if audio_sampling_rate is None else audio_sampling_rate
+        check_audio_sampling_rate(audio_sampling_rate)  # here, because it sets the length of the clip
         settings = self.defaults.override(
             height=height,
             width=width,
@@ -410,9 +411,8 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
             max_sequence_length=max_sequence_length,
         )
         if num_frames is None:
-            rate = audio_sampling_rate or self.audio_codec.sampling_rate
             num_frames = frames_of_given_media(
-                video, audio, rate, settings.frame_rate, self.video_codec.temporal_factor
+                video, audio, audio_sampling_rate, settings.frame_rate, self.video_codec.temporal_factor
             )
         settings = settings.override(num_frames=num_frames)
         if len(modalities) == 1:  # nothing to couple
@@ -442,7 +442,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
         speakers = self.place_speakers(  # here, to refuse voices without a place before anything is encoded
             speaker_embeds, prompt, prompt_embeds, num_videos_per_prompt, settings.max_sequence_length
         )
-        clip = Clip(
+        clip = ClipShape(
             batch_size=count_prompts(prompt, prompt_embeds) * num_videos_per_prompt,
             height=settings.height,
             width=settings.width,

@@ -51,7 +51,9 @@ def test_what_is_given_once_or_per_prompt_is_repeated_for_all_clips() -> None:
     rows = torch.tensor([[1], [2]])
     assert repeat_to_batch("image", rows, 4).flatten().tolist() == [1, 1, 2, 2]
     assert repeat_to_batch("image", rows[:1], 3).flatten().tolist() == [1, 1, 1]
-    with pytest.raises(ValueError, match="`image` must be one for all clips or one per prompt, got 2 for 3"):
+    with pytest.raises(
+        ValueError, match="`image` must be one for all clips or one per prompt, got 2 for 3 clips; pass one"
+    ):
         repeat_to_batch("image", rows, 3)
 
 

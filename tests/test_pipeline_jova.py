@@ -231,6 +231,15 @@ def test_given_sound_of_another_rate_is_resampled(pipeline: JoVAPipeline) -> Non
     assert waveform.shape == (1, 1, RATE * 5 // 16)
 
 
+@pytest.mark.parametrize("rate", [0, -RATE, 0.5])
+@pytest.mark.parametrize("num_frames", [None, 5])
+def test_a_sampling_rate_that_no_sound_has_is_refused(
+    pipeline: JoVAPipeline, rate: float, num_frames: int | None
+) -> None:
+    with pytest.raises(ValueError, match=f"`audio_sampling_rate` must be a positive whole number .*, got {rate}; use"):
+        generate(pipeline, audio=sound(RATE), audio_sampling_rate=rate, num_frames=num_frames)
+
+
 def test_given_video_comes_back_and_gets_a_sound(pipeline: JoVAPipeline) -> None:
     frames = [picture(index) for index in range(5)]
     returned, waveform = generate(pipeline, video=frames, num_frames=None, output_type="np")
@@ -375,9 +384,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"audio_negative_prompt_embeds": torch.zeros(2, 2, 16)},
         "`audio_negative_prompt_embeds` must be one per prompt, got 2 for 1",
     ),
-    ({"num_videos_per_prompt": 0}, "`num_videos_per_prompt` must be at least 1, got 0"),
-    ({"output_type": "mp4"}, r"`output_type` must be one of \['pil', 'np', 'pt', 'latent'\], got 'mp4'"),
-    ({"callback_on_step_end_tensor_inputs": ["x"]}, r"`callback_on_step_end_tensor_inputs` must be in .*got \['x'\]"),
+    ({"num_videos_per_prompt": 0}, "`num_videos_per_prompt` must be at least 1, got 0; use 1"),
+    ({"output_type": "mp4"}, r"`output_type` must be one of \['pil', 'np', 'pt', 'latent'\], got 'mp4'; use"),
+    (
+        {"callback_on_step_end_tensor_inputs": ["x"]},
+        r"`callback_on_step_end_tensor_inputs` must be in .*\['x'\]; leave",
+    ),
     ({"modalities": []}, r"`modalities` must be a choice of \['video', 'audio'\], got \[\]"),
     ({"modalities": ["text"]}, r"`modalities` must be a choice of .*, got \['text'\]"),
     ({"modalities": ["audio"], "image": picture()}, "`image` must be None where `modalities` lacks 'video'"),

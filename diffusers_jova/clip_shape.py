@@ -1,4 +1,4 @@
-"""The clips of one call: their size and length, and given sound brought to it.
+"""How large and how long the clips of one call are.
 
 Letters in shapes: B batch, C channels, L audio latents, S samples.
 """
@@ -15,8 +15,8 @@ from .conditions import Audio, Video
 from .media import resample
 
 
-class Clip(NamedTuple):
-    """Shape of the clips of one call.
+class ClipShape(NamedTuple):
+    """Size and length of the clips of one call.
 
     Args:
         batch_size: Clips, B.
@@ -38,18 +38,18 @@ class Clip(NamedTuple):
         """Samples of sound that last as long as the frames."""
         return round(self.num_frames / self.frame_rate * sampling_rate)
 
-    def fit_given_audio(self, waveform: Tensor, sampling_rate: int | None, codec: JoVAAudioCodec) -> Tensor:
+    def fit_given_audio(self, waveform: Tensor, sampling_rate: int, codec: JoVAAudioCodec) -> Tensor:
         """Resample given sound for the codec, cut it to the clip, and fill up with silence what all but covers it.
 
         Args:
             waveform: Sound [1 or B, C, S].
-            sampling_rate: Samples per second; None means that of the codec.
+            sampling_rate: Samples per second.
             codec: Whose latents the sound becomes.
 
         Returns:
             [1 or B, C, S] at the codec's rate. What lacks two frames or more stays short, to be continued.
         """
-        if sampling_rate is not None and sampling_rate != codec.sampling_rate:
+        if sampling_rate != codec.sampling_rate:
             waveform = torch.from_numpy(resample(waveform.numpy(), sampling_rate, codec.sampling_rate))
         num_samples = max(self.num_samples(codec.sampling_rate), codec.num_samples_for(self.num_audio_latents))
         lacks_frames = num_samples - waveform.shape[2] >= 2 * codec.sampling_rate / self.frame_rate

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from diffusers_jova import JoVAAudioCodec
-from diffusers_jova.clip import Clip, frames_of_given_media, set_length
+from diffusers_jova.clip_shape import ClipShape, frames_of_given_media, set_length
 from tests.tiny_pipeline import build_audio_vae, build_vocoder
 
 
@@ -16,9 +16,9 @@ def codec() -> JoVAAudioCodec:
     return JoVAAudioCodec(build_audio_vae(), build_vocoder())
 
 
-def clip_of(num_frames: int, codec: JoVAAudioCodec) -> Clip:
+def clip_of(num_frames: int, codec: JoVAAudioCodec) -> ClipShape:
     num_audio_latents = codec.num_latents_for(num_frames / 16)
-    return Clip(1, 32, 32, num_frames, frame_rate=16.0, num_audio_latents=num_audio_latents)
+    return ClipShape(1, 32, 32, num_frames, frame_rate=16.0, num_audio_latents=num_audio_latents)
 
 
 def noise(num_samples: int) -> torch.Tensor:
@@ -46,7 +46,7 @@ def test_without_given_media_the_length_is_open() -> None:
 
 def test_given_sound_is_cut_to_what_the_latents_of_the_clip_hold(codec: JoVAAudioCodec) -> None:
     clip, sound = clip_of(5, codec), noise(9 * FRAME)
-    fitted = clip.fit_given_audio(sound, None, codec)
+    fitted = clip.fit_given_audio(sound, RATE, codec)
     assert fitted.shape[2] == max(5 * FRAME, codec.num_samples_for(clip.num_audio_latents))
     assert torch.equal(fitted, sound[..., : fitted.shape[2]])
 
@@ -55,13 +55,13 @@ def test_given_sound_that_lacks_less_than_two_frames_is_filled_up_and_other_soun
     codec: JoVAAudioCodec,
 ) -> None:
     clip = clip_of(9, codec)
-    num_samples = clip.fit_given_audio(noise(12 * FRAME), None, codec).shape[2]
+    num_samples = clip.fit_given_audio(noise(12 * FRAME), RATE, codec).shape[2]
     almost, short = noise(num_samples - 2 * FRAME + 1), noise(num_samples - 2 * FRAME)
-    filled = clip.fit_given_audio(almost, None, codec)
+    filled = clip.fit_given_audio(almost, RATE, codec)
     assert torch.equal(filled[..., : almost.shape[2]], almost)
     assert filled.shape[2] == num_samples
     assert not filled[..., almost.shape[2] :].any()
-    assert clip.fit_given_audio(short, None, codec) is short
+    assert clip.fit_given_audio(short, RATE, codec) is short
 
 
 def test_given_sound_of_another_rate_is_resampled_before_it_is_measured(codec: JoVAAudioCodec) -> None:
