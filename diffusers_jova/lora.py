@@ -21,11 +21,12 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, Protocol
 
-from diffusers.loaders.lora_base import _fetch_state_dict
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor, nn
+
+from .registration import fetch_state_dict
 
 
 PREFIXES = {"diffusers": "transformer.", "peft": "base_model.model.", "comfy": "diffusion_model."}
@@ -143,7 +144,10 @@ def module_ranks(tensors: Mapping[str, Shaped]) -> dict[str, int]:
             f"adapter must hold both matrices of every module, got one or none for {listed(sorted(halves))}"
         )
     if flat := [name for name, tensor in tensors.items() if not name.endswith(f".{ALPHA}") and len(tensor.shape) < 2]:
-        raise ValueError(f"matrices of an adapter must have a row per rank or output, got vectors for {listed(flat)}")
+        raise ValueError(
+            f"matrices of an adapter must have a row per rank or output, got vectors for {listed(flat)}; "
+            "save the adapter as a plain LoRA"
+        )
     ranks = {module: tensors[f"{module}.{MATRIX_A}"].shape[0] for module in modules}
     for module, rank in ranks.items():
         other = tensors[f"{module}.{MATRIX_B}"].shape[1]
@@ -254,17 +258,17 @@ def read_peft_config(source: Any, weight_name: str | None = None, **options: Any
 
 
 def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Read tensors and metadata of an adapter as the loaders of diffusers do, who drop the magnitudes of some DoRAs.
+    """Read the tensors of an adapter and the metadata in its header.
 
     Args:
         source: Folder, file, hub id, or tensors in memory.
-        options: What `load_lora_weights` takes to find the file; others are not for this function.
+        options: What `load_lora_weights` takes; those that do not help to find the file are left unread.
 
     Raises:
-        ValueError: The adapter holds magnitudes that cannot be applied.
+        ValueError: The adapter is a DoRA whose magnitudes the loaders of diffusers would drop without a word.
     """
     given = options.get("use_safetensors")
-    state_dict, metadata = _fetch_state_dict(
+    state_dict, metadata = fetch_state_dict(
         source,
         **{name: options.get(name) for name in (*HUB_OPTIONS, "proxies", "weight_name")},
         use_safetensors=True if given is None else given,

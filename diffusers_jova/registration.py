@@ -1,7 +1,7 @@
 """Makes diffusers' loaders and cache hooks know this package; runs when `diffusers_jova` is imported.
 
-The tables of diffusers that are written to here are half private. They are touched in this file only, and every effect
-has a test. With them, `model_index.json` stores `["diffusers_jova", <class>]`, and `JoVAPipeline`, `DiffusionPipeline`
+What stands here of diffusers is half private. It is touched in this file only, and every effect has a test. With the
+entries in its tables, `model_index.json` stores `["diffusers_jova", <class>]`, and `JoVAPipeline`, `DiffusionPipeline`
 and `AutoModel` load it.
 """
 
@@ -9,9 +9,13 @@ from typing import Any
 
 import diffusers
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
-from diffusers.loaders import FromOriginalModelMixin
+from diffusers.loaders import FromOriginalModelMixin, lora_base
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
+
+
+# Goes when diffusers has a public function that returns the tensors of an adapter together with its header.
+fetch_state_dict = lora_base._fetch_state_dict
 
 
 def register(components: tuple[type, ...], pipelines: tuple[type, ...], blocks: tuple[type, ...]) -> None:
