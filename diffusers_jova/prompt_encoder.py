@@ -102,19 +102,22 @@ class JoVAPromptEncoderMixin:
 
     def encode_texts(self, texts: list[str], max_sequence_length: int) -> PromptEmbeds:
         """Features of every text encoder that the pipeline has, and where the speakers stand in the first one's."""
-        encoders = [(self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)]
-        present = [pair for pair in encoders if pair[1] is not None]
-        for tokenizer, _ in present:
-            warn_of_cut(tokenizer, texts, max_sequence_length)
-        tokens = [tokenize_text(tokenizer, texts, max_sequence_length) for tokenizer, _ in present]
-        parts: list[Any] = [
-            part
-            for (_, encoder), ids in zip(present, tokens, strict=True)
-            for part in encode_tokens(encoder, ids, max_sequence_length, self.config.pads_text_with_zeros)
-        ]
+        parts: list[Any] = []
+        for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
+            if encoder is not None:
+                tokens = tokenize_text(tokenizer, texts, max_sequence_length)
+                if tokens.input_ids.shape[1] == max_sequence_length:
+                    warn_of_cut(tokenizer, texts, max_sequence_length)
+                parts += encode_tokens(encoder, tokens, max_sequence_length, self.config.pads_text_with_zeros)
+        return PromptEmbeds(*parts)._replace(speaker_positions=self.speaker_positions(texts, max_sequence_length))
+
+    def speaker_positions(self, texts: list[str], max_sequence_length: int) -> Tensor | None:
+        """Rows of the first encoder's features where speakers stand, [B, P]; None for a pipeline without voices."""
         token = self.config.speaker_token
-        positions = None if token is None else find_speakers(self.tokenizer, tokens[0].input_ids, token)
-        return PromptEmbeds(*parts)._replace(speaker_positions=positions)
+        if token is None:
+            return None
+        tokens = tokenize_text(self.tokenizer, texts, max_sequence_length)
+        return find_speakers(self.tokenizer, tokens.input_ids, token)
 
     def place_speakers(
         self,
@@ -138,8 +141,7 @@ class JoVAPromptEncoderMixin:
         if isinstance(prompt_embeds, PromptEmbeds):
             positions = prompt_embeds.speaker_positions
         else:
-            tokens = tokenize_text(self.tokenizer, self.render_prompts(prompt), max_sequence_length)
-            positions = find_speakers(self.tokenizer, tokens.input_ids, self.config.speaker_token)
+            positions = self.speaker_positions(self.render_prompts(prompt), max_sequence_length)
         assert positions is not None
         positions = positions.repeat_interleave(num_videos_per_prompt, 0)
         sets = speaker_embeds[None] if speaker_embeds.ndim == 2 else speaker_embeds
