@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from diffusers_jova import JoVATransformer3DModel
-from tests.tiny_training import MODEL, tiny_config
+from tests.tiny_training import MODEL, WAN_MODEL, tiny_config
+from training.branches import parameter_groups
+from training.model import load_transformer
 from training.optimization import build_optimizer, learning_rate_factor
 
 
@@ -42,6 +44,17 @@ def test_each_branch_learns_at_its_own_rate_and_vectors_do_not_decay(tmp_path: P
     assert decays["transformer_blocks.0.attn.video.to_q.weight"] == 0.1
     assert decays["transformer_blocks.0.attn.video.to_q.bias"] == 0
     assert decays["embed.video.position_embedding.tables.0"] == 0
+
+
+def test_tables_of_wan_blocks_do_not_decay_either(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, WAN_MODEL, weight_decay=0.1)
+    transformer = load_transformer(config.model)
+    decays = {id(p): group["weight_decay"] for group in parameter_groups(transformer, config) for p in group["params"]}
+    for name, parameter in transformer.named_parameters():
+        if "scale_shift_table" in name or parameter.ndim == 1:
+            assert decays[id(parameter)] == 0, name
+        else:
+            assert decays[id(parameter)] == 0.1, name
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(tmp_path: Path) -> None:

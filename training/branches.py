@@ -11,6 +11,7 @@ from training.config import TrainConfig
 
 
 Branch = Literal["video", "audio", "joint"]
+TABLES = ("position_embedding", "scale_shift_table")  # matrices by shape, biases by what they do
 NOTHING_TO_TRAIN = "no weight is left to train; check `stage`, `lora_targets` and the learning rates"
 
 
@@ -78,7 +79,7 @@ def parameter_groups(transformer: nn.Module, config: TrainConfig) -> list[dict[s
     groups: dict[tuple[Branch, bool, bool], list[Tensor]] = {}
     for name, parameter in transformer.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and "position_embedding" not in name
+            decays = parameter.ndim > 1 and not any(table in name for table in TABLES)
             is_orthogonal = config.optimizer == "muon" and is_block_matrix(name, parameter)
             groups.setdefault((branch_of(name), decays, is_orthogonal), []).append(parameter)
     if not groups:
