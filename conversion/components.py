@@ -6,14 +6,13 @@ releases of Wan and NAVA hold them in files of their own, anywhere in the folder
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from conversion.card import RELEASED_PARTS, Licence, copied_licence
-from conversion.checkpoint import Checkpoint, open_checkpoint
+from conversion.checkpoint import Checkpoint, open_checkpoint, read_json
 from conversion.ltx2_audio import convert_audio_vae, convert_vocoder
 from conversion.output import Model, Options, Parameter, save_model
 from conversion.rules import listed
@@ -129,24 +128,49 @@ def converted(name: str, path: Path, options: Options) -> Component:
 
 
 def entry(name: str, path: Path) -> tuple[str, str]:
-    """Return (library, class) of a component: from the index of the repository it lies in, or from its own config."""
-    index = path.parent / "model_index.json"
-    stored = json.loads(index.read_text()) if index.is_file() else {}
-    if isinstance(stored, dict) and name in stored:
-        library, cls = stored[name]
+    """Return (library, class) of a component: from the index of the repository it lies in, or from its own config.
+
+    Raises:
+        ValueError: Neither says it, or the library is not one that a pipeline may import.
+    """
+    index, config = path.parent / "model_index.json", path / "config.json"
+    stored = read_json(index) if index.is_file() else {}
+    if name in stored:
+        library, cls = pair_of(name, stored[name], index)
     else:
-        config = path / "config.json"
-        cls = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
-        library = LIBRARIES.get(str(cls), "diffusers")
-    if cls is None:
-        raise ValueError(f"`{path}` must be named in a model_index.json beside it or name its class, got neither")
+        cls = class_of(config, "_class_name")
+        library = LIBRARIES.get(cls, "diffusers")
+    if not cls:
+        raise ValueError(
+            f"`{path}` must be named in a model_index.json beside it or name its class in a config.json, got neither; "
+            "name a folder that `save_pretrained` wrote"
+        )
     if library not in TRUSTED:
-        raise ValueError(f"library of `{path}` must be one of {', '.join(sorted(TRUSTED))}, got {library!r}")
-    return str(library), str(cls)
+        raise ValueError(
+            f"library of `{path}` must be one of {', '.join(sorted(TRUSTED))}, got {library!r}; use another component"
+        )
+    return library, cls
+
+
+def pair_of(name: str, value: object, index: Path) -> tuple[str, str]:
+    """Check the value of an index that states library and class of a component."""
+    if not isinstance(value, list) or [type(part) for part in value] != [str, str]:
+        raise ValueError(
+            f"`{name}` in `{index}` must be a library and a class, got {value!r}; take the component from elsewhere"
+        )
+    return value[0], value[1]
+
+
+def class_of(config: Path, field: str) -> str:
+    """Read the name of a class from a field of a config; empty without a config or the field."""
+    cls = read_json(config).get(field) if config.is_file() else None
+    if cls is None:
+        return ""
+    if not isinstance(cls, str):
+        raise ValueError(f"`{field}` in `{config}` must be the name of a class, got {cls!r}; download it again")
+    return cls
 
 
 def released_tokenizer(path: Path) -> tuple[str, str]:
     """Return (library, class) of UMT5's tokenizer, which a release may keep without a config."""
-    config = path / "tokenizer_config.json"
-    cls = json.loads(config.read_text()).get("tokenizer_class") if config.is_file() else None
-    return "transformers", str(cls or "T5Tokenizer")
+    return "transformers", class_of(path / "tokenizer_config.json", "tokenizer_class") or "T5Tokenizer"

@@ -86,7 +86,10 @@ def read(path: Path) -> Adapter:
 def read_alpha(source: Source) -> float:
     """Read the one number that scales a module."""
     if math.prod(source.shape) != 1:
-        raise ValueError(f"alpha of a module must be one number, got a tensor of shape {list(source.shape)}")
+        raise ValueError(
+            f"alpha of a module must be one number, got a tensor of shape {list(source.shape)}; "
+            "save the adapter as a plain LoRA"
+        )
     return float(source.read())
 
 

@@ -84,7 +84,8 @@ def fold_weight_norm(magnitude: Tensor, direction: Tensor) -> Tensor:
     """Merge torch's weight norm, g [dim0, 1, 1] and v [dim0, dim1, k], with torch's own arithmetic."""
     if magnitude.shape != (direction.shape[:1] + (1,) * (direction.ndim - 1)):
         raise ValueError(
-            f"magnitudes of a weight {list(direction.shape)} must be one per row, got shape {list(magnitude.shape)}"
+            f"magnitudes of a weight {list(direction.shape)} must be one per row, got shape {list(magnitude.shape)}; "
+            "get the released file again"
         )
     if direction.is_meta:
         return direction
@@ -108,7 +109,10 @@ def is_folded(checkpoint: Checkpoint) -> bool:
     for name, source in checkpoint.items():
         if name.endswith(".weight"):
             if len(source.shape) != 3:
-                raise ValueError(f"VAE weights must be [out, in, width], got `{name}` of shape {list(source.shape)}")
+                raise ValueError(
+                    f"VAE weights must be [out, in, width], got `{name}` of shape {list(source.shape)}; "
+                    "get the released file again"
+                )
             norms = torch.linalg.vector_norm(source.read().float(), dim=(1, 2))
             (folded if bool(((norms > low) & (norms < high)).all()) else raw).append(name)
     if folded and raw:

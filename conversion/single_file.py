@@ -63,19 +63,25 @@ def build(config: Mapping[str, Any]) -> Model:
     name = config["_class_name"]
     cls: Any = getattr(vocoder if name in VOCODERS else diffusers, name, None)
     if ModelMixin not in getattr(cls, "__mro__", ()):
-        raise ValueError(f"`_class_name` of a config must be a model of diffusers or of this package, got `{name}`")
+        raise ValueError(
+            f"`_class_name` of a config must be a model of diffusers or of this package, got `{name}`; "
+            "convert a folder that `save_pretrained` of such a model wrote"
+        )
     try:
         with torch.device("meta"):
             return cls.from_config(dict(config))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"config must build a {name}, got {error}") from error
+        raise ValueError(f"config must build a {name}, got {error}; use the config saved with the tensors") from error
 
 
 def folder_config(folder: Path) -> dict[str, Any]:
     """Read the config of a component folder."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"`SOURCE` must be a component folder with a config.json, got `{folder}`")
+        raise ValueError(
+            f"`SOURCE` must be a component folder with a config.json, got `{folder}`; "
+            "name the sub-folder of one component, such as transformer"
+        )
     return single_file.parse_config(path.read_text(), path)
 
 
