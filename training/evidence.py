@@ -275,7 +275,9 @@ def load_pipeline(model: Path, **components: Any) -> JoVAPipeline:
         ValueError: If there is none.
     """
     if not (model / "model_index.json").is_file():
-        raise ValueError(f"`model` must be the folder of a saved JoVAPipeline, got `{model}`; leave it out for jova-tiny")
+        raise ValueError(
+            f"`model` must be the folder of a saved JoVAPipeline, got `{model}`; leave it out for jova-tiny"
+        )
     pipeline = JoVAPipeline.from_pretrained(model, **components)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
