@@ -186,9 +186,10 @@ def test_an_index_that_leaves_its_folder_is_refused(name: str, tmp_path: Path) -
         open_checkpoint(tmp_path)
 
 
-def test_an_index_without_a_map_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(ValueError, match="must hold a `weight_map`"):
+@pytest.mark.parametrize(("text", "rule"), [("[]", "must be a JSON object"), ("{}", "must hold a `weight_map`")])
+def test_an_index_without_a_map_is_refused(text: str, rule: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=rule):
         open_checkpoint(tmp_path)
 
 
