@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 # what `make demo` runs and `make evidence` measures: the shipped model, or the folder of another
 MODEL ?= jova-tiny
 # of every run of `make ablations`
-STEPS ?= 2000
+STEPS ?= 120
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 # the pinned torch may be a build without CUDA: where there is a GPU, pip chooses

@@ -1,6 +1,6 @@
 """The paper's ablations in small: the same data, steps and batches for every arm, several seeds, one table.
 
-    python -m training.ablations --output runs/ablations --steps 2000 --seeds 3
+    python -m training.ablations --output runs/ablations --steps 120 --seeds 3
 
 JoVA (arXiv:2512.13677v1), Tab. 3, 4 and 5: the weight of the mouth loss, the alignment of the two time axes, how the
 branches meet. Each arm is a stage 2 of `training.train` on the records of jova-tiny that differs from the first arm in
@@ -289,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     budget.add_argument("--steps", type=int, help="steps of every arm")
     budget.add_argument("--minutes-per-arm", type=float, help="time of the first arm; all take as many steps")
     parser.add_argument("--seeds", type=int, default=3, help="runs per arm")
-    parser.add_argument("--clips", type=int, default=48, help="held-out prompts per run")
+    parser.add_argument("--clips", type=int, default=24, help="held-out prompts per run")
     parser.add_argument("--speech", choices=("espeak", "formant"), default="espeak", help="voice of the training set")
     parser.add_argument("--parallel", type=int, default=1, help="arms at a time")
     parser.add_argument("--report", type=Path, default=Path("model_cards/jova-tiny/ablations.json"))
