@@ -11,9 +11,9 @@ import torch
 
 from diffusers_jova.media import read_audio, read_video, write_audio, write_video
 from training.clips import Bucket, Clip
-from training.contact_sheet import MIN_VIEW_PX
 from training.encoder import Encoder
 from training.preview import decode_without_mouth, draw_boxes, draw_clip, main, tint_mask
+from training.viewing import MIN_VIEW_PX
 
 
 def make_clip(num_frames: int = 9, boxes: np.ndarray | None = None) -> Clip:

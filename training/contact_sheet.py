@@ -1,4 +1,4 @@
-"""Clips for viewing: contact sheets of frames with the waveform below, and frames of small models enlarged."""
+"""Contact sheets: frames of clips in a row, with the waveform below."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ INK = (40, 60, 120)
 TEXT = (20, 20, 20)
 LABEL_HEIGHT = 16
 WAVE_HEIGHT = 40
-MIN_VIEW_PX = 256  # smaller clips are enlarged by whole pixels
 
 
 def contact_sheet(
@@ -54,17 +53,6 @@ def save_contact_sheet(
 ) -> None:
     """Write `contact_sheet` as a PNG file."""
     contact_sheet(clips, labels).save(path, format="PNG")
-
-
-def enlarge(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Repeat every pixel of [F, H, W, 3] `zoom_for(frames)` times in both directions."""
-    zoom = zoom_for(frames)
-    return frames.repeat(zoom, axis=1).repeat(zoom, axis=2)
-
-
-def zoom_for(frames: npt.NDArray[np.uint8]) -> int:
-    """Choose the factor that makes small clips large enough to look at."""
-    return max(1, -(-MIN_VIEW_PX // min(frames.shape[1:3])))
 
 
 def _strip(

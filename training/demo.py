@@ -24,8 +24,9 @@ from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.media import read_video, to_uint8_frames, write_video
 from diffusers_jova.shipped import model_folder
 from training.avatars import make_clip
-from training.contact_sheet import enlarge, save_contact_sheet
+from training.contact_sheet import save_contact_sheet
 from training.evidence import load_pipeline
+from training.viewing import enlarge
 
 
 SPEAKER_SEED, PORTRAIT_SEED = 1, 5

@@ -27,12 +27,13 @@ from diffusers_jova.media import write_video
 from diffusers_jova.shipped import model_folder
 from training.avatars import AvatarClip
 from training.config import parse_overrides
-from training.contact_sheet import enlarge, save_contact_sheet
+from training.contact_sheet import save_contact_sheet
 from training.evaluation import Frames, evaluate_clip, evaluate_reconstruction
 from training.generation import BATCH_SIZE, FIRST_SEED, Generated, fingerprint, generate, held_out_clips
 from training.model_card import fill_section, markdown_table, provenance
 from training.object_evaluation import evaluate_object
 from training.sounding_objects import SOUNDING_OBJECTS
+from training.viewing import enlarge
 
 
 Pair = tuple[Frames, npt.NDArray[np.floating]]

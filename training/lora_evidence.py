@@ -21,13 +21,14 @@ from diffusers_jova.shipped import model_folder
 from training import prepare, train_lora
 from training.avatars import AvatarClip, write_corpus
 from training.config import load_yaml, parse_overrides
-from training.contact_sheet import enlarge, save_contact_sheet
+from training.contact_sheet import save_contact_sheet
 from training.evidence import add_arguments, device_name, load_pipeline, measure, summarize, write_json
 from training.generation import FIRST_SEED, Generated, fingerprint, generate, held_out_clips
 from training.jova_tiny import CONFIGS
 from training.lora import ADAPTER_FILE
 from training.model_card import fill_section, markdown_table, provenance
 from training.portraits import Colour, Identity
+from training.viewing import enlarge
 
 
 FIRST_LORA_SEED = FIRST_SEED + 300_000

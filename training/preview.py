@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from diffusers_jova.cli import Parser, choose_device, one_line
 from diffusers_jova.media import AAC_SAMPLING_RATES_HZ, resample, write_video
 from training.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, load_clips, mouth_share
-from training.contact_sheet import enlarge, zoom_for
 from training.encoder import Encoder, video_factors
 from training.manifest import Sample, read_samples
 from training.mouth_detector import MouthsOnDemand
 from training.mouth_mask import latent_mask, windows
 from training.prepare import PrepareSettings, add_clip_arguments, check_detector, clip_settings
+from training.viewing import enlarge, zoom_for
 
 
 Frames = NDArray[np.uint8]
