@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from conversion import components, lora, mmaudio, nava, ovi, single_file, wan
 from conversion.output import SHARD_GB, Options
 from conversion.source import local_path
-from diffusers_jova.cli import Parser
+from diffusers_jova.cli import Parser, one_line
 
 
 KINDS: dict[str, Callable[[Path, Path, Options], None]] = {
@@ -69,6 +70,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.reverse and args.kind not in REVERSIBLE:
             raise ValueError(f"`--reverse` must go with {' or '.join(REVERSIBLE)}, got {args.kind}")
         KINDS[args.kind](local_path(args.source), args.output, options)
-    except ValueError as error:
-        command.error(str(error))
+    except (ValueError, OSError, SafetensorError) as error:
+        command.error(one_line(error))
     print(f"wrote {args.output}")

@@ -193,9 +193,11 @@ def new_file(output: Path) -> Iterator[Path]:
 
 
 def refuse_existing(output: Path) -> None:
-    """Raise when the output is already there."""
+    """Raise when the output is already there, or cannot be because a file stands where a folder must be."""
     if output.exists() or output.is_symlink():
         raise ValueError(f"`OUTPUT` must be a new path, got `{output}`, which exists; choose another")
+    if files := [parent for parent in output.parents if parent.is_file()]:
+        raise ValueError(f"`OUTPUT` must lie in a folder, got `{output}`, but `{files[0]}` is a file; choose another")
 
 
 def shards(found: Sequence[Parameter], max_bytes: float) -> list[list[Parameter]]:

@@ -9,7 +9,7 @@ import random
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -271,8 +271,8 @@ def save(output: JoVAPipelineOutput, path: Path) -> None:
 # 3. Other commands
 
 
-def forward(command: str, arguments: Sequence[str]) -> None:
-    """Run a command of the repository that the installed package does not bring."""
+def forwarded_main(command: str) -> Callable[[Sequence[str]], object]:
+    """The `main` of a command of the repository that the installed package does not bring."""
     module, _ = FORWARDED[command]
     if not (REPOSITORY / f"{module.replace('.', '/')}.py").is_file():
         raise ValueError(
@@ -281,7 +281,8 @@ def forward(command: str, arguments: Sequence[str]) -> None:
         )
     sys.path.insert(0, str(REPOSITORY))
     sys.argv[0] = f"jova {command}"  # what its help and its errors are headed with
-    importlib.import_module(module).main(arguments)
+    main: Callable[[Sequence[str]], object] = importlib.import_module(module).main
+    return main
 
 
 # 4. Errors
@@ -305,10 +306,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     parser = build_parser()
+    if arguments and arguments[0] in FORWARDED:
+        try:
+            command = forwarded_main(arguments[0])
+        except (ValueError, ImportError) as error:
+            parser.error(one_line(error))
+        command(arguments[1:])  # it words its own errors; what it does not expect shows where it arose
+        return
     try:
-        if arguments and arguments[0] in FORWARDED:
-            forward(arguments[0], arguments[1:])
-            return
         args = parser.parse_args(arguments)
         if args.command == "info":
             print(info_table(args.model))

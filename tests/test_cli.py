@@ -307,6 +307,15 @@ def test_commands_of_the_repository_are_forwarded(capsys: pytest.CaptureFixture[
         assert "usage" in capsys.readouterr().out
 
 
+def test_an_unexpected_error_of_a_forwarded_command_shows_where_it_arose(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(arguments: list[str]) -> None:
+        raise ValueError(f"unexpected, with {arguments}")
+
+    monkeypatch.setattr("training.train.main", fail)
+    with pytest.raises(ValueError, match="--config"):
+        cli.main(["train", "--config", "x"])
+
+
 def test_an_installed_package_names_the_remedy_for_commands_it_lacks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -202,6 +202,14 @@ def test_an_existing_output_is_left_alone(tmp_path: Path, capsys: pytest.Capture
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_an_output_below_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_vae(tmp_path / "v.pth")
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        main(["mmaudio", str(tmp_path / "v.pth"), str(tmp_path / "file" / "out")])
+    assert "`OUTPUT` must lie in a folder" in capsys.readouterr().err
+
+
 def test_the_command_converts_prints_progress_and_writes_the_licence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,11 +27,12 @@ from diffusers_jova import JoVAPipeline
 from diffusers_jova.cli import Parser
 from training.branches import copy_branch
 from training.config import TrainConfig, load_yaml, parse_overrides
-from training.evidence import load_pipeline, measure, summarize, write_json
+from training.evidence import load_pipeline, measure, summarize
 from training.generation import BATCH_SIZE, FIRST_SEED, fingerprint, generate, held_out_clips
 from training.jova_tiny import CONFIGS, assemble, start_training, wait_for
 from training.model import load_transformer
 from training.model_card import fill_section, markdown_table, provenance
+from training.state import write_json
 from training.trainer import Trainer
 
 

@@ -11,7 +11,6 @@ JSON, examples beside it, and the table into the model card there. The exit code
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from training.generation import BATCH_SIZE, FIRST_SEED, Generated, fingerprint, 
 from training.model_card import fill_section, markdown_table, provenance
 from training.object_evaluation import evaluate_object
 from training.sounding_objects import SOUNDING_OBJECTS
+from training.state import write_json
 from training.viewing import enlarge
 
 
@@ -241,14 +241,6 @@ def write_examples(clips: Mapping[str, Sequence[Generated]], references: Sequenc
     for (task, row), (frames, waveform) in zip(chosen, pairs, strict=True):
         rates = (references[row].frame_rate, waveform, references[row].sampling_rate)
         write_video(folder / "samples" / f"{task}-{row}.mp4", enlarge(frames), *rates)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_suffix(".tmp")
-    partial_path.write_text(json.dumps(values, indent=2) + "\n")
-    partial_path.replace(path)
 
 
 def device_name() -> str:

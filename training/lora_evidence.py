@@ -22,12 +22,13 @@ from training import prepare, train_lora
 from training.avatars import AvatarClip, write_corpus
 from training.config import load_yaml, parse_overrides
 from training.contact_sheet import save_contact_sheet
-from training.evidence import add_arguments, device_name, load_pipeline, measure, summarize, write_json
+from training.evidence import add_arguments, device_name, load_pipeline, measure, summarize
 from training.generation import FIRST_SEED, Generated, fingerprint, generate, held_out_clips
 from training.jova_tiny import CONFIGS
 from training.lora import ADAPTER_FILE
 from training.model_card import fill_section, markdown_table, provenance
 from training.portraits import Colour, Identity
+from training.state import write_json
 from training.viewing import enlarge
 
 

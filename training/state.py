@@ -96,6 +96,12 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text)
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as JSON, whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
 def latest_checkpoint(output_dir: Path) -> Path | None:
     """Find the newest complete checkpoint; what a kill left half-written has another name."""
     found = [path for path in output_dir.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)]
