@@ -70,7 +70,7 @@ def test_every_arm_begins_with_the_branches_of_stage_1(source: Path, tmp_path: P
     branches = source / "pipeline" / "transformer"
     source_weights = load_transformer(str(branches)).state_dict()
     for name, arm in ARMS.items():
-        write_start(name, branches, None, tmp_path / name)
+        write_start(name, branches, folder=tmp_path / name)
         start = load_transformer(str(tmp_path / name))
         weights = start.state_dict()
         assert all(torch.equal(weights[key], value) for key, value in source_weights.items())
@@ -82,7 +82,7 @@ def test_an_audio_branch_of_its_own_takes_the_place_of_the_common_one(source: Pa
     branches = source / "pipeline" / "transformer"
     audio = tmp_path / "audio"
     train_audio_branch("unaligned", branches, source / "records", source / "audio.yaml", audio)
-    write_start("unaligned", branches, audio / "transformer", tmp_path / "start")
+    write_start("unaligned", branches, audio / "transformer", folder=tmp_path / "start")
     common, own, start = (
         load_transformer(str(path)) for path in (branches, audio / "transformer", tmp_path / "start")
     )
@@ -134,7 +134,7 @@ def test_the_command_runs_each_arm_once_and_fills_the_card(
 def test_a_budget_of_minutes_becomes_one_number_of_steps(source: Path, tmp_path: Path) -> None:
     settings = {"data": str(source / "records"), "batch_size": 1}
     config = arm_config("base", 0, tmp_path, settings, source / "preset.yaml")
-    write_start("base", source / "pipeline" / "transformer", None, Path(config.model))
+    write_start("base", source / "pipeline" / "transformer", folder=Path(config.model))
     short, long = (ablations.steps_within(minutes, config) for minutes in (0.1, 1.0))
     assert 2 * short < long < 50 * short
 

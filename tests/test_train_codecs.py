@@ -170,6 +170,8 @@ def test_the_spectral_loss_is_zero_for_the_same_sound_and_hears_a_wrong_pitch() 
     low, high = (torch.sin(2 * torch.pi * hz * time_s)[None] for hz in (200, 400))
     assert stft_loss(low, low) == 0
     assert stft_loss(high, low) > stft_loss(0.8 * low, low) > 0
+    convergence = stft_loss(0.8 * low, low, 2.0) - stft_loss(0.8 * low, low)
+    assert float(convergence) == pytest.approx(0.2, abs=1e-3)  # |A - 0.8 A| / |A|
 
 
 def test_the_signal_to_noise_ratio_of_a_tenth_of_the_range_is_twenty_decibel() -> None:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from training.trainer import Trainer
 
 FIRST_ABLATION_SEED = FIRST_SEED + 200_000
 CALIBRATION_STEPS = 20
+Run = tuple[str, int]  # arm and seed
 
 
 class Arm(NamedTuple):
@@ -116,7 +118,7 @@ def train_audio_branch(name: str, branches: Path, data: Path, preset: Path, fold
     wait_for(start_training(preset, [f"model={model}", f"data={data}", f"output_dir={folder}"]))
 
 
-def write_start(name: str, branches: Path, audio: Path | None, folder: Path) -> None:
+def write_start(name: str, branches: Path, audio: Path | None = None, *, folder: Path) -> None:
     """Save what an arm begins with: the branches of stage 1 in the arm's architecture.
 
     Args:
@@ -275,8 +277,60 @@ def run_parallel(commands: Sequence[Sequence[str]], num_parallel: int) -> None:
             future.result()
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train and measure the arms that are not done, write the table."""
+def make_starts(args: Namespace, names: Collection[str]) -> dict[str, list[Path]]:
+    """What each arm begins with: the transformer of stage 1, and an audio branch of its own where it needs one."""
+    starts = {name: [args.branches] for name in names}
+    for name in names:
+        if ARMS[name].trains_audio_branch:
+            audio = args.output / f"audio-{name}"
+            train_audio_branch(name, args.branches, args.data, args.audio_config, audio)
+            starts[name].append(audio / "transformer")
+    return starts
+
+
+def find_steps(args: Namespace, settings: Mapping[str, Any]) -> int:
+    """Steps of every arm: as asked for, or what fits into the minutes, which is found once per output folder."""
+    if args.steps:
+        return int(args.steps)
+    budget = args.output / "budget.json"
+    if not budget.exists():
+        trial = arm_config("base", 0, args.output / "trial", settings, args.config)
+        write_start("base", args.branches, folder=Path(trial.model))
+        write_json(budget, {"steps": steps_within(args.minutes_per_arm, trial)})
+    return int(json.loads(budget.read_text())["steps"])
+
+
+def _shortened(preset: Path, steps: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Warm-up, averaging and checkpoints in proportion to a shorter run, unless they are given."""
+    full = load_yaml(preset, {"output_dir": "runs", **settings})
+    share = min(steps / full.steps, 1.0)
+    own: dict[str, Any] = {
+        "warmup_steps": round(full.warmup_steps * share),
+        "checkpoint_every": max(round(full.checkpoint_every * share), 1),
+    }
+    if not torch.cuda.is_available():
+        own["compile"] = False  # two minutes that a CPU does not get back
+    if full.ema_decay is not None:
+        own["ema_decay"] = 1 - min((1 - full.ema_decay) / share, 0.05)  # the same part of the run
+    return {name: value for name, value in own.items() if name not in settings}
+
+
+def write_report(path: Path, files: Mapping[Run, Path], results: Mapping[Run, Mapping[str, Any]]) -> None:
+    """Write what all runs measured, and the tables into the model card beside it."""
+    arms = {name: aggregate([result for (arm, _), result in results.items() if arm == name]) for name in ARMS}
+    origin = provenance()
+    write_json(path, {**origin, "arms": arms, "runs": {file.stem: results[run] for run, file in files.items()}})
+    table = describe(arms, origin)
+    if (card := path.with_name("README.md")).exists():
+        fill_section(card, "ablations", table)
+    print(table)
+
+
+# 3. The command
+
+
+def build_parser() -> Parser:
+    """What the command takes."""
     parser = Parser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--data", type=Path, default=Path("runs/jova-tiny/records"), help="prepared clips")
@@ -296,81 +350,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", type=Path, default=Path("model_cards/jova-tiny/ablations.json"))
     parser.add_argument("--only", nargs=2, metavar=("ARM", "SEED"), help="one run, without a table")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings of all arms")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train and measure the arms that are not done, write the tables."""
+    parser = build_parser()
     args = parser.parse_intermixed_args(argv)
     try:
-        overrides = parse_overrides(args.overrides)
+        settings: dict[str, Any] = {"data": str(args.data), **parse_overrides(args.overrides)}
     except ValueError as error:
         parser.error(str(error))
     for name in ("data", "codecs", "branches"):
         if not (folder := getattr(args, name)).is_dir():
             parser.error(f"`--{name}` must be an existing folder, got `{folder}`; run `make jova-tiny`")
 
-    # 1. What the arms begin with
-    runs = [(args.only[0], int(args.only[1]))] if args.only else list(product(ARMS, range(args.seeds)))
-    starts: dict[str, tuple[Path, Path | None]] = {name: (args.branches, None) for name, _ in runs}
-    for name in starts:
-        if ARMS[name].trains_audio_branch:
-            audio = args.output / f"audio-{name}"
-            train_audio_branch(name, args.branches, args.data, args.audio_config, audio)
-            starts[name] = (args.branches, audio / "transformer")
-
-    # 2. The budget, which a resumed command takes from the first one
-    settings = {"data": str(args.data), **overrides}
-    budget_file = args.output / "budget.json"
-    if args.minutes_per_arm is not None and not budget_file.exists():
-        trial = arm_config("base", 0, args.output / "trial", settings, args.config)
-        write_start("base", args.branches, None, Path(trial.model))
-        write_json(budget_file, {"steps": steps_within(args.minutes_per_arm, trial)})
-    steps = args.steps or json.loads(budget_file.read_text())["steps"]
+    runs: list[Run] = [(args.only[0], int(args.only[1]))] if args.only else list(product(ARMS, range(args.seeds)))
+    starts = make_starts(args, {name for name, _ in runs})
+    steps = find_steps(args, settings)
     settings |= {"steps": steps, **_shortened(args.config, steps, settings)}
-
-    # 3. The runs
     files = {run: args.output / f"{run[0]}-seed{run[1]}-{steps}.json" for run in runs}
     if args.parallel > 1:
         words = [str(word) for word in (argv if argv is not None else sys.argv[1:])]
         todo = [run for run in runs if not files[run].exists()]
         run_parallel([[*words, "--parallel", "1", "--only", name, str(seed)] for name, seed in todo], args.parallel)
-    codecs = fingerprint(args.codecs, {})
-    origins = {
-        name: {"codecs": codecs, "start": "-".join(fingerprint(folder, {}) for folder in folders if folder)}
-        for name, folders in starts.items()
-    }
+
+    digests = {folder: fingerprint(folder, {}) for folder in {args.codecs, *chain.from_iterable(starts.values())}}
     results = {}
     for (name, seed), file in files.items():
         config = arm_config(name, seed, args.output / file.stem, settings, args.config)
         if not file.exists():
-            write_start(name, *starts[name], Path(config.model))
+            write_start(name, *starts[name], folder=Path(config.model))
+        origin = {"codecs": digests[args.codecs], "start": "-".join(digests[folder] for folder in starts[name])}
         results[name, seed] = run_arm(
-            config, args.codecs, file, origin=origins[name], num_clips=args.clips, speech=args.speech
+            config, args.codecs, file, origin=origin, num_clips=args.clips, speech=args.speech
         )
         print(f"{name} seed {seed}: {results[name, seed]['measures']}", flush=True)
-    if args.only:
-        return
-
-    # 4. The table
-    arms = {name: aggregate([results[name, seed] for seed in range(args.seeds)]) for name in ARMS}
-    origin = provenance()
-    write_json(args.report, {**origin, "arms": arms, "runs": {file.stem: results[run] for run, file in files.items()}})
-    table = describe(arms, origin)
-    card = args.report.with_name("README.md")
-    if card.exists():
-        fill_section(card, "ablations", table)
-    print(table)
-
-
-def _shortened(preset: Path, steps: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Warm-up, averaging and checkpoints in proportion to a shorter run, unless they are given."""
-    full = load_yaml(preset, {"output_dir": "runs", **settings})
-    share = min(steps / full.steps, 1.0)
-    own: dict[str, Any] = {
-        "warmup_steps": round(full.warmup_steps * share),
-        "checkpoint_every": max(round(full.checkpoint_every * share), 1),
-    }
-    if not torch.cuda.is_available():
-        own["compile"] = False  # two minutes that a CPU does not get back
-    if full.ema_decay is not None:
-        own["ema_decay"] = 1 - min((1 - full.ema_decay) / share, 0.05)  # the same part of the run
-    return {name: value for name, value in own.items() if name not in settings}
+    if not args.only:
+        write_report(args.report, files, results)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,7 @@ class VocoderConfig:
         discriminator_width: Channels of the discriminators' first layer.
         mel_weight: Of the mel error.
         stft_weight: Of the multi-resolution STFT loss.
+        convergence_weight: Of the spectral convergence in it; the error of log magnitudes weighs 1.
         feature_weight: Of the feature matching loss; the adversarial loss weighs 1.
     """
 
@@ -144,6 +145,7 @@ class VocoderConfig:
     discriminator_width: int = 16
     mel_weight: float = 10.0
     stft_weight: float = 2.0
+    convergence_weight: float = 4.0
     feature_weight: float = 2.0
 
 

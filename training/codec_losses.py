@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 STFT_SIZES = (256, 512, 1024, 2048)
-SPECTRUM_FLOOR = 1e-4
+SPECTRUM_FLOOR = 1e-2  # the gradient of a logarithm grows as 1 / magnitude: silence would drown everything else
 
 
 def kl_divergence(posterior: DiagonalGaussianDistribution) -> Tensor:
@@ -80,17 +80,22 @@ def magnitudes(waveform: Tensor, size: int) -> Tensor:
     return torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
 
 
-def stft_loss(prediction: Tensor, target: Tensor) -> Tensor:
+def stft_loss(prediction: Tensor, target: Tensor, convergence_weight: float = 1.0) -> Tensor:
     """Multi-resolution STFT loss of waveforms [B, S], a scalar.
 
     Parallel WaveGAN (arXiv:1910.11480): mean over window sizes of |A - A'| / |A| and of the error of log A.
+
+    Args:
+        prediction: [B, S].
+        target: [B, S].
+        convergence_weight: Of |A - A'| / |A|, which is about the loudest partials, next to 1 for the error of log A.
     """
     total = prediction.new_zeros(())
     for size in STFT_SIZES:
         predicted, true = magnitudes(prediction, size), magnitudes(target, size)
         convergence = (true - predicted).norm() / true.norm().clamp(min=1e-3)
         logs = (predicted.clamp(min=SPECTRUM_FLOOR).log() - true.clamp(min=SPECTRUM_FLOOR).log()).abs().mean()
-        total = total + (convergence + logs) / len(STFT_SIZES)
+        total = total + (convergence_weight * convergence + logs) / len(STFT_SIZES)
     return total
 
 

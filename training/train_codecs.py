@@ -53,12 +53,14 @@ from training.codec_losses import (
 from training.corpus import HELD_OUT_SEED, make_shards, make_shards_aside, read_array
 from training.discriminators import Discriminators
 from training.muon import muon_for_kernels
+from training.state import write_json
 from training.timed_loop import adamw, optimise, run, schedule_settings
 from training.train_text_encoder import train_text_encoder
 from training.wan_clip import decode_clip, encode_clip, start_from_images
 
 
 MEL_FLOOR = -9.2  # ln 1e-4: below it, the vocoder's error is silence compared with silence
+TRAINED_MEL_FLOOR = -7.0  # errors below it have the steepest gradients, and nobody hears them
 CHAINS = (("video_vae",), ("audio_vae", "vocoder"), ("text_encoder",))  # side by side; each in its own process
 FOLDERS = {"video_vae": "vae", "audio_vae": "audio_vae", "vocoder": "vocoder", "text_encoder": "text_encoder"}
 INITIAL_LOGVAR = -6.0
@@ -311,8 +313,9 @@ class VocoderTraining:
     def losses(self, mel: Tensor, waveform: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Generate [B, samples] from a mel [B, M, T] and compare with the true waveform."""
         generated = vocode(self.vocoder, mel)
-        spectra = [self.audio_vae.mel_converter(sound).clamp(min=MEL_FLOOR) for sound in (generated, waveform)]
-        return generated, {"mel": F.l1_loss(*spectra), "stft": stft_loss(generated, waveform)}
+        mels = [self.audio_vae.mel_converter(sound).clamp(min=TRAINED_MEL_FLOOR) for sound in (generated, waveform)]
+        spectra = stft_loss(generated, waveform, self.config.convergence_weight)
+        return generated, {"mel": F.l1_loss(*mels), "stft": spectra}
 
     def train_step(self, step: int, progress: float) -> Mapping[str, Tensor]:
         """Take one step of the vocoder, and one of the judges once they take part."""
@@ -479,7 +482,7 @@ class Workshop:
             report["gpu"] = torch.cuda.get_device_name()
             report["peak_gigabytes"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
         print(f"{name}: {json.dumps(report)}", flush=True)
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_json(folder / "report.json", report)
 
 
 def run_chains(arguments: Sequence[str]) -> int:
