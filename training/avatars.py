@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +32,7 @@ from training.visemes import mouth_track
 CLIPS_PER_CHUNK = 16
 SPEAKER_SHARE = 0.85  # the rest are sounding objects
 SAMPLE_MULTIPLE = 512  # samples per audio latent
+LOOK = re.compile(r" with [^.]* shirt,| on a [^.]* background")  # what a video caption says of colours and clothes
 AUDIO_CAPTIONS = {
     "man": "a male voice speaking",
     "woman": "a female voice speaking",
@@ -77,6 +79,11 @@ class AvatarClip:
         """The three captions in one prompt."""
         speech = f"<S>{self.transcript}<E> " if self.transcript else ""
         return f"{self.video_caption} {speech}<AUDCAP>{self.audio_caption}<ENDAUDCAP>"
+
+
+def without_look(caption: str) -> str:
+    """A caption that leaves colours and clothes to a portrait: "A cartoon man speaks.", and what is said and heard."""
+    return LOOK.sub("", caption)
 
 
 class Geometry(NamedTuple):

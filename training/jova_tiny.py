@@ -11,6 +11,8 @@ Every stage leaves a folder and is skipped when that is complete; an interrupted
     OUTPUT/audio      stage 1: the audio branch alone, side by side with the video branch
     OUTPUT/start      the two branches in one transformer
     OUTPUT/training   stage 2: both together; see training/configs/jova_tiny.yaml
+    OUTPUT/plain      the records again, every other one with a caption that leaves the look to the portrait
+    OUTPUT/portraits  stage 2 goes on with these; see training/configs/jova_tiny_portraits.yaml
     OUTPUT/pipeline   the result: a folder for `JoVAPipeline.from_pretrained`
 
 Without a GPU, every process computes on one core: stage 1 takes two, stage 2 shares each batch between `--processes`.
@@ -33,6 +35,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, MMAudioVAE
 from diffusers.pipelines.ltx2 import LTX2Vocoder
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, UMT5EncoderModel
@@ -41,10 +44,11 @@ from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATrans
 from diffusers_jova.cli import Parser
 from diffusers_jova.prompt import full_mask
 from training import train_codecs
+from training.avatars import without_look
 from training.branches import copy_branch
 from training.config import load_yaml, parse_overrides
 from training.corpus import make_shards
-from training.dataset import EMPTY_PROMPT, write_record
+from training.dataset import EMPTY_PROMPT, RecordHeader, write_record
 
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -59,6 +63,7 @@ DEFAULTS: dict[str, Any] = {
     "max_sequence_length": 96,
 }
 ENCODING_BATCH = 8
+TEXT_BATCH = 100
 CARD = """---
 license: apache-2.0
 library_name: diffusers
@@ -110,15 +115,14 @@ def encode_clips(pipeline: JoVAPipeline, arrays: dict[str, Any], first: int) -> 
     num_samples = codec.num_samples_for(codec.num_latents_for(frames.shape[1] / DEFAULTS["frame_rate"]))
     waveforms = as_float(arrays["waveforms"][rows])[:, None, :num_samples]
     audio = codec.encode(waveforms.to(pipeline.device))
-    texts = pipeline.encode_texts([str(text) for text in arrays["captions"][rows]], DEFAULTS["max_sequence_length"])
-    masks = full_mask(texts.features) if texts.mask is None else texts.mask
+    embeds = encode_captions(pipeline, [str(text) for text in arrays["captions"][rows]])
     boxes = torch.from_numpy(arrays["mouth_boxes"][rows])
     return [
         {
             "video_latents": video[row].to(torch.bfloat16).cpu(),
             "image_latents": image[row].to(torch.bfloat16).cpu(),
             "audio_latents": audio[row].to(torch.bfloat16).cpu(),
-            "prompt_embeds": texts.features[row][masks[row]].to(torch.bfloat16).cpu(),
+            "prompt_embeds": embeds[row],
             "mouth_boxes": boxes[row],
         }
         for row in range(len(frames))
@@ -172,6 +176,34 @@ def encode_shard(codecs: Path, folder: Path, paths: tuple[Path, Path]) -> None:
             write_record(folder / name, record, metadata | {"caption": caption})
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
+
+
+def write_plain_records(codecs: Path, records: Path, folder: Path) -> None:
+    """Copy records, every other one with the embedding of a caption without the look; those there are left alone."""
+    pipeline = assemble(codecs, None)
+    paths = sorted(records.glob("*.safetensors"))
+    for first in tqdm(range(0, len(paths), TEXT_BATCH), desc="captions"):
+        batch = [path for path in paths[first : first + TEXT_BATCH] if not (folder / path.name).exists()]
+        headers = [RecordHeader.read(path) for path in batch]
+        captions = [
+            without_look(header.metadata["caption"]) if paths.index(path) % 2 else header.metadata["caption"]
+            for path, header in zip(batch, headers, strict=True)
+        ]
+        embeds = encode_captions(pipeline, captions)
+        for path, header, caption, embed in zip(batch, headers, captions, embeds, strict=True):
+            record = load_file(path) | {"prompt_embeds": embed}
+            write_record(folder / path.name, record, {**header.metadata, "caption": caption})
+    write_record(folder / EMPTY_PROMPT, load_file(records / EMPTY_PROMPT), {})
+
+
+@torch.inference_mode()
+def encode_captions(pipeline: JoVAPipeline, captions: Sequence[str]) -> list[Tensor]:
+    """Text features of each caption, without padding: bfloat16 [S, D]."""
+    if not captions:
+        return []
+    texts = pipeline.encode_texts(list(captions), DEFAULTS["max_sequence_length"])
+    masks = full_mask(texts.features) if texts.mask is None else texts.mask
+    return [row[mask].to(torch.bfloat16).cpu() for row, mask in zip(texts.features, masks, strict=True)]
 
 
 def start_training(config: Path, settings: Sequence[str], num_processes: int = 1) -> subprocess.Popen[bytes]:
