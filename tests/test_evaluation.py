@@ -20,7 +20,6 @@ from training.evaluation import (
     envelope,
     envelope_sync,
     evaluate_clip,
-    evaluate_clips,
     evaluate_reconstruction,
     mel_error,
     mouth_psnr_db,
@@ -219,9 +218,9 @@ def test_damage_outside_the_mouth_does_not_count_inside(clips: list[AvatarClip])
 
 def test_ground_truth_passes_and_mismatched_sound_fails_the_whole_evaluation(clips: list[AvatarClip]) -> None:
     some = clips[:3]
-    truth = evaluate_clips([(clip.frames, clip.waveform) for clip in some], some)
-    wrong = evaluate_clips(_mismatched(some), some)
-    assert truth["num_clips"] == 3
+    pairs = ([(clip.frames, clip.waveform) for clip in some], _mismatched(some))
+    rows = [[evaluate_clip(*pair, clip) for pair, clip in zip(of, some, strict=True)] for of in pairs]
+    truth, wrong = ({name: np.mean([row[name] for row in measured]) for name in measured[0]} for measured in rows)
     for name in ("sync_within_one_frame", "word_top1", "background_correct", "skin_correct", "shirt_correct"):
         assert truth[name] == 1
     assert wrong["word_top1"] < 1
@@ -234,12 +233,10 @@ def test_a_bald_head_is_not_scored_on_its_hair() -> None:
     assert np.isnan(evaluate_clip(clip.frames, clip.waveform, clip)["hair_correct"])
 
 
-def test_what_is_no_speaker_or_no_pair_is_refused(clips: list[AvatarClip]) -> None:
+def test_what_is_no_speaker_is_refused() -> None:
     dog = make_clip(0, subject="dog")
     with pytest.raises(ValueError, match="`reference` must be a speaker, got a dog"):
         evaluate_clip(dog.frames, dog.waveform, dog)
-    with pytest.raises(ValueError, match="`generated` must be one clip per reference, got 0 for 8"):
-        evaluate_clips([], clips)
 
 
 def test_a_contact_sheet_shows_frames_and_the_waveform_at_its_time(tmp_path: Path) -> None:

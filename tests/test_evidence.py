@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ def references(pipeline: JoVAPipeline) -> list[AvatarClip]:
 
 
 def perfect_summaries() -> dict[str, dict[str, dict[str, float]]]:
-    tasks = ("text", "audio", "image", "ground_truth", "mismatched", "codecs")
+    tasks = ("text", "audio", "image", "plain", "ground_truth", "mismatched", "codecs")
     figures = {goal.measure: {"mean": 1.0, "standard_error": 0.0, "count": 4} for goal in GOALS}
     return {task: dict(figures) for task in tasks}
 
@@ -86,7 +88,7 @@ def test_wrong_sound_loses_sync_but_keeps_the_colours() -> None:
 def test_a_summary_leaves_out_what_does_not_apply() -> None:
     summary = summarize([{"hair": 1.0, "word": 0.0}, {"hair": float("nan"), "word": 1.0}])
     assert summary["hair"] == {"mean": 1.0, "standard_error": 0.0, "count": 1}
-    assert summary["word"]["standard_error"] == pytest.approx(0.5 / np.sqrt(2))
+    assert summary["word"]["standard_error"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("goal", [goal for goal in GOALS if goal.least is not None], ids=lambda goal: goal.label)
@@ -117,6 +119,28 @@ def test_drawn_objects_are_recognised_and_a_dog_is_no_bell() -> None:
     assert own["movement_correlation"] > 0.85
     assert swapped["shape_correct"] == swapped["sound_correct"] == 0
     assert np.isnan(evaluate_object(bell.frames, bell.waveform, bell)["movement_correlation"])
+
+
+def test_objects_are_told_from_their_sound_and_the_sound_of_the_next_kind_is_wrong() -> None:
+    references = [make_clip(11_100_000 + row, subject=kind) for row, kind in enumerate(SOUNDING_OBJECTS)]
+    own = [(clip.frames, clip.waveform) for clip in references]
+    heard = [
+        np.mean([evaluate_object(*pair, clip)["sound_correct"] for pair, clip in zip(pairs, references, strict=True)])
+        for pairs in (own, mismatch(references, 1))
+    ]
+    assert heard == [1, 0]
+
+
+def test_a_portrait_is_given_with_a_prompt_that_does_not_describe_it(references: list[AvatarClip]) -> None:
+    asked = {}
+
+    def pipeline(**given: Any) -> SimpleNamespace:
+        asked.update(given)
+        return SimpleNamespace(frames=None, audio=np.zeros((1, 2, 4)))
+
+    generation.from_image(cast("JoVAPipeline", pipeline), references[:1])
+    assert asked["prompt"][0].startswith(f"A cartoon {references[0].identity.voice} speaks. <S>")
+    assert np.array_equal(np.asarray(asked["image"][0]), references[0].frames[0])
 
 
 def test_the_folder_of_clips_changes_with_weights_and_settings(tmp_path: Path) -> None:

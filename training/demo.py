@@ -23,13 +23,14 @@ from diffusers_jova.cli import Parser
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.media import read_video, to_uint8_frames, write_video
 from diffusers_jova.shipped import model_folder
-from training.avatars import make_clip
+from training.avatars import make_clip, without_look
 from training.contact_sheet import save_contact_sheet
 from training.evidence import load_pipeline
+from training.generation import FIRST_SEED
 from training.viewing import enlarge
 
 
-SPEAKER_SEED, PORTRAIT_SEED = 1, 5
+SPEAKER_SEED, PORTRAIT_SEED = FIRST_SEED + 10, FIRST_SEED + 8  # of speakers that no training has seen
 WORDS = ("hello", "coffee")
 
 
@@ -42,14 +43,16 @@ class Scene(NamedTuple):
 
 
 def avatar_scenes(defaults: GenerationDefaults) -> list[Scene]:
-    """A speaker described in words, and another one from a portrait of the size that the model makes."""
+    """A speaker described in words, and another one in a portrait alone, of the size that the model makes."""
     scenes = []
     for name, seed in (("from text", SPEAKER_SEED), ("from text and a portrait", PORTRAIT_SEED)):
         drawn = make_clip(
             seed, subject="speaker", words=WORDS, height=max(defaults.height, 64), width=max(defaults.width, 64)
         )
-        prompt = JoVAPrompt(drawn.video_caption, drawn.audio_caption, drawn.transcript)
-        scenes.append(Scene(name, prompt, Image.fromarray(drawn.frames[0]) if seed == PORTRAIT_SEED else None))
+        caption, image = drawn.video_caption, None
+        if seed == PORTRAIT_SEED:
+            caption, image = without_look(caption), Image.fromarray(drawn.frames[0])
+        scenes.append(Scene(name, JoVAPrompt(caption, drawn.audio_caption, drawn.transcript), image))
     return scenes
 
 

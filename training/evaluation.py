@@ -210,24 +210,3 @@ def evaluate_clip(
         "colour_error": float(np.mean(list(colour_errors(frames, identity).values()))),
         "colour_drift": colour_drift(frames, tuple(colours)),
     }
-
-
-def evaluate_clips(
-    generated: Sequence[tuple[Frames, FloatArray]], references: Sequence[AvatarClip], *, synthesizer: str = "formant"
-) -> dict[str, float]:
-    """Average `evaluate_clip` over pairs (frames, waveform) and their references, without what does not apply."""
-    if len(generated) != len(references) or not references:
-        raise ValueError(
-            f"`generated` must be one clip per reference, got {len(generated)} for {len(references)}; pass equal lists"
-        )
-    rows = [
-        evaluate_clip(frames, waveform, reference, synthesizer=synthesizer)
-        for (frames, waveform), reference in zip(generated, references, strict=True)
-    ]
-    means = {name: _mean([row[name] for row in rows]) for name in rows[0] if name != "sync_offset_frames"}
-    return {"num_clips": float(len(rows)), **means}
-
-
-def _mean(values: Sequence[float]) -> float:
-    kept = [value for value in values if not np.isnan(value)]
-    return float(np.mean(kept)) if kept else float("nan")

@@ -18,14 +18,17 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+import diffusers_jova
 from diffusers_jova import JoVAPipeline
-from training.avatars import AvatarClip, make_clip
+from training.avatars import AvatarClip, make_clip, without_look
 from training.corpus import HELD_OUT_SEED
 
 
 # the clips from HELD_OUT_SEED on have trained the sync net and scored the codecs
 FIRST_SEED = HELD_OUT_SEED + 1_000_000
 BATCH_SIZE = 8
+PACKAGE = Path(diffusers_jova.__file__).parent
+DRAWING = ("avatars", "espeak", "generation", "portraits", "sounding_objects", "speech", "visemes")
 
 
 class Generated(NamedTuple):
@@ -110,13 +113,30 @@ def fingerprint(model: Path, settings: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
+def code_digest() -> str:
+    """Digest the code that generates clips and draws their references: of other code, kept clips may not be true."""
+    paths = sorted([*PACKAGE.glob("*.py"), *(Path(__file__).with_name(f"{name}.py") for name in DRAWING)])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+
+
 # The tasks: what is given besides the prompt
 
 
 def from_text(pipeline: JoVAPipeline, clips: Sequence[AvatarClip], **arguments: Any) -> Media:
     """Generate both modalities from the prompts; `arguments` may give more."""
+    return _from_prompts(pipeline, clips, [clip.caption for clip in clips], **arguments)
+
+
+def from_plain_text(pipeline: JoVAPipeline, clips: Sequence[AvatarClip], **arguments: Any) -> Media:
+    """Generate both modalities from prompts that do not say what the speakers look like."""
+    return _from_prompts(pipeline, clips, [without_look(clip.caption) for clip in clips], **arguments)
+
+
+def _from_prompts(
+    pipeline: JoVAPipeline, clips: Sequence[AvatarClip], prompts: Sequence[str], **arguments: Any
+) -> Media:
     output: Any = pipeline(
-        prompt=[clip.caption for clip in clips],
+        prompt=list(prompts),
         generator=[torch.Generator().manual_seed(clip.seed) for clip in clips],
         num_frames=len(clips[0].frames),
         output_type="np",
@@ -132,8 +152,8 @@ def from_audio(pipeline: JoVAPipeline, clips: Sequence[AvatarClip], **arguments:
 
 
 def from_image(pipeline: JoVAPipeline, clips: Sequence[AvatarClip], **arguments: Any) -> Media:
-    """Generate both modalities from given portraits."""
-    return from_text(pipeline, clips, image=[Image.fromarray(clip.frames[0]) for clip in clips], **arguments)
+    """Generate both modalities from given portraits, which the prompts do not describe."""
+    return from_plain_text(pipeline, clips, image=[Image.fromarray(clip.frames[0]) for clip in clips], **arguments)
 
 
 @torch.inference_mode()
@@ -147,4 +167,10 @@ def through_codecs(pipeline: JoVAPipeline, clips: Sequence[AvatarClip]) -> Media
     return frames, waveform.float().mean(1).cpu().numpy()
 
 
-TASKS: dict[str, Task] = {"text": from_text, "audio": from_audio, "image": from_image, "codecs": through_codecs}
+TASKS: dict[str, Task] = {
+    "text": from_text,
+    "audio": from_audio,
+    "image": from_image,
+    "plain": from_plain_text,
+    "codecs": through_codecs,
+}

@@ -22,7 +22,7 @@ from training import prepare, train_lora
 from training.avatars import AvatarClip, write_corpus
 from training.config import load_yaml, parse_overrides
 from training.contact_sheet import save_contact_sheet
-from training.evidence import add_arguments, device_name, load_pipeline, measure, summarize
+from training.evidence import add_arguments, device_name, load_pipeline, measure, summarize, work_name
 from training.generation import FIRST_SEED, Generated, fingerprint, generate, held_out_clips
 from training.jova_tiny import CONFIGS
 from training.lora import ADAPTER_FILE
@@ -170,7 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
 
     # 1. The adapter, the clips, the figures
-    work = args.work / fingerprint(args.model, {"speech": args.speech, **settings.settings_of_result()})
+    origin = {**provenance(), "model": fingerprint(args.model, {}), "device": device_name()}
+    work = args.work / work_name(args.model, {"speech": args.speech, **settings.settings_of_result()})
     first = FIRST_LORA_SEED + NUM_TRAINING_CLIPS
     references = held_out_clips(pipeline, range(first, first + args.clips), identity=NEW_AVATAR, speech=args.speech)
     defaults = pipeline.defaults
@@ -184,8 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # 2. The report
     verdict = judge(summaries)
     report = {
-        **provenance(),
-        "device": device_name(),
+        **origin,
         "clips": args.clips,
         "steps": settings.steps,
         "samples_per_step": settings.batch_size * settings.gradient_accumulation_steps,

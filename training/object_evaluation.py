@@ -1,10 +1,12 @@
 """Measures of generated sounding objects: is it the right thing, does it sound like it, do both happen at once.
 
-Shapes and spectra are compared with those of a few clips of each kind; backgrounds and levels do not count.
+Shapes and spectra are compared with those of some clips of each kind, the nearest of which tells the kind; backgrounds
+and levels do not count.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -19,7 +21,7 @@ from training.spectrogram import log_mel
 
 FloatArray = npt.NDArray[np.floating]
 
-TEMPLATE_SEEDS = range(20_000_000, 20_000_006)
+TEMPLATE_SEEDS = range(20_000_000, 20_000_016)
 MOVING = ("dog", "lamp", "ball")  # their main change of shape or brightness is their state; bells swing, rain falls
 LOUD_PERCENTILE = 60
 
@@ -47,7 +49,7 @@ def evaluate_object(frames: Frames, waveform: FloatArray, reference: AvatarClip)
         "shape_correct": float(_nearest(shape, shapes) == reference.subject),
         "sound_correct": float(_nearest(spectrum_of(waveform, reference.sampling_rate), spectra) == reference.subject),
         "background_correct": float(
-            _nearest(corner, {colour.name: np.array(colour.rgb) for colour in PALETTE["background"]})
+            _nearest(corner, {colour.name: [np.array(colour.rgb)] for colour in PALETTE["background"]})
             == reference.background.name
         ),
         "movement_correlation": movement_correlation(frames, loudness)
@@ -79,16 +81,18 @@ def movement_correlation(frames: Frames, loudness: FloatArray) -> float:
     return float(abs(((course - course.mean()) * loudness).sum()) / scale) if scale > 1e-9 else 0.0
 
 
-def _nearest(value: FloatArray, options: dict[str, FloatArray]) -> str:
-    return min(options, key=lambda name: float(((value - options[name]) ** 2).sum()))
+def _nearest(value: FloatArray, options: Mapping[str, Sequence[FloatArray]]) -> str:
+    """The name under which the option stands that is nearest to `value`."""
+    return min(options, key=lambda name: min(float(((value - option) ** 2).sum()) for option in options[name]))
 
 
 @lru_cache(maxsize=4)
 def _templates(
     height: int, width: int, frame_rate: float, sampling_rate: int, num_frames: int
-) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Mean shape and spectrum of each kind."""
-    shapes, spectra = {}, {}
+) -> tuple[Mapping[str, Sequence[FloatArray]], Mapping[str, Sequence[FloatArray]]]:
+    """Shapes and spectra of each kind: pitches differ within a kind, so that a mean would be none of them."""
+    shapes: dict[str, list[FloatArray]] = {}
+    spectra: dict[str, list[FloatArray]] = {}
     for kind in SOUNDING_OBJECTS:
         clips = [
             make_clip(
@@ -102,6 +106,6 @@ def _templates(
             )
             for seed in TEMPLATE_SEEDS
         ]
-        shapes[kind] = np.mean([shape_of(clip.frames) for clip in clips], axis=0)
-        spectra[kind] = np.mean([spectrum_of(clip.waveform, sampling_rate) for clip in clips], axis=0)
+        shapes[kind] = [shape_of(clip.frames) for clip in clips]
+        spectra[kind] = [spectrum_of(clip.waveform, sampling_rate) for clip in clips]
     return shapes, spectra

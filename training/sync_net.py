@@ -161,7 +161,8 @@ def load_sync_net() -> MiniSyncNet:
 def contrastive_loss(net: MiniSyncNet, video: Tensor, audio: Tensor) -> Tensor:
     """InfoNCE over the windows of several clips, a scalar.
 
-    Windows next to the right one are no negatives, because they are nearly right; silence is no anchor.
+    Windows next to the right one are no negatives, because they are nearly right. What lies at the log-mel's floor is
+    no anchor, so silence is one only where `_corrupted` has raised it above that.
 
     Args:
         net: The network.
@@ -199,7 +200,7 @@ def _training_windows(clip: AvatarClip) -> tuple[Tensor, Tensor]:
 
 
 def train(num_steps: int, num_clips: int, speeches: Sequence[str], seed: int = 10_000_000) -> MiniSyncNet:
-    """Train on `num_clips` speakers from `seed` on, which no other part of the corpus uses."""
+    """Train on `num_clips` speakers from `seed` on, which no generator is trained on or measured with."""
     torch.manual_seed(0)
     speakers = (
         make_clip(seed + index, speech=speeches[index % len(speeches)], subject="speaker")
