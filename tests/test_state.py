@@ -1,5 +1,6 @@
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from training import state
 from training.state import (
     FullDiskError,
     check_fingerprint,
+    clear_leftovers,
     explained_full_disk,
     latest_checkpoint,
     load_checkpoint,
@@ -73,6 +75,19 @@ def test_rotation_keeps_the_newest(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000004", "checkpoint-00000005"]
     rotate(tmp_path, newest, keep=5)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_kill_left_of_checkpoints_is_deleted_and_only_that(tmp_path: Path) -> None:
+    kept = [save_checkpoint(tmp_path, step, PARTS, {}) for step in (1, 2)]
+    shutil.copytree(kept[0], tmp_path / ".checkpoint-00000001.tmp")  # a rotation, killed while it deleted
+    shutil.copytree(kept[1], tmp_path / ".checkpoint-00000002.old")  # a second writing, killed at its last step
+    kept[1].rename(tmp_path / ".checkpoint-00000003.old")  # killed between its two renames
+    shutil.copytree(kept[0], kept[1])
+    (tmp_path / ".mine.tmp").mkdir()
+    clear_leftovers(tmp_path)
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == [".mine.tmp", *(f"checkpoint-0000000{step}" for step in (1, 2, 3))]
+    assert load_checkpoint(tmp_path / found[-1])[1] == {"step": 2}
 
 
 def test_checkpoints_of_an_earlier_run_make_way_for_the_first_one_of_a_run_that_starts_afresh(tmp_path: Path) -> None:

@@ -320,6 +320,12 @@ def test_old_checkpoints_are_deleted_and_the_newest_kept(tmp_path: Path) -> None
     ] == []  # nothing pickled
 
 
+def test_a_run_begins_by_deleting_what_a_kill_left_of_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "run" / ".checkpoint-00000002.tmp").mkdir(parents=True)
+    Trainer(tiny_config(tmp_path, steps=1)).train()
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")] == []
+
+
 def test_a_checkpoint_of_another_run_is_refused_by_the_settings_that_differ(tmp_path: Path) -> None:
     Trainer(tiny_config(tmp_path, steps=3)).train()
     with pytest.raises(ValueError, match=r"`mouth_weight` is 5\.0 there and 2\.0 here"):

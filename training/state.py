@@ -137,6 +137,14 @@ def rotate(output_dir: Path, newest: Path, keep: int) -> None:
         shutil.rmtree(doomed)
 
 
+def clear_leftovers(output_dir: Path) -> None:
+    """Delete what a kill left half-written or half-deleted, and bring back what it left moved aside."""
+    for path in output_dir.glob(".checkpoint-*.tmp"):
+        _remove(path)
+    for path in output_dir.glob(".checkpoint-*.old"):
+        _settle(path, path.with_name(path.stem.removeprefix(".")))
+
+
 def check_fingerprint(saved: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:
     """Refuse to continue where a checkpoint belongs to a run of other settings, and name those that differ."""
     current = json.loads(json.dumps(current))  # tuples become lists, as in the file

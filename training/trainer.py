@@ -39,6 +39,7 @@ from training.objective import LossTerms, jova_loss
 from training.optimization import build_optimizer, learning_rate_factor
 from training.state import (
     check_fingerprint,
+    clear_leftovers,
     latest_checkpoint,
     load_checkpoint,
     pack,
@@ -246,6 +247,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return None
         self.output_dir.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(self.output_dir)
         self.config.save(self.output_dir / "config.yaml")
         return MetricsLog(self.output_dir, self.step, self.config.tensorboard)
 
