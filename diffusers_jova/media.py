@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,10 @@ import PIL.ImageOps
 import scipy.io.wavfile
 import scipy.signal
 import torch
+from diffusers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 PathLike = str | os.PathLike[str]
 Frames = np.ndarray | torch.Tensor | Sequence[PIL.Image.Image]
@@ -28,6 +32,7 @@ Audio = np.ndarray | torch.Tensor
 NTSC_NOMINAL_HZ = (24, 30, 48, 60, 120)  # the rates that television divides by 1.001
 AAC_SAMPLING_RATES_HZ = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_MAX_BITS_PER_SAMPLE = 6  # 6144 bits per frame of 1024 samples and channel
+HDR_CURVES = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 LOUDNESS_BLOCK_S = 0.4  # ITU-R BS.1770 measures blocks of 0.4 s
 
 
@@ -233,7 +238,8 @@ def read_video(
         timed_frames = timed(container.decode(stream), rate)
         first = first_frame(timed_frames, path)
         chosen = choose_frames(chain([first], timed_frames), rate, target_rate)
-        frames = [frame_to_array(frame, max_side_px) for frame in islice(chosen, max_num_frames)]
+        aspect = pixel_aspect(stream)
+        frames = [frame_to_array(frame, aspect, max_side_px) for frame in islice(chosen, max_num_frames)]
         has_audio = bool(container.streams.audio)
     rate = target_rate or rate
     video = Video(np.stack(frames), rate, None, None)
@@ -319,7 +325,22 @@ def find_video_stream(container: Any, path: PathLike) -> tuple[Any, Fraction]:
         raise ValueError(f"`path` must be a file with a video stream, got {path}; use `read_audio` for sound alone")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
+    if curve := HDR_CURVES.get(stream.codec_context.color_trc):
+        _warn_of_hdr(str(path), curve)
     return stream, Fraction(stream.average_rate or stream.base_rate)
+
+
+@cache  # once per file
+def _warn_of_hdr(path: str, curve: str) -> None:
+    logger.warning(
+        f"{path} is video of high dynamic range ({curve}), whose colours will look pale; convert it first: "
+        "ffmpeg -i IN -vf zscale=t=linear:npl=100,tonemap=hable,zscale=p=bt709:t=bt709:m=bt709,format=yuv420p OUT"
+    )
+
+
+def pixel_aspect(stream: Any) -> Fraction:
+    """Width of a stored pixel over its height; 1 where the file does not say."""
+    return Fraction(stream.sample_aspect_ratio or 1)
 
 
 def timed(frames: Iterable[Any], rate: Fraction) -> Iterator[tuple[Fraction, Any]]:
@@ -356,10 +377,17 @@ def choose_frames(
         tick += 1
 
 
-def frame_to_array(frame: Any, max_side_px: int | None) -> np.ndarray:
-    """Decode one frame to uint8 [H, W, 3], scaled down and turned the way the file says."""
-    scale = min(1.0, (max_side_px or math.inf) / max(frame.width, frame.height))
-    width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+def frame_to_array(frame: Any, aspect: Fraction = Fraction(1), max_side_px: int | None = None) -> np.ndarray:
+    """Decode one frame to uint8 [H, W, 3] with square pixels, scaled down and turned the way the file says.
+
+    Args:
+        frame: Of libav.
+        aspect: Width of a stored pixel over its height.
+        max_side_px: Longest side of what is returned; None for no limit.
+    """
+    shown_width = frame.width * float(aspect)
+    scale = min(1.0, (max_side_px or math.inf) / max(shown_width, frame.height))
+    width, height = max(1, round(shown_width * scale)), max(1, round(frame.height * scale))
     array = frame.to_ndarray(format="rgb24", width=width, height=height)
     quarter_turns = round(frame.rotation / 90)  # counterclockwise, as rot90 turns
     return np.ascontiguousarray(np.rot90(array, quarter_turns)) if quarter_turns % 4 else array

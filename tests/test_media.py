@@ -201,6 +201,40 @@ def test_a_phone_held_upright_gives_upright_frames(tmp_path: Path) -> None:
     assert psnr_db(turned, np.rot90(frames, -1, axes=(1, 2))) > 25
 
 
+def write_h264(path: Path, frames: np.ndarray, **options: object) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width = frames.shape[1:3]
+        for name, value in options.items():
+            setattr(stream.codec_context, name, value)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def test_pixels_that_are_not_square_become_so(tmp_path: Path) -> None:
+    frames = moving_square(3, 64, 64)
+    write_h264(tmp_path / "wide.mp4", frames, sample_aspect_ratio=Fraction(3, 2))
+    wide = media.read_video(tmp_path / "wide.mp4").frames
+    assert wide.shape == (3, 64, 96, 3)
+    assert psnr_db(wide[:, :, ::3], frames[:, :, ::2]) > 20
+    assert media.read_video(tmp_path / "wide.mp4", max_side_px=48).frames.shape == (3, 32, 48, 3)
+
+
+def test_high_dynamic_range_is_read_with_a_warning_once_per_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media.logger, "propagate", True)
+    monkeypatch.setattr(media.logger.parent, "propagate", True)
+    for name, curve in (("sdr.mp4", 1), ("hlg.mp4", 18)):
+        write_h264(tmp_path / name, moving_square(3, 64, 64), color_trc=curve)
+        for _ in range(2):
+            media.read_video(tmp_path / name)
+    (record,) = caplog.records
+    assert "hlg.mp4" in record.getMessage()
+    assert "ffmpeg" in record.getMessage()
+
+
 def test_a_bare_stream_without_timestamps_keeps_its_frames(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "clip.h264"), "w", format="h264") as container:
         stream = container.add_stream("libx264", rate=25)

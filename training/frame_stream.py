@@ -20,6 +20,7 @@ from diffusers_jova.media import (
     first_frame,
     frame_to_array,
     open_for_reading,
+    pixel_aspect,
     read_sound,
     timed,
 )
@@ -64,8 +65,9 @@ def decode_frames(path: PathLike, frame_rate: Fraction) -> Iterator[NDArray[np.u
     """Decode the frames of a file at a rate one by one, uint8 [H, W, 3]."""
     with open_for_reading(path) as container:
         stream, rate = find_video_stream(container, path)
+        aspect = pixel_aspect(stream)
         for frame in choose_frames(timed(container.decode(stream), rate), rate, frame_rate):
-            yield frame_to_array(frame, None)
+            yield frame_to_array(frame, aspect)
 
 
 def read_frame_numbers(path: PathLike, frame_rate: float | Fraction) -> tuple[list[int], int]:
