@@ -119,6 +119,28 @@ def test_settings_that_exclude_each_other_are_refused(values: dict[str, object],
         from_values(PATHS | values)
 
 
+@pytest.mark.parametrize(
+    ("switch", "values", "message"),
+    [
+        ({"train": "full"}, {"lora_rank": 8}, "`lora_rank` must be left at 32 with `train: full`, got 8; set `train:"),
+        ({"train": "full"}, {"lora_alpha": 8}, "`lora_alpha` must be left at"),
+        ({"train": "full"}, {"lora_dropout": 0.1}, "`lora_dropout` must be left at"),
+        ({"train": "full"}, {"lora_targets": "joint"}, "`lora_targets` must be left at attention"),
+        ({"learning_rate_schedule": "constant"}, {"decay_start": 0.5}, "`decay_start` must be left at"),
+        ({"learning_rate_schedule": "constant"}, {"final_learning_rate": 0.1}, "`final_learning_rate` must be left"),
+        ({"stage": "audio"}, {"video_weight": 2}, "`video_weight` must be left at"),
+        ({"stage": "video"}, {"audio_weight": 2}, "`audio_weight` must be left at"),
+    ],
+)
+def test_settings_that_nothing_would_read_are_refused(
+    switch: dict[str, object], values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_values(PATHS | switch | values)
+    others = {"train": "lora", "learning_rate_schedule": "cosine", "stage": "joint"}
+    from_values(PATHS | {name: others[name] for name in switch} | values)
+
+
 def test_overrides_are_yaml_values() -> None:
     words = ["steps=10", "betas=[0.9, 0.95]", "ema_decay=null", "--stage=video", "learning_rate=1e-4"]
     overrides = parse_overrides(words)

@@ -13,9 +13,9 @@ from training.optimization import build_optimizer, learning_rate_factor
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_end(tmp_path: Path) -> None:
-    settings = {"steps": 100, "warmup_steps": 10, "decay_start": 0.5, "final_learning_rate": 0.1}
-    for schedule, middle in (("linear", 0.55), ("cosine", 0.55), ("constant", 1.0)):
-        config = tiny_config(tmp_path, learning_rate_schedule=schedule, **settings)
+    falls = {"decay_start": 0.5, "final_learning_rate": 0.1}
+    for schedule, middle, end in (("linear", 0.55, falls), ("cosine", 0.55, falls), ("constant", 1.0, {})):
+        config = tiny_config(tmp_path, learning_rate_schedule=schedule, steps=100, warmup_steps=10, **end)
         factors = [learning_rate_factor(step, config) for step in range(101)]
         assert factors[0] == 0.1  # the first of ten steps up, not 0: no step is wasted
         assert factors[9] == factors[10] == factors[50] == 1

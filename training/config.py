@@ -50,7 +50,8 @@ class TrainConfig:
         gradient_accumulation_steps: Micro-batches per optimizer step.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         compile: Compile the blocks of the transformer; the first steps then take a minute or more.
-        mixed_precision: Number format of the computation; weights and optimizer stay float32.
+        mixed_precision: Number format of the computation, and of the frozen weights below an adapter; what is trained
+            stays float32, as does its optimizer.
         optimizer: `adamw_8bit` needs bitsandbytes; `muon` orthogonalises the steps of the blocks' matrices, which pays
             in training from scratch, see `training.muon`.
         learning_rate: Learning rate of every group that names none of its own.
@@ -192,7 +193,17 @@ class TrainConfig:
         _require(self.warmup_steps <= self.steps, "warmup_steps", limit, self.warmup_steps, "set both")
         if self.ema_decay is not None:
             _require(0 < self.ema_decay < 1, "ema_decay", "in (0, 1)", self.ema_decay, "null averages nothing")
+        self._check_use()
         self._check_combinations()
+
+    def _check_use(self) -> None:
+        """Refuse settings that nothing would read."""
+        defaults = {field.name: field.default for field in fields(self)}
+        for switch, state, names, remedy in UNREAD:
+            for name in names:
+                is_read, value = getattr(self, switch) != state, getattr(self, name)
+                rule = f"left at {defaults[name]} with `{switch}: {'null' if state is None else state}`"
+                _require(is_read or value == defaults[name], name, rule, value, remedy)
 
     def _check_combinations(self) -> None:
         """Refuse settings that exclude each other or would do nothing."""
@@ -257,6 +268,12 @@ class TrainConfig:
         write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
+UNREAD = (  # a setting, its value, what nothing reads then, what to do
+    ("train", "full", ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"), "set `train: lora`"),
+    ("learning_rate_schedule", "constant", ("decay_start", "final_learning_rate"), "set another schedule"),
+    ("stage", "audio", ("video_weight",), "set `stage: joint` or `video`"),
+    ("stage", "video", ("audio_weight",), "set `stage: joint` or `audio`"),
+)
 LENGTH_AND_RATE = ("steps", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_grad_norm")
 FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
     *LENGTH_AND_RATE,  # what a run that diverged, or ends too early, needs
