@@ -25,7 +25,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -74,6 +75,9 @@ library_name: diffusers
 Drawn avatars that speak: a small JoVA pipeline, trained by `make jova-tiny` of diffusers_jova on drawn clips alone.
 Its model card is `model_cards/jova-tiny/README.md` there.
 """
+
+
+# 1. Codecs to records
 
 
 def assemble(
@@ -206,6 +210,9 @@ def encode_captions(pipeline: JoVAPipeline, captions: Sequence[str]) -> list[Ten
     return [row[mask].to(torch.bfloat16).cpu() for row, mask in zip(texts.features, masks, strict=True)]
 
 
+# 2. Records to a pipeline
+
+
 def start_training(config: Path, settings: Sequence[str], num_processes: int = 1) -> subprocess.Popen[bytes]:
     """Start `training.train` on a preset; on the CPU every process has one thread."""
     launcher = ["-m"]
@@ -260,8 +267,83 @@ def forget_origin(config: Path) -> None:
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the stages that are not complete yet."""
+# 3. The stages
+
+
+def make_codecs(args: Namespace) -> None:
+    """Train the codecs, on the first clips of the corpus."""
+    codecs = args.output / "codecs"
+    if all((codecs / name / "report.json").exists() for name in train_codecs.FOLDERS.values()):
+        return
+    places = ["--output", str(codecs), "--corpus", str(args.output / "corpus")]
+    try:
+        train_codecs.main(["--config", str(args.codecs_config), *places])
+    except SystemExit as ended:
+        if ended.code:
+            raise
+
+
+def make_records(args: Namespace) -> None:
+    """Encode the clips."""
+    cores = os.cpu_count() or 1
+    shards = make_shards(args.output / "corpus", range(args.clips), num_processes=cores, speech=args.speech)
+    write_records(args.output / "codecs", shards, args.output / "records", cores)
+
+
+def train_branches(args: Namespace) -> None:
+    """Stage 1: each branch alone, side by side; then both in one transformer."""
+    output: Path = args.output
+    if (output / "start").is_dir():
+        return
+    wait_for(
+        *(
+            start_training(
+                CONFIGS / f"jova_tiny_{name}.yaml", [f"data={output / 'records'}", f"output_dir={output / name}"]
+            )
+            for name in ("video", "audio")
+        )
+    )
+    join_branches(output / "video" / "transformer", output / "audio" / "transformer", output / "start")
+
+
+def train_together(args: Namespace) -> None:
+    """Stage 2: both branches together, then with records whose captions leave the look to the portrait."""
+    output: Path = args.output
+    training, plain = output / "training", output / "plain"
+    places = [f"model={output / 'start'}", f"data={output / 'records'}", f"output_dir={training}"]
+    wait_for(start_training(args.config, [*places, *args.overrides], args.processes))
+    if not (training / "transformer").is_dir():
+        return  # `stop_after_minutes`: to be continued
+    write_plain_records(output / "codecs", output / "records", plain)
+    places = [f"model={training / 'transformer'}", f"data={plain}", f"output_dir={output / 'portraits'}"]
+    wait_for(start_training(args.portraits_config, places, args.processes))
+
+
+def make_pipeline(args: Namespace) -> None:
+    """Put everything together, with what the codecs' reports say."""
+    codecs, transformer, folder = (args.output / name for name in ("codecs", "portraits/transformer", "pipeline"))
+    if not transformer.is_dir():
+        return
+    save_pipeline(codecs, transformer, folder)
+    reports = {name: json.loads((codecs / name / "report.json").read_text()) for name in train_codecs.FOLDERS.values()}
+    (folder / "codecs_report.json").write_text(json.dumps(reports, indent=2) + "\n")
+    print(f"jova-tiny is in {folder}")
+
+
+STAGES: dict[str, Callable[[Namespace], None]] = {
+    "codecs": make_codecs,
+    "records": make_records,
+    "branches": train_branches,
+    "transformer": train_together,
+    "pipeline": make_pipeline,
+}
+
+
+# 4. The command
+
+
+def build_parser() -> Parser:
+    """What the command takes."""
     parser = Parser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of all stages")
     parser.add_argument("--clips", type=int, default=6_000, help="synthetic clips to train on")
@@ -269,54 +351,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--codecs-config", type=Path, default=CONFIGS / "codecs_tiny.yaml")
     parser.add_argument("--config", type=Path, default=CONFIGS / "jova_tiny.yaml", help="preset of stage 2")
     parser.add_argument(
-        "--processes", type=int, default=1 if torch.cuda.is_available() else 2, help="that share a batch of stage 2"
+        "--portraits-config", type=Path, default=CONFIGS / "jova_tiny_portraits.yaml", help="preset of its second part"
     )
     parser.add_argument(
-        "--until", choices=("codecs", "records", "branches", "transformer"), help="stop after this stage"
+        "--processes", type=int, default=1 if torch.cuda.is_available() else 2, help="that share a batch of stage 2"
     )
-    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings of stage 2")
-    args = parser.parse_args(argv)
-    output: Path = args.output
-    codecs, records, training = output / "codecs", output / "records", output / "training"
+    parser.add_argument("--until", choices=tuple(STAGES), default="pipeline", help="stop after this stage")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings of the first part of stage 2")
+    return parser
 
-    # 1. Codecs, on the first clips of the corpus
-    if not all((codecs / name / "report.json").exists() for name in train_codecs.FOLDERS.values()):
-        arguments = ["--config", str(args.codecs_config), "--output", str(codecs), "--corpus", str(output / "corpus")]
-        try:
-            train_codecs.main(arguments)
-        except SystemExit as ended:
-            if ended.code:
-                raise
-    if args.until == "codecs":
-        return
 
-    # 2. Records
-    cores = os.cpu_count() or 1
-    shards = make_shards(output / "corpus", range(args.clips), num_processes=cores, speech=args.speech)
-    write_records(codecs, shards, records, cores)
-    if args.until == "records":
-        return
-
-    # 3. Stage 1: each branch alone
-    alone = {stage: output / stage for stage in ("video", "audio")}
-    if not (output / "start").is_dir():
-        runs = {stage: CONFIGS / f"jova_tiny_{stage}.yaml" for stage in alone}
-        wait_for(*(start_training(runs[stage], [f"data={records}", f"output_dir={alone[stage]}"]) for stage in runs))
-        join_branches(alone["video"] / "transformer", alone["audio"] / "transformer", output / "start")
-    if args.until == "branches":
-        return
-
-    # 4. Stage 2: both together
-    places = [f"model={output / 'start'}", f"data={records}", f"output_dir={training}"]
-    wait_for(start_training(args.config, [*places, *args.overrides], args.processes))
-    if args.until == "transformer" or not (training / "transformer").is_dir():
-        return
-
-    # 5. Pipeline
-    save_pipeline(codecs, training / "transformer", output / "pipeline")
-    reports = {name: json.loads((codecs / name / "report.json").read_text()) for name in train_codecs.FOLDERS.values()}
-    (output / "pipeline" / "codecs_report.json").write_text(json.dumps(reports, indent=2) + "\n")
-    print(f"jova-tiny is in {output / 'pipeline'}")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stages that are not complete yet."""
+    args = build_parser().parse_args(argv)
+    for name, run_stage in STAGES.items():
+        run_stage(args)
+        if name == args.until:
+            return
 
 
 if __name__ == "__main__":
