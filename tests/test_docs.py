@@ -20,6 +20,7 @@ import pytest
 
 from diffusers_jova import cli, media
 from tests.tiny_checkpoints import convert_as_told
+from training.config import load_yaml, parse_overrides
 
 
 ROOT = Path(__file__).parents[1]
@@ -150,3 +151,14 @@ def test_the_commands_of_the_readme_are_ones_that_exist() -> None:
             assert callable(importlib.import_module(cli.FORWARDED[name][0]).main)
         else:
             cli.build_parser().parse_args([name, *arguments])
+
+
+def test_the_readme_trains_whole_models_with_presets_and_sizes_that_exist() -> None:
+    blocks = re.findall(r"^```bash\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    (command,) = (block for block in blocks if block.startswith("accelerate launch"))
+    words = shlex.split(command)
+    assert (ROOT / words[words.index("--config_file") + 1]).exists()
+    preset = ROOT / words[words.index("--config") + 1]
+    config = load_yaml(preset, parse_overrides([word for word in words if "=" in word]))
+    assert (ROOT / config.model).exists()
+    assert config.distribution == "fsdp"
