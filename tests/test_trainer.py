@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -248,8 +249,12 @@ def test_a_mouth_loss_without_mouths_is_announced(tmp_path: Path, capsys: pytest
 def test_a_distribution_that_did_not_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="`distribution` must be what was started, got ddp for 1 processes but none"):
         Trainer(tiny_config(tmp_path, distribution="ddp"))
-    with pytest.raises(ValueError, match="got fsdp for 1 processes but none"):
+    whole = r"`accelerate launch --config_file (\S+/fsdp\.yaml) -m training\.train --config \.\.\.`"
+    with pytest.raises(ValueError, match=f"got fsdp for 1 processes but none .* start with {whole}") as raised:
         Trainer(tiny_config(tmp_path, distribution="fsdp"))
+    named = re.search(whole, str(raised.value))
+    assert named is not None
+    assert Path(named[1]).is_file()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what a configuration of accelerate asks for, on a CPU in vain
     with pytest.raises(ValueError, match="got fsdp for 1 processes but none"):
         Trainer(tiny_config(tmp_path))

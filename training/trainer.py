@@ -385,10 +385,13 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     started = kinds.get(accelerator.distributed_type, str(accelerator.distributed_type))
     asked = "fsdp" if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else config.distribution
     num_asked = int(os.environ.get("WORLD_SIZE", 1))
+    preset = next((kind for kind in (asked, started) if kind in ("fsdp", "deepspeed")), "ddp")
     if config.distribution != started or asked != started or accelerator.num_processes != num_asked:
         raise ValueError(
             f"`distribution` must be what was started, got {asked} for {num_asked} processes but {started} with "
             f"{accelerator.num_processes} runs; set `distribution` in the configuration and start with `accelerate "
-            "launch --config_file training/configs/accelerate/<kind>.yaml`, on the CPU with `torchrun`"
+            f"launch --config_file training/configs/accelerate/{preset}.yaml -m training.train --config ...`, on the "
+            "CPU with `torchrun --nproc_per_node 2 -m training.train --config ...`, or set `distribution=none` and "
+            "start one process"
         )
     return accelerator
