@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from accelerate import debug_launcher
 from huggingface_hub import HfApi
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
+from torch.multiprocessing import ProcessRaisedException
 
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
@@ -126,6 +128,25 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(tmp_pat
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)  # sums in another order
     assert losses(tmp_path / "two")[-1]["loss/video"] == pytest.approx(losses(tmp_path / "run")[-1]["loss/video"])
+
+
+def train_with_a_disk_of_its_own(config: Any, other_output_dir: str) -> None:
+    forget_accelerate()
+    Trainer(config if torch.distributed.get_rank() == 0 else replace(config, output_dir=other_output_dir)).train()
+
+
+def test_all_processes_continue_from_the_checkpoint_that_the_first_one_sees(tmp_path: Path) -> None:
+    settings = {"batch_size": 2, "distribution": "ddp"}
+    debug_launcher(train_in_two_processes, args=(tiny_config(tmp_path, **settings),), num_processes=2)
+    first, other = tmp_path / "first", tmp_path / "other"
+    shutil.copytree(tmp_path / "run" / "checkpoint-00000003", first / "checkpoint-00000003")
+    config = tiny_config(tmp_path, output_dir=str(first), **settings)
+    message = "`output_dir` must be on a disk that all machines share, got `.*`, where 1 of 2 processes find `check"
+    with pytest.raises(ProcessRaisedException, match=message):
+        debug_launcher(train_with_a_disk_of_its_own, args=(config, str(other)), num_processes=2)
+    shutil.copytree(tmp_path / "run", other)  # with a newer checkpoint, from which the second would go on alone
+    debug_launcher(train_with_a_disk_of_its_own, args=(config, str(other)), num_processes=2)
+    assert different(result(tmp_path / "run"), result(first)) == []
 
 
 def test_no_two_parts_of_a_run_share_their_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +265,18 @@ def test_a_mouth_loss_without_mouths_is_announced(tmp_path: Path, capsys: pytest
     forget_accelerate()
     Trainer(tiny_config(tmp_path))
     assert "has mouth boxes: the mouth loss will be 0" in capsys.readouterr().out
+
+
+def test_a_run_says_on_how_many_clips_of_how_many_buckets_it_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_clips(tmp_path / "prepared")
+    record = {"video_latents": torch.randn(2, 2, 4, 4), "prompt_embeds": torch.randn(3, 10)}
+    write_record(data / "short.safetensors", record, HEADER)
+    prior = write_clips(tmp_path / "prior", num_clips=3)
+    Trainer(tiny_config(tmp_path, prior_data=str(prior), prior_probability=0.5))
+    expected = "training on 9 clips in 2 buckets (8, 1), against forgetting on 3 clips in 1 buckets\n"
+    assert expected in capsys.readouterr().out
 
 
 def test_a_distribution_that_did_not_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

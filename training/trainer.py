@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -173,6 +173,8 @@ class Trainer:
         num_mouths = sum(header.shapes.get("mouth_boxes", (0,))[0] for header in headers)
         if config.mouth_weight > 0 and config.stage != "audio" and not num_mouths:
             self.accelerator.print(f"no clip in {config.data} has mouth boxes: the mouth loss will be 0")
+        prior = "" if self.prior is None else f", against forgetting on {self.prior.describe()}"
+        self.accelerator.print(f"training on {self.dataset.describe()}{prior}")
 
     def _check_weights(self) -> None:
         """Refuse clips that do not fit the weights and tell DDP where weights may have no part in a step."""
@@ -271,7 +273,7 @@ class Trainer:
 
     def _resume(self) -> None:
         """Continue from the newest checkpoint, if the run may and there is one."""
-        path = latest_checkpoint(self.output_dir) if self.config.resume else None
+        path = self._agreed_checkpoint() if self.config.resume else None
         if path is None:
             return
         parts, state = load_checkpoint(path)
@@ -298,6 +300,22 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         self.accelerator.print(f"continuing from {path} at step {self.step}")
+
+    def _agreed_checkpoint(self) -> Path | None:
+        """Find the checkpoint to continue from: the newest that the main process sees, which alone writes them."""
+        found = latest_checkpoint(self.output_dir)
+        (name,) = broadcast_object_list([found and found.name])
+        if name is None:
+            return None
+        path, num_processes = self.output_dir / name, self.accelerator.num_processes
+        is_here = torch.tensor(float(path.is_dir()), device=self.device)
+        num_here = round(float(self.accelerator.reduce(is_here)))
+        if num_here < num_processes:
+            raise ValueError(
+                f"`output_dir` must be on a disk that all machines share, got `{self.output_dir}`, where "
+                f"{num_here} of {num_processes} processes find `{name}`; name a folder that all of them see"
+            )
+        return path
 
     def _fingerprint(self) -> dict[str, Any]:
         """List what must be the same for a run to continue."""
