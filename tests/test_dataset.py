@@ -1,4 +1,4 @@
-"""Prepared records become batches of one shape, in an order that survives interruptions."""
+"""Prepared records become batches of one shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from training.dataset import EMPTY_PROMPT, BucketSampler, PrecomputedDataset, write_record
+from training.dataset import EMPTY_PROMPT, PrecomputedDataset, write_record
 from training.mouth_mask import latent_mask
 
 
@@ -78,7 +78,7 @@ def test_the_mask_of_a_batch_is_that_of_the_boxes_of_each_clip(mixed: Path, in_m
 
 def test_memory_and_disk_give_the_same_batches(mixed: Path) -> None:
     disk, memory = PrecomputedDataset(mixed), PrecomputedDataset(mixed, in_memory=True)
-    for indices in BucketSampler(disk.buckets, batch_size=2):
+    for indices in disk.buckets:
         one, other = disk.batch(indices), memory.batch(indices)
         assert one.keys() == other.keys()
         for name, value in one.items():
@@ -109,13 +109,10 @@ def test_a_folder_of_sounds_alone_has_no_video(tmp_path: Path) -> None:
     assert batch["audio_latents"].shape == (2, 6, 2)
 
 
-def test_batches_never_mix_shapes_and_every_clip_is_seen_once_per_epoch(mixed: Path) -> None:
+def test_every_clip_is_in_one_bucket_and_a_batch_never_mixes_two(mixed: Path) -> None:
     dataset = PrecomputedDataset(mixed)
-    seen: list[int] = []
-    for indices in BucketSampler(dataset.buckets, batch_size=1):
-        seen += indices
-        assert dataset.batch(indices)["video_latents"] is not None
-    assert sorted(seen) == list(range(len(dataset)))
+    assert sorted(index for bucket in dataset.buckets for index in bucket) == list(range(len(dataset)))
+    assert all(dataset.batch(bucket)["video_latents"] is not None for bucket in dataset.buckets)
     with pytest.raises(ValueError, match="`indices` must be of one bucket"):
         dataset.batch([dataset.buckets[0][0], dataset.buckets[1][0]])
 
@@ -127,54 +124,15 @@ def test_clips_of_another_frame_rate_are_another_bucket(tmp_path: Path) -> None:
     assert sorted(dataset.batch(bucket)["frame_rate"] for bucket in dataset.buckets) == [16.0, 25.0]
 
 
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
-    buckets = [list(range(20)), list(range(20, 33))]
-    one, same, other = (BucketSampler(buckets, 4, seed=seed) for seed in (1, 1, 2))
-    first, second = list(one), list(one)
-    assert first == list(same)
-    assert first != second
-    assert first != list(other)
-    assert len(first) == len(one) == 9
-
-
-def test_a_resumed_sampler_draws_what_the_uninterrupted_one_draws() -> None:
-    buckets = [list(range(7)), list(range(7, 12))]
-    whole = BucketSampler(buckets, 2)
-    expected = [batch for _ in range(3) for batch in whole]
-    for consumed in range(len(expected)):
-        resumed = BucketSampler(buckets, 2)
-        resumed.load_state_dict({"epoch": consumed // len(resumed), "position": consumed % len(resumed)})
-        assert next(iter(resumed)) == expected[consumed]
-
-
-def test_the_state_of_a_sampler_counts_the_batches_it_gave() -> None:
-    sampler = BucketSampler([list(range(6))], 2)
-    iterator = iter(sampler)
-    first = [next(iterator), next(iterator)]
-    resumed = BucketSampler([list(range(6))], 2)
-    resumed.load_state_dict(sampler.state_dict())
-    assert sorted(index for batch in [*first, *resumed] for index in batch) == list(range(6))
-    assert resumed.state_dict() == {"epoch": 1, "position": 0}
-
-
-def test_two_ranks_see_together_what_one_rank_with_twice_the_batch_sees() -> None:
-    buckets = [list(range(7)), list(range(7, 18))]
-    ranks = [BucketSampler(buckets, 2, rank=rank, world_size=2) for rank in range(2)]
-    assert [a + b for a, b in zip(*ranks, strict=True)] == list(BucketSampler(buckets, 4))
-
-
-@pytest.mark.parametrize(("clips", "size"), [(3, 8), (7, 2), (9, 4), (8, 4)])
-def test_every_batch_is_full_and_every_clip_is_drawn(clips: int, size: int) -> None:
-    batches = list(BucketSampler([list(range(clips))], size))
-    assert {len(batch) for batch in batches} == {size}
-    assert {index for batch in batches for index in batch} == set(range(clips))
-
-
 def test_worker_processes_load_the_same_batches(mixed: Path) -> None:
     dataset = PrecomputedDataset(mixed)
-    loader = DataLoader(dataset, sampler=BucketSampler(dataset.buckets, 2), batch_size=None, num_workers=1)
+    loader = DataLoader(dataset, sampler=dataset.buckets, batch_size=None, num_workers=1)
     captions = [batch["captions"] for batch in loader]
-    assert captions == [dataset.batch(indices)["captions"] for indices in BucketSampler(dataset.buckets, 2)]
+    assert captions == [dataset.batch(indices)["captions"] for indices in dataset.buckets]
+
+
+def test_a_data_set_says_how_many_clips_its_buckets_hold(mixed: Path) -> None:
+    assert PrecomputedDataset(mixed).describe() == "9 clips in 2 buckets (6, 3)"
 
 
 def test_larger_boxes_make_a_larger_mask(mixed: Path) -> None:

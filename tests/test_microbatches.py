@@ -1,10 +1,17 @@
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.tiny_training import tiny_config
 from training.dataset import PrecomputedDataset
-from training.microbatches import MicroBatchSampler, seed_of
+from training.microbatches import BatchOrder, MicroBatchSampler, seed_of
+
+
+BEGINNINGS = ((1, 0), (1, 5), (2, 0))  # seed and first batch
+BUCKETS = [list(range(17)), list(range(17, 20)), [20]]
 
 
 def parts(folder: Path, rank: int, world_size: int, count: int, start: int = 0, **settings: int) -> list[list[int]]:
@@ -34,6 +41,39 @@ def test_a_later_start_continues_the_same_order_over_epochs(tmp_path: Path) -> N
     whole = parts(tmp_path, 0, 1, 12, batch_size=2)
     for start in (1, 4, 7):
         assert parts(tmp_path, 0, 1, 12 - start, start=start, batch_size=2) == whole[start:]
+
+
+def draw(order: BatchOrder, num_batches: int, start: int = 0) -> list[list[int]]:
+    return list(islice(order.batches_from(start), num_batches))
+
+
+@pytest.mark.parametrize("size", [1, 4, 32])
+def test_a_clip_of_a_rare_bucket_is_drawn_as_often_as_the_others(size: int) -> None:
+    batches = draw(BatchOrder(BUCKETS, size, seed=0), 3 * 21)
+    assert all(len(batch) == size for batch in batches)
+    assert all(any(set(batch) <= set(bucket) for bucket in BUCKETS) for batch in batches)
+    assert Counter(index for batch in batches for index in batch) == dict.fromkeys(range(21), 3 * size)
+
+
+def test_an_order_begins_at_any_batch_where_the_whole_one_would_be() -> None:
+    for size in (1, 4, 32):
+        order = BatchOrder(BUCKETS, size, seed=3)
+        whole = draw(order, 50)
+        assert all(draw(order, 2, start) == whole[start : start + 2] for start in range(48))
+
+
+def test_orders_of_other_seeds_and_epochs_differ() -> None:
+    first, second, other = (draw(BatchOrder([list(range(20))], 4, seed), 5, start) for seed, start in BEGINNINGS)
+    assert first != second
+    assert first != other
+
+
+def test_one_bucket_of_whole_batches_is_shuffled_and_then_its_batches_are() -> None:
+    batches = draw(BatchOrder([list(range(12))], 4, seed=5), 6)
+    for epoch in range(2):
+        generator = torch.Generator().manual_seed(5 * 1_000_003 + epoch)
+        order = torch.randperm(12, generator=generator).view(3, 4)
+        assert batches[3 * epoch : 3 * epoch + 3] == order[torch.randperm(3, generator=generator)].tolist()
 
 
 def test_neighbouring_seeds_are_unrelated() -> None:

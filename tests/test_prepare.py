@@ -18,7 +18,7 @@ from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import write_video
 from diffusers_jova.prompt import JoVAPrompt
 from training.clips import Bucket, ClipSettings
-from training.dataset import EMPTY_PROMPT, BucketSampler, PrecomputedDataset
+from training.dataset import EMPTY_PROMPT, PrecomputedDataset
 from training.encoder import Encoder, fingerprint_model, video_factors
 from training.manifest import read_samples
 from training.prepare import Outcome, Preparer, PrepareSettings, describe, main, prepare
@@ -92,7 +92,7 @@ def test_a_record_is_what_the_pipeline_encodes(prepared: Path, tiny_pipeline_fol
 
 def test_prepared_clips_make_batches_with_masks(prepared: Path) -> None:
     dataset = PrecomputedDataset(prepared)
-    (indices,) = BucketSampler(dataset.buckets, batch_size=2)
+    (indices,) = dataset.buckets
     batch = dataset.batch(indices)
     assert batch["video_latents"].shape == (2, 16, 3, 4, 4)
     assert batch["audio_latents"].shape[1] == round(9 / 16 * 31.25)

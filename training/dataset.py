@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from training.mouth_mask import latent_mask, scale_boxes
 from training.state import written_whole
@@ -141,8 +141,8 @@ def collate(
 class PrecomputedDataset(Dataset[Batch]):
     """The records of one folder, grouped into buckets of one latent shape.
 
-    `dataset.batch(indices)` collates any records of one bucket. A `torch.utils.data.DataLoader` with a `BucketSampler`
-    as sampler and `batch_size=None` does the same in worker processes.
+    `dataset.batch(indices)` collates any records of one bucket. A `torch.utils.data.DataLoader` with index lists as
+    sampler and `batch_size=None` does the same in worker processes.
 
     Args:
         root: Folder of `*.safetensors` records.
@@ -178,12 +178,20 @@ class PrecomputedDataset(Dataset[Batch]):
         """Collate the records of one batch; a single index is a batch of one."""
         return self.batch([indices] if isinstance(indices, int) else indices)
 
+    def describe(self) -> str:
+        """Say how many clips there are in how many buckets, and in each where there are several."""
+        sizes = sorted(map(len, self.buckets), reverse=True)
+        shares = f" ({', '.join(map(str, sizes))})" if len(sizes) > 1 else ""
+        return f"{len(self)} clips in {len(sizes)} buckets{shares}"
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """Collate records of one bucket; as `collate`, with a float mask."""
         places = [self._place[index] for index in indices]
         buckets = {bucket for bucket, _ in places}
         if len(buckets) != 1:
-            raise ValueError(f"`indices` must be of one bucket, got buckets {sorted(buckets)}; use `BucketSampler`")
+            raise ValueError(
+                f"`indices` must be of one bucket, got buckets {sorted(buckets)}; take them from one of `buckets`"
+            )
         bucket, rows = buckets.pop(), [row for _, row in places]
         if self.in_memory:
             return _finish(_rows(self._stacks[bucket], rows))
@@ -217,65 +225,6 @@ class PrecomputedDataset(Dataset[Batch]):
         records = (_read(header.path) for header in headers)
         batch = collate(records, headers, self.layouts[bucket], self.mouth_box_scale)
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-
-
-class BucketSampler(Sampler[list[int]]):
-    """Batches of indices, each from one bucket, in an order that depends on the seed and the epoch alone.
-
-    Every rank draws the same global batch and takes its slice, so all ranks see one shape per step, and two ranks with
-    batches of B see what one rank sees with 2 B. The last batch of a bucket is filled up from the start of its order.
-
-    Iterating yields the rest of the current epoch. A run that consumed n batches continues after
-    `load_state_dict({"epoch": n // len(sampler), "position": n % len(sampler)})`, also where workers had read ahead.
-
-    Args:
-        buckets: Indices of each bucket, as `PrecomputedDataset.buckets`.
-        batch_size: Samples per rank and batch.
-        seed: Seed of the order.
-        rank: This process, in [0, world_size).
-        world_size: Number of processes that share each global batch.
-    """
-
-    def __init__(
-        self, buckets: Sequence[Sequence[int]], batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"`rank` must be in [0, {world_size}), got {rank}")
-        self.buckets, self.batch_size, self.seed = buckets, batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.epoch = self.position = 0
-
-    def __len__(self) -> int:
-        """Batches per epoch."""
-        size = self.batch_size * self.world_size
-        return sum(-(-len(bucket) // size) for bucket in self.buckets)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        batches = self._global_batches(self.epoch)
-        while self.position < len(batches):
-            batch = batches[self.position]
-            self.position += 1
-            yield batch[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
-        self.epoch, self.position = self.epoch + 1, 0
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the epoch and the number of batches of it that were drawn."""
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.epoch, self.position = state["epoch"], state["position"]
-
-    def _global_batches(self, epoch: int) -> list[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        size, batches = self.batch_size * self.world_size, []
-        for bucket in self.buckets:
-            order = [bucket[i] for i in torch.randperm(len(bucket), generator=generator).tolist()]
-            filled = order + order * -(-size // len(order))  # long enough to fill the last batch
-            batches += [filled[start : start + size] for start in range(0, len(order), size)]
-        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 def _buckets(headers: Sequence[RecordHeader]) -> list[list[int]]:
