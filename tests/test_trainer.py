@@ -279,18 +279,6 @@ def test_a_run_says_on_how_many_clips_of_how_many_buckets_it_trains(
     assert expected in capsys.readouterr().out
 
 
-def test_a_run_says_on_how_many_clips_of_how_many_buckets_it_trains(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = write_clips(tmp_path / "prepared")
-    record = {"video_latents": torch.randn(2, 2, 4, 4), "prompt_embeds": torch.randn(3, 10)}
-    write_record(data / "short.safetensors", record, HEADER)
-    prior = write_clips(tmp_path / "prior", num_clips=3)
-    Trainer(tiny_config(tmp_path, prior_data=str(prior), prior_probability=0.5))
-    expected = "training on 9 clips in 2 buckets (8, 1), against forgetting on 3 clips in 1 buckets\n"
-    assert expected in capsys.readouterr().out
-
-
 def test_a_distribution_that_did_not_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="`distribution` must be what was started, got ddp for 1 processes but none"):
         Trainer(tiny_config(tmp_path, distribution="ddp"))

@@ -175,8 +175,6 @@ class Trainer:
             self.accelerator.print(f"no clip in {config.data} has mouth boxes: the mouth loss will be 0")
         prior = "" if self.prior is None else f", against forgetting on {self.prior.describe()}"
         self.accelerator.print(f"training on {self.dataset.describe()}{prior}")
-        prior = "" if self.prior is None else f", against forgetting on {self.prior.describe()}"
-        self.accelerator.print(f"training on {self.dataset.describe()}{prior}")
 
     def _check_weights(self) -> None:
         """Refuse clips that do not fit the weights and tell DDP where weights may have no part in a step."""
