@@ -1,6 +1,10 @@
 """What ends a training: bad input and named errors of a run in one sentence, everything else with its traceback."""
 
 import json
+import multiprocessing
+import signal
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +113,35 @@ def test_a_run_that_diverges_or_fills_the_disk_says_what_to_do(
         train.main(words(tmp_path))
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_continues(tmp_path: Path) -> None:
+    command = [word for word in words(tmp_path) if not word.startswith("steps=")] + ["checkpoint_every=1000000"]
+    log, errors = tmp_path / "run" / "metrics.jsonl", tmp_path / "errors"
+
+    def train_as_a_command() -> None:
+        with errors.open("w") as sys.stderr:
+            train.main([*command, "steps=1000000"])
+
+    process = multiprocessing.get_context("fork").Process(target=train_as_a_command)
+    process.start()
+    while process.is_alive() and not (log.exists() and log.read_text()):
+        time.sleep(0.01)
+    process.terminate()  # by SIGTERM
+    process.join()
+    assert process.exitcode == 128 + signal.SIGTERM
+    step = json.loads(log.read_text().splitlines()[-1])["step"]
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    assert checkpoint.name == f"checkpoint-{step:08d}"
+    assert f"ended by SIGTERM after step {step}; run the same command again" in errors.read_text()
+
+    train.main([*command, f"steps={step + 1}"])
+    whole = tmp_path / "whole"
+    train.main([*command, f"steps={step + 1}", f"output_dir={whole}"])
+    weights = [
+        load_file(path / "transformer" / "diffusion_pytorch_model.safetensors") for path in (whole, tmp_path / "run")
+    ]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_a_configuration_is_built_without_a_look_at_its_folders(tmp_path: Path) -> None:

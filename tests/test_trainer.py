@@ -24,11 +24,11 @@ from tests.tiny_training import HEADER, MODEL, MODELS, WAN_MODEL, forget_acceler
 from training.branches import branch_of, copy_video_to_audio
 from training.conditioning import Conditioning
 from training.config import TrainConfig
-from training.dataset import write_record
+from training.dataset import UNFINISHED, write_record
 from training.metrics import LossMeter
 from training.publish import write_model_card
 from training.train import main, run
-from training.trainer import Trainer
+from training.trainer import PreemptedError, Trainer, start_accelerator
 
 
 Configure = Callable[..., TrainConfig]
@@ -147,6 +147,40 @@ def test_all_processes_continue_from_the_checkpoint_that_the_first_one_sees(tmp_
     shutil.copytree(tmp_path / "run", other)  # with a newer checkpoint, from which the second would go on alone
     debug_launcher(train_with_a_disk_of_its_own, args=(config, str(other)), num_processes=2)
     assert different(result(tmp_path / "run"), result(first)) == []
+
+
+def train_until_the_second_process_is_told_to_end(config: Any) -> None:
+    forget_accelerate()
+
+    def tell(_: Trainer, step: int) -> None:
+        if step == 1 and torch.distributed.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(PreemptedError, match="ended by SIGTERM after step 2"):
+        Trainer(config, on_validate=tell).train()
+
+
+def test_processes_end_together_when_one_of_them_is_told_to(tmp_path: Path) -> None:
+    settings = {"batch_size": 2, "distribution": "ddp", "validate_every": 1, "validation_prompts": ["a"]}
+    config = tiny_config(tmp_path, **settings)
+    debug_launcher(train_until_the_second_process_is_told_to_end, args=(config,), num_processes=2)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-00000002"]
+    debug_launcher(train_in_two_processes, args=(replace(config, validate_every=None),), num_processes=2)
+    assert (tmp_path / "run" / "transformer").exists()
+
+
+def test_processes_wait_for_each_other_as_long_as_a_large_checkpoint_takes(tmp_path: Path) -> None:
+    seconds = 4e11 / 2e8  # of the paper's joint stage, at 200 MB/s
+    assert start_accelerator(tiny_config(tmp_path)).init_handler.timeout.total_seconds() > seconds
+
+
+def test_the_handler_of_sigterm_stays_only_for_the_run(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    during = []
+    settings = {"steps": 1, "validate_every": 1, "validation_prompts": ["a"]}
+    Trainer(tiny_config(tmp_path, **settings), lambda *_: during.append(signal.getsignal(signal.SIGTERM))).train()
+    assert during != [before]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_no_two_parts_of_a_run_share_their_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +311,40 @@ def test_a_run_says_on_how_many_clips_of_how_many_buckets_it_trains(
     Trainer(tiny_config(tmp_path, prior_data=str(prior), prior_probability=0.5))
     expected = "training on 9 clips in 2 buckets (8, 1), against forgetting on 3 clips in 1 buckets\n"
     assert expected in capsys.readouterr().out
+
+
+def test_a_folder_that_was_not_prepared_to_the_end_is_announced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_clips(tmp_path / "prepared")
+    Trainer(tiny_config(tmp_path))
+    assert "has not finished" not in capsys.readouterr().out
+    (data / UNFINISHED).touch()
+    forget_accelerate()
+    Trainer(tiny_config(tmp_path))
+    assert f"has not finished `{data}`: the run goes without the clips that are missing" in capsys.readouterr().out
+
+
+def prepare_anew(data: Path, preparation: str) -> None:
+    for path in data.glob("*.safetensors"):
+        write_record(path, load_file(path), HEADER | {"preparation": preparation})
+
+
+def test_clips_that_were_prepared_anew_are_another_run_unless_a_checkpoint_does_not_say_how_its_were(
+    tmp_path: Path,
+) -> None:
+    data = write_clips(tmp_path / "prepared")
+    prepare_anew(data, "one")
+    Trainer(tiny_config(tmp_path, steps=3)).train()
+    Trainer(tiny_config(tmp_path))
+    prepare_anew(data, "another")
+    with pytest.raises(ValueError, match=r"`preparation` is \[\"one\"\] there and \[\"another\"\] here"):
+        Trainer(tiny_config(tmp_path))
+    file = tmp_path / "run" / "checkpoint-00000003" / "state.json"
+    state = json.loads(file.read_text())
+    del state["fingerprint"]["preparation"]
+    file.write_text(json.dumps(state))
+    assert Trainer(tiny_config(tmp_path)).step == 3
 
 
 def test_a_distribution_that_did_not_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,13 @@ The preset gives the recipe, `name=value` words change single settings of it:
 
     python -m training.train --config training/configs/stage2_joint.yaml model=... data=... output_dir=...
 
-Running the same command again continues an interrupted run. `accelerate launch` or `torchrun` start several processes.
+Running the same command again continues an interrupted run; SIGTERM ends one with a checkpoint of its last step.
+`accelerate launch` or `torchrun` start several processes.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from diffusers_jova.cli import Parser, one_line
 from training.config import TrainConfig, load_yaml, parse_overrides
 from training.publish import push_to_hub, write_model_card
 from training.state import FullDiskError
-from training.trainer import Trainer
+from training.trainer import PreemptedError, Trainer
 from training.validation import ValidationClips
 
 
@@ -25,7 +27,7 @@ class InputError(ValueError):
     """Settings, clips or weights that do not fit together, found before the first step."""
 
 
-RUN_ERRORS = (InputError, FloatingPointError, FullDiskError)  # that say what to do; all others keep their traceback
+RUN_ERRORS = (InputError, FloatingPointError, FullDiskError)
 
 
 @contextmanager
@@ -37,18 +39,27 @@ def checked_input() -> Iterator[None]:
         raise InputError(one_line(error)) from error
 
 
+@contextmanager
+def worded_errors(parser: Parser) -> Iterator[None]:
+    """End a command with one sentence where an error says what to do; all others keep their traceback."""
+    try:
+        yield
+    except PreemptedError as error:
+        parser.exit(128 + signal.SIGTERM, f"{parser.prog}: {one_line(error)}\n")  # as shells report it
+    except RUN_ERRORS as error:
+        parser.error(one_line(error))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the preset and the overrides, train, and say where the result is."""
     parser = Parser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML preset, for example one of training/configs")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
     args = parser.parse_args(argv)
-    try:
+    with worded_errors(parser):
         with checked_input():
             config = load_yaml(args.config, parse_overrides(args.overrides))
         run(config)
-    except RUN_ERRORS as error:
-        parser.error(one_line(error))
 
 
 def run(config: TrainConfig) -> None:

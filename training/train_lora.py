@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusers_jova.cli import Parser, one_line
+from diffusers_jova.cli import Parser
 from training.config import load_yaml, parse_overrides
 from training.lora import TARGETS
-from training.train import RUN_ERRORS, checked_input, run
+from training.train import checked_input, run, worded_errors
 
 
 PRESET = Path(__file__).parent / "configs" / "lora.yaml"
@@ -33,14 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
     values = {"model": args.model, "data": args.data, "output_dir": args.output_dir}
     values |= {"lora_targets": args.targets} if args.targets else {}
-    try:
+    with worded_errors(parser):
         with checked_input():
             config = load_yaml(args.config, values | parse_overrides(args.overrides))
             if config.train != "lora":
                 raise ValueError(f"`train` must be lora, got {config.train} in `{args.config}`; use training.train")
         run(config)
-    except RUN_ERRORS as error:
-        parser.error(one_line(error))
 
 
 if __name__ == "__main__":

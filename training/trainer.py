@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -47,6 +50,13 @@ from training.state import (
     save_checkpoint,
     unpack,
 )
+
+
+LONGEST_WAIT = timedelta(hours=2)  # of processes for another; NCCL's 10 minutes are less than a large checkpoint takes
+
+
+class PreemptedError(RuntimeError):
+    """A run ended by SIGTERM, after it wrote a checkpoint; the message says how it goes on."""
 
 
 class Trainer:
@@ -91,18 +101,26 @@ class Trainer:
         batches = MicroBatches(
             config, self.dataset, self.prior, accelerator.process_index, accelerator.num_processes, self.step
         )
-        log, clock, stops = self._start_log(), Clock(self.step), False
-        while self.step < config.steps and not stops:
-            self._take_step(batches)
-            is_last, saves = self.step == config.steps, self.step % config.checkpoint_every == 0
-            if is_last or saves or self.step % config.log_every == 0:
-                stops = self._report(log, clock)
-            if is_last or saves or stops:
-                self._save_checkpoint()
-            if self.on_validate and config.validate_every and self.step % config.validate_every == 0:
-                with self.averaged_weights():
-                    self.on_validate(self, self.step)
-        return self._finish(log)
+        log, clock, stops, preempted = self._start_log(), Clock(self.step), False, False
+        with Preemption(accelerator.num_processes) as preemption:
+            while self.step < config.steps and not stops:
+                self._take_step(batches)
+                preempted = preemption.is_agreed()
+                is_last = self.step == config.steps
+                saves = is_last or preempted or self.step % config.checkpoint_every == 0
+                if saves or self.step % config.log_every == 0:
+                    stops = self._report(log, clock) or preempted
+                if saves or stops:
+                    self._save_checkpoint()
+                if not preempted:
+                    self._validate()
+        path = self._finish(log)
+        if preempted and self.step < config.steps:
+            raise PreemptedError(
+                f"the run was ended by SIGTERM after step {self.step}; run the same command again to continue from "
+                f"`{latest_checkpoint(self.output_dir)}`"
+            )
+        return path
 
     def _take_step(self, batches: MicroBatches) -> None:
         """Take one optimizer step; the host never waits for the device here."""
@@ -143,6 +161,12 @@ class Trainer:
             reduction=config.mouth_reduction,
         )
 
+    def _validate(self) -> None:
+        """Hand the averaged weights to `on_validate`, where a step is due for it."""
+        if self.on_validate and self.config.validate_every and self.step % self.config.validate_every == 0:
+            with self.averaged_weights():
+                self.on_validate(self, self.step)
+
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Put the averaged weights in place of the trained ones for a while."""
@@ -175,6 +199,11 @@ class Trainer:
             self.accelerator.print(f"no clip in {config.data} has mouth boxes: the mouth loss will be 0")
         prior = "" if self.prior is None else f", against forgetting on {self.prior.describe()}"
         self.accelerator.print(f"training on {self.dataset.describe()}{prior}")
+        for dataset in (dataset for dataset in self._datasets() if dataset.is_unfinished):
+            self.accelerator.print(
+                f"`jova prepare` has not finished `{dataset.root}`: the run goes without the clips that are missing; "
+                "prepare the rest first"
+            )
 
     def _check_weights(self) -> None:
         """Refuse clips that do not fit the weights and tell DDP where weights may have no part in a step."""
@@ -277,7 +306,9 @@ class Trainer:
         if path is None:
             return
         parts, state = load_checkpoint(path)
-        check_fingerprint(state["fingerprint"], self._fingerprint(), path)
+        fingerprint = self._fingerprint()
+        unsaid = {"preparation": fingerprint["preparation"]}  # in checkpoints that are older than this part of them
+        check_fingerprint(unsaid | state["fingerprint"], fingerprint, path)
         if state["step"] > self.config.steps:
             raise ValueError(
                 f"`steps` must be at least {state['step']} to continue from `{path}`, got {self.config.steps}; "
@@ -328,6 +359,7 @@ class Trainer:
             "model": {name: value for name, value in self.transformer.config.items() if not name.startswith("_")},
             "clips": seed_of(*clips),
             "number of clips": len(clips),
+            "preparation": [dataset.preparation for dataset in self._datasets()],
         }
 
     def _finish(self, log: MetricsLog | None) -> Path:
@@ -363,6 +395,40 @@ class Clock:
         return rate
 
 
+class Preemption:
+    """Notices SIGTERM while it is entered: a machine that is about to be taken away sends it.
+
+    Args:
+        num_processes: Of the run; they ask each other on the CPU, so that no host waits for its device.
+    """
+
+    def __init__(self, num_processes: int) -> None:
+        self.is_announced = False
+        is_alone = num_processes == 1
+        self.group = None if is_alone else torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        self.can_listen = threading.current_thread() is threading.main_thread()  # Python gives signals to no other
+
+    def __enter__(self) -> Preemption:
+        if self.can_listen:
+            self.earlier = signal.signal(signal.SIGTERM, self._notice)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.can_listen:
+            signal.signal(signal.SIGTERM, self.earlier or signal.SIG_DFL)
+
+    def _notice(self, *_: object) -> None:
+        self.is_announced = True
+
+    def is_agreed(self) -> bool:
+        """Whether any process has noticed it by now, the same in every process."""
+        if self.group is None:
+            return self.is_announced
+        flag = torch.tensor(float(self.is_announced))
+        torch.distributed.all_reduce(flag, group=self.group)
+        return bool(flag > 0)
+
+
 def check_output_dir(config: TrainConfig) -> None:
     """Refuse a place for the result that is a file, lies below one, or holds the clips."""
     path = Path(config.output_dir).resolve()
@@ -384,7 +450,10 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     """
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("`mixed_precision` must be bf16 or no without a GPU, got fp16; use bf16")
-    handlers = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]
+    handlers = [
+        DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+        InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+    ]
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
