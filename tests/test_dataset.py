@@ -156,6 +156,23 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
         PrecomputedDataset(tmp_path)
 
 
+def test_records_of_several_models_or_settings_are_refused_and_records_that_do_not_say_are_one_kind(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, "a", record(0))
+    write(tmp_path, "b", record(1))
+    assert PrecomputedDataset(tmp_path).preparation is None
+    write(tmp_path, "c", record(2), preparation="one")
+    with pytest.raises(ValueError, match=r"one model and the same settings, got 2 like `a\.safe.*`, 1 like `c\.safe"):
+        PrecomputedDataset(tmp_path)
+    for name in "ab":
+        write(tmp_path, name, record(0), preparation="one")
+    assert PrecomputedDataset(tmp_path).preparation == "one"
+    write(tmp_path, "b", record(0), preparation="two")
+    with pytest.raises(ValueError, match=r"run `jova prepare` for all clips with one command line"):
+        PrecomputedDataset(tmp_path)
+
+
 def test_a_half_written_record_is_named(mixed: Path) -> None:
     path = mixed / "a1.safetensors"
     path.write_bytes(path.read_bytes()[:-8])

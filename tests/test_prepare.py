@@ -20,7 +20,7 @@ from diffusers_jova.prompt import JoVAPrompt
 from training.clips import Bucket, ClipSettings
 from training.dataset import EMPTY_PROMPT, PrecomputedDataset
 from training.encoder import Encoder, fingerprint_model, video_factors
-from training.manifest import read_samples
+from training.manifest import Sample, read_samples
 from training.prepare import Outcome, Preparer, PrepareSettings, describe, main, prepare
 
 
@@ -153,6 +153,45 @@ def test_other_settings_replace_the_records_and_leave_none_behind(tmp_path: Path
     (outcome,) = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output, require_mouth=True))
     assert outcome.status == "skipped"
     assert not list(output.glob("a-*.safetensors"))
+
+
+def test_an_interrupted_run_is_marked_until_another_one_completes_it(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = read_samples(write_clips(tmp_path / "clips"))
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    prepare_one = Preparer.__call__
+
+    def interrupt(preparer: Preparer, sample: Sample) -> Outcome:
+        if sample.source.stem == "b":
+            raise KeyboardInterrupt
+        return prepare_one(preparer, sample)
+
+    monkeypatch.setattr(Preparer, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(samples, preparer)
+    assert len(unfinished := PrecomputedDataset(tmp_path / "cache")) == 1
+    assert unfinished.is_unfinished
+    monkeypatch.undo()
+    prepare(samples, preparer)
+    assert len(finished := PrecomputedDataset(tmp_path / "cache")) == 2
+    assert not finished.is_unfinished
+
+
+def test_clips_prepared_with_other_settings_do_not_mix_with_the_earlier_ones(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source, output = write_clips(tmp_path / "clips"), tmp_path / "cache"
+    prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output))
+    earlier = PrecomputedDataset(output).preparation
+    louder = make_preparer(tiny_pipeline_folder, output, loudness_lufs=-23.0)
+    prepare(read_samples(source)[:1], louder)
+    with pytest.raises(ValueError, match="must come from one model and the same settings"):
+        PrecomputedDataset(output)
+    prepare(read_samples(source), louder)
+    assert PrecomputedDataset(output).preparation == louder.preparation != earlier
+    other_model = replace(louder, model_fingerprint="another")
+    assert other_model.preparation != louder.preparation
 
 
 def test_a_damaged_record_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:

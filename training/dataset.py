@@ -35,6 +35,7 @@ DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F
 LATENTS = ("video_latents", "audio_latents", "image_latents")
 PROMPTS = (("prompt_embeds", "prompt_mask"), ("prompt_embeds_2", "prompt_mask_2"))
 EMPTY_PROMPT = Path("prompts", "empty.safetensors")  # inside the cache; what caption dropout puts in place of a prompt
+UNFINISHED = Path("prepare.unfinished")  # inside the cache; stands there until all clips are prepared
 
 
 def write_record(path: Path, tensors: Record, metadata: Mapping[str, object]) -> None:
@@ -149,6 +150,9 @@ class PrecomputedDataset(Dataset[Batch]):
         in_memory: Read everything once; batches are then rows of stacked tensors, masks included.
         device: Where stacked tensors live; only with `in_memory`.
         mouth_box_scale: Factor by which mouth boxes grow before they become a mask.
+
+    Attributes:
+        preparation: Digest of the model and the settings that all records come from; None where they do not say.
     """
 
     def __init__(
@@ -165,6 +169,7 @@ class PrecomputedDataset(Dataset[Batch]):
         if not in_memory and torch.device(device).type != "cpu":
             raise ValueError(f"`device` must be cpu unless `in_memory` is set, got {device}; move each batch instead")
         self.headers = [RecordHeader.read(path) for path in paths]
+        self.preparation = _common_preparation(self.headers)
         self._empty_prompt = _read(self.root / EMPTY_PROMPT) if (self.root / EMPTY_PROMPT).exists() else {}
         self.buckets = _buckets(self.headers)
         self.layouts = [self._layout(bucket) for bucket in self.buckets]
@@ -177,6 +182,11 @@ class PrecomputedDataset(Dataset[Batch]):
     def __getitem__(self, indices: Sequence[int] | int) -> Batch:
         """Collate the records of one batch; a single index is a batch of one."""
         return self.batch([indices] if isinstance(indices, int) else indices)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether clips are missing because their preparation was interrupted."""
+        return (self.root / UNFINISHED).exists()
 
     def describe(self) -> str:
         """Say how many clips there are in how many buckets, and in each where there are several."""
@@ -237,6 +247,20 @@ def _buckets(headers: Sequence[RecordHeader]) -> list[list[int]]:
         fits = (key for key in complete if video in (None, key[0]) and audio in (None, key[1]))
         buckets[next(fits, (video, audio))].append(index)
     return [buckets[key] for key in sorted(buckets, key=str)]
+
+
+def _common_preparation(headers: Sequence[RecordHeader]) -> str | None:
+    """Read the digest of model and settings that all records share; those without one share that they have none."""
+    kinds: dict[str | None, list[str]] = defaultdict(list)
+    for header in headers:
+        kinds[header.metadata.get("preparation")].append(header.path.name)
+    if len(kinds) > 1:
+        found = ", ".join(f"{len(names)} like `{names[0]}`" for names in kinds.values())
+        raise ValueError(
+            f"all records in `{headers[0].path.parent}` must come from one model and the same settings, got {found}; "
+            "run `jova prepare` for all clips with one command line, or delete the records of another"
+        )
+    return next(iter(kinds))
 
 
 def _key(header: RecordHeader) -> tuple[tuple[Shape, float] | None, Shape | None]:

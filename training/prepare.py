@@ -36,7 +36,7 @@ from training.clips import (
     SkippedClipError,
     load_clips,
 )
-from training.dataset import EMPTY_PROMPT, write_record
+from training.dataset import EMPTY_PROMPT, UNFINISHED, write_record
 from training.encoder import Encoder, fingerprint_model, model_defaults, video_factors
 from training.manifest import Sample, read_samples, some
 from training.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
@@ -121,20 +121,25 @@ class Preparer:
             return Outcome(source, "broken", one_line(error) or type(error).__name__)
         for index, clip in enumerate(clips):
             tensors, metadata = self._encode(sample, clip)
-            numbers = {"clip": index, "num_clips": len(clips), "fingerprint": fingerprint}
-            write_record(self._record(sample, index), tensors, metadata | numbers)
+            metadata |= {"clip": index, "num_clips": len(clips)}
+            digests = {"fingerprint": fingerprint, "preparation": self.preparation}
+            write_record(self._record(sample, index), tensors, metadata | digests)
         self._remove_records(sample, keep=len(clips))
         share = clips[0].kept_share
         note = f"the crop keeps {share:.0%} of the picture" if share < LITTLE_KEPT else ""
         return Outcome(source, "kept", note, len(clips))
+
+    @functools.cached_property
+    def preparation(self) -> str:
+        """Digest of model and settings, which all records of a data set share."""
+        return _digest([asdict(self.settings), self.model_fingerprint])
 
     def fingerprint(self, sample: Sample) -> str:
         """Digest of everything that decides the records of a sample."""
         files = (sample.video, sample.audio, sample.reference_image, sample.mouth_boxes)
         stats = [path.stat() for path in files if isinstance(path, Path)]
         states = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-        parts = [asdict(sample), asdict(self.settings), self.model_fingerprint, states]
-        return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
+        return _digest([asdict(sample), self.preparation, states])
 
     def num_done(self, sample: Sample, fingerprint: str) -> int:
         """Count the records of a sample if all of them are there with this fingerprint, else 0."""
@@ -232,6 +237,8 @@ def prepare(
 ) -> list[Outcome]:
     """Prepare samples with a progress bar, in this process, in several ones, or on a Ray cluster.
 
+    The file `UNFINISHED` stands in the output until all are done.
+
     Raises:
         FullDiskError: If the disk is full; what was written before is complete and stays.
     """
@@ -240,11 +247,13 @@ def prepare(
     outcomes = [Outcome(str(s.source), "done", num_records=n) for s, n in zip(samples, num_done, strict=True) if n]
     todo = [sample for sample, n in zip(samples, num_done, strict=True) if not n]
     with explained_full_disk(preparer.output):
+        (preparer.output / UNFINISHED).touch()
         run = _run_ray if use_ray else _run_processes if num_processes > 1 else _run_here
         (preparer if run is _run_here else replace(preparer)).write_empty_prompt()
         if todo:
             outcomes += tqdm(run(todo, preparer, num_processes), total=len(todo), desc="preparing", unit="clip")
         write_summary(preparer, outcomes)
+    (preparer.output / UNFINISHED).unlink(missing_ok=True)
     return outcomes
 
 
@@ -338,6 +347,10 @@ class _RayWorker:
 def _device(device: str, rank: int) -> str:
     """Give rank `rank` its own GPU where several are asked for by `cuda`."""
     return f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" and torch.cuda.is_available() else device
+
+
+def _digest(parts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 
 
 def _header(path: Path) -> dict[str, str]:
