@@ -194,8 +194,8 @@ class Trainer:
                 f"all clips must have one `audio_latent_rate_hz`, got {sorted(map(str, rates))}; "
                 "prepare them with one pipeline"
             )
-        num_mouths = sum(header.shapes.get("mouth_boxes", (0,))[0] for header in headers)
-        if config.mouth_weight > 0 and config.stage != "audio" and not num_mouths:
+        wants_mouths = config.mouth_weight > 0 and config.stage != "audio"
+        if wants_mouths and not any(header.has_mouth() for header in headers):
             self.accelerator.print(f"no clip in {config.data} has mouth boxes: the mouth loss will be 0")
         prior = "" if self.prior is None else f", against forgetting on {self.prior.describe()}"
         self.accelerator.print(f"training on {self.dataset.describe()}{prior}")
@@ -478,7 +478,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             f"`distribution` must be what was started, got {asked} for {num_asked} processes but {started} with "
             f"{accelerator.num_processes} runs; set `distribution` in the configuration and start with `accelerate "
             f"launch --config_file training/configs/accelerate/{preset}.yaml -m training.train --config ...`, on the "
-            "CPU with `torchrun --nproc_per_node 2 -m training.train --config ...`, or set `distribution=none` and "
-            "start one process"
+            "CPU with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m training.train --config ...`, or set "
+            "`distribution=none` and start one process"
         )
     return accelerator
