@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from accelerate import debug_launcher
+from accelerate import DistributedType, debug_launcher
 from huggingface_hub import HfApi
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
@@ -295,10 +296,11 @@ def test_a_mouth_loss_without_mouths_is_announced(tmp_path: Path, capsys: pytest
     Trainer(tiny_config(tmp_path))
     assert "mouth" not in capsys.readouterr().out
     record = load_file(data / "clip-000.safetensors")
-    write_record(data / "clip-000.safetensors", record | {"mouth_boxes": torch.zeros(0, 9, 4)}, HEADER)  # nobody
-    forget_accelerate()
-    Trainer(tiny_config(tmp_path))
-    assert "has mouth boxes: the mouth loss will be 0" in capsys.readouterr().out
+    for boxes in (torch.zeros(0, 9, 4), torch.full((1, 9, 4), torch.nan)):  # nobody, somebody who is never seen
+        write_record(data / "clip-000.safetensors", record | {"mouth_boxes": boxes}, HEADER)
+        forget_accelerate()
+        Trainer(tiny_config(tmp_path))
+        assert "has mouth boxes: the mouth loss will be 0" in capsys.readouterr().out
 
 
 def test_a_run_says_on_how_many_clips_of_how_many_buckets_it_trains(
@@ -359,6 +361,51 @@ def test_a_distribution_that_did_not_start_is_an_error(tmp_path: Path, monkeypat
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what a configuration of accelerate asks for, on a CPU in vain
     with pytest.raises(ValueError, match="got fsdp for 1 processes but none"):
         Trainer(tiny_config(tmp_path))
+
+
+class StartedDeepSpeed:
+    """What accelerate gives where it has started DeepSpeed, which is not installed here."""
+
+    distributed_type, num_processes, device = DistributedType.DEEPSPEED, 1, torch.device("cpu")
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        settings = {"zero_optimization": {"stage": 2}, "gradient_clipping": "auto"} | values
+        self.state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(deepspeed_config=settings))
+
+    def print(self, text: str) -> None:
+        print(text)
+
+
+def test_deepspeed_takes_the_numbers_of_the_run_and_announces_that_it_cannot_be_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("training.trainer.Accelerator", lambda **_: StartedDeepSpeed({}))
+    settings = {"max_grad_norm": 0.3, "gradient_accumulation_steps": 2, "distribution": "deepspeed"}
+    values = start_accelerator(tiny_config(tmp_path, **settings)).state.deepspeed_plugin.deepspeed_config
+    numbers = (
+        values["gradient_clipping"],
+        values["gradient_accumulation_steps"],
+        values["train_micro_batch_size_per_gpu"],
+    )
+    assert numbers == (0.3, 2, 4)
+    assert "this run cannot be continued" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"gradient_clipping": 1.0}, r"`gradient_clipping` must be `max_grad_norm` = 0\.3, got 1\.0; write `gradient"),
+        ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` must be .* = 1, got 2"),
+        ({"train_micro_batch_size_per_gpu": 2}, "`train_micro_batch_size_per_gpu` must be `batch_size` = 4, got 2"),
+        ({"zero_optimization": {"stage": 3}}, "`zero_stage` must be 2 or less, got 3; use `distribution: fsdp`"),
+    ],
+)
+def test_settings_of_deepspeed_that_differ_from_those_of_the_run_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr("training.trainer.Accelerator", lambda **_: StartedDeepSpeed(values))
+    with pytest.raises(ValueError, match=message):
+        Trainer(tiny_config(tmp_path, max_grad_norm=0.3, distribution="deepspeed"))
 
 
 @pytest.mark.parametrize("stage", ["video", "audio"])

@@ -252,6 +252,16 @@ class TrainConfig:
         for refused, message in refusals:
             if refused:
                 raise ValueError(message)
+        if self.distribution == "deepspeed":
+            self._check_deepspeed()
+
+    def _check_deepspeed(self) -> None:
+        """Refuse what a run with DeepSpeed would do wrong without a word."""
+        limit, is_half = self.stop_after_minutes, self.mixed_precision != "no"
+        remedy = "DeepSpeed keeps the weights in half precision, where averages stand still; set `distribution: fsdp`"
+        _require(self.ema_decay is None or not is_half, "ema_decay", "null with DeepSpeed", self.ema_decay, remedy)
+        remedy = "such a run cannot be continued; set `distribution: fsdp`"
+        _require(limit is None, "stop_after_minutes", "null with DeepSpeed", limit, remedy)
 
     def decisive_fields(self) -> list[str]:
         """Name what a checkpoint must share with the run that continues it; the other fields may change."""

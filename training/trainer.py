@@ -55,6 +55,13 @@ from training.state import (
 LONGEST_WAIT = timedelta(hours=2)  # of processes for another; NCCL's 10 minutes are less than a large checkpoint takes
 
 
+DEEPSPEED_NUMBERS = {  # name in its configuration: setting of the run
+    "train_micro_batch_size_per_gpu": "batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "gradient_clipping": "max_grad_norm",
+}
+
+
 class PreemptedError(RuntimeError):
     """A run ended by SIGTERM, after it wrote a checkpoint; the message says how it goes on."""
 
@@ -75,6 +82,8 @@ class Trainer:
         check_output_dir(config)
         memory = {"in_memory": config.dataset_on_device}
         self.accelerator = start_accelerator(config)
+        # DeepSpeed keeps its optimizer to itself
+        self.can_continue = self.accelerator.distributed_type != DistributedType.DEEPSPEED
         self.device = self.accelerator.device
         device = self.device if config.dataset_on_device else "cpu"
         self.dataset = PrecomputedDataset(config.data, device=device, **memory)
@@ -116,10 +125,11 @@ class Trainer:
                     self._validate()
         path = self._finish(log)
         if preempted and self.step < config.steps:
-            raise PreemptedError(
-                f"the run was ended by SIGTERM after step {self.step}; run the same command again to continue from "
-                f"`{latest_checkpoint(self.output_dir)}`"
-            )
+            found = latest_checkpoint(self.output_dir)
+            remedy = f"run the same command again to continue from `{found}`"
+            if not self.can_continue:
+                remedy = f"DeepSpeed cannot continue, start anew with the weights of `{found}`"
+            raise PreemptedError(f"the run was ended by SIGTERM after step {self.step}; {remedy}")
         return path
 
     def _take_step(self, batches: MicroBatches) -> None:
@@ -289,7 +299,7 @@ class Trainer:
             with self.averaged_weights():
                 parts["ema"] = gather_weights(self.transformer, only_trained=True)
         values: dict[str, Any] = {}
-        if self.accelerator.distributed_type != DistributedType.DEEPSPEED:  # which keeps its optimizer to itself
+        if self.can_continue:
             options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
             optimizer: Any = get_optimizer_state_dict(self.transformer, self.optimizer.optimizer, options=options)
             parts["optimizer"], values = pack(optimizer.get("state", {}))  # empty in all processes but the main one
@@ -314,9 +324,10 @@ class Trainer:
                 f"`steps` must be at least {state['step']} to continue from `{path}`, got {self.config.steps}; "
                 "raise it, choose another `output_dir`, or start afresh with `resume=false`"
             )
-        if "optimizer" not in parts or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if "optimizer" not in parts or not self.can_continue:
             raise ValueError(
-                f"`{path}` must not come from or go to DeepSpeed to be continued; use `distribution: fsdp`"
+                f"`{path}` must not come from or go to DeepSpeed to be continued; use `distribution: fsdp`, or start "
+                "afresh with `resume=false`"
             )
         options = StateDictOptions(full_state_dict=True, strict=False)
         if self.ema is not None:
@@ -460,8 +471,6 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         kwargs_handlers=handlers,
     )
     accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps  # the environment may say otherwise
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
     kinds = {
         DistributedType.NO: "none",
         DistributedType.MULTI_CPU: "ddp",
@@ -481,4 +490,27 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             "CPU with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m training.train --config ...`, or set "
             "`distribution=none` and start one process"
         )
+    if started == "deepspeed":
+        settle_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, config)
+        accelerator.print("this run cannot be continued if it ends early: DeepSpeed's checkpoints lack the optimizer")
     return accelerator
+
+
+def settle_deepspeed(values: dict[str, Any], config: TrainConfig) -> None:
+    """Write the run's numbers into DeepSpeed's configuration, which would otherwise go by numbers of its own.
+
+    Raises:
+        ValueError: If it holds other numbers, or shards the weights, of which a checkpoint would then miss parts.
+    """
+    if values["zero_optimization"]["stage"] > 2:
+        raise ValueError(
+            f"`zero_stage` must be 2 or less, got {values['zero_optimization']['stage']}; use `distribution: fsdp` "
+            "to shard the weights"
+        )
+    for name, setting in DEEPSPEED_NUMBERS.items():
+        value, found = getattr(config, setting), values.get(name, "auto")
+        if found not in ("auto", value):
+            raise ValueError(
+                f"`{name}` must be `{setting}` = {value}, got {found}; write `{name}: auto` in DeepSpeed's settings"
+            )
+        values[name] = value
