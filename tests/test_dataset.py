@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from training.dataset import EMPTY_PROMPT, PrecomputedDataset, write_record
+from training.dataset import EMPTY_PROMPT, PrecomputedDataset, RecordHeader, write_record
 from training.mouth_mask import latent_mask
 
 
@@ -154,6 +155,21 @@ def test_the_empty_prompt_has_the_shape_of_the_others(mixed: Path) -> None:
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a data set must hold .* run `jova prepare` first"):
         PrecomputedDataset(tmp_path)
+
+
+def test_a_header_knows_whether_a_mouth_is_seen_and_reads_the_boxes_where_it_was_not_counted(tmp_path: Path) -> None:
+    unseen = torch.full((1, 9, 4), torch.nan)
+    seen = unseen.clone()
+    seen[0, 3] = 5.0
+    for boxes, count in ((unseen, 0), (seen, 1), (torch.zeros(0, 9, 4), 0)):
+        write(tmp_path, "a", record(0) | {"mouth_boxes": boxes})
+        header = RecordHeader.read(tmp_path / "a.safetensors")
+        assert header.metadata["num_mouth_boxes"] == str(count)
+        assert header.has_mouth() == bool(count)
+        save_file(record(0) | {"mouth_boxes": boxes}, tmp_path / "older.safetensors", {"frame_rate": "16"})
+        assert RecordHeader.read(tmp_path / "older.safetensors").has_mouth() == bool(count)
+    write(tmp_path, "b", record(0, without=("mouth_boxes",)))
+    assert not RecordHeader.read(tmp_path / "b.safetensors").has_mouth()
 
 
 def test_records_of_several_models_or_settings_are_refused_and_records_that_do_not_say_are_one_kind(

@@ -118,7 +118,8 @@ def test_the_summary_says_what_was_kept_and_why_the_rest_was_not(prepared: Path)
     assert "must be a media file that libav can decode" in by_name["c"]["note"]
     text = describe([Outcome(**clip) for clip in summary["clips"]])
     assert text.startswith(
-        "2 clips prepared, 0 were up to date, 2 records\nskipped 1: picture and sound last 5 frames"
+        "2 clips prepared, 0 were up to date, 2 records\na mouth in 2 of 2 clips\n"
+        "skipped 1: picture and sound last 5 frames"
     )
     assert "a bucket needs 9 (short.mp4)" in text
 
@@ -192,6 +193,19 @@ def test_clips_prepared_with_other_settings_do_not_mix_with_the_earlier_ones(
     assert PrecomputedDataset(output).preparation == louder.preparation != earlier
     other_model = replace(louder, model_fingerprint="another")
     assert other_model.preparation != louder.preparation
+
+
+def test_clips_without_a_mouth_are_counted_and_named_in_the_first_run_and_in_later_ones(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b"], num_frames=20)
+    (source / "b.boxes.json").write_text("[]")
+    write_clips(source, ["c"], num_frames=20)
+    (source / "c.boxes.json").write_text(json.dumps([[[8, 16, 16, 22]] * 9 + [None] * 11]))
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache", cut="all")
+    for _ in range(2):
+        text = describe(prepare(read_samples(source), preparer))
+        assert "\na mouth in 3 of 6 clips; none in b.mp4, c.mp4 (1 of 2)" in text
 
 
 def test_a_damaged_record_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:

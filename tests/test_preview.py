@@ -93,3 +93,22 @@ def test_sound_of_any_rate_is_heard_and_a_set_with_nothing_to_show_is_told(
     said = capsys.readouterr()
     assert "a.mp4: left out: a mouth is visible in 0% of the frames" in said.out
     assert said.err.endswith("can be shown\n")
+
+
+def test_clips_that_are_not_shown_are_counted(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    frames = make_clip(20).frames
+    assert frames is not None
+    source = tmp_path / "clips"
+    source.mkdir()
+    for name in "abc":
+        write_video(source / f"{name}.mp4", frames, 16)
+    write_audio(source / "sound.wav", np.zeros(32000, np.float32), 16000)
+    command = [str(source), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--no-mouth"]
+    main([*command, "--device", "cpu", "--max-clips", "2"])
+    assert capsys.readouterr().out.endswith("2 of 3 shown; `--max-clips` shows more\n")
+    main([*command, "--device", "cpu", "--max-clips", "3"])
+    assert "shows more" not in capsys.readouterr().out
+    main([*command, "--device", "cpu", "--max-clips", "1", "--cut", "all", "--buckets", "9x32x32"])
+    assert "1 of at least 4 shown" in capsys.readouterr().out

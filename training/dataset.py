@@ -39,7 +39,9 @@ UNFINISHED = Path("prepare.unfinished")  # inside the cache; stands there until 
 
 
 def write_record(path: Path, tensors: Record, metadata: Mapping[str, object]) -> None:
-    """Write one record so that `path` either holds all of it or is left as it was."""
+    """Write one record so that `path` either holds all of it or is left as it was; its header counts the mouths."""
+    if "mouth_boxes" in tensors:
+        metadata = {**metadata, "num_mouth_boxes": _count_boxes(tensors["mouth_boxes"])}
     data = save(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, {k: str(v) for k, v in metadata.items()}
     )
@@ -84,6 +86,15 @@ class RecordHeader:
                 "train on records written by `training.prepare`"
             )
         return float(self.metadata[name])
+
+    def has_mouth(self) -> bool:
+        """Whether any frame shows a mouth; where the header does not say, the boxes are read."""
+        if "mouth_boxes" not in self.shapes:
+            return False
+        if "num_mouth_boxes" in self.metadata:
+            return self.number("num_mouth_boxes") > 0
+        with safe_open(self.path, framework="pt") as file:
+            return _count_boxes(file.get_tensor("mouth_boxes")) > 0
 
 
 @dataclass(frozen=True)
@@ -284,6 +295,11 @@ def _empty_batch(size: int, layout: Layout) -> Batch:
 
 def _presence(latents_name: str) -> str:
     return f"has_{latents_name.removesuffix('_latents')}"
+
+
+def _count_boxes(boxes: Tensor) -> int:
+    """Count the boxes [..., 4] that show a mouth."""
+    return int(boxes.isfinite().all(dim=-1).sum())
 
 
 def _mouth_mask(boxes: Tensor, header: RecordHeader, box_scale: float) -> Tensor:

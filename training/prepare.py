@@ -80,12 +80,16 @@ class Outcome(NamedTuple):
         status: Whether its records are new, were there already, or are not made.
         note: Why they are not made, or what a new record lost; empty where there is nothing to say.
         num_records: Records that the sample has.
+        num_pictures: Those of them with a picture.
+        num_mouths: Those of them in which a mouth is seen.
     """
 
     source: str
     status: Status
     note: str = ""
     num_records: int = 0
+    num_pictures: int = 0
+    num_mouths: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ class Preparer:
     def __call__(self, sample: Sample) -> Outcome:
         """Prepare one sample."""
         source, fingerprint = str(sample.source), self.fingerprint(sample)
-        if num_records := self.num_done(sample, fingerprint):
-            return Outcome(source, "done", num_records=num_records)
+        if done := self.find_done(sample, fingerprint):
+            return done
         try:
             clips = load_clips(sample, self.settings.clips, self._detector)
         except SkippedClipError as error:
@@ -127,7 +131,9 @@ class Preparer:
         self._remove_records(sample, keep=len(clips))
         share = clips[0].kept_share
         note = f"the crop keeps {share:.0%} of the picture" if share < LITTLE_KEPT else ""
-        return Outcome(source, "kept", note, len(clips))
+        written = self.find_done(sample, fingerprint)
+        assert written is not None
+        return written._replace(status="kept", note=note)
 
     @functools.cached_property
     def preparation(self) -> str:
@@ -141,12 +147,16 @@ class Preparer:
         states = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
         return _digest([asdict(sample), self.preparation, states])
 
-    def num_done(self, sample: Sample, fingerprint: str) -> int:
-        """Count the records of a sample if all of them are there with this fingerprint, else 0."""
+    def find_done(self, sample: Sample, fingerprint: str) -> Outcome | None:
+        """Say what the records of a sample hold if all of them are there with this fingerprint, else None."""
         first = _header(self._record(sample, 0))
         num_clips = int(first.get("num_clips", 0))
         headers = [first, *(_header(self._record(sample, index)) for index in range(1, num_clips))]
-        return num_clips if all(header.get("fingerprint") == fingerprint for header in headers) else 0
+        if any(header.get("fingerprint") != fingerprint for header in headers):
+            return None
+        num_pictures = sum(header["has_video"] == "1" for header in headers)
+        num_mouths = sum(int(header.get("num_mouth_boxes", 0)) > 0 for header in headers)
+        return Outcome(str(sample.source), "done", "", num_clips, num_pictures, num_mouths)
 
     def write_empty_prompt(self) -> None:
         """Write the record that caption dropout puts in place of a prompt."""
@@ -243,9 +253,9 @@ def prepare(
         FullDiskError: If the disk is full; what was written before is complete and stays.
     """
     preparer.output.mkdir(parents=True, exist_ok=True)
-    num_done = [preparer.num_done(sample, preparer.fingerprint(sample)) for sample in samples]
-    outcomes = [Outcome(str(s.source), "done", num_records=n) for s, n in zip(samples, num_done, strict=True) if n]
-    todo = [sample for sample, n in zip(samples, num_done, strict=True) if not n]
+    done = [preparer.find_done(sample, preparer.fingerprint(sample)) for sample in samples]
+    outcomes = [outcome for outcome in done if outcome]
+    todo = [sample for sample, outcome in zip(samples, done, strict=True) if not outcome]
     with explained_full_disk(preparer.output):
         (preparer.output / UNFINISHED).touch()
         run = _run_ray if use_ray else _run_processes if num_processes > 1 else _run_here
@@ -278,6 +288,8 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = ()) -> str:
     counts = Counter(outcome.status for outcome in outcomes)
     records = sum(outcome.num_records for outcome in outcomes)
     lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
+    if any(outcome.num_pictures for outcome in outcomes):
+        lines.append(describe_mouths(outcomes))
     cropped = [f"{Path(o.source).name}, {o.note}" for o in outcomes if o.status == "kept" and o.note]
     if cropped:
         lines.append(f"cropped {len(cropped)}: {some(cropped)}; give `--buckets` of their shape to keep more")
@@ -291,6 +303,17 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = ()) -> str:
             "those clips were removed, moved or given another sound"
         )
     return "\n".join(lines)
+
+
+def describe_mouths(outcomes: Sequence[Outcome]) -> str:
+    """Say in how many clips a mouth is seen, and in which files it is missed."""
+    num_mouths, num_pictures = sum(o.num_mouths for o in outcomes), sum(o.num_pictures for o in outcomes)
+    missed = [
+        Path(o.source).name + (f" ({o.num_pictures - o.num_mouths} of {o.num_pictures})" if o.num_mouths else "")
+        for o in outcomes
+        if o.num_mouths < o.num_pictures
+    ]
+    return f"a mouth in {num_mouths} of {num_pictures} clips" + (f"; none in {some(missed)}" if missed else "")
 
 
 def _run_here(samples: Sequence[Sample], preparer: Preparer, _: int) -> Iterator[Outcome]:

@@ -112,16 +112,21 @@ def describe_mouths(clip: Clip, spatial_factor: int, temporal_factor: int) -> st
     )
 
 
-def previews(samples: Sequence[Sample], settings: PrepareSettings) -> Iterator[tuple[Sample, Clip]]:
-    """Load the clips with a picture, and say which ones will be left out and why."""
+def previews(samples: Sequence[Sample], settings: PrepareSettings) -> Iterator[tuple[Sample, Clip, int]]:
+    """Load the clips with a picture, each with the number that follow, and say which are left out and why.
+
+    A file that is not read yet counts as one clip.
+    """
     detector = MouthsOnDemand(settings.make_detector)
-    for sample in samples:
+    samples = [sample for sample in samples if sample.video is not None]
+    for num_read, sample in enumerate(samples, start=1):
         try:
             clips = load_clips(sample, settings.clips, detector)
         except (SkippedClipError, *BROKEN_CLIP_ERRORS) as error:
             print(f"{sample.source.name}: left out: {one_line(error)}")
             continue
-        yield from ((sample, clip) for clip in clips if clip.frames is not None)
+        for num_shown, clip in enumerate(clips, start=1):
+            yield sample, clip, len(clips) - num_shown + len(samples) - num_read
 
 
 def playable_sound(clip: Clip) -> tuple[NDArray[np.float32] | None, int | None]:
@@ -154,11 +159,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         encoder = Encoder.from_pretrained(args.model, args.device) if args.debug_mouth_mask else None
         args.output.mkdir(parents=True, exist_ok=True)
         paths: list[Path] = []
-        for sample, clip in islice(previews(samples, settings), args.max_clips):
+        num_left = 0
+        for sample, clip, num_following in islice(previews(samples, settings), args.max_clips):
+            num_left = num_following
             paths.append(args.output / f"{len(paths):03d}-{sample.source.stem}.mp4")
             frames = compose(clip, spatial_factor, temporal_factor, encoder)
             write_video(paths[-1], frames, settings.clips.frame_rate, *playable_sound(clip))
             print(f"{paths[-1]}: {describe_mouths(clip, spatial_factor, temporal_factor)}")
+        if len(paths) == args.max_clips and num_left:
+            at_least = "at least " if settings.clips.cut == "all" else ""
+            print(f"{len(paths)} of {at_least}{len(paths) + num_left} shown; `--max-clips` shows more")
     except (ValueError, OSError, ImportError) as error:
         parser.error(one_line(error))
     if not paths:
