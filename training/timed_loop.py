@@ -14,12 +14,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from training.origin import check_origin
+from training.state import explained_full_disk, written_whole
+
+
+RHYTHM = ("checkpoint_s", "log_s")  # of a schedule: decides nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +100,9 @@ def run(trainee: Trainee, schedule: Schedule, checkpoint: Path, settings: Mappin
         Steps and seconds taken, and the last values that were printed.
 
     Raises:
-        ValueError: If the checkpoint was made with other settings.
-        FloatingPointError: If the loss stops being a number.
+        OriginError: If the checkpoint was made with other settings.
+        FloatingPointError: If the loss or a weight stops being a number; no checkpoint is written then.
+        FullDiskError: If a checkpoint does not fit on the disk.
     """
     average = copy.deepcopy(trainee.modules["model"]).eval().requires_grad_(False)
     step, earlier_s = _load(trainee, average, checkpoint, settings)
@@ -111,9 +118,10 @@ def run(trainee: Trainee, schedule: Schedule, checkpoint: Path, settings: Mappin
         now = time.monotonic()
         progress = schedule.progress(step, earlier_s + now - started)
         if now - logged > schedule.log_s or progress >= 1:
-            last = _report(step, earlier_s + now - started, scalars)
+            last = _report(step, earlier_s + now - started, scalars, checkpoint)
             logged = now
         if now - saved > schedule.checkpoint_s or progress >= 1:
+            check_weights(trainee, step, checkpoint)
             _save(trainee, average, checkpoint, settings, step, earlier_s + now - started)
             saved = now
     trainee.modules["model"].load_state_dict(average.state_dict())
@@ -154,12 +162,25 @@ def _set_learning_rate(trainee: Trainee, learning_rate: float) -> None:
             group["lr"] = learning_rate
 
 
-def _report(step: int, elapsed_s: float, scalars: Mapping[str, Tensor]) -> dict[str, float]:
+def check_weights(trainee: Trainee, step: int, checkpoint: Path) -> None:
+    """Refuse to save weights that are no numbers, which no later step would mend."""
+    parameters = [parameter for module in trainee.modules.values() for parameter in module.parameters()]
+    if not all(bool(parameter.isfinite().all()) for parameter in parameters):
+        raise FloatingPointError(_broken("weights", "NaN or infinity", step, checkpoint))
+
+
+def _broken(what: str, found: str, step: int, checkpoint: Path) -> str:
+    """What to do where numbers broke down: a checkpoint knows its learning rate, so a lower one begins anew."""
+    begin = f", delete `{checkpoint}`" if checkpoint.exists() else ""
+    return f"the {what} must be finite, got {found} at step {step}; lower `learning_rate`{begin} and start again"
+
+
+def _report(step: int, elapsed_s: float, scalars: Mapping[str, Tensor], checkpoint: Path) -> dict[str, float]:
     values = {name: float(value.detach()) for name, value in scalars.items()}
     text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
     print(f"step {step:6d}  {elapsed_s:6.0f} s  {text}", flush=True)
     if not all(math.isfinite(value) for value in values.values()):
-        raise FloatingPointError(f"the loss must be finite, got {text} at step {step}; lower `learning_rate`")
+        raise FloatingPointError(_broken("loss", text, step, checkpoint))
     return values
 
 
@@ -183,9 +204,8 @@ def _save(
 ) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     header = {"step": str(step), "elapsed_s": repr(elapsed_s), "settings": json.dumps(settings, sort_keys=True)}
-    unfinished = checkpoint.with_suffix(".partial")
-    save_file(_named_parts(trainee, average), unfinished, metadata=header)
-    unfinished.replace(checkpoint)
+    with explained_full_disk(checkpoint), written_whole(checkpoint) as partial:
+        save_file(_named_parts(trainee, average), partial, metadata=header)
 
 
 def _load(trainee: Trainee, average: nn.Module, checkpoint: Path, settings: Mapping[str, object]) -> tuple[int, float]:
@@ -194,11 +214,7 @@ def _load(trainee: Trainee, average: nn.Module, checkpoint: Path, settings: Mapp
         return 0, 0.0
     with safe_open(checkpoint, framework="pt") as stored:
         header = stored.metadata()
-        if header["settings"] != json.dumps(settings, sort_keys=True):
-            raise ValueError(
-                f"`{checkpoint}` must be made with the present settings, got {header['settings']}; "
-                "restore the config or choose another output folder"
-            )
+        check_origin(json.loads(header["settings"]), settings, checkpoint)
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     average.load_state_dict(_below(tensors, "average."))
     for part, module in trainee.modules.items():
@@ -221,6 +237,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def schedule_settings(schedule: Schedule) -> dict[str, object]:
-    """The part of a schedule that a resumed run has to share: everything but the rhythm of saving and printing."""
-    return {name: value for name, value in asdict(schedule).items() if name not in ("checkpoint_s", "log_s")}
+def decisive_settings(config: Any) -> dict[str, Any]:
+    """What a resumed run has to share of a config with a `schedule`: all but the rhythm of saving and printing."""
+    schedule = {name: value for name, value in asdict(config.schedule).items() if name not in RHYTHM}
+    return {**asdict(config), "schedule": schedule}
