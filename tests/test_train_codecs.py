@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from training.avatars import ClipBatch, iterate_clips, stack_clips
 from training.codec_config import VideoStage, VideoVAEConfig, load_config
 from training.codec_losses import kl_divergence, mouth_weights, pixel_loss, stft_loss
+from training.corpus import make_shards
 from training.muon import orthogonalise
 from training.timed_loop import Schedule, Trainee, run
 from training.train_codecs import (
@@ -275,6 +276,28 @@ def test_a_loss_that_is_no_number_ends_the_run(clips: ClipBatch, config: Path, t
     assert not (tmp_path / "c.safetensors").exists()
 
 
+def test_weights_that_are_no_numbers_are_not_saved_between_two_lines_of_the_log(tmp_path: Path) -> None:
+    class Breaking:
+        def __init__(self) -> None:
+            self.modules = {"model": torch.nn.Linear(2, 2)}
+            self.optimizers: dict[str, torch.optim.Optimizer] = {}
+
+        def train_step(self, step: int, progress: float) -> Mapping[str, torch.Tensor]:
+            if step == 1:
+                torch.nn.init.constant_(self.modules["model"].weight, torch.inf)
+            return {"loss": torch.tensor(1.0)}
+
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(FloatingPointError, match=r"at step 2; lower `learning_rate`, delete `.*c\.safetensors` and"):
+        run(Breaking(), Schedule(steps=9, checkpoint_s=-1.0), path, {})
+    assert load_file(path)["module.model.weight"].isfinite().all()
+    path.unlink()  # what the error says
+    torch.manual_seed(0)
+    healthy = Breaking()
+    healthy.train_step = lambda *_: {"loss": torch.tensor(1.0)}  # type: ignore[method-assign]
+    assert run(healthy, Schedule(steps=3, learning_rate=1e-5), path, {"rate": 1})["steps"] == 3
+
+
 @pytest.mark.parametrize("shape", [(6, 24), (24, 6)])
 def test_an_orthogonalised_step_has_singular_values_near_one(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
@@ -330,7 +353,9 @@ def test_a_group_without_fields_is_refused(tmp_path: Path, name: str) -> None:
     assert load_config(path).video_decoder is None
 
 
-def test_the_decoder_of_another_video_vae_is_not_continued(config: Path, tmp_path: Path) -> None:
+def test_the_decoder_of_another_video_vae_is_not_continued(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["--config", str(config), "--output", str(tmp_path), "--component", "video_vae", "--processes", "1"]
     main(command)
     (tmp_path / "vae" / "report.json").unlink()
@@ -339,8 +364,10 @@ def test_the_decoder_of_another_video_vae_is_not_continued(config: Path, tmp_pat
         header = stored.metadata()
     tensors["average.encoder.conv_in.weight"] += 1
     save_file(tensors, tmp_path / "checkpoints" / "video_vae.safetensors", metadata=header)
-    with pytest.raises(ValueError, match=r"video_decoder\.safetensors` must be made with the present settings"):
+    with pytest.raises(SystemExit):
         main(command)
+    error = capsys.readouterr().err
+    assert "video_decoder.safetensors` must be made with the present settings, got `encoder`" in error
 
 
 def test_a_stage_with_a_number_of_frames_that_wan_cannot_encode_is_refused(tmp_path: Path) -> None:
@@ -405,3 +432,50 @@ def test_one_command_makes_all_components_and_leaves_finished_ones_alone(
     capsys.readouterr()
     main(command)
     assert capsys.readouterr().out.count("is finished") == 4
+
+    slower = {**TINY["vocoder"], "schedule": {"steps": 4, "learning_rate": 1e-4}}
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({**TINY, "vocoder": slower, "corpus": {"clips": 4, "held_out": 3}}))
+    command = ["--config", str(other), *command[2:]]
+    assert "`vocoder.schedule.learning_rate` 0.001 there, 0.0001 here; delete it" in refusal(command, capsys)
+    report = json.loads((tmp_path / "vocoder" / "report.json").read_text())
+    report.pop("settings")
+    (tmp_path / "vocoder" / "report.json").write_text(json.dumps(report))
+    main(command)  # a report without settings counts as one of the present ones
+    assert capsys.readouterr().out.count("is finished") == 4
+
+
+def refusal(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The sentence with which a command ends."""
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    return capsys.readouterr().err
+
+
+def test_a_vocoder_of_another_audio_vae_is_neither_finished_nor_continued(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--config", str(config), "--output", str(tmp_path), "--component", "audio_vae,vocoder"]
+    command += ["--processes", "1"]
+    main(command)
+    weights = tmp_path / "audio_vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["vae.decoder.conv_in.weight"] *= 2
+    save_file(tensors, weights)
+    assert "vocoder` must be made with the present settings, got `audio_vae`" in refusal(command, capsys)
+    (tmp_path / "vocoder" / "report.json").unlink()
+    error = refusal(command, capsys)
+    assert "vocoder.safetensors` must be made with the present settings, got `audio_vae`" in error
+
+
+def test_clips_of_another_voice_and_a_config_with_a_mistake_end_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_shards(tmp_path / "corpus", range(4), speech="formant")
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({**TINY, "corpus": {"clips": 4, "speech": "espeak"}}))
+    command = ["--output", str(tmp_path), "--component", "text_encoder", "--processes", "1", "--config"]
+    assert "`speech` formant there, espeak here" in refusal([*command, str(other)], capsys)
+    other.write_text("corpus: [")
+    assert "must be valid YAML" in refusal([*command, str(other)], capsys)
+    assert "No such file" in refusal([*command, str(tmp_path / "none.yaml")], capsys)

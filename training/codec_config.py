@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
-from training.timed_loop import Schedule
+from training.origin import digest_components
+from training.timed_loop import Schedule, decisive_settings
 
 
 T = TypeVar("T")
@@ -170,7 +171,17 @@ class TextEncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CodecsConfig:
-    """All small components of a model."""
+    """All small components of a model.
+
+    Attributes:
+        corpus: The clips, for training and for the reports.
+        video_vae: The video VAE.
+        audio_vae: The audio VAE.
+        vocoder: The vocoder, which also learns from what the audio VAE decodes.
+        text_encoder: The tokenizer and the text encoder.
+        video_decoder: How the video VAE's decoder goes on alone; `None` leaves it as it is.
+        tf32: Whether a GPU may round the factors of float32 products to ten bits.
+    """
 
     corpus: CorpusConfig
     video_vae: VideoVAEConfig
@@ -178,16 +189,37 @@ class CodecsConfig:
     vocoder: VocoderConfig
     text_encoder: TextEncoderConfig
     video_decoder: VideoDecoderConfig | None = None
-    tf32: bool = field(default=True)
+    tf32: bool = True
 
 
 def load_config(path: str | Path) -> CodecsConfig:
     """Read a YAML file.
 
     Raises:
-        ValueError: If a field is unknown, missing or out of range.
+        ValueError: If the file is no YAML, or a field is unknown, missing or out of range.
     """
-    return _build(CodecsConfig, yaml.safe_load(Path(path).read_text()), "")
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"`{path}` must be valid YAML, got an error ({error}); correct it") from error
+    return _build(CodecsConfig, values, "")
+
+
+def component_settings(name: str, config: CodecsConfig, audio_vae: Path) -> dict[str, Any]:
+    """What decides a component: its clips, its part of the config and, of the vocoder, the audio VAE.
+
+    Args:
+        name: "video_vae", "audio_vae", "vocoder" or "text_encoder".
+        config: All components.
+        audio_vae: Folder of the audio VAE, if there is one yet.
+    """
+    parts = {"video_vae": ("video_vae", "video_decoder")}.get(name, (name,))
+    configs = {part: getattr(config, part) for part in parts}
+    settings: dict[str, Any] = {part: value and decisive_settings(value) for part, value in configs.items()}
+    settings["corpus"] = {"clips": config.corpus.clips, "speech": config.corpus.speech}
+    if name == "vocoder" and audio_vae.is_dir():
+        settings["audio_vae"] = digest_components([audio_vae])
+    return settings
 
 
 def _build(kind: type[T], values: Mapping[str, Any], where: str) -> T:

@@ -19,7 +19,13 @@ SLOPE = 0.1
 
 
 class Judge(nn.Module):
-    """A stack of 2-D convolutions that scores every place of a picture of the sound."""
+    """A stack of 2-D convolutions that scores every place of a picture of the sound.
+
+    Args:
+        kernels: Rows and columns of each layer's kernel.
+        strides: Rows and columns of each layer's stride.
+        width: Channels of the first layer; they double with every further one, up to eight times as many.
+    """
 
     def __init__(self, kernels: list[tuple[int, int]], strides: list[tuple[int, int]], width: int) -> None:
         super().__init__()
@@ -46,7 +52,11 @@ def fold(waveform: Tensor, period: int) -> Tensor:
 
 
 class Discriminators(nn.Module):
-    """All judges together."""
+    """All judges together.
+
+    Args:
+        width: Channels of each judge's first layer.
+    """
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()

@@ -11,12 +11,11 @@ It takes minutes on two cores; started again, it leaves finished parts alone.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +39,8 @@ from training.dataset import EMPTY_PROMPT, write_record
 from training.disc_clip import COLOURS, FRAME_RATE, NUM_FRAMES, SAMPLING_RATE, SIZE_PX, draw_clip, measure_radius
 from training.evaluation import EnvelopeSync, envelope, envelope_sync
 from training.spectrogram import log_mel
-from training.timed_loop import run, schedule_settings
+from training.state import explained_full_disk, written_whole
+from training.timed_loop import decisive_settings, run
 from training.train_codecs import (
     AudioVAETraining,
     VideoVAETraining,
@@ -84,10 +84,15 @@ def clip_tensors() -> tuple[Tensor, Tensor]:
 def train_codec(name: str, training: Any, folder: Path) -> Any:
     """Run a training of `training.train_codecs` to the end of its schedule; returns its model."""
     print(name, flush=True)
-    schedule = training.config.schedule
-    settings = {**asdict(training.config), "schedule": schedule_settings(schedule)}
-    run(training, schedule, checkpoint_file(folder, name), settings)
+    config = training.config
+    run(training, config.schedule, checkpoint_file(folder, name), decisive_settings(config))
     return training.modules["model"].eval()
+
+
+def save(model: Any, folder: Path) -> None:
+    """Save a component, whole or not at all: a folder that is there is complete."""
+    with explained_full_disk(folder), written_whole(folder) as partial:
+        model.save_pretrained(partial)
 
 
 def checkpoint_file(folder: Path, name: str) -> Path:
@@ -102,7 +107,7 @@ def make_video_vae(config: CodecsConfig, folder: Path) -> None:
     torch.manual_seed(0)
     vae = train_codec("vae", VideoVAETraining(config.video_vae, frames, no_mouth), folder)
     set_video_statistics(vae, frames)
-    vae.save_pretrained(folder / "vae")
+    save(vae, folder / "vae")
 
 
 def make_audio_codec(config: CodecsConfig, folder: Path) -> None:
@@ -112,8 +117,8 @@ def make_audio_codec(config: CodecsConfig, folder: Path) -> None:
     audio_vae = train_codec("audio_vae", AudioVAETraining(config.audio_vae, sound), folder)
     set_audio_statistics(audio_vae, sound.float() / 32767)
     vocoder = train_codec("vocoder", VocoderTraining(config.vocoder, audio_vae, sound), folder)
-    audio_vae.save_pretrained(folder / "audio_vae")
-    vocoder.save_pretrained(folder / "vocoder")
+    save(audio_vae, folder / "audio_vae")
+    save(vocoder, folder / "vocoder")
 
 
 def make_text_encoder(config: CodecsConfig, folder: Path) -> None:
@@ -196,11 +201,7 @@ def train_pipeline(codecs_config: CodecsConfig, config: TrainConfig, output: Pat
     write_records(assemble(codecs, None, shifts), Path(config.data))
     print("transformer", flush=True)
     trained = Trainer(config).train()
-    partial = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    transformer = JoVATransformer3DModel.from_pretrained(trained / "transformer")
-    assemble(codecs, transformer, shifts).save_pretrained(partial)
-    partial.rename(folder)
+    save(assemble(codecs, JoVATransformer3DModel.from_pretrained(trained / "transformer"), shifts), folder)
     return folder
 
 

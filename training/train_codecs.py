@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.ltx2 import LTX2Vocoder
 from torch import Tensor, nn
 
-from diffusers_jova.cli import Parser
+from diffusers_jova.cli import Parser, one_line
 from training.codec_config import (
     AudioVAEConfig,
     CodecsConfig,
@@ -38,6 +38,7 @@ from training.codec_config import (
     VideoStage,
     VideoVAEConfig,
     VocoderConfig,
+    component_settings,
     load_config,
 )
 from training.codec_losses import (
@@ -53,8 +54,9 @@ from training.codec_losses import (
 from training.corpus import HELD_OUT_SEED, make_shards, make_shards_aside, read_array
 from training.discriminators import Discriminators
 from training.muon import muon_for_kernels
-from training.state import write_json
-from training.timed_loop import adamw, optimise, run, schedule_settings
+from training.origin import OriginError, check_origin, digest_components
+from training.state import FullDiskError, write_json
+from training.timed_loop import adamw, decisive_settings, optimise, run
 from training.train_text_encoder import train_text_encoder
 from training.wan_clip import decode_clip, encode_clip, start_from_images
 
@@ -184,7 +186,13 @@ def set_video_statistics(vae: AutoencoderKLWan, frames: Tensor) -> None:
 
 @torch.no_grad()
 def measure_video_vae(vae: AutoencoderKLWan, frames: Tensor, mouth_boxes: Tensor) -> dict[str, float]:
-    """PSNR in dB of frames uint8 [N, F, H, W, 3], everywhere and in the mouths, through the class's own methods."""
+    """PSNR in dB, everywhere and in the mouths, through the class's own methods.
+
+    Args:
+        vae: With the statistics of its latents.
+        frames: uint8 [N, F, H, W, 3].
+        mouth_boxes: xyxy in pixels, NaN for no mouth, [N, P, F, 4].
+    """
     errors, mouths, deviation = [], [], []
     for part, boxes in zip(frames.split(EVALUATION_BATCH), mouth_boxes.split(EVALUATION_BATCH), strict=True):
         video = to_pixels(part)
@@ -377,11 +385,33 @@ def digest(module: nn.Module) -> str:
     return hashlib.sha256(b"".join(weights)).hexdigest()[:16]
 
 
+def is_finished(name: str, config: CodecsConfig, output: Path) -> bool:
+    """Whether a component is complete: its report is written last.
+
+    Raises:
+        OriginError: If it was made with other settings; one whose report names none counts as made with these.
+    """
+    report = output / FOLDERS[name] / "report.json"
+    if not report.exists():
+        return False
+    found = json.loads(report.read_text()).get("settings", {})
+    if found:
+        check_origin(found, component_settings(name, config, output / FOLDERS["audio_vae"]), report.parent)
+    return True
+
+
 class Workshop:
-    """Where components are made: config, clips, output folder and device."""
+    """Where components are made: config, clips, output folder and device.
+
+    Args:
+        config: Clips, sizes and schedules.
+        corpus: Folder of the clips, which are made unless they are there.
+        output: Folder for the components and their checkpoints.
+        processes: Processes that make clips.
+    """
 
     def __init__(self, config: CodecsConfig, corpus: Path, output: Path, processes: int) -> None:
-        self.config, self.output = config, output
+        self.config, self.output, self.audio_vae = config, output, output / FOLDERS["audio_vae"]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
@@ -413,10 +443,10 @@ class Workshop:
             training: With a `config`.
             origin: What else a checkpoint must have been made from to be continued.
         """
-        schedule = training.config.schedule
-        settings = {**asdict(training.config), "schedule": schedule_settings(schedule), **origin}
+        config = training.config
+        settings = {**decisive_settings(config), **origin}
         print(f"{name}: {sum(p.numel() for p in training.modules['model'].parameters()):,} parameters", flush=True)
-        return run(training, schedule, self.output / "checkpoints" / f"{name}.safetensors", settings)
+        return run(training, config.schedule, self.output / "checkpoints" / f"{name}.safetensors", settings)
 
     def make_video_vae(self, folder: Path) -> dict[str, Any]:
         """Train, measure and save the video VAE."""
@@ -449,9 +479,9 @@ class Workshop:
 
     def make_vocoder(self, folder: Path) -> dict[str, Any]:
         """Train, measure and save the vocoder; the audio VAE has to be there."""
-        audio_vae = MMAudioVAE.from_pretrained(self.output / FOLDERS["audio_vae"]).eval().to(self.device)
+        audio_vae = MMAudioVAE.from_pretrained(self.audio_vae).eval().to(self.device)
         training = VocoderTraining(self.config.vocoder, audio_vae, self.waveforms(self.shards))
-        report = self.train("vocoder", training)
+        report = self.train("vocoder", training, audio_vae=digest_components([self.audio_vae]))
         vocoder = save_rounded(training.vocoder, folder)
         return {**report, "held_out": measure_vocoder(vocoder, audio_vae, self.held_out_waveforms())}
 
@@ -467,7 +497,7 @@ class Workshop:
     def make(self, name: str) -> None:
         """Make one component unless it is finished, and write its report last: a folder with a report is complete."""
         folder = self.output / FOLDERS[name]
-        if (folder / "report.json").exists():
+        if is_finished(name, self.config, self.output):
             print(f"{name} is finished: {folder}")
             return
         makers: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -476,12 +506,12 @@ class Workshop:
             "vocoder": self.make_vocoder,
             "text_encoder": self.make_text_encoder,
         }
-        report = makers[name](folder)
+        report = {**makers[name](folder), "settings": component_settings(name, self.config, self.audio_vae)}
         report["megabytes"] = round(sum(f.stat().st_size for f in folder.glob("*.safetensors")) / 1e6, 2)
         if self.device.type == "cuda":
             report["gpu"] = torch.cuda.get_device_name()
             report["peak_gigabytes"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
-        print(f"{name}: {json.dumps(report)}", flush=True)
+        print(f"{name}: {json.dumps({key: value for key, value in report.items() if key != 'settings'})}", flush=True)
         write_json(folder / "report.json", report)
 
 
@@ -505,12 +535,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := [name for name in names if name not in FOLDERS]:
         parser.error(f"`--component` must be all or some of {', '.join(FOLDERS)}, got {', '.join(unknown)}")
     corpus = args.corpus or args.output / "corpus"
-    workshop = Workshop(load_config(args.config), corpus, args.output, args.processes)
+    try:
+        config = load_config(args.config)
+        for name in names:
+            is_finished(name, config, args.output)  # refuses one of other settings before anything is made
+        workshop = Workshop(config, corpus, args.output, args.processes)
+    except (OSError, ValueError) as error:
+        parser.error(one_line(error))
     if args.component == "all":
         places = ["--config", str(args.config), "--output", str(args.output), "--corpus", str(corpus)]
         sys.exit(run_chains([*places, "--processes", "1"]))  # the clips are there
-    for name in names:
-        workshop.make(name)
+    try:
+        for name in names:
+            workshop.make(name)
+    except (OriginError, FloatingPointError, FullDiskError) as error:
+        parser.error(one_line(error))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Letters: B batch, S tokens, D features, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from training.codec_config import TextEncoderConfig
-from training.timed_loop import adamw, optimise, run, schedule_settings
+from training.state import explained_full_disk, written_whole
+from training.timed_loop import adamw, decisive_settings, optimise, run
 
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -191,10 +191,10 @@ def train_text_encoder(
     tokenizer.save_pretrained(folder.parent / "tokenizer")
     tokens = tokenize(tokenizer, captions)
     training = TextEncoderTraining(config, tokenizer, tokens, device)
-    settings = {**asdict(config), "schedule": schedule_settings(config.schedule)}
-    report: dict[str, Any] = run(training, config.schedule, checkpoint, settings)
+    report: dict[str, Any] = run(training, config.schedule, checkpoint, decisive_settings(config))
     model = training.model.to(torch.bfloat16)
-    model.encoder.save_pretrained(folder)
+    with explained_full_disk(folder), written_whole(folder) as partial:
+        model.encoder.save_pretrained(partial)
     model.float()  # the rounded weights, as they will be loaded
     accuracy = measure(model.eval(), training.targets, tokenize(tokenizer, held_out).to(device))
     return {
