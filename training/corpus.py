@@ -6,9 +6,10 @@ core, 0.54 MB per clip.
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusers_jova.cli import Parser
-from training.avatars import write_shards
+from training.avatars import make_clip, write_shards
+from training.origin import keep_origin
 
 
 CLIPS_PER_SHARD = 256
@@ -43,13 +45,24 @@ def make_shards(folder: str | Path, seeds: Sequence[int], *, num_processes: int 
 
     Returns:
         The shards, in the order of the seeds.
+
+    Raises:
+        OriginError: If the folder holds clips of other options; shards are named by their seeds alone.
     """
+    keep_origin(Path(folder), full_options(options))
     chunks = [seeds[first : first + CLIPS_PER_SHARD] for first in range(0, len(seeds), CLIPS_PER_SHARD)]
     write = partial(write_shards, folder, clips_per_shard=CLIPS_PER_SHARD, **options)
     if num_processes <= 1:
         return [path for chunk in chunks for path in write(seeds=chunk)]
     with get_context("spawn").Pool(num_processes) as pool:
         return [path for paths in pool.imap(write, chunks) for path in paths]
+
+
+def full_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `training.avatars.make_clip`, with its defaults where nothing is given."""
+    bound = inspect.signature(make_clip).bind(0, **options)
+    bound.apply_defaults()
+    return {name: value for name, value in bound.arguments.items() if name != "seed"}
 
 
 def read_array(shards: Sequence[Path], name: str) -> npt.NDArray[Any]:
