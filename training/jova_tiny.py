@@ -3,6 +3,7 @@
     python -m training.jova_tiny --output runs/jova-tiny
 
 Every stage leaves a folder and is skipped when that is complete; an interrupted stage continues from its checkpoints.
+A folder that was made from something else, other clips, codecs or branches, is refused.
 
     OUTPUT/corpus     synthetic clips as shards of arrays
     OUTPUT/codecs     video VAE, audio VAE, vocoder, tokenizer, text encoder; see training/train_codecs.py
@@ -22,7 +23,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -42,14 +42,17 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
-from diffusers_jova.cli import Parser
+from diffusers_jova.cli import Parser, one_line
 from diffusers_jova.prompt import full_mask
 from training import train_codecs
 from training.avatars import without_look
 from training.branches import copy_branch
+from training.codec_config import load_config
 from training.config import load_yaml, parse_overrides
 from training.corpus import make_shards
 from training.dataset import EMPTY_PROMPT, RecordHeader, write_record
+from training.origin import OriginError, digest_components, keep_origin, read_origin
+from training.state import FullDiskError, explained_full_disk, write_json, written_whole
 
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -63,6 +66,8 @@ DEFAULTS: dict[str, Any] = {
     "guidance_scale": 1.5,
     "max_sequence_length": 96,
 }
+PRESETS = {"video": "jova_tiny_video.yaml", "audio": "jova_tiny_audio.yaml"}  # of stage 1
+RECORDED = ("vae", "audio_vae", "tokenizer", "text_encoder")  # what decides the records; the vocoder does not
 ENCODING_BATCH = 8
 TEXT_BATCH = 100
 CARD = """---
@@ -108,7 +113,7 @@ def encode_clips(pipeline: JoVAPipeline, arrays: dict[str, Any], first: int) -> 
 
     Args:
         pipeline: With codecs and text encoder; its transformer may be missing.
-        arrays: Frames uint8 [N, F, H, W, 3], waveforms float [N, S] or int16, mouth boxes [N, P, F, 4], captions.
+        arrays: Frames uint8 [N, F, H, W, 3], waveforms float [N, S], mouth boxes [N, P, F, 4], captions.
         first: First clip of the batch.
     """
     rows = slice(first, first + ENCODING_BATCH)
@@ -117,7 +122,7 @@ def encode_clips(pipeline: JoVAPipeline, arrays: dict[str, Any], first: int) -> 
     image = pipeline.video_codec.encode(frames[:, :1].movedim(-1, 1) / 127.5 - 1)
     codec = pipeline.audio_codec
     num_samples = codec.num_samples_for(codec.num_latents_for(frames.shape[1] / DEFAULTS["frame_rate"]))
-    waveforms = as_float(arrays["waveforms"][rows])[:, None, :num_samples]
+    waveforms = torch.from_numpy(arrays["waveforms"][rows])[:, None, :num_samples]
     audio = codec.encode(waveforms.to(pipeline.device))
     embeds = encode_captions(pipeline, [str(text) for text in arrays["captions"][rows]])
     boxes = torch.from_numpy(arrays["mouth_boxes"][rows])
@@ -133,17 +138,11 @@ def encode_clips(pipeline: JoVAPipeline, arrays: dict[str, Any], first: int) -> 
     ]
 
 
-def as_float(waveforms: np.ndarray) -> Tensor:
-    """Waveforms as float32 in [-1, 1]."""
-    scale = 32767 if waveforms.dtype == np.int16 else 1
-    return torch.from_numpy(waveforms.astype(np.float32) / scale)
-
-
 def write_records(codecs: Path, shards: Sequence[Path], folder: Path, num_processes: int = 1) -> None:
     """Encode every clip once; shards whose records are complete are skipped."""
-    pipeline = assemble(codecs, None)
-    empty = pipeline.encode_texts([""], DEFAULTS["max_sequence_length"]).features[0].to(torch.bfloat16)
-    write_record(folder / EMPTY_PROMPT, {"prompt_embeds": empty}, {})
+    if not (folder / EMPTY_PROMPT).exists():
+        empty = assemble(codecs, None).encode_texts([""], DEFAULTS["max_sequence_length"]).features[0]
+        write_record(folder / EMPTY_PROMPT, {"prompt_embeds": empty.to(torch.bfloat16)}, {})
     marks = [folder / "shards" / shard.stem for shard in shards]
     missing = [(shard, mark) for shard, mark in zip(shards, marks, strict=True) if not mark.exists()]
     encode = partial(encode_shard, codecs, folder)
@@ -197,7 +196,8 @@ def write_plain_records(codecs: Path, records: Path, folder: Path) -> None:
         for path, header, caption, embed in zip(batch, headers, captions, embeds, strict=True):
             record = load_file(path) | {"prompt_embeds": embed}
             write_record(folder / path.name, record, {**header.metadata, "caption": caption})
-    write_record(folder / EMPTY_PROMPT, load_file(records / EMPTY_PROMPT), {})
+    if not (folder / EMPTY_PROMPT).exists():
+        write_record(folder / EMPTY_PROMPT, load_file(records / EMPTY_PROMPT), {})
 
 
 @torch.inference_mode()
@@ -213,20 +213,30 @@ def encode_captions(pipeline: JoVAPipeline, captions: Sequence[str]) -> list[Ten
 # 2. Records to a pipeline
 
 
-def start_training(config: Path, settings: Sequence[str], num_processes: int = 1) -> subprocess.Popen[bytes]:
-    """Start `training.train` on a preset; on the CPU every process has one thread."""
+def training_arguments(config: Path, settings: Sequence[str], num_processes: int = 1) -> list[str]:
+    """Arguments of Python for `training.train` on a preset, whose batch the processes share.
+
+    Raises:
+        ValueError: If the settings are none, or the processes cannot share the batch.
+    """
+    batch_size = load_yaml(config, parse_overrides(list(settings))).batch_size
+    if num_processes < 1 or batch_size % num_processes:
+        raise ValueError(
+            f"`--processes` must divide `batch_size` of {config}, {batch_size}, got {num_processes}; use 1"
+        )
     launcher = ["-m"]
     if num_processes > 1:
-        per_process, rest = divmod(load_yaml(config, parse_overrides(list(settings))).batch_size, num_processes)
-        if rest:
-            raise ValueError(f"`--processes` must divide `batch_size` of {config}, got {num_processes}; use 1")
-        settings = [*settings, f"batch_size={per_process}", "distribution=ddp"]
+        settings = [*settings, f"batch_size={batch_size // num_processes}", "distribution=ddp"]
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}", "-m"]
+    return [*launcher, "training.train", "--config", str(config), *settings]
+
+
+def start_training(config: Path, settings: Sequence[str], num_processes: int = 1) -> subprocess.Popen[bytes]:
+    """Start `training.train` on a preset; on the CPU every process has one thread."""
     environment = dict(os.environ)
     if not torch.cuda.is_available():
         environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, "training.train", "--config", str(config), *settings]
-    return subprocess.Popen(command, env=environment)
+    return subprocess.Popen([sys.executable, *training_arguments(config, settings, num_processes)], env=environment)
 
 
 def wait_for(*processes: subprocess.Popen[bytes]) -> None:
@@ -240,27 +250,22 @@ def join_branches(video: Path, audio: Path, folder: Path) -> None:
     """Save a transformer with the video branch of one and the audio branch of another, whole or not at all."""
     transformer = JoVATransformer3DModel.from_pretrained(video)
     copy_branch(JoVATransformer3DModel.from_pretrained(audio), transformer, "audio")
-    partial_folder = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    transformer.save_pretrained(partial_folder)
-    partial_folder.rename(folder)
+    with explained_full_disk(folder), written_whole(folder) as partial_folder:
+        transformer.save_pretrained(partial_folder)
 
 
 def save_pipeline(codecs: Path, transformer: Path, folder: Path) -> None:
     """Save the finished pipeline in bfloat16, whole or not at all."""
     dtype = torch.bfloat16
     pipeline = assemble(codecs, JoVATransformer3DModel.from_pretrained(transformer, torch_dtype=dtype), dtype)
-    partial = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipeline.save_pretrained(partial)
-    (partial / "README.md").write_text(CARD)
-    for config in partial.glob("*/config.json"):
-        forget_origin(config)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with explained_full_disk(folder), written_whole(folder) as partial_folder:
+        pipeline.save_pretrained(partial_folder)
+        (partial_folder / "README.md").write_text(CARD)
+        for config in partial_folder.glob("*/config.json"):
+            forget_place(config)
 
 
-def forget_origin(config: Path) -> None:
+def forget_place(config: Path) -> None:
     """Take from a component's config the folder that it was loaded from, which means nothing elsewhere."""
     values = json.loads(config.read_text())
     values.pop("_name_or_path", None)
@@ -271,9 +276,9 @@ def forget_origin(config: Path) -> None:
 
 
 def make_codecs(args: Namespace) -> None:
-    """Train the codecs, on the first clips of the corpus."""
-    codecs = args.output / "codecs"
-    if all((codecs / name / "report.json").exists() for name in train_codecs.FOLDERS.values()):
+    """Make the clips and train the codecs on them."""
+    codecs, config = args.output / "codecs", load_config(args.codecs_config)
+    if all(train_codecs.is_finished(name, config, codecs) for name in train_codecs.FOLDERS):
         return
     places = ["--output", str(codecs), "--corpus", str(args.output / "corpus")]
     try:
@@ -285,38 +290,57 @@ def make_codecs(args: Namespace) -> None:
 
 def make_records(args: Namespace) -> None:
     """Encode the clips."""
+    corpus, codecs, records = load_config(args.codecs_config).corpus, args.output / "codecs", args.output / "records"
+    origin = {"codecs": digest_components(codecs / name for name in RECORDED)}
+    keep_origin(records, {**origin, "clips": corpus.clips, "speech": corpus.speech})
     cores = os.cpu_count() or 1
-    shards = make_shards(args.output / "corpus", range(args.clips), num_processes=cores, speech=args.speech)
-    write_records(args.output / "codecs", shards, args.output / "records", cores)
+    shards = make_shards(args.output / "corpus", range(corpus.clips), num_processes=cores, speech=corpus.speech)
+    write_records(codecs, shards, records, cores)
 
 
 def train_branches(args: Namespace) -> None:
     """Stage 1: each branch alone, side by side; then both in one transformer."""
-    output: Path = args.output
-    if (output / "start").is_dir():
-        return
-    wait_for(
-        *(
-            start_training(
-                CONFIGS / f"jova_tiny_{name}.yaml", [f"data={output / 'records'}", f"output_dir={output / name}"]
-            )
-            for name in ("video", "audio")
-        )
-    )
-    join_branches(output / "video" / "transformer", output / "audio" / "transformer", output / "start")
+    records, start = args.output / "records", args.output / "start"
+    branches = {name: args.output / name / "transformer" for name in PRESETS}
+    origin = {"records": read_origin(records)}
+    if not start.is_dir():
+        for branch in branches.values():
+            keep_origin(branch.parent, origin)
+        places = {name: [f"data={records}", f"output_dir={branch.parent}"] for name, branch in branches.items()}
+        wait_for(*(start_training(CONFIGS / PRESETS[name], places[name]) for name in PRESETS))
+        join_branches(branches["video"], branches["audio"], start)
+    joined = {name: digest_components([branch]) for name, branch in branches.items() if branch.is_dir()}
+    keep_origin(start, {**origin, **joined})
 
 
 def train_together(args: Namespace) -> None:
     """Stage 2: both branches together, then with records whose captions leave the look to the portrait."""
     output: Path = args.output
-    training, plain = output / "training", output / "plain"
-    places = [f"model={output / 'start'}", f"data={output / 'records'}", f"output_dir={training}"]
-    wait_for(start_training(args.config, [*places, *args.overrides], args.processes))
+    records, plain, training, portraits = (output / name for name in ("records", "plain", "training", "portraits"))
+    go_on(output / "start", records, training, args.config, args.overrides, args.processes)
     if not (training / "transformer").is_dir():
         return  # `stop_after_minutes`: to be continued
-    write_plain_records(output / "codecs", output / "records", plain)
-    places = [f"model={training / 'transformer'}", f"data={plain}", f"output_dir={output / 'portraits'}"]
-    wait_for(start_training(args.portraits_config, places, args.processes))
+    keep_origin(plain, {"records": read_origin(records)})
+    write_plain_records(output / "codecs", records, plain)
+    go_on(training / "transformer", plain, portraits, args.portraits_config, (), args.processes)
+
+
+def go_on(
+    model: Path, records: Path, folder: Path, preset: Path, overrides: Sequence[str], num_processes: int
+) -> None:
+    """Train a transformer further.
+
+    Args:
+        model: Saved transformer.
+        records: To train on.
+        folder: Of the run; one that began with another model or other records is refused.
+        preset: Settings of the run.
+        overrides: Of the preset.
+        num_processes: Processes that share a batch.
+    """
+    keep_origin(folder, {"model": digest_components([model]), "records": read_origin(records)})
+    places = [f"model={model}", f"data={records}", f"output_dir={folder}"]
+    wait_for(start_training(preset, [*places, *overrides], num_processes))
 
 
 def make_pipeline(args: Namespace) -> None:
@@ -326,7 +350,7 @@ def make_pipeline(args: Namespace) -> None:
         return
     save_pipeline(codecs, transformer, folder)
     reports = {name: json.loads((codecs / name / "report.json").read_text()) for name in train_codecs.FOLDERS.values()}
-    (folder / "codecs_report.json").write_text(json.dumps(reports, indent=2) + "\n")
+    write_json(folder / "codecs_report.json", reports)
     print(f"jova-tiny is in {folder}")
 
 
@@ -346,9 +370,9 @@ def build_parser() -> Parser:
     """What the command takes."""
     parser = Parser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of all stages")
-    parser.add_argument("--clips", type=int, default=6_000, help="synthetic clips to train on")
-    parser.add_argument("--speech", choices=("espeak", "formant"), default="espeak", help="voice of the speakers")
-    parser.add_argument("--codecs-config", type=Path, default=CONFIGS / "codecs_tiny.yaml")
+    parser.add_argument(
+        "--codecs-config", type=Path, default=CONFIGS / "codecs_tiny.yaml", help="clips, and preset of the codecs"
+    )
     parser.add_argument("--config", type=Path, default=CONFIGS / "jova_tiny.yaml", help="preset of stage 2")
     parser.add_argument(
         "--portraits-config", type=Path, default=CONFIGS / "jova_tiny_portraits.yaml", help="preset of its second part"
@@ -361,13 +385,33 @@ def build_parser() -> Parser:
     return parser
 
 
+def check_arguments(args: Namespace) -> None:
+    """Refuse now what would end a later stage.
+
+    Raises:
+        ValueError: If a preset, an override or the number of processes cannot be used.
+    """
+    load_config(args.codecs_config)
+    places = ["data=records", "output_dir=run"]
+    for preset in PRESETS.values():
+        training_arguments(CONFIGS / preset, places)
+    training_arguments(args.config, [*places, *args.overrides], args.processes)
+    training_arguments(args.portraits_config, places, args.processes)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stages that are not complete yet."""
-    args = build_parser().parse_args(argv)
-    for name, run_stage in STAGES.items():
-        run_stage(args)
-        if name == args.until:
-            return
+    parser = build_parser()
+    args = parser.parse_intermixed_args(argv)
+    try:
+        check_arguments(args)
+    except (OSError, ValueError) as error:
+        parser.error(one_line(error))
+    try:
+        for run_stage in list(STAGES.values())[: list(STAGES).index(args.until) + 1]:
+            run_stage(args)
+    except (OriginError, FullDiskError) as error:
+        parser.error(one_line(error))
 
 
 if __name__ == "__main__":
