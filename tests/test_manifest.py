@@ -25,10 +25,23 @@ def manifest(folder: Path, *rows: dict[str, object], name: str = "clips.jsonl") 
 
 def test_every_column_of_a_manifest_reaches_its_sample(tmp_path: Path) -> None:
     touch(tmp_path, "clips/a.mp4", "a.wav", "a.png", "a.boxes.json")
-    texts = {"caption": "c", "video_caption": "v", "audio_caption": "s", "transcript": "t"}
     files = {"video": "clips/a.mp4", "audio": "a.wav", "reference_image": "a.png", "mouth_boxes": "a.boxes.json"}
-    (sample,) = read_samples(manifest(tmp_path, files | texts))
-    assert sample == Sample(**{name: tmp_path / file for name, file in files.items()}, **texts)
+    for texts in ({"caption": "c"}, {"video_caption": "v", "audio_caption": "s", "transcript": "t"}):
+        (sample,) = read_samples(manifest(tmp_path, files | texts))
+        assert sample == Sample(**{name: tmp_path / file for name, file in files.items()}, **texts)
+
+
+@pytest.mark.parametrize("part", ["video_caption", "audio_caption", "transcript"])
+def test_a_whole_caption_beside_a_part_is_refused_in_manifests_and_sidecars(tmp_path: Path, part: str) -> None:
+    touch(tmp_path, "a.mp4")
+    texts = {"caption": "a man", part: "hello"}
+    with pytest.raises(ValueError, match=rf"line 1: `caption` must stand alone, .* got it with `{part}`; rename it"):
+        read_samples(manifest(tmp_path, {"video": "a.mp4"} | texts))
+    (tmp_path / "a.json").write_text(json.dumps(texts))
+    with pytest.raises(ValueError, match=r"a\.json: `caption` must stand alone"):
+        read_samples(tmp_path)
+    (tmp_path / "a.json").write_text(json.dumps(texts | {part: " "}))
+    assert read_samples(tmp_path)[0].caption == "a man"
 
 
 def test_a_csv_says_the_same_as_a_jsonl(tmp_path: Path) -> None:

@@ -275,6 +275,51 @@ def test_a_missing_transcript_is_written_by_a_speech_model(tmp_path: Path, tiny_
     assert header["caption"] == "<S>X<E>"
 
 
+def test_heard_words_complete_parts_and_leave_whole_captions_alone(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["whole", "parts", "words"])
+    for name, texts in {"parts": {}, "words": {"transcript": "hi"}}.items():
+        (source / f"{name}.txt").unlink()
+        (source / f"{name}.json").write_text(json.dumps({"video_caption": "a man"} | texts))
+    command = [str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--device", "cpu"]
+    main([*command, "--whisper", str(save_speech_model(tmp_path / "speech"))])
+    captions = {
+        name.split("-")[0]: header["caption"]
+        for name, (header, _) in contents(tmp_path / "cache").items()
+        if "prompts" not in name
+    }
+    assert captions == {"whole": "clip whole", "parts": "a man <S>X<E>", "words": "a man <S>hi<E>"}
+    assert "`--whisper` leaves 1 captions as they are: whole.mp4; write" in capsys.readouterr().out
+
+
+def test_a_clip_whose_prompt_stays_empty_is_reported_and_skipped(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    source, output = write_clips(tmp_path / "clips", num_frames=20), tmp_path / "cache"
+    (source / "a.txt").unlink()
+    samples = read_samples(source, captions_required=False)
+    outcomes = prepare(samples, make_preparer(tiny_pipeline_folder, output))
+    assert [outcome.status for outcome in outcomes] == ["skipped", "kept"]
+    assert "skipped 1: the prompt is empty, nothing is written and no words were heard" in describe(outcomes)
+    assert [path.name[:2] for path in output.glob("*.safetensors")] == ["b-"]
+
+
+def test_the_clips_of_a_file_in_which_no_word_is_heard_are_left_out_alone(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"], num_frames=27)
+    (source / "a.txt").unlink()
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache", cut="all")
+    words = iter(["one", "", "three"])
+    vars(preparer)["_transcriber"] = lambda *_: next(words)
+    outcomes = prepare(read_samples(source, captions_required=False), preparer)
+    headers = [record(path)[0] for path in sorted((tmp_path / "cache").glob("*.safetensors"))]
+    assert [(header["caption"], header["num_clips"]) for header in headers] == [
+        ("<S>one<E>", "2"),
+        ("<S>three<E>", "2"),
+    ]
+    assert "left out of 1: a.mp4, 1 clips; the prompt is empty" in describe(outcomes)
+
+
 def save_speech_model(folder: Path) -> Path:
     """A tiny recogniser that hears an X in everything."""
     from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
@@ -337,6 +382,20 @@ def test_the_command_names_records_of_clips_that_are_gone_and_an_output_that_is_
     with pytest.raises(SystemExit):
         main([str(source), str(source / "a.txt"), *command[2:]])
     assert "`output` must be a folder, got the file" in capsys.readouterr().err
+
+
+def test_a_clip_without_memory_names_what_takes_less(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr(Preparer, "_encode", no_memory)
+    source = write_clips(tmp_path / "clips", ["a"])
+    with pytest.raises(SystemExit, match="2"):
+        main([str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--device", "cpu"])
+    message = "a clip must fit into the GPU's memory, got 'CUDA out of memory. Tried to allocate 2.00 GiB.'; use smaller"
+    assert message in capsys.readouterr().err
 
 
 def test_a_clip_that_loses_much_of_its_picture_to_the_crop_is_named(

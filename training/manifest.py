@@ -30,7 +30,7 @@ class Sample:
     Attributes:
         video: File with the picture, and the sound unless `audio` is given.
         audio: File with the sound.
-        caption: The whole prompt; the other three are then not used.
+        caption: The whole prompt; the other three are then empty.
         video_caption: What is seen.
         audio_caption: What is heard.
         transcript: What is said.
@@ -82,7 +82,8 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
 
     Raises:
         FileNotFoundError: If `source` or a file that it names does not exist.
-        ValueError: If there are no clips, or a column or caption is not as described.
+        ValueError: If there are no clips, or a column or caption is not as described, or a clip has a whole caption
+            and parts of one.
     """
     source = source.absolute()  # records keep their names wherever the command is run
     samples = _read_folder(source) if source.is_dir() else _read_manifest(source)
@@ -182,6 +183,12 @@ def _sample(row: Mapping[str, Any], folder: Path, where: str) -> Sample:
     if "video" not in paths and "audio" not in paths:
         raise ValueError(f"{where} must name a `video` or an `audio` file, got {sorted(given)}; add one of them")
     texts = {name: given[name].strip() for name in TEXT_COLUMNS if name in given}
+    parts = [f"`{name}`" for name, text in texts.items() if text and name != "caption"]
+    if texts.get("caption") and parts:
+        raise ValueError(
+            f"{where}: `caption` must stand alone, since it is the whole prompt, got it with {', '.join(parts)}; "
+            "rename it to `video_caption` or remove the others"
+        )
     boxes = given.get("mouth_boxes")
     return Sample(**paths, **texts, mouth_boxes=folder / boxes if isinstance(boxes, str) else boxes)
 

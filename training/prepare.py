@@ -47,6 +47,7 @@ Status = Literal["kept", "done", "skipped", "broken"]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SUMMARY = Path("prepare.json")  # inside the cache
 WHISPER_RATE_HZ = 16000
+EMPTY_PROMPT_REASON = "the prompt is empty, nothing is written and no words were heard; give a caption"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ class Outcome(NamedTuple):
         num_records: Records that the sample has.
         num_pictures: Those of them with a picture.
         num_mouths: Those of them in which a mouth is seen.
+        num_empty: Clips that became no record because their prompt is empty; not known of an earlier run.
     """
 
     source: str
@@ -90,6 +92,7 @@ class Outcome(NamedTuple):
     num_records: int = 0
     num_pictures: int = 0
     num_mouths: int = 0
+    num_empty: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,28 +115,29 @@ class Preparer:
 
     def __call__(self, sample: Sample) -> Outcome:
         """Prepare one sample."""
-        source, fingerprint = str(sample.source), self.fingerprint(sample)
+        fingerprint = self.fingerprint(sample)
         if done := self.find_done(sample, fingerprint):
             return done
         try:
             clips = load_clips(sample, self.settings.clips, self._detector)
         except SkippedClipError as error:
-            self._remove_records(sample, keep=0)
-            return Outcome(source, "skipped", str(error))
+            return self._leave_out(sample, "skipped", str(error))
         except BROKEN_CLIP_ERRORS as error:
-            self._remove_records(sample, keep=0)
-            return Outcome(source, "broken", one_line(error) or type(error).__name__)
-        for index, clip in enumerate(clips):
-            tensors, metadata = self._encode(sample, clip)
-            metadata |= {"clip": index, "num_clips": len(clips)}
+            return self._leave_out(sample, "broken", one_line(error) or type(error).__name__)
+        prompted = [(clip, prompt) for clip in clips if self._render(prompt := self._prompt(sample, clip))]
+        if not prompted:
+            return self._leave_out(sample, "skipped", EMPTY_PROMPT_REASON)
+        for index, (clip, prompt) in enumerate(prompted):
+            tensors, metadata = self._encode(sample, clip, prompt)
+            metadata |= {"clip": index, "num_clips": len(prompted)}
             digests = {"fingerprint": fingerprint, "preparation": self.preparation}
             write_record(self._record(sample, index), tensors, metadata | digests)
-        self._remove_records(sample, keep=len(clips))
+        self._remove_records(sample, keep=len(prompted))
         share = clips[0].kept_share
         note = f"the crop keeps {share:.0%} of the picture" if share < LITTLE_KEPT else ""
         written = self.find_done(sample, fingerprint)
         assert written is not None
-        return written._replace(status="kept", note=note)
+        return written._replace(status="kept", note=note, num_empty=len(clips) - len(prompted))
 
     @functools.cached_property
     def preparation(self) -> str:
@@ -165,10 +169,11 @@ class Preparer:
         if _header(path).get("fingerprint") != fingerprint:
             write_record(path, self._encoder.encode_prompt(""), {"fingerprint": fingerprint})
 
-    def _encode(self, sample: Sample, clip: Clip) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _encode(
+        self, sample: Sample, clip: Clip, prompt: JoVAPrompt | str
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Encode one clip to the tensors and the header of its record."""
         encoder, settings = self._encoder, self.settings.clips
-        prompt = self._prompt(sample, clip)
         tensors = encoder.encode_prompt(prompt)
         if clip.frames is not None:
             image = clip.frames[0] if clip.reference_image is None else clip.reference_image
@@ -178,7 +183,6 @@ class Preparer:
         if clip.audio is not None:
             duration_s = clip.bucket.num_frames / settings.frame_rate
             tensors["audio_latents"] = encoder.encode_audio(clip.audio, clip.sampling_rate, duration_s)
-        rendered = encoder.pipeline.render_prompts([prompt])[0]
         return tensors, {
             **clip.bucket._asdict(),
             "frame_rate": settings.frame_rate,
@@ -188,20 +192,29 @@ class Preparer:
             "temporal_factor": encoder.video_codec.temporal_factor,
             "has_video": int(clip.frames is not None),
             "has_audio": int(clip.audio is not None),
-            "caption": rendered,
+            "caption": self._render(prompt),
             "source": sample.source,
         }
 
     def _prompt(self, sample: Sample, clip: Clip) -> JoVAPrompt | str:
-        """Compose the prompt: the caption as it is, or the parts, with what was heard where nothing is written."""
+        """Compose the prompt: the caption as it is, or the parts, with what was heard where no words are written."""
+        if sample.caption:
+            return sample.caption
         transcript = sample.transcript
         if self._transcriber is not None and clip.audio is not None and not transcript:
             transcript = self._transcriber(clip.audio, clip.sampling_rate)
-            return JoVAPrompt(sample.caption or sample.video_caption, sample.audio_caption, transcript)
-        return sample.caption or JoVAPrompt(sample.video_caption, sample.audio_caption, transcript)
+        return JoVAPrompt(sample.video_caption, sample.audio_caption, transcript)
+
+    def _render(self, prompt: JoVAPrompt | str) -> str:
+        """Write the prompt as the text encoder reads it."""
+        return self._encoder.pipeline.render_prompts([prompt])[0].strip()
 
     def _record(self, sample: Sample, index: int) -> Path:
         return self.output / f"{sample.name}-{index:03d}.safetensors"
+
+    def _leave_out(self, sample: Sample, status: Status, note: str) -> Outcome:
+        self._remove_records(sample, keep=0)
+        return Outcome(str(sample.source), status, note)
 
     def _remove_records(self, sample: Sample, keep: int) -> None:
         """Remove what earlier settings left of this sample, from record `keep` on."""
@@ -293,6 +306,9 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = ()) -> str:
     cropped = [f"{Path(o.source).name}, {o.note}" for o in outcomes if o.status == "kept" and o.note]
     if cropped:
         lines.append(f"cropped {len(cropped)}: {some(cropped)}; give `--buckets` of their shape to keep more")
+    cut_off = [f"{Path(o.source).name}, {o.num_empty} clips" for o in outcomes if o.num_empty]
+    if cut_off:
+        lines.append(f"left out of {len(cut_off)}: {some(cut_off)}; {EMPTY_PROMPT_REASON}")
     reasons = Counter(outcome.note for outcome in outcomes if outcome.status == "skipped")
     sources = {outcome.note: Path(outcome.source).name for outcome in outcomes}
     lines += [f"skipped {count}: {reason} ({sources[reason]})" for reason, count in reasons.most_common()]
@@ -303,6 +319,17 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = ()) -> str:
             "those clips were removed, moved or given another sound"
         )
     return "\n".join(lines)
+
+
+def describe_whole_captions(samples: Sequence[Sample]) -> str:
+    """Say which captions get no transcript, because they are whole prompts; empty if there are none."""
+    whole = [sample.source.name for sample in samples if sample.caption]
+    if not whole:
+        return ""
+    return (
+        f"`--whisper` leaves {len(whole)} captions as they are: {some(whole)}; write them as `video_caption` "
+        "to have the words added\n"
+    )
 
 
 def describe_mouths(outcomes: Sequence[Outcome]) -> str:
@@ -472,9 +499,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_work(args)
         preparer = Preparer(args.model, args.output, settings, fingerprint_model(args.model), args.device)
         outcomes = prepare(samples, preparer, args.num_processes, args.ray)
+    except torch.OutOfMemoryError as error:
+        reason = one_line(error).partition(" GPU ")[0]  # the rest counts bytes
+        parser.error(
+            f"a clip must fit into the GPU's memory, got {reason!r}; use smaller `--buckets` or fewer "
+            "`--num-processes` per GPU, what is done stays done"
+        )
     except (ValueError, OSError, ImportError) as error:
         parser.error(one_line(error))
-    print(describe(outcomes, find_strangers(samples, args.output)))
+    heard = "" if args.whisper is None else describe_whole_captions(samples)
+    print(heard + describe(outcomes, find_strangers(samples, args.output)))
     if not any(outcome.num_records for outcome in outcomes):
         parser.exit(1, f"no clip of `{args.source}` was kept\n")
 
