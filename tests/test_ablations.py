@@ -1,6 +1,7 @@
 """Ablations: arms differ in one setting, are done once, and the table says what came out."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from training.ablations import ARMS, COLUMNS, TABLES, aggregate, arm_config, des
 from training.branches import branch_of
 from training.dataset import EMPTY_PROMPT, write_record
 from training.model import load_transformer
+from training.origin import NOTE, OriginError
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def test_a_shorter_run_warms_up_and_averages_over_the_same_part(source: Path) ->
 
 
 def test_the_command_runs_each_arm_once_and_fills_the_card(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ablations, "ARMS", {name: ARMS[name] for name in ("base", "cross-linear", "unaligned")})
     monkeypatch.setattr(
@@ -127,8 +129,89 @@ def test_the_command_runs_each_arm_once_and_fills_the_card(
 
     monkeypatch.setattr(ablations, "Trainer", None)  # a second run trains nothing
     ablations.main(arguments)
-    with pytest.raises(ValueError, match=r"`learning_rate` 0\.001 there, 0\.002 here; choose another `--output`"):
-        ablations.main([*arguments, "learning_rate=2e-3"])
+    assert "`learning_rate` 0.001 there, 0.002 here; delete it" in refusal([*arguments, "learning_rate=2e-3"], capsys)
+
+    result = tmp_path / "runs" / "base-seed0-1.json"
+    written = json.loads(result.read_text())
+    early = {name: value for name, value in written["settings"].items() if name not in ("components", "data")}
+    result.write_text(json.dumps({**written, "settings": {**early, "codecs": "checkpoints and all"}}))
+    ablations.main(arguments)  # a result of an earlier form is read
+    result.write_text(json.dumps({**written, "settings": {**written["settings"], "components": "another"}}))
+    assert "`components` another there" in refusal(arguments, capsys)
+
+    result.unlink()  # as after an interruption: the folder of the run is there
+    assert "base-seed0-1` must be made with the present settings, got `learning_rate` 0.001 there" in refusal(
+        [*arguments, "learning_rate=2e-3"], capsys
+    )
+    note = tmp_path / "runs" / "audio-unaligned" / NOTE
+    note.write_text(json.dumps({"branches": "another"}))
+    assert "audio-unaligned` must be made with the present settings, got `branches`" in refusal(arguments, capsys)
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The sentence with which the command ends."""
+    with pytest.raises(SystemExit, match="2"):
+        ablations.main(arguments)
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--only", "foo", "0"], "`--only` must be an arm and a seed, got foo 0; the arms are base,"),
+        (["--only", "base", "x"], "`--only` must be an arm and a seed, got base x"),
+        (["lerning_rate=1e-3"], "did you mean `learning_rate`"),
+        (["batch_size=0"], "`batch_size` must be at least 1, got 0"),
+        (["--parallel", "0"], "`--parallel` must be at least 1, got 0"),
+        (["--audio-config", "none.yaml"], "`none.yaml` must be an existing YAML file"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_made(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], error: str
+) -> None:
+    places = ["--data", source / "records", "--codecs", source / "pipeline", "--config", source / "preset.yaml"]
+    places += ["--branches", source / "pipeline" / "transformer", "--output", tmp_path / "runs", "--steps", "1"]
+    assert error in refusal([*map(str, places), *words], capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_records_that_do_not_fit_the_branches_end_the_command_with_one_sentence(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "records").mkdir()
+    places = ["--data", tmp_path / "records", "--codecs", source / "pipeline", "--config", source / "preset.yaml"]
+    places += ["--branches", source / "pipeline" / "transformer", "--output", tmp_path / "runs", "--steps", "1"]
+    error = refusal([*map(str, places), "--only", "base", "0"], capsys)
+    assert "records" in error.splitlines()[-1]
+
+
+def test_only_what_decodes_the_clips_counts_as_codecs(source: Path, tmp_path: Path) -> None:
+    codecs = tmp_path / "codecs"
+    shutil.copytree(source / "pipeline", codecs)
+    digest = ablations.digest_decoders(codecs)
+    (codecs / "checkpoints").mkdir()
+    (codecs / "checkpoints" / "vae.safetensors").write_bytes(b"1")
+    (codecs / "vae" / "report.json").write_text("{}")
+    shutil.rmtree(codecs / "transformer")
+    assert ablations.digest_decoders(codecs) == digest
+    weights = next((codecs / "vocoder").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert ablations.digest_decoders(codecs) != digest
+
+
+def test_a_budget_of_other_minutes_or_settings_is_refused(source: Path, tmp_path: Path) -> None:
+    words = ["--output", str(tmp_path), "--branches", str(source / "pipeline" / "transformer")]
+    words += ["--config", str(source / "preset.yaml"), "--data", str(source / "records"), "--minutes-per-arm"]
+    settings = {"data": str(source / "records")}
+    args = ablations.build_parser().parse_args([*words, "0.001"])
+    steps = ablations.find_steps(args, settings)
+    assert ablations.find_steps(args, settings) == steps
+    with pytest.raises(OriginError, match=r"`settings\.batch_size` 2 there, 1 here"):
+        ablations.find_steps(args, settings | {"batch_size": 1})
+    with pytest.raises(OriginError, match=r"budget\.json` must .* got `minutes` 0\.001 there, 5\.0 here"):
+        ablations.find_steps(ablations.build_parser().parse_args([*words, "5"]), settings)
+    (tmp_path / "budget.json").write_text('{"steps": 7}')  # of an earlier version
+    assert ablations.find_steps(args, settings) == 7
 
 
 def test_a_budget_of_minutes_becomes_one_number_of_steps(source: Path, tmp_path: Path) -> None:
@@ -165,3 +248,13 @@ def test_a_failing_process_is_an_error_after_the_others_have_run(
         ablations.run_parallel([[f"{program}-{name}"] for name in "ab"], 2)
     assert (tmp_path / "program-a").exists()
     assert (tmp_path / "program-b").exists()
+
+
+def test_what_waits_for_a_failed_process_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\ntouch "$3"\n[ "$3" != "$0-b" ]\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(ablations.sys, "executable", str(program))
+    with pytest.raises(ablations.subprocess.CalledProcessError):
+        ablations.run_parallel([[f"{program}-{name}"] for name in "abc"], 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["program", "program-a", "program-b"]

@@ -6,7 +6,8 @@ JoVA (arXiv:2512.13677v1), Tab. 3, 4 and 5: the weight of the mouth loss, the al
 branches meet. Each arm is a stage 2 of `training.train` on the records of jova-tiny that differs from the first arm in
 one setting, measured on held-out prompts as in `training.evidence`. All begin with the two branches that stage 1 left;
 where the setting changes what the audio branch computes alone, that branch is trained anew first. An arm that has its
-result file is skipped, an interrupted one continues from its checkpoint. `--parallel 2` trains two arms at a time.
+result file is skipped, an interrupted one continues from its checkpoint; both are refused if they were made with other
+settings, records, branches or codecs. `--parallel 2` trains two arms at a time.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, product
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from diffusers_jova import JoVAPipeline
-from diffusers_jova.cli import Parser
+from diffusers_jova.cli import Parser, one_line
 from training.branches import copy_branch
 from training.config import TrainConfig, load_yaml, parse_overrides
 from training.evidence import load_pipeline, measure, summarize
@@ -33,12 +35,18 @@ from training.generation import BATCH_SIZE, FIRST_SEED, fingerprint, generate, h
 from training.jova_tiny import CONFIGS, assemble, start_training, wait_for
 from training.model import load_transformer
 from training.model_card import fill_section, markdown_table, provenance
+from training.origin import OriginError, check_origin, digest_components, keep_origin, read_origin
 from training.state import write_json
+from training.train import checked_input, worded_errors
 from training.trainer import Trainer
 
 
 FIRST_ABLATION_SEED = FIRST_SEED + 200_000
 CALIBRATION_STEPS = 20
+DECODERS = (  # parts of a pipeline that have a say in an arm's clips
+    *("vae", "audio_vae", "vocoder", "scheduler"),
+    *("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
+)
 Run = tuple[str, int]  # arm and seed
 
 
@@ -110,12 +118,14 @@ def train_audio_branch(name: str, branches: Path, data: Path, preset: Path, fold
         preset: Settings of the run.
         folder: Of the run.
     """
+    model = folder / "model.json"
+    places = {"model": str(model), "data": str(data), "output_dir": str(folder)}
+    settings = load_yaml(preset, places).settings_of_result()
+    keep_origin(folder, {**settings, "branches": digest_components([branches]), "data": read_origin(data)})
     if (folder / "transformer").is_dir():
         return
-    model = folder / "model.json"
-    folder.mkdir(parents=True, exist_ok=True)
     model.write_text(json.dumps({**json.loads((branches / "config.json").read_text()), **ARMS[name].model}))
-    wait_for(start_training(preset, [f"model={model}", f"data={data}", f"output_dir={folder}"]))
+    wait_for(start_training(preset, [f"{name}={place}" for name, place in places.items()]))
 
 
 def write_start(name: str, branches: Path, audio: Path | None = None, *, folder: Path) -> None:
@@ -148,7 +158,7 @@ def run_arm(
     codecs: Path,
     result: Path,
     *,
-    origin: Mapping[str, str],
+    origin: Mapping[str, Any],
     num_clips: int,
     speech: str,
     batch_size: int = BATCH_SIZE,
@@ -159,25 +169,27 @@ def run_arm(
         config: The run.
         codecs: Saved pipeline, or what `training.train_codecs` wrote: makes clips of what the arm generates.
         result: JSON file to write.
-        origin: Digests of what the arm begins with and is decoded by.
+        origin: What the arm begins with and learns from, and the digest of the `components` that decode it.
         num_clips: Held-out prompts.
         speech: Voice of the training set.
         batch_size: Clips generated at a time.
 
     Raises:
-        ValueError: If the finished result is one of other settings.
+        OriginError: If the finished result is one of other settings.
     """
     settings = config.settings_of_result() | {"clips": num_clips, "speech": speech, **origin}
     if result.exists():
         found = json.loads(result.read_text())
-        check_settings(found["settings"], settings, result)
+        check_origin(found["settings"], settings, result)
         return found
     folder = Path(config.output_dir)
-    Trainer(config).train()
+    with checked_input():
+        trainer = Trainer(config)
+    trainer.train()
     pipeline = pipeline_with(codecs, load_transformer(str(folder / "transformer")))
     seeds = range(FIRST_ABLATION_SEED, FIRST_ABLATION_SEED + num_clips)
     references = held_out_clips(pipeline, seeds, subject="speaker", speech=speech)
-    made = generate(pipeline, references, folder / f"clips-{config.steps}", batch_size=batch_size)
+    made = generate(pipeline, references, folder / f"clips-{origin['components']}", batch_size=batch_size)
     measures = summarize(measure([(clip.frames, clip.waveform) for clip in made], references, speech))
     values = {
         "settings": settings,
@@ -190,12 +202,23 @@ def run_arm(
     return values
 
 
-def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    """Refuse to mix runs of different settings in one table."""
-    differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    if differing:
-        changes = ", ".join(f"`{name}` {found.get(name)} there, {wanted.get(name)} here" for name in differing)
-        raise ValueError(f"`{path}` must be of the same settings, got {changes}; choose another `--output`")
+def begin_arm(name: str, starts: Sequence[Path], config: TrainConfig, origin: Mapping[str, Any]) -> None:
+    """Make ready what an arm begins with, or refuse to continue one that began with something else.
+
+    Args:
+        name: A key of `ARMS`.
+        starts: Saved transformer of stage 1 and, where the arm has one of its own, that of the audio branch.
+        config: The run.
+        origin: What the arm begins with and learns from.
+    """
+    keep_origin(Path(config.output_dir), {**config.settings_of_result(), **origin})
+    write_start(name, *starts, folder=Path(config.model))
+
+
+def digest_decoders(codecs: Path) -> str:
+    """Digest what makes clips of what an arm generates; checkpoints and reports beside it do not count."""
+    folders = [codecs / name for name in DECODERS]
+    return digest_components([codecs, *(folder for folder in folders if folder.is_dir())])
 
 
 def pipeline_with(codecs: Path, transformer: Any) -> JoVAPipeline:
@@ -215,7 +238,9 @@ def last_losses(folder: Path) -> dict[str, float]:
 def steps_within(minutes: float, config: TrainConfig) -> int:
     """Find the steps that a run of this machine takes in a time, by a short run in `output_dir`."""
     short = {"steps": 2 * CALIBRATION_STEPS, "log_every": CALIBRATION_STEPS, "warmup_steps": 0, "resume": False}
-    Trainer(TrainConfig(**{**vars(config), **short})).train()
+    with checked_input():
+        trainer = Trainer(TrainConfig(**{**vars(config), **short}))
+    trainer.train()
     seconds_per_step = (
         config.batch_size
         * config.gradient_accumulation_steps
@@ -268,12 +293,21 @@ def run_parallel(commands: Sequence[Sequence[str]], num_parallel: int) -> None:
     """Run commands of this module as processes of their own, a few at a time.
 
     Raises:
-        subprocess.CalledProcessError: If one fails; those that run are finished first.
+        subprocess.CalledProcessError: If one fails; those that run are finished first, the others are not begun.
     """
+    failed = Event()
+
+    def start(command: Sequence[str]) -> None:
+        if failed.is_set():
+            return
+        try:
+            subprocess.run([sys.executable, "-m", "training.ablations", *command], check=True)
+        except BaseException:
+            failed.set()
+            raise
+
     with ThreadPoolExecutor(num_parallel) as pool:
-        start = [sys.executable, "-m", "training.ablations"]
-        futures = [pool.submit(subprocess.run, [*start, *command], check=True) for command in commands]
-        for future in futures:
+        for future in [pool.submit(start, command) for command in commands]:
             future.result()
 
 
@@ -293,11 +327,17 @@ def find_steps(args: Namespace, settings: Mapping[str, Any]) -> int:
     if args.steps:
         return int(args.steps)
     budget = args.output / "budget.json"
-    if not budget.exists():
-        trial = arm_config("base", 0, args.output / "trial", settings, args.config)
-        write_start("base", args.branches, folder=Path(trial.model))
-        write_json(budget, {"steps": steps_within(args.minutes_per_arm, trial)})
-    return int(json.loads(budget.read_text())["steps"])
+    trial = arm_config("base", 0, args.output / "trial", settings, args.config)
+    origin = {"minutes": args.minutes_per_arm, "settings": trial.settings_of_result()}
+    origin["start"] = digest_components([args.branches])
+    if budget.exists():
+        found = json.loads(budget.read_text())
+        check_origin(found, origin, budget)
+        return int(found["steps"])
+    write_start("base", args.branches, folder=Path(trial.model))
+    steps = steps_within(args.minutes_per_arm, trial)
+    write_json(budget, {"steps": steps, **origin})
+    return steps
 
 
 def _shortened(preset: Path, steps: int, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,41 +393,81 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train and measure the arms that are not done, write the tables."""
-    parser = build_parser()
-    args = parser.parse_intermixed_args(argv)
-    try:
-        settings: dict[str, Any] = {"data": str(args.data), **parse_overrides(args.overrides)}
-    except ValueError as error:
-        parser.error(str(error))
+def find_runs(only: Sequence[str] | None, num_seeds: int) -> list[Run]:
+    """All runs, or the one that `--only` names."""
+    if only is None:
+        return list(product(ARMS, range(num_seeds)))
+    name, seed = only
+    if name not in ARMS or not seed.isdecimal():
+        raise ValueError(f"`--only` must be an arm and a seed, got {name} {seed}; the arms are {', '.join(ARMS)}")
+    return [(name, int(seed))]
+
+
+def check_arguments(args: Namespace) -> tuple[list[Run], dict[str, Any]]:
+    """Runs and their common settings; what would end a later run is refused now.
+
+    Raises:
+        ValueError: If a folder, a preset or an override cannot be used.
+    """
     for name in ("data", "codecs", "branches"):
         if not (folder := getattr(args, name)).is_dir():
-            parser.error(f"`--{name}` must be an existing folder, got `{folder}`; run `make jova-tiny`")
+            raise ValueError(f"`--{name}` must be an existing folder, got `{folder}`; run `make jova-tiny`")
+    if args.parallel < 1:
+        raise ValueError(f"`--parallel` must be at least 1, got {args.parallel}; use 1 for one arm at a time")
+    settings: dict[str, Any] = {"data": str(args.data), **parse_overrides(args.overrides)}
+    runs = find_runs(args.only, args.seeds)
+    for name, seed in runs:
+        arm_config(name, seed, args.output, settings, args.config)
+    load_yaml(args.audio_config, {"data": str(args.data), "output_dir": str(args.output), "model": "model.json"})
+    return runs, settings
 
-    runs: list[Run] = [(args.only[0], int(args.only[1]))] if args.only else list(product(ARMS, range(args.seeds)))
+
+def run_arms(args: Namespace, words: Sequence[str]) -> None:
+    """Train and measure the arms that are not done, write the tables.
+
+    Args:
+        args: What the command line says.
+        words: Its words, for processes of its own.
+    """
+    with checked_input():
+        runs, settings = check_arguments(args)
     starts = make_starts(args, {name for name, _ in runs})
     steps = find_steps(args, settings)
-    settings |= {"steps": steps, **_shortened(args.config, steps, settings)}
+    with checked_input():
+        settings |= {"steps": steps, **_shortened(args.config, steps, settings)}
     files = {run: args.output / f"{run[0]}-seed{run[1]}-{steps}.json" for run in runs}
     if args.parallel > 1:
-        words = [str(word) for word in (argv if argv is not None else sys.argv[1:])]
         todo = [run for run in runs if not files[run].exists()]
         run_parallel([[*words, "--parallel", "1", "--only", name, str(seed)] for name, seed in todo], args.parallel)
 
-    digests = {folder: fingerprint(folder, {}) for folder in {args.codecs, *chain.from_iterable(starts.values())}}
-    results = {}
+    digests = {folder: fingerprint(folder, {}) for folder in chain.from_iterable(starts.values())}
+    components, results = digest_decoders(args.codecs), {}
     for (name, seed), file in files.items():
         config = arm_config(name, seed, args.output / file.stem, settings, args.config)
+        origin = {"start": "-".join(digests[folder] for folder in starts[name]), "data": read_origin(args.data)}
         if not file.exists():
-            write_start(name, *starts[name], folder=Path(config.model))
-        origin = {"codecs": digests[args.codecs], "start": "-".join(digests[folder] for folder in starts[name])}
+            begin_arm(name, starts[name], config, origin)
+        origin["components"] = components
         results[name, seed] = run_arm(
             config, args.codecs, file, origin=origin, num_clips=args.clips, speech=args.speech
         )
         print(f"{name} seed {seed}: {results[name, seed]['measures']}", flush=True)
     if not args.only:
         write_report(args.report, files, results)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; what is wrong with its input ends it with one sentence."""
+    parser = build_parser()
+    args = parser.parse_intermixed_args(argv)
+    words = [str(word) for word in (argv if argv is not None else sys.argv[1:])]
+    try:
+        with worded_errors(parser):
+            run_arms(args, words)
+    except OriginError as error:
+        parser.error(one_line(error))
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)  # the process has said why
 
 
 if __name__ == "__main__":
