@@ -115,6 +115,59 @@ def test_a_run_that_diverges_or_fills_the_disk_says_what_to_do(
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("values", "savers"),
+    [
+        (
+            {"batch_size": 4, "gradient_accumulation_steps": 2},
+            [
+                "`gradient_checkpointing=true`",
+                "`batch_size=1 gradient_accumulation_steps=8`",
+                "`optimizer=adamw_8bit resume=false`",
+                "clips prepared with smaller `--buckets`",
+            ],
+        ),
+        (
+            {"train": "lora", "gradient_checkpointing": True, "batch_size": 1, "optimizer": "adamw_8bit"},
+            ["`quantize=nf4 resume=false`", "clips prepared with smaller `--buckets`"],
+        ),
+        (
+            {"gradient_checkpointing": True, "batch_size": 1, "distribution": "fsdp"},
+            ["clips prepared with smaller `--buckets`"],
+        ),
+    ],
+)
+def test_a_run_without_memory_names_what_is_not_set_yet_in_order(
+    tmp_path: Path, values: dict[str, Any], savers: list[str]
+) -> None:
+    config = tiny_config(tmp_path, **values)
+    with pytest.raises(train.GPUMemoryError) as raised, train.explained_out_of_memory(config):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
+    head = "the run must fit into the GPU's memory, got 'CUDA out of memory. Tried to allocate 2.00 GiB.'; try in this"
+    assert str(raised.value).startswith(f"{head} order: {', '.join(savers)}; the run continues from its last")
+
+
+def test_a_run_continues_with_what_an_error_of_memory_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*words(tmp_path), "checkpoint_every=1", "batch_size=2"]
+    loss, calls = Trainer.loss, []
+
+    def no_memory_in_the_second_step(trainer: Trainer, inputs: Any) -> Any:
+        calls.append(inputs)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loss(trainer, inputs)
+
+    monkeypatch.setattr(Trainer, "loss", no_memory_in_the_second_step)
+    with pytest.raises(SystemExit, match="2"):
+        train.main(command)
+    (line,) = capsys.readouterr().err.splitlines()
+    first, second = line.partition("in this order: ")[2].split(", ")[:2]
+    train.main([*command, first.strip("`"), *second.strip("`").split()])
+    assert f"continuing from {tmp_path / 'run' / 'checkpoint-00000001'} at step 1" in capsys.readouterr().out
+
+
 def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_continues(tmp_path: Path) -> None:
     command = [word for word in words(tmp_path) if not word.startswith("steps=")] + ["checkpoint_every=1000000"]
     log, errors = tmp_path / "run" / "metrics.jsonl", tmp_path / "errors"

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from diffusers_jova.cli import Parser, one_line
 from training.config import TrainConfig, load_yaml, parse_overrides
 from training.publish import push_to_hub, write_model_card
@@ -23,11 +25,15 @@ from training.trainer import PreemptedError, Trainer
 from training.validation import ValidationClips
 
 
+class GPUMemoryError(RuntimeError):
+    """A run that does not fit into the GPU's memory; the message says what to change."""
+
+
 class InputError(ValueError):
     """Settings, clips or weights that do not fit together, found before the first step."""
 
 
-RUN_ERRORS = (InputError, FloatingPointError, FullDiskError)
+RUN_ERRORS = (InputError, GPUMemoryError, FloatingPointError, FullDiskError)  # that say what to do
 
 
 @contextmanager
@@ -37,6 +43,33 @@ def checked_input() -> Iterator[None]:
         yield
     except (OSError, ValueError, ImportError) as error:
         raise InputError(one_line(error)) from error
+
+
+@contextmanager
+def explained_out_of_memory(config: TrainConfig) -> Iterator[None]:
+    """Say what to change where a run does not fit into the GPU's memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = one_line(error).partition(" GPU ")[0]  # the rest counts bytes
+        raise GPUMemoryError(
+            f"the run must fit into the GPU's memory, got {reason!r}; try in this order: "
+            f"{', '.join(memory_savers(config))}; the run continues from its last checkpoint, but for `resume=false`"
+        ) from error
+
+
+def memory_savers(config: TrainConfig) -> list[str]:
+    """List what takes less memory and is not set yet, the cheapest first."""
+    samples = config.batch_size * config.gradient_accumulation_steps
+    is_whole = config.distribution in ("none", "ddp")  # bitsandbytes does not shard
+    savers = (
+        (not config.gradient_checkpointing, "`gradient_checkpointing=true`"),
+        (config.batch_size > 1, f"`batch_size=1 gradient_accumulation_steps={samples}`"),
+        (config.train == "lora" and config.quantize == "none" and is_whole, "`quantize=nf4 resume=false`"),
+        (config.optimizer == "adamw" and is_whole, "`optimizer=adamw_8bit resume=false`"),
+        (True, "clips prepared with smaller `--buckets`"),
+    )
+    return [words for helps, words in savers if helps]
 
 
 @contextmanager
@@ -64,19 +97,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(config: TrainConfig) -> None:
     """Train, describe the result and upload it if the configuration asks for that."""
-    on_validate = None
-    with checked_input():
-        if config.validate_every is not None:
-            source = config.pipeline or config.model
-            on_validate = ValidationClips(source, config.validation_prompts, config.validation_steps, config.seed)
-        trainer = Trainer(config, on_validate)
-    path = trainer.train()
+    with explained_out_of_memory(config):
+        with checked_input():
+            trainer = assemble(config)
+        path = trainer.train()
     if trainer.accelerator.is_main_process:
         print(f"{trainer.step} of {config.steps} steps are done in {path}")
         if trainer.step == config.steps:
             print(f"{write_model_card(path, config)} says how to load the result")
             if config.push_to_hub is not None:
                 print(f"uploaded to {push_to_hub(path, config.push_to_hub)}")
+
+
+def assemble(config: TrainConfig) -> Trainer:
+    """Put the run together; what does not fit is an error here, before the first step."""
+    on_validate = None
+    if config.validate_every is not None:
+        source = config.pipeline or config.model
+        on_validate = ValidationClips(source, config.validation_prompts, config.validation_steps, config.seed)
+    return Trainer(config, on_validate)
 
 
 if __name__ == "__main__":
