@@ -1,9 +1,12 @@
+import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from diffusers_jova import JoVATransformer3DModel
 from training.config import FREE_TO_CHANGE, TrainConfig, from_values, load_yaml, parse_overrides
 from training.lora import TARGETS
 
@@ -38,6 +41,20 @@ def test_the_paper_presets_hold_the_numbers_of_the_paper() -> None:
     }
     joint = load_yaml("training/configs/stage2_joint.yaml", PATHS)
     assert (joint.mouth_weight, joint.mouth_reduction, joint.coupling) == (5, "mask", "shared")
+
+
+def test_the_joint_preset_says_what_a_checkpoint_of_the_paper_s_model_takes() -> None:
+    config = JoVATransformer3DModel.load_config("model_cards/jova-12b", subfolder="transformer")
+    with torch.device("meta"):
+        num_weights = sum(parameter.numel() for parameter in JoVATransformer3DModel.from_config(config).parameters())
+    gigabytes = 4 * num_weights / 1e9  # of one number per weight
+    weights, averages, moments = gigabytes, gigabytes, 2 * gigabytes
+    disk, memory = weights + averages + moments, weights + averages + 2 * moments
+    text = Path("training/configs/stage2_joint.yaml").read_text()
+    assert [int(number) for number in re.findall(r"(\d+) GB\b(?! with)", text)] == [round(disk), round(memory)]
+    assert f"{3 * disk / 1000:.1f} TB" in text
+    text = Path("training/configs/accelerate/fsdp.yaml").read_text()
+    assert [int(number) for number in re.findall(r"(\d+) GB", text)] == [round(disk), round(memory)]
 
 
 def test_the_adapter_preset_suits_a_first_try_and_short_ones() -> None:
@@ -130,6 +147,7 @@ def test_settings_that_exclude_each_other_are_refused(values: dict[str, object],
         ({"train": "full"}, {"lora_targets": "joint"}, "`lora_targets` must be left at attention"),
         ({"learning_rate_schedule": "constant"}, {"decay_start": 0.5}, "`decay_start` must be left at"),
         ({"learning_rate_schedule": "constant"}, {"final_learning_rate": 0.1}, "`final_learning_rate` must be left"),
+        ({"push_to_hub": None}, {"hub_private_repo": False}, "`hub_private_repo` must be left at True with `push_to"),
         ({"stage": "audio"}, {"video_weight": 2}, "`video_weight` must be left at"),
         ({"stage": "video"}, {"audio_weight": 2}, "`audio_weight` must be left at"),
     ],
@@ -139,7 +157,7 @@ def test_settings_that_nothing_would_read_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         from_values(PATHS | switch | values)
-    others = {"train": "lora", "learning_rate_schedule": "cosine", "stage": "joint"}
+    others = {"train": "lora", "learning_rate_schedule": "cosine", "stage": "joint", "push_to_hub": "me/it"}
     from_values(PATHS | {name: others[name] for name in switch} | values)
 
 

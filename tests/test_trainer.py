@@ -27,8 +27,8 @@ from training.conditioning import Conditioning
 from training.config import TrainConfig
 from training.dataset import UNFINISHED, write_record
 from training.metrics import LossMeter
-from training.publish import write_model_card
-from training.train import main, run
+from training.publish import UploadError, write_model_card
+from training.train import InputError, main, run
 from training.trainer import PreemptedError, Trainer, start_accelerator
 
 
@@ -542,11 +542,60 @@ def test_validation_makes_clips_and_leaves_the_run_as_it_was(tmp_path: Path, tin
     assert different(result(tmp_path / "quiet"), result(tmp_path / "run")) == []
 
 
+def stub_repository(monkeypatch: pytest.MonkeyPatch, is_private: dict[str, bool]) -> None:
+    """A Hub with the repositories of ``is_private``, which says of each whether it is private."""
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, name, private, **__: is_private.setdefault(name, private))
+    monkeypatch.setattr(HfApi, "repo_info", lambda _, name: SimpleNamespace(private=is_private[name]))
+
+
+@pytest.mark.parametrize(("settings", "is_private"), [({}, True), ({"hub_private_repo": False}, False)])
+def test_the_repository_is_made_before_the_first_step_and_is_private_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, bool], is_private: bool
+) -> None:
+    hub: dict[str, bool] = {}
+    stub_repository(monkeypatch, hub)
+    monkeypatch.setattr(Trainer, "train", lambda _: pytest.fail("the run began") if not hub else Path("nowhere"))
+    monkeypatch.setattr(Trainer, "step", 0, raising=False)
+    run(tiny_config(tmp_path, push_to_hub="me/jova-mine", **settings))
+    assert hub == {"me/jova-mine": is_private}
+
+
+def test_a_repository_that_cannot_take_the_result_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "train", lambda _: pytest.fail("the run began"))
+    config = tiny_config(tmp_path, push_to_hub="me/jova-mine")
+    with pytest.raises(InputError, match=r"`me/jova-mine` \(.*\); run `hf auth login` with a token that may write"):
+        run(config)  # the tests have no network
+    stub_repository(monkeypatch, {"me/jova-mine": False})
+    with pytest.raises(InputError, match="`push_to_hub` must be a private repository, got the public `me/jova-mine`"):
+        run(config)
+
+
+def test_a_result_that_could_not_be_uploaded_is_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tmp_path, steps=1, push_to_hub="me/jova-mine")
+    stub_repository(monkeypatch, {})
+
+    def offline(_: HfApi, **__: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(HfApi, "upload_folder", offline)
+    with pytest.raises(UploadError, match=r"run` is complete .* `me/jova-mine` \(no network\); run the same command"):
+        run(config)
+    before, uploads = result(tmp_path / "run"), []
+    monkeypatch.setattr(HfApi, "upload_folder", lambda _, **arguments: uploads.append(arguments["repo_id"]))
+    run(config)
+    assert uploads == ["me/jova-mine"]
+    assert different(before, result(tmp_path / "run")) == []
+
+
 def test_the_result_is_uploaded_with_its_card_and_without_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploads = {}
-    monkeypatch.setattr(HfApi, "create_repo", lambda _, name, **__: f"https://huggingface.co/{name}")
+    stub_repository(monkeypatch, {})
     monkeypatch.setattr(HfApi, "upload_folder", lambda _, **arguments: uploads.update(arguments))
     run(tiny_config(tmp_path, steps=1, push_to_hub="me/jova-mine"))
     files = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}

@@ -99,6 +99,7 @@ class TrainConfig:
         validation_steps: Denoising steps of a validation clip.
         pipeline: Saved pipeline whose other components make the validation clips; None uses `model`.
         push_to_hub: Hub repository that receives the result; None uploads nothing.
+        hub_private_repo: Keep that repository private, as suits adapters of real faces and voices; false publishes it.
     """
 
     model: str
@@ -170,6 +171,7 @@ class TrainConfig:
     validation_steps: int = 30
     pipeline: str | None = None
     push_to_hub: str | None = None
+    hub_private_repo: bool = True
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
@@ -281,13 +283,15 @@ class TrainConfig:
 UNREAD = (  # a setting, its value, what nothing reads then, what to do
     ("train", "full", ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"), "set `train: lora`"),
     ("learning_rate_schedule", "constant", ("decay_start", "final_learning_rate"), "set another schedule"),
+    ("push_to_hub", None, ("hub_private_repo",), "set `push_to_hub`"),
     ("stage", "audio", ("video_weight",), "set `stage: joint` or `video`"),
     ("stage", "video", ("audio_weight",), "set `stage: joint` or `audio`"),
 )
 LENGTH_AND_RATE = ("steps", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_grad_norm")
 FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
     *LENGTH_AND_RATE,  # what a run that diverged, or ends too early, needs
-    *("model", "data", "output_dir", "prior_data", "pipeline", "push_to_hub", "distribution"),
+    *("model", "data", "output_dir", "prior_data", "pipeline", "push_to_hub", "hub_private_repo"),
+    "distribution",
     *("gradient_checkpointing", "compile", "dataset_on_device", "num_workers", "save_dtype", "stop_after_minutes"),
     *("tensorboard", "log_every", "checkpoint_every", "keep_checkpoints", "resume"),
     *("validate_every", "validation_prompts", "validation_steps"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from diffusers_jova.cli import HUB_NAME
+from diffusers_jova.cli import HUB_NAME, one_line
 from diffusers_jova.shipped import find_model
 from training.config import TrainConfig
 from training.lora import ADAPTER_FILE
@@ -39,6 +39,10 @@ LOAD_TRANSFORMER = """transformer = diffusers_jova.{class_name}.from_pretrained(
 LOAD_PIPELINE = """
 pipe = diffusers_jova.JoVAPipeline.from_pretrained("{base_model}", transformer=transformer)"""
 PUBLISHED = ["README.md", "config.yaml", "metrics.jsonl", "transformer/*", ADAPTER_FILE]
+
+
+class UploadError(RuntimeError):
+    """A complete result that did not reach the Hub; the message says how it still can."""
 
 
 def write_model_card(output_dir: Path, config: TrainConfig) -> Path:
@@ -76,9 +80,39 @@ def is_hub_name(model: str) -> bool:
     return HUB_NAME.fullmatch(model) is not None and not Path(model).exists()
 
 
-def push_to_hub(output_dir: Path, name: str) -> str:
-    """Upload weights, card and settings, no checkpoints; returns the address."""
+def prepare_repository(name: str, private: bool) -> None:
+    """Make the Hub repository, unless there is one: whether a result can be uploaded is known before the first step.
+
+    Raises:
+        ValueError: If there is no login that may write to it, or it is public and should not be.
+    """
     api = HfApi()
-    address = api.create_repo(name, exist_ok=True)
-    api.upload_folder(repo_id=name, folder_path=output_dir, allow_patterns=PUBLISHED)
-    return str(address)
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        is_private = bool(api.repo_info(name).private)
+    except Exception as error:  # of the Hub, the network or the login
+        raise ValueError(
+            f"`push_to_hub` must be a repository that your login may write to, got `{name}` ({one_line(error)}); run "
+            "`hf auth login` with a token that may write, or set `push_to_hub=null`"
+        ) from error
+    if private and not is_private:
+        raise ValueError(
+            f"`push_to_hub` must be a private repository, got the public `{name}`; name another, or publish the "
+            "result with `hub_private_repo=false`"
+        )
+
+
+def push_to_hub(output_dir: Path, name: str) -> str:
+    """Upload weights, card and settings, no checkpoints, to a repository that exists; returns the address.
+
+    Raises:
+        UploadError: If that fails; the result is complete on this machine.
+    """
+    try:
+        HfApi().upload_folder(repo_id=name, folder_path=output_dir, allow_patterns=PUBLISHED)
+    except Exception as error:  # of the Hub, the network or the login
+        raise UploadError(
+            f"the result in `{output_dir}` is complete but could not be uploaded to `{name}` ({one_line(error)}); run "
+            "the same command again to upload it"
+        ) from error
+    return f"https://huggingface.co/{name}"

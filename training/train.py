@@ -19,7 +19,7 @@ import torch
 
 from diffusers_jova.cli import Parser, one_line
 from training.config import TrainConfig, load_yaml, parse_overrides
-from training.publish import push_to_hub, write_model_card
+from training.publish import UploadError, prepare_repository, push_to_hub, write_model_card
 from training.state import FullDiskError
 from training.trainer import PreemptedError, Trainer
 from training.validation import ValidationClips
@@ -33,7 +33,7 @@ class InputError(ValueError):
     """Settings, clips or weights that do not fit together, found before the first step."""
 
 
-RUN_ERRORS = (InputError, GPUMemoryError, FloatingPointError, FullDiskError)  # that say what to do
+RUN_ERRORS = (InputError, GPUMemoryError, FloatingPointError, FullDiskError, UploadError)  # that say what to do
 
 
 @contextmanager
@@ -115,7 +115,10 @@ def assemble(config: TrainConfig) -> Trainer:
     if config.validate_every is not None:
         source = config.pipeline or config.model
         on_validate = ValidationClips(source, config.validation_prompts, config.validation_steps, config.seed)
-    return Trainer(config, on_validate)
+    trainer = Trainer(config, on_validate)
+    if config.push_to_hub is not None and trainer.accelerator.is_main_process:
+        prepare_repository(config.push_to_hub, config.hub_private_repo)
+    return trainer
 
 
 if __name__ == "__main__":
