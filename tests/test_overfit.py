@@ -66,6 +66,25 @@ def test_each_clip_meets_the_goals_and_no_mixture_of_both_does() -> None:
     assert not overfit.compare(twin.frames, clip.waveform, "orange").meets_goals
 
 
+def test_a_component_that_was_interrupted_while_it_was_saved_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted:
+        def save_pretrained(self, folder: Path) -> None:
+            folder.mkdir()
+            (folder / "config.json").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        overfit.save(Interrupted(), tmp_path / "vae")
+    made = []
+    for maker in ("make_video_vae", "make_audio_codec", "make_text_encoder"):
+        monkeypatch.setattr(overfit, maker, lambda *_, maker=maker: made.append(maker))
+    (tmp_path / "vocoder").mkdir()
+    overfit.make_codecs(None, tmp_path, 1)
+    assert made == ["make_video_vae", "make_text_encoder"]
+
+
 def test_an_untrained_model_runs_through_the_whole_chain_and_misses_the_goals(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

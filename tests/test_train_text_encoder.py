@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text") / "text_encoder"
     checkpoint = folder.parent / "checkpoint.safetensors"
+    torch.manual_seed(0)
     train_text_encoder(CONFIG, CAPTIONS, CAPTIONS[::5], folder, checkpoint, torch.device("cpu"))
     return folder
 
@@ -110,6 +112,20 @@ def test_saved_tokenizer_and_encoder_reload_offline(folder: Path) -> None:
     torch.testing.assert_close(features[:1, : alone.shape[1]], alone, atol=1e-4, rtol=1e-3)  # padding is not seen
 
 
+def test_an_encoder_that_was_interrupted_while_it_was_saved_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(_: UMT5EncoderModel, folder: Path) -> None:
+        Path(folder).mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(UMT5EncoderModel, "save_pretrained", stumble)
+    brief = replace(CONFIG, schedule=Schedule(steps=1))
+    with pytest.raises(KeyboardInterrupt):
+        train_text_encoder(brief, CAPTIONS, CAPTIONS, tmp_path / "e", tmp_path / "c.safetensors", torch.device("cpu"))
+    assert not (tmp_path / "e").exists()
+
+
 def test_swapping_two_words_changes_the_features_of_the_others(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder.parent / "tokenizer")
     encoder = UMT5EncoderModel.from_pretrained(folder, dtype=torch.float32)
@@ -121,5 +137,5 @@ def test_swapping_two_words_changes_the_features_of_the_others(folder: Path) -> 
     begin_moved = (one[0] - other[0]).norm() / one[0].norm()  # <S> stands at the same place in both
     word = tokens[0, -3]  # a token of "moon"
     here, there = one[tokens[0] == word][0], other[swapped[0] == word][0]
-    assert begin_moved > 0.05  # an encoder without positions gives 0 for both
-    assert (here - there).norm() / here.norm() > 0.05
+    assert begin_moved > 5e-3  # an encoder without positions gives rounding errors for both
+    assert (here - there).norm() / here.norm() > 5e-3

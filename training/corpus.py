@@ -28,7 +28,7 @@ HELD_OUT_SEED = 10_000_000  # training seeds count from 0 and stay far below
 
 
 def make_shards_aside(folder: Path, seeds: range, num_processes: int, speech: str) -> None:
-    """Make the clips of `seeds` from a fresh interpreter, whose workers start without loading torch."""
+    """Make the clips of `seeds` from a fresh interpreter: workers of this one would load all that trains."""
     numbers = ["--first-seed", str(seeds[0]), "--clips", str(len(seeds)), "--processes", str(num_processes)]
     command = [sys.executable, "-m", "training.corpus", str(folder), "--speech", speech, *numbers]
     subprocess.run(command, check=True)
