@@ -19,6 +19,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessRaisedException
 
+import diffusers_jova
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
 from tests.tiny_training import HEADER, MODEL, MODELS, WAN_MODEL, forget_accelerate, tiny_config, write_clips
@@ -28,7 +29,7 @@ from training.config import TrainConfig
 from training.dataset import UNFINISHED, write_record
 from training.metrics import LossMeter
 from training.publish import UploadError, write_model_card
-from training.train import InputError, main, run
+from training.train import InputError, assemble, main, run
 from training.trainer import PreemptedError, Trainer, start_accelerator
 
 
@@ -540,6 +541,56 @@ def test_validation_makes_clips_and_leaves_the_run_as_it_was(tmp_path: Path, tin
     clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
     assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step in (1, 2) for prompt in (0, 1)]
     assert different(result(tmp_path / "quiet"), result(tmp_path / "run")) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("JoVAPipeline.from_pretrained", OSError("no such folder")),
+        ("JoVAPipeline.__call__", torch.OutOfMemoryError("CUDA out of memory.")),
+        ("JoVAPipelineOutput.save", OSError(28, "No space left on device")),
+    ],
+    ids=["load", "memory", "disk"],
+)
+def test_a_validation_that_fails_is_announced_and_takes_no_step_from_the_run(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
+    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "ema_decay": 0.9, "steps": 2}
+    Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "quiet"), **settings)).train()
+    owner, name = place.split(".")
+    working, calls = getattr(getattr(diffusers_jova, owner), name), []
+
+    def fails_at_first(*arguments: object, **options: object) -> object:
+        calls.append(options)
+        if len(calls) == 1:
+            raise error
+        return working(*arguments, **options)
+
+    monkeypatch.setattr(getattr(diffusers_jova, owner), name, fails_at_first)
+    settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
+    trainer = assemble(tiny_config(tmp_path, **settings))
+    message = f"validation failed at step 1, the run goes on: .*{re.escape(str(error))}"
+    with pytest.warns(UserWarning, match=message) as warned:
+        trainer.train()
+    assert len([warning for warning in warned if "validation failed" in str(warning.message)]) == 1
+    assert trainer.transformer.training
+    clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
+    assert clips == [f"step-00000002-0{prompt}.mp4" for prompt in (0, 1)]
+    assert different(result(tmp_path / "quiet"), result(tmp_path / "run")) == []
+
+
+def test_an_interruption_of_a_validation_ends_the_run(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(diffusers_jova.JoVAPipeline, "__call__", interrupt)
+    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "steps": 1, "validation_prompts": ["a"]}
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_config(tmp_path, validate_every=1, **settings))
 
 
 def stub_repository(monkeypatch: pytest.MonkeyPatch, is_private: dict[str, bool]) -> None:

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 import training.trainer
-from tests.tiny_training import forget_accelerate, tiny_config
+from diffusers_jova import JoVAPipeline
+from tests.tiny_training import forget_accelerate, tiny_config, write_clips
+from training.train import assemble
 from training.trainer import Trainer
 
 
@@ -38,6 +40,38 @@ def train_sharded(config: Any) -> None:
     trainer = Trainer(config)
     trainer.train()
     assert all(isinstance(parameter, DTensor) for parameter in trainer.trained)
+
+
+def train_while_one_process_fails_to_validate(config: Any) -> None:
+    warnings.simplefilter("ignore")
+    forget_accelerate()
+    training.trainer.start_accelerator = sharded_accelerator
+    make_clip, calls = JoVAPipeline.__call__, []
+
+    def no_memory_to_decode(*arguments: object, **options: object) -> Any:
+        clip = make_clip(*arguments, **options)
+        calls.append(clip)
+        if torch.distributed.get_rank() == 1 and len(calls) == 1:
+            raise torch.OutOfMemoryError
+        return clip
+
+    JoVAPipeline.__call__ = no_memory_to_decode
+    assemble(config).train()
+
+
+def test_a_validation_that_fails_in_one_of_the_processes_ends_in_all_and_the_run_goes_on(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    forget_accelerate()
+    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "steps": 2, "distribution": "fsdp"}
+    settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
+    config = tiny_config(tmp_path, batch_size=2, **settings)
+    debug_launcher(train_while_one_process_fails_to_validate, args=(config,), num_processes=2)
+    clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
+    assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step, prompt in ((1, 0), (2, 0), (2, 1))]
+    assert (tmp_path / "run" / "transformer").exists()
 
 
 def test_sharded_training_takes_the_same_steps_and_resumes_with_the_same_bits(

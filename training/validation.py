@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import torch
 from accelerate import DistributedType
 
 from diffusers_jova import JoVAPipeline
+from diffusers_jova.cli import one_line
 from diffusers_jova.shipped import find_model
 from training.trainer import Trainer
 
@@ -35,26 +39,42 @@ class ValidationClips:
         self.pipeline: Any = None
 
     def __call__(self, trainer: Trainer, step: int) -> None:
-        """Writes `validation/step-<step>-<prompt>.mp4` below the output folder."""
-        accelerator = trainer.accelerator
-        is_sharded = accelerator.distributed_type == DistributedType.FSDP  # then every process must take part
-        if not (accelerator.is_main_process or is_sharded):
+        """Writes `validation/step-<step>-<prompt>.mp4` below the output folder; where it cannot, the run goes on."""
+        is_sharded = trainer.accelerator.distributed_type == DistributedType.FSDP  # then every process must take part
+        if not (trainer.accelerator.is_main_process or is_sharded):
             return
+        clips = (partial(self._write_clip, trainer, step, index) for index in range(len(self.prompts)))
+        for part in (partial(self._prepare, trainer), *clips):
+            failure = failure_of(part)
+            if failure is not None:
+                warnings.warn(f"validation failed at step {step}, the run goes on: {failure}", stacklevel=2)
+            if is_sharded:  # all stop together: a clip takes all processes
+                failures = torch.tensor(float(failure is not None), device=trainer.device)
+                failure = "in some process" if trainer.accelerator.reduce(failures) > 0 else None
+            if failure is not None:
+                break
+        self._move(torch.device("cpu"))
+        trainer.transformer.train()
+
+    def _prepare(self, trainer: Trainer) -> None:
+        """Loads what the pipeline has besides the transformer and brings it to the device."""
         if self.pipeline is None:
             self.pipeline = JoVAPipeline.from_pretrained(self.source, transformer=trainer.transformer)
             self.pipeline.set_progress_bar_config(disable=True)
         trainer.transformer.eval()
         self._move(trainer.device)
-        for index, prompt in enumerate(self.prompts):
-            generator = torch.Generator().manual_seed(self.seed + index)
-            clip = self.pipeline(prompt, num_inference_steps=self.num_inference_steps, generator=generator)
-            if accelerator.is_main_process:
-                clip.save(self._path(trainer.output_dir, step, index))
-        self._move(torch.device("cpu"))
-        trainer.transformer.train()
+
+    def _write_clip(self, trainer: Trainer, step: int, index: int) -> None:
+        """Makes the clip of one prompt; the main process writes it."""
+        generator = torch.Generator().manual_seed(self.seed + index)
+        clip = self.pipeline(self.prompts[index], num_inference_steps=self.num_inference_steps, generator=generator)
+        if trainer.accelerator.is_main_process:
+            clip.save(self._path(trainer.output_dir, step, index))
 
     def _move(self, device: torch.device) -> None:
         """Brings everything but the transformer to a device: training needs the memory."""
+        if self.pipeline is None:
+            return
         for name, component in self.pipeline.components.items():
             if isinstance(component, torch.nn.Module) and name != "transformer":
                 component.to(device)
@@ -63,3 +83,12 @@ class ValidationClips:
         path = output_dir / "validation" / f"step-{step:08d}-{index:02d}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def failure_of(part: Callable[[], None]) -> str | None:
+    """Run a part of a validation; returns what went wrong, which no training should end for."""
+    try:
+        part()
+    except Exception as error:
+        return f"{type(error).__name__}: {one_line(error)}"
+    return None
