@@ -246,11 +246,15 @@ def test_another_model_means_other_records(tiny_pipeline_folder: Path, tmp_path:
     import shutil
 
     copy = tmp_path / "model"
-    shutil.copytree(tiny_pipeline_folder, copy, copy_function=shutil.copy2)
+    shutil.copytree(tiny_pipeline_folder, copy, copy_function=shutil.copyfile)  # on another machine, at another time
     assert fingerprint_model(copy) == fingerprint_model(tiny_pipeline_folder)
     config = json.loads((copy / "vae" / "config.json").read_text())
     config["latents_mean"][0] += 1
     (copy / "vae" / "config.json").write_text(json.dumps(config))
+    assert fingerprint_model(copy) != fingerprint_model(tiny_pipeline_folder)
+    shutil.copyfile(tiny_pipeline_folder / "vae" / "config.json", copy / "vae" / "config.json")
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert fingerprint_model(copy) != fingerprint_model(tiny_pipeline_folder)
 
 

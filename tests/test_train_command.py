@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -169,10 +170,12 @@ def test_a_run_continues_with_what_an_error_of_memory_asks_for(
 
 
 def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_continues(tmp_path: Path) -> None:
-    command = [word for word in words(tmp_path) if not word.startswith("steps=")] + ["checkpoint_every=1000000"]
+    command = [word for word in words(tmp_path) if not word.startswith("steps=")]
+    command += ["checkpoint_every=1000000", "num_workers=1"]
     log, errors = tmp_path / "run" / "metrics.jsonl", tmp_path / "errors"
 
     def train_as_a_command() -> None:
+        os.setsid()  # a group of its own
         with errors.open("w") as sys.stderr:
             train.main([*command, "steps=1000000"])
 
@@ -180,7 +183,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_con
     process.start()
     while process.is_alive() and not (log.exists() and log.read_text()):
         time.sleep(0.01)
-    process.terminate()  # by SIGTERM
+    os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and schedulers do
     process.join()
     assert process.exitcode == 128 + signal.SIGTERM
     step = json.loads(log.read_text().splitlines()[-1])["step"]

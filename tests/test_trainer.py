@@ -312,7 +312,7 @@ def test_a_run_says_on_how_many_clips_of_how_many_buckets_it_trains(
     write_record(data / "short.safetensors", record, HEADER)
     prior = write_clips(tmp_path / "prior", num_clips=3)
     Trainer(tiny_config(tmp_path, prior_data=str(prior), prior_probability=0.5))
-    expected = "training on 9 clips in 2 buckets (8, 1), against forgetting on 3 clips in 1 buckets\n"
+    expected = "training on 9 clips in 2 buckets (8, 1), against forgetting on 3 clips in 1 bucket\n"
     assert expected in capsys.readouterr().out
 
 

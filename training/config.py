@@ -68,6 +68,7 @@ class TrainConfig:
         ema_decay: Decay of the averaged weights, which become the result; None averages nothing.
         mouth_weight: lambda of the paper's Eq. 6.
         mouth_reduction: `mask` is the paper's Eq. 7; `all` suits small pictures, see `training.objective`.
+        mouth_box_scale: Factor by which mouth boxes grow before they become a mask: lips that move fast, loose boxes.
         video_weight: Factor of the video loss.
         audio_weight: Factor of the audio loss.
         density: Density of the noise levels.
@@ -139,6 +140,7 @@ class TrainConfig:
 
     mouth_weight: float = 5.0
     mouth_reduction: MouthReduction = "mask"
+    mouth_box_scale: float = 1.0
     video_weight: float = 1.0
     audio_weight: float = 1.0
 

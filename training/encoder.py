@@ -23,6 +23,7 @@ from diffusers_jova.prompt import JoVAPrompt
 
 ENCODER_PARTS = ("vae", "audio_vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 DEFAULT_PATCH_PX = 2
+SAMPLED_BYTES = 2**20  # at each end of a weight file
 
 
 class Encoder:
@@ -106,14 +107,21 @@ def model_defaults(model: Path) -> GenerationDefaults:
 
 
 def fingerprint_model(model: Path) -> str:
-    """Digest what decides the encodings: configs, and name, size and time of the weight files."""
+    """Digest what decides the encodings: configs, and of the weight files size, beginning and end, on any machine."""
     files = sorted(path for part in ENCODER_PARTS for path in (model / part).rglob("*") if path.is_file())
     digest = hashlib.sha256((model / "model_index.json").read_bytes())
     for path in files:
-        stat = path.stat()
-        content = path.read_bytes() if path.suffix == ".json" else f"{stat.st_size} {stat.st_mtime_ns}".encode()
-        digest.update(str(path.relative_to(model)).encode() + content)
+        digest.update(str(path.relative_to(model)).encode() + _sample(path))
     return digest.hexdigest()
+
+
+def _sample(path: Path) -> bytes:
+    """Size, beginning and end of a file: all of a small one, and of a large one what other weights would change."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        beginning = file.read(SAMPLED_BYTES)
+        file.seek(max(size - SAMPLED_BYTES, len(beginning)))
+        return str(size).encode() + beginning + file.read()
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -143,5 +144,17 @@ class MicroBatches:
         sampler = MicroBatchSampler(dataset, self.config, rank, world_size, start)
         if dataset.in_memory:
             return (dataset.batch(indices) for indices in sampler)
-        loader = DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=self.config.num_workers)
-        return iter(loader)
+        return iter(
+            DataLoader(
+                dataset,
+                sampler=sampler,
+                batch_size=None,
+                num_workers=self.config.num_workers,
+                worker_init_fn=leave_group,
+            )
+        )
+
+
+def leave_group(_worker: int) -> None:
+    """Take a worker process out of its parent's group: signals to the group end the run, which needs it to the end."""
+    os.setsid()

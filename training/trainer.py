@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,6 @@ from training.state import (
 
 
 LONGEST_WAIT = timedelta(hours=2)  # of processes for another; NCCL's 10 minutes are less than a large checkpoint takes
-
-
 DEEPSPEED_NUMBERS = {  # name in its configuration: setting of the run
     "train_micro_batch_size_per_gpu": "batch_size",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
@@ -80,14 +79,18 @@ class Trainer:
         self.config, self.on_validate = config, on_validate
         self.output_dir = Path(config.output_dir)
         check_output_dir(config)
-        memory = {"in_memory": config.dataset_on_device}
         self.accelerator = start_accelerator(config)
         # DeepSpeed keeps its optimizer to itself
         self.can_continue = self.accelerator.distributed_type != DistributedType.DEEPSPEED
         self.device = self.accelerator.device
-        device = self.device if config.dataset_on_device else "cpu"
-        self.dataset = PrecomputedDataset(config.data, device=device, **memory)
-        self.prior = PrecomputedDataset(config.prior_data, device=device, **memory) if config.prior_data else None
+        read = partial(
+            PrecomputedDataset,
+            in_memory=config.dataset_on_device,
+            device=self.device if config.dataset_on_device else "cpu",
+            mouth_box_scale=config.mouth_box_scale,
+        )
+        self.dataset = read(config.data)
+        self.prior = read(config.prior_data) if config.prior_data else None
         self._check_clips()
 
         torch.manual_seed(config.seed)  # the same weights in every process
