@@ -24,7 +24,7 @@ from diffusers_jova import JoVAPipeline
 from diffusers_jova.cli import Parser
 from diffusers_jova.media import write_video
 from diffusers_jova.shipped import model_folder
-from training.avatars import AvatarClip
+from training.avatars import AvatarClip, without_look
 from training.config import parse_overrides
 from training.contact_sheet import save_contact_sheet
 from training.evaluation import Frames, evaluate_clip, evaluate_reconstruction
@@ -245,7 +245,11 @@ def write_examples(clips: Mapping[str, Sequence[Generated]], references: Sequenc
     """Write a contact sheet, `evidence.png`, and a few mp4 files under `samples`, enlarged for viewing."""
     chosen = [(task, row) for task, count in EXAMPLES.items() for row in range(min(count, len(references)))]
     pairs = [(clips[task][row].frames, clips[task][row].waveform) for task, row in chosen]
-    labels = [f"{task}: {references[row].caption}" for task, row in chosen]
+    captions = [references[row].caption for _, row in chosen]
+    labels = [
+        f"{task}: {without_look(caption) if task == 'image' else caption}"
+        for (task, _), caption in zip(chosen, captions, strict=True)
+    ]
     save_contact_sheet(folder / "evidence.png", pairs, labels)
     (folder / "samples").mkdir(exist_ok=True)
     for (task, row), (frames, waveform) in zip(chosen, pairs, strict=True):
@@ -257,7 +261,8 @@ def device_name() -> str:
     """What generates: the GPU's name, or the number of threads on a CPU."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' if count > 1 else ''} of a CPU ({platform.machine()})"
 
 
 # 3. The command
