@@ -276,7 +276,7 @@ def describe(arms: Mapping[str, Mapping[str, Any]], origin: Mapping[str, str]) -
         "The paper's Tables 3, 4 and 5 in small: every arm begins with the branches of stage 1 and sees the same "
         f"{base['samples']:,} samples of stage 2 ({base['steps']:,} steps); {base['seeds']} seeds of data order and "
         f"noise, {base['clips']} held-out prompts each; mean +- standard deviation over seeds. Without alignment, the "
-        "audio branch of stage 1 was trained without it too. Measured on "
+        "audio branch of stage 1 was trained without it too. Tabulated on "
         f"{origin['date'][:10]} at commit {origin['commit']}; `make ablations` repeats it.",
     ]
     for title, rows in TABLES.items():
