@@ -333,7 +333,7 @@ def prepare_anew(data: Path, preparation: str) -> None:
         write_record(path, load_file(path), HEADER | {"preparation": preparation})
 
 
-def test_clips_that_were_prepared_anew_are_another_run_unless_a_checkpoint_does_not_say_how_its_were(
+def test_clips_that_were_prepared_anew_are_another_run_unless_a_checkpoint_is_older_than_such_settings(
     tmp_path: Path,
 ) -> None:
     data = write_clips(tmp_path / "prepared")
@@ -345,7 +345,7 @@ def test_clips_that_were_prepared_anew_are_another_run_unless_a_checkpoint_does_
         Trainer(tiny_config(tmp_path))
     file = tmp_path / "run" / "checkpoint-00000003" / "state.json"
     state = json.loads(file.read_text())
-    del state["fingerprint"]["preparation"]
+    del state["fingerprint"]["preparation"], state["fingerprint"]["mouth_box_scale"], state["fingerprint"]["betas"]
     file.write_text(json.dumps(state))
     assert Trainer(tiny_config(tmp_path)).step == 3
 
@@ -478,6 +478,13 @@ def test_a_run_begins_by_deleting_what_a_kill_left_of_checkpoints(tmp_path: Path
     (tmp_path / "run" / ".checkpoint-00000002.tmp").mkdir(parents=True)
     Trainer(tiny_config(tmp_path, steps=1)).train()
     assert [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_checkpoint_that_a_kill_left_moved_aside_is_continued_from(tmp_path: Path) -> None:
+    Trainer(tiny_config(tmp_path, steps=3)).train()
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old"))
+    assert Trainer(tiny_config(tmp_path)).step == 3
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_the_settings_that_differ(tmp_path: Path) -> None:

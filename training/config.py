@@ -271,6 +271,11 @@ class TrainConfig:
         """Name what a checkpoint must share with the run that continues it; the other fields may change."""
         return [field.name for field in fields(self) if field.name not in FREE_TO_CHANGE]
 
+    def unsaid_settings(self) -> dict[str, Any]:
+        """What decisive settings were in checkpoints that are older than they: their defaults."""
+        decisive = self.decisive_fields()
+        return {f.name: f.default for f in fields(self) if f.name in decisive and f.default is not MISSING}
+
     def settings_of_result(self) -> dict[str, Any]:
         """List what decides the weights that come out, as JSON holds it."""
         names = (*self.decisive_fields(), *LENGTH_AND_RATE)

@@ -147,7 +147,7 @@ def clear_leftovers(output_dir: Path) -> None:
 
 def check_fingerprint(saved: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:
     """Refuse to continue where a checkpoint belongs to a run of other settings, and name those that differ."""
-    current = json.loads(json.dumps(current))  # tuples become lists, as in the file
+    saved, current = json.loads(json.dumps([saved, current]))  # tuples become lists, as in the file
     names = [name for name in sorted(current) if saved.get(name) != current[name]]
     if names:
         changes = ", ".join(

@@ -105,6 +105,8 @@ class Trainer:
         self.conditioning = self._conditioning()
         self.meter = LossMeter(config, self.device)
         self.step = 0
+        if self.accelerator.is_main_process:
+            clear_leftovers(self.output_dir)
         self._resume()
 
     def train(self) -> Path:
@@ -291,7 +293,6 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return None
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(self.output_dir)
         self.config.save(self.output_dir / "config.yaml")
         return MetricsLog(self.output_dir, self.step, self.config.tensorboard)
 
@@ -320,7 +321,7 @@ class Trainer:
             return
         parts, state = load_checkpoint(path)
         fingerprint = self._fingerprint()
-        unsaid = {"preparation": fingerprint["preparation"]}  # in checkpoints that are older than this part of them
+        unsaid = self.config.unsaid_settings() | {"preparation": fingerprint["preparation"]}  # in older checkpoints
         check_fingerprint(unsaid | state["fingerprint"], fingerprint, path)
         if state["step"] > self.config.steps:
             raise ValueError(
