@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,11 @@ def test_the_digest_sees_weights_and_vocabulary_but_no_report(tmp_path: Path) ->
     assert changed != digest
     (tmp_path / "model.safetensors").write_bytes(b"2")
     assert digest_components([tmp_path]) != changed
+
+
+def test_the_place_that_a_component_came_from_is_no_part_of_its_digest(tmp_path: Path) -> None:
+    digests = []
+    for place, width in (("/here", 1), ("there", 1), ("there", 2)):
+        (tmp_path / "config.json").write_text(json.dumps({"_name_or_path": place, "width": width}))
+        digests.append(digest_components([tmp_path]))
+    assert digests[0] == digests[1] != digests[2]

@@ -364,6 +364,15 @@ def test_a_distribution_that_did_not_start_is_an_error(tmp_path: Path, monkeypat
         Trainer(tiny_config(tmp_path))
 
 
+def test_the_number_of_accumulated_batches_is_that_of_the_run_whatever_the_launcher_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for written in ("auto", "8"):
+        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", written)
+        forget_accelerate()
+        assert start_accelerator(tiny_config(tmp_path, gradient_accumulation_steps=2)).gradient_accumulation_steps == 2
+
+
 class StartedDeepSpeed:
     """What accelerate gives where it has started DeepSpeed, which is not installed here."""
 
@@ -625,6 +634,8 @@ def test_a_repository_that_cannot_take_the_result_is_refused_before_the_first_st
     config = tiny_config(tmp_path, push_to_hub="me/jova-mine")
     with pytest.raises(InputError, match=r"`me/jova-mine` \(.*\); run `hf auth login` with a token that may write"):
         run(config)  # the tests have no network
+    with pytest.raises(InputError, match="`push_to_hub` must be an owner and a name, got 'jova-mine'"):
+        run(replace(config, push_to_hub="jova-mine"))
     stub_repository(monkeypatch, {"me/jova-mine": False})
     with pytest.raises(InputError, match="`push_to_hub` must be a private repository, got the public `me/jova-mine`"):
         run(config)

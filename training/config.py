@@ -262,8 +262,9 @@ class TrainConfig:
     def _check_deepspeed(self) -> None:
         """Refuse what a run with DeepSpeed would do wrong without a word."""
         limit, is_half = self.stop_after_minutes, self.mixed_precision != "no"
+        rule = "null with DeepSpeed in half precision"
         remedy = "DeepSpeed keeps the weights in half precision, where averages stand still; set `distribution: fsdp`"
-        _require(self.ema_decay is None or not is_half, "ema_decay", "null with DeepSpeed", self.ema_decay, remedy)
+        _require(self.ema_decay is None or not is_half, "ema_decay", rule, self.ema_decay, remedy)
         remedy = "such a run cannot be continued; set `distribution: fsdp`"
         _require(limit is None, "stop_after_minutes", "null with DeepSpeed", limit, remedy)
 

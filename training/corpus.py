@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffusers_jova.cli import Parser
+from diffusers_jova.cli import Parser, one_line
 from training.avatars import make_clip, write_shards
-from training.origin import keep_origin
+from training.origin import OriginError, keep_origin
 
 
 CLIPS_PER_SHARD = 256
@@ -28,7 +28,12 @@ HELD_OUT_SEED = 10_000_000  # training seeds count from 0 and stay far below
 
 
 def make_shards_aside(folder: Path, seeds: range, num_processes: int, speech: str) -> None:
-    """Make the clips of `seeds` from a fresh interpreter: workers of this one would load all that trains."""
+    """Make the clips of `seeds` from a fresh interpreter: workers of this one would load all that trains.
+
+    Raises:
+        OriginError: As `make_shards`.
+    """
+    keep_origin(folder, full_options({"speech": speech}))
     numbers = ["--first-seed", str(seeds[0]), "--clips", str(len(seeds)), "--processes", str(num_processes)]
     command = [sys.executable, "-m", "training.corpus", str(folder), "--speech", speech, *numbers]
     subprocess.run(command, check=True)
@@ -84,7 +89,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=1, help="processes that make clips")
     args = parser.parse_args(argv)
     seeds = range(args.first_seed, args.first_seed + args.clips)
-    shards = make_shards(args.folder, seeds, num_processes=args.processes, speech=args.speech)
+    try:
+        shards = make_shards(args.folder, seeds, num_processes=args.processes, speech=args.speech)
+    except OriginError as error:
+        parser.error(one_line(error))
     print(f"{args.clips} clips in {len(shards)} shards in {args.folder}")
 
 

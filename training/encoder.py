@@ -116,7 +116,7 @@ def fingerprint_model(model: Path) -> str:
 
 
 def _sample(path: Path) -> bytes:
-    """Size, beginning and end of a file: all of a small one, and of a large one what other weights would change."""
+    """Size, beginning and end of a file: a weight file that differs in its middle alone is not told apart."""
     size = path.stat().st_size
     with path.open("rb") as file:
         beginning = file.read(SAMPLED_BYTES)

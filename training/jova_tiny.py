@@ -184,16 +184,16 @@ def encode_shard(codecs: Path, folder: Path, paths: tuple[Path, Path]) -> None:
 def write_plain_records(codecs: Path, records: Path, folder: Path) -> None:
     """Copy records, every other one with the embedding of a caption without the look; those there are left alone."""
     pipeline = assemble(codecs, None)
-    paths = sorted(records.glob("*.safetensors"))
-    for first in tqdm(range(0, len(paths), TEXT_BATCH), desc="captions"):
-        batch = [path for path in paths[first : first + TEXT_BATCH] if not (folder / path.name).exists()]
-        headers = [RecordHeader.read(path) for path in batch]
+    numbered = list(enumerate(sorted(records.glob("*.safetensors"))))
+    for first in tqdm(range(0, len(numbered), TEXT_BATCH), desc="captions"):
+        batch = [(n, path) for n, path in numbered[first : first + TEXT_BATCH] if not (folder / path.name).exists()]
+        headers = [RecordHeader.read(path) for _, path in batch]
         captions = [
-            without_look(header.metadata["caption"]) if paths.index(path) % 2 else header.metadata["caption"]
-            for path, header in zip(batch, headers, strict=True)
+            without_look(header.metadata["caption"]) if number % 2 else header.metadata["caption"]
+            for (number, _), header in zip(batch, headers, strict=True)
         ]
         embeds = encode_captions(pipeline, captions)
-        for path, header, caption, embed in zip(batch, headers, captions, embeds, strict=True):
+        for (_, path), header, caption, embed in zip(batch, headers, captions, embeds, strict=True):
             record = load_file(path) | {"prompt_embeds": embed}
             write_record(folder / path.name, record, {**header.metadata, "caption": caption})
     if not (folder / EMPTY_PROMPT).exists():

@@ -73,5 +73,14 @@ def digest_components(folders: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for folder in folders:
         for path in sorted(path for path in folder.iterdir() if path.suffix in PARTS and path.name not in BESIDE):
-            digest.update(f"{folder.name}/{path.name}".encode() + path.read_bytes())
+            digest.update(f"{folder.name}/{path.name}".encode() + _content(path))
     return digest.hexdigest()[:16]
+
+
+def _content(path: Path) -> bytes:
+    """Bytes of a file; of a config without the place that the component was once loaded from."""
+    if path.name != "config.json":
+        return path.read_bytes()
+    values = json.loads(path.read_text())
+    values.pop("_name_or_path", None)
+    return json.dumps(values, sort_keys=True).encode()

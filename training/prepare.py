@@ -296,12 +296,12 @@ def find_strangers(samples: Sequence[Sample], output: Path) -> list[str]:
     return [path.name for path in sorted(output.glob("*.safetensors")) if path.stem.rpartition("-")[0] not in own]
 
 
-def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = ()) -> str:
+def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tells_mouths: bool = True) -> str:
     """Say in a few lines what was kept and why the rest was not, and which records are of other clips."""
     counts = Counter(outcome.status for outcome in outcomes)
     records = sum(outcome.num_records for outcome in outcomes)
     lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
-    if any(outcome.num_pictures for outcome in outcomes):
+    if tells_mouths and any(outcome.num_pictures for outcome in outcomes):
         lines.append(describe_mouths(outcomes))
     cropped = [f"{Path(o.source).name}, {o.note}" for o in outcomes if o.status == "kept" and o.note]
     if cropped:
@@ -500,15 +500,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         preparer = Preparer(args.model, args.output, settings, fingerprint_model(args.model), args.device)
         outcomes = prepare(samples, preparer, args.num_processes, args.ray)
     except torch.OutOfMemoryError as error:
-        reason = one_line(error).partition(" GPU ")[0]  # the rest counts bytes
         parser.error(
-            f"a clip must fit into the GPU's memory, got {reason!r}; use smaller `--buckets` or fewer "
+            f"a clip must fit into the GPU's memory, got {one_line(error)!r}; use smaller `--buckets` or fewer "
             "`--num-processes` per GPU, what is done stays done"
         )
     except (ValueError, OSError, ImportError) as error:
         parser.error(one_line(error))
     heard = "" if args.whisper is None else describe_whole_captions(samples)
-    print(heard + describe(outcomes, find_strangers(samples, args.output)))
+    print(heard + describe(outcomes, find_strangers(samples, args.output), tells_mouths=settings.mouths))
     if not any(outcome.num_records for outcome in outcomes):
         parser.exit(1, f"no clip of `{args.source}` was kept\n")
 

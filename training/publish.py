@@ -84,8 +84,10 @@ def prepare_repository(name: str, private: bool) -> None:
     """Make the Hub repository, unless there is one: whether a result can be uploaded is known before the first step.
 
     Raises:
-        ValueError: If there is no login that may write to it, or it is public and should not be.
+        ValueError: If its name lacks the owner, no login may write to it, or it is public and should not be.
     """
+    if not HUB_NAME.fullmatch(name):
+        raise ValueError(f"`push_to_hub` must be an owner and a name, got {name!r}; write `you/your-model`")
     api = HfApi()
     try:
         api.create_repo(name, private=private, exist_ok=True)

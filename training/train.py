@@ -51,9 +51,8 @@ def explained_out_of_memory(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        reason = one_line(error).partition(" GPU ")[0]  # the rest counts bytes
         raise GPUMemoryError(
-            f"the run must fit into the GPU's memory, got {reason!r}; try in this order: "
+            f"the run must fit into the GPU's memory, got {one_line(error)!r}; try in this order: "
             f"{', '.join(memory_savers(config))}; the run continues from its last checkpoint, but for `resume=false`"
         ) from error
 

@@ -469,12 +469,13 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         DistributedDataParallelKwargs(gradient_as_bucket_view=True),
         InitProcessGroupKwargs(timeout=LONGEST_WAIT),
     ]
+    # `accelerate launch` may have written another number there, or `auto`, which Accelerator cannot read
+    os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.gradient_accumulation_steps)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         kwargs_handlers=handlers,
     )
-    accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps  # the environment may say otherwise
     kinds = {
         DistributedType.NO: "none",
         DistributedType.MULTI_CPU: "ddp",

@@ -39,20 +39,20 @@ class ValidationClips:
         self.pipeline: Any = None
 
     def __call__(self, trainer: Trainer, step: int) -> None:
-        """Writes `validation/step-<step>-<prompt>.mp4` below the output folder; where it cannot, the run goes on."""
+        """Writes `validation/step-<step>-<prompt>.mp4` below the output folder; where it cannot, the run goes on.
+
+        Under FSDP an error while a clip is made ends the run: the other processes wait in the middle of a model.
+        """
         is_sharded = trainer.accelerator.distributed_type == DistributedType.FSDP  # then every process must take part
         if not (trainer.accelerator.is_main_process or is_sharded):
             return
-        clips = (partial(self._write_clip, trainer, step, index) for index in range(len(self.prompts)))
-        for part in (partial(self._prepare, trainer), *clips):
-            failure = failure_of(part)
-            if failure is not None:
-                warnings.warn(f"validation failed at step {step}, the run goes on: {failure}", stacklevel=2)
-            if is_sharded:  # all stop together: a clip takes all processes
-                failures = torch.tensor(float(failure is not None), device=trainer.device)
-                failure = "in some process" if trainer.accelerator.reduce(failures) > 0 else None
-            if failure is not None:
-                break
+        failure = agreed_failure(trainer, partial(self._prepare, trainer))
+        for index in range(len(self.prompts)):
+            if failure is None:
+                clip = self._make_clip(index) if is_sharded else None
+                failure = agreed_failure(trainer, partial(self._write_clip, trainer, step, index, clip))
+        if failure is not None:
+            warnings.warn(f"validation failed at step {step}, the run goes on: {failure}", stacklevel=2)
         self._move(torch.device("cpu"))
         trainer.transformer.train()
 
@@ -64,10 +64,14 @@ class ValidationClips:
         trainer.transformer.eval()
         self._move(trainer.device)
 
-    def _write_clip(self, trainer: Trainer, step: int, index: int) -> None:
-        """Makes the clip of one prompt; the main process writes it."""
+    def _make_clip(self, index: int) -> Any:
+        """Makes the clip of one prompt."""
         generator = torch.Generator().manual_seed(self.seed + index)
-        clip = self.pipeline(self.prompts[index], num_inference_steps=self.num_inference_steps, generator=generator)
+        return self.pipeline(self.prompts[index], num_inference_steps=self.num_inference_steps, generator=generator)
+
+    def _write_clip(self, trainer: Trainer, step: int, index: int, clip: Any) -> None:
+        """Writes the clip of one prompt, which is made here unless it is given; the main process writes."""
+        clip = self._make_clip(index) if clip is None else clip
         if trainer.accelerator.is_main_process:
             clip.save(self._path(trainer.output_dir, step, index))
 
@@ -85,10 +89,15 @@ class ValidationClips:
         return path
 
 
-def failure_of(part: Callable[[], None]) -> str | None:
-    """Run a part of a validation; returns what went wrong, which no training should end for."""
+def agreed_failure(trainer: Trainer, part: Callable[[], None]) -> str | None:
+    """Run a part of a validation; returns what went wrong, here or under FSDP in any process, or None."""
+    failure = None
     try:
         part()
     except Exception as error:
-        return f"{type(error).__name__}: {one_line(error)}"
-    return None
+        failure = f"{type(error).__name__}: {one_line(error)}"
+    if trainer.accelerator.distributed_type == DistributedType.FSDP:
+        failures = torch.tensor(float(failure is not None), device=trainer.device)
+        if trainer.accelerator.reduce(failures) > 0:
+            failure = failure or "in another process"
+    return failure
