@@ -219,8 +219,10 @@ def load_adapter(pipeline: JoVAPipeline, name: str, source: str) -> None:
     """Load one adapter, and insist that the model has places for it."""
     try:
         pipeline.load_lora_weights(source, adapter_name=name)
-    except (ValueError, OSError, SafetensorError) as error:
-        raise ValueError(f"`--lora` must be an adapter of this model, got {source} ({one_line(error)})") from error
+    except Exception as error:  # of the file, or of the Hub and the network that it is looked for on
+        raise ValueError(
+            f"`--lora` must be an adapter of this model, got {source} ({one_line(error)}); name its file or folder"
+        ) from error
     if name not in pipeline.transformer.peft_config:
         raise ValueError(f"`--lora` must be an adapter of this model, got {source}, which fits none of its layers")
 

@@ -189,3 +189,13 @@ def test_the_lists_that_name_settings_name_existing_ones() -> None:
     assert set(FREE_TO_CHANGE) <= {field.name for field in fields(TrainConfig)}
     for targets in TARGETS:
         from_values(PATHS | {"train": "lora", "lora_targets": targets})
+
+
+def test_a_misspelt_setting_is_sought_where_it_was_written(tmp_path: Path) -> None:
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("model: m\ndata: d\noutput_dir: o\n")
+    with pytest.raises(ValueError, match=r"`stpes` in the command line is not a setting .* did you mean `steps`"):
+        load_yaml(preset, {"stpes": 60})
+    preset.write_text("stpes: 60\n")
+    with pytest.raises(ValueError, match=r"`stpes` in .*preset\.yaml is not a setting"):
+        load_yaml(preset)

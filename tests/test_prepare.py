@@ -195,6 +195,18 @@ def test_clips_prepared_with_other_settings_do_not_mix_with_the_earlier_ones(
     assert other_model.preparation != louder.preparation
 
 
+def test_clips_without_sound_are_named_in_the_first_run_and_in_later_ones(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b"])
+    write_video(source / "b.mp4", np.zeros((12, 32, 32, 3), np.uint8), 16)
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    for _ in range(2):
+        assert "\nno sound in 1: b.mp4; they train the picture alone" in describe(
+            prepare(read_samples(source), preparer)
+        )
+
+
 def test_clips_without_a_mouth_are_counted_and_named_in_the_first_run_and_in_later_ones(
     tmp_path: Path, tiny_pipeline_folder: Path
 ) -> None:
@@ -392,7 +404,7 @@ def test_a_clip_without_memory_names_what_takes_less(
     tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def no_memory(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(Preparer, "_encode", no_memory)
     source = write_clips(tmp_path / "clips", ["a"])

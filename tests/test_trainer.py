@@ -328,6 +328,15 @@ def test_a_folder_that_was_not_prepared_to_the_end_is_announced(
     assert f"has not finished `{data}`: the run goes without the clips that are missing" in capsys.readouterr().out
 
 
+def test_records_in_half_precision_train_in_full_precision(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, steps=1, mixed_precision="no")
+    for path in (tmp_path / "prepared").rglob("*.safetensors"):
+        record = load_file(path)
+        record |= {name: tensor.bfloat16() for name, tensor in record.items() if name != "mouth_boxes"}
+        write_record(path, record, HEADER)
+    Trainer(config).train()
+
+
 def prepare_anew(data: Path, preparation: str) -> None:
     for path in data.glob("*.safetensors"):
         write_record(path, load_file(path), HEADER | {"preparation": preparation})

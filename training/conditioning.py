@@ -200,7 +200,8 @@ class Conditioning:
             value, empty = batch[name], empties.get(name)
             if value is not None and empty is not None:
                 value = torch.where(drop.reshape(-1, *[1] * (value.ndim - 1)), empty, value)
-            text[argument] = value
+            is_feature = value is not None and value.is_floating_point()
+            text[argument] = value.float() if is_feature else value  # records are in half precision, weights need not
         return text
 
     def _empty_prompt_like(self, batch: Batch) -> Batch:

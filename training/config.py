@@ -328,23 +328,29 @@ def load_yaml(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
     values = _parse_yaml(Path(path).read_text(), str(path)) or {}
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` must hold `name: value` lines, got {type(values).__name__}")
-    values.update(overrides or {})
-    return from_values(values, source=str(path))
+    _check_names(values, str(path))
+    _check_names(overrides or {}, "the command line")
+    return from_values({**values, **(overrides or {})}, source=str(path))
 
 
 def from_values(values: Mapping[str, Any], source: str = "the configuration") -> TrainConfig:
     """Build the configuration from plain values, converted to the types of the fields."""
+    _check_names(values, source)
+    for field in fields(TrainConfig):
+        if field.default is MISSING and values.get(field.name) is None:
+            raise ValueError(f"`{field.name}` must be given, {source} has none; add `{field.name}=...`")
+    hints = get_type_hints(TrainConfig)
+    return TrainConfig(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
+
+
+def _check_names(values: Mapping[str, Any], source: str) -> None:
+    """Refuse fields that do not exist."""
     known = [field.name for field in fields(TrainConfig)]
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
             hint = f"did you mean `{near[0]}`" if near else f"the fields are {', '.join(known)}"
             raise ValueError(f"`{name}` in {source} is not a setting of a training run; {hint}")
-    for field in fields(TrainConfig):
-        if field.default is MISSING and values.get(field.name) is None:
-            raise ValueError(f"`{field.name}` must be given, {source} has none; add `{field.name}=...`")
-    hints = get_type_hints(TrainConfig)
-    return TrainConfig(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:

@@ -83,6 +83,7 @@ class Outcome(NamedTuple):
         num_records: Records that the sample has.
         num_pictures: Those of them with a picture.
         num_mouths: Those of them in which a mouth is seen.
+        num_silent: Those of the records without sound.
         num_empty: Clips that became no record because their prompt is empty; not known of an earlier run.
     """
 
@@ -92,6 +93,7 @@ class Outcome(NamedTuple):
     num_records: int = 0
     num_pictures: int = 0
     num_mouths: int = 0
+    num_silent: int = 0
     num_empty: int = 0
 
 
@@ -160,7 +162,8 @@ class Preparer:
             return None
         num_pictures = sum(header["has_video"] == "1" for header in headers)
         num_mouths = sum(int(header.get("num_mouth_boxes", 0)) > 0 for header in headers)
-        return Outcome(str(sample.source), "done", "", num_clips, num_pictures, num_mouths)
+        num_silent = sum(header["has_audio"] == "0" for header in headers)
+        return Outcome(str(sample.source), "done", "", num_clips, num_pictures, num_mouths, num_silent)
 
     def write_empty_prompt(self) -> None:
         """Write the record that caption dropout puts in place of a prompt."""
@@ -303,6 +306,8 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
     lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
     if tells_mouths and any(outcome.num_pictures for outcome in outcomes):
         lines.append(describe_mouths(outcomes))
+    if silent := [Path(outcome.source).name for outcome in outcomes if outcome.num_silent]:
+        lines.append(f"no sound in {len(silent)}: {some(silent)}; they train the picture alone")
     cropped = [f"{Path(o.source).name}, {o.note}" for o in outcomes if o.status == "kept" and o.note]
     if cropped:
         lines.append(f"cropped {len(cropped)}: {some(cropped)}; give `--buckets` of their shape to keep more")
