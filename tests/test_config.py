@@ -129,7 +129,10 @@ def test_a_value_that_breaks_its_rule_is_named_with_the_rule(name: str, value: o
         ({"prior_data": "p"}, "`prior_data` and `prior_probability` belong together"),
         ({"validate_every": 5}, "`validate_every` needs `validation_prompts`"),
         ({"train": "lora", "quantize": "nf4", "distribution": "fsdp"}, "`quantize` cannot be sharded"),
-        ({"ema_decay": 0.99, "distribution": "deepspeed"}, r"`ema_decay` must be null with DeepSpeed, got 0\.99; D"),
+        (
+            {"ema_decay": 0.99, "distribution": "deepspeed"},
+            r"`ema_decay` must be null with DeepSpeed in half precision, got 0\.99; D",
+        ),
         ({"stop_after_minutes": 5, "distribution": "deepspeed"}, "`stop_after_minutes` must be null with DeepSpeed"),
     ],
 )
