@@ -14,22 +14,28 @@ from typing import Any
 import pytest
 import torch
 from accelerate import DistributedType, debug_launcher
-from huggingface_hub import HfApi
-from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessRaisedException
 
-import diffusers_jova
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
-from tests.tiny_training import HEADER, MODEL, MODELS, WAN_MODEL, forget_accelerate, tiny_config, write_clips
+from tests.tiny_training import (
+    HEADER,
+    MODEL,
+    MODELS,
+    WAN_MODEL,
+    different,
+    forget_accelerate,
+    result,
+    tiny_config,
+    write_clips,
+)
 from training.branches import branch_of, copy_video_to_audio
 from training.conditioning import Conditioning
 from training.config import TrainConfig
 from training.dataset import UNFINISHED, write_record
 from training.metrics import LossMeter
-from training.publish import UploadError, write_model_card
-from training.train import InputError, assemble, main, run
+from training.train import main
 from training.trainer import PreemptedError, Trainer, start_accelerator
 
 
@@ -42,18 +48,9 @@ def configure(request: pytest.FixtureRequest) -> Configure:
     return partial(tiny_config, transformer=request.param)
 
 
-def result(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
-
-
 def losses(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "samples_per_second"} for line in lines]
-
-
-def different(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
-    assert one.keys() == other.keys()
-    return [name for name in one if not torch.equal(one[name], other[name])]
 
 
 EVERYTHING_RANDOM = {
@@ -286,12 +283,6 @@ def test_a_full_disk_leaves_the_earlier_result_and_no_half_of_the_new_one(
     assert [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")] == []
 
 
-def test_validation_without_a_pipeline_is_refused_before_the_first_step(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path, validate_every=1, validation_prompts=["a"])
-    with pytest.raises(ValueError, match="`pipeline` must be a saved pipeline to make validation clips"):
-        run(config)
-
-
 def test_a_mouth_loss_without_mouths_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_clips(tmp_path / "prepared", num_clips=1)
     Trainer(tiny_config(tmp_path))
@@ -302,6 +293,14 @@ def test_a_mouth_loss_without_mouths_is_announced(tmp_path: Path, capsys: pytest
         forget_accelerate()
         Trainer(tiny_config(tmp_path))
         assert "has mouth boxes: the mouth loss will be 0" in capsys.readouterr().out
+
+
+def test_mouth_boxes_grow_by_the_setting(tmp_path: Path) -> None:
+    plain, grown = (
+        Trainer(tiny_config(tmp_path, mouth_box_scale=scale)).dataset.batch([0])["mouth_mask"].sum()
+        for scale in (1, 3)
+    )
+    assert grown > plain > 0
 
 
 def test_a_run_says_on_how_many_clips_of_how_many_buckets_it_trains(
@@ -555,145 +554,6 @@ def test_prior_clips_are_mixed_in_at_their_share(tmp_path: Path) -> None:
     trainer.prior.batch = lambda indices: seen.append(indices) or batch_of(trainer.prior, indices)
     trainer.train()
     assert len(seen) == 3
-
-
-def test_validation_makes_clips_and_leaves_the_run_as_it_was(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
-    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
-    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "ema_decay": 0.9, "steps": 2}
-    Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "quiet"), **settings)).train()
-    settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
-    run(tiny_config(tmp_path, **settings))
-    clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
-    assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step in (1, 2) for prompt in (0, 1)]
-    assert different(result(tmp_path / "quiet"), result(tmp_path / "run")) == []
-
-
-@pytest.mark.parametrize(
-    ("place", "error"),
-    [
-        ("JoVAPipeline.from_pretrained", OSError("no such folder")),
-        ("JoVAPipeline.__call__", torch.OutOfMemoryError("CUDA out of memory.")),
-        ("JoVAPipelineOutput.save", OSError(28, "No space left on device")),
-    ],
-    ids=["load", "memory", "disk"],
-)
-def test_a_validation_that_fails_is_announced_and_takes_no_step_from_the_run(
-    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
-) -> None:
-    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
-    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "ema_decay": 0.9, "steps": 2}
-    Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "quiet"), **settings)).train()
-    owner, name = place.split(".")
-    working, calls = getattr(getattr(diffusers_jova, owner), name), []
-
-    def fails_at_first(*arguments: object, **options: object) -> object:
-        calls.append(options)
-        if len(calls) == 1:
-            raise error
-        return working(*arguments, **options)
-
-    monkeypatch.setattr(getattr(diffusers_jova, owner), name, fails_at_first)
-    settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
-    trainer = assemble(tiny_config(tmp_path, **settings))
-    message = f"validation failed at step 1, the run goes on: .*{re.escape(str(error))}"
-    with pytest.warns(UserWarning, match=message) as warned:
-        trainer.train()
-    assert len([warning for warning in warned if "validation failed" in str(warning.message)]) == 1
-    assert trainer.transformer.training
-    clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
-    assert clips == [f"step-00000002-0{prompt}.mp4" for prompt in (0, 1)]
-    assert different(result(tmp_path / "quiet"), result(tmp_path / "run")) == []
-
-
-def test_an_interruption_of_a_validation_ends_the_run(
-    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(diffusers_jova.JoVAPipeline, "__call__", interrupt)
-    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
-    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "steps": 1, "validation_prompts": ["a"]}
-    with pytest.raises(KeyboardInterrupt):
-        run(tiny_config(tmp_path, validate_every=1, **settings))
-
-
-def stub_repository(monkeypatch: pytest.MonkeyPatch, is_private: dict[str, bool]) -> None:
-    """A Hub with the repositories of ``is_private``, which says of each whether it is private."""
-    monkeypatch.setattr(HfApi, "create_repo", lambda _, name, private, **__: is_private.setdefault(name, private))
-    monkeypatch.setattr(HfApi, "repo_info", lambda _, name: SimpleNamespace(private=is_private[name]))
-
-
-@pytest.mark.parametrize(("settings", "is_private"), [({}, True), ({"hub_private_repo": False}, False)])
-def test_the_repository_is_made_before_the_first_step_and_is_private_by_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, bool], is_private: bool
-) -> None:
-    hub: dict[str, bool] = {}
-    stub_repository(monkeypatch, hub)
-    monkeypatch.setattr(Trainer, "train", lambda _: pytest.fail("the run began") if not hub else Path("nowhere"))
-    monkeypatch.setattr(Trainer, "step", 0, raising=False)
-    run(tiny_config(tmp_path, push_to_hub="me/jova-mine", **settings))
-    assert hub == {"me/jova-mine": is_private}
-
-
-def test_a_repository_that_cannot_take_the_result_is_refused_before_the_first_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Trainer, "train", lambda _: pytest.fail("the run began"))
-    config = tiny_config(tmp_path, push_to_hub="me/jova-mine")
-    with pytest.raises(InputError, match=r"`me/jova-mine` \(.*\); run `hf auth login` with a token that may write"):
-        run(config)  # the tests have no network
-    with pytest.raises(InputError, match="`push_to_hub` must be an owner and a name, got 'jova-mine'"):
-        run(replace(config, push_to_hub="jova-mine"))
-    stub_repository(monkeypatch, {"me/jova-mine": False})
-    with pytest.raises(InputError, match="`push_to_hub` must be a private repository, got the public `me/jova-mine`"):
-        run(config)
-
-
-def test_a_result_that_could_not_be_uploaded_is_by_the_same_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tiny_config(tmp_path, steps=1, push_to_hub="me/jova-mine")
-    stub_repository(monkeypatch, {})
-
-    def offline(_: HfApi, **__: object) -> None:
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr(HfApi, "upload_folder", offline)
-    with pytest.raises(UploadError, match=r"run` is complete .* `me/jova-mine` \(no network\); run the same command"):
-        run(config)
-    before, uploads = result(tmp_path / "run"), []
-    monkeypatch.setattr(HfApi, "upload_folder", lambda _, **arguments: uploads.append(arguments["repo_id"]))
-    run(config)
-    assert uploads == ["me/jova-mine"]
-    assert different(before, result(tmp_path / "run")) == []
-
-
-def test_the_result_is_uploaded_with_its_card_and_without_checkpoints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uploads = {}
-    stub_repository(monkeypatch, {})
-    monkeypatch.setattr(HfApi, "upload_folder", lambda _, **arguments: uploads.update(arguments))
-    run(tiny_config(tmp_path, steps=1, push_to_hub="me/jova-mine"))
-    files = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    uploaded = set(filter_repo_objects(files, allow_patterns=uploads["allow_patterns"]))
-    assert files - uploaded == {path for path in files if path.startswith("checkpoint-")}
-    card = (tmp_path / "run" / "README.md").read_text()
-    assert 'JoVATransformer3DModel.from_pretrained("me/jova-mine", subfolder="transformer")' in card
-    assert "{" not in card
-    assert "base_model:" not in card  # the Hub refuses cards that name files of this machine there
-    assert "JoVAPipeline" not in card  # of which there is none for a model that starts from random weights
-
-
-def test_a_card_names_the_hub_model_that_it_comes_from_and_the_pipeline_that_loads_it(tmp_path: Path) -> None:
-    Trainer(tiny_config(tmp_path, steps=1)).train()
-    config = replace(tiny_config(tmp_path, steps=1), model="them/base", pipeline="them/pipeline")
-    card = write_model_card(tmp_path / "run", config).read_text()
-    assert "base_model: them/base\n" in card
-    assert 'JoVAPipeline.from_pretrained("them/pipeline", transformer=transformer)' in card
-    card = write_model_card(tmp_path / "run", replace(config, train="lora")).read_text()
-    assert 'JoVAPipeline.from_pretrained("them/pipeline", torch_dtype=torch.bfloat16)' in card
 
 
 def test_the_command_trains_and_names_the_nearest_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

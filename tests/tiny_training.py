@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
 
 from training.config import TrainConfig, from_values
 from training.dataset import EMPTY_PROMPT, write_record
@@ -103,3 +104,12 @@ def tiny_config(folder: Path, transformer: dict[str, Any] = MODEL, **values: Any
         "tensorboard": False,
     }
     return from_values(defaults | values)
+
+
+def result(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+def different(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]

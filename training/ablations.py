@@ -31,7 +31,7 @@ from diffusers_jova.cli import Parser, one_line
 from training.branches import copy_branch
 from training.config import TrainConfig, load_yaml, parse_overrides
 from training.evidence import load_pipeline, measure, summarize
-from training.generation import BATCH_SIZE, FIRST_SEED, fingerprint, generate, held_out_clips
+from training.generation import BATCH_SIZE, FIRST_SEED, generate, held_out_clips
 from training.jova_tiny import CONFIGS, assemble, start_training, wait_for
 from training.model import load_transformer
 from training.model_card import fill_section, markdown_table, provenance
@@ -440,7 +440,7 @@ def run_arms(args: Namespace, words: Sequence[str]) -> None:
         todo = [run for run in runs if not files[run].exists()]
         run_parallel([[*words, "--parallel", "1", "--only", name, str(seed)] for name, seed in todo], args.parallel)
 
-    digests = {folder: fingerprint(folder, {}) for folder in chain.from_iterable(starts.values())}
+    digests = {folder: digest_components([folder]) for folder in chain.from_iterable(starts.values())}
     components, results = digest_decoders(args.codecs), {}
     for (name, seed), file in files.items():
         config = arm_config(name, seed, args.output / file.stem, settings, args.config)

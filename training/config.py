@@ -185,7 +185,7 @@ class TrainConfig:
             _require(self.validate_every >= 1, "validate_every", "at least 1", self.validate_every, "null makes none")
         for name in PROBABILITIES:
             _require(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
-        for name in ("shift", "audio_shift", "lora_alpha", "max_grad_norm"):
+        for name in ("shift", "audio_shift", "lora_alpha", "max_grad_norm", "mouth_box_scale"):
             _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         for name in NOT_NEGATIVE:
             value = getattr(self, name)
@@ -292,7 +292,7 @@ UNREAD = (  # a setting, its value, what nothing reads then, what to do
     ("train", "full", ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"), "set `train: lora`"),
     ("learning_rate_schedule", "constant", ("decay_start", "final_learning_rate"), "set another schedule"),
     ("push_to_hub", None, ("hub_private_repo",), "set `push_to_hub`"),
-    ("stage", "audio", ("video_weight",), "set `stage: joint` or `video`"),
+    ("stage", "audio", ("video_weight", "mouth_box_scale"), "set `stage: joint` or `video`"),
     ("stage", "video", ("audio_weight",), "set `stage: joint` or `audio`"),
 )
 LENGTH_AND_RATE = ("steps", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_grad_norm")
@@ -328,7 +328,6 @@ def load_yaml(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
     values = _parse_yaml(Path(path).read_text(), str(path)) or {}
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` must hold `name: value` lines, got {type(values).__name__}")
-    _check_names(values, str(path))
     _check_names(overrides or {}, "the command line")
     return from_values({**values, **(overrides or {})}, source=str(path))
 

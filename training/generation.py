@@ -100,15 +100,10 @@ def _read(path: Path) -> Generated:
 
 
 def fingerprint(model: Path, settings: Mapping[str, Any]) -> str:
-    """Digest a saved pipeline or component, without what else lies in its folder, and settings."""
+    """Digest a saved pipeline, without what else lies in its folder, and settings: names a folder for their clips."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    files = (
-        *model.glob("*config.json"),
-        *model.glob("model_index.json"),
-        *model.glob("*.safetensors"),
-        *model.glob("*/*"),
-    )
-    for path in sorted(path for path in files if path.suffix in (".json", ".safetensors", ".model")):
+    components = (path for path in model.glob("*/*") if path.suffix in (".json", ".safetensors", ".model"))
+    for path in sorted([*model.glob("model_index.json"), *components]):
         digest.update(str(path.relative_to(model)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
