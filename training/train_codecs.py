@@ -62,7 +62,7 @@ from training.wan_clip import decode_clip, encode_clip, start_from_images
 
 
 MEL_FLOOR = -9.2  # ln 1e-4: below it, the vocoder's error is silence compared with silence
-TRAINED_MEL_FLOOR = -7.0  # errors below it have the steepest gradients, and nobody hears them
+TRAINED_MEL_FLOOR = -7.0  # 61 dB below magnitude 1: errors below it would rule the gradient, being the steepest
 CHAINS = (("video_vae",), ("audio_vae", "vocoder"), ("text_encoder",))  # side by side; each in its own process
 FOLDERS = {"video_vae": "vae", "audio_vae": "audio_vae", "vocoder": "vocoder", "text_encoder": "text_encoder"}
 INITIAL_LOGVAR = -6.0
