@@ -27,27 +27,27 @@ help:       ## list the commands
 	@touch $@
 
 demo: .venv/installed  ## set up .venv, then write demo.mp4, demo_from_image.mp4 and demo.png
-	@.venv/bin/python -m training.demo --model $(MODEL) --output demo.mp4
+	@.venv/bin/python -m diffusers_jova.recipes.demo --model $(MODEL) --output demo.mp4
 
 overfit: .venv/installed  ## set up .venv, then prove the chain on two clips; minutes
-	@.venv/bin/python -m training.overfit --output runs/overfit
+	@.venv/bin/python -m diffusers_jova.recipes.overfit --output runs/overfit
 
 .venv/espeak: .venv/installed  # the voice of the training set
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check --constraint .venv/constraints.txt --editable '.[espeak]'
 	@touch $@
 
 jova-tiny: .venv/espeak  ## make the shipped model from nothing; resumes where it was interrupted
-	@.venv/bin/python -m training.jova_tiny --output runs/jova-tiny
+	@.venv/bin/python -m diffusers_jova.recipes.jova_tiny --output runs/jova-tiny
 	@rm -rf diffusers_jova/weights/jova-tiny
 	@mkdir -p diffusers_jova/weights
 	@cp -R runs/jova-tiny/pipeline diffusers_jova/weights/jova-tiny
 
 evidence: .venv/espeak  ## measure MODEL on held-out prompts; fills in model_cards/jova-tiny
-	@.venv/bin/python -m training.evidence --model $(MODEL); status=$$?; \
-		.venv/bin/python -m training.lora_evidence --model $(MODEL) && exit $$status
+	@.venv/bin/python -m diffusers_jova.recipes.evidence --model $(MODEL); status=$$?; \
+		.venv/bin/python -m diffusers_jova.recipes.lora_evidence --model $(MODEL) && exit $$status
 
 ablations: .venv/espeak  ## the paper's Tables 3, 4 and 5 in small, after `make jova-tiny`
-	@.venv/bin/python -m training.ablations --output runs/ablations --steps $(STEPS)
+	@.venv/bin/python -m diffusers_jova.recipes.ablations --output runs/ablations --steps $(STEPS)
 
 test: .venv/installed  ## set up .venv, then check
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(MAKE) --no-print-directory check

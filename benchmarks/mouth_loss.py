@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.model import load_transformer
-from training.objective import jova_loss
+from diffusers_jova.training.loop.model import load_transformer
+from diffusers_jova.training.loop.objective import jova_loss
 
 
 MODEL = Path(__file__).parents[1] / "training" / "configs" / "jova_tiny_transformer.json"

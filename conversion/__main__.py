@@ -2,7 +2,7 @@
 
 import sys
 
-from conversion.convert import main
+from diffusers_jova.conversion.convert import main
 
 
 sys.argv[0] = "python -m conversion"  # what its help and its errors are headed with

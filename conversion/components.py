@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conversion.card import RELEASED_PARTS, Licence, copied_licence
-from conversion.checkpoint import Checkpoint, open_checkpoint, read_json
-from conversion.ltx2_audio import convert_audio_vae, convert_vocoder
-from conversion.output import Model, Options, Parameter, save_model
-from conversion.rules import listed
-from conversion.umt5 import convert_text_encoder
-from conversion.wan_vae import convert_vae
+from diffusers_jova.conversion.card import RELEASED_PARTS, Licence, copied_licence
+from diffusers_jova.conversion.checkpoint import Checkpoint, open_checkpoint, read_json
+from diffusers_jova.conversion.ltx2_audio import convert_audio_vae, convert_vocoder
+from diffusers_jova.conversion.output import Model, Options, Parameter, save_model
+from diffusers_jova.conversion.rules import listed
+from diffusers_jova.conversion.umt5 import convert_text_encoder
+from diffusers_jova.conversion.wan_vae import convert_vae
 
 
 NAMES = ("tokenizer", "text_encoder", "vae", "audio_vae", "vocoder")

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from conversion import components, lora, mmaudio, nava, ovi, single_file, wan
-from conversion.output import SHARD_GB, Options
-from conversion.source import local_path
 from diffusers_jova.cli import Parser, one_line
+from diffusers_jova.conversion import components, lora, mmaudio, nava, ovi, single_file, wan
+from diffusers_jova.conversion.output import SHARD_GB, Options
+from diffusers_jova.conversion.source import local_path
 
 
 KINDS: dict[str, Callable[[Path, Path, Options], None]] = {

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from conversion.checkpoint import Source, open_checkpoint, open_safetensors, read_metadata
-from conversion.output import (
+from diffusers_jova.conversion.checkpoint import Source, open_checkpoint, open_safetensors, read_metadata
+from diffusers_jova.conversion.output import (
     Options,
     Parameter,
     cast,
@@ -25,7 +25,7 @@ from conversion.output import (
     parameters,
     write_safetensors,
 )
-from conversion.rules import Rule, plan, prefixed
+from diffusers_jova.conversion.rules import Rule, plan, prefixed
 from diffusers_jova.lora import (
     ALPHA,
     PEFT_CONFIG,

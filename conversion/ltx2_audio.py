@@ -6,9 +6,9 @@ import torch
 from diffusers import AutoencoderKLLTX2Audio
 from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 
-from conversion.checkpoint import Checkpoint
-from conversion.output import Model, Parameter, check_fits, parameters, shape_of
-from conversion.rules import Rule, plan, prefixed, refuse_leftovers
+from diffusers_jova.conversion.checkpoint import Checkpoint
+from diffusers_jova.conversion.output import Model, Parameter, check_fits, parameters, shape_of
+from diffusers_jova.conversion.rules import Rule, plan, prefixed, refuse_leftovers
 
 
 # fmt: off

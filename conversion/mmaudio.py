@@ -21,9 +21,9 @@ from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
-from conversion.card import BIGVGAN, MMAUDIO, model_card
-from conversion.checkpoint import Checkpoint, open_checkpoint
-from conversion.output import (
+from diffusers_jova.conversion.card import BIGVGAN, MMAUDIO, model_card
+from diffusers_jova.conversion.checkpoint import Checkpoint, open_checkpoint
+from diffusers_jova.conversion.output import (
     Model,
     Options,
     Parameter,
@@ -37,7 +37,7 @@ from conversion.output import (
     shape_of,
     unchanged,
 )
-from conversion.rules import Rule, keep, listed, plan
+from diffusers_jova.conversion.rules import Rule, keep, listed, plan
 
 
 FOLD_EPS = 1e-4

@@ -10,12 +10,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from conversion.card import NAVA, WAN
-from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
-from conversion.output import Options, Parameter, parameters, shape_of, write_single
-from conversion.pipeline import Family, guidance_defaults, negative_prompts
-from conversion.rules import Rule, inverse, plan, prefixed
-from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
+from diffusers_jova.conversion.card import NAVA, WAN
+from diffusers_jova.conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
+from diffusers_jova.conversion.output import Options, Parameter, parameters, shape_of, write_single
+from diffusers_jova.conversion.pipeline import Family, guidance_defaults, negative_prompts
+from diffusers_jova.conversion.rules import Rule, inverse, plan, prefixed
+from diffusers_jova.conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
 
 
 AUDIO_POSITION_SCALE = 0.24  # 6 video latents per second over 25 audio latents per second

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from conversion.checkpoint import DTYPES, Checkpoint, Source
-from conversion.rules import Move, listed
+from diffusers_jova.conversion.checkpoint import DTYPES, Checkpoint, Source
+from diffusers_jova.conversion.rules import Move, listed
 
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from conversion.card import OVI, WAN
-from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
-from conversion.output import Options, Parameter, parameters
-from conversion.pipeline import Family, guidance_defaults, negative_prompts
-from conversion.rules import Move, Rule, plan, prefixed
-from conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
+from diffusers_jova.conversion.card import OVI, WAN
+from diffusers_jova.conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
+from diffusers_jova.conversion.output import Options, Parameter, parameters
+from diffusers_jova.conversion.pipeline import Family, guidance_defaults, negative_prompts
+from diffusers_jova.conversion.rules import Move, Rule, plan, prefixed
+from diffusers_jova.conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
 from diffusers_jova.prompt import PROMPT_TEMPLATE
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from diffusers import __version__ as diffusers_version
 
-from conversion.card import Licence
-from conversion.components import Component
 from diffusers_jova import guidance
+from diffusers_jova.conversion.card import Licence
+from diffusers_jova.conversion.components import Component
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
 
 

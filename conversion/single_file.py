@@ -12,8 +12,9 @@ import torch
 from diffusers import ModelMixin
 from diffusers.pipelines.ltx2 import vocoder
 
-from conversion.checkpoint import Checkpoint, open_checkpoint, open_shards
-from conversion.output import (
+from diffusers_jova import single_file
+from diffusers_jova.conversion.checkpoint import Checkpoint, open_checkpoint, open_shards
+from diffusers_jova.conversion.output import (
     Model,
     Options,
     Parameter,
@@ -24,7 +25,6 @@ from conversion.output import (
     write_single,
     write_weights,
 )
-from diffusers_jova import single_file
 
 
 VOCODERS = ("LTX2Vocoder", "LTX2VocoderWithBWE")  # which diffusers keeps with their pipeline

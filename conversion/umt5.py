@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from transformers import UMT5Config, UMT5EncoderModel
 
-from conversion.checkpoint import Checkpoint
-from conversion.output import Model, Parameter, check_fits, parameters, shape_of
-from conversion.rules import Rule, plan, prefixed
+from diffusers_jova.conversion.checkpoint import Checkpoint
+from diffusers_jova.conversion.output import Model, Parameter, check_fits, parameters, shape_of
+from diffusers_jova.conversion.rules import Rule, plan, prefixed
 
 
 TIED = "encoder.embed_tokens.weight"  # the same tensor as `shared.weight`; files hold it once

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from conversion import pipeline
-from conversion.card import WAN, model_card
-from conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
-from conversion.components import find_components
-from conversion.output import (
+from diffusers_jova.conversion import pipeline
+from diffusers_jova.conversion.card import WAN, model_card
+from diffusers_jova.conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
+from diffusers_jova.conversion.components import find_components
+from diffusers_jova.conversion.output import (
     Model,
     Options,
     Parameter,
@@ -30,8 +30,8 @@ from conversion.output import (
     shape_of,
     write_single,
 )
-from conversion.pipeline import Family, assemble, negative_prompts
-from conversion.rules import Rule, inverse, plan, prefixed
+from diffusers_jova.conversion.pipeline import Family, assemble, negative_prompts
+from diffusers_jova.conversion.rules import Rule, inverse, plan, prefixed
 from diffusers_jova.prompt import PROMPT_TEMPLATE
 
 

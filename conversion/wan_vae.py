@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan
 
-from conversion.checkpoint import Checkpoint
-from conversion.output import Model, Parameter, check_fits, parameters, shape_of
-from conversion.rules import Rule, plan, prefixed
+from diffusers_jova.conversion.checkpoint import Checkpoint
+from diffusers_jova.conversion.output import Model, Parameter, check_fits, parameters, shape_of
+from diffusers_jova.conversion.rules import Rule, plan, prefixed
 
 
 WAN_2_2_CONFIG = Path(__file__).with_name("wan_2.2_vae.json")

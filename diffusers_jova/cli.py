@@ -29,11 +29,11 @@ from .transformer_jova import MODALITIES
 
 REPOSITORY = Path(__file__).parent.parent  # where training/ and conversion/ lie beside the package
 FORWARDED = {  # command: module, what it does
-    "prepare": ("training.prepare", "encode a data set once, for training"),
-    "preview": ("training.preview", "show what prepared clips and their mouth masks look like"),
-    "train": ("training.train", "train a transformer"),
-    "train-lora": ("training.train_lora", "train an adapter"),
-    "convert": ("conversion.convert", "convert other people's weights"),
+    "prepare": ("diffusers_jova.training.prepare", "encode a data set once, for training"),
+    "preview": ("diffusers_jova.training.preview", "show what prepared clips and their mouth masks look like"),
+    "train": ("diffusers_jova.training.train", "train a transformer"),
+    "train-lora": ("diffusers_jova.training.train_lora", "train an adapter"),
+    "convert": ("diffusers_jova.conversion.convert", "convert other people's weights"),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CODECS = ("vae", "audio_vae", "vocoder")  # always in float32

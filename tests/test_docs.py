@@ -19,11 +19,11 @@ import PIL.Image
 import pytest
 
 from diffusers_jova import cli, media
+from diffusers_jova.training.loop.config import load_yaml, parse_overrides
+from tests.places import ROOT
 from tests.tiny_checkpoints import convert_as_told
-from training.config import load_yaml, parse_overrides
 
 
-ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted(ROOT.glob("model_cards/*/README.md"))]
 

@@ -12,18 +12,18 @@ from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLWan, MMAudioVAE
 from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 from transformers import UMT5Config, UMT5EncoderModel
 
-from conversion import nava, ovi, wan
-from conversion.convert import parser
-from conversion.mmaudio import ltx2_vocoder
-from conversion.output import Parameter
 from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova.conversion import nava, ovi, wan
+from diffusers_jova.conversion.convert import parser
+from diffusers_jova.conversion.mmaudio import ltx2_vocoder
+from diffusers_jova.conversion.output import Parameter
 from diffusers_jova.model_info import front_matter
-from tests.test_conversion_memory import FULL, ovi_shapes
-from tests.test_conversion_wan import meta_checkpoint, nava_names, wan_tower
+from tests.conversion.test_memory import FULL, ovi_shapes
+from tests.conversion.test_wan import meta_checkpoint, nava_names, wan_tower
+from tests.places import CARDS
 from tests.tiny_checkpoints import convert_as_told, convert_commands
 
 
-CARDS = Path(__file__).parents[1] / "model_cards"
 CONVERTED = ("nava", "wan-ovi", "wan-1.3b-twice")
 CLASSES = {cls.__name__: cls for cls in (JoVATransformer3DModel, JoVAWanTransformer3DModel)}
 UMT5_XXL = {"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
-from conversion.checkpoint import from_state_dict
-from conversion.convert import main
-from conversion.mmaudio import ltx2_rules, ltx2_vocoder
-from conversion.output import parameters
-from conversion.rules import inverse, plan
-from tests.test_conversion_memory import ovi_shapes
-from tests.test_conversion_wan import nava_names
+from diffusers_jova.conversion.checkpoint import from_state_dict
+from diffusers_jova.conversion.convert import main
+from diffusers_jova.conversion.mmaudio import ltx2_rules, ltx2_vocoder
+from diffusers_jova.conversion.output import parameters
+from diffusers_jova.conversion.rules import inverse, plan
+from tests.conversion.test_memory import ovi_shapes
+from tests.conversion.test_wan import nava_names
 from tests.tiny_pipeline import build_tokenizer
 
 

@@ -8,8 +8,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-from training.config import TrainConfig, from_values
-from training.dataset import EMPTY_PROMPT, write_record
+from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
+from diffusers_jova.training.loop.config import TrainConfig, from_values
 
 
 MODEL = {

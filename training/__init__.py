@@ -1,1 +1,1 @@
-"""Everything that trains JoVA: synthetic data, preparation, losses, the loop and its measures."""
+"""Training of JoVA: the commands that `jova` starts; what they are made of lies in the rooms below."""

@@ -27,7 +27,7 @@ from diffusers_jova.cli import Parser, choose_device, one_line
 from diffusers_jova.media import exact_frame_rate, mix_channels, resample
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.shipped import model_folder
-from training.clips import (
+from diffusers_jova.training.data.clips import (
     BROKEN_CLIP_ERRORS,
     LITTLE_KEPT,
     Bucket,
@@ -36,11 +36,11 @@ from training.clips import (
     SkippedClipError,
     load_clips,
 )
-from training.dataset import EMPTY_PROMPT, UNFINISHED, write_record
-from training.encoder import Encoder, fingerprint_model, model_defaults, video_factors
-from training.manifest import Sample, read_samples, some
-from training.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
-from training.state import explained_full_disk, write_text
+from diffusers_jova.training.data.dataset import EMPTY_PROMPT, UNFINISHED, write_record
+from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, model_defaults, video_factors
+from diffusers_jova.training.data.manifest import Sample, read_samples, some
+from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
+from diffusers_jova.whole_files import explained_full_disk, write_text
 
 
 Status = Literal["kept", "done", "skipped", "broken"]

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from diffusers_jova.cli import Parser, choose_device, one_line
+from diffusers_jova.evaluation.viewing import enlarge, zoom_for
 from diffusers_jova.media import AAC_SAMPLING_RATES_HZ, resample, write_video
-from training.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, load_clips, mouth_share
-from training.encoder import Encoder, video_factors
-from training.manifest import Sample, read_samples
-from training.mouth_detector import MouthsOnDemand
-from training.mouth_mask import latent_mask, windows
-from training.prepare import PrepareSettings, add_clip_arguments, check_detector, clip_settings
-from training.viewing import enlarge, zoom_for
+from diffusers_jova.training.data.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, load_clips, mouth_share
+from diffusers_jova.training.data.encoder import Encoder, video_factors
+from diffusers_jova.training.data.manifest import Sample, read_samples
+from diffusers_jova.training.data.mouth_detector import MouthsOnDemand
+from diffusers_jova.training.data.mouth_mask import latent_mask, windows
+from diffusers_jova.training.prepare import PrepareSettings, add_clip_arguments, check_detector, clip_settings
 
 
 Frames = NDArray[np.uint8]

@@ -2,7 +2,7 @@
 
 The preset gives the recipe, `name=value` words change single settings of it:
 
-    python -m training.train --config training/configs/stage2_joint.yaml model=... data=... output_dir=...
+    jova train --config training/configs/stage2_joint.yaml model=... data=... output_dir=...
 
 Running the same command again continues an interrupted run; SIGTERM ends one with a checkpoint of its last step.
 `accelerate launch` or `torchrun` start several processes.
@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 from diffusers_jova.cli import Parser, one_line
-from training.config import TrainConfig, load_yaml, parse_overrides
-from training.publish import UploadError, prepare_repository, push_to_hub, write_model_card
-from training.state import FullDiskError
-from training.trainer import PreemptedError, Trainer
-from training.validation import ValidationClips
+from diffusers_jova.training.loop.config import TrainConfig, load_yaml, parse_overrides
+from diffusers_jova.training.loop.publish import UploadError, prepare_repository, push_to_hub, write_model_card
+from diffusers_jova.training.loop.trainer import PreemptedError, Trainer
+from diffusers_jova.training.loop.validation import ValidationClips
+from diffusers_jova.whole_files import FullDiskError
 
 
 class GPUMemoryError(RuntimeError):

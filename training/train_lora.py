@@ -1,7 +1,7 @@
 """Train an avatar adapter: prepared clips in, one file that `JoVAPipeline.load_lora_weights` reads out.
 
-    python -m training.prepare clips/ prepared/ --model MODEL
-    python -m training.train_lora prepared/ adapter/ --model MODEL --targets attention
+    python -m diffusers_jova.training.prepare clips/ prepared/ --model MODEL
+    python -m diffusers_jova.training.train_lora prepared/ adapter/ --model MODEL --targets attention
 
 The adapter learns who speaks and how; dropped captions, and `prior_data=`, clips of the base model's own kind, keep it
 from forgetting everything else. Running the same command again continues an interrupted run.
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusers_jova.cli import Parser
-from training.config import load_yaml, parse_overrides
-from training.lora import TARGETS
-from training.train import checked_input, run, worded_errors
+from diffusers_jova.training.loop.config import CONFIGS, load_yaml, parse_overrides
+from diffusers_jova.training.loop.lora import TARGETS
+from diffusers_jova.training.train import checked_input, run, worded_errors
 
 
-PRESET = Path(__file__).parent / "configs" / "lora.yaml"
+PRESET = CONFIGS / "lora.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

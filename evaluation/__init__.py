@@ -1,0 +1,1 @@
+"""Measures and views of any clip."""

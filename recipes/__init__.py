@@ -1,0 +1,1 @@
+"""What this repository made with its own tools: jova-tiny, its evidence, ablations, the demo."""

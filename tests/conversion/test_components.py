@@ -1,0 +1,166 @@
+"""Components in the layouts of Wan's and NAVA's releases; the numbers are those of the original code."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLWan
+from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import UMT5EncoderModel
+
+from diffusers_jova import JoVAPipeline
+from diffusers_jova.conversion.checkpoint import from_state_dict
+from diffusers_jova.conversion.components import NAMES, find_components, locate
+from diffusers_jova.conversion.convert import main
+from diffusers_jova.conversion.output import Options
+from diffusers_jova.conversion.wan_vae import convert_vae
+from diffusers_jova.model_info import front_matter
+from tests.conversion.test_wan import nava_names
+from tests.released_parts import RELEASED_FILES, filled, released_checkpoint, result
+from tests.tiny_checkpoints import save_random
+from tests.tiny_pipeline import build_tokenizer
+
+
+FROM = {"text_encoder": "umt5", "vae": "wan_2.2_vae", "audio_vae": "ltx2_audio", "vocoder": "ltx2_audio"}
+
+
+def write_released(folder: Path, part: str, state: dict[str, Tensor] | None = None) -> Path:
+    path = folder / RELEASED_FILES[part]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = released_checkpoint(part) if state is None else state
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+def write_release(folder: Path) -> Path:
+    """The files of NAVA's repository that are not NAVA."""
+    for part in ("umt5", "wan_2.2_vae"):
+        write_released(folder / "Wan2.2-TI2V-5B", part)
+    write_released(folder / "params" / "LTX2", "ltx2_audio")
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["<extra_id_2>"], special_tokens=True)
+    tokenizer.save_pretrained(folder / "Wan2.2-TI2V-5B" / "google" / "umt5-xxl")
+    return folder
+
+
+def convert(name: str, part: str, folder: Path) -> Path:
+    """One component through its file, the way that a conversion takes."""
+    release = write_release(folder / "release")
+    if part == "wan_2.1_vae":
+        (release / "Wan2.2-TI2V-5B" / RELEASED_FILES["wan_2.2_vae"]).unlink()
+        write_released(release, part)
+    (component,) = (found for found in find_components([release], Options()) if found.name == name)
+    component.write(folder / name)
+    return folder / name
+
+
+def error(ours: Tensor, reference: Tensor) -> float:
+    assert ours.shape == reference.shape
+    return float((ours - reference).double().norm() / reference.double().norm())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("part", "size"), [("wan_2.1_vae", 16), ("wan_2.2_vae", 32)])
+def test_a_released_video_vae_computes_what_the_original_computes(part: str, size: int, tmp_path: Path) -> None:
+    vae = AutoencoderKLWan.from_pretrained(convert("vae", part, tmp_path))
+    encoded = vae.encode(filled([1, 3, 5, size, size], 1)).latent_dist.mode()
+    decoded = vae.decode(filled([1, 4, 2, 2, 2], 2)).sample
+    assert error(encoded, result(f"{part}.encoded")) < 1e-5
+    assert error(decoded, result(f"{part}.decoded")) < 1e-5
+
+
+@torch.no_grad()
+def test_a_released_text_encoder_computes_what_the_original_computes(tmp_path: Path) -> None:
+    encoder = UMT5EncoderModel.from_pretrained(convert("text_encoder", "umt5", tmp_path))
+    assert encoder.encoder.embed_tokens.weight.any()
+    mask = torch.ones(2, 9, dtype=torch.long)
+    mask[1, 5:] = 0
+    encoded = encoder(torch.arange(18).view(2, 9) * 7 % 32, mask).last_hidden_state
+    reference = result("umt5.encoded")
+    assert error(encoded[0], reference[0]) < 1e-5
+    assert error(encoded[1, :5], reference[1, :5]) < 1e-5
+
+
+@torch.no_grad()
+def test_a_released_audio_vae_computes_what_the_original_computes(tmp_path: Path) -> None:
+    vae = AutoencoderKLLTX2Audio.from_pretrained(convert("audio_vae", "ltx2_audio", tmp_path))
+    mean, std = (tensor.view(1, 1, 1, 16) for tensor in (vae.latents_mean, vae.latents_std))  # per channel and bin
+    encoded = (vae.encode(filled([1, 2, 13, 64], 3)).latent_dist.mode() - mean) / std
+    decoded = vae.decode(filled([1, 1, 4, 16], 4) * std + mean).sample
+    assert error(encoded, result("ltx2_audio.encoded")) < 1e-5
+    assert error(decoded, result("ltx2_audio.decoded")) < 1e-5
+
+
+@torch.no_grad()
+def test_a_released_vocoder_computes_what_the_original_computes(tmp_path: Path) -> None:
+    vocoder = LTX2VocoderWithBWE.from_pretrained(convert("vocoder", "ltx2_audio", tmp_path))
+    waveform = vocoder(filled([1, 2, 13, 64], 3))
+    assert 0.01 < waveform.std() < 0.5
+    assert error(waveform, result("ltx2_audio.waveform")) < 1e-5
+
+
+def test_latents_of_wan_2_2_keep_their_released_statistics() -> None:
+    model, _ = convert_vae(from_state_dict(released_checkpoint("wan_2.2_vae")))
+    assert [len(model.config[name]) for name in ("latents_mean", "latents_std")] == [48, 48]
+    assert (model.config.latents_mean[0], model.config.latents_std[-1]) == (-0.2289, 0.7744)
+    model, _ = convert_vae(from_state_dict(released_checkpoint("wan_2.1_vae")))
+    assert model.config.latents_mean == AutoencoderKLWan().config.latents_mean
+
+
+@pytest.mark.parametrize("name", list(FROM))
+def test_a_released_file_with_another_tensor_or_without_one_is_refused(name: str, tmp_path: Path) -> None:
+    release = write_release(tmp_path / "release")
+    (path,) = release.rglob(RELEASED_FILES[FROM[name]])
+    whole = released_checkpoint(FROM[name])
+    prefix = {"audio_vae": "audio_vae.encoder.", "vocoder": "vocoder.vocoder."}.get(name, "")
+    one = next(key for key in whole if key.startswith(prefix) and "norm" not in key)
+    for state, message in (
+        (whole | {"elsewhere.weight": torch.ones(1)}, "`elsewhere.weight`"),
+        ({key: tensor for key, tensor in whole.items() if key != one}, r"must (fit|hold) .* got (1 missing|none)"),
+        (whole | {one: torch.ones(*whole[one].shape, 2)}, r"must (fit|hold) .*, 2\]"),
+    ):
+        write_released(path.parent, FROM[name], state)
+        with pytest.raises(ValueError, match=message):
+            find_components([release], Options())
+
+
+def test_the_files_of_a_release_become_a_pipeline(tmp_path: Path) -> None:
+    release = write_release(tmp_path / "NAVA")
+    assert tuple(locate([release])) == NAMES
+    save_random(release / "NAVA.safetensors", nava_names(dim=128, ffn=32, twins=1, shared=1))
+    output = tmp_path / "out"
+    main(["nava", str(release / "NAVA.safetensors"), str(output), "--components", str(release)])
+    index = json.loads((output / "model_index.json").read_text())
+    assert {name: index[name] for name in FROM} == {
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+        "audio_vae": ["diffusers", "AutoencoderKLLTX2Audio"],
+        "vocoder": ["ltx2", "LTX2VocoderWithBWE"],
+    }
+    licences = front_matter(output)["component_licenses"]
+    assert (licences["vae"], licences["vocoder"]) == ("apache-2.0", "ltx-2-community-license-agreement")
+    pipe = JoVAPipeline.from_pretrained(output)
+    assert pipe.audio_codec.sampling_rate == 48000
+    assert pipe.tokenizer("a<extra_id_2>").input_ids[1] == pipe.tokenizer.convert_tokens_to_ids("<extra_id_2>")
+
+
+def test_a_release_that_holds_a_part_twice_is_not_guessed_about(tmp_path: Path) -> None:
+    release = write_release(tmp_path / "release")
+    write_released(release, "wan_2.1_vae")
+    with pytest.raises(ValueError, match=r"must hold one vae, got .*Wan2.1_VAE.pth.*Wan2.2_VAE.pth.*name the file"):
+        locate([release])
+    assert locate([release / "Wan2.1_VAE.pth", release])["vae"] == release / "Wan2.1_VAE.pth"
+
+
+def test_a_component_of_an_unknown_library_is_refused(tmp_path: Path) -> None:
+    release = write_release(tmp_path / "release")
+    (tmp_path / "own" / "vae").mkdir(parents=True)
+    (tmp_path / "own" / "model_index.json").write_text('{"vae": ["os", "system"]}')
+    with pytest.raises(ValueError, match=r"must be one of diffusers, ltx2, transformers, got 'os'"):
+        find_components([tmp_path / "own", release], Options())

@@ -1,0 +1,324 @@
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from diffusers_jova import cli, media
+from diffusers_jova.model_info import describe_components, info_table
+from diffusers_jova.pipeline_jova import JoVAPipeline
+
+
+NUM_FRAMES, FRAME_RATE = 9, 16.0  # of the tiny pipeline
+
+
+def generate(folder: Path, output: Path, *more: str) -> None:
+    cli.main(["generate", "--model", str(folder), "--prompt", "a dog barks", "--output", str(output), *more])
+
+
+def refusal(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command line says about bad input."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("jova")
+    return message
+
+
+@pytest.fixture
+def command(tiny_pipeline_folder: Path, tmp_path: Path) -> list[str]:
+    """A valid call; a test appends what makes it bad."""
+    output = str(tmp_path / "clip.mp4")
+    return ["generate", "--model", str(tiny_pipeline_folder), "--prompt", "a dog", "--output", output]
+
+
+def write_clip(path: Path, num_frames: int, has_sound: bool = True) -> Path:
+    frames = np.random.default_rng(0).integers(0, 255, (num_frames, 32, 32, 3), np.uint8)
+    sound = np.sin(np.arange(round(num_frames / FRAME_RATE * 16000)) / 9).astype(np.float32) / 2
+    media.write_video(path, frames, FRAME_RATE, sound if has_sound else None, 16000 if has_sound else None)
+    return path
+
+
+def lora_file(path: Path, pipeline: JoVAPipeline, layer: str) -> Path:
+    weight = pipeline.transformer.get_submodule("transformer_blocks.0.attn.video.to_q").weight
+    name = f"transformer.{layer}"
+    factors = {
+        f"{name}.lora_A.weight": torch.randn(2, len(weight)),
+        f"{name}.lora_B.weight": torch.randn(len(weight), 2),
+    }
+    save_file(factors, path)
+    return path
+
+
+# 1. generate
+
+
+def test_a_prompt_becomes_a_video_with_sound_of_the_models_length(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    generate(tiny_pipeline_folder, tmp_path / "dog.mp4")
+    clip = media.read_video(tmp_path / "dog.mp4")
+    assert clip.frames.shape == (NUM_FRAMES, 32, 32, 3)
+    assert clip.audio is not None
+    assert abs(clip.audio.shape[1] / clip.sampling_rate - NUM_FRAMES / FRAME_RATE) < 1 / FRAME_RATE
+
+
+def test_options_of_a_call_reach_the_pipeline(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    size = ["--height", "16", "--width", "48", "--num-frames", "5", "--frame-rate", "24"]
+    generate(tiny_pipeline_folder, tmp_path / "dog.mp4", *size, "--steps", "1", "--modalities", "video")
+    clip = media.read_video(tmp_path / "dog.mp4")
+    assert clip.frames.shape == (5, 16, 48, 3)
+    assert clip.frame_rate == 24
+    assert clip.audio is None
+
+
+def test_the_same_seed_makes_the_same_sound_and_another_seed_another(
+    tiny_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    sounds = []
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        path = tmp_path / f"{name}.wav"
+        generate(tiny_pipeline_folder, path, "--seed", seed, "--modalities", "audio", "--steps", "1")
+        sounds.append(media.read_audio(path)[0])
+    assert np.array_equal(sounds[0], sounds[1])
+    assert not np.array_equal(sounds[0], sounds[2])
+
+
+def test_the_three_parts_of_a_prompt_take_the_place_of_the_prompt(
+    tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    render = JoVAPipeline.render_prompts
+    monkeypatch.setattr(
+        JoVAPipeline, "render_prompts", lambda *args, **named: seen.append(render(*args, **named)) or seen[-1]
+    )
+    parts = ["--video-caption", "a man", "--audio-caption", "a voice", "--transcript", "hello"]
+    output = ["--output", str(tmp_path / "man.mp4"), "--steps", "1"]
+    cli.main(["generate", "--model", str(tiny_pipeline_folder), *parts, *output])
+    assert ["a man <S>hello<E> <AUDCAP>a voice<ENDAUDCAP>"] in seen
+
+
+def test_a_video_gets_a_sound_and_keeps_its_frames(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "silent.mp4", NUM_FRAMES, has_sound=False)
+    generate(tiny_pipeline_folder, tmp_path / "out.mp4", "--video", str(source), "--steps", "1")
+    before, after = media.read_video(source), media.read_video(tmp_path / "out.mp4")
+    assert after.audio is not None
+    assert np.abs(after.frames.astype(int) - before.frames).mean() < 16  # two passes through the codec of the file
+
+
+def test_a_video_that_goes_on_brings_its_sound(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "short.mp4", 5)
+    args = cli.build_parser().parse_args(
+        ["generate", "--model", str(tiny_pipeline_folder), "--output", "x.mp4", "--video", str(source)]
+    )
+    assert set(cli.given_video(args)) == {"video"}
+    args.num_frames = 9
+    longer = cli.given_video(args)
+    assert longer["video"].shape[0] == 5
+    assert longer["audio"].shape == (1, 5000)
+
+
+def test_image_and_sound_are_read_from_files(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    media.write_audio(tmp_path / "stereo.wav", np.zeros((2, 9000), np.float32) + 0.1, 16000)
+    given = ["--image", str(tmp_path / "red.png"), "--audio", str(tmp_path / "stereo.wav"), "--steps", "1"]
+    generate(tiny_pipeline_folder, tmp_path / "out.mp4", *given)
+    assert media.read_video(tmp_path / "out.mp4").frames.shape[0] == NUM_FRAMES  # what 0.5625 s of sound hold
+
+
+def test_an_adapters_scale_weighs_it(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    pipeline = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
+    path = lora_file(tmp_path / "style.safetensors", pipeline, "transformer_blocks.0.attn.video.to_q")
+    sounds = {}
+    for name, options in (("none", []), ("zero", [f"{path}:0"]), ("one", [path]), ("half", [f"{path}:0.5"])):
+        loras = [word for option in options for word in ("--lora", str(option))]
+        fixed = ["--seed", "0", "--steps", "1", "--modalities", "video", "audio"]
+        generate(tiny_pipeline_folder, tmp_path / f"{name}.mp4", *fixed, *loras)
+        sounds[name] = media.read_video(tmp_path / f"{name}.mp4").audio
+    assert np.array_equal(sounds["none"], sounds["zero"])
+    assert not np.array_equal(sounds["none"], sounds["one"])
+    assert not np.array_equal(sounds["half"], sounds["one"])
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "scale"), [("a.safetensors", "a.safetensors", 1.0), ("a:0.5", "a", 0.5), ("c:/a", "c:/a", 1.0)]
+)
+def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, scale: float) -> None:
+    assert cli.parse_adapter(text) == (source, scale)
+
+
+# 2. Bad input: exit code 2, one sentence, nothing written
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--height", "20"], r"`height` must be a positive multiple of 16, got 20; use 16"),
+        (["--num-frames", "10"], r"`num_frames` must be 4k \+ 1 .*, got 10; use 9 or 13"),
+        (["--steps", "0"], r"`--steps` must be at least 1, got 0"),
+        (["--num-frames", "0"], r"`--num-frames` must be at least 1, got 0"),
+        (["--seed", "-1"], r"`--seed` must be from 0"),
+        (["--frame-rate", "0"], r"`frame_rate` must be positive, got 0"),
+        (["--transcript", "hello"], r"either by `--prompt` or by .* got both"),
+        (["--image", "missing.png"], r"`--image` must be an existing file, got missing.png"),
+        (["--lora", "runs/nope"], r"`--lora` must be an adapter of this model, got runs/nope \(.*; name its file or"),
+        (["--lora", "missing.safetensors"], r"`--lora` must be an existing path or a hub name owner/name"),
+        (["--device", "cuda:99"], r"`--device` must be a device of this machine, got cuda:99"),
+        (["--device", "cpu", "--cpu-offload"], r"`--cpu-offload` must be used with a GPU"),
+        (["--output", "missing/clip.mp4"], r"`--output` must be a file that can be written, got missing/clip.mp4"),
+        (["--output", "clip.avi"], r"`--output` must end in .mp4 for this clip, got clip.avi; use clip.mp4"),
+        (["--modalities", "audio"], r"`--output` must end in .wav for this clip"),
+        (["--model", "missing"], r"`--model` must be an existing path or a hub name owner/name, got missing"),
+        (["--colour", "red"], r"unrecognized arguments: --colour red"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_options_are_refused(
+    command: list[str],
+    more: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refusal([*command, *more], capsys)
+    assert re.search(message, said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sound_without_a_prompt_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "got neither" in refusal([*command[:3], *command[5:]], capsys)
+
+
+def test_bad_files_are_refused_by_the_name_of_their_option(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = write_clip(tmp_path / "silent.mp4", 5, has_sound=False)
+    corrupt = tmp_path / "corrupt.png"
+    corrupt.write_bytes(b"no image")
+    assert "`--audio` must be a file with sound" in refusal([*command, "--audio", str(silent)], capsys)
+    assert "`--image` must be a readable image" in refusal([*command, "--image", str(corrupt)], capsys)
+    assert "`--video` must be a media file" in refusal([*command, "--video", str(corrupt)], capsys)
+    assert "`video` must have at most" not in refusal([*command, "--video", str(silent), "--height", "7"], capsys)
+    assert not Path(command[-1]).exists()
+
+
+def test_sound_longer_than_the_clip_is_refused(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    media.write_audio(tmp_path / "long.wav", np.full(32000, 0.1, np.float32), 16000)
+    said = refusal([*command, "--audio", str(tmp_path / "long.wav"), "--num-frames", "9"], capsys)
+    assert "`audio` must last at most as long as the clip" in said
+
+
+def test_adapters_that_fit_no_layer_are_refused(
+    command: list[str], tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
+    foreign = lora_file(tmp_path / "foreign.safetensors", pipeline, "blocks.7.self_attn.q")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no tensors")
+    for path in (foreign, broken):
+        assert "`--lora` must be an adapter of this model" in refusal([*command, "--lora", str(path)], capsys)
+    assert not Path(command[-1]).exists()
+
+
+@pytest.mark.parametrize("index", [None, "no json", '{"_class_name": "WanPipeline"}'])
+def test_a_folder_that_is_no_pipeline_is_refused(
+    index: str | None, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if index is not None:
+        (folder / "model_index.json").write_text(index)
+    assert "the model must be a" in refusal([*command, "--model", str(folder)], capsys)
+    assert "the model must be a" in refusal(["info", str(folder)], capsys)
+
+
+def test_a_failure_while_writing_leaves_the_old_file(
+    tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "clip.mp4"
+    output.write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(media, "_encode_video", fail)
+    with pytest.raises(SystemExit):
+        generate(tiny_pipeline_folder, output, "--steps", "1")
+    assert output.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+# 3. info
+
+
+def test_info_counts_the_parameters_of_every_component(tiny_pipeline_folder: Path) -> None:
+    pipeline = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
+    described = {entry.name: entry for entry in describe_components(tiny_pipeline_folder)}
+    assert set(described) == {name for name, part in pipeline.components.items() if part is not None}
+    for name in ("transformer", "vae", "text_encoder"):
+        assert described[name].num_parameters == sum(p.numel() for p in getattr(pipeline, name).parameters())
+        assert described[name].class_name == type(getattr(pipeline, name)).__name__
+    assert described["scheduler"].num_parameters == 0
+
+
+def test_info_prints_memory_by_number_format(tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["info", str(tiny_pipeline_folder)])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(name in lines[0] for name in ("fp32", "bf16", "fp8", "licence"))
+    count, fp32, _, bf16, _, fp8, unit = lines[-1].split()[1:]
+    assert unit == "kB"
+    assert float(fp32) == pytest.approx(4 * int(count.replace(",", "")) / 1e3, abs=0.1)
+    assert float(fp32) == pytest.approx(2 * float(bf16), abs=0.2)
+    assert float(fp32) == pytest.approx(4 * float(fp8), abs=0.4)
+
+
+def test_info_prints_the_licence_that_is_stated_closest_to_a_component(
+    tiny_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for part in tiny_pipeline_folder.iterdir():
+        (folder / part.name).symlink_to(part)
+    assert all(entry.licence in ("", "not stated") for entry in describe_components(folder))
+    (folder / "README.md").write_text(
+        "---\nlicense: apache-2.0\ncomponent_licenses:\n  audio_vae: cc-by-nc-4.0\n---\n# A model\n"
+    )
+    licences = {entry.name: entry.licence for entry in describe_components(folder)}
+    assert licences["vae"] == "apache-2.0"
+    assert licences["audio_vae"] == "cc-by-nc-4.0"
+    assert licences["scheduler"] == ""
+    assert "cc-by-nc-4.0" in info_table(folder)
+
+
+# 4. Commands of the repository
+
+
+def test_commands_of_the_repository_are_forwarded(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in cli.FORWARDED:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([command, "--help"])
+        assert ended.value.code == 0
+        assert "usage" in capsys.readouterr().out
+
+
+def test_an_unexpected_error_of_a_forwarded_command_shows_where_it_arose(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(arguments: list[str]) -> None:
+        raise ValueError(f"unexpected, with {arguments}")
+
+    monkeypatch.setattr("diffusers_jova.training.train.main", fail)
+    with pytest.raises(ValueError, match="--config"):
+        cli.main(["train", "--config", "x"])
+
+
+def test_an_installed_package_names_the_remedy_for_commands_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "REPOSITORY", tmp_path)
+    assert "clone it" in refusal(["train", "--config", "x"], capsys)

@@ -1,0 +1,134 @@
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers.loaders.single_file_model import _get_single_file_loadable_mapping_class
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova.conversion.convert import main
+from tests.tiny_pipeline import NAVA_SHARING, build_transformer, build_wan_transformer
+
+
+BOTH = pytest.mark.parametrize(
+    "build", [build_transformer, partial(build_wan_transformer, **NAVA_SHARING)], ids=["jova", "wan"]
+)
+
+
+def export(model: Any, folder: Path, *options: str) -> Path:
+    """The folder that `save_pretrained` writes, in shards, and beside it the file that the command makes of it."""
+    model.save_pretrained(folder / "saved", max_shard_size="100KB")
+    main(["single_file", str(folder / "saved"), str(folder / "one.safetensors"), *options])
+    return folder / "one.safetensors"
+
+
+def assert_same(one: Any, other: Any) -> None:
+    expected = other.state_dict()
+    assert one.state_dict().keys() == expected.keys()
+    for name, tensor in one.state_dict().items():
+        assert tensor.dtype == expected[name].dtype, name
+        assert torch.equal(tensor, expected[name]), name
+
+
+def rewritten(path: Path, tensors: dict[str, Tensor] | None = None, config: object = None) -> Path:
+    """A file with other tensors or another config than the given one."""
+    header = {} if config is None else {"config": config if isinstance(config, str) else json.dumps(config)}
+    save_file(load_file(path) if tensors is None else tensors, path.with_stem("other"), metadata=header)
+    return path.with_stem("other")
+
+
+@BOTH
+def test_one_file_loads_as_the_folder_it_was_made_of(build: Callable[[], Any], tmp_path: Path) -> None:
+    model = build()
+    path = export(model, tmp_path)
+    loaded = type(model).from_single_file(path)
+    assert_same(loaded, model)
+    assert not loaded.training
+    saved = type(model).from_pretrained(tmp_path / "saved")
+    assert dict(loaded.config) == {**saved.config, "_name_or_path": str(path)}
+
+
+@BOTH
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_a_number_format_is_applied_as_a_folder_applies_it(
+    build: Callable[[], Any], stored: str, tmp_path: Path
+) -> None:
+    model = build()
+    path = export(model, tmp_path, "--dtype", stored)
+    loaded = type(model).from_single_file(path, dtype=torch.bfloat16)
+    assert_same(loaded, type(model).from_pretrained(tmp_path / "saved", dtype=torch.bfloat16))
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16, torch.float32}
+
+
+@BOTH
+def test_loading_starts_on_the_meta_device(
+    build: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build()
+    path = export(model, tmp_path)
+    seen = []
+    from_config = type(model).from_config.__func__
+
+    def watched(cls: type, *args: Any, **kwargs: Any) -> Any:
+        made = from_config(cls, *args, **kwargs)
+        seen.extend(parameter.device.type for parameter in made.parameters())
+        return made
+
+    monkeypatch.setattr(type(model), "from_config", classmethod(watched))
+    type(model).from_single_file(path)
+    assert set(seen) == {"meta"}
+
+
+def test_files_that_are_not_such_an_export_are_refused(tmp_path: Path) -> None:
+    path = export(build_transformer(), tmp_path)
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-100])
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    cases = {
+        r"must be a complete safetensors file": tmp_path / "cut.safetensors",
+        r"must be a complete safetensors file, got .*No such file": tmp_path / "absent.safetensors",
+    }
+    for message, file in cases.items():
+        with pytest.raises(ValueError, match=message):
+            JoVATransformer3DModel.from_single_file(file)
+    for header, message in (
+        (None, r"must carry its config in the header \(`config`\), got none; `jova convert single_file` writes"),
+        ("{", r"config of `.*` must be JSON"),
+        ([1], r"must name its class in `_class_name`, got list"),
+        ({**config, "_class_name": "JoVAWanTransformer3DModel"}, r"must hold a JoVATransformer3DModel, got a JoVAWan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            JoVATransformer3DModel.from_single_file(rewritten(path, config=header))
+
+
+@BOTH
+def test_a_file_with_other_tensors_than_its_config_is_refused(build: Callable[[], Any], tmp_path: Path) -> None:
+    model = build()
+    path = export(model, tmp_path)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    tensors = load_file(path)
+    lost = sorted(tensors)[0]
+    shortened = {name: tensor for name, tensor in tensors.items() if name != lost} | {"extra": torch.zeros(1)}
+    with pytest.raises(ValueError, match=rf"got 1 too few \({re.escape(lost)}\) and 1 too many \(extra\)"):
+        type(model).from_single_file(rewritten(path, shortened, config))
+    with pytest.raises(ValueError, match=rf"{re.escape(lost)} expected shape"):
+        type(model).from_single_file(rewritten(path, tensors | {lost: torch.zeros(5, 7)}, config))
+
+
+def test_tensors_in_memory_load_with_the_folder_of_a_config(tmp_path: Path) -> None:
+    model = build_wan_transformer()
+    model.save_config(tmp_path)
+    assert_same(JoVAWanTransformer3DModel.from_single_file(model.state_dict(), config=str(tmp_path)), model)
+    with pytest.raises(ValueError, match="must come with `config`"):
+        JoVAWanTransformer3DModel.from_single_file(model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["JoVATransformer3DModel", "JoVAWanTransformer3DModel", "AutoencoderKLWan"])
+def test_diffusers_finds_the_way_to_load_a_single_file_of_our_classes_and_of_its_own(name: str) -> None:
+    assert _get_single_file_loadable_mapping_class(getattr(diffusers, name)) == name

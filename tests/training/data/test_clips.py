@@ -1,0 +1,231 @@
+"""A file becomes clips of a bucket, and the mouth boxes stay on the mouth."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from diffusers_jova.drawn.avatars import make_clip
+from diffusers_jova.media import read_audio, read_video, write_audio, write_video
+from diffusers_jova.training.data.clips import (
+    Bucket,
+    Clip,
+    ClipSettings,
+    SkippedClipError,
+    choose_bucket,
+    fit,
+    load_clips,
+)
+from diffusers_jova.training.data.manifest import Sample
+from diffusers_jova.training.data.mouth_detector import NoMouths
+
+
+WHITE = np.array([250, 250, 250], np.uint8)  # luminance survives the codec unblurred
+
+
+def settings(*buckets: str, frame_rate: float = 16, **options: object) -> ClipSettings:
+    return ClipSettings(buckets=tuple(map(Bucket.parse, buckets)), frame_rate=frame_rate, **options)
+
+
+def white_square(num_frames: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A white square of 16 px that moves one pixel per frame over grey, and its boxes [1, F, 4]."""
+    frames = np.full((num_frames, height, width, 3), 100, np.uint8)
+    boxes = np.array([[[10 + f, 20, 26 + f, 36] for f in range(num_frames)]], np.float32)
+    for frame, box in zip(frames, boxes[0].astype(int), strict=True):
+        frame[box[1] : box[3], box[0] : box[2]] = WHITE
+    return frames, boxes
+
+
+def box_of_white(frame: np.ndarray) -> np.ndarray:
+    rows, columns = np.nonzero(frame.mean(-1) > 175)
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+
+
+def write_clip(
+    path: Path, num_frames: int = 33, size: tuple[int, int] = (64, 96), sound_s: float | None = 2.0
+) -> Path:
+    frames, _ = white_square(num_frames, *size)
+    sound = None if sound_s is None else np.sin(np.arange(int(sound_s * 16000)) ** 1.1 / 20).astype(np.float32)
+    write_video(path, frames, 16, sound, 16000, crf=1)
+    return path
+
+
+@pytest.mark.parametrize("size", [(64, 96), (128, 80), (32, 32), (48, 130)])
+def test_boxes_stay_on_the_object_through_crop_and_resize(size: tuple[int, int]) -> None:
+    frames, boxes = white_square(3, 64, 96)
+    to_centre = np.array([29, 4])  # where every crop keeps the whole square
+    frames, boxes = np.roll(frames, to_centre[::-1], axis=(1, 2)), boxes + np.tile(to_centre, 2)
+    cropped, moved = fit(frames, boxes, Bucket(3, *size))
+    assert cropped.shape == (3, *size, 3)
+    assert np.isfinite(moved).all()
+    for frame, box in zip(cropped, moved[0], strict=True):
+        np.testing.assert_allclose(box_of_white(frame), box, atol=1.01)
+
+
+def test_a_mouth_that_the_crop_cuts_away_is_gone() -> None:
+    frames, boxes = white_square(1, 64, 256)
+    assert np.isnan(fit(frames, boxes, Bucket(1, 64, 64))[1]).all()
+
+
+def test_a_clip_has_as_much_sound_as_picture(tmp_path: Path) -> None:
+    (clip,) = load_clips(
+        Sample(video=write_clip(tmp_path / "a.mp4", 40, sound_s=2.5)), settings("33x64x96"), NoMouths()
+    )
+    assert clip.frames is not None
+    assert clip.audio is not None
+    assert clip.frames.shape == (33, 64, 96, 3)
+    assert clip.audio.shape == (1, 33000)
+
+
+def test_another_frame_rate_takes_frames_and_given_boxes_by_the_same_clock(tmp_path: Path) -> None:
+    frames, boxes = white_square(40, 64, 96)
+    write_video(tmp_path / "a.mp4", frames, 25, crf=1)
+    sample = Sample(video=tmp_path / "a.mp4", mouth_boxes=boxes.tolist())
+    for rate in (10, 16, 25, 30):
+        (clip,) = load_clips(sample, settings("13x64x96", frame_rate=rate), NoMouths())
+        assert clip.frames is not None
+        for frame, box in zip(clip.frames, clip.mouth_boxes[0], strict=True):
+            np.testing.assert_allclose(box_of_white(frame), box, atol=1.01)
+        np.testing.assert_allclose(clip.mouth_boxes[0, 12, 0], 10 + 12 * 25 / rate, atol=0.51)
+
+
+def test_a_whole_file_becomes_consecutive_clips(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", 45, sound_s=3.0)
+    boxes = white_square(45, 64, 96)[1].tolist()
+    clips = load_clips(Sample(video=path, mouth_boxes=boxes), settings("13x64x96", cut="all"), NoMouths())
+    assert [clip.mouth_boxes[0, 0, 0] for clip in clips] == [10, 23, 36]
+    assert all(clip.frames is not None and clip.frames.shape[0] == 13 for clip in clips)
+    pictures = np.concatenate([clip.frames for clip in clips if clip.frames is not None])
+    assert np.array_equal(pictures, read_video(path).frames[:39])
+    whole = np.concatenate([clip.audio for clip in clips if clip.audio is not None], axis=1)
+    assert np.array_equal(whole, read_audio(path)[0][:, :39000])
+    with pytest.raises(SkippedClipError, match="one transcript for 3 clips"):
+        load_clips(Sample(video=path, transcript="hello"), settings("13x64x96", cut="all"), NoMouths())
+
+
+def test_a_long_file_is_searched_for_mouths_clip_by_clip(tmp_path: Path) -> None:
+    seen = []
+
+    def detector(frames: np.ndarray) -> np.ndarray:
+        seen.append(len(frames))
+        return np.array([[box_of_white(frame) for frame in frames]], np.float32)
+
+    path = write_clip(tmp_path / "a.mp4", 45, sound_s=None)
+    clips = load_clips(Sample(video=path), settings("13x64x96", cut="all"), detector)
+    assert seen == [13, 13, 13]  # never more in memory
+    assert [clip.mouth_boxes[0, 0, 0] for clip in clips] == [10, 23, 36]
+
+
+def test_sound_alone_and_picture_alone_are_clips(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", np.full(40000, 0.1, np.float32), 16000)
+    (sound,) = load_clips(Sample(audio=tmp_path / "a.wav"), settings("33x64x96", "17x64x96"), NoMouths())
+    assert sound.frames is None
+    assert sound.bucket.num_frames == 33
+    silent = write_clip(tmp_path / "s.mp4", sound_s=None)
+    (picture,) = load_clips(Sample(video=silent), settings("33x64x96"), NoMouths())
+    assert picture.audio is None
+    with pytest.raises(SkippedClipError, match="no sound"):
+        load_clips(Sample(video=silent), settings("33x64x96", require_sound=True), NoMouths())
+
+
+def test_a_sound_that_ends_early_shortens_the_clip(tmp_path: Path) -> None:
+    sample = Sample(video=write_clip(tmp_path / "a.mp4", 33, sound_s=1.2))
+    (clip,) = load_clips(sample, settings("33x64x96", "17x64x96"), NoMouths())
+    assert clip.bucket.num_frames == 17
+
+
+def test_a_file_takes_the_bucket_of_its_shape_and_length() -> None:
+    some = settings("33x64x96", "33x96x64", "81x64x96", "33x128x192")
+    assert str(choose_bucket(50, (200, 300), some)) == "33x128x192"
+    assert str(choose_bucket(100, (100, 150), some)) == "81x64x96"
+    assert str(choose_bucket(50, (150, 100), some)) == "33x96x64"
+    with pytest.raises(SkippedClipError, match="last 30 frames at 16 per second; a bucket needs 33"):
+        choose_bucket(30, (100, 150), some)
+    with pytest.raises(SkippedClipError, match="48x48 pixels are smaller than every bucket"):
+        choose_bucket(50, (48, 48), some)
+    assert choose_bucket(50, (48, 72), settings("33x64x96", upscale=True)).height == 64
+
+
+def test_clips_without_a_mouth_can_be_left_out(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4")
+    boxes = white_square(33, 64, 96)[1].tolist()
+    need = settings("33x64x96", require_mouth=True)
+    assert load_clips(Sample(video=path, mouth_boxes=boxes), need, NoMouths())
+    half: list[list[object]] = [[box if f > 20 else None for f, box in enumerate(boxes[0])]]
+    with pytest.raises(SkippedClipError, match="a mouth is visible in 36% of the frames"):
+        load_clips(Sample(video=path, mouth_boxes=half), need, NoMouths())
+
+
+def test_a_clip_with_the_sound_of_another_can_be_left_out(tmp_path: Path) -> None:
+    own, other = (make_clip(seed, subject="speaker") for seed in (0, 5))
+    need = settings("33x64x64", min_sync=0.5)
+    for name, sound in (("own", own), ("other", other)):
+        write_video(tmp_path / f"{name}.mp4", own.frames, 16, sound.waveform, 16000)
+    boxes = own.mouth_boxes.tolist()
+    assert load_clips(Sample(video=tmp_path / "own.mp4", mouth_boxes=boxes), need, NoMouths())
+    with pytest.raises(SkippedClipError, match=r"mouth and sound correlate by -?0\.[0-4]"):
+        load_clips(Sample(video=tmp_path / "other.mp4", mouth_boxes=boxes), need, NoMouths())
+    with pytest.raises(SkippedClipError, match=r"mouth and sound correlate by 0\.00"):
+        load_clips(Sample(video=tmp_path / "own.mp4"), need, NoMouths())
+
+
+def test_a_lost_mouth_is_interpolated_for_a_third_of_a_second(tmp_path: Path) -> None:
+    boxes: list[list[object]] = white_square(33, 64, 96)[1].tolist()
+    boxes[0][5:10] = [None] * 5
+    boxes[0][20:26] = [None] * 6
+    (clip,) = load_clips(
+        Sample(video=write_clip(tmp_path / "a.mp4"), mouth_boxes=boxes), settings("33x64x96"), NoMouths()
+    )
+    assert clip.mouth_boxes[0, 5:10, 0].tolist() == [15, 16, 17, 18, 19]
+    assert np.isnan(clip.mouth_boxes[0, 20:26]).all()
+
+
+def test_a_reference_image_is_cropped_like_the_clip(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(white_square(1, 128, 192)[0][0]).save(tmp_path / "a.png")
+    sample = Sample(video=write_clip(tmp_path / "a.mp4"), reference_image=tmp_path / "a.png")
+    (clip,) = load_clips(sample, settings("33x64x96"), NoMouths())
+    assert clip.reference_image is not None
+    np.testing.assert_allclose(box_of_white(clip.reference_image), [5, 10, 13, 18], atol=1.01)
+
+
+def test_buckets_that_the_model_cannot_take_are_refused_with_the_next_ones() -> None:
+    with pytest.raises(ValueError, match=r"4k \+ 1 .*got 80x64x64; use 77 or 81"):
+        Bucket.parse("80x64x64").check(4, 16)
+    with pytest.raises(ValueError, match="multiples of 16, got 81x60x64"):
+        Bucket.parse("81x60x64").check(4, 16)
+    with pytest.raises(ValueError, match="must be written FRAMESxHEIGHTxWIDTH, got `512`"):
+        Bucket.parse("512")
+
+
+def test_loudness_is_normalised_on_request(tmp_path: Path) -> None:
+    pytest.importorskip("pyloudnorm")
+    sample = Sample(video=write_clip(tmp_path / "a.mp4"))
+    plain: Clip = load_clips(sample, settings("33x64x96"), NoMouths())[0]
+    quiet: Clip = load_clips(sample, settings("33x64x96", loudness_lufs=-30), NoMouths())[0]
+    assert plain.audio is not None
+    assert quiet.audio is not None
+    assert np.abs(quiet.audio).max() < 0.2 * np.abs(plain.audio).max()
+
+
+def test_given_boxes_stay_with_their_frames_where_a_phone_recorded_them_at_uneven_times(tmp_path: Path) -> None:
+    frames, boxes = white_square(31, 64, 96)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "1"})
+        stream.width, stream.height, stream.codec_context.time_base = 96, 64, Fraction(1, 1000)
+        for pixels, time_ms in zip(frames, np.cumsum([0, *[10, 100] * 15]), strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = int(time_ms), Fraction(1, 1000)
+            container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+    sample = Sample(video=tmp_path / "a.mp4", mouth_boxes=boxes.tolist())
+    (clip,) = load_clips(sample, settings("25x64x96"), NoMouths())
+    assert clip.frames is not None
+    assert len(np.unique(np.diff(clip.mouth_boxes[0, :, 0]))) > 1  # not every frame was taken, nor every second one
+    for frame, box in zip(clip.frames, clip.mouth_boxes[0], strict=True):
+        np.testing.assert_allclose(box_of_white(frame), box, atol=0.01)

@@ -1,0 +1,157 @@
+"""A manifest or a folder becomes samples, or an error that says what to type."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffusers_jova.drawn.avatars import write_corpus
+from diffusers_jova.training.data.manifest import Sample, read_samples
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
+def manifest(folder: Path, *rows: dict[str, object], name: str = "clips.jsonl") -> Path:
+    path = folder / name
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+def test_every_column_of_a_manifest_reaches_its_sample(tmp_path: Path) -> None:
+    touch(tmp_path, "clips/a.mp4", "a.wav", "a.png", "a.boxes.json")
+    files = {"video": "clips/a.mp4", "audio": "a.wav", "reference_image": "a.png", "mouth_boxes": "a.boxes.json"}
+    for texts in ({"caption": "c"}, {"video_caption": "v", "audio_caption": "s", "transcript": "t"}):
+        (sample,) = read_samples(manifest(tmp_path, files | texts))
+        assert sample == Sample(**{name: tmp_path / file for name, file in files.items()}, **texts)
+
+
+@pytest.mark.parametrize("part", ["video_caption", "audio_caption", "transcript"])
+def test_a_whole_caption_beside_a_part_is_refused_in_manifests_and_sidecars(tmp_path: Path, part: str) -> None:
+    touch(tmp_path, "a.mp4")
+    texts = {"caption": "a man", part: "hello"}
+    with pytest.raises(ValueError, match=rf"line 1: `caption` must stand alone, .* got it with `{part}`; rename it"):
+        read_samples(manifest(tmp_path, {"video": "a.mp4"} | texts))
+    (tmp_path / "a.json").write_text(json.dumps(texts))
+    with pytest.raises(ValueError, match=r"a\.json: `caption` must stand alone"):
+        read_samples(tmp_path)
+    (tmp_path / "a.json").write_text(json.dumps(texts | {part: " "}))
+    assert read_samples(tmp_path)[0].caption == "a man"
+
+
+def test_a_csv_says_the_same_as_a_jsonl(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    boxes = [[[1, 2, 3, 4], None]]
+    rows = manifest(
+        tmp_path, {"video": "a.mp4", "caption": "one, two"}, {"video": "b.mp4", "caption": "x", "mouth_boxes": boxes}
+    )
+    (tmp_path / "clips.csv").write_text(
+        'video,caption,audio,mouth_boxes\na.mp4,"one, two",,\nb.mp4,x,,"[[[1, 2, 3, 4], null]]"\n'
+    )
+    assert read_samples(tmp_path / "clips.csv") == read_samples(rows)
+
+
+def test_a_folder_pairs_clips_with_their_captions_sounds_and_boxes(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "sub/b.MOV", "b.wav", "sub/b.wav", "a.boxes.npy")
+    (tmp_path / "a.txt").write_text(" a man speaks\n")
+    (tmp_path / "b.txt").write_text("a dog barks")
+    (tmp_path / "sub" / "b.json").write_text(json.dumps({"video_caption": "a woman", "transcript": "hello"}))
+    a, b, sound = read_samples(tmp_path)
+    assert a == Sample(video=tmp_path / "a.mp4", caption="a man speaks", mouth_boxes=tmp_path / "a.boxes.npy")
+    folder = tmp_path / "sub"
+    assert b == Sample(video=folder / "b.MOV", audio=folder / "b.wav", video_caption="a woman", transcript="hello")
+    assert sound == Sample(audio=tmp_path / "b.wav", caption="a dog barks")
+
+
+def test_the_synthetic_corpus_is_a_data_set(tmp_path: Path) -> None:
+    write_corpus(tmp_path, range(1), subject="speaker")
+    samples = read_samples(tmp_path)
+    assert samples == read_samples(tmp_path / "manifest.jsonl")
+    assert all(sample.video_caption and sample.mouth_boxes is not None for sample in samples)
+
+
+def test_names_of_records_follow_the_files_and_not_the_captions(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b/a.mp4")
+    rows = [
+        {"video": "a.mp4", "caption": "x"},
+        {"video": "b/a.mp4", "caption": "x"},
+        {"video": "a.mp4", "caption": "y"},
+    ]
+    names = [sample.name for sample in read_samples(manifest(tmp_path, *rows))]
+    assert len(set(names)) == 3
+    rows[0]["caption"] = "another"
+    assert [sample.name for sample in read_samples(manifest(tmp_path, *rows))] == names
+
+
+def test_an_unknown_column_suggests_the_right_name(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    with pytest.raises(ValueError, match=r"line 1: a column must be one of .*got `captoin`; did you mean `caption`\?"):
+        read_samples(manifest(tmp_path, {"video": "a.mp4", "captoin": "x"}))
+
+
+def test_clips_without_a_caption_are_named_unless_they_will_be_transcribed(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "b.txt").write_text("b")
+    with pytest.raises(ValueError, match=r"every clip must have a caption, got 1 of 2 without: .*a\.mp4; write one"):
+        read_samples(tmp_path)
+    assert len(read_samples(tmp_path, captions_required=False)) == 2
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "notes.txt")
+    with pytest.raises(ValueError, match="`source` must hold at least one clip"):
+        read_samples(tmp_path)
+
+
+def test_a_missing_source_or_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"existing folder or manifest, got .*no\.jsonl"):
+        read_samples(tmp_path / "no.jsonl")
+    with pytest.raises(FileNotFoundError, match=r"1 missing: video .*gone\.mp4; paths are relative"):
+        read_samples(manifest(tmp_path, {"video": "gone.mp4", "caption": "x"}))
+
+
+def test_a_row_names_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="line 1 must name a `video` or an `audio` file"):
+        read_samples(manifest(tmp_path, {"caption": "x"}))
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"video": "a.mp4"\n')
+    with pytest.raises(ValueError, match="line 1 must be valid JSON"):
+        read_samples(tmp_path / "m.jsonl")
+    with pytest.raises(ValueError, match=r"`caption` must be text, got 3"):
+        read_samples(manifest(tmp_path, {"video": "a.mp4", "caption": 3}))
+    touch(tmp_path, "m.xlsx")
+    with pytest.raises(ValueError, match=r"a folder, a \.jsonl or a \.csv file"):
+        read_samples(tmp_path / "m.xlsx")
+
+
+def test_texts_of_windows_editors_are_read_without_their_mark_and_other_encodings_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "a.txt").write_bytes("h\xe9llo".encode("utf-8-sig"))
+    assert read_samples(tmp_path)[0].caption == "h\xe9llo"
+    (tmp_path / "m.jsonl").write_bytes('{"video": "a.mp4", "caption": "one\u2028line"}\n'.encode("utf-8-sig"))
+    assert read_samples(tmp_path / "m.jsonl")[0].caption == "one\u2028line"
+    (tmp_path / "a.txt").write_bytes("h\xe9llo".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.txt` must be text in UTF-8"):
+        read_samples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("video,caption\na.mp4,hello, there\n", r"row 1 must have a cell for each column, got \[' there'\] beyond"),
+        ("video;caption\na.mp4;hello\n", "got `video;caption`; separate the columns by commas"),
+        ("video,caption,mouth_boxes\na.mp4,x,[1\n", r"row 1 must be valid JSON, got `\[1`"),
+    ],
+)
+def test_a_csv_that_cannot_be_meant_is_named_with_its_row(tmp_path: Path, text: str, message: str) -> None:
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_samples(tmp_path / "m.csv")

@@ -1,0 +1,186 @@
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from diffusers_jova.training.loop import checkpoints as state
+from diffusers_jova.training.loop.checkpoints import (
+    check_fingerprint,
+    clear_leftovers,
+    latest_checkpoint,
+    load_checkpoint,
+    pack,
+    rotate,
+    save_checkpoint,
+    unpack,
+)
+from diffusers_jova.whole_files import FullDiskError, explained_full_disk, write_text, written_whole
+
+
+PARTS = {"model": {"a": torch.arange(3.0)}, "optimizer": {"b": torch.ones(2, dtype=torch.uint8)}}
+
+
+def test_a_checkpoint_reads_back_with_the_same_bits(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 12, PARTS, {"fingerprint": {"seed": 0}})
+    parts, values = load_checkpoint(path)
+    assert {name: list(tensors) for name, tensors in parts.items()} == {"model": ["a"], "optimizer": ["b"]}
+    assert torch.equal(parts["model"]["a"], PARTS["model"]["a"])
+    assert parts["optimizer"]["b"].dtype == torch.uint8
+    assert values == {"step": 12, "fingerprint": {"seed": 0}}
+
+
+def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) is None
+    for step in (5, 100, 20):
+        save_checkpoint(tmp_path, step, PARTS, {})
+    (tmp_path / ".checkpoint-00000200.tmp").mkdir()  # what a kill leaves behind
+    (tmp_path / "checkpoint-final").mkdir()
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-00000100"
+
+
+@pytest.mark.parametrize("fails", ["save_file", "_flush"])
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_half_of_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    save_checkpoint(tmp_path, 1, PARTS, {})
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state, fails, full)
+    with pytest.raises(OSError, match=r"No space left.* free some space .* continues from `checkpoint-00000001`"):
+        save_checkpoint(tmp_path, 2, PARTS, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001"]
+
+
+def test_a_checkpoint_is_written_over_what_a_kill_left(tmp_path: Path) -> None:
+    partial = tmp_path / ".checkpoint-00000003.tmp"
+    partial.mkdir()
+    (partial / "model.safetensors").write_bytes(b"half")
+    save_checkpoint(tmp_path, 3, PARTS, {})
+    assert torch.equal(load_checkpoint(latest_checkpoint(tmp_path))[0]["model"]["a"], PARTS["model"]["a"])
+    assert not partial.exists()
+
+
+def test_rotation_keeps_the_newest(tmp_path: Path) -> None:
+    *_, newest = (save_checkpoint(tmp_path, step, PARTS, {}) for step in range(1, 6))
+    rotate(tmp_path, newest, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000004", "checkpoint-00000005"]
+    rotate(tmp_path, newest, keep=5)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_kill_left_of_checkpoints_is_deleted_and_only_that(tmp_path: Path) -> None:
+    kept = [save_checkpoint(tmp_path, step, PARTS, {}) for step in (1, 2)]
+    shutil.copytree(kept[0], tmp_path / ".checkpoint-00000001.tmp")  # a rotation, killed while it deleted
+    shutil.copytree(kept[1], tmp_path / ".checkpoint-00000002.old")  # a second writing, killed at its last step
+    kept[1].rename(tmp_path / ".checkpoint-00000003.old")  # killed between its two renames
+    shutil.copytree(kept[0], kept[1])
+    (tmp_path / ".mine.tmp").mkdir()
+    clear_leftovers(tmp_path)
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == [".mine.tmp", *(f"checkpoint-0000000{step}" for step in (1, 2, 3))]
+    assert load_checkpoint(tmp_path / found[-1])[1] == {"step": 2}
+
+
+def test_checkpoints_of_an_earlier_run_make_way_for_the_first_one_of_a_run_that_starts_afresh(tmp_path: Path) -> None:
+    for step in (40, 50):
+        save_checkpoint(tmp_path, step, PARTS, {})
+    rotate(tmp_path, save_checkpoint(tmp_path, 10, PARTS, {}), keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000010"]
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, 1, PARTS, {})
+    write_text(tmp_path / "log", "old")
+
+    def half(path: Path, text: str) -> None:
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match=r"log` could not be written .* continues from `checkpoint-00000001`"):
+        write_text(tmp_path / "log", "new")
+    assert (tmp_path / "log").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000001", "log"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()], ids=["io", "ctrl-c"]
+)
+def test_a_folder_stays_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    write_folder(tmp_path / "result", "old")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(type(error)):
+        write_folder(tmp_path / "result", "new")
+    assert (tmp_path / "result" / "weights").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+def test_a_folder_that_a_kill_left_aside_comes_back_and_makes_way_for_the_next(tmp_path: Path) -> None:
+    write_folder(tmp_path / "result", "old")
+    (tmp_path / "result").rename(tmp_path / ".result.old")
+    with pytest.raises(RuntimeError), written_whole(tmp_path / "result"):
+        raise RuntimeError
+    assert (tmp_path / "result" / "weights").read_text() == "old"
+    write_folder(tmp_path / "result", "new")
+    assert (tmp_path / "result" / "weights").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+def write_folder(path: Path, text: str) -> None:
+    with written_whole(path) as partial:
+        partial.mkdir()
+        (partial / "weights").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
+        (SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), False),
+    ],
+)
+def test_only_a_full_disk_asks_for_space(tmp_path: Path, error: Exception, is_full: bool) -> None:
+    with pytest.raises((OSError, SafetensorError)) as raised, explained_full_disk(tmp_path / "log"):
+        raise error
+    assert (raised.value is error) == (not is_full)
+    assert isinstance(raised.value, FullDiskError) == is_full
+
+
+def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 1, PARTS, {})
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"must be a complete checkpoint.*; delete it to use the one before"):
+        load_checkpoint(path)
+
+
+def test_nested_states_survive_the_way_through_tensors_and_json() -> None:
+    nested = {"layer.weight": {"exp_avg": torch.ones(2), "step": 3, "quant": {"absmax": torch.zeros(1)}}, "scale": 0.5}
+    tensors, values = pack(nested)
+    assert set(tensors) == {"layer.weight/exp_avg", "layer.weight/quant/absmax"}
+    restored = unpack(tensors, json.loads(json.dumps(values)))
+    assert restored["layer.weight"]["step"] == 3
+    assert restored["scale"] == 0.5
+    assert torch.equal(restored["layer.weight"]["quant"]["absmax"], torch.zeros(1))
+
+
+def test_a_fingerprint_names_the_settings_that_differ_and_ignores_tuples(tmp_path: Path) -> None:
+    check_fingerprint({"betas": [0.9, 0.99], "free by now": 1}, {"betas": (0.9, 0.99)}, tmp_path)
+    with pytest.raises(ValueError, match="`seed` is 0 there and 1 here, `shift` is null there and 3 here"):
+        check_fingerprint({"seed": 0, "same": 1}, {"seed": 1, "same": 1, "shift": 3}, tmp_path)

@@ -1,0 +1,143 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffusers_jova.training.data.dataset import PrecomputedDataset
+from diffusers_jova.training.loop.conditioning import Conditioning, ModelInputs
+from tests.tiny_training import tiny_config, write_clips
+
+
+def conditioned(folder: Path, seed: int = 0, num_mask_channels: int | None = 4, **settings: Any) -> ModelInputs:
+    config = tiny_config(folder, **settings)
+    dataset = PrecomputedDataset(config.data)
+    conditioning = Conditioning(
+        config,
+        dataset.empty_prompt(),
+        num_mask_channels,
+        frame_rate=32.0,
+        audio_latent_rate_hz=31.25,
+        temporal_factor=4,
+        device=torch.device("cpu"),
+    )
+    return conditioning(dataset.batch(range(len(dataset))), seed)
+
+
+def test_the_same_seed_gives_the_same_inputs_and_another_seed_others(tmp_path: Path) -> None:
+    first, again, other = (conditioned(tmp_path, seed) for seed in (3, 3, 4))
+    assert torch.equal(first.arguments["hidden_states"], again.arguments["hidden_states"])
+    assert not torch.equal(first.target, other.target)
+    assert not torch.equal(first.sigma, other.sigma)
+
+
+def test_the_model_sees_the_point_of_the_path_that_its_timestep_names(tmp_path: Path) -> None:
+    inputs = conditioned(tmp_path)
+    clips = PrecomputedDataset(tmp_path / "prepared").batch(range(8))
+    sigma = inputs.arguments["timestep"][:, None, None, None, None] / 1000
+    expected = clips["video_latents"] + sigma * inputs.target  # data + sigma * (noise - data)
+    torch.testing.assert_close(inputs.arguments["hidden_states"][:, :2], expected)
+    audio_sigma = inputs.arguments["audio_timestep"][:, None, None] / 1000
+    expected = clips["audio_latents"] + audio_sigma * inputs.audio_target
+    torch.testing.assert_close(inputs.arguments["audio_hidden_states"], expected)
+
+
+def test_shared_levels_agree_and_shifts_act_per_modality(tmp_path: Path) -> None:
+    inputs = conditioned(tmp_path, shift=1.0, audio_shift=1.0)
+    torch.testing.assert_close(inputs.sigma, inputs.audio_sigma)
+    shifted = conditioned(tmp_path, shift=3.0, audio_shift=1.0)
+    assert (shifted.sigma > shifted.audio_sigma).all()
+
+
+def test_a_clean_modality_is_the_data_itself_and_is_not_learned(tmp_path: Path) -> None:
+    write_clips(tmp_path / "prepared", num_clips=64)
+    inputs = conditioned(tmp_path, coupling="mixed")
+    clean = inputs.arguments["timestep"] == 0
+    assert 0 < clean.sum() < 64
+    assert torch.equal(inputs.has_video, ~clean)
+    data = PrecomputedDataset(tmp_path / "prepared").batch(range(64))["video_latents"]
+    assert torch.equal(inputs.arguments["hidden_states"][clean, :2], data[clean])
+    assert inputs.has_audio[clean].all()
+
+
+def test_a_lone_modality_is_learned_beside_pure_noise(tmp_path: Path) -> None:
+    write_clips(tmp_path / "prepared", num_clips=32, without_audio=tuple(range(8)), without_video=tuple(range(8, 16)))
+    inputs = conditioned(tmp_path, coupling="mixed")
+    no_audio, no_video = torch.arange(32) < 8, (torch.arange(32) >= 8) & (torch.arange(32) < 16)
+    assert (inputs.arguments["audio_timestep"][no_audio] == 1000).all()
+    assert (inputs.arguments["timestep"][no_video] == 1000).all()
+    assert not inputs.has_audio[no_audio].any()
+    assert inputs.has_video[no_audio].all()
+    assert inputs.has_audio[no_video].all()
+
+
+def test_a_given_first_frame_stands_in_the_condition_channels_with_its_mask(tmp_path: Path) -> None:
+    inputs = conditioned(tmp_path, image_probability=1.0)
+    condition, mask = inputs.arguments["hidden_states"][:, 2:4], inputs.arguments["hidden_states"][:, 4:]
+    data = PrecomputedDataset(tmp_path / "prepared").batch(range(8))["video_latents"]
+    assert torch.equal(condition[:, :, 0], data[:, :, 0])
+    assert (mask[:, :, 0] == 1).all()
+    assert not condition[:, :, 1:].any()
+    assert not mask[:, :, 1:].any()
+    assert inputs.has_video.all()  # the first latent is still noisy and still learned
+    without = conditioned(tmp_path, image_probability=0.0)
+    assert not without.arguments["hidden_states"][:, 2:].any()
+
+
+def test_without_condition_channels_the_given_frame_is_a_clean_latent(tmp_path: Path) -> None:
+    inputs = conditioned(tmp_path, num_mask_channels=None, image_probability=1.0)
+    data = PrecomputedDataset(tmp_path / "prepared").batch(range(8))["video_latents"]
+    assert inputs.arguments["hidden_states"].shape == data.shape
+    assert torch.equal(inputs.arguments["hidden_states"][:, :, 0], data[:, :, 0])
+    assert (inputs.arguments["timestep"][:, 0] == 0).all()
+    assert (inputs.arguments["timestep"][:, 1:] > 0).all()
+    assert not inputs.has_video[:, 0].any()
+    assert inputs.has_audio.all()
+
+
+def test_a_given_beginning_ends_at_the_same_time_in_both_modalities(tmp_path: Path) -> None:
+    inputs = conditioned(tmp_path, prefix_probability=1.0, prefix_max_fraction=0.9)
+    given, audio_given = (~inputs.has_video).sum(1), (~inputs.has_audio).sum(1)
+    assert len(given.unique()) > 1
+    seconds = (1 + 4 * (given - 1)) / 32  # the first latent holds one frame, each other one four
+    assert torch.equal(audio_given, (seconds * 31.25).floor().long().clamp(min=0))
+    assert torch.equal(inputs.arguments["timestep"] == 0, ~inputs.has_video)
+    assert (inputs.has_video[:, 1:] >= inputs.has_video[:, :-1]).all()  # given first, then to be learned
+
+
+def test_dropped_captions_are_the_empty_prompt_with_its_mask(tmp_path: Path) -> None:
+    inputs = conditioned(tmp_path, caption_dropout=1.0)
+    assert not inputs.arguments["encoder_hidden_states"].any()
+    assert (inputs.arguments["encoder_attention_mask"].sum(1) == 1).all()
+    kept = conditioned(tmp_path, caption_dropout=0.0)
+    assert kept.arguments["encoder_hidden_states"].any((1, 2)).all()
+
+
+@pytest.mark.parametrize("lengths", [(2, 2), (9, 7), (3, 9)])
+def test_the_empty_prompt_takes_the_lengths_of_prior_clips(tmp_path: Path, lengths: tuple[int, int]) -> None:
+    config = tiny_config(tmp_path, caption_dropout=1.0)
+    mask = torch.tensor([[True, True, False, True, False, False]])  # 2 of 3 rows of one encoder, 1 of 3 of the other
+    empty = {"prompt_embeds": torch.ones(1, 3, 10), "prompt_embeds_2": torch.full((1, 3, 5), 2.0), "prompt_mask": mask}
+    conditioning = Conditioning(config, empty, 4, 32.0, 31.25, 4, torch.device("cpu"))
+    clips = PrecomputedDataset(config.data).batch([0, 1])
+    sizes = zip(("prompt_embeds", "prompt_embeds_2"), lengths, (10, 5), strict=True)
+    clips |= {name: torch.zeros(2, length, width) for name, length, width in sizes}
+    text = conditioning(clips | {"prompt_mask": torch.ones(2, sum(lengths), dtype=torch.bool)}, 0).arguments
+    kept, kept_2 = text["encoder_attention_mask"].split(lengths, dim=1)
+    assert kept.sum(1).tolist() == [2, 2]
+    assert kept_2.sum(1).tolist() == [1, 1]
+    assert (text["encoder_hidden_states"][kept] == 1).all()
+    assert (text["encoder_hidden_states_2"][kept_2] == 2).all()
+
+
+@pytest.mark.parametrize(("stage", "absent"), [("video", "audio_hidden_states"), ("audio", "hidden_states")])
+def test_a_stage_shows_the_model_one_modality(tmp_path: Path, stage: str, absent: str) -> None:
+    inputs = conditioned(tmp_path, stage=stage)
+    assert inputs.arguments[absent] is None
+    assert bool(inputs.has_video.any()) == (stage == "video")
+    assert bool(inputs.has_audio.any()) == (stage == "audio")
+
+
+def test_uncoupled_batches_come_with_their_probability(tmp_path: Path) -> None:
+    assert conditioned(tmp_path, uncoupled_probability=1.0).arguments["coupled"] is False
+    assert conditioned(tmp_path, uncoupled_probability=0.0).arguments["coupled"] is True

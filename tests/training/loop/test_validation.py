@@ -1,0 +1,79 @@
+"""Validation clips: they are made, their failure costs the run nothing, an interruption ends it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import diffusers_jova
+from diffusers_jova.training.loop.trainer import Trainer
+from diffusers_jova.training.train import assemble, run
+from tests.tiny_training import different, result, tiny_config, write_clips
+
+
+def test_validation_without_a_pipeline_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, validate_every=1, validation_prompts=["a"])
+    with pytest.raises(ValueError, match="`pipeline` must be a saved pipeline to make validation clips"):
+        run(config)
+
+
+def test_validation_makes_clips_and_leaves_the_run_as_it_was(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "ema_decay": 0.9, "steps": 2}
+    Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "quiet"), **settings)).train()
+    settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
+    run(tiny_config(tmp_path, **settings))
+    clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
+    assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step in (1, 2) for prompt in (0, 1)]
+    assert different(result(tmp_path / "quiet"), result(tmp_path / "run")) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("JoVAPipeline.from_pretrained", OSError("no such folder")),
+        ("JoVAPipeline.__call__", torch.OutOfMemoryError("CUDA out of memory.")),
+        ("JoVAPipelineOutput.save", OSError(28, "No space left on device")),
+    ],
+    ids=["load", "memory", "disk"],
+)
+def test_a_validation_that_fails_is_announced_and_takes_no_step_from_the_run(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
+    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "ema_decay": 0.9, "steps": 2}
+    Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "quiet"), **settings)).train()
+    owner, name = place.split(".")
+    working, calls = getattr(getattr(diffusers_jova, owner), name), []
+
+    def fails_at_first(*arguments: object, **options: object) -> object:
+        calls.append(options)
+        if len(calls) == 1:
+            raise error
+        return working(*arguments, **options)
+
+    monkeypatch.setattr(getattr(diffusers_jova, owner), name, fails_at_first)
+    settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
+    trainer = assemble(tiny_config(tmp_path, **settings))
+    message = f"validation failed at step 1, the run goes on: .*{re.escape(str(error))}"
+    with pytest.warns(UserWarning, match=message) as warned:
+        trainer.train()
+    assert len([warning for warning in warned if "validation failed" in str(warning.message)]) == 1
+    assert trainer.transformer.training
+    clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
+    assert clips == [f"step-00000002-0{prompt}.mp4" for prompt in (0, 1)]
+    assert different(result(tmp_path / "quiet"), result(tmp_path / "run")) == []
+
+
+def test_an_interruption_of_a_validation_ends_the_run(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(diffusers_jova.JoVAPipeline, "__call__", interrupt)
+    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "steps": 1, "validation_prompts": ["a"]}
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_config(tmp_path, validate_every=1, **settings))

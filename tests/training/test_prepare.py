@@ -1,0 +1,482 @@
+"""Preparing encodes every clip once, survives broken ones, and never leaves a half-written record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io.wavfile
+import torch
+from safetensors import safe_open
+
+from diffusers_jova import JoVAPipeline
+from diffusers_jova.media import write_video
+from diffusers_jova.prompt import JoVAPrompt
+from diffusers_jova.training.data.clips import Bucket, ClipSettings
+from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDataset
+from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, video_factors
+from diffusers_jova.training.data.manifest import Sample, read_samples
+from diffusers_jova.training.prepare import Outcome, Preparer, PrepareSettings, describe, main, prepare
+
+
+def write_clips(folder: Path, names: Sequence[str] = ("a", "b"), num_frames: int = 12) -> Path:
+    """Clips of 32 x 32 with a moving white mouth, its boxes, a hum and a caption."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shade, name in enumerate(names):
+        frames = np.full((num_frames, 32, 32, 3), 40 + 30 * shade, np.uint8)
+        boxes = [[[8 + f, 16, 16 + f, 22] for f in range(num_frames)]]
+        for f in range(num_frames):
+            frames[f, 16:22, 8 + f : 16 + f] = 250
+        sound = np.sin(np.arange(num_frames * 1000) / (4 + shade)).astype(np.float32) / 2
+        write_video(folder / f"{name}.mp4", frames, 16, sound, 16000)
+        (folder / f"{name}.txt").write_text(f"clip {name}")
+        (folder / f"{name}.boxes.json").write_text(json.dumps(boxes))
+    return folder
+
+
+def make_preparer(model: Path, output: Path, **options: Any) -> Preparer:
+    clips = ClipSettings(buckets=(Bucket(9, 32, 32),), frame_rate=16, **options)
+    settings = PrepareSettings(clips=clips, dtype="fp32", mouths=False)
+    return Preparer(model, output, settings, fingerprint_model(model))
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Tensors and headers of all records, comparable; the order inside a header is arbitrary."""
+    return {str(path.relative_to(folder)): record(path) for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def record(path: Path) -> tuple[dict[str, str], dict[str, list[float]]]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata(), {name: file.get_tensor(name).nan_to_num(-1).tolist() for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    source = write_clips(folder / "clips")
+    (source / "c.mp4").write_bytes(b"no video")
+    (source / "c.txt").write_text("broken")
+    write_clips(source, ["short"], num_frames=5)
+    outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, folder / "cache"))
+    assert sorted(outcome.status for outcome in outcomes) == ["broken", "kept", "kept", "skipped"]
+    return folder / "cache"
+
+
+def test_a_record_is_what_the_pipeline_encodes(prepared: Path, tiny_pipeline_folder: Path) -> None:
+    from diffusers_jova.media import read_video
+
+    pipe = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
+    video = read_video(prepared.parent / "clips" / "a.mp4")
+    assert video.audio is not None
+    pixels = torch.from_numpy(video.frames[:9]).movedim(3, 0)[None].float() / 127.5 - 1
+    batch = PrecomputedDataset(prepared).batch([0])
+    with torch.no_grad():
+        latents = pipe.vae.encode(pixels).latent_dist.mean
+        mean, std = (
+            torch.tensor(x).view(1, -1, 1, 1, 1) for x in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
+        )
+        sound = torch.nn.functional.pad(torch.from_numpy(video.audio[None, :, :9000]), (0, 216))  # 18 latents
+        audio = pipe.audio_codec.encode(sound)
+        embeds = pipe.encode_prompt("clip a", do_classifier_free_guidance=False)[0]
+        first = pipe.vae.encode(pixels[:, :, :1]).latent_dist.mean
+    torch.testing.assert_close(batch["video_latents"], (latents - mean) / std, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(batch["image_latents"], (first - mean) / std, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(batch["audio_latents"], audio, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(batch["prompt_embeds"], embeds.features)
+
+
+def test_prepared_clips_make_batches_with_masks(prepared: Path) -> None:
+    dataset = PrecomputedDataset(prepared)
+    (indices,) = dataset.buckets
+    batch = dataset.batch(indices)
+    assert batch["video_latents"].shape == (2, 16, 3, 4, 4)
+    assert batch["audio_latents"].shape[1] == round(9 / 16 * 31.25)
+    assert batch["mouth_mask"][0, 0].sum(dim=(1, 2)).tolist() == [1, 2, 2]  # 8..16, 9..20, 13..24 of 8-pixel cells
+    assert batch["has_audio"].tolist() == batch["has_video"].tolist() == [1, 1]
+    assert sorted(batch["captions"]) == ["clip a", "clip b"]
+    assert dataset.empty_prompt()["prompt_embeds"].shape[1:] == batch["prompt_embeds"].shape[1:]
+
+
+def test_the_header_describes_the_clip(prepared: Path) -> None:
+    with safe_open(next(prepared.glob("a-*.safetensors")), framework="pt") as file:
+        header = file.metadata()
+    expected = {"num_frames": "9", "height": "32", "frame_rate": "16", "sampling_rate": "16000", "caption": "clip a"}
+    assert expected.items() <= header.items()
+    assert {"has_video", "has_audio", "spatial_factor", "temporal_factor", "fingerprint"} <= header.keys()
+
+
+def test_the_summary_says_what_was_kept_and_why_the_rest_was_not(prepared: Path) -> None:
+    summary = json.loads((prepared / "prepare.json").read_text())
+    by_name = {Path(clip["source"]).stem: clip for clip in summary["clips"]}
+    assert by_name["a"]["status"] == "kept"
+    assert by_name["short"]["note"] == "picture and sound last 5 frames at 16 per second; a bucket needs 9"
+    assert "must be a media file that libav can decode" in by_name["c"]["note"]
+    text = describe([Outcome(**clip) for clip in summary["clips"]])
+    assert text.startswith(
+        "2 clips prepared, 0 were up to date, 2 records\na mouth in 2 of 2 clips\n"
+        "skipped 1: picture and sound last 5 frames"
+    )
+    assert "a bucket needs 9 (short.mp4)" in text
+
+
+def test_a_rerun_does_nothing_and_a_new_caption_redoes_its_clip_alone(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips")
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    prepare(read_samples(source), preparer)
+    before = contents(tmp_path / "cache")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.safetensors")}
+    assert {outcome.status for outcome in prepare(read_samples(source), preparer)} == {"done"}
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.safetensors")}
+
+    (source / "a.txt").write_text("another")
+    statuses = {Path(o.source).stem: o.status for o in prepare(read_samples(source), preparer)}
+    assert statuses == {"a": "kept", "b": "done"}
+    after = contents(tmp_path / "cache")
+    assert after.keys() == before.keys()
+    assert [name for name in after if after[name] != before[name]] == [name for name in after if name.startswith("a-")]
+
+
+def test_other_settings_replace_the_records_and_leave_none_behind(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    source = write_clips(tmp_path / "clips", ["a"], num_frames=20)
+    output = tmp_path / "cache"
+    prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output, cut="all"))
+    assert len(list(output.glob("a-*.safetensors"))) == 2
+    prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output))
+    assert len(list(output.glob("a-*.safetensors"))) == 1
+    (source / "a.boxes.json").write_text("[]")
+    (outcome,) = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output, require_mouth=True))
+    assert outcome.status == "skipped"
+    assert not list(output.glob("a-*.safetensors"))
+
+
+def test_an_interrupted_run_is_marked_until_another_one_completes_it(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = read_samples(write_clips(tmp_path / "clips"))
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    prepare_one = Preparer.__call__
+
+    def interrupt(preparer: Preparer, sample: Sample) -> Outcome:
+        if sample.source.stem == "b":
+            raise KeyboardInterrupt
+        return prepare_one(preparer, sample)
+
+    monkeypatch.setattr(Preparer, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(samples, preparer)
+    assert len(unfinished := PrecomputedDataset(tmp_path / "cache")) == 1
+    assert unfinished.is_unfinished
+    monkeypatch.undo()
+    prepare(samples, preparer)
+    assert len(finished := PrecomputedDataset(tmp_path / "cache")) == 2
+    assert not finished.is_unfinished
+
+
+def test_clips_prepared_with_other_settings_do_not_mix_with_the_earlier_ones(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source, output = write_clips(tmp_path / "clips"), tmp_path / "cache"
+    prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output))
+    earlier = PrecomputedDataset(output).preparation
+    louder = make_preparer(tiny_pipeline_folder, output, loudness_lufs=-23.0)
+    prepare(read_samples(source)[:1], louder)
+    with pytest.raises(ValueError, match="must come from one model and the same settings"):
+        PrecomputedDataset(output)
+    prepare(read_samples(source), louder)
+    assert PrecomputedDataset(output).preparation == louder.preparation != earlier
+    other_model = replace(louder, model_fingerprint="another")
+    assert other_model.preparation != louder.preparation
+
+
+def test_clips_without_sound_are_named_in_the_first_run_and_in_later_ones(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b"])
+    write_video(source / "b.mp4", np.zeros((12, 32, 32, 3), np.uint8), 16)
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    for _ in range(2):
+        assert "\nno sound in 1: b.mp4; they train the picture alone" in describe(
+            prepare(read_samples(source), preparer)
+        )
+
+
+def test_clips_without_a_mouth_are_counted_and_named_in_the_first_run_and_in_later_ones(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b"], num_frames=20)
+    (source / "b.boxes.json").write_text("[]")
+    write_clips(source, ["c"], num_frames=20)
+    (source / "c.boxes.json").write_text(json.dumps([[[8, 16, 16, 22]] * 9 + [None] * 11]))
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache", cut="all")
+    for _ in range(2):
+        text = describe(prepare(read_samples(source), preparer))
+        assert "\na mouth in 3 of 6 clips; none in b.mp4, c.mp4 (1 of 2)" in text
+
+
+def test_a_damaged_record_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    source = write_clips(tmp_path / "clips", ["a"])
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    prepare(read_samples(source), preparer)
+    (path,) = (tmp_path / "cache").glob("*.safetensors")
+    whole = record(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert prepare(read_samples(source), preparer)[0].status == "kept"
+    assert record(path) == whole
+
+
+def test_a_full_disk_is_explained_and_keeps_what_was_done(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_clips(tmp_path / "clips")
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    write, calls = Path.write_bytes, []
+
+    def fill(path: Path, data: bytes) -> int:
+        calls.append(path)
+        if len(calls) > 2:  # the empty prompt and the first clip fit
+            write(path, data[:50])
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match=r"cache` could not be written .* what is complete is kept"):
+        prepare(read_samples(source), preparer)
+    monkeypatch.undo()
+    assert len(PrecomputedDataset(tmp_path / "cache")) == 1
+    assert not list((tmp_path / "cache").glob(".*"))
+    assert sorted(o.status for o in prepare(read_samples(source), preparer)) == ["done", "kept"]
+
+
+def test_another_model_means_other_records(
+    tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    monkeypatch.setattr(
+        "diffusers_jova.training.data.encoder.SAMPLED_BYTES", 64
+    )  # so that weight files are longer than two samples
+    copy = tmp_path / "model"
+    shutil.copytree(tiny_pipeline_folder, copy, copy_function=shutil.copyfile)  # on another machine, at another time
+    assert fingerprint_model(copy) == fingerprint_model(tiny_pipeline_folder)
+    config = json.loads((copy / "vae" / "config.json").read_text())
+    config["latents_mean"][0] += 1
+    (copy / "vae" / "config.json").write_text(json.dumps(config))
+    assert fingerprint_model(copy) != fingerprint_model(tiny_pipeline_folder)
+    shutil.copyfile(tiny_pipeline_folder / "vae" / "config.json", copy / "vae" / "config.json")
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert fingerprint_model(copy) != fingerprint_model(tiny_pipeline_folder)
+
+
+def test_the_geometry_of_a_model_is_read_from_its_configs(tiny_pipeline_folder: Path) -> None:
+    assert video_factors(tiny_pipeline_folder) == (8, 4, 16)
+
+
+def test_a_prompt_of_three_parts_is_rendered_by_the_template_of_the_pipeline(tiny_pipeline_folder: Path) -> None:
+    encoder = Encoder.from_pretrained(tiny_pipeline_folder, dtype=torch.float32)
+    parts = encoder.encode_prompt(JoVAPrompt("a man", "a voice", "hi"))
+    whole = encoder.encode_prompt("a man <S>hi<E> <AUDCAP>a voice<ENDAUDCAP>")
+    assert torch.equal(parts["prompt_embeds"], whole["prompt_embeds"])
+
+
+def test_a_missing_transcript_is_written_by_a_speech_model(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    settings = replace(preparer.settings, whisper=save_speech_model(tmp_path / "speech"))
+    source = write_clips(tmp_path / "clips", ["a"])
+    (source / "a.txt").unlink()
+    prepare(read_samples(source, captions_required=False), replace(preparer, settings=settings))
+    ((header, _),) = (value for name, value in contents(tmp_path / "cache").items() if name.startswith("a-"))
+    assert header["caption"] == "<S>X<E>"
+
+
+def test_heard_words_complete_parts_and_leave_whole_captions_alone(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["whole", "parts", "words"])
+    for name, texts in {"parts": {}, "words": {"transcript": "hi"}}.items():
+        (source / f"{name}.txt").unlink()
+        (source / f"{name}.json").write_text(json.dumps({"video_caption": "a man"} | texts))
+    command = [str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--device", "cpu"]
+    main([*command, "--whisper", str(save_speech_model(tmp_path / "speech"))])
+    captions = {
+        name.split("-")[0]: header["caption"]
+        for name, (header, _) in contents(tmp_path / "cache").items()
+        if "prompts" not in name
+    }
+    assert captions == {"whole": "clip whole", "parts": "a man <S>X<E>", "words": "a man <S>hi<E>"}
+    assert "`--whisper` leaves 1 captions as they are: whole.mp4; write" in capsys.readouterr().out
+
+
+def test_a_clip_whose_prompt_stays_empty_is_reported_and_skipped(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    source, output = write_clips(tmp_path / "clips", num_frames=20), tmp_path / "cache"
+    (source / "a.txt").unlink()
+    samples = read_samples(source, captions_required=False)
+    outcomes = prepare(samples, make_preparer(tiny_pipeline_folder, output))
+    assert [outcome.status for outcome in outcomes] == ["skipped", "kept"]
+    assert "skipped 1: the prompt is empty, nothing is written and no words were heard" in describe(outcomes)
+    assert [path.name[:2] for path in output.glob("*.safetensors")] == ["b-"]
+
+
+def test_the_clips_of_a_file_in_which_no_word_is_heard_are_left_out_alone(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"], num_frames=27)
+    (source / "a.txt").unlink()
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache", cut="all")
+    words = iter(["one", "", "three"])
+    vars(preparer)["_transcriber"] = lambda *_: next(words)
+    outcomes = prepare(read_samples(source, captions_required=False), preparer)
+    headers = [record(path)[0] for path in sorted((tmp_path / "cache").glob("*.safetensors"))]
+    assert [(header["caption"], header["num_clips"]) for header in headers] == [
+        ("<S>one<E>", "2"),
+        ("<S>three<E>", "2"),
+    ]
+    assert "left out of 1: a.mp4, 1 clips; the prompt is empty" in describe(outcomes)
+
+
+def save_speech_model(folder: Path) -> Path:
+    """A tiny recogniser that hears an X in everything."""
+    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "X": 3}))
+    Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), bos_token=None, eos_token=None).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    config = Wav2Vec2Config(
+        vocab_size=4,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )
+    model = Wav2Vec2ForCTC(config)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    model.lm_head.bias.data = torch.tensor([0.0, 0.0, 0.0, 9.0])
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_records_of_one(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    samples = read_samples(write_clips(tmp_path / "clips", ["a", "b", "c"]))
+    prepare(samples, make_preparer(tiny_pipeline_folder, tmp_path / "one"))
+    outcomes = prepare(samples, make_preparer(tiny_pipeline_folder, tmp_path / "two"), num_processes=2)
+    assert [outcome.status for outcome in outcomes] == ["kept"] * 3
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray warns about settings of its own
+def test_a_ray_cluster_writes_the_records_of_one_process(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    ray = pytest.importorskip("ray")
+    samples = read_samples(write_clips(tmp_path / "clips"))
+    prepare(samples, make_preparer(tiny_pipeline_folder, tmp_path / "one"))
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        outcomes = prepare(samples, make_preparer(tiny_pipeline_folder, tmp_path / "ray"), use_ray=True)
+    finally:
+        ray.shutdown()
+    assert [outcome.status for outcome in outcomes] == ["kept"] * 2
+    assert contents(tmp_path / "one") == contents(tmp_path / "ray")
+
+
+def test_the_command_names_records_of_clips_that_are_gone_and_an_output_that_is_no_folder(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips")
+    command = [str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--device", "cpu"]
+    main(command)
+    assert "more records" not in capsys.readouterr().out
+    (source / "b.mp4").unlink()
+    main(command)
+    assert "1 more records are of other clips and will be trained: b-" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([str(source), str(source / "a.txt"), *command[2:]])
+    assert "`output` must be a folder, got the file" in capsys.readouterr().err
+
+
+def test_a_clip_without_memory_names_what_takes_less(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Preparer, "_encode", no_memory)
+    source = write_clips(tmp_path / "clips", ["a"])
+    with pytest.raises(SystemExit, match="2"):
+        main([str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--device", "cpu"])
+    assert "got 'CUDA out of memory. Tried to allocate 2.00 GiB.'; use smaller `--buckets`" in capsys.readouterr().err
+
+
+def test_a_clip_that_loses_much_of_its_picture_to_the_crop_is_named(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips", ["square"])
+    write_video(source / "upright.mp4", np.zeros((12, 96, 32, 3), np.uint8), 16)
+    (source / "upright.txt").write_text("held upright")
+    outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
+    assert [outcome.status for outcome in outcomes] == ["kept", "kept"]
+    assert "cropped 1: upright.mp4, the crop keeps 33% of the picture; give `--buckets`" in describe(outcomes)
+
+
+def test_a_lost_empty_prompt_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    samples = read_samples(write_clips(tmp_path / "clips", ["a"]))
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    prepare(samples, preparer)
+    (tmp_path / "cache" / EMPTY_PROMPT).unlink()
+    assert [outcome.status for outcome in prepare(samples, preparer)] == ["done"]
+    assert PrecomputedDataset(tmp_path / "cache").empty_prompt()["prompt_embeds"] is not None
+
+
+def test_clips_that_break_in_every_way_do_not_end_the_run(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b", "c", "x" * 230, "z"])
+    (source / "a.boxes.json").write_text("[1, 2, 3]")
+    (source / "b.boxes.json").unlink()
+    (source / "b.boxes.safetensors").write_bytes(b"half")
+    scipy.io.wavfile.write(source / "c.wav", 16000, np.full(16000, np.nan, np.float32))
+    outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
+    assert [outcome.status for outcome in outcomes] == ["broken"] * 3 + ["kept"] * 2
+    for outcome, message in zip(outcomes, ("a.boxes.json", "b.boxes.safetensors", "finite, got NaN"), strict=False):
+        assert message in outcome.note
+
+
+def test_the_command_prepares_a_folder(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"])
+    main([str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--device", "cpu"])
+    assert "1 clips prepared" in capsys.readouterr().out
+    assert len(PrecomputedDataset(tmp_path / "cache")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--buckets", "10x32x32"], "use 9 or 13"),
+        (["--buckets", "9x40x32"], "multiples of 16"),
+        (["--buckets", "0x32x32"], "use 1 or 5"),
+        (["--model", "nowhere"], "`model` must be the folder of a saved JoVAPipeline"),
+        (["--frame-rate", "0"], "`frame_rate` must be a positive number"),
+        (["--num-processes", "0"], "`--num-processes` must be at least 1, got 0"),
+        (["--device", "abacus"], "`--device` must be a device of this machine, got abacus"),
+        (["--whisper", "nowhere"], "`--whisper` must be the folder of a model, got `nowhere`"),
+    ],
+)
+def test_the_command_explains_what_is_wrong(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"])
+    with pytest.raises(SystemExit):
+        main([str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), *arguments])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()

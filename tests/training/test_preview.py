@@ -1,0 +1,114 @@
+"""The preview shows the box on the mouth and the mask over the latents that encode it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffusers_jova.evaluation.viewing import MIN_VIEW_PX
+from diffusers_jova.media import read_audio, read_video, write_audio, write_video
+from diffusers_jova.training.data.clips import Bucket, Clip
+from diffusers_jova.training.data.encoder import Encoder
+from diffusers_jova.training.preview import decode_without_mouth, draw_boxes, draw_clip, main, tint_mask
+
+
+def make_clip(num_frames: int = 9, boxes: np.ndarray | None = None) -> Clip:
+    frames = np.random.default_rng(0).integers(0, 255, (num_frames, 32, 32, 3), np.uint8)
+    boxes = np.array([[[8, 16, 16, 24]] * num_frames], np.float32) if boxes is None else boxes
+    return Clip(Bucket(num_frames, 32, 32), frames, None, 0, boxes, None)
+
+
+def test_the_outline_is_drawn_around_each_mouth_and_nowhere_else() -> None:
+    frames = np.zeros((2, 20, 20, 3), np.uint8)
+    boxes = np.array([[[2, 3, 6, 8], [np.nan] * 4], [[15, 15, 30, 30], [15, 15, 30, 30]]])
+    drawn = draw_boxes(frames, boxes).any(-1)
+    assert drawn[0, 3:8, 2:6].sum() == 14  # the border of 5 x 4 pixels
+    assert not drawn[0, 4:7, 3:5].any()
+    assert drawn[1].sum() == 9  # the upper and the left edge of 5 pixels each; the rest is outside
+    assert not frames.any()
+
+
+def test_the_tint_covers_the_frames_and_pixels_of_the_masked_latents_alone() -> None:
+    frames = np.zeros((9, 32, 32, 3), np.uint8)
+    mask = np.zeros((3, 4, 4), bool)
+    mask[1, 2, 1] = True
+    tinted = tint_mask(frames, mask, 8, 4).any(-1)
+    assert tinted[1:5, 16:24, 8:16].all()
+    assert tinted.sum() == 4 * 64
+
+
+def test_small_clips_are_enlarged() -> None:
+    assert draw_clip(make_clip(), 8, 4).shape == (9, MIN_VIEW_PX, MIN_VIEW_PX, 3)
+
+
+def test_zeroed_latents_change_the_mouth_and_a_clip_without_one_stays(tiny_pipeline_folder: Path) -> None:
+    encoder = Encoder.from_pretrained(tiny_pipeline_folder, dtype=torch.float32)
+    plain, masked = decode_without_mouth(make_clip(), encoder)
+    assert plain.shape == masked.shape == (9, 32, 32, 3)
+    assert (plain != masked).any()
+    plain, masked = decode_without_mouth(make_clip(boxes=np.zeros((0, 9, 4), np.float32)), encoder)
+    assert np.array_equal(plain, masked)
+
+
+@pytest.mark.parametrize("options", [[], ["--debug-mouth-mask"]])
+def test_the_command_writes_a_video_for_each_clip(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture, options: list[str]
+) -> None:
+    clip = make_clip(12)
+    assert clip.frames is not None
+    write_video(tmp_path / "a.mp4", clip.frames, 16, np.zeros(12000, np.float32), 16000)
+    (tmp_path / "a.boxes.json").write_text(json.dumps(clip.mouth_boxes.tolist()))
+    (tmp_path / "b.mp4").write_bytes(b"")
+    arguments = [str(tmp_path), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--no-mouth", *options]
+    main([*arguments, "--device", "cpu"])
+    (path,) = (tmp_path / "out").iterdir()
+    video = read_video(path)
+    views = 3 if options else 1
+    assert video.frames.shape == (9, MIN_VIEW_PX, MIN_VIEW_PX * views, 3)
+    assert video.audio is not None
+    said = capsys.readouterr().out
+    assert "100% of the picture, 1 mouths, in 100% of the frames, 6.2% of the latents" in said
+    assert "b.mp4: left out" in said
+
+
+def test_sound_of_any_rate_is_heard_and_a_set_with_nothing_to_show_is_told(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    frames = make_clip(12).frames
+    assert frames is not None
+    write_video(tmp_path / "a.mp4", frames, 16)
+    time_s = np.arange(192000) / 192000
+    write_audio(tmp_path / "a.wav", np.sin(2 * np.pi * 440 * time_s).astype(np.float32) / 2, 192000)
+    options = ["--model", str(tiny_pipeline_folder), "--no-mouth", "--device", "cpu"]
+    main([str(tmp_path), str(tmp_path / "out"), *options])
+    sound, rate = read_audio(next((tmp_path / "out").iterdir()))
+    assert rate == 48000
+    assert np.abs(np.fft.rfft(sound[0])).argmax() * rate / sound.shape[1] == pytest.approx(440, abs=3)
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), str(tmp_path / "none"), *options, "--require-mouth"])
+    said = capsys.readouterr()
+    assert "a.mp4: left out: a mouth is visible in 0% of the frames" in said.out
+    assert said.err.endswith("can be shown\n")
+
+
+def test_clips_that_are_not_shown_are_counted(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    frames = make_clip(20).frames
+    assert frames is not None
+    source = tmp_path / "clips"
+    source.mkdir()
+    for name in "abc":
+        write_video(source / f"{name}.mp4", frames, 16)
+    write_audio(source / "sound.wav", np.zeros(32000, np.float32), 16000)
+    command = [str(source), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--no-mouth"]
+    main([*command, "--device", "cpu", "--max-clips", "2"])
+    assert capsys.readouterr().out.endswith("2 of 3 shown; `--max-clips` shows more\n")
+    main([*command, "--device", "cpu", "--max-clips", "3"])
+    assert "shows more" not in capsys.readouterr().out
+    main([*command, "--device", "cpu", "--max-clips", "1", "--cut", "all", "--buckets", "9x32x32"])
+    assert "1 of at least 4 shown" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""Small VAEs, vocoders and text encoders, trained from scratch."""

@@ -1,0 +1,1 @@
+"""From files to batches: manifest, clips, mouth boxes and masks, encoding, records."""

@@ -1,0 +1,341 @@
+"""Batches from prepared records: one safetensors file per clip, batches of one latent shape, presence per modality.
+
+Letters: B batch, C latent channels, F latent frames, h x w latent cells, L audio latents, S prompt tokens, P persons.
+
+A record holds, without a batch dimension, any of `video_latents` [C, F, h, w], `audio_latents` [L, C], `image_latents`
+[C, 1, h, w], `prompt_embeds` [S, D], `prompt_embeds_2` [S2, D2], their bool masks `prompt_mask` [S], `prompt_mask_2`
+[S2] and `mouth_boxes` [P, pixel frames, 4]. The numbers of the clip stand in the header as strings. An absent tensor
+is an absent modality.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from diffusers_jova.training.data.mouth_mask import latent_mask, scale_boxes
+from diffusers_jova.whole_files import written_whole
+
+
+Record: TypeAlias = dict[str, Tensor]
+Shape: TypeAlias = tuple[int, ...]
+Batch: TypeAlias = dict[str, Any]
+
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64, "BOOL": torch.bool}
+LATENTS = ("video_latents", "audio_latents", "image_latents")
+PROMPTS = (("prompt_embeds", "prompt_mask"), ("prompt_embeds_2", "prompt_mask_2"))
+EMPTY_PROMPT = Path("prompts", "empty.safetensors")  # inside the cache; what caption dropout puts in place of a prompt
+UNFINISHED = Path("prepare.unfinished")  # inside the cache; stands there until all clips are prepared
+
+
+def write_record(path: Path, tensors: Record, metadata: Mapping[str, object]) -> None:
+    """Write one record so that `path` either holds all of it or is left as it was; its header counts the mouths."""
+    if "mouth_boxes" in tensors:
+        metadata = {**metadata, "num_mouth_boxes": _count_boxes(tensors["mouth_boxes"])}
+    data = save(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, {k: str(v) for k, v in metadata.items()}
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial:
+        partial.write_bytes(data)
+
+
+@dataclass(frozen=True)
+class RecordHeader:
+    """What the header of a record says: tensor shapes and the numbers of the clip.
+
+    Args:
+        path: The record's file.
+        shapes: Shape of each tensor in the file.
+        dtypes: Its dtype.
+        metadata: The header's strings.
+    """
+
+    path: Path
+    shapes: Mapping[str, Shape]
+    dtypes: Mapping[str, torch.dtype]
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> RecordHeader:
+        """Read the header only, no tensor."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+                dtypes = {name: DTYPES[d] for name, part in slices.items() if (d := part.get_dtype()) in DTYPES}
+                return cls(path, shapes, dtypes, file.metadata() or {})
+        except SafetensorError as error:
+            raise _damaged(path, error) from error
+
+    def number(self, name: str) -> float:
+        """Read one number of the header."""
+        if name not in self.metadata:
+            raise ValueError(
+                f"the header of `{self.path}` must have `{name}`, got {sorted(self.metadata)}; "
+                "train on records written by `diffusers_jova.training.prepare`"
+            )
+        return float(self.metadata[name])
+
+    def has_mouth(self) -> bool:
+        """Whether any frame shows a mouth; where the header does not say, the boxes are read."""
+        if "mouth_boxes" not in self.shapes:
+            return False
+        if "num_mouth_boxes" in self.metadata:
+            return self.number("num_mouth_boxes") > 0
+        with safe_open(self.path, framework="pt") as file:
+            return _count_boxes(file.get_tensor("mouth_boxes")) > 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shapes that all samples of one batch share; None = no sample of the bucket has it.
+
+    Args:
+        latents: Shape of each of `LATENTS`.
+        prompts: Shape of each prompt embedding, padded to the longest prompt of the data set.
+        dtypes: Dtype of each of them.
+        frame_rate: Pixel frames per second; 0 without video.
+    """
+
+    latents: Mapping[str, Shape | None]
+    prompts: Mapping[str, Shape | None]
+    dtypes: Mapping[str, torch.dtype]
+    frame_rate: float
+
+
+def collate(
+    records: Iterable[Record], headers: Sequence[RecordHeader], layout: Layout, box_scale: float = 1.0
+) -> Batch:
+    """Stack records of one bucket; a modality that a record lacks is zeros with presence 0.
+
+    Args:
+        records: The tensors of each record, in the order of `headers`.
+        headers: The header of each record, length B.
+        layout: The shapes of the bucket.
+        box_scale: Factor by which mouth boxes grow before they become a mask.
+
+    Returns:
+        `video_latents` [B, C, F, h, w], `audio_latents` [B, L, C], `image_latents` [B, C, 1, h, w], `prompt_embeds`
+        [B, S, D], `prompt_embeds_2` [B, S2, D2], `prompt_mask` bool [B, S + S2], `mouth_mask` bool [B, 1, F, h, w],
+        `has_video`, `has_audio`, `has_image` float [B], `frame_rate` float, `captions` list. What the whole bucket
+        lacks is None.
+    """
+    size, batch = len(headers), _empty_batch(len(headers), layout)
+    masks = {key: torch.zeros(size, shape[0], dtype=torch.bool) for key, shape in layout.prompts.items() if shape}
+    for row, (record, header) in enumerate(zip(records, headers, strict=True)):
+        for name in LATENTS:
+            if name in record:
+                batch[name][row] = record[name]
+                batch[_presence(name)][row] = 1
+        for name, mask_name in PROMPTS:
+            if name in record:
+                length = len(record[name])
+                batch[name][row, :length] = record[name]
+                masks[name][row, :length] = record.get(mask_name, torch.ones(length, dtype=torch.bool))
+        if "mouth_boxes" in record and batch["mouth_mask"] is not None:
+            batch["mouth_mask"][row, 0] = _mouth_mask(record["mouth_boxes"], header, box_scale)
+    batch["prompt_mask"] = torch.cat(list(masks.values()), dim=1) if masks else None
+    batch["captions"] = [header.metadata.get("caption", "") for header in headers]
+    return batch
+
+
+class PrecomputedDataset(Dataset[Batch]):
+    """The records of one folder, grouped into buckets of one latent shape.
+
+    `dataset.batch(indices)` collates any records of one bucket. A `torch.utils.data.DataLoader` with index lists as
+    sampler and `batch_size=None` does the same in worker processes.
+
+    Args:
+        root: Folder of `*.safetensors` records.
+        in_memory: Read everything once; batches are then rows of stacked tensors, masks included.
+        device: Where stacked tensors live; only with `in_memory`.
+        mouth_box_scale: Factor by which mouth boxes grow before they become a mask.
+
+    Attributes:
+        preparation: Digest of the model and the settings that all records come from; None where they do not say.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        in_memory: bool = False,
+        device: str | torch.device = "cpu",
+        mouth_box_scale: float = 1.0,
+    ) -> None:
+        self.root, self.in_memory, self.mouth_box_scale = Path(root), in_memory, mouth_box_scale
+        paths = sorted(self.root.glob("*.safetensors"))
+        if not paths:
+            raise ValueError(f"a data set must hold `*.safetensors` records, got `{root}`; run `jova prepare` first")
+        if not in_memory and torch.device(device).type != "cpu":
+            raise ValueError(f"`device` must be cpu unless `in_memory` is set, got {device}; move each batch instead")
+        self.headers = [RecordHeader.read(path) for path in paths]
+        self.preparation = _common_preparation(self.headers)
+        self._empty_prompt = _read(self.root / EMPTY_PROMPT) if (self.root / EMPTY_PROMPT).exists() else {}
+        self.buckets = _buckets(self.headers)
+        self.layouts = [self._layout(bucket) for bucket in self.buckets]
+        self._place = {index: (b, row) for b, bucket in enumerate(self.buckets) for row, index in enumerate(bucket)}
+        self._stacks = [self._stack(b, device) for b in range(len(self.buckets))] if in_memory else []
+
+    def __len__(self) -> int:
+        return len(self.headers)
+
+    def __getitem__(self, indices: Sequence[int] | int) -> Batch:
+        """Collate the records of one batch; a single index is a batch of one."""
+        return self.batch([indices] if isinstance(indices, int) else indices)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether clips are missing because their preparation was interrupted."""
+        return (self.root / UNFINISHED).exists()
+
+    def describe(self) -> str:
+        """Say how many clips there are in how many buckets, and in each where there are several."""
+        sizes = sorted(map(len, self.buckets), reverse=True)
+        shares = f" ({', '.join(map(str, sizes))})" if len(sizes) > 1 else ""
+        return f"{len(self)} clips in {len(sizes)} bucket{'s' * bool(shares)}{shares}"
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Collate records of one bucket; as `collate`, with a float mask."""
+        places = [self._place[index] for index in indices]
+        buckets = {bucket for bucket, _ in places}
+        if len(buckets) != 1:
+            raise ValueError(
+                f"`indices` must be of one bucket, got buckets {sorted(buckets)}; take them from one of `buckets`"
+            )
+        bucket, rows = buckets.pop(), [row for _, row in places]
+        if self.in_memory:
+            return _finish(_rows(self._stacks[bucket], rows))
+        headers = [self.headers[index] for index in indices]
+        records = (_read(header.path) for header in headers)
+        return _finish(collate(records, headers, self.layouts[bucket], self.mouth_box_scale))
+
+    def empty_prompt(self) -> Batch:
+        """Return the embedding of the empty prompt as a batch of one, padded like the others, for caption dropout."""
+        if not self._empty_prompt:
+            raise ValueError(f"`{self.root / EMPTY_PROMPT}` must exist for caption dropout; run `jova prepare` again")
+        header = RecordHeader(self.root / EMPTY_PROMPT, {}, {}, {})
+        layout = replace(self.layouts[0], latents=dict.fromkeys(LATENTS))
+        batch = collate([self._empty_prompt], [header], layout)
+        return {name: batch[name] for name in ("prompt_embeds", "prompt_embeds_2", "prompt_mask")}
+
+    def _layout(self, bucket: Sequence[int]) -> Layout:
+        members = [self.headers[index] for index in bucket]
+        latents = {name: next((h.shapes[name] for h in members if name in h.shapes), None) for name in LATENTS}
+        rate = next((h.number("frame_rate") for h in members if "video_latents" in h.shapes), 0.0)
+        dtypes = {name: dtype for header in self.headers for name, dtype in header.dtypes.items()}
+        return Layout(latents, {name: self._longest(name) for name, _ in PROMPTS}, dtypes, rate)
+
+    def _longest(self, name: str) -> Shape | None:
+        shapes = [header.shapes[name] for header in self.headers if name in header.shapes]
+        shapes += [tuple(self._empty_prompt[name].shape)] if name in self._empty_prompt else []
+        return max(shapes) if shapes else None
+
+    def _stack(self, bucket: int, device: str | torch.device) -> Batch:
+        headers = [self.headers[index] for index in self.buckets[bucket]]
+        records = (_read(header.path) for header in headers)
+        batch = collate(records, headers, self.layouts[bucket], self.mouth_box_scale)
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+def _buckets(headers: Sequence[RecordHeader]) -> list[list[int]]:
+    """Group records by latent shapes and frame rate; one without a modality joins the most common bucket that fits."""
+    keys = [_key(header) for header in headers]
+    common = [key for key, _ in sorted(Counter(keys).items(), key=lambda item: (-item[1], str(item[0])))]
+    complete = [key for key in common if key[0] and key[1]]
+    buckets: dict[Any, list[int]] = defaultdict(list)
+    for index, (video, audio) in enumerate(keys):
+        fits = (key for key in complete if video in (None, key[0]) and audio in (None, key[1]))
+        buckets[next(fits, (video, audio))].append(index)
+    return [buckets[key] for key in sorted(buckets, key=str)]
+
+
+def _common_preparation(headers: Sequence[RecordHeader]) -> str | None:
+    """Read the digest of model and settings that all records share; those without one share that they have none."""
+    kinds: dict[str | None, list[str]] = defaultdict(list)
+    for header in headers:
+        kinds[header.metadata.get("preparation")].append(header.path.name)
+    if len(kinds) > 1:
+        found = ", ".join(f"{len(names)} like `{names[0]}`" for names in kinds.values())
+        raise ValueError(
+            f"all records in `{headers[0].path.parent}` must come from one model and the same settings, got {found}; "
+            "run `jova prepare` for all clips with one command line, or delete the records of another"
+        )
+    return next(iter(kinds))
+
+
+def _key(header: RecordHeader) -> tuple[tuple[Shape, float] | None, Shape | None]:
+    video, audio = (header.shapes.get(name) for name in ("video_latents", "audio_latents"))
+    if video is None and audio is None:
+        raise ValueError(f"`{header.path}` must hold `video_latents` or `audio_latents`, got {sorted(header.shapes)}")
+    return (video, header.number("frame_rate")) if video else None, audio
+
+
+def _empty_batch(size: int, layout: Layout) -> Batch:
+    video = layout.latents["video_latents"]
+    shapes = {**layout.latents, **layout.prompts}
+    batch: Batch = {
+        name: torch.zeros(size, *shape, dtype=layout.dtypes[name]) if shape else None for name, shape in shapes.items()
+    }
+    batch |= {_presence(name): torch.zeros(size) for name in LATENTS}
+    batch["mouth_mask"] = torch.zeros(size, 1, *video[1:], dtype=torch.bool) if video else None
+    batch["frame_rate"] = layout.frame_rate
+    return batch
+
+
+def _presence(latents_name: str) -> str:
+    return f"has_{latents_name.removesuffix('_latents')}"
+
+
+def _count_boxes(boxes: Tensor) -> int:
+    """Count the boxes [..., 4] that show a mouth."""
+    return int(boxes.isfinite().all(dim=-1).sum())
+
+
+def _mouth_mask(boxes: Tensor, header: RecordHeader, box_scale: float) -> Tensor:
+    names = ("num_frames", "height", "width", "spatial_factor", "temporal_factor")
+    numbers = (int(header.number(name)) for name in names)
+    return torch.from_numpy(latent_mask(scale_boxes(boxes.double().numpy(), box_scale), *numbers))
+
+
+def _rows(stack: Batch, rows: Sequence[int]) -> Batch:
+    """Select rows of all stacked tensors; the host does not wait for what the device is doing."""
+    device = next(value.device for value in stack.values() if isinstance(value, Tensor))
+    index = torch.tensor(rows)
+    index = (index.pin_memory() if device.type == "cuda" else index).to(device, non_blocking=True)
+
+    def select(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.index_select(0, index)
+        return [value[row] for row in rows] if isinstance(value, list) else value
+
+    return {name: select(value) for name, value in stack.items()}
+
+
+def _finish(batch: Batch) -> Batch:
+    """Turn the mask, kept as bool in memory, into the float mask of the loss."""
+    mask = batch["mouth_mask"]
+    return batch if mask is None else batch | {"mouth_mask": mask.float()}
+
+
+def _read(path: Path) -> Record:
+    try:
+        return load(path.read_bytes())
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"`{path}` must be a complete safetensors file, got {error}; delete it and run `jova prepare` again"
+    )

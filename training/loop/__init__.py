@@ -1,0 +1,1 @@
+"""The training loop: config, losses, conditioning, adapters, optimisers, checkpoints."""

@@ -1,0 +1,127 @@
+"""Which weights belong to which branch: what a stage trains, at which rate, and how the audio branch starts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diffusers_jova.training.loop.config import TrainConfig
+
+
+Branch = Literal["video", "audio", "joint"]
+TABLES = ("position_embedding", "scale_shift_table")  # matrices by shape, biases by what they do
+NOTHING_TO_TRAIN = "no weight is left to train; check `stage`, `lora_targets` and the learning rates"
+
+
+def branch_of(name: str) -> Branch:
+    """Tells which branch a parameter serves by its path; `joint` serves both."""
+    parts = set(name.split("."))
+    if parts & {"video", "video_text"}:
+        return "video"
+    return "audio" if parts & {"audio", "audio_text"} else "joint"
+
+
+@torch.no_grad()
+def copy_video_to_audio(transformer: nn.Module) -> list[str]:
+    """Copies the video branch's weights into the audio branch, as the paper initialises it (Sec. 3.2.1).
+
+    Returns:
+        The audio parameters that have no video twin of their shape and keep their values: latents in and out.
+    """
+    parameters = dict(transformer.named_parameters())
+    kept = []
+    for name, parameter in parameters.items():
+        if branch_of(name) == "audio":
+            twin = parameters.get(_video_twin(name))
+            if twin is not None and twin.shape == parameter.shape:
+                parameter.copy_(twin)
+            else:
+                kept.append(name)
+    return kept
+
+
+@torch.no_grad()
+def copy_branch(source: nn.Module, target: nn.Module, branch: Branch) -> None:
+    """Copies the weights of one branch between transformers of the same sizes."""
+    parameters = dict(source.named_parameters())
+    for name, parameter in target.named_parameters():
+        if branch_of(name) == branch:
+            parameter.copy_(parameters[name])
+
+
+def freeze(transformer: nn.Module, config: TrainConfig) -> None:
+    """Leaves gradients only to what the stage trains with a learning rate above 0."""
+    for name, parameter in transformer.named_parameters():
+        if not trains(branch_of(name), config):
+            parameter.requires_grad_(False)
+
+
+def trains(branch: Branch, config: TrainConfig) -> bool:
+    """Tells whether the stage trains a branch with a learning rate above 0."""
+    absent = config.stage != "joint" and branch not in (config.stage, "joint")
+    return not absent and learning_rate_of(branch, config) > 0
+
+
+def learning_rate_of(branch: Branch, config: TrainConfig) -> float:
+    """Resolves the learning rate of one branch; a zero is a zero."""
+    own = {
+        "video": config.video_learning_rate,
+        "audio": config.audio_learning_rate,
+        "joint": config.joint_learning_rate,
+    }[branch]
+    return config.learning_rate if own is None else own
+
+
+def parameter_groups(transformer: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Groups what is trained; `peak_lr` is the rate that the schedule scales, `orthogonal` what Muon takes."""
+    groups: dict[tuple[Branch, bool, bool], list[Tensor]] = {}
+    for name, parameter in transformer.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and not any(table in name for table in TABLES)
+            is_orthogonal = config.optimizer == "muon" and is_block_matrix(name, parameter)
+            groups.setdefault((branch_of(name), decays, is_orthogonal), []).append(parameter)
+    if not groups:
+        raise ValueError(NOTHING_TO_TRAIN)
+    return [
+        {
+            "params": parameters,
+            "peak_lr": learning_rate_of(branch, config),
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "orthogonal": is_orthogonal,
+        }
+        for (branch, decays, is_orthogonal), parameters in groups.items()
+    ]
+
+
+def is_block_matrix(name: str, parameter: Tensor) -> bool:
+    """Tells whether a parameter is a matrix of a block's attention or feed-forward layers."""
+    return "blocks." in name and ".modulation." not in name and parameter.ndim == 2
+
+
+@torch.no_grad()
+def frozen_checksums(transformer: nn.Module) -> dict[str, tuple[int, int]]:
+    """Computes two sums over the bits of every weight that has no gradient, or of this process's shard."""
+    return {name: _checksum(p.detach()) for name, p in transformer.named_parameters() if not p.requires_grad}
+
+
+def check_frozen(transformer: nn.Module, before: dict[str, tuple[int, int]]) -> None:
+    """Raises if a frozen weight differs from what `frozen_checksums` saw in any bit."""
+    after = frozen_checksums(transformer)
+    changed = [name for name, checksum in before.items() if after.get(name) != checksum]
+    if changed:
+        names = ", ".join(changed[:3])
+        raise RuntimeError(f"frozen weights must be bit-identical after training, but {len(changed)} changed: {names}")
+
+
+def _checksum(tensor: Tensor) -> tuple[int, int]:
+    tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    bits = tensor.contiguous().view(integer).long()
+    return int(bits.sum()), int((bits * bits).sum())
+
+
+def _video_twin(name: str) -> str:
+    swap = {"audio": "video", "audio_text": "video_text"}
+    return ".".join(swap.get(part, part) for part in name.split("."))

@@ -1,0 +1,254 @@
+"""What one micro-batch shows the model: noise levels, given beginnings and first frames, dropped captions.
+
+Everything is drawn from one seed per micro-batch. Decisions per sample are drawn on the CPU and sent in one copy that
+the host does not wait for; the noise is drawn where the latents are.
+
+Letters: B samples, C channels, F latent frames, L audio latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffusers_jova.conditions import condition_channels
+from diffusers_jova.scheduling_flow_match_av import FlowMatchAudioVideoScheduler, add_noise, velocity_target
+from diffusers_jova.training.data.dataset import Batch
+from diffusers_jova.training.loop.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One micro-batch, ready for the transformer and the loss.
+
+    Attributes:
+        arguments: Keyword arguments of the transformer's forward.
+        target: True video velocity [B, C, F, H, W], or None.
+        audio_target: True audio velocity [B, L, C], or None.
+        mouth_mask: [B, 1, F, H, W], or None.
+        has_video: What of the video is to be learned, bool [B] or [B, F].
+        has_audio: What of the audio is to be learned, bool [B] or [B, L].
+        sigma: Video noise level of each sample, [B].
+        audio_sigma: Audio noise level of each sample, [B].
+    """
+
+    arguments: dict[str, Any]
+    target: Tensor | None
+    audio_target: Tensor | None
+    mouth_mask: Tensor | None
+    has_video: Tensor
+    has_audio: Tensor
+    sigma: Tensor
+    audio_sigma: Tensor
+
+
+class Draws(NamedTuple):
+    """The random decisions of a micro-batch: per sample, [B] each, and two for the whole of it.
+
+    Attributes:
+        sigma: Video noise level.
+        audio_sigma: Audio noise level.
+        lone_sigma: Video noise level where the sample has no audio.
+        lone_audio_sigma: Audio noise level where the sample has no video.
+        drop_caption: Uniform in [0, 1): below the probability of its name, it happens.
+        give_image: The same.
+        prefix_length: Uniform in [0, 1).
+        coupled: Whether video and audio see each other.
+        continues: Whether the clips' beginnings are given. Noise levels per latent cost time, so they come in batches.
+    """
+
+    sigma: Tensor
+    audio_sigma: Tensor
+    lone_sigma: Tensor
+    lone_audio_sigma: Tensor
+    drop_caption: Tensor
+    give_image: Tensor
+    prefix_length: Tensor
+    coupled: bool
+    continues: bool
+
+
+class Conditioning:
+    """Turns cached batches into what the model sees.
+
+    Args:
+        config: The run's settings.
+        empty_prompt: Batch of one with the embedding of the empty prompt; None without caption dropout.
+        num_mask_channels: Mask channels of a transformer that takes the given first frame on extra channels; None for
+            one whose given first frame is a clean latent at timestep 0.
+        frame_rate: Frames per second, for batches without a video.
+        audio_latent_rate_hz: Audio latents per second.
+        temporal_factor: Frames per video latent after the first.
+        device: Where the transformer is.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        empty_prompt: Batch | None,
+        num_mask_channels: int | None,
+        frame_rate: float,
+        audio_latent_rate_hz: float,
+        temporal_factor: int,
+        device: torch.device,
+    ) -> None:
+        self.config, self.device = config, device
+        self.empty_prompt = {} if empty_prompt is None else to_device(empty_prompt, device)
+        self.num_mask_channels = num_mask_channels
+        self.frame_rate, self.audio_latent_rate_hz = frame_rate, audio_latent_rate_hz
+        self.temporal_factor = temporal_factor
+        self.scheduler = FlowMatchAudioVideoScheduler(shift=config.shift, audio_shift=config.audio_shift)
+        self.image_is_latent = config.image_probability > 0 and num_mask_channels is None
+
+    def __call__(self, batch: Batch, seed: int) -> ModelInputs:
+        """Prepares one micro-batch; the same seed and batch give the same inputs, bit for bit."""
+        batch = to_device(self._of_stage(batch), self.device)
+        draws = self._draw(len(batch["has_video"]), seed)
+        noise = torch.Generator(self.device).manual_seed(seed)
+        has_video, has_audio = batch["has_video"].bool(), batch["has_audio"].bool()
+        give_image = (draws.give_image < self.config.image_probability) & batch["has_image"].bool()
+
+        # 1. Noise levels; an absent modality is pure noise, and its partner is never clean
+        sigma = torch.where(has_audio, draws.sigma, draws.lone_sigma).where(has_video, 1.0)
+        audio_sigma = torch.where(has_video, draws.audio_sigma, draws.lone_audio_sigma).where(has_audio, 1.0)
+        levels, audio_levels = sigma, audio_sigma
+        if draws.continues or self.image_is_latent:
+            levels, audio_levels = self._per_latent(batch, draws, give_image, sigma, audio_sigma)
+
+        # 2. Noisy latents and condition channels
+        hidden_states, target = _noised(batch["video_latents"], levels, noise)
+        audio_hidden_states, audio_target = _noised(batch["audio_latents"], audio_levels, noise)
+        if hidden_states is not None and self.num_mask_channels is not None:
+            channels = condition_channels(hidden_states, None, self.num_mask_channels)
+            if batch["image_latents"] is not None:
+                with_image = condition_channels(hidden_states, batch["image_latents"], self.num_mask_channels)
+                channels = with_image.where(give_image[:, None, None, None, None], channels)
+            hidden_states = torch.cat([hidden_states, channels], dim=1)
+
+        arguments = {
+            "hidden_states": hidden_states,
+            "audio_hidden_states": audio_hidden_states,
+            "timestep": 1000 * levels,
+            "audio_timestep": 1000 * audio_levels,
+            **self._text(batch, draws.drop_caption < self.config.caption_dropout),
+            "frame_rate": batch["frame_rate"] or self.frame_rate,
+            "audio_latent_rate_hz": self.audio_latent_rate_hz,
+            "coupled": draws.coupled,
+        }
+        return ModelInputs(
+            arguments=arguments,
+            target=target,
+            audio_target=audio_target,
+            mouth_mask=batch["mouth_mask"],
+            has_video=_expand(has_video, levels) & (levels > 0),
+            has_audio=_expand(has_audio, audio_levels) & (audio_levels > 0),
+            sigma=sigma,
+            audio_sigma=audio_sigma,
+        )
+
+    def _of_stage(self, batch: Batch) -> Batch:
+        """Leaves out the modality that the stage does not train."""
+        if self.config.stage == "video":
+            return batch | {"audio_latents": None, "has_audio": torch.zeros_like(batch["has_audio"])}
+        if self.config.stage == "audio":
+            absent = {"video_latents": None, "image_latents": None, "mouth_mask": None}
+            return batch | absent | {"has_video": torch.zeros_like(batch["has_video"])}
+        return batch
+
+    def _draw(self, size: int, seed: int) -> Draws:
+        """Draws all decisions for ``size`` samples on the CPU."""
+        config, generator = self.config, torch.Generator().manual_seed(seed)
+        pair = self.scheduler.sample_training_sigmas(size, config.density, config.coupling, generator)
+        lone = self.scheduler.sample_training_sigmas(size, config.density, "shared", generator)
+        chances = torch.rand(3, size, generator=generator)
+        uncouple, continue_ = torch.rand(2, generator=generator).tolist()
+        continues = continue_ < config.prefix_probability
+        is_coupled = continues or uncouple >= config.uncoupled_probability
+        per_sample = send(torch.stack([*pair, *lone, *chances]), self.device)
+        sigma, audio_sigma, lone_sigma, lone_audio_sigma, caption, image, length = per_sample
+        return Draws(sigma, audio_sigma, lone_sigma, lone_audio_sigma, caption, image, length, is_coupled, continues)
+
+    def _per_latent(
+        self, batch: Batch, draws: Draws, give_image: Tensor, sigma: Tensor, audio_sigma: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Spreads noise levels [B] to [B, F] and [B, L], 0 where a beginning is given; it ends at one time in both."""
+        fraction = draws.prefix_length * (self.config.prefix_max_fraction if draws.continues else 0.0)
+        video, audio = batch["video_latents"], batch["audio_latents"]
+        if video is None:
+            return sigma, _clean_start(audio_sigma, audio.shape[1], (fraction * audio.shape[1]).floor())
+        num_frames = (fraction * video.shape[2]).ceil()
+        seconds = (1 + self.temporal_factor * (num_frames - 1)).clamp(min=0) / batch["frame_rate"]
+        if self.num_mask_channels is None:
+            num_frames = torch.maximum(num_frames, give_image.to(num_frames))
+        levels = _clean_start(sigma, video.shape[2], num_frames)
+        if audio is None:
+            return levels, audio_sigma
+        return levels, _clean_start(audio_sigma, audio.shape[1], (seconds * self.audio_latent_rate_hz).floor())
+
+    def _text(self, batch: Batch, drop: Tensor) -> dict[str, Tensor | None]:
+        """Chooses the prompt or the empty prompt for each sample."""
+        names = {
+            "prompt_embeds": "encoder_hidden_states",
+            "prompt_embeds_2": "encoder_hidden_states_2",
+            "prompt_mask": "encoder_attention_mask",
+        }
+        text, empties = {}, self._empty_prompt_like(batch)
+        for name, argument in names.items():
+            value, empty = batch[name], empties.get(name)
+            if value is not None and empty is not None:
+                value = torch.where(drop.reshape(-1, *[1] * (value.ndim - 1)), empty, value)
+            is_feature = value is not None and value.is_floating_point()
+            text[argument] = value.float() if is_feature else value  # records are in half precision, weights need not
+        return text
+
+    def _empty_prompt_like(self, batch: Batch) -> Batch:
+        """Brings the empty prompt to the lengths of a batch: prior clips may have longer or shorter prompts."""
+        empty = {name: value for name, value in self.empty_prompt.items() if value is not None}
+        texts = [name for name in ("prompt_embeds", "prompt_embeds_2") if name in empty and batch[name] is not None]
+        if not texts or all(empty[name].shape[1] == batch[name].shape[1] for name in texts):
+            return empty
+        masks = empty["prompt_mask"].split([empty[name].shape[1] for name in texts], dim=1)
+        lengths = [batch[name].shape[1] for name in texts]
+        resized = {name: _resize(empty[name], length) for name, length in zip(texts, lengths, strict=True)}
+        mask = torch.cat([_resize(mask, length) for mask, length in zip(masks, lengths, strict=True)], dim=1)
+        return resized | {"prompt_mask": mask}
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Moves the tensors of a batch; the host does not wait where they lie in pinned memory."""
+    return {name: send(value, device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Moves a tensor to the device without waiting for what the device is doing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def _resize(rows: Tensor, length: int) -> Tensor:
+    """Pads [1, S, ...] to ``length`` rows by zeros, or cuts rows that are padding."""
+    padding = rows.new_zeros(1, max(0, length - rows.shape[1]), *rows.shape[2:])
+    return torch.cat([rows[:, :length], padding], dim=1)
+
+
+def _noised(data: Tensor | None, levels: Tensor, generator: torch.Generator) -> tuple[Tensor | None, Tensor | None]:
+    """Mixes latents with noise; returns what the model sees and the velocity it is to predict, in float32."""
+    if data is None:
+        return None, None
+    noise = torch.randn(data.shape, generator=generator, device=data.device)
+    return add_noise(data.float(), noise, levels), velocity_target(data.float(), noise)
+
+
+def _clean_start(sigma: Tensor, num_latents: int, num_given: Tensor) -> Tensor:
+    """Spreads noise levels [B] over latents, 0 for the first ``num_given`` [B] of them: [B, num_latents]."""
+    index = torch.arange(num_latents, device=sigma.device)
+    return sigma[:, None].expand(-1, num_latents).masked_fill(index < num_given[:, None], 0.0)
+
+
+def _expand(present: Tensor, levels: Tensor) -> Tensor:
+    """Gives the presence of each sample [B] the shape of the noise levels, [B] or [B, N]."""
+    return present if levels.ndim == 1 else present[:, None].expand_as(levels)

@@ -1,0 +1,411 @@
+"""The settings of a training run: one frozen dataclass, filled from YAML, written beside every result."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from diffusers_jova.training.loop.objective import MouthReduction
+from diffusers_jova.whole_files import write_text
+
+
+CONFIGS = Path(__file__).parents[1] / "configs"  # the presets
+
+Stage = Literal["video", "audio", "joint"]
+Train = Literal["full", "lora"]
+LoraTargets = Literal["video", "audio", "joint", "attention", "attention_ff"]
+Quantization = Literal["none", "nf4"]
+Optimizer = Literal["adamw", "adamw_8bit", "muon"]
+Schedule = Literal["constant", "cosine", "linear"]
+MixedPrecision = Literal["no", "bf16", "fp16"]
+Density = Literal["uniform", "logit_normal", "mode"]
+Coupling = Literal["shared", "independent", "mixed"]
+SaveDtype = Literal["float32", "bfloat16"]
+Distribution = Literal["none", "ddp", "fsdp", "deepspeed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run; a YAML preset holds the same names.
+
+    Attributes:
+        model: Saved transformer or pipeline (folder or Hub id), or a `.json` file of constructor arguments, from which
+            the training starts with random weights.
+        data: Folder written by `diffusers_jova.training.prepare`.
+        output_dir: Where checkpoints, logs and the result go.
+        stage: `video` and `audio` train one branch while the other is absent; `joint` trains both together.
+        train: `full` trains the weights of the stage, `lora` an adapter on top of frozen ones.
+        init_audio_from_video: Copy the video branch's weights into the audio branch before the first step.
+        lora_rank: Rank of the adapter.
+        lora_alpha: Scale of the adapter, times rank.
+        lora_dropout: Dropout on the adapter's input.
+        lora_targets: Which modules the adapter reaches, see `diffusers_jova.training.loop.lora.TARGETS`.
+        quantize: `nf4` stores the frozen base of a LoRA run in 4 bit (needs bitsandbytes).
+        steps: Optimizer steps of the whole run.
+        batch_size: Samples per process and micro-batch.
+        gradient_accumulation_steps: Micro-batches per optimizer step.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
+        compile: Compile the blocks of the transformer; the first steps then take a minute or more.
+        mixed_precision: Number format of the computation, and of the frozen weights below an adapter; what is trained
+            stays float32, as does its optimizer.
+        optimizer: `adamw_8bit` needs bitsandbytes; `muon` orthogonalises the steps of the blocks' matrices, which pays
+            in training from scratch, see `diffusers_jova.training.loop.muon`.
+        learning_rate: Learning rate of every group that names none of its own.
+        video_learning_rate: Learning rate of the video branch; 0 freezes it.
+        audio_learning_rate: Learning rate of the audio branch; 0 freezes it.
+        joint_learning_rate: Learning rate of what serves both branches; 0 freezes it.
+        learning_rate_schedule: Course of the learning rate after the warm-up.
+        warmup_steps: Steps over which the learning rate rises from 0.
+        decay_start: Part of the run after which `cosine` or `linear` begin to fall, in [0, 1).
+        final_learning_rate: Where the course ends, as a factor of the learning rate.
+        betas: Averaging factors of AdamW.
+        weight_decay: Weight decay of AdamW; biases, norms and embeddings of positions have none.
+        max_grad_norm: Gradients are scaled down to this norm.
+        ema_decay: Decay of the averaged weights, which become the result; None averages nothing.
+        mouth_weight: lambda of the paper's Eq. 6.
+        mouth_reduction: `mask` is the paper's Eq. 7; `all` suits small pictures, see `training.loop.objective`.
+        mouth_box_scale: Factor by which mouth boxes grow before they become a mask: lips that move fast, loose boxes.
+        video_weight: Factor of the video loss.
+        audio_weight: Factor of the audio loss.
+        density: Density of the noise levels.
+        shift: Shift of the video noise levels towards noise.
+        audio_shift: Shift of the audio noise levels towards noise.
+        coupling: How the noise levels of the two modalities of one sample belong together; `mixed` also draws clean
+            modalities, which audio-driven video and video-to-audio need.
+        uncoupled_probability: Share of micro-batches in which video and audio do not see each other, for guidance
+            on their coupling.
+        caption_dropout: Share of samples trained with the empty prompt, for guidance and against forgetting.
+        image_probability: Share of samples whose first frame is given.
+        prefix_probability: Share of micro-batches of clips whose beginnings are given, for the continuation of clips.
+        prefix_max_fraction: Longest such beginning, as a part of the clip.
+        prior_data: Folder of prepared clips of the base model's own kind, mixed in against forgetting.
+        prior_probability: Share of micro-batches drawn from `prior_data`.
+        dataset_on_device: Hold the whole prepared set in the accelerator's memory.
+        num_workers: Processes that load records, where the set is not held in memory.
+        seed: Decides data order, noise levels, noise and dropout.
+        distribution: What `accelerate launch` was asked for; a run that started as something else stops at once.
+        save_dtype: Number format of the saved result; checkpoints stay float32.
+        stop_after_minutes: Write a checkpoint and stop after this time, to be resumed; None has no limit.
+        tensorboard: Write TensorBoard files beside `metrics.jsonl`.
+        log_every: Steps between two lines in the log, which is the only place where the host waits for the device.
+        checkpoint_every: Steps between two checkpoints.
+        keep_checkpoints: How many checkpoints stay.
+        resume: Continue from the newest checkpoint in `output_dir`, if there is one.
+        validate_every: Steps between two sets of validation clips; None makes none.
+        validation_prompts: What they show.
+        validation_steps: Denoising steps of a validation clip.
+        pipeline: Saved pipeline whose other components make the validation clips; None uses `model`.
+        push_to_hub: Hub repository that receives the result; None uploads nothing.
+        hub_private_repo: Keep that repository private, as suits adapters of real faces and voices; false publishes it.
+    """
+
+    model: str
+    data: str
+    output_dir: str
+
+    stage: Stage = "joint"
+    train: Train = "full"
+    init_audio_from_video: bool = False
+
+    lora_rank: int = 32
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.0
+    lora_targets: LoraTargets = "attention"
+    quantize: Quantization = "none"
+
+    steps: int = 1000
+    batch_size: int = 1
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    mixed_precision: MixedPrecision = "bf16"
+
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 1e-4
+    video_learning_rate: float | None = None
+    audio_learning_rate: float | None = None
+    joint_learning_rate: float | None = None
+    learning_rate_schedule: Schedule = "constant"
+    warmup_steps: int = 0
+    decay_start: float = 0.0
+    final_learning_rate: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float | None = None
+
+    mouth_weight: float = 5.0
+    mouth_reduction: MouthReduction = "mask"
+    mouth_box_scale: float = 1.0
+    video_weight: float = 1.0
+    audio_weight: float = 1.0
+
+    density: Density = "mode"
+    shift: float = 3.0
+    audio_shift: float = 3.0
+    coupling: Coupling = "shared"
+    uncoupled_probability: float = 0.0
+    caption_dropout: float = 0.1
+    image_probability: float = 0.0
+    prefix_probability: float = 0.0
+    prefix_max_fraction: float = 0.5
+    prior_data: str | None = None
+    prior_probability: float = 0.0
+
+    dataset_on_device: bool = False
+    num_workers: int = 0
+    seed: int = 0
+    distribution: Distribution = "none"
+
+    save_dtype: SaveDtype = "float32"
+    stop_after_minutes: float | None = None
+    tensorboard: bool = True
+    log_every: int = 10
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    resume: bool = True
+    validate_every: int | None = None
+    validation_prompts: tuple[str, ...] = ()
+    validation_steps: int = 30
+    pipeline: str | None = None
+    push_to_hub: str | None = None
+    hub_private_repo: bool = True
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        for name in ("steps", "batch_size", "gradient_accumulation_steps", "lora_rank", "log_every"):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in ("checkpoint_every", "keep_checkpoints", "validation_steps"):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        if self.validate_every is not None:
+            _require(self.validate_every >= 1, "validate_every", "at least 1", self.validate_every, "null makes none")
+        for name in PROBABILITIES:
+            _require(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
+        for name in ("shift", "audio_shift", "lora_alpha", "max_grad_norm", "mouth_box_scale"):
+            _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        for name in NOT_NEGATIVE:
+            value = getattr(self, name)
+            _require(value is None or value >= 0, name, "0 or more", value)
+        for factor in self.betas:
+            _require(0 <= factor < 1, "betas", "two numbers in [0, 1)", list(self.betas))
+        _require(0 <= self.decay_start < 1, "decay_start", "in [0, 1)", self.decay_start)
+        limit = f"at most `steps` = {self.steps}"
+        _require(self.warmup_steps <= self.steps, "warmup_steps", limit, self.warmup_steps, "set both")
+        if self.ema_decay is not None:
+            _require(0 < self.ema_decay < 1, "ema_decay", "in (0, 1)", self.ema_decay, "null averages nothing")
+        self._check_use()
+        self._check_combinations()
+
+    def _check_use(self) -> None:
+        """Refuse settings that nothing would read."""
+        defaults = {field.name: field.default for field in fields(self)}
+        for switch, state, names, remedy in UNREAD:
+            for name in names:
+                is_read, value = getattr(self, switch) != state, getattr(self, name)
+                rule = f"left at {defaults[name]} with `{switch}: {'null' if state is None else state}`"
+                _require(is_read or value == defaults[name], name, rule, value, remedy)
+
+    def _check_combinations(self) -> None:
+        """Refuse settings that exclude each other or would do nothing."""
+        refusals = (
+            (self.quantize != "none" and self.train != "lora", "`quantize` freezes the weights; set `train: lora`"),
+            (
+                self.init_audio_from_video and (self.train == "lora" or self.stage == "video"),
+                "`init_audio_from_video` prepares an audio branch for training; set `stage: audio` or `joint` "
+                "and `train: full`",
+            ),
+            (
+                self.stage != "joint" and self.coupling != "shared",
+                f"`coupling` needs two modalities; set `stage: joint` or `coupling: shared`, got {self.stage!r}",
+            ),
+            (
+                self.stage != "joint" and self.uncoupled_probability > 0,
+                f"`uncoupled_probability` needs two modalities; set `stage: joint`, got {self.stage!r}",
+            ),
+            (
+                self.stage == "audio" and self.image_probability > 0,
+                "`image_probability` needs a video branch; set it to 0 or change `stage: audio`",
+            ),
+            (
+                self.train == "lora"
+                and self.lora_targets in ("video", "audio")
+                and self.stage not in ("joint", self.lora_targets),
+                f"`lora_targets` must be trained in this stage, got {self.lora_targets!r} in `stage: {self.stage}`",
+            ),
+            (
+                (self.prior_data is None) != (self.prior_probability == 0),
+                "`prior_data` and `prior_probability` belong together; set both or neither",
+            ),
+            (
+                self.validate_every is not None and not self.validation_prompts,
+                "`validate_every` needs `validation_prompts`; name at least one",
+            ),
+            (
+                self.quantize != "none" and self.distribution in ("fsdp", "deepspeed"),
+                f"`quantize` cannot be sharded, got `distribution: {self.distribution}`; use `ddp` or `none`",
+            ),
+            (
+                self.optimizer == "muon" and self.distribution in ("fsdp", "deepspeed"),
+                f"`optimizer: muon` needs whole matrices, got `distribution: {self.distribution}`; use `ddp`",
+            ),
+        )
+        for refused, message in refusals:
+            if refused:
+                raise ValueError(message)
+        if self.distribution == "deepspeed":
+            self._check_deepspeed()
+
+    def _check_deepspeed(self) -> None:
+        """Refuse what a run with DeepSpeed would do wrong without a word."""
+        limit, is_half = self.stop_after_minutes, self.mixed_precision != "no"
+        rule = "null with DeepSpeed in half precision"
+        remedy = "DeepSpeed keeps the weights in half precision, where averages stand still; set `distribution: fsdp`"
+        _require(self.ema_decay is None or not is_half, "ema_decay", rule, self.ema_decay, remedy)
+        remedy = "such a run cannot be continued; set `distribution: fsdp`"
+        _require(limit is None, "stop_after_minutes", "null with DeepSpeed", limit, remedy)
+
+    def decisive_fields(self) -> list[str]:
+        """Name what a checkpoint must share with the run that continues it; the other fields may change."""
+        return [field.name for field in fields(self) if field.name not in FREE_TO_CHANGE]
+
+    def unsaid_settings(self) -> dict[str, Any]:
+        """What decisive settings were in checkpoints that are older than they: their defaults."""
+        decisive = self.decisive_fields()
+        return {f.name: f.default for f in fields(self) if f.name in decisive and f.default is not MISSING}
+
+    def settings_of_result(self) -> dict[str, Any]:
+        """List what decides the weights that come out, as JSON holds it."""
+        names = (*self.decisive_fields(), *LENGTH_AND_RATE)
+        return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
+
+    def save(self, path: Path) -> None:
+        """Write all fields as YAML that `load_yaml` reads back."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+UNREAD = (  # a setting, its value, what nothing reads then, what to do
+    ("train", "full", ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"), "set `train: lora`"),
+    ("learning_rate_schedule", "constant", ("decay_start", "final_learning_rate"), "set another schedule"),
+    ("push_to_hub", None, ("hub_private_repo",), "set `push_to_hub`"),
+    ("stage", "audio", ("video_weight", "mouth_box_scale"), "set `stage: joint` or `video`"),
+    ("stage", "video", ("audio_weight",), "set `stage: joint` or `audio`"),
+)
+LENGTH_AND_RATE = ("steps", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_grad_norm")
+FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
+    *LENGTH_AND_RATE,  # what a run that diverged, or ends too early, needs
+    *("model", "data", "output_dir", "prior_data", "pipeline", "push_to_hub", "hub_private_repo"),
+    "distribution",
+    *("gradient_checkpointing", "compile", "dataset_on_device", "num_workers", "save_dtype", "stop_after_minutes"),
+    *("tensorboard", "log_every", "checkpoint_every", "keep_checkpoints", "resume"),
+    *("validate_every", "validation_prompts", "validation_steps"),
+)
+KINDS: dict[type, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+NOT_NEGATIVE = (
+    *("learning_rate", "video_learning_rate", "audio_learning_rate", "joint_learning_rate", "weight_decay"),
+    *("mouth_weight", "video_weight", "audio_weight", "warmup_steps", "num_workers"),
+)
+PROBABILITIES = (
+    "uncoupled_probability",
+    "caption_dropout",
+    "image_probability",
+    "prefix_probability",
+    "prefix_max_fraction",
+    "prior_probability",
+    "lora_dropout",
+    "final_learning_rate",
+)
+
+
+def load_yaml(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Read a preset and lay ``overrides`` over it; a field that does not exist is an error, never ignored."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`{path}` must be an existing YAML file; training/configs has some to start from")
+    values = _parse_yaml(Path(path).read_text(), str(path)) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"`{path}` must hold `name: value` lines, got {type(values).__name__}")
+    _check_names(overrides or {}, "the command line")
+    return from_values({**values, **(overrides or {})}, source=str(path))
+
+
+def from_values(values: Mapping[str, Any], source: str = "the configuration") -> TrainConfig:
+    """Build the configuration from plain values, converted to the types of the fields."""
+    _check_names(values, source)
+    for field in fields(TrainConfig):
+        if field.default is MISSING and values.get(field.name) is None:
+            raise ValueError(f"`{field.name}` must be given, {source} has none; add `{field.name}=...`")
+    hints = get_type_hints(TrainConfig)
+    return TrainConfig(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
+
+
+def _check_names(values: Mapping[str, Any], source: str) -> None:
+    """Refuse fields that do not exist."""
+    known = [field.name for field in fields(TrainConfig)]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f"did you mean `{near[0]}`" if near else f"the fields are {', '.join(known)}"
+            raise ValueError(f"`{name}` in {source} is not a setting of a training run; {hint}")
+
+
+def parse_overrides(arguments: list[str]) -> dict[str, Any]:
+    """Read command-line words of the form name=value; values are YAML: `steps=100`, `betas=[0.9, 0.95]`."""
+    overrides = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals:
+            raise ValueError(f"an override must have the form name=value, got {argument!r}")
+        overrides[name.lstrip("-")] = _parse_yaml(value, argument)
+    return overrides
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    """Read YAML, or say in one line why it is none."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"`{where}` must be valid YAML, got an error ({reason}); correct it") from error
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    """Check one value against its field's type; YAML 1.1 reads `1e-4` as text and has no tuples."""
+    options = [option for option in get_args(hint) if option is not type(None)]
+    if value is None and type(None) in get_args(hint):
+        return None
+    if get_origin(hint) is Literal:
+        value = "no" if value is False and "no" in get_args(hint) else value  # YAML 1.1 reads a bare no as false
+        _require(value in get_args(hint), name, f"one of {', '.join(get_args(hint))}", value)
+        return value
+    if get_origin(hint) is tuple:
+        return _convert_tuple(name, value, get_args(hint))
+    return _convert_scalar(name, value, options[0] if options else hint)
+
+
+def _convert_tuple(name: str, value: Any, items: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Check a list: of any length where the type is `tuple[X, ...]`, else of the given one."""
+    _require(isinstance(value, (list, tuple)), name, "a list", value)
+    item_types = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
+    _require(len(item_types) == len(value), name, f"a list of {len(item_types)}", value)
+    return tuple(_convert_scalar(name, item, kind) for item, kind in zip(value, item_types, strict=True))
+
+
+def _convert_scalar(name: str, value: Any, kind: type) -> Any:
+    """Check a number, a text or a truth value; a truth value is no number."""
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    _require(type(value) is kind, name, KINDS[kind], value)
+    return value
+
+
+def _require(holds: bool, name: str, rule: str, value: Any, remedy: str | None = None) -> None:
+    """Raise the error of a field that breaks its rule."""
+    if not holds:
+        raise ValueError(f"`{name}` must be {rule}, got {value!r}" + (f"; {remedy}" if remedy else ""))

@@ -1,0 +1,154 @@
+"""The transformer of a run: loaded or started anew, made ready for what the run trains, and saved."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova.cli import check_source
+from diffusers_jova.shipped import find_model
+from diffusers_jova.training.data.dataset import RecordHeader
+from diffusers_jova.training.loop.branches import copy_video_to_audio, freeze
+from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.training.loop.lora import add_adapter, save_adapter
+from diffusers_jova.whole_files import explained_full_disk, written_whole
+
+
+TRANSFORMERS: tuple[type[Any], ...] = (JoVATransformer3DModel, JoVAWanTransformer3DModel)
+
+
+def load_transformer(model: str) -> Any:
+    """Load a saved transformer, alone or inside a pipeline, or build one from a `.json` file with random weights."""
+    model = find_model(model)
+    check_source("model", model)
+    if model.endswith(".json"):
+        return _new_transformer(Path(model))
+    if Path(model).is_dir():
+        subfolder = "transformer" if (Path(model) / "transformer").is_dir() else None
+    else:
+        subfolder = "transformer"
+    if Path(model).is_dir() and not Path(model, subfolder or "", "config.json").is_file():
+        raise ValueError(f"`model` must be a saved transformer or pipeline, got `{model}`; it has no config.json")
+    values = JoVATransformer3DModel.load_config(model, subfolder=subfolder)
+    return _transformer_class(values, model).from_pretrained(model, subfolder=subfolder)
+
+
+def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:
+    """Refuse records of other codecs or text encoders than the transformer's."""
+    config = transformer.config
+    widths = {  # of a tensor, its axis and what the transformer takes there
+        "video_latents": (0, config.out_channels),
+        "audio_latents": (1, config.audio_in_channels),
+        "prompt_embeds": (1, config.text_dim),
+        "prompt_embeds_2": (1, config.get("text_dim_2")),
+    }
+    for header in headers:
+        for name, (axis, width) in widths.items():
+            if name not in header.shapes:
+                continue
+            if width is None:
+                raise ValueError(
+                    f"clips for this `model` must have no `{name}`, got some in `{header.path}`; "
+                    "prepare the clips with the pipeline of the model"
+                )
+            if header.shapes[name][axis] != width:
+                raise ValueError(
+                    f"`{name}` must be {width} wide for this `model`, got {header.shapes[name][axis]} in "
+                    f"`{header.path}`; prepare the clips with the pipeline of the model"
+                )
+
+
+def prepare_transformer(config: TrainConfig) -> Any:
+    """Load the transformer and leave gradients to what the run trains."""
+    transformer = load_transformer(config.model)
+    if config.init_audio_from_video:
+        copy_video_to_audio(transformer)
+    if config.train == "lora":
+        add_adapter(transformer, config)
+    freeze(transformer, config)
+    if config.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    if config.compile:
+        transformer.compile_repeated_blocks()
+    return transformer.train()
+
+
+def gather_weights(transformer: nn.Module, only_trained: bool) -> dict[str, Tensor]:
+    """Copy the whole weights to the CPU of the main process, from all shards; every process takes part."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=only_trained)
+    weights: dict[str, Any] = get_model_state_dict(transformer, options=options)
+    return {name: tensor.clone() for name, tensor in weights.items()}  # on the CPU they are the model's own
+
+
+def save_result(transformer: Any, config: TrainConfig, accelerator: Accelerator) -> Path:
+    """Save what inference loads: an adapter file, or a `transformer` folder; every process takes part.
+
+    Args:
+        transformer: The trained transformer.
+        config: The run's settings.
+        accelerator: Knows the main process, which alone writes.
+    """
+    weights = gather_weights(transformer, only_trained=config.train == "lora")
+    path = Path(config.output_dir)
+    if accelerator.is_main_process:
+        dtype = getattr(torch, config.save_dtype)
+        weights = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()
+        }
+        if config.train == "lora":
+            save_adapter(transformer, weights, path)
+        else:
+            _save_transformer(transformer, weights, path / "transformer")
+    accelerator.wait_for_everyone()
+    return path
+
+
+def _save_transformer(transformer: Any, weights: dict[str, Tensor], path: Path) -> None:
+    """Write the folder that `from_pretrained` reads, whole or not at all."""
+    with torch.device("meta"):
+        copy = type(transformer).from_config(transformer.config)
+    copy.load_state_dict(weights, assign=True)
+    with explained_full_disk(path), written_whole(path) as partial:
+        copy.save_pretrained(partial)
+
+
+def _new_transformer(path: Path) -> Any:
+    """Build a transformer with random weights from a file of constructor arguments, all of which must exist."""
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"`model` must be valid JSON, got an error in `{path}` ({error}); correct it") from error
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"`model` must hold a JSON object of constructor arguments, got {type(values).__name__} in `{path}`; "
+            "training/configs/jova_tiny_transformer.json is an example"
+        )
+    cls = _transformer_class(values, str(path))
+    known = inspect.signature(cls.__init__).parameters
+    for name in values:
+        if not name.startswith("_") and name not in known:
+            raise ValueError(
+                f"`{name}` in `{path}` is no argument of {cls.__name__}; it takes {', '.join(list(known)[1:])}"
+            )
+    return cls.from_config(values)
+
+
+def _transformer_class(values: dict[str, Any], source: str) -> type[Any]:
+    """Find the class that a configuration names; without a name it is the paper's."""
+    classes = {cls.__name__: cls for cls in TRANSFORMERS}
+    name = values.get("_class_name", JoVATransformer3DModel.__name__)
+    if name not in classes:
+        raise ValueError(
+            f"`model` must be one of {', '.join(classes)}, got {name} in `{source}`; "
+            "choose another folder, or convert it with `jova convert`"
+        )
+    return classes[name]

@@ -1,0 +1,121 @@
+"""The result of a run for others: a model card beside the weights, and the upload of both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from diffusers_jova.cli import HUB_NAME, one_line
+from diffusers_jova.shipped import find_model
+from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.training.loop.lora import ADAPTER_FILE
+from diffusers_jova.whole_files import write_text
+
+
+CARD = """---
+library_name: diffusers
+{origin}tags: [audio-video, text-to-video, text-to-audio, jova{tag}]
+---
+
+# {title}
+
+{what} of `{base_model}`, trained with diffusers_jova.
+
+```py
+import diffusers_jova
+import torch
+
+{code}
+```
+
+Trained for {step} steps of {batch} clips per process. Losses of the last report: {losses}.
+All settings are in `config.yaml`, all losses in `metrics.jsonl`.
+"""
+LOAD_ADAPTER = """codecs = dict.fromkeys(("vae", "audio_vae", "vocoder"), torch.float32)
+pipe = diffusers_jova.JoVAPipeline.from_pretrained("{base_model}", dtype={{"default": torch.bfloat16, **codecs}})
+pipe.load_lora_weights("{name}", weight_name="{file}")"""
+LOAD_TRANSFORMER = """transformer = diffusers_jova.{class_name}.from_pretrained("{name}", subfolder="transformer")"""
+LOAD_PIPELINE = """
+pipe = diffusers_jova.JoVAPipeline.from_pretrained("{base_model}", transformer=transformer)"""
+PUBLISHED = ["README.md", "config.yaml", "metrics.jsonl", "transformer/*", ADAPTER_FILE]
+
+
+class UploadError(RuntimeError):
+    """A complete result that did not reach the Hub; the message says how it still can."""
+
+
+def write_model_card(output_dir: Path, config: TrainConfig) -> Path:
+    """Write `README.md`: what the result is, how to load it, how it was trained."""
+    name = config.push_to_hub or str(output_dir)
+    last = json.loads((output_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    losses = {key.removeprefix("loss/"): value for key, value in last.items() if key.startswith("loss/")}
+    batch = config.batch_size * config.gradient_accumulation_steps
+    pipeline = config.pipeline or config.model
+    if config.train == "lora":
+        code = LOAD_ADAPTER.format(base_model=pipeline, name=name, file=ADAPTER_FILE)
+    else:
+        class_name = json.loads((output_dir / "transformer" / "config.json").read_text())["_class_name"]
+        code = LOAD_TRANSFORMER.format(name=name, class_name=class_name)
+        if Path(find_model(pipeline), "model_index.json").is_file() or is_hub_name(pipeline):
+            code += LOAD_PIPELINE.format(base_model=pipeline)
+    text = CARD.format(
+        origin=f"base_model: {config.model}\n" if is_hub_name(config.model) else "",
+        base_model=config.model,
+        tag=", lora" if config.train == "lora" else "",
+        title=Path(name).name,
+        what="An adapter" if config.train == "lora" else f"The transformer ({config.stage})",
+        code=code,
+        step=last["step"],
+        batch=batch,
+        losses=", ".join(f"{term} {value:.4f}" for term, value in losses.items()),
+    )
+    path = output_dir / "README.md"
+    write_text(path, text)
+    return path
+
+
+def is_hub_name(model: str) -> bool:
+    """Tell a model of the Hub, which a card may name as its origin, from one of this machine, which it may not."""
+    return HUB_NAME.fullmatch(model) is not None and not Path(model).exists()
+
+
+def prepare_repository(name: str, private: bool) -> None:
+    """Make the Hub repository, unless there is one: whether a result can be uploaded is known before the first step.
+
+    Raises:
+        ValueError: If its name lacks the owner, no login may write to it, or it is public and should not be.
+    """
+    if not HUB_NAME.fullmatch(name):
+        raise ValueError(f"`push_to_hub` must be an owner and a name, got {name!r}; write `you/your-model`")
+    api = HfApi()
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        is_private = bool(api.repo_info(name).private)
+    except Exception as error:  # of the Hub, the network or the login
+        raise ValueError(
+            f"`push_to_hub` must be a repository that your login may write to, got `{name}` ({one_line(error)}); run "
+            "`hf auth login` with a token that may write, or set `push_to_hub=null`"
+        ) from error
+    if private and not is_private:
+        raise ValueError(
+            f"`push_to_hub` must be a private repository, got the public `{name}`; name another, or publish the "
+            "result with `hub_private_repo=false`"
+        )
+
+
+def push_to_hub(output_dir: Path, name: str) -> str:
+    """Upload weights, card and settings, no checkpoints, to a repository that exists; returns the address.
+
+    Raises:
+        UploadError: If that fails; the result is complete on this machine.
+    """
+    try:
+        HfApi().upload_folder(repo_id=name, folder_path=output_dir, allow_patterns=PUBLISHED)
+    except Exception as error:  # of the Hub, the network or the login
+        raise UploadError(
+            f"the result in `{output_dir}` is complete but could not be uploaded to `{name}` ({one_line(error)}); run "
+            "the same command again to upload it"
+        ) from error
+    return f"https://huggingface.co/{name}"

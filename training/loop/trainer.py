@@ -1,0 +1,521 @@
+"""The training loop: one branch alone or both together, whole or as an adapter, on what accelerate starts.
+
+A step depends on nothing but the weights, the seed and its number: a run that was killed continues bit for bit, and R
+processes take the steps of one process with R times the accumulation.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from diffusers.training_utils import EMAModel
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor
+
+from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
+from diffusers_jova.training.loop.branches import branch_of, check_frozen, frozen_checksums
+from diffusers_jova.training.loop.checkpoints import (
+    check_fingerprint,
+    clear_leftovers,
+    latest_checkpoint,
+    load_checkpoint,
+    pack,
+    rotate,
+    save_checkpoint,
+    unpack,
+)
+from diffusers_jova.training.loop.conditioning import Conditioning, ModelInputs
+from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog
+from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
+from diffusers_jova.training.loop.model import check_records, gather_weights, prepare_transformer, save_result
+from diffusers_jova.training.loop.objective import LossTerms, jova_loss
+from diffusers_jova.training.loop.optimization import build_optimizer, learning_rate_factor
+from diffusers_jova.transformer_jova import MODALITIES
+
+
+LONGEST_WAIT = timedelta(hours=2)  # of processes for another; NCCL's 10 minutes are less than a large checkpoint takes
+DEEPSPEED_NUMBERS = {  # name in its configuration: setting of the run
+    "train_micro_batch_size_per_gpu": "batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "gradient_clipping": "max_grad_norm",
+}
+
+
+class PreemptedError(RuntimeError):
+    """A run ended by SIGTERM, after it wrote a checkpoint; the message says how it goes on."""
+
+
+class Trainer:
+    """Trains a transformer on prepared clips and leaves the result in `output_dir`.
+
+    What does not fit together is refused at construction, which also loads the newest checkpoint, if there is one.
+
+    Args:
+        config: The run's settings.
+        on_validate: Called with the trainer and the step every `validate_every` steps, under the averaged weights.
+    """
+
+    def __init__(self, config: TrainConfig, on_validate: Callable[[Trainer, int], None] | None = None) -> None:
+        self.config, self.on_validate = config, on_validate
+        self.output_dir = Path(config.output_dir)
+        check_output_dir(config)
+        self.accelerator = start_accelerator(config)
+        # DeepSpeed keeps its optimizer to itself
+        self.can_continue = self.accelerator.distributed_type != DistributedType.DEEPSPEED
+        self.device = self.accelerator.device
+        read = partial(
+            PrecomputedDataset,
+            in_memory=config.dataset_on_device,
+            device=self.device if config.dataset_on_device else "cpu",
+            mouth_box_scale=config.mouth_box_scale,
+        )
+        self.dataset = read(config.data)
+        self.prior = read(config.prior_data) if config.prior_data else None
+        self._check_clips()
+
+        torch.manual_seed(config.seed)  # the same weights in every process
+        self.transformer: Any = prepare_transformer(config)
+        self._check_weights()
+        optimizer = build_optimizer(self.transformer, config, self.device)
+        self.model, self.optimizer = self.accelerator.prepare(self.transformer, optimizer)
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.frozen = frozen_checksums(self.transformer)
+        self.shards = [local_shard(parameter) for parameter in self.trained]
+        self.ema = EMAModel(self.shards, decay=config.ema_decay, foreach=True) if config.ema_decay else None
+        self.conditioning = self._conditioning()
+        self.meter = LossMeter(config, self.device)
+        self.step = 0
+        if self.accelerator.is_main_process:
+            clear_leftovers(self.output_dir)
+        self._resume()
+
+    def train(self) -> Path:
+        """Run to the last step; returns the folder of the result."""
+        config, accelerator = self.config, self.accelerator
+        batches = MicroBatches(
+            config, self.dataset, self.prior, accelerator.process_index, accelerator.num_processes, self.step
+        )
+        log, clock, stops, preempted = self._start_log(), Clock(self.step), False, False
+        with Preemption(accelerator.num_processes) as preemption:
+            while self.step < config.steps and not stops:
+                self._take_step(batches)
+                preempted = preemption.is_agreed()
+                is_last = self.step == config.steps
+                saves = is_last or preempted or self.step % config.checkpoint_every == 0
+                if saves or self.step % config.log_every == 0:
+                    stops = self._report(log, clock) or preempted
+                if saves or stops:
+                    self._save_checkpoint()
+                if not preempted:
+                    self._validate()
+        path = self._finish(log)
+        if preempted and self.step < config.steps:
+            found = latest_checkpoint(self.output_dir)
+            remedy = f"run the same command again to continue from `{found}`"
+            if not self.can_continue:
+                remedy = f"DeepSpeed cannot continue, start anew with the weights of `{found}`"
+            raise PreemptedError(f"the run was ended by SIGTERM after step {self.step}; {remedy}")
+        return path
+
+    def _take_step(self, batches: MicroBatches) -> None:
+        """Take one optimizer step; the host never waits for the device here."""
+        accelerator = self.accelerator
+        factor = learning_rate_factor(self.step, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        for micro in range(self.config.gradient_accumulation_steps):
+            with accelerator.accumulate(self.model):
+                inputs = self._inputs(batches, micro)
+                terms = self.loss(inputs)
+                accelerator.backward(terms.total.mean())
+                self.meter.add(terms, inputs)
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(self.trained, self.config.max_grad_norm)
+                    self.meter.add_gradient_norm(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.step(self.shards)
+        self.step += 1
+
+    def loss(self, inputs: ModelInputs) -> LossTerms:
+        """Predict the velocities of a micro-batch and compare them with the true ones."""
+        velocity, audio_velocity = self.model(**inputs.arguments, return_dict=False)
+        config = self.config
+        return jova_loss(
+            velocity,
+            audio_velocity,
+            inputs.target,
+            inputs.audio_target,
+            inputs.mouth_mask,
+            inputs.has_video,
+            inputs.has_audio,
+            mouth_weight=config.mouth_weight,
+            video_weight=config.video_weight,
+            audio_weight=config.audio_weight,
+            reduction=config.mouth_reduction,
+        )
+
+    def _validate(self) -> None:
+        """Hand the averaged weights to `on_validate`, where a step is due for it."""
+        if self.on_validate and self.config.validate_every and self.step % self.config.validate_every == 0:
+            with self.averaged_weights():
+                self.on_validate(self, self.step)
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Put the averaged weights in place of the trained ones for a while."""
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.shards)
+        self.ema.copy_to(self.shards)
+        try:
+            yield
+        finally:
+            self.ema.restore(self.shards)
+
+    def _check_clips(self) -> None:
+        """Refuse clips that the stage cannot use and say so where a loss has nothing to act on."""
+        config, headers = self.config, self._headers()
+        if any(f"{config.stage}_latents" not in header.shapes for header in headers) and config.stage != "joint":
+            raise ValueError(
+                f"every clip for `stage: {config.stage}` must have {config.stage}, but some in `{config.data}` have "
+                "none; move those to another folder or train `stage: joint`"
+            )
+        rates = {header.metadata.get("audio_latent_rate_hz") for header in headers}
+        if len(rates) > 1:
+            raise ValueError(
+                f"all clips must have one `audio_latent_rate_hz`, got {sorted(map(str, rates))}; "
+                "prepare them with one pipeline"
+            )
+        wants_mouths = config.mouth_weight > 0 and config.stage != "audio"
+        if wants_mouths and not any(header.has_mouth() for header in headers):
+            self.accelerator.print(f"no clip in {config.data} has mouth boxes: the mouth loss will be 0")
+        prior = "" if self.prior is None else f", against forgetting on {self.prior.describe()}"
+        self.accelerator.print(f"training on {self.dataset.describe()}{prior}")
+        for dataset in (dataset for dataset in self._datasets() if dataset.is_unfinished):
+            self.accelerator.print(
+                f"`jova prepare` has not finished `{dataset.root}`: the run goes without the clips that are missing; "
+                "prepare the rest first"
+            )
+
+    def _check_weights(self) -> None:
+        """Refuse clips that do not fit the weights and tell DDP where weights may have no part in a step."""
+        check_records(self._headers(), self.transformer)
+        config, model = self.config, self.transformer.config
+        layouts = [layout for dataset in self._datasets() for layout in dataset.layouts]
+        lacking = {name for name in MODALITIES for layout in layouts if layout.latents[f"{name}_latents"] is None}
+        trained = {branch_of(name) for name, weight in self.transformer.named_parameters() if weight.requires_grad}
+        if len(trained) == 1 and trained <= lacking:
+            raise ValueError(
+                f"every clip must have {trained.pop()} where nothing else is trained, but some in `{config.data}` "
+                "have none; move those to another folder or train more than one branch"
+            )
+        meets_rarely = config.stage != "joint" or config.uncoupled_probability > 0
+        has_idle_terms = model.get("fusion") == "cross_linear" and meets_rarely
+        if self.accelerator.ddp_handler is not None:  # it waits for every gradient unless it looks for the absent ones
+            idle = bool(lacking) or has_idle_terms or model.get("speaker_dim") is not None
+            self.accelerator.ddp_handler.find_unused_parameters = idle
+
+    def _datasets(self) -> list[PrecomputedDataset]:
+        return [dataset for dataset in (self.dataset, self.prior) if dataset is not None]
+
+    def _headers(self) -> list[RecordHeader]:
+        return [header for dataset in self._datasets() for header in dataset.headers]
+
+    def _inputs(self, batches: MicroBatches, micro: int) -> ModelInputs:
+        """Load and prepare the micro-batch of this process; its seed also decides the dropout."""
+        part = micro * self.accelerator.num_processes + self.accelerator.process_index
+        seed = seed_of(self.config.seed, self.step, part)
+        torch.manual_seed(seed)
+        return self.conditioning(batches.next(self.step), seed)
+
+    def _conditioning(self) -> Conditioning:
+        """Read the rates from the prepared clips and the channels from the transformer."""
+        config, model = self.config, self.transformer.config
+        num_mask_channels = model.in_channels - 2 * model.out_channels
+        header = self.dataset.headers[0]
+        return Conditioning(
+            config,
+            self.dataset.empty_prompt() if config.caption_dropout > 0 else None,
+            num_mask_channels if num_mask_channels >= 0 else None,
+            frame_rate=max(layout.frame_rate for layout in self.dataset.layouts) or header.number("frame_rate"),
+            audio_latent_rate_hz=header.number("audio_latent_rate_hz"),
+            temporal_factor=int(header.number("temporal_factor")),
+            device=self.device,
+        )
+
+    def _report(self, log: MetricsLog | None, clock: Clock) -> bool:
+        """Write the means since the last report; returns whether the time is up, the same in every process."""
+        config, accelerator = self.config, self.accelerator
+        limit_s = math.inf if config.stop_after_minutes is None else 60 * config.stop_after_minutes
+        steps_per_second = clock.steps_per_second(self.step)
+        is_over = torch.tensor([float(clock.elapsed_s > limit_s)], device=self.device)
+        sums = accelerator.reduce(torch.cat([self.meter.take(), is_over]))
+        values = self.meter.read(sums[:-1])
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise FloatingPointError(
+                f"the loss must be finite, got NaN or infinity at step {self.step} in {', '.join(broken)}; lower "
+                "`learning_rate` or `max_grad_norm` and start again, the run continues from its last checkpoint; "
+                "delete that one if it diverged before it was written"
+            )
+        if log is not None:
+            size = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+            factor = learning_rate_factor(self.step - 1, config)
+            values |= {"learning_rate": config.learning_rate * factor, "samples_per_second": steps_per_second * size}
+            log.write(self.step, values)
+        return bool(sums[-1] > 0)
+
+    def _start_log(self) -> MetricsLog | None:
+        """Open the files of the run, in the main process only."""
+        if not self.accelerator.is_main_process:
+            return None
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self.config.save(self.output_dir / "config.yaml")
+        return MetricsLog(self.output_dir, self.step, self.config.tensorboard)
+
+    def _save_checkpoint(self) -> None:
+        """Write trained weights, their averages and the optimizer; gathering them takes all processes."""
+        parts = {"model": gather_weights(self.transformer, only_trained=True)}
+        if self.ema is not None:
+            with self.averaged_weights():
+                parts["ema"] = gather_weights(self.transformer, only_trained=True)
+        values: dict[str, Any] = {}
+        if self.can_continue:
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+            optimizer: Any = get_optimizer_state_dict(self.transformer, self.optimizer.optimizer, options=options)
+            parts["optimizer"], values = pack(optimizer.get("state", {}))  # empty in all processes but the main one
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            state = {"fingerprint": self._fingerprint(), "optimizer": values, "scaler": scaler and scaler.state_dict()}
+            path = save_checkpoint(self.output_dir, self.step, parts, state)
+            rotate(self.output_dir, path, self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        """Continue from the newest checkpoint, if the run may and there is one."""
+        path = self._agreed_checkpoint() if self.config.resume else None
+        if path is None:
+            return
+        parts, state = load_checkpoint(path)
+        fingerprint = self._fingerprint()
+        unsaid = self.config.unsaid_settings() | {"preparation": fingerprint["preparation"]}  # in older checkpoints
+        check_fingerprint(unsaid | state["fingerprint"], fingerprint, path)
+        if state["step"] > self.config.steps:
+            raise ValueError(
+                f"`steps` must be at least {state['step']} to continue from `{path}`, got {self.config.steps}; "
+                "raise it, choose another `output_dir`, or start afresh with `resume=false`"
+            )
+        if "optimizer" not in parts or not self.can_continue:
+            raise ValueError(
+                f"`{path}` must not come from or go to DeepSpeed to be continued; use `distribution: fsdp`, or start "
+                "afresh with `resume=false`"
+            )
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        if self.ema is not None:
+            set_model_state_dict(self.transformer, parts["ema"], options=options)
+            torch._foreach_copy_(self.ema.shadow_params, [shard.data for shard in self.shards])
+            self.ema.optimization_step = state["step"]
+        set_model_state_dict(self.transformer, parts["model"], options=options)
+        groups = get_optimizer_state_dict(self.transformer, self.optimizer.optimizer)["param_groups"]
+        optimizer = {"state": unpack(parts["optimizer"], state["optimizer"]), "param_groups": groups}
+        set_optimizer_state_dict(self.transformer, self.optimizer.optimizer, optimizer, options=options)
+        if self.accelerator.scaler is not None:  # fp16 only
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self.accelerator.print(f"continuing from {path} at step {self.step}")
+
+    def _agreed_checkpoint(self) -> Path | None:
+        """Find the checkpoint to continue from: the newest that the main process sees, which alone writes them."""
+        found = latest_checkpoint(self.output_dir)
+        (name,) = broadcast_object_list([found and found.name])
+        if name is None:
+            return None
+        path, num_processes = self.output_dir / name, self.accelerator.num_processes
+        is_here = torch.tensor(float(path.is_dir()), device=self.device)
+        num_here = round(float(self.accelerator.reduce(is_here)))
+        if num_here < num_processes:
+            raise ValueError(
+                f"`output_dir` must be on a disk that all machines share, got `{self.output_dir}`, where "
+                f"{num_here} of {num_processes} processes find `{name}`; name a folder that all of them see"
+            )
+        return path
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """List what must be the same for a run to continue."""
+        config = self.config
+        values = {name: getattr(config, name) for name in config.decisive_fields()}
+        shards = config.gradient_accumulation_steps * self.accelerator.num_processes
+        clips = [header.path.name for header in self.dataset.headers]
+        return values | {
+            "global batch size": config.batch_size * shards,
+            "model": {name: value for name, value in self.transformer.config.items() if not name.startswith("_")},
+            "clips": seed_of(*clips),
+            "number of clips": len(clips),
+            "preparation": [dataset.preparation for dataset in self._datasets()],
+        }
+
+    def _finish(self, log: MetricsLog | None) -> Path:
+        """Check that what was frozen is untouched and save the averaged weights, if the run is complete."""
+        check_frozen(self.transformer, self.frozen)
+        path = self.output_dir
+        if self.step == self.config.steps:
+            with self.averaged_weights():
+                path = save_result(self.transformer, self.config, self.accelerator)
+        if log is not None:
+            log.close()
+        self.accelerator.end_training()
+        return path
+
+
+class Clock:
+    """Time of a run: since its start, and per step since the last reading."""
+
+    def __init__(self, step: int) -> None:
+        self.started = self.read_at = time.monotonic()
+        self.read_step = step
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    def steps_per_second(self, step: int) -> float:
+        """Steps per second since the last reading."""
+        now = time.monotonic()
+        rate = (step - self.read_step) / (now - self.read_at)
+        self.read_at, self.read_step = now, step
+        return rate
+
+
+class Preemption:
+    """Notices SIGTERM while it is entered: a machine that is about to be taken away sends it.
+
+    Args:
+        num_processes: Of the run; they ask each other on the CPU, so that no host waits for its device.
+    """
+
+    def __init__(self, num_processes: int) -> None:
+        self.is_announced = False
+        is_alone = num_processes == 1
+        self.group = None if is_alone else torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        self.can_listen = threading.current_thread() is threading.main_thread()  # Python gives signals to no other
+
+    def __enter__(self) -> Preemption:
+        if self.can_listen:
+            self.earlier = signal.signal(signal.SIGTERM, self._notice)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.can_listen:
+            signal.signal(signal.SIGTERM, self.earlier or signal.SIG_DFL)
+
+    def _notice(self, *_: object) -> None:
+        self.is_announced = True
+
+    def is_agreed(self) -> bool:
+        """Whether any process has noticed it by now, the same in every process."""
+        if self.group is None:
+            return self.is_announced
+        flag = torch.tensor(float(self.is_announced))
+        torch.distributed.all_reduce(flag, group=self.group)
+        return bool(flag > 0)
+
+
+def check_output_dir(config: TrainConfig) -> None:
+    """Refuse a place for the result that is a file, lies below one, or holds the clips."""
+    path = Path(config.output_dir).resolve()
+    if path == Path(config.data).resolve() or any(place.is_file() for place in (path, *path.parents)):
+        raise ValueError(f"`output_dir` must be a folder of its own, got `{config.output_dir}`; name another")
+
+
+def local_shard(parameter: nn.Parameter) -> nn.Parameter:
+    """Give the part of a parameter that lies in this process, sharing its memory: all of it unless it is sharded."""
+    shard: Any = parameter.detach()
+    return nn.Parameter(shard.to_local()) if isinstance(shard, DTensor) else parameter
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """Start accelerate and check that what was asked for is what runs.
+
+    `accelerate launch --cpu --num_processes 2` starts one process, and a sharded run without GPUs becomes another kind
+    of run, both without a word: here they are errors.
+    """
+    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("`mixed_precision` must be bf16 or no without a GPU, got fp16; use bf16")
+    handlers = [
+        DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+        InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+    ]
+    # `accelerate launch` may have written another number there, or `auto`, which Accelerator cannot read
+    os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.gradient_accumulation_steps)
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        kwargs_handlers=handlers,
+    )
+    kinds = {
+        DistributedType.NO: "none",
+        DistributedType.MULTI_CPU: "ddp",
+        DistributedType.MULTI_GPU: "ddp",
+        DistributedType.FSDP: "fsdp",
+        DistributedType.DEEPSPEED: "deepspeed",
+    }
+    started = kinds.get(accelerator.distributed_type, str(accelerator.distributed_type))
+    asked = "fsdp" if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else config.distribution
+    num_asked = int(os.environ.get("WORLD_SIZE", 1))
+    preset = next((kind for kind in (asked, started) if kind in ("fsdp", "deepspeed")), "ddp")
+    if config.distribution != started or asked != started or accelerator.num_processes != num_asked:
+        raise ValueError(
+            f"`distribution` must be what was started, got {asked} for {num_asked} processes but {started} with "
+            f"{accelerator.num_processes} runs; set `distribution` in the configuration and start with `accelerate "
+            f"launch --config_file training/configs/accelerate/{preset}.yaml -m diffusers_jova.training.train "
+            "--config ...`, on the CPU with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m "
+            "diffusers_jova.training.train --config ...`, or set `distribution=none` and start one process"
+        )
+    if started == "deepspeed":
+        settle_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, config)
+        accelerator.print("this run cannot be continued if it ends early: DeepSpeed's checkpoints lack the optimizer")
+    return accelerator
+
+
+def settle_deepspeed(values: dict[str, Any], config: TrainConfig) -> None:
+    """Write the run's numbers into DeepSpeed's configuration, which would otherwise go by numbers of its own.
+
+    Raises:
+        ValueError: If it holds other numbers, or shards the weights, of which a checkpoint would then miss parts.
+    """
+    if values["zero_optimization"]["stage"] > 2:
+        raise ValueError(
+            f"`zero_stage` must be 2 or less, got {values['zero_optimization']['stage']}; use `distribution: fsdp` "
+            "to shard the weights"
+        )
+    for name, setting in DEEPSPEED_NUMBERS.items():
+        value, found = getattr(config, setting), values.get(name, "auto")
+        if found not in ("auto", value):
+            raise ValueError(
+                f"`{name}` must be `{setting}` = {value}, got {found}; write `{name}: auto` in DeepSpeed's settings"
+            )
+        values[name] = value
