@@ -21,56 +21,33 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, product
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-from diffusers_jova import JoVAPipeline
 from diffusers_jova.cli import Parser, one_line
-from diffusers_jova.origin import OriginError, check_origin, digest_components, keep_origin, read_origin
-from diffusers_jova.recipes.evidence import load_pipeline, measure, summarize
-from diffusers_jova.recipes.generation import BATCH_SIZE, FIRST_SEED, generate, held_out_clips
-from diffusers_jova.recipes.jova_tiny import assemble, start_training, wait_for
+from diffusers_jova.origin import OriginError, check_origin, digest_components, read_origin
+from diffusers_jova.recipes.ablation_arms import (
+    ARMS,
+    arm_config,
+    begin_arm,
+    digest_decoders,
+    run_arm,
+    steps_within,
+    train_audio_branch,
+    write_start,
+)
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
-from diffusers_jova.training.loop.branches import copy_branch
-from diffusers_jova.training.loop.config import CONFIGS, TrainConfig, load_yaml, parse_overrides
-from diffusers_jova.training.loop.model import load_transformer
-from diffusers_jova.training.loop.trainer import Trainer
+from diffusers_jova.training.loop.config import CONFIGS, load_yaml, parse_overrides
 from diffusers_jova.training.train import checked_input, worded_errors
 from diffusers_jova.whole_files import write_json
 
 
-FIRST_ABLATION_SEED = FIRST_SEED + 200_000
-CALIBRATION_STEPS = 20
-DECODERS = (  # parts of a pipeline that have a say in an arm's clips
-    *("vae", "audio_vae", "vocoder", "scheduler"),
-    *("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
-)
 Run = tuple[str, int]  # arm and seed
 
 
-class Arm(NamedTuple):
-    """One arm: the settings of its run, and the constructor arguments of its transformer, that differ.
-
-    `trains_audio_branch` says that the audio branch of stage 1 computes something else in this arm.
-    """
-
-    settings: Mapping[str, Any] = {}
-    model: Mapping[str, Any] = {}
-    trains_audio_branch: bool = False
-
-
 # fmt: off
-ARMS = {
-    "base":              Arm(),  # lambda 5, aligned by time, joint attention
-    "lambda-0":          Arm({"mouth_weight": 0.0}),
-    "lambda-2":          Arm({"mouth_weight": 2.0}),
-    "lambda-8":          Arm({"mouth_weight": 8.0}),
-    "unaligned":         Arm(model={"temporal_alignment": "none"}, trains_audio_branch=True),
-    "cross":             Arm(model={"fusion": "cross"}),
-    "cross-linear":      Arm(model={"fusion": "cross_linear"}),
-}
 TABLES = {  # the paper's table: rows of label and arm
     "Weight of the mouth loss (Tab. 3)": {"0": "lambda-0", "2": "lambda-2", "5": "base", "8": "lambda-8"},
     "Alignment of the time axes (Tab. 4)": {"none": "unaligned", "by time": "base"},
@@ -91,165 +68,7 @@ COLUMNS = {  # measure: heading
 # fmt: on
 
 
-# 1. One arm
-
-
-def arm_config(name: str, seed: int, folder: Path, settings: Mapping[str, Any], preset: Path) -> TrainConfig:
-    """Settings of one run.
-
-    Args:
-        name: A key of `ARMS`.
-        seed: Of data order and noise.
-        folder: Of the run.
-        settings: What all arms share and differs from the preset; `data` is one of them.
-        preset: Settings of all arms.
-    """
-    own = {"model": str(folder / "start"), "output_dir": str(folder), "seed": seed}
-    return load_yaml(preset, {**settings, **ARMS[name].settings, **own})
-
-
-def train_audio_branch(name: str, branches: Path, data: Path, preset: Path, folder: Path) -> None:
-    """Run stage 1 of the audio branch as an arm computes it, unless it is done.
-
-    Args:
-        name: A key of `ARMS`.
-        branches: Saved transformer of stage 1, whose architecture the arm varies.
-        data: Prepared clips.
-        preset: Settings of the run.
-        folder: Of the run.
-    """
-    model = folder / "model.json"
-    places = {"model": str(model), "data": str(data), "output_dir": str(folder)}
-    settings = load_yaml(preset, places).settings_of_result()
-    keep_origin(folder, {**settings, "branches": digest_components([branches]), "data": read_origin(data)})
-    if (folder / "transformer").is_dir():
-        return
-    model.write_text(json.dumps({**json.loads((branches / "config.json").read_text()), **ARMS[name].model}))
-    wait_for(start_training(preset, [f"{name}={place}" for name, place in places.items()]))
-
-
-def write_start(name: str, branches: Path, audio: Path | None = None, *, folder: Path) -> None:
-    """Save what an arm begins with: the branches of stage 1 in the arm's architecture.
-
-    Args:
-        name: A key of `ARMS`.
-        branches: Saved transformer of stage 1.
-        audio: Saved transformer whose audio branch takes the place of that of `branches`.
-        folder: To write.
-
-    Raises:
-        ValueError: If the arm lacks weights of `branches`, or has some that begin at random.
-    """
-    source = load_transformer(str(branches))
-    start = type(source).from_config({**source.config, **ARMS[name].model})
-    missing, unexpected = start.load_state_dict(source.state_dict(), strict=False)
-    wrong = [*unexpected, *(key for key in missing if start.get_parameter(key).any())]
-    if wrong:
-        raise ValueError(
-            f"{name} must keep the weights of stage 1 and add only zeros, got {', '.join(wrong)}; see `ARMS`"
-        )
-    if audio is not None:
-        copy_branch(load_transformer(str(audio)), start, "audio")
-    start.save_pretrained(folder)
-
-
-def run_arm(
-    config: TrainConfig,
-    codecs: Path,
-    result: Path,
-    *,
-    origin: Mapping[str, Any],
-    num_clips: int,
-    speech: str,
-    batch_size: int = BATCH_SIZE,
-) -> dict[str, Any]:
-    """Train one arm, measure it on held-out prompts, write its result; a finished one is only read.
-
-    Args:
-        config: The run.
-        codecs: Saved pipeline, or what `training.codecs.train_codecs` wrote: makes clips of what the arm generates.
-        result: JSON file to write.
-        origin: What the arm begins with and learns from, and the digest of the `components` that decode it.
-        num_clips: Held-out prompts.
-        speech: Voice of the training set.
-        batch_size: Clips generated at a time.
-
-    Raises:
-        OriginError: If the finished result is one of other settings.
-    """
-    settings = config.settings_of_result() | {"clips": num_clips, "speech": speech, **origin}
-    if result.exists():
-        found = json.loads(result.read_text())
-        check_origin(found["settings"], settings, result)
-        return found
-    folder = Path(config.output_dir)
-    with checked_input():
-        trainer = Trainer(config)
-    trainer.train()
-    pipeline = pipeline_with(codecs, load_transformer(str(folder / "transformer")))
-    seeds = range(FIRST_ABLATION_SEED, FIRST_ABLATION_SEED + num_clips)
-    references = held_out_clips(pipeline, seeds, subject="speaker", speech=speech)
-    made = generate(pipeline, references, folder / f"clips-{origin['components']}", batch_size=batch_size)
-    measures = summarize(measure([(clip.frames, clip.waveform) for clip in made], references, speech))
-    values = {
-        "settings": settings,
-        "samples": config.steps * config.batch_size * config.gradient_accumulation_steps,
-        "parameters": sum(parameter.numel() for parameter in pipeline.transformer.parameters()),
-        "losses": last_losses(folder),
-        "measures": {name: summary["mean"] for name, summary in measures.items()},
-    }
-    write_json(result, values)
-    return values
-
-
-def begin_arm(name: str, starts: Sequence[Path], config: TrainConfig, origin: Mapping[str, Any]) -> None:
-    """Make ready what an arm begins with, or refuse to continue one that began with something else.
-
-    Args:
-        name: A key of `ARMS`.
-        starts: Saved transformer of stage 1 and, where the arm has one of its own, that of the audio branch.
-        config: The run.
-        origin: What the arm begins with and learns from.
-    """
-    keep_origin(Path(config.output_dir), {**config.settings_of_result(), **origin})
-    write_start(name, *starts, folder=Path(config.model))
-
-
-def digest_decoders(codecs: Path) -> str:
-    """Digest what makes clips of what an arm generates; checkpoints and reports beside it do not count."""
-    folders = [codecs / name for name in DECODERS]
-    return digest_components([codecs, *(folder for folder in folders if folder.is_dir())])
-
-
-def pipeline_with(codecs: Path, transformer: Any) -> JoVAPipeline:
-    """Put a trained transformer among codecs."""
-    if (codecs / "model_index.json").is_file():
-        return load_pipeline(codecs, transformer=transformer)
-    pipeline = assemble(codecs, transformer).to("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def last_losses(folder: Path) -> dict[str, float]:
-    """Read the last line of a run's log."""
-    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-
-
-def steps_within(minutes: float, config: TrainConfig) -> int:
-    """Find the steps that a run of this machine takes in a time, by a short run in `output_dir`."""
-    short = {"steps": 2 * CALIBRATION_STEPS, "log_every": CALIBRATION_STEPS, "warmup_steps": 0, "resume": False}
-    with checked_input():
-        trainer = Trainer(TrainConfig(**{**vars(config), **short}))
-    trainer.train()
-    seconds_per_step = (
-        config.batch_size
-        * config.gradient_accumulation_steps
-        / last_losses(Path(config.output_dir))["samples_per_second"]
-    )
-    return max(round(60 * minutes / seconds_per_step), 1)
-
-
-# 2. All arms
+# 1. All arms
 
 
 def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -366,7 +185,7 @@ def write_report(path: Path, files: Mapping[Run, Path], results: Mapping[Run, Ma
     print(table)
 
 
-# 3. The command
+# 2. The command
 
 
 def build_parser() -> Parser:

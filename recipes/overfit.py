@@ -43,16 +43,12 @@ from diffusers_jova.recipes.disc_clip import (
     draw_clip,
     measure_radius,
 )
+from diffusers_jova.training.codecs.audio_vae import AudioVAETraining, set_audio_statistics
 from diffusers_jova.training.codecs.codec_config import CodecsConfig, load_config
 from diffusers_jova.training.codecs.timed_loop import decisive_settings, run
-from diffusers_jova.training.codecs.train_codecs import (
-    AudioVAETraining,
-    VideoVAETraining,
-    VocoderTraining,
-    set_audio_statistics,
-    set_video_statistics,
-)
 from diffusers_jova.training.codecs.train_text_encoder import train_text_encoder
+from diffusers_jova.training.codecs.video_vae import VideoVAETraining, set_video_statistics
+from diffusers_jova.training.codecs.vocoder import VocoderTraining
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
 from diffusers_jova.training.data.envelope_sync import EnvelopeSync, envelope, envelope_sync
 from diffusers_jova.training.loop.config import CONFIGS, TrainConfig, load_yaml

@@ -19,8 +19,9 @@ import torch
 
 from diffusers_jova.cli import Parser, one_line
 from diffusers_jova.training.loop.config import TrainConfig, load_yaml, parse_overrides
+from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.publish import UploadError, prepare_repository, push_to_hub, write_model_card
-from diffusers_jova.training.loop.trainer import PreemptedError, Trainer
+from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation import ValidationClips
 from diffusers_jova.whole_files import FullDiskError
 

@@ -8,16 +8,14 @@ import pytest
 import torch
 
 from diffusers_jova.origin import NOTE, OriginError
-from diffusers_jova.recipes import ablations
+from diffusers_jova.recipes import ablation_arms, ablations
+from diffusers_jova.recipes.ablation_arms import arm_config, train_audio_branch, write_start
 from diffusers_jova.recipes.ablations import (
     ARMS,
     COLUMNS,
     TABLES,
     aggregate,
-    arm_config,
     describe,
-    train_audio_branch,
-    write_start,
 )
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.branches import branch_of
@@ -136,7 +134,7 @@ def test_the_command_runs_each_arm_once_and_fills_the_card(
     assert "sees the same 2 samples of stage 2 (1 steps)" in table
     assert len([line for line in table.splitlines() if line.startswith(("| linear", "| joint"))]) == 2
 
-    monkeypatch.setattr(ablations, "Trainer", None)  # a second run trains nothing
+    monkeypatch.setattr(ablation_arms, "Trainer", None)  # a second run trains nothing
     ablations.main(arguments)
     assert "`learning_rate` 0.001 there, 0.002 here; delete it" in refusal([*arguments, "learning_rate=2e-3"], capsys)
 
@@ -197,15 +195,15 @@ def test_records_that_do_not_fit_the_branches_end_the_command_with_one_sentence(
 def test_only_what_decodes_the_clips_counts_as_codecs(source: Path, tmp_path: Path) -> None:
     codecs = tmp_path / "codecs"
     shutil.copytree(source / "pipeline", codecs)
-    digest = ablations.digest_decoders(codecs)
+    digest = ablation_arms.digest_decoders(codecs)
     (codecs / "checkpoints").mkdir()
     (codecs / "checkpoints" / "vae.safetensors").write_bytes(b"1")
     (codecs / "vae" / "report.json").write_text("{}")
     shutil.rmtree(codecs / "transformer")
-    assert ablations.digest_decoders(codecs) == digest
+    assert ablation_arms.digest_decoders(codecs) == digest
     weights = next((codecs / "vocoder").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes() + b" ")
-    assert ablations.digest_decoders(codecs) != digest
+    assert ablation_arms.digest_decoders(codecs) != digest
 
 
 def test_a_budget_of_other_minutes_or_settings_is_refused(source: Path, tmp_path: Path) -> None:
@@ -227,7 +225,7 @@ def test_a_budget_of_minutes_becomes_one_number_of_steps(source: Path, tmp_path:
     settings = {"data": str(source / "records"), "batch_size": 1}
     config = arm_config("base", 0, tmp_path, settings, source / "preset.yaml")
     write_start("base", source / "pipeline" / "transformer", folder=Path(config.model))
-    short, long = (ablations.steps_within(minutes, config) for minutes in (0.1, 1.0))
+    short, long = (ablation_arms.steps_within(minutes, config) for minutes in (0.1, 1.0))
     assert 2 * short < long < 50 * short
 
 

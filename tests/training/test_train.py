@@ -109,7 +109,8 @@ def test_a_run_that_diverges_or_fills_the_disk_says_what_to_do(
     error: Exception,
     message: str,
 ) -> None:
-    monkeypatch.setattr(f"training.{'state' if place == '_flush' else 'trainer.Trainer'}.{place}", fail_with(error))
+    owner = "checkpoints" if place == "_flush" else "trainer.Trainer"
+    monkeypatch.setattr(f"diffusers_jova.training.loop.{owner}.{place}", fail_with(error))
     with pytest.raises(SystemExit, match="2"):
         train.main(words(tmp_path))
     (line,) = capsys.readouterr().err.splitlines()

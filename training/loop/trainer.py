@@ -7,20 +7,16 @@ processes take the steps of one process with R times the accumulation.
 from __future__ import annotations
 
 import math
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from accelerate import DistributedType
+from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -45,24 +41,14 @@ from diffusers_jova.training.loop.checkpoints import (
 )
 from diffusers_jova.training.loop.conditioning import Conditioning, ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog
 from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
 from diffusers_jova.training.loop.model import check_records, gather_weights, prepare_transformer, save_result
 from diffusers_jova.training.loop.objective import LossTerms, jova_loss
 from diffusers_jova.training.loop.optimization import build_optimizer, learning_rate_factor
+from diffusers_jova.training.loop.preemption import PreemptedError, Preemption
 from diffusers_jova.transformer_jova import MODALITIES
-
-
-LONGEST_WAIT = timedelta(hours=2)  # of processes for another; NCCL's 10 minutes are less than a large checkpoint takes
-DEEPSPEED_NUMBERS = {  # name in its configuration: setting of the run
-    "train_micro_batch_size_per_gpu": "batch_size",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "gradient_clipping": "max_grad_norm",
-}
-
-
-class PreemptedError(RuntimeError):
-    """A run ended by SIGTERM, after it wrote a checkpoint; the message says how it goes on."""
 
 
 class Trainer:
@@ -410,40 +396,6 @@ class Clock:
         return rate
 
 
-class Preemption:
-    """Notices SIGTERM while it is entered: a machine that is about to be taken away sends it.
-
-    Args:
-        num_processes: Of the run; they ask each other on the CPU, so that no host waits for its device.
-    """
-
-    def __init__(self, num_processes: int) -> None:
-        self.is_announced = False
-        is_alone = num_processes == 1
-        self.group = None if is_alone else torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
-        self.can_listen = threading.current_thread() is threading.main_thread()  # Python gives signals to no other
-
-    def __enter__(self) -> Preemption:
-        if self.can_listen:
-            self.earlier = signal.signal(signal.SIGTERM, self._notice)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.can_listen:
-            signal.signal(signal.SIGTERM, self.earlier or signal.SIG_DFL)
-
-    def _notice(self, *_: object) -> None:
-        self.is_announced = True
-
-    def is_agreed(self) -> bool:
-        """Whether any process has noticed it by now, the same in every process."""
-        if self.group is None:
-            return self.is_announced
-        flag = torch.tensor(float(self.is_announced))
-        torch.distributed.all_reduce(flag, group=self.group)
-        return bool(flag > 0)
-
-
 def check_output_dir(config: TrainConfig) -> None:
     """Refuse a place for the result that is a file, lies below one, or holds the clips."""
     path = Path(config.output_dir).resolve()
@@ -455,67 +407,3 @@ def local_shard(parameter: nn.Parameter) -> nn.Parameter:
     """Give the part of a parameter that lies in this process, sharing its memory: all of it unless it is sharded."""
     shard: Any = parameter.detach()
     return nn.Parameter(shard.to_local()) if isinstance(shard, DTensor) else parameter
-
-
-def start_accelerator(config: TrainConfig) -> Accelerator:
-    """Start accelerate and check that what was asked for is what runs.
-
-    `accelerate launch --cpu --num_processes 2` starts one process, and a sharded run without GPUs becomes another kind
-    of run, both without a word: here they are errors.
-    """
-    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("`mixed_precision` must be bf16 or no without a GPU, got fp16; use bf16")
-    handlers = [
-        DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-        InitProcessGroupKwargs(timeout=LONGEST_WAIT),
-    ]
-    # `accelerate launch` may have written another number there, or `auto`, which Accelerator cannot read
-    os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.gradient_accumulation_steps)
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        kwargs_handlers=handlers,
-    )
-    kinds = {
-        DistributedType.NO: "none",
-        DistributedType.MULTI_CPU: "ddp",
-        DistributedType.MULTI_GPU: "ddp",
-        DistributedType.FSDP: "fsdp",
-        DistributedType.DEEPSPEED: "deepspeed",
-    }
-    started = kinds.get(accelerator.distributed_type, str(accelerator.distributed_type))
-    asked = "fsdp" if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else config.distribution
-    num_asked = int(os.environ.get("WORLD_SIZE", 1))
-    preset = next((kind for kind in (asked, started) if kind in ("fsdp", "deepspeed")), "ddp")
-    if config.distribution != started or asked != started or accelerator.num_processes != num_asked:
-        raise ValueError(
-            f"`distribution` must be what was started, got {asked} for {num_asked} processes but {started} with "
-            f"{accelerator.num_processes} runs; set `distribution` in the configuration and start with `accelerate "
-            f"launch --config_file training/configs/accelerate/{preset}.yaml -m diffusers_jova.training.train "
-            "--config ...`, on the CPU with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m "
-            "diffusers_jova.training.train --config ...`, or set `distribution=none` and start one process"
-        )
-    if started == "deepspeed":
-        settle_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, config)
-        accelerator.print("this run cannot be continued if it ends early: DeepSpeed's checkpoints lack the optimizer")
-    return accelerator
-
-
-def settle_deepspeed(values: dict[str, Any], config: TrainConfig) -> None:
-    """Write the run's numbers into DeepSpeed's configuration, which would otherwise go by numbers of its own.
-
-    Raises:
-        ValueError: If it holds other numbers, or shards the weights, of which a checkpoint would then miss parts.
-    """
-    if values["zero_optimization"]["stage"] > 2:
-        raise ValueError(
-            f"`zero_stage` must be 2 or less, got {values['zero_optimization']['stage']}; use `distribution: fsdp` "
-            "to shard the weights"
-        )
-    for name, setting in DEEPSPEED_NUMBERS.items():
-        value, found = getattr(config, setting), values.get(name, "auto")
-        if found not in ("auto", value):
-            raise ValueError(
-                f"`{name}` must be `{setting}` = {value}, got {found}; write `{name}: auto` in DeepSpeed's settings"
-            )
-        values[name] = value

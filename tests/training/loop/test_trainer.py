@@ -21,8 +21,10 @@ from diffusers_jova.training.data.dataset import UNFINISHED, write_record
 from diffusers_jova.training.loop.branches import branch_of, copy_video_to_audio
 from diffusers_jova.training.loop.conditioning import Conditioning
 from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.metrics import LossMeter
-from diffusers_jova.training.loop.trainer import PreemptedError, Trainer, start_accelerator
+from diffusers_jova.training.loop.preemption import PreemptedError
+from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import main
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
@@ -397,7 +399,7 @@ class StartedDeepSpeed:
 def test_deepspeed_takes_the_numbers_of_the_run_and_announces_that_it_cannot_be_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("diffusers_jova.training.loop.trainer.Accelerator", lambda **_: StartedDeepSpeed({}))
+    monkeypatch.setattr("diffusers_jova.training.loop.distribution.Accelerator", lambda **_: StartedDeepSpeed({}))
     settings = {"max_grad_norm": 0.3, "gradient_accumulation_steps": 2, "distribution": "deepspeed"}
     values = start_accelerator(tiny_config(tmp_path, **settings)).state.deepspeed_plugin.deepspeed_config
     numbers = (
@@ -421,7 +423,7 @@ def test_deepspeed_takes_the_numbers_of_the_run_and_announces_that_it_cannot_be_
 def test_settings_of_deepspeed_that_differ_from_those_of_the_run_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr("diffusers_jova.training.loop.trainer.Accelerator", lambda **_: StartedDeepSpeed(values))
+    monkeypatch.setattr("diffusers_jova.training.loop.distribution.Accelerator", lambda **_: StartedDeepSpeed(values))
     with pytest.raises(ValueError, match=message):
         Trainer(tiny_config(tmp_path, max_grad_norm=0.3, distribution="deepspeed"))
 

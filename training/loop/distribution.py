@@ -1,0 +1,85 @@
+"""How the processes of a run are started: what accelerate is told, and whether it did what was asked."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from diffusers_jova.training.loop.config import TrainConfig
+
+
+LONGEST_WAIT = timedelta(hours=2)  # of processes for another; NCCL's 10 minutes are less than a large checkpoint takes
+DEEPSPEED_NUMBERS = {  # name in its configuration: setting of the run
+    "train_micro_batch_size_per_gpu": "batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "gradient_clipping": "max_grad_norm",
+}
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """Start accelerate and check that what was asked for is what runs.
+
+    `accelerate launch --cpu --num_processes 2` starts one process, and a sharded run without GPUs becomes another kind
+    of run, both without a word: here they are errors.
+    """
+    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("`mixed_precision` must be bf16 or no without a GPU, got fp16; use bf16")
+    handlers = [
+        DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+        InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+    ]
+    # `accelerate launch` may have written another number there, or `auto`, which Accelerator cannot read
+    os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.gradient_accumulation_steps)
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        kwargs_handlers=handlers,
+    )
+    kinds = {
+        DistributedType.NO: "none",
+        DistributedType.MULTI_CPU: "ddp",
+        DistributedType.MULTI_GPU: "ddp",
+        DistributedType.FSDP: "fsdp",
+        DistributedType.DEEPSPEED: "deepspeed",
+    }
+    started = kinds.get(accelerator.distributed_type, str(accelerator.distributed_type))
+    asked = "fsdp" if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else config.distribution
+    num_asked = int(os.environ.get("WORLD_SIZE", 1))
+    preset = next((kind for kind in (asked, started) if kind in ("fsdp", "deepspeed")), "ddp")
+    if config.distribution != started or asked != started or accelerator.num_processes != num_asked:
+        raise ValueError(
+            f"`distribution` must be what was started, got {asked} for {num_asked} processes but {started} with "
+            f"{accelerator.num_processes} runs; set `distribution` in the configuration and start with `accelerate "
+            f"launch --config_file training/configs/accelerate/{preset}.yaml -m diffusers_jova.training.train "
+            "--config ...`, on the CPU with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m "
+            "diffusers_jova.training.train --config ...`, or set `distribution=none` and start one process"
+        )
+    if started == "deepspeed":
+        settle_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, config)
+        accelerator.print("this run cannot be continued if it ends early: DeepSpeed's checkpoints lack the optimizer")
+    return accelerator
+
+
+def settle_deepspeed(values: dict[str, Any], config: TrainConfig) -> None:
+    """Write the run's numbers into DeepSpeed's configuration, which would otherwise go by numbers of its own.
+
+    Raises:
+        ValueError: If it holds other numbers, or shards the weights, of which a checkpoint would then miss parts.
+    """
+    if values["zero_optimization"]["stage"] > 2:
+        raise ValueError(
+            f"`zero_stage` must be 2 or less, got {values['zero_optimization']['stage']}; use `distribution: fsdp` "
+            "to shard the weights"
+        )
+    for name, setting in DEEPSPEED_NUMBERS.items():
+        value, found = getattr(config, setting), values.get(name, "auto")
+        if found not in ("auto", value):
+            raise ValueError(
+                f"`{name}` must be `{setting}` = {value}, got {found}; write `{name}: auto` in DeepSpeed's settings"
+            )
+        values[name] = value
