@@ -22,7 +22,8 @@ from diffusers_jova.training.data.encoder import Encoder, video_factors
 from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.mouth_detector import MouthsOnDemand
 from diffusers_jova.training.data.mouth_mask import latent_mask, windows
-from diffusers_jova.training.prepare import PrepareSettings, add_clip_arguments, check_detector, clip_settings
+from diffusers_jova.training.data.preparation import PrepareSettings
+from diffusers_jova.training.prepare import add_clip_arguments, check_detector, clip_settings
 
 
 Frames = NDArray[np.uint8]

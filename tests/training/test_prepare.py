@@ -21,7 +21,9 @@ from diffusers_jova.training.data.clips import Bucket, ClipSettings
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDataset
 from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, video_factors
 from diffusers_jova.training.data.manifest import Sample, read_samples
-from diffusers_jova.training.prepare import Outcome, Preparer, PrepareSettings, describe, main, prepare
+from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, prepare
+from diffusers_jova.training.data.summary import Outcome, describe
+from diffusers_jova.training.prepare import main
 
 
 def write_clips(folder: Path, names: Sequence[str] = ("a", "b"), num_frames: int = 12) -> Path:

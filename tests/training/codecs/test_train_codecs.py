@@ -14,21 +14,19 @@ from safetensors.torch import load_file, save_file
 
 from diffusers_jova.drawn.avatars import ClipBatch, iterate_clips, stack_clips
 from diffusers_jova.drawn.corpus import make_shards
+from diffusers_jova.training.codecs.audio_vae import AudioVAETraining
 from diffusers_jova.training.codecs.codec_config import VideoStage, VideoVAEConfig, load_config
 from diffusers_jova.training.codecs.codec_losses import kl_divergence, mouth_weights, pixel_loss, stft_loss
 from diffusers_jova.training.codecs.timed_loop import Schedule, Trainee, run
-from diffusers_jova.training.codecs.train_codecs import (
-    AudioVAETraining,
+from diffusers_jova.training.codecs.train_codecs import main, save_rounded
+from diffusers_jova.training.codecs.video_vae import (
     VideoVAETraining,
-    VocoderTraining,
-    main,
     psnr,
     recolour,
-    save_rounded,
     set_video_statistics,
     to_pixels,
-    vocode,
 )
+from diffusers_jova.training.codecs.vocoder import VocoderTraining, vocode
 from diffusers_jova.training.codecs.wan_clip import decode_clip, encode_clip, start_from_images
 from diffusers_jova.training.loop.muon import orthogonalise
 from tests.places import CONFIGS

@@ -1,0 +1,299 @@
+"""Samples into records: each clip is encoded once, what is done stays done, and a record is whole or not there."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from diffusers_jova.cli import one_line
+from diffusers_jova.prompt import JoVAPrompt
+from diffusers_jova.training.data.clips import (
+    BROKEN_CLIP_ERRORS,
+    LITTLE_KEPT,
+    Clip,
+    ClipSettings,
+    SkippedClipError,
+    load_clips,
+)
+from diffusers_jova.training.data.dataset import EMPTY_PROMPT, UNFINISHED, write_record
+from diffusers_jova.training.data.encoder import Encoder
+from diffusers_jova.training.data.manifest import Sample
+from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
+from diffusers_jova.training.data.summary import EMPTY_PROMPT_REASON, Outcome, Status, write_summary
+from diffusers_jova.training.data.transcriber import Transcriber
+from diffusers_jova.whole_files import explained_full_disk
+
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings:
+    """Everything that decides what a record holds.
+
+    Attributes:
+        clips: How files become clips.
+        dtype: Number format of latents and prompts, a key of `DTYPES`.
+        mouths: Look for mouths; without, only given boxes count.
+        face_landmarker: MediaPipe's `.task` file, in place of the face mesh.
+        whisper: Folder of a speech recognition model that writes missing transcripts.
+    """
+
+    clips: ClipSettings
+    dtype: str = "bf16"
+    mouths: bool = True
+    face_landmarker: Path | None = None
+    whisper: Path | None = None
+
+    def make_detector(self) -> MouthDetector:
+        """Create the detector that the settings name."""
+        return make_detector(self.face_landmarker) if self.mouths else NoMouths()
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Prepares samples, one at a time; can be sent to other processes, where it loads its own models.
+
+    Attributes:
+        model: Folder of a saved `JoVAPipeline`.
+        output: Folder of the records.
+        settings: What a record holds.
+        model_fingerprint: Digest of the model, see `fingerprint_model`.
+        device: Where the encoders run.
+    """
+
+    model: Path
+    output: Path
+    settings: PrepareSettings
+    model_fingerprint: str
+    device: str = "cpu"
+
+    def __call__(self, sample: Sample) -> Outcome:
+        """Prepare one sample."""
+        fingerprint = self.fingerprint(sample)
+        if done := self.find_done(sample, fingerprint):
+            return done
+        try:
+            clips = load_clips(sample, self.settings.clips, self._detector)
+        except SkippedClipError as error:
+            return self._leave_out(sample, "skipped", str(error))
+        except BROKEN_CLIP_ERRORS as error:
+            return self._leave_out(sample, "broken", one_line(error) or type(error).__name__)
+        prompted = [(clip, prompt) for clip in clips if self._render(prompt := self._prompt(sample, clip))]
+        if not prompted:
+            return self._leave_out(sample, "skipped", EMPTY_PROMPT_REASON)
+        for index, (clip, prompt) in enumerate(prompted):
+            tensors, metadata = self._encode(sample, clip, prompt)
+            metadata |= {"clip": index, "num_clips": len(prompted)}
+            digests = {"fingerprint": fingerprint, "preparation": self.preparation}
+            write_record(self._record(sample, index), tensors, metadata | digests)
+        self._remove_records(sample, keep=len(prompted))
+        share = clips[0].kept_share
+        note = f"the crop keeps {share:.0%} of the picture" if share < LITTLE_KEPT else ""
+        written = self.find_done(sample, fingerprint)
+        assert written is not None
+        return written._replace(status="kept", note=note, num_empty=len(clips) - len(prompted))
+
+    @functools.cached_property
+    def preparation(self) -> str:
+        """Digest of model and settings, which all records of a data set share."""
+        return _digest([asdict(self.settings), self.model_fingerprint])
+
+    def fingerprint(self, sample: Sample) -> str:
+        """Digest of everything that decides the records of a sample."""
+        files = (sample.video, sample.audio, sample.reference_image, sample.mouth_boxes)
+        stats = [path.stat() for path in files if isinstance(path, Path)]
+        states = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+        return _digest([asdict(sample), self.preparation, states])
+
+    def find_done(self, sample: Sample, fingerprint: str) -> Outcome | None:
+        """Say what the records of a sample hold if all of them are there with this fingerprint, else None."""
+        first = _header(self._record(sample, 0))
+        num_clips = int(first.get("num_clips", 0))
+        headers = [first, *(_header(self._record(sample, index)) for index in range(1, num_clips))]
+        if any(header.get("fingerprint") != fingerprint for header in headers):
+            return None
+        num_pictures = sum(header["has_video"] == "1" for header in headers)
+        num_mouths = sum(int(header.get("num_mouth_boxes", 0)) > 0 for header in headers)
+        num_silent = sum(header["has_audio"] == "0" for header in headers)
+        return Outcome(str(sample.source), "done", "", num_clips, num_pictures, num_mouths, num_silent)
+
+    def write_empty_prompt(self) -> None:
+        """Write the record that caption dropout puts in place of a prompt."""
+        path = self.output / EMPTY_PROMPT
+        fingerprint = f"{self.model_fingerprint} {self.settings.dtype}"
+        if _header(path).get("fingerprint") != fingerprint:
+            write_record(path, self._encoder.encode_prompt(""), {"fingerprint": fingerprint})
+
+    def _encode(
+        self, sample: Sample, clip: Clip, prompt: JoVAPrompt | str
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Encode one clip to the tensors and the header of its record."""
+        encoder, settings = self._encoder, self.settings.clips
+        tensors = encoder.encode_prompt(prompt)
+        if clip.frames is not None:
+            image = clip.frames[0] if clip.reference_image is None else clip.reference_image
+            tensors["video_latents"] = encoder.encode_video(clip.frames)
+            tensors["image_latents"] = encoder.encode_image(image)
+            tensors["mouth_boxes"] = torch.from_numpy(clip.mouth_boxes)
+        if clip.audio is not None:
+            duration_s = clip.bucket.num_frames / settings.frame_rate
+            tensors["audio_latents"] = encoder.encode_audio(clip.audio, clip.sampling_rate, duration_s)
+        return tensors, {
+            **clip.bucket._asdict(),
+            "frame_rate": settings.frame_rate,
+            "sampling_rate": encoder.audio_codec.sampling_rate,
+            "audio_latent_rate_hz": encoder.audio_codec.latent_rate_hz,
+            "spatial_factor": encoder.video_codec.spatial_factor,
+            "temporal_factor": encoder.video_codec.temporal_factor,
+            "has_video": int(clip.frames is not None),
+            "has_audio": int(clip.audio is not None),
+            "caption": self._render(prompt),
+            "source": sample.source,
+        }
+
+    def _prompt(self, sample: Sample, clip: Clip) -> JoVAPrompt | str:
+        """Compose the prompt: the caption as it is, or the parts, with what was heard where no words are written."""
+        if sample.caption:
+            return sample.caption
+        transcript = sample.transcript
+        if self._transcriber is not None and clip.audio is not None and not transcript:
+            transcript = self._transcriber(clip.audio, clip.sampling_rate)
+        return JoVAPrompt(sample.video_caption, sample.audio_caption, transcript)
+
+    def _render(self, prompt: JoVAPrompt | str) -> str:
+        """Write the prompt as the text encoder reads it."""
+        return self._encoder.pipeline.render_prompts([prompt])[0].strip()
+
+    def _record(self, sample: Sample, index: int) -> Path:
+        return self.output / f"{sample.name}-{index:03d}.safetensors"
+
+    def _leave_out(self, sample: Sample, status: Status, note: str) -> Outcome:
+        self._remove_records(sample, keep=0)
+        return Outcome(str(sample.source), status, note)
+
+    def _remove_records(self, sample: Sample, keep: int) -> None:
+        """Remove what earlier settings left of this sample, from record `keep` on."""
+        index = keep
+        while self._record(sample, index).exists():
+            self._record(sample, index).unlink()
+            index += 1
+
+    @functools.cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder.from_pretrained(self.model, self.device, DTYPES[self.settings.dtype])
+
+    @functools.cached_property
+    def _detector(self) -> MouthDetector:
+        return MouthsOnDemand(self.settings.make_detector)
+
+    @functools.cached_property
+    def _transcriber(self) -> Callable[[Any, int], str] | None:
+        return None if self.settings.whisper is None else Transcriber(self.settings.whisper, self.device)
+
+
+def prepare(
+    samples: Sequence[Sample], preparer: Preparer, num_processes: int = 1, use_ray: bool = False
+) -> list[Outcome]:
+    """Prepare samples with a progress bar, in this process, in several ones, or on a Ray cluster.
+
+    The file `UNFINISHED` stands in the output until all are done.
+
+    Raises:
+        FullDiskError: If the disk is full; what was written before is complete and stays.
+    """
+    preparer.output.mkdir(parents=True, exist_ok=True)
+    done = [preparer.find_done(sample, preparer.fingerprint(sample)) for sample in samples]
+    outcomes = [outcome for outcome in done if outcome]
+    todo = [sample for sample, outcome in zip(samples, done, strict=True) if not outcome]
+    with explained_full_disk(preparer.output):
+        (preparer.output / UNFINISHED).touch()
+        run = _run_ray if use_ray else _run_processes if num_processes > 1 else _run_here
+        (preparer if run is _run_here else replace(preparer)).write_empty_prompt()
+        if todo:
+            outcomes += tqdm(run(todo, preparer, num_processes), total=len(todo), desc="preparing", unit="clip")
+        origin = {"model": str(preparer.model), "settings": asdict(preparer.settings)}
+        write_summary(preparer.output, origin, outcomes)
+    (preparer.output / UNFINISHED).unlink(missing_ok=True)
+    return outcomes
+
+
+def _run_here(samples: Sequence[Sample], preparer: Preparer, _: int) -> Iterator[Outcome]:
+    yield from map(preparer, samples)
+
+
+def _run_processes(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Outcome]:
+    """Give each process every n-th sample, and its own GPU if there are several."""
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    with ProcessPoolExecutor(num_processes, context) as pool, context.Manager() as manager:
+        queue = manager.Queue()
+        shards = [samples[rank::num_processes] for rank in range(num_processes)]
+        workers = [replace(preparer, device=_device(preparer.device, rank)) for rank in range(num_processes)]
+        futures = [pool.submit(_work, worker, shard, queue) for worker, shard in zip(workers, shards, strict=True)]
+        for future in futures:
+            future.add_done_callback(lambda _: queue.put(None))
+        for _ in futures:
+            yield from iter(queue.get, None)
+        for future in futures:
+            future.result()  # raises what a worker raised
+
+
+def _work(preparer: Preparer, samples: Sequence[Sample], queue: Any) -> None:
+    torch.set_num_threads(1)
+    for sample in samples:
+        queue.put(preparer(sample))
+
+
+def _run_ray(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Outcome]:
+    """Spread the samples over a Ray cluster; every node sees the same files."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("`--ray` needs Ray Data, which is not installed; run `pip install ray[data]`") from error
+    worker = replace(preparer, model=preparer.model.absolute(), output=preparer.output.absolute())
+    rows = ray.data.from_items([{"sample": sample} for sample in samples])
+    gpus = 1 if preparer.device.startswith("cuda") else 0
+    outcomes = rows.map(
+        _RayWorker, fn_constructor_args=(worker,), concurrency=max(1, num_processes), num_gpus=gpus
+    ).iter_rows()
+    yield from (Outcome(**row) for row in outcomes)
+
+
+class _RayWorker:
+    """One actor of the cluster, with its own models."""
+
+    def __init__(self, preparer: Preparer) -> None:
+        self._preparer = preparer
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self._preparer(row["sample"])._asdict()
+
+
+def _device(device: str, rank: int) -> str:
+    """Give rank `rank` its own GPU where several are asked for by `cuda`."""
+    return f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" and torch.cuda.is_available() else device
+
+
+def _digest(parts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def _header(path: Path) -> dict[str, str]:
+    """Read the header of a record; a missing or damaged one has none, and is made again."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (FileNotFoundError, SafetensorError):
+        return {}
