@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+COMPLETE_IS_KEPT = "what is complete is kept"
 
 
 class FullDiskError(OSError):
@@ -21,7 +22,7 @@ class FullDiskError(OSError):
 
 
 @contextmanager
-def explained_full_disk(path: Path, kept: str = "what is complete is kept") -> Iterator[None]:
+def explained_full_disk(path: Path, kept: str = COMPLETE_IS_KEPT) -> Iterator[None]:
     """Say what to do where `path` does not fit on the disk, and what is `kept`.
 
     Raises:
@@ -56,9 +57,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         remove(partial)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file, which then holds all of the text or is left as it was."""
-    with explained_full_disk(path), written_whole(path) as partial:
+def write_text(path: Path, text: str, kept: str = COMPLETE_IS_KEPT) -> None:
+    """Write a file, which then holds all of the text or is left as it was; `kept` as `explained_full_disk`."""
+    with explained_full_disk(path, kept), written_whole(path) as partial:
         partial.write_text(text)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffusers_jova.whole_files import explained_full_disk, remove, settle, written_whole
+from diffusers_jova.whole_files import COMPLETE_IS_KEPT, explained_full_disk, remove, settle, written_whole
 
 
 Tensors = dict[str, Tensor]
@@ -55,7 +55,7 @@ def latest_checkpoint(output_dir: Path) -> Path | None:
 def kept_by_run(output_dir: Path) -> str:
     """What a run keeps where its disk is full, in words."""
     found = latest_checkpoint(output_dir)
-    return f"the run continues from `{found.name}`" if found else "what is complete is kept"
+    return f"the run continues from `{found.name}`" if found else COMPLETE_IS_KEPT
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffusers_jova.training.loop.branches import NOTHING_TO_TRAIN, branch_of, trains
+from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.whole_files import explained_full_disk, written_whole
 
@@ -102,6 +103,6 @@ def save_adapter(transformer: Any, weights: dict[str, Tensor], output_dir: Path)
     metadata = {f"transformer.{name}": value for name, value in values.items()}
     path = output_dir / ADAPTER_FILE
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(metadata, indent=2, sort_keys=True)}
-    with explained_full_disk(path), written_whole(path) as partial:
+    with explained_full_disk(path, kept_by_run(path.parent)), written_whole(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=header)
     return path

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.conditioning import ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.objective import LossTerms, effective_mouth_weight, mouth_fraction
@@ -102,7 +103,7 @@ class MetricsLog:
         self.path = output_dir / "metrics.jsonl"
         if self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if _step(line) <= start]
-            write_text(self.path, "".join(f"{line}\n" for line in lines))
+            write_text(self.path, "".join(f"{line}\n" for line in lines), kept_by_run(self.path.parent))
         self.writer: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -111,7 +112,7 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Write the values of one step."""
-        with explained_full_disk(self.path), self.path.open("a") as file:
+        with explained_full_disk(self.path, kept_by_run(self.path.parent)), self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self.writer is not None:
             for name, value in values.items():

@@ -18,6 +18,7 @@ from diffusers_jova.cli import check_source
 from diffusers_jova.shipped import find_model
 from diffusers_jova.training.data.dataset import RecordHeader
 from diffusers_jova.training.loop.branches import copy_video_to_audio, freeze
+from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import add_adapter, save_adapter
 from diffusers_jova.whole_files import explained_full_disk, written_whole
@@ -117,7 +118,7 @@ def _save_transformer(transformer: Any, weights: dict[str, Tensor], path: Path) 
     with torch.device("meta"):
         copy = type(transformer).from_config(transformer.config)
     copy.load_state_dict(weights, assign=True)
-    with explained_full_disk(path), written_whole(path) as partial:
+    with explained_full_disk(path, kept_by_run(path.parent)), written_whole(path) as partial:
         copy.save_pretrained(partial)
 
 

@@ -363,7 +363,7 @@ def test_clips_that_were_prepared_anew_are_another_run_unless_a_checkpoint_is_ol
 def test_a_distribution_that_did_not_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="`distribution` must be what was started, got ddp for 1 processes but none"):
         Trainer(tiny_config(tmp_path, distribution="ddp"))
-    whole = r"`accelerate launch --config_file (\S+/fsdp\.yaml) -m training\.train --config \.\.\.`"
+    whole = r"`accelerate launch --config_file (\S+/fsdp\.yaml) -m diffusers_jova\.training\.train --config \.\.\.`"
     with pytest.raises(ValueError, match=f"got fsdp for 1 processes but none .* start with {whole}") as raised:
         Trainer(tiny_config(tmp_path, distribution="fsdp"))
     named = re.search(whole, str(raised.value))
