@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
+from torch import nn
 
 from benchmarks.block import bare_work, block_calls, compare, describe, milliseconds, overhead_shares, synchronize
 from benchmarks.random_transformer import Clip, Preset, presets, random_inputs, random_transformer
@@ -73,10 +74,11 @@ def time_compiled_block(preset: Preset, clip: str, kind: str, device: str) -> Ro
     """Times of the forward without and with `torch.compile`, and of the compilation."""
     transformer = random_transformer(preset.of_depth_one(), device, torch.bfloat16)
     call = block_calls(transformer, random_inputs(transformer, preset.clips[clip], 1, device, torch.bfloat16))[kind]
-    bare, compiled = (
+    bare, block = (
         bare_work(call),
-        call._replace(block=torch.compile(call.block, fullgraph=True, backend=COMPILERS[device])),
+        cast(nn.Module, torch.compile(call.block, fullgraph=True, backend=COMPILERS[device])),
     )
+    compiled = call._replace(block=block)
     compile_ms = milliseconds(lambda: compiled.step(False), device)
     steps = {
         "block": lambda: call.step(False),
@@ -113,9 +115,9 @@ def time_denoising(preset: Preset, clip: Clip, device: str, is_compiled: bool) -
         transformer.compile_repeated_blocks(fullgraph=True, backend=COMPILERS[device])
     for name, batch_size in (("step", 1),) if is_compiled else (("step", 1), ("guided_step", 2)):
         inputs = random_inputs(transformer, clip, batch_size, device, torch.bfloat16)
-        row[f"first_{name}_ms"] = milliseconds(lambda inputs=inputs: transformer(**inputs), device)
+        row[f"first_{name}_ms"] = milliseconds(partial(transformer, **inputs), device)
         reset_peak(device)
-        times = [milliseconds(lambda inputs=inputs: transformer(**inputs), device) for _ in range(NUM_TIMED_STEPS)]
+        times = [milliseconds(partial(transformer, **inputs), device) for _ in range(NUM_TIMED_STEPS)]
         row[f"{name}_ms"] = statistics.median(times)
         row |= peak_gb(device, f"{name}_peak_gb")
     outputs = transformer(**inputs)

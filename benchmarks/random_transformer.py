@@ -61,7 +61,7 @@ TOY_CLIPS = {"toy": Clip((3, 4, 4), 8, 6, 16.0)}
 
 
 def presets(is_toy: bool) -> dict[str, Preset]:
-    """The sizes of the papers and of Wan2.2-TI2V-5B with Ovi's audio tower, or a few thousand weights of each class."""
+    """The papers' sizes and Wan2.2-TI2V-5B with Ovi's audio tower, or a few thousand weights of each class."""
     if is_toy:
         jova = TOY | {
             "_class_name": "JoVATransformer3DModel",

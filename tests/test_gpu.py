@@ -26,8 +26,8 @@ GPU = torch.device("cuda")
 SIZES = {"num_attention_heads": 2, "attention_head_dim": 64, "rope_axes_dim": (24, 20, 20)}  # real kernels take these
 NUM_BLOCKS = 2
 # Roundings in a row between input and output: about 16 in a block (norm, modulation, projection, rotation, attention,
-# gate and residual of each half) and 8 around the blocks. Independent relative errors of u each add up to sqrt(n) u, and
-# the rounding of the weights, of as many, may double it.
+# gate and residual of each half) and 8 around the blocks. Independent relative errors of u each add up to sqrt(n) u,
+# and the rounding of the weights, of as many, may double it.
 NUM_ROUNDINGS = 16 * NUM_BLOCKS + 8
 BFLOAT16_ERROR = 2 * math.sqrt(NUM_ROUNDINGS) * 2**-9  # u = 2^-9: 8 bits, rounded to nearest; 0.025
 # the same count in float32, u = 2^-24, where sums over up to 512 terms in another order lose sqrt(512) u each
