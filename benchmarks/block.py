@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,7 +167,7 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def milliseconds(step: Callable[[], None], device: str) -> float:
+def milliseconds(step: Callable[[], object], device: str) -> float:
     """Time of one call: between two events of a GPU, or on the wall."""
     if device == "cuda":
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
@@ -181,7 +181,7 @@ def milliseconds(step: Callable[[], None], device: str) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def compare(steps: dict[str, Callable[[], None]], repeats: int, device: str) -> dict[str, float]:
+def compare(steps: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
     """Times of several ways, taken in turns, beside the last of them.
 
     Returns:
