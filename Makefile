@@ -12,7 +12,7 @@ GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 PINS = cat /dev/null $(CONSTRAINTS) $(if $(GPU),| sed '/^torch==/d')
 TESTS = $(if $(GPU),not slow,not slow and not gpu)
 
-.PHONY: help demo overfit jova-tiny evidence ablations test check fix bench memory
+.PHONY: help demo overfit jova-tiny evidence ablations test check fix bench gpu memory
 
 help:       ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*##/:/' | sort
@@ -64,6 +64,9 @@ fix:        ## before committing
 
 bench:      ## one joint block beside its bare matrix products; writes bench.json
 	python -m benchmarks.block
+
+gpu:        ## everything that needs a GPU: tests, times, memory; writes gpu.json; 8 minutes on one of 80 GB
+	python -m benchmarks.gpu
 
 memory:     ## peak memory of converting 2 B parameters, and 11 B where 55 GB of disk are free; minutes
 	pytest -m slow -s tests/test_conversion_memory.py

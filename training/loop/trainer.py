@@ -104,7 +104,7 @@ class Trainer:
         log, clock, stops, preempted = self._start_log(), Clock(self.step), False, False
         with Preemption(accelerator.num_processes) as preemption:
             while self.step < config.steps and not stops:
-                self._take_step(batches)
+                self.take_step(batches)
                 preempted = preemption.is_agreed()
                 is_last = self.step == config.steps
                 saves = is_last or preempted or self.step % config.checkpoint_every == 0
@@ -123,7 +123,7 @@ class Trainer:
             raise PreemptedError(f"the run was ended by SIGTERM after step {self.step}; {remedy}")
         return path
 
-    def _take_step(self, batches: MicroBatches) -> None:
+    def take_step(self, batches: MicroBatches) -> None:
         """Take one optimizer step; the host never waits for the device here."""
         accelerator = self.accelerator
         factor = learning_rate_factor(self.step, self.config)

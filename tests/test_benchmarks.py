@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks import gpu
+from benchmarks.block import bare_work, block_calls
+from benchmarks.random_transformer import presets, random_inputs, random_transformer
+
+
+def rows_of(path: Path) -> dict[str, dict[str, object]]:
+    return {row["name"]: row for row in gpu.read_rows(path, "ended")}
+
+
+@pytest.mark.parametrize("section", ["denoising", "training"])
+def test_every_measurement_of_a_gpu_runs_at_toy_sizes(section: str, tmp_path: Path) -> None:
+    gpu.run_section(section, True, gpu.Reporter(tmp_path / "rows.jsonl"))
+    rows = rows_of(tmp_path / "rows.jsonl")
+    assert len(rows) >= 2
+    for name, row in rows.items():
+        assert row["outcome"] == "ok", (name, row)
+        assert row["step_ms"] > 0
+
+
+def test_the_script_writes_what_it_measured_and_says_whether_all_went_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "gpu.json"
+    assert gpu.main(["--toy", "--output", str(path), "--sections", "blocks", "--minutes", "5"]) == 0
+    report = json.loads(path.read_text())
+    assert report["machine"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    rows = {row["name"]: row for row in report["sections"]["blocks"]["rows"]}
+    assert {"5B x 2 toy twin", "12B x 2 toy single-stream compiled"} <= rows.keys()
+    assert all(row["block_ratio"] > 0 for row in rows.values())
+    assert "| 5B x 2 toy twin | ok |" in capsys.readouterr().out
+    assert gpu.main(["--toy", "--output", str(path), "--sections", "blocks", "--minutes", "0"]) == 1
+
+
+def test_a_measurement_that_fails_costs_only_itself(tmp_path: Path) -> None:
+    reporter = gpu.Reporter(tmp_path / "rows.jsonl")
+    for name in ("done", "killed", "later"):
+        reporter.write(name, "not reached")
+    reporter.write("done", "ok", loss=float("nan"))
+    reporter.write("killed", "running")
+    rows = rows_of(tmp_path / "rows.jsonl")
+    assert {name: row["outcome"] for name, row in rows.items()} == {
+        "done": "ok",
+        "killed": "failed",
+        "later": "not reached",
+    }
+    assert (rows["done"]["loss"], rows["killed"]["error"]) == ("nan", "ended")
+    assert gpu.read_rows(tmp_path / "none", "ended")[0]["outcome"] == "failed"
+
+
+@pytest.mark.parametrize("name", ["12B x 2", "5B x 2"])
+def test_the_bare_work_of_a_block_is_all_of_its_products(name: str) -> None:
+    preset = presets(is_toy=True)[name]
+    transformer = random_transformer(preset.of_depth_one(), "cpu", torch.float32)
+    inputs = random_inputs(transformer, preset.clips["toy"], 2, "cpu", torch.float32)
+    calls = block_calls(transformer, inputs)
+    assert set(calls) == ({"twin"} if name == "5B x 2" else {"dual-stream", "single-stream"})
+    for call in calls.values():
+        work = bare_work(call)
+        layers = [part for part in call.block.modules() if isinstance(part, torch.nn.Linear)]
+        assert sum(func is F.linear for func, _ in work.calls) == len(layers)
+        weights: list[Tensor | None] = [tensors[1] for func, tensors in work.calls if func is F.linear]
+        assert {id(weight) for weight in weights} == {id(layer.weight) for layer in layers}
+        assert sum(func is F.scaled_dot_product_attention for func, _ in work.calls) == (3 if name == "5B x 2" else 1)
+        work.step(True)
+        call.step(True)
+
+
+def test_the_whole_of_a_real_size_is_known_without_a_weight() -> None:
+    billions = {}
+    for name, preset in presets(is_toy=False).items():
+        transformer = random_transformer(preset.config, "meta", torch.bfloat16)
+        billions[name] = sum(weight.numel() for weight in transformer.parameters()) / 1e9
+    assert billions["12B x 2"] == pytest.approx(24.62, abs=0.01)
+    assert billions["1.6B x 2"] == pytest.approx(3.28, abs=0.01)
+    assert 9 < billions["5B x 2"] < 12
