@@ -3,8 +3,8 @@
     python -m diffusers_jova.recipes.ablations --output runs/ablations --steps 120 --seeds 3
 
 JoVA (arXiv:2512.13677v1), Tab. 3, 4 and 5: the weight of the mouth loss, the alignment of the two time axes, how the
-branches meet. Each arm is a stage 2 of `training.train` on the records of jova-tiny that differs from the first arm in
-one setting, measured on held-out prompts as in `recipes.evidence`. All begin with the two branches that stage 1 left;
+branches meet. Each arm is a stage 2 of `jova train` on the records of jova-tiny that differs from the first arm in
+one setting, measured on held-out prompts as the shipped model is. All begin with the two branches that stage 1 left;
 where the setting changes what the audio branch computes alone, that branch is trained anew first. An arm that has its
 result file is skipped, an interrupted one continues from its checkpoint; both are refused if they were made with other
 settings, records, branches or codecs. `--parallel 2` trains two arms at a time.
@@ -27,18 +27,19 @@ import numpy as np
 import torch
 
 from diffusers_jova import JoVAPipeline
-from diffusers_jova.cli import Parser, one_line
 from diffusers_jova.origin import OriginError, check_origin, digest_components, keep_origin, read_origin
 from diffusers_jova.recipes.evidence import load_pipeline, measure, summarize
 from diffusers_jova.recipes.generation import BATCH_SIZE, FIRST_SEED, generate, held_out_clips
 from diffusers_jova.recipes.jova_tiny import assemble, start_training, wait_for
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
 from diffusers_jova.training.loop.branches import copy_branch
-from diffusers_jova.training.loop.config import CONFIGS, TrainConfig, load_yaml, parse_overrides
+from diffusers_jova.training.loop.config import TrainConfig, load_yaml, parse_overrides
 from diffusers_jova.training.loop.model import load_transformer
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import checked_input, worded_errors
 from diffusers_jova.whole_files import write_json
+from jova_cli.parser import Parser, one_line
+from jova_cli.shipped import CONFIGS
 
 
 FIRST_ABLATION_SEED = FIRST_SEED + 200_000
@@ -167,7 +168,7 @@ def run_arm(
 
     Args:
         config: The run.
-        codecs: Saved pipeline, or what `training.codecs.train_codecs` wrote: makes clips of what the arm generates.
+        codecs: Saved pipeline, or what `train_codecs` wrote: makes clips of what the arm generates.
         result: JSON file to write.
         origin: What the arm begins with and learns from, and the digest of the `components` that decode it.
         num_clips: Held-out prompts.

@@ -30,7 +30,6 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.ltx2 import LTX2Vocoder
 from torch import Tensor, nn
 
-from diffusers_jova.cli import Parser, one_line
 from diffusers_jova.drawn.corpus import HELD_OUT_SEED, make_shards, make_shards_aside, read_array
 from diffusers_jova.origin import OriginError, check_origin, digest_components
 from diffusers_jova.training.codecs.codec_config import (
@@ -59,6 +58,7 @@ from diffusers_jova.training.codecs.train_text_encoder import train_text_encoder
 from diffusers_jova.training.codecs.wan_clip import decode_clip, encode_clip, start_from_images
 from diffusers_jova.training.loop.muon import muon_for_kernels
 from diffusers_jova.whole_files import FullDiskError, write_json
+from jova_cli.parser import Parser, one_line
 
 
 MEL_FLOOR = -9.2  # ln 1e-4: below it, the vocoder's error is silence compared with silence
