@@ -12,7 +12,7 @@ GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 PINS = cat /dev/null $(CONSTRAINTS) $(if $(GPU),| sed '/^torch==/d')
 TESTS = $(if $(GPU),not slow,not slow and not gpu)
 
-.PHONY: help demo overfit jova-tiny evidence ablations test check fix bench gpu memory
+.PHONY: help demo overfit jova-tiny evidence ablations test check wheel fix bench gpu memory
 
 help:       ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*##/:/' | sort
@@ -27,7 +27,7 @@ help:       ## list the commands
 	@touch $@
 
 demo: .venv/installed  ## set up .venv, then write demo.mp4, demo_from_image.mp4 and demo.png
-	@.venv/bin/python -m diffusers_jova.recipes.demo --model $(MODEL) --output demo.mp4
+	@.venv/bin/jova demo --model $(MODEL) --output demo.mp4
 
 overfit: .venv/installed  ## set up .venv, then prove the chain on two clips; minutes
 	@.venv/bin/python -m diffusers_jova.recipes.overfit --output runs/overfit
@@ -57,6 +57,12 @@ check:      ## lint, types and tests in the active environment: what CI runs
 	ruff format --check .
 	mypy
 	pytest -m "$(TESTS)"
+
+wheel: .venv/installed  ## build what pip installs, and run every command of it in a new environment; minutes
+	@rm -rf dist
+	@.venv/bin/python -m build --quiet
+	@.venv/bin/python -m twine check --strict dist/*
+	@.venv/bin/python tests/check_wheel.py dist/*.whl --constraint .venv/constraints.txt
 
 fix:        ## before committing
 	ruff check --fix .

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusers_jova.model_info import licence_of
+from jova_cli.model_info import licence_of
 
 
 PERMISSIVE = {"apache-2.0", "mit"}

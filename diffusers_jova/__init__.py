@@ -7,6 +7,8 @@ modules are imported here, because those loaders look them up by module name.
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin  # diffusers' loaders look for these names here
 from diffusers.guiders import BaseGuidance
 
+from jova_cli import __version__
+
 from .audio_codec import JoVAAudioCodec
 from .guidance import Guidance
 from .joint_attention import JoVAJointAttnProcessor
@@ -20,8 +22,6 @@ from .transformer_jova import JoVATransformer3DModel, JoVATransformerBlock, JoVA
 from .transformer_jova_wan import JoVAWanCrossAttnProcessor, JoVAWanTransformer3DModel, JoVAWanTransformerBlock
 from .video_codec import JoVAVideoCodec
 
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BaseGuidance",
@@ -44,6 +44,7 @@ __all__ = [
     "ModelMixin",
     "PromptEmbeds",
     "SchedulerMixin",
+    "__version__",
 ]
 
 register(
@@ -51,3 +52,7 @@ register(
     pipelines=(JoVAPipeline,),
     blocks=(JoVATransformerBlock, JoVAWanTransformerBlock),
 )
+
+
+def plugin() -> None:
+    """Entry point of serving engines, which call it in each of their processes: importing the package is the work."""

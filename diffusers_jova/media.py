@@ -17,8 +17,6 @@ from uuid import uuid4
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
-import scipy.io.wavfile
-import scipy.signal
 import torch
 from diffusers.utils import logging
 
@@ -160,6 +158,8 @@ def resample(audio: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndar
     check_sampling_rate("target_rate", target_rate)
     if sampling_rate == target_rate:
         return audio.astype(np.float32, copy=False)
+    import scipy.signal  # here: it takes half a second, which not every import of the package should pay
+
     divisor = math.gcd(sampling_rate, target_rate)
     up, down = target_rate // divisor, sampling_rate // divisor
     # 32 zero crossings a side: aliases stay below -90 dB, while scipy's own 10 let them pass at -60 dB.
@@ -479,6 +479,8 @@ def write_audio(path: PathLike, audio: Audio, sampling_rate: int) -> None:
     check_sampling_rate("sampling_rate", sampling_rate)
     sound = to_float_audio(audio)
     samples = (sound * 32768).round().clip(-32768, 32767).astype(np.int16)
+    import scipy.io.wavfile
+
     with _write_atomically(path, ".wav") as temporary:
         scipy.io.wavfile.write(temporary, sampling_rate, samples.T)
 

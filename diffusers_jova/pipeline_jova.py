@@ -14,6 +14,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
+from jova_cli.shipped import find_model
+
 from .audio_codec import JoVAAudioCodec
 from .clip_shape import ClipShape, frames_of_given_media, set_length
 from .conditions import (
@@ -47,7 +49,6 @@ from .pipeline_output import JoVAPipelineOutput
 from .prompt import PROMPT_TEMPLATE, PromptEmbeds
 from .prompt_encoder import JoVAPromptEncoderMixin
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
-from .shipped import find_model
 from .transformer_jova import MODALITIES
 from .video_codec import JoVAVideoCodec
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffusers_jova.cli import Parser, one_line
 from diffusers_jova.drawn.avatars import make_clip, write_shards
 from diffusers_jova.origin import OriginError, keep_origin
+from jova_cli.parser import Parser, one_line
 
 
 CLIPS_PER_SHARD = 256

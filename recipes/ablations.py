@@ -3,8 +3,8 @@
     python -m diffusers_jova.recipes.ablations --output runs/ablations --steps 120 --seeds 3
 
 JoVA (arXiv:2512.13677v1), Tab. 3, 4 and 5: the weight of the mouth loss, the alignment of the two time axes, how the
-branches meet. Each arm is a stage 2 of `training.train` on the records of jova-tiny that differs from the first arm in
-one setting, measured on held-out prompts as in `recipes.evidence`. All begin with the two branches that stage 1 left;
+branches meet. Each arm is a stage 2 of `jova train` on the records of jova-tiny that differs from the first arm in
+one setting, measured on held-out prompts as the shipped model is. All begin with the two branches that stage 1 left;
 where the setting changes what the audio branch computes alone, that branch is trained anew first. An arm that has its
 result file is skipped, an interrupted one continues from its checkpoint; both are refused if they were made with other
 settings, records, branches or codecs. `--parallel 2` trains two arms at a time.
@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusers_jova.cli import Parser, one_line
 from diffusers_jova.origin import OriginError, check_origin, digest_components, read_origin
 from diffusers_jova.recipes.ablation_arms import (
     ARMS,
@@ -39,9 +38,11 @@ from diffusers_jova.recipes.ablation_arms import (
     write_start,
 )
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
-from diffusers_jova.training.loop.config import CONFIGS, load_yaml, parse_overrides
+from diffusers_jova.training.loop.config import load_yaml, parse_overrides
 from diffusers_jova.training.train import checked_input, worded_errors
 from diffusers_jova.whole_files import write_json
+from jova_cli.parser import Parser, one_line
+from jova_cli.shipped import CONFIGS
 
 
 Run = tuple[str, int]  # arm and seed

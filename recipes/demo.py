@@ -1,13 +1,8 @@
-"""Show what a model does: one clip from a text and one from a text with its first frame, and both on a contact sheet.
-
-    python -m diffusers_jova.recipes.demo --output demo.mp4
-
-writes `demo.mp4` and `demo_from_image.mp4`, enlarged for viewing, and the contact sheet `demo.png`, and checks that
-picture and sound last as long as was asked for.
-"""
+"""Show what a model does: the work of `jova demo`."""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
 from fractions import Fraction
@@ -19,7 +14,6 @@ import torch
 from PIL import Image
 
 from diffusers_jova import JoVAPipeline, JoVAPrompt
-from diffusers_jova.cli import Parser
 from diffusers_jova.drawn.avatars import make_clip, without_look
 from diffusers_jova.evaluation.contact_sheet import save_contact_sheet
 from diffusers_jova.evaluation.viewing import enlarge
@@ -27,7 +21,8 @@ from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.media import read_video, to_uint8_frames, write_video
 from diffusers_jova.recipes.evidence import load_pipeline
 from diffusers_jova.recipes.generation import FIRST_SEED
-from diffusers_jova.shipped import model_folder
+from jova_cli.demo import parse
+from jova_cli.parser import Parser, one_line
 
 
 SPEAKER_SEED, PORTRAIT_SEED = FIRST_SEED + 10, FIRST_SEED + 8  # of speakers that no training has seen
@@ -77,15 +72,16 @@ def check_lengths(path: Path, defaults: GenerationDefaults) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the clips, check them, and put them on one sheet."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("--model", type=model_folder, default="jova-tiny", help="folder of a saved pipeline")
-    parser.add_argument("--output", type=Path, default=Path("demo.mp4"), help="the clip from text; others lie beside")
-    args = parser.parse_args(argv)
+    execute(*parse(argv))
+
+
+def execute(parser: Parser, args: argparse.Namespace) -> None:
+    """Make what the words ask for, and say how long it took."""
     started = time.monotonic()
     try:
         pipeline = load_pipeline(args.model)
     except ValueError as error:
-        parser.error(str(error))
+        parser.error(one_line(error))
     scenes = avatar_scenes(pipeline.defaults)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     paths = [args.output, args.output.with_stem(f"{args.output.stem}_from_image")]

@@ -21,7 +21,6 @@ import numpy.typing as npt
 import torch
 
 from diffusers_jova import JoVAPipeline
-from diffusers_jova.cli import Parser
 from diffusers_jova.drawn.avatars import AvatarClip, without_look
 from diffusers_jova.drawn.object_evaluation import evaluate_object
 from diffusers_jova.drawn.sounding_objects import SOUNDING_OBJECTS
@@ -40,9 +39,10 @@ from diffusers_jova.recipes.generation import (
     held_out_clips,
 )
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
-from diffusers_jova.shipped import model_folder
 from diffusers_jova.training.loop.config import parse_overrides
 from diffusers_jova.whole_files import write_json
+from jova_cli.parser import Parser
+from jova_cli.shipped import model_folder
 
 
 Pair = tuple[Frames, npt.NDArray[np.floating]]

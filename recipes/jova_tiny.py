@@ -42,7 +42,6 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
-from diffusers_jova.cli import Parser, one_line
 from diffusers_jova.drawn.avatars import without_look
 from diffusers_jova.drawn.corpus import make_shards
 from diffusers_jova.origin import OriginError, digest_components, keep_origin, read_origin
@@ -51,8 +50,10 @@ from diffusers_jova.training.codecs import train_codecs
 from diffusers_jova.training.codecs.codec_config import load_config
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, RecordHeader, write_record
 from diffusers_jova.training.loop.branches import copy_branch
-from diffusers_jova.training.loop.config import CONFIGS, load_yaml, parse_overrides
+from diffusers_jova.training.loop.config import load_yaml, parse_overrides
 from diffusers_jova.whole_files import FullDiskError, explained_full_disk, write_json, written_whole
+from jova_cli.parser import Parser, one_line
+from jova_cli.shipped import CONFIGS
 
 
 SHIFT = 2.0  # of the noise levels, in training and in sampling

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_jova import JoVAPipeline
-from diffusers_jova.cli import Parser
 from diffusers_jova.drawn.avatars import AvatarClip, write_corpus
 from diffusers_jova.drawn.portraits import Colour, Identity
 from diffusers_jova.evaluation.contact_sheet import save_contact_sheet
@@ -24,11 +23,12 @@ from diffusers_jova.media import write_video
 from diffusers_jova.recipes.evidence import add_arguments, device_name, load_pipeline, measure, summarize, work_name
 from diffusers_jova.recipes.generation import FIRST_SEED, Generated, fingerprint, generate, held_out_clips
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
-from diffusers_jova.shipped import model_folder
 from diffusers_jova.training import prepare, train_lora
-from diffusers_jova.training.loop.config import CONFIGS, load_yaml, parse_overrides
+from diffusers_jova.training.loop.config import load_yaml, parse_overrides
 from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.whole_files import write_json
+from jova_cli.parser import Parser
+from jova_cli.shipped import CONFIGS, model_folder
 
 
 FIRST_LORA_SEED = FIRST_SEED + 300_000

@@ -2,7 +2,7 @@
 
     python -m diffusers_jova.recipes.overfit --output runs/overfit
 
-trains codecs and text encoder on both, encodes them, trains the transformer as `training.train` does, and saves
+trains codecs and text encoder on both, encodes them, trains the transformer as `jova train` does, and saves
 `OUTPUT/pipeline`. Loaded again, the pipeline makes one of the two from noise, and a certain one from its prompt, from
 its first frame alone, and from both. Picture and sound must be of the same clip, so what is given has to reach both
 branches, and the branches each other. Wrong signs, conditions or decoding miss the goals; then the exit code is 1.
@@ -30,7 +30,6 @@ from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
-from diffusers_jova.cli import Parser
 from diffusers_jova.evaluation.contact_sheet import save_contact_sheet
 from diffusers_jova.evaluation.spectrogram import log_mel
 from diffusers_jova.media import to_uint8_frames
@@ -51,9 +50,11 @@ from diffusers_jova.training.codecs.video_vae import VideoVAETraining, set_video
 from diffusers_jova.training.codecs.vocoder import VocoderTraining
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
 from diffusers_jova.training.data.envelope_sync import EnvelopeSync, envelope, envelope_sync
-from diffusers_jova.training.loop.config import CONFIGS, TrainConfig, load_yaml
+from diffusers_jova.training.loop.config import TrainConfig, load_yaml
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.whole_files import explained_full_disk, written_whole
+from jova_cli.parser import Parser
+from jova_cli.shipped import CONFIGS
 
 
 GOAL_PSNR_DB = 25.0
@@ -85,7 +86,7 @@ def clip_tensors() -> tuple[Tensor, Tensor]:
 
 
 def train_codec(name: str, training: Any, folder: Path) -> Any:
-    """Run a training of `training.codecs.train_codecs` to the end of its schedule; returns its model."""
+    """Run a training of `train_codecs` to the end of its schedule; returns its model."""
     print(name, flush=True)
     config = training.config
     run(training, config.schedule, checkpoint_file(folder, name), decisive_settings(config))
@@ -170,7 +171,7 @@ def assemble(codecs: Path, transformer: JoVATransformer3DModel | None, shifts: t
 
 @torch.no_grad()
 def write_records(pipeline: JoVAPipeline, folder: Path) -> None:
-    """Encode both clips, their first frames and their prompts once, as `training.prepare` does with a data set."""
+    """Encode both clips, their first frames and their prompts once, as `jova prepare` does with a data set."""
     write_record(folder / EMPTY_PROMPT, {"prompt_embeds": pipeline.encode_texts([""], LONGEST_PROMPT).features[0]}, {})
     video_codec, audio_codec = pipeline.video_codec, pipeline.audio_codec
     metadata = {

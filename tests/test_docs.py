@@ -7,7 +7,7 @@ begins with "```python slow": it runs with `pytest -m slow` only, but what it im
 """
 
 import ast
-import importlib
+import importlib.util
 import pkgutil
 import re
 import shlex
@@ -18,14 +18,18 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from diffusers_jova import cli, media
+from diffusers_jova import media
 from diffusers_jova.training.loop.config import load_yaml, parse_overrides
+from jova_cli.main import COMMANDS
+from jova_cli.shipped import find_file, find_preset, launch_names, preset_names
 from tests.places import ROOT
 from tests.test_rooms import ARROWS
 from tests.tiny_checkpoints import convert_as_told
 
 
 README = ROOT / "README.md"
+ROOMS = ("conversion", "drawn", "evaluation", "recipes", "training")  # below diffusers_jova where it is installed
+TOOLS = ("pip", "venv", "pytest")
 PAGES = [README, *sorted(ROOT.glob("model_cards/*/README.md"))]
 
 
@@ -145,23 +149,44 @@ def test_links_of_the_pages_lead_to_files() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_commands_of_the_readme_are_ones_that_exist() -> None:
+def test_the_commands_of_the_readme_are_ones_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = re.findall(r"^jova .*$", README.read_text(), re.MULTILINE)
     assert commands, "README.md lost its command line"
+    monkeypatch.chdir(tmp_path)
     for command in commands:
-        _, name, *arguments = shlex.split(command)
-        if name in cli.FORWARDED:  # its own parser knows the arguments
-            assert callable(importlib.import_module(cli.FORWARDED[name][0]).main)
-        else:
-            cli.build_parser().parse_args([name, *arguments])
+        _, name, *words = shlex.split(command)
+        importlib.import_module(f"jova_cli.{COMMANDS[name][0]}").parse(words)
 
 
 def test_the_readme_trains_whole_models_with_presets_and_sizes_that_exist() -> None:
     blocks = re.findall(r"^```bash\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
     (command,) = (block for block in blocks if block.startswith("accelerate launch"))
-    words = shlex.split(command)
-    assert (ROOT / words[words.index("--config_file") + 1]).exists()
-    preset = ROOT / words[words.index("--config") + 1]
+    words = shlex.split(re.sub(r'"\$\(jova presets (\S+)\)"', r"\1", command))
+    assert words[words.index("--config_file") + 1] in launch_names()
+    preset = find_preset("--config", words[words.index("--config") + 1], preset_names())
     config = load_yaml(preset, parse_overrides([word for word in words if "=" in word]))
-    assert (ROOT / config.model).exists()
+    assert find_file(Path(config.model))
     assert config.distribution == "fsdp"
+
+
+def test_no_page_or_message_names_a_command_that_does_not_exist() -> None:
+    for path in told_files():
+        text = path.read_text(encoding="utf-8")
+        for words in re.findall(r"(?:`|\$\(|^ *)jova ([a-z][\w-]*)", text, re.MULTILINE):
+            assert words in COMMANDS, f"{path} names `jova {words}`"
+        for module in re.findall(r"(?:python3?|torchrun|launch)\b[^`\n]* -m ([\w.]+)", text):
+            assert module in TOOLS or importlib.util.find_spec(module), f"{path} names {module}"
+            assert not module.startswith(ROOMS), f"{path} names {module}, which has another name where it is installed"
+        for module in re.findall(rf"`((?:{'|'.join(ROOMS)})\.[\w.]+)`", text):
+            raise AssertionError(f"{path} names {module}, which has another name where it is installed")
+
+
+def told_files() -> list[Path]:
+    """Pages, presets and sources, which may tell a reader to type something."""
+    folders = ("benchmarks", "diffusers_jova", "jova_cli", "model_cards", *ROOMS)
+    inside = (path for folder in folders for path in (ROOT / folder).rglob("*"))
+    return [
+        *ROOT.glob("*.md"),
+        ROOT / "Makefile",
+        *(path for path in inside if path.suffix in (".py", ".md", ".yaml")),
+    ]

@@ -14,10 +14,10 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.conversion import nava, ovi, wan
-from diffusers_jova.conversion.convert import parser
 from diffusers_jova.conversion.mmaudio import ltx2_vocoder
 from diffusers_jova.conversion.output import Parameter
-from diffusers_jova.model_info import front_matter
+from jova_cli.convert import parse
+from jova_cli.model_info import front_matter
 from tests.conversion.test_memory import FULL, ovi_shapes
 from tests.conversion.test_wan import meta_checkpoint, nava_names, wan_tower
 from tests.places import CARDS
@@ -102,7 +102,7 @@ def test_the_config_beside_a_card_is_what_its_conversion_writes(name: str) -> No
 @pytest.mark.parametrize("name", CONVERTED)
 def test_a_card_makes_the_folder_that_it_is_about(name: str) -> None:
     commands = convert_commands(CARDS / name / "README.md")
-    assert str(parser().parse_args(commands[-1]).output) == name
+    assert str(parse(commands[-1])[1].output) == name
 
 
 @pytest.mark.parametrize("name", CONVERTED)

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from diffusers_jova.cli import Parser, choose_device, one_line
+from diffusers_jova.devices import choose_device
 from diffusers_jova.media import exact_frame_rate
-from diffusers_jova.shipped import model_folder
 from diffusers_jova.training.data.clips import (
     Bucket,
     ClipSettings,
 )
 from diffusers_jova.training.data.encoder import fingerprint_model, model_defaults, video_factors
 from diffusers_jova.training.data.manifest import Sample, read_samples
-from diffusers_jova.training.data.preparation import DTYPES, Preparer, PrepareSettings, prepare
+from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, prepare
 from diffusers_jova.training.data.summary import describe, describe_whole_captions, find_strangers
+from jova_cli.parser import Parser, one_line
+from jova_cli.prepare import parse
 
 
 def check_detector(samples: Sequence[Sample], settings: PrepareSettings) -> None:
@@ -30,28 +30,8 @@ def check_detector(samples: Sequence[Sample], settings: PrepareSettings) -> None
         settings.make_detector()
 
 
-def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that decide how files become clips."""
-    parser.add_argument(
-        "source", type=Path, help="manifest (.jsonl, .csv) or folder of clips with captions beside them"
-    )
-    parser.add_argument(
-        "--model", type=model_folder, required=True, help="folder of a saved JoVAPipeline, or jova-tiny"
-    )
-    parser.add_argument("--buckets", nargs="+", help="sizes FRAMESxHEIGHTxWIDTH; the model's own by default")
-    parser.add_argument("--frame-rate", type=float, help="frames per second; the model's own by default")
-    parser.add_argument("--cut", choices=("first", "all"), default="first", help="beginning of a file, or all of it")
-    parser.add_argument("--upscale", action="store_true", help="accept files smaller than their bucket")
-    parser.add_argument("--loudness-lufs", type=float, help="normalise the sound to this loudness, such as -23")
-    parser.add_argument("--require-mouth", action="store_true", help="skip clips with a mouth in less than half of it")
-    parser.add_argument("--require-sound", action="store_true", help="skip clips without sound")
-    parser.add_argument("--min-sync", type=float, help="skip clips whose mouth and sound correlate less, such as 0.5")
-    parser.add_argument("--no-mouth", action="store_true", help="look for no mouths, as for a set without speakers")
-    parser.add_argument("--face-landmarker-path", type=Path, help="MediaPipe's face_landmarker.task, to find mouths")
-
-
 def clip_settings(args: argparse.Namespace) -> ClipSettings:
-    """Build the settings of `add_clip_arguments`; what is not given comes from the model.
+    """Build the settings that the words ask for; what is not given comes from the model.
 
     Raises:
         ValueError: If a bucket does not fit the model, or the frame rate is no rate.
@@ -76,28 +56,18 @@ def clip_settings(args: argparse.Namespace) -> ClipSettings:
     )
 
 
-def check_work(args: argparse.Namespace) -> None:
-    """Refuse a folder, a model, a device or a number that cannot work before any work is done."""
-    if args.output.exists() and not args.output.is_dir():
-        raise ValueError(f"`output` must be a folder, got the file `{args.output}`; name a folder")
-    if args.whisper is not None and not args.whisper.is_dir():
-        raise ValueError(f"`--whisper` must be the folder of a model, got `{args.whisper}`; download one first")
-    if args.num_processes < 1:
-        raise ValueError(f"`--num-processes` must be at least 1, got {args.num_processes}")
-    choose_device(args.device)
+def default_device() -> str:
+    """Where the encoders run if nobody says so; they were not tried on other devices than these."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare a data set."""
-    parser = Parser(description=__doc__)
-    add_clip_arguments(parser)
-    parser.add_argument("output", type=Path, help="folder for the records; what is done there is not done again")
-    parser.add_argument("--whisper", type=Path, help="folder of a speech recognition model, for missing transcripts")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16", help="number format of the records")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for the encoders")
-    parser.add_argument("--num-processes", type=int, default=1, help="processes (or Ray actors) to share the work")
-    parser.add_argument("--ray", action="store_true", help="use a Ray cluster, or start a local one")
-    args = parser.parse_args(argv)
+    execute(*parse(argv))
+
+
+def execute(parser: Parser, args: argparse.Namespace) -> None:
+    """Prepare the data set that the words name, and say what became of it."""
     try:
         settings = PrepareSettings(
             clips=clip_settings(args),
@@ -108,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         samples = read_samples(args.source, captions_required=args.whisper is None)
         check_detector(samples, settings)
-        check_work(args)
-        preparer = Preparer(args.model, args.output, settings, fingerprint_model(args.model), args.device)
+        device = str(choose_device(args.device or default_device()))
+        preparer = Preparer(args.model, args.output, settings, fingerprint_model(args.model), device)
         outcomes = prepare(samples, preparer, args.num_processes, args.ray)
     except torch.OutOfMemoryError as error:
         parser.error(

@@ -6,6 +6,7 @@ to zero (JoVA, arXiv:2512.13677v1, Appendix A): the mouth, and nothing but the m
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffusers_jova.cli import Parser, choose_device, one_line
+from diffusers_jova.devices import choose_device
 from diffusers_jova.evaluation.viewing import enlarge, zoom_for
 from diffusers_jova.media import AAC_SAMPLING_RATES_HZ, resample, write_video
 from diffusers_jova.training.data.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, load_clips, mouth_share
@@ -23,7 +24,9 @@ from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.mouth_detector import MouthsOnDemand
 from diffusers_jova.training.data.mouth_mask import latent_mask, windows
 from diffusers_jova.training.data.preparation import PrepareSettings
-from diffusers_jova.training.prepare import add_clip_arguments, check_detector, clip_settings
+from diffusers_jova.training.prepare import check_detector, clip_settings, default_device
+from jova_cli.parser import Parser, one_line
+from jova_cli.preview import parse
 
 
 Frames = NDArray[np.uint8]
@@ -31,7 +34,6 @@ Frames = NDArray[np.uint8]
 BOX_COLOURS = ((255, 64, 64), (64, 255, 64), (64, 160, 255), (255, 224, 64))  # one person each, then again
 MASK_COLOUR = (255, 0, 255)
 MASK_OPACITY = 0.35
-DEVICE_HELP = "for --debug-mouth-mask"
 COMMON_RATE_HZ = 48000  # for sound of a rate that an mp4 does not take
 
 
@@ -140,13 +142,11 @@ def playable_sound(clip: Clip) -> tuple[NDArray[np.float32] | None, int | None]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write one preview video for each clip."""
-    parser = Parser(description=__doc__)
-    add_clip_arguments(parser)
-    parser.add_argument("output", type=Path, help="folder for the previews, one mp4 for each clip")
-    parser.add_argument("--max-clips", type=int, default=8, help="how many clips to show")
-    parser.add_argument("--debug-mouth-mask", action="store_true", help="also decode with the mouth latents zeroed")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=DEVICE_HELP)
-    args = parser.parse_args(argv)
+    execute(*parse(argv))
+
+
+def execute(parser: Parser, args: argparse.Namespace) -> None:
+    """Write the previews that the words ask for, and say what they show."""
     try:
         spatial_factor, temporal_factor, _ = video_factors(args.model)
         settings = PrepareSettings(
@@ -154,10 +154,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         samples = read_samples(args.source, captions_required=False)
         check_detector(samples, settings)
-        choose_device(args.device)
-        if args.max_clips < 1:
-            raise ValueError(f"`--max-clips` must be at least 1, got {args.max_clips}")
-        encoder = Encoder.from_pretrained(args.model, args.device) if args.debug_mouth_mask else None
+        device = str(choose_device(args.device or default_device()))
+        encoder = Encoder.from_pretrained(args.model, device) if args.debug_mouth_mask else None
         args.output.mkdir(parents=True, exist_ok=True)
         paths: list[Path] = []
         num_left = 0

@@ -1,29 +1,22 @@
-"""Train a JoVA transformer on prepared clips.
-
-The preset gives the recipe, `name=value` words change single settings of it:
-
-    jova train --config training/configs/stage2_joint.yaml model=... data=... output_dir=...
-
-Running the same command again continues an interrupted run; SIGTERM ends one with a checkpoint of its last step.
-`accelerate launch` or `torchrun` start several processes.
-"""
+"""Train a JoVA transformer on prepared clips: the work of `jova train`."""
 
 from __future__ import annotations
 
+import argparse
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
-from diffusers_jova.cli import Parser, one_line
 from diffusers_jova.training.loop.config import TrainConfig, load_yaml, parse_overrides
 from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.publish import UploadError, prepare_repository, push_to_hub, write_model_card
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation import ValidationClips
 from diffusers_jova.whole_files import FullDiskError
+from jova_cli.parser import Parser, one_line
+from jova_cli.train import parse
 
 
 class GPUMemoryError(RuntimeError):
@@ -85,10 +78,11 @@ def worded_errors(parser: Parser) -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the preset and the overrides, train, and say where the result is."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="YAML preset, for example one of training/configs")
-    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
-    args = parser.parse_args(argv)
+    execute(*parse(argv))
+
+
+def execute(parser: Parser, args: argparse.Namespace) -> None:
+    """Train as the words say."""
     with worded_errors(parser):
         with checked_input():
             config = load_yaml(args.config, parse_overrides(args.overrides))

@@ -8,7 +8,7 @@ from diffusers_jova.conversion import nava
 from diffusers_jova.conversion.card import BIGVGAN, MMAUDIO, OVI, WAN, Licence, copied_licence, model_card
 from diffusers_jova.conversion.components import NAMES
 from diffusers_jova.conversion.convert import main
-from diffusers_jova.model_info import front_matter, licence_of
+from jova_cli.model_info import front_matter, licence_of
 from tests.conversion.test_wan import small_wan
 
 

@@ -17,7 +17,7 @@ from diffusers_jova.conversion.components import NAMES, find_components, locate
 from diffusers_jova.conversion.convert import main
 from diffusers_jova.conversion.output import Options
 from diffusers_jova.conversion.wan_vae import convert_vae
-from diffusers_jova.model_info import front_matter
+from jova_cli.model_info import front_matter
 from tests.conversion.test_wan import nava_names
 from tests.released_parts import RELEASED_FILES, filled, released_checkpoint, result
 from tests.tiny_checkpoints import save_random

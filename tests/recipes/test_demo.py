@@ -19,7 +19,7 @@ def test_the_demo_refuses_files_of_another_length(tiny_pipeline_folder: Path, tm
 def test_the_demo_refuses_a_folder_without_a_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         demo.main(["--model", str(tmp_path)])
-    assert "`model` must be the folder of a saved JoVAPipeline" in capsys.readouterr().err
+    assert "`--model` must be the folder of a saved JoVAPipeline" in capsys.readouterr().err
 
 
 def test_the_demo_of_another_model_shows_speakers(tiny_pipeline_folder: Path, tmp_path: Path) -> None:

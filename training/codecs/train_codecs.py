@@ -27,7 +27,6 @@ import torch
 from diffusers import MMAudioVAE
 from torch import Tensor, nn
 
-from diffusers_jova.cli import Parser, one_line
 from diffusers_jova.drawn.corpus import HELD_OUT_SEED, make_shards, make_shards_aside, read_array
 from diffusers_jova.origin import OriginError, check_origin, digest_components
 from diffusers_jova.training.codecs.audio_vae import (
@@ -52,6 +51,7 @@ from diffusers_jova.training.codecs.video_vae import (
 )
 from diffusers_jova.training.codecs.vocoder import VocoderTraining, measure_vocoder
 from diffusers_jova.whole_files import FullDiskError, write_json
+from jova_cli.parser import Parser, one_line
 
 
 CHAINS = (("video_vae",), ("audio_vae", "vocoder"), ("text_encoder",))  # side by side; each in its own process

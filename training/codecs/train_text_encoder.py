@@ -3,7 +3,8 @@
 The transformer gives all text tokens the same rotary position, so the order of the words must be readable from the
 features. The encoder therefore learns, without labels, to let five linear probes read from every position: the token
 there (hidden ones too), the tokens before and after it, and its place in the transcript, in tokens and in words.
-`training.codecs.train_codecs --component text_encoder` is the way to run it; a minute on a GPU, ten on a CPU core.
+`python -m diffusers_jova.training.codecs.train_codecs --component text_encoder` is the way to run it; a minute on a
+GPU, ten on a CPU core.
 
 Letters: B batch, S tokens, D features, V vocabulary.
 """

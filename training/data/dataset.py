@@ -83,7 +83,7 @@ class RecordHeader:
         if name not in self.metadata:
             raise ValueError(
                 f"the header of `{self.path}` must have `{name}`, got {sorted(self.metadata)}; "
-                "train on records written by `diffusers_jova.training.prepare`"
+                "train on records written by `jova prepare`"
             )
         return float(self.metadata[name])
 

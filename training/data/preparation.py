@@ -17,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diffusers_jova.cli import one_line
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.training.data.clips import (
     BROKEN_CLIP_ERRORS,
@@ -34,6 +33,7 @@ from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnD
 from diffusers_jova.training.data.summary import EMPTY_PROMPT_REASON, Outcome, Status, write_summary
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.whole_files import explained_full_disk
+from jova_cli.parser import one_line
 
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

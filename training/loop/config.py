@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -13,9 +12,8 @@ import yaml
 
 from diffusers_jova.training.loop.objective import MouthReduction
 from diffusers_jova.whole_files import write_text
+from jova_cli.settings import check_names, split_settings
 
-
-CONFIGS = Path(__file__).parents[1] / "configs"  # the presets
 
 Stage = Literal["video", "audio", "joint"]
 Train = Literal["full", "lora"]
@@ -37,7 +35,7 @@ class TrainConfig:
     Attributes:
         model: Saved transformer or pipeline (folder or Hub id), or a `.json` file of constructor arguments, from which
             the training starts with random weights.
-        data: Folder written by `diffusers_jova.training.prepare`.
+        data: Folder written by `jova prepare`.
         output_dir: Where checkpoints, logs and the result go.
         stage: `video` and `audio` train one branch while the other is absent; `joint` trains both together.
         train: `full` trains the weights of the stage, `lora` an adapter on top of frozen ones.
@@ -69,7 +67,8 @@ class TrainConfig:
         max_grad_norm: Gradients are scaled down to this norm.
         ema_decay: Decay of the averaged weights, which become the result; None averages nothing.
         mouth_weight: lambda of the paper's Eq. 6.
-        mouth_reduction: `mask` is the paper's Eq. 7; `all` suits small pictures, see `training.loop.objective`.
+        mouth_reduction: `mask` is the paper's Eq. 7; `all` suits small pictures, see
+            `diffusers_jova.training.loop.objective`.
         mouth_box_scale: Factor by which mouth boxes grow before they become a mask: lips that move fast, loose boxes.
         video_weight: Factor of the video loss.
         audio_weight: Factor of the audio loss.
@@ -326,7 +325,7 @@ PROBABILITIES = (
 def load_yaml(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
     """Read a preset and lay ``overrides`` over it; a field that does not exist is an error, never ignored."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"`{path}` must be an existing YAML file; training/configs has some to start from")
+        raise FileNotFoundError(f"`{path}` must be an existing YAML file; `jova presets` lists some to start from")
     values = _parse_yaml(Path(path).read_text(), str(path)) or {}
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` must hold `name: value` lines, got {type(values).__name__}")
@@ -346,23 +345,12 @@ def from_values(values: Mapping[str, Any], source: str = "the configuration") ->
 
 def _check_names(values: Mapping[str, Any], source: str) -> None:
     """Refuse fields that do not exist."""
-    known = [field.name for field in fields(TrainConfig)]
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"did you mean `{near[0]}`" if near else f"the fields are {', '.join(known)}"
-            raise ValueError(f"`{name}` in {source} is not a setting of a training run; {hint}")
+    check_names(values, [field.name for field in fields(TrainConfig)], source)
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
     """Read command-line words of the form name=value; values are YAML: `steps=100`, `betas=[0.9, 0.95]`."""
-    overrides = {}
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if not equals:
-            raise ValueError(f"an override must have the form name=value, got {argument!r}")
-        overrides[name.lstrip("-")] = _parse_yaml(value, argument)
-    return overrides
+    return {name: _parse_yaml(value, f"{name}={value}") for name, value in split_settings(arguments).items()}
 
 
 def _parse_yaml(text: str, where: str) -> Any:

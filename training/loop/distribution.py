@@ -55,7 +55,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         raise ValueError(
             f"`distribution` must be what was started, got {asked} for {num_asked} processes but {started} with "
             f"{accelerator.num_processes} runs; set `distribution` in the configuration and start with `accelerate "
-            f"launch --config_file training/configs/accelerate/{preset}.yaml -m diffusers_jova.training.train "
+            f'launch --config_file "$(jova presets accelerate/{preset})" -m diffusers_jova.training.train '
             "--config ...`, on the CPU with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m "
             "diffusers_jova.training.train --config ...`, or set `distribution=none` and start one process"
         )

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
-from diffusers_jova.cli import check_source
-from diffusers_jova.shipped import find_model
 from diffusers_jova.training.data.dataset import RecordHeader
 from diffusers_jova.training.loop.branches import copy_video_to_audio, freeze
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import add_adapter, save_adapter
 from diffusers_jova.whole_files import explained_full_disk, written_whole
+from jova_cli.shipped import check_source, find_model
 
 
 TRANSFORMERS: tuple[type[Any], ...] = (JoVATransformer3DModel, JoVAWanTransformer3DModel)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from diffusers_jova.cli import HUB_NAME, one_line
-from diffusers_jova.shipped import find_model
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.whole_files import write_text
+from jova_cli.parser import one_line
+from jova_cli.shipped import HUB_NAME, find_model
 
 
 CARD = """---

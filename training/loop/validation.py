@@ -12,9 +12,9 @@ import torch
 from accelerate import DistributedType
 
 from diffusers_jova import JoVAPipeline
-from diffusers_jova.cli import one_line
-from diffusers_jova.shipped import find_model
 from diffusers_jova.training.loop.trainer import Trainer
+from jova_cli.parser import one_line
+from jova_cli.shipped import find_model
 
 
 class ValidationClips:

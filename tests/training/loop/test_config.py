@@ -184,7 +184,7 @@ def test_a_preset_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("steps: [1\n")
     with pytest.raises(ValueError, match=r"a\.yaml` must be valid YAML, got an error \(.*line 1.*\); correct it$"):
         load_yaml(tmp_path / "a.yaml")
-    with pytest.raises(FileNotFoundError, match=r"b\.yaml` must be an existing YAML file; training/configs has some"):
+    with pytest.raises(FileNotFoundError, match=r"b\.yaml` must be an existing YAML file; `jova presets` lists some"):
         load_yaml(tmp_path / "b.yaml")
 
 

@@ -27,6 +27,7 @@ from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import main
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
+from jova_cli.shipped import launch_names
 from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
 from tests.tiny_training import (
     HEADER,
@@ -363,12 +364,13 @@ def test_clips_that_were_prepared_anew_are_another_run_unless_a_checkpoint_is_ol
 def test_a_distribution_that_did_not_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="`distribution` must be what was started, got ddp for 1 processes but none"):
         Trainer(tiny_config(tmp_path, distribution="ddp"))
-    whole = r"`accelerate launch --config_file (\S+/fsdp\.yaml) -m diffusers_jova\.training\.train --config \.\.\.`"
+    settings = r'--config_file "\$\(jova presets (\S+)\)"'
+    whole = rf"`accelerate launch {settings} -m diffusers_jova\.training\.train --config \.\.\.`"
     with pytest.raises(ValueError, match=f"got fsdp for 1 processes but none .* start with {whole}") as raised:
         Trainer(tiny_config(tmp_path, distribution="fsdp"))
     named = re.search(whole, str(raised.value))
     assert named is not None
-    assert Path(named[1]).is_file()
+    assert named[1] in launch_names()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what a configuration of accelerate asks for, on a CPU in vain
     with pytest.raises(ValueError, match="got fsdp for 1 processes but none"):
         Trainer(tiny_config(tmp_path))

@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_jova import JoVAPipeline, shipped
+from diffusers_jova import JoVAPipeline
 from diffusers_jova.recipes.evidence import load_pipeline, measure, summarize
 from diffusers_jova.recipes.generation import FIRST_SEED, generate, held_out_clips
+from jova_cli import shipped
+from tests.places import ROOT
 
 
 LARGEST_MB = 40
@@ -55,3 +57,55 @@ def test_the_shipped_model_speaks_in_sync_and_looks_as_asked(tmp_path: Path) -> 
     assert reached["sync_within_one_frame"]["mean"] == 1
     assert reached["envelope_correlation"]["mean"] > LEAST_CORRELATION
     assert reached["identity_correct"]["mean"] == 1
+
+
+# Files and presets
+
+
+@pytest.mark.parametrize(
+    "name", ["training/configs/jova_tiny_transformer.json", "model_cards/jova-1.6b/transformer/config.json"]
+)
+def test_a_file_of_the_clone_is_found_from_anywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Path(shipped.find_model(name)).samefile(ROOT / name)
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("{}")
+    assert shipped.find_model(name) == name
+
+
+@pytest.mark.parametrize("name", ["training/../setup.cfg", "tests/places.py", "training", "setup.cfg", "/training/a"])
+def test_other_files_are_not_looked_up_in_the_package(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shipped.find_model(name) == name
+
+
+def test_a_room_lies_beside_the_package_where_a_clone_has_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "diffusers_jova").mkdir()
+    monkeypatch.setattr(shipped, "PACKAGE", tmp_path / "diffusers_jova")
+    (tmp_path / "diffusers_jova" / "training").write_text("../training")  # what git writes in place of a link
+    assert shipped.find_room("training") == tmp_path / "training"
+    (tmp_path / "diffusers_jova" / "model_cards").mkdir()
+    assert shipped.find_room("model_cards") == tmp_path / "diffusers_jova" / "model_cards"
+
+
+def test_a_preset_is_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = shipped.preset_names()
+    assert {"lora", "smoke", "stage2_joint"} <= set(names)
+    assert "codecs_tiny" not in names
+    for name in ("lora", "training/configs/lora.yaml"):
+        assert shipped.find_preset("--config", name, names).samefile(shipped.CONFIGS / "lora.yaml")
+    (tmp_path / "lora").write_text("steps: 1")
+    assert shipped.find_preset("--config", "lora", names) == Path("lora")
+
+
+def test_an_unknown_preset_names_those_that_exist() -> None:
+    known = ", ".join(shipped.preset_names())
+    with pytest.raises(ValueError, match=f"`--config` must be an existing YAML file or one of {known}, got lorra"):
+        shipped.find_preset("--config", "lorra", shipped.preset_names())

@@ -8,22 +8,24 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffusers_jova import cli, media
-from diffusers_jova.model_info import describe_components, info_table
+from diffusers_jova import media
+from diffusers_jova.generate import given_video
 from diffusers_jova.pipeline_jova import JoVAPipeline
+from jova_cli.generate import parse, parse_adapter
+from jova_cli.main import main
 
 
 NUM_FRAMES, FRAME_RATE = 9, 16.0  # of the tiny pipeline
 
 
 def generate(folder: Path, output: Path, *more: str) -> None:
-    cli.main(["generate", "--model", str(folder), "--prompt", "a dog barks", "--output", str(output), *more])
+    main(["generate", "--model", str(folder), "--prompt", "a dog barks", "--output", str(output), *more])
 
 
 def refusal(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What the command line says about bad input."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
+        main(arguments)
     assert ended.value.code == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("jova")
@@ -97,7 +99,7 @@ def test_the_three_parts_of_a_prompt_take_the_place_of_the_prompt(
     )
     parts = ["--video-caption", "a man", "--audio-caption", "a voice", "--transcript", "hello"]
     output = ["--output", str(tmp_path / "man.mp4"), "--steps", "1"]
-    cli.main(["generate", "--model", str(tiny_pipeline_folder), *parts, *output])
+    main(["generate", "--model", str(tiny_pipeline_folder), *parts, *output])
     assert ["a man <S>hello<E> <AUDCAP>a voice<ENDAUDCAP>"] in seen
 
 
@@ -111,12 +113,11 @@ def test_a_video_gets_a_sound_and_keeps_its_frames(tiny_pipeline_folder: Path, t
 
 def test_a_video_that_goes_on_brings_its_sound(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
     source = write_clip(tmp_path / "short.mp4", 5)
-    args = cli.build_parser().parse_args(
-        ["generate", "--model", str(tiny_pipeline_folder), "--output", "x.mp4", "--video", str(source)]
-    )
-    assert set(cli.given_video(args)) == {"video"}
+    words = ["--model", str(tiny_pipeline_folder), "--output", "x.mp4", "--video", str(source), "--prompt", "a ball"]
+    _, args = parse(words)
+    assert set(given_video(args)) == {"video"}
     args.num_frames = 9
-    longer = cli.given_video(args)
+    longer = given_video(args)
     assert longer["video"].shape[0] == 5
     assert longer["audio"].shape == (1, 5000)
 
@@ -147,7 +148,7 @@ def test_an_adapters_scale_weighs_it(tiny_pipeline_folder: Path, tmp_path: Path)
     ("text", "source", "scale"), [("a.safetensors", "a.safetensors", 1.0), ("a:0.5", "a", 0.5), ("c:/a", "c:/a", 1.0)]
 )
 def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, scale: float) -> None:
-    assert cli.parse_adapter(text) == (source, scale)
+    assert parse_adapter(text) == (source, scale)
 
 
 # 2. Bad input: exit code 2, one sentence, nothing written
@@ -253,72 +254,3 @@ def test_a_failure_while_writing_leaves_the_old_file(
         generate(tiny_pipeline_folder, output, "--steps", "1")
     assert output.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [output]
-
-
-# 3. info
-
-
-def test_info_counts_the_parameters_of_every_component(tiny_pipeline_folder: Path) -> None:
-    pipeline = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
-    described = {entry.name: entry for entry in describe_components(tiny_pipeline_folder)}
-    assert set(described) == {name for name, part in pipeline.components.items() if part is not None}
-    for name in ("transformer", "vae", "text_encoder"):
-        assert described[name].num_parameters == sum(p.numel() for p in getattr(pipeline, name).parameters())
-        assert described[name].class_name == type(getattr(pipeline, name)).__name__
-    assert described["scheduler"].num_parameters == 0
-
-
-def test_info_prints_memory_by_number_format(tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["info", str(tiny_pipeline_folder)])
-    lines = capsys.readouterr().out.splitlines()
-    assert all(name in lines[0] for name in ("fp32", "bf16", "fp8", "licence"))
-    count, fp32, _, bf16, _, fp8, unit = lines[-1].split()[1:]
-    assert unit == "kB"
-    assert float(fp32) == pytest.approx(4 * int(count.replace(",", "")) / 1e3, abs=0.1)
-    assert float(fp32) == pytest.approx(2 * float(bf16), abs=0.2)
-    assert float(fp32) == pytest.approx(4 * float(fp8), abs=0.4)
-
-
-def test_info_prints_the_licence_that_is_stated_closest_to_a_component(
-    tiny_pipeline_folder: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for part in tiny_pipeline_folder.iterdir():
-        (folder / part.name).symlink_to(part)
-    assert all(entry.licence in ("", "not stated") for entry in describe_components(folder))
-    (folder / "README.md").write_text(
-        "---\nlicense: apache-2.0\ncomponent_licenses:\n  audio_vae: cc-by-nc-4.0\n---\n# A model\n"
-    )
-    licences = {entry.name: entry.licence for entry in describe_components(folder)}
-    assert licences["vae"] == "apache-2.0"
-    assert licences["audio_vae"] == "cc-by-nc-4.0"
-    assert licences["scheduler"] == ""
-    assert "cc-by-nc-4.0" in info_table(folder)
-
-
-# 4. Commands of the repository
-
-
-def test_commands_of_the_repository_are_forwarded(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in cli.FORWARDED:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([command, "--help"])
-        assert ended.value.code == 0
-        assert "usage" in capsys.readouterr().out
-
-
-def test_an_unexpected_error_of_a_forwarded_command_shows_where_it_arose(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(arguments: list[str]) -> None:
-        raise ValueError(f"unexpected, with {arguments}")
-
-    monkeypatch.setattr("diffusers_jova.training.train.main", fail)
-    with pytest.raises(ValueError, match="--config"):
-        cli.main(["train", "--config", "x"])
-
-
-def test_an_installed_package_names_the_remedy_for_commands_it_lacks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cli, "REPOSITORY", tmp_path)
-    assert "clone it" in refusal(["train", "--config", "x"], capsys)

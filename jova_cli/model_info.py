@@ -7,21 +7,18 @@ README.md.
 
 import json
 import math
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub.repocard import metadata_load
-from safetensors import safe_open
+from typing import Any, NamedTuple
 
 
 NOT_STATED = "not stated"
+FRONT_MATTER = re.compile(r"---\s*\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "fp8": 1}  # fp8 is that of weights under layerwise casting
 
 
-@dataclass(frozen=True)
-class ComponentInfo:
+class ComponentInfo(NamedTuple):
     """One component of a saved pipeline.
 
     Attributes:
@@ -78,11 +75,22 @@ def describe_component(folder: Path, name: str, class_name: str) -> ComponentInf
 
 def count_values(files: Iterable[Path]) -> int:
     """Count the values of all tensors in safetensors files, from their headers."""
-    total = 0
-    for file in files:
-        with safe_open(file, framework="pt") as stored:
-            total += sum(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())  # noqa: SIM118
-    return total
+    return sum(math.prod(entry["shape"]) for file in files for entry in read_header(file).values())
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """Read what a safetensors file says of each of its tensors: 8 bytes hold the length of the JSON that follows.
+
+    Raises:
+        ValueError: If it is no such file.
+    """
+    try:
+        with file.open("rb") as stored:
+            length = int.from_bytes(stored.read(8), "little")
+            header: dict[str, Any] = json.loads(stored.read(min(length, file.stat().st_size)))
+    except ValueError as error:
+        raise ValueError(f"`{file}` must be a safetensors file, got something else; write or fetch it anew") from error
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
 def licence_of(folder: Path, name: str) -> str:
@@ -101,7 +109,18 @@ def stated(card: dict[str, Any]) -> str | None:
 def front_matter(folder: Path) -> dict[str, Any]:
     """Front matter of a folder's README.md; empty without one."""
     card = folder / "README.md"
-    return dict(metadata_load(card) or {}) if card.is_file() else {}
+    found = FRONT_MATTER.match(card.read_text(encoding="utf-8")) if card.is_file() else None
+    if found is None:
+        return {}
+    import yaml  # here: a model without a card needs nothing but the standard library
+
+    try:
+        values = yaml.safe_load(found[1]) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"the front matter of `{card}` must be valid YAML, got an error ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"the front matter of `{card}` must hold `name: value` lines, got {type(values).__name__}")
+    return values
 
 
 def info_table(folder: Path) -> str:

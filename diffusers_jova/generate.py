@@ -1,0 +1,144 @@
+"""The work of `jova generate`: one clip, from words and files to a file."""
+
+import argparse
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from jova_cli.generate import LARGEST_SEED
+from jova_cli.model_info import read_index
+from jova_cli.parser import Parser, one_line
+
+from . import media
+from .devices import choose_device
+from .generation_defaults import GenerationDefaults
+from .pipeline_jova import JoVAPipeline
+from .pipeline_output import JoVAPipelineOutput
+from .prompt import JoVAPrompt
+
+
+CODECS = ("vae", "audio_vae", "vocoder")  # always in float32
+
+
+def execute(parser: Parser, args: argparse.Namespace) -> None:
+    """Make one clip and write it; bad input ends with one sentence, and nothing half-written is left behind."""
+    try:
+        generate(args)
+    except torch.OutOfMemoryError:
+        parser.exit(
+            1,
+            f"{parser.prog}: the clip must fit into the memory; use `--cpu-offload`, fewer frames or a smaller size\n",
+        )
+    except (ValueError, OSError, ImportError, SafetensorError) as error:
+        parser.error(one_line(error))
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Make one clip and write it; everything that can be checked is checked before the model is loaded."""
+    arguments = {**prompt_arguments(args), **number_arguments(args), **given_media(args)}
+    device = choose_device(args.device)
+    seed = random.randint(0, LARGEST_SEED) if args.seed is None else args.seed
+    pipeline = load_pipeline(args, device)
+    if "audio" in arguments:
+        arguments["audio"] = media.mix_channels(arguments["audio"], pipeline.audio_codec.num_channels)
+    print(f"seed {seed}", file=sys.stderr)
+    generator = torch.Generator().manual_seed(seed)
+    made: Any = pipeline(**arguments, modalities=args.modalities, generator=generator)
+    save(made, args.output)
+    print(f"wrote {args.output}")
+
+
+def prompt_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The prompt, whole or in three parts."""
+    parts = JoVAPrompt(video=args.video_caption, audio=args.audio_caption, transcript=args.transcript)
+    return {"prompt": parts if args.prompt is None else args.prompt, "negative_prompt": args.negative_prompt}
+
+
+def number_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Numbers of a call; None takes the model's."""
+    names = ("height", "width", "num_frames", "frame_rate", "guidance_scale", "audio_guidance_scale")
+    return {"num_inference_steps": args.steps, **{name: getattr(args, name) for name in names}}
+
+
+def given_media(args: argparse.Namespace) -> dict[str, Any]:
+    """Image, sound and frames that the files hold, as the pipeline takes them."""
+    given: dict[str, Any] = {}
+    if args.image is not None:
+        with errors_name("--image"):
+            given["image"] = media.read_image(args.image)
+    if args.video is not None:
+        with errors_name("--video"):
+            given |= given_video(args)
+    if args.audio is not None:
+        with errors_name("--audio"):
+            given["audio"], given["audio_sampling_rate"] = media.read_audio(args.audio)
+    return given
+
+
+def given_video(args: argparse.Namespace) -> dict[str, Any]:
+    """Frames at the clip's frame rate; where the clip is longer than they are, their sound goes on as well."""
+    frame_rate = args.frame_rate or model_defaults(args.model).frame_rate
+    clip = media.read_video(args.video, frame_rate=frame_rate, max_num_frames=args.num_frames)
+    goes_on = args.num_frames is not None and args.num_frames > len(clip.frames)
+    if goes_on and clip.audio is not None and "audio" in args.modalities:
+        return {"video": clip.frames, "audio": clip.audio, "audio_sampling_rate": clip.sampling_rate}
+    return {"video": clip.frames}
+
+
+def model_defaults(model: str) -> GenerationDefaults:
+    """What the model takes for arguments that are not given."""
+    index = read_index(Path(model)) if Path(model).exists() else JoVAPipeline.load_config(model)
+    return GenerationDefaults.from_dict(index.get("defaults") or {})
+
+
+def load_pipeline(args: argparse.Namespace, device: torch.device) -> JoVAPipeline:
+    """Load the model with its adapters, ready to run."""
+    if args.cpu_offload and device.type == "cpu":
+        raise ValueError("`--cpu-offload` must be used with a GPU, got the device cpu; leave it out")
+    dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+    dtypes = {"default": dtype, **dict.fromkeys(CODECS, torch.float32)}
+    pipeline: JoVAPipeline = JoVAPipeline.from_pretrained(args.model, dtype=dtypes)
+    names = [f"lora_{index}" for index in range(len(args.lora))]
+    for name, adapter in zip(names, args.lora, strict=True):
+        load_adapter(pipeline, name, adapter.source)
+    if names:
+        pipeline.set_adapters(names, [adapter.scale for adapter in args.lora])
+    if args.cpu_offload:
+        pipeline.enable_model_cpu_offload(device=device)
+        return pipeline
+    return pipeline.to(device)
+
+
+def load_adapter(pipeline: JoVAPipeline, name: str, source: str) -> None:
+    """Load one adapter, and insist that the model has places for it."""
+    try:
+        pipeline.load_lora_weights(source, adapter_name=name)
+    except Exception as error:  # of the file, or of the Hub and the network that it is looked for on
+        raise ValueError(
+            f"`--lora` must be an adapter of this model, got {source} ({one_line(error)}); name its file or folder"
+        ) from error
+    if name not in pipeline.transformer.peft_config:
+        raise ValueError(f"`--lora` must be an adapter of this model, got {source}, which fits none of its layers")
+
+
+def save(output: JoVAPipelineOutput, path: Path) -> None:
+    """Write the clip, or the sound alone."""
+    if output.frames is None:
+        media.write_audio(path, output.audio[0], output.sampling_rate)
+    else:
+        output.save(path)
+
+
+@contextmanager
+def errors_name(option: str) -> Iterator[None]:
+    """Let errors about a file name the option that gave it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(one_line(error).replace("`path`", f"`{option}`")) from error

@@ -1,0 +1,6 @@
+"""`python -m jova_cli` is `jova`."""
+
+from .main import main
+
+
+main()

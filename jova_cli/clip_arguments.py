@@ -1,0 +1,38 @@
+"""The words that decide how files become clips, for `jova prepare` and `jova preview`."""
+
+from pathlib import Path
+
+from .parser import Parser
+from .shipped import model_folder
+
+
+CUTS = ("first", "all")
+
+
+def add_clip_arguments(parser: Parser) -> None:
+    """Add source, model and what makes clips of the files."""
+    add = parser.add_argument
+    add("source", type=Path, help="manifest (.jsonl, .csv) or folder of clips with captions beside them")
+    add("--model", type=model_folder, required=True, help="folder of a saved JoVAPipeline, or jova-tiny")
+    add("--buckets", nargs="+", help="sizes FRAMESxHEIGHTxWIDTH; the model's own by default")
+    add("--frame-rate", type=float, help="frames per second; the model's own by default")
+    add("--cut", choices=CUTS, default="first", help="beginning of a file, or all of it")
+    add("--upscale", action="store_true", help="accept files smaller than their bucket")
+    add("--loudness-lufs", type=float, help="normalise the sound to this loudness, such as -23")
+    add("--require-mouth", action="store_true", help="skip clips with a mouth in less than half of it")
+    add("--require-sound", action="store_true", help="skip clips without sound")
+    add("--min-sync", type=float, help="skip clips whose mouth and sound correlate less, such as 0.5")
+    add("--no-mouth", action="store_true", help="look for no mouths, as for a set without speakers")
+    add("--face-landmarker-path", type=Path, help="MediaPipe's face_landmarker.task, to find mouths")
+
+
+def check_folder(output: Path) -> None:
+    """Refuse a file where a folder is to be filled."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"`output` must be a folder, got the file `{output}`; name a folder")
+
+
+def check_count(option: str, value: int) -> None:
+    """Refuse a number that counts nothing."""
+    if value < 1:
+        raise ValueError(f"`{option}` must be at least 1, got {value}")

@@ -1,0 +1,50 @@
+"""The words of `jova convert`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .parser import Parser
+
+
+WORK = "diffusers_jova.conversion.convert"
+DESCRIPTION = """Convert other people's weights into folders for `from_pretrained`, and adapters between layouts.
+
+Kinds: `wan`, `ovi`, `nava` (transformers), `mmaudio` (audio VAE and vocoder), `lora` (adapters), `single_file` (a
+component folder into one file, and back). Everything is checked before anything is written, and an interrupted run
+leaves no output."""
+KINDS = ("wan", "ovi", "nava", "mmaudio", "lora", "single_file")
+REVERSIBLE = ("wan", "nava")
+DTYPES = ("float32", "bfloat16", "float16")
+LAYOUTS = ("diffusers", "peft", "comfy")
+SHARD_GB = 5.0
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
+    """Read the words, and refuse what cannot work."""
+    parser = Parser(prog="jova convert", description=DESCRIPTION)
+    add = parser.add_argument
+    add("kind", choices=KINDS)
+    add("source", help="file, folder, hub id `owner/name`, or one file of it `owner/name:path`")
+    add("output", type=Path, help="new folder or file")
+    add("--dtype", choices=DTYPES, help="storage type; the source's if not given")
+    add("--shard-gb", type=float, default=SHARD_GB, help="largest file, in 10^9 bytes")
+    add("--audio-channels", type=int, default=20, help="wan: channels of the audio latents")
+    add(
+        "--components",
+        nargs="+",
+        default=[],
+        help="wan, ovi, nava: write a whole pipeline, with tokenizer, text_encoder, vae, audio_vae, vocoder from "
+        "here: sub-folders, or the files of Wan's and NAVA's releases",
+    )
+    add("--reverse", action="store_true", help="wan, nava: back to the original names, one file")
+    add("--to", choices=LAYOUTS, default="diffusers", help="lora: layout to write")
+    return parser, parser.parse_checked(argv, check)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse options that cannot work."""
+    if args.shard_gb <= 0:
+        raise ValueError(f"`--shard-gb` must be positive, got {args.shard_gb:g}")
+    if args.reverse and args.kind not in REVERSIBLE:
+        raise ValueError(f"`--reverse` must go with {' or '.join(REVERSIBLE)}, got {args.kind}")

@@ -1,0 +1,35 @@
+"""The words of `jova demo`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .parser import Parser
+from .shipped import model_folder
+
+
+WORK = "diffusers_jova.recipes.demo"
+DESCRIPTION = """Show what a model does: a clip from a text, one from a text with its first frame, and a contact sheet.
+
+    jova demo --output demo.mp4
+
+writes `demo.mp4` and `demo_from_image.mp4`, enlarged for viewing, and the contact sheet `demo.png`, and checks that
+picture and sound last as long as was asked for."""
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
+    """Read the words, and refuse what is no model."""
+    parser = Parser(prog="jova demo", description=DESCRIPTION)
+    parser.add_argument("--model", type=model_folder, default="jova-tiny", help="folder of a saved pipeline")
+    parser.add_argument("--output", type=Path, default=Path("demo.mp4"), help="the clip from text; others lie beside")
+    return parser, parser.parse_checked(argv, check)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what is no model, and a name that is no mp4."""
+    if not (args.model / "model_index.json").is_file():
+        raise ValueError(
+            f"`--model` must be the folder of a saved JoVAPipeline, got `{args.model}`; leave it out for jova-tiny"
+        )
+    if args.output.suffix.lower() != ".mp4":
+        raise ValueError(f"`--output` must end in .mp4, got {args.output}; use {args.output.with_suffix('.mp4')}")

@@ -1,0 +1,125 @@
+"""The words of `jova generate`."""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .model_info import read_index
+from .parser import Parser
+from .shipped import check_source, find_model
+
+
+WORK = "diffusers_jova.generate"
+MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
+DTYPES = ("float32", "bfloat16", "float16")
+PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
+LARGEST_SEED = 2**32 - 1
+
+
+class Adapter(NamedTuple):
+    """A LoRA adapter: file, folder or hub name, and its scale."""
+
+    source: str
+    scale: float
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
+    """Read the words, and refuse what cannot work."""
+    parser = Parser(prog="jova generate", description="Make one clip of video with sound.")
+    add_arguments(parser)
+    return parser, parser.parse_checked(argv, check)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add what a person changes by hand; what is left out comes from the model."""
+    add = parser.add_argument
+    add(
+        "--model",
+        type=find_model,
+        default=find_model("jova-tiny"),
+        help="folder of a saved pipeline, or its hub name owner/name; jova-tiny if not given",
+    )
+    add("--output", type=Path, required=True, help="file to write: .mp4, or .wav for sound alone")
+    add("--prompt", help="what is to be seen, heard and said, in one text")
+    for name, what in zip(PARTS, ("seen", "heard", "said"), strict=True):
+        add(f"--{name.replace('_', '-')}", default="", help=f"what is to be {what}, in place of --prompt")
+    add("--negative-prompt", help="what guidance moves away from")
+    add("--image", type=Path, help="the first frame")
+    add("--audio", type=Path, help="sound that drives the picture; if the clip is longer, it goes on")
+    add("--video", type=Path, help="video to add sound to; --num-frames cuts it, or lets it go on with its sound")
+    add("--modalities", nargs="+", choices=MODALITIES, default=list(MODALITIES), help="what to generate")
+    add("--seed", type=int, help="the same seed makes the same clip; drawn if not given")
+    add("--steps", type=int, help="denoising steps")
+    add("--guidance-scale", type=float, help="how strongly the prompt guides; 1 is off")
+    add("--audio-guidance-scale", type=float, help="the same for the sound alone")
+    add("--height", type=int, help="pixels")
+    add("--width", type=int, help="pixels")
+    add("--num-frames", type=int, help="frames, 4k + 1")
+    add("--frame-rate", type=float, help="frames per second")
+    add("--lora", type=parse_adapter, action="append", default=[], metavar="PATH[:SCALE]", help="may be repeated")
+    add("--device", help="cuda, mps or cpu; the fastest there is if not given")
+    add("--dtype", choices=DTYPES, help="of transformer and text encoders; bfloat16 on a GPU, float32 elsewhere")
+    add("--cpu-offload", action="store_true", help="keep on the GPU only what is working")
+
+
+def parse_adapter(text: str) -> Adapter:
+    """Split PATH[:SCALE]; a path may hold colons itself."""
+    source, colon, scale = text.rpartition(":")
+    try:
+        return Adapter(source, float(scale)) if colon else Adapter(text, 1.0)
+    except ValueError:
+        return Adapter(text, 1.0)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what shows to be wrong before anything is loaded."""
+    check_output(args.output, has_video="video" in args.modalities)
+    check_prompt(args)
+    check_numbers(args)
+    check_source("--model", args.model)
+    if Path(args.model).exists():
+        read_index(Path(args.model))
+    for adapter in args.lora:
+        check_source("--lora", adapter.source)
+    for option in ("image", "audio", "video"):
+        path = getattr(args, option)
+        if path is not None and not path.is_file():
+            raise ValueError(f"`--{option}` must be an existing file, got {path}")
+
+
+def check_prompt(args: argparse.Namespace) -> None:
+    """Insist on one prompt, whole or in its parts."""
+    has_parts = any(getattr(args, name) for name in PARTS)
+    if has_parts == (args.prompt is not None):
+        raise ValueError(
+            "the prompt must be given either by `--prompt` or by `--video-caption`, `--audio-caption` and "
+            f"`--transcript`, got {'both' if has_parts else 'neither'}"
+        )
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that no model takes."""
+    for option in ("steps", "height", "width", "num_frames"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise ValueError(f"`--{option.replace('_', '-')}` must be at least 1, got {value}")
+    if args.seed is not None and not 0 <= args.seed <= LARGEST_SEED:
+        raise ValueError(f"`--seed` must be from 0 to {LARGEST_SEED}, got {args.seed}")
+
+
+def check_output(path: Path, has_video: bool) -> None:
+    """Refuse a file that cannot be written, before any work is done for it."""
+    suffix = ".mp4" if has_video else ".wav"
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"`--output` must end in {suffix} for this clip, got {path}; use {path.with_suffix(suffix)}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(
+            f"`--output` must be a file that can be written, got {path} ({reason}); choose another or make its folder"
+        ) from error

@@ -1,0 +1,46 @@
+"""The command `jova`: find the command, let it read its words, then import what does the work."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .parser import Parser, one_line
+
+
+COMMANDS = {  # command: its module here, what it does
+    "generate": ("generate", "make a clip"),
+    "demo": ("demo", "let jova-tiny speak, in two clips and a contact sheet"),
+    "info": ("info", "show what a model consists of"),
+    "prepare": ("prepare", "encode a data set once, for training"),
+    "preview": ("preview", "show what prepared clips and their mouth masks look like"),
+    "train-lora": ("train_lora", "train an adapter"),
+    "train": ("train", "train a transformer"),
+    "presets": ("presets", "list the presets of training, or tell where one lies"),
+    "convert": ("convert", "convert other people's weights"),
+}
+
+
+def build_parser() -> Parser:
+    """Describe the commands; each reads its own words."""
+    parser = Parser(prog="jova", description="Generate video with sound by JoVA, and train its models.")
+    parser.add_argument("--version", action="version", version=f"diffusers_jova {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, purpose) in COMMANDS.items():
+        commands.add_parser(name, help=purpose, add_help=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words or words[0] not in COMMANDS:
+        build_parser().parse_args(words)  # ends with a help text, the version or a refusal
+        return
+    command = importlib.import_module(f"{__package__}.{COMMANDS[words[0]][0]}")
+    parser, args = command.parse(words[1:])
+    try:
+        work = importlib.import_module(command.WORK)
+    except ImportError as error:
+        parser.error(f"{one_line(error)}; `pip install 'diffusers_jova[train]'` brings what training needs")
+    work.execute(parser, args)

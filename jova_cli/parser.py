@@ -1,0 +1,38 @@
+"""A parser whose errors are one sentence."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence and whose description keeps its lines."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Print the sentence to stderr and exit with 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def parse_checked(
+        self, argv: Sequence[str] | None, check: Callable[[argparse.Namespace], None], *, intermixed: bool = False
+    ) -> argparse.Namespace:
+        """Parse, and refuse what `check` raises.
+
+        Args:
+            argv: The words of the command line; None takes the program's.
+            check: Raises what is wrong with the arguments, as far as it shows without the work.
+            intermixed: Whether words and options may follow each other in any order.
+        """
+        args = (self.parse_intermixed_args if intermixed else self.parse_args)(argv)
+        try:
+            check(args)
+        except (ValueError, OSError) as error:
+            self.error(one_line(error))
+        return args
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line."""
+    return " ".join(str(error).split())

@@ -1,0 +1,32 @@
+"""The words of `jova preview`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .clip_arguments import add_clip_arguments, check_count, check_folder
+from .parser import Parser
+
+
+WORK = "diffusers_jova.training.preview"
+DESCRIPTION = """Show what training will see: the clips of a data set with mouth boxes and latent mouth masks.
+
+With `--debug-mouth-mask`, each clip is also shown decoded from its latents, as they are and with the masked ones set
+to zero (JoVA, arXiv:2512.13677v1, Appendix A): the mouth, and nothing but the mouth, must go."""
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
+    """Read the words, and refuse what cannot work."""
+    parser = Parser(prog="jova preview", description=DESCRIPTION)
+    add_clip_arguments(parser)
+    parser.add_argument("output", type=Path, help="folder for the previews, one mp4 for each clip")
+    parser.add_argument("--max-clips", type=int, default=8, help="how many clips to show")
+    parser.add_argument("--debug-mouth-mask", action="store_true", help="also decode with the mouth latents zeroed")
+    parser.add_argument("--device", help="for --debug-mouth-mask; a GPU of CUDA if there is one, else the CPU")
+    return parser, parser.parse_checked(argv, check)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse a folder or a number that cannot work before any work is done."""
+    check_folder(args.output)
+    check_count("--max-clips", args.max_clips)

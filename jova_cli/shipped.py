@@ -1,0 +1,94 @@
+"""What the package brings along, by name: models, presets of training, configs of transformers.
+
+A path that is not there from the working folder is looked up in the package, where a clone has it: so
+`training/configs/jova_tiny_transformer.json` is the same file in a clone and after `pip install`.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+ROOMS = ("training", "model_cards")  # that hold files which a command line may name
+
+
+def find_package() -> Path:
+    """Folder of `diffusers_jova`, which is not imported."""
+    spec = find_spec("diffusers_jova")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def find_room(name: str) -> Path:
+    """Folder of a room: below the package where it is installed or linked, else beside it as in every clone."""
+    below = PACKAGE / name
+    return below if below.is_dir() else PACKAGE.parent / name
+
+
+PACKAGE = find_package()
+WEIGHTS = PACKAGE / "weights"
+TRAINING = find_room("training")
+CONFIGS = TRAINING / "configs"
+
+
+def find_model(name: str | os.PathLike[str]) -> str:
+    """Folder or file of what ships under a name; what exists here, and any other name, stays as it is."""
+    if Path(name).exists():
+        return str(name)
+    shipped = WEIGHTS / name
+    if shipped.parent == WEIGHTS and (shipped / "model_index.json").is_file():
+        return str(shipped)
+    return str(find_file(Path(name)) or name)
+
+
+def model_folder(name: str | os.PathLike[str]) -> Path:
+    """The same as a path, for what reads the files of a saved model itself."""
+    return Path(find_model(name))
+
+
+def find_file(path: Path) -> Path | None:
+    """File of the package that lies at `path` in a clone; None if there is none."""
+    if path.is_absolute() or len(path.parts) < 2 or path.parts[0] not in ROOMS or ".." in path.parts:
+        return None
+    file = find_room(path.parts[0]).joinpath(*path.parts[1:])
+    return file if file.is_file() else None
+
+
+def preset_names() -> list[str]:
+    """Names of the presets of `jova train`."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.startswith("codecs_"))
+
+
+def launch_names() -> list[str]:
+    """Names of the settings of `accelerate launch`."""
+    return sorted(f"accelerate/{path.stem}" for path in CONFIGS.glob("accelerate/*.yaml"))
+
+
+def find_preset(what: str, name: str, known: Sequence[str]) -> Path:
+    """File of a preset for its name or path; a file of that name here comes first.
+
+    Args:
+        what: The option that names it, for the message.
+        name: Its name, or the path of any YAML file.
+        known: Names that it may have.
+
+    Raises:
+        ValueError: If there is none; the message lists the names.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    if name in known:
+        return CONFIGS / f"{name}.yaml"
+    if file := find_file(Path(name)):
+        return file
+    raise ValueError(f"`{what}` must be an existing YAML file or one of {', '.join(known)}, got {name}")
+
+
+def check_source(option: str, source: str) -> None:
+    """Refuse what is neither on this machine nor a hub name."""
+    if not Path(source).exists() and not HUB_NAME.fullmatch(source):
+        raise ValueError(f"`{option}` must be an existing path or a hub name owner/name, got {source}")

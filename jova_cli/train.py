@@ -1,0 +1,34 @@
+"""The words of `jova train`."""
+
+import argparse
+from collections.abc import Sequence
+
+from .parser import Parser
+from .settings import check_words, describe_settings
+from .shipped import find_preset, preset_names
+
+
+WORK = "diffusers_jova.training.train"
+DESCRIPTION = """Train a JoVA transformer on prepared clips.
+
+The preset gives the recipe, `name=value` words change single settings of it:
+
+    jova train --config stage2_joint model=... data=... output_dir=...
+
+Running the same command again continues an interrupted run; SIGTERM ends one with a checkpoint of its last step.
+Several processes are started by `accelerate launch -m diffusers_jova.training.train`, or by `torchrun`, and the same
+words; `jova presets` lists settings of accelerate as well."""
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
+    """Read the words, and refuse a preset or a setting that does not exist."""
+    parser = Parser(prog="jova train", description=DESCRIPTION, epilog=describe_settings())
+    parser.add_argument("--config", required=True, help="a preset, see `jova presets`, or a YAML file like them")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
+    return parser, parser.parse_checked(argv, check, intermixed=True)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what does not exist, and put the preset's file in place of its name."""
+    args.config = find_preset("--config", args.config, preset_names())
+    check_words(args.overrides)

@@ -1,0 +1,33 @@
+"""The words of `jova train-lora`."""
+
+import argparse
+from collections.abc import Sequence
+
+from .parser import Parser
+from .train import check
+
+
+WORK = "diffusers_jova.training.train_lora"
+DESCRIPTION = """Train an avatar adapter: prepared clips in, one file that `JoVAPipeline.load_lora_weights` reads out.
+
+    jova prepare clips/ prepared/ --model MODEL
+    jova train-lora prepared/ adapter/ --model MODEL --targets attention
+
+The adapter learns who speaks and how; dropped captions, and `prior_data=`, clips of the base model's own kind, keep it
+from forgetting everything else. Running the same command again continues an interrupted run. `jova train --help` lists
+the settings."""
+TARGETS = ("attention", "attention_ff", "audio", "joint", "video")
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
+    """Read the words, and refuse a preset or a setting that does not exist."""
+    parser = Parser(prog="jova train-lora", description=DESCRIPTION)
+    parser.add_argument("data", help="folder written by `jova prepare`")
+    parser.add_argument("output_dir", help="folder of the adapter, its checkpoints and its log")
+    parser.add_argument("--model", required=True, help="pipeline or transformer to adapt, a folder or a Hub id")
+    parser.add_argument("--targets", choices=TARGETS, help="what the adapter reaches")
+    parser.add_argument(
+        "--config", default="lora", help="a preset, see `jova presets`, or a YAML file like them; lora if not given"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
+    return parser, parser.parse_checked(argv, check, intermixed=True)

@@ -1,0 +1,34 @@
+"""What the parsers list of modules that they cannot import is what those modules know."""
+
+from typing import get_args, get_type_hints
+
+import torch
+
+import jova_cli
+from diffusers_jova import __version__
+from diffusers_jova.conversion import convert as conversion
+from diffusers_jova.conversion import lora
+from diffusers_jova.conversion.output import Options
+from diffusers_jova.training import prepare as preparation
+from diffusers_jova.training.data.clips import ClipSettings
+from diffusers_jova.training.loop.config import LoraTargets
+from diffusers_jova.training.loop.lora import TARGETS
+from diffusers_jova.transformer_jova import MODALITIES
+from jova_cli import clip_arguments, convert, generate, prepare, train_lora
+
+
+def test_choices_are_those_of_the_modules_that_do_the_work() -> None:
+    assert generate.MODALITIES == MODALITIES
+    assert set(convert.KINDS) == set(conversion.KINDS)
+    assert set(convert.LAYOUTS) == set(lora.LAYOUTS)
+    assert set(prepare.DTYPES) == set(preparation.DTYPES)
+    assert set(train_lora.TARGETS) == set(TARGETS) == set(get_args(LoraTargets))
+    assert get_args(get_type_hints(ClipSettings)["cut"]) == clip_arguments.CUTS
+    assert all(isinstance(getattr(torch, name), torch.dtype) for name in (*generate.DTYPES, *convert.DTYPES))
+
+
+def test_defaults_are_those_of_the_modules_that_do_the_work() -> None:
+    _, args = convert.parse(["wan", "here", "there"])
+    options = Options()
+    assert (args.shard_gb, args.audio_channels, args.to) == (options.shard_gb, options.audio_channels, options.layout)
+    assert jova_cli.__version__ == __version__

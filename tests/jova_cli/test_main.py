@@ -1,0 +1,116 @@
+"""The command line answers at once: what it refuses and what it explains needs none of the packages that work."""
+
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jova_cli.main import COMMANDS, main
+
+
+HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "scipy", "av", "diffusers_jova")
+REPORT = f"""
+import sys
+from jova_cli.main import main
+try:
+    main()
+finally:
+    print("loaded:", *(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)
+"""
+LIMIT_S = 1.0  # of processor time; 0.06 s on a machine of 2026, on which torch and diffusers take 6
+
+
+def run(*words: str, folder: Path | None = None) -> tuple[int, str, str]:
+    """Exit code, stdout and last line of stderr before the report of a command that must not load what is heavy."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path.cwd())!r})\n{REPORT}", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    *said, loaded = ended.stderr.splitlines()
+    assert loaded == "loaded:", loaded
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < LIMIT_S
+    return ended.returncode, ended.stdout, said[-1] if said else ""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_loads_nothing(words: list[str]) -> None:
+    code, text, said = run(*words)
+    assert (code, said) == (0, "")
+    assert text.startswith(("usage: jova", "diffusers_jova 0."))
+
+
+CLIP = ["generate", "--prompt", "a", "--output"]
+PREPARE = ["prepare", "clips", "records", "--model", "jova-tiny"]
+LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], r"jova: the following arguments are required: COMMAND"),
+        (["sing"], r"jova: argument COMMAND: invalid choice: 'sing'"),
+        ([*CLIP, "clip.avi"], r"jova generate: `--output` must end in .mp4"),
+        ([*CLIP, "nowhere/clip.mp4"], r"`--output` must be a file that can be written"),
+        ([*CLIP, "clip.mp4", "--colour", "red"], r"unrecognized arguments: --colour red"),
+        ([*CLIP, "clip.mp4", "--model", "nowhere"], r"`--model` must be an existing path or a hub name"),
+        ([*CLIP, "clip.mp4", "--image", "none.png"], r"`--image` must be an existing file, got none.png"),
+        ([*CLIP, "clip.mp4", "--transcript", "hello"], r"either by `--prompt` or by .* got both"),
+        ([*CLIP, "clip.mp4", "--dtype", "int8"], r"argument --dtype: invalid choice: 'int8'"),
+        (["demo", "--output", "demo.gif"], r"jova demo: `--output` must end in .mp4, got demo.gif; use demo.mp4"),
+        (["demo", "--model", "nowhere"], r"`--model` must be the folder of a saved JoVAPipeline, got `nowhere`"),
+        (["info", "nowhere"], r"jova info: the model must be a folder with a `model_index.json`, got nowhere"),
+        ([*PREPARE, "--num-processes", "0"], r"jova prepare: `--num-processes` must be at least 1, got 0"),
+        (["preview", *PREPARE[1:], "--max-clips", "0"], r"jova preview: `--max-clips` must be at least 1, got 0"),
+        (["train", "--config", "lorra"], r"jova train: `--config` must be an existing YAML file or one of .*lora"),
+        (["train", "--config", "lora", "lerning_rate=1"], r"did you mean `learning_rate`"),
+        ([*LORA, "lerning_rate=1"], r"jova train-lora: .*did you mean `learning_rate`"),
+        ([*LORA, "--targets", "lips"], r"argument --targets: invalid choice: 'lips'"),
+        (["presets", "lorra"], r"jova presets: `name` must be an existing YAML file or one of .*accelerate/fsdp"),
+        (["convert", "wan", "a", "b", "--shard-gb", "0"], r"jova convert: `--shard-gb` must be positive, got 0"),
+        (["convert", "ovi", "a", "b", "--reverse"], r"`--reverse` must go with wan or nava, got ovi"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_refusal_loads_nothing_and_writes_nothing(words: list[str], message: str, tmp_path: Path) -> None:
+    code, text, said = run(*words, folder=tmp_path)
+    assert (code, text) == (2, "")
+    assert re.search(message, said), said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_only_reads_loads_nothing() -> None:
+    code, text, _ = run("info", "jova-tiny")
+    assert code == 0
+    assert re.search(r"^total +[\d,]{9,}", text, re.MULTILINE)
+    code, text, _ = run("presets")
+    assert code == 0
+    assert {"lora", "stage1_video", "accelerate/fsdp"} <= {line.split()[0] for line in text.splitlines()}
+    code, text, _ = run("presets", "accelerate/fsdp")
+    assert "fsdp_config" in Path(text.strip()).read_text()
+
+
+def test_an_unexpected_error_of_a_command_shows_where_it_arose(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object, args: object) -> None:
+        raise ValueError(f"unexpected, with {args}")
+
+    monkeypatch.setattr("diffusers_jova.training.train.execute", fail)
+    with pytest.raises(ValueError, match=r"unexpected, with .*smoke"):
+        main(["train", "--config", "smoke"])
+
+
+def test_a_module_that_started_as_a_program_reads_the_same_words(capsys: pytest.CaptureFixture[str]) -> None:
+    from diffusers_jova.training import train  # what `accelerate launch -m` starts
+
+    for start in (train.main, lambda words: main(["train", *words])):
+        with pytest.raises(SystemExit) as ended:
+            start(["--config", "lora", "lerning_rate=1"])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.startswith("jova train: `lerning_rate` in the command line")
