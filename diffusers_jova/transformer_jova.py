@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import CacheMixin, ConfigMixin, ModelMixin
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
@@ -43,6 +43,7 @@ from .joint_attention import (
 from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
 from .modulation import Modulation, modulated_norm, select_level
 from .single_file import JoVASingleFileMixin
+from .step_caches import JoVACacheMixin
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
@@ -383,7 +384,7 @@ class JoVATransformerBlock(nn.Module):
 
 
 class JoVATransformer3DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, JoVASingleFileMixin, CacheMixin
+    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, JoVASingleFileMixin, JoVACacheMixin
 ):
     """Joint video and audio diffusion transformer of JoVA (arXiv:2512.13677v1), Fig. 2.
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from diffusers import CacheMixin, ConfigMixin, ModelMixin
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
@@ -39,6 +39,7 @@ from .joint_attention import (
 from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
 from .modulation import Modulation, modulated_norm, select_level
 from .single_file import JoVASingleFileMixin
+from .step_caches import JoVACacheMixin
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
@@ -297,7 +298,7 @@ class JoVAWanTransformerBlock(nn.Module):
 
 
 class JoVAWanTransformer3DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, JoVASingleFileMixin, CacheMixin
+    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, JoVASingleFileMixin, JoVACacheMixin
 ):
     """Joint video and audio diffusion transformer on Wan blocks: twin towers of Wan and Ovi, or NAVA.
 
