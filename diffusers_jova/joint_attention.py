@@ -235,6 +235,7 @@ class JoVAStreamProjections(nn.Module):
     def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normed queries, normed keys and values, [B, L, H, K] each, of rows [B, L, D]."""
         if hasattr(self, "to_qkv"):
+            check_unadapted([self.to_q, self.to_k, self.to_v])
             query, key, value = self.to_qkv(hidden_states).chunk(3, dim=-1)
         else:
             query, key, value = self.to_q(hidden_states), self.to_k(hidden_states), self.to_v(hidden_states)
@@ -252,9 +253,26 @@ class JoVAStreamProjections(nn.Module):
         self.to_qkv = concatenated_linear([self.to_q, self.to_k, self.to_v])
 
 
+def check_unadapted(layers: Sequence[nn.Module]) -> None:
+    """Refuse to compute by a fused projection what an adapter changes in the separate ones."""
+    if not all(isinstance(layer, nn.Linear) for layer in layers):
+        raise ValueError(
+            "projections must be separate for an adapter, got fused ones; call `unfuse_qkv_projections` first"
+        )
+
+
 @torch.no_grad()
 def concatenated_linear(layers: Sequence[nn.Linear]) -> nn.Linear:
-    """One linear layer whose output is the outputs of several, side by side."""
+    """One linear layer whose output is the outputs of several, side by side.
+
+    Raises:
+        ValueError: A layer is more than its weights: it carries an adapter, or is quantised.
+    """
+    if others := {type(layer).__name__ for layer in layers if type(layer) is not nn.Linear}:
+        raise ValueError(
+            f"projections must be plain linear layers to be fused, got {', '.join(sorted(others))} of an adapter or a "
+            "quantised model; make adapters part of the weights with `fuse_lora`, then `unload_lora_weights`"
+        )
     weight = torch.cat([layer.weight for layer in layers])
     with torch.device(weight.device):
         joined = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)

@@ -1,8 +1,8 @@
 """Caches of diffusers, which reuse work from one denoising step to the next, for models of picture and sound.
 
-diffusers finds the modules that a cache hooks by their names and by what they return. What it assumes and does not hold
-here is put right when a cache is enabled, or the cache is refused: a cache that changes nothing, or that keeps the
-picture and loses the sound, is never enabled.
+diffusers finds the modules that a cache hooks by their names and by what they return. Where its assumptions do not
+hold here, they are put right when a cache is enabled, or the cache is refused: a cache that changes nothing, or that
+keeps the picture and loses the sound, is never enabled.
 
 Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L audio latents.
 """
@@ -112,7 +112,7 @@ def check_cache(model: nn.Module, config: Any) -> None:
         if is_absent and getattr(config, name) is not None:
             raise ValueError(
                 f"`{name}` must be None for a {type(model).__name__}, which has no {kind} attention, "
-                f"got {getattr(config, name)}; set `spatial_attention_block_skip_range`, which means its joint attention"
+                f"got {getattr(config, name)}; set `spatial_attention_block_skip_range` for its joint attention"
             )
 
 
@@ -125,9 +125,7 @@ def with_module_names(config: TaylorSeerCacheConfig) -> TaylorSeerCacheConfig:
     return config if config.cache_identifiers else replace(config, cache_identifiers=[ATTENTION])
 
 
-def noisy_latents(
-    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> list[Tensor]:
+def noisy_latents(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """Latents of one call that are being generated, for SeaCache: [C, F, H, W] and, for sound, [C, L, 1, 1].
 
     SeaCache averages the change over the list, so picture and sound weigh the same.

@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.loaders import PeftAdapterMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
-from diffusers.models.attention import AttentionMixin, FeedForward
+from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import get_parameter_dtype
 from diffusers.utils import BaseOutput
@@ -31,6 +30,7 @@ from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .adapter_layers import JoVAAdapterMixin
 from .joint_attention import (
     Coupling,
     CouplingRun,
@@ -383,9 +383,7 @@ class JoVATransformerBlock(nn.Module):
         return modulation
 
 
-class JoVATransformer3DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, JoVASingleFileMixin, JoVACacheMixin
-):
+class JoVATransformer3DModel(JoVAAdapterMixin, JoVACacheMixin, ModelMixin, ConfigMixin, JoVASingleFileMixin):
     """Joint video and audio diffusion transformer of JoVA (arXiv:2512.13677v1), Fig. 2.
 
     Args:

@@ -18,20 +18,21 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.loaders import PeftAdapterMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
-from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
+from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 
+from .adapter_layers import JoVAAdapterMixin
 from .joint_attention import (
     Coupling,
     CouplingRun,
     JoVAJointAttention,
     JoVAStreamProjections,
     StreamLengths,
+    check_unadapted,
     concatenated_linear,
     coupling_runs,
     per_stream,
@@ -229,6 +230,7 @@ class JoVAWanCrossAttention(JoVAStreamProjections, AttentionModuleMixin):
     def project_both(self, hidden_states: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normed queries of rows [B, L, D], normed keys and values of text [B, S, D]; heads split."""
         if hasattr(self, "to_kv"):
+            check_unadapted([self.to_k, self.to_v])
             key, value = self.to_kv(text).chunk(2, dim=-1)
         else:
             key, value = self.to_k(text), self.to_v(text)
@@ -297,9 +299,7 @@ class JoVAWanTransformerBlock(nn.Module):
         return torch.cat(outputs, dim=1)
 
 
-class JoVAWanTransformer3DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, JoVASingleFileMixin, JoVACacheMixin
-):
+class JoVAWanTransformer3DModel(JoVAAdapterMixin, JoVACacheMixin, ModelMixin, ConfigMixin, JoVASingleFileMixin):
     """Joint video and audio diffusion transformer on Wan blocks: twin towers of Wan and Ovi, or NAVA.
 
     Args:
