@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput, ParallelConfig
 from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import get_parameter_dtype
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .adapter_layers import JoVAAdapterMixin
+from .context_parallel import JoVAContextParallelMixin, key_mask
 from .joint_attention import (
     Coupling,
     CouplingRun,
@@ -118,14 +119,12 @@ class BranchRows(NamedTuple):
     Args:
         media: Media rows [B, L, D].
         text: Text rows [B, S, D].
-        text_mask: Bool [B, S], False for padding; None where nothing is padded.
         levels: Noise levels.
         position: Learned positions of the media rows [L, D].
     """
 
     media: Tensor
     text: Tensor
-    text_mask: Tensor | None
     levels: NoiseLevels
     position: Tensor
 
@@ -139,7 +138,7 @@ class BlockContext(NamedTuple):
         position: Learned positions of the packed rows, zero for text, [L, D].
         rotary_emb: Cosines and sines of the packed rows, [L, K/2] each.
         coupling: Which modalities read each other, per run of samples.
-        attention_mask: Bool [B, 1, 1, L], or None.
+        attention_mask: Bool [B, R, 1, L] of the shards of R devices, or None.
     """
 
     lengths: StreamLengths
@@ -271,7 +270,6 @@ class JoVABranchEmbedding(nn.Module):
         super().__init__()
         self.patch_embedding = media_embedding
         self.text_embedding = JoVATextEmbedding(text_dim, text_dim_2, dim)
-        self.text_mask = nn.Identity()  # a module, because context parallelism splits the outputs of modules
         self.time_embedding = JoVATimestepEmbedding(dim)
         self.position_embedding = JoVAPositionEmbedding(table_sizes, dim)
 
@@ -285,10 +283,9 @@ class JoVABranchEmbedding(nn.Module):
         """Embed latents on a grid of rows, their timesteps ([B] or [B, N]) and the branch's text."""
         media = self.patch_embedding(latents)
         text = self.text_embedding(*text_input.features)
-        text_mask = None if text_input.mask is None else self.text_mask(text_input.mask.bool())
         temb, media_level, text_level = self.time_embedding(timestep, math.prod(grid), text_input.num_rows)
         levels = NoiseLevels(temb.to(media.dtype), media_level, text_level)
-        return BranchRows(media, text, text_mask, levels, self.position_embedding(grid))
+        return BranchRows(media, text, levels, self.position_embedding(grid))
 
 
 class JoVAHead(nn.Module):
@@ -383,7 +380,9 @@ class JoVATransformerBlock(nn.Module):
         return modulation
 
 
-class JoVATransformer3DModel(JoVAAdapterMixin, JoVACacheMixin, ModelMixin, ConfigMixin, JoVASingleFileMixin):
+class JoVATransformer3DModel(
+    JoVAContextParallelMixin, JoVAAdapterMixin, JoVACacheMixin, ModelMixin, ConfigMixin, JoVASingleFileMixin
+):
     """Joint video and audio diffusion transformer of JoVA (arXiv:2512.13677v1), Fig. 2.
 
     Args:
@@ -412,16 +411,12 @@ class JoVATransformer3DModel(JoVAAdapterMixin, JoVACacheMixin, ModelMixin, Confi
     _repeated_blocks = ["JoVATransformerBlock"]
     _keep_in_fp32_modules = ["time_embedder"]
     _skip_layerwise_casting_patterns = ["embed", "norm", "head"]
-    # Every stream is split where it is embedded and gathered at its head; blocks measure lengths after the split.
+    # Every stream is padded and split where it is embedded and gathered at its head; blocks measure lengths between.
     _cp_plan = {
         **{
             f"embed.{branch}.{module}": {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)}
             for branch in MODALITIES
             for module in ("patch_embedding", "text_embedding")
-        },
-        **{
-            f"embed.{branch}.text_mask": {0: ContextParallelInput(split_dim=1, expected_dims=2, split_output=True)}
-            for branch in MODALITIES
         },
         **{
             f"embed.{branch}.time_embedding": {
@@ -577,7 +572,7 @@ class JoVATransformer3DModel(JoVAAdapterMixin, JoVACacheMixin, ModelMixin, Confi
             position=pack_positions(rows).to(packed.dtype),
             rotary_emb=rotary_emb,
             coupling=coupling_runs(coupled, packed.shape[0]),
-            attention_mask=pack_attention_mask(rows),
+            attention_mask=pack_attention_mask(grids, text, packed, self._parallel_config),
         )
 
         # 4. Blocks
@@ -589,7 +584,10 @@ class JoVATransformer3DModel(JoVAAdapterMixin, JoVACacheMixin, ModelMixin, Confi
 
         # 5. Heads
         streams = dict(zip(DUAL_STREAMS, packed.split(list(lengths), dim=1), strict=True))
-        velocities = {branch: self.head[branch](streams[branch], part.levels) for branch, part in rows.items()}
+        velocities = {
+            branch: self.head[branch](streams[branch], part.levels)[:, : math.prod(grids[branch])]
+            for branch, part in rows.items()
+        }
         sample, audio_sample = velocities.get("video"), velocities.get("audio")
         if sample is not None:
             sample = unpatchify(sample, grids["video"], self.config.patch_size)
@@ -636,13 +634,16 @@ def pack_positions(rows: dict[str, BranchRows]) -> Tensor:
     return torch.cat(parts)
 
 
-def pack_attention_mask(rows: dict[str, BranchRows]) -> Tensor | None:
-    """Key mask of the packed rows, bool [B, 1, 1, L], False for padded text; None where nothing is padded."""
-    if all(branch.text_mask is None for branch in rows.values()):
-        return None
-    parts = []
-    for branch in rows.values():
-        parts.append(torch.ones(branch.media.shape[:2], dtype=torch.bool, device=branch.media.device))
-        unpadded = torch.ones(branch.text.shape[:2], dtype=torch.bool, device=branch.text.device)
-        parts.append(unpadded if branch.text_mask is None else branch.text_mask)
-    return torch.cat(parts, dim=1)[:, None, None]
+def pack_attention_mask(
+    grids: dict[str, tuple[int, ...]],
+    text: dict[str, TextInput],
+    packed: Tensor,
+    parallel_config: ParallelConfig | None,
+) -> Tensor | None:
+    """Key mask of the packed rows, bool [B, R, 1, L], False for padding; None where nothing is padded."""
+    masks: dict[str, Tensor | None] = {}
+    num_rows: dict[str, int] = {}
+    for branch, grid in grids.items():
+        masks |= {branch: None, f"{branch}_text": text[branch].mask}
+        num_rows |= {branch: math.prod(grid), f"{branch}_text": text[branch].num_rows}
+    return key_mask(masks, num_rows, packed.shape[0], packed.device, parallel_config)

@@ -26,6 +26,7 @@ from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 
 from .adapter_layers import JoVAAdapterMixin
+from .context_parallel import JoVAContextParallelMixin, key_mask
 from .joint_attention import (
     Coupling,
     CouplingRun,
@@ -100,6 +101,7 @@ class BlockContext(NamedTuple):
         text: Text.
         rotary_emb: Cosines and sines of the packed rows, [L, K/2] each.
         coupling: Which modalities read each other, per run of samples.
+        attention_mask: Bool [B, R, 1, L] of the shards of R devices, False for padding; None where there is none.
     """
 
     lengths: StreamLengths
@@ -107,6 +109,7 @@ class BlockContext(NamedTuple):
     text: dict[str, TextCondition]
     rotary_emb: tuple[Tensor, Tensor]
     coupling: tuple[CouplingRun, ...]
+    attention_mask: Tensor | None
 
 
 class PerModality(nn.ModuleDict):
@@ -286,7 +289,7 @@ class JoVAWanTransformerBlock(nn.Module):
         for name, x in streams.items():
             mod, noise = modulation[name], context.noise[name]
             normed[name] = modulated_norm(x, noise.at_rows(mod.attn_shift), noise.at_rows(mod.attn_scale), self.eps)
-        attended = self.attn1(normed, context.lengths, context.rotary_emb, context.coupling)
+        attended = self.attn1(normed, context.lengths, context.rotary_emb, context.coupling, context.attention_mask)
 
         # 2. Cross-attention to text and feed-forward network of each modality
         outputs = []
@@ -299,7 +302,9 @@ class JoVAWanTransformerBlock(nn.Module):
         return torch.cat(outputs, dim=1)
 
 
-class JoVAWanTransformer3DModel(JoVAAdapterMixin, JoVACacheMixin, ModelMixin, ConfigMixin, JoVASingleFileMixin):
+class JoVAWanTransformer3DModel(
+    JoVAContextParallelMixin, JoVAAdapterMixin, JoVACacheMixin, ModelMixin, ConfigMixin, JoVASingleFileMixin
+):
     """Joint video and audio diffusion transformer on Wan blocks: twin towers of Wan and Ovi, or NAVA.
 
     Args:
@@ -332,7 +337,7 @@ class JoVAWanTransformer3DModel(JoVAAdapterMixin, JoVACacheMixin, ModelMixin, Co
     _repeated_blocks = ["JoVAWanTransformerBlock"]
     _keep_in_fp32_modules = ["time_embedder", "scale_shift_table", "norm2"]
     _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "speaker", "norm", "proj_out"]
-    # Media rows are split where they are embedded and gathered at their head; text stays whole on every device.
+    # Media rows are padded and split where they are embedded and gathered at their head; text stays whole everywhere.
     _cp_plan = {
         **{
             f"{modality}.patch_embedding": {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)}
@@ -472,6 +477,7 @@ class JoVAWanTransformer3DModel(JoVAAdapterMixin, JoVACacheMixin, ModelMixin, Co
 
         # 2. Pack [video; audio] on the common clock
         packed = torch.cat(list(rows.values()), dim=1)
+        whole_lengths = {name: math.prod(grid) for name, grid in grids.items()}
         num_rows = [rows[name].shape[1] if name in rows else 0 for name in MODALITIES]
         context = BlockContext(
             lengths=StreamLengths(video=num_rows[0], video_text=0, audio=num_rows[1], audio_text=0),
@@ -479,6 +485,9 @@ class JoVAWanTransformer3DModel(JoVAAdapterMixin, JoVACacheMixin, ModelMixin, Co
             text=text,
             rotary_emb=self.rotate(grids, frame_rate, audio_latent_rate_hz, packed.device),
             coupling=coupling_runs(coupled, packed.shape[0]),
+            attention_mask=key_mask(
+                dict.fromkeys(grids), whole_lengths, packed.shape[0], packed.device, self._parallel_config
+            ),
         )
 
         # 3. Blocks
@@ -490,7 +499,10 @@ class JoVAWanTransformer3DModel(JoVAAdapterMixin, JoVACacheMixin, ModelMixin, Co
 
         # 4. Heads
         parts = packed.split([part.shape[1] for part in rows.values()], dim=1)
-        velocities = {name: getattr(self, name)(part, noise[name]) for name, part in zip(rows, parts, strict=True)}
+        velocities = {
+            name: getattr(self, name)(part, noise[name])[:, : whole_lengths[name]]
+            for name, part in zip(rows, parts, strict=True)
+        }
         sample, audio_sample = velocities.get("video"), velocities.get("audio")
         if sample is not None:
             sample = unpatchify(sample, grids["video"], self.config.patch_size)
