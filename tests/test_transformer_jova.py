@@ -23,7 +23,8 @@ from peft import LoraConfig
 from torch import Tensor, distributed, multiprocessing
 
 from diffusers_jova import JoVATransformer3DModel
-from diffusers_jova.transformer_jova import select_level, unpatchify
+from diffusers_jova.latent_rows import unpatchify
+from diffusers_jova.modulation import select_level
 from tests.tiny_pipeline import NAVA_SHARING, TRANSFORMER_CONFIG, build_transformer, build_wan_transformer
 
 
