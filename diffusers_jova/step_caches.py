@@ -52,7 +52,7 @@ class JoVACacheMixin(CacheMixin):
             ValueError: The cache cannot serve both modalities, would change nothing, or would hook a module that is
                 called for one modality after the other and therefore mix them up.
         """
-        check_cache(self, config)
+        check_kind(self, config)
         if isinstance(config, TaylorSeerCacheConfig):
             config = with_module_names(config)
         elif isinstance(config, SeaCacheConfig) and config.raw_vision_callback is None:
@@ -94,7 +94,7 @@ class ContextBroadcastHook(PyramidAttentionBroadcastHook):
         return module
 
 
-def check_cache(model: nn.Module, config: Any) -> None:
+def check_kind(model: nn.Module, config: Any) -> None:
     """Refuse what cannot be right for picture and sound, or asks for attention that the model does not have."""
     for cls, reason in REFUSED.items():
         if isinstance(config, cls):
