@@ -12,13 +12,14 @@ from jova_cli import __version__
 from .audio_codec import JoVAAudioCodec
 from .guidance import Guidance
 from .joint_attention import JoVAJointAttnProcessor
+from .joint_transformer import JoVATransformerOutput
 from .lora import JoVALoraLoaderMixin
 from .pipeline_jova import JoVAPipeline
 from .pipeline_output import JoVAPipelineOutput
 from .prompt import JoVAPrompt, PromptEmbeds
 from .registration import register
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
-from .transformer_jova import JoVATransformer3DModel, JoVATransformerBlock, JoVATransformerOutput
+from .transformer_jova import JoVATransformer3DModel, JoVATransformerBlock
 from .transformer_jova_wan import JoVAWanCrossAttnProcessor, JoVAWanTransformer3DModel, JoVAWanTransformerBlock
 from .video_codec import JoVAVideoCodec
 

@@ -5,7 +5,8 @@ JoVA (arXiv:2512.13677v1), Eq. 4:  [h_v; h_a; h_t] = JointAttn([h_v; h_a; h_t])
 The rows lie packed as [video; video_text; audio; audio_text]: each branch (a medium and its text) is contiguous, so
 cutting the coupling between the branches means two attention calls on views, never a mask.
 
-Letters in shapes: B batch, L packed rows, H heads, K head dimension, D model width.
+Letters in shapes: B batch, L packed rows on this device, R devices that share the rows, H heads, K head dimension, D
+model width.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .context_parallel import heads_to_rows, rows_to_heads, ulysses_group
 from .temporal_rope import apply_rotary_emb
 
 
@@ -104,7 +106,9 @@ class JoVAJointAttnProcessor:
         else:
             own = (CouplingRun(False, query.shape[0]),)
             hidden_states = self.attend_coupled(query, key, value, lengths, own, attention_mask).flatten(2)
-            hidden_states = self.add_cross_terms(attn, hidden_states, query, key, value, lengths, coupling)
+            hidden_states = self.add_cross_terms(
+                attn, hidden_states, query, key, value, lengths, coupling, attention_mask
+            )
 
         rows_of_streams = hidden_states.split([rows.shape[1] for rows in streams.values()], dim=1)
         return tuple(
@@ -112,15 +116,21 @@ class JoVAJointAttnProcessor:
         )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Softmax attention of queries [B, Lq, H, K] to keys and values [B, Lk, H, K]; mask bool [B, 1, 1, Lk]."""
-        return dispatch_attention_fn(
+        """Softmax attention of queries [B, Lq, H, K] to keys and values [B, Lk, H, K]; mask bool [B, R, 1, Lk]."""
+        group = ulysses_group(self._parallel_config)
+        if group is not None:  # here, because diffusers' own has no gradient where Lq and Lk differ
+            query, key, value = (rows_to_heads(part, group) for part in (query, key, value))
+        attended = dispatch_attention_fn(
             query,
             key,
             value,
-            attn_mask=attention_mask,
+            attn_mask=None
+            if attention_mask is None
+            else attention_mask.flatten(1)[:, None, None],  # [B, 1, 1, R * Lk]
             backend=self._attention_backend,
-            parallel_config=self._parallel_config,
+            parallel_config=self._parallel_config if group is None else None,
         )
+        return attended if group is None else heads_to_rows(attended, group)
 
     def attend_coupled(
         self,
@@ -170,6 +180,7 @@ class JoVAJointAttnProcessor:
         value: Tensor,
         lengths: StreamLengths,
         coupling: tuple[CouplingRun, ...],
+        attention_mask: Tensor | None,
     ) -> Tensor:
         """Add to the media rows what they read from the other medium by a second softmax (Fig. 4 b, c).
 
@@ -179,6 +190,8 @@ class JoVAJointAttnProcessor:
         if 0 in lengths.branches:
             return hidden_states
         rows = {"video": slice(0, lengths.video), "audio": slice(lengths.branches[0], sum(lengths[:3]))}
+        if attention_mask is not None and attention_mask.shape[1] == 1:
+            attention_mask = None  # only shards of media have padding, of which there is one
         hidden_states = hidden_states.clone()
         for medium, other, direction in (("video", "audio", "a2v"), ("audio", "video", "v2a")):
             start = 0
@@ -188,7 +201,9 @@ class JoVAJointAttnProcessor:
                 if run.coupled is not True and run.coupled != direction:
                     continue
                 media_query = query[samples, rows[medium]]
-                cross = self.attend(media_query, key[samples, rows[other]], value[samples, rows[other]]).flatten(2)
+                mask = None if attention_mask is None else attention_mask[samples, ..., rows[other]]
+                cross = self.attend(media_query, key[samples, rows[other]], value[samples, rows[other]], mask)
+                cross = cross.flatten(2)
                 if attn.fusion == "cross_linear":
                     cross = getattr(attn, medium).to_cross(cross)
                 hidden_states[samples, rows[medium]] += cross
@@ -235,6 +250,7 @@ class JoVAStreamProjections(nn.Module):
     def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normed queries, normed keys and values, [B, L, H, K] each, of rows [B, L, D]."""
         if hasattr(self, "to_qkv"):
+            check_unadapted([self.to_q, self.to_k, self.to_v])
             query, key, value = self.to_qkv(hidden_states).chunk(3, dim=-1)
         else:
             query, key, value = self.to_q(hidden_states), self.to_k(hidden_states), self.to_v(hidden_states)
@@ -252,9 +268,26 @@ class JoVAStreamProjections(nn.Module):
         self.to_qkv = concatenated_linear([self.to_q, self.to_k, self.to_v])
 
 
+def check_unadapted(layers: Sequence[nn.Module]) -> None:
+    """Refuse to compute by a fused projection what an adapter changes in the separate ones."""
+    if not all(isinstance(layer, nn.Linear) for layer in layers):
+        raise ValueError(
+            "projections must be separate for an adapter, got fused ones; call `unfuse_qkv_projections` first"
+        )
+
+
 @torch.no_grad()
 def concatenated_linear(layers: Sequence[nn.Linear]) -> nn.Linear:
-    """One linear layer whose output is the outputs of several, side by side."""
+    """One linear layer whose output is the outputs of several, side by side.
+
+    Raises:
+        ValueError: A layer is more than its weights: it carries an adapter, or is quantised.
+    """
+    if others := {type(layer).__name__ for layer in layers if type(layer) is not nn.Linear}:
+        raise ValueError(
+            f"projections must be plain linear layers to be fused, got {', '.join(sorted(others))} of an adapter or a "
+            "quantised model; make adapters part of the weights with `fuse_lora`, then `unload_lora_weights`"
+        )
     weight = torch.cat([layer.weight for layer in layers])
     with torch.device(weight.device):
         joined = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
@@ -319,7 +352,7 @@ class JoVAJointAttention(nn.Module, AttentionModuleMixin):
             lengths: Rows of the four streams.
             rotary_emb: Cosines and sines of the packed rows, [L, K/2] each.
             coupling: Which modalities read each other, per run of samples.
-            attention_mask: Bool [B, 1, 1, L], False for padded text; None where nothing is padded.
+            attention_mask: Bool [B, R, 1, L], False for padding, of the shards of R devices; None where there is none.
 
         Returns:
             The projected rows [B, rows, D] of every stream in `streams`, in its order.

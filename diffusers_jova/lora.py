@@ -26,6 +26,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
+from .adapter_layers import check_mergeable
 from .registration import fetch_state_dict
 
 
@@ -338,3 +339,12 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
                 "does not have; load it into the model that it was trained for"
             )
         super().load_lora_into_transformer(state_dict, transformer, *args, **kwargs)
+
+    def unfuse_lora(self, components: Sequence[str] = ("transformer",), **kwargs: Any) -> None:
+        """Take merged adapters out of the weights.
+
+        Raises:
+            ValueError: The weights are stored in 8 bits.
+        """
+        check_mergeable(self.transformer, "unfuse_lora", "load the model again")
+        super().unfuse_lora(components=list(components), **kwargs)

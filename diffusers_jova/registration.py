@@ -11,11 +11,18 @@ import diffusers
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import FromOriginalModelMixin, lora_base
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 
 # Goes when diffusers has a public function that returns the tensors of an adapter together with its header.
 fetch_state_dict = lora_base._fetch_state_dict
+
+
+def active_attention_backend() -> AttentionBackendName:
+    """Attention backend of processors that have none of their own; goes when diffusers has it in public."""
+    backend, _ = _AttentionBackendRegistry.get_active_backend()
+    return backend
 
 
 def register(components: tuple[type, ...], pipelines: tuple[type, ...], blocks: tuple[type, ...]) -> None:

@@ -14,23 +14,21 @@ streams packed, S text tokens, D model width, N noise levels of one sample.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import CacheMixin, ConfigMixin, ModelMixin
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.loaders import PeftAdapterMixin
-from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
-from diffusers.models.attention import AttentionMixin, FeedForward
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput, ParallelConfig
+from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import get_parameter_dtype
-from diffusers.utils import BaseOutput
 from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .context_parallel import key_mask
 from .joint_attention import (
     Coupling,
     CouplingRun,
@@ -40,34 +38,27 @@ from .joint_attention import (
     coupling_runs,
     per_stream,
 )
-from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
+from .joint_transformer import (
+    MODALITIES as MODALITIES,  # for those who look for it here
+)
+from .joint_transformer import (
+    JoVATransformerMixin,
+    JoVATransformerOutput,
+    ModalityInput,
+    check_positions,
+    describe_arguments,
+)
 from .modulation import Modulation, modulated_norm, select_level
-from .single_file import JoVASingleFileMixin
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
-    check_alignment,
     media_positions,
     text_positions,
 )
 
 
-MODALITIES = ("video", "audio")
 DUAL_STREAMS = ("video", "video_text", "audio", "audio_text")  # packed order
 SINGLE_STREAMS = MODALITIES  # each with its text
-
-
-@dataclass
-class JoVATransformerOutput(BaseOutput):
-    """Predicted velocities.
-
-    Args:
-        sample: Video velocity [B, C, F, H, W]; None where no video was given.
-        audio_sample: Audio velocity [B, L, C]; None where no audio was given.
-    """
-
-    sample: Tensor | None = None
-    audio_sample: Tensor | None = None
 
 
 class NoiseLevels(NamedTuple):
@@ -93,38 +84,18 @@ class NoiseLevels(NamedTuple):
         return levels if has_own_text else (torch.cat(levels),)
 
 
-class TextInput(NamedTuple):
-    """Text of one branch: features of one or two encoders, [B, S, text_dim] and [B, S2, text_dim_2], and a mask."""
-
-    features_1: Tensor
-    features_2: Tensor | None
-    mask: Tensor | None
-
-    @property
-    def features(self) -> tuple[Tensor, Tensor | None]:
-        """Features of both encoders."""
-        return self.features_1, self.features_2
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the concatenated features, S + S2."""
-        return sum(part.shape[1] for part in self.features if part is not None)
-
-
 class BranchRows(NamedTuple):
     """One branch, embedded.
 
     Args:
         media: Media rows [B, L, D].
         text: Text rows [B, S, D].
-        text_mask: Bool [B, S], False for padding; None where nothing is padded.
         levels: Noise levels.
         position: Learned positions of the media rows [L, D].
     """
 
     media: Tensor
     text: Tensor
-    text_mask: Tensor | None
     levels: NoiseLevels
     position: Tensor
 
@@ -138,7 +109,7 @@ class BlockContext(NamedTuple):
         position: Learned positions of the packed rows, zero for text, [L, D].
         rotary_emb: Cosines and sines of the packed rows, [L, K/2] each.
         coupling: Which modalities read each other, per run of samples.
-        attention_mask: Bool [B, 1, 1, L], or None.
+        attention_mask: Bool [B, R, 1, L] of the shards of R devices, or None.
     """
 
     lengths: StreamLengths
@@ -270,24 +241,16 @@ class JoVABranchEmbedding(nn.Module):
         super().__init__()
         self.patch_embedding = media_embedding
         self.text_embedding = JoVATextEmbedding(text_dim, text_dim_2, dim)
-        self.text_mask = nn.Identity()  # a module, because context parallelism splits the outputs of modules
         self.time_embedding = JoVATimestepEmbedding(dim)
         self.position_embedding = JoVAPositionEmbedding(table_sizes, dim)
 
-    def forward(
-        self,
-        latents: Tensor,
-        grid: tuple[int, ...],
-        timestep: Tensor,
-        text_input: TextInput,
-    ) -> BranchRows:
-        """Embed latents on a grid of rows, their timesteps ([B] or [B, N]) and the branch's text."""
-        media = self.patch_embedding(latents)
-        text = self.text_embedding(*text_input.features)
-        text_mask = None if text_input.mask is None else self.text_mask(text_input.mask.bool())
-        temb, media_level, text_level = self.time_embedding(timestep, math.prod(grid), text_input.num_rows)
+    def forward(self, branch: ModalityInput) -> BranchRows:
+        """Embed latents, their timesteps and the branch's text."""
+        media = self.patch_embedding(branch.latents)
+        text = self.text_embedding(*branch.text.features)
+        temb, media_level, text_level = self.time_embedding(branch.timestep, branch.num_rows, branch.text.num_rows)
         levels = NoiseLevels(temb.to(media.dtype), media_level, text_level)
-        return BranchRows(media, text, text_mask, levels, self.position_embedding(grid))
+        return BranchRows(media, text, levels, self.position_embedding(branch.grid))
 
 
 class JoVAHead(nn.Module):
@@ -382,9 +345,7 @@ class JoVATransformerBlock(nn.Module):
         return modulation
 
 
-class JoVATransformer3DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, JoVASingleFileMixin, CacheMixin
-):
+class JoVATransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
     """Joint video and audio diffusion transformer of JoVA (arXiv:2512.13677v1), Fig. 2.
 
     Args:
@@ -408,21 +369,16 @@ class JoVATransformer3DModel(
         eps: Epsilon of all norms.
     """
 
-    _supports_gradient_checkpointing = True
     _no_split_modules = ["JoVATransformerBlock", "JoVABranchEmbedding", "JoVAHead"]
     _repeated_blocks = ["JoVATransformerBlock"]
     _keep_in_fp32_modules = ["time_embedder"]
     _skip_layerwise_casting_patterns = ["embed", "norm", "head"]
-    # Every stream is split where it is embedded and gathered at its head; blocks measure lengths after the split.
+    # Every stream is padded and split where it is embedded and gathered at its head; blocks measure lengths between.
     _cp_plan = {
         **{
             f"embed.{branch}.{module}": {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)}
             for branch in MODALITIES
             for module in ("patch_embedding", "text_embedding")
-        },
-        **{
-            f"embed.{branch}.text_mask": {0: ContextParallelInput(split_dim=1, expected_dims=2, split_output=True)}
-            for branch in MODALITIES
         },
         **{
             f"embed.{branch}.time_embedding": {
@@ -464,13 +420,9 @@ class JoVATransformer3DModel(
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        if sum(rope_axes_dim) != attention_head_dim:
-            raise ValueError(
-                f"`rope_axes_dim` must add up to `attention_head_dim`, {attention_head_dim}, got {list(rope_axes_dim)}"
-            )
+        check_positions(rope_axes_dim, attention_head_dim, temporal_alignment)
         if fusion not in ("joint", "cross", "cross_linear"):
             raise ValueError(f"`fusion` must be 'joint', 'cross' or 'cross_linear', got {fusion!r}")
-        check_alignment(temporal_alignment)
         dim = num_attention_heads * attention_head_dim
 
         # 1. Embeddings
@@ -502,6 +454,13 @@ class JoVATransformer3DModel(
         self.gradient_checkpointing = False
 
     @apply_lora_scale("attention_kwargs")
+    @describe_arguments(
+        encoder_hidden_states="Features of the first text encoder, [B, S, text_dim].",
+        encoder_hidden_states_2="Features of the second text encoder, [B, S2, text_dim_2].",
+        encoder_attention_mask="Bool over the concatenated text [B, S + S2], False for padding. Pass None where "
+        "nothing is padded: every attention backend is then available.",
+        audio_encoder_hidden_states_2="Second features of the text that audio reads.",
+    )
     def forward(
         self,
         hidden_states: Tensor | None,
@@ -524,51 +483,20 @@ class JoVATransformer3DModel(
         """Predict the velocity, noise - data, of both modalities.
 
         Either modality may be absent (None): the model is then a video or an audio model.
-
-        Args:
-            hidden_states: Video latents [B, in_channels, F, H, W], or None.
-            audio_hidden_states: Audio latents [B, L, C], or None.
-            encoder_hidden_states: Features of the first text encoder, [B, S, text_dim].
-            timestep: Video timestep, 1000 * sigma, [B] or per latent frame [B, F]; a condition has timestep 0.
-            audio_timestep: The same for audio, [B] or per latent [B, L]; None takes `timestep`, which is then [B].
-            encoder_hidden_states_2: Features of the second text encoder, [B, S2, text_dim_2].
-            encoder_attention_mask: Bool over the concatenated text [B, S + S2], False for padding. Pass None where
-                nothing is padded: every attention backend is then available.
-            audio_encoder_hidden_states: Text of the audio branch; None takes the video branch's text and mask.
-            audio_encoder_hidden_states_2: Its second features.
-            audio_encoder_attention_mask: Its mask.
-            frame_rate: Frames per second of the video, for the clock that both modalities share.
-            audio_latent_rate_hz: Audio latents per second.
-            coupled: Whether video and audio read each other: True, False, `"a2v"` (video reads audio), `"v2a"` (audio
-                reads video), or a sequence with one of these per sample.
-            attention_kwargs: May carry `scale`, the weight of LoRA layers.
-            return_dict: Whether to return a `JoVATransformerOutput` instead of a tuple.
-
-        Returns:
-            Velocities [B, out_channels, F, H, W] and [B, L, C]; None for an absent modality.
         """
-        media = present_media(hidden_states, audio_hidden_states)
-        audio_timestep = timestep if audio_timestep is None else audio_timestep
-        timesteps = {"video": timestep, "audio": audio_timestep}
-        video_text = TextInput(encoder_hidden_states, encoder_hidden_states_2, encoder_attention_mask)
-        text = {"video": video_text, "audio": video_text}
-        if audio_encoder_hidden_states is not None:
-            text["audio"] = TextInput(
-                audio_encoder_hidden_states, audio_encoder_hidden_states_2, audio_encoder_attention_mask
-            )
+        inputs = self.read_inputs(
+            (hidden_states, audio_hidden_states),
+            (timestep, audio_timestep),
+            (encoder_hidden_states, encoder_hidden_states_2, encoder_attention_mask),
+            (audio_encoder_hidden_states, audio_encoder_hidden_states_2, audio_encoder_attention_mask),
+        )
 
         # 1. Embed each branch; with context parallelism every stream is a shard from here on
-        grids = {branch: self.grid_of(branch, latents) for branch, latents in media.items()}
-        for branch, grid in grids.items():
-            check_timestep(branch, timesteps[branch], grid[0])
-        rows: dict[str, BranchRows] = {
-            branch: self.embed[branch](latents, grids[branch], timesteps[branch], text[branch])
-            for branch, latents in media.items()
-        }
+        rows: dict[str, BranchRows] = {branch: self.embed[branch](part) for branch, part in inputs.items()}
         lengths = stream_lengths(rows)
 
         # 2. Positions on the common clock
-        rotary_emb = self.rotate(grids, text, frame_rate, audio_latent_rate_hz)
+        rotary_emb = self.rotate(inputs, frame_rate, audio_latent_rate_hz)
 
         # 3. Pack [video; video_text; audio; audio_text]
         packed = torch.cat([part for branch in rows.values() for part in (branch.media, branch.text)], dim=1)
@@ -578,7 +506,7 @@ class JoVATransformer3DModel(
             position=pack_positions(rows).to(packed.dtype),
             rotary_emb=rotary_emb,
             coupling=coupling_runs(coupled, packed.shape[0]),
-            attention_mask=pack_attention_mask(rows),
+            attention_mask=pack_attention_mask(inputs, packed, self._parallel_config),
         )
 
         # 4. Blocks
@@ -591,34 +519,19 @@ class JoVATransformer3DModel(
         # 5. Heads
         streams = dict(zip(DUAL_STREAMS, packed.split(list(lengths), dim=1), strict=True))
         velocities = {branch: self.head[branch](streams[branch], part.levels) for branch, part in rows.items()}
-        sample, audio_sample = velocities.get("video"), velocities.get("audio")
-        if sample is not None:
-            sample = unpatchify(sample, grids["video"], self.config.patch_size)
-        if not return_dict:
-            return sample, audio_sample
-        return JoVATransformerOutput(sample=sample, audio_sample=audio_sample)
-
-    def grid_of(self, branch: str, latents: Tensor) -> tuple[int, ...]:
-        """Rows per axis of video latents [B, C, F, H, W] or audio latents [B, L, C], after checking their shape."""
-        if branch == "audio":
-            return audio_grid(latents, self.config.audio_in_channels)
-        return video_grid(latents, self.config.in_channels, self.config.patch_size)
+        return self.join_outputs(velocities, inputs, return_dict)
 
     def rotate(
-        self,
-        grids: dict[str, tuple[int, ...]],
-        text: dict[str, TextInput],
-        frame_rate: float,
-        audio_latent_rate_hz: float,
+        self, inputs: Mapping[str, ModalityInput], frame_rate: float, audio_latent_rate_hz: float
     ) -> tuple[Tensor, Tensor]:
         """Rotary embedding of the packed rows, [L, K/2] each, from positions on the common clock."""
         angles = []
-        for branch, grid in grids.items():
-            device = text[branch].features[0].device
+        for branch, part in inputs.items():
+            device = part.text.features[0].device
             clock = (self.config.temporal_alignment, frame_rate, audio_latent_rate_hz)
-            positions = media_positions(branch, grid, *clock, self.config.temporal_compression_ratio, device)
+            positions = media_positions(branch, part.grid, *clock, self.config.temporal_compression_ratio, device)
             angles.append(self.rope(positions))
-            angles.append(self.rope(text_positions(text[branch].num_rows, device)))
+            angles.append(self.rope(text_positions(part.text.num_rows, device)))
         cos, sin = (torch.cat(parts) for parts in zip(*angles, strict=True))
         return cos, sin
 
@@ -637,13 +550,13 @@ def pack_positions(rows: dict[str, BranchRows]) -> Tensor:
     return torch.cat(parts)
 
 
-def pack_attention_mask(rows: dict[str, BranchRows]) -> Tensor | None:
-    """Key mask of the packed rows, bool [B, 1, 1, L], False for padded text; None where nothing is padded."""
-    if all(branch.text_mask is None for branch in rows.values()):
-        return None
-    parts = []
-    for branch in rows.values():
-        parts.append(torch.ones(branch.media.shape[:2], dtype=torch.bool, device=branch.media.device))
-        unpadded = torch.ones(branch.text.shape[:2], dtype=torch.bool, device=branch.text.device)
-        parts.append(unpadded if branch.text_mask is None else branch.text_mask)
-    return torch.cat(parts, dim=1)[:, None, None]
+def pack_attention_mask(
+    inputs: Mapping[str, ModalityInput], packed: Tensor, parallel_config: ParallelConfig | None
+) -> Tensor | None:
+    """Key mask of the packed rows, bool [B, R, 1, L], False for padding; None where nothing is padded."""
+    masks: dict[str, Tensor | None] = {}
+    num_rows: dict[str, int] = {}
+    for branch, part in inputs.items():
+        masks |= {branch: None, f"{branch}_text": part.text.mask}
+        num_rows |= {branch: part.num_rows, f"{branch}_text": part.text.num_rows}
+    return key_mask(masks, num_rows, packed.shape[0], packed.device, parallel_config)

@@ -12,40 +12,45 @@ packed, S text tokens, D model width, N noise levels of one sample.
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from diffusers import CacheMixin, ConfigMixin, ModelMixin
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.loaders import PeftAdapterMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
-from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
+from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 
+from .context_parallel import key_mask
 from .joint_attention import (
     Coupling,
     CouplingRun,
     JoVAJointAttention,
     JoVAStreamProjections,
     StreamLengths,
+    check_unadapted,
     concatenated_linear,
     coupling_runs,
     per_stream,
 )
-from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
+from .joint_transformer import (
+    MODALITIES,
+    JoVATransformerMixin,
+    JoVATransformerOutput,
+    ModalityInput,
+    check_positions,
+    describe_arguments,
+)
 from .modulation import Modulation, modulated_norm, select_level
-from .single_file import JoVASingleFileMixin
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
-    check_alignment,
     media_positions,
 )
-from .transformer_jova import MODALITIES, JoVATransformerOutput
 from .wan_embeddings import (
     JoVASpeakerEmbedding,
     JoVAWanConditionEmbedder,
@@ -98,6 +103,7 @@ class BlockContext(NamedTuple):
         text: Text.
         rotary_emb: Cosines and sines of the packed rows, [L, K/2] each.
         coupling: Which modalities read each other, per run of samples.
+        attention_mask: Bool [B, R, 1, L] of the shards of R devices, False for padding; None where there is none.
     """
 
     lengths: StreamLengths
@@ -105,6 +111,7 @@ class BlockContext(NamedTuple):
     text: dict[str, TextCondition]
     rotary_emb: tuple[Tensor, Tensor]
     coupling: tuple[CouplingRun, ...]
+    attention_mask: Tensor | None
 
 
 class PerModality(nn.ModuleDict):
@@ -228,6 +235,7 @@ class JoVAWanCrossAttention(JoVAStreamProjections, AttentionModuleMixin):
     def project_both(self, hidden_states: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normed queries of rows [B, L, D], normed keys and values of text [B, S, D]; heads split."""
         if hasattr(self, "to_kv"):
+            check_unadapted([self.to_k, self.to_v])
             key, value = self.to_kv(text).chunk(2, dim=-1)
         else:
             key, value = self.to_k(text), self.to_v(text)
@@ -283,7 +291,7 @@ class JoVAWanTransformerBlock(nn.Module):
         for name, x in streams.items():
             mod, noise = modulation[name], context.noise[name]
             normed[name] = modulated_norm(x, noise.at_rows(mod.attn_shift), noise.at_rows(mod.attn_scale), self.eps)
-        attended = self.attn1(normed, context.lengths, context.rotary_emb, context.coupling)
+        attended = self.attn1(normed, context.lengths, context.rotary_emb, context.coupling, context.attention_mask)
 
         # 2. Cross-attention to text and feed-forward network of each modality
         outputs = []
@@ -296,9 +304,7 @@ class JoVAWanTransformerBlock(nn.Module):
         return torch.cat(outputs, dim=1)
 
 
-class JoVAWanTransformer3DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, JoVASingleFileMixin, CacheMixin
-):
+class JoVAWanTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
     """Joint video and audio diffusion transformer on Wan blocks: twin towers of Wan and Ovi, or NAVA.
 
     Args:
@@ -326,12 +332,11 @@ class JoVAWanTransformer3DModel(
         eps: Epsilon of all norms.
     """
 
-    _supports_gradient_checkpointing = True
     _no_split_modules = ["JoVAWanTransformerBlock", "JoVAWanConditionEmbedder"]
     _repeated_blocks = ["JoVAWanTransformerBlock"]
     _keep_in_fp32_modules = ["time_embedder", "scale_shift_table", "norm2"]
     _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "speaker", "norm", "proj_out"]
-    # Media rows are split where they are embedded and gathered at their head; text stays whole on every device.
+    # Media rows are padded and split where they are embedded and gathered at their head; text stays whole everywhere.
     _cp_plan = {
         **{
             f"{modality}.patch_embedding": {0: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)}
@@ -367,12 +372,8 @@ class JoVAWanTransformer3DModel(
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        check_alignment(temporal_alignment)
+        check_positions(rope_axes_dim, attention_head_dim, temporal_alignment)
         check_sharing(num_layers, shared_layers, shared_parts)
-        if sum(rope_axes_dim) != attention_head_dim:
-            raise ValueError(
-                f"`rope_axes_dim` must add up to `attention_head_dim`, {attention_head_dim}, got {list(rope_axes_dim)}"
-            )
         dim = num_attention_heads * attention_head_dim
 
         # 1. Embeddings and heads
@@ -402,6 +403,16 @@ class JoVAWanTransformer3DModel(
         self.gradient_checkpointing = False
 
     @apply_lora_scale("attention_kwargs")
+    @describe_arguments(
+        encoder_hidden_states="Text features [B, S, text_dim]. Wan, Ovi and NAVA expect 512 rows, zeros behind the "
+        "end of the text.",
+        encoder_hidden_states_2="None; there is no second text encoder.",
+        encoder_attention_mask="Bool [B, S], False for text rows that are not read; None reads all, as released "
+        "weights do.",
+        audio_encoder_hidden_states_2="None, too.",
+        speaker_embeds="Voices [B, P, speaker_dim]; zeros for an unknown voice.",
+        speaker_positions="Text rows that the voices replace, [B, P]; -1 leaves a voice out.",
+    )
     def forward(
         self,
         hidden_states: Tensor | None,
@@ -426,58 +437,36 @@ class JoVAWanTransformer3DModel(
         """Predict the velocity, noise - data, of both modalities.
 
         Either modality may be absent (None): the model is then a video or an audio model.
-
-        Args:
-            hidden_states: Video latents [B, in_channels, F, H, W], or None.
-            audio_hidden_states: Audio latents [B, L, C], or None.
-            encoder_hidden_states: Text features [B, S, text_dim]. Wan, Ovi and NAVA expect 512 rows, zeros behind the
-                end of the text.
-            timestep: Video timestep, 1000 * sigma, [B] or per latent frame [B, F]; a condition has timestep 0.
-            audio_timestep: The same for audio, [B] or per latent [B, L]; None takes `timestep`, which is then [B].
-            encoder_hidden_states_2: None; there is no second text encoder.
-            encoder_attention_mask: Bool [B, S], False for text rows that are not read; None reads all, as released
-                weights do.
-            audio_encoder_hidden_states: Text that audio reads; None takes the video's text and mask.
-            audio_encoder_hidden_states_2: None, too.
-            audio_encoder_attention_mask: Mask of the text that audio reads.
-            frame_rate: Frames per second of the video, for the clock that both modalities share.
-            audio_latent_rate_hz: Audio latents per second.
-            coupled: Whether video and audio read each other: True, False, `"a2v"` (video reads audio), `"v2a"` (audio
-                reads video), or a sequence with one of these per sample.
-            speaker_embeds: Voices [B, P, speaker_dim]; zeros for an unknown voice.
-            speaker_positions: Text rows that the voices replace, [B, P]; -1 leaves a voice out.
-            attention_kwargs: May carry `scale`, the weight of LoRA layers.
-            return_dict: Whether to return a `JoVATransformerOutput` instead of a tuple.
-
-        Returns:
-            Velocities [B, out_channels, F, H, W] and [B, L, C]; None for an absent modality.
         """
-        media = present_media(hidden_states, audio_hidden_states)
         if encoder_hidden_states_2 is not None or audio_encoder_hidden_states_2 is not None:
             raise ValueError("`encoder_hidden_states_2` must be None, got features; this model has one text encoder")
-        timesteps = {"video": timestep, "audio": timestep if audio_timestep is None else audio_timestep}
-        text_of = dict.fromkeys(MODALITIES, (encoder_hidden_states, encoder_attention_mask))
-        if audio_encoder_hidden_states is not None:
-            text_of["audio"] = (audio_encoder_hidden_states, audio_encoder_attention_mask)
+        inputs = self.read_inputs(
+            (hidden_states, audio_hidden_states),
+            (timestep, audio_timestep),
+            (encoder_hidden_states, None, encoder_attention_mask),
+            (audio_encoder_hidden_states, None, audio_encoder_attention_mask),
+        )
         voices = None if speaker_embeds is None else self.embed_voices(speaker_embeds, speaker_positions)
 
         # 1. Embed each modality; with context parallelism its rows are a shard from here on
-        grids = {name: self.grid_of(name, latents) for name, latents in media.items()}
-        rows = {name: getattr(self, name).patch_embedding(latents) for name, latents in media.items()}
+        rows = {name: getattr(self, name).patch_embedding(part.latents) for name, part in inputs.items()}
         noise, text = {}, {}
-        for name, grid in grids.items():
-            check_timestep(name, timesteps[name], grid[0])
-            noise[name], text[name] = self.condition(name, timesteps[name], grid, text_of[name], voices)
+        for name, part in inputs.items():
+            noise[name], text[name] = self.condition(name, part, voices)
 
         # 2. Pack [video; audio] on the common clock
         packed = torch.cat(list(rows.values()), dim=1)
+        whole_lengths = {name: part.num_rows for name, part in inputs.items()}
         num_rows = [rows[name].shape[1] if name in rows else 0 for name in MODALITIES]
         context = BlockContext(
             lengths=StreamLengths(video=num_rows[0], video_text=0, audio=num_rows[1], audio_text=0),
             noise=noise,
             text=text,
-            rotary_emb=self.rotate(grids, frame_rate, audio_latent_rate_hz, packed.device),
+            rotary_emb=self.rotate(inputs, frame_rate, audio_latent_rate_hz, packed.device),
             coupling=coupling_runs(coupled, packed.shape[0]),
+            attention_mask=key_mask(
+                dict.fromkeys(inputs), whole_lengths, packed.shape[0], packed.device, self._parallel_config
+            ),
         )
 
         # 3. Blocks
@@ -490,36 +479,20 @@ class JoVAWanTransformer3DModel(
         # 4. Heads
         parts = packed.split([part.shape[1] for part in rows.values()], dim=1)
         velocities = {name: getattr(self, name)(part, noise[name]) for name, part in zip(rows, parts, strict=True)}
-        sample, audio_sample = velocities.get("video"), velocities.get("audio")
-        if sample is not None:
-            sample = unpatchify(sample, grids["video"], self.config.patch_size)
-        if not return_dict:
-            return sample, audio_sample
-        return JoVATransformerOutput(sample=sample, audio_sample=audio_sample)
-
-    def grid_of(self, modality: str, latents: Tensor) -> tuple[int, ...]:
-        """Rows per axis of video latents [B, C, F, H, W] or audio latents [B, L, C], after checking their shape."""
-        if modality == "audio":
-            return audio_grid(latents, self.config.audio_in_channels)
-        return video_grid(latents, self.config.in_channels, self.config.patch_size)
+        return self.join_outputs(velocities, inputs, return_dict)
 
     def condition(
-        self,
-        modality: str,
-        timestep: Tensor,
-        grid: tuple[int, ...],
-        features_and_mask: tuple[Tensor, Tensor | None],
-        voices: Voices | None,
+        self, modality: str, part: ModalityInput, voices: Voices | None
     ) -> tuple[NoiseCondition, TextCondition]:
-        """Embed what the blocks read besides the rows of a modality; arguments as in `forward`."""
+        """Embed what the blocks read besides the rows of a modality."""
         owner: Any = self.shared if "condition_embedder" in self.config.shared_parts else getattr(self, modality)
-        features, mask = features_and_mask
-        levels = timestep if timestep.ndim == 2 else timestep[:, None]  # [B, N]
-        temb, modulation, text = owner.condition_embedder(levels, features)
+        levels = part.timestep if part.timestep.ndim == 2 else part.timestep[:, None]  # [B, N]
+        temb, modulation, text = owner.condition_embedder(levels, part.text.features_1)
         if voices is not None:
             text = voices.put_into(text)
-        text_mask = None if mask is None else mask.bool()[:, None, None]
-        return NoiseCondition(temb, modulation, self.row_levels(timestep, grid)), TextCondition(text, text_mask)
+        text_mask = None if part.text.mask is None else part.text.mask.bool()[:, None, None]
+        noise = NoiseCondition(temb, modulation, self.row_levels(part.timestep, part.grid))
+        return noise, TextCondition(text, text_mask)
 
     def embed_voices(self, speaker_embeds: Tensor, speaker_positions: Tensor | None) -> Voices:
         """Embed voices [B, P, speaker_dim] for the text rows [B, P] that they replace."""
@@ -531,13 +504,17 @@ class JoVAWanTransformer3DModel(
         return Voices(self.speaker_embedding(speaker_embeds), speaker_positions)
 
     def rotate(
-        self, grids: dict[str, tuple[int, ...]], frame_rate: float, audio_latent_rate_hz: float, device: torch.device
+        self,
+        inputs: Mapping[str, ModalityInput],
+        frame_rate: float,
+        audio_latent_rate_hz: float,
+        device: torch.device,
     ) -> tuple[Tensor, Tensor]:
         """Rotary embedding of the packed rows, [L, K/2] each, from positions on the common clock."""
         angles = []
-        for modality, grid in grids.items():
+        for modality, part in inputs.items():
             clock = (self.config.temporal_alignment, frame_rate, audio_latent_rate_hz)
-            positions = media_positions(modality, grid, *clock, self.config.temporal_compression_ratio, device)
+            positions = media_positions(modality, part.grid, *clock, self.config.temporal_compression_ratio, device)
             angles.append(self.rope(positions))
         cos, sin = (torch.cat(parts) for parts in zip(*angles, strict=True))
         return cos, sin

@@ -1,11 +1,7 @@
 import json
-import os
-import socket
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import diffusers
@@ -18,12 +14,12 @@ from diffusers import (
     PyramidAttentionBroadcastConfig,
     TaylorSeerCacheConfig,
 )
-from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 from peft import LoraConfig
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor
 
 from diffusers_jova import JoVATransformer3DModel
-from diffusers_jova.transformer_jova import select_level, unpatchify
+from diffusers_jova.latent_rows import unpatchify
+from diffusers_jova.modulation import select_level
 from tests.places import CARDS
 from tests.tiny_pipeline import NAVA_SHARING, TRANSFORMER_CONFIG, build_transformer, build_wan_transformer
 
@@ -375,56 +371,6 @@ def test_bfloat16_keeps_the_time_embedder_in_float32_and_stays_near(build: Calla
     for output, plain in zip(outputs, run(model), strict=True):
         assert output.dtype == torch.bfloat16
         assert difference(output.float(), plain) < 0.05  # bfloat16 has 8 bits
-
-
-# Several processes
-
-PARALLEL_CASES: tuple[dict[str, Any], ...] = (
-    {},
-    {"coupled": False},
-    {"coupled": [True, "a2v"], "encoder_attention_mask": torch.tensor([[True] * 6, [True] * 4 + [False] * 2])},
-    {"audio_hidden_states": None},
-    {"timestep": torch.tensor([[0.0, 500.0, 700.0]] * 2), "audio_timestep": torch.arange(16.0).view(2, 8)},
-)
-
-
-def attend_on_two_ranks(rank: int, kind: str, port: int, results: Any) -> None:
-    """Worker: forward with the sequence split over two processes; rank 0 reports."""
-
-    def resolve_on_cpu(self: Any, config: Any) -> ParallelConfig:  # diffusers' own asks for an accelerator
-        config = ParallelConfig(context_parallel_config=config)
-        inner = config.context_parallel_config
-        mesh = distributed.device_mesh.init_device_mesh("cpu", inner.mesh_shape, mesh_dim_names=inner.mesh_dim_names)
-        config.setup(rank, 2, torch.device("cpu"), mesh=mesh)
-        self._parallel_config = config
-        return config
-
-    torch.set_num_threads(1)  # a pool of threads does not survive a fork
-    warnings.simplefilter("ignore")  # torch warns about the collective that diffusers calls
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    distributed.init_process_group("gloo", rank=rank, world_size=2)
-    model = BUILDERS[kind]()
-    model._resolve_parallel_config = MethodType(resolve_on_cpu, model)
-    model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
-    outputs = [run(model, **case) for case in PARALLEL_CASES]
-    if rank == 0:
-        torch.save(outputs, results)
-    distributed.destroy_process_group()
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12, for processes with threads
-@pytest.mark.parametrize("kind", BUILDERS)
-def test_context_parallelism_on_two_processes_equals_one(tmp_path: Path, kind: str) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    arguments = (kind, port, tmp_path / "outputs.pt")
-    multiprocessing.start_processes(attend_on_two_ranks, arguments, nprocs=2, start_method="fork")
-    model = BUILDERS[kind]()
-    plain = run(model)
-    for case, outputs in zip(PARALLEL_CASES, torch.load(tmp_path / "outputs.pt"), strict=True):
-        assert_same(outputs, run(model, **case))
-        assert case == {} or difference(outputs[0], plain[0]) > 1e-4  # each case asks something else
 
 
 # Sizes, files, errors

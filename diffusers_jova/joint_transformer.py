@@ -1,0 +1,201 @@
+"""What all transformers share: how they are asked, what they return, which tools of diffusers they have.
+
+Every `forward` takes the arguments of `ARGUMENTS` and those of its class. It reads them with `read_inputs`, embeds
+each modality, packs the rows as [video; video text; audio; audio text] (without the text rows where text is only
+read), lets its blocks work on the packed rows, and returns the rows of its heads with `join_outputs`.
+
+Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L rows of a modality or audio
+latents, S text tokens.
+"""
+
+import inspect
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from .adapter_layers import JoVAAdapterMixin
+from .context_parallel import JoVAContextParallelMixin
+from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
+from .single_file import JoVASingleFileMixin
+from .step_caches import JoVACacheMixin
+from .temporal_rope import TemporalAlignment, check_alignment
+
+
+MODALITIES = ("video", "audio")  # packed order
+ARGUMENTS = {
+    "hidden_states": "Video latents [B, in_channels, F, H, W], or None.",
+    "audio_hidden_states": "Audio latents [B, L, C], or None.",
+    "timestep": "Video timestep, 1000 * sigma, [B] or per latent frame [B, F]; a condition has timestep 0.",
+    "audio_timestep": "The same for audio, [B] or per latent [B, L]; None takes `timestep`, which is then [B].",
+    "audio_encoder_hidden_states": "Text that audio reads; None takes the video's text and mask.",
+    "audio_encoder_attention_mask": "Its mask.",
+    "frame_rate": "Frames per second of the video, for the clock that both modalities share.",
+    "audio_latent_rate_hz": "Audio latents per second.",
+    "coupled": "Whether video and audio read each other: True, False, `'a2v'` (video reads audio), `'v2a'` (audio "
+    "reads video), or a sequence with one of these per sample.",
+    "attention_kwargs": "May carry `scale`, the weight of LoRA layers.",
+    "return_dict": "Whether to return a `JoVATransformerOutput` instead of a tuple.",
+}
+RETURNS = "Velocities [B, out_channels, F, H, W] and [B, L, C]; None for an absent modality."
+Forward = TypeVar("Forward", bound=Callable[..., Any])
+
+
+@dataclass
+class JoVATransformerOutput(BaseOutput):
+    """Predicted velocities.
+
+    Args:
+        sample: Video velocity [B, C, F, H, W]; None where no video was given.
+        audio_sample: Audio velocity [B, L, C]; None where no audio was given.
+    """
+
+    sample: Tensor | None = None
+    audio_sample: Tensor | None = None
+
+
+class TextInput(NamedTuple):
+    """Text of one modality: features of one or two encoders, [B, S, text_dim] and [B, S2, text_dim_2], and a mask."""
+
+    features_1: Tensor
+    features_2: Tensor | None
+    mask: Tensor | None
+
+    @property
+    def features(self) -> tuple[Tensor, Tensor | None]:
+        """Features of both encoders."""
+        return self.features_1, self.features_2
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the concatenated features, S + S2."""
+        return sum(part.shape[1] for part in self.features if part is not None)
+
+
+class ModalityInput(NamedTuple):
+    """What one modality brings into a forward.
+
+    Args:
+        latents: Video [B, C, F, H, W] or audio [B, L, C].
+        grid: Rows per axis, (frames, height, width) or (latents,).
+        timestep: [B], or one per latent frame or audio latent, [B, N].
+        text: Its text.
+    """
+
+    latents: Tensor
+    grid: tuple[int, ...]
+    timestep: Tensor
+    text: TextInput
+
+    @property
+    def num_rows(self) -> int:
+        """Rows on all devices together, L."""
+        return math.prod(self.grid)
+
+
+def describe_arguments(**own: str) -> Callable[[Forward], Forward]:
+    """Complete the docstring of a `forward` with the arguments that all share and those of its class.
+
+    Args:
+        own: Descriptions by name, for arguments that are not in `ARGUMENTS` or mean more here.
+
+    Raises:
+        TypeError: An argument has no description, or a description no argument.
+    """
+
+    def describe(forward: Forward) -> Forward:
+        texts = {**ARGUMENTS, **own}
+        names = [name for name in inspect.signature(forward).parameters if name != "self"]
+        if wrong := set(names) - set(texts) | set(own) - set(names):
+            raise TypeError(f"arguments of `{forward.__qualname__}` must each have a description, got {sorted(wrong)}")
+        lines = [textwrap.fill(f"{name}: {texts[name]}", 115, subsequent_indent=" " * 4) for name in names]
+        sections = [inspect.cleandoc(forward.__doc__ or ""), "Args:\n" + textwrap.indent("\n".join(lines), " " * 4)]
+        forward.__doc__ = "\n\n".join([*sections, f"Returns:\n    {RETURNS}\n"])
+        return forward
+
+    return describe
+
+
+class JoVATransformerMixin(JoVAContextParallelMixin, JoVAAdapterMixin, JoVACacheMixin, JoVASingleFileMixin):
+    """Ends of a `forward`, and diffusers' tools: context parallelism, adapters, caches between steps, single files."""
+
+    _supports_gradient_checkpointing = True
+
+    def read_inputs(
+        self,
+        latents: tuple[Tensor | None, Tensor | None],
+        timesteps: tuple[Tensor, Tensor | None],
+        text: tuple[Tensor, Tensor | None, Tensor | None],
+        audio_text: tuple[Tensor | None, Tensor | None, Tensor | None],
+    ) -> dict[str, ModalityInput]:
+        """Check the arguments of a `forward` and let audio take from video what it does not have.
+
+        Args:
+            latents: Of video and audio; None where a modality is absent.
+            timesteps: Of video and audio; None for audio takes video's.
+            text: Features of both encoders and mask, for video.
+            audio_text: The same for audio, which without features reads `text`.
+
+        Returns:
+            The inputs of every modality that is present, in packed order.
+
+        Raises:
+            ValueError: Shapes do not fit, both modalities are absent, or the audio has a mask without a text.
+        """
+        media = present_media(*latents)
+        timestep, audio_timestep = timesteps
+        times = {"video": timestep, "audio": timestep if audio_timestep is None else audio_timestep}
+        texts = {"video": TextInput(*text), "audio": own_text(*audio_text) or TextInput(*text)}
+        grids = {name: self.grid_of(name, part) for name, part in media.items()}
+        for name, grid in grids.items():
+            check_timestep(name, times[name], grid[0])
+        return {name: ModalityInput(part, grids[name], times[name], texts[name]) for name, part in media.items()}
+
+    def grid_of(self, modality: str, latents: Tensor) -> tuple[int, ...]:
+        """Rows per axis of video latents [B, C, F, H, W] or audio latents [B, L, C], after checking their shape."""
+        if modality == "audio":
+            return audio_grid(latents, self.config.audio_in_channels)
+        return video_grid(latents, self.config.in_channels, self.config.patch_size)
+
+    def join_outputs(
+        self, velocities: Mapping[str, Tensor], inputs: Mapping[str, ModalityInput], return_dict: bool
+    ) -> JoVATransformerOutput | tuple[Tensor | None, Tensor | None]:
+        """Rows of the heads [B, L, C] as what a `forward` returns; rows behind L are padding and are cut off."""
+        rows = {name: velocity[:, : inputs[name].num_rows] for name, velocity in velocities.items()}
+        sample, audio_sample = rows.get("video"), rows.get("audio")
+        if sample is not None:
+            sample = unpatchify(sample, inputs["video"].grid, self.config.patch_size)
+        if not return_dict:
+            return sample, audio_sample
+        return JoVATransformerOutput(sample=sample, audio_sample=audio_sample)
+
+
+def own_text(features: Tensor | None, features_2: Tensor | None, mask: Tensor | None) -> TextInput | None:
+    """Text of the audio; None where it reads the video's.
+
+    Raises:
+        ValueError: Second features or a mask are given without the text that they belong to.
+    """
+    if features is not None:
+        return TextInput(features, features_2, mask)
+    if features_2 is not None or mask is not None:
+        raise ValueError(
+            "`audio_encoder_hidden_states` must be given with its mask and second features, got None; leave all out "
+            "for the video's text"
+        )
+    return None
+
+
+def check_positions(
+    rope_axes_dim: Sequence[int], attention_head_dim: int, temporal_alignment: TemporalAlignment
+) -> None:
+    """Refuse settings by which positions cannot rotate the channels of a head."""
+    if sum(rope_axes_dim) != attention_head_dim:
+        raise ValueError(
+            f"`rope_axes_dim` must add up to `attention_head_dim`, {attention_head_dim}, got {list(rope_axes_dim)}"
+        )
+    check_alignment(temporal_alignment)
