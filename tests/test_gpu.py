@@ -317,5 +317,7 @@ def test_a_run_trains_on_the_gpu_and_saves_its_result(
     trainer.train()
     losses = [json.loads(line)["loss/video"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     record_property("losses", " ".join(f"{loss:.3f}" for loss in losses))
-    assert losses[-1] < losses[0]
+    assert all(map(math.isfinite, losses))
+    if not values:  # a fresh base has gates of zero, below which an adapter learns nothing
+        assert losses[-1] < losses[0]
     assert list((tmp_path / "run").rglob("*.safetensors"))
