@@ -170,7 +170,7 @@ def run_tests(reporter: Reporter) -> None:
     import pytest
 
     files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
-    options = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "--durations=5"]
+    options = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "--durations=5"]
     # what installed libraries warn of is shown and no error: their versions need not be those tested together
     pytest.main([*files, *options, "-W", "default"], plugins=[reporter])
 

@@ -16,13 +16,13 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
-from training.config import from_values
-from training.dataset import EMPTY_PROMPT, write_record
-from training.microbatches import MicroBatches
-from training.trainer import Trainer
 
 from benchmarks.block import bare_work, block_calls, compare, describe, milliseconds, overhead_shares, synchronize
 from benchmarks.random_transformer import Clip, Preset, presets, random_inputs, random_transformer
+from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
+from diffusers_jova.training.loop.config import from_values
+from diffusers_jova.training.loop.microbatches import MicroBatches
+from diffusers_jova.training.loop.trainer import Trainer
 
 
 Row: TypeAlias = dict[str, Any]

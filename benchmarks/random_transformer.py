@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from training.lora import cast_weights
 
 import diffusers_jova
+from diffusers_jova.training.loop.lora import cast_weights
 
 
 CARDS = Path(__file__).parents[1] / "model_cards"

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers import attention_backend
-from tests.test_transformer_jova import BUILDERS, CACHES, LORA, ROUND_OFF, assert_same, difference
 from torch import Tensor
-from training.lora import cast_weights
 
 from diffusers_jova import JoVAPipeline
+from diffusers_jova.training.loop.lora import cast_weights
+from tests.diffusers_jova.test_transformer_jova import BUILDERS, CACHES, LORA, ROUND_OFF, assert_same, difference
 from tests.tiny_pipeline import build_tiny_pipeline
 
 
@@ -304,8 +304,7 @@ def test_a_wan_pipeline_is_offloaded_too() -> None:
 def test_a_run_trains_on_the_gpu_and_saves_its_result(
     tmp_path: Path, kind: str, values: dict[str, Any], record_property: Callable[[str, object], None]
 ) -> None:
-    from training.trainer import Trainer
-
+    from diffusers_jova.training.loop.trainer import Trainer
     from tests.tiny_training import MODELS, tiny_config
 
     if "quantize" in values:

@@ -20,7 +20,7 @@ ARROWS = {  # room: the rooms that it may import from, besides itself and jova_c
     "training":        {"diffusers_jova", "training/data", "training/loop", "evaluation"},
     "recipes":         {"diffusers_jova", "training", "training/data", "training/loop", "training/codecs", "drawn",
                         "evaluation"},
-    "benchmarks":      {"diffusers_jova", "training/loop"},
+    "benchmarks":      {"diffusers_jova", "training/data", "training/loop"},
 }
 # fmt: on
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers import SeaCacheConfig
-from tests.test_transformer_jova import BUILDERS, inputs
 from torch import nn
 
 from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.joint_transformer import ARGUMENTS, describe_arguments
+from tests.diffusers_jova.test_transformer_jova import BUILDERS, inputs
 
 
 CLASSES = (JoVATransformer3DModel, JoVAWanTransformer3DModel)
