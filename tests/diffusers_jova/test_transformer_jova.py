@@ -319,7 +319,6 @@ CACHES = {
         cache_interval=4,
         disable_cache_before_step=1,
         max_order=0,
-        cache_identifiers=[r".*\.attn1?"],  # the default knows modules called attn only, not Wan's attn1
     ),
     "broadcast": PyramidAttentionBroadcastConfig(
         spatial_attention_block_skip_range=4,
