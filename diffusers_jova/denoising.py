@@ -107,6 +107,21 @@ class JoVADenoiser:
         num_steps = len(self.scheduler.timesteps)
         return {name: self.guidance[name].weights(step, num_steps) for name in names if self.generates(name)}
 
+    def progress(self, step: int, names: Sequence[str]) -> dict[str, Any]:
+        """Where a step stands, as `cache_context` takes it; the noise level is video's where video is generated.
+
+        Args:
+            step: Index of the step.
+            names: Modalities that take part.
+        """
+        leads_video = "video" in names and self.generates("video")
+        sigmas = self.scheduler.sigmas if leads_video else self.scheduler.audio_sigmas
+        return {
+            "step_index": step,
+            "sigma": float(sigmas[step]),
+            "num_inference_steps": len(self.scheduler.timesteps),
+        }
+
     def needs_negative_prompt(self, names: Sequence[str]) -> bool:
         """Whether any step asks for a prediction without the prompt."""
         steps = range(len(self.scheduler.timesteps))
@@ -129,7 +144,7 @@ class JoVADenoiser:
 
         # 1. Ask for the predictions that guidance needs
         weights = self.weights(step, list(samples))
-        predictions = self.predict(required_branches(*weights.values()), samples, timesteps, text)
+        predictions = self.predict(required_branches(*weights.values()), samples, timesteps, text, step)
 
         # 2. Combine them
         velocities = {
@@ -161,6 +176,7 @@ class JoVADenoiser:
         samples: Mapping[str, Tensor],
         timesteps: Mapping[str, Tensor],
         text: TextConditions,
+        step: int,
     ) -> dict[str, dict[Branch, Tensor]]:
         """Velocities by modality and branch, in one batch or one branch after the other."""
         dtype = self.transformer.dtype
@@ -169,7 +185,7 @@ class JoVADenoiser:
             inputs["video"] = torch.cat([inputs["video"], self.channels.to(dtype)], dim=1)
         velocities: dict[str, dict[Branch, Tensor]] = {name: {} for name in samples}
         for group in [[branch] for branch in branches] if self.is_sequential else [list(branches)]:
-            outputs = self.ask(group, inputs, timesteps, text)
+            outputs = self.ask(group, inputs, timesteps, text, step)
             for name, output in zip(MODALITIES, outputs, strict=True):
                 if output is not None:
                     velocities[name].update(zip(group, output.chunk(len(group)), strict=True))
@@ -181,11 +197,13 @@ class JoVADenoiser:
         inputs: Mapping[str, Tensor],
         timesteps: Mapping[str, Tensor],
         text: TextConditions,
+        step: int,
     ) -> tuple[Tensor | None, Tensor | None]:
         """One forward of the transformer: velocities of video and of audio, of one branch after the other."""
         batch_size = timesteps["video"].shape[0]
         repeated = {name: torch.cat([x] * len(group)) for name, x in inputs.items()}
-        with self.transformer.cache_context("_".join(branch.label for branch in group)):
+        label = "_".join(branch.label for branch in group)
+        with self.transformer.cache_context(label, **self.progress(step, list(inputs))):
             return self.transformer(
                 hidden_states=repeated.get("video"),
                 audio_hidden_states=repeated.get("audio"),

@@ -1,14 +1,18 @@
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks.hooks import BaseState, CacheContext, StateManager
 from torch import Tensor
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, PromptEmbeds
 from diffusers_jova.conditions import GivenLatents
 from diffusers_jova.denoising import JoVADenoiser, TextConditions
 from diffusers_jova.generation_defaults import GenerationDefaults
-from tests.tiny_pipeline import build_transformer
+from tests.tiny_pipeline import build_transformer, build_wan_transformer
 
 
 ROUND_OFF = {"atol": 1e-5, "rtol": 1e-4}
@@ -157,3 +161,41 @@ def test_a_perfect_model_lands_on_the_data_in_both_modalities() -> None:
         moved = engine.step(step, moved, text())
     for name in data:
         torch.testing.assert_close(moved[name], data[name], **ROUND_OFF)
+
+
+class ContextRecorder(ModelHook):
+    """Notes what a cache hook is told of every forward."""
+
+    _is_stateful = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state_manager = StateManager(BaseState)
+        self.contexts: list[CacheContext] = []
+
+    def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        self.contexts.append(self.state_manager.context)
+        return args, kwargs
+
+
+@pytest.mark.parametrize("build", [build_transformer, build_wan_transformer])
+@pytest.mark.parametrize("absent", [None, "audio", "video"])
+def test_cache_hooks_are_told_the_step_its_noise_level_and_the_number_of_steps(
+    build: Callable[..., Any], absent: str | None
+) -> None:
+    engine = replace(denoiser(audio_guidance_scale=3.0, guidance_scale=3.0), transformer=build(in_channels=16))
+    engine.scheduler.register_to_config(audio_shift=1.0)
+    engine.scheduler.set_timesteps(4)
+    recorder = ContextRecorder()
+    HookRegistry.check_if_exists_or_initialize(engine.transformer).register_hook(recorder, "recorder")
+    latents, sigmas = samples(), engine.scheduler.sigmas
+    if absent is not None:
+        del latents[absent]
+    if absent == "video":
+        sigmas = engine.scheduler.audio_sigmas
+    with torch.no_grad():
+        for step in range(4):
+            latents = replace(engine, is_sequential=step == 3).step(step, latents, text())
+    told = [(context.step_index, context.sigma, context.num_inference_steps) for context in recorder.contexts]
+    assert told == [(step, float(sigmas[step]), 4) for step in (0, 1, 2, 3, 3)]
+    assert len({context.name for context in recorder.contexts}) == 3, "one name for the batch, one per branch alone"
