@@ -41,9 +41,15 @@ EVERY = [
     if issubclass(kind, diffusers.SchedulerMixin) and hasattr(kind, "set_timesteps")
     if kind is not FlowMatchAudioVideoScheduler
 ]
-REQUIRED = {"AmusedScheduler": {"mask_token_id": 1}, "VQDiffusionScheduler": {"num_vec_classes": 2}}
-# numpy 2 against torch tensors inside diffusers' DPM solvers; remove once diffusers converts them explicitly
-host_warning = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+REQUIRED: dict[str, dict[str, Any]] = {
+    "AmusedScheduler": {"mask_token_id": 1},
+    "RFD4ProteinaScheduler": {"schedule_mode": "log", "noise_mode": "tan", "tsr_k": 1.0, "tsr_sigma": 1.0},
+    "VQDiffusionScheduler": {"num_vec_classes": 2},
+}
+# numpy 2 against torch tensors inside diffusers' schedulers; remove once diffusers converts them explicitly
+host_warning = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning", "ignore:__array_wrap__ must accept:DeprecationWarning"
+)
 
 
 def pairs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
