@@ -87,9 +87,11 @@ def check_prompts(
     if (prompt is None) == (prompt_embeds is None):
         raise ValueError("exactly one of `prompt` and `prompt_embeds` must be given; describe the clip in `prompt`")
     check_prompt_type("prompt", prompt)
+    check_masks("prompt_embeds", prompt_embeds)
     num_prompts = count_prompts(prompt, prompt_embeds)
     for name, (negative_prompt, embeds) in negatives.items():
         check_prompt_type(name, negative_prompt)
+        check_masks(f"{name}_embeds", embeds)
         if negative_prompt is not None and embeds is not None:
             raise ValueError(f"`{name}` and `{name}_embeds` must not both be given; leave one out")
         if embeds is not None and (num_negative := count_prompts(None, embeds)) != num_prompts:
@@ -105,6 +107,18 @@ def check_prompt_type(name: str, prompt: Prompts | None) -> None:
     listed = prompt if isinstance(prompt, list) else [prompt]
     if prompt is not None and (not listed or not all(isinstance(item, str | JoVAPrompt) for item in listed)):
         raise ValueError(f"`{name}` must be a str, a JoVAPrompt or a list of them, got {prompt!r}")
+
+
+def check_masks(name: str, embeds: PromptEmbeds | Tensor | None) -> None:
+    """Refuse encoded prompts whose masks do not belong to their features."""
+    if not isinstance(embeds, PromptEmbeds):
+        return
+    for features, mask in ((embeds.features, embeds.mask), (embeds.features_2, embeds.mask_2)):
+        if features is not None and mask is not None and mask.shape != features.shape[:2]:
+            raise ValueError(
+                f"mask of `{name}` must be {list(features.shape[:2])}, one value per row of its features, got "
+                f"{list(mask.shape)}; pad both alike"
+            )
 
 
 def check_template(template: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .denoising import TextConditions
 from .generation_defaults import GenerationDefaults
+from .pipeline_checks import check_masks
 from .prompt import PromptEmbeds
 
 
@@ -80,6 +81,7 @@ def replaced_text(text: TextConditions, answer: Mapping[str, Any]) -> TextCondit
                 continue
             if isinstance(new, PromptEmbeds):
                 check_features(key, new.features, num_clips)
+                check_masks(key, new)
                 embeds = new
             else:
                 embeds = replaced_features(key, embeds, part, new, num_clips)

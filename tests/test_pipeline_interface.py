@@ -256,6 +256,7 @@ def test_a_cut_off_of_guidance_is_off_for_both_modalities(
     pipeline: JoVAPipeline, forwards: list[int], prompt: Any, scales: dict[str, float]
 ) -> None:
     num_clips = len(prompt) if isinstance(prompt, list) else 1
+    num_guided = num_clips if scales == {"guidance_scale": 0.0} else 2 * num_clips
 
     def switch_off(pipe: Any, step: int, *_: Any) -> None:
         if step == 1:
@@ -263,7 +264,7 @@ def test_a_cut_off_of_guidance_is_off_for_both_modalities(
 
     arguments = {"num_inference_steps": 4, **scales}
     cut = generate(pipeline, prompt, callback_on_step_end=SDCFGCutoffCallback(None, 1), **arguments)
-    assert forwards == [2 * num_clips, 2 * num_clips, num_clips, num_clips]
+    assert forwards == [num_guided, num_guided, num_clips, num_clips]
     assert not pipeline.do_classifier_free_guidance
     assert_same(cut, generate(pipeline, prompt, callback_on_step_end=switch_off, **arguments))
 
@@ -292,7 +293,7 @@ def test_a_cut_off_of_the_audio_guidance_alone_leaves_video_guided(
 CHANGES: dict[str, Callable[[Tensor], Any]] = {
     "arithmetic": lambda x: 0.5 * x,
     "a slice": lambda x: x.flip(0)[: len(x)] + 1,
-    "prompts with a mask": lambda x: PromptEmbeds(x[:, :2], torch.ones(x.shape[0], 2, dtype=torch.bool)),
+    "prompts with a mask": lambda x: PromptEmbeds(x[:, :1] + 1, torch.ones(x.shape[0], 1, dtype=torch.bool)),
 }
 
 
@@ -339,6 +340,10 @@ WRONG_ANSWERS: list[tuple[Any, str]] = [
     (
         {"prompt_embeds": torch.zeros(2, 3, 16)},
         r"`prompt_embeds` of a callback must keep its 8 rows, which have a mask",
+    ),
+    (
+        {"prompt_embeds": PromptEmbeds(torch.zeros(2, 3, 16), torch.ones(2, 4, dtype=torch.bool))},
+        r"mask of `prompt_embeds` must be \[2, 3\], one value per row of its features, got \[2, 4\]; pad both alike",
     ),
     ({"negative_prompt_embeds": "none"}, r"`negative_prompt_embeds` of a callback must be a tensor .*, got str"),
     (
@@ -444,20 +449,21 @@ def test_a_file_of_the_community_subclasses_the_pipeline_by_name(
     tiny_pipeline_folder: Path, tmp_path: Path, imported: str, base: str, is_file: bool
 ) -> None:
     (tmp_path / "pipeline.py").write_text(COMMUNITY.format(imported=imported, base=base))
-    custom = str(tmp_path / "pipeline.py" if is_file else tmp_path)
-    loaded = DiffusionPipeline.from_pretrained(tiny_pipeline_folder, custom_pipeline=custom)
+    path = str(tmp_path / "pipeline.py" if is_file else tmp_path)
+    custom: dict[str, Any] = {"custom_pipeline": path, "trust_remote_code": True}
+    loaded = DiffusionPipeline.from_pretrained(tiny_pipeline_folder, **custom)
     assert (type(loaded).__name__, isinstance(loaded, JoVAPipeline)) == ("MyPipeline", True)
     assert generate(loaded)[0].shape[2] == 3, "frames of its own call"
     loaded.save_pretrained(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "model_index.json").read_text())["_class_name"] == "MyPipeline"
-    again = DiffusionPipeline.from_pretrained(tmp_path / "saved", custom_pipeline=custom)
+    again = DiffusionPipeline.from_pretrained(tmp_path / "saved", **custom)
     assert_same(generate(again), generate(loaded))
     assert type(JoVAPipeline.from_pretrained(tmp_path / "saved")) is JoVAPipeline
-    assert type(JoVAPipeline.from_pipe(loaded, custom_pipeline=custom)).__name__ == "MyPipeline"
+    assert type(JoVAPipeline.from_pipe(loaded, **custom)).__name__ == "MyPipeline"
 
 
 def test_a_file_with_two_pipelines_is_refused_as_diffusers_does(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
     text = COMMUNITY.format(imported="from diffusers import JoVAPipeline", base="JoVAPipeline")
     (tmp_path / "pipeline.py").write_text(text + "\n\nclass Other(JoVAPipeline):\n    pass\n")
     with pytest.raises(ValueError, match="Multiple classes that inherit from DiffusionPipeline"):
-        DiffusionPipeline.from_pretrained(tiny_pipeline_folder, custom_pipeline=str(tmp_path))
+        DiffusionPipeline.from_pretrained(tiny_pipeline_folder, custom_pipeline=str(tmp_path), trust_remote_code=True)
