@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers import AutoencoderKLWan, DiffusionPipeline, MMAudioVAE, MMAudioVocoder, SchedulerMixin
-from diffusers.models.autoencoders import AutoencoderKLLTX2Audio
+from diffusers import (
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLWan,
+    DiffusionPipeline,
+    MMAudioVAE,
+    MMAudioVocoder,
+    SchedulerMixin,
+)
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
@@ -189,7 +195,11 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
 
     @property
     def guidance_scale(self) -> float:
-        """Text guidance of video in the current call, or the default; a callback may set `_guidance_scale`."""
+        """Text guidance of video in the current call, or the default.
+
+        A callback may set `_guidance_scale`; the 0 with which those of diffusers cut guidance off is off for both
+        modalities. Guidance by coupling and by voices keeps its own scales.
+        """
         return self._guidance_scale
 
     @property

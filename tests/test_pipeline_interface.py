@@ -11,6 +11,8 @@ import torch
 from diffusers import (
     AutoencoderKLWan,
     DiffusionPipeline,
+    FlowMatchLCMScheduler,
+    LTXEulerAncestralRFScheduler,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
@@ -219,6 +221,27 @@ def test_properties_of_a_call_exist_before_the_first_and_tell_of_the_last(pipeli
     generate(fresh, audio_guidance_scale=2.0)
     assert (fresh.guidance_scale, fresh.audio_guidance_scale, fresh.num_timesteps) == (3.0, 2.0, 2)
     assert fresh.do_classifier_free_guidance
+
+
+def test_prompts_are_encoded_without_a_transformer(tiny_pipeline_folder: Path, pipeline: JoVAPipeline) -> None:
+    names = ("transformer", "scheduler", "vae", "audio_vae", "vocoder")
+    texts = JoVAPipeline.from_pretrained(tiny_pipeline_folder, **dict.fromkeys(names))
+    one, other = (pipe.encode_prompt("a dog")[0].features for pipe in (texts, pipeline))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [FlowMatchLCMScheduler, LTXEulerAncestralRFScheduler])
+def test_a_stochastic_scheduler_of_diffusers_moves_both_modalities_by_the_seed(
+    pipeline: JoVAPipeline, kind: Any
+) -> None:
+    other = JoVAPipeline.from_pipe(pipeline, scheduler=kind.from_config(pipeline.scheduler.config))
+    one, again, euler = generate(other), generate(other), generate(pipeline)
+    assert_same(one, again)
+    assert differ(one[0], euler[0])
+    assert differ(one[1], euler[1])
+    seeds = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    batch = generate(other, ["a dog", "a dog"], generator=seeds)
+    assert_same(tuple(x[:1] for x in batch), one)
 
 
 # Callbacks
