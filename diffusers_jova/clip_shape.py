@@ -62,20 +62,20 @@ def set_length(waveform: Tensor, num_samples: int) -> Tensor:
 
 
 def frames_of_given_media(
-    video: Video | None, audio: Audio | None, sampling_rate: int, frame_rate: float, temporal_factor: int
+    video: Video | None, audio: Audio | None, sampling_rate: int | None, frame_rate: float, temporal_factor: int
 ) -> int | None:
     """Frames that a given video has or that fit into a given sound; None without either.
 
     Args:
         video: Frames, N first.
         audio: Sound, S last.
-        sampling_rate: Samples per second of `audio`.
+        sampling_rate: Samples per second of `audio`; None without.
         frame_rate: Frames per second of the clip.
         temporal_factor: Frames per latent after the first.
     """
     if video is not None:
         return len(video)
-    if audio is None:
+    if audio is None or sampling_rate is None:
         return None
     duration_s = np.shape(audio)[-1] / sampling_rate
     num_frames = int(duration_s * frame_rate + 0.5)  # half a frame of silence is added at most

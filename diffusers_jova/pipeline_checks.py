@@ -1,9 +1,12 @@
 """What a call of `JoVAPipeline` may be given, and an error for every way to be wrong."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import PIL.Image
+import torch
 from torch import Tensor
 
 from .conditions import Audio, Video
@@ -16,6 +19,48 @@ from .transformer_jova import MODALITIES
 Prompts = str | JoVAPrompt | list[str] | list[JoVAPrompt]
 Image = PIL.Image.Image | np.ndarray | Tensor | list[PIL.Image.Image]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallInputs:
+    """What a call is given, all but the values that a checkpoint has defaults for; see `JoVAPipeline.__call__`.
+
+    Once settled, `video` and `audio` are batches, and `audio_sampling_rate` is that of a given `audio`.
+    """
+
+    prompt: Prompts | None
+    negative_prompt: Prompts | None
+    audio_negative_prompt: Prompts | None
+    image: Image | None
+    audio: Audio | None
+    video: Video | None
+    audio_sampling_rate: int | None
+    speaker_embeds: Tensor | None
+    num_frames: int | None
+    modalities: Sequence[str]
+    num_videos_per_prompt: int
+    generator: torch.Generator | list[torch.Generator] | None
+    latents: Tensor | None
+    audio_latents: Tensor | None
+    prompt_embeds: PromptEmbeds | Tensor | None
+    negative_prompt_embeds: PromptEmbeds | Tensor | None
+    audio_negative_prompt_embeds: PromptEmbeds | Tensor | None
+    output_type: str
+    callback_on_step_end: Callable[..., dict[str, Any] | None] | None
+    callback_tensors: Sequence[str]
+
+    @property
+    def negatives(self) -> dict[str, tuple[Prompts | None, PromptEmbeds | Tensor | None]]:
+        """Negative prompts and their features, by the name of the argument."""
+        return {
+            "negative_prompt": (self.negative_prompt, self.negative_prompt_embeds),
+            "audio_negative_prompt": (self.audio_negative_prompt, self.audio_negative_prompt_embeds),
+        }
+
+    @property
+    def num_clips(self) -> int:
+        """Clips of the call."""
+        return count_prompts(self.prompt, self.prompt_embeds) * self.num_videos_per_prompt
 
 
 def count_prompts(prompt: Prompts | None, prompt_embeds: PromptEmbeds | Tensor | None) -> int:
@@ -42,9 +87,11 @@ def check_prompts(
     if (prompt is None) == (prompt_embeds is None):
         raise ValueError("exactly one of `prompt` and `prompt_embeds` must be given; describe the clip in `prompt`")
     check_prompt_type("prompt", prompt)
+    check_masks("prompt_embeds", prompt_embeds)
     num_prompts = count_prompts(prompt, prompt_embeds)
     for name, (negative_prompt, embeds) in negatives.items():
         check_prompt_type(name, negative_prompt)
+        check_masks(f"{name}_embeds", embeds)
         if negative_prompt is not None and embeds is not None:
             raise ValueError(f"`{name}` and `{name}_embeds` must not both be given; leave one out")
         if embeds is not None and (num_negative := count_prompts(None, embeds)) != num_prompts:
@@ -62,6 +109,18 @@ def check_prompt_type(name: str, prompt: Prompts | None) -> None:
         raise ValueError(f"`{name}` must be a str, a JoVAPrompt or a list of them, got {prompt!r}")
 
 
+def check_masks(name: str, embeds: PromptEmbeds | Tensor | None) -> None:
+    """Refuse encoded prompts whose masks do not belong to their features."""
+    if not isinstance(embeds, PromptEmbeds):
+        return
+    for features, mask in ((embeds.features, embeds.mask), (embeds.features_2, embeds.mask_2)):
+        if features is not None and mask is not None and mask.shape != features.shape[:2]:
+            raise ValueError(
+                f"mask of `{name}` must be {list(features.shape[:2])}, one value per row of its features, got "
+                f"{list(mask.shape)}; pad both alike"
+            )
+
+
 def check_template(template: str) -> None:
     """Refuse a prompt template that `JoVAPrompt.render` cannot fill in."""
     if not isinstance(template, str) or "{video}" not in template:
@@ -71,22 +130,26 @@ def check_template(template: str) -> None:
         )
 
 
-def check_output(
-    num_videos_per_prompt: int, output_type: str, callback_tensors: Sequence[str], known_tensors: Sequence[str]
-) -> None:
-    """Refuse a number of clips, a type of output or tensors for a callback that do not exist.
+def check_output(inputs: CallInputs, known_tensors: Sequence[str]) -> None:
+    """Refuse a number of clips, a type of output, a callback or tensors for it that cannot be.
 
     Args:
-        num_videos_per_prompt: Clips per prompt.
-        output_type: What the clips are returned as.
-        callback_tensors: Names of the tensors that the callback asks for.
-        known_tensors: Names of those that it may ask for.
+        inputs: Of the call.
+        known_tensors: Names of the tensors that a callback may ask for.
     """
-    if num_videos_per_prompt < 1:
-        raise ValueError(f"`num_videos_per_prompt` must be at least 1, got {num_videos_per_prompt}; use 1")
+    num_videos, output_type, callback = inputs.num_videos_per_prompt, inputs.output_type, inputs.callback_on_step_end
+    if num_videos < 1:
+        raise ValueError(f"`num_videos_per_prompt` must be at least 1, got {num_videos}; use 1")
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"`output_type` must be one of {list(OUTPUT_TYPES)}, got {output_type!r}; use 'np', say")
-    if unknown := [name for name in callback_tensors if name not in known_tensors]:
+    if callback is not None and not callable(callback):
+        raise ValueError(f"`callback_on_step_end` must be callable, got {callback!r}; pass a function or leave it out")
+    if unknown := [name for name in inputs.callback_tensors if name not in known_tensors]:
+        if hasattr(callback, "tensor_inputs"):
+            raise ValueError(
+                f"`tensor_inputs` of a {type(callback).__name__} must be in {list(known_tensors)}, got {unknown}; "
+                "use a callback that asks for no others, such as `SDCFGCutoffCallback`"
+            )
         raise ValueError(
             f"`callback_on_step_end_tensor_inputs` must be in {list(known_tensors)}, got {unknown}; leave these out"
         )
@@ -178,22 +241,23 @@ def check_something_is_generated(generated: Sequence[str], given: Sequence[str])
         )
 
 
-def check_size(
-    settings: GenerationDefaults, spatial_factor: int, patch_size: Sequence[int], temporal_factor: int
-) -> None:
-    """Refuse sizes, frame counts and rates that the video VAE and the transformer cannot hold.
+def check_size(settings: GenerationDefaults, spatial_factor: int, patch_size: Sequence[int]) -> None:
+    """Refuse sizes that the video VAE and the transformer cannot hold.
 
     Args:
         settings: Of the call.
         spatial_factor: Pixels per latent cell.
         patch_size: Latents per row along (frames, height, width).
-        temporal_factor: Frames per latent after the first.
     """
     for name, patch in zip(("height", "width"), patch_size[1:], strict=True):
         value, multiple = getattr(settings, name), spatial_factor * patch
         if value <= 0 or value % multiple:
             near = max(multiple, round(value / multiple) * multiple)
             raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {value}; use {near}")
+
+
+def check_length(settings: GenerationDefaults, temporal_factor: int) -> None:
+    """Refuse frame counts that the video VAE cannot hold, and rates that no clip has."""
     check_frame_count("num_frames", settings.num_frames, temporal_factor)
     if not 0 < settings.frame_rate < float("inf"):
         raise ValueError(f"`frame_rate` must be positive, got {settings.frame_rate}; use 16 or 24, say")
@@ -218,16 +282,17 @@ def check_given_video(video: Video | None, num_frames: int, temporal_factor: int
     check_frame_count("len(video)", len(video), temporal_factor)
 
 
-def check_audio_sampling_rate(audio_sampling_rate: int) -> None:
-    """Refuse a rate, in samples per second, that no sound has."""
-    check_sampling_rate("audio_sampling_rate", audio_sampling_rate)
+def check_audio_sampling_rate(audio_sampling_rate: int | None) -> None:
+    """Refuse a rate, in samples per second, that no sound has; None is that of the audio VAE."""
+    if audio_sampling_rate is not None:
+        check_sampling_rate("audio_sampling_rate", audio_sampling_rate)
 
 
 def check_given_audio(
-    audio: Audio | None, sampling_rate: int, settings: GenerationDefaults, temporal_factor: int
+    audio: Audio | None, sampling_rate: int | None, settings: GenerationDefaults, temporal_factor: int
 ) -> None:
     """Refuse given sound that is longer than the clip by more than the frames of one latent."""
-    if audio is None:
+    if audio is None or sampling_rate is None:
         return
     duration_s, clip_s = np.shape(audio)[-1] / sampling_rate, settings.num_frames / settings.frame_rate
     if duration_s > clip_s + temporal_factor / settings.frame_rate:

@@ -6,36 +6,38 @@ Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height a
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers import (
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLWan,
+    DiffusionPipeline,
+    MMAudioVAE,
+    MMAudioVocoder,
+    SchedulerMixin,
+)
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jova_cli.shipped import find_model
 
-from .audio_codec import JoVAAudioCodec
-from .clip_shape import ClipShape, frames_of_given_media, set_length
-from .conditions import (
-    Audio,
-    GivenLatents,
-    Video,
-    condition_channels,
-    repeat_to_batch,
-    to_frame_batch,
-    to_waveform_batch,
-)
+from .clip_shape import ClipShape, frames_of_given_media
+from .conditions import Audio, Video, to_frame_batch, to_waveform_batch
 from .denoising import JoVADenoiser, TextConditions
 from .generation_defaults import GenerationDefaults
 from .lora import JoVALoraLoaderMixin
 from .pipeline_checks import (
+    CallInputs,
     Image,
     Prompts,
     check_audio_sampling_rate,
     check_given_audio,
     check_given_video,
+    check_length,
     check_modalities,
     check_output,
     check_prompts,
@@ -43,24 +45,34 @@ from .pipeline_checks import (
     check_something_is_generated,
     check_speakers,
     check_template,
-    count_prompts,
 )
+from .pipeline_media import JoVAMediaMixin
 from .pipeline_output import JoVAPipelineOutput
 from .prompt import PROMPT_TEMPLATE, PromptEmbeds
 from .prompt_encoder import JoVAPromptEncoderMixin
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
-from .transformer_jova import MODALITIES
+from .single_file import load_single_file
+from .step_callback import (
+    CALLBACK_TENSORS,
+    check_answer,
+    offered_tensors,
+    replaced_samples,
+    replaced_text,
+    settings_after_callback,
+)
+from .transformer_jova import MODALITIES, JoVATransformer3DModel
+from .transformer_jova_wan import JoVAWanTransformer3DModel
 from .video_codec import JoVAVideoCodec
 
 
-LATENTS_OF = {"video": "latents", "audio": "audio_latents"}
-
-
-class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixin):
+class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, JoVALoraLoaderMixin):
     """Text, image, voice or video to video with sound.
 
     What is given decides the task: text alone, or with an image, generates both modalities; `audio` that lasts as long
     as the clip drives the video; a `video` as long as the clip gets a sound; shorter ones are continued.
+
+    Components that no call needs may be None: text encoders where prompts come encoded, the codecs of a modality that
+    takes no part.
 
     Args:
         tokenizer: Of the first text encoder.
@@ -80,20 +92,28 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae->audio_vae->vocoder"
-    _optional_components = ["tokenizer_2", "text_encoder_2"]
-    _callback_tensor_inputs = ["latents", "audio_latents", "prompt_embeds", "negative_prompt_embeds"]
+    _optional_components = [
+        "tokenizer",
+        "text_encoder",
+        "tokenizer_2",
+        "text_encoder_2",
+        "vae",
+        "audio_vae",
+        "vocoder",
+    ]
+    _callback_tensor_inputs = CALLBACK_TENSORS
 
     def __init__(
         self,
-        tokenizer: Any,
-        text_encoder: Any,
-        transformer: Any,
-        vae: Any,
-        audio_vae: Any,
-        vocoder: Any,
-        scheduler: Any,
-        tokenizer_2: Any = None,
-        text_encoder_2: Any = None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        text_encoder: PreTrainedModel | None,
+        transformer: JoVATransformer3DModel | JoVAWanTransformer3DModel | None,
+        vae: AutoencoderKLWan | None,
+        audio_vae: MMAudioVAE | AutoencoderKLLTX2Audio | None,
+        vocoder: MMAudioVocoder | LTX2Vocoder | LTX2VocoderWithBWE | None,
+        scheduler: SchedulerMixin | None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        text_encoder_2: PreTrainedModel | None = None,
         prompt_template: str = PROMPT_TEMPLATE,
         pads_text_with_zeros: bool = False,
         speaker_token: str | None = None,
@@ -119,35 +139,74 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
         )
         check_template(prompt_template)
         self.defaults = GenerationDefaults.from_dict(defaults or {})
-        spatial_factor = self.video_codec.spatial_factor if getattr(self, "vae", None) is not None else 8
+        spatial_factor = 8 if vae is None else JoVAVideoCodec(vae).spatial_factor
         self.video_processor = VideoProcessor(vae_scale_factor=spatial_factor)
+        self.begin_call(self.defaults, None)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
         """Load a saved pipeline as `DiffusionPipeline.from_pretrained` does; `"jova-tiny"` comes with the package."""
         return super().from_pretrained(find_model(pretrained_model_name_or_path), **kwargs)
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
+        """Build a pipeline of the components of another, as `DiffusionPipeline.from_pipe` does.
+
+        Args:
+            pipeline: Those of a `JoVAPipeline` go over whatever their class; of any other, those that fit.
+            kwargs: Components and config values in place of those of `pipeline`, and what diffusers takes: without
+                `dtype` it brings all components to float32.
+        """
+        if isinstance(pipeline, JoVAPipeline) and "custom_pipeline" not in kwargs:
+            names, _ = cls._get_signature_keys(cls)
+            kwargs = {name: part for name, part in pipeline.components.items() if name in names} | kwargs
+        return super().from_pipe(pipeline, **kwargs)
+
+    @classmethod
+    def from_single_file(
+        cls, pretrained_model_link_or_path: str | Path, *, config: str | os.PathLike[str] | None = None, **kwargs: Any
+    ) -> Self:
+        """Load the transformer from one file, and the other components from the folder of a pipeline.
+
+        Args:
+            pretrained_model_link_or_path: Path of a file that `jova convert single_file` wrote.
+            config: Folder, repository or shipped name of a pipeline that has the other components.
+            kwargs: What `from_pretrained` takes; `dtype` holds for the file as well.
+
+        Raises:
+            ValueError: `config` is missing, or the file is no such export.
+        """
+        if config is None:
+            raise ValueError(
+                "`config` must be the folder of a pipeline, because a single file holds a transformer alone, got "
+                "None; pass `config=folder`, or load all of it with `from_pretrained(folder)`"
+            )
+        dtypes = {name: kwargs[name] for name in ("dtype", "torch_dtype") if isinstance(kwargs.get(name), torch.dtype)}
+        return cls.from_pretrained(
+            config, transformer=load_single_file(pretrained_model_link_or_path, **dtypes), **kwargs
+        )
+
     # 1. What a call is about
 
-    @property
-    def video_codec(self) -> JoVAVideoCodec:
-        """The video VAE as this pipeline sees it."""
-        return JoVAVideoCodec(self.vae)
-
-    @property
-    def audio_codec(self) -> JoVAAudioCodec:
-        """The audio VAE and vocoder as this pipeline sees them."""
-        return JoVAAudioCodec(self.audio_vae, self.vocoder)
-
-    @property
-    def num_condition_channels(self) -> int:
-        """Video input channels that hold what is given; 0 for models that read a given frame as clean tokens."""
-        return self.transformer.config.in_channels - self.transformer.config.out_channels
+    def begin_call(self, settings: GenerationDefaults, attention_kwargs: dict[str, Any] | None) -> None:
+        """Set what the properties below tell, and what a callback may change."""
+        self._guidance_scale, self._audio_guidance_scale = settings.guidance_scale, settings.audio_guidance_scale
+        self._attention_kwargs, self._needs_negative_prompt = attention_kwargs, False
+        self._num_timesteps, self._current_timestep, self._interrupt = 0, None, False
 
     @property
     def guidance_scale(self) -> float:
-        """Text guidance of video in the current call; a callback may set `_guidance_scale`."""
+        """Text guidance of video in the current call, or the default.
+
+        A callback may set `_guidance_scale`; the 0 with which those of diffusers cut guidance off is off for both
+        modalities. Guidance by coupling and by voices keeps its own scales.
+        """
         return self._guidance_scale
+
+    @property
+    def audio_guidance_scale(self) -> float:
+        """Text guidance of audio, that of video unless it has its own; a callback may set `_audio_guidance_scale`."""
+        return self._guidance_scale if self._audio_guidance_scale is None else self._audio_guidance_scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
@@ -156,12 +215,12 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of the current call."""
+        """Steps of the current call; 0 before the first."""
         return self._num_timesteps
 
     @property
     def current_timestep(self) -> Tensor | None:
-        """Video timestep of the current step."""
+        """Video timestep of the current step; None between calls."""
         return self._current_timestep
 
     @property
@@ -174,112 +233,75 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
         """Whether the remaining steps are skipped; a callback may set `_interrupt`."""
         return self._interrupt
 
-    # 2. What is given besides text
+    # 2. Settling and checking
 
-    def encode_image(self, image: Image, clip: ClipShape) -> Tensor:
-        """Normalised latents [B, C, 1, h, w] of one reference image, or of one per prompt."""
-        pixels = self.video_processor.preprocess(image, height=clip.height, width=clip.width)
-        return repeat_to_batch("image", self.video_codec.encode(pixels[:, :, None]), clip.batch_size)
-
-    def encode_video(self, frames: Tensor, clip: ClipShape) -> Tensor:
-        """Normalised latents [B, C, F, h, w] of given frames [1, 3, N, H, W] in [-1, 1]."""
-        return repeat_to_batch("video", self.video_codec.encode(frames), clip.batch_size)
-
-    def encode_audio(self, waveform: Tensor, clip: ClipShape) -> Tensor:
-        """Latents [B, L, C] of a given waveform [1 or B, channels, S] at the codec's sampling rate."""
-        latents = self.audio_codec.encode(waveform.to(self._execution_device))
-        return repeat_to_batch("audio", latents[:, : clip.num_audio_latents], clip.batch_size)
-
-    def condition_channels(self, clip: ClipShape, image_latents: Tensor | None) -> Tensor | None:
-        """Condition channels of the video [B, C, F, h, w]; None where the model has none."""
-        num_mask_channels = self.num_condition_channels - self.video_codec.num_channels
-        if num_mask_channels < 0:
-            return None
-        shape = self.video_codec.latent_shape(clip.num_frames, clip.height, clip.width)
-        latents = torch.zeros(clip.batch_size, *shape, device=self._execution_device)
-        return condition_channels(latents, image_latents, num_mask_channels)
-
-    def prepare_latents(
-        self, name: str, shape: Sequence[int], generator: Any = None, latents: Tensor | None = None
-    ) -> Tensor:
-        """Noise, or the given start, in float32.
-
-        Args:
-            name: Argument that `latents` came from.
-            shape: Of the latents, batch first.
-            generator: One, or one per clip; a clip's noise then does not depend on its batch.
-            latents: The start, in place of noise.
-        """
-        if isinstance(generator, list) and len(generator) != shape[0]:
-            raise ValueError(
-                f"`generator` must be one for all clips or one per clip, got {len(generator)} for {shape[0]}"
+    def settle(self, inputs: CallInputs, settings: GenerationDefaults) -> tuple[CallInputs, GenerationDefaults]:
+        """Bring given media into one form, and let them say how long the clip is; drop guidance without an object."""
+        for name in ("transformer", "scheduler"):
+            if getattr(self, name) is None:
+                raise ValueError(f"`{name}` must be loaded to generate anything, got None; load it")
+        check_modalities(inputs.modalities, inputs.image, inputs.video, inputs.audio, inputs.speaker_embeds)
+        check_audio_sampling_rate(inputs.audio_sampling_rate)  # here, because it sets the length of the clip
+        if inputs.video is not None:
+            inputs = replace(inputs, video=to_frame_batch(inputs.video))
+        if inputs.audio is not None:
+            rate = self.audio_codec.sampling_rate if inputs.audio_sampling_rate is None else inputs.audio_sampling_rate
+            waveform = to_waveform_batch(inputs.audio, self.audio_codec.num_channels)
+            inputs = replace(inputs, audio=waveform, audio_sampling_rate=rate)
+        if inputs.num_frames is None:
+            num_frames = frames_of_given_media(
+                inputs.video, inputs.audio, inputs.audio_sampling_rate, settings.frame_rate, self.temporal_factor
             )
-        if latents is None:
-            return randn_tensor(tuple(shape), generator=generator, device=self._execution_device, dtype=torch.float32)
-        if list(latents.shape) != list(shape):
-            raise ValueError(f"`{name}` must be {list(shape)} for this clip, got {list(latents.shape)}")
-        return latents.to(self._execution_device, torch.float32)
+            inputs = replace(inputs, num_frames=num_frames)
+        settings = settings.override(num_frames=inputs.num_frames)
+        if len(inputs.modalities) == 1:  # nothing to couple
+            settings = settings.override(coupling_scale=1.0, audio_coupling_scale=1.0)
+        if inputs.speaker_embeds is None:  # no voice to follow
+            settings = settings.override(audio_speaker_scale=1.0)
+        callback: Any = inputs.callback_on_step_end
+        if hasattr(callback, "tensor_inputs"):  # a callback object of diffusers knows what it reads
+            inputs = replace(inputs, callback_tensors=callback.tensor_inputs)
+        return inputs, settings
 
-    # 3. Checks
-
-    def check_inputs(
-        self,
-        settings: GenerationDefaults,
-        prompt: Prompts | None,
-        negative_prompt: Prompts | None,
-        audio_negative_prompt: Prompts | None,
-        prompt_embeds: PromptEmbeds | Tensor | None,
-        negative_prompt_embeds: PromptEmbeds | Tensor | None,
-        audio_negative_prompt_embeds: PromptEmbeds | Tensor | None,
-        num_videos_per_prompt: int,
-        image: Image | None,
-        audio: Audio | None,
-        audio_sampling_rate: int,
-        video: Video | None,
-        speaker_embeds: Tensor | None,
-        modalities: Sequence[str],
-        output_type: str,
-        callback_on_step_end_tensor_inputs: Sequence[str],
-    ) -> None:
-        """Raise a ValueError that says what to do for every argument of a call that cannot be served."""
-        negatives = {
-            "negative_prompt": (negative_prompt, negative_prompt_embeds),
-            "audio_negative_prompt": (audio_negative_prompt, audio_negative_prompt_embeds),
-        }
-        check_prompts(prompt, prompt_embeds, negatives)
-        check_output(
-            num_videos_per_prompt, output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
-        )
-        codec = self.video_codec
-        check_modalities(modalities, image, video, audio, speaker_embeds)
+    def check_inputs(self, inputs: CallInputs, settings: GenerationDefaults) -> None:
+        """Raise a ValueError that says what to do for every settled argument of a call that cannot be served."""
+        check_prompts(inputs.prompt, inputs.prompt_embeds, inputs.negatives)
+        check_output(inputs, self._callback_tensor_inputs)
+        config = self.transformer.config
         check_speakers(
-            speaker_embeds, self.transformer.config.get("speaker_dim"), self.config.speaker_token, prompt_embeds
+            inputs.speaker_embeds, config.get("speaker_dim"), self.config.speaker_token, inputs.prompt_embeds
         )
-        check_size(settings, codec.spatial_factor, self.transformer.config.patch_size, codec.temporal_factor)
-        check_given_video(video, settings.num_frames, codec.temporal_factor)
-        check_given_audio(audio, audio_sampling_rate, settings, codec.temporal_factor)
+        if "video" in inputs.modalities or self.vae is not None:
+            check_size(settings, self.video_codec.spatial_factor, config.patch_size)
+        check_length(settings, self.temporal_factor)
+        check_given_video(inputs.video, settings.num_frames, self.temporal_factor)
+        check_given_audio(inputs.audio, inputs.audio_sampling_rate, settings, self.temporal_factor)
 
-    # 4. Decoding
+    def clip_shape(self, inputs: CallInputs, settings: GenerationDefaults) -> ClipShape:
+        """Size and length of the clips of a call."""
+        duration_s = settings.num_frames / settings.frame_rate
+        return ClipShape(
+            batch_size=inputs.num_clips,
+            height=settings.height,
+            width=settings.width,
+            num_frames=settings.num_frames,
+            frame_rate=settings.frame_rate,
+            num_audio_latents=self.audio_codec.num_latents_for(duration_s) if "audio" in inputs.modalities else 0,
+        )
 
-    def decode_video(self, latents: Tensor, output_type: str) -> Any:
-        """Frames as `output_type` says, of normalised latents [B, C, F, h, w]."""
-        if output_type == "latent":
-            return latents
-        return self.video_processor.postprocess_video(self.video_codec.decode(latents), output_type=output_type)
+    # 3. After a step
 
-    def decode_audio(self, latents: Tensor, output_type: str, clip: ClipShape) -> Any:
-        """Waveform [B, channels, S] of latents [B, L, C], as long as the clip."""
-        if output_type == "latent":
-            return latents
-        return self.finish_audio(self.audio_codec.decode(latents), output_type, clip)
+    def call_back(
+        self, inputs: CallInputs, step: int, timestep: Tensor, samples: dict[str, Tensor], text: TextConditions
+    ) -> tuple[dict[str, Tensor], TextConditions]:
+        """Let the callback of a call see a step, and take what it returns."""
+        assert inputs.callback_on_step_end is not None
+        tensors = offered_tensors(samples, text)
+        chosen = {name: tensors[name] for name in inputs.callback_tensors}
+        answer = check_answer(inputs.callback_on_step_end(self, step, timestep, chosen))
+        return replaced_samples(samples, answer), replaced_text(text, answer)
 
-    def finish_audio(self, waveform: Tensor, output_type: str, clip: ClipShape) -> Any:
-        """Cut a waveform [1 or B, channels, S] to the clip, or fill it up with silence: float32, one per clip."""
-        waveform = set_length(waveform.float().clamp(-1, 1).cpu(), clip.num_samples(self.audio_codec.sampling_rate))
-        waveform = repeat_to_batch("audio", waveform, clip.batch_size)
-        return waveform.numpy() if output_type == "np" else waveform
-
-    # 5. The call
+    # 4. The call
 
     @torch.no_grad()
     def __call__(
@@ -388,10 +410,28 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
             `JoVAPipelineOutput`, or the tuple `(frames, audio)`. Given media that cover the clip come back as given.
         """
         # 1. Settle what the call is about
-        video = None if video is None else to_frame_batch(video)
-        audio = None if audio is None else to_waveform_batch(audio, self.audio_codec.num_channels)
-        audio_sampling_rate = self.audio_codec.sampling_rate if audio_sampling_rate is None else audio_sampling_rate
-        check_audio_sampling_rate(audio_sampling_rate)  # here, because it sets the length of the clip
+        inputs = CallInputs(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            audio_negative_prompt=audio_negative_prompt,
+            image=image,
+            audio=audio,
+            video=video,
+            audio_sampling_rate=audio_sampling_rate,
+            speaker_embeds=speaker_embeds,
+            num_frames=num_frames,
+            modalities=modalities,
+            num_videos_per_prompt=num_videos_per_prompt,
+            generator=generator,
+            latents=latents,
+            audio_latents=audio_latents,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            audio_negative_prompt_embeds=audio_negative_prompt_embeds,
+            output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+            callback_tensors=callback_on_step_end_tensor_inputs,
+        )
         settings = self.defaults.override(
             height=height,
             width=width,
@@ -411,66 +451,16 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
             audio_apg_threshold=audio_apg_threshold,
             max_sequence_length=max_sequence_length,
         )
-        if num_frames is None:
-            num_frames = frames_of_given_media(
-                video, audio, audio_sampling_rate, settings.frame_rate, self.video_codec.temporal_factor
-            )
-        settings = settings.override(num_frames=num_frames)
-        if len(modalities) == 1:  # nothing to couple
-            settings = settings.override(coupling_scale=1.0, audio_coupling_scale=1.0)
-        if speaker_embeds is None:  # no voice to follow
-            settings = settings.override(audio_speaker_scale=1.0)
-        self.check_inputs(
-            settings,
-            prompt,
-            negative_prompt,
-            audio_negative_prompt,
-            prompt_embeds,
-            negative_prompt_embeds,
-            audio_negative_prompt_embeds,
-            num_videos_per_prompt,
-            image,
-            audio,
-            audio_sampling_rate,
-            video,
-            speaker_embeds,
-            modalities,
-            output_type,
-            callback_on_step_end_tensor_inputs,
-        )
-        self._guidance_scale, self._attention_kwargs = settings.guidance_scale, attention_kwargs
-        self._current_timestep, self._interrupt = None, False
+        inputs, settings = self.settle(inputs, settings)
+        self.check_inputs(inputs, settings)
+        self.begin_call(settings, attention_kwargs)
         speakers = self.place_speakers(  # here, to refuse voices without a place before anything is encoded
             speaker_embeds, prompt, prompt_embeds, num_videos_per_prompt, settings.max_sequence_length
         )
-        clip = ClipShape(
-            batch_size=count_prompts(prompt, prompt_embeds) * num_videos_per_prompt,
-            height=settings.height,
-            width=settings.width,
-            num_frames=settings.num_frames,
-            frame_rate=settings.frame_rate,
-            num_audio_latents=self.audio_codec.num_latents_for(settings.num_frames / settings.frame_rate),
-        )
+        clip = self.clip_shape(inputs, settings)
 
         # 2. Encode what is given besides text
-        given: dict[str, GivenLatents] = {}
-        originals: dict[str, Tensor] = {}
-        image_latents = None
-        num_latent_frames = self.video_codec.num_latent_frames(clip.num_frames)
-        if image is not None:
-            image_latents = self.encode_image(image, clip)
-            if self.num_condition_channels == 0:
-                given["video"] = GivenLatents.prefix(image_latents, num_latent_frames, axis=2)
-        if video is not None:
-            originals["video"] = self.video_processor.preprocess_video(video, height=clip.height, width=clip.width)
-            given["video"] = GivenLatents.prefix(
-                self.encode_video(originals["video"], clip), num_latent_frames, axis=2
-            )
-        if audio is not None:
-            originals["audio"] = clip.fit_given_audio(audio, audio_sampling_rate, self.audio_codec)
-            given["audio"] = GivenLatents.prefix(
-                self.encode_audio(originals["audio"], clip), clip.num_audio_latents, axis=1
-            )
+        media = self.encode_media(inputs, clip)
 
         # 3. Schedules
         scheduler = FlowMatchAudioVideoScheduler.from_scheduler(self.scheduler)
@@ -483,16 +473,15 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
             transformer=self.transformer,
             scheduler=scheduler,
             guidance=settings.guidance(),
-            given=given,
-            channels=self.condition_channels(clip, image_latents),
+            given=media.latents,
+            channels=media.channels,
             frame_rate=clip.frame_rate,
-            audio_latent_rate_hz=self.audio_codec.latent_rate_hz,
+            audio_latent_rate_hz=self.audio_codec.latent_rate_hz if "audio" in modalities else clip.frame_rate,
             is_sequential=sequential_guidance,
             attention_kwargs=attention_kwargs,
             generator=generator,
         )
-
-        check_something_is_generated([name for name in modalities if denoiser.generates(name)], list(given))
+        check_something_is_generated([name for name in modalities if denoiser.generates(name)], list(media.latents))
 
         # 4. Encode text
         self._needs_negative_prompt = denoiser.needs_negative_prompt(modalities)
@@ -510,14 +499,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
         text = TextConditions(*encoded, speakers=speakers)
 
         # 5. Draw noise
-        samples = {}
-        if "video" in modalities:
-            latent_shape = self.video_codec.latent_shape(clip.num_frames, clip.height, clip.width)
-            samples["video"] = self.prepare_latents("latents", (clip.batch_size, *latent_shape), generator, latents)
-        if "audio" in modalities:
-            audio_shape = (clip.batch_size, clip.num_audio_latents, self.audio_codec.latent_channels)
-            samples["audio"] = self.prepare_latents("audio_latents", audio_shape, generator, audio_latents)
-        samples = denoiser.impose(samples)
+        samples = denoiser.impose(self.draw_noise(inputs, clip))
 
         # 6. Denoise
         with self.progress_bar(total=self._num_timesteps) as progress_bar:
@@ -527,39 +509,18 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVALoraLoaderMixi
                 self._current_timestep = timestep
                 samples = denoiser.step(step, samples, text)
                 if callback_on_step_end is not None:
-                    tensors: dict[str, Any] = {
-                        "latents": samples.get("video"),
-                        "audio_latents": samples.get("audio"),
-                        "prompt_embeds": text.prompt,
-                        "negative_prompt_embeds": text.negative_prompt,
-                    }
-                    chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    tensors |= callback_on_step_end(self, step, timestep, chosen) or {}
-                    samples = {name: tensors[LATENTS_OF[name]] for name in samples}
-                    text = replace(
-                        text, prompt=tensors["prompt_embeds"], negative_prompt=tensors["negative_prompt_embeds"]
-                    )
-                    settings = settings.override(guidance_scale=self._guidance_scale)
-                    denoiser = replace(denoiser, guidance=settings.guidance())
+                    samples, text = self.call_back(inputs, step, timestep, samples, text)
+                    guided = settings_after_callback(settings, self._guidance_scale, self._audio_guidance_scale)
+                    denoiser = replace(denoiser, guidance=guided.guidance())
+                    self._needs_negative_prompt = denoiser.needs_negative_prompt(modalities)
                 progress_bar.update()
         self._current_timestep = None
 
         # 7. Decode what was generated
-        frames = waveform = None
-        if "video" in samples:
-            frames = self.decode_video(samples["video"], output_type)
-        if "audio" in samples:
-            waveform = self.decode_audio(samples["audio"], output_type, clip)
-        if output_type != "latent" and "video" in given and given["video"].covers_all:
-            frames = self.video_processor.postprocess_video(
-                repeat_to_batch("video", originals["video"], clip.batch_size), output_type=output_type
-            )
-        if output_type != "latent" and "audio" in given and given["audio"].covers_all:
-            waveform = self.finish_audio(originals["audio"], output_type, clip)
+        frames, waveform = self.decode_media(samples, media, output_type, clip)
         self.maybe_free_model_hooks()
-
         if not return_dict:
             return frames, waveform
         return JoVAPipelineOutput(
-            frames=frames, audio=waveform, frame_rate=clip.frame_rate, sampling_rate=self.audio_codec.sampling_rate
+            frames=frames, audio=waveform, frame_rate=clip.frame_rate, sampling_rate=self.sampling_rate
         )

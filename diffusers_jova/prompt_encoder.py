@@ -101,7 +101,12 @@ class JoVAPromptEncoderMixin:
         return texts if token is None else [mark_speakers(text, token) for text in texts]
 
     def encode_texts(self, texts: list[str], max_sequence_length: int) -> PromptEmbeds:
-        """Features of every text encoder that the pipeline has, and where the speakers stand in the first one's."""
+        """Features of every text encoder that the pipeline has, and where the speakers stand in the first one's.
+
+        Raises:
+            ValueError: The first text encoder, or the tokenizer of one, is not loaded.
+        """
+        self.check_text_components()
         parts: list[Any] = []
         for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
             if encoder is not None:
@@ -111,11 +116,22 @@ class JoVAPromptEncoderMixin:
                 parts += encode_tokens(encoder, tokens, max_sequence_length, self.config.pads_text_with_zeros)
         return PromptEmbeds(*parts)._replace(speaker_positions=self.speaker_positions(texts, max_sequence_length))
 
+    def check_text_components(self) -> None:
+        """Refuse to read text without what reads it."""
+        pairs = {"tokenizer": True, "text_encoder": True, "tokenizer_2": self.text_encoder_2 is not None}
+        for name, is_needed in pairs.items():
+            if is_needed and getattr(self, name) is None:
+                raise ValueError(
+                    f"`{name}` must be loaded to read a prompt, got None; load it, or pass `prompt_embeds`, and "
+                    "`negative_prompt_embeds` unless `guidance_scale` is 1"
+                )
+
     def speaker_positions(self, texts: list[str], max_sequence_length: int) -> Tensor | None:
         """Rows of the first encoder's features where speakers stand, [B, P]; None for a pipeline without voices."""
         token = self.config.speaker_token
         if token is None:
             return None
+        self.check_text_components()
         tokens = tokenize_text(self.tokenizer, texts, max_sequence_length)
         return find_speakers(self.tokenizer, tokens.input_ids, token)
 

@@ -5,6 +5,8 @@ entries in its tables, `model_index.json` stores `["diffusers_jova", <class>]`, 
 and `AutoModel` load it.
 """
 
+import inspect
+from types import ModuleType
 from typing import Any
 
 import diffusers
@@ -13,10 +15,13 @@ from diffusers.loaders import FromOriginalModelMixin, lora_base
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
+from diffusers.utils import dynamic_modules_utils
 
 
 # Goes when diffusers has a public function that returns the tensors of an adapter together with its header.
 fetch_state_dict = lora_base._fetch_state_dict
+
+find_any_pipeline = dynamic_modules_utils.find_pipeline_class
 
 
 def active_attention_backend() -> AttentionBackendName:
@@ -41,6 +46,7 @@ def register(components: tuple[type, ...], pipelines: tuple[type, ...], blocks: 
             SINGLE_FILE_LOADABLE_CLASSES[cls.__name__] = {"checkpoint_mapping_fn": keep_names}
     for cls in pipelines:
         setattr(diffusers.pipelines, cls.__name__, cls)
+    dynamic_modules_utils.find_pipeline_class = find_defined_pipeline
     for cls in blocks:
         TransformerBlockRegistry.register(cls, TransformerBlockMetadata(0, None))
 
@@ -48,3 +54,16 @@ def register(components: tuple[type, ...], pipelines: tuple[type, ...], blocks: 
 def keep_names(checkpoint: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Take the tensors of one file as they are: no released file has other names."""
     return checkpoint
+
+
+def find_defined_pipeline(module: ModuleType) -> type | None:
+    """The one pipeline that a file of `custom_pipeline` defines, whatever pipelines it imports to build on.
+
+    diffusers passes over imported pipelines of its own only. Goes when it passes over all that a file imports.
+    """
+    defined = [
+        cls
+        for _, cls in inspect.getmembers(module, inspect.isclass)
+        if issubclass(cls, diffusers.DiffusionPipeline) and cls.__module__ == module.__name__
+    ]
+    return defined[0] if len(defined) == 1 else find_any_pipeline(module)

@@ -25,13 +25,14 @@ import numpy as np
 import torch
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
-    FlowMatchHeunDiscreteScheduler,
     SchedulerMixin,
     UniPCMultistepScheduler,
 )
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
+
+from .flow_schedulers import OWN_SCHEDULER, check_predicts_flow, declared_shift, with_shift
 
 
 Sigmas = TypeVar("Sigmas", Tensor, np.ndarray)
@@ -43,9 +44,6 @@ SOLVERS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "unipc": partial(UniPCMultistepScheduler, prediction_type="flow_prediction", use_flow_sigmas=True),
     }
 )
-
-# schedulers that predict flow without saying so in their config
-FLOW_MATCH_CLASSES = (FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler)
 
 # Schedules that people have published; each row is `FlowMatchAudioVideoScheduler(**PRESETS[name])`. The video shift
 # of Waver stands in for JoVA's, whose shifts and solver are not published.
@@ -205,6 +203,9 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
     _compatibles = [
         "FlowMatchEulerDiscreteScheduler",
         "FlowMatchHeunDiscreteScheduler",
+        "FlowMatchLCMScheduler",
+        "FlowMapEulerDiscreteScheduler",
+        "LTXEulerAncestralRFScheduler",
         "UniPCMultistepScheduler",
         "DPMSolverMultistepScheduler",
         "DPMSolverSinglestepScheduler",
@@ -245,19 +246,17 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         """Apply a plain diffusers scheduler to each modality, on its own schedule.
 
         Args:
-            scheduler: Any scheduler that predicts flow: a FlowMatchEulerDiscreteScheduler, a
-                FlowMatchHeunDiscreteScheduler, or one with ``prediction_type="flow_prediction"`` and
-                ``use_flow_sigmas=True``. It is copied, never stepped. If its config came from ours, the ratio of
-                ``audio_shift`` to ``shift`` is kept. Ours is returned as it is.
+            scheduler: Any scheduler that predicts flow: one of `flow_schedulers.FLOW_MATCH_CLASSES`, or one with
+                ``prediction_type="flow_prediction"`` and ``use_flow_sigmas=True``. It is copied, never stepped. If its
+                config came from ours, the ratio of ``audio_shift`` to ``shift`` is kept. Ours is returned as it is.
 
         Raises:
             ValueError: If the scheduler does not predict flow or needs a shift that depends on the resolution.
         """
         if isinstance(scheduler, cls):
             return scheduler
-        _check_predicts_flow(scheduler)
-        shift_name = "shift" if isinstance(scheduler, FLOW_MATCH_CLASSES) else "flow_shift"
-        shift = scheduler.config[shift_name]
+        check_predicts_flow(scheduler)
+        shift = declared_shift(scheduler)
         audio_shift = shift * scheduler.config.get("_audio_shift_ratio", 1.0)
         pair = cls(shift, audio_shift, scheduler.config.num_train_timesteps)
         pair.register_to_config(solver=type(scheduler).__name__)
@@ -265,7 +264,7 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         pair.video = copy.deepcopy(scheduler)
         pair.audio = copy.deepcopy(scheduler)
         if audio_shift != shift:
-            pair.audio = _rebuild(scheduler, **{shift_name: audio_shift})
+            pair.audio = with_shift(scheduler, audio_shift)
         return pair
 
     # 1. Inference
@@ -309,8 +308,10 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         for solver in (self.video, self.audio):
             solver.set_timesteps(num_inference_steps, device=device)
             if solver.sigmas[-1] != 0:
-                raise ValueError(f"`scheduler` must end at sigma 0, got {solver.sigmas[-1]:.3g} from a {name}")
-        return self.video.sigmas, self.audio.sigmas
+                raise ValueError(
+                    f"`scheduler` must end at sigma 0, got {solver.sigmas[-1]:.3g} from a {name}; {OWN_SCHEDULER}"
+                )
+        return self.video.sigmas.float(), self.audio.sigmas.float()
 
     def _schedules(
         self, num_inference_steps: int | None, sigmas: Sequence[float] | None, audio_sigmas: Sequence[float] | None
@@ -540,24 +541,3 @@ def _check_sigmas(name: str, sigmas: Sequence[float]) -> np.ndarray:
             f"`{name}` must fall strictly within (0, 1], got {values.tolist()}; the final 0 is added by the scheduler"
         )
     return values
-
-
-def _check_predicts_flow(scheduler: Any) -> None:
-    """Refuse schedulers whose model output is not our velocity, or whose shift needs the resolution."""
-    config, name = scheduler.config, type(scheduler).__name__
-    declared = config.get("prediction_type") == "flow_prediction" and config.get("use_flow_sigmas", False)
-    if not (declared or isinstance(scheduler, FLOW_MATCH_CLASSES)):
-        raise ValueError(
-            f"`scheduler` must predict flow, got a {name} with prediction_type={config.get('prediction_type')!r} and "
-            f"use_flow_sigmas={config.get('use_flow_sigmas', False)}; build it with "
-            f'`{name}.from_config(pipe.scheduler.config, prediction_type="flow_prediction", use_flow_sigmas=True)`'
-        )
-    for option in ("use_dynamic_shifting", "invert_sigmas"):
-        if config.get(option, False):
-            raise ValueError(f"`{option}` must be False for two modalities, got True in a {name}; use a fixed shift")
-
-
-def _rebuild(scheduler: Any, **changes: Any) -> Any:
-    """Build a scheduler once more with some of its constructor arguments changed."""
-    known = inspect.signature(type(scheduler)).parameters
-    return type(scheduler)(**({key: value for key, value in scheduler.config.items() if key in known} | changes))

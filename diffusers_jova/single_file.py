@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Self
 
+import diffusers
 from diffusers.loaders import FromOriginalModelMixin
 from diffusers.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
@@ -12,6 +13,40 @@ from torch import Tensor
 
 
 CONFIG_KEY = "config"
+KINDS = {  # first bytes of other files, what they are, and what to do
+    b"GGUF": (
+        "a GGUF file",
+        "pass `config`, the folder of its config.json, with `quantization_config=GGUFQuantizationConfig(...)`",
+    ),
+    b"PK\x03\x04": ("a PyTorch file", "pass `config`, the folder of its config.json"),
+    b"\x80\x02": ("a pickle", "pass `config`, the folder of its config.json"),
+}
+
+
+def local_file(path: str | Path) -> Path:
+    """Absolute path of a file on this machine that may be a safetensors file.
+
+    Raises:
+        ValueError: It is an address, is missing, is a folder, or is a file of another kind.
+    """
+    if isinstance(path, str) and "://" in path:
+        raise ValueError(
+            f"a single file must lie on this machine, got `{path}`; download it first, with "
+            "`huggingface_hub.hf_hub_download`, say"
+        )
+    file = Path(path).absolute()
+    if file.is_dir():
+        raise ValueError(f"`{file}` must be one file, got a folder; load it with `from_pretrained`")
+    if not file.is_file():
+        raise ValueError(f"`{file}` must be a file, got nothing there; check its path")
+    with file.open("rb") as opened:
+        start = opened.read(4)
+    for magic, (kind, advice) in KINDS.items():
+        if start.startswith(magic):
+            raise ValueError(
+                f"`{file}` must be a safetensors file with its config in the header, got {kind}; {advice}"
+            )
+    return file
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -64,13 +99,14 @@ class JoVASingleFileMixin(FromOriginalModelMixin):
             kwargs: What `from_pretrained` takes: `dtype`, `quantization_config`, `device_map` and so on.
 
         Raises:
-            ValueError: The file is damaged, carries no config or that of another class, or lacks tensors.
+            ValueError: The file is none on this machine, is of another kind or damaged, carries no config or that of
+                another class, or lacks tensors.
         """
         if kwargs.get("config") is not None:
             return super().from_single_file(pretrained_model_link_or_path_or_dict, **kwargs)
         if isinstance(pretrained_model_link_or_path_or_dict, dict):
             raise ValueError("tensors in memory must come with `config`, got none; name the folder of a config.json")
-        path = Path(pretrained_model_link_or_path_or_dict).absolute()
+        path = local_file(pretrained_model_link_or_path_or_dict)
         config = read_config(path)
         if config["_class_name"] != cls.__name__:
             raise ValueError(
@@ -93,3 +129,16 @@ def refuse_other_tensors(path: Path, missing: list[str], unknown: list[str]) -> 
             f"({', '.join(sorted(missing)[:3])}) and {len(unknown)} too many ({', '.join(sorted(unknown)[:3])}); "
             "write it again with `jova convert single_file`"
         )
+
+
+def load_single_file(path: str | Path, **kwargs: Any) -> JoVASingleFileMixin:
+    """Load the model of one file with the class that its header names; arguments as in `from_single_file`.
+
+    Raises:
+        ValueError: The file is no such export, or names another class.
+    """
+    name = read_config(local_file(path))["_class_name"]
+    model = getattr(diffusers, name, None)  # where `register` puts our classes
+    if not isinstance(model, type) or not issubclass(model, JoVASingleFileMixin):
+        raise ValueError(f"`{path}` must hold a transformer of this package, got a {name}; load it with that class")
+    return model.from_single_file(path, **kwargs)

@@ -419,6 +419,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"prompt": None, "prompt_embeds": torch.zeros(2, 3, 16), "negative_prompt_embeds": torch.zeros(1, 3, 16)},
         "`negative_prompt_embeds` must be one per prompt, got 1 for 2",
     ),
+    (
+        {"negative_prompt_embeds": PromptEmbeds(torch.zeros(1, 3, 16), torch.ones(1, 2, dtype=torch.bool))},
+        r"mask of `negative_prompt_embeds` must be \[1, 3\], one value per row of its features, got \[1, 2\]; pad",
+    ),
     ({"audio_latents": torch.zeros(1, 3, 4)}, r"`audio_latents` must be \[1, 10, 4\] for this clip, got \[1, 3, 4\]"),
 ]
 

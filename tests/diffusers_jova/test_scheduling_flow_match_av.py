@@ -2,6 +2,7 @@ import copy
 import json
 import math
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import diffusers
 import pytest
@@ -22,15 +23,33 @@ from diffusers_jova.scheduling_flow_match_av import (
 
 
 VIDEO, AUDIO = (2, 4, 3, 2, 2), (2, 5, 3)  # [B, C, F, H, W], [B, L, C]
-PLAIN = (
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchHeunDiscreteScheduler",
-    "UniPCMultistepScheduler",
+SERVE_BOTH = {
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
+    "FlowMapEulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "FlowMatchLCMScheduler",
+    "LTXEulerAncestralRFScheduler",
+    "UniPCMultistepScheduler",
+}
+# every scheduler of diffusers whose extra requirements are installed
+EVERY = [
+    name
+    for name in dir(diffusers)
+    if name.endswith("Scheduler") and isinstance(kind := getattr(diffusers, name), type)
+    if issubclass(kind, diffusers.SchedulerMixin) and hasattr(kind, "set_timesteps")
+    if kind is not FlowMatchAudioVideoScheduler
+]
+REQUIRED: dict[str, dict[str, Any]] = {
+    "AmusedScheduler": {"mask_token_id": 1},
+    "RFD4ProteinaScheduler": {"schedule_mode": "log", "noise_mode": "tan", "tsr_k": 1.0, "tsr_sigma": 1.0},
+    "VQDiffusionScheduler": {"num_vec_classes": 2},
+}
+# numpy 2 against torch tensors inside diffusers' schedulers; remove once diffusers converts them explicitly
+host_warning = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning", "ignore:__array_wrap__ must accept:DeprecationWarning"
 )
-# numpy 2 against torch tensors inside diffusers' DPM solvers; remove once diffusers converts them explicitly
-host_warning = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def pairs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -47,9 +66,10 @@ def walk(scheduler: FlowMatchAudioVideoScheduler) -> tuple[Tensor, Tensor]:
         data, audio_data, scheduler.sigmas[0], scheduler.audio_sigmas[0], noise, audio_noise
     )
     for timestep in scheduler.timesteps:
+        index = scheduler.step_index or 0  # stochastic solvers leave the straight path
         sample, audio = scheduler.step(
-            velocity_target(data, noise),
-            velocity_target(audio_data, audio_noise),
+            (sample - data) / scheduler.sigmas[index],
+            (audio - audio_data) / scheduler.audio_sigmas[index],
             timestep,
             sample,
             audio,
@@ -81,15 +101,72 @@ def test_a_perfect_velocity_lands_on_the_data_from_custom_sigmas_too(solver: str
 
 
 @host_warning
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", sorted(SERVE_BOTH))
 def test_every_plain_flow_scheduler_serves_both_modalities(name: str) -> None:
     scheduler = FlowMatchAudioVideoScheduler.from_scheduler(plain(name, shift=7.0, audio_shift=3.5))
     scheduler.set_timesteps(6)
     torch.testing.assert_close(
         scheduler.audio_sigmas[1:4], shift_sigmas(scheduler.sigmas[1:4], 0.5), atol=5e-3, rtol=0
     )
+    assert scheduler.sigmas.dtype == scheduler.timesteps.dtype == torch.float32
     for error in walk(scheduler):
         assert error.abs().max() < 1e-4
+
+
+def advice(scheduler: diffusers.SchedulerMixin) -> diffusers.SchedulerMixin | None:
+    """The scheduler that a refusal says to build instead; None if there was no refusal."""
+    try:
+        FlowMatchAudioVideoScheduler.from_scheduler(scheduler).set_timesteps(4)
+    except ValueError as error:
+        code = str(error).rsplit("; ", 1)[1].split("`")[1]
+        return eval(code, {**vars(diffusers), type(scheduler).__name__: type(scheduler), "pipe": Pipe(scheduler)})
+    return None
+
+
+class Pipe(NamedTuple):
+    scheduler: diffusers.SchedulerMixin
+
+
+@host_warning
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("is_fresh", [True, False])
+def test_every_scheduler_of_diffusers_serves_or_is_refused_with_advice_that_works(name: str, is_fresh: bool) -> None:
+    config = {} if is_fresh else FlowMatchAudioVideoScheduler(shift=7.0, audio_shift=3.5).config
+    scheduler = getattr(diffusers, name).from_config(config, **REQUIRED.get(name, {}))
+    advised = [scheduler]
+    while (other := advice(advised[-1])) is not None:
+        advised.append(other)
+        assert len(advised) < 4, "advice that leads nowhere"
+    assert is_fresh or (len(advised) == 1) == (name in SERVE_BOTH)
+    final = FlowMatchAudioVideoScheduler.from_scheduler(advised[-1])
+    if not is_fresh:
+        assert (final.config.shift, final.config.audio_shift) == (7.0, 3.5), "the pipeline's shifts are lost"
+    final.set_timesteps(4)
+    for error in walk(final):
+        assert error.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}),
+        ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}),
+        ("UniPCMultistepScheduler", {"use_dynamic_shifting": True}),
+        ("UniPCMultistepScheduler", {"final_sigmas_type": "sigma_min"}),
+        ("FlowMatchLCMScheduler", {"scale_factors": [0.5]}),
+        ("LTXEulerAncestralRFScheduler", {"use_dynamic_shifting": True}),
+    ],
+)
+def test_options_that_two_modalities_cannot_share_are_refused_with_advice_that_works(
+    name: str, option: dict[str, Any]
+) -> None:
+    scheduler = plain(name)
+    scheduler.register_to_config(**option)
+    with pytest.raises(ValueError, match="must "):
+        FlowMatchAudioVideoScheduler.from_scheduler(scheduler).set_timesteps(4)
+    advised = advice(scheduler)
+    assert advised is not None
+    assert advice(advised) is None
 
 
 def test_the_second_order_solver_beats_euler_on_a_curved_path() -> None:
@@ -242,7 +319,7 @@ def test_copying_a_plain_scheduler_leaves_the_original_alone() -> None:
 
 
 def test_schedulers_that_do_not_predict_flow_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must predict flow, got a DDIMScheduler.*from_config"):
+    with pytest.raises(ValueError, match=r"must step by a velocity noise - data, got a DDIMScheduler; .*from_config"):
         FlowMatchAudioVideoScheduler.from_scheduler(diffusers.DDIMScheduler())
     with pytest.raises(ValueError, match="must predict flow, got a UniPC"):
         FlowMatchAudioVideoScheduler.from_scheduler(diffusers.UniPCMultistepScheduler(use_flow_sigmas=True))

@@ -92,7 +92,7 @@ def test_files_that_are_not_such_an_export_are_refused(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     cases = {
         r"must be a complete safetensors file": tmp_path / "cut.safetensors",
-        r"must be a complete safetensors file, got .*No such file": tmp_path / "absent.safetensors",
+        r"absent.safetensors` must be a file, got nothing there; check its path": tmp_path / "absent.safetensors",
     }
     for message, file in cases.items():
         with pytest.raises(ValueError, match=message):
@@ -105,6 +105,57 @@ def test_files_that_are_not_such_an_export_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             JoVATransformer3DModel.from_single_file(rewritten(path, config=header))
+
+
+@pytest.mark.parametrize(
+    "address", ["https://huggingface.co/owner/name/blob/main/one.safetensors", "http://127.0.0.1/one.gguf", "s3://x/y"]
+)
+def test_an_address_is_refused_with_the_way_to_a_file(address: str) -> None:
+    message = rf"a single file must lie on this machine, got `{re.escape(address)}`; download it first, with"
+    with pytest.raises(ValueError, match=message):
+        JoVATransformer3DModel.from_single_file(address)
+
+
+def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
+    (tmp_path / "one.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(24))
+    message = "must be a safetensors file with its config in the header, got a GGUF file; pass `config`, .* with"
+    with pytest.raises(ValueError, match=message):
+        JoVATransformer3DModel.from_single_file(tmp_path / "one.gguf")
+    with pytest.raises(ValueError, match="must be one file, got a folder; load it with `from_pretrained`"):
+        JoVATransformer3DModel.from_single_file(tmp_path)
+
+
+@BOTH
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_pytorch_file_is_refused_with_advice_that_loads_it(
+    build: Callable[[], Any], is_zip: bool, tmp_path: Path
+) -> None:
+    model, path = build(), tmp_path / "one.pt"
+    model.save_config(tmp_path)
+    torch.save(model.state_dict(), path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(ValueError, match=r"got a .*; pass `config`, the folder of its config\.json"):
+        type(model).from_single_file(path)
+    assert_same(type(model).from_single_file(str(path), config=str(tmp_path)), model)
+
+
+@BOTH
+def test_a_gguf_file_loads_as_its_refusal_says(build: Callable[[], Any], tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    model, path = build(), tmp_path / "one.gguf"
+    model.save_config(tmp_path)
+    writer = gguf.GGUFWriter(path, "jova")
+    for name, tensor in model.state_dict().items():
+        writer.add_tensor(name, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"got a GGUF file; pass `config`, .* with `quantization_config=GGUF"):
+        type(model).from_single_file(path)
+    config = diffusers.GGUFQuantizationConfig(compute_dtype=torch.float32)
+    loaded = type(model).from_single_file(str(path), config=str(tmp_path), quantization_config=config)
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
 
 
 @BOTH

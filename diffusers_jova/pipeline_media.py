@@ -1,0 +1,231 @@
+"""JoVAMediaMixin: the pipeline's view of its codecs, from given media to latents and from latents to frames and sound.
+
+Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, L audio latents, S samples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from .audio_codec import JoVAAudioCodec
+from .clip_shape import ClipShape, set_length
+from .conditions import GivenLatents, condition_channels, repeat_to_batch
+from .pipeline_checks import CallInputs, Image
+from .video_codec import JoVAVideoCodec
+
+
+@dataclass(frozen=True)
+class GivenMedia:
+    """What a call is given besides text, encoded.
+
+    Args:
+        latents: Clean latents by modality.
+        originals: The media that they come from: frames [1, 3, N, H, W] in [-1, 1] and sound [1 or B, channels, S].
+        channels: Condition channels of the video [B, C, F, h, w]; None where the model has none.
+    """
+
+    latents: dict[str, GivenLatents]
+    originals: dict[str, Tensor]
+    channels: Tensor | None
+
+    def covers_all(self, name: str) -> bool:
+        """Whether a modality is given as long as the clip."""
+        return name in self.latents and self.latents[name].covers_all
+
+
+class JoVAMediaMixin:
+    """What a pipeline with a video VAE, an audio VAE and a vocoder does with media; it may lack some of them."""
+
+    vae: Any
+    audio_vae: Any
+    vocoder: Any
+    transformer: Any
+    video_processor: Any
+    _execution_device: torch.device
+
+    # 1. Codecs
+
+    @property
+    def video_codec(self) -> JoVAVideoCodec:
+        """The video VAE as this pipeline sees it."""
+        if self.vae is None:
+            raise ValueError(
+                "`vae` must be loaded where video takes part, got None; load it, or pass `modalities=['audio']`"
+            )
+        return JoVAVideoCodec(self.vae)
+
+    @property
+    def audio_codec(self) -> JoVAAudioCodec:
+        """The audio VAE and vocoder as this pipeline sees them."""
+        missing = [f"`{name}`" for name in ("audio_vae", "vocoder") if getattr(self, name) is None]
+        if missing:
+            raise ValueError(
+                f"{' and '.join(missing)} must be loaded where sound takes part, got None; load the audio VAE and its "
+                "vocoder, or pass `modalities=['video']`"
+            )
+        return JoVAAudioCodec(self.audio_vae, self.vocoder)
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames per latent after the first; 1 without a video VAE, whose latents are then nobody's concern."""
+        return 1 if self.vae is None else self.video_codec.temporal_factor
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples per second of the sound; 0 without an audio VAE and a vocoder."""
+        return 0 if self.audio_vae is None or self.vocoder is None else self.audio_codec.sampling_rate
+
+    @property
+    def num_condition_channels(self) -> int:
+        """Video input channels that hold what is given; 0 for models that read a given frame as clean tokens."""
+        return self.transformer.config.in_channels - self.transformer.config.out_channels
+
+    def enable_vae_tiling(self) -> None:
+        """Let the video VAE work tile by tile, which saves memory for large frames."""
+        self.switch_vae("enable", "tiling")
+
+    def disable_vae_tiling(self) -> None:
+        """Let the video VAE work on whole frames."""
+        self.switch_vae("disable", "tiling")
+
+    def enable_vae_slicing(self) -> None:
+        """Let the video VAE work clip by clip, which saves memory for batches."""
+        self.switch_vae("enable", "slicing")
+
+    def disable_vae_slicing(self) -> None:
+        """Let the video VAE work on the whole batch."""
+        self.switch_vae("disable", "slicing")
+
+    def switch_vae(self, action: str, feature: str) -> None:
+        """Call a method of the video VAE such as `enable_tiling`, if it has it."""
+        vae = self.video_codec.vae
+        try:
+            getattr(vae, f"{action}_{feature}")()
+        except (AttributeError, NotImplementedError) as error:
+            raise ValueError(
+                f"`vae` must offer {feature}, got a {type(vae).__name__}, which has none; leave this call out"
+            ) from error
+
+    # 2. What is given besides text
+
+    def encode_media(self, inputs: CallInputs, clip: ClipShape) -> GivenMedia:
+        """Encode what a call is given besides text, once it is settled."""
+        given: dict[str, GivenLatents] = {}
+        originals: dict[str, Tensor] = {}
+        image_latents = channels = None
+        if "video" in inputs.modalities:
+            num_latent_frames = self.video_codec.num_latent_frames(clip.num_frames)
+            if inputs.image is not None:
+                image_latents = self.encode_image(inputs.image, clip)
+                if self.num_condition_channels == 0:
+                    given["video"] = GivenLatents.prefix(image_latents, num_latent_frames, axis=2)
+            if inputs.video is not None:
+                originals["video"] = self.video_processor.preprocess_video(
+                    inputs.video, height=clip.height, width=clip.width
+                )
+                encoded = self.encode_video(originals["video"], clip)
+                given["video"] = GivenLatents.prefix(encoded, num_latent_frames, axis=2)
+            channels = self.condition_channels(clip, image_latents)
+        if isinstance(inputs.audio, Tensor) and inputs.audio_sampling_rate is not None:  # as settled
+            originals["audio"] = clip.fit_given_audio(inputs.audio, inputs.audio_sampling_rate, self.audio_codec)
+            encoded = self.encode_audio(originals["audio"], clip)
+            given["audio"] = GivenLatents.prefix(encoded, clip.num_audio_latents, axis=1)
+        return GivenMedia(given, originals, channels)
+
+    def encode_image(self, image: Image, clip: ClipShape) -> Tensor:
+        """Normalised latents [B, C, 1, h, w] of one reference image, or of one per prompt."""
+        pixels = self.video_processor.preprocess(image, height=clip.height, width=clip.width)
+        return repeat_to_batch("image", self.video_codec.encode(pixels[:, :, None]), clip.batch_size)
+
+    def encode_video(self, frames: Tensor, clip: ClipShape) -> Tensor:
+        """Normalised latents [B, C, F, h, w] of given frames [1, 3, N, H, W] in [-1, 1]."""
+        return repeat_to_batch("video", self.video_codec.encode(frames), clip.batch_size)
+
+    def encode_audio(self, waveform: Tensor, clip: ClipShape) -> Tensor:
+        """Latents [B, L, C] of a given waveform [1 or B, channels, S] at the codec's sampling rate."""
+        latents = self.audio_codec.encode(waveform.to(self._execution_device))
+        return repeat_to_batch("audio", latents[:, : clip.num_audio_latents], clip.batch_size)
+
+    def condition_channels(self, clip: ClipShape, image_latents: Tensor | None) -> Tensor | None:
+        """Condition channels of the video [B, C, F, h, w]; None where the model has none."""
+        num_mask_channels = self.num_condition_channels - self.video_codec.num_channels
+        if num_mask_channels < 0:
+            return None
+        shape = self.video_codec.latent_shape(clip.num_frames, clip.height, clip.width)
+        latents = torch.zeros(clip.batch_size, *shape, device=self._execution_device)
+        return condition_channels(latents, image_latents, num_mask_channels)
+
+    # 3. Noise
+
+    def draw_noise(self, inputs: CallInputs, clip: ClipShape) -> dict[str, Tensor]:
+        """Start of every modality that takes part: video [B, C, F, h, w] and audio [B, L, C]."""
+        samples = {}
+        if "video" in inputs.modalities:
+            shape = (clip.batch_size, *self.video_codec.latent_shape(clip.num_frames, clip.height, clip.width))
+            samples["video"] = self.prepare_latents("latents", shape, inputs.generator, inputs.latents)
+        if "audio" in inputs.modalities:
+            audio_shape = (clip.batch_size, clip.num_audio_latents, self.audio_codec.latent_channels)
+            audio = self.prepare_latents("audio_latents", audio_shape, inputs.generator, inputs.audio_latents)
+            samples["audio"] = audio
+        return samples
+
+    def prepare_latents(
+        self, name: str, shape: Sequence[int], generator: Any = None, latents: Tensor | None = None
+    ) -> Tensor:
+        """Noise, or the given start, in float32.
+
+        Args:
+            name: Argument that `latents` came from.
+            shape: Of the latents, batch first.
+            generator: One, or one per clip; a clip's noise then does not depend on its batch.
+            latents: The start, in place of noise.
+        """
+        if isinstance(generator, list) and len(generator) != shape[0]:
+            raise ValueError(
+                f"`generator` must be one for all clips or one per clip, got {len(generator)} for {shape[0]}"
+            )
+        if latents is None:
+            return randn_tensor(tuple(shape), generator=generator, device=self._execution_device, dtype=torch.float32)
+        if list(latents.shape) != list(shape):
+            raise ValueError(f"`{name}` must be {list(shape)} for this clip, got {list(latents.shape)}")
+        return latents.to(self._execution_device, torch.float32)
+
+    # 4. Decoding
+
+    def decode_media(
+        self, samples: dict[str, Tensor], media: GivenMedia, output_type: str, clip: ClipShape
+    ) -> tuple[Any, Any]:
+        """Frames and waveform of latents by modality; what is given as long as the clip comes back as given."""
+        frames = waveform = None
+        if "video" in samples:
+            frames = self.decode_video(samples["video"], output_type)
+        if "audio" in samples:
+            waveform = self.decode_audio(samples["audio"], output_type, clip)
+        if output_type != "latent" and media.covers_all("video"):
+            frames = repeat_to_batch("video", media.originals["video"], clip.batch_size)
+            frames = self.video_processor.postprocess_video(frames, output_type=output_type)
+        if output_type != "latent" and media.covers_all("audio"):
+            waveform = self.finish_audio(media.originals["audio"], output_type, clip)
+        return frames, waveform
+
+    def decode_video(self, latents: Tensor, output_type: str) -> Any:
+        """Frames as `output_type` says, of normalised latents [B, C, F, h, w]."""
+        if output_type == "latent":
+            return latents
+        return self.video_processor.postprocess_video(self.video_codec.decode(latents), output_type=output_type)
+
+    def decode_audio(self, latents: Tensor, output_type: str, clip: ClipShape) -> Any:
+        """Waveform [B, channels, S] of latents [B, L, C], as long as the clip."""
+        if output_type == "latent":
+            return latents
+        return self.finish_audio(self.audio_codec.decode(latents), output_type, clip)
+
+    def finish_audio(self, waveform: Tensor, output_type: str, clip: ClipShape) -> Any:
+        """Cut a waveform [1 or B, channels, S] to the clip, or fill it up with silence: float32, one per clip."""
+        waveform = set_length(waveform.float().clamp(-1, 1).cpu(), clip.num_samples(self.audio_codec.sampling_rate))
+        waveform = repeat_to_batch("audio", waveform, clip.batch_size)
+        return waveform.numpy() if output_type == "np" else waveform
