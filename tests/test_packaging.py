@@ -38,3 +38,21 @@ def test_an_engine_that_calls_the_entry_point_can_load_a_saved_pipeline(
 
 def test_the_command_is_the_one_that_imports_no_torch() -> None:
     assert entry_point("console_scripts", "jova") == "jova_cli.main:main"
+
+
+LOADED = """
+import sys
+import torch
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin  # whose subclasses the package defines
+from diffusers.guiders import BaseGuidance
+before = set(sys.modules)
+import diffusers_jova
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_the_import_loads_no_library_that_only_reading_and_writing_media_needs() -> None:
+    ended = subprocess.run([sys.executable, "-c", LOADED], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(ended.stdout.splitlines()[-1].split())
+    assert "diffusers_jova.media" in loaded
+    assert not loaded & {"av", "scipy.signal", "scipy.io", "pyloudnorm", "mediapipe"}
