@@ -42,5 +42,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         work = importlib.import_module(command.WORK)
     except ImportError as error:
-        parser.error(f"{one_line(error)}; `pip install 'diffusers_jova[train]'` brings what training needs")
+        parser.error(f"{one_line(error)}; install the package with its extra `train`")
     work.execute(parser, args)

@@ -29,7 +29,7 @@ from tests.tiny_checkpoints import convert_as_told
 
 README = ROOT / "README.md"
 ROOMS = ("conversion", "drawn", "evaluation", "recipes", "training")  # below diffusers_jova where it is installed
-TOOLS = ("pip", "venv", "pytest")
+TOOLS = ("build", "pip", "pytest", "twine", "venv")
 PAGES = [README, *sorted(ROOT.glob("model_cards/*/README.md"))]
 
 

@@ -1,0 +1,58 @@
+"""What an installed package offers to other programs; `make wheel` tries the rest in a new environment."""
+
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.places import ROOT
+
+
+LOAD = """
+import sys
+from importlib.metadata import EntryPoint
+EntryPoint(name="diffusers_jova", value=sys.argv[1], group="any").load()()
+from diffusers import DiffusionPipeline
+print(type(DiffusionPipeline.from_pretrained(sys.argv[2])).__name__)
+"""
+
+
+def entry_point(group: str, name: str) -> str:
+    """The object that setup.cfg offers under a name."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    offered = dict(line.split(" = ") for line in setup["options.entry_points"][group].strip().splitlines())
+    return offered[name]
+
+
+@pytest.mark.parametrize("group", ["vllm_omni.general_plugins", "sglang.multimodal_gen.plugins"])
+def test_an_engine_that_calls_the_entry_point_can_load_a_saved_pipeline(
+    group: str, tiny_pipeline_folder: Path
+) -> None:
+    words = [entry_point(group, "diffusers_jova"), str(tiny_pipeline_folder)]
+    ended = subprocess.run([sys.executable, "-c", LOAD, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.split()[-1] == "JoVAPipeline"
+
+
+def test_the_command_is_the_one_that_imports_no_torch() -> None:
+    assert entry_point("console_scripts", "jova") == "jova_cli.main:main"
+
+
+LOADED = """
+import sys
+import torch
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin  # whose subclasses the package defines
+from diffusers.guiders import BaseGuidance
+before = set(sys.modules)
+import diffusers_jova
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_the_import_loads_no_library_that_only_reading_and_writing_media_needs() -> None:
+    ended = subprocess.run([sys.executable, "-c", LOADED], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(ended.stdout.splitlines()[-1].split())
+    assert "diffusers_jova.media" in loaded
+    assert not loaded & {"av", "scipy.signal", "scipy.io", "pyloudnorm", "mediapipe"}
