@@ -14,11 +14,10 @@ from conversion.convert import main
 from conversion.output import Parameter, as_checkpoint, cast, check_fits, parameters, write_safetensors
 from conversion.rules import plan
 from diffusers_jova import JoVAWanTransformer3DModel
+from tests.places import PARITY, needs_references
 
 
-PARITY = Path(__file__).parents[2] / "shared" / "parity"
 KEYS = PARITY / "keys"
-needs_references = pytest.mark.skipif(not PARITY.is_dir(), reason=f"reference tensors are not at {PARITY}")
 SMALL = {"num_attention_heads": 1, "ffn_dim": 64, "text_dim": 16, "freq_dim": 32}
 OVI_TOWER = {"num_attention_heads": 24, "in_channels": 48, "out_channels": 48, "ffn_dim": 14336, "num_layers": 30}
 

@@ -1,6 +1,4 @@
 import json
-import os
-import socket
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -388,7 +386,7 @@ PARALLEL_CASES: tuple[dict[str, Any], ...] = (
 )
 
 
-def attend_on_two_ranks(rank: int, kind: str, port: int, results: Any) -> None:
+def attend_on_two_ranks(rank: int, kind: str, results: Path) -> None:
     """Worker: forward with the sequence split over two processes; rank 0 reports."""
 
     def resolve_on_cpu(self: Any, config: Any) -> ParallelConfig:  # diffusers' own asks for an accelerator
@@ -401,8 +399,7 @@ def attend_on_two_ranks(rank: int, kind: str, port: int, results: Any) -> None:
 
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     warnings.simplefilter("ignore")  # torch warns about the collective that diffusers calls
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    distributed.init_process_group("gloo", rank=rank, world_size=2)
+    distributed.init_process_group("gloo", init_method=f"file://{results}.rendezvous", rank=rank, world_size=2)
     model = BUILDERS[kind]()
     model._resolve_parallel_config = MethodType(resolve_on_cpu, model)
     model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
@@ -415,10 +412,7 @@ def attend_on_two_ranks(rank: int, kind: str, port: int, results: Any) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12, for processes with threads
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_context_parallelism_on_two_processes_equals_one(tmp_path: Path, kind: str) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    arguments = (kind, port, tmp_path / "outputs.pt")
+    arguments = (kind, tmp_path / "outputs.pt")
     multiprocessing.start_processes(attend_on_two_ranks, arguments, nprocs=2, start_method="fork")
     model = BUILDERS[kind]()
     plain = run(model)
