@@ -61,7 +61,8 @@ def outcome(dispatch: Dispatch, richest: str, arguments: list[str]) -> str:
         return "not tried, the processor does not have it"
     print(f"\n== {dispatch}", flush=True)
     command = [sys.executable, "-m", "pytest", "-q", "-m", "numeric and not slow and not gpu"]
-    done = subprocess.run([*command, f"--threads={dispatch.threads}", *arguments], env=unset() | dispatch.settings)
+    environment = unset() | dispatch.settings | {"OMP_WAIT_POLICY": "PASSIVE"}  # a thread that spins starves the other
+    done = subprocess.run([*command, f"--threads={dispatch.threads}", *arguments], env=environment)
     return "passed" if done.returncode == 0 else f"FAILED (pytest ended with {done.returncode})"
 
 
