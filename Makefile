@@ -12,7 +12,7 @@ GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 PINS = cat /dev/null $(CONSTRAINTS) $(if $(GPU),| sed '/^torch==/d')
 TESTS = $(if $(GPU),not slow,not slow and not gpu)
 
-.PHONY: help demo overfit jova-tiny evidence ablations test check wheel fix bench gpu memory
+.PHONY: help demo overfit jova-tiny evidence ablations test check test-portable test-oldest test-newest wheel fix bench gpu memory
 
 help:       ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*##/:/' | sort
@@ -63,6 +63,25 @@ wheel: .venv/installed  ## build what pip installs, and run every command of it 
 	@.venv/bin/python -m build --quiet
 	@.venv/bin/python -m twine check --strict dist/*
 	@.venv/bin/python tests/check_wheel.py dist/*.whl --constraint .venv/constraints.txt
+test-portable: .venv/installed  ## the numeric tests under other instruction sets, as on other processors; minutes
+	@.venv/bin/python -m tests.portable
+
+# `make test-newest PYTHON=python3.13`: the versions change with the day, so no file pins them; CONTRIBUTING.md says what
+# was tried. uv knows what is lowest.
+.venv-oldest/installed .venv-newest/installed: setup.cfg pyproject.toml
+	@rm -rf $(@D)
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check uv
+	@$(@D)/bin/uv pip install -q --python $(@D)/bin/python --resolution $(RESOLUTION) --editable '.[dev]'
+	@touch $@
+
+test-oldest: RESOLUTION = lowest-direct
+test-oldest: .venv-oldest/installed  ## the tests with the oldest versions that setup.cfg allows, in .venv-oldest
+	@.venv-oldest/bin/python -m pytest -m "$(TESTS)"
+
+test-newest: RESOLUTION = highest
+test-newest: .venv-newest/installed  ## the tests with the newest versions of everything, in .venv-newest
+	@.venv-newest/bin/python -m pytest -m "$(TESTS)"
 
 fix:        ## before committing
 	ruff check --fix .
@@ -75,4 +94,4 @@ gpu:        ## everything that needs a GPU: tests, times, memory; writes gpu.jso
 	python -m benchmarks.gpu
 
 memory:     ## peak memory of converting 2 B parameters, and 11 B where 55 GB of disk are free; minutes
-	pytest -m slow -s tests/test_conversion_memory.py
+	pytest -m slow -s tests/conversion/test_memory.py

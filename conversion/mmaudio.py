@@ -181,10 +181,9 @@ def mel_buffers(config: Mapping[str, Any]) -> list[Parameter]:
         sampling_rate=rate,
         norm="slaney",
         mel_scale="slaney",
-        dtype=np.dtype(np.float32),
     )
     return [
-        constant("mel_converter.mel_basis", torch.from_numpy(basis.T.copy())),
+        constant("mel_converter.mel_basis", torch.from_numpy(basis.T.astype(np.float32))),
         constant("mel_converter.hann_window", torch.hann_window(n_fft)),
     ]
 

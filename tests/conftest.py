@@ -6,12 +6,20 @@ import pytest
 import torch
 
 
-torch.set_num_threads(1)  # the tensors are tiny, and a forked process must not inherit a thread pool
 with torch.device("meta"):  # torch lists its constructors at the first use; transformers replaces some while it loads
     torch.empty(0)
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in processes that tests start
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before diffusers is imported: a test that wants the network fails
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--threads", type=int, default=1, help="threads of torch; more than one only for `-m numeric`")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread, whatever the shell says: the tensors are tiny, and a forked process must not inherit a pool."""
+    torch.set_num_threads(config.getoption("threads"))
+    os.environ["OMP_NUM_THREADS"] = str(config.getoption("threads"))  # the same in processes that tests start
 
 
 @pytest.fixture(autouse=True)

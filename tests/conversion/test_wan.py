@@ -14,11 +14,10 @@ from diffusers_jova.conversion.checkpoint import Source, dequantized, from_state
 from diffusers_jova.conversion.convert import main
 from diffusers_jova.conversion.output import Parameter, as_checkpoint, cast, check_fits, parameters, write_safetensors
 from diffusers_jova.conversion.rules import plan
-from tests.places import PARITY
+from tests.places import PARITY, needs_references
 
 
 KEYS = PARITY / "keys"
-needs_references = pytest.mark.skipif(not PARITY.is_dir(), reason=f"reference tensors are not at {PARITY}")
 SMALL = {"num_attention_heads": 1, "ffn_dim": 64, "text_dim": 16, "freq_dim": 32}
 OVI_TOWER = {"num_attention_heads": 24, "in_channels": 48, "out_channels": 48, "ffn_dim": 14336, "num_layers": 30}
 

@@ -256,6 +256,7 @@ def test_the_log_mel_front_end_finds_a_tone_in_its_band_at_its_time() -> None:
 # --- chunks ---
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("kind", KINDS)
 def test_vocoding_in_chunks_equals_vocoding_the_whole(kind: str) -> None:
     vae, vocoder = components(kind)

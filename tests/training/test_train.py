@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -174,16 +174,24 @@ def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_con
     command = [word for word in words(tmp_path) if not word.startswith("steps=")]
     command += ["checkpoint_every=1000000", "num_workers=1"]
     log, errors = tmp_path / "run" / "metrics.jsonl", tmp_path / "errors"
+    in_second_step, tell = multiprocessing.Pipe(duplex=False)
+    loss, calls = Trainer.loss, []
+
+    def tell_in_the_second_step(trainer: Trainer, inputs: Any) -> Any:
+        calls.append(inputs)
+        if len(calls) == 2:
+            tell.send(None)
+        return loss(trainer, inputs)
 
     def train_as_a_command() -> None:
         os.setsid()  # a group of its own
+        Trainer.loss = tell_in_the_second_step
         with errors.open("w") as sys.stderr:
             train.main([*command, "steps=1000000"])
 
     process = multiprocessing.get_context("fork").Process(target=train_as_a_command)
     process.start()
-    while process.is_alive() and not (log.exists() and log.read_text()):
-        time.sleep(0.01)
+    wait([in_second_step, process.sentinel])
     os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and schedulers do
     process.join()
     assert process.exitcode == 128 + signal.SIGTERM
