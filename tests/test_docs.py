@@ -149,6 +149,12 @@ def test_links_of_the_pages_lead_to_files() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_files_that_the_pages_name_are_there() -> None:
+    for page in [*PAGES, *ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md")]:
+        for name in re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|yaml|json|md))`", page.read_text()):
+            assert (ROOT / name).exists() or (page.parent / name).exists(), f"{page.name} names {name}"
+
+
 def test_the_commands_of_the_readme_are_ones_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = re.findall(r"^jova .*$", README.read_text(), re.MULTILINE)
     assert commands, "README.md lost its command line"
