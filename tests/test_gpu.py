@@ -195,17 +195,20 @@ def peak_of(model: Any) -> int:
     return torch.cuda.max_memory_allocated()
 
 
+def weight_bytes(model: Any) -> int:
+    return sum(weight.nbytes for weight in model.parameters())
+
+
 def test_layerwise_casting_to_float8_stays_near_and_halves_the_weights(
     build: Callable[..., Any], record_property: Callable[[str, object], None]
 ) -> None:
     sizes = {"num_attention_heads": 8, "num_layers": 4}
     model = in_bfloat16(build(**sizes))
     expected = run(model, **inputs(dtype=torch.bfloat16))
-    before = torch.cuda.memory_allocated()
+    before = weight_bytes(model)
     model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
-    torch.cuda.synchronize()
-    record_property("memory_of_bfloat16", torch.cuda.memory_allocated() / before)
-    assert torch.cuda.memory_allocated() < 0.75 * before  # embeddings and norms stay
+    record_property("memory_of_bfloat16", weight_bytes(model) / before)
+    assert weight_bytes(model) < 0.75 * before  # embeddings and norms stay
     outputs = run(model, **inputs(dtype=torch.bfloat16))
     assert_near(outputs, expected, 0.2, record_property)  # float8 has 4 bits, u = 2^-5
 
@@ -247,7 +250,8 @@ def generate(pipeline: JoVAPipeline, **arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def shipped() -> JoVAPipeline:
-    pipeline: JoVAPipeline = JoVAPipeline.from_pretrained("jova-tiny")
+    # its text encoder is stored in bfloat16, whose rounding differs between devices by more than all the rest
+    pipeline: JoVAPipeline = JoVAPipeline.from_pretrained("jova-tiny", dtype=torch.float32)
     return pipeline
 
 
