@@ -75,7 +75,7 @@ class Environment:
         self.folder.mkdir()
 
     def run(self, *words: str, code: int = 0) -> str:
-        """Run a program of the environment in the empty folder; returns what it prints, or its message where it must fail."""
+        """Run a program of the environment in the empty folder; returns its output, or its message if it must fail."""
         print("$", *(word if len(word) < 100 else "..." for word in words), flush=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
         environment |= {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
