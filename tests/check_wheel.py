@@ -75,7 +75,7 @@ class Environment:
         self.folder.mkdir()
 
     def run(self, *words: str, code: int = 0) -> str:
-        """Run a program of the environment in the empty folder; returns what it says."""
+        """Run a program of the environment in the empty folder; returns its output, or its message if it must fail."""
         print("$", *(word if len(word) < 100 else "..." for word in words), flush=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
         environment |= {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
@@ -87,7 +87,7 @@ class Environment:
         said = ended.stdout + ended.stderr
         assert ended.returncode == code, f"exit code {ended.returncode}\n{said}"
         print(f"  {time.monotonic() - started:.1f} s", flush=True)
-        return said
+        return ended.stderr if code else ended.stdout
 
 
 def check_installation(environment: Environment, model: str) -> None:
@@ -95,7 +95,8 @@ def check_installation(environment: Environment, model: str) -> None:
     purelib = environment.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     present = {path.name for path in Path(purelib).iterdir()}
     assert present >= TOP_LEVEL
-    assert not present & {*ROOMS, "benchmarks", "comfyui", "tests", "model_cards"}
+    strangers = present & {*ROOMS, "benchmarks", "comfyui", "tests", "model_cards"}
+    assert not strangers, strangers
     for group in ("vllm_omni.general_plugins", "sglang.multimodal_gen.plugins"):
         assert environment.run("python", "-c", LOAD_AS_ENGINES_DO, group, model).split()[-1] == "JoVAPipeline"
 
