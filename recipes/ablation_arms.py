@@ -127,7 +127,7 @@ def run_arm(
 
     Args:
         config: The run.
-        codecs: Saved pipeline, or what `training.codecs.train_codecs` wrote: makes clips of what the arm generates.
+        codecs: Saved pipeline, or what `train_codecs` wrote: makes clips of what the arm generates.
         result: JSON file to write.
         origin: What the arm begins with and learns from, and the digest of the `components` that decode it.
         num_clips: Held-out prompts.

@@ -9,7 +9,7 @@ from diffusers_jova import __version__
 from diffusers_jova.conversion import convert as conversion
 from diffusers_jova.conversion import lora
 from diffusers_jova.conversion.output import Options
-from diffusers_jova.training import prepare as preparation
+from diffusers_jova.training.data import preparation
 from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.loop.config import LoraTargets
 from diffusers_jova.training.loop.lora import TARGETS
