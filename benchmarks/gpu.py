@@ -29,7 +29,7 @@ import torch
 
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = {"tests": 3.0, "denoising": 2.0, "training": 2.0, "blocks": 3.0}  # in order, with their shares of the time
+SECTIONS = {"tests": 4.0, "denoising": 2.5, "training": 2.0, "blocks": 2.0}  # in order, with their shares of the time
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "bitsandbytes", "numpy", "triton")
 OUTCOMES = ("ok", "failed", "skipped", "not reached")
 
