@@ -250,7 +250,7 @@ def generate(pipeline: JoVAPipeline, **arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def shipped() -> JoVAPipeline:
-    # its text encoder is stored in bfloat16, whose rounding differs between devices by more than all the rest
+    # as stored, its text encoder is in bfloat16, whose rounding differs between devices
     pipeline: JoVAPipeline = JoVAPipeline.from_pretrained("jova-tiny", dtype=torch.float32)
     return pipeline
 
