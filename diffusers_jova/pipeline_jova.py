@@ -149,8 +149,8 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
         """Load a saved pipeline as `DiffusionPipeline.from_pretrained` does; `"jova-tiny"` comes with the package.
 
-        Everything is loaded in float32 unless `dtype` says otherwise, and the codecs are unless it names them: in
-        bfloat16 an audio VAE leaves some 10 dB of the sound.
+        A `dtype` leaves the codecs in float32 unless it names them: in bfloat16 an audio VAE leaves some 10 dB of the
+        sound.
 
         Args:
             pretrained_model_name_or_path: Folder, repository or shipped name.
@@ -158,7 +158,8 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
                 the component, `"default"` for the others.
         """
         given = kwargs.pop("torch_dtype", None)
-        kwargs["dtype"] = component_dtypes(kwargs.get("dtype", given))
+        if (dtype := kwargs.pop("dtype", given)) is not None:
+            kwargs["dtype"] = component_dtypes(dtype)
         return super().from_pretrained(find_model(pretrained_model_name_or_path), **kwargs)
 
     @classmethod

@@ -30,10 +30,6 @@ def test_codecs_are_loaded_in_float32_unless_they_are_named(tiny_pipeline_folder
     assert told["audio_vae"] == torch.float32
 
 
-def test_without_a_format_everything_is_loaded_in_float32() -> None:
-    assert set(formats(JoVAPipeline.from_pretrained("jova-tiny")).values()) == {torch.float32}
-
-
 @pytest.mark.parametrize("value", [True, "32", 32.0, np.float32(32), None])
 def test_a_size_is_a_whole_number(value: Any) -> None:
     if value is None:
