@@ -34,6 +34,18 @@ class TextConditions:
     audio_negative_prompt: PromptEmbeds | None = None
     speakers: Speakers | None = None
 
+    def named_features(self) -> dict[str, Tensor | None]:
+        """Features of all prompts, by the name of the argument that gives them, `_2` for a second text encoder."""
+        prompts = {
+            "prompt_embeds": self.prompt,
+            "negative_prompt_embeds": self.negative_prompt,
+            "audio_negative_prompt_embeds": self.audio_negative_prompt,
+        }
+        found = {name: prompt for name, prompt in prompts.items() if prompt is not None}
+        return {name: prompt.features for name, prompt in found.items()} | {
+            f"{name}_2": prompt.features_2 for name, prompt in found.items()
+        }
+
     def transformer_arguments(self, branches: Sequence[Branch], dtype: torch.dtype) -> dict[str, Tensor | None]:
         """Text arguments of the transformer for one prediction after the other."""
         arguments = self.text_arguments([branch.text for branch in branches], dtype)

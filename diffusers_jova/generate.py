@@ -23,9 +23,6 @@ from .pipeline_output import JoVAPipelineOutput
 from .prompt import JoVAPrompt
 
 
-CODECS = ("vae", "audio_vae", "vocoder")  # always in float32
-
-
 def execute(parser: Parser, args: argparse.Namespace) -> None:
     """Make one clip and write it; bad input ends with one sentence, and nothing half-written is left behind."""
     try:
@@ -35,7 +32,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             1,
             f"{parser.prog}: the clip must fit into the memory; use `--cpu-offload`, fewer frames or a smaller size\n",
         )
-    except (ValueError, OSError, ImportError, SafetensorError) as error:
+    except (ValueError, FloatingPointError, OSError, ImportError, SafetensorError) as error:
         parser.error(one_line(error))
 
 
@@ -102,8 +99,7 @@ def load_pipeline(args: argparse.Namespace, device: torch.device) -> JoVAPipelin
     if args.cpu_offload and device.type == "cpu":
         raise ValueError("`--cpu-offload` must be used with a GPU, got the device cpu; leave it out")
     dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-    dtypes = {"default": dtype, **dict.fromkeys(CODECS, torch.float32)}
-    pipeline: JoVAPipeline = JoVAPipeline.from_pretrained(args.model, dtype=dtypes)
+    pipeline: JoVAPipeline = JoVAPipeline.from_pretrained(args.model, dtype=dtype)
     names = [f"lora_{index}" for index in range(len(args.lora))]
     for name, adapter in zip(names, args.lora, strict=True):
         load_adapter(pipeline, name, adapter.source)

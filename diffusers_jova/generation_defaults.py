@@ -3,9 +3,11 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .guidance import Guidance
+from .number_formats import finite_number, whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +74,21 @@ class GenerationDefaults:
                 )
         # JSON has no tuples
         read: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
-        defaults = cls(**read)
-        defaults.guidance()  # checks itself
-        return defaults
+        return cls(**read)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number where one belongs, and guidance that cannot be."""
+        kinds = get_type_hints(type(self))
+        for name, kind in kinds.items():
+            options = get_args(kind) or (kind,)
+            value = getattr(self, name)
+            if value is None and NoneType in options:
+                continue
+            if int in options:
+                object.__setattr__(self, name, whole_number(name, value))
+            elif float in options and get_origin(kind) is not tuple:
+                object.__setattr__(self, name, finite_number(name, value))
+        self.guidance()  # checks itself
 
     def override(self, **arguments: Any) -> "GenerationDefaults":
         """These values, replaced by every argument that is not None; a zero stays a zero."""

@@ -28,8 +28,10 @@ from jova_cli.shipped import find_model
 from .clip_shape import ClipShape, frames_of_given_media
 from .conditions import Audio, Video, to_frame_batch, to_waveform_batch
 from .denoising import JoVADenoiser, TextConditions
+from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
 from .lora import JoVALoraLoaderMixin
+from .number_formats import component_dtypes
 from .pipeline_checks import (
     CallInputs,
     Image,
@@ -145,7 +147,19 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
-        """Load a saved pipeline as `DiffusionPipeline.from_pretrained` does; `"jova-tiny"` comes with the package."""
+        """Load a saved pipeline as `DiffusionPipeline.from_pretrained` does; `"jova-tiny"` comes with the package.
+
+        A `dtype` leaves the codecs in float32 unless it names them: in bfloat16 an audio VAE leaves some 10 dB of the
+        sound.
+
+        Args:
+            pretrained_model_name_or_path: Folder, repository or shipped name.
+            kwargs: What diffusers takes; `dtype` is one for transformer and text encoders, or a dict by the name of
+                the component, `"default"` for the others.
+        """
+        given = kwargs.pop("torch_dtype", None)
+        if (dtype := kwargs.pop("dtype", given)) is not None:
+            kwargs["dtype"] = component_dtypes(dtype)
         return super().from_pretrained(find_model(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
@@ -392,7 +406,8 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
                 memory; otherwise in one batch.
             modalities: What takes part: both, `["video"]` or `["audio"]`.
             num_videos_per_prompt: Clips per prompt.
-            generator: Of the noise: one, or one per clip.
+            generator: Of the noise: one per clip, or one that draws clip by clip, so that the first is that of a call
+                of its own.
             latents: Start of video, [B, C, F, h, w], in place of noise.
             audio_latents: Start of audio, [B, L, C].
             prompt_embeds: Encoded prompts, see `encode_prompt`; with `speaker_positions` if voices are given.
@@ -497,6 +512,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             settings.max_sequence_length,
         )
         text = TextConditions(*encoded, speakers=speakers)
+        check_finite_inputs(text.named_features())
 
         # 5. Draw noise
         samples = denoiser.impose(self.draw_noise(inputs, clip))
@@ -508,8 +524,10 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
                     continue
                 self._current_timestep = timestep
                 samples = denoiser.step(step, samples, text)
+                check_finite_samples(samples, step, self._num_timesteps, self.transformer)
                 if callback_on_step_end is not None:
                     samples, text = self.call_back(inputs, step, timestep, samples, text)
+                    check_finite_samples(samples, step, self._num_timesteps, self.transformer, by_callback=True)
                     guided = settings_after_callback(settings, self._guidance_scale, self._audio_guidance_scale)
                     denoiser = replace(denoiser, guidance=guided.guidance())
                     self._needs_negative_prompt = denoiser.needs_negative_prompt(modalities)

@@ -3,7 +3,7 @@
 Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, L audio latents, S samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from .audio_codec import JoVAAudioCodec
 from .clip_shape import ClipShape, set_length
 from .conditions import GivenLatents, condition_channels, repeat_to_batch
+from .finite import check_finite_inputs
 from .pipeline_checks import CallInputs, Image
 from .video_codec import JoVAVideoCodec
 
@@ -163,15 +164,28 @@ class JoVAMediaMixin:
 
     def draw_noise(self, inputs: CallInputs, clip: ClipShape) -> dict[str, Tensor]:
         """Start of every modality that takes part: video [B, C, F, h, w] and audio [B, L, C]."""
-        samples = {}
+        shapes: dict[str, Sequence[int]] = {}
         if "video" in inputs.modalities:
-            shape = (clip.batch_size, *self.video_codec.latent_shape(clip.num_frames, clip.height, clip.width))
-            samples["video"] = self.prepare_latents("latents", shape, inputs.generator, inputs.latents)
+            shapes["video"] = self.video_codec.latent_shape(clip.num_frames, clip.height, clip.width)
         if "audio" in inputs.modalities:
-            audio_shape = (clip.batch_size, clip.num_audio_latents, self.audio_codec.latent_channels)
-            audio = self.prepare_latents("audio_latents", audio_shape, inputs.generator, inputs.audio_latents)
-            samples["audio"] = audio
-        return samples
+            shapes["audio"] = (clip.num_audio_latents, self.audio_codec.latent_channels)
+        arguments = {"video": ("latents", inputs.latents), "audio": ("audio_latents", inputs.audio_latents)}
+        given = {name: start for name, (_, start) in arguments.items() if start is not None}
+
+        def draw(names: Iterable[str], num_clips: int) -> dict[str, Tensor]:
+            return {
+                name: self.prepare_latents(
+                    arguments[name][0], (num_clips, *shapes[name]), inputs.generator, given.get(name)
+                )
+                for name in names
+            }
+
+        if not isinstance(inputs.generator, torch.Generator):
+            return draw(shapes, clip.batch_size)
+        # one generator for all: clip by clip, so that the first is that of a call of its own
+        drawn = [draw([name for name in shapes if name not in given], 1) for _ in range(clip.batch_size)]
+        samples = draw([name for name in shapes if name in given], clip.batch_size)
+        return {name: samples[name] if name in samples else torch.cat([x[name] for x in drawn]) for name in shapes}
 
     def prepare_latents(
         self, name: str, shape: Sequence[int], generator: Any = None, latents: Tensor | None = None
@@ -192,6 +206,7 @@ class JoVAMediaMixin:
             return randn_tensor(tuple(shape), generator=generator, device=self._execution_device, dtype=torch.float32)
         if list(latents.shape) != list(shape):
             raise ValueError(f"`{name}` must be {list(shape)} for this clip, got {list(latents.shape)}")
+        check_finite_inputs({name: latents})
         return latents.to(self._execution_device, torch.float32)
 
     # 4. Decoding

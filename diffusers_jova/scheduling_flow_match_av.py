@@ -222,8 +222,8 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         solver: Literal["euler", "unipc"] = "euler",
     ) -> None:
         for name, value in (("shift", shift), ("audio_shift", audio_shift)):
-            if value <= 0:
-                raise ValueError(f"`{name}` must be positive, got {value}; 1 leaves the schedule uniform")
+            if not 0 < value < math.inf:  # written so that NaN fails as well
+                raise ValueError(f"`{name}` must be positive and finite, got {value}; 1 leaves the schedule uniform")
         if solver not in SOLVERS:
             raise ValueError(f"`solver` must be one of {sorted(SOLVERS)}, got {solver!r}")
         self.video = SOLVERS[solver](num_train_timesteps=num_train_timesteps)
@@ -536,7 +536,8 @@ def _solver_step(
 def _check_sigmas(name: str, sigmas: Sequence[float]) -> np.ndarray:
     """Refuse noise levels that no schedule can walk."""
     values = np.asarray(sigmas, dtype=np.float64)
-    if values.ndim != 1 or values.max() > 1 or values.min() <= 0 or (np.diff(values) >= 0).any():
+    falls = values.ndim == 1 and values.size > 0 and values.max() <= 1 and values.min() > 0
+    if not (falls and (np.diff(values) < 0).all()):  # written so that NaN fails as well
         raise ValueError(
             f"`{name}` must fall strictly within (0, 1], got {values.tolist()}; the final 0 is added by the scheduler"
         )

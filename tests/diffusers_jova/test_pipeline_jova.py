@@ -402,7 +402,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"frame_rate": 0.0}, "`frame_rate` must be positive, got 0.0; use 16 or 24"),
     ({"video": [picture()] * 9}, "`video` must have at most `num_frames` = 5 frames, got 9; cut it"),
     ({"video": [picture()] * 5, "modalities": ["video"]}, "something must be left to generate, got given video for"),
-    ({"guidance_scale": float("nan")}, "`guidance_scale` must be a finite number, got nan; 1 is off"),
+    ({"guidance_scale": float("nan")}, "`guidance_scale` must be finite, got nan"),
     ({"video": [picture()] * 3}, r"`len\(video\)` must be 4k \+ 1 .*, got 3; use 1 or 5"),
     ({"audio": sound(RATE)}, r"`audio` must last at most as long as the clip, 0.312 s, got 1.000 s; cut it"),
     ({"audio": np.zeros((2, 99))}, r"`audio` must be \[S\], \[1, S\] or \[B, 1, S\] with S > 0, got \[2, 99\]"),

@@ -33,8 +33,7 @@ import torch
 Trained for {step} steps of {batch} clips per process. Losses of the last report: {losses}.
 All settings are in `config.yaml`, all losses in `metrics.jsonl`.
 """
-LOAD_ADAPTER = """codecs = dict.fromkeys(("vae", "audio_vae", "vocoder"), torch.float32)
-pipe = diffusers_jova.JoVAPipeline.from_pretrained("{base_model}", dtype={{"default": torch.bfloat16, **codecs}})
+LOAD_ADAPTER = """pipe = diffusers_jova.JoVAPipeline.from_pretrained("{base_model}", dtype=torch.bfloat16)
 pipe.load_lora_weights("{name}", weight_name="{file}")"""
 LOAD_TRANSFORMER = """transformer = diffusers_jova.{class_name}.from_pretrained("{name}", subfolder="transformer")"""
 LOAD_PIPELINE = """
