@@ -106,6 +106,7 @@ class Espeak:
         for parameter, value in ((_RATE, rate), (_PITCH, pitch), (_PITCH_RANGE, 50), (_WORD_GAP, 0)):
             self.library.espeak_SetParameter(parameter, value, 0)
         self.chunks, self.events = [], []
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(0))  # else of the clock: breaths differ between two processes
         encoded = text.encode()
         utf8, end_pause = 0x1, 0x1000
         size = ctypes.c_size_t(len(encoded) + 1)

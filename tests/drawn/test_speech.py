@@ -1,6 +1,8 @@
 """Speech: the timeline, the spectrum and the variation of the built-in voices."""
 
 import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -112,6 +114,14 @@ def test_espeak_says_any_word_with_times_for_its_phonemes() -> None:
     assert [phone.label for phone in utterance.phones][:3] == ["M", "UW", "N"]
     assert utterance.phones[-1].end_s == pytest.approx(len(utterance.waveform) / 16000, abs=0.01)
     assert {phone.label for phone in utterance.phones} <= set(SHAPES)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("espeakng_loader") is None, reason="needs espeakng-loader")
+def test_espeak_says_the_same_in_every_process() -> None:
+    say = "_espeak()('hello blue moon', 'en-us', 170, 50)"
+    code = f"from diffusers_jova.drawn.espeak import _espeak; print({say}.waveform.sum())"
+    said = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
+    assert len(said) == 1
 
 
 def test_every_voice_says_every_word() -> None:
