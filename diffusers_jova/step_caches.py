@@ -79,18 +79,20 @@ class ContextBroadcastHook(PyramidAttentionBroadcastHook):
     def initialize_hook(self, module: nn.Module) -> nn.Module:
         """Start without an output."""
         self.states = StateManager(PyramidAttentionBroadcastState)
+        self.state = PyramidAttentionBroadcastState()  # that of the latest call
         return module
 
-    @property
-    def state(self) -> PyramidAttentionBroadcastState:
-        """What is kept for the context of the call, or for calls without one."""
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Go by what is kept for the context of the call, or for calls without one."""
         if self.states._context is None:
             self.states.set_context(CacheContext("inference"))
-        return self.states.get_state()
+        self.state = self.states.get_state()
+        return super().new_forward(module, *args, **kwargs)
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """Forget every output."""
         self.states.reset()
+        self.state = PyramidAttentionBroadcastState()
         return module
 
 
