@@ -217,9 +217,9 @@ class TrainConfig:
         for switch, state, names, remedy in UNREAD:
             for name in names:
                 is_read, value = getattr(self, switch) != state, getattr(self, name)
-                rule = f"left at {NEW_ADAPTER.get(name, defaults[name])} with `{switch}: {'null' if state is None else state}`"
-                is_default = value == defaults[name] or (value is not None and value == NEW_ADAPTER.get(name))
-                _require(is_read or is_default, name, rule, value, remedy)
+                default = NEW_ADAPTER.get(name, defaults[name])
+                rule = f"left at {default} with `{switch}: {'null' if state is None else state}`"
+                _require(is_read or value in (default, defaults[name]), name, rule, value, remedy)
 
     def _check_combinations(self) -> None:
         """Refuse settings that exclude each other or would do nothing."""
