@@ -9,6 +9,7 @@ weights in 8 bits      yes, in the compute format      refused: the rounding wou
 =====================  ==============================  =========================================
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
@@ -22,7 +23,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
-from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
+from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
 
 
 logger = logging.get_logger(__name__)
@@ -82,7 +83,15 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             TypeError: A weight is no number.
             ValueError: A weight is not finite, or their number is another than that of the adapters.
         """
-        super().set_adapters(adapter_names, checked_weights(adapter_names, weights))
+        checked = checked_weights(adapter_names, weights)
+        changed = [name for name, module in self.named_modules() if isinstance(module, BaseTunerLayer)]
+        parts = [part for weight in checked if isinstance(weight, Mapping) for part in weight]
+        if strange := [part for part in parts if not any(part in name for name in changed)]:
+            raise ValueError(
+                f"`adapter_weights` must be for modules that adapters change, got {listed(strange)}; give parts of "
+                "their names, such as `attn1.video`"
+            )
+        super().set_adapters(adapter_names, checked)
 
     def add_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Add a new adapter, as `PeftAdapterMixin` does; weights in 8 bits take their compute format meanwhile.
@@ -243,11 +252,9 @@ def check_arrived(model: Any, adapter_name: str, tensors: Mapping[str, Tensor]) 
     Raises:
         ValueError: It did.
     """
-    made = {
-        name.replace("_orig_mod.", "").replace(f".{adapter_name}", "").replace("vector.weight", "vector")
-        for name, _ in model.named_parameters()
-        if f".{adapter_name}" in name
-    }
+    own = re.compile(rf"(.+\.lo\w+)\.{re.escape(adapter_name)}(\.\w+)?")  # lora_A, lokr_w1, lora_magnitude_vector
+    found = [own.fullmatch(name.replace("_orig_mod.", "")) for name, _ in model.named_parameters()]
+    made = {match[1] + ("" if MAGNITUDE in match[1] else match[2] or "") for match in found if match}
     if wrong := made ^ {*tensors}:
         model.delete_adapters(adapter_name)
         raise ValueError(

@@ -311,3 +311,30 @@ def test_peft_alone_would_name_the_same_lokr(tmp_path: Path) -> None:
     transformer = build_wan_transformer()
     transformer.load_lora_adapter(tmp_path)
     torch.testing.assert_close(outputs(transformer), outputs(wrapped.base_model.model), **ROUND_OFF)
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")  # peft, for a second one
+@pytest.mark.parametrize("names", [("lora", "lokr"), ("lokr", "lora"), ("0", "weight")])
+def test_a_lora_and_a_lokr_add_up_whatever_their_names(names: tuple[str, str]) -> None:
+    torch.manual_seed(0)
+    w1, a, b = torch.randn(4, 4), torch.randn(6, 2), torch.randn(2, 6)
+    module = OURS[Q][1]
+    parts = {"lokr_w1": w1, "lokr_w2_a": a, "lokr_w2_b": b}
+    files = {"lora": adapter("comfy"), "lokr": {f"transformer.{module}.{part}": t for part, t in parts.items()}}
+    transformer, expected = build_wan_transformer(), build_wan_transformer()
+    for name, kind in zip(names, names if names[0] in files else ("lora", "lokr"), strict=True):
+        transformer.load_lora_adapter(files[kind], adapter_name=name)
+    transformer.set_adapters([*names], [1.0, 1.0])
+    for wan, (down, up) in pairs().items():
+        weight(expected, OURS[wan][1]).data += ALPHA / RANK * up @ down
+    weight(expected, module).data += torch.kron(w1, a @ b)
+    torch.testing.assert_close(outputs(transformer), outputs(expected), **ROUND_OFF)
+
+
+def test_weights_by_parts_of_names_must_mean_some_module() -> None:
+    transformer = build_wan_transformer()
+    transformer.load_lora_adapter(adapter("comfy"), adapter_name="it")
+    transformer.set_adapters("it", {"": 0.0})
+    torch.testing.assert_close(outputs(transformer), outputs(build_wan_transformer()), **ROUND_OFF)
+    with pytest.raises(ValueError, match=r"must be for modules that adapters change, got `atn1`"):
+        transformer.set_adapters("it", {"atn1": 0.5})
