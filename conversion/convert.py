@@ -39,6 +39,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             shard_gb=args.shard_gb,
             audio_channels=args.audio_channels,
             layout=args.to,
+            skip_unknown=args.skip_unknown,
             reverse=args.reverse,
             components=[local_path(folder, components.FILES) for folder in args.components],
         )

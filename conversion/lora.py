@@ -1,19 +1,41 @@
 """LoRA adapters between three layouts: diffusers' file, peft's folder, and the file that ComfyUI-style tools read.
 
-The layouts are those of `diffusers_jova.lora`; matrices are moved, never changed.
+Files of every tool that `diffusers_jova.adapter_keys` lists are read; matrices are moved, never changed.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from diffusers_jova.adapter_file import (
+    PEFT_CONFIG,
+    check_finite,
+    header_alpha,
+    module_alpha,
+    module_ranks,
+    parse_config,
+    plain_config,
+)
+from diffusers_jova.adapter_keys import (
+    ALPHA,
+    MATRIX_A,
+    MATRIX_B,
+    PREFIXES,
+    WAN_BLOCK,
+    bare_names,
+    check_known,
+    listed,
+    module_name,
+    prefix_of_all,
+    split_name,
+)
 from diffusers_jova.conversion.checkpoint import Source, open_checkpoint, open_safetensors, read_metadata
 from diffusers_jova.conversion.output import (
     Options,
@@ -26,18 +48,6 @@ from diffusers_jova.conversion.output import (
     write_safetensors,
 )
 from diffusers_jova.conversion.rules import Rule, plan, prefixed
-from diffusers_jova.lora import (
-    ALPHA,
-    PEFT_CONFIG,
-    PREFIXES,
-    bare_names,
-    layout_of,
-    module_alpha,
-    module_names,
-    module_ranks,
-    parse_config,
-    plain_config,
-)
 
 
 CONFIG_KEY = "lora_adapter_metadata"  # diffusers' name of the header entry
@@ -45,6 +55,7 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"
 ALPHA_ROUNDING = 1e-6  # files store alpha in float32
 LAYOUTS = tuple(PREFIXES)
+PAIR = (MATRIX_A, MATRIX_B)
 
 # fmt: off
 MATRICES = (
@@ -71,16 +82,50 @@ class Adapter:
         return {module: module_alpha(self.config, module, rank) for module, rank in ranks.items()}
 
 
-def read(path: Path) -> Adapter:
-    """Read an adapter in any of the layouts: a file, a peft folder, or a folder with diffusers' file name."""
+def read(path: Path, skip_unknown: bool = False) -> Adapter:
+    """Read an adapter of any tool: a file, a peft folder, or a folder with diffusers' file name."""
     file = adapter_file(path)
     checkpoint = open_safetensors(file) if file.suffix == ".safetensors" else open_checkpoint(file)
-    bare = {new: checkpoint[old] for old, new in bare_names(checkpoint).items()}
-    ranks = module_ranks(bare)
-    alphas = {module: read_alpha(bare[f"{module}.{ALPHA}"]) for module in ranks if f"{module}.{ALPHA}" in bare}
-    matrices = {name: source for name, source in bare.items() if not name.endswith(f".{ALPHA}")}
-    config = stored_config(file, layout_of(checkpoint), alphas) or plain_config(ranks, alphas)
+    bare = plain_names(checkpoint, skip_unknown)
+    sources = {new: checkpoint[old] for old, new in bare.items()}
+    matrices = {name: source for name, source in sources.items() if not name.endswith(f".{ALPHA}")}
+    for name, source in matrices.items():
+        check_finite({name: source.read()})
+    alphas = {split_name(name)[0]: read_alpha(source) for name, source in sources.items() if name not in matrices}
+    ranks = module_ranks(matrices, alphas)
+    config = stored_config(file, prefix_of_all(checkpoint), alphas)
+    if config is None:
+        stated = header_alpha(read_metadata(file)) if file.suffix == ".safetensors" else None
+        config = plain_config(ranks, ({} if stated is None else dict.fromkeys(ranks, stated)) | alphas)
     return for_our_model(with_alphas(Adapter(matrices, config), alphas))
+
+
+def plain_names(names: Collection[str], skip_unknown: bool) -> dict[str, str]:
+    """Map keys to bare names; what is no part of a plain LoRA of our transformers is refused, or left out.
+
+    Raises:
+        ValueError: There is such, and it should not be left out.
+    """
+    bare, unknown = bare_names(names)
+    plain = (MATRIX_A, MATRIX_B, ALPHA)
+    other = [old for old, new in bare.items() if split_name(new)[1] not in plain]
+    foreign = [old for old, new in bare.items() if WAN_BLOCK.fullmatch(module_name(split_name(new)[0]))]
+    left_out = {*unknown, *other, *foreign}
+    if not skip_unknown:
+        check_known(unknown)
+        if other:
+            raise ValueError(
+                f"adapter keys must end in one of {', '.join(plain)} to be converted, got {listed(other)}; load the "
+                "adapter as it is, or leave them out with `--skip-unknown`"
+            )
+        if foreign:
+            raise ValueError(
+                f"adapter of a Wan model must change linear layers of its blocks, got {listed(foreign)}; leave them "
+                "out with `--skip-unknown`"
+            )
+    if left_out:
+        print(f"{len(left_out)} of {len(names)} tensors have no place and are left out: {listed(sorted(left_out))}")
+    return {old: new for old, new in bare.items() if old not in left_out}
 
 
 def read_alpha(source: Source) -> float:
@@ -96,11 +141,10 @@ def read_alpha(source: Source) -> float:
 def for_our_model(adapter: Adapter) -> Adapter:
     """Point an adapter made for a plain Wan model at the video tower of a `JoVAWanTransformer3DModel`."""
     ranks = module_ranks(adapter.matrices)
-    names = module_names(ranks)
+    names = {module: module_name(module) for module in ranks}
     if all(old == new for old, new in names.items()):
         return adapter
-    parts = ("lora_A.weight", "lora_B.weight")
-    matrices = {f"{new}.{part}": adapter.matrices[f"{old}.{part}"] for old, new in names.items() for part in parts}
+    matrices = {f"{new}.{part}": adapter.matrices[f"{old}.{part}"] for old, new in names.items() for part in PAIR}
     alphas = {names[module]: alpha for module, alpha in adapter.alphas().items()}
     return Adapter(matrices, plain_config({names[module]: rank for module, rank in ranks.items()}, alphas))
 
@@ -123,17 +167,17 @@ def adapter_file(path: Path) -> Path:
     raise ValueError(f"`SOURCE` must hold {PEFT_FILE} or {DIFFUSERS_FILE}, got neither in `{path}`")
 
 
-def stored_config(file: Path, layout: str, alphas: Mapping[str, float]) -> dict[str, Any] | None:
+def stored_config(file: Path, prefix: str | None, alphas: Mapping[str, float]) -> dict[str, Any] | None:
     """Read peft's config from the header, or beside the file; None where there is none."""
-    beside = file.parent / PEFT_CONFIG
-    if layout == "peft" and beside.is_file():
-        return parse_config(beside.read_text(), str(beside))
-    if layout == "peft" and not alphas:
-        raise ValueError(f"`{file.name}` must lie beside its {PEFT_CONFIG}, which holds the scale; got none")
     header = read_metadata(file) if file.suffix == ".safetensors" else {}
-    if CONFIG_KEY not in header:
-        return None
-    return parse_config(header[CONFIG_KEY], file.name, PREFIXES["diffusers"])
+    if CONFIG_KEY in header:
+        return parse_config(header[CONFIG_KEY], file.name, PREFIXES["diffusers"])
+    beside, is_of_peft = file.parent / PEFT_CONFIG, prefix == PREFIXES["peft"]
+    if beside.is_file() and (is_of_peft or not alphas):
+        return parse_config(beside.read_text(), str(beside))
+    if is_of_peft and not alphas:
+        raise ValueError(f"`{file.name}` must lie beside its {PEFT_CONFIG}, which holds the scale; got none")
+    return None
 
 
 def keys_for(adapter: Adapter, layout: str) -> list[Parameter]:
@@ -154,7 +198,7 @@ def header_for(adapter: Adapter) -> dict[str, str]:
 
 def convert(path: Path, output: Path, options: Options) -> None:
     """Write the adapter in `options.layout`: peft makes a folder, comfy a file, diffusers either."""
-    adapter = read(path)
+    adapter = read(path, options.skip_unknown)
     found = cast(keys_for(adapter, options.layout), options.dtype, keep=(f".{ALPHA}",))
     is_file = output.suffix == ".safetensors"
     if is_file != (options.layout == "comfy") and options.layout != "diffusers":

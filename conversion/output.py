@@ -42,6 +42,7 @@ class Options:
         shard_gb: Largest size of one file, in 10^9 bytes.
         audio_channels: Channels of the audio latents that a new audio tower is built for.
         layout: Layout of an adapter file.
+        skip_unknown: Whether an adapter is converted without what our transformers have no place for.
         reverse: Whether a converted folder is written back under its original names.
         components: Folders whose sub-folders complete a transformer to a pipeline; none writes the transformer alone.
     """
@@ -50,6 +51,7 @@ class Options:
     shard_gb: float = SHARD_GB
     audio_channels: int = 20
     layout: str = "diffusers"
+    skip_unknown: bool = False
     reverse: bool = False
     components: Sequence[Path] = ()
 
@@ -305,5 +307,21 @@ def write_tensor(file: BinaryIO, parameter: Parameter) -> None:
     tensor = parameter.make()
     if tuple(tensor.shape) != parameter.shape:
         raise ValueError(f"`{parameter.name}` must be {list(parameter.shape)}, got {list(tensor.shape)} when read")
-    data = tensor.detach().to(parameter.dtype).contiguous().reshape(-1).view(torch.uint8)
-    file.write(data.numpy().data)
+    stored = tensor.detach().to(parameter.dtype)
+    check_range(parameter.name, tensor, stored)
+    file.write(stored.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def check_range(name: str, tensor: Tensor, stored: Tensor) -> None:
+    """Refuse a number format in which finite weights become infinite.
+
+    Raises:
+        ValueError: They do.
+    """
+    if stored.dtype == tensor.dtype or not stored.is_floating_point() or stored.dtype in FLOAT8:
+        return
+    if not stored.isfinite().all() and tensor.isfinite().all():
+        raise ValueError(
+            f"`{name}` must stay finite as {NAMES[stored.dtype]}, got values up to {float(tensor.abs().max()):g}; "
+            "choose `--dtype bfloat16`, which has the range of float32"
+        )

@@ -9,28 +9,89 @@ weights in 8 bits      yes, in the compute format      refused: the rounding wou
 =====================  ==============================  =========================================
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
 from diffusers.hooks.layerwise_casting import LayerwiseCastingHook
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
-from torch import nn
+from diffusers.utils import logging
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
+from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
+
+
+logger = logging.get_logger(__name__)
+
+PREFIX = PREFIXES["diffusers"]
+FILE_OPTIONS = (*HUB_OPTIONS, "proxies", "weight_name", "use_safetensors")
 
 
 class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
     """Refuses what would drop an adapter in silence; the methods are those of every diffusers transformer."""
 
-    def load_lora_adapter(self, *args: Any, **kwargs: Any) -> None:
-        """Load an adapter, as `PeftAdapterMixin` does; weights in 8 bits take their compute format meanwhile.
+    def load_lora_adapter(
+        self,
+        pretrained_model_name_or_path_or_dict: Any,
+        adapter_name: str | None = None,
+        skip_unknown: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Load an adapter of any tool that `diffusers_jova.adapter_keys` lists, completely or not at all.
+
+        Weights in 8 bits take their compute format meanwhile.
+
+        Args:
+            pretrained_model_name_or_path_or_dict: Folder, file, hub id, or tensors in memory.
+            adapter_name: Name that the adapter gets.
+            skip_unknown: Leave out what this transformer has no place for, and say how much; without, it is refused.
+            metadata: peft's config, where the source does not hold it.
+            kwargs: What `PeftAdapterMixin.load_lora_adapter` takes.
 
         Raises:
-            ValueError: The projections are fused.
+            ValueError: The projections are fused, or the adapter does not fit completely.
         """
         check_separate(self)
+        kwargs.pop("prefix", None)  # the keys tell it
+        options = {name: kwargs.pop(name) for name in FILE_OPTIONS if name in kwargs}
+        config = {name.removeprefix(PREFIX): value for name, value in metadata.items()} if metadata else None
+        adapter = read_adapter(pretrained_model_name_or_path_or_dict, config, **options)
+        adapter = fitting(adapter, self, skip_unknown)
+        layers = linear_layers(self)
+        tensors, fields = for_peft(adapter, {name: layers[name].in_features for name in adapter.modules()})
+        before = {*getattr(self, "peft_config", {})}
         with weights_in_compute_format(self):
-            super().load_lora_adapter(*args, **kwargs)
+            super().load_lora_adapter(
+                {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
+                adapter_name=adapter_name,
+                metadata=fields and {f"{PREFIX}{name}": value for name, value in fields.items()},
+                **kwargs,
+            )
+        for new in {*self.peft_config} - before:
+            check_arrived(self, new, tensors)
+
+    def set_adapters(self, adapter_names: list[str] | str, weights: Any = None) -> None:
+        """Choose the active adapters and weigh them, as `PeftAdapterMixin` does.
+
+        Raises:
+            TypeError: A weight is no number.
+            ValueError: A weight is not finite, or their number is another than that of the adapters.
+        """
+        checked = checked_weights(adapter_names, weights)
+        changed = [name for name, module in self.named_modules() if isinstance(module, BaseTunerLayer)]
+        parts = [part for weight in checked if isinstance(weight, Mapping) for part in weight]
+        if strange := [part for part in parts if not any(part in name for name in changed)]:
+            raise ValueError(
+                f"`adapter_weights` must be for modules that adapters change, got {listed(strange)}; give parts of "
+                "their names, such as `attn1.video`"
+            )
+        super().set_adapters(adapter_names, checked)
 
     def add_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Add a new adapter, as `PeftAdapterMixin` does; weights in 8 bits take their compute format meanwhile.
@@ -116,3 +177,122 @@ def check_mergeable(model: nn.Module, method: str, instead: str) -> None:
             f"`{method}` must come before `enable_layerwise_casting`, got weights in {', '.join(sorted(formats))}; "
             f"{instead}"
         )
+
+
+def linear_layers(model: nn.Module) -> dict[str, Any]:
+    """Layers that adapters change, by their names in a model that may be compiled or have adapters already."""
+    layers = {}
+    for name, module in model.named_modules():
+        layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if isinstance(layer, nn.Linear):
+            layers[name.replace("_orig_mod.", "").removesuffix(".base_layer")] = layer
+    return layers
+
+
+def fitting(adapter: Adapter, model: nn.Module, skip_unknown: bool) -> Adapter:
+    """Refuse what the model has no place for, or leave it out and say so.
+
+    Args:
+        adapter: What was read.
+        model: The transformer.
+        skip_unknown: Leave it out.
+
+    Raises:
+        ValueError: There is such, or nothing else.
+    """
+    layers = linear_layers(model)
+    strange = [module for module in adapter.modules() if module not in layers]
+    if not skip_unknown:
+        check_known(adapter.unknown)
+    if strange and not skip_unknown:
+        raise ValueError(
+            f"adapter must change linear layers of this {type(model).__name__}, got {listed(strange)}, which it does "
+            "not have; load it into the model that it was trained for, or leave them out with `skip_unknown`"
+        )
+    kept = adapter.without(strange)
+    if not kept.tensors:
+        raise ValueError(
+            f"adapter must change linear layers of this {type(model).__name__}, got {listed(strange) or 'none'}; "
+            "load it into the model that it was trained for"
+        )
+    if num_left_out := len(adapter.tensors) - len(kept.tensors) + len(adapter.unknown):
+        total = len(adapter.tensors) + len(adapter.unknown)
+        left_out = listed([*adapter.unknown, *strange])
+        logger.warning(f"{num_left_out} of {total} tensors of the adapter have no place and are left out: {left_out}")
+    for module in kept.modules():
+        check_shapes(module, kept.of_module(module), layers[module])
+    return kept
+
+
+def check_shapes(module: str, parts: Mapping[str, Tensor], layer: Any) -> None:
+    """Refuse a change of another size than its layer's.
+
+    Raises:
+        ValueError: Sizes differ.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in parts.items()}
+    wanted: tuple[int, ...] = (layer.out_features, layer.in_features)
+    found = shapes.get(DIFF, wanted)
+    if MATRIX_A in parts:
+        found = (shapes[MATRIX_B][0], shapes[MATRIX_A][1])
+    elif LOHA[0] in parts:
+        found = (shapes[LOHA[0]][0], shapes[LOHA[1]][1])
+    if found == wanted and DIFF_BIAS in parts:
+        wanted, found = wanted[:1], shapes[DIFF_BIAS]
+    if found != wanted:
+        raise ValueError(
+            f"the change of `{module}` must be of shape {list(wanted)}, got {list(found)}; "
+            "load the adapter into the model that it was trained for"
+        )
+
+
+def check_arrived(model: Any, adapter_name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Take an adapter out again of which peft made other weights than the file holds, and say which.
+
+    Raises:
+        ValueError: It did.
+    """
+    own = re.compile(rf"(.+\.lo\w+)\.{re.escape(adapter_name)}(\.\w+)?")  # lora_A, lokr_w1, lora_magnitude_vector
+    found = [own.fullmatch(name.replace("_orig_mod.", "")) for name, _ in model.named_parameters()]
+    made = {match[1] + ("" if MAGNITUDE in match[1] else match[2] or "") for match in found if match}
+    if wrong := made ^ {*tensors}:
+        model.delete_adapters(adapter_name)
+        raise ValueError(
+            f"adapter must fit what peft makes of its config completely, got {listed(sorted(wrong))} in one of them "
+            "alone; save it as a plain LoRA"
+        )
+
+
+def checked_weights(names: list[str] | str, weights: Any) -> list[Any]:
+    """One weight per adapter, all of them finite numbers, or numbers by parts of module names.
+
+    Raises:
+        TypeError: A weight is no number.
+        ValueError: A weight is not finite, or their number is another than that of the adapters.
+    """
+    num_adapters = 1 if isinstance(names, str) else len(names)
+    values = list(weights) if isinstance(weights, list | tuple) else [weights] * num_adapters
+    if len(values) != num_adapters:
+        raise ValueError(
+            f"`adapter_weights` must be one per adapter, got {len(values)} for {num_adapters}; give one for each"
+        )
+    for value in values:
+        check_weight(value)
+    return values
+
+
+def check_weight(value: Any) -> None:
+    """Refuse a weight that is no finite number, nor finite numbers by name.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is not finite.
+    """
+    if isinstance(value, Mapping):
+        for part in value.values():
+            check_weight(part)
+        return
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise TypeError(f"`adapter_weights` must be numbers, got {value!r}; 1.0 is the adapter as it was trained")
+    if value is not None and not isfinite(value):
+        raise ValueError(f"`adapter_weights` must be finite, got {value}; 1.0 is the adapter as it was trained")

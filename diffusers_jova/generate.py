@@ -102,7 +102,7 @@ def load_pipeline(args: argparse.Namespace, device: torch.device) -> JoVAPipelin
     pipeline: JoVAPipeline = JoVAPipeline.from_pretrained(args.model, dtype=dtype)
     names = [f"lora_{index}" for index in range(len(args.lora))]
     for name, adapter in zip(names, args.lora, strict=True):
-        load_adapter(pipeline, name, adapter.source)
+        load_adapter(pipeline, name, adapter.source, args.skip_unknown)
     if names:
         pipeline.set_adapters(names, [adapter.scale for adapter in args.lora])
     if args.cpu_offload:
@@ -111,16 +111,14 @@ def load_pipeline(args: argparse.Namespace, device: torch.device) -> JoVAPipelin
     return pipeline.to(device)
 
 
-def load_adapter(pipeline: JoVAPipeline, name: str, source: str) -> None:
-    """Load one adapter, and insist that the model has places for it."""
+def load_adapter(pipeline: JoVAPipeline, name: str, source: str, skip_unknown: bool) -> None:
+    """Load one adapter, and insist that the model has places for it, or say how much is left out."""
     try:
-        pipeline.load_lora_weights(source, adapter_name=name)
+        pipeline.load_lora_weights(source, adapter_name=name, skip_unknown=skip_unknown)
     except Exception as error:  # of the file, or of the Hub and the network that it is looked for on
         raise ValueError(
             f"`--lora` must be an adapter of this model, got {source} ({one_line(error)}); name its file or folder"
         ) from error
-    if name not in pipeline.transformer.peft_config:
-        raise ValueError(f"`--lora` must be an adapter of this model, got {source}, which fits none of its layers")
 
 
 def save(output: JoVAPipelineOutput, path: Path) -> None:

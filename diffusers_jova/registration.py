@@ -12,6 +12,7 @@ from typing import Any
 import diffusers
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import FromOriginalModelMixin, lora_base
+from diffusers.loaders.lora_conversion_utils import _bake_lokr_alpha_
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
@@ -20,6 +21,8 @@ from diffusers.utils import dynamic_modules_utils
 
 # Goes when diffusers has a public function that returns the tensors of an adapter together with its header.
 fetch_state_dict = lora_base._fetch_state_dict
+
+bake_lokr_alpha = _bake_lokr_alpha_  # goes when diffusers reads every LoKr with its alphas
 
 find_any_pipeline = dynamic_modules_utils.find_pipeline_class
 

@@ -12,9 +12,9 @@ CUTS = ("first", "all")
 def add_clip_arguments(parser: Parser) -> None:
     """Add source, model and what makes clips of the files."""
     add = parser.add_argument
-    add("source", type=Path, help="manifest (.jsonl, .csv) or folder of clips with captions beside them")
+    add("source", type=Path, help="manifest (.jsonl, .csv) or folder of clips and still images, captions beside them")
     add("--model", type=model_folder, required=True, help="folder of a saved JoVAPipeline, or jova-tiny")
-    add("--buckets", nargs="+", help="sizes FRAMESxHEIGHTxWIDTH; the model's own by default")
+    add("--buckets", nargs="+", help="sizes FRAMESxHEIGHTxWIDTH; the model's own by default; 1xHxW for stills")
     add("--frame-rate", type=float, help="frames per second; the model's own by default")
     add("--cut", choices=CUTS, default="first", help="beginning of a file, or all of it")
     add("--upscale", action="store_true", help="accept files smaller than their bucket")

@@ -38,7 +38,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
         "here: sub-folders, or the files of Wan's and NAVA's releases",
     )
     add("--reverse", action="store_true", help="wan, nava: back to the original names, one file")
-    add("--to", choices=LAYOUTS, default="diffusers", help="lora: layout to write")
+    add("--to", choices=LAYOUTS, default="diffusers", help="lora: layout to write; every known one is read")
+    add("--skip-unknown", action="store_true", help="lora: leave out what no model has a place for, and say how much")
     return parser, parser.parse_checked(argv, check)
 
 
@@ -46,5 +47,7 @@ def check(args: argparse.Namespace) -> None:
     """Refuse options that cannot work."""
     if args.shard_gb <= 0:
         raise ValueError(f"`--shard-gb` must be positive, got {args.shard_gb:g}")
+    if args.skip_unknown and args.kind != "lora":
+        raise ValueError(f"`--skip-unknown` must go with lora, got {args.kind}")
     if args.reverse and args.kind not in REVERSIBLE:
         raise ValueError(f"`--reverse` must go with {' or '.join(REVERSIBLE)}, got {args.kind}")

@@ -1,6 +1,7 @@
 """The words of `jova generate`."""
 
 import argparse
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,7 @@ def add_arguments(parser: Parser) -> None:
     add("--num-frames", type=int, help="frames, 4k + 1")
     add("--frame-rate", type=float, help="frames per second")
     add("--lora", type=parse_adapter, action="append", default=[], metavar="PATH[:SCALE]", help="may be repeated")
+    add("--skip-unknown", action="store_true", help="leave out what adapters hold for other models, and say how much")
     add("--device", help="cuda, mps or cpu; the fastest there is if not given")
     add("--dtype", choices=DTYPES, help="of transformer and text encoders; bfloat16 on a GPU, float32 elsewhere")
     add("--cpu-offload", action="store_true", help="keep on the GPU only what is working")
@@ -81,7 +83,11 @@ def check(args: argparse.Namespace) -> None:
     check_source("--model", args.model)
     if Path(args.model).exists():
         read_index(Path(args.model))
+    if args.skip_unknown and not args.lora:
+        raise ValueError("`--skip-unknown` must go with `--lora`, got no adapter")
     for adapter in args.lora:
+        if not math.isfinite(adapter.scale):
+            raise ValueError(f"`--lora` must have a finite scale, got {adapter.scale}; 1 is the adapter as trained")
         check_source("--lora", adapter.source)
     for option in ("image", "audio", "video"):
         path = getattr(args, option)

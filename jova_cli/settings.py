@@ -41,7 +41,7 @@ def read_settings() -> list[Setting]:
         Setting(
             name := ast.unparse(field.target),
             ast.unparse(field.value) if field.value else "",
-            choices.get(ast.unparse(field.annotation), ()),
+            choices.get(ast.unparse(field.annotation).removesuffix(" | None"), ()),
             purposes.get(name, ""),
         )
         for field in fields

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from .parser import Parser
-from .train import check
+from .shipped import check_source
+from .train import check as check_words
 
 
 WORK = "diffusers_jova.training.train_lora"
@@ -14,8 +15,9 @@ DESCRIPTION = """Train an avatar adapter: prepared clips in, one file that `JoVA
     jova train-lora prepared/ adapter/ --model MODEL --targets attention
 
 The adapter learns who speaks and how; dropped captions, and `prior_data=`, clips of the base model's own kind, keep it
-from forgetting everything else. Running the same command again continues an interrupted run. `jova train --help` lists
-the settings."""
+from forgetting everything else. Running the same command again continues an interrupted run; `--init-adapter` goes on
+from a finished adapter in a new folder, with other clips or a new course of the learning rate. `jova train --help`
+lists the settings."""
 TARGETS = ("attention", "attention_ff", "audio", "joint", "video")
 
 
@@ -27,7 +29,19 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     parser.add_argument("--model", required=True, help="pipeline or transformer to adapt, a folder or a Hub id")
     parser.add_argument("--targets", choices=TARGETS, help="what the adapter reaches")
     parser.add_argument(
+        "--init-adapter",
+        metavar="PATH",
+        help="adapter to go on from, a file, folder or Hub id; its weights, rank, alpha and targets are taken",
+    )
+    parser.add_argument(
         "--config", default="lora", help="a preset, see `jova presets`, or a YAML file like them; lora if not given"
     )
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
     return parser, parser.parse_checked(argv, check, intermixed=True)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what does not exist, and put the preset's file in place of its name."""
+    check_words(args)
+    if args.init_adapter is not None:
+        check_source("--init-adapter", args.init_adapter)

@@ -20,6 +20,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
     """Train as the words say."""
     values = {"model": args.model, "data": args.data, "output_dir": args.output_dir}
     values |= {"lora_targets": args.targets} if args.targets else {}
+    values |= {"init_adapter": args.init_adapter} if args.init_adapter else {}
     with worded_errors(parser):
         with checked_input():
             config = load_yaml(args.config, values | parse_overrides(args.overrides))

@@ -7,11 +7,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diffusers_jova.adapter_keys import WAN_LAYERS, module_name
 from diffusers_jova.conversion import lora, wan
 from diffusers_jova.conversion.convert import main
 from diffusers_jova.conversion.output import Options
 from diffusers_jova.conversion.rules import plan, prefixed
-from diffusers_jova.lora import WAN_LAYERS, module_names
 
 
 MODULES = {"transformer_blocks.0.attn.video.to_q": 4, "transformer_blocks.1.ff.audio.net.2": 2}
@@ -144,7 +144,7 @@ def test_the_names_of_wan_layers_are_those_of_its_conversion() -> None:
             [rule for rule in rules if rule.sources[0].removesuffix(".{p}") in linear.values()],
         )
     }
-    assert {f"{name}.bias": f"{new}.bias" for name, new in module_names(linear.values()).items()} == renamed
+    assert {f"{name}.bias": f"{module_name(name)}.bias" for name in linear.values()} == renamed
 
 
 def test_foreign_keys_and_missing_halves_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,9 +153,13 @@ def test_foreign_keys_and_missing_halves_are_refused(tmp_path: Path, capsys: pyt
     cases = {
         "half": (half, "must hold both matrices of every module, got one or none for `transformer_blocks.0."),
         "text": (whole | {"text_encoder.x.lora_A.weight": torch.zeros(1)}, "adapters of text encoders"),
+        "nan": (
+            {name: torch.full_like(tensor, float("nan")) for name, tensor in whole.items()},
+            "must be finite, got NaN or infinity in `transformer_blocks.0.attn.video.to_q.lora_A.weight`",
+        ),
         "dora": (
             whole | {"transformer.x.lora_magnitude_vector": torch.zeros(1)},
-            "alpha, got `transformer.x.lora_mag",
+            "alpha to be converted, got `transformer.x.lora_mag",
         ),
     }
     for name, (tensors, message) in cases.items():
@@ -164,3 +168,48 @@ def test_foreign_keys_and_missing_halves_are_refused(tmp_path: Path, capsys: pyt
             main(["lora", str(tmp_path / f"{name}.safetensors"), str(tmp_path / "out.safetensors"), "--to", "comfy"])
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out.safetensors").exists()
+
+
+def musubi(path: Path, header: dict[str, str] | None = None, **extra: Tensor) -> Path:
+    """A Wan adapter as musubi writes it, without alphas."""
+    module = "lora_unet_blocks_7_self_attn_o"
+    pair = {f"{module}.lora_down.weight": torch.ones(2, 8), f"{module}.lora_up.weight": torch.ones(8, 2)}
+    save_file(pair | extra, path, header)
+    return path
+
+
+def test_an_adapter_of_musubi_keeps_the_alpha_of_its_header(tmp_path: Path) -> None:
+    source = musubi(tmp_path / "musubi.safetensors", {"ss_network_alpha": "1.0", "ss_network_dim": "2"})
+    there = convert(source, tmp_path / "comfy.safetensors", "comfy")
+    module = "blocks.7.attn1.video.to_out.0"
+    assert float(load_file(there)[f"diffusion_model.{module}.alpha"]) == 1.0
+    ours = convert(there, tmp_path / "ours.safetensors", "diffusers")
+    assert lora.read(ours).alphas() == {module: 1.0}
+    assert torch.equal(load_file(ours)[f"transformer.{module}.lora_A.weight"], torch.ones(2, 8))
+
+
+def test_what_no_model_has_is_left_out_on_request_with_its_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra = {f"lora_unet_blocks_7_cross_attn_k_img.lora_{part}.weight": torch.ones(2, 2) for part in ("down", "up")}
+    extra |= {"lora_unet_blocks_7_norm3.diff": torch.ones(8), "lora_te_x.alpha": torch.ones(1)}
+    source = musubi(tmp_path / "image.safetensors", **extra)
+    with pytest.raises(SystemExit, match="2"):
+        main(["lora", str(source), str(tmp_path / "out.safetensors")])
+    assert "got `lora_te_x.alpha`" in capsys.readouterr().err
+    main(["lora", str(source), str(tmp_path / "out.safetensors"), "--skip-unknown"])
+    assert "4 of 6 tensors have no place and are left out: `lora_te_x.alpha`, " in capsys.readouterr().out
+    assert len(load_file(tmp_path / "out.safetensors")) == 2
+
+
+def test_weights_that_float16_cannot_hold_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    big = {f"transformer.x.lora_{side}.weight": torch.full((2, 2), 1e5) for side in "AB"}
+    save_file(big, tmp_path / "big.safetensors")
+    command = ["lora", str(tmp_path / "big.safetensors"), str(tmp_path / "out.safetensors"), "--dtype"]
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "float16"])
+    assert "`transformer.x.lora_A.weight` must stay finite as F16, got values up to 100000" in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()
+    main([*command, "bfloat16"])

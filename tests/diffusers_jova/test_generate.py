@@ -166,6 +166,8 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         (["--transcript", "hello"], r"either by `--prompt` or by .* got both"),
         (["--image", "missing.png"], r"`--image` must be an existing file, got missing.png"),
         (["--lora", "runs/nope"], r"`--lora` must be an adapter of this model, got runs/nope \(.*; name its file or"),
+        (["--lora", "runs/nope:nan"], r"`--lora` must have a finite scale, got nan"),
+        (["--skip-unknown"], r"`--skip-unknown` must go with `--lora`, got no adapter"),
         (["--lora", "missing.safetensors"], r"`--lora` must be an existing path or a hub name owner/name"),
         (["--device", "cuda:99"], r"`--device` must be a device of this machine, got cuda:99"),
         (["--device", "cpu", "--cpu-offload"], r"`--cpu-offload` must be used with a GPU"),

@@ -126,7 +126,7 @@ def test_a_file_of_another_model_is_refused_and_nothing_is_left_behind(tmp_path:
     }
     JoVAPipeline.save_lora_weights(tmp_path, transformer_lora_layers=alien)
     with pytest.raises(
-        ValueError, match=r"must change modules of this JoVATransformer3DModel, got `blocks.9.attn.to_q`"
+        ValueError, match=r"must change linear layers of this JoVATransformer3DModel, got `blocks.9.attn.to_q`"
     ):
         pipeline.load_lora_weights(tmp_path)
     assert pipeline.get_list_adapters() == {}
@@ -273,7 +273,7 @@ def test_an_adapter_of_a_plain_wan_model_changes_the_video_tower() -> None:
     assert torch.equal(*loaded)
     names = ("blocks.0.self_attn.q", "blocks.0.cross_attn.k_img")
     tensors = {f"diffusion_model.{name}.{side}.weight": tensor for name in names for side, tensor in pair.items()}
-    with pytest.raises(ValueError, match=r"must change linear layers of its blocks, got `blocks.0.cross_attn.k_img`"):
+    with pytest.raises(ValueError, match=r"must change linear layers of this .*, got `blocks.0.cross_attn.k_img`"):
         pipeline.load_lora_weights(tensors)
 
 
@@ -283,11 +283,11 @@ def test_keys_that_are_no_part_of_a_lora_are_listed(prefix: str) -> None:
     module = next(iter(ALPHAS))
     whole = {f"{prefix}{name}": tensor for name, tensor in matrices().items()}
     whole |= {f"{prefix}{name}.alpha": torch.tensor(alpha) for name, alpha in ALPHAS.items()}
-    one, other = f"{prefix}{module}.diff_b", f"{prefix}{module}.lora_magnitude_vector"
+    one, other = f"{prefix}{module}.lora_mid.weight", f"{prefix}{module}.lokr_t2"
     cases = [
         (
             {one: torch.ones(1), other: torch.ones(1)},
-            f"must end in one of .*, got `{one}`, `{other}`; save the adapter",
+            f"and end in one of .*, got `{one}`, `{other}`; save the adapter",
         ),
         ({"text_encoder.q.lora_A.weight": torch.ones(1)}, "got `text_encoder.q.lora_A.weight`; adapters of text"),
         ({f"{prefix}elsewhere.alpha": torch.tensor(1.0)}, "both matrices of every module, got one or none for `else"),
@@ -298,24 +298,13 @@ def test_keys_that_are_no_part_of_a_lora_are_listed(prefix: str) -> None:
         ),
         (
             {f"{prefix}x.lora_{side}.weight": torch.ones(2, 2) for side in "AB"},
-            "must change modules of this .*, got `x`",
+            "must change linear layers of this .*, got `x`",
         ),
     ]
     for extra, message in cases:
         with pytest.raises(ValueError, match=message):
             pipeline.load_lora_weights(whole | extra)
         assert pipeline.get_list_adapters() == {}
-
-
-@pytest.mark.parametrize("prefix", ["transformer.", "diffusion_model."])
-def test_magnitudes_of_a_dora_that_cannot_be_applied_are_not_dropped(prefix: str, tmp_path: Path) -> None:
-    module = next(iter(ALPHAS))
-    tensors = {f"{prefix}{name}": tensor for name, tensor in matrices().items()}
-    save_file(tensors | {f"{prefix}{module}.dora_scale": torch.ones(24, 1)}, tmp_path / "dora.safetensors")
-    pipeline = build_tiny_pipeline()
-    with pytest.raises(ValueError, match=rf"must be a plain LoRA, .* got `{prefix}{module}.dora_scale`; save it as"):
-        pipeline.load_lora_weights(tmp_path / "dora.safetensors")
-    assert pipeline.get_list_adapters() == {}
 
 
 def test_a_dora_as_diffusers_saves_it_does_what_peft_does(tmp_path: Path) -> None:
@@ -346,3 +335,37 @@ def test_weights_that_peft_saved_need_their_config_or_alphas(tmp_path: Path) -> 
         ValueError, match=r"must lie beside their adapter_config.json, which holds the scale, got none"
     ):
         build_tiny_pipeline().load_lora_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (float("nan"), ValueError, "must be finite, got nan"),
+        ([float("inf")], ValueError, "must be finite, got inf"),
+        ({"transformer": float("nan")}, ValueError, "must be finite, got nan"),
+        (True, TypeError, "must be numbers, got True"),
+        ("1", TypeError, "must be numbers, got '1'"),
+        ([1.0, 0.5], ValueError, "must be one per adapter, got 2 for 1"),
+        ((1.0, 0.5), ValueError, "must be one per adapter, got 2 for 1"),
+        ({"unet": 1.0}, ValueError, r"must be for transformer, got \['unet'\]"),
+    ],
+)
+def test_weights_of_adapters_that_are_none_are_refused(
+    adapters: dict[str, Path], weights: Any, error: type[Exception], message: str
+) -> None:
+    pipeline = load(adapters, "voice")
+    with pytest.raises(error, match=message):
+        pipeline.set_adapters("voice", weights)
+    if not isinstance(weights, dict):
+        with pytest.raises(error, match=message):
+            pipeline.transformer.set_adapters("voice", weights)
+
+
+def test_what_another_model_has_is_left_out_on_request() -> None:
+    module, rank = next(iter(RANKS.items()))
+    pair = {"lora_A": torch.ones(rank, 24), "lora_B": torch.ones(24, rank)}
+    tensors = {f"transformer.{name}.{side}.weight": pair[side] for name in (module, "img_emb.0") for side in pair}
+    pipeline = build_tiny_pipeline()
+    pipeline.load_lora_weights(tensors, adapter_name="it", skip_unknown=True)
+    assert pipeline.get_active_adapters() == ["it"]
+    assert torch.equal(pipeline.transformer.get_submodule(module).lora_A["it"].weight, pair["lora_A"])

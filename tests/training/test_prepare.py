@@ -482,3 +482,33 @@ def test_the_command_explains_what_is_wrong(
         main([str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), *arguments])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_still_image_becomes_a_record_of_one_frame_that_trains_the_picture_alone(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    from diffusers_jova.training.loop.trainer import Trainer
+    from tests.tiny_training import tiny_config
+
+    source = write_clips(tmp_path / "clips", ["a"])
+    for name in ("one", "two"):
+        Image.new("RGB", (32, 32), (200, 40, 40)).save(source / f"{name}.png")
+        (source / f"{name}.txt").write_text(f"a red square, {name}")
+    words = ["--model", str(tiny_pipeline_folder), "--buckets", "9x32x32", "--no-mouth", "--dtype", "fp32"]
+    main([str(source), str(tmp_path / "prepared"), *words])
+    assert "still images 2: one.png, two.png; they train the picture alone" in capsys.readouterr().out
+    dataset = PrecomputedDataset(tmp_path / "prepared")
+    assert sorted(len(bucket) for bucket in dataset.buckets) == [1, 2]
+    (stills,) = (bucket for bucket in dataset.buckets if len(bucket) == 2)
+    batch = dataset.batch(stills)
+    assert batch["video_latents"].shape == (2, 16, 1, 4, 4)
+    assert (batch["audio_latents"], batch["image_latents"]) == (None, None)
+    run = {"data": str(tmp_path / "prepared"), "model": str(tiny_pipeline_folder), "batch_size": 1, "steps": 6}
+    trainer = Trainer(tiny_config(tmp_path, **run, prefix_probability=1.0, image_probability=1.0, mouth_weight=0))
+    inputs = trainer.conditioning(batch, seed=0)
+    assert inputs.has_video.all()
+    assert not inputs.has_audio.any()
+    assert float(trainer.loss(inputs).total.detach().mean()) > 0
+    trainer.train()

@@ -16,7 +16,7 @@ from diffusers_jova.training.loop.model import load_transformer
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train_lora import main
 from tests.tiny_pipeline import build_tiny_pipeline
-from tests.tiny_training import MODEL, tiny_config, write_clips
+from tests.tiny_training import MODEL, forget_accelerate, tiny_config, write_clips
 
 
 WAN_MODEL = {name: MODEL[name] for name in MODEL if name in inspect.signature(JoVAWanTransformer3DModel).parameters}
@@ -174,3 +174,93 @@ def test_the_command_trains_an_adapter_and_says_how_to_load_it(
     assert "1 of 1 steps are done" in capsys.readouterr().out
     assert "pipe.load_lora_weights" in (tmp_path / "run" / "README.md").read_text()
     assert (tmp_path / "run" / ADAPTER_FILE).exists()
+
+
+def go_on(folder: Path, base: Path, adapter: Path, **values: Any) -> Any:
+    """A run that goes on from an adapter."""
+    settings = {"output_dir": str(folder / "next"), "steps": 2, "learning_rate": 1e-2, **values}
+    return tiny_config(folder, model=str(base), train="lora", init_adapter=str(adapter), **settings)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, base: Path) -> Path:
+    Trainer(lora_config(tmp_path, base, steps=2, lora_targets="attention_ff")).train()
+    return tmp_path / "run" / ADAPTER_FILE
+
+
+def test_a_run_goes_on_from_an_adapter_with_its_weights_rank_alpha_and_targets(
+    tmp_path: Path, base: Path, adapter: Path
+) -> None:
+    first = load_file(adapter)
+    forget_accelerate()
+    trainer = Trainer(go_on(tmp_path, base, adapter, mixed_precision="bf16"))
+    begun = {name.replace(".default", ""): weight for name, weight in trainer.transformer.named_parameters()}
+    for name, weight in first.items():
+        assert torch.equal(begun[name.removeprefix("transformer.")], weight)  # in float32 over bfloat16
+    trainer.train()
+    second = load_file(tmp_path / "next" / ADAPTER_FILE)
+    assert {name: tensor.shape for name, tensor in second.items()} == {name: t.shape for name, t in first.items()}
+    assert all(not torch.equal(second[name], first[name]) for name in first)
+    with safe_open(tmp_path / "next" / ADAPTER_FILE, framework="pt") as file:
+        metadata = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert (metadata["transformer.r"], metadata["transformer.lora_alpha"]) == (4, 8)
+
+
+def test_a_run_that_went_on_from_an_adapter_resumes_with_the_same_bits(
+    tmp_path: Path, base: Path, adapter: Path
+) -> None:
+    Trainer(go_on(tmp_path, base, adapter, steps=6, output_dir=str(tmp_path / "whole"))).train()
+    settings = {"steps": 6, "log_every": 4}
+    stopped = Trainer(go_on(tmp_path, base, adapter, stop_after_minutes=0, **settings))
+    stopped.train()
+    assert 0 < stopped.step < 6
+    moved = adapter.rename(tmp_path / "moved.safetensors")
+    Trainer(go_on(tmp_path, base, moved, **settings)).train()
+    whole, resumed = (load_file(tmp_path / run / ADAPTER_FILE) for run in ("whole", "next"))
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+    with pytest.raises(ValueError, match=r"`adapter begun from` is .* there and null here"):
+        Trainer(lora_config(tmp_path, base, output_dir=str(tmp_path / "next"), lora_targets="attention_ff"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora_rank": 8}, "`lora_rank` must be that of `init_adapter`, 4, got 8; leave it out"),
+        ({"lora_alpha": 4}, "`lora_alpha` must be that of `init_adapter`, 8, got 4; leave it out"),
+        ({"lora_targets": "attention"}, "`lora_targets` must be those of `init_adapter`, which changes other modules"),
+        ({"stage": "video"}, "`init_adapter` must change what the run trains alone, got .*audio"),
+        ({"output_dir": "run"}, "`output_dir` must be another folder than that of `init_adapter`"),
+    ],
+)
+def test_settings_that_contradict_the_adapter_are_refused(
+    tmp_path: Path, base: Path, adapter: Path, settings: dict[str, Any], message: str
+) -> None:
+    settings = {**settings, **({"output_dir": str(tmp_path / "run")} if "output_dir" in settings else {})}
+    with pytest.raises(ValueError, match=message):
+        Trainer(go_on(tmp_path, base, adapter, **settings))
+    Trainer(go_on(tmp_path, base, adapter, lora_rank=4, lora_alpha=8, lora_targets="attention_ff"))
+
+
+def test_the_command_goes_on_from_an_adapter_whatever_the_preset_says(
+    tmp_path: Path, base: Path, adapter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_clips(tmp_path / "prepared")
+    words = ["steps=1", "warmup_steps=0", "mixed_precision=no", "gradient_checkpointing=false", "tensorboard=false"]
+    command = [str(data), str(tmp_path / "next"), "--model", str(base), "--init-adapter"]
+    main([*command, str(adapter.parent), *words])  # the folder of a run
+    assert "1 of 1 steps are done" in capsys.readouterr().out
+    assert load_file(tmp_path / "next" / ADAPTER_FILE).keys() == load_file(adapter).keys()
+    assert str(tmp_path) not in (tmp_path / "next" / "README.md").read_text()
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, str(tmp_path / "missing.safetensors"), *words])
+    assert "`--init-adapter` must be an existing path or a hub name" in capsys.readouterr().err
+
+
+def test_more_steps_in_the_same_folder_go_on_at_the_rate_that_was_reached(tmp_path: Path, base: Path) -> None:
+    settings = {"learning_rate_schedule": "linear", "log_every": 1}
+    Trainer(lora_config(tmp_path, base, steps=6, **settings)).train()
+    Trainer(lora_config(tmp_path, base, steps=9, **settings)).train()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rates = {line["step"]: line["learning_rate"] for line in map(json.loads, lines)}
+    sixth = 1e-2 / 6
+    assert [rates[step] for step in (6, 7, 8, 9)] == pytest.approx([sixth, sixth, sixth * 2 / 3, sixth / 3])

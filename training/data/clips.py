@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -75,14 +75,17 @@ class ClipSettings:
     """How files become clips.
 
     Attributes:
-        buckets: Allowed sizes; a clip takes the one of the nearest aspect ratio, and of these the longest that fits.
+        buckets: Allowed sizes; a clip takes the one of the nearest aspect ratio, and of these the longest that fits. A
+            still image takes one of those of one frame, or without such one of any as if it had one frame, and clips
+            take the others.
         frame_rate: Frames per second of every clip.
         cut: `first` takes the beginning of a file; `all` cuts it into as many clips as fit.
         upscale: Accept files that are smaller than their bucket.
         loudness_lufs: Normalise the sound of a file to this loudness; None leaves it.
         require_mouth: Skip clips in which less than half of the frames show a mouth.
-        require_sound: Skip clips without sound, or with silence.
-        min_sync: Skip clips in which mouth and sound correlate less than this, see `sync_of`; None keeps all.
+        require_sound: Skip clips without sound, or with silence; still images stay.
+        min_sync: Skip clips in which mouth and sound correlate less than this, see `sync_of`; None keeps all, and
+            still images stay.
     """
 
     buckets: tuple[Bucket, ...]
@@ -124,6 +127,7 @@ def load_clips(sample: Sample, settings: ClipSettings, detector: MouthDetector) 
         SkippedClipError: If the file is sound but unsuitable.
         BROKEN_CLIP_ERRORS: If it is broken.
     """
+    settings = for_stills(settings) if sample.is_still else for_clips(settings)
     frames, audio, sampling_rate = _read(sample, settings)
     if audio is not None and not np.isfinite(audio).all():
         raise ValueError("the sound must be finite, got NaN or infinity; export it again")
@@ -161,6 +165,19 @@ def load_clips(sample: Sample, settings: ClipSettings, detector: MouthDetector) 
         scores = [sync_of(clip, settings.frame_rate) for clip in clips]
         clips = _require(clips, scores, settings.min_sync, "mouth and sound correlate by {:.2f}")
     return clips
+
+
+def for_stills(settings: ClipSettings) -> ClipSettings:
+    """Settings for still images: buckets of one frame, and no demands on a sound."""
+    own = [bucket for bucket in settings.buckets if bucket.num_frames == 1] or settings.buckets
+    buckets = tuple(dict.fromkeys(bucket._replace(num_frames=1) for bucket in own))
+    return replace(settings, buckets=buckets, cut="first", require_sound=False, min_sync=None)
+
+
+def for_clips(settings: ClipSettings) -> ClipSettings:
+    """Settings for clips: those of one frame are for still images where there are others."""
+    longer = tuple(bucket for bucket in settings.buckets if bucket.num_frames > 1)
+    return replace(settings, buckets=longer or settings.buckets)
 
 
 def choose_bucket(num_frames: int, size: tuple[int, ...] | None, settings: ClipSettings) -> Bucket:
@@ -251,6 +268,9 @@ def _read(sample: Sample, settings: ClipSettings) -> tuple[Any, Any, int]:
     """Frames at the frame rate of the clips (or None), sound (or None) and its sampling rate (or 0)."""
     frames: Any = None
     audio, sampling_rate = None, None
+    if sample.is_still:
+        assert sample.video is not None
+        return np.array(read_image(sample.video), np.uint8)[None], None, 0
     if sample.video is not None and settings.cut == "first":
         limit = max(bucket.num_frames for bucket in settings.buckets)
         frames, _, audio, sampling_rate = read_video(
@@ -277,6 +297,8 @@ def _given_boxes(sample: Sample, frames: Any, frame_rate: float) -> NDArray[Any]
     if frames is None or sample.mouth_boxes is None:
         return None
     assert sample.video is not None
+    if sample.is_still:
+        return read_boxes(sample.mouth_boxes, 1)
     is_stream = isinstance(frames, FrameStream)
     known = (frames.numbers, frames.num_stored) if is_stream else read_frame_numbers(sample.video, frame_rate)
     numbers, num_stored = known
@@ -284,7 +306,7 @@ def _given_boxes(sample: Sample, frames: Any, frame_rate: float) -> NDArray[Any]
 
 
 def _read_reference(path: Path, bucket: Bucket) -> NDArray[np.uint8]:
-    image = np.asarray(read_image(path), np.uint8)
+    image = np.array(read_image(path), np.uint8)
     return fit(image[None], np.zeros((0, 1, 4), np.float32), bucket)[0][0]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 AUDIO_SUFFIXES = (".flac", ".m4a", ".mp3", ".ogg", ".wav")
 BOX_SUFFIXES = (".boxes.json", ".boxes.npy", ".boxes.safetensors")
 PATH_COLUMNS = ("video", "audio", "reference_image")
@@ -28,7 +29,7 @@ class Sample:
     """One clip of the data set.
 
     Attributes:
-        video: File with the picture, and the sound unless `audio` is given.
+        video: File with the picture, and the sound unless `audio` is given; a still image is a clip of one frame.
         audio: File with the sound.
         caption: The whole prompt; the other three are then empty.
         video_caption: What is seen.
@@ -58,6 +59,11 @@ class Sample:
         return path
 
     @property
+    def is_still(self) -> bool:
+        """Whether the picture is one image."""
+        return self.video is not None and self.video.suffix.lower() in IMAGE_SUFFIXES
+
+    @property
     def has_caption(self) -> bool:
         """Whether anything says what the clip shows."""
         return bool(self.caption or self.video_caption or self.audio_caption or self.transcript)
@@ -75,9 +81,9 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
 
     Args:
         source: A manifest (`.jsonl`, `.csv`) with columns of `COLUMNS` and paths relative to it; a folder with a
-            `manifest.jsonl` or `manifest.csv`; or a folder of clips. Beside a clip `a.mp4`, its caption is `a.txt` or,
-            with the columns of a manifest, `a.json`; another sound track is `a.wav`; its mouth boxes are
-            `a.boxes.json`, `a.boxes.npy` or `a.boxes.safetensors`.
+            `manifest.jsonl` or `manifest.csv`; or a folder of clips and still images. Beside a clip `a.mp4`, its
+            caption is `a.txt` or, with the columns of a manifest, `a.json`; another sound track is `a.wav`; its mouth
+            boxes are `a.boxes.json`, `a.boxes.npy` or `a.boxes.safetensors`.
         captions_required: Refuse clips without any caption.
 
     Raises:
@@ -90,6 +96,8 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
     if not samples:
         raise ValueError(f"`source` must hold at least one clip, got `{source}`; give a manifest or a folder of clips")
     _check_files(samples)
+    if sounding := [str(sample.source) for sample in samples if sample.is_still and sample.audio is not None]:
+        raise ValueError(f"a still image must stand without `audio`, got one for {some(sounding)}; remove either")
     samples = _count_occurrences(samples)
     without = [str(sample.source) for sample in samples if not sample.has_caption]
     if without and captions_required:
@@ -137,7 +145,25 @@ def _read_folder(folder: Path) -> list[Sample]:
     lone_audios = [path for path in audios if path.with_suffix("") not in stems]
     sound_of = {path.with_suffix(""): path for path in audios}
     samples = [_with_sidecars(Sample(video=path, audio=sound_of.get(path.with_suffix("")))) for path in videos]
-    return samples + [_with_sidecars(Sample(audio=path)) for path in lone_audios]
+    samples += [_with_sidecars(Sample(audio=path)) for path in lone_audios]
+    return samples + [_with_sidecars(Sample(video=path)) for path in _stills(files, samples)]
+
+
+def _stills(files: Sequence[Path], samples: Sequence[Sample]) -> list[Path]:
+    """Images of a folder that are samples of their own: those that no other sample names as its reference.
+
+    Raises:
+        ValueError: An image has the name of a clip, so that the caption beside them could mean either.
+    """
+    references = {sample.reference_image and sample.reference_image.resolve() for sample in samples}
+    stills = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.resolve() not in references]
+    stems = {sample.source.with_suffix("") for sample in samples}
+    if twins := [str(path) for path in stills if path.with_suffix("") in stems]:
+        raise ValueError(
+            f"a still image must have another name than the clips beside it, got {some(twins)}; rename it, or name it "
+            "as `reference_image` in the clip's .json"
+        )
+    return stills
 
 
 def _with_sidecars(sample: Sample) -> Sample:

@@ -144,9 +144,10 @@ class Preparer:
         encoder, settings = self._encoder, self.settings.clips
         tensors = encoder.encode_prompt(prompt)
         if clip.frames is not None:
-            image = clip.frames[0] if clip.reference_image is None else clip.reference_image
             tensors["video_latents"] = encoder.encode_video(clip.frames)
-            tensors["image_latents"] = encoder.encode_image(image)
+            image = clip.frames[0] if clip.reference_image is None else clip.reference_image
+            if len(clip.frames) > 1 or clip.reference_image is not None:  # a still given as its first frame is no task
+                tensors["image_latents"] = encoder.encode_image(image)
             tensors["mouth_boxes"] = torch.from_numpy(clip.mouth_boxes)
         if clip.audio is not None:
             duration_s = clip.bucket.num_frames / settings.frame_rate

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from diffusers_jova.training.data.manifest import Sample, some
+from diffusers_jova.training.data.manifest import IMAGE_SUFFIXES, Sample, some
 from diffusers_jova.whole_files import write_text
 
 
@@ -60,7 +60,10 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
     lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
     if tells_mouths and any(outcome.num_pictures for outcome in outcomes):
         lines.append(describe_mouths(outcomes))
-    if silent := [Path(outcome.source).name for outcome in outcomes if outcome.num_silent]:
+    is_still = {o.source: Path(o.source).suffix.lower() in IMAGE_SUFFIXES for o in outcomes}
+    if stills := [Path(o.source).name for o in outcomes if o.num_records and is_still[o.source]]:
+        lines.append(f"still images {len(stills)}: {some(stills)}; they train the picture alone")
+    if silent := [Path(o.source).name for o in outcomes if o.num_silent and not is_still[o.source]]:
         lines.append(f"no sound in {len(silent)}: {some(silent)}; they train the picture alone")
     cropped = [f"{Path(o.source).name}, {o.note}" for o in outcomes if o.status == "kept" and o.note]
     if cropped:

@@ -179,6 +179,8 @@ class Conditioning:
         video, audio = batch["video_latents"], batch["audio_latents"]
         if video is None:
             return sigma, _clean_start(audio_sigma, audio.shape[1], (fraction * audio.shape[1]).floor())
+        if video.shape[2] == 1:  # a still has no beginning that could be given
+            fraction = torch.zeros_like(fraction)
         num_frames = (fraction * video.shape[2]).ceil()
         seconds = (1 + self.temporal_factor * (num_frames - 1)).clamp(min=0) / batch["frame_rate"]
         if self.num_mask_channels is None:

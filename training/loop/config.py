@@ -40,12 +40,16 @@ class TrainConfig:
         stage: `video` and `audio` train one branch while the other is absent; `joint` trains both together.
         train: `full` trains the weights of the stage, `lora` an adapter on top of frozen ones.
         init_audio_from_video: Copy the video branch's weights into the audio branch before the first step.
-        lora_rank: Rank of the adapter.
-        lora_alpha: Scale of the adapter, times rank.
+        init_adapter: Adapter to go on from with these clips, a file, folder or Hub id; its weights, rank, alpha and
+            targets are taken. On the command line it sets aside those of the preset.
+        lora_rank: Rank of the adapter; None is 32, or that of `init_adapter`.
+        lora_alpha: Scale of the adapter, times rank; None is 32, or that of `init_adapter`.
         lora_dropout: Dropout on the adapter's input.
-        lora_targets: Which modules the adapter reaches, see `diffusers_jova.training.loop.lora.TARGETS`.
+        lora_targets: Which modules the adapter reaches, see `diffusers_jova.training.loop.lora.TARGETS`; None is
+            `attention`, or those of `init_adapter`.
         quantize: `nf4` stores the frozen base of a LoRA run in 4 bit (needs bitsandbytes).
-        steps: Optimizer steps of the whole run.
+        steps: Optimizer steps of the whole run; where a run continues with another number, its learning rate goes on
+            from where it was, without a jump.
         batch_size: Samples per process and micro-batch.
         gradient_accumulation_steps: Micro-batches per optimizer step.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
@@ -112,10 +116,11 @@ class TrainConfig:
     train: Train = "full"
     init_audio_from_video: bool = False
 
-    lora_rank: int = 32
-    lora_alpha: float = 32.0
+    init_adapter: str | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
     lora_dropout: float = 0.0
-    lora_targets: LoraTargets = "attention"
+    lora_targets: LoraTargets | None = None
     quantize: Quantization = "none"
 
     steps: int = 1000
@@ -178,15 +183,17 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
-        for name in ("steps", "batch_size", "gradient_accumulation_steps", "lora_rank", "log_every"):
+        for name in ("steps", "batch_size", "gradient_accumulation_steps", "log_every"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(self.lora_rank is None or self.lora_rank >= 1, "lora_rank", "at least 1", self.lora_rank)
+        _require(self.lora_alpha is None or self.lora_alpha > 0, "lora_alpha", "positive", self.lora_alpha)
         for name in ("checkpoint_every", "keep_checkpoints", "validation_steps"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         if self.validate_every is not None:
             _require(self.validate_every >= 1, "validate_every", "at least 1", self.validate_every, "null makes none")
         for name in PROBABILITIES:
             _require(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
-        for name in ("shift", "audio_shift", "lora_alpha", "max_grad_norm", "mouth_box_scale"):
+        for name in ("shift", "audio_shift", "max_grad_norm", "mouth_box_scale"):
             _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         for name in NOT_NEGATIVE:
             value = getattr(self, name)
@@ -199,6 +206,9 @@ class TrainConfig:
         if self.ema_decay is not None:
             _require(0 < self.ema_decay < 1, "ema_decay", "in (0, 1)", self.ema_decay, "null averages nothing")
         self._check_use()
+        for name, value in NEW_ADAPTER.items():
+            if self.init_adapter is None and getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         self._check_combinations()
 
     def _check_use(self) -> None:
@@ -207,8 +217,9 @@ class TrainConfig:
         for switch, state, names, remedy in UNREAD:
             for name in names:
                 is_read, value = getattr(self, switch) != state, getattr(self, name)
-                rule = f"left at {defaults[name]} with `{switch}: {'null' if state is None else state}`"
-                _require(is_read or value == defaults[name], name, rule, value, remedy)
+                default = NEW_ADAPTER.get(name, defaults[name])
+                rule = f"left at {default} with `{switch}: {'null' if state is None else state}`"
+                _require(is_read or value in (default, defaults[name]), name, rule, value, remedy)
 
     def _check_combinations(self) -> None:
         """Refuse settings that exclude each other or would do nothing."""
@@ -289,8 +300,14 @@ class TrainConfig:
         write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
+NEW_ADAPTER: dict[str, Any] = {"lora_rank": 32, "lora_alpha": 32.0, "lora_targets": "attention"}  # where none is given
 UNREAD = (  # a setting, its value, what nothing reads then, what to do
-    ("train", "full", ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"), "set `train: lora`"),
+    (
+        "train",
+        "full",
+        ("init_adapter", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
+        "set `train: lora`",
+    ),
     ("learning_rate_schedule", "constant", ("decay_start", "final_learning_rate"), "set another schedule"),
     ("push_to_hub", None, ("hub_private_repo",), "set `push_to_hub`"),
     ("stage", "audio", ("video_weight", "mouth_box_scale"), "set `stage: joint` or `video`"),
@@ -299,7 +316,7 @@ UNREAD = (  # a setting, its value, what nothing reads then, what to do
 LENGTH_AND_RATE = ("steps", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_grad_norm")
 FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
     *LENGTH_AND_RATE,  # what a run that diverged, or ends too early, needs
-    *("model", "data", "output_dir", "prior_data", "pipeline", "push_to_hub", "hub_private_repo"),
+    *("model", "data", "output_dir", "prior_data", "pipeline", "push_to_hub", "hub_private_repo", "init_adapter"),
     "distribution",
     *("gradient_checkpointing", "compile", "dataset_on_device", "num_workers", "save_dtype", "stop_after_minutes"),
     *("tensorboard", "log_every", "checkpoint_every", "keep_checkpoints", "resume"),
@@ -330,6 +347,8 @@ def load_yaml(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` must hold `name: value` lines, got {type(values).__name__}")
     _check_names(overrides or {}, "the command line")
+    if (overrides or {}).get("init_adapter") is not None:
+        values = {name: value for name, value in values.items() if name not in NEW_ADAPTER}
     return from_values({**values, **(overrides or {})}, source=str(path))
 
 
@@ -367,6 +386,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     options = [option for option in get_args(hint) if option is not type(None)]
     if value is None and type(None) in get_args(hint):
         return None
+    if options and get_origin(options[0]) is Literal:
+        hint = options[0]
     if get_origin(hint) is Literal:
         value = "no" if value is False and "no" in get_args(hint) else value  # YAML 1.1 reads a bare no as false
         _require(value in get_args(hint), name, f"one of {', '.join(get_args(hint))}", value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,9 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from diffusers_jova.adapter_file import for_peft, module_alpha, module_ranks, read_adapter
+from diffusers_jova.adapter_keys import MATRIX_A, MATRIX_B, listed
+from diffusers_jova.adapter_layers import fitting
 from diffusers_jova.training.loop.branches import NOTHING_TO_TRAIN, branch_of, trains
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
@@ -42,21 +46,85 @@ def add_adapter(transformer: Any, config: TrainConfig) -> None:
         for blocks in transformer.children():
             if isinstance(blocks, nn.ModuleList):
                 quantize_nf4_(blocks)
-    transformer.add_adapter(
-        LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            target_modules=target_modules(transformer, config),
-        )
-    )
+    if config.init_adapter is None:
+        settings = {
+            "r": config.lora_rank,
+            "lora_alpha": config.lora_alpha,
+            "target_modules": target_modules(transformer, config),
+        }
+        weights: dict[str, Tensor] = {}
+    else:
+        weights, settings = begun_adapter(transformer, config)
+    transformer.add_adapter(LoraConfig(**settings, lora_dropout=config.lora_dropout))
     cast_training_params(transformer, dtype=torch.float32)
+    for name, weight in weights.items():
+        transformer.get_parameter(f"{name.removesuffix('.weight')}.default.weight").data.copy_(weight)
+
+
+def begun_adapter(transformer: nn.Module, config: TrainConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the adapter that a run goes on from.
+
+    Returns:
+        Its matrices by `<module>.lora_{A,B}.weight`, and the fields of `LoraConfig`.
+
+    Raises:
+        ValueError: It does not fit the transformer, is no plain LoRA, or contradicts the settings.
+    """
+    adapter = fitting(read_adapter(config.init_adapter), transformer, skip_unknown=False)
+    if other := [name for name in adapter.tensors if not name.endswith((MATRIX_A, MATRIX_B))]:
+        raise ValueError(
+            f"`init_adapter` must be a plain LoRA to be trained, got {listed(other)}; start a new adapter"
+        )
+    if idle := [module for module in adapter.modules() if not trains(branch_of(module), config)]:
+        raise ValueError(
+            f"`init_adapter` must change what the run trains alone, got {listed(idle)} in `stage: {config.stage}`; "
+            "train the stage and the branches that it was trained in"
+        )
+    weights, fields = for_peft(adapter)
+    assert fields is not None
+    ranks = module_ranks(weights)
+    alphas = {module: module_alpha(fields, module, rank) for module, rank in ranks.items()}
+    check_agreement("lora_rank", config.lora_rank, set(ranks.values()))
+    check_agreement("lora_alpha", config.lora_alpha, set(alphas.values()))
+    if config.lora_targets is not None and {*ranks} != {*reached_modules(transformer, config.lora_targets)}:
+        raise ValueError(
+            f"`lora_targets` must be those of `init_adapter`, which changes other modules than {config.lora_targets}; "
+            "leave it out"
+        )
+    return weights, fields
+
+
+def check_agreement(name: str, given: float | None, found: set[Any]) -> None:
+    """Refuse a setting that contradicts the adapter that a run goes on from.
+
+    Raises:
+        ValueError: It does.
+    """
+    if given is not None and {given} != found:
+        stated = ", ".join(f"{value:g}" for value in sorted(found))
+        raise ValueError(f"`{name}` must be that of `init_adapter`, {stated}, got {given:g}; leave it out")
+
+
+def adapter_digest(config: TrainConfig) -> str | None:
+    """Digest of the adapter that a run goes on from, wherever it lies; None for a new one."""
+    if config.init_adapter is None:
+        return None
+    adapter = read_adapter(config.init_adapter)
+    digest = hashlib.sha256(json.dumps(sorted(adapter.alphas.items())).encode())
+    for name in sorted(adapter.tensors):
+        digest.update(name.encode() + adapter.tensors[name].float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def reached_modules(transformer: nn.Module, targets: str) -> list[str]:
+    """Names of the modules that a preset of `TARGETS` means."""
+    return [name for name, _ in transformer.named_modules() if re.fullmatch(TARGETS[targets], name)]
 
 
 def target_modules(transformer: nn.Module, config: TrainConfig) -> str | list[str]:
     """Find what the adapter reaches: the preset's pattern, or names where the stage trains a part of it only."""
-    pattern = TARGETS[config.lora_targets]
-    reached = [name for name, _ in transformer.named_modules() if re.fullmatch(pattern, name)]
+    assert config.lora_targets is not None
+    pattern, reached = TARGETS[config.lora_targets], reached_modules(transformer, config.lora_targets)
     names = [name for name in reached if trains(branch_of(name), config)]
     if not names:
         raise ValueError(NOTHING_TO_TRAIN)

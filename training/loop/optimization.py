@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -28,14 +30,43 @@ def build_optimizer(transformer: nn.Module, config: TrainConfig, device: torch.d
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=device.type == "cuda")
 
 
-def learning_rate_factor(step: int, config: TrainConfig) -> float:
+class Part(NamedTuple):
+    """One part of a run's course: that of one number of steps.
+
+    Attributes:
+        start: First step.
+        factor: Factor of the learning rate there, but for the warm-up.
+        steps: Where the course ends.
+    """
+
+    start: int
+    factor: float
+    steps: int
+
+
+def new_course(config: TrainConfig) -> list[Part]:
+    """The course of a run that begins."""
+    return [Part(0, 1.0, config.steps)]
+
+
+def continued_course(course: Sequence[Part], step: int, config: TrainConfig) -> list[Part]:
+    """The course of a run that continues at a step: the same, or without a jump to another end if `steps` changed."""
+    if not course or course[-1].steps == config.steps:
+        return list(course) or new_course(config)
+    is_warm = step > config.warmup_steps
+    factor = learning_rate_factor(step - 1, config, course) if is_warm else 1.0
+    return [*(part for part in course if part.start < step), Part(step, factor, config.steps)]
+
+
+def learning_rate_factor(step: int, config: TrainConfig, course: Sequence[Part] = ()) -> float:
     """Computes the factor of the learning rate at a step: linear warm-up, plateau, then the course of the schedule."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    begin = max(config.warmup_steps, config.decay_start * config.steps)
-    progress = min(1.0, max(0.0, (step - begin) / max(1, config.steps - begin)))
+    part = next(part for part in reversed([*new_course(config), *course]) if part.start <= step)
+    begin = max(config.warmup_steps, config.decay_start * part.steps, part.start)
+    progress = min(1.0, max(0.0, (step - begin) / max(1, part.steps - begin)))
     remaining = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
     if config.learning_rate_schedule == "constant":
         return 1.0
     floor = config.final_learning_rate
-    return floor + (1 - floor) * remaining[config.learning_rate_schedule]
+    return floor + (part.factor - floor) * remaining[config.learning_rate_schedule]

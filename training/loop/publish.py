@@ -46,22 +46,26 @@ class UploadError(RuntimeError):
 
 
 def write_model_card(output_dir: Path, config: TrainConfig) -> Path:
-    """Write `README.md`: what the result is, how to load it, how it was trained."""
-    name = config.push_to_hub or str(output_dir)
+    """Write `README.md`: what the result is, how to load it, how it was trained.
+
+    The card may be published: folders are named without where they lie.
+    """
+    name = config.push_to_hub or output_dir.resolve().name
     last = json.loads((output_dir / "metrics.jsonl").read_text().splitlines()[-1])
     losses = {key.removeprefix("loss/"): value for key, value in last.items() if key.startswith("loss/")}
     batch = config.batch_size * config.gradient_accumulation_steps
-    pipeline = config.pipeline or config.model
+    pipeline, model = public_name(config.pipeline or config.model), public_name(config.model)
     if config.train == "lora":
         code = LOAD_ADAPTER.format(base_model=pipeline, name=name, file=ADAPTER_FILE)
     else:
         class_name = json.loads((output_dir / "transformer" / "config.json").read_text())["_class_name"]
         code = LOAD_TRANSFORMER.format(name=name, class_name=class_name)
-        if Path(find_model(pipeline), "model_index.json").is_file() or is_hub_name(pipeline):
+        source = config.pipeline or config.model
+        if Path(find_model(source), "model_index.json").is_file() or is_hub_name(source):
             code += LOAD_PIPELINE.format(base_model=pipeline)
     text = CARD.format(
         origin=f"base_model: {config.model}\n" if is_hub_name(config.model) else "",
-        base_model=config.model,
+        base_model=model,
         tag=", lora" if config.train == "lora" else "",
         title=Path(name).name,
         what="An adapter" if config.train == "lora" else f"The transformer ({config.stage})",
@@ -78,6 +82,11 @@ def write_model_card(output_dir: Path, config: TrainConfig) -> Path:
 def is_hub_name(model: str) -> bool:
     """Tell a model of the Hub, which a card may name as its origin, from one of this machine, which it may not."""
     return HUB_NAME.fullmatch(model) is not None and not Path(model).exists()
+
+
+def public_name(model: str) -> str:
+    """What a card calls a model: the name of the Hub, or of a folder, without where it lies on this machine."""
+    return model if is_hub_name(model) or not Path(model).exists() else Path(model).resolve().name
 
 
 def prepare_repository(name: str, private: bool) -> None:

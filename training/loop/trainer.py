@@ -42,11 +42,18 @@ from diffusers_jova.training.loop.checkpoints import (
 from diffusers_jova.training.loop.conditioning import Conditioning, ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distribution import start_accelerator
+from diffusers_jova.training.loop.lora import adapter_digest
 from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog
 from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
 from diffusers_jova.training.loop.model import check_records, gather_weights, prepare_transformer, save_result
 from diffusers_jova.training.loop.objective import LossTerms, jova_loss
-from diffusers_jova.training.loop.optimization import build_optimizer, learning_rate_factor
+from diffusers_jova.training.loop.optimization import (
+    Part,
+    build_optimizer,
+    continued_course,
+    learning_rate_factor,
+    new_course,
+)
 from diffusers_jova.training.loop.preemption import PreemptedError, Preemption
 from diffusers_jova.transformer_jova import MODALITIES
 
@@ -90,7 +97,8 @@ class Trainer:
         self.ema = EMAModel(self.shards, decay=config.ema_decay, foreach=True) if config.ema_decay else None
         self.conditioning = self._conditioning()
         self.meter = LossMeter(config, self.device)
-        self.step = 0
+        self.step, self.course = 0, new_course(config)
+        self.init_adapter = adapter_digest(config)
         if self.accelerator.is_main_process:
             clear_leftovers(self.output_dir)
         self._resume()
@@ -126,7 +134,7 @@ class Trainer:
     def take_step(self, batches: MicroBatches) -> None:
         """Take one optimizer step; the host never waits for the device here."""
         accelerator = self.accelerator
-        factor = learning_rate_factor(self.step, self.config)
+        factor = learning_rate_factor(self.step, self.config, self.course)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         for micro in range(self.config.gradient_accumulation_steps):
@@ -269,7 +277,7 @@ class Trainer:
             )
         if log is not None:
             size = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-            factor = learning_rate_factor(self.step - 1, config)
+            factor = learning_rate_factor(self.step - 1, config, self.course)
             values |= {"learning_rate": config.learning_rate * factor, "samples_per_second": steps_per_second * size}
             log.write(self.step, values)
         return bool(sums[-1] > 0)
@@ -295,7 +303,12 @@ class Trainer:
             parts["optimizer"], values = pack(optimizer.get("state", {}))  # empty in all processes but the main one
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
-            state = {"fingerprint": self._fingerprint(), "optimizer": values, "scaler": scaler and scaler.state_dict()}
+            state = {
+                "fingerprint": self._fingerprint(),
+                "course": self.course,
+                "optimizer": values,
+                "scaler": scaler and scaler.state_dict(),
+            }
             path = save_checkpoint(self.output_dir, self.step, parts, state)
             rotate(self.output_dir, path, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
@@ -331,6 +344,8 @@ class Trainer:
         if self.accelerator.scaler is not None:  # fp16 only
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        course = [Part(*part) for part in state.get("course", ())]  # older checkpoints have none
+        self.course = continued_course(course, self.step, self.config)
         self.accelerator.print(f"continuing from {path} at step {self.step}")
 
     def _agreed_checkpoint(self) -> Path | None:
@@ -356,6 +371,7 @@ class Trainer:
         shards = config.gradient_accumulation_steps * self.accelerator.num_processes
         clips = [header.path.name for header in self.dataset.headers]
         return values | {
+            "adapter begun from": self.init_adapter,
             "global batch size": config.batch_size * shards,
             "model": {name: value for name, value in self.transformer.config.items() if not name.startswith("_")},
             "clips": seed_of(*clips),
@@ -399,6 +415,11 @@ class Clock:
 def check_output_dir(config: TrainConfig) -> None:
     """Refuse a place for the result that is a file, lies below one, or holds the clips."""
     path = Path(config.output_dir).resolve()
+    if config.init_adapter is not None and path in (begun := Path(config.init_adapter).resolve(), begun.parent):
+        raise ValueError(
+            f"`output_dir` must be another folder than that of `init_adapter`, got `{config.output_dir}`, where the "
+            "result would take its place; name a new one"
+        )
     if path == Path(config.data).resolve() or any(place.is_file() for place in (path, *path.parents)):
         raise ValueError(f"`output_dir` must be a folder of its own, got `{config.output_dir}`; name another")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusers_jova.drawn.avatars import make_clip
 from diffusers_jova.media import read_audio, read_video, write_audio, write_video
@@ -148,6 +149,35 @@ def test_a_file_takes_the_bucket_of_its_shape_and_length() -> None:
     with pytest.raises(SkippedClipError, match="48x48 pixels are smaller than every bucket"):
         choose_bucket(50, (48, 48), some)
     assert choose_bucket(50, (48, 72), settings("33x64x96", upscale=True)).height == 64
+
+
+@pytest.mark.parametrize(
+    ("buckets", "still", "clip"),
+    [
+        (("33x64x96",), "1x64x96", "33x64x96"),
+        (("33x64x96", "1x96x64"), "1x96x64", "33x64x96"),  # a clip of that shape would have become a still
+        (("33x96x64", "17x64x96"), "1x64x96", "17x64x96"),
+    ],
+)
+def test_a_still_image_is_a_clip_of_one_frame_without_sound(
+    tmp_path: Path, buckets: tuple[str, ...], still: str, clip: str
+) -> None:
+    frames, boxes = white_square(1, 100, 150)
+    Image.fromarray(frames[0]).save(tmp_path / "a.png")
+    demands = {"cut": "all", "require_sound": True, "min_sync": 0.5, "loudness_lufs": -20}
+    sample = Sample(video=tmp_path / "a.png", mouth_boxes=boxes.tolist(), transcript="said")
+    (found,) = load_clips(sample, settings(*buckets, **demands), NoMouths())
+    assert str(found.bucket) == still
+    assert found.frames is not None
+    assert found.frames.shape == (1, found.bucket.height, found.bucket.width, 3)
+    assert found.audio is None
+    if still == "1x64x96":  # of the image's shape, nothing is cut off; edges are resampled
+        np.testing.assert_allclose(found.mouth_boxes[0, 0], box_of_white(found.frames[0]), atol=1.5)
+    (moving,) = load_clips(Sample(video=write_clip(tmp_path / "a.mp4", 33)), settings(*buckets), NoMouths())
+    assert str(moving.bucket) == clip
+    small = settings("33x640x960")
+    with pytest.raises(SkippedClipError, match="100x150 pixels are smaller than every bucket"):
+        load_clips(sample, small, NoMouths())
 
 
 def test_clips_without_a_mouth_can_be_left_out(tmp_path: Path) -> None:

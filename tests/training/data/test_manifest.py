@@ -68,6 +68,27 @@ def test_a_folder_pairs_clips_with_their_captions_sounds_and_boxes(tmp_path: Pat
     assert sound == Sample(audio=tmp_path / "b.wav", caption="a dog barks")
 
 
+def test_images_of_a_folder_are_samples_unless_a_clip_names_them_as_its_reference(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "face.png", "still.JPG", "still.boxes.npy")
+    (tmp_path / "a.json").write_text(json.dumps({"caption": "a", "reference_image": "face.png"}))
+    (tmp_path / "still.txt").write_text("a portrait")
+    clip, still = read_samples(tmp_path)
+    assert not clip.is_still
+    boxes = tmp_path / "still.boxes.npy"
+    assert still == Sample(video=tmp_path / "still.JPG", caption="a portrait", mouth_boxes=boxes)
+    assert still.is_still
+    touch(tmp_path, "a.png", "lone.png")
+    with pytest.raises(ValueError, match=r"must have another name than the clips beside it, got .*a\.png; rename it"):
+        read_samples(tmp_path)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"every clip must have a caption, got 1 of 3 without: .*lone\.png"):
+        read_samples(tmp_path)
+    row = {"video": "still.JPG", "audio": "still.wav", "caption": "x"}
+    touch(tmp_path, "still.wav")
+    with pytest.raises(ValueError, match=r"a still image must stand without `audio`, got one for .*still\.JPG"):
+        read_samples(manifest(tmp_path, row))
+
+
 def test_the_synthetic_corpus_is_a_data_set(tmp_path: Path) -> None:
     write_corpus(tmp_path, range(1), subject="speaker")
     samples = read_samples(tmp_path)

@@ -8,7 +8,12 @@ import torch
 from diffusers_jova import JoVATransformer3DModel
 from diffusers_jova.training.loop.branches import parameter_groups
 from diffusers_jova.training.loop.model import load_transformer
-from diffusers_jova.training.loop.optimization import build_optimizer, learning_rate_factor
+from diffusers_jova.training.loop.optimization import (
+    build_optimizer,
+    continued_course,
+    learning_rate_factor,
+    new_course,
+)
 from tests.tiny_training import MODEL, WAN_MODEL, tiny_config
 
 
@@ -28,6 +33,24 @@ def test_the_cosine_leaves_the_plateau_more_slowly_than_the_line(tmp_path: Path)
     line, cosine = (tiny_config(tmp_path, steps=100, learning_rate_schedule=name) for name in ("linear", "cosine"))
     assert learning_rate_factor(10, cosine) > learning_rate_factor(10, line)
     assert learning_rate_factor(90, cosine) < learning_rate_factor(90, line)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize(("step", "steps"), [(6, 20), (3, 20), (3, 5), (1, 9)])
+def test_a_run_with_other_steps_goes_on_without_a_jump_of_the_learning_rate(
+    tmp_path: Path, schedule: str, step: int, steps: int
+) -> None:
+    floor = {} if schedule == "constant" else {"final_learning_rate": 0.1}
+    settings = {"learning_rate_schedule": schedule, "warmup_steps": 2, **floor}
+    first, longer = (tiny_config(tmp_path, steps=number, **settings) for number in (6, steps))
+    course = continued_course(new_course(first), step, longer)
+    before = [learning_rate_factor(number, first) for number in range(step)]
+    after = [learning_rate_factor(number, longer, course) for number in range(step, steps + 1)]
+    assert [learning_rate_factor(number, longer, course) for number in range(step)] == before
+    assert after[0] == pytest.approx(before[-1] if step > 2 else 1.0)
+    assert after[-1] == pytest.approx(1.0 if schedule == "constant" else 0.1)
+    assert all(later <= earlier for earlier, later in pairwise(after))
+    assert continued_course(course, step + 1, longer) == course
 
 
 def test_each_branch_learns_at_its_own_rate_and_vectors_do_not_decay(tmp_path: Path) -> None:

@@ -1,0 +1,464 @@
+"""Adapter files of any tool, read into modules of our transformers, ranks and scales.
+
+A module's scale is alpha / rank. Alpha stands beside the matrices, in peft's config (in the header of the file, or
+beside it), or as a number in the header; an adapter that says nothing has a scale of 1. lora_A is lora_down
+[rank, in], lora_B is lora_up [out, rank].
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite, sqrt
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from torch import Tensor
+
+from .adapter_keys import (
+    ALPHA,
+    BIAS_B,
+    DIFF,
+    DIFF_BIAS,
+    LOHA,
+    LOKR,
+    MAGNITUDE,
+    MATRIX_A,
+    MATRIX_B,
+    PREFIXES,
+    bare_names,
+    listed,
+    module_name,
+    prefix_of_all,
+    split_name,
+)
+from .registration import bake_lokr_alpha, fetch_state_dict
+
+
+PEFT_CONFIG = "adapter_config.json"
+HEADER_ALPHAS = ("ss_network_alpha", "network_alpha", "lora_alpha", "alpha")  # of musubi and kohya, and of others
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+class Shaped(Protocol):
+    """A tensor, or the description of one."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Sizes of its dimensions."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter under our names.
+
+    Attributes:
+        tensors: Tensors by `<module>.<part>`, without alphas.
+        alphas: Alpha of each module that has one.
+        unknown: Keys of the file that mean no part of a module.
+    """
+
+    tensors: Mapping[str, Tensor]
+    alphas: Mapping[str, float]
+    unknown: Sequence[str] = ()
+
+    def of_module(self, module: str) -> dict[str, Tensor]:
+        """Tensors of a module, by part."""
+        return {part: tensor for name, tensor in self.tensors.items() for m, part in [split_name(name)] if m == module}
+
+    def without(self, modules: Collection[str]) -> "Adapter":
+        """The same adapter without the changes of some modules."""
+        kept = {name: tensor for name, tensor in self.tensors.items() if split_name(name)[0] not in modules}
+        return replace(self, tensors=kept)
+
+    def modules(self) -> list[str]:
+        """Modules that the adapter changes."""
+        return list(dict.fromkeys(split_name(name)[0] for name in self.tensors))
+
+
+# 1. Ranks and scales
+
+
+def module_ranks(tensors: Mapping[str, Shaped], modules: Iterable[str] = ()) -> dict[str, int]:
+    """Rank of every module, from the tensors under bare names.
+
+    Args:
+        tensors: Descriptions suffice.
+        modules: Further modules that the adapter speaks of, in its alphas say.
+
+    Raises:
+        ValueError: A module lacks a part of its change, or the two matrices of its LoRA have different ranks.
+    """
+    parts: dict[str, dict[str, Shaped]] = {module: {} for module in modules}
+    for name, tensor in tensors.items():
+        module, part = split_name(name)
+        parts.setdefault(module, {})[part] = tensor
+    if halves := [module for module, found in parts.items() if not is_whole(found)]:
+        raise ValueError(
+            f"adapter must hold both matrices of every module, got one or none for {listed(sorted(halves))}; "
+            "the file is incomplete, get it again"
+        )
+    flat = [name for name, t in tensors.items() if split_name(name)[1] in (MATRIX_A, MATRIX_B) and len(t.shape) < 2]
+    if flat:
+        raise ValueError(
+            f"matrices of an adapter must have a row per rank or output, got vectors for {listed(flat)}; "
+            "save the adapter as a plain LoRA"
+        )
+    for module, found in parts.items():
+        if MATRIX_A in found and found[MATRIX_A].shape[0] != found[MATRIX_B].shape[1]:
+            rank, other = found[MATRIX_A].shape[0], found[MATRIX_B].shape[1]
+            raise ValueError(f"both matrices of `{module}` must have one rank, got {rank} and {other}")
+    return {module: rank_of(found) for module, found in parts.items()}
+
+
+def is_whole(parts: Collection[str]) -> bool:
+    """Tell whether the parts of a module make up a change of one kind."""
+    if any(part in LOHA for part in parts):
+        return all(part in parts for part in LOHA)
+    if any(part in LOKR for part in parts):
+        return all(w in parts or (f"{w}_a" in parts and f"{w}_b" in parts) for w in ("lokr_w1", "lokr_w2"))
+    if any(part in parts for part in (MATRIX_A, MATRIX_B, BIAS_B, MAGNITUDE)):
+        return MATRIX_A in parts and MATRIX_B in parts
+    return DIFF in parts or DIFF_BIAS in parts
+
+
+def rank_of(parts: Mapping[str, Shaped]) -> int:
+    """Rank of a module's change as its config counts it; 1 where it has none."""
+    if MATRIX_A in parts:
+        return parts[MATRIX_A].shape[0]
+    return parts[LOHA[0]].shape[1] if LOHA[0] in parts else 1
+
+
+def module_alpha(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """Look up a module's alpha as peft does, such that its scale is alpha / rank, rank-stabilised or not."""
+    alpha = next(
+        (value for key, value in (config.get("alpha_pattern") or {}).items() if matches(key, module)),
+        config["lora_alpha"],
+    )
+    return float(alpha * sqrt(rank)) if config.get("use_rslora") else float(alpha)
+
+
+def matches(pattern: str, module: str) -> bool:
+    """Tell whether a key of peft's patterns means the module: it may give the last parts only."""
+    return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
+
+
+def plain_config(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str, Any]:
+    """Build peft's fields from ranks and alphas; a module without alpha has a scale of 1."""
+    alphas = {module: alphas.get(module, float(rank)) for module, rank in ranks.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {module: value for module, value in ranks.items() if value != rank},
+        "alpha_pattern": {module: value for module, value in alphas.items() if value != alpha},
+        "target_modules": sorted(ranks),
+    }
+
+
+def parse_config(text: str, origin: str, prefix: str = "") -> dict[str, Any]:
+    """Read peft's config.
+
+    Args:
+        text: JSON.
+        origin: Where it stands, for messages.
+        prefix: What may stand in front of its names.
+
+    Raises:
+        ValueError: It is no JSON object with a scale.
+    """
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`{origin}` must be JSON, got {error}") from error
+    fields = {name.removeprefix(prefix): value for name, value in config.items()} if isinstance(config, dict) else {}
+    return checked_config(fields, origin)
+
+
+def checked_config(fields: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Insist on peft's config of a LoRA, or of a LoHa or LoKr, which call alpha by another name.
+
+    Raises:
+        ValueError: It has no scale.
+    """
+    fields = {"lora_alpha": fields.get("alpha"), **fields}
+    alpha = fields["lora_alpha"]
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not isfinite(alpha):
+        raise ValueError(f"`{origin}` must be the config of a LoRA with a `lora_alpha`, got {alpha}; save it anew")
+    return fields
+
+
+# 2. Files
+
+
+def read_adapter(source: Any, config: Mapping[str, Any] | None = None, **options: Any) -> Adapter:
+    """Read an adapter of any tool.
+
+    Args:
+        source: Folder, file, hub id, or tensors in memory.
+        config: peft's config, where it is known; else it is looked for.
+        options: What `load_lora_weights` takes to find the file.
+
+    Raises:
+        ValueError: The file holds no adapter of a transformer, or does not say its scale where it must.
+    """
+    raw, stored, header = fetch(source, **options)
+    names, unknown = bare_names(raw)
+    tensors = {new: raw[old] for old, new in names.items()}
+    check_finite(tensors)
+    tensors = {name: tensor for name, tensor in tensors.items() if not is_idle(name, tensor)}
+    alphas = {split_name(name)[0]: read_alpha(name, t) for name, t in tensors.items() if name.endswith(f".{ALPHA}")}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(f".{ALPHA}")}
+    ranks = module_ranks(tensors, alphas)
+    config = config or stored_config(source, prefix_of_all(raw), stored, bool(alphas), options)
+    if config:
+        alphas = {module: module_alpha(config, module, rank) for module, rank in ranks.items()} | alphas
+    elif (alpha := header_alpha(header)) is not None:
+        alphas = dict.fromkeys(ranks, alpha) | alphas
+    return Adapter(
+        {f"{module_name(module)}.{part}": t for name, t in tensors.items() for module, part in [split_name(name)]},
+        {module_name(module): alpha for module, alpha in alphas.items()},
+        unknown,
+    )
+
+
+def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, str]]:
+    """Read the tensors of an adapter, peft's config in its header, and the whole header.
+
+    Args:
+        source: Folder, file, hub id, or tensors in memory.
+        options: What `load_lora_weights` takes; those that do not help to find the file are left unread.
+    """
+    given = options.get("use_safetensors")
+    tensors, config, header = fetch_state_dict(
+        source,
+        **{name: options.get(name) for name in (*HUB_OPTIONS, "proxies", "weight_name")},
+        use_safetensors=True if given is None else given,
+        allow_pickle=given is None,
+        user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
+        return_file_metadata=True,
+    )
+    return tensors, config, header or {}
+
+
+def stored_config(
+    source: Any, prefix: str | None, stored: Mapping[str, Any] | None, has_alphas: bool, options: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Find peft's config: in the header of the file, else beside it; None where there is none.
+
+    Raises:
+        ValueError: peft wrote the weights, and nothing says their scale.
+    """
+    if stored:
+        fields = {name.removeprefix(PREFIXES["diffusers"]): value for name, value in stored.items()}
+        return checked_config(fields, "lora_adapter_metadata")
+    is_of_peft = prefix == PREFIXES["peft"]
+    config = read_peft_config(source, **options) if is_of_peft or not has_alphas else None
+    if config is None and is_of_peft and not has_alphas:
+        raise ValueError(
+            f"weights that peft saved must lie beside their {PEFT_CONFIG}, which holds the scale, got none; "
+            "name the folder of both"
+        )
+    return config
+
+
+def header_alpha(header: Mapping[str, str]) -> float | None:
+    """Read the one alpha of all modules that the header states; None where it states none.
+
+    Raises:
+        ValueError: It is no number, or there are two that differ.
+    """
+    stated = {name: header[name] for name in HEADER_ALPHAS if header.get(name) not in (None, "", "None")}
+    try:
+        values = {float(value) for value in stated.values()}
+    except ValueError:
+        values = set()
+    if stated and (len(values) != 1 or not isfinite(min(values))):
+        raise ValueError(
+            f"the header of an adapter must state one number as alpha, got {stated}; save it with one alpha per module"
+        )
+    return values.pop() if values else None
+
+
+def read_alpha(name: str, tensor: Tensor) -> float:
+    """Read the one number that scales a module."""
+    if tensor.numel() != 1:
+        raise ValueError(f"`{name}` must be one number, got shape {list(tensor.shape)}; save the adapter anew")
+    return float(tensor)
+
+
+def is_idle(name: str, tensor: Tensor) -> bool:
+    """Tell whether a difference is zero everywhere, as tools write it for norms that they did not change."""
+    return split_name(name)[1] in (DIFF, DIFF_BIAS) and not tensor.any()
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that would turn every clip into noise or black frames.
+
+    Raises:
+        ValueError: Some hold NaN or infinity.
+    """
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
+    if broken:
+        raise ValueError(
+            f"weights of an adapter must be finite, got NaN or infinity in {listed(broken)}; "
+            "its training diverged, or its conversion overflowed: take an earlier checkpoint"
+        )
+
+
+def read_peft_config(source: Any, weight_name: str | None = None, **options: Any) -> dict[str, Any] | None:
+    """Read the config beside the weights that peft saved; None where there is none.
+
+    Args:
+        source: Folder, file, hub id, or tensors in memory.
+        weight_name: File of the folder or repository.
+        options: What `load_lora_weights` takes to find the file on the hub.
+    """
+    if isinstance(source, Mapping):
+        return None
+    place = Path(weight_name or PEFT_CONFIG).parent / PEFT_CONFIG
+    path = Path(source)
+    if path.exists():
+        path = path.parent / PEFT_CONFIG if path.is_file() else path / (options.get("subfolder") or "") / place
+    else:
+        given = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+        try:
+            path = Path(hf_hub_download(str(source), place.as_posix(), **given))
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            return None
+    return parse_config(path.read_text(), str(path)) if path.is_file() else None
+
+
+# 3. What peft loads
+
+
+def for_peft(
+    adapter: Adapter, widths: Mapping[str, int] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Write every change as what peft loads: LoRA matrices with their config, or LoKr's factors.
+
+    Args:
+        adapter: Any kind of changes.
+        widths: Number of inputs of each module, for those of which the bias alone changes.
+
+    Returns:
+        Tensors by `<module>.<part>`, and the fields of `LoraConfig`; None for LoKr, whose config follows from shapes.
+
+    Raises:
+        ValueError: The adapter mixes kinds of changes that peft does not mix.
+    """
+    if any(split_name(name)[1] in LOKR for name in adapter.tensors):
+        return lokr_factors(adapter), None
+    pairs: dict[str, Tensor] = {}
+    alphas: dict[str, float] = {}
+    for module in adapter.modules():
+        parts = adapter.of_module(module)
+        if not parts.keys() - {DIFF_BIAS}:
+            if widths is None:
+                raise ValueError(
+                    f"the change of `{module}` must be one of its weight too, got one of its bias alone; load the "
+                    "adapter into its model"
+                )
+            parts[DIFF] = torch.zeros(1, widths[module]).expand(len(parts[DIFF_BIAS]), -1)
+        pair, alphas[module] = lora_pair(module, parts, adapter.alphas.get(module))
+        pairs |= {f"{module}.{part}": tensor for part, tensor in pair.items()}
+    ranks = module_ranks(pairs)
+    check_dora(pairs, ranks)
+    if has_bias := any(name.endswith(BIAS_B) for name in pairs):  # then of all modules
+        zeros = {f"{m}.{BIAS_B}": torch.zeros(len(pairs[f"{m}.{MATRIX_B}"])) for m in ranks}
+        pairs |= {name: zero for name, zero in zeros.items() if name not in pairs}
+    has_magnitudes = any(name.endswith(MAGNITUDE) for name in pairs)
+    config = plain_config(ranks, alphas) | ({"lora_bias": True} if has_bias else {})
+    pairs = dict(sorted(pairs.items(), key=lambda item: not item[0].endswith(MATRIX_A)))  # by which diffusers knows it
+    return pairs, config | ({"use_dora": True} if has_magnitudes else {})
+
+
+def lora_pair(module: str, parts: Mapping[str, Tensor], alpha: float | None) -> tuple[dict[str, Tensor], float]:
+    """Write the change of one module as LoRA matrices, and alpha for them.
+
+    Raises:
+        ValueError: It is no change that LoRA matrices can be.
+    """
+    kinds = [kind for kind in (MATRIX_B, DIFF, LOHA[0]) if kind in parts]
+    if len(kinds) > 1 or (DIFF_BIAS in parts and BIAS_B in parts):
+        raise ValueError(
+            f"the change of `{module}` must be of one kind, got {listed(parts)}; save the adapter as a plain LoRA"
+        )
+    if LOHA[0] in parts:
+        pair = hadamard_pair(parts)
+        rank, own_rank = len(pair[MATRIX_A]), parts[LOHA[0]].shape[1]
+        alpha = float(rank) if alpha is None else alpha / own_rank * rank
+    elif MATRIX_B in parts:
+        pair = {name: parts[name] for name in (MATRIX_A, MATRIX_B, BIAS_B) if name in parts}
+        alpha = float(len(pair[MATRIX_A])) if alpha is None else alpha
+    else:
+        pair = whole_pair(parts[DIFF]) if parts[DIFF].any() else idle_pair(parts[DIFF])
+        alpha = float(len(pair[MATRIX_A]))
+    if DIFF_BIAS in parts:  # peft scales it as well
+        pair[BIAS_B] = parts[DIFF_BIAS].float() * (len(pair[MATRIX_A]) / alpha)
+    if MAGNITUDE in parts:
+        pair[MAGNITUDE] = parts[MAGNITUDE].flatten()
+    return pair, alpha
+
+
+def whole_pair(change: Tensor) -> dict[str, Tensor]:
+    """Write a whole change [out, in] of a weight as a product with the smaller identity."""
+    rank = min(change.shape)
+    one = torch.eye(rank, dtype=change.dtype)
+    is_wide = change.shape[0] == rank
+    return {MATRIX_A: change if is_wide else one, MATRIX_B: one if is_wide else change}
+
+
+def idle_pair(change: Tensor) -> dict[str, Tensor]:
+    """Write no change of a weight, beside one of its bias."""
+    return {MATRIX_A: change.new_zeros(1, change.shape[1]), MATRIX_B: change.new_zeros(change.shape[0], 1)}
+
+
+def hadamard_pair(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Write LoHa's (a1 b1) * (a2 b2), of rank r each, as one product of rank r^2, or whole where that is smaller.
+
+    FedPara (arXiv:2108.06098v3), Prop. 1: the rows of the factors multiply, every column with every other.
+    """
+    a1, b1, a2, b2 = (parts[name].float() for name in LOHA)
+    if a1.shape[1] * a2.shape[1] >= min(len(a1), b1.shape[1]):
+        return whole_pair((a1 @ b1) * (a2 @ b2))
+    return {
+        MATRIX_A: (b1[:, None] * b2[None]).flatten(0, 1),
+        MATRIX_B: (a1[:, :, None] * a2[:, None]).flatten(1),
+    }
+
+
+def lokr_factors(adapter: Adapter) -> dict[str, Tensor]:
+    """Factors of a LoKr with alpha in them.
+
+    Raises:
+        ValueError: The adapter holds other changes too, or a module lacks a factor.
+    """
+    if other := [name for name in adapter.tensors if split_name(name)[1] not in LOKR]:
+        raise ValueError(f"a LoKr must hold factors alone, got {listed(other)}; save the adapter as a plain LoRA")
+    factors = {**adapter.tensors}
+    factors |= {f"{m}.{ALPHA}": torch.tensor(a) for m, a in adapter.alphas.items() if m in adapter.modules()}
+    bake_lokr_alpha(factors)
+    return factors
+
+
+def check_dora(pairs: Mapping[str, Tensor], ranks: Mapping[str, int]) -> None:
+    """Refuse magnitudes that peft cannot apply: of some modules only, or per column.
+
+    Raises:
+        ValueError: There are such.
+    """
+    found = {name: len(tensor) for name, tensor in pairs.items() if name.endswith(f".{MAGNITUDE}")}
+    lengths = {f"{module}.{MAGNITUDE}": len(pairs[f"{module}.{MATRIX_B}"]) for module in ranks}
+    if found and (wrong := [name for name in lengths if found.get(name) != lengths[name]]):
+        raise ValueError(
+            "magnitudes of a DoRA must be one per row of each changed weight, got none or others for "
+            f"{listed(wrong)}; save the adapter as a plain LoRA"
+        )
+    if found and any(name.endswith(f".{BIAS_B}") for name in pairs):
+        raise ValueError("a DoRA must not change biases as well; save the adapter as a plain LoRA")
