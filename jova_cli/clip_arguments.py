@@ -6,7 +6,7 @@ from .parser import Parser
 from .shipped import model_folder
 
 
-CUTS = ("first", "all")
+CUTS = ("first", "all", "pauses")
 
 
 def add_clip_arguments(parser: Parser) -> None:
@@ -16,7 +16,8 @@ def add_clip_arguments(parser: Parser) -> None:
     add("--model", type=model_folder, required=True, help="folder of a saved JoVAPipeline, or jova-tiny")
     add("--buckets", nargs="+", help="sizes FRAMESxHEIGHTxWIDTH; the model's own by default")
     add("--frame-rate", type=float, help="frames per second; the model's own by default")
-    add("--cut", choices=CUTS, default="first", help="beginning of a file, or all of it")
+    add("--cut", choices=CUTS, default="first", help="one clip of a file, all, or those between pauses")
+    add("--centre-crop", action="store_true", help="crop at the centre, wherever the face is")
     add("--upscale", action="store_true", help="accept files smaller than their bucket")
     add("--loudness-lufs", type=float, help="normalise the sound to this loudness, such as -23")
     add("--require-mouth", action="store_true", help="skip clips with a mouth in less than half of it")

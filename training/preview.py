@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from diffusers_jova.devices import choose_device
 from diffusers_jova.evaluation.viewing import enlarge, zoom_for
 from diffusers_jova.media import AAC_SAMPLING_RATES_HZ, resample, write_video
-from diffusers_jova.training.data.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, load_clips, mouth_share
+from diffusers_jova.training.data.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, mouth_share, read_recording
 from diffusers_jova.training.data.encoder import Encoder, video_factors
 from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.mouth_detector import MouthsOnDemand
@@ -124,7 +124,7 @@ def previews(samples: Sequence[Sample], settings: PrepareSettings) -> Iterator[t
     samples = [sample for sample in samples if sample.video is not None]
     for num_read, sample in enumerate(samples, start=1):
         try:
-            clips = load_clips(sample, settings.clips, detector)
+            clips = read_recording(sample, settings.clips, detector).clips
         except (SkippedClipError, *BROKEN_CLIP_ERRORS) as error:
             print(f"{sample.source.name}: left out: {one_line(error)}")
             continue

@@ -22,6 +22,7 @@ from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDatase
 from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, video_factors
 from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, prepare
+from diffusers_jova.training.data.subtitles import Speech
 from diffusers_jova.training.data.summary import Outcome, describe
 from diffusers_jova.training.prepare import main
 
@@ -119,10 +120,18 @@ def test_the_summary_says_what_was_kept_and_why_the_rest_was_not(prepared: Path)
     assert by_name["short"]["note"] == "picture and sound last 5 frames at 16 per second; a bucket needs 9"
     assert "must be a media file that libav can decode" in by_name["c"]["note"]
     text = describe([Outcome(**clip) for clip in summary["clips"]])
-    assert text.startswith(
-        "2 clips prepared, 0 were up to date, 2 records\na mouth in 2 of 2 clips\n"
-        "skipped 1: picture and sound last 5 frames"
+    rest = "s at ends of shots, too short for a clip"
+    lines = (
+        "2 clips prepared, 0 were up to date, 2 records",
+        f"used 1.1 of 1.5 s; not 0.4 {rest}",
+        f"  a.mp4 0.6 of 0.8 s; not 0.2 {rest}",
+        f"  b.mp4 0.6 of 0.8 s; not 0.2 {rest}",
+        "a mouth in at least half of the frames of 2 of 2 clips:",
+        "  a.mp4 100%",
+        "  b.mp4 100%",
+        "skipped 1: picture and sound last 5 frames",
     )
+    assert text.startswith("\n".join(lines))
     assert "a bucket needs 9 (short.mp4)" in text
 
 
@@ -219,7 +228,10 @@ def test_clips_without_a_mouth_are_counted_and_named_in_the_first_run_and_in_lat
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache", cut="all")
     for _ in range(2):
         text = describe(prepare(read_samples(source), preparer))
-        assert "\na mouth in 3 of 6 clips; none in b.mp4, c.mp4 (1 of 2)" in text
+        assert (
+            "\na mouth in at least half of the frames of 3 of 6 clips:\n  b.mp4 0%, 0%\n  c.mp4 100%, 0%\n  a.mp4"
+            in text
+        )
 
 
 def test_a_damaged_record_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
@@ -291,7 +303,7 @@ def test_a_prompt_of_three_parts_is_rendered_by_the_template_of_the_pipeline(tin
 def test_a_missing_transcript_is_written_by_a_speech_model(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
     settings = replace(preparer.settings, whisper=save_speech_model(tmp_path / "speech"))
-    source = write_clips(tmp_path / "clips", ["a"])
+    source = write_clips(tmp_path / "clips", ["a"], num_frames=9)
     (source / "a.txt").unlink()
     prepare(read_samples(source, captions_required=False), replace(preparer, settings=settings))
     ((header, _),) = (value for name, value in contents(tmp_path / "cache").items() if name.startswith("a-"))
@@ -301,7 +313,7 @@ def test_a_missing_transcript_is_written_by_a_speech_model(tmp_path: Path, tiny_
 def test_heard_words_complete_parts_and_leave_whole_captions_alone(
     tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    source = write_clips(tmp_path / "clips", ["whole", "parts", "words"])
+    source = write_clips(tmp_path / "clips", ["whole", "parts", "words"], num_frames=9)
     for name, texts in {"parts": {}, "words": {"transcript": "hi"}}.items():
         (source / f"{name}.txt").unlink()
         (source / f"{name}.json").write_text(json.dumps({"video_caption": "a man"} | texts))
@@ -332,8 +344,7 @@ def test_the_clips_of_a_file_in_which_no_word_is_heard_are_left_out_alone(
     source = write_clips(tmp_path / "clips", ["a"], num_frames=27)
     (source / "a.txt").unlink()
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache", cut="all")
-    words = iter(["one", "", "three"])
-    vars(preparer)["_transcriber"] = lambda *_: next(words)
+    vars(preparer)["_transcriber"] = lambda *_: [Speech("one", 0.0, 0.5), Speech("three", 1.2, 1.6)]
     outcomes = prepare(read_samples(source, captions_required=False), preparer)
     headers = [record(path)[0] for path in sorted((tmp_path / "cache").glob("*.safetensors"))]
     assert [(header["caption"], header["num_clips"]) for header in headers] == [

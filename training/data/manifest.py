@@ -17,7 +17,8 @@ from typing import Any
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 AUDIO_SUFFIXES = (".flac", ".m4a", ".mp3", ".ogg", ".wav")
 BOX_SUFFIXES = (".boxes.json", ".boxes.npy", ".boxes.safetensors")
-PATH_COLUMNS = ("video", "audio", "reference_image")
+SUBTITLE_SUFFIXES = (".srt", ".vtt")
+PATH_COLUMNS = ("video", "audio", "reference_image", "subtitles")
 TEXT_COLUMNS = ("caption", "video_caption", "audio_caption", "transcript")
 COLUMNS = (*PATH_COLUMNS, *TEXT_COLUMNS, "mouth_boxes")
 LONGEST_STEM_BYTES = 150  # of 255 that a file system takes; the rest is for what records add
@@ -34,6 +35,7 @@ class Sample:
         video_caption: What is seen.
         audio_caption: What is heard.
         transcript: What is said.
+        subtitles: File that says when each word or sentence is said (.srt, .vtt), in place of the transcript.
         mouth_boxes: A box file (json, npy, safetensors) or the boxes themselves, [P][F] of xyxy or None, in pixels of
             the video file; None leaves the mouths to the detector.
         reference_image: Image to condition on instead of the first frame.
@@ -48,6 +50,7 @@ class Sample:
     transcript: str = ""
     mouth_boxes: Path | list[Any] | None = None
     reference_image: Path | None = None
+    subtitles: Path | None = None
     occurrence: int = 0
 
     @property
@@ -60,7 +63,7 @@ class Sample:
     @property
     def has_caption(self) -> bool:
         """Whether anything says what the clip shows."""
-        return bool(self.caption or self.video_caption or self.audio_caption or self.transcript)
+        return bool(self.caption or self.video_caption or self.audio_caption or self.transcript or self.subtitles)
 
     @property
     def name(self) -> str:
@@ -76,8 +79,8 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
     Args:
         source: A manifest (`.jsonl`, `.csv`) with columns of `COLUMNS` and paths relative to it; a folder with a
             `manifest.jsonl` or `manifest.csv`; or a folder of clips. Beside a clip `a.mp4`, its caption is `a.txt` or,
-            with the columns of a manifest, `a.json`; another sound track is `a.wav`; its mouth boxes are
-            `a.boxes.json`, `a.boxes.npy` or `a.boxes.safetensors`.
+            with the columns of a manifest, `a.json`; another sound track is `a.wav`; what is said when is `a.srt` or
+            `a.vtt`; its mouth boxes are `a.boxes.json`, `a.boxes.npy` or `a.boxes.safetensors`.
         captions_required: Refuse clips without any caption.
 
     Raises:
@@ -90,6 +93,7 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
     if not samples:
         raise ValueError(f"`source` must hold at least one clip, got `{source}`; give a manifest or a folder of clips")
     _check_files(samples)
+    _check_words(samples)
     samples = _count_occurrences(samples)
     without = [str(sample.source) for sample in samples if not sample.has_caption]
     if without and captions_required:
@@ -149,7 +153,12 @@ def _with_sidecars(sample: Sample) -> Sample:
     elif text.exists():
         sample = replace(sample, caption=_read_text(text).strip())
     boxes = (sample.source.with_suffix(suffix) for suffix in BOX_SUFFIXES)
-    return replace(sample, mouth_boxes=sample.mouth_boxes or next((path for path in boxes if path.exists()), None))
+    subtitles = (sample.source.with_suffix(suffix) for suffix in SUBTITLE_SUFFIXES)
+    return replace(
+        sample,
+        mouth_boxes=sample.mouth_boxes or next((path for path in boxes if path.exists()), None),
+        subtitles=sample.subtitles or next((path for path in subtitles if path.exists()), None),
+    )
 
 
 def _read_text(path: Path) -> str:
@@ -221,6 +230,17 @@ def _check_files(samples: Iterable[Sample]) -> None:
             f"the files of the data set must exist, got {len(missing)} missing: {some(missing)}; "
             "paths are relative to the manifest"
         )
+
+
+def _check_words(samples: Iterable[Sample]) -> None:
+    """Refuse subtitles beside another text that says what is spoken: one of them would be dropped."""
+    for sample in samples:
+        if sample.subtitles and (text := "caption" if sample.caption else "transcript" if sample.transcript else ""):
+            raise ValueError(
+                f"the subtitles `{sample.subtitles}` must be the only words of their clip, got a `{text}` as well; "
+                + ("rename it to `video_caption`" if text == "caption" else "remove one of them")
+                + " (a .txt file beside a clip is its `caption`)"
+            )
 
 
 def some(items: Sequence[str]) -> str:
