@@ -72,7 +72,7 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
     records = sum(outcome.num_records for outcome in outcomes)
     lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
     if any(outcome.num_records for outcome in outcomes):
-        lines += describe_usage(outcomes)
+        lines += describedescribe_seconds(outcomes)
     if tells_mouths and any(outcome.mouths for outcome in outcomes):
         lines += describe_mouths(outcomes)
     if silent := [outcome.name for outcome in outcomes if outcome.num_silent]:
@@ -106,15 +106,15 @@ def describe_whole_captions(samples: Sequence[Sample]) -> str:
     )
 
 
-def describe_usage(outcomes: Sequence[Outcome]) -> list[str]:
+def describedescribe_seconds(outcomes: Sequence[Outcome]) -> list[str]:
     """Say how many seconds are used, of each file if there are few, and why not the others."""
     used = sorted((outcome for outcome in outcomes if outcome.num_records), key=by_source)
     unused: Counter[str] = Counter()
     for outcome in used:
         unused.update(outcome.unused_s)
-    lines = [_usage("used", sum(o.used_s for o in used), sum(o.length_s for o in used), unused)]
+    lines = [describe_seconds("used", sum(o.used_s for o in used), sum(o.length_s for o in used), unused)]
     partly = [outcome for outcome in used if outcome.unused_s]
-    lines += [_usage(f"  {o.name}", o.used_s, o.length_s, o.unused_s) for o in partly[:MAX_LISTED]]
+    lines += [describe_seconds(f"  {o.name}", o.used_s, o.length_s, o.unused_s) for o in partly[:MAX_LISTED]]
     if len(partly) > MAX_LISTED:
         lines.append(f"  ... {len(partly) - MAX_LISTED} more; {SUMMARY} beside the records has all")
     return lines
@@ -150,7 +150,8 @@ def by_source(outcome: Outcome) -> str:
     return outcome.source
 
 
-def _usage(name: str, used_s: float, length_s: float, unused_s: Mapping[str, float]) -> str:
+def describe_seconds(name: str, used_s: float, length_s: float, unused_s: Mapping[str, float]) -> str:
+    """Say how many of how many seconds are used, and why not the others."""
     reasons = sorted(unused_s.items(), key=lambda item: -item[1])
     listed = ", ".join(f"{seconds:.1f} s {reason}" for reason, seconds in reasons)
     return f"{name} {used_s:.1f} of {length_s:.1f} s" + (f"; not {listed}" if listed else "")
