@@ -1,11 +1,14 @@
 """The words that decide how files become clips, for `jova prepare` and `jova preview`."""
 
+import argparse
 from pathlib import Path
 
 from .parser import Parser
 from .shipped import model_folder
 
 
+MAX_RATE_HZ = 1000.0
+MIN_LUFS = -70.0  # what ITU-R BS.1770 takes for silence
 CUTS = ("first", "all", "pauses")
 
 
@@ -31,6 +34,19 @@ def check_folder(output: Path) -> None:
     """Refuse a file where a folder is to be filled."""
     if output.exists() and not output.is_dir():
         raise ValueError(f"`output` must be a folder, got the file `{output}`; name a folder")
+
+
+def check_clip_arguments(args: argparse.Namespace) -> None:
+    """Refuse numbers that no clip can have."""
+    check_between("--frame-rate", args.frame_rate, 1 / MAX_RATE_HZ, MAX_RATE_HZ, "24, say")
+    check_between("--loudness-lufs", args.loudness_lufs, MIN_LUFS, 0, "-23, say")
+    check_between("--min-sync", args.min_sync, -1, 1, "0.5, say")
+
+
+def check_between(option: str, value: float | None, low: float, high: float, advice: str) -> None:
+    """Refuse a number beyond its limits, and what is no number; None was not given."""
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"`{option}` must be a number from {low:g} to {high:g}, got {value:g}; use {advice}")
 
 
 def check_count(option: str, value: int) -> None:

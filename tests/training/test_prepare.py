@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import scipy.io.wavfile
 import torch
@@ -454,13 +455,58 @@ def test_a_lost_empty_prompt_is_made_again(tmp_path: Path, tiny_pipeline_folder:
 def test_clips_that_break_in_every_way_do_not_end_the_run(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
     source = write_clips(tmp_path / "clips", ["a", "b", "c", "x" * 230, "z"])
     (source / "a.boxes.json").write_text("[1, 2, 3]")
+    write_clips(source, ["d", "e", "f", "g"])
+    (source / "d.boxes.json").write_text("[" * 100_000)
+    (source / "e.boxes.json").write_text(f"[[[{'9' * 400}, 0, 1, 1]]]")
+    (source / "f.boxes.json").write_text(json.dumps([[[1, 1, 1e999, 2]] * 12]))
+    (source / "g.txt").unlink()
+    (source / "g.srt").write_text("no times")
     (source / "b.boxes.json").unlink()
     (source / "b.boxes.safetensors").write_bytes(b"half")
     scipy.io.wavfile.write(source / "c.wav", 16000, np.full(16000, np.nan, np.float32))
     outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
-    assert [outcome.status for outcome in outcomes] == ["broken"] * 3 + ["kept"] * 2
-    for outcome, message in zip(outcomes, ("a.boxes.json", "b.boxes.safetensors", "finite, got NaN"), strict=False):
+    assert [outcome.status for outcome in outcomes] == ["broken"] * 7 + ["kept"] * 2
+    reasons = (
+        "a.boxes.json",
+        "b.boxes.safetensors",
+        "finite, got NaN",
+        "recursion",
+        "e.boxes.json",
+        "got infinity",
+        "cues",
+    )
+    for outcome, message in zip(outcomes, reasons, strict=False):
         assert message in outcome.note
+
+
+def test_what_is_not_finite_is_never_stored(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    source = write_clips(tmp_path / "clips", ["a"])
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    torch.nn.init.constant_(next(preparer._encoder.pipeline.vae.encoder.parameters()), float("nan"))
+    (outcome,) = prepare(read_samples(source), preparer)
+    assert outcome.status == "broken"
+    assert "must be finite, got NaN or infinity in video_latents, image_latents" in outcome.note
+    assert not list((tmp_path / "cache").glob("a-*"))
+
+
+def test_a_picture_that_unpacks_to_too_much_is_one_skipped_clip(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"])
+    PIL.Image.new("L", (100, 100)).save(tmp_path / "large.png")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
+    sample = replace(read_samples(source)[0], reference_image=tmp_path / "large.png")
+    (outcome,) = prepare([sample], make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
+    assert outcome.status == "broken"
+    assert "must be a readable image, got" in outcome.note
+
+
+def test_short_names_of_number_formats_mean_the_same_records(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path)
+    full = replace(preparer, settings=replace(preparer.settings, dtype="float32"))
+    assert full.preparation == preparer.preparation
+    with pytest.raises(ValueError, match="`dtype` must be one of bfloat16, float32, got int8; use bfloat16"):
+        replace(preparer.settings, dtype="int8")
 
 
 def test_the_command_prepares_a_folder(
@@ -479,7 +525,13 @@ def test_the_command_prepares_a_folder(
         (["--buckets", "9x40x32"], "multiples of 16"),
         (["--buckets", "0x32x32"], "use 1 or 5"),
         (["--model", "nowhere"], "`model` must be the folder of a saved JoVAPipeline"),
-        (["--frame-rate", "0"], "`frame_rate` must be a positive number"),
+        (["--frame-rate", "0"], "`--frame-rate` must be a number from 0.001 to 1000, got 0; use 24, say"),
+        (["--frame-rate", "1e-5"], "`--frame-rate` must be a number from 0.001 to 1000, got 1e-05"),
+        (["--frame-rate", "inf"], "`--frame-rate` must be a number from 0.001 to 1000, got inf"),
+        (["--loudness-lufs", "nan"], "`--loudness-lufs` must be a number from -70 to 0, got nan; use -23, say"),
+        (["--loudness-lufs=-inf"], "`--loudness-lufs` must be a number from -70 to 0, got -inf"),
+        (["--min-sync", "nan"], "`--min-sync` must be a number from -1 to 1, got nan; use 0.5, say"),
+        (["--dtype", "fp8"], "invalid choice: 'fp8'"),
         (["--num-processes", "0"], "`--num-processes` must be at least 1, got 0"),
         (["--device", "abacus"], "`--device` must be a device of this machine, got abacus"),
         (["--whisper", "nowhere"], "`--whisper` must be the folder of a model, got `nowhere`"),

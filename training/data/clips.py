@@ -34,6 +34,7 @@ from diffusers_jova.training.data.segments import (
     word_edges,
 )
 from diffusers_jova.training.data.subtitles import Speech, read_subtitles, spoken_within
+from jova_cli.clip_arguments import MAX_RATE_HZ, MIN_LUFS, check_between
 
 
 Cut = Literal["first", "all", "pauses"]
@@ -116,6 +117,12 @@ class ClipSettings:
     require_mouth: bool = False
     require_sound: bool = False
     min_sync: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no clip can have."""
+        check_between("frame_rate", self.frame_rate, 1 / MAX_RATE_HZ, MAX_RATE_HZ, "24, say")
+        check_between("loudness_lufs", self.loudness_lufs, MIN_LUFS, 0, "-23, say")
+        check_between("min_sync", self.min_sync, -1, 1, "0.5, say")
 
 
 class Clip(NamedTuple):

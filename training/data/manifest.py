@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -122,12 +123,24 @@ def _rows_of_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row and where it stands; boxes may stand in a cell as JSON."""
-    for number, row in enumerate(csv.DictReader(io.StringIO(_read_text(path))), start=1):
+    rows = csv.DictReader(io.StringIO(_read_text(path)))
+    for number, row in enumerate(_checked_rows(rows, path), start=1):
         where = f"{path}, row {number}"
         if None in row:
             raise ValueError(f"{where} must have a cell for each column, got {row[None]} beyond them; quote commas")
         boxes = row.get("mouth_boxes") or ""
         yield where, row | ({"mouth_boxes": _parse_json(boxes, where)} if boxes.startswith("[") else {})
+
+
+def _checked_rows(rows: csv.DictReader[str], path: Path) -> Iterator[dict[Any, Any]]:
+    try:
+        _check_once(list(rows.fieldnames or ()), str(path))
+        yield from rows
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {rows.line_num + 1} must be CSV of short cells, got something else ({error}); close its quotes, "
+            "and give long boxes as files"
+        ) from error
 
 
 def _read_folder(folder: Path) -> list[Sample]:
@@ -171,9 +184,21 @@ def _read_text(path: Path) -> str:
 
 def _parse_json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return json.loads(text, object_pairs_hook=functools.partial(_object, where=where))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{where} must be valid JSON, got `{text[:60]}` ({error}); correct the line") from error
+
+
+def _object(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """Build an object of JSON; of a name that is there twice one value would be lost."""
+    _check_once([name for name, _ in pairs], where)
+    return dict(pairs)
+
+
+def _check_once(names: Sequence[str], where: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{where} must have each column once, got {some(twice)} several times; remove or rename one")
 
 
 def _parse_row(text: str, where: str) -> dict[str, Any]:
@@ -210,6 +235,13 @@ def _check_cell(name: str, value: object, where: str) -> None:
         raise ValueError(f"{where}: a column must be one of {_columns()}, got `{name}`; {hint}")
     if not isinstance(value, (str, list) if name == "mouth_boxes" else str):
         raise ValueError(f"{where}: `{name}` must be text, got {value!r}; put it in quotes")
+    if isinstance(value, str) and not _is_encodable(value):
+        raise ValueError(f"{where}: `{name}` must be text of whole characters, got {value!r}; half of a pair is lost")
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether a text is UTF-8; halves of surrogate pairs, from broken JSON or file names, are not."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _count_occurrences(samples: Iterable[Sample]) -> list[Sample]:
@@ -223,7 +255,10 @@ def _count_occurrences(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def _check_files(samples: Iterable[Sample]) -> None:
-    named = ((name, getattr(sample, name)) for sample in samples for name in (*PATH_COLUMNS, "mouth_boxes"))
+    named = [(name, getattr(sample, name)) for sample in samples for name in (*PATH_COLUMNS, "mouth_boxes")]
+    broken = [ascii(str(path)) for _, path in named if isinstance(path, Path) and not _is_encodable(str(path))]
+    if broken:
+        raise ValueError(f"names of files must be UTF-8, got {len(broken)} others: {some(broken)}; rename them")
     missing = [f"{name} {path}" for name, path in named if isinstance(path, Path) and not path.is_file()]
     if missing:
         raise FileNotFoundError(

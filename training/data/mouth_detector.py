@@ -230,11 +230,13 @@ def read_boxes(boxes: Path | list[Any], num_frames: int) -> Boxes:
     try:
         found = BOX_READERS[boxes.suffix](boxes) if isinstance(boxes, Path) else _from_lists(boxes)
         array = np.asarray(found, np.float32)
-    except (TypeError, KeyError, ValueError, EOFError, SafetensorError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError, EOFError, RecursionError, SafetensorError) as error:
         raise ValueError(
             f"{where} must hold four numbers or null for every person and frame, got something else ({error}); "
             "write [persons][frames][x1, y1, x2, y2]"
         ) from error
+    if np.isinf(array).any():
+        raise ValueError(f"{where} must hold finite numbers, got infinity; write null where there is no mouth")
     if array.size == 0:
         return np.zeros((0, num_frames, 4), np.float32)
     if array.ndim != 3 or array.shape[1:] != (num_frames, 4):

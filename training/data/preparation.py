@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,10 +36,10 @@ from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.summary import EMPTY_PROMPT_REASON, Outcome, Status, write_summary
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.whole_files import explained_full_disk
-from jova_cli.parser import one_line
+from jova_cli.parser import dtype_name, one_line
 
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +48,23 @@ class PrepareSettings:
 
     Attributes:
         clips: How files become clips.
-        dtype: Number format of latents and prompts, a key of `DTYPES`.
+        dtype: Number format of latents and prompts, a key of `DTYPES` or its short name.
         mouths: Look for mouths; without, only given boxes count.
         face_landmarker: MediaPipe's `.task` file, in place of the face mesh.
         whisper: Folder of a speech recognition model that writes missing transcripts.
     """
 
     clips: ClipSettings
-    dtype: str = "bf16"
+    dtype: str = "bfloat16"
     mouths: bool = True
     face_landmarker: Path | None = None
     whisper: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse another number format, and let short names mean the same records."""
+        if dtype_name(self.dtype) not in DTYPES:
+            raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype}; use bfloat16")
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
 
     def make_detector(self) -> MouthDetector:
         """Create the detector that the settings name."""
@@ -99,7 +105,10 @@ class Preparer:
         if not prompted:
             return self._leave_out(sample, "skipped", EMPTY_PROMPT_REASON)
         for index, (clip, prompt) in enumerate(prompted):
-            tensors, metadata = self._encode(sample, clip, prompt)
+            try:
+                tensors, metadata = self._encode(sample, clip, prompt)
+            except ValueError as error:
+                return self._leave_out(sample, "broken", one_line(error))
             metadata |= {"clip": index, "num_clips": len(prompted), **_usage_header(recording)}
             digests = {"fingerprint": fingerprint, "preparation": self.preparation}
             write_record(self._record(sample, index), tensors, metadata | digests)
@@ -164,6 +173,7 @@ class Preparer:
         if clip.audio is not None:
             duration_s = clip.bucket.num_frames / settings.frame_rate
             tensors["audio_latents"] = encoder.encode_audio(clip.audio, clip.sampling_rate, duration_s)
+        _check_finite(tensors)
         return tensors, {
             **clip.bucket._asdict(),
             "frame_rate": settings.frame_rate,
@@ -293,6 +303,16 @@ def _prompt(sample: Sample, clip: Clip) -> JoVAPrompt | str:
         return sample.caption
     words = sample.transcript if clip.words is None else clip.words
     return JoVAPrompt(sample.video_caption, sample.audio_caption, words)
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse to store what training could not learn from; boxes alone may hold NaN, where there is no mouth."""
+    bad = [name for name, tensor in tensors.items() if name != "mouth_boxes" and not torch.isfinite(tensor).all()]
+    if bad:
+        raise ValueError(
+            f"what the encoders make of a clip must be finite, got NaN or infinity in {', '.join(bad)}; look at the "
+            "clip, and encode in float32 where the model is stored in float16"
+        )
 
 
 def _usage_header(recording: Recording) -> dict[str, Any]:
