@@ -138,8 +138,8 @@ def _checked_rows(rows: csv.DictReader[str], path: Path) -> Iterator[dict[Any, A
         yield from rows
     except csv.Error as error:
         raise ValueError(
-            f"{path}, line {rows.line_num + 1} must be CSV of short cells, got something else ({error}); close its quotes, "
-            "and give long boxes as files"
+            f"{path}, line {rows.line_num + 1} must be CSV of short cells, got something else ({error}); "
+            "close its quotes, and give long boxes as files"
         ) from error
 
 
