@@ -21,6 +21,7 @@ def add_clip_arguments(parser: Parser) -> None:
     add("--frame-rate", type=float, help="frames per second; the model's own by default")
     add("--cut", choices=CUTS, default="first", help="one clip of a file, all, or those between pauses")
     add("--centre-crop", action="store_true", help="crop at the centre, wherever the face is")
+    add("--whisper", type=Path, help="folder of a speech recognition model, where nobody wrote what is said")
     add("--upscale", action="store_true", help="accept files smaller than their bucket")
     add("--loudness-lufs", type=float, help="normalise the sound to this loudness, such as -23")
     add("--require-mouth", action="store_true", help="skip clips with a mouth in less than half of it")
@@ -37,7 +38,9 @@ def check_folder(output: Path) -> None:
 
 
 def check_clip_arguments(args: argparse.Namespace) -> None:
-    """Refuse numbers that no clip can have."""
+    """Refuse a model that is not there, and numbers that no clip can have."""
+    if args.whisper is not None and not args.whisper.is_dir():
+        raise ValueError(f"`--whisper` must be the folder of a model, got `{args.whisper}`; download one first")
     check_between("--frame-rate", args.frame_rate, 1 / MAX_RATE_HZ, MAX_RATE_HZ, "24, say")
     check_between("--loudness-lufs", args.loudness_lufs, MIN_LUFS, 0, "-23, say")
     check_between("--min-sync", args.min_sync, -1, 1, "0.5, say")

@@ -20,7 +20,6 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     parser = Parser(prog="jova prepare", description=DESCRIPTION)
     add_clip_arguments(parser)
     parser.add_argument("output", type=Path, help="folder for the records; what is done there is not done again")
-    parser.add_argument("--whisper", type=Path, help="folder of a speech recognition model, for missing transcripts")
     parser.add_argument(
         "--dtype", type=dtype_name, choices=DTYPES, default="bfloat16", help="number format of the records"
     )
@@ -34,6 +33,4 @@ def check(args: argparse.Namespace) -> None:
     """Refuse a folder or a number that cannot work before any work is done."""
     check_folder(args.output)
     check_clip_arguments(args)
-    if args.whisper is not None and not args.whisper.is_dir():
-        raise ValueError(f"`--whisper` must be the folder of a model, got `{args.whisper}`; download one first")
     check_count("--num-processes", args.num_processes)

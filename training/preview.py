@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from diffusers_jova.devices import choose_device
 from diffusers_jova.evaluation.viewing import enlarge, zoom_for
 from diffusers_jova.media import AAC_SAMPLING_RATES_HZ, resample, write_video
-from diffusers_jova.training.data.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, read_recording
+from diffusers_jova.training.data.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, Transcribe, read_recording
 from diffusers_jova.training.data.encoder import Encoder, video_factors
 from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.mouth_detector import MouthsOnDemand
@@ -28,6 +28,7 @@ from diffusers_jova.training.data.mouth_mask import latent_mask, windows
 from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.preparation import PrepareSettings
 from diffusers_jova.training.data.summary import describe_seconds
+from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.training.prepare import check_detector, clip_settings, default_device
 from jova_cli.parser import Parser, one_line
 from jova_cli.preview import parse
@@ -137,7 +138,9 @@ def describe_clip(clip: Clip, frame_rate: float, spatial_factor: int, temporal_f
     return ", ".join(notes) + (f", says: {clip.words}" if clip.words else "")
 
 
-def previews(samples: Sequence[Sample], settings: PrepareSettings) -> Iterator[tuple[Sample, Clip, int]]:
+def previews(
+    samples: Sequence[Sample], settings: PrepareSettings, transcriber: Transcribe | None = None
+) -> Iterator[tuple[Sample, Clip, int]]:
     """Load the clips with a picture, each with the number that follow, and say what of a file is left out and why.
 
     A file that is not read yet counts as one clip.
@@ -146,7 +149,7 @@ def previews(samples: Sequence[Sample], settings: PrepareSettings) -> Iterator[t
     samples = [sample for sample in samples if sample.video is not None]
     for num_read, sample in enumerate(samples, start=1):
         try:
-            recording = read_recording(sample, settings.clips, detector)
+            recording = read_recording(sample, settings.clips, detector, transcriber)
         except (SkippedClipError, *BROKEN_CLIP_ERRORS) as error:
             tqdm.write(f"{sample.source.name}: left out: {one_line(error)}")
             continue
@@ -183,7 +186,8 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         args.output.mkdir(parents=True, exist_ok=True)
         paths: list[Path] = []
         num_left = 0
-        shown = islice(previews(samples, settings), args.max_clips)
+        transcriber = None if args.whisper is None else Transcriber(args.whisper, device)
+        shown = islice(previews(samples, settings, transcriber), args.max_clips)
         for sample, clip, num_following in tqdm(shown, desc="previewing", unit="clip"):
             num_left = num_following
             paths.append(args.output / f"{len(paths):03d}-{sample.source.stem}.mp4")
