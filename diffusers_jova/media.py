@@ -27,6 +27,7 @@ PathLike = str | os.PathLike[str]
 Frames = np.ndarray | torch.Tensor | Sequence[PIL.Image.Image]
 Audio = np.ndarray | torch.Tensor
 
+MIN_FRAME_RATE_HZ = 1e-3  # less becomes 0 as a fraction of small numbers
 NTSC_NOMINAL_HZ = (24, 30, 48, 60, 120)  # the rates that television divides by 1.001
 AAC_SAMPLING_RATES_HZ = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_MAX_BITS_PER_SAMPLE = 6  # 6144 bits per frame of 1024 samples and channel
@@ -55,7 +56,7 @@ class Video(NamedTuple):
 
 def exact_frame_rate(frame_rate: float | Fraction) -> Fraction:
     """Frames per second as the fraction that is meant: 23.976 is 24000/1001, 29.97 is 30000/1001."""
-    if not (math.isfinite(frame_rate) and frame_rate > 0):
+    if not (math.isfinite(frame_rate) and frame_rate >= MIN_FRAME_RATE_HZ):
         raise ValueError(f"`frame_rate` must be a positive number of frames per second, got {frame_rate}; use 24, say")
     if isinstance(frame_rate, float):
         for nominal in NTSC_NOMINAL_HZ:
@@ -287,7 +288,7 @@ def read_image(path: PathLike) -> PIL.Image.Image:
     try:
         with PIL.Image.open(path) as image:
             return PIL.ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:  # Pillow, of broken files
         raise ValueError(f"`path` must be a readable image, got {path} ({error}); open and save it again") from error
 
 

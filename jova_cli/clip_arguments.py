@@ -1,12 +1,15 @@
 """The words that decide how files become clips, for `jova prepare` and `jova preview`."""
 
+import argparse
 from pathlib import Path
 
 from .parser import Parser
 from .shipped import model_folder
 
 
-CUTS = ("first", "all")
+MAX_RATE_HZ = 1000.0
+MIN_LUFS = -70.0  # what ITU-R BS.1770 takes for silence
+CUTS = ("first", "all", "pauses")
 
 
 def add_clip_arguments(parser: Parser) -> None:
@@ -16,7 +19,9 @@ def add_clip_arguments(parser: Parser) -> None:
     add("--model", type=model_folder, required=True, help="folder of a saved JoVAPipeline, or jova-tiny")
     add("--buckets", nargs="+", help="sizes FRAMESxHEIGHTxWIDTH; the model's own by default; 1xHxW for stills")
     add("--frame-rate", type=float, help="frames per second; the model's own by default")
-    add("--cut", choices=CUTS, default="first", help="beginning of a file, or all of it")
+    add("--cut", choices=CUTS, default="first", help="one clip of a file, all, or those between pauses")
+    add("--centre-crop", action="store_true", help="crop at the centre, wherever the face is")
+    add("--whisper", type=Path, help="folder of a speech recognition model, where nobody wrote what is said")
     add("--upscale", action="store_true", help="accept files smaller than their bucket")
     add("--loudness-lufs", type=float, help="normalise the sound to this loudness, such as -23")
     add("--require-mouth", action="store_true", help="skip clips with a mouth in less than half of it")
@@ -30,6 +35,21 @@ def check_folder(output: Path) -> None:
     """Refuse a file where a folder is to be filled."""
     if output.exists() and not output.is_dir():
         raise ValueError(f"`output` must be a folder, got the file `{output}`; name a folder")
+
+
+def check_clip_arguments(args: argparse.Namespace) -> None:
+    """Refuse a model that is not there, and numbers that no clip can have."""
+    if args.whisper is not None and not args.whisper.is_dir():
+        raise ValueError(f"`--whisper` must be the folder of a model, got `{args.whisper}`; download one first")
+    check_between("--frame-rate", args.frame_rate, 1 / MAX_RATE_HZ, MAX_RATE_HZ, "24, say")
+    check_between("--loudness-lufs", args.loudness_lufs, MIN_LUFS, 0, "-23, say")
+    check_between("--min-sync", args.min_sync, -1, 1, "0.5, say")
+
+
+def check_between(option: str, value: float | None, low: float, high: float, advice: str) -> None:
+    """Refuse a number beyond its limits, and what is no number; None was not given."""
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"`{option}` must be a number from {low:g} to {high:g}, got {value:g}; use {advice}")
 
 
 def check_count(option: str, value: int) -> None:

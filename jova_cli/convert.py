@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .parser import Parser
+from .parser import DTYPES, Parser, dtype_name
 
 
 WORK = "diffusers_jova.conversion.convert"
@@ -15,7 +15,6 @@ component folder into one file, and back). Everything is checked before anything
 leaves no output."""
 KINDS = ("wan", "ovi", "nava", "mmaudio", "lora", "single_file")
 REVERSIBLE = ("wan", "nava")
-DTYPES = ("float32", "bfloat16", "float16")
 LAYOUTS = ("diffusers", "peft", "comfy")
 SHARD_GB = 5.0
 
@@ -27,7 +26,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     add("kind", choices=KINDS)
     add("source", help="file, folder, hub id `owner/name`, or one file of it `owner/name:path`")
     add("output", type=Path, help="new folder or file")
-    add("--dtype", choices=DTYPES, help="storage type; the source's if not given")
+    add("--dtype", type=dtype_name, choices=DTYPES, help="storage type; the source's if not given")
     add("--shard-gb", type=float, default=SHARD_GB, help="largest file, in 10^9 bytes")
     add("--audio-channels", type=int, default=20, help="wan: channels of the audio latents")
     add(

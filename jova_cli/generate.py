@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .model_info import read_index
-from .parser import Parser
+from .parser import DTYPES, Parser, dtype_name
 from .shipped import check_source, find_model
 
 
 WORK = "diffusers_jova.generate"
 MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
-DTYPES = ("float32", "bfloat16", "float16")
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
 LARGEST_SEED = 2**32 - 1
 
@@ -62,7 +61,12 @@ def add_arguments(parser: Parser) -> None:
     add("--lora", type=parse_adapter, action="append", default=[], metavar="PATH[:SCALE]", help="may be repeated")
     add("--skip-unknown", action="store_true", help="leave out what adapters hold for other models, and say how much")
     add("--device", help="cuda, mps or cpu; the fastest there is if not given")
-    add("--dtype", choices=DTYPES, help="of transformer and text encoders; bfloat16 on a GPU, float32 elsewhere")
+    add(
+        "--dtype",
+        type=dtype_name,
+        choices=DTYPES,
+        help="of transformer and text encoders; bfloat16 on a GPU, float32 elsewhere",
+    )
     add("--cpu-offload", action="store_true", help="keep on the GPU only what is working")
 
 

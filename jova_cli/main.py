@@ -17,6 +17,7 @@ COMMANDS = {  # command: its module here, what it does
     "train-lora": ("train_lora", "train an adapter"),
     "train": ("train", "train a transformer"),
     "presets": ("presets", "list the presets of training, or tell where one lies"),
+    "assemble": ("assemble", "join components into a pipeline"),
     "convert": ("convert", "convert other people's weights"),
 }
 

@@ -5,6 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 
+DTYPES = ("float32", "bfloat16", "float16")  # the names of torch; the short ones are taken as well
+SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence and whose description keeps its lines."""
 
@@ -31,6 +35,11 @@ class Parser(argparse.ArgumentParser):
         except (ValueError, OSError) as error:
             self.error(one_line(error))
         return args
+
+
+def dtype_name(text: str) -> str:
+    """The name of a number format in torch, for that name or a short one."""
+    return SHORT_DTYPES.get(text, text)
 
 
 def one_line(error: BaseException) -> str:

@@ -4,15 +4,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .clip_arguments import add_clip_arguments, check_count, check_folder
-from .parser import Parser
+from .clip_arguments import add_clip_arguments, check_clip_arguments, check_count, check_folder
+from .parser import Parser, dtype_name
 
 
 WORK = "diffusers_jova.training.prepare"
 DESCRIPTION = """Prepare a data set: encode video, sound and text of every clip once, into one safetensors record each.
 
 A rerun skips what is done. A broken or unsuitable clip is reported and left out. A record is complete or not there."""
-DTYPES = ("bf16", "fp32")
+DTYPES = ("bfloat16", "float32")
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
@@ -20,8 +20,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     parser = Parser(prog="jova prepare", description=DESCRIPTION)
     add_clip_arguments(parser)
     parser.add_argument("output", type=Path, help="folder for the records; what is done there is not done again")
-    parser.add_argument("--whisper", type=Path, help="folder of a speech recognition model, for missing transcripts")
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="number format of the records")
+    parser.add_argument(
+        "--dtype", type=dtype_name, choices=DTYPES, default="bfloat16", help="number format of the records"
+    )
     parser.add_argument("--device", help="for the encoders; a GPU of CUDA if there is one, else the CPU")
     parser.add_argument("--num-processes", type=int, default=1, help="processes (or Ray actors) to share the work")
     parser.add_argument("--ray", action="store_true", help="use a Ray cluster, or start a local one")
@@ -31,6 +32,5 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 def check(args: argparse.Namespace) -> None:
     """Refuse a folder or a number that cannot work before any work is done."""
     check_folder(args.output)
-    if args.whisper is not None and not args.whisper.is_dir():
-        raise ValueError(f"`--whisper` must be the folder of a model, got `{args.whisper}`; download one first")
+    check_clip_arguments(args)
     check_count("--num-processes", args.num_processes)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .clip_arguments import add_clip_arguments, check_count, check_folder
+from .clip_arguments import add_clip_arguments, check_clip_arguments, check_count, check_folder
 from .parser import Parser
 
 
@@ -29,4 +29,5 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 def check(args: argparse.Namespace) -> None:
     """Refuse a folder or a number that cannot work before any work is done."""
     check_folder(args.output)
+    check_clip_arguments(args)
     check_count("--max-clips", args.max_clips)

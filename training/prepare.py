@@ -48,6 +48,7 @@ def clip_settings(args: argparse.Namespace) -> ClipSettings:
         buckets=buckets,
         frame_rate=frame_rate,
         cut=args.cut,
+        follow_face=not args.centre_crop,
         upscale=args.upscale,
         loudness_lufs=args.loudness_lufs,
         require_mouth=args.require_mouth,

@@ -14,16 +14,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from tqdm.auto import tqdm
 
 from diffusers_jova.devices import choose_device
 from diffusers_jova.evaluation.viewing import enlarge, zoom_for
 from diffusers_jova.media import AAC_SAMPLING_RATES_HZ, resample, write_video
-from diffusers_jova.training.data.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, load_clips, mouth_share
+from diffusers_jova.training.data.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, Transcribe, read_recording
 from diffusers_jova.training.data.encoder import Encoder, video_factors
 from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.mouth_detector import MouthsOnDemand
 from diffusers_jova.training.data.mouth_mask import latent_mask, windows
+from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.preparation import PrepareSettings
+from diffusers_jova.training.data.summary import describe_seconds
+from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.training.prepare import check_detector, clip_settings, default_device
 from jova_cli.parser import Parser, one_line
 from jova_cli.preview import parse
@@ -34,6 +39,8 @@ Frames = NDArray[np.uint8]
 BOX_COLOURS = ((255, 64, 64), (64, 255, 64), (64, 160, 255), (255, 224, 64))  # one person each, then again
 MASK_COLOUR = (255, 0, 255)
 MASK_OPACITY = 0.35
+LABELS = ("boxes and latent mask", "decoded", "decoded without the mouth")
+LABEL_PX = 24  # even, as mp4 wants
 COMMON_RATE_HZ = 48000  # for sound of a rate that an mp4 does not take
 
 
@@ -100,23 +107,41 @@ def decode_without_mouth(clip: Clip, encoder: Encoder) -> tuple[Frames, Frames]:
 
 def compose(clip: Clip, spatial_factor: int, temporal_factor: int, encoder: Encoder | None) -> Frames:
     """Lay the views of a clip side by side: drawn over, and with an encoder also decoded with and without mouth."""
-    views = [draw_clip(clip, spatial_factor, temporal_factor)]
+    views = [label(draw_clip(clip, spatial_factor, temporal_factor), LABELS[0])]
     if encoder is not None:
-        views += [enlarge(frames) for frames in decode_without_mouth(clip, encoder)]
+        decoded = (enlarge(frames) for frames in decode_without_mouth(clip, encoder))
+        views += [label(frames, text) for frames, text in zip(decoded, LABELS[1:], strict=True)]
     return np.concatenate(views, axis=2)
 
 
-def describe_mouths(clip: Clip, spatial_factor: int, temporal_factor: int) -> str:
-    """Say how much the crop keeps, how many mouths there are, how often they are seen and what part of the latents."""
+def label(frames: Frames, text: str) -> Frames:
+    """Put a strip with a text above frames [F, H, W, 3]: [F, H + LABEL_PX, W, 3]."""
+    strip = Image.new("RGB", (frames.shape[2], LABEL_PX))
+    ImageDraw.Draw(strip).text((6, LABEL_PX // 2), text, fill=(255, 255, 255), anchor="lm", font_size=LABEL_PX // 2)
+    strips = np.broadcast_to(np.asarray(strip), (len(frames), LABEL_PX, *frames.shape[2:]))
+    return np.concatenate([strips, frames], axis=1)
+
+
+def describe_clip(clip: Clip, frame_rate: float, spatial_factor: int, temporal_factor: int) -> str:
+    """Say where a clip lies in its file, what the crop keeps, how its mouths are seen, and what is said."""
     mask = latent_mask(clip.mouth_boxes, *clip.bucket, spatial_factor, temporal_factor)
-    return (
-        f"{clip.kept_share:.0%} of the picture, {len(clip.mouth_boxes)} mouths, "
-        f"in {mouth_share(clip):.0%} of the frames, {mask.mean():.1%} of the latents"
-    )
+    mouths = measure_mouths(clip.mouth_boxes, clip.cut_share)
+    notes = [
+        f"from {clip.start_s:.1f} to {clip.start_s + clip.bucket.num_frames / frame_rate:.1f} s",
+        f"{clip.kept_share:.0%} of the picture",
+        f"{mouths.num_faces} mouths, in {mouths.share:.0%} of the frames, {mask.mean():.1%} of the latents",
+    ]
+    if mouths.num_jumps:
+        notes.append(f"{mouths.num_jumps} jumps")
+    if mouths.cut_share:
+        notes.append(f"{mouths.cut_share:.0%} of the faces cut")
+    return ", ".join(notes) + (f", says: {clip.words}" if clip.words else "")
 
 
-def previews(samples: Sequence[Sample], settings: PrepareSettings) -> Iterator[tuple[Sample, Clip, int]]:
-    """Load the clips with a picture, each with the number that follow, and say which are left out and why.
+def previews(
+    samples: Sequence[Sample], settings: PrepareSettings, transcriber: Transcribe | None = None
+) -> Iterator[tuple[Sample, Clip, int]]:
+    """Load the clips with a picture, each with the number that follow, and say what of a file is left out and why.
 
     A file that is not read yet counts as one clip.
     """
@@ -124,12 +149,14 @@ def previews(samples: Sequence[Sample], settings: PrepareSettings) -> Iterator[t
     samples = [sample for sample in samples if sample.video is not None]
     for num_read, sample in enumerate(samples, start=1):
         try:
-            clips = load_clips(sample, settings.clips, detector)
+            recording = read_recording(sample, settings.clips, detector, transcriber)
         except (SkippedClipError, *BROKEN_CLIP_ERRORS) as error:
-            print(f"{sample.source.name}: left out: {one_line(error)}")
+            tqdm.write(f"{sample.source.name}: left out: {one_line(error)}")
             continue
-        for num_shown, clip in enumerate(clips, start=1):
-            yield sample, clip, len(clips) - num_shown + len(samples) - num_read
+        used_s = sum(clip.bucket.num_frames for clip in recording.clips) / settings.clips.frame_rate
+        tqdm.write(describe_seconds(sample.source.name, used_s, recording.length_s, recording.unused_s))
+        for num_shown, clip in enumerate(recording.clips, start=1):
+            yield sample, clip, len(recording.clips) - num_shown + len(samples) - num_read
 
 
 def playable_sound(clip: Clip) -> tuple[NDArray[np.float32] | None, int | None]:
@@ -159,12 +186,15 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         args.output.mkdir(parents=True, exist_ok=True)
         paths: list[Path] = []
         num_left = 0
-        for sample, clip, num_following in islice(previews(samples, settings), args.max_clips):
+        transcriber = None if args.whisper is None else Transcriber(args.whisper, device)
+        shown = islice(previews(samples, settings, transcriber), args.max_clips)
+        for sample, clip, num_following in tqdm(shown, desc="previewing", unit="clip"):
             num_left = num_following
             paths.append(args.output / f"{len(paths):03d}-{sample.source.stem}.mp4")
             frames = compose(clip, spatial_factor, temporal_factor, encoder)
             write_video(paths[-1], frames, settings.clips.frame_rate, *playable_sound(clip))
-            print(f"{paths[-1]}: {describe_mouths(clip, spatial_factor, temporal_factor)}")
+            said = describe_clip(clip, settings.clips.frame_rate, spatial_factor, temporal_factor)
+            tqdm.write(f"{paths[-1]}: {said}")
         if len(paths) == args.max_clips and num_left:
             at_least = "at least " if settings.clips.cut == "all" else ""
             print(f"{len(paths)} of {at_least}{len(paths) + num_left} shown; `--max-clips` shows more")

@@ -14,7 +14,7 @@ from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.loop.config import LoraTargets
 from diffusers_jova.training.loop.lora import TARGETS
 from diffusers_jova.transformer_jova import MODALITIES
-from jova_cli import clip_arguments, convert, generate, prepare, train_lora
+from jova_cli import clip_arguments, convert, generate, parser, prepare, train_lora
 
 
 def test_choices_are_those_of_the_modules_that_do_the_work() -> None:
@@ -24,7 +24,8 @@ def test_choices_are_those_of_the_modules_that_do_the_work() -> None:
     assert set(prepare.DTYPES) == set(preparation.DTYPES)
     assert set(train_lora.TARGETS) == set(TARGETS) == set(get_args(LoraTargets))
     assert get_args(get_type_hints(ClipSettings)["cut"]) == clip_arguments.CUTS
-    assert all(isinstance(getattr(torch, name), torch.dtype) for name in (*generate.DTYPES, *convert.DTYPES))
+    assert all(isinstance(getattr(torch, name), torch.dtype) for name in (*parser.DTYPES, *prepare.DTYPES))
+    assert set(parser.SHORT_DTYPES.values()) == set(parser.DTYPES)
 
 
 def test_defaults_are_those_of_the_modules_that_do_the_work() -> None:

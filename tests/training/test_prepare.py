@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import scipy.io.wavfile
 import torch
@@ -22,6 +23,7 @@ from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDatase
 from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, video_factors
 from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, prepare
+from diffusers_jova.training.data.subtitles import Speech
 from diffusers_jova.training.data.summary import Outcome, describe
 from diffusers_jova.training.prepare import main
 
@@ -119,10 +121,18 @@ def test_the_summary_says_what_was_kept_and_why_the_rest_was_not(prepared: Path)
     assert by_name["short"]["note"] == "picture and sound last 5 frames at 16 per second; a bucket needs 9"
     assert "must be a media file that libav can decode" in by_name["c"]["note"]
     text = describe([Outcome(**clip) for clip in summary["clips"]])
-    assert text.startswith(
-        "2 clips prepared, 0 were up to date, 2 records\na mouth in 2 of 2 clips\n"
-        "skipped 1: picture and sound last 5 frames"
+    rest = "s at ends of shots, too short for a clip"
+    lines = (
+        "2 clips prepared, 0 were up to date, 2 records",
+        f"used 1.1 of 1.5 s; not 0.4 {rest}",
+        f"  a.mp4 0.6 of 0.8 s; not 0.2 {rest}",
+        f"  b.mp4 0.6 of 0.8 s; not 0.2 {rest}",
+        "a mouth in at least half of the frames of 2 of 2 clips:",
+        "  a.mp4 100%",
+        "  b.mp4 100%",
+        "skipped 1: picture and sound last 5 frames",
     )
+    assert text.startswith("\n".join(lines))
     assert "a bucket needs 9 (short.mp4)" in text
 
 
@@ -219,7 +229,10 @@ def test_clips_without_a_mouth_are_counted_and_named_in_the_first_run_and_in_lat
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache", cut="all")
     for _ in range(2):
         text = describe(prepare(read_samples(source), preparer))
-        assert "\na mouth in 3 of 6 clips; none in b.mp4, c.mp4 (1 of 2)" in text
+        assert (
+            "\na mouth in at least half of the frames of 3 of 6 clips:\n  b.mp4 0%, 0%\n  c.mp4 100%, 0%\n  a.mp4"
+            in text
+        )
 
 
 def test_a_damaged_record_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
@@ -291,7 +304,7 @@ def test_a_prompt_of_three_parts_is_rendered_by_the_template_of_the_pipeline(tin
 def test_a_missing_transcript_is_written_by_a_speech_model(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
     settings = replace(preparer.settings, whisper=save_speech_model(tmp_path / "speech"))
-    source = write_clips(tmp_path / "clips", ["a"])
+    source = write_clips(tmp_path / "clips", ["a"], num_frames=9)
     (source / "a.txt").unlink()
     prepare(read_samples(source, captions_required=False), replace(preparer, settings=settings))
     ((header, _),) = (value for name, value in contents(tmp_path / "cache").items() if name.startswith("a-"))
@@ -301,7 +314,7 @@ def test_a_missing_transcript_is_written_by_a_speech_model(tmp_path: Path, tiny_
 def test_heard_words_complete_parts_and_leave_whole_captions_alone(
     tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    source = write_clips(tmp_path / "clips", ["whole", "parts", "words"])
+    source = write_clips(tmp_path / "clips", ["whole", "parts", "words"], num_frames=9)
     for name, texts in {"parts": {}, "words": {"transcript": "hi"}}.items():
         (source / f"{name}.txt").unlink()
         (source / f"{name}.json").write_text(json.dumps({"video_caption": "a man"} | texts))
@@ -332,8 +345,7 @@ def test_the_clips_of_a_file_in_which_no_word_is_heard_are_left_out_alone(
     source = write_clips(tmp_path / "clips", ["a"], num_frames=27)
     (source / "a.txt").unlink()
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache", cut="all")
-    words = iter(["one", "", "three"])
-    vars(preparer)["_transcriber"] = lambda *_: next(words)
+    vars(preparer)["_transcriber"] = lambda *_: [Speech("one", 0.0, 0.5), Speech("three", 1.2, 1.6)]
     outcomes = prepare(read_samples(source, captions_required=False), preparer)
     headers = [record(path)[0] for path in sorted((tmp_path / "cache").glob("*.safetensors"))]
     assert [(header["caption"], header["num_clips"]) for header in headers] == [
@@ -443,13 +455,58 @@ def test_a_lost_empty_prompt_is_made_again(tmp_path: Path, tiny_pipeline_folder:
 def test_clips_that_break_in_every_way_do_not_end_the_run(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
     source = write_clips(tmp_path / "clips", ["a", "b", "c", "x" * 230, "z"])
     (source / "a.boxes.json").write_text("[1, 2, 3]")
+    write_clips(source, ["d", "e", "f", "g"])
+    (source / "d.boxes.json").write_text("[" * 100_000)
+    (source / "e.boxes.json").write_text(f"[[[{'9' * 400}, 0, 1, 1]]]")
+    (source / "f.boxes.json").write_text(json.dumps([[[1, 1, 1e999, 2]] * 12]))
+    (source / "g.txt").unlink()
+    (source / "g.srt").write_text("no times")
     (source / "b.boxes.json").unlink()
     (source / "b.boxes.safetensors").write_bytes(b"half")
     scipy.io.wavfile.write(source / "c.wav", 16000, np.full(16000, np.nan, np.float32))
     outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
-    assert [outcome.status for outcome in outcomes] == ["broken"] * 3 + ["kept"] * 2
-    for outcome, message in zip(outcomes, ("a.boxes.json", "b.boxes.safetensors", "finite, got NaN"), strict=False):
+    assert [outcome.status for outcome in outcomes] == ["broken"] * 7 + ["kept"] * 2
+    reasons = (
+        "a.boxes.json",
+        "b.boxes.safetensors",
+        "finite, got NaN",
+        "recursion",
+        "e.boxes.json",
+        "got infinity",
+        "cues",
+    )
+    for outcome, message in zip(outcomes, reasons, strict=False):
         assert message in outcome.note
+
+
+def test_what_is_not_finite_is_never_stored(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    source = write_clips(tmp_path / "clips", ["a"])
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    torch.nn.init.constant_(next(preparer._encoder.pipeline.vae.encoder.parameters()), float("nan"))
+    (outcome,) = prepare(read_samples(source), preparer)
+    assert outcome.status == "broken"
+    assert "must be finite, got NaN or infinity in video_latents, image_latents" in outcome.note
+    assert not list((tmp_path / "cache").glob("a-*"))
+
+
+def test_a_picture_that_unpacks_to_too_much_is_one_skipped_clip(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"])
+    PIL.Image.new("L", (100, 100)).save(tmp_path / "large.png")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
+    sample = replace(read_samples(source)[0], reference_image=tmp_path / "large.png")
+    (outcome,) = prepare([sample], make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
+    assert outcome.status == "broken"
+    assert "must be a readable image, got" in outcome.note
+
+
+def test_short_names_of_number_formats_mean_the_same_records(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path)
+    full = replace(preparer, settings=replace(preparer.settings, dtype="float32"))
+    assert full.preparation == preparer.preparation
+    with pytest.raises(ValueError, match="`dtype` must be one of bfloat16, float32, got int8; use bfloat16"):
+        replace(preparer.settings, dtype="int8")
 
 
 def test_the_command_prepares_a_folder(
@@ -468,7 +525,13 @@ def test_the_command_prepares_a_folder(
         (["--buckets", "9x40x32"], "multiples of 16"),
         (["--buckets", "0x32x32"], "use 1 or 5"),
         (["--model", "nowhere"], "`model` must be the folder of a saved JoVAPipeline"),
-        (["--frame-rate", "0"], "`frame_rate` must be a positive number"),
+        (["--frame-rate", "0"], "`--frame-rate` must be a number from 0.001 to 1000, got 0; use 24, say"),
+        (["--frame-rate", "1e-5"], "`--frame-rate` must be a number from 0.001 to 1000, got 1e-05"),
+        (["--frame-rate", "inf"], "`--frame-rate` must be a number from 0.001 to 1000, got inf"),
+        (["--loudness-lufs", "nan"], "`--loudness-lufs` must be a number from -70 to 0, got nan; use -23, say"),
+        (["--loudness-lufs=-inf"], "`--loudness-lufs` must be a number from -70 to 0, got -inf"),
+        (["--min-sync", "nan"], "`--min-sync` must be a number from -1 to 1, got nan; use 0.5, say"),
+        (["--dtype", "fp8"], "invalid choice: 'fp8'"),
         (["--num-processes", "0"], "`--num-processes` must be at least 1, got 0"),
         (["--device", "abacus"], "`--device` must be a device of this machine, got abacus"),
         (["--whisper", "nowhere"], "`--whisper` must be the folder of a model, got `nowhere`"),

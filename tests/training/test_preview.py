@@ -13,7 +13,7 @@ from diffusers_jova.evaluation.viewing import MIN_VIEW_PX
 from diffusers_jova.media import read_audio, read_video, write_audio, write_video
 from diffusers_jova.training.data.clips import Bucket, Clip
 from diffusers_jova.training.data.encoder import Encoder
-from diffusers_jova.training.preview import decode_without_mouth, draw_boxes, draw_clip, main, tint_mask
+from diffusers_jova.training.preview import LABEL_PX, decode_without_mouth, draw_boxes, draw_clip, main, tint_mask
 
 
 def make_clip(num_frames: int = 9, boxes: np.ndarray | None = None) -> Clip:
@@ -60,7 +60,7 @@ def test_the_command_writes_a_video_for_each_clip(
 ) -> None:
     clip = make_clip(12)
     assert clip.frames is not None
-    write_video(tmp_path / "a.mp4", clip.frames, 16, np.zeros(12000, np.float32), 16000)
+    write_video(tmp_path / "a.mp4", clip.frames, 16, np.sin(np.arange(12000) / 9).astype(np.float32), 16000)
     (tmp_path / "a.boxes.json").write_text(json.dumps(clip.mouth_boxes.tolist()))
     (tmp_path / "b.mp4").write_bytes(b"")
     arguments = [str(tmp_path), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--no-mouth", *options]
@@ -68,10 +68,13 @@ def test_the_command_writes_a_video_for_each_clip(
     (path,) = (tmp_path / "out").iterdir()
     video = read_video(path)
     views = 3 if options else 1
-    assert video.frames.shape == (9, MIN_VIEW_PX, MIN_VIEW_PX * views, 3)
+    assert video.frames.shape == (9, MIN_VIEW_PX + LABEL_PX, MIN_VIEW_PX * views, 3)
+    strips = np.split(video.frames[0, :LABEL_PX], views, axis=1)
+    assert all(strip.max() > 150 for strip in strips)  # each view has its label
     assert video.audio is not None
     said = capsys.readouterr().out
-    assert "100% of the picture, 1 mouths, in 100% of the frames, 6.2% of the latents" in said
+    assert "a.mp4 0.6 of 0.8 s; not 0.2 s at ends of shots, too short for a clip" in said
+    assert "from 0.0 to 0.6 s, 100% of the picture, 1 mouths, in 100% of the frames, 6.2% of the latents" in said
     assert "b.mp4: left out" in said
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain, islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,25 @@ from diffusers_jova.media import (
     frame_to_array,
     open_for_reading,
     pixel_aspect,
+    read_image,
     read_sound,
     timed,
 )
+from diffusers_jova.training.data.scene_cuts import THUMBNAIL_PX, CutFinder
+
+
+class Survey(NamedTuple):
+    """What one pass through a file tells of it.
+
+    Attributes:
+        numbers: Number of the stored frame behind each frame that is taken at a rate.
+        num_stored: Frames in the file.
+        cuts: Numbers of the taken frames with which another scene begins.
+    """
+
+    numbers: list[int]
+    num_stored: int
+    cuts: list[int]
 
 
 class FrameStream:
@@ -36,11 +53,12 @@ class FrameStream:
     Attributes:
         numbers: Number of the stored frame behind each frame of the stream, F.
         num_stored: Frames in the file.
+        cuts: Numbers of the frames of the stream with which another scene begins.
         shape: Like that of the array of all frames, (F, H, W, 3).
     """
 
     def __init__(self, path: PathLike, frame_rate: float | Fraction) -> None:
-        self.numbers, self.num_stored = read_frame_numbers(path, frame_rate)
+        self.numbers, self.num_stored, self.cuts = survey(path, frame_rate)
         frames = decode_frames(path, exact_frame_rate(frame_rate))
         first = next(frames)
         self._frames, self._position = chain([first], frames), 0
@@ -61,6 +79,29 @@ class FrameStream:
         return np.stack(frames)
 
 
+class StillImage:
+    """A picture as a stream of one frame.
+
+    Args:
+        path: Any picture that PIL can read.
+
+    Attributes:
+        numbers, num_stored, cuts, shape: As those of a `FrameStream`.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self._frames = np.array(read_image(path), np.uint8)[None]
+        self.numbers, self.num_stored, self.shape = [0], 1, self._frames.shape
+        self.cuts: list[int] = []
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, window: slice) -> NDArray[np.uint8]:
+        """Take a window of the one frame, uint8 [1, H, W, 3]."""
+        return self._frames[window]
+
+
 def decode_frames(path: PathLike, frame_rate: Fraction) -> Iterator[NDArray[np.uint8]]:
     """Decode the frames of a file at a rate one by one, uint8 [H, W, 3]."""
     with open_for_reading(path) as container:
@@ -70,18 +111,20 @@ def decode_frames(path: PathLike, frame_rate: Fraction) -> Iterator[NDArray[np.u
             yield frame_to_array(frame, aspect)
 
 
-def read_frame_numbers(path: PathLike, frame_rate: float | Fraction) -> tuple[list[int], int]:
-    """Tell which frames of a file `read_video` takes at a frame rate.
-
-    Returns:
-        The number of the stored frame behind each frame that is taken, and how many frames are stored.
-    """
+def survey(path: PathLike, frame_rate: float | Fraction) -> Survey:
+    """Tell which frames of a file `read_video` takes at a frame rate, and where its scenes change."""
+    finder, times_s = CutFinder(), []
+    width, height = THUMBNAIL_PX
     with open_for_reading(path) as container:
         stream, rate = find_video_stream(container, path)
         frames = timed(container.decode(stream), rate)
-        times_s = [time_s for time_s, _ in chain([first_frame(frames, path)], frames)]
+        for time_s, frame in chain([first_frame(frames, path)], frames):
+            times_s.append(time_s)
+            finder.add(frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA"))
     numbered = ((time_s, number) for number, time_s in enumerate(times_s))
-    return [*choose_frames(numbered, rate, exact_frame_rate(frame_rate))], len(times_s)
+    numbers = [*choose_frames(numbered, rate, exact_frame_rate(frame_rate))]
+    cuts = [int(np.searchsorted(numbers, cut)) for cut in finder.cuts()]  # the first taken frame of the new scene
+    return Survey(numbers, len(times_s), [cut for cut in cuts if cut < len(numbers)])
 
 
 def read_sound_of_video(path: PathLike) -> tuple[NDArray[np.float32] | None, int | None]:

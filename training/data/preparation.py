@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,20 +23,23 @@ from diffusers_jova.training.data.clips import (
     LITTLE_KEPT,
     Clip,
     ClipSettings,
+    Recording,
     SkippedClipError,
-    load_clips,
+    Transcribe,
+    read_recording,
 )
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, UNFINISHED, write_record
 from diffusers_jova.training.data.encoder import Encoder
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
+from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.summary import EMPTY_PROMPT_REASON, Outcome, Status, write_summary
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.whole_files import explained_full_disk
-from jova_cli.parser import one_line
+from jova_cli.parser import dtype_name, one_line
 
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +48,23 @@ class PrepareSettings:
 
     Attributes:
         clips: How files become clips.
-        dtype: Number format of latents and prompts, a key of `DTYPES`.
+        dtype: Number format of latents and prompts, a key of `DTYPES` or its short name.
         mouths: Look for mouths; without, only given boxes count.
         face_landmarker: MediaPipe's `.task` file, in place of the face mesh.
         whisper: Folder of a speech recognition model that writes missing transcripts.
     """
 
     clips: ClipSettings
-    dtype: str = "bf16"
+    dtype: str = "bfloat16"
     mouths: bool = True
     face_landmarker: Path | None = None
     whisper: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse another number format, and let short names mean the same records."""
+        if dtype_name(self.dtype) not in DTYPES:
+            raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype}; use bfloat16")
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
 
     def make_detector(self) -> MouthDetector:
         """Create the detector that the settings name."""
@@ -86,17 +95,21 @@ class Preparer:
         if done := self.find_done(sample, fingerprint):
             return done
         try:
-            clips = load_clips(sample, self.settings.clips, self._detector)
+            recording = read_recording(sample, self.settings.clips, self._detector, self._transcriber)
         except SkippedClipError as error:
             return self._leave_out(sample, "skipped", str(error))
         except BROKEN_CLIP_ERRORS as error:
             return self._leave_out(sample, "broken", one_line(error) or type(error).__name__)
-        prompted = [(clip, prompt) for clip in clips if self._render(prompt := self._prompt(sample, clip))]
+        clips = recording.clips
+        prompted = [(clip, prompt) for clip in clips if self._render(prompt := _prompt(sample, clip))]
         if not prompted:
             return self._leave_out(sample, "skipped", EMPTY_PROMPT_REASON)
         for index, (clip, prompt) in enumerate(prompted):
-            tensors, metadata = self._encode(sample, clip, prompt)
-            metadata |= {"clip": index, "num_clips": len(prompted)}
+            try:
+                tensors, metadata = self._encode(sample, clip, prompt)
+            except ValueError as error:
+                return self._leave_out(sample, "broken", one_line(error))
+            metadata |= {"clip": index, "num_clips": len(prompted), **_usage_header(recording)}
             digests = {"fingerprint": fingerprint, "preparation": self.preparation}
             write_record(self._record(sample, index), tensors, metadata | digests)
         self._remove_records(sample, keep=len(prompted))
@@ -113,7 +126,7 @@ class Preparer:
 
     def fingerprint(self, sample: Sample) -> str:
         """Digest of everything that decides the records of a sample."""
-        files = (sample.video, sample.audio, sample.reference_image, sample.mouth_boxes)
+        files = (sample.video, sample.audio, sample.reference_image, sample.mouth_boxes, sample.subtitles)
         stats = [path.stat() for path in files if isinstance(path, Path)]
         states = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
         return _digest([asdict(sample), self.preparation, states])
@@ -125,10 +138,18 @@ class Preparer:
         headers = [first, *(_header(self._record(sample, index)) for index in range(1, num_clips))]
         if any(header.get("fingerprint") != fingerprint for header in headers):
             return None
-        num_pictures = sum(header["has_video"] == "1" for header in headers)
-        num_mouths = sum(int(header.get("num_mouth_boxes", 0)) > 0 for header in headers)
+        pictures = [header for header in headers if header["has_video"] == "1"]
         num_silent = sum(header["has_audio"] == "0" for header in headers)
-        return Outcome(str(sample.source), "done", "", num_clips, num_pictures, num_mouths, num_silent)
+        return Outcome(
+            str(sample.source),
+            "done",
+            num_records=num_clips,
+            num_silent=num_silent,
+            mouths=[json.loads(header["mouths"]) for header in pictures],
+            length_s=float(first["recording_s"]),
+            used_s=sum(int(header["num_frames"]) / float(header["frame_rate"]) for header in headers),
+            unused_s=json.loads(first["unused_s"]),
+        )
 
     def write_empty_prompt(self) -> None:
         """Write the record that caption dropout puts in place of a prompt."""
@@ -142,16 +163,18 @@ class Preparer:
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Encode one clip to the tensors and the header of its record."""
         encoder, settings = self._encoder, self.settings.clips
-        tensors = encoder.encode_prompt(prompt)
+        tensors, mouths = encoder.encode_prompt(prompt), {}
         if clip.frames is not None:
             tensors["video_latents"] = encoder.encode_video(clip.frames)
             image = clip.frames[0] if clip.reference_image is None else clip.reference_image
             if len(clip.frames) > 1 or clip.reference_image is not None:  # a still given as its first frame is no task
                 tensors["image_latents"] = encoder.encode_image(image)
             tensors["mouth_boxes"] = torch.from_numpy(clip.mouth_boxes)
+            mouths = measure_mouths(clip.mouth_boxes, clip.cut_share)._asdict()
         if clip.audio is not None:
             duration_s = clip.bucket.num_frames / settings.frame_rate
             tensors["audio_latents"] = encoder.encode_audio(clip.audio, clip.sampling_rate, duration_s)
+        _check_finite(tensors)
         return tensors, {
             **clip.bucket._asdict(),
             "frame_rate": settings.frame_rate,
@@ -159,20 +182,13 @@ class Preparer:
             "audio_latent_rate_hz": encoder.audio_codec.latent_rate_hz,
             "spatial_factor": encoder.video_codec.spatial_factor,
             "temporal_factor": encoder.video_codec.temporal_factor,
+            "start_s": clip.start_s,
+            "mouths": json.dumps(mouths),
             "has_video": int(clip.frames is not None),
             "has_audio": int(clip.audio is not None),
             "caption": self._render(prompt),
             "source": sample.source,
         }
-
-    def _prompt(self, sample: Sample, clip: Clip) -> JoVAPrompt | str:
-        """Compose the prompt: the caption as it is, or the parts, with what was heard where no words are written."""
-        if sample.caption:
-            return sample.caption
-        transcript = sample.transcript
-        if self._transcriber is not None and clip.audio is not None and not transcript:
-            transcript = self._transcriber(clip.audio, clip.sampling_rate)
-        return JoVAPrompt(sample.video_caption, sample.audio_caption, transcript)
 
     def _render(self, prompt: JoVAPrompt | str) -> str:
         """Write the prompt as the text encoder reads it."""
@@ -201,7 +217,7 @@ class Preparer:
         return MouthsOnDemand(self.settings.make_detector)
 
     @functools.cached_property
-    def _transcriber(self) -> Callable[[Any, int], str] | None:
+    def _transcriber(self) -> Transcribe | None:
         return None if self.settings.whisper is None else Transcriber(self.settings.whisper, self.device)
 
 
@@ -280,6 +296,29 @@ class _RayWorker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         return self._preparer(row["sample"])._asdict()
+
+
+def _prompt(sample: Sample, clip: Clip) -> JoVAPrompt | str:
+    """Compose the prompt: the caption as it is, or the parts, with the words of the clip where those are known."""
+    if sample.caption:
+        return sample.caption
+    words = sample.transcript if clip.words is None else clip.words
+    return JoVAPrompt(sample.video_caption, sample.audio_caption, words)
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse to store what training could not learn from; boxes alone may hold NaN, where there is no mouth."""
+    bad = [name for name, tensor in tensors.items() if name != "mouth_boxes" and not torch.isfinite(tensor).all()]
+    if bad:
+        raise ValueError(
+            f"what the encoders make of a clip must be finite, got NaN or infinity in {', '.join(bad)}; look at the "
+            "clip, and encode in float32 where the model is stored in float16"
+        )
+
+
+def _usage_header(recording: Recording) -> dict[str, Any]:
+    """What the records of a file say of the file as a whole."""
+    return {"recording_s": recording.length_s, "unused_s": json.dumps(recording.unused_s)}
 
 
 def _device(device: str, rank: int) -> str:

@@ -14,6 +14,10 @@ from diffusers_jova.whole_files import write_text
 
 Status = Literal["kept", "done", "skipped", "broken"]
 SUMMARY = Path("prepare.json")  # inside the cache
+MAX_LISTED = 20  # files or clips that are told one by one
+LOW_SHARE = 0.5  # of the frames with a mouth
+MANY_JUMPS = 3  # in one clip
+MUCH_CUT = 0.1  # of the faces of a clip
 EMPTY_PROMPT_REASON = "the prompt is empty, nothing is written and no words were heard; give a caption"
 
 
@@ -25,25 +29,34 @@ class Outcome(NamedTuple):
         status: Whether its records are new, were there already, or are not made.
         note: Why they are not made, or what a new record lost; empty where there is nothing to say.
         num_records: Records that the sample has.
-        num_pictures: Those of them with a picture.
-        num_mouths: Those of them in which a mouth is seen.
-        num_silent: Those of the records without sound.
+        num_silent: Those of them without sound.
         num_empty: Clips that became no record because their prompt is empty; not known of an earlier run.
+        mouths: What is known of the mouths of each record with a picture, the fields of a `MouthQuality`.
+        length_s: Seconds of the file; 0 where it became no record.
+        used_s: Seconds of it that the records hold.
+        unused_s: Seconds of it that they do not hold, for each reason.
     """
 
     source: str
     status: Status
     note: str = ""
     num_records: int = 0
-    num_pictures: int = 0
-    num_mouths: int = 0
     num_silent: int = 0
     num_empty: int = 0
+    mouths: Sequence[Mapping[str, Any]] = ()
+    length_s: float = 0.0
+    used_s: float = 0.0
+    unused_s: Mapping[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder."""
+        return Path(self.source).name
 
 
 def write_summary(output: Path, origin: Mapping[str, Any], outcomes: Sequence[Outcome]) -> None:
     """Write what the records were made with, and the outcomes, beside the records."""
-    summary = {**origin, "clips": [outcome._asdict() for outcome in sorted(outcomes)]}
+    summary = {**origin, "clips": [outcome._asdict() for outcome in sorted(outcomes, key=by_source)]}
     write_text(output / SUMMARY, json.dumps(summary, indent=1, default=str))
 
 
@@ -58,21 +71,23 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
     counts = Counter(outcome.status for outcome in outcomes)
     records = sum(outcome.num_records for outcome in outcomes)
     lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
-    if tells_mouths and any(outcome.num_pictures for outcome in outcomes):
-        lines.append(describe_mouths(outcomes))
+    if any(outcome.num_records for outcome in outcomes):
+        lines += describe_use(outcomes)
+    if tells_mouths and any(outcome.mouths for outcome in outcomes):
+        lines += describe_mouths(outcomes)
     is_still = {o.source: Path(o.source).suffix.lower() in IMAGE_SUFFIXES for o in outcomes}
-    if stills := [Path(o.source).name for o in outcomes if o.num_records and is_still[o.source]]:
+    if stills := [o.name for o in outcomes if o.num_records and is_still[o.source]]:
         lines.append(f"still images {len(stills)}: {some(stills)}; they train the picture alone")
-    if silent := [Path(o.source).name for o in outcomes if o.num_silent and not is_still[o.source]]:
+    if silent := [o.name for o in outcomes if o.num_silent and not is_still[o.source]]:
         lines.append(f"no sound in {len(silent)}: {some(silent)}; they train the picture alone")
-    cropped = [f"{Path(o.source).name}, {o.note}" for o in outcomes if o.status == "kept" and o.note]
+    cropped = [f"{o.name}, {o.note}" for o in outcomes if o.status == "kept" and o.note]
     if cropped:
         lines.append(f"cropped {len(cropped)}: {some(cropped)}; give `--buckets` of their shape to keep more")
-    cut_off = [f"{Path(o.source).name}, {o.num_empty} clips" for o in outcomes if o.num_empty]
+    cut_off = [f"{o.name}, {o.num_empty} clips" for o in outcomes if o.num_empty]
     if cut_off:
         lines.append(f"left out of {len(cut_off)}: {some(cut_off)}; {EMPTY_PROMPT_REASON}")
     reasons = Counter(outcome.note for outcome in outcomes if outcome.status == "skipped")
-    sources = {outcome.note: Path(outcome.source).name for outcome in outcomes}
+    sources = {outcome.note: outcome.name for outcome in outcomes}
     lines += [f"skipped {count}: {reason} ({sources[reason]})" for reason, count in reasons.most_common()]
     lines += [f"broken {outcome.source}: {outcome.note}" for outcome in outcomes if outcome.status == "broken"]
     if strangers:
@@ -94,12 +109,60 @@ def describe_whole_captions(samples: Sequence[Sample]) -> str:
     )
 
 
-def describe_mouths(outcomes: Sequence[Outcome]) -> str:
-    """Say in how many clips a mouth is seen, and in which files it is missed."""
-    num_mouths, num_pictures = sum(o.num_mouths for o in outcomes), sum(o.num_pictures for o in outcomes)
-    missed = [
-        Path(o.source).name + (f" ({o.num_pictures - o.num_mouths} of {o.num_pictures})" if o.num_mouths else "")
-        for o in outcomes
-        if o.num_mouths < o.num_pictures
-    ]
-    return f"a mouth in {num_mouths} of {num_pictures} clips" + (f"; none in {some(missed)}" if missed else "")
+def describe_use(outcomes: Sequence[Outcome]) -> list[str]:
+    """Say how many seconds are used, of each file if there are few, and why not the others."""
+    used = sorted((outcome for outcome in outcomes if outcome.num_records), key=by_source)
+    unused: Counter[str] = Counter()
+    for outcome in used:
+        unused.update(outcome.unused_s)
+    lines = [describe_seconds("used", sum(o.used_s for o in used), sum(o.length_s for o in used), unused)]
+    partly = [outcome for outcome in used if outcome.unused_s]
+    lines += [describe_seconds(f"  {o.name}", o.used_s, o.length_s, o.unused_s) for o in partly[:MAX_LISTED]]
+    if len(partly) > MAX_LISTED:
+        lines.append(f"  ... {len(partly) - MAX_LISTED} more; {SUMMARY} beside the records has all")
+    return lines
+
+
+def describe_mouths(outcomes: Sequence[Outcome]) -> list[str]:
+    """Say in what share of the frames a mouth is seen, clip by clip, and which clips are worth a look."""
+    seen = sorted((outcome for outcome in outcomes if outcome.mouths), key=by_source)
+    shares = [[mouth["share"] for mouth in outcome.mouths] for outcome in seen]
+    num_good = sum(share >= LOW_SHARE for of_file in shares for share in of_file)
+    lines = [f"a mouth in at least half of the frames of {num_good} of {sum(map(len, shares))} clips:"]
+    low_first = sorted(zip(shares, seen, strict=True), key=lambda pair: min(pair[0]) >= LOW_SHARE)
+    lines += [f"  {o.name} {_percent(of_file)}" for of_file, o in low_first[:MAX_LISTED]]
+    if len(seen) > MAX_LISTED:
+        lines.append(f"  ... {len(seen) - MAX_LISTED} more; {SUMMARY} beside the records has all")
+    look = "; look at them with `jova preview`"
+    for what, number, is_bad, advice in (
+        ("boxes that jump", "num_jumps", lambda n: n >= MANY_JUMPS, look),
+        ("several faces", "num_faces", lambda n: n > 1, "; the mouth loss takes each of them for a speaker"),
+        ("faces that the crop cuts", "cut_share", lambda n: n > MUCH_CUT, "; give `--buckets` of their shape"),
+    ):
+        worst = {o.name: max(mouth[number] for mouth in o.mouths) for o in seen}
+        bad = [
+            f"{name} ({n:.0%})" if number == "cut_share" else f"{name} ({n})" for name, n in worst.items() if is_bad(n)
+        ]
+        if bad:
+            lines.append(f"{what} in {len(bad)}: {some(bad)}{advice}")
+    return lines
+
+
+def by_source(outcome: Outcome) -> str:
+    """Sort outcomes by their files."""
+    return outcome.source
+
+
+def describe_seconds(name: str, used_s: float, length_s: float, unused_s: Mapping[str, float]) -> str:
+    """Say how many of how many seconds are used, and why not the others."""
+    reasons = sorted(unused_s.items(), key=lambda item: -item[1])
+    listed = ", ".join(f"{seconds:.1f} s {reason}" for reason, seconds in reasons)
+    return f"{name} {used_s:.1f} of {length_s:.1f} s" + (f"; not {listed}" if listed else "")
+
+
+def _percent(shares: Sequence[float]) -> str:
+    """Write shares as percentages; of many clips, the lowest, the middle and the highest."""
+    if len(shares) <= MAX_LISTED:
+        return ", ".join(f"{share:.0%}" for share in shares)
+    low, middle, high = min(shares), sorted(shares)[len(shares) // 2], max(shares)
+    return f"{low:.0%} to {high:.0%}, half of {len(shares)} clips below {middle:.0%}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,10 +20,15 @@ from diffusers_jova.training.data.clips import (
     SkippedClipError,
     choose_bucket,
     fit,
-    load_clips,
+    read_recording,
 )
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import NoMouths
+from diffusers_jova.training.data.subtitles import Speech
+
+
+def load_clips(*arguments: Any) -> list[Clip]:
+    return read_recording(*arguments).clips
 
 
 WHITE = np.array([250, 250, 250], np.uint8)  # luminance survives the codec unblurred
@@ -104,7 +110,7 @@ def test_a_whole_file_becomes_consecutive_clips(tmp_path: Path) -> None:
     assert np.array_equal(pictures, read_video(path).frames[:39])
     whole = np.concatenate([clip.audio for clip in clips if clip.audio is not None], axis=1)
     assert np.array_equal(whole, read_audio(path)[0][:, :39000])
-    with pytest.raises(SkippedClipError, match="one transcript for 3 clips"):
+    with pytest.raises(SkippedClipError, match=r"must have times, got one text for 3.0 s and 3 clips of 0.8 s; write"):
         load_clips(Sample(video=path, transcript="hello"), settings("13x64x96", cut="all"), NoMouths())
 
 
@@ -259,3 +265,103 @@ def test_given_boxes_stay_with_their_frames_where_a_phone_recorded_them_at_uneve
     assert len(np.unique(np.diff(clip.mouth_boxes[0, :, 0]))) > 1  # not every frame was taken, nor every second one
     for frame, box in zip(clip.frames, clip.mouth_boxes[0], strict=True):
         np.testing.assert_allclose(box_of_white(frame), box, atol=0.01)
+
+
+def write_scenes(path: Path, *lengths: int) -> Path:
+    """A file of scenes of so many frames at 16 per second, each of another grey, with a sound that never pauses."""
+    shades = np.repeat(np.arange(len(lengths)) % 2 * 120 + 60, lengths)
+    frames = np.broadcast_to(shades[:, None, None, None], (sum(lengths), 64, 96, 3)).astype(np.uint8)
+    random = np.random.default_rng(0)
+    noise = random.uniform(-0.3, 0.3, sum(lengths) * 1000).astype(np.float32)
+    write_video(path, frames, 16, noise, 16000)
+    return path
+
+
+def test_no_clip_spans_a_cut_and_the_rest_of_the_file_is_accounted_for(tmp_path: Path) -> None:
+    path = write_scenes(tmp_path / "a.mp4", 20, 5, 40)
+    recording = read_recording(Sample(video=path), settings("17x64x96", cut="all"), NoMouths())
+    assert [clip.start_s for clip in recording.clips] == [0, 25 / 16, 42 / 16]
+    for clip in recording.clips:
+        assert clip.frames is not None
+        assert np.ptp(clip.frames.mean(axis=(1, 2, 3))) < 5
+    assert recording.length_s == 65 / 16
+    assert recording.unused_s == {
+        "at ends of shots, too short for a clip": 9 / 16,
+        "in shots shorter than a clip": 5 / 16,
+    }
+    (first,) = load_clips(Sample(video=path), settings("33x64x96"), NoMouths())
+    assert first.start_s == 25 / 16
+    with pytest.raises(
+        SkippedClipError, match="3 shots, and a clip must lie in one: in the longest, picture and sound"
+    ):
+        load_clips(Sample(video=path), settings("49x64x96"), NoMouths())
+
+
+@pytest.mark.parametrize("cut", ["first", "all", "pauses"])
+def test_each_clip_has_the_words_that_are_said_in_it_and_no_others(tmp_path: Path, cut: str) -> None:
+    path = write_scenes(tmp_path / "a.mp4", 160)
+    words = [Speech(f"word{n}", n * 0.61, n * 0.61 + 0.6) for n in range(16)]
+    cues = (f"00:00:0{w.start_s:.3f} --> 00:00:0{w.end_s:.3f}\n{w.text}\n" for w in words)
+    (tmp_path / "a.vtt").write_text("WEBVTT\n\n" + "\n".join(cues))
+    subtitled = Sample(video=path, subtitles=tmp_path / "a.vtt")
+    heard = lambda *_: words  # noqa: E731
+    some = settings("17x64x96", "33x64x96", cut=cut)
+    for sample, listen in ((subtitled, None), (Sample(video=path), heard)):
+        clips = read_recording(sample, some, NoMouths(), listen).clips
+        assert len(clips) == 1 if cut == "first" else len(clips) > 3
+        for clip in clips:
+            end_s = clip.start_s + clip.bucket.num_frames / 16
+            said = (clip.words or "").split()
+            assert said == [w.text for w in words if clip.start_s < (w.start_s + w.end_s) / 2 < end_s] != []
+            for word in words:  # at most 0.08 s of a word of 0.6 s lie beyond the edge
+                share = (min(word.end_s, end_s) - max(word.start_s, clip.start_s)) / 0.6
+                assert share > 0.86 if word.text in said else share < 0.14
+
+
+def test_a_sentence_that_is_longer_than_a_clip_is_in_none(tmp_path: Path) -> None:
+    (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:03,000\none two three four\n")
+    sample = Sample(video=write_scenes(tmp_path / "a.mp4", 48), subtitles=tmp_path / "a.srt")
+    with pytest.raises(SkippedClipError, match="no 17 frames begin and end between words; give shorter `--buckets`"):
+        load_clips(sample, settings("17x64x96", cut="all"), NoMouths())
+
+
+def test_a_transcript_without_times_is_believed_only_where_nothing_can_be_said_outside_of_the_clip(
+    tmp_path: Path,
+) -> None:
+    path = write_scenes(tmp_path / "a.mp4", 40)
+    with pytest.raises(
+        SkippedClipError, match=r"must have times, got one text for 2\.5 s and 1 clips of 2\.1 s; write"
+    ):
+        load_clips(Sample(video=path, transcript="hello"), settings("33x64x96"), NoMouths())
+    sound, rate = read_audio(path)
+    sound[:, 32000:] = 0
+    write_audio(tmp_path / "a.wav", sound, rate)
+    quiet_end = Sample(video=path, audio=tmp_path / "a.wav", transcript="hello")
+    assert load_clips(quiet_end, settings("33x64x96"), NoMouths())[0].words is None
+    assert load_clips(Sample(video=path, transcript="hello"), settings("39x64x96", "41x64x96"), NoMouths())
+    silent = write_clip(tmp_path / "b.mp4", 40, sound_s=None)
+    with pytest.raises(SkippedClipError, match="must have times"):
+        load_clips(Sample(video=silent, transcript="hello"), settings("33x64x96"), NoMouths())
+
+
+def test_a_track_of_zeros_is_silence_and_no_sound(tmp_path: Path) -> None:
+    frames, _ = white_square(33, 64, 96)
+    write_video(tmp_path / "a.mp4", frames, 16, np.zeros(33000, np.float32), 16000)
+    (clip,) = load_clips(Sample(video=tmp_path / "a.mp4"), settings("33x64x96"), NoMouths())
+    assert clip.audio is None
+    write_audio(tmp_path / "a.wav", np.zeros(33000, np.float32), 16000)
+    with pytest.raises(SkippedClipError, match="the sound is silence"):
+        load_clips(Sample(audio=tmp_path / "a.wav"), settings("33x64x96"), NoMouths())
+
+
+def test_clips_may_begin_and_end_in_pauses_of_the_sound(tmp_path: Path) -> None:
+    path = write_scenes(tmp_path / "a.mp4", 80)
+    sound, rate = read_audio(path)
+    time_s = np.arange(sound.shape[1]) / rate
+    sound[:, (time_s < 0.5) | ((time_s > 1.7) & (time_s < 2.2)) | (time_s > 4)] *= 0.01
+    write_audio(tmp_path / "a.wav", sound, rate)
+    sample = Sample(video=path, audio=tmp_path / "a.wav")
+    clips = load_clips(sample, settings("17x64x96", "33x64x96", cut="pauses"), NoMouths())
+    edges = [edge for c in clips for edge in (c.start_s, c.start_s + c.bucket.num_frames / 16)]
+    assert len(clips) == 2
+    assert all(edge < 0.5 or 1.7 < edge < 2.2 or edge > 4 for edge in edges)

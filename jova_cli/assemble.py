@@ -1,0 +1,66 @@
+"""The words of `jova assemble`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .parser import Parser
+from .shipped import model_folder
+
+
+WORK = "diffusers_jova.conversion.assembly"
+DESCRIPTION = """Join component folders into a pipeline; what does not fit is refused before anything is written.
+
+    jova assemble new/ jova-tiny transformer=runs/joint/transformer
+    jova assemble jova-1.6b/ transformer=model_cards/jova-1.6b/transformer vae=Wan2.1/vae mmaudio/ \\
+        text_encoder=flan-t5-xxl tokenizer=flan-t5-xxl text_encoder_2=Qwen tokenizer_2=Qwen
+
+A folder gives every component that it has as a sub-folder, and the settings of a pipeline if it is one; NAME=FOLDER
+gives one component, and comes before the folders. A transformer may be a config without weights: enough for
+`jova prepare`."""
+NAMES = (
+    "tokenizer",
+    "text_encoder",
+    "tokenizer_2",
+    "text_encoder_2",
+    "transformer",
+    "vae",
+    "audio_vae",
+    "vocoder",
+    "scheduler",
+)
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
+    """Read the words, and refuse what cannot work."""
+    parser = Parser(prog="jova assemble", description=DESCRIPTION)
+    parser.add_argument("output", type=Path, help="new folder")
+    parser.add_argument("sources", nargs="+", metavar="FOLDER|NAME=FOLDER", help=f"NAME is one of {', '.join(NAMES)}")
+    return parser, parser.parse_checked(argv, check)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Turn the words into folders, and refuse those that are none."""
+    if args.output.exists():
+        raise ValueError(f"`output` must be a new folder, got `{args.output}`, which exists; choose another")
+    args.named, args.folders = {}, []
+    for word in args.sources:
+        name, equals, path = word.partition("=")
+        if equals and name not in NAMES:
+            raise ValueError(f"a component must be one of {', '.join(NAMES)}, got `{name}`; correct the word `{word}`")
+        if name in args.named:
+            raise ValueError(f"a component must be named once, got `{name}` several times; leave one out")
+        folder = model_folder(path if equals else word)
+        folder = shipped_parent(folder, path) if equals else folder
+        if not folder.is_dir():
+            raise ValueError(f"a component must be an existing folder, got `{word}`; download it first")
+        if equals:
+            args.named[name] = folder
+        else:
+            args.folders.append(folder)
+
+
+def shipped_parent(folder: Path, path: str) -> Path:
+    """The folder of a config that the package brings along, such as `model_cards/jova-1.6b/transformer`."""
+    config = model_folder(Path(path) / "config.json")
+    return folder if folder.is_dir() or not config.is_file() else config.parent

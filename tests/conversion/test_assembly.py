@@ -1,0 +1,83 @@
+"""Component folders become a pipeline that loads, or a sentence that names what does not fit."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusers_jova import JoVAPipeline
+from jova_cli.main import main
+from tests.tiny_pipeline import build_transformer, build_vae
+
+
+def test_a_trained_transformer_takes_its_place_in_a_pipeline(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    trained = build_transformer()
+    with torch.no_grad():
+        next(trained.parameters()).fill_(0.125)
+    trained.save_pretrained(tmp_path / "run" / "transformer")
+    main(["assemble", str(tmp_path / "new"), str(tiny_pipeline_folder), f"transformer={tmp_path / 'run/transformer'}"])
+    whole, new = (JoVAPipeline.from_pretrained(path) for path in (tiny_pipeline_folder, tmp_path / "new"))
+    assert dict(new.config) == dict(whole.config) | {"_name_or_path": new.config["_name_or_path"]}
+    assert next(new.transformer.parameters()).unique().tolist() == [0.125]
+    for name in ("text_encoder", "vae", "audio_vae", "vocoder"):
+        ours, theirs = (getattr(pipe, name).state_dict() for pipe in (new, whole))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs | ours)
+    assert not list((tmp_path / "new" / "tokenizer").glob("*.safetensors"))
+
+
+def test_components_are_taken_one_by_one_from_folders_without_an_index(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    text = tmp_path / "text"  # encoder and tokenizer in one folder, as text encoders are released
+    shutil.copytree(tiny_pipeline_folder / "text_encoder", text)
+    shutil.copytree(tiny_pipeline_folder / "tokenizer", text, dirs_exist_ok=True)
+    (text / "pytorch_model.bin").write_bytes(b"the same weights once more")
+    config = tmp_path / "config" / "transformer"
+    config.mkdir(parents=True)
+    shutil.copy(tiny_pipeline_folder / "transformer" / "config.json", config)
+    names = ("vae", "audio_vae", "vocoder")
+    parts = [f"{name}={shutil.copytree(tiny_pipeline_folder / name, tmp_path / f'{name}_alone')}" for name in names]
+    words = [f"text_encoder={text}", f"tokenizer={text}", f"transformer={config}", *parts]
+    main(["assemble", str(tmp_path / "new"), *words])
+    assert "a config and no weights: `jova prepare` works" in capsys.readouterr().out
+    pipe = JoVAPipeline.from_pretrained(tmp_path / "new", transformer=None)
+    assert type(pipe.text_encoder).__name__ == "UMT5EncoderModel"
+    assert pipe.scheduler.config.shift == 7
+    assert not (tmp_path / "new" / "text_encoder" / "pytorch_model.bin").exists()
+    assert not list((tmp_path / "new" / "tokenizer").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{pipe}", "vae={tmp}/vae"], "`out_channels` of the transformer must be the channels of `vae`, got 16 and 8"),
+        (["{pipe}", "transformer={tmp}/transformer"], "`text_encoder_2` must be given to this transformer, got none"),
+        (
+            ["{pipe}", "text_encoder_2={pipe}/text_encoder"],
+            "`text_encoder_2` and `tokenizer_2` must be given together",
+        ),
+        (
+            ["vae={pipe}/vae"],
+            "got no `tokenizer`, `text_encoder`, `transformer`, `audio_vae`, `vocoder`; name its folder",
+        ),
+        (["{pipe}", "vea={pipe}/vae"], "a component must be one of tokenizer, .* got `vea`; correct the word"),
+        (["{pipe}", "vae={pipe}/vae", "vae={pipe}/vae"], "a component must be named once, got `vae` several times"),
+        (["{pipe}/nowhere"], "a component must be an existing folder"),
+        (["{pipe}", "scheduler={tmp}"], "with the class in its config, got no class"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture, words: list[str], message: str
+) -> None:
+    build_vae().save_pretrained(tmp_path / "vae")
+    config = json.loads((tmp_path / "vae" / "config.json").read_text()) | {"z_dim": 8}
+    (tmp_path / "vae" / "config.json").write_text(json.dumps(config))
+    build_transformer(text_dim_2=24).save_pretrained(tmp_path / "transformer")
+    filled = [word.format(pipe=tiny_pipeline_folder, tmp=tmp_path) for word in words]
+    with pytest.raises(SystemExit, match="2"):
+        main(["assemble", str(tmp_path / "new"), *filled])
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "new").exists()

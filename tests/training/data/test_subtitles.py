@@ -1,0 +1,74 @@
+"""Subtitles say what is said when, or are refused with the line that is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from diffusers_jova.training.data.subtitles import Speech, read_subtitles, slack_s, spoken_within
+
+
+SRT = """1
+00:00:01,000 --> 00:00:02,500
+Good morning,
+<i>everybody</i>.
+
+2
+00:01:00,5 --> 01:00:00,25
+{\\an8}Later.
+"""
+VTT = """WEBVTT - a title
+
+NOTE nothing
+
+00:01.000 --> 00:02.500 align:start
+Good morning, <c.loud>every<00:00:02.000>body</c>.
+
+00:01:00.5 --> 01:00:00.25
+La&amp;ter.
+"""
+
+
+def test_both_formats_are_read_without_their_markup(tmp_path: Path) -> None:
+    (tmp_path / "a.srt").write_text(SRT, encoding="utf-8-sig")
+    (tmp_path / "a.vtt").write_text(VTT)
+    assert read_subtitles(tmp_path / "a.srt") == [
+        Speech("Good morning, everybody.", 1.0, 2.5),
+        Speech("Later.", 60.5, 3600.25),
+    ]
+    assert [cue.text for cue in read_subtitles(tmp_path / "a.vtt")] == ["Good morning, everybody.", "La&ter."]
+    assert [cue[1:] for cue in read_subtitles(tmp_path / "a.vtt")] == [(1.0, 2.5), (60.5, 3600.25)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\n00:00:0x,0 --> 00:00:02,0\nhi\n", r"line 2: a time must be written .* got `00:00:0x,0`"),
+        ("00:00:03,0 --> 00:00:02,0\nhi\n", "line 1: a cue must end after it begins"),
+        ("00:00:03,0 -->\nhi\n", "line 1: a time must be written"),
+        ("hello", "must hold cues"),
+        ("00:00:01,0 --> 00:00:02,0\n\n", "must hold cues"),
+    ],
+)
+def test_what_is_no_subtitle_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.srt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_subtitles(tmp_path / "a.srt")
+    (tmp_path / "a.srt").write_bytes(b"\xff\xfe1\x00")
+    with pytest.raises(ValueError, match="must be text in UTF-8"):
+        read_subtitles(tmp_path / "a.srt")
+
+
+def test_a_word_that_is_cut_off_is_not_in_the_clip_and_none_is_in_two() -> None:
+    speech = [Speech("one", 0.0, 0.4), Speech("two", 0.5, 1.02), Speech("three", 1.1, 1.4)]
+    assert spoken_within(speech, 0.0, 1.0, 24) == "one two"
+    assert spoken_within(speech, 0.0, 0.9, 24) == "one"
+    assert spoken_within(speech, 0.12, 2.0, 24) == "two three"
+    assert spoken_within(speech, 1.02, 1.3, 24) == ""
+    short = [Speech("a", 0.98, 1.02)]
+    assert [spoken_within(short, start, start + 1, 16) for start in (0.0, 1.0)] == ["", "a"]
+
+
+def test_the_slack_of_a_word_is_half_a_frame_or_a_quarter_of_it_and_never_much() -> None:
+    durations_s = (0.1, 0.2, 3.0)
+    assert [slack_s(Speech("x", 1.0, 1.0 + d), 25) for d in durations_s] == pytest.approx([0.025, 0.05, 0.08])
+    assert slack_s(Speech("x", 0, 0.04), 25) == pytest.approx(0.02)

@@ -1,0 +1,94 @@
+"""What is said when: words or sentences with their times, read from a subtitle file (`.srt`, `.vtt`)."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+TIME = re.compile(
+    r"^(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?$"
+)  # h:mm:ss,ms; the hours may be missing in .vtt
+MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")  # <i>, <00:00:01.000> and the {\an8} of some editors
+ARROW = "-->"
+MAX_SLACK_S, MAX_SLACK_SHARE = 0.08, 0.25
+
+
+class Speech(NamedTuple):
+    """A word, or as much of a sentence as one time is known of, in seconds from the first frame."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+def read_subtitles(path: Path) -> list[Speech]:
+    """Read the cues of a subtitle file, in the order of their beginnings.
+
+    Raises:
+        ValueError: If a time cannot be read, a cue ends before it begins, or there is no cue.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{path}` must be text in UTF-8, got another encoding ({error}); save it anew") from error
+    cues = [cue for cue in _cues(lines, path) if cue.text]
+    if not cues:
+        raise ValueError(
+            f"`{path}` must hold cues `00:00:01,000 --> 00:00:02,500` with text, got none; export it again"
+        )
+    return sorted(cues, key=lambda cue: cue.start_s)
+
+
+def slack_s(part: Speech, frame_rate: float) -> float:
+    """How much of a word or sentence may lie beyond the edge of its clip, in seconds, on either side.
+
+    Half a frame, because an edge is a whole frame; and of a longer word what a recogniser's times are unsure of.
+    """
+    return max(0.5 / frame_rate, min(MAX_SLACK_S, MAX_SLACK_SHARE * (part.end_s - part.start_s)))
+
+
+def spoken_within(speech: Iterable[Speech], start_s: float, end_s: float, frame_rate: float) -> str:
+    """Join what is said between two times; what only overlaps with them is not in it, and nothing is in two clips."""
+
+    def is_inside(part: Speech) -> bool:
+        slack = slack_s(part, frame_rate)
+        middle_s = (part.start_s + part.end_s) / 2
+        return part.start_s >= start_s - slack and part.end_s <= end_s + slack and start_s <= middle_s < end_s
+
+    return " ".join(text for part in speech if is_inside(part) and (text := part.text.strip()))
+
+
+def _cues(lines: Sequence[str], path: Path) -> Iterator[Speech]:
+    """Each line of times with the lines of text below it, as far as the next empty one."""
+    for number, line in enumerate(lines):
+        if ARROW not in line:
+            continue
+        before, _, after = line.partition(ARROW)
+        start_s, end_s = (_seconds(part, f"{path}, line {number + 1}") for part in (before, after))
+        if end_s < start_s:
+            raise ValueError(
+                f"{path}, line {number + 1}: a cue must end after it begins, got `{line.strip()}`; correct it"
+            )
+        text = []
+        for following in lines[number + 1 :]:
+            if not following.strip() or ARROW in following:
+                break
+            text.append(html.unescape(MARKUP.sub("", following)).strip())
+        yield Speech(" ".join(part for part in text if part), start_s, end_s)
+
+
+def _seconds(text: str, where: str) -> float:
+    """Read a time; in .vtt the settings of the cue follow the second one."""
+    word = (text.split() or [""])[0]
+    match = TIME.match(word)
+    if match is None:
+        raise ValueError(
+            f"{where}: a time must be written hours:minutes:seconds,milliseconds, got `{word}`; correct it"
+        )
+    hours, minutes, seconds, fraction = (part or "0" for part in match.groups())
+    return math.fsum((int(hours) * 3600, int(minutes) * 60, int(seconds), int(fraction.ljust(3, "0")) / 1000))
