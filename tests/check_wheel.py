@@ -43,7 +43,7 @@ from diffusers import DiffusionPipeline
 print(type(DiffusionPipeline.from_pretrained(sys.argv[2])).__name__)
 """
 FIND_MODEL = "from jova_cli.shipped import find_model; print(find_model('jova-tiny'))"
-COMMANDS = ("generate", "demo", "info", "prepare", "preview", "train", "train-lora", "presets", "convert")
+COMMANDS = ("generate", "demo", "info", "prepare", "preview", "train", "train-lora", "presets", "assemble", "convert")
 SHORT = ["steps=2", "batch_size=1", "mixed_precision=no", "warmup_steps=0", "checkpoint_every=2", "log_every=1"]
 
 
@@ -124,7 +124,14 @@ def check_commands(environment: Environment, model: str) -> None:
     tiny = ["model=training/configs/jova_tiny_transformer.json", "data=prepared", "output_dir=trained"]
     run("jova", "train", "--config", "jova_tiny_video", "distribution=none", "tensorboard=false", *tiny, *SHORT)
     run("jova", "convert", "single_file", f"{model}/transformer", "transformer.safetensors")
-    results = ("preview", "adapter/pytorch_lora_weights.safetensors", "dog.mp4", "trained/transformer/config.json")
+    run("jova", "assemble", "joined", "jova-tiny", "transformer=trained/transformer")
+    results = (
+        "preview",
+        "joined/model_index.json",
+        "adapter/pytorch_lora_weights.safetensors",
+        "dog.mp4",
+        "trained/transformer/config.json",
+    )
     for name in (*results, "transformer.safetensors"):
         assert (folder / name).exists(), name
     assert json.loads((folder / "trained" / "transformer" / "config.json").read_text())["_class_name"]

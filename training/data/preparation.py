@@ -285,7 +285,7 @@ def _run_ray(samples: Sequence[Sample], preparer: Preparer, num_processes: int) 
     outcomes = rows.map(
         _RayWorker, fn_constructor_args=(worker,), concurrency=max(1, num_processes), num_gpus=gpus
     ).iter_rows()
-    yield from (Outcome(**row) for row in outcomes)
+    yield from (Outcome(**json.loads(row["outcome"])) for row in outcomes)
 
 
 class _RayWorker:
@@ -294,8 +294,9 @@ class _RayWorker:
     def __init__(self, preparer: Preparer) -> None:
         self._preparer = preparer
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return self._preparer(row["sample"])._asdict()
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        outcome = self._preparer(row["sample"])
+        return {"outcome": json.dumps(outcome._asdict())}  # a table would give every row the reasons of all
 
 
 def _prompt(sample: Sample, clip: Clip) -> JoVAPrompt | str:
