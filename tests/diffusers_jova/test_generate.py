@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffusers_jova import media
+from diffusers_jova import media, media_writing
 from diffusers_jova.generate import given_video
 from diffusers_jova.pipeline_jova import JoVAPipeline
 from jova_cli.generate import parse, parse_adapter
@@ -249,7 +249,7 @@ def test_a_failure_while_writing_leaves_the_old_file(
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(media, "_encode_video", fail)
+    monkeypatch.setattr(media_writing, "_encode_video", fail)
     with pytest.raises(SystemExit):
         generate(tiny_pipeline_folder, output, "--steps", "1")
     assert output.read_bytes() == b"old"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers.utils import encode_video
 
-from diffusers_jova import media
+from diffusers_jova import media, media_reading, media_writing
 
 
 NTSC_FILM = Fraction(24000, 1001)
@@ -224,8 +224,8 @@ def test_pixels_that_are_not_square_become_so(tmp_path: Path) -> None:
 def test_high_dynamic_range_is_read_with_a_warning_once_per_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(media.logger, "propagate", True)
-    monkeypatch.setattr(media.logger.parent, "propagate", True)
+    monkeypatch.setattr(media_reading.logger, "propagate", True)
+    monkeypatch.setattr(media_reading.logger.parent, "propagate", True)
     for name, curve in (("sdr.mp4", 1), ("hlg.mp4", 18)):
         write_h264(tmp_path / name, moving_square(3, 64, 64), color_trc=curve)
         for _ in range(2):
@@ -380,7 +380,7 @@ def test_a_path_that_cannot_be_written_fails_before_anything_is_encoded(
     def encode(*_: object) -> None:
         raise AssertionError("encoded")
 
-    monkeypatch.setattr(media, "_encode_video", encode)
+    monkeypatch.setattr(media_writing, "_encode_video", encode)
     (tmp_path / "folder.mp4").mkdir()
     for name in ("missing/clip.mp4", "folder.mp4"):
         with pytest.raises(OSError, match="`path` must be a file that can be written, got"):
@@ -396,7 +396,7 @@ def test_an_error_while_encoding_leaves_the_old_file_and_nothing_else(
     def fail(*_: object) -> None:
         raise RuntimeError("disk is full")
 
-    monkeypatch.setattr(media, "_encode_audio", fail)
+    monkeypatch.setattr(media_writing, "_encode_audio", fail)
     with pytest.raises(RuntimeError, match="disk is full"):
         media.write_video(tmp_path / "clip.mp4", moving_square(17), 24, clicks(8000), SAMPLING_RATE)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
