@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .audio_codec import JoVAAudioCodec
-from .conditions import Audio, Video
+from .conditions import Audio
 from .media import resample
 
 
@@ -62,7 +62,7 @@ def set_length(waveform: Tensor, num_samples: int) -> Tensor:
 
 
 def frames_of_given_media(
-    video: Video | None, audio: Audio | None, sampling_rate: int | None, frame_rate: float, temporal_factor: int
+    video: np.ndarray | None, audio: Audio | None, sampling_rate: int | None, frame_rate: float, temporal_factor: int
 ) -> int | None:
     """Frames that a given video has or that fit into a given sound; None without either.
 

@@ -6,12 +6,10 @@ Letters in shapes: B batch, C channels, F latent frames, H, W latent height and 
 from typing import NamedTuple
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
 
-Video = list[PIL.Image.Image] | np.ndarray | Tensor
 Audio = np.ndarray | Tensor
 
 
@@ -76,36 +74,6 @@ class GivenLatents(NamedTuple):
     def timesteps(self, timestep: Tensor) -> Tensor:
         """Timesteps per latent, [B, F] or [B, L], from one per sample [B]: 0 where a latent is given."""
         return timestep[:, None] * ~self.is_given
-
-
-def to_frame_batch(video: Video) -> Video:
-    """One video as diffusers' video processor reads it: uint8 arrays become floats in [0, 1].
-
-    Args:
-        video: PIL images; uint8 or float [0, 1] array [N, H, W, 3]; or float tensor [N, 3, H, W].
-    """
-    is_images = isinstance(video, list) and all(isinstance(frame, PIL.Image.Image) for frame in video)
-    if is_images and len(video) > 0:
-        return video
-    if isinstance(video, np.ndarray) and video.ndim == 4 and video.shape[3] == 3:
-        return video.astype(np.float32) / 255 if video.dtype == np.uint8 else in_unit_range(video)
-    if isinstance(video, Tensor) and video.is_floating_point() and video.ndim == 4 and video.shape[1] == 3:
-        return in_unit_range(video)
-    shape = list(video.shape) if hasattr(video, "shape") else type(video).__name__
-    raise ValueError(
-        f"`video` must be a list of PIL images, an array [N, H, W, 3] or a float tensor [N, 3, H, W], got {shape}; "
-        f"`media.read_video` reads a file"
-    )
-
-
-def in_unit_range(video: np.ndarray | Tensor) -> np.ndarray | Tensor:
-    """The same frames, after refusing that there are none, and values outside of [0, 1]."""
-    if 0 in video.shape:
-        raise ValueError(f"`video` must have at least one frame and pixel, got {list(video.shape)}; leave it out")
-    low, high = float(video.min()), float(video.max())
-    if not (low >= 0 and high <= 1):  # written so that NaN fails as well
-        raise ValueError(f"`video` must have values in [0, 1] or be uint8, got [{low:.3g}, {high:.3g}]; rescale it")
-    return video
 
 
 def to_waveform_batch(audio: Audio, num_channels: int) -> Tensor:

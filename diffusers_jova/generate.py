@@ -41,7 +41,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     """Make one clip and write it; everything that can be checked is checked before the model is loaded."""
-    arguments = {**prompt_arguments(args), **number_arguments(args), **given_media(args)}
+    arguments = {**prompt_arguments(args), **number_arguments(args), **given_media(args), "fit": args.fit}
     device = choose_device(args.device)
     seed = random.randint(0, LARGEST_SEED) if args.seed is None else args.seed
     pipeline = load_pipeline(args, device)

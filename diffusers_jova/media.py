@@ -2,14 +2,12 @@
 
 from .media_arrays import (
     Audio,
-    Frames,
     check_sampling_rate,
     exact_frame_rate,
     mix_channels,
     normalize_loudness,
     resample,
     to_float_audio,
-    to_uint8_frames,
 )
 from .media_reading import (
     PathLike,
@@ -27,6 +25,8 @@ from .media_reading import (
     timed,
 )
 from .media_writing import AAC_SAMPLING_RATES_HZ, write_audio, write_video
+from .pictures import Pictures as Frames
+from .pictures import to_uint8_frames
 
 
 __all__ = [

@@ -1,18 +1,12 @@
-"""Frames and sound as arrays: one form for whatever is given; resampling, mixing, loudness.
-
-Letters: F frames, H and W pixels. Frames are uint8 [F, H, W, 3]; sound is float32 [channels, samples] in [-1, 1].
-"""
+"""Sound as arrays in one form, float32 [channels, samples] in [-1, 1]: resampling, mixing, loudness; frame rates."""
 
 import math
-from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
-import PIL.Image
 import torch
 
 
-Frames = np.ndarray | torch.Tensor | Sequence[PIL.Image.Image]
 Audio = np.ndarray | torch.Tensor
 
 NTSC_NOMINAL_HZ = (24, 30, 48, 60, 120)  # the rates that television divides by 1.001
@@ -29,51 +23,6 @@ def exact_frame_rate(frame_rate: float | Fraction) -> Fraction:
                 return Fraction(nominal * 1000, 1001)
         return Fraction(frame_rate).limit_denominator(1001)
     return Fraction(frame_rate)
-
-
-def to_uint8_frames(frames: Frames) -> np.ndarray:
-    """Convert any kind of frames that a pipeline returns to uint8.
-
-    Args:
-        frames: A list of PIL images of one size; uint8 [F, H, W, 3]; or float in [0, 1], [F, H, W, 3]
-            (or [F, 3, H, W] for a tensor).
-
-    Returns:
-        uint8 [F, H, W, 3].
-
-    Raises:
-        ValueError: For another shape, another type of number, or values outside [0, 1].
-    """
-    if isinstance(frames, torch.Tensor):
-        frames = frames.detach().cpu()
-        if frames.ndim == 4 and frames.shape[-1] != 3 and frames.shape[1] == 3:
-            frames = frames.movedim(1, -1)
-        frames = (frames.float() if frames.is_floating_point() else frames).numpy()
-    elif not isinstance(frames, np.ndarray):
-        frames = _stack_images(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(
-            f"`frames` must have the shape [F, H, W, 3] of one video, got {list(frames.shape)}; "
-            "pass one video of a batch as `frames[0]`"
-        )
-    if frames.dtype == np.uint8:
-        return frames
-    if not np.issubdtype(frames.dtype, np.floating):
-        raise ValueError(f"`frames` must be uint8 or float, got {frames.dtype}; convert them to uint8 in [0, 255]")
-    low, high = frames.min(), frames.max()
-    if not (low >= 0 and high <= 1):  # written so that NaN fails as well
-        raise ValueError(f"`frames` of floats must lie in [0, 1], got [{low:.3g}, {high:.3g}]; rescale them first")
-    return (frames * 255).round().astype(np.uint8)
-
-
-def _stack_images(images: Sequence[PIL.Image.Image]) -> np.ndarray:
-    images = list(images)
-    if not images or not all(isinstance(image, PIL.Image.Image) for image in images):
-        raise ValueError("`frames` must be an array, a tensor or a non-empty list of PIL images; pass one of these")
-    sizes = sorted({image.size for image in images})
-    if len(sizes) > 1:
-        raise ValueError(f"`frames` must have one size, got {sizes[0]} and {sizes[-1]}; resize them to the same one")
-    return np.stack([np.asarray(image.convert("RGB")) for image in images])
 
 
 def to_float_audio(audio: Audio) -> np.ndarray:

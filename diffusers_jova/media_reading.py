@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 from diffusers.utils import logging
 
 from .media_arrays import exact_frame_rate, mix_channels, resample
+from .pictures import to_rgb_image
 
 
 logger = logging.get_logger(__name__)
@@ -111,7 +111,7 @@ def read_audio(
 
 
 def read_image(path: PathLike) -> PIL.Image.Image:
-    """Read an image as RGB, turned the way the camera says.
+    """Read an image as RGB, turned the way the camera says; what is transparent lies on white.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -120,8 +120,9 @@ def read_image(path: PathLike) -> PIL.Image.Image:
     path = _existing_file(path)
     try:
         with PIL.Image.open(path) as image:
-            return PIL.ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+            image.load()
+            return to_rgb_image("path", image)
+    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:  # what Pillow raises for broken files
         raise ValueError(f"`path` must be a readable image, got {path} ({error}); open and save it again") from error
 
 

@@ -13,8 +13,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from .media_arrays import Audio, Frames, check_sampling_rate, exact_frame_rate, to_float_audio, to_uint8_frames
+from .media_arrays import Audio, check_sampling_rate, exact_frame_rate, to_float_audio
 from .media_reading import PathLike, import_av
+from .pictures import Pictures, to_uint8_frames
 
 
 AAC_SAMPLING_RATES_HZ = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -23,7 +24,7 @@ AAC_MAX_BITS_PER_SAMPLE = 6  # 6144 bits per frame of 1024 samples and channel
 
 def write_video(
     path: PathLike,
-    frames: Frames,
+    frames: Pictures,
     frame_rate: float | Fraction,
     audio: Audio | None = None,
     sampling_rate: int | None = None,

@@ -5,19 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
-from .conditions import Audio, Video
+from .conditions import Audio
 from .generation_defaults import GenerationDefaults
 from .media import check_sampling_rate
+from .pictures import Fit, Pictures, check_fit
 from .prompt import JoVAPrompt, PromptEmbeds
 from .transformer_jova import MODALITIES
 
 
 Prompts = str | JoVAPrompt | list[str] | list[JoVAPrompt]
-Image = PIL.Image.Image | np.ndarray | Tensor | list[PIL.Image.Image]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -25,16 +24,18 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 class CallInputs:
     """What a call is given, all but the values that a checkpoint has defaults for; see `JoVAPipeline.__call__`.
 
-    Once settled, `video` and `audio` are batches, and `audio_sampling_rate` is that of a given `audio`.
+    Once settled, `image` is a list of pictures [H, W, 3] and `video` an array [N, H, W, 3], both in one form (see
+    `pictures.py`), `audio` a batch [B, C, S], and `audio_sampling_rate` is that of a given `audio`.
     """
 
     prompt: Prompts | None
     negative_prompt: Prompts | None
     audio_negative_prompt: Prompts | None
-    image: Image | None
-    audio: Audio | None
-    video: Video | None
+    image: Any
+    audio: Any
+    video: Any
     audio_sampling_rate: int | None
+    fit: Fit
     speaker_embeds: Tensor | None
     num_frames: int | None
     modalities: Sequence[str]
@@ -131,12 +132,13 @@ def check_template(template: str) -> None:
 
 
 def check_output(inputs: CallInputs, known_tensors: Sequence[str]) -> None:
-    """Refuse a number of clips, a type of output, a callback or tensors for it that cannot be.
+    """Refuse a fit, a number of clips, a type of output, a callback or tensors for it that cannot be.
 
     Args:
         inputs: Of the call.
         known_tensors: Names of the tensors that a callback may ask for.
     """
+    check_fit(inputs.fit)
     num_videos, output_type, callback = inputs.num_videos_per_prompt, inputs.output_type, inputs.callback_on_step_end
     if num_videos < 1:
         raise ValueError(f"`num_videos_per_prompt` must be at least 1, got {num_videos}; use 1")
@@ -157,8 +159,8 @@ def check_output(inputs: CallInputs, known_tensors: Sequence[str]) -> None:
 
 def check_modalities(
     modalities: Sequence[str],
-    image: Image | None,
-    video: Video | None,
+    image: Pictures | None,
+    video: Pictures | None,
     audio: Audio | None,
     speaker_embeds: Tensor | None,
 ) -> None:
@@ -273,7 +275,7 @@ def check_frame_count(name: str, num_frames: int, temporal_factor: int) -> None:
         )
 
 
-def check_given_video(video: Video | None, num_frames: int, temporal_factor: int) -> None:
+def check_given_video(video: np.ndarray | None, num_frames: int, temporal_factor: int) -> None:
     """Refuse given frames that are more than the clip has or do not fill whole latents."""
     if video is None:
         return

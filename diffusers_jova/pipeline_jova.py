@@ -26,13 +26,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from jova_cli.shipped import find_model
 
 from .clip_shape import ClipShape, frames_of_given_media
-from .conditions import Audio, Video, to_frame_batch, to_waveform_batch
+from .conditions import Audio, to_waveform_batch
 from .denoising import JoVADenoiser, TextConditions
 from .generation_defaults import GenerationDefaults
 from .lora import JoVALoraLoaderMixin
+from .pictures import Fit, Pictures, to_frames, to_pictures
 from .pipeline_checks import (
     CallInputs,
-    Image,
     Prompts,
     check_audio_sampling_rate,
     check_given_audio,
@@ -242,8 +242,10 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
                 raise ValueError(f"`{name}` must be loaded to generate anything, got None; load it")
         check_modalities(inputs.modalities, inputs.image, inputs.video, inputs.audio, inputs.speaker_embeds)
         check_audio_sampling_rate(inputs.audio_sampling_rate)  # here, because it sets the length of the clip
+        if inputs.image is not None:
+            inputs = replace(inputs, image=to_pictures("image", inputs.image))
         if inputs.video is not None:
-            inputs = replace(inputs, video=to_frame_batch(inputs.video))
+            inputs = replace(inputs, video=to_frames("video", inputs.video))
         if inputs.audio is not None:
             rate = self.audio_codec.sampling_rate if inputs.audio_sampling_rate is None else inputs.audio_sampling_rate
             waveform = to_waveform_batch(inputs.audio, self.audio_codec.num_channels)
@@ -309,10 +311,11 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         prompt: Prompts | None = None,
         negative_prompt: Prompts | None = None,
         audio_negative_prompt: Prompts | None = None,
-        image: Image | None = None,
+        image: Pictures | None = None,
         audio: Audio | None = None,
-        video: Video | None = None,
+        video: Pictures | None = None,
         audio_sampling_rate: int | None = None,
+        fit: Fit = "cover",
         speaker_embeds: Tensor | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -357,12 +360,16 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             prompt: What is to be seen, heard and said: strings or `JoVAPrompt`.
             negative_prompt: What guidance moves away from.
             audio_negative_prompt: The same for the audio branch's text; None follows `negative_prompt`.
-            image: Reference image, the first frame: one for all, or one per prompt.
+            image: Reference image, the first frame: one for all, or a list of one per prompt. PIL images of any mode,
+                arrays and tensors of any layout of the channels, see `diffusers_jova.pictures.to_pictures`; whole
+                numbers are scaled by their type, floats lie in [0, 1], what is transparent lies on white.
             audio: Given sound, [S] or [channels, S], or one per prompt [B, channels, S], in [-1, 1]. As long as the
                 clip it drives the video; shorter, it is continued.
-            video: Given frames: PIL images, array [N, H, W, 3] or tensor [N, 3, H, W], N = 4k + 1. As long as the clip
-                it gets a sound; shorter, it is continued.
+            video: Given frames: a list of pictures, or one array or tensor of N = 4k + 1, in the forms of `image`. As
+                long as the clip it gets a sound; shorter, it is continued.
             audio_sampling_rate: Samples per second of `audio`; None means that of the audio VAE.
+            fit: How a given `image` or `video` of another shape becomes one of the clip's: `"cover"` crops the centre,
+                `"contain"` fills up with black, `"stretch"` bends what is seen.
             speaker_embeds: Voices of the speakers, [P, D], or one set per prompt [B, P, D], for models that read them:
                 the i-th stands at the i-th `<S>`. Zeros are an unknown voice, which speakers without one have, and
                 fill up where another prompt has more. D and the speaker encoder are those that the model was trained
@@ -418,6 +425,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             audio=audio,
             video=video,
             audio_sampling_rate=audio_sampling_rate,
+            fit=fit,
             speaker_embeds=speaker_embeds,
             num_frames=num_frames,
             modalities=modalities,

@@ -7,15 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .audio_codec import JoVAAudioCodec
 from .clip_shape import ClipShape, set_length
 from .conditions import GivenLatents, condition_channels, repeat_to_batch
-from .pipeline_checks import CallInputs, Image
+from .pictures import Fit, describe_fit, fit_pictures, to_signed
+from .pipeline_checks import CallInputs
 from .video_codec import JoVAVideoCodec
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,13 +126,11 @@ class JoVAMediaMixin:
         if "video" in inputs.modalities:
             num_latent_frames = self.video_codec.num_latent_frames(clip.num_frames)
             if inputs.image is not None:
-                image_latents = self.encode_image(inputs.image, clip)
+                image_latents = self.encode_image(inputs.image, clip, inputs.fit)
                 if self.num_condition_channels == 0:
                     given["video"] = GivenLatents.prefix(image_latents, num_latent_frames, axis=2)
             if inputs.video is not None:
-                originals["video"] = self.video_processor.preprocess_video(
-                    inputs.video, height=clip.height, width=clip.width
-                )
+                originals["video"] = self.fit_to_clip("video", inputs.video, clip, inputs.fit).movedim(0, 1)[None]
                 encoded = self.encode_video(originals["video"], clip)
                 given["video"] = GivenLatents.prefix(encoded, num_latent_frames, axis=2)
             channels = self.condition_channels(clip, image_latents)
@@ -136,9 +140,15 @@ class JoVAMediaMixin:
             given["audio"] = GivenLatents.prefix(encoded, clip.num_audio_latents, axis=1)
         return GivenMedia(given, originals, channels)
 
-    def encode_image(self, image: Image, clip: ClipShape) -> Tensor:
-        """Normalised latents [B, C, 1, h, w] of one reference image, or of one per prompt."""
-        pixels = self.video_processor.preprocess(image, height=clip.height, width=clip.width)
+    def fit_to_clip(self, name: str, pictures: np.ndarray, clip: ClipShape, fit: Fit) -> Tensor:
+        """Pictures in one form [N, h, w, 3] at the size of the clip, [N, 3, H, W] in [-1, 1]; says what is cut."""
+        if change := describe_fit(name, pictures.shape[1:3], (clip.height, clip.width), fit):
+            logger.warning(change)
+        return to_signed(fit_pictures(pictures, clip.height, clip.width, fit))
+
+    def encode_image(self, images: Sequence[np.ndarray], clip: ClipShape, fit: Fit) -> Tensor:
+        """Normalised latents [B, C, 1, h, w] of one reference image in one form, or of one per prompt."""
+        pixels = torch.cat([self.fit_to_clip("image", image[None], clip, fit) for image in images])
         return repeat_to_batch("image", self.video_codec.encode(pixels[:, :, None]), clip.batch_size)
 
     def encode_video(self, frames: Tensor, clip: ClipShape) -> Tensor:

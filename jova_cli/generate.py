@@ -13,6 +13,7 @@ from .shipped import check_source, find_model
 
 WORK = "diffusers_jova.generate"
 MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
+FITS = ("cover", "contain", "stretch")  # as in diffusers_jova.pictures
 DTYPES = ("float32", "bfloat16", "float16")
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
 LARGEST_SEED = 2**32 - 1
@@ -49,6 +50,7 @@ def add_arguments(parser: Parser) -> None:
     add("--image", type=Path, help="the first frame")
     add("--audio", type=Path, help="sound that drives the picture; if the clip is longer, it goes on")
     add("--video", type=Path, help="video to add sound to; --num-frames cuts it, or lets it go on with its sound")
+    add("--fit", choices=FITS, default=FITS[0], help="image or video of another shape: crop, fill with black, or bend")
     add("--modalities", nargs="+", choices=MODALITIES, default=list(MODALITIES), help="what to generate")
     add("--seed", type=int, help="the same seed makes the same clip; drawn if not given")
     add("--steps", type=int, help="denoising steps")

@@ -1,5 +1,4 @@
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 
@@ -7,7 +6,6 @@ from diffusers_jova.conditions import (
     GivenLatents,
     condition_channels,
     repeat_to_batch,
-    to_frame_batch,
     to_waveform_batch,
 )
 
@@ -55,44 +53,6 @@ def test_what_is_given_once_or_per_prompt_is_repeated_for_all_clips() -> None:
         ValueError, match="`image` must be one for all clips or one per prompt, got 2 for 3 clips; pass one"
     ):
         repeat_to_batch("image", rows, 3)
-
-
-def test_images_arrays_and_tensors_are_the_same_frames() -> None:
-    pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-    images = [PIL.Image.fromarray(frame) for frame in pixels]
-    assert to_frame_batch(images) == images
-    assert np.array_equal(to_frame_batch(pixels), pixels.astype(np.float32) / 255)
-    floats = pixels / np.float32(255)
-    assert to_frame_batch(floats) is floats
-
-
-NO_VIDEOS = [
-    "clip.mp4",
-    [],
-    np.zeros((4, 4, 3)),
-    torch.zeros(2, 4, 4, 3),
-    torch.zeros(2, 3, 4, 4).byte(),
-]
-
-
-@pytest.mark.parametrize("video", NO_VIDEOS)
-def test_what_is_no_video_is_refused(video: object) -> None:
-    with pytest.raises(ValueError, match=r"`video` must be a list of PIL images, .*`media.read_video` reads a file"):
-        to_frame_batch(video)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("low_and_high", [(0.0, 255.0), (-1.0, 1.0), (float("nan"), 0.5)])
-def test_frames_of_floats_outside_of_zero_to_one_are_refused(low_and_high: tuple[float, float]) -> None:
-    video = np.zeros((1, 1, 2, 3), np.float32)
-    video[0, 0, :, 0] = low_and_high
-    for frames in (video, torch.from_numpy(video).movedim(-1, 1)):
-        with pytest.raises(ValueError, match=r"`video` must have values in \[0, 1\] or be uint8, got \["):
-            to_frame_batch(frames)
-
-
-def test_no_frames_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`video` must have at least one frame and pixel, got \[0, 4, 4, 3\]"):
-        to_frame_batch(np.zeros((0, 4, 4, 3)))
 
 
 def test_sound_gets_its_batch_and_channel_axes() -> None:

@@ -331,7 +331,7 @@ def test_decimal_frame_rates_mean_the_exact_fractions() -> None:
     [
         (np.zeros((2, 4, 4, 3), np.int64), "must be uint8 or float"),
         (np.zeros((1, 2, 4, 4, 3), np.uint8), r"one video of a batch as `frames\[0\]`"),
-        (np.zeros((0, 4, 4, 3), np.uint8), r"must have the shape \[F, H, W, 3\]"),
+        (np.zeros((0, 4, 4, 3), np.uint8), r"must have the shape \[N, H, W, C\]"),
         (np.full((2, 4, 4, 3), 1.5), r"must lie in \[0, 1\], got \[1.5, 1.5\]"),
         (np.full((2, 4, 4, 3), np.nan), r"must lie in \[0, 1\]"),
         ([], "non-empty list of PIL images"),

@@ -407,9 +407,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"audio": sound(RATE)}, r"`audio` must last at most as long as the clip, 0.312 s, got 1.000 s; cut it"),
     ({"audio": np.zeros((2, 99))}, r"`audio` must be \[S\], \[1, S\] or \[B, 1, S\] with S > 0, got \[2, 99\]"),
     ({"audio": np.full(99, np.nan)}, "`audio` must be finite, got NaN or infinity"),
-    ({"video": "clip.mp4"}, "`video` must be a list of PIL images, .* got str; `media.read_video` reads a file"),
+    ({"video": "clip.mp4"}, "`video` must be an array, .* got str; `media.read_video` reads a file"),
     ({"audio": "voice.wav"}, "`audio` must be an array or a tensor, got str; `media.read_audio` reads a file"),
-    ({"video": np.zeros((5, 32, 32))}, r"`video` must be a list of PIL images, .* got \[5, 32, 32\]"),
+    ({"video": np.zeros((5, 32, 32))}, r"`video` must have the shape .*, got \[5, 32, 32\]"),
     (
         {"prompt": ["a"] * 3, "image": [picture()] * 2},
         "`image` must be one for all clips or one per prompt, got 2 for 3",
