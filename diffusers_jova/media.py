@@ -11,6 +11,7 @@ from .media_arrays import (
 )
 from .media_reading import (
     PathLike,
+    Sound,
     Video,
     choose_frames,
     find_video_stream,
@@ -34,6 +35,7 @@ __all__ = [
     "Audio",
     "Frames",
     "PathLike",
+    "Sound",
     "Video",
     "check_sampling_rate",
     "choose_frames",

@@ -10,6 +10,9 @@ import torch
 Audio = np.ndarray | torch.Tensor
 
 NTSC_NOMINAL_HZ = (24, 30, 48, 60, 120)  # the rates that television divides by 1.001
+INTEGER_SCALES = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}  # centre, peak
+LARGEST_OVERSHOOT = 4.0  # peak of floats, 12 dB above full scale; what is louder has another scale
+MAX_SAMPLING_RATE_HZ = 768_000  # of the fastest converters; a header may claim anything
 LOUDNESS_BLOCK_S = 0.4  # ITU-R BS.1770 measures blocks of 0.4 s
 
 
@@ -29,33 +32,58 @@ def to_float_audio(audio: Audio) -> np.ndarray:
     """Convert sound to float32 [channels, samples].
 
     Args:
-        audio: Float [samples], [1, samples] or [2, samples], array or tensor; nominally in [-1, 1].
+        audio: [samples], [1, samples] or [2, samples], array or tensor, of numbers as `to_unit_floats` takes them.
 
     Raises:
-        ValueError: For another shape, integers, or values that are not finite.
+        ValueError: For another shape, or numbers of another kind.
     """
-    if isinstance(audio, torch.Tensor):
-        audio = audio.detach().float().cpu().numpy() if audio.is_floating_point() else audio.cpu().numpy()
-    if not np.issubdtype(audio.dtype, np.floating):
-        raise ValueError(f"`audio` must be float in [-1, 1], got {audio.dtype}; divide int16 by 32768, say")
-    audio = np.atleast_2d(audio)
-    if audio.ndim != 2 or audio.shape[0] not in (1, 2) or audio.shape[1] == 0:
+    sound = np.atleast_2d(to_unit_floats("audio", audio))
+    if sound.ndim != 2 or sound.shape[0] not in (1, 2) or sound.shape[1] == 0:
         raise ValueError(
-            f"`audio` must have the shape [channels, samples] with 1 or 2 channels, got {list(audio.shape)}; "
+            f"`audio` must have the shape [channels, samples] with 1 or 2 channels, got {list(sound.shape)}; "
             "pass one sound of a batch as `audio[0]`"
         )
+    return np.ascontiguousarray(sound)
+
+
+def to_unit_floats(name: str, audio: Audio) -> np.ndarray:
+    """Sound of any shape as float32 in [-1, 1]: whole numbers are scaled by their type, uint8 is centred at 128.
+
+    Args:
+        name: Argument that the sound came from.
+        audio: int8, uint8, int16 or int32, as sound files hold them; or float in [-1, 1], with some overshoot.
+
+    Raises:
+        ValueError: For another type of number, values that are not finite, or floats of another scale.
+    """
+    if isinstance(audio, torch.Tensor):
+        audio = audio.detach().cpu()
+        audio = (audio.float() if audio.is_floating_point() else audio).numpy()
+    if audio.dtype.name in INTEGER_SCALES:
+        centre, scale = INTEGER_SCALES[audio.dtype.name]
+        return ((audio.astype(np.float64) - centre) / scale).astype(np.float32)
+    if not np.issubdtype(audio.dtype, np.floating):
+        raise ValueError(
+            f"`{name}` must be float in [-1, 1] or one of {sorted(INTEGER_SCALES)}, got {audio.dtype}; divide it by "
+            "its largest value"
+        )
     if not np.isfinite(audio).all():
-        raise ValueError("`audio` must be finite, got NaN or infinity; check the model that made it")
-    return np.ascontiguousarray(audio, np.float32)
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity; check how the sound was read or made")
+    peak = float(np.abs(audio).max(initial=0))
+    if peak > LARGEST_OVERSHOOT:
+        raise ValueError(
+            f"`{name}` of floats must lie in [-1, 1], got a peak of {peak:.5g}; divide values of 16 bits by 32768"
+        )
+    return audio.astype(np.float32, copy=False)
 
 
 def mix_channels(audio: np.ndarray, num_channels: int) -> np.ndarray:
-    """Bring sound [channels, samples] to 1 channel (the mean) or 2 (the same sound on both sides)."""
+    """Bring sound [..., channels, samples] to 1 channel (the mean) or 2 (the mean on both sides)."""
     if num_channels not in (1, 2):
         raise ValueError(f"`num_channels` must be 1 (mono) or 2 (stereo), got {num_channels}; choose one of them")
-    if audio.shape[0] == num_channels:
+    if audio.shape[-2] == num_channels:
         return audio
-    return np.repeat(audio.mean(0, keepdims=True), num_channels, axis=0)
+    return np.repeat(audio.mean(-2, keepdims=True), num_channels, axis=-2)
 
 
 def resample(audio: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndarray:
@@ -86,8 +114,11 @@ def resample(audio: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndar
 
 def check_sampling_rate(name: str, rate: int) -> None:
     """Refuse a number of samples per second that no sound has."""
-    if not isinstance(rate, (int, np.integer)) or rate <= 0:
-        raise ValueError(f"`{name}` must be a positive whole number of samples per second, got {rate}; use 16000, say")
+    if not isinstance(rate, (int, np.integer)) or not 0 < rate <= MAX_SAMPLING_RATE_HZ:
+        raise ValueError(
+            f"`{name}` must be a positive whole number of samples per second up to {MAX_SAMPLING_RATE_HZ}, got "
+            f"{rate}; use 16000, say"
+        )
 
 
 def normalize_loudness(

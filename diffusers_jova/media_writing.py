@@ -58,7 +58,7 @@ def write_video(
         # A movie clock that both streams divide: the default of 1 ms would cut the sound at a wrong sample.
         clock_hz = math.lcm(rate.numerator, sound[1] if sound else 1)
         options = {"movflags": "+faststart", "movie_timescale": str(clock_hz)}
-        with av.open(str(temporary), "w", format="mp4", options=options) as container:
+        with av.open(str(temporary.absolute()), "w", format="mp4", options=options) as container:
             video_stream = _add_video_stream(container, pictures, rate, crf)
             audio_stream = _add_audio_stream(container, *sound) if sound else None
             _encode_video(container, video_stream, pictures)

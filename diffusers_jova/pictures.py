@@ -137,7 +137,7 @@ def _of_image(name: str, image: PIL.Image.Image) -> np.ndarray:
         raise ValueError(
             f"`{name}` must be an image of RGB or what converts to it, got mode {image.mode!r}; convert it first"
         ) from error
-    return _on_white(array)
+    return on_white(array)
 
 
 def _of_deep_image(name: str, image: PIL.Image.Image) -> np.ndarray:
@@ -167,7 +167,7 @@ def _of_array(name: str, given: np.ndarray | torch.Tensor, max_ndim: int = 3) ->
         raise ValueError(_wrong_shape(name, given, wanted))
     if np.ndim(given) > 2 and (is_possible["first"] if is_tensor else not is_possible["last"]):
         array = np.moveaxis(array, -3, -1)
-    return _on_white(_in_range(name, array))
+    return on_white(_in_range(name, array))
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -194,7 +194,7 @@ def _in_range(name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32, copy=False)
 
 
-def _on_white(array: np.ndarray) -> np.ndarray:
+def on_white(array: np.ndarray) -> np.ndarray:
     """Grey or RGB, with or without alpha, [..., C] to RGB [..., 3]; what is transparent lies on white."""
     colours = array
     if array.shape[-1] in (2, 4):

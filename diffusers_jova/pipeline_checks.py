@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .conditions import Audio
 from .generation_defaults import GenerationDefaults
-from .media import check_sampling_rate
+from .media_arrays import Audio
 from .pictures import Fit, Pictures, check_fit
 from .prompt import JoVAPrompt, PromptEmbeds
 from .transformer_jova import MODALITIES
@@ -35,6 +34,7 @@ class CallInputs:
     audio: Any
     video: Any
     audio_sampling_rate: int | None
+    frame_rate: float | None
     fit: Fit
     speaker_embeds: Tensor | None
     num_frames: int | None
@@ -258,47 +258,31 @@ def check_size(settings: GenerationDefaults, spatial_factor: int, patch_size: Se
             raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {value}; use {near}")
 
 
-def check_length(settings: GenerationDefaults, temporal_factor: int) -> None:
-    """Refuse frame counts that the video VAE cannot hold, and rates that no clip has."""
-    check_frame_count("num_frames", settings.num_frames, temporal_factor)
-    if not 0 < settings.frame_rate < float("inf"):
-        raise ValueError(f"`frame_rate` must be positive, got {settings.frame_rate}; use 16 or 24, say")
+def check_frame_rate(frame_rate: float) -> None:
+    """Refuse a rate that no clip has."""
+    if not 0 < frame_rate < float("inf"):
+        raise ValueError(f"`frame_rate` must be positive, got {frame_rate}; use 16 or 24, say")
 
 
-def check_frame_count(name: str, num_frames: int, temporal_factor: int) -> None:
+def check_frame_count(num_frames: int, temporal_factor: int) -> None:
     """Refuse a number of frames that does not fill whole latents."""
     if num_frames < 1 or (num_frames - 1) % temporal_factor:
         below = max(0, num_frames - 1) // temporal_factor * temporal_factor + 1
         raise ValueError(
-            f"`{name}` must be {temporal_factor}k + 1 (the video VAE compresses time by {temporal_factor}), "
+            f"`num_frames` must be {temporal_factor}k + 1 (the video VAE compresses time by {temporal_factor}), "
             f"got {num_frames}; use {below} or {below + temporal_factor}"
         )
 
 
-def check_given_video(video: np.ndarray | None, num_frames: int, temporal_factor: int) -> None:
-    """Refuse given frames that are more than the clip has or do not fill whole latents."""
-    if video is None:
+def check_given_audio(inputs: CallInputs, settings: GenerationDefaults, temporal_factor: int) -> None:
+    """Refuse given sound that is longer than the clip; beside a given video, by more than the frames of one latent."""
+    if inputs.audio is None or inputs.audio_sampling_rate is None:
         return
-    if len(video) > num_frames:
-        raise ValueError(f"`video` must have at most `num_frames` = {num_frames} frames, got {len(video)}; cut it")
-    check_frame_count("len(video)", len(video), temporal_factor)
-
-
-def check_audio_sampling_rate(audio_sampling_rate: int | None) -> None:
-    """Refuse a rate, in samples per second, that no sound has; None is that of the audio VAE."""
-    if audio_sampling_rate is not None:
-        check_sampling_rate("audio_sampling_rate", audio_sampling_rate)
-
-
-def check_given_audio(
-    audio: Audio | None, sampling_rate: int | None, settings: GenerationDefaults, temporal_factor: int
-) -> None:
-    """Refuse given sound that is longer than the clip by more than the frames of one latent."""
-    if audio is None or sampling_rate is None:
-        return
-    duration_s, clip_s = np.shape(audio)[-1] / sampling_rate, settings.num_frames / settings.frame_rate
-    if duration_s > clip_s + temporal_factor / settings.frame_rate:
+    num_samples, rate = np.shape(inputs.audio)[-1], inputs.audio_sampling_rate
+    clip_s = settings.num_frames / settings.frame_rate
+    tolerance_s = 0.0 if inputs.video is None else temporal_factor / settings.frame_rate
+    if num_samples > round((clip_s + tolerance_s) * rate):
         raise ValueError(
-            f"`audio` must last at most as long as the clip, {clip_s:.3f} s, got {duration_s:.3f} s; "
+            f"`audio` must last at most as long as the clip, {clip_s:.3f} s, got {num_samples / rate:.3f} s; "
             f"cut it, or leave `num_frames` out to fit the clip to the sound"
         )
