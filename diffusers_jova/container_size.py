@@ -12,6 +12,7 @@ BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")  # with 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # element names of Matroska and WebM
 RIFF_TO_THE_END = (0, 0xFFFFFFFF)  # sizes of a stream whose writer could not go back
 RIFF_HEADER_BYTES = 8
+RIFF_SLACK_BYTES = 8  # some writers count the header in, or forget the byte that makes a chunk even
 
 
 def missing_bytes(path: Path) -> int:
@@ -37,6 +38,8 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
     while position + 8 <= size:
         file.seek(position)
         header = file.read(16)
+        if not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in header[4:8]):  # no name of a box: no box
+            return size
         length = int.from_bytes(header[:4], "big")
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
@@ -55,7 +58,7 @@ def _end_of_chunks(file: BinaryIO, size: int) -> int:
         if name != b"RIFF" or length in RIFF_TO_THE_END:
             return size
         position += RIFF_HEADER_BYTES + length
-    return position
+    return position - RIFF_SLACK_BYTES
 
 
 def _end_of_elements(file: BinaryIO, size: int) -> int:
