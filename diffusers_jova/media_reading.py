@@ -196,7 +196,7 @@ def _existing_file(path: PathLike) -> Path:
 
 
 @contextmanager
-def open_for_reading(path: PathLike, *, allow_truncated: bool = True) -> Iterator[Any]:
+def open_for_reading(path: PathLike, *, allow_truncated: bool = False) -> Iterator[Any]:
     """Open a file, and turn every failure of libav while it is open into one helpful error.
 
     Args:
