@@ -17,6 +17,7 @@ from jova_cli.parser import Parser, one_line
 
 from . import media
 from .devices import choose_device
+from .domain import describe_strangers
 from .generation_defaults import GenerationDefaults
 from .pipeline_jova import JoVAPipeline
 from .pipeline_output import JoVAPipelineOutput
@@ -51,6 +52,9 @@ def generate(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     seed = random.randint(0, LARGEST_SEED) if args.seed is None else args.seed
     pipeline = load_pipeline(args, device)
+    text = args.prompt or " ".join((args.video_caption, args.audio_caption, args.transcript))
+    if strangers := describe_strangers(pipeline.config.get("domain"), text, args.image is not None):
+        print(strangers, file=sys.stderr)
     print(f"seed {seed}", file=sys.stderr)
     generator = torch.Generator().manual_seed(seed)
     made: Any = pipeline(**arguments, modalities=args.modalities, generator=generator)

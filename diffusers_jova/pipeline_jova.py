@@ -27,6 +27,7 @@ from jova_cli.shipped import find_model
 
 from .clip_shape import ClipShape
 from .denoising import JoVADenoiser, TextConditions
+from .domain import check_domain
 from .generation_defaults import GenerationDefaults
 from .lora import JoVALoraLoaderMixin
 from .media_arrays import Audio
@@ -89,6 +90,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         speaker_token: Token that goes behind every `<S>` of a prompt, for a voice to replace its text row; None for
             models without voices.
         defaults: Values for arguments of a call that are None, see `GenerationDefaults`.
+        domain: What a model of few things knows: its `name`, and `words`, all those of its prompts; None for others.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae->audio_vae->vocoder"
@@ -118,6 +120,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         pads_text_with_zeros: bool = False,
         speaker_token: str | None = None,
         defaults: Mapping[str, Any] | None = None,
+        domain: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -136,7 +139,9 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             pads_text_with_zeros=pads_text_with_zeros,
             speaker_token=speaker_token,
             defaults=dict(defaults or {}),
+            domain=domain,
         )
+        check_domain(domain)
         check_template(prompt_template)
         self.defaults = GenerationDefaults.from_dict(defaults or {})
         spatial_factor = 8 if vae is None else JoVAVideoCodec(vae).spatial_factor

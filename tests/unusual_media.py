@@ -361,7 +361,7 @@ CASES = [
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folder = Path(sys.argv[1]).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     for case in CASES:
         case.make(folder / case.name)

@@ -469,6 +469,7 @@ def test_the_index_of_a_saved_pipeline_is_stable(tiny_pipeline_folder: Path) -> 
     assert index == {
         "_class_name": "JoVAPipeline",
         "audio_vae": ["diffusers", "MMAudioVAE"],
+        "domain": None,
         "pads_text_with_zeros": False,
         "prompt_template": "{video}\n<S>{transcript}<E>\n<AUDCAP>{audio}<ENDAUDCAP>",
         "scheduler": ["diffusers_jova", "FlowMatchAudioVideoScheduler"],

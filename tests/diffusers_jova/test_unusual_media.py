@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from diffusers_jova import media
-from tests.unusual_media import CASES, Case
+from jova_cli.main import main
+from tests.unusual_media import CASES, ORANGE, Case
 
 
 def read(case: Case, path: Path) -> Any:
@@ -59,3 +60,49 @@ def test_a_file_is_read_right_or_refused_in_one_sentence(
         check_sound(case, content.audio, content.sampling_rate)
     else:
         check_sound(case, *content)
+
+
+def made(folder: Path, *names: str) -> list[Path]:
+    """Some of the files, in a folder."""
+    folder.mkdir(exist_ok=True)
+    cases = {case.name: case for case in CASES}
+    for name in names:
+        cases[name].make(folder / name)
+    return [folder / name for name in names]
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "num_frames"),
+    [
+        ("--image", "RGBA.png", 9),
+        ("--image", "16_bits.png", 9),
+        ("--audio", "surround.flac", 17),
+        ("--video", "broadcast.ts", 13),
+        ("--video", "animation.gif", 17),
+    ],
+)
+def test_clips_are_generated_from_unusual_files(
+    tiny_pipeline_folder: Path, tmp_path: Path, option: str, name: str, num_frames: int
+) -> None:
+    (path,) = made(tmp_path, name)
+    words = ["--model", str(tiny_pipeline_folder), "--prompt", "a", "--steps", "1"]
+    main(["generate", *words, option, str(path), "--output", str(tmp_path / "out.mp4")])
+    clip = media.read_video(tmp_path / "out.mp4")
+    assert len(clip.frames) == num_frames
+    assert clip.audio is not None
+    if option == "--video":
+        assert np.abs(clip.frames[0, 16, 8].astype(int) - ORANGE).max() < 24  # two passes through codecs
+
+
+def test_unusual_files_are_prepared_or_named(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("half_clear.mkv", "second_is_default.mkv", "turned_once.mp4", "cut_99.mp4", "broken_times.mkv")
+    for path in made(tmp_path / "clips", *names):
+        path.with_suffix(".txt").write_text("a ball")
+    folders = [str(tmp_path / "clips"), str(tmp_path / "prepared")]
+    main(["prepare", *folders, "--model", str(tiny_pipeline_folder), "--no-mouth", "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert len(list((tmp_path / "prepared").rglob("*.safetensors"))) >= 3
+    assert "must be a whole file" in said
+    assert "sound time stamps" in said
