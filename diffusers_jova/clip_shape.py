@@ -3,16 +3,21 @@
 Letters in shapes: B batch, C channels, L audio latents, S samples.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from diffusers.utils import logging
 from torch import Tensor
 from torch.nn import functional as F
 
 from .audio_codec import JoVAAudioCodec
-from .conditions import Audio, Video
 from .media import resample
+from .media_arrays import Audio
+
+
+logger = logging.get_logger(__name__)
 
 
 class ClipShape(NamedTuple):
@@ -61,10 +66,27 @@ def set_length(waveform: Tensor, num_samples: int) -> Tensor:
     return F.pad(waveform, (0, num_samples - waveform.shape[2]))  # a negative padding cuts
 
 
+def fill_with_silence(waveform: Tensor, duration_s: float, sampling_rate: int) -> Tensor:
+    """Fill a waveform [B, C, S] that is shorter than `duration_s` up with silence; says how much."""
+    num_samples = round(duration_s * sampling_rate)
+    missing = num_samples - waveform.shape[2]
+    if missing <= 0:
+        return waveform
+    logger.info(f"`audio` gets {missing / sampling_rate:.3f} s of silence at its end, to fill {duration_s:.3f} s")
+    return set_length(waveform, num_samples)
+
+
+def whole_latents(num_frames: int, temporal_factor: int) -> int:
+    """The largest number of frames up to `num_frames` that fills whole latents: `temporal_factor` * k + 1."""
+    return max(0, num_frames - 1) // temporal_factor * temporal_factor + 1
+
+
 def frames_of_given_media(
-    video: Video | None, audio: Audio | None, sampling_rate: int | None, frame_rate: float, temporal_factor: int
+    video: np.ndarray | None, audio: Audio | None, sampling_rate: int | None, frame_rate: float, temporal_factor: int
 ) -> int | None:
-    """Frames that a given video has or that fit into a given sound; None without either.
+    """Frames of a clip that a given video fills whole latents of, or that hold all of a given sound; None without.
+
+    Of both, the video counts, unless the sound lasts longer by the frames of a latent: then the video goes on with it.
 
     Args:
         video: Frames, N first.
@@ -73,10 +95,25 @@ def frames_of_given_media(
         frame_rate: Frames per second of the clip.
         temporal_factor: Frames per latent after the first.
     """
-    if video is not None:
-        return len(video)
     if audio is None or sampling_rate is None:
-        return None
-    duration_s = np.shape(audio)[-1] / sampling_rate
-    num_frames = int(duration_s * frame_rate + 0.5)  # half a frame of silence is added at most
-    return max(0, num_frames - 1) // temporal_factor * temporal_factor + 1
+        return None if video is None else whole_latents(len(video), temporal_factor)
+    num_sound_frames = math.ceil((np.shape(audio)[-1] - 0.5) / sampling_rate * frame_rate)  # clips round to samples
+    if video is not None and num_sound_frames < len(video) + temporal_factor:
+        return whole_latents(len(video), temporal_factor)
+    return whole_latents(num_sound_frames + temporal_factor - 1, temporal_factor)
+
+
+def cut_video(video: np.ndarray, num_frames: int | None, temporal_factor: int) -> np.ndarray:
+    """The first frames of a given video that fill whole latents of the clip; says in one line what is cut.
+
+    Args:
+        video: Frames, N first.
+        num_frames: Of the clip, if the caller asks for a number.
+        temporal_factor: Frames per latent after the first.
+    """
+    length = len(video) if num_frames is None else min(len(video), num_frames)
+    kept = whole_latents(length, temporal_factor)
+    if kept < len(video):
+        reason = f"the clip has {num_frames}" if num_frames == kept else f"latents hold {temporal_factor}k + 1"
+        logger.warning(f"`video` of {len(video)} frames is cut to its first {kept}: {reason}")
+    return video[:kept]

@@ -3,16 +3,20 @@
 Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L audio latents.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import PIL.Image
 import torch
+from diffusers.utils import logging
 from torch import Tensor
 
+from .media_arrays import Audio, exact_frame_rate, mix_channels, to_unit_floats
+from .media_reading import Sound, Video
 
-Video = list[PIL.Image.Image] | np.ndarray | Tensor
-Audio = np.ndarray | Tensor
+
+logger = logging.get_logger(__name__)
+
+MAX_FEW_CHANNELS = 8  # 7.1; more channels than these and than samples are samples
 
 
 def condition_channels(latents: Tensor, image_latents: Tensor | None, num_mask_channels: int) -> Tensor:
@@ -78,55 +82,86 @@ class GivenLatents(NamedTuple):
         return timestep[:, None] * ~self.is_given
 
 
-def to_frame_batch(video: Video) -> Video:
-    """One video as diffusers' video processor reads it: uint8 arrays become floats in [0, 1].
-
-    Args:
-        video: PIL images; uint8 or float [0, 1] array [N, H, W, 3]; or float tensor [N, 3, H, W].
-    """
-    is_images = isinstance(video, list) and all(isinstance(frame, PIL.Image.Image) for frame in video)
-    if is_images and len(video) > 0:
-        return video
-    if isinstance(video, np.ndarray) and video.ndim == 4 and video.shape[3] == 3:
-        return video.astype(np.float32) / 255 if video.dtype == np.uint8 else in_unit_range(video)
-    if isinstance(video, Tensor) and video.is_floating_point() and video.ndim == 4 and video.shape[1] == 3:
-        return in_unit_range(video)
-    shape = list(video.shape) if hasattr(video, "shape") else type(video).__name__
-    raise ValueError(
-        f"`video` must be a list of PIL images, an array [N, H, W, 3] or a float tensor [N, 3, H, W], got {shape}; "
-        f"`media.read_video` reads a file"
-    )
+def unpack_video(video: Any, frame_rate: float | None) -> tuple[Any, float | None]:
+    """Frames and their frame rate, of a `media.Video` as a whole or of anything else with the rate beside it."""
+    if not isinstance(video, Video):
+        return video, frame_rate
+    if frame_rate is not None and exact_frame_rate(frame_rate) != video.frame_rate:
+        raise ValueError(
+            f"`frame_rate` must be that of the given `video`, {float(video.frame_rate):g}, got {frame_rate:g}; leave "
+            "it out, or read the file with `media.read_video(path, frame_rate=...)`"
+        )
+    return video.frames, float(video.frame_rate)
 
 
-def in_unit_range(video: np.ndarray | Tensor) -> np.ndarray | Tensor:
-    """The same frames, after refusing that there are none, and values outside of [0, 1]."""
-    if 0 in video.shape:
-        raise ValueError(f"`video` must have at least one frame and pixel, got {list(video.shape)}; leave it out")
-    low, high = float(video.min()), float(video.max())
-    if not (low >= 0 and high <= 1):  # written so that NaN fails as well
-        raise ValueError(f"`video` must have values in [0, 1] or be uint8, got [{low:.3g}, {high:.3g}]; rescale it")
-    return video
-
-
-def to_waveform_batch(audio: Audio, num_channels: int) -> Tensor:
-    """Float waveform [B, channels, S] of one sound, [S] or [channels, S], or of a batch [B, channels, S]."""
+def unpack_audio(audio: Any, sampling_rate: int | None) -> tuple[Audio, int]:
+    """Sound and its sampling rate, of a `media.Sound` or `media.Video` as a whole or of an array with its rate."""
+    if isinstance(audio, Sound | Video):
+        if audio.audio is None or audio.sampling_rate is None:
+            raise ValueError("`audio` must hold sound, got a video without; leave it out")
+        if sampling_rate not in (None, audio.sampling_rate):
+            raise ValueError(
+                f"`audio_sampling_rate` must be that of the given `audio`, {audio.sampling_rate}, got "
+                f"{sampling_rate}; leave it out"
+            )
+        return audio.audio, audio.sampling_rate
     if not isinstance(audio, np.ndarray | Tensor):
         raise ValueError(
             f"`audio` must be an array or a tensor, got {type(audio).__name__}; `media.read_audio` reads a file"
         )
-    waveform = torch.as_tensor(audio).detach().cpu()
-    if not waveform.is_floating_point():
-        raise ValueError(f"`audio` must be float in [-1, 1], got {waveform.dtype}; divide int16 by 32768, say")
-    waveform = waveform.float()
-    waveform = waveform.reshape((1,) * (3 - waveform.ndim) + waveform.shape)
-    if waveform.ndim != 3 or waveform.shape[1] != num_channels or waveform.shape[2] == 0:
+    if sampling_rate is None:
         raise ValueError(
-            f"`audio` must be [S], [{num_channels}, S] or [B, {num_channels}, S] with S > 0, got "
-            f"{list(np.shape(audio))}; `media.mix_channels` changes the number of channels"
+            "`audio_sampling_rate` must be given with an array of sound, got None; pass its samples per second, or "
+            "pass what `media.read_audio` returns as a whole"
         )
-    if not bool(waveform.isfinite().all()):
-        raise ValueError("`audio` must be finite, got NaN or infinity; check how the sound was read")
-    return waveform
+    return audio, sampling_rate
+
+
+def to_waveform_batch(audio: Audio, num_channels: int) -> Tensor:
+    """Float waveform [B, num_channels, S] of any sound, mixed to the channels that are wanted.
+
+    Args:
+        audio: One sound, [S] or [channels, S], or a batch [B, channels, S], of numbers as `to_unit_floats` takes them.
+        num_channels: Wanted.
+    """
+    sound = to_unit_floats("audio", audio)
+    sound = sound.reshape((1,) * (3 - sound.ndim) + sound.shape)
+    if sound.ndim != 3 or 0 in sound.shape:
+        raise ValueError(
+            f"`audio` must be [S], [channels, S] or [B, channels, S] with S > 0, got {list(np.shape(audio))}; bring "
+            "it into one of these"
+        )
+    if sound.shape[1] > max(sound.shape[2], MAX_FEW_CHANNELS):
+        raise ValueError(
+            f"`audio` must have its samples last, got {list(np.shape(audio))}; transpose it to [channels, S]"
+        )
+    if (peak := float(np.abs(sound).max())) > 1:
+        logger.warning(f"`audio` reaches {peak:.2f}: what lies beyond [-1, 1] is clipped")
+    if sound.shape[1] != num_channels:
+        logger.info(f"`audio` of {sound.shape[1]} channels is mixed to {num_channels}")
+    return torch.from_numpy(np.ascontiguousarray(mix_channels(sound, num_channels)))
+
+
+def continue_sound(given: Tensor, generated: Tensor, num_fade_samples: int) -> Tensor:
+    """Given sound, then what was generated after it, without a click: the codec's copy of the given part is not it.
+
+    The generated part fades in over the given one played backwards from its end, which is continuous there.
+
+    Args:
+        given: [B, C, S].
+        generated: The whole clip, [B, C, T] with T > S; its first S samples are the codec's copy.
+        num_fade_samples: Length of the cross-fade, which lies after the given part.
+
+    Returns:
+        [B, C, T], the first S samples as given.
+    """
+    num_given = given.shape[2]
+    rest = generated[..., num_given:]
+    length = min(num_fade_samples, num_given, rest.shape[2])
+    weight = torch.sin(torch.linspace(0, torch.pi / 2, length + 2)[1:-1]) ** 2
+    mirrored = given[..., num_given - length :].flip(-1)
+    faded = rest[..., :length] * weight + mirrored * (1 - weight)
+    return torch.cat([given, faded, rest[..., length:]], dim=-1)
 
 
 def repeat_to_batch(name: str, rows: Tensor, batch_size: int) -> Tensor:

@@ -17,10 +17,19 @@ from jova_cli.parser import Parser, one_line
 
 from . import media
 from .devices import choose_device
+from .domain import describe_strangers
 from .generation_defaults import GenerationDefaults
 from .pipeline_jova import JoVAPipeline
 from .pipeline_output import JoVAPipelineOutput
 from .prompt import JoVAPrompt
+
+
+OPTIONS_OF_FILES = {
+    "start_s": "--start",
+    "duration_s": "--duration",
+    "audio_track": "--audio-track",
+    "allow_truncated": "--allow-truncated",
+}
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:
@@ -42,8 +51,9 @@ def generate(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     seed = random.randint(0, LARGEST_SEED) if args.seed is None else args.seed
     pipeline = load_pipeline(args, device)
-    if "audio" in arguments:
-        arguments["audio"] = media.mix_channels(arguments["audio"], pipeline.audio_codec.num_channels)
+    text = args.prompt or " ".join((args.video_caption, args.audio_caption, args.transcript))
+    if strangers := describe_strangers(pipeline.config.get("domain"), text, args.image is not None):
+        print(strangers, file=sys.stderr)
     print(f"seed {seed}", file=sys.stderr)
     generator = torch.Generator().manual_seed(seed)
     made: Any = pipeline(**arguments, modalities=args.modalities, generator=generator)
@@ -65,7 +75,7 @@ def number_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def given_media(args: argparse.Namespace) -> dict[str, Any]:
     """Image, sound and frames that the files hold, as the pipeline takes them."""
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"fit": args.fit}
     if args.image is not None:
         with errors_name("--image"):
             given["image"] = media.read_image(args.image)
@@ -74,18 +84,31 @@ def given_media(args: argparse.Namespace) -> dict[str, Any]:
             given |= given_video(args)
     if args.audio is not None:
         with errors_name("--audio"):
-            given["audio"], given["audio_sampling_rate"] = media.read_audio(args.audio)
+            given["audio"] = media.read_audio(args.audio, **part_of_file(args))
     return given
 
 
 def given_video(args: argparse.Namespace) -> dict[str, Any]:
     """Frames at the clip's frame rate; where the clip is longer than they are, their sound goes on as well."""
     frame_rate = args.frame_rate or model_defaults(args.model).frame_rate
-    clip = media.read_video(args.video, frame_rate=frame_rate, max_num_frames=args.num_frames)
-    goes_on = args.num_frames is not None and args.num_frames > len(clip.frames)
-    if goes_on and clip.audio is not None and "audio" in args.modalities:
-        return {"video": clip.frames, "audio": clip.audio, "audio_sampling_rate": clip.sampling_rate}
+    part = part_of_file(args)
+    clip = media.read_video(args.video, frame_rate=frame_rate, max_num_frames=args.num_frames, **part)
+    if clip.audio is None or args.audio is not None:
+        return {"video": clip.frames}
+    if "audio" in args.modalities and args.num_frames is not None and args.num_frames > len(clip.frames):
+        return {"video": clip.frames, "audio": clip}
+    print("the sound of `--video` is left out; give the file as `--audio` as well for it to stay", file=sys.stderr)
     return {"video": clip.frames}
+
+
+def part_of_file(args: argparse.Namespace) -> dict[str, Any]:
+    """Which part and track of a file is meant, as `media.read_audio` and `media.read_video` take it."""
+    return {
+        "start_s": args.start or 0.0,
+        "duration_s": args.duration,
+        "audio_track": args.audio_track,
+        "allow_truncated": args.allow_truncated,
+    }
 
 
 def model_defaults(model: str) -> GenerationDefaults:
@@ -131,8 +154,11 @@ def save(output: JoVAPipelineOutput, path: Path) -> None:
 
 @contextmanager
 def errors_name(option: str) -> Iterator[None]:
-    """Let errors about a file name the option that gave it."""
+    """Let errors about a file name the options that gave it and its part."""
     try:
         yield
     except (ValueError, OSError) as error:
-        raise ValueError(one_line(error).replace("`path`", f"`{option}`")) from error
+        message = one_line(error)
+        for name, said in {"path": option, **OPTIONS_OF_FILES}.items():
+            message = message.replace(f"`{name}`", f"`{said}`")
+        raise ValueError(message) from error

@@ -5,19 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
-from .conditions import Audio, Video
 from .generation_defaults import GenerationDefaults
-from .media import check_sampling_rate
+from .media_arrays import Audio
+from .pictures import Fit, Pictures, check_fit
 from .prompt import JoVAPrompt, PromptEmbeds
 from .transformer_jova import MODALITIES
 
 
 Prompts = str | JoVAPrompt | list[str] | list[JoVAPrompt]
-Image = PIL.Image.Image | np.ndarray | Tensor | list[PIL.Image.Image]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -25,16 +23,19 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 class CallInputs:
     """What a call is given, all but the values that a checkpoint has defaults for; see `JoVAPipeline.__call__`.
 
-    Once settled, `video` and `audio` are batches, and `audio_sampling_rate` is that of a given `audio`.
+    Once settled, `image` is a list of pictures [H, W, 3] and `video` an array [N, H, W, 3], both in one form (see
+    `pictures.py`), `audio` a batch [B, C, S], and `audio_sampling_rate` is that of a given `audio`.
     """
 
     prompt: Prompts | None
     negative_prompt: Prompts | None
     audio_negative_prompt: Prompts | None
-    image: Image | None
-    audio: Audio | None
-    video: Video | None
+    image: Any
+    audio: Any
+    video: Any
     audio_sampling_rate: int | None
+    frame_rate: float | None
+    fit: Fit
     speaker_embeds: Tensor | None
     num_frames: int | None
     modalities: Sequence[str]
@@ -131,12 +132,13 @@ def check_template(template: str) -> None:
 
 
 def check_output(inputs: CallInputs, known_tensors: Sequence[str]) -> None:
-    """Refuse a number of clips, a type of output, a callback or tensors for it that cannot be.
+    """Refuse a fit, a number of clips, a type of output, a callback or tensors for it that cannot be.
 
     Args:
         inputs: Of the call.
         known_tensors: Names of the tensors that a callback may ask for.
     """
+    check_fit(inputs.fit)
     num_videos, output_type, callback = inputs.num_videos_per_prompt, inputs.output_type, inputs.callback_on_step_end
     if num_videos < 1:
         raise ValueError(f"`num_videos_per_prompt` must be at least 1, got {num_videos}; use 1")
@@ -157,8 +159,8 @@ def check_output(inputs: CallInputs, known_tensors: Sequence[str]) -> None:
 
 def check_modalities(
     modalities: Sequence[str],
-    image: Image | None,
-    video: Video | None,
+    image: Pictures | None,
+    video: Pictures | None,
     audio: Audio | None,
     speaker_embeds: Tensor | None,
 ) -> None:
@@ -256,47 +258,31 @@ def check_size(settings: GenerationDefaults, spatial_factor: int, patch_size: Se
             raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {value}; use {near}")
 
 
-def check_length(settings: GenerationDefaults, temporal_factor: int) -> None:
-    """Refuse frame counts that the video VAE cannot hold, and rates that no clip has."""
-    check_frame_count("num_frames", settings.num_frames, temporal_factor)
-    if not 0 < settings.frame_rate < float("inf"):
-        raise ValueError(f"`frame_rate` must be positive, got {settings.frame_rate}; use 16 or 24, say")
+def check_frame_rate(frame_rate: float) -> None:
+    """Refuse a rate that no clip has."""
+    if not 0 < frame_rate < float("inf"):
+        raise ValueError(f"`frame_rate` must be positive, got {frame_rate}; use 16 or 24, say")
 
 
-def check_frame_count(name: str, num_frames: int, temporal_factor: int) -> None:
+def check_frame_count(num_frames: int, temporal_factor: int) -> None:
     """Refuse a number of frames that does not fill whole latents."""
     if num_frames < 1 or (num_frames - 1) % temporal_factor:
         below = max(0, num_frames - 1) // temporal_factor * temporal_factor + 1
         raise ValueError(
-            f"`{name}` must be {temporal_factor}k + 1 (the video VAE compresses time by {temporal_factor}), "
+            f"`num_frames` must be {temporal_factor}k + 1 (the video VAE compresses time by {temporal_factor}), "
             f"got {num_frames}; use {below} or {below + temporal_factor}"
         )
 
 
-def check_given_video(video: Video | None, num_frames: int, temporal_factor: int) -> None:
-    """Refuse given frames that are more than the clip has or do not fill whole latents."""
-    if video is None:
+def check_given_audio(inputs: CallInputs, settings: GenerationDefaults, temporal_factor: int) -> None:
+    """Refuse given sound that is longer than the clip; beside a given video, by more than the frames of one latent."""
+    if inputs.audio is None or inputs.audio_sampling_rate is None:
         return
-    if len(video) > num_frames:
-        raise ValueError(f"`video` must have at most `num_frames` = {num_frames} frames, got {len(video)}; cut it")
-    check_frame_count("len(video)", len(video), temporal_factor)
-
-
-def check_audio_sampling_rate(audio_sampling_rate: int | None) -> None:
-    """Refuse a rate, in samples per second, that no sound has; None is that of the audio VAE."""
-    if audio_sampling_rate is not None:
-        check_sampling_rate("audio_sampling_rate", audio_sampling_rate)
-
-
-def check_given_audio(
-    audio: Audio | None, sampling_rate: int | None, settings: GenerationDefaults, temporal_factor: int
-) -> None:
-    """Refuse given sound that is longer than the clip by more than the frames of one latent."""
-    if audio is None or sampling_rate is None:
-        return
-    duration_s, clip_s = np.shape(audio)[-1] / sampling_rate, settings.num_frames / settings.frame_rate
-    if duration_s > clip_s + temporal_factor / settings.frame_rate:
+    num_samples, rate = np.shape(inputs.audio)[-1], inputs.audio_sampling_rate
+    clip_s = settings.num_frames / settings.frame_rate
+    tolerance_s = 0.0 if inputs.video is None else temporal_factor / settings.frame_rate
+    if num_samples > round((clip_s + tolerance_s) * rate):
         raise ValueError(
-            f"`audio` must last at most as long as the clip, {clip_s:.3f} s, got {duration_s:.3f} s; "
+            f"`audio` must last at most as long as the clip, {clip_s:.3f} s, got {num_samples / rate:.3f} s; "
             f"cut it, or leave `num_frames` out to fit the clip to the sound"
         )

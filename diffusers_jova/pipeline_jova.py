@@ -25,21 +25,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jova_cli.shipped import find_model
 
-from .clip_shape import ClipShape, frames_of_given_media
-from .conditions import Audio, Video, to_frame_batch, to_waveform_batch
+from .clip_shape import ClipShape
 from .denoising import JoVADenoiser, TextConditions
+from .domain import check_domain
 from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
 from .lora import JoVALoraLoaderMixin
+from .media_arrays import Audio
+from .media_reading import Sound
+from .media_reading import Video as ReadVideo
 from .number_formats import component_dtypes
+from .pictures import Fit, Pictures
 from .pipeline_checks import (
     CallInputs,
-    Image,
     Prompts,
-    check_audio_sampling_rate,
+    check_frame_count,
     check_given_audio,
-    check_given_video,
-    check_length,
     check_modalities,
     check_output,
     check_prompts,
@@ -91,6 +92,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         speaker_token: Token that goes behind every `<S>` of a prompt, for a voice to replace its text row; None for
             models without voices.
         defaults: Values for arguments of a call that are None, see `GenerationDefaults`.
+        domain: What a model of few things knows: its `name`, and `words`, all those of its prompts; None for others.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae->audio_vae->vocoder"
@@ -120,6 +122,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         pads_text_with_zeros: bool = False,
         speaker_token: str | None = None,
         defaults: Mapping[str, Any] | None = None,
+        domain: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -138,7 +141,9 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             pads_text_with_zeros=pads_text_with_zeros,
             speaker_token=speaker_token,
             defaults=dict(defaults or {}),
+            domain=domain,
         )
+        check_domain(domain)
         check_template(prompt_template)
         self.defaults = GenerationDefaults.from_dict(defaults or {})
         spatial_factor = 8 if vae is None else JoVAVideoCodec(vae).spatial_factor
@@ -250,23 +255,14 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
     # 2. Settling and checking
 
     def settle(self, inputs: CallInputs, settings: GenerationDefaults) -> tuple[CallInputs, GenerationDefaults]:
-        """Bring given media into one form, and let them say how long the clip is; drop guidance without an object."""
+        """Bring given media into one form, and let them say how long a clip is; drop guidance without an object."""
         for name in ("transformer", "scheduler"):
             if getattr(self, name) is None:
                 raise ValueError(f"`{name}` must be loaded to generate anything, got None; load it")
         check_modalities(inputs.modalities, inputs.image, inputs.video, inputs.audio, inputs.speaker_embeds)
-        check_audio_sampling_rate(inputs.audio_sampling_rate)  # here, because it sets the length of the clip
-        if inputs.video is not None:
-            inputs = replace(inputs, video=to_frame_batch(inputs.video))
-        if inputs.audio is not None:
-            rate = self.audio_codec.sampling_rate if inputs.audio_sampling_rate is None else inputs.audio_sampling_rate
-            waveform = to_waveform_batch(inputs.audio, self.audio_codec.num_channels)
-            inputs = replace(inputs, audio=waveform, audio_sampling_rate=rate)
-        if inputs.num_frames is None:
-            num_frames = frames_of_given_media(
-                inputs.video, inputs.audio, inputs.audio_sampling_rate, settings.frame_rate, self.temporal_factor
-            )
-            inputs = replace(inputs, num_frames=num_frames)
+        inputs = self.settle_media(inputs)
+        settings = settings.override(frame_rate=inputs.frame_rate)
+        inputs = self.settle_length(inputs, settings.frame_rate)
         settings = settings.override(num_frames=inputs.num_frames)
         if len(inputs.modalities) == 1:  # nothing to couple
             settings = settings.override(coupling_scale=1.0, audio_coupling_scale=1.0)
@@ -287,9 +283,8 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         )
         if "video" in inputs.modalities or self.vae is not None:
             check_size(settings, self.video_codec.spatial_factor, config.patch_size)
-        check_length(settings, self.temporal_factor)
-        check_given_video(inputs.video, settings.num_frames, self.temporal_factor)
-        check_given_audio(inputs.audio, inputs.audio_sampling_rate, settings, self.temporal_factor)
+        check_frame_count(settings.num_frames, self.temporal_factor)
+        check_given_audio(inputs, settings, self.temporal_factor)
 
     def clip_shape(self, inputs: CallInputs, settings: GenerationDefaults) -> ClipShape:
         """Size and length of the clips of a call."""
@@ -323,10 +318,11 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         prompt: Prompts | None = None,
         negative_prompt: Prompts | None = None,
         audio_negative_prompt: Prompts | None = None,
-        image: Image | None = None,
-        audio: Audio | None = None,
-        video: Video | None = None,
+        image: Pictures | None = None,
+        audio: Audio | Sound | ReadVideo | None = None,
+        video: Pictures | ReadVideo | None = None,
         audio_sampling_rate: int | None = None,
+        fit: Fit = "cover",
         speaker_embeds: Tensor | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -371,12 +367,18 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             prompt: What is to be seen, heard and said: strings or `JoVAPrompt`.
             negative_prompt: What guidance moves away from.
             audio_negative_prompt: The same for the audio branch's text; None follows `negative_prompt`.
-            image: Reference image, the first frame: one for all, or one per prompt.
-            audio: Given sound, [S] or [channels, S], or one per prompt [B, channels, S], in [-1, 1]. As long as the
-                clip it drives the video; shorter, it is continued.
-            video: Given frames: PIL images, array [N, H, W, 3] or tensor [N, 3, H, W], N = 4k + 1. As long as the clip
-                it gets a sound; shorter, it is continued.
-            audio_sampling_rate: Samples per second of `audio`; None means that of the audio VAE.
+            image: Reference image, the first frame: one for all, or a list of one per prompt. PIL images of any mode,
+                arrays and tensors of any layout of the channels, see `diffusers_jova.pictures.to_pictures`; whole
+                numbers are scaled by their type, floats lie in [0, 1], what is transparent lies on white.
+            audio: Given sound: what `media.read_audio` or `media.read_video` returns, or [S], [channels, S], or one
+                per prompt [B, channels, S], of whole numbers or floats in [-1, 1]; mixed to the channels of the model.
+                As long as the clip it drives the video; shorter, it is continued.
+            video: Given frames: what `media.read_video` returns, or a list of pictures, or one array or tensor of N,
+                in the forms of `image`; the first 4k + 1 count. As long as the clip it gets a sound; shorter, it is
+                continued.
+            audio_sampling_rate: Samples per second of `audio`; not needed where it was read from a file as a whole.
+            fit: How a given `image` or `video` of another shape becomes one of the clip's: `"cover"` crops the centre,
+                `"contain"` fills up with black, `"stretch"` bends what is seen.
             speaker_embeds: Voices of the speakers, [P, D], or one set per prompt [B, P, D], for models that read them:
                 the i-th stands at the i-th `<S>`. Zeros are an unknown voice, which speakers without one have, and
                 fill up where another prompt has more. D and the speaker encoder are those that the model was trained
@@ -384,9 +386,9 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
                 entry) on at most 30 s of mono sound at 16 kHz.
             height: Pixels.
             width: Pixels.
-            num_frames: Frames, 4k + 1. None takes the length of a given `video` or, without one, what fits into a
-                given `audio`.
-            frame_rate: Frames per second.
+            num_frames: Frames, 4k + 1. None takes the length of a given `video`, cut to 4k + 1, or of a given `audio`,
+                filled up to 4k + 1 frames with silence. A longer `video` is cut, a longer `audio` refused.
+            frame_rate: Frames per second; that of a `video` read from a file as a whole.
             num_inference_steps: Solver steps.
             sigmas: Video noise levels to walk, in place of the scheduler's.
             audio_sigmas: Audio noise levels.
@@ -422,7 +424,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             callback_on_step_end_tensor_inputs: Names of the tensors it gets, of `_callback_tensor_inputs`.
 
         Returns:
-            `JoVAPipelineOutput`, or the tuple `(frames, audio)`. Given media that cover the clip come back as given.
+            `JoVAPipelineOutput`, or the tuple `(frames, audio)`. Given frames and samples come back as given.
         """
         # 1. Settle what the call is about
         inputs = CallInputs(
@@ -433,6 +435,8 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             audio=audio,
             video=video,
             audio_sampling_rate=audio_sampling_rate,
+            frame_rate=frame_rate,
+            fit=fit,
             speaker_embeds=speaker_embeds,
             num_frames=num_frames,
             modalities=modalities,

@@ -4,19 +4,36 @@ Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height a
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .audio_codec import JoVAAudioCodec
-from .clip_shape import ClipShape, set_length
-from .conditions import GivenLatents, condition_channels, repeat_to_batch
+from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given_media, set_length
+from .conditions import (
+    GivenLatents,
+    condition_channels,
+    continue_sound,
+    repeat_to_batch,
+    to_waveform_batch,
+    unpack_audio,
+    unpack_video,
+)
 from .finite import check_finite_inputs
-from .pipeline_checks import CallInputs, Image
+from .media_arrays import check_sampling_rate
+from .pictures import Fit, describe_fit, fit_pictures, to_frames, to_pictures, to_signed
+from .pipeline_checks import CallInputs, check_frame_rate
 from .video_codec import JoVAVideoCodec
+
+
+logger = logging.get_logger(__name__)
+
+FADE_S = 0.02  # from a given sound to what goes on: longer than a click, shorter than a syllable
 
 
 @dataclass(frozen=True)
@@ -113,6 +130,40 @@ class JoVAMediaMixin:
 
     # 2. What is given besides text
 
+    def settle_media(self, inputs: CallInputs) -> CallInputs:
+        """Bring given media into one form each, and let what was read from a file bring its rates."""
+        if inputs.image is not None:
+            inputs = replace(inputs, image=to_pictures("image", inputs.image))
+        if inputs.video is not None:
+            frames, frame_rate = unpack_video(inputs.video, inputs.frame_rate)
+            if getattr(inputs.video, "audio", None) is not None and inputs.audio is None:
+                logger.warning("the sound of `video` is not used; pass the same as `audio` for it to stay")
+            inputs = replace(inputs, video=to_frames("video", frames), frame_rate=frame_rate)
+        if inputs.audio_sampling_rate is not None:  # here, because it sets the length of the clip
+            check_sampling_rate("audio_sampling_rate", inputs.audio_sampling_rate)
+        if inputs.audio is not None:
+            audio, sampling_rate = unpack_audio(inputs.audio, inputs.audio_sampling_rate)
+            waveform = to_waveform_batch(audio, self.audio_codec.num_channels)
+            inputs = replace(inputs, audio=waveform, audio_sampling_rate=sampling_rate)
+        return inputs
+
+    def settle_length(self, inputs: CallInputs, frame_rate: float) -> CallInputs:
+        """Let given media say how long the clip is: a video is cut to whole latents, a sound never."""
+        check_frame_rate(frame_rate)
+        num_frames = inputs.num_frames
+        if num_frames is None:
+            num_frames = frames_of_given_media(
+                inputs.video, inputs.audio, inputs.audio_sampling_rate, frame_rate, self.temporal_factor
+            )
+        if inputs.video is not None:
+            inputs = replace(inputs, video=cut_video(inputs.video, inputs.num_frames, self.temporal_factor))
+        elif inputs.audio is not None and inputs.num_frames is None:
+            assert num_frames is not None
+            assert inputs.audio_sampling_rate is not None
+            filled = fill_with_silence(inputs.audio, num_frames / frame_rate, inputs.audio_sampling_rate)
+            inputs = replace(inputs, audio=filled)
+        return replace(inputs, num_frames=num_frames)
+
     def encode_media(self, inputs: CallInputs, clip: ClipShape) -> GivenMedia:
         """Encode what a call is given besides text, once it is settled."""
         given: dict[str, GivenLatents] = {}
@@ -121,25 +172,29 @@ class JoVAMediaMixin:
         if "video" in inputs.modalities:
             num_latent_frames = self.video_codec.num_latent_frames(clip.num_frames)
             if inputs.image is not None:
-                image_latents = self.encode_image(inputs.image, clip)
+                image_latents = self.encode_image(inputs.image, clip, inputs.fit)
                 if self.num_condition_channels == 0:
                     given["video"] = GivenLatents.prefix(image_latents, num_latent_frames, axis=2)
             if inputs.video is not None:
-                originals["video"] = self.video_processor.preprocess_video(
-                    inputs.video, height=clip.height, width=clip.width
-                )
+                originals["video"] = self.fit_to_clip("video", inputs.video, clip, inputs.fit).movedim(0, 1)[None]
                 encoded = self.encode_video(originals["video"], clip)
                 given["video"] = GivenLatents.prefix(encoded, num_latent_frames, axis=2)
             channels = self.condition_channels(clip, image_latents)
-        if isinstance(inputs.audio, Tensor) and inputs.audio_sampling_rate is not None:  # as settled
+        if inputs.audio is not None and inputs.audio_sampling_rate is not None:
             originals["audio"] = clip.fit_given_audio(inputs.audio, inputs.audio_sampling_rate, self.audio_codec)
             encoded = self.encode_audio(originals["audio"], clip)
             given["audio"] = GivenLatents.prefix(encoded, clip.num_audio_latents, axis=1)
         return GivenMedia(given, originals, channels)
 
-    def encode_image(self, image: Image, clip: ClipShape) -> Tensor:
-        """Normalised latents [B, C, 1, h, w] of one reference image, or of one per prompt."""
-        pixels = self.video_processor.preprocess(image, height=clip.height, width=clip.width)
+    def fit_to_clip(self, name: str, pictures: np.ndarray, clip: ClipShape, fit: Fit) -> Tensor:
+        """Pictures in one form [N, h, w, 3] at the size of the clip, [N, 3, H, W] in [-1, 1]; says what is cut."""
+        if change := describe_fit(name, pictures.shape[1:3], (clip.height, clip.width), fit):
+            logger.warning(change)
+        return to_signed(fit_pictures(pictures, clip.height, clip.width, fit))
+
+    def encode_image(self, images: Sequence[np.ndarray], clip: ClipShape, fit: Fit) -> Tensor:
+        """Normalised latents [B, C, 1, h, w] of one reference image in one form, or of one per prompt."""
+        pixels = torch.cat([self.fit_to_clip("image", image[None], clip, fit) for image in images])
         return repeat_to_batch("image", self.video_codec.encode(pixels[:, :, None]), clip.batch_size)
 
     def encode_video(self, frames: Tensor, clip: ClipShape) -> Tensor:
@@ -214,30 +269,53 @@ class JoVAMediaMixin:
     def decode_media(
         self, samples: dict[str, Tensor], media: GivenMedia, output_type: str, clip: ClipShape
     ) -> tuple[Any, Any]:
-        """Frames and waveform of latents by modality; what is given as long as the clip comes back as given."""
+        """Frames and waveform of latents by modality; what is given comes back as given, at the beginning or whole."""
         frames = waveform = None
         if "video" in samples:
-            frames = self.decode_video(samples["video"], output_type)
+            frames = self.decode_video(samples["video"], output_type, media.originals.get("video"))
         if "audio" in samples:
-            waveform = self.decode_audio(samples["audio"], output_type, clip)
-        if output_type != "latent" and media.covers_all("video"):
-            frames = repeat_to_batch("video", media.originals["video"], clip.batch_size)
-            frames = self.video_processor.postprocess_video(frames, output_type=output_type)
-        if output_type != "latent" and media.covers_all("audio"):
-            waveform = self.finish_audio(media.originals["audio"], output_type, clip)
+            waveform = self.decode_audio(samples["audio"], output_type, clip, media.originals.get("audio"))
         return frames, waveform
 
-    def decode_video(self, latents: Tensor, output_type: str) -> Any:
-        """Frames as `output_type` says, of normalised latents [B, C, F, h, w]."""
-        if output_type == "latent":
-            return latents
-        return self.video_processor.postprocess_video(self.video_codec.decode(latents), output_type=output_type)
+    def decode_video(self, latents: Tensor, output_type: str, given: Tensor | None = None) -> Any:
+        """Frames as `output_type` says.
 
-    def decode_audio(self, latents: Tensor, output_type: str, clip: ClipShape) -> Any:
-        """Waveform [B, channels, S] of latents [B, L, C], as long as the clip."""
+        Args:
+            latents: Normalised latents [B, C, F, h, w].
+            output_type: Of the call.
+            given: Frames [1, 3, N, H, W] in [-1, 1] that the clip begins with.
+        """
         if output_type == "latent":
             return latents
-        return self.finish_audio(self.audio_codec.decode(latents), output_type, clip)
+        num_frames = (latents.shape[2] - 1) * self.temporal_factor + 1
+        num_given = 0 if given is None else given.shape[2]
+        parts = []
+        if given is not None:
+            parts.append(repeat_to_batch("video", given, latents.shape[0]))
+        if num_given < num_frames:
+            parts.append(self.video_codec.decode(latents)[:, :, num_given:])
+        frames = torch.cat([part.to(parts[-1]) for part in parts], dim=2)
+        return self.video_processor.postprocess_video(frames, output_type=output_type)
+
+    def decode_audio(self, latents: Tensor, output_type: str, clip: ClipShape, given: Tensor | None = None) -> Any:
+        """Waveform [B, channels, S] as long as the clip.
+
+        Args:
+            latents: [B, L, C].
+            output_type: Of the call.
+            clip: Whose sound it is.
+            given: Sound [1 or B, channels, S] at the codec's sampling rate that the clip begins with.
+        """
+        if output_type == "latent":
+            return latents
+        rate = self.audio_codec.sampling_rate
+        if given is None:
+            return self.finish_audio(self.audio_codec.decode(latents), output_type, clip)
+        if given.shape[2] < clip.num_samples(rate):
+            generated = set_length(self.audio_codec.decode(latents).float().cpu(), clip.num_samples(rate))
+            given = repeat_to_batch("audio", given, clip.batch_size)
+            given = continue_sound(given, generated, num_fade_samples=round(FADE_S * rate))
+        return self.finish_audio(given, output_type, clip)
 
     def finish_audio(self, waveform: Tensor, output_type: str, clip: ClipShape) -> Any:
         """Cut a waveform [1 or B, channels, S] to the clip, or fill it up with silence: float32, one per clip."""

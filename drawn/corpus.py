@@ -18,7 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffusers_jova.drawn.avatars import make_clip, write_shards
+from diffusers_jova.domain import words_of
+from diffusers_jova.drawn.avatars import AUDIO_CAPTIONS, make_clip, write_shards
+from diffusers_jova.drawn.portraits import HAIR_STYLES, PALETTE, Identity
+from diffusers_jova.drawn.sounding_objects import SOUNDING_OBJECTS
+from diffusers_jova.drawn.speech import WORDS
 from diffusers_jova.origin import OriginError, keep_origin
 from jova_cli.parser import Parser, one_line
 
@@ -61,6 +65,17 @@ def make_shards(folder: str | Path, seeds: Sequence[int], *, num_processes: int 
         return [path for chunk in chunks for path in write(seeds=chunk)]
     with get_context("spawn").Pool(num_processes) as pool:
         return [path for paths in pool.imap(write, chunks) for path in paths]
+
+
+def caption_words() -> list[str]:
+    """All words of the captions and transcripts of the corpus, for the `domain` of a pipeline that learned from it."""
+    first: dict[str, Any] = {part: colours[0] for part, colours in PALETTE.items()}
+    speakers = [Identity(voice=voice, has_glasses=True, **first) for voice in AUDIO_CAPTIONS]
+    speakers += [Identity(voice="man", hair_style=style, **first) for style in HAIR_STYLES]
+    colours = [colour.name for part in PALETTE.values() for colour in part]
+    things = [f"{thing.picture_caption} {thing.audio_caption}" for thing in SOUNDING_OBJECTS.values()]
+    texts = [*(speaker.caption for speaker in speakers), *AUDIO_CAPTIONS.values(), *colours, *things, *WORDS]
+    return sorted(words_of(" ".join(texts)))
 
 
 def full_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from .shipped import check_source, find_model
 
 WORK = "diffusers_jova.generate"
 MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
+FITS = ("cover", "contain", "stretch")  # as in diffusers_jova.pictures
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
 LARGEST_SEED = 2**32 - 1
 
@@ -47,8 +48,13 @@ def add_arguments(parser: Parser) -> None:
         add(f"--{name.replace('_', '-')}", default="", help=f"what is to be {what}, in place of --prompt")
     add("--negative-prompt", help="what guidance moves away from")
     add("--image", type=Path, help="the first frame")
-    add("--audio", type=Path, help="sound that drives the picture; if the clip is longer, it goes on")
+    add("--audio", type=Path, help="sound that drives the picture; with a longer --num-frames it goes on")
     add("--video", type=Path, help="video to add sound to; --num-frames cuts it, or lets it go on with its sound")
+    add("--start", type=float, help="seconds to leave out at the beginning of --audio and --video")
+    add("--duration", type=float, help="seconds to take of --audio and --video")
+    add("--audio-track", type=int, help="sound track of the files, counted from 0; the default one if not given")
+    add("--allow-truncated", action="store_true", help="take what is there of files that lack their end")
+    add("--fit", choices=FITS, default=FITS[0], help="image or video of another shape: crop, fill with black, or bend")
     add("--modalities", nargs="+", choices=MODALITIES, default=list(MODALITIES), help="what to generate")
     add("--seed", type=int, help="the same seed makes the same clip; drawn if not given")
     add("--steps", type=int, help="denoising steps")
@@ -115,6 +121,9 @@ def check_numbers(args: argparse.Namespace) -> None:
         value = getattr(args, option)
         if value is not None and value < 1:
             raise ValueError(f"`--{option.replace('_', '-')}` must be at least 1, got {value}")
+    for option in ("start", "duration", "audio_track"):
+        if getattr(args, option) is not None and args.audio is None and args.video is None:
+            raise ValueError(f"`--{option.replace('_', '-')}` must be used with `--audio` or `--video`, got neither")
     if args.seed is not None and not 0 <= args.seed <= LARGEST_SEED:
         raise ValueError(f"`--seed` must be from 0 to {LARGEST_SEED}, got {args.seed}")
 

@@ -43,7 +43,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
 from diffusers_jova.drawn.avatars import without_look
-from diffusers_jova.drawn.corpus import make_shards
+from diffusers_jova.drawn.corpus import caption_words, make_shards
 from diffusers_jova.origin import OriginError, digest_components, keep_origin, read_origin
 from diffusers_jova.prompt import full_mask
 from diffusers_jova.training.codecs import train_codecs
@@ -104,6 +104,7 @@ def assemble(
         vocoder=LTX2Vocoder.from_pretrained(codecs / "vocoder", torch_dtype=dtype).eval(),
         scheduler=FlowMatchAudioVideoScheduler(shift=SHIFT, audio_shift=SHIFT),
         defaults=DEFAULTS,
+        domain={"name": "drawn speakers and a few sounding objects", "words": caption_words()},
     )
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from diffusers_jova import JoVAAudioCodec
-from diffusers_jova.clip_shape import ClipShape, frames_of_given_media, set_length
+from diffusers_jova.clip_shape import ClipShape, cut_video, frames_of_given_media, set_length
 from tests.tiny_pipeline import build_audio_vae, build_vocoder
 
 
@@ -26,18 +26,44 @@ def noise(num_samples: int) -> torch.Tensor:
 
 
 def test_a_given_video_sets_the_length_of_the_clip() -> None:
-    assert frames_of_given_media(np.zeros((5, 8, 8, 3)), np.zeros(99 * FRAME), RATE, 16.0, 4) == 5
+    assert frames_of_given_media(np.zeros((5, 8, 8, 3)), np.zeros(5 * FRAME), RATE, 16.0, 4) == 5
 
 
 @pytest.mark.parametrize(
     ("num_samples", "num_frames"),
-    [(9 * FRAME, 9), (int(8.6 * FRAME), 9), (int(8.4 * FRAME), 5), (12 * FRAME, 9), (FRAME // 9, 1)],
+    [(9 * FRAME, 9), (9 * FRAME + 1, 13), (int(8.6 * FRAME), 9), (int(8.4 * FRAME), 9), (12 * FRAME, 13), (9, 1)],
 )
-def test_a_given_sound_sets_the_length_of_the_clip_to_whole_latents_that_it_fills(
+def test_a_given_sound_sets_the_length_of_the_clip_to_whole_latents_that_hold_all_of_it(
     num_samples: int, num_frames: int
 ) -> None:
     assert frames_of_given_media(None, np.zeros((2, num_samples)), RATE, 16.0, 4) == num_frames
-    assert frames_of_given_media(None, np.zeros((2, 3 * num_samples)), 3 * RATE, 16.0, 4) == num_frames
+
+
+@pytest.mark.parametrize("frame_rate", [24000 / 1001, 30000 / 1001, 25.0, 16.0])
+@pytest.mark.parametrize("sampling_rate", [16000, 22050, 44100])
+def test_the_sound_of_a_clip_fits_into_a_clip_of_as_many_frames(frame_rate: float, sampling_rate: int) -> None:
+    for num_frames in range(1, 200, 4):
+        sound = np.zeros(round(num_frames / frame_rate * sampling_rate))
+        assert frames_of_given_media(None, sound, sampling_rate, frame_rate, 4) == num_frames
+
+
+def test_a_sound_that_is_longer_than_a_given_video_by_a_latent_sets_the_length() -> None:
+    video = np.zeros((7, 8, 8, 3))
+    assert frames_of_given_media(video, None, None, 16.0, 4) == 5
+    assert frames_of_given_media(video, np.zeros(8 * FRAME), RATE, 16.0, 4) == 5
+    assert frames_of_given_media(video, np.zeros(20 * FRAME), RATE, 16.0, 4) == 21
+
+
+@pytest.mark.parametrize(("num_frames", "kept"), [(None, 73), (97, 73), (17, 17)])
+def test_a_given_video_is_cut_to_whole_latents_in_one_line(
+    num_frames: int | None, kept: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = np.arange(75)[:, None]
+    assert np.array_equal(cut_video(video, num_frames, 4), video[:kept])
+    (record,) = caplog.records
+    assert f"`video` of 75 frames is cut to its first {kept}: " in record.message
+    assert cut_video(video[:73], 97, 4).shape == (73, 1)
+    assert len(caplog.records) == 1
 
 
 def test_without_given_media_the_length_is_open() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffusers_jova import media
+from diffusers_jova import media, media_writing
 from diffusers_jova.generate import given_video
 from diffusers_jova.pipeline_jova import JoVAPipeline
 from jova_cli.generate import parse, parse_adapter
@@ -119,7 +119,7 @@ def test_a_video_that_goes_on_brings_its_sound(tiny_pipeline_folder: Path, tmp_p
     args.num_frames = 9
     longer = given_video(args)
     assert longer["video"].shape[0] == 5
-    assert longer["audio"].shape == (1, 5000)
+    assert longer["audio"].audio.shape == (1, 5000)
 
 
 def test_image_and_sound_are_read_from_files(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
@@ -128,6 +128,27 @@ def test_image_and_sound_are_read_from_files(tiny_pipeline_folder: Path, tmp_pat
     given = ["--image", str(tmp_path / "red.png"), "--audio", str(tmp_path / "stereo.wav"), "--steps", "1"]
     generate(tiny_pipeline_folder, tmp_path / "out.mp4", *given)
     assert media.read_video(tmp_path / "out.mp4").frames.shape[0] == NUM_FRAMES  # what 0.5625 s of sound hold
+
+
+def test_a_voice_of_any_length_makes_a_clip_that_holds_it(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    media.write_audio(tmp_path / "voice.wav", np.full((2, 16000), 0.1, np.float32), 16000)
+    given = ["--audio", str(tmp_path / "voice.wav"), "--steps", "1"]
+    for part, num_frames in (([], 17), (["--start", "0.5"], 9), (["--duration", "0.3"], 5)):
+        generate(tiny_pipeline_folder, tmp_path / "out.mp4", *given, *part)
+        assert media.read_video(tmp_path / "out.mp4").frames.shape[0] == num_frames
+
+
+def test_an_ordinary_clip_gets_a_sound_or_goes_on(
+    tiny_pipeline_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_clip(tmp_path / "a:b.mp4", 8)
+    given = ["--video", str(source), "--steps", "1", "--height", "32", "--width", "48"]
+    for options, num_frames in (([], 5), (["--num-frames", "13"], 13), (["--start", "0.2"], 5)):
+        generate(tiny_pipeline_folder, tmp_path / "take:1.mp4", *given, *options)
+        assert media.read_video(tmp_path / "take:1.mp4").frames.shape == (num_frames, 32, 48, 3)
+    assert sum("`video` of 8 frames is cut to its first 5" in record.message for record in caplog.records) == 2
+    assert sum("5 rows above and below are cut" in record.message for record in caplog.records) == 3
+    assert capsys.readouterr().err.count("the sound of `--video` is left out") == 2
 
 
 def test_an_adapters_scale_weighs_it(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
@@ -161,6 +182,7 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         (["--num-frames", "10"], r"`num_frames` must be 4k \+ 1 .*, got 10; use 9 or 13"),
         (["--steps", "0"], r"`--steps` must be at least 1, got 0"),
         (["--num-frames", "0"], r"`--num-frames` must be at least 1, got 0"),
+        (["--start", "1"], r"`--start` must be used with `--audio` or `--video`, got neither"),
         (["--seed", "-1"], r"`--seed` must be from 0"),
         (["--frame-rate", "0"], r"`frame_rate` must be positive, got 0"),
         (["--transcript", "hello"], r"either by `--prompt` or by .* got both"),
@@ -206,7 +228,14 @@ def test_bad_files_are_refused_by_the_name_of_their_option(
     assert "`--audio` must be a file with sound" in refusal([*command, "--audio", str(silent)], capsys)
     assert "`--image` must be a readable image" in refusal([*command, "--image", str(corrupt)], capsys)
     assert "`--video` must be a media file" in refusal([*command, "--video", str(corrupt)], capsys)
-    assert "`video` must have at most" not in refusal([*command, "--video", str(silent), "--height", "7"], capsys)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(silent.read_bytes()[:-9])
+    assert "`--video` must be a whole file" in refusal([*command, "--video", str(cut)], capsys)
+    assert "by `--allow-truncated`" in refusal([*command, "--video", str(cut)], capsys)
+    assert "`--start` must lie within" in refusal([*command, "--video", str(silent), "--start", "9"], capsys)
+    assert "`--audio-track` must be from 0 to 0" in refusal(
+        [*command, "--audio", str(write_clip(tmp_path / "a.mp4", 5)), "--audio-track", "1"], capsys
+    )
     assert not Path(command[-1]).exists()
 
 
@@ -251,7 +280,7 @@ def test_a_failure_while_writing_leaves_the_old_file(
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(media, "_encode_video", fail)
+    monkeypatch.setattr(media_writing, "_encode_video", fail)
     with pytest.raises(SystemExit):
         generate(tiny_pipeline_folder, output, "--steps", "1")
     assert output.read_bytes() == b"old"

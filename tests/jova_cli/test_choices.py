@@ -9,6 +9,7 @@ from diffusers_jova import __version__
 from diffusers_jova.conversion import convert as conversion
 from diffusers_jova.conversion import lora
 from diffusers_jova.conversion.output import Options
+from diffusers_jova.pictures import Fit
 from diffusers_jova.training.data import preparation
 from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.loop.config import LoraTargets
@@ -19,6 +20,7 @@ from jova_cli import clip_arguments, convert, generate, parser, prepare, train_l
 
 def test_choices_are_those_of_the_modules_that_do_the_work() -> None:
     assert generate.MODALITIES == MODALITIES
+    assert get_args(Fit) == generate.FITS
     assert set(convert.KINDS) == set(conversion.KINDS)
     assert set(convert.LAYOUTS) == set(lora.LAYOUTS)
     assert set(prepare.DTYPES) == set(preparation.DTYPES)

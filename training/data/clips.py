@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from diffusers_jova.media import normalize_loudness, read_audio, read_image
+from diffusers_jova.pictures import fit_pictures, place
 from diffusers_jova.training.data.envelope_sync import envelope, envelope_sync
 from diffusers_jova.training.data.face_crop import crop_path, cut_share
 from diffusers_jova.training.data.frame_stream import FrameStream, StillImage, read_sound_of_video
@@ -276,17 +276,10 @@ def fit(
     Returns:
         uint8 [F, H, W, 3], and boxes in its pixels, clipped to it, NaN where too little is left.
     """
-    height, width = frames.shape[1:3]
-    scale = max(bucket.height / height, bucket.width / width)
-    left, top = (width - bucket.width / scale) / 2, (height - bucket.height / scale) / 2
-    moved = transform_boxes(boxes, scale, (left * scale, top * scale))
+    placed = place(frames.shape[1:3], (bucket.height, bucket.width))
+    moved = transform_boxes(boxes, (placed.scale_x, placed.scale_y), (placed.crop_x, placed.crop_y))
     visible = clip_visible(moved, bucket.height, bucket.width).astype(np.float32)
-    if (height, width) == (bucket.height, bucket.width):
-        return frames, visible
-    region = (left, top, width - left, height - top)  # in float, so that pixels and boxes agree exactly
-    size = (bucket.width, bucket.height)
-    resized = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS, box=region) for frame in frames]
-    return np.stack([np.asarray(image) for image in resized]), visible
+    return fit_pictures(frames, bucket.height, bucket.width), visible
 
 
 def fit_along(

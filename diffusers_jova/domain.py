@@ -1,0 +1,38 @@
+"""What a model of few things knows, as its pipeline's config tells: a name and all words of its prompts."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+TAG = re.compile(r"<[^<>]*>")  # of a prompt template, such as `<S>`
+WORD = re.compile(r"[a-z0-9']+")
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a prompt, in small letters and without tags."""
+    return set(WORD.findall(TAG.sub(" ", text).lower()))
+
+
+def check_domain(domain: Mapping[str, Any] | None) -> None:
+    """Refuse a `domain` without its two entries."""
+    if domain is not None and not (set(domain) == {"name", "words"} and isinstance(domain["name"], str)):
+        raise ValueError(f"`domain` must have the entries `name` and `words`, got {domain!r}; pass both, or None")
+
+
+def describe_strangers(domain: Mapping[str, Any] | None, text: str, has_image: bool) -> str | None:
+    """Say in one line that a model may not know what is asked for; None for models of the world and for known words.
+
+    Args:
+        domain: Of the pipeline's config.
+        text: The prompt.
+        has_image: Whether a picture is given, which no word describes.
+    """
+    if domain is None:
+        return None
+    strangers = sorted(words_of(text) - set(domain["words"]))
+    if not strangers and not has_image:
+        return None
+    given = [f"the words {', '.join(strangers[:5])}{' ...' if len(strangers) > 5 else ''}"] if strangers else []
+    given += ["other pictures"] if has_image else []
+    return f"this model knows {domain['name']} only, and not {' or '.join(given)}: see its card"

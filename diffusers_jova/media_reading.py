@@ -1,0 +1,402 @@
+"""Video with sound from files: every frame and every sample stays where it was.
+
+Letters: F frames, H and W pixels. Frames are uint8 [F, H, W, 3]; sound is float32 [channels, samples] in [-1, 1].
+"""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import cache
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+from diffusers.utils import logging
+
+from .container_size import missing_bytes
+from .media_arrays import MAX_SAMPLING_RATE_HZ, exact_frame_rate, mix_channels, resample
+from .pictures import on_white, to_rgb_image
+
+
+logger = logging.get_logger(__name__)
+
+PathLike = str | os.PathLike[str]
+MAX_GAP_S = 60  # between two frames, or between picture and sound; more is a broken time stamp
+MP4_NAMES = {"mov", "mp4"}  # of libav, for a track whose header counts its samples
+HDR_CURVES = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
+
+
+class Sound(NamedTuple):
+    """The decoded sound of a file.
+
+    Attributes:
+        audio: float32 [channels, samples].
+        sampling_rate: Samples per second.
+    """
+
+    audio: np.ndarray
+    sampling_rate: int
+
+
+class Video(NamedTuple):
+    """A decoded file.
+
+    Attributes:
+        frames: uint8 [F, H, W, 3].
+        frame_rate: Frames per second, exact.
+        audio: float32 [channels, samples], starting with the first frame; None for a silent file.
+        sampling_rate: Samples per second; None for a silent file.
+    """
+
+    frames: np.ndarray
+    frame_rate: Fraction
+    audio: np.ndarray | None
+    sampling_rate: int | None
+
+
+def read_video(
+    path: PathLike,
+    *,
+    frame_rate: float | Fraction | None = None,
+    max_num_frames: int | None = None,
+    max_side_px: int | None = None,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    audio_track: int | None = None,
+    allow_truncated: bool = False,
+) -> Video:
+    """Decode a video file and its sound.
+
+    Args:
+        path: Any file that libav can read.
+        frame_rate: Frames per second wanted: for each tick of that clock the nearest frame is taken. None keeps the
+            frames as they are stored.
+        max_num_frames: Stop after this many frames; the sound is cut to the same duration.
+        max_side_px: Scale down (never up) so that the longer side has at most this many pixels.
+        start_s: Seconds to leave out at the beginning.
+        duration_s: Seconds to read; None reads to the end.
+        audio_track: Which sound track, counted from 0; None takes the one that players choose: the first that is
+            marked as default, else the first.
+        allow_truncated: Take what is there of a file that announces more than it holds.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be decoded, holds no picture, or is truncated.
+    """
+    target_rate = None if frame_rate is None else exact_frame_rate(frame_rate)
+    for name, value in (("max_num_frames", max_num_frames), ("max_side_px", max_side_px)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}; None sets no limit")
+    check_part(start_s, duration_s)
+    with open_for_reading(path, allow_truncated=allow_truncated) as container:
+        stream, rate = find_video_stream(container, path)
+        has_audio = bool(container.streams.audio) or audio_track is not None
+        timed_frames = timed(decode(container, stream, allow_truncated), rate)
+        part = part_of(chain([first_frame(timed_frames, path)], timed_frames), rate, start_s, duration_s)
+        first = next(part, None)
+        if first is None:
+            raise ValueError(f"`start_s` must lie within the file, got {start_s:g} for {path}; choose an earlier one")
+        chosen = choose_frames(chain([first], part), rate, target_rate)
+        aspect = pixel_aspect(stream)
+        frames = [frame_to_array(frame, aspect, max_side_px) for frame in islice(chosen, max_num_frames)]
+    if len({frame.shape for frame in frames}) > 1:
+        raise ValueError(f"`path` must be a video of one size, got {path}, which changes it; convert it with ffmpeg")
+    rate = target_rate or rate
+    video = Video(np.stack(frames), rate, None, None)
+    if not has_audio:
+        return video
+    audio, sampling_rate = read_sound(path, first[0], audio_track=audio_track, allow_truncated=allow_truncated)
+    if max_num_frames is not None or duration_s is not None:
+        audio = audio[:, : round(len(frames) / rate * sampling_rate)]
+    return video._replace(audio=audio, sampling_rate=sampling_rate)
+
+
+def read_audio(
+    path: PathLike,
+    *,
+    sampling_rate: int | None = None,
+    num_channels: int | None = None,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    audio_track: int | None = None,
+    allow_truncated: bool = False,
+) -> Sound:
+    """Decode the sound of an audio or video file.
+
+    Args:
+        path: Any file that libav can read.
+        sampling_rate: Samples per second wanted; None keeps the file's own.
+        num_channels: 1 or 2; None keeps the file's own (surround sound is mixed down to stereo).
+        start_s: Seconds to leave out at the beginning.
+        duration_s: Seconds to read; None reads to the end.
+        audio_track: Which sound track, counted from 0; None takes the one that players choose.
+        allow_truncated: Take what is there of a file that announces more than it holds.
+
+    Returns:
+        Sound, float32 [channels, samples], and its sampling rate.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be decoded, holds no sound, or is truncated.
+    """
+    check_part(start_s, duration_s)
+    audio, file_rate = read_sound(path, audio_track=audio_track, allow_truncated=allow_truncated)
+    end = None if duration_s is None else round((start_s + duration_s) * file_rate)
+    audio = audio[:, round(start_s * file_rate) : end]
+    if audio.shape[1] == 0:
+        raise ValueError(f"`start_s` must lie within the file, got {start_s:g} for {path}; choose an earlier one")
+    if num_channels is not None:
+        audio = mix_channels(audio, num_channels)
+    if sampling_rate is not None:
+        audio = resample(audio, file_rate, sampling_rate)
+    return Sound(audio, sampling_rate or file_rate)
+
+
+def check_part(start_s: float, duration_s: float | None) -> None:
+    """Refuse a part of a file that cannot be."""
+    if not (math.isfinite(start_s) and start_s >= 0):
+        raise ValueError(f"`start_s` must be a number of seconds from 0 on, got {start_s}; 0 is the beginning")
+    if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
+        raise ValueError(f"`duration_s` must be a positive number of seconds, got {duration_s}; None reads to the end")
+
+
+def read_image(path: PathLike) -> PIL.Image.Image:
+    """Read an image as RGB, turned the way the camera says; what is transparent lies on white.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no readable image.
+    """
+    path = _existing_file(path)
+    try:
+        with PIL.Image.open(path) as image:
+            image.load()
+            return to_rgb_image("path", image)
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:  # Pillow, of broken files
+        raise ValueError(f"`path` must be a readable image, got {path} ({error}); open and save it again") from error
+
+
+def import_av() -> Any:
+    """The library that media files need, or how to get it."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("media files need PyAV, which is not installed; run `pip install av`") from error
+    return av
+
+
+def _existing_file(path: PathLike) -> Path:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`path` must be an existing file, got {path}; check the spelling")
+    return Path(path)
+
+
+@contextmanager
+def open_for_reading(path: PathLike, *, allow_truncated: bool = False) -> Iterator[Any]:
+    """Open a file, and turn every failure of libav while it is open into one helpful error.
+
+    Args:
+        path: Of the file.
+        allow_truncated: Whether a file that announces more bytes than it holds is opened.
+    """
+    av = import_av()
+    path = _existing_file(path)
+    missing = missing_bytes(path)
+    if missing and not allow_truncated:
+        raise ValueError(
+            f"`path` must be a whole file, got {path}, which lacks {missing} of the bytes that it announces; copy it "
+            "again, or take what is there by `allow_truncated`"
+        )
+    try:
+        with av.open(str(path.absolute())) as container:  # a relative `a:b.mp4` would be a protocol
+            yield container
+    except av.error.FFmpegError as error:
+        raise ValueError(
+            f"`path` must be a media file that libav can decode, got {path} ({error.strerror}); convert it with ffmpeg"
+        ) from error
+
+
+def decode(container: Any, stream: Any, allow_truncated: bool = False) -> Iterator[Any]:
+    """Frames of a stream; of a truncated file those before the place where it breaks off."""
+    try:
+        yield from container.decode(stream)
+    except import_av().error.FFmpegError:
+        if not allow_truncated:
+            raise
+
+
+def find_video_stream(container: Any, path: PathLike) -> tuple[Any, Fraction]:
+    """The picture of an open file, and its frames per second; the cover of a record is no video."""
+    attached = import_av().stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & attached]
+    if not streams:
+        raise ValueError(f"`path` must be a file with a video stream, got {path}; use `read_audio` for sound alone")
+    stream = first_default(streams)
+    stream.thread_type = "AUTO"
+    if curve := HDR_CURVES.get(stream.codec_context.color_trc):
+        _warn_of_hdr(str(path), curve)
+    rate = stream.average_rate or stream.base_rate or stream.guessed_rate
+    if not rate:
+        raise ValueError(f"`path` must be a video that tells its frame rate, got {path}; convert it with ffmpeg")
+    return stream, Fraction(rate)
+
+
+def find_audio_stream(container: Any, path: PathLike, audio_track: int | None) -> Any:
+    """The sound track of an open file that is asked for, or that players choose."""
+    streams = container.streams.audio
+    if not streams:
+        raise ValueError(f"`path` must be a file with sound, got {path}; choose a file with an audio stream")
+    if audio_track is None:
+        stream = first_default(streams)
+    elif 0 <= audio_track < len(streams):
+        stream = streams[audio_track]
+    else:
+        raise ValueError(
+            f"`audio_track` must be from 0 to {len(streams) - 1} for {path}, got {audio_track}; choose one"
+        )
+    if not 0 < stream.rate <= MAX_SAMPLING_RATE_HZ:
+        raise ValueError(
+            f"`path` must be a file of up to {MAX_SAMPLING_RATE_HZ} samples per second, got {path}, which claims "
+            f"{stream.rate}; convert it with ffmpeg"
+        )
+    return stream
+
+
+def first_default(streams: Sequence[Any]) -> Any:
+    """The first stream that its file marks as default, else the first."""
+    default = import_av().stream.Disposition.default
+    return next((stream for stream in streams if stream.disposition & default), streams[0])
+
+
+@cache  # once per file
+def _warn_of_hdr(path: str, curve: str) -> None:
+    logger.warning(
+        f"{path} is video of high dynamic range ({curve}), whose colours will look pale; convert it first: "
+        "ffmpeg -i IN -vf zscale=t=linear:npl=100,tonemap=hable,zscale=p=bt709:t=bt709:m=bt709,format=yuv420p OUT"
+    )
+
+
+def pixel_aspect(stream: Any) -> Fraction:
+    """Width of a stored pixel over its height; 1 where the file does not say."""
+    return Fraction(stream.sample_aspect_ratio or 1)
+
+
+def timed(frames: Iterable[Any], rate: Fraction) -> Iterator[tuple[Fraction, Any]]:
+    """Each frame with its time in seconds; bare streams carry no times, then the frames are evenly spaced."""
+    for index, frame in enumerate(frames):
+        yield (index / rate if frame.pts is None else frame.pts * frame.time_base), frame
+
+
+def first_frame(timed_frames: Iterator[tuple[Fraction, Any]], path: PathLike) -> tuple[Fraction, Any]:
+    """Take the first frame and its time in seconds; a file without frames is refused."""
+    first = next(timed_frames, None)
+    if first is None:
+        raise ValueError(f"`path` must be a video of at least one frame, got {path}; check the file")
+    return first
+
+
+def part_of(
+    timed_frames: Iterable[tuple[Fraction, Any]], rate: Fraction, start_s: float, duration_s: float | None
+) -> Iterator[tuple[Fraction, Any]]:
+    """The timed frames of a part of a video; its edges are rounded to the nearest frame."""
+    begin_s: float | None = None
+    for time_s, frame in timed_frames:
+        if begin_s is None:
+            begin_s = float(time_s) + start_s - float(1 / rate) / 2
+        if duration_s is not None and time_s >= begin_s + duration_s:
+            return
+        if time_s > begin_s:
+            yield time_s, frame
+
+
+def choose_frames(
+    timed_frames: Iterator[tuple[Fraction, Any]], rate: Fraction, target_rate: Fraction | None
+) -> Iterator[Any]:
+    """For each tick k / target_rate within the video, the frame whose time is nearest; or all frames."""
+    if target_rate is None:
+        yield from (frame for _, frame in timed_frames)
+        return
+    start_s, frame = next(timed_frames)
+    tick, time_s = 0, start_s
+    for next_time_s, next_frame in timed_frames:
+        if next_time_s - time_s > MAX_GAP_S:
+            raise ValueError(
+                f"`path` must be a video with sound time stamps, got a frame {float(next_time_s - time_s):g} s after "
+                "the one before it; convert it with ffmpeg"
+            )
+        while start_s + tick / target_rate <= (time_s + next_time_s) / 2:
+            yield frame
+            tick += 1
+        time_s, frame = next_time_s, next_frame
+    end_s = time_s + 1 / rate
+    while start_s + (tick + 1) / target_rate <= end_s or tick == 0:
+        yield frame
+        tick += 1
+
+
+def frame_to_array(frame: Any, aspect: Fraction = Fraction(1), max_side_px: int | None = None) -> np.ndarray:
+    """Decode one frame to uint8 [H, W, 3] with square pixels, scaled down and turned the way the file says.
+
+    Args:
+        frame: Of libav.
+        aspect: Width of a stored pixel over its height.
+        max_side_px: Longest side of what is returned; None for no limit.
+    """
+    shown_width = frame.width * float(aspect)
+    scale = min(1.0, (max_side_px or math.inf) / max(shown_width, frame.height))
+    width, height = max(1, round(shown_width * scale)), max(1, round(frame.height * scale))
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    array = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", width=width, height=height)
+    array = on_white(array)
+    quarter_turns = round(frame.rotation / 90)  # counterclockwise, as rot90 turns
+    return np.ascontiguousarray(np.rot90(array, quarter_turns)) if quarter_turns % 4 else array
+
+
+def read_sound(
+    path: PathLike,
+    start_s: Fraction | None = None,
+    *,
+    audio_track: int | None = None,
+    allow_truncated: bool = False,
+) -> tuple[np.ndarray, int]:
+    """Sound [channels, samples] that begins at ``start_s`` of the file's clock (None: where it begins itself)."""
+    av = import_av()
+    with open_for_reading(path, allow_truncated=allow_truncated) as container:
+        stream = find_audio_stream(container, path, audio_track)
+        sampling_rate = stream.rate
+        layout = "mono" if stream.channels == 1 else "stereo"
+        resampler = av.AudioResampler(format="fltp", layout=layout, rate=sampling_rate)
+        decoded = [*decode(container, stream, allow_truncated)]
+        pieces = [piece for frame in [*decoded, None] for piece in resampler.resample(frame)]
+        num_announced = _announced_samples(container, stream)
+    if not decoded or not pieces:
+        raise ValueError(f"`path` must be a file with sound, got {path} with an empty audio stream; check the file")
+    audio = np.concatenate([piece.to_ndarray() for piece in pieces], axis=1)
+    # The last block of a codec is padded; the container knows where the sound ends, unless packets go on behind that.
+    if num_announced is not None and 0 <= audio.shape[1] - num_announced < 2 * decoded[-1].samples:
+        audio = audio[:, :num_announced]
+    if start_s is not None and decoded[0].pts is not None:
+        delay_s = decoded[0].pts * decoded[0].time_base - start_s
+        if abs(delay_s) > MAX_GAP_S:
+            raise ValueError(
+                f"`path` must be a file with sound time stamps, got {path}, whose sound begins {float(delay_s):g} s "
+                "after its picture; convert it with ffmpeg"
+            )
+        audio = _shift(audio, round(delay_s * sampling_rate))
+    return np.ascontiguousarray(audio, np.float32), sampling_rate
+
+
+def _announced_samples(container: Any, stream: Any) -> int | None:
+    """Samples that the header of a track announces; None in formats whose durations are estimates."""
+    if stream.duration is None or not MP4_NAMES & {*container.format.name.split(",")}:
+        return None
+    return math.ceil(stream.duration * stream.time_base * stream.rate)
+
+
+def _shift(audio: np.ndarray, num_samples: int) -> np.ndarray:
+    """Delay by silence (positive) or cut the beginning (negative)."""
+    return np.pad(audio, ((0, 0), (num_samples, 0))) if num_samples > 0 else audio[:, -num_samples:]

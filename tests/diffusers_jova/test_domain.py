@@ -1,0 +1,35 @@
+import pytest
+
+from diffusers_jova.domain import check_domain, describe_strangers
+from diffusers_jova.drawn.avatars import make_clip, without_look
+from diffusers_jova.drawn.corpus import caption_words
+from jova_cli.model_info import read_index
+from jova_cli.shipped import WEIGHTS
+
+
+DRAWN = {"name": "drawn speakers", "words": ["a", "cartoon", "man", "speaks", "hello"]}
+
+
+def test_what_a_model_of_few_things_does_not_know_is_said_in_one_line() -> None:
+    assert describe_strangers(DRAWN, "A cartoon man speaks. <S>hello<E> <AUDCAP>a man<ENDAUDCAP>", False) is None
+    said = describe_strangers(DRAWN, "A cartoon knight speaks, loudly", False)
+    assert said == "this model knows drawn speakers only, and not the words knight, loudly: see its card"
+    said = describe_strangers(DRAWN, "A cartoon man", True)
+    assert said == "this model knows drawn speakers only, and not other pictures: see its card"
+    assert describe_strangers(None, "A knight", True) is None
+
+
+def test_a_domain_has_a_name_and_words() -> None:
+    for domain in ({"name": "drawn speakers"}, {"name": 3, "words": []}):
+        with pytest.raises(ValueError, match="`domain` must have the entries `name` and `words`, got"):
+            check_domain(domain)
+
+
+def test_jova_tiny_knows_the_words_of_its_corpus() -> None:
+    domain = read_index(WEIGHTS / "jova-tiny")["domain"]
+    assert domain["words"] == caption_words()
+    for seed in range(40):
+        clip = make_clip(seed)
+        for caption in (clip.caption, without_look(clip.caption)):
+            assert describe_strangers(domain, caption, has_image=False) is None
+    assert describe_strangers(domain, "A man in a kitchen", has_image=False)

@@ -1,0 +1,155 @@
+"""What is given to a pipeline is used as it is: shape, values, sound, length."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from diffusers_jova import JoVAPipeline, media
+from diffusers_jova.video_codec import JoVAVideoCodec
+from tests.tiny_pipeline import build_tiny_pipeline
+
+
+RATE, FRAME_RATE = 16000, 16.0  # of the tiny pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> JoVAPipeline:
+    return build_tiny_pipeline()
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """What the video VAE encodes, as it happens."""
+    seen: list[torch.Tensor] = []
+    encode = JoVAVideoCodec.encode
+    monkeypatch.setattr(JoVAVideoCodec, "encode", lambda codec, x: seen.append(x) or encode(codec, x))
+    return seen
+
+
+# 1. Pictures
+
+
+def circle(height: int, width: int, diameter: int) -> np.ndarray:
+    """A white disc in the middle of a black picture."""
+    rows, columns = np.ogrid[:height, :width]
+    inside = (rows - (height - 1) / 2) ** 2 + (columns - (width - 1) / 2) ** 2 <= (diameter / 2) ** 2
+    return np.repeat(255 * inside[..., None].astype(np.uint8), 3, axis=-1)
+
+
+def extent(picture: np.ndarray) -> tuple[int, int]:
+    """Rows and columns of what is bright."""
+    bright = picture.mean(-1) > picture.max() / 2
+    return int(bright.any(1).sum()), int(bright.any(0).sum())
+
+
+@pytest.mark.parametrize("as_video", [False, True])
+def test_a_circle_of_a_picture_of_another_shape_stays_a_circle(
+    pipeline: JoVAPipeline, as_video: bool, encoded: list[torch.Tensor]
+) -> None:
+    portrait = PIL.Image.fromarray(circle(96, 192, 60))
+    given: dict[str, Any] = {"video": [portrait] * 5} if as_video else {"image": portrait}
+    pipeline("a ball", height=32, width=32, num_frames=5, num_inference_steps=1, **given)
+    rows, columns = extent(encoded[0][0, :, 0].movedim(0, -1).numpy() + 1)
+    assert abs(rows - 60 / 3) <= 1
+    assert abs(columns - 60 / 3) <= 1
+
+
+@pytest.mark.parametrize("form", ["RGBA", "L", "P", "I;16", "uint8", "video of uint8"])
+def test_white_reaches_the_video_vae_as_white(pipeline: JoVAPipeline, form: str, encoded: list[torch.Tensor]) -> None:
+    white = np.full((32, 32, 3), 255, np.uint8)
+    forms: dict[str, Any] = {
+        "I;16": PIL.Image.fromarray(np.full((32, 32), 65535, np.uint16)),
+        "uint8": white,
+        "video of uint8": white[None],
+    }
+    picture = forms.get(form) if form in forms else PIL.Image.fromarray(white).convert(form)
+    given = {"video": picture, "num_frames": 1} if form.startswith("video") else {"image": picture, "num_frames": 1}
+    pipeline("snow", num_inference_steps=1, **given)
+    assert bool((encoded[0] == 1).all())
+
+
+# 2. Sound
+
+
+def tone(duration_s: float, rate: int = RATE) -> np.ndarray:
+    return (0.5 * np.sin(np.arange(round(duration_s * rate)) * (1400 / rate))).astype(np.float32)
+
+
+def test_stereo_drives_a_mono_model_as_its_mix_does(pipeline: JoVAPipeline) -> None:
+    stereo = np.stack([tone(0.5), -0.5 * tone(0.5)])
+    output: Any = pipeline("a man", audio=stereo, audio_sampling_rate=RATE, num_inference_steps=1, output_type="np")
+    heard = output.audio[0, 0]
+    np.testing.assert_allclose(heard[:8000], stereo.mean(0), atol=1e-6)
+
+
+def test_whole_numbers_of_16_bits_sound_as_their_floats_do(pipeline: JoVAPipeline) -> None:
+    samples = (tone(0.3125) * 32768).round().astype(np.int16)
+    output: Any = pipeline("a man", audio=samples, audio_sampling_rate=RATE, num_inference_steps=1, output_type="np")
+    np.testing.assert_allclose(output.audio[0, 0], samples / 32768, atol=1e-6)
+    with pytest.raises(ValueError, match="`audio` of floats must lie in"):
+        pipeline("a man", audio=samples.astype(np.float64), audio_sampling_rate=RATE)
+
+
+def test_an_array_of_sound_without_its_rate_is_refused(pipeline: JoVAPipeline) -> None:
+    with pytest.raises(ValueError, match="`audio_sampling_rate` must be given with an array of sound"):
+        pipeline("a man", audio=tone(0.3))
+
+
+def test_what_was_read_from_a_file_is_passed_whole(pipeline: JoVAPipeline, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8)
+    media.write_video(tmp_path / "clip.mp4", frames, 24, tone(5 / 24, 48000), 48000)
+    clip = media.read_video(tmp_path / "clip.mp4")
+    short: dict[str, Any] = {"num_inference_steps": 1, "output_type": "np"}
+    longer: Any = pipeline("a ball", video=clip, audio=clip, num_frames=9, **short)
+    assert longer.frame_rate == 24
+    assert longer.audio.shape[2] == round(9 / 24 * RATE)
+    spoken: Any = pipeline("a man", audio=media.read_audio(tmp_path / "clip.mp4"), **short)
+    assert spoken.audio.shape[2] == RATE * 5 // 16  # 0.208 s are 3.3 frames
+
+
+# 3. Length
+
+
+def test_a_given_voice_is_never_cut(pipeline: JoVAPipeline) -> None:
+    voice = tone(0.6)  # 9.6 frames
+    output: Any = pipeline("a man", audio=voice, audio_sampling_rate=RATE, num_inference_steps=1, output_type="np")
+    assert output.frames.shape[1] == 13
+    np.testing.assert_allclose(output.audio[0, 0, : len(voice)], voice, atol=1e-6)
+    assert not output.audio[0, 0, len(voice) :].any()
+
+
+@pytest.mark.parametrize(("num_frames", "kept"), [(None, 5), (5, 5), (9, 5)])
+def test_a_given_video_of_any_length_is_cut_to_whole_latents(
+    pipeline: JoVAPipeline, num_frames: int | None, kept: int, encoded: list[torch.Tensor]
+) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (7, 32, 32, 3), np.uint8)
+    output: Any = pipeline("a", video=frames, num_frames=num_frames, num_inference_steps=1, output_type="np")
+    assert encoded[0].shape[2] == kept
+    assert output.frames.shape[1] == (num_frames or 5)
+
+
+# 4. A clip goes on
+
+
+def test_a_clip_that_goes_on_begins_as_it_was_given(pipeline: JoVAPipeline) -> None:
+    red = np.full((5, 32, 32, 3), (253, 0, 0), np.uint8)
+    voice = tone(5 / 16)
+    output: Any = pipeline(
+        ["a", "b"],
+        video=red,
+        audio=voice,
+        audio_sampling_rate=RATE,
+        num_frames=9,
+        num_inference_steps=1,
+        output_type="np",
+    )
+    for frames, sound in zip(output.frames, output.audio, strict=True):
+        np.testing.assert_allclose(frames[:5], red / 255, atol=1e-6)
+        assert np.abs(frames[5:] - red[0] / 255).max() > 0.1
+        np.testing.assert_allclose(sound[0, : len(voice)], voice, atol=1e-6)
+        jump = np.abs(np.diff(sound[0, len(voice) - 1 :]))
+        assert jump[0] <= np.abs(np.diff(voice)).max()
