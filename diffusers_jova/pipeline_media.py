@@ -287,14 +287,12 @@ class JoVAMediaMixin:
         """
         if output_type == "latent":
             return latents
-        num_frames = (latents.shape[2] - 1) * self.temporal_factor + 1
-        num_given = 0 if given is None else given.shape[2]
-        parts = []
-        if given is not None:
-            parts.append(repeat_to_batch("video", given, latents.shape[0]))
-        if num_given < num_frames:
-            parts.append(self.video_codec.decode(latents)[:, :, num_given:])
-        frames = torch.cat([part.to(parts[-1]) for part in parts], dim=2)
+        if given is None:
+            return self.video_processor.postprocess_video(self.video_codec.decode(latents), output_type=output_type)
+        frames = repeat_to_batch("video", given, latents.shape[0])
+        if frames.shape[2] < (latents.shape[2] - 1) * self.temporal_factor + 1:
+            generated = self.video_codec.decode(latents)[:, :, frames.shape[2] :].float()
+            frames = torch.cat([frames.to(generated), generated], dim=2)
         return self.video_processor.postprocess_video(frames, output_type=output_type)
 
     def decode_audio(self, latents: Tensor, output_type: str, clip: ClipShape, given: Tensor | None = None) -> Any:

@@ -153,3 +153,11 @@ def test_a_clip_that_goes_on_begins_as_it_was_given(pipeline: JoVAPipeline) -> N
         np.testing.assert_allclose(sound[0, : len(voice)], voice, atol=1e-6)
         jump = np.abs(np.diff(sound[0, len(voice) - 1 :]))
         assert jump[0] <= np.abs(np.diff(voice)).max()
+
+
+def test_given_frames_come_back_as_given_beside_a_video_vae_of_half_precision() -> None:
+    pipeline = build_tiny_pipeline()
+    pipeline.vae.to(torch.bfloat16)
+    frames = np.random.default_rng(0).random((5, 32, 32, 3), np.float32)
+    output: Any = pipeline("a", video=frames, num_frames=9, num_inference_steps=1, output_type="np")
+    np.testing.assert_allclose(output.frames[0, :5], frames, atol=1e-6)

@@ -143,12 +143,20 @@ MISSING: list[tuple[list[str], dict[str, Any], str | None]] = [
     (["vocoder", "audio_vae"], {"modalities": ["video"]}, None),
     (["vocoder"], {"modalities": ["video"], "output_type": "pt"}, None),
     (["vae"], {"modalities": ["audio"], "output_type": "np"}, None),
-    (["vae"], {"modalities": ["audio"], "audio": torch.zeros(4000), "num_frames": 9}, None),
+    (
+        ["vae"],
+        {"modalities": ["audio"], "audio": torch.zeros(4000), "audio_sampling_rate": 16000, "num_frames": 9},
+        None,
+    ),
     (["vae"], {}, r"`vae` must be loaded where video takes part, got None; load it, or pass `modalities=\['audio'\]`"),
     (["vae"], {"output_type": "pil"}, "`vae` must be loaded where video takes part"),
     (["vocoder"], {}, r"`vocoder` must be loaded where sound takes part, got None; .* `modalities=\['video'\]`"),
     (["audio_vae", "vocoder"], {}, "`audio_vae` and `vocoder` must be loaded where sound takes part, got None"),
-    (["audio_vae"], {"audio": torch.zeros(4000)}, "`audio_vae` must be loaded where sound takes part"),
+    (
+        ["audio_vae"],
+        {"audio": torch.zeros(4000), "audio_sampling_rate": 16000},
+        "`audio_vae` must be loaded where sound takes part",
+    ),
     (["vae", "audio_vae", "vocoder"], {}, "`vae` must be loaded where video takes part"),
     (
         ["text_encoder"],

@@ -272,7 +272,12 @@ def test_voices_without_a_place_are_refused_before_anything_is_encoded(
     for name, encode in (("text_encoder", "forward"), ("vae", "encode"), ("audio_vae", "encode")):
         module = getattr(pipeline, name)
         monkeypatch.setattr(module, encode, note_calls(getattr(module, encode), name, encoded))
-    media = {"image": torch.rand(1, 3, 32, 32), "audio": torch.zeros(1, 1000), "num_frames": 5}
+    media = {
+        "image": torch.rand(1, 3, 32, 32),
+        "audio": torch.zeros(1, 1000),
+        "audio_sampling_rate": 16000,
+        "num_frames": 5,
+    }
     embeds, _, _ = pipeline.encode_prompt(NARRATION)
     generate(pipeline, NARRATION, voices(1), **media)
     assert set(encoded) == {"text_encoder", "vae", "audio_vae"}
