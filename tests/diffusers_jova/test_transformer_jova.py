@@ -34,6 +34,10 @@ BUILDERS: dict[str, Callable[..., Any]] = {
 LORA = LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False)
 
 
+# its tracer does not follow named tuples; what runs without a compiler runs there
+compiles = pytest.mark.skipif(torch.__version__ < "2.8", reason="torch 2.7 cannot compile the models")
+
+
 @pytest.fixture(params=BUILDERS.values(), ids=BUILDERS.keys())
 def build(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Builds a tiny model of either class; the tests that take it hold for both."""
@@ -250,6 +254,7 @@ def test_gradient_checkpointing_changes_neither_outputs_nor_gradients(build: Cal
     assert_same(outputs_and_gradients(), plain)
 
 
+@compiles
 def test_compiled_forward_is_one_graph_and_serves_every_timestep(build: Callable[..., Any]) -> None:
     model, coupled = build(), (True, False)
     plain = [run(model, timestep=torch.full((2,), time), coupled=coupled) for time in (500.0, 37.5)]
@@ -260,6 +265,7 @@ def test_compiled_forward_is_one_graph_and_serves_every_timestep(build: Callable
         assert_same(run(compiled, timestep=torch.full((2,), 37.5), coupled=coupled), plain[1])
 
 
+@compiles
 @pytest.mark.parametrize(
     ("kind", "sizes", "num_graphs"),
     [
