@@ -25,6 +25,7 @@ from diffusers_jova.conversion.rules import listed
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
 from diffusers_jova.whole_files import explained_full_disk
 from jova_cli.assemble import NAMES
+from jova_cli.model_info import NOT_STATED, licence_of
 from jova_cli.parser import Parser, one_line
 
 
@@ -33,7 +34,7 @@ OWN = {"JoVATransformer3DModel", "JoVAWanTransformer3DModel", "FlowMatchAudioVid
 ENCODERS = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel", "qwen2": "Qwen2Model"}  # the half that a prompt needs
 SECOND = ("tokenizer_2", "text_encoder_2")  # a model may have none
 SCHEDULER = "scheduler"
-SETTINGS = ("prompt_template", "pads_text_with_zeros", "speaker_token", "defaults")
+SETTINGS = ("prompt_template", "pads_text_with_zeros", "speaker_token", "defaults", "domain")
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.ckpt", "*.onnx", "*.gguf")
 
 
@@ -150,7 +151,16 @@ def write(folder: Path, found: Mapping[str, Path], index: Mapping[str, Any]) -> 
         shutil.copytree(path, folder / name, ignore=shutil.ignore_patterns(*unneeded(name, path)))
     if SCHEDULER not in found:
         FlowMatchAudioVideoScheduler(**PRESETS["jova"]).save_pretrained(folder / SCHEDULER)
+    if lines := licence_lines(found):
+        (folder / "README.md").write_text("\n".join(["---", "component_licenses:", *lines, "---", ""]))
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def licence_lines(found: Mapping[str, Path]) -> list[str]:
+    """Licences of the components, for the front matter of a card, as the pipelines that they lie in state them."""
+    homes = {name: path.parent if (path.parent / INDEX).is_file() else path for name, path in found.items()}
+    stated = {name: licence_of(homes[name], path.name) for name, path in found.items()}
+    return [f"  {name}: {licence}" for name, licence in stated.items() if licence != NOT_STATED]
 
 
 def unneeded(name: str, path: Path) -> tuple[str, ...]:

@@ -46,9 +46,11 @@ def check(args: argparse.Namespace) -> None:
     args.named, args.folders = {}, []
     for word in args.sources:
         name, equals, path = word.partition("=")
+        if name not in NAMES and model_folder(word).is_dir():  # a folder whose name has the sign
+            name, equals = "", ""
         if equals and name not in NAMES:
             raise ValueError(f"a component must be one of {', '.join(NAMES)}, got `{name}`; correct the word `{word}`")
-        if name in args.named:
+        if equals and name in args.named:
             raise ValueError(f"a component must be named once, got `{name}` several times; leave one out")
         folder = model_folder(path if equals else word)
         folder = shipped_parent(folder, path) if equals else folder

@@ -19,7 +19,12 @@ def add_clip_arguments(parser: Parser) -> None:
     add("--model", type=model_folder, required=True, help="folder of a saved JoVAPipeline, or jova-tiny")
     add("--buckets", nargs="+", help="sizes FRAMESxHEIGHTxWIDTH; the model's own by default; 1xHxW for stills")
     add("--frame-rate", type=float, help="frames per second; the model's own by default")
-    add("--cut", choices=CUTS, default="first", help="one clip of a file, all, or those between pauses")
+    add(
+        "--cut",
+        choices=CUTS,
+        default="first",
+        help="one clip of a file, all, or those between pauses; between words where their times are known",
+    )
     add("--centre-crop", action="store_true", help="crop at the centre, wherever the face is")
     add("--whisper", type=Path, help="folder of a speech recognition model, where nobody wrote what is said")
     add("--upscale", action="store_true", help="accept files smaller than their bucket")

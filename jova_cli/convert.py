@@ -17,6 +17,7 @@ KINDS = ("wan", "ovi", "nava", "mmaudio", "lora", "single_file")
 REVERSIBLE = ("wan", "nava")
 LAYOUTS = ("diffusers", "peft", "comfy")
 SHARD_GB = 5.0
+AUDIO_CHANNELS = 20
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
@@ -28,7 +29,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     add("output", type=Path, help="new folder or file")
     add("--dtype", type=dtype_name, choices=DTYPES, help="storage type; the source's if not given")
     add("--shard-gb", type=float, default=SHARD_GB, help="largest file, in 10^9 bytes")
-    add("--audio-channels", type=int, default=20, help="wan: channels of the audio latents")
+    add("--audio-channels", type=int, default=AUDIO_CHANNELS, help="wan: channels of the audio latents")
     add(
         "--components",
         nargs="+",
@@ -44,9 +45,19 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 
 def check(args: argparse.Namespace) -> None:
     """Refuse options that cannot work."""
-    if args.shard_gb <= 0:
-        raise ValueError(f"`--shard-gb` must be positive, got {args.shard_gb:g}")
+    if not 0 < args.shard_gb < float("inf"):  # written so that NaN fails as well
+        raise ValueError(f"`--shard-gb` must be positive and finite, got {args.shard_gb:g}")
     if args.skip_unknown and args.kind != "lora":
         raise ValueError(f"`--skip-unknown` must go with lora, got {args.kind}")
+    for option, is_given, kinds in (
+        ("--to", args.to != "diffusers", ("lora",)),
+        ("--components", bool(args.components), ("wan", "ovi", "nava")),
+        ("--audio-channels", args.audio_channels != AUDIO_CHANNELS, ("wan",)),
+        ("--shard-gb", args.shard_gb != SHARD_GB, tuple(kind for kind in KINDS if kind != "lora")),
+    ):
+        if is_given and args.kind not in kinds:
+            raise ValueError(f"`{option}` must go with {', '.join(kinds)}, got {args.kind}; leave it out")
+    if args.reverse and args.components:
+        raise ValueError("`--components` must go without `--reverse`, got both; leave one out")
     if args.reverse and args.kind not in REVERSIBLE:
         raise ValueError(f"`--reverse` must go with {' or '.join(REVERSIBLE)}, got {args.kind}")

@@ -17,7 +17,7 @@ from diffusers_jova.training.data.clips import (
     ClipSettings,
 )
 from diffusers_jova.training.data.encoder import fingerprint_model, model_defaults, video_factors
-from diffusers_jova.training.data.manifest import Sample, read_samples
+from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_samples
 from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, prepare
 from diffusers_jova.training.data.summary import describe, describe_whole_captions, find_strangers
 from jova_cli.parser import Parser, one_line
@@ -89,7 +89,8 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         )
     except (ValueError, OSError, ImportError) as error:
         parser.error(one_line(error))
-    heard = "" if args.whisper is None else describe_whole_captions(samples)
+    heard = describe_unplaced(args.source, samples)
+    heard += "" if args.whisper is None else describe_whole_captions(samples)
     print(heard + describe(outcomes, find_strangers(samples, args.output), tells_mouths=settings.mouths))
     if not any(outcome.num_records for outcome in outcomes):
         parser.exit(1, f"no clip of `{args.source}` was kept\n")

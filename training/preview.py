@@ -22,7 +22,7 @@ from diffusers_jova.evaluation.viewing import enlarge, zoom_for
 from diffusers_jova.media import AAC_SAMPLING_RATES_HZ, resample, write_video
 from diffusers_jova.training.data.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, Transcribe, read_recording
 from diffusers_jova.training.data.encoder import Encoder, video_factors
-from diffusers_jova.training.data.manifest import Sample, read_samples
+from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_samples
 from diffusers_jova.training.data.mouth_detector import MouthsOnDemand
 from diffusers_jova.training.data.mouth_mask import latent_mask, windows
 from diffusers_jova.training.data.mouth_quality import measure_mouths
@@ -180,6 +180,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             clips=clip_settings(args), mouths=not args.no_mouth, face_landmarker=args.face_landmarker_path
         )
         samples = read_samples(args.source, captions_required=False)
+        print(describe_unplaced(args.source, samples), end="")
         check_detector(samples, settings)
         device = str(choose_device(args.device or default_device()))
         encoder = Encoder.from_pretrained(args.model, device) if args.debug_mouth_mask else None
@@ -196,7 +197,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             said = describe_clip(clip, settings.clips.frame_rate, spatial_factor, temporal_factor)
             tqdm.write(f"{paths[-1]}: {said}")
         if len(paths) == args.max_clips and num_left:
-            at_least = "at least " if settings.clips.cut == "all" else ""
+            at_least = "" if settings.clips.cut == "first" else "at least "
             print(f"{len(paths)} of {at_least}{len(paths) + num_left} shown; `--max-clips` shows more")
     except (ValueError, OSError, ImportError) as error:
         parser.error(one_line(error))

@@ -10,6 +10,8 @@ import torch
 
 from diffusers_jova import JoVAPipeline
 from jova_cli.main import main
+from jova_cli.model_info import licence_of
+from jova_cli.shipped import find_model
 from tests.tiny_pipeline import build_transformer, build_vae
 
 
@@ -81,3 +83,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
         main(["assemble", str(tmp_path / "new"), *filled])
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "new").exists()
+
+
+def test_settings_and_licences_of_the_pipelines_are_kept(tmp_path: Path) -> None:
+    source = find_model("jova-tiny")
+    main(["assemble", str(tmp_path / "new"), source])
+    index, stored = (
+        json.loads((Path(place) / "model_index.json").read_text()) for place in (tmp_path / "new", source)
+    )
+    assert {name: index[name] for name in stored if not name.startswith("_")} == {
+        name: value for name, value in stored.items() if not name.startswith("_")
+    }
+    assert licence_of(tmp_path / "new", "vae") == licence_of(Path(source), "vae") == "apache-2.0"

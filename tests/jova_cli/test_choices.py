@@ -2,6 +2,7 @@
 
 from typing import get_args, get_type_hints
 
+import pytest
 import torch
 
 import jova_cli
@@ -35,3 +36,22 @@ def test_defaults_are_those_of_the_modules_that_do_the_work() -> None:
     options = Options()
     assert (args.shard_gb, args.audio_channels, args.to) == (options.shard_gb, options.audio_channels, options.layout)
     assert jova_cli.__version__ == __version__
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["wan", "--to", "comfy"],
+        ["mmaudio", "--components", "parts"],
+        ["lora", "--audio-channels", "40"],
+        ["lora", "--shard-gb", "1"],
+        ["nava", "--reverse", "--components", "parts"],
+        ["wan", "--shard-gb", "nan"],
+    ],
+)
+def test_options_that_a_conversion_does_not_read_are_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        convert.parse([words[0], "source", "output", *words[1:]])
+    assert f"`{words[-2]}` must " in capsys.readouterr().err

@@ -218,6 +218,8 @@ def read_recording(
         clips = [clip._replace(words=_words_of(clip, speech, settings.frame_rate)) for clip in clips]
     unused_s = {reason: frames / settings.frame_rate for reason, frames in plan.unused.items() if frames}
     recording = Recording(clips, tracks.longest / settings.frame_rate, unused_s)
+    if settings.require_sound:
+        recording = _require(recording, peak, SILENCE_PEAK, "its largest sample is {:.5f}", settings)
     if settings.require_mouth:
         recording = _require(
             recording, mouth_share, MIN_MOUTH_SHARE, "a mouth is visible in {:.0%} of the frames", settings
@@ -321,6 +323,11 @@ def crop_windows(
 def _stretch(bucket: Bucket, size: tuple[int, ...]) -> float:
     """How far the aspect ratio of (height, width) is from the bucket; the crop keeps exp(-stretch) of the picture."""
     return abs(math.log(bucket.height / bucket.width * size[1] / size[0]))
+
+
+def peak(clip: Clip) -> float:
+    """Largest sample of the sound, without its sign; 0 without sound."""
+    return 0.0 if clip.audio is None else float(np.abs(clip.audio).max(initial=0))
 
 
 def mouth_share(clip: Clip) -> float:

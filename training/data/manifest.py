@@ -167,6 +167,30 @@ def _read_folder(folder: Path) -> list[Sample]:
     return samples + [_with_sidecars(Sample(video=path)) for path in _stills(files, samples)]
 
 
+def unplaced_files(source: Path, samples: Sequence[Sample]) -> list[str]:
+    """Name the files of a folder that no sample reads: of unknown kinds, without a clip, or beside a better one."""
+    if not source.is_dir() or any((source / name).exists() for name in ("manifest.jsonl", "manifest.csv")):
+        return []
+    read = [getattr(sample, name) for sample in samples for name in (*PATH_COLUMNS, "mouth_boxes")]
+    taken = {path.resolve() for path in read if isinstance(path, Path)}
+    for sample in samples:  # of a caption in both forms the table counts
+        captions = [sample.source.with_suffix(suffix) for suffix in (".json", ".txt")]
+        taken |= {path.resolve() for path in [path for path in captions if path.exists()][:1]}
+    files = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return [str(path.relative_to(source)) for path in files if path.resolve() not in taken]
+
+
+def describe_unplaced(source: Path, samples: Sequence[Sample]) -> str:
+    """Say which files of a folder are not read; empty if all are."""
+    unplaced = unplaced_files(source, samples)
+    if not unplaced:
+        return ""
+    return (
+        f"not read {len(unplaced)}: {some(unplaced)}; a file must be a clip, a still image, or be named as the one "
+        "that it belongs to\n"
+    )
+
+
 def _stills(files: Sequence[Path], samples: Sequence[Sample]) -> list[Path]:
     """Images of a folder that are samples of their own: those that no other sample names as its reference.
 

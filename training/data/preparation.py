@@ -99,7 +99,8 @@ class Preparer:
         except SkippedClipError as error:
             return self._leave_out(sample, "skipped", str(error))
         except BROKEN_CLIP_ERRORS as error:
-            return self._leave_out(sample, "broken", one_line(error) or type(error).__name__)
+            said = one_line(error).replace(", or take what is there by `allow_truncated`", "")
+            return self._leave_out(sample, "broken", said or type(error).__name__)
         clips = recording.clips
         prompted = [(clip, prompt) for clip in clips if self._render(prompt := _prompt(sample, clip))]
         if not prompted:

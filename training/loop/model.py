@@ -78,6 +78,8 @@ def prepare_transformer(config: TrainConfig) -> Any:
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     if config.compile:
+        if torch.__version__ < "2.8":
+            raise ValueError(f"`compile` must have torch 2.8 or later, got {torch.__version__}; set `compile=false`")
         transformer.compile_repeated_blocks()
     return transformer.train()
 

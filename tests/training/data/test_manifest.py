@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_jova.drawn.avatars import write_corpus
-from diffusers_jova.training.data.manifest import Sample, read_samples
+from diffusers_jova.training.data.manifest import Sample, read_samples, unplaced_files
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -226,3 +226,10 @@ def test_subtitles_are_found_beside_a_clip_and_named_in_a_manifest_and_stand_alo
     (tmp_path / "a.json").write_text(json.dumps({"transcript": "hello"}))
     with pytest.raises(ValueError, match="got a `transcript` as well; remove one of them"):
         read_samples(tmp_path)
+
+
+def test_files_of_a_folder_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.txt", "a.srt", "a.vtt", "a.en.srt", "b.txt", "c.heic"):
+        (tmp_path / name).write_text("words")
+    samples = [Sample(video=tmp_path / "a.mp4", subtitles=tmp_path / "a.srt")]
+    assert unplaced_files(tmp_path, samples) == ["a.en.srt", "a.vtt", "b.txt", "c.heic"]
