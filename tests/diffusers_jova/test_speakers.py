@@ -244,7 +244,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"embeds": torch.ones(1, DIM), "prompt": None, "prompt_embeds": embeds_of([1])},
         r"`speaker_positions` must be rows of the features, \[1, P\] with values below 4, got \[1\]",
     ),
-    ({"embeds": torch.ones(1, DIM), "audio_speaker_scale": torch.inf}, "`speaker_scale` must be a finite number"),
+    ({"embeds": torch.ones(1, DIM), "audio_speaker_scale": torch.inf}, "`audio_speaker_scale` must be finite"),
 ]
 
 
