@@ -187,9 +187,9 @@ def checked_config(fields: Mapping[str, Any], origin: str) -> dict[str, Any]:
         ValueError: It has no scale.
     """
     fields = {"lora_alpha": fields.get("alpha"), **fields}
-    alpha = fields["lora_alpha"]
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not isfinite(alpha):
-        raise ValueError(f"`{origin}` must be the config of a LoRA with a `lora_alpha`, got {alpha}; save it anew")
+    for alpha in (fields["lora_alpha"], *(fields.get("alpha_pattern") or {}).values()):
+        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not isfinite(alpha):
+            raise ValueError(f"`{origin}` must be the config of a LoRA with a `lora_alpha`, got {alpha}; save it anew")
     return fields
 
 
@@ -400,6 +400,8 @@ def lora_pair(module: str, parts: Mapping[str, Tensor], alpha: float | None) -> 
         pair = whole_pair(parts[DIFF]) if parts[DIFF].any() else idle_pair(parts[DIFF])
         alpha = float(len(pair[MATRIX_A]))
     if DIFF_BIAS in parts:  # peft scales it as well
+        if alpha == 0:
+            raise ValueError("alpha must not be 0 beside a change of the bias, got 0; save the adapter anew")
         pair[BIAS_B] = parts[DIFF_BIAS].float() * (len(pair[MATRIX_A]) / alpha)
     if MAGNITUDE in parts:
         pair[MAGNITUDE] = parts[MAGNITUDE].flatten()

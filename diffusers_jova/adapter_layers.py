@@ -91,7 +91,9 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
                 f"`adapter_weights` must be for modules that adapters change, got {listed(strange)}; give parts of "
                 "their names, such as `attn1.video`"
             )
-        super().set_adapters(adapter_names, checked)
+        rest = {"": 1.0}  # for modules that no part names: diffusers looks for their fourth part, which few have
+        weights = [{**weight, **rest} if isinstance(weight, Mapping) else weight for weight in checked]
+        super().set_adapters(adapter_names, weights)
 
     def add_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Add a new adapter, as `PeftAdapterMixin` does; weights in 8 bits take their compute format meanwhile.

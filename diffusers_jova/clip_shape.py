@@ -58,6 +58,8 @@ class ClipShape(NamedTuple):
             waveform = torch.from_numpy(resample(waveform.numpy(), sampling_rate, codec.sampling_rate))
         num_samples = max(self.num_samples(codec.sampling_rate), codec.num_samples_for(self.num_audio_latents))
         lacks_frames = num_samples - waveform.shape[2] >= 2 * codec.sampling_rate / self.frame_rate
+        if not lacks_frames and (cut_s := (waveform.shape[-1] - num_samples) / codec.sampling_rate) >= 1e-3:
+            logger.warning(f"`audio` loses {cut_s:.3f} s at its end, to fit the clip")
         return waveform if lacks_frames else set_length(waveform, num_samples)
 
 

@@ -88,8 +88,8 @@ def unpack_video(video: Any, frame_rate: float | None) -> tuple[Any, float | Non
         return video, frame_rate
     if frame_rate is not None and exact_frame_rate(frame_rate) != video.frame_rate:
         raise ValueError(
-            f"`frame_rate` must be that of the given `video`, {float(video.frame_rate):g}, got {frame_rate:g}; leave "
-            "it out, or read the file with `media.read_video(path, frame_rate=...)`"
+            f"`frame_rate` must be that of the given `video`, {float(video.frame_rate):g}, got {float(frame_rate):g}; "
+            "leave it out, or read the file with `media.read_video(path, frame_rate=...)`"
         )
     return video.frames, float(video.frame_rate)
 
@@ -137,6 +137,7 @@ def to_waveform_batch(audio: Audio, num_channels: int) -> Tensor:
         )
     if (peak := float(np.abs(sound).max())) > 1:
         logger.warning(f"`audio` reaches {peak:.2f}: what lies beyond [-1, 1] is clipped")
+        sound = sound.clip(-1, 1)
     if sound.shape[1] != num_channels:
         logger.info(f"`audio` of {sound.shape[1]} channels is mixed to {num_channels}")
     return torch.from_numpy(np.ascontiguousarray(mix_channels(sound, num_channels)))

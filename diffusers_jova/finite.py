@@ -44,6 +44,24 @@ def check_finite_samples(
         )
 
 
+def finite_output(tensor: Tensor, component: str, work: str) -> Tensor:
+    """What a codec made, as it is.
+
+    Args:
+        tensor: Of any shape.
+        component: Name of the codec in its pipeline.
+        work: What it did, as a verb: encodes or decodes.
+
+    Raises:
+        FloatingPointError: If it holds NaN or infinity, naming the component.
+    """
+    if not is_finite(tensor):
+        raise FloatingPointError(
+            f"what `{component}` {work} must be finite, got NaN or infinity; load it in float32, or load it anew"
+        )
+    return tensor
+
+
 def likely_cause(transformer: nn.Module) -> str:
     """What most likely made a prediction of this transformer infinite, and what to do."""
     for name, weight in transformer.named_parameters():

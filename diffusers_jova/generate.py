@@ -93,9 +93,9 @@ def given_video(args: argparse.Namespace) -> dict[str, Any]:
     frame_rate = args.frame_rate or model_defaults(args.model).frame_rate
     part = part_of_file(args)
     clip = media.read_video(args.video, frame_rate=frame_rate, max_num_frames=args.num_frames, **part)
-    if clip.audio is None or args.audio is not None:
+    if clip.audio is None or args.audio is not None or "audio" not in args.modalities:
         return {"video": clip.frames}
-    if "audio" in args.modalities and args.num_frames is not None and args.num_frames > len(clip.frames):
+    if args.num_frames is not None and args.num_frames > len(clip.frames):
         return {"video": clip.frames, "audio": clip}
     print("the sound of `--video` is left out; give the file as `--audio` as well for it to stay", file=sys.stderr)
     return {"video": clip.frames}

@@ -167,7 +167,7 @@ class Guidance:
                 raise ValueError(f"`{name}` must be a finite number, got {getattr(self, name)}; 1 is off")
         if not 0 <= self.guidance_rescale <= 1:
             raise ValueError(f"`guidance_rescale` must be in [0, 1], got {self.guidance_rescale}; 0 is off")
-        if self.apg_threshold is not None and self.apg_threshold < 0:
+        if self.apg_threshold is not None and not self.apg_threshold >= 0:  # written so that NaN fails as well
             raise ValueError(f"`apg_threshold` must not be negative, got {self.apg_threshold}; None is off")
 
     @property

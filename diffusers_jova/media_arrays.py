@@ -21,7 +21,8 @@ def exact_frame_rate(frame_rate: float | Fraction) -> Fraction:
     """Frames per second as the fraction that is meant: 23.976 is 24000/1001, 29.97 is 30000/1001."""
     if not (math.isfinite(frame_rate) and frame_rate >= MIN_FRAME_RATE_HZ):
         raise ValueError(f"`frame_rate` must be a positive number of frames per second, got {frame_rate}; use 24, say")
-    if isinstance(frame_rate, float):
+    if not isinstance(frame_rate, int | Fraction):
+        frame_rate = float(frame_rate)
         for nominal in NTSC_NOMINAL_HZ:
             if abs(frame_rate - nominal / 1.001) < 0.005:
                 return Fraction(nominal * 1000, 1001)

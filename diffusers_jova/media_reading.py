@@ -96,7 +96,8 @@ def read_video(
         stream, rate = find_video_stream(container, path)
         has_audio = bool(container.streams.audio) or audio_track is not None
         timed_frames = timed(decode(container, stream, allow_truncated), rate)
-        part = part_of(chain([first_frame(timed_frames, path)], timed_frames), rate, start_s, duration_s)
+        opening = first_frame(timed_frames, path)
+        part = part_of(chain([opening], timed_frames), rate, start_s, duration_s)
         first = next(part, None)
         if first is None:
             raise ValueError(f"`start_s` must lie within the file, got {start_s:g} for {path}; choose an earlier one")
@@ -109,9 +110,14 @@ def read_video(
     video = Video(np.stack(frames), rate, None, None)
     if not has_audio:
         return video
-    audio, sampling_rate = read_sound(path, first[0], audio_track=audio_track, allow_truncated=allow_truncated)
+    skipped_s = first[0] - opening[0]
+    audio, sampling_rate = read_sound(
+        path, first[0], skipped_s, audio_track=audio_track, allow_truncated=allow_truncated
+    )
     if max_num_frames is not None or duration_s is not None:
         audio = audio[:, : round(len(frames) / rate * sampling_rate)]
+    if audio.shape[1] == 0:  # the sound has ended before the part begins
+        return video
     return video._replace(audio=audio, sampling_rate=sampling_rate)
 
 
@@ -359,11 +365,15 @@ def frame_to_array(frame: Any, aspect: Fraction = Fraction(1), max_side_px: int 
 def read_sound(
     path: PathLike,
     start_s: Fraction | None = None,
+    skipped_s: Fraction = Fraction(0),
     *,
     audio_track: int | None = None,
     allow_truncated: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """Sound [channels, samples] that begins at ``start_s`` of the file's clock (None: where it begins itself)."""
+    """Sound [channels, samples] that begins at ``start_s`` of the file's clock (None: where it begins itself).
+
+    Of ``start_s``, ``skipped_s`` lie behind the first frame of the file, and say nothing of its time stamps.
+    """
     av = import_av()
     with open_for_reading(path, allow_truncated=allow_truncated) as container:
         stream = find_audio_stream(container, path, audio_track)
@@ -381,10 +391,10 @@ def read_sound(
         audio = audio[:, :num_announced]
     if start_s is not None and decoded[0].pts is not None:
         delay_s = decoded[0].pts * decoded[0].time_base - start_s
-        if abs(delay_s) > MAX_GAP_S:
+        if abs(delay_s + skipped_s) > MAX_GAP_S:
             raise ValueError(
-                f"`path` must be a file with sound time stamps, got {path}, whose sound begins {float(delay_s):g} s "
-                "after its picture; convert it with ffmpeg"
+                f"`path` must be a file with sound time stamps, got {path}, whose sound begins "
+                f"{float(delay_s + skipped_s):g} s after its picture; convert it with ffmpeg"
             )
         audio = _shift(audio, round(delay_s * sampling_rate))
     return np.ascontiguousarray(audio, np.float32), sampling_rate

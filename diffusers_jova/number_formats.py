@@ -36,7 +36,7 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def finite_number(name: str, value: Any) -> float:
-    """A finite real number as it is; a bool or a text is none.
+    """A finite real number as a float; a bool or a text is none.
 
     Raises:
         ValueError: Naming the argument.
@@ -45,4 +45,4 @@ def finite_number(name: str, value: Any) -> float:
         raise ValueError(f"`{name}` must be a number, got {value!r}; write it without quotes")
     if not math.isfinite(value):
         raise ValueError(f"`{name}` must be finite, got {value}; leave it out for the model's own")
-    return value  # type: ignore[return-value]
+    return float(value)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .generation_defaults import GenerationDefaults
-from .media_arrays import Audio
+from .media_arrays import MIN_FRAME_RATE_HZ, Audio
+from .number_formats import whole_number
 from .pictures import Fit, Pictures, check_fit
 from .prompt import JoVAPrompt, PromptEmbeds
 from .transformer_jova import MODALITIES
@@ -140,7 +141,7 @@ def check_output(inputs: CallInputs, known_tensors: Sequence[str]) -> None:
     """
     check_fit(inputs.fit)
     num_videos, output_type, callback = inputs.num_videos_per_prompt, inputs.output_type, inputs.callback_on_step_end
-    if num_videos < 1:
+    if whole_number("num_videos_per_prompt", num_videos) < 1:
         raise ValueError(f"`num_videos_per_prompt` must be at least 1, got {num_videos}; use 1")
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"`output_type` must be one of {list(OUTPUT_TYPES)}, got {output_type!r}; use 'np', say")
@@ -260,7 +261,7 @@ def check_size(settings: GenerationDefaults, spatial_factor: int, patch_size: Se
 
 def check_frame_rate(frame_rate: float) -> None:
     """Refuse a rate that no clip has."""
-    if not 0 < frame_rate < float("inf"):
+    if not MIN_FRAME_RATE_HZ <= frame_rate < float("inf"):
         raise ValueError(f"`frame_rate` must be positive, got {frame_rate}; use 16 or 24, say")
 
 

@@ -200,7 +200,10 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
                 "`config` must be the folder of a pipeline, because a single file holds a transformer alone, got "
                 "None; pass `config=folder`, or load all of it with `from_pretrained(folder)`"
             )
-        dtypes = {name: kwargs[name] for name in ("dtype", "torch_dtype") if isinstance(kwargs.get(name), torch.dtype)}
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        if isinstance(dtype, Mapping):
+            dtype = dtype.get("transformer", dtype.get("default"))
+        dtypes = {"dtype": dtype} if isinstance(dtype, torch.dtype) else {}
         return cls.from_pretrained(
             config, transformer=load_single_file(pretrained_model_link_or_path, **dtypes), **kwargs
         )
@@ -522,6 +525,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         samples = denoiser.impose(self.draw_noise(inputs, clip))
 
         # 6. Denoise
+        self.transformer._reset_stateful_cache()  # a call that failed may have left what it kept
         with self.progress_bar(total=self._num_timesteps) as progress_bar:
             for step, timestep in enumerate(scheduler.timesteps):
                 if self.interrupt:

@@ -24,8 +24,9 @@ from .conditions import (
     unpack_audio,
     unpack_video,
 )
-from .finite import check_finite_inputs
+from .finite import check_finite_inputs, finite_output
 from .media_arrays import check_sampling_rate
+from .number_formats import whole_number
 from .pictures import Fit, describe_fit, fit_pictures, to_frames, to_pictures, to_signed
 from .pipeline_checks import CallInputs, check_frame_rate
 from .video_codec import JoVAVideoCodec
@@ -136,7 +137,8 @@ class JoVAMediaMixin:
             inputs = replace(inputs, image=to_pictures("image", inputs.image))
         if inputs.video is not None:
             frames, frame_rate = unpack_video(inputs.video, inputs.frame_rate)
-            if getattr(inputs.video, "audio", None) is not None and inputs.audio is None:
+            has_sound = getattr(inputs.video, "audio", None) is not None
+            if has_sound and inputs.audio is None and "audio" in inputs.modalities:
                 logger.warning("the sound of `video` is not used; pass the same as `audio` for it to stay")
             inputs = replace(inputs, video=to_frames("video", frames), frame_rate=frame_rate)
         if inputs.audio_sampling_rate is not None:  # here, because it sets the length of the clip
@@ -150,7 +152,8 @@ class JoVAMediaMixin:
     def settle_length(self, inputs: CallInputs, frame_rate: float) -> CallInputs:
         """Let given media say how long the clip is: a video is cut to whole latents, a sound never."""
         check_frame_rate(frame_rate)
-        num_frames = inputs.num_frames
+        num_frames = None if inputs.num_frames is None else whole_number("num_frames", inputs.num_frames)
+        inputs = replace(inputs, num_frames=num_frames)
         if num_frames is None:
             num_frames = frames_of_given_media(
                 inputs.video, inputs.audio, inputs.audio_sampling_rate, frame_rate, self.temporal_factor
@@ -192,18 +195,30 @@ class JoVAMediaMixin:
             logger.warning(change)
         return to_signed(fit_pictures(pictures, clip.height, clip.width, fit))
 
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Normalised latents [B, C, F, h, w] of frames [B, 3, N, H, W] in [-1, 1]."""
+        return finite_output(self.video_codec.encode(frames), "vae", "encodes")
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Frames [B, 3, N, H, W] in [-1, 1] of normalised latents [B, C, F, h, w]."""
+        return finite_output(self.video_codec.decode(latents), "vae", "decodes")
+
+    def decode_audio_latents(self, latents: Tensor) -> Tensor:
+        """Sound [B, channels, S] of latents [B, L, C], at the codec's sampling rate."""
+        return finite_output(self.audio_codec.decode(latents), "audio_vae", "decodes")
+
     def encode_image(self, images: Sequence[np.ndarray], clip: ClipShape, fit: Fit) -> Tensor:
         """Normalised latents [B, C, 1, h, w] of one reference image in one form, or of one per prompt."""
         pixels = torch.cat([self.fit_to_clip("image", image[None], clip, fit) for image in images])
-        return repeat_to_batch("image", self.video_codec.encode(pixels[:, :, None]), clip.batch_size)
+        return repeat_to_batch("image", self.encode_frames(pixels[:, :, None]), clip.batch_size)
 
     def encode_video(self, frames: Tensor, clip: ClipShape) -> Tensor:
         """Normalised latents [B, C, F, h, w] of given frames [1, 3, N, H, W] in [-1, 1]."""
-        return repeat_to_batch("video", self.video_codec.encode(frames), clip.batch_size)
+        return repeat_to_batch("video", self.encode_frames(frames), clip.batch_size)
 
     def encode_audio(self, waveform: Tensor, clip: ClipShape) -> Tensor:
         """Latents [B, L, C] of a given waveform [1 or B, channels, S] at the codec's sampling rate."""
-        latents = self.audio_codec.encode(waveform.to(self._execution_device))
+        latents = finite_output(self.audio_codec.encode(waveform.to(self._execution_device)), "audio_vae", "encodes")
         return repeat_to_batch("audio", latents[:, : clip.num_audio_latents], clip.batch_size)
 
     def condition_channels(self, clip: ClipShape, image_latents: Tensor | None) -> Tensor | None:
@@ -288,10 +303,10 @@ class JoVAMediaMixin:
         if output_type == "latent":
             return latents
         if given is None:
-            return self.video_processor.postprocess_video(self.video_codec.decode(latents), output_type=output_type)
+            return self.video_processor.postprocess_video(self.decode_latents(latents), output_type=output_type)
         frames = repeat_to_batch("video", given, latents.shape[0])
         if frames.shape[2] < (latents.shape[2] - 1) * self.temporal_factor + 1:
-            generated = self.video_codec.decode(latents)[:, :, frames.shape[2] :].float()
+            generated = self.decode_latents(latents)[:, :, frames.shape[2] :].float()
             frames = torch.cat([frames.to(generated), generated], dim=2)
         return self.video_processor.postprocess_video(frames, output_type=output_type)
 
@@ -308,9 +323,9 @@ class JoVAMediaMixin:
             return latents
         rate = self.audio_codec.sampling_rate
         if given is None:
-            return self.finish_audio(self.audio_codec.decode(latents), output_type, clip)
+            return self.finish_audio(self.decode_audio_latents(latents), output_type, clip)
         if given.shape[2] < clip.num_samples(rate):
-            generated = set_length(self.audio_codec.decode(latents).float().cpu(), clip.num_samples(rate))
+            generated = set_length(self.decode_audio_latents(latents).float().cpu(), clip.num_samples(rate))
             given = repeat_to_batch("audio", given, clip.batch_size)
             given = continue_sound(given, generated, num_fade_samples=round(FADE_S * rate))
         return self.finish_audio(given, output_type, clip)

@@ -139,4 +139,4 @@ def settings_after_callback(
         audio_guidance_scale = 1.0
     if guidance_scale is not settings.guidance_scale and guidance_scale == 0:
         guidance_scale = audio_guidance_scale = 1.0
-    return settings.override(guidance_scale=guidance_scale, audio_guidance_scale=audio_guidance_scale)
+    return replace(settings, guidance_scale=guidance_scale, audio_guidance_scale=audio_guidance_scale)

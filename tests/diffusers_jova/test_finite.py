@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import TaylorSeerCacheConfig
 from peft import LoraConfig
 
 from diffusers_jova import JoVAPipeline
@@ -75,3 +76,24 @@ def test_what_a_callback_returns_is_looked_at(pipeline: JoVAPipeline) -> None:
 def test_every_format_can_be_looked_at(dtype: torch.dtype) -> None:
     assert is_finite(torch.ones(3).to(dtype))
     assert not is_finite(torch.tensor([1.0, NAN]).to(dtype))
+
+
+@pytest.mark.parametrize(("component", "work"), [("vae", "decodes"), ("audio_vae", "decodes")])
+def test_what_a_broken_codec_makes_does_not_leave_the_call(pipeline: JoVAPipeline, component: str, work: str) -> None:
+    decoder = getattr(pipeline, component).decoder
+    next(iter(decoder.parameters())).data.fill_(NAN)
+    with pytest.raises(FloatingPointError, match=f"what `{component}` {work} must be finite"):
+        pipeline("a dog", num_inference_steps=1, output_type="np")
+
+
+def test_a_cache_forgets_what_a_call_that_failed_left(pipeline: JoVAPipeline) -> None:
+    def stop(*_: Any) -> dict[str, Any]:
+        raise RuntimeError("stopped")
+
+    pipeline.transformer.enable_cache(TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=1))
+    call = {"num_inference_steps": 4, "output_type": "latent", "return_dict": False}
+    clean = pipeline("a dog", generator=torch.Generator().manual_seed(0), **call)
+    with pytest.raises(RuntimeError, match="stopped"):
+        pipeline("a cat", generator=torch.Generator().manual_seed(1), callback_on_step_end=stop, **call)
+    again = pipeline("a dog", generator=torch.Generator().manual_seed(0), **call)
+    assert all(torch.equal(*pair) for pair in zip(again, clean, strict=True))
