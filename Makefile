@@ -11,6 +11,8 @@ GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 # the pinned torch may be a build without CUDA: where there is a GPU, pip chooses
 PINS = cat /dev/null $(CONSTRAINTS) $(if $(GPU),| sed '/^torch==/d')
 TESTS = $(if $(GPU),not slow,not slow and not gpu)
+# a worker for each core; one GPU serves one worker
+WORKERS = $(if $(GPU),,--numprocesses auto --dist loadfile)
 
 .PHONY: help demo overfit jova-tiny evidence ablations test check test-portable test-oldest test-newest wheel fix bench gpu memory
 
@@ -56,7 +58,7 @@ check:      ## lint, types and tests in the active environment: what CI runs
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest -m "$(TESTS)"
+	pytest $(WORKERS) -m "$(TESTS)"
 
 wheel: .venv/installed  ## build what pip installs, and run every command of it in a new environment; minutes
 	@rm -rf dist
@@ -77,11 +79,11 @@ test-portable: .venv/installed  ## the numeric tests under other instruction set
 
 test-oldest: RESOLUTION = lowest-direct
 test-oldest: .venv-oldest/installed  ## the tests with the oldest versions that setup.cfg allows, in .venv-oldest
-	@.venv-oldest/bin/python -m pytest -m "$(TESTS)"
+	@.venv-oldest/bin/python -m pytest $(WORKERS) -m "$(TESTS)"
 
 test-newest: RESOLUTION = highest
 test-newest: .venv-newest/installed  ## the tests with the newest versions of everything, in .venv-newest
-	@.venv-newest/bin/python -m pytest -m "$(TESTS)"
+	@.venv-newest/bin/python -m pytest $(WORKERS) -m "$(TESTS)"
 
 fix:        ## before committing
 	ruff check --fix .

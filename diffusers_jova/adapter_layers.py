@@ -91,8 +91,10 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
                 f"`adapter_weights` must be for modules that adapters change, got {listed(strange)}; give parts of "
                 "their names, such as `attn1.video`"
             )
-        rest = {"": 1.0}  # for modules that no part names: diffusers looks for their fourth part, which few have
-        weights = [{**weight, **rest} if isinstance(weight, Mapping) else weight for weight in checked]
+        # modules that no part names keep 1: diffusers looks for the fourth part of their names, which few have
+        weights = [
+            {**weight, "": weight.get("", 1.0)} if isinstance(weight, Mapping) else weight for weight in checked
+        ]
         super().set_adapters(adapter_names, weights)
 
     def add_adapter(self, *args: Any, **kwargs: Any) -> None:

@@ -336,5 +336,6 @@ def test_weights_by_parts_of_names_must_mean_some_module() -> None:
     transformer.load_lora_adapter(adapter("comfy"), adapter_name="it")
     transformer.set_adapters("it", {"": 0.0})
     torch.testing.assert_close(outputs(transformer), outputs(build_wan_transformer()), **ROUND_OFF)
+    transformer.set_adapters("it", {"attn1": 0.5})  # what no part names keeps its weight of 1
     with pytest.raises(ValueError, match=r"must be for modules that adapters change, got `atn1`"):
         transformer.set_adapters("it", {"atn1": 0.5})

@@ -74,7 +74,10 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
         ([*LORA, "lerning_rate=1"], r"jova train-lora: .*did you mean `learning_rate`"),
         ([*LORA, "--targets", "lips"], r"argument --targets: invalid choice: 'lips'"),
         (["presets", "lorra"], r"jova presets: `name` must be an existing YAML file or one of .*accelerate/fsdp"),
-        (["convert", "wan", "a", "b", "--shard-gb", "0"], r"jova convert: `--shard-gb` must be positive, got 0"),
+        (
+            ["convert", "wan", "a", "b", "--shard-gb", "0"],
+            r"jova convert: `--shard-gb` must be positive and finite, got 0",
+        ),
         (["convert", "ovi", "a", "b", "--reverse"], r"`--reverse` must go with wan or nava, got ovi"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
