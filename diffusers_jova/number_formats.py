@@ -11,17 +11,17 @@ import torch
 CODECS = ("vae", "audio_vae", "vocoder")  # in bfloat16 they lose what the transformer never will: the sound
 
 
-def component_dtypes(dtype: torch.dtype | Mapping[str, Any] | str) -> dict[str, Any] | str:
-    """Formats by component for `DiffusionPipeline.from_pretrained`: the codecs are in float32 unless they are named.
+def component_dtypes(dtype: torch.dtype | Mapping[str, Any] | str | None) -> dict[str, Any] | str:
+    """Formats by component for `DiffusionPipeline.from_pretrained`: float32 for whatever is not named.
 
     Args:
-        dtype: Of everything but the codecs; or formats by component, `"default"` for those that it does not name. A
-            word of diffusers' own is passed on.
+        dtype: Of everything but the codecs; or formats by component, `"default"` for those that it does not name; None
+            for float32. A word of diffusers' own is passed on.
     """
     if isinstance(dtype, str):
         return dtype
-    named = dict(dtype) if isinstance(dtype, Mapping) else {"default": dtype}
-    return {**dict.fromkeys(CODECS, torch.float32), **named}
+    named = dict(dtype) if isinstance(dtype, Mapping) else {"default": dtype or torch.float32}
+    return {**dict.fromkeys(("default", *CODECS), torch.float32), **named}
 
 
 def whole_number(name: str, value: Any) -> int:

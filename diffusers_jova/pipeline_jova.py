@@ -154,17 +154,17 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
         """Load a saved pipeline as `DiffusionPipeline.from_pretrained` does; `"jova-tiny"` comes with the package.
 
-        A `dtype` leaves the codecs in float32 unless it names them: in bfloat16 an audio VAE leaves some 10 dB of the
-        sound.
+        Without a `dtype` every component is loaded in float32, whatever its file holds; with one, the codecs still are
+        unless it names them: in bfloat16 an audio VAE leaves some 10 dB of the sound.
 
         Args:
             pretrained_model_name_or_path: Folder, repository or shipped name.
             kwargs: What diffusers takes; `dtype` is one for transformer and text encoders, or a dict by the name of
                 the component, `"default"` for the others.
         """
-        given = kwargs.pop("torch_dtype", None)
-        if (dtype := kwargs.pop("dtype", given)) is not None:
-            kwargs["dtype"] = component_dtypes(dtype)
+        given = kwargs.pop("dtype", None)
+        older_name = kwargs.pop("torch_dtype", None)
+        kwargs["dtype"] = component_dtypes(older_name if given is None else given)
         return super().from_pretrained(find_model(pretrained_model_name_or_path), **kwargs)
 
     @classmethod

@@ -93,11 +93,11 @@ def assemble(
     Args:
         codecs: Folder that `diffusers_jova.training.codecs.train_codecs` wrote.
         transformer: Trained transformer; None for a pipeline that only encodes.
-        dtype: Number format of the codecs and the text encoder.
+        dtype: Number format of the codecs; the text encoder has float32, in which a clip is the same in any batch.
     """
     return JoVAPipeline(
         tokenizer=AutoTokenizer.from_pretrained(codecs / "tokenizer"),
-        text_encoder=UMT5EncoderModel.from_pretrained(codecs / "text_encoder", dtype=dtype).eval(),
+        text_encoder=UMT5EncoderModel.from_pretrained(codecs / "text_encoder", dtype=torch.float32).eval(),
         transformer=transformer,
         vae=AutoencoderKLWan.from_pretrained(codecs / "vae", torch_dtype=dtype).eval(),
         audio_vae=MMAudioVAE.from_pretrained(codecs / "audio_vae", torch_dtype=dtype).eval(),
@@ -256,7 +256,7 @@ def join_branches(video: Path, audio: Path, folder: Path) -> None:
 
 
 def save_pipeline(codecs: Path, transformer: Path, folder: Path) -> None:
-    """Save the finished pipeline in bfloat16, whole or not at all."""
+    """Save the finished pipeline, transformer and codecs in bfloat16, whole or not at all."""
     dtype = torch.bfloat16
     pipeline = assemble(codecs, JoVATransformer3DModel.from_pretrained(transformer, torch_dtype=dtype), dtype)
     with explained_full_disk(folder), written_whole(folder) as partial_folder:

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline
 from diffusers_jova.generation_defaults import GenerationDefaults
+from jova_cli.shipped import find_model
 from tests.tiny_pipeline import build_tiny_pipeline
 
 
@@ -28,6 +30,23 @@ def test_codecs_are_loaded_in_float32_unless_they_are_named(tiny_pipeline_folder
     told = formats(JoVAPipeline.from_pretrained(tiny_pipeline_folder, **{argument: named}))
     assert told["vocoder"] == torch.bfloat16
     assert told["audio_vae"] == torch.float32
+
+
+def test_everything_is_loaded_in_float32_unless_a_format_is_named(tmp_path: Path) -> None:
+    build_tiny_pipeline().to(torch.bfloat16).save_pretrained(tmp_path)
+    assert set(formats(JoVAPipeline.from_pretrained(tmp_path)).values()) == {torch.float32}
+    assert formats(JoVAPipeline.from_pretrained(tmp_path, dtype={"vae": torch.bfloat16})) == {
+        "vae": torch.bfloat16,
+        **dict.fromkeys(("audio_vae", "text_encoder", "transformer", "vocoder"), torch.float32),
+    }
+
+
+def test_the_shipped_model_reads_a_text_alike_in_any_batch() -> None:
+    pipeline = DiffusionPipeline.from_pretrained(find_model("jova-tiny"))
+    texts = ["A cartoon woman speaks on a mint background.", "A bell is ringing, and a dog barks. " * 2, "hello"]
+    alone, batch = (pipeline.encode_texts(given, 96).features for given in (texts[:1], texts))
+    rows = alone.shape[1]
+    assert (batch[:1, :rows] - alone).norm() < 1e-5 * alone.norm()  # 5e-3 in bfloat16
 
 
 @pytest.mark.parametrize("value", [True, "32", 32.0, np.float32(32), None])
