@@ -23,7 +23,6 @@ from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, class_of, p
 from diffusers_jova.conversion.output import new_folder
 from diffusers_jova.conversion.rules import listed
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
-from diffusers_jova.whole_files import explained_full_disk
 from jova_cli.assemble import NAMES
 from jova_cli.model_info import NOT_STATED, licence_of
 from jova_cli.parser import Parser, one_line
@@ -44,7 +43,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         found = locate(args.named, args.folders)
         index = build_index(found, args.folders)
         check_fit(found, index)
-        with explained_full_disk(args.output), new_folder(args.output) as folder:
+        with new_folder(args.output) as folder:
             write(folder, found, index)
     except (ValueError, OSError) as error:
         parser.error(one_line(error))

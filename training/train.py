@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
+from diffusers_jova.folder_lock import FolderInUseError
 from diffusers_jova.training.loop.config import TrainConfig, load_yaml, parse_overrides
 from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.publish import UploadError, prepare_repository, push_to_hub, write_model_card
@@ -27,7 +28,7 @@ class InputError(ValueError):
     """Settings, clips or weights that do not fit together, found before the first step."""
 
 
-RUN_ERRORS = (InputError, GPUMemoryError, FloatingPointError, FullDiskError, UploadError)  # that say what to do
+RUN_ERRORS = (InputError, GPUMemoryError, FloatingPointError, FullDiskError, FolderInUseError, UploadError)  # that say what to do
 
 
 @contextmanager

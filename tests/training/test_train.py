@@ -239,7 +239,7 @@ def test_a_result_that_cannot_be_put_in_its_place_leaves_the_earlier_one(
         original = getattr(Path, move)
 
         def last_move_fails(path: Path, target: Path, original: Any = original) -> Path:
-            if path.name == ".transformer.tmp":
+            if path.name == ".transformer":
                 raise error
             return original(path, target)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,12 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
+from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
 from diffusers_jova.training.loop.branches import branch_of, check_frozen, frozen_checksums
 from diffusers_jova.training.loop.checkpoints import (
+    CHECKPOINT_NAMES,
     check_fingerprint,
-    clear_leftovers,
     latest_checkpoint,
     load_checkpoint,
     pack,
@@ -56,6 +57,7 @@ from diffusers_jova.training.loop.optimization import (
 )
 from diffusers_jova.training.loop.preemption import PreemptedError, Preemption
 from diffusers_jova.transformer_jova import MODALITIES
+from diffusers_jova.whole_files import clear_leftovers
 
 
 class Trainer:
@@ -73,6 +75,9 @@ class Trainer:
         self.output_dir = Path(config.output_dir)
         check_output_dir(config)
         self.accelerator = start_accelerator(config)
+        if self.accelerator.is_main_process and self.output_dir.is_dir():
+            with held_alone(self.output_dir, "output_dir"):  # while a run trains there, nothing is loaded for another
+                clear_leftovers(self.output_dir, CHECKPOINT_NAMES)
         # DeepSpeed keeps its optimizer to itself
         self.can_continue = self.accelerator.distributed_type != DistributedType.DEEPSPEED
         self.device = self.accelerator.device
@@ -99,12 +104,18 @@ class Trainer:
         self.meter = LossMeter(config, self.device)
         self.step, self.course = 0, new_course(config)
         self.init_adapter = adapter_digest(config)
-        if self.accelerator.is_main_process:
-            clear_leftovers(self.output_dir)
         self._resume()
 
     def train(self) -> Path:
-        """Run to the last step; returns the folder of the result."""
+        """Run to the last step; returns the folder of the result.
+
+        Raises:
+            FolderInUseError: If another run writes there.
+        """
+        with held_alone(self.output_dir, "output_dir") if self.accelerator.is_main_process else nullcontext():
+            return self._train()
+
+    def _train(self) -> Path:
         config, accelerator = self.config, self.accelerator
         batches = MicroBatches(
             config, self.dataset, self.prior, accelerator.process_index, accelerator.num_processes, self.step
