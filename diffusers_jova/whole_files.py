@@ -70,7 +70,7 @@ def delete_whole(path: Path) -> None:
 
 
 def clear_leftovers(folder: Path, pattern: str) -> None:
-    """Delete what killed processes left of writing names like `pattern` in a folder, and bring back what they moved."""
+    """Delete what killed processes left of writing names like `pattern`, and bring back what they moved."""
     for place in folder.glob(f".{pattern}{PARTIAL}*"):
         name = place.name[1:].rpartition(PARTIAL)[0]
         if lock := _take(place, folder / name, is_own=False):

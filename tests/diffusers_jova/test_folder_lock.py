@@ -25,9 +25,9 @@ def hold(folder: Path) -> tuple[int, int]:
 def test_a_folder_is_held_until_its_process_is_killed_whatever_children_it_leaves(tmp_path: Path) -> None:
     child, grandchild = hold(tmp_path / "run")
     try:
-        with pytest.raises(FolderInUseError, match=r"`output_dir` must be a folder that no other run writes in, got "):
-            with held_alone(tmp_path / "run", "output_dir"):
-                pass
+        said = r"`output_dir` must be a folder that no other run writes in, got "
+        with pytest.raises(FolderInUseError, match=said), held_alone(tmp_path / "run", "output_dir"):
+            pass
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         with held_alone(tmp_path / "run", "output_dir"):

@@ -7,6 +7,7 @@ processes take the steps of one process with R times the accumulation.
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -55,9 +56,10 @@ from diffusers_jova.training.loop.optimization import (
     learning_rate_factor,
     new_course,
 )
-from diffusers_jova.training.loop.preemption import PreemptedError, Preemption
+from diffusers_jova.training.loop.preemption import NAMES, PreemptedError, Preemption
 from diffusers_jova.transformer_jova import MODALITIES
 from diffusers_jova.whole_files import clear_leftovers
+from jova_cli.given_paths import check_output_folder, kind_of
 
 
 class Trainer:
@@ -139,7 +141,8 @@ class Trainer:
             remedy = f"run the same command again to continue from `{found}`"
             if not self.can_continue:
                 remedy = f"DeepSpeed cannot continue, start anew with the weights of `{found}`"
-            raise PreemptedError(f"the run was ended by SIGTERM after step {self.step}; {remedy}")
+            name = NAMES[signal.Signals(preemption.signal)]
+            raise PreemptedError(f"the run was ended by {name} after step {self.step}; {remedy}", preemption.signal)
         return path
 
     def take_step(self, batches: MicroBatches) -> None:
@@ -431,8 +434,9 @@ def check_output_dir(config: TrainConfig) -> None:
             f"`output_dir` must be another folder than that of `init_adapter`, got `{config.output_dir}`, where the "
             "result would take its place; name a new one"
         )
-    if path == Path(config.data).resolve() or any(place.is_file() for place in (path, *path.parents)):
+    if path == Path(config.data).resolve() or any(kind_of(place) == "file" for place in (path, *path.parents)):
         raise ValueError(f"`output_dir` must be a folder of its own, got `{config.output_dir}`; name another")
+    check_output_folder("output_dir", path)
 
 
 def local_shard(parameter: nn.Parameter) -> nn.Parameter:

@@ -253,7 +253,7 @@ def test_a_misspelt_argument_of_a_new_transformer_is_an_error(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"`model` must be a saved transformer or pipeline, got .*prepared`"):
         Trainer(replace(config, model=str(tmp_path / "prepared")))
     (tmp_path / "model.json").write_text("{")
-    with pytest.raises(ValueError, match="`model` must be valid JSON"):
+    with pytest.raises(ValueError, match=r"`model` with the constructor arguments, .* must be a JSON object"):
         Trainer(config)
 
 
