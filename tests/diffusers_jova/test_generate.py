@@ -303,7 +303,7 @@ def test_adapters_that_fit_no_layer_are_refused(
     assert not Path(command[-1]).exists()
 
 
-@pytest.mark.parametrize("index", [None, "no json", '{"_class_name": "WanPipeline"}'])
+@pytest.mark.parametrize("index", [None, '{"_class_name": "WanPipeline"}'])
 def test_a_folder_that_is_no_pipeline_is_refused(
     index: str | None, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -410,7 +410,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"audio": np.full(99, np.nan)}, "`audio` must be finite, got NaN or infinity"),
     (
         {"video": "clip.mp4"},
-        r"`video` must be an array, .* got the name 'clip.mp4'; read the file first, by `media.read_video\('clip.mp4'\)`",
+        r"`video` must be an array, .* got the name 'clip.mp4'; read .*, by `media.read_video\('clip.mp4'\)`",
     ),
     ({"audio": "voice.wav"}, r"got the name 'voice.wav'; read the file first, by `media.read_audio\('voice.wav'\)`"),
     ({"image": "portrait.jpg"}, r"got the name 'portrait.jpg'; .* by `diffusers.utils.load_image\('portrait.jpg'\)`"),

@@ -1,4 +1,4 @@
-"""A model folder whose files hold something else than they should is refused in one sentence, by `info` and by loading."""
+"""A model folder whose files hold something else than they should is refused in one sentence, by all commands."""
 
 import json
 import re
@@ -60,7 +60,7 @@ HOSTILE: dict[str, tuple[dict[str, str | bytes], str]] = {  # files, and what is
     "a card in another encoding": ({"README.md": b"---\n\xff\n---\n"}, "README.md` must be text in UTF-8"),
     "a card nested without end": (
         {"README.md": f"---\na: {DEEP[:5000]}\n---\n"},
-        "front matter of .* must be valid YAML",
+        "must be valid YAML",
     ),
     "a card with a date that is none": ({"README.md": "---\na: 2020-99-99\n---\n"}, "must be valid YAML"),
     "text for tables of positions": (
@@ -108,7 +108,7 @@ def test_info_refuses_a_hostile_model(case: str, tmp_path: Path, capsys: pytest.
         (
             "transformer/config.json",
             '{"num_layers": "x"}',
-            "must be a pipeline whose configs hold what its components",
+            "whose configs hold what its components take",
         ),
     ],
 )
