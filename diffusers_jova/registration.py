@@ -6,7 +6,7 @@ and `AutoModel` load it.
 """
 
 import inspect
-from functools import wraps
+from functools import update_wrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,11 +66,11 @@ def find_shipped_model(download: Any) -> Any:
         download: `DiffusionPipeline.download`, a class method, which goes on with every other name.
     """
 
-    @wraps(download.__func__)
-    def find_or_download(cls: type, pretrained_model_name: Any, **kwargs: Any) -> Any:
+    def find_or_download(cls: type, /, pretrained_model_name: Any, **kwargs: Any) -> Any:
         folder = find_model(pretrained_model_name)
         return folder if Path(folder).is_dir() else download.__func__(cls, pretrained_model_name, **kwargs)
 
+    update_wrapper(find_or_download, download.__func__)
     return classmethod(find_or_download)
 
 

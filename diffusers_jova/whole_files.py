@@ -81,9 +81,7 @@ def clear_leftovers(folder: Path, pattern: str) -> None:
 def _own_place(path: Path) -> Iterator[Path]:
     """Give a new folder beside `path` that no other living process has: the first free one of a row of names."""
     places = (path.with_name(f".{path.name}{PARTIAL}{number}") for number in count(1))
-    for place in places:
-        if lock := _take(place, path, is_own=_make(place)):
-            break
+    place, lock = next((place, lock) for place in places if (lock := _take(place, path, is_own=_make(place))))
     later = next(places)
     if left := _take(later, path, is_own=False):
         _clear(later, left)

@@ -75,5 +75,6 @@ def latent_rate_hz(folder: Path) -> float | None:
     per_latent = MEL_FRAMES_PER_LATENT.get(str(config.get("_class_name")))
     if per_latent is None:
         return None
-    rate_hz: float = config["sample_rate"] / (config.get("mel_hop_length", config.get("hop_length")) * per_latent)
+    hop_length_samples = config["mel_hop_length"] if "mel_hop_length" in config else config["hop_length"]
+    rate_hz: float = config["sample_rate"] / (hop_length_samples * per_latent)
     return rate_hz

@@ -97,8 +97,8 @@ class RecordHeader:
         shapes = self.shapes
         wanted: dict[str, Sequence[int | None]] = {name: size for name, size in SHAPES.items() if name in shapes}
         if "image_latents" in shapes and "video_latents" in shapes and len(shapes["video_latents"]) == 4:
-            channels, _, *sizes = shapes["video_latents"]
-            wanted["image_latents"] = (channels, 1, *sizes)
+            channels, _, height, width = shapes["video_latents"]
+            wanted["image_latents"] = (channels, 1, height, width)
         for embeds, mask in PROMPTS:
             if mask in shapes:
                 wanted[mask] = shapes.get(embeds, (0,))[:1]

@@ -415,7 +415,8 @@ def _convert_scalar(name: str, value: Any, kind: type) -> Any:
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             value = float(value)
-    _require(type(value) is kind and (kind is not float or math.isfinite(value)), name, KINDS[kind], value)
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    _require(type(value) is kind and is_finite, name, KINDS[kind], value)
     return value
 
 

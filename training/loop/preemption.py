@@ -56,7 +56,7 @@ class Preemption:
     def _notice(self, number: int, _: object) -> None:
         self.is_announced, self.signal = True, number
         if number == signal.SIGINT:
-            signal.signal(number, self.earlier[number] or signal.SIG_DFL)
+            signal.signal(number, self.earlier[signal.SIGINT] or signal.SIG_DFL)
             print("ending after this step; Ctrl-C again ends at once", file=sys.stderr, flush=True)
 
     def is_agreed(self) -> bool:
