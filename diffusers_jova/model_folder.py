@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from jova_cli.given_paths import kind_of
 from jova_cli.model_info import INDEX, check_saved
 from jova_cli.parser import one_line
 
@@ -19,7 +20,7 @@ def explained_configs(folder: Path, names: Sequence[str]) -> Iterator[None]:
     Raises:
         ValueError: If so.
     """
-    if not (folder / INDEX).is_file():
+    if kind_of(folder / INDEX) != "file":
         yield
         return
     check_saved(folder, names)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,10 +39,11 @@ def explained_full_disk(path: Path, kept: str = COMPLETE_IS_KEPT) -> Iterator[No
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if not _is_full_disk(error):
+        reason = _full_disk_reason(error)
+        if not reason:
             raise
         raise FullDiskError(
-            f"`{path}` could not be written ({error}); free some space and start again, {kept}"
+            f"`{path}` could not be written ({reason}); free some space and start again, {kept}"
         ) from error
 
 
@@ -154,8 +157,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_full_disk(error: OSError | SafetensorError) -> bool:
-    """Tell a full disk from other errors; safetensors gives the number of the error in its text only."""
-    if isinstance(error, OSError):
-        return error.errno in FULL_DISK
-    return any(f"(os error {number})" in str(error) for number in FULL_DISK)
+def _full_disk_reason(error: OSError | SafetensorError) -> str:
+    """How the system words a full disk; empty for other errors. Some give its number in their text only."""
+    if isinstance(error, OSError) and not isinstance(error, shutil.Error):
+        return (error.strerror or str(error)) if error.errno in FULL_DISK else ""
+    numbers = [number for number in FULL_DISK if re.search(rf"(os error |Errno ){number}\b", str(error))]
+    return os.strerror(numbers[0]) if numbers else ""

@@ -42,16 +42,20 @@ def check_readable(option: str, path: Path, advice: str = "check the spelling") 
     (check_folder if kind_of(path) == "folder" else check_file)(option, path, advice)
 
 
-def check_output_folder(option: str, path: Path) -> None:
-    """Refuse a folder that cannot be written in, or made; nothing is made."""
+def check_output_folder(option: str, path: Path, rule: str = "be a folder that can be written") -> None:
+    """Refuse a folder that cannot be written in, or made; nothing is made.
+
+    Args:
+        option: That names it, for the message.
+        path: Of the folder.
+        rule: Which it must follow.
+    """
     try:
         place = next(place for place in (path, *path.absolute().parents) if place.exists())
         tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         reason = error.strerror or error
-        raise ValueError(
-            f"`{option}` must be a folder that can be written, got `{path}` ({reason}); choose another"
-        ) from error
+        raise ValueError(f"`{option}` must {rule}, got `{path}` ({reason}); choose another") from error
 
 
 def check_output_file(option: str, path: Path, suffix: str) -> None:
@@ -71,6 +75,6 @@ def check_output_file(option: str, path: Path, suffix: str) -> None:
 
 def check_new(option: str, path: Path) -> None:
     """Refuse an output that is there, or that cannot be made."""
-    check_output_folder(option, path.absolute().parent)
+    check_output_folder(option, path.absolute().parent, "lie in a folder that can be written")
     if path.exists() or path.is_symlink():
         raise ValueError(f"`{option}` must be a new path, got `{path}`, which exists; choose another")

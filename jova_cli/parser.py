@@ -29,7 +29,6 @@ class Parser(argparse.ArgumentParser):
         try:
             work(self, args)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would interrupt the farewell
             said = f"; {self.kept(args)}" if self.kept else ""
             self.exit(128 + signal.SIGINT, f"\n{self.prog}: ended by Ctrl-C{said}\n")
 

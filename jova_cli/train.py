@@ -16,7 +16,8 @@ The preset gives the recipe, `name=value` words change single settings of it:
 
     jova train --config stage2_joint model=... data=... output_dir=...
 
-Running the same command again continues an interrupted run; SIGTERM ends one with a checkpoint of its last step.
+Running the same command again continues an interrupted run; SIGTERM and Ctrl-C
+end one with a checkpoint of its last step.
 Several processes are started by `accelerate launch -m diffusers_jova.training.train`, or by `torchrun`, and the same
 words; `jova presets` lists settings of accelerate as well."""
 

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,9 @@ def write_folder(path: Path, text: str) -> None:
         (OSError(errno.ENOSPC, "No space left on device"), True),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
+        (shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")]), True),
+        (shutil.Error([("a", "b", "[Errno 2] No such file or directory: 'a' -> 'b'")]), False),
+        (OSError(errno.EFBIG, "File too large"), True),
         (SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)"), False),
         (PermissionError(errno.EACCES, "Permission denied"), False),
         (FileNotFoundError(errno.ENOENT, "No such file or directory"), False),
