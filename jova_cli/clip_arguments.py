@@ -45,6 +45,9 @@ def count_files(folder: Path, pattern: str) -> int:
 
 def check_clip_arguments(args: argparse.Namespace) -> None:
     """Refuse what is not there or cannot be read, and numbers that no clip can have."""
+    check_between("--frame-rate", args.frame_rate, 1 / MAX_RATE_HZ, MAX_RATE_HZ, "24, say")
+    check_between("--loudness-lufs", args.loudness_lufs, MIN_LUFS, 0, "-23, say")
+    check_between("--min-sync", args.min_sync, -1, 1, "0.5, say")
     check_readable("source", args.source, "give a manifest or a folder of clips")
     read_index(args.model)
     if args.whisper is not None:
@@ -52,9 +55,6 @@ def check_clip_arguments(args: argparse.Namespace) -> None:
     if args.face_landmarker_path is not None:
         check_file("--face-landmarker-path", args.face_landmarker_path)
     check_output_folder("output", args.output)
-    check_between("--frame-rate", args.frame_rate, 1 / MAX_RATE_HZ, MAX_RATE_HZ, "24, say")
-    check_between("--loudness-lufs", args.loudness_lufs, MIN_LUFS, 0, "-23, say")
-    check_between("--min-sync", args.min_sync, -1, 1, "0.5, say")
 
 
 def check_between(option: str, value: float | None, low: float, high: float, advice: str) -> None:

@@ -33,5 +33,5 @@ def kept(args: argparse.Namespace) -> str:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse a folder or a number that cannot work before any work is done."""
-    check_clip_arguments(args)
     check_count("--max-clips", args.max_clips)
+    check_clip_arguments(args)

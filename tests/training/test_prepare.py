@@ -466,7 +466,7 @@ def test_the_command_names_records_of_clips_that_are_gone_and_an_output_that_is_
     assert "1 more records are of other clips and will be trained: b-" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([str(source), str(source / "a.txt"), *command[2:]])
-    assert "`output` must be a folder, got the file" in capsys.readouterr().err
+    assert "`output` must be a folder that can be written, got" in capsys.readouterr().err
 
 
 def test_a_clip_without_memory_names_what_takes_less(
@@ -548,7 +548,7 @@ def test_a_picture_that_unpacks_to_too_much_is_one_skipped_clip(
     sample = replace(read_samples(source)[0], reference_image=tmp_path / "large.png")
     (outcome,) = prepare([sample], make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
     assert outcome.status == "broken"
-    assert "must be a readable image, got" in outcome.note
+    assert "must be an image of at most" in outcome.note
 
 
 def test_short_names_of_number_formats_mean_the_same_records(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
@@ -574,7 +574,7 @@ def test_the_command_prepares_a_folder(
         (["--buckets", "10x32x32"], "use 9 or 13"),
         (["--buckets", "9x40x32"], "multiples of 16"),
         (["--buckets", "0x32x32"], "use 1 or 5"),
-        (["--model", "nowhere"], "`model` must be the folder of a saved JoVAPipeline"),
+        (["--model", "nowhere"], "the model must be a folder with a `model_index.json`, got nowhere"),
         (["--frame-rate", "0"], "`--frame-rate` must be a number from 0.001 to 1000, got 0; use 24, say"),
         (["--frame-rate", "1e-5"], "`--frame-rate` must be a number from 0.001 to 1000, got 1e-05"),
         (["--frame-rate", "inf"], "`--frame-rate` must be a number from 0.001 to 1000, got inf"),
@@ -584,7 +584,7 @@ def test_the_command_prepares_a_folder(
         (["--dtype", "fp8"], "invalid choice: 'fp8'"),
         (["--num-processes", "0"], "`--num-processes` must be at least 1, got 0"),
         (["--device", "abacus"], "`--device` must be a device of this machine, got abacus"),
-        (["--whisper", "nowhere"], "`--whisper` must be the folder of a model, got `nowhere`"),
+        (["--whisper", "nowhere"], "`--whisper` must be an existing folder, got `nowhere` (No such"),
     ],
 )
 def test_the_command_explains_what_is_wrong(
