@@ -18,14 +18,13 @@ from diffusers import __version__ as diffusers_version
 from diffusers.pipelines.ltx2 import vocoder as ltx2_vocoders
 
 from diffusers_jova.audio_codec import JoVAAudioCodec
-from diffusers_jova.conversion.checkpoint import read_json
-from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, class_of, pair_of
+from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, class_of
 from diffusers_jova.conversion.output import new_folder
 from diffusers_jova.conversion.rules import listed
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
-from diffusers_jova.whole_files import explained_full_disk
 from jova_cli.assemble import NAMES
-from jova_cli.model_info import NOT_STATED, licence_of
+from jova_cli.json_text import read_object
+from jova_cli.model_info import NOT_STATED, licence_of, pair_of
 from jova_cli.parser import Parser, one_line
 
 
@@ -44,7 +43,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         found = locate(args.named, args.folders)
         index = build_index(found, args.folders)
         check_fit(found, index)
-        with explained_full_disk(args.output), new_folder(args.output) as folder:
+        with new_folder(args.output) as folder:
             write(folder, found, index)
     except (ValueError, OSError) as error:
         parser.error(one_line(error))
@@ -75,7 +74,7 @@ def locate(named: Mapping[str, Path], folders: Sequence[Path]) -> dict[str, Path
 
 def build_index(found: Mapping[str, Path], folders: Iterable[Path]) -> dict[str, Any]:
     """Say what `model_index.json` says: the class of every component, and the settings of the first pipeline given."""
-    stored = (read_json(folder / INDEX) for folder in folders if (folder / INDEX).is_file())
+    stored = (read_object(folder / INDEX) for folder in folders if (folder / INDEX).is_file())
     settings = next((values for values in stored if values.get("_class_name") == "JoVAPipeline"), {})
     index: dict[str, Any] = {"_class_name": "JoVAPipeline", "_diffusers_version": diffusers_version}
     index |= {name: entry(name, found[name]) if name in found else [None, None] for name in NAMES}
@@ -86,7 +85,7 @@ def build_index(found: Mapping[str, Path], folders: Iterable[Path]) -> dict[str,
 def entry(name: str, path: Path) -> list[str]:
     """Library and class of a component, by the index of the pipeline that it lies in, else by its own config."""
     index = path.parent / INDEX
-    stored = (read_json(index) if index.is_file() else {}).get(path.name)
+    stored = (read_object(index) if index.is_file() else {}).get(path.name)
     if name.startswith("tokenizer"):
         cls = class_of(path / "tokenizer_config.json", "tokenizer_class") or "AutoTokenizer"
         library = "transformers"
@@ -113,7 +112,7 @@ def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Naming the two numbers that differ.
     """
-    transformer, vae = (read_json(found[name] / "config.json") for name in ("transformer", "vae"))
+    transformer, vae = (read_object(found[name] / "config.json") for name in ("transformer", "vae"))
     codec = JoVAAudioCodec(*(build(index[name], found[name]) for name in ("audio_vae", "vocoder")))
     wanted = [
         ("out_channels", transformer["out_channels"], "the channels of `vae`", vae["z_dim"]),
@@ -125,7 +124,7 @@ def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
         if width is not None and name not in found:
             raise ValueError(f"`{name}` must be given to this transformer, got none; name it as {name}=FOLDER")
         if name in found:
-            encoder = read_json(found[name] / "config.json")
+            encoder = read_object(found[name] / "config.json")
             own = encoder.get("d_model", encoder.get("hidden_size"))
             wanted.append((f"text_dim{suffix}", width, f"the width of `{name}`", own))
         if (name in found) != (f"tokenizer{suffix}" in found):
@@ -141,7 +140,7 @@ def build(pair: Sequence[str], path: Path) -> Any:
     """Build a component without its weights."""
     cls = getattr(ltx2_vocoders if pair[0] == "ltx2" else diffusers, pair[1])
     with torch.device("meta"):
-        return cls.from_config(read_json(path / "config.json"))
+        return cls.from_config(read_object(path / "config.json"))
 
 
 def write(folder: Path, found: Mapping[str, Path], index: Mapping[str, Any]) -> None:

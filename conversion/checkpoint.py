@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from jova_cli.json_text import read_object
 
 
 DTYPES = {
@@ -85,7 +85,7 @@ def open_shards(folder: Path) -> dict[str, Source]:
 
 def shard_names(index: Path) -> list[str]:
     """Read the file names of an index; only names inside its own folder are accepted."""
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(
             f"`{index}` must hold a `weight_map`, got {type(weight_map).__name__}; download it again with its shards"
@@ -95,21 +95,6 @@ def shard_names(index: Path) -> list[str]:
         if Path(name).name != name or "\\" in name:
             raise ValueError(f"`weight_map` of `{index.name}` must name files in its own folder, got `{name}`")
     return names
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ValueError: The file holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no text, no JSON, or nested without end
-        raise ValueError(f"`{path}` must be JSON, got {error}; download it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"`{path}` must be a JSON object, got {type(content).__name__}; download it again")
-    return content
 
 
 def open_safetensors(path: Path) -> dict[str, Source]:

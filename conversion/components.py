@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers_jova.conversion.card import RELEASED_PARTS, Licence, copied_licence
-from diffusers_jova.conversion.checkpoint import Checkpoint, open_checkpoint, read_json
+from diffusers_jova.conversion.checkpoint import Checkpoint, open_checkpoint
 from diffusers_jova.conversion.ltx2_audio import convert_audio_vae, convert_vocoder
 from diffusers_jova.conversion.output import Model, Options, Parameter, save_model
 from diffusers_jova.conversion.rules import listed
 from diffusers_jova.conversion.umt5 import convert_text_encoder
 from diffusers_jova.conversion.wan_vae import convert_vae
+from jova_cli.json_text import read_object
+from jova_cli.model_info import pair_of
 
 
 NAMES = ("tokenizer", "text_encoder", "vae", "audio_vae", "vocoder")
@@ -134,7 +136,7 @@ def entry(name: str, path: Path) -> tuple[str, str]:
         ValueError: Neither says it, or the library is not one that a pipeline may import.
     """
     index, config = path.parent / "model_index.json", path / "config.json"
-    stored = read_json(index) if index.is_file() else {}
+    stored = read_object(index) if index.is_file() else {}
     if name in stored:
         library, cls = pair_of(name, stored[name], index)
     else:
@@ -152,18 +154,9 @@ def entry(name: str, path: Path) -> tuple[str, str]:
     return library, cls
 
 
-def pair_of(name: str, value: object, index: Path) -> tuple[str, str]:
-    """Check the value of an index that states library and class of a component."""
-    if not isinstance(value, list) or [type(part) for part in value] != [str, str]:
-        raise ValueError(
-            f"`{name}` in `{index}` must be a library and a class, got {value!r}; take the component from elsewhere"
-        )
-    return value[0], value[1]
-
-
 def class_of(config: Path, field: str) -> str:
     """Read the name of a class from a field of a config; empty without a config or the field."""
-    cls = read_json(config).get(field) if config.is_file() else None
+    cls = read_object(config).get(field) if config.is_file() else None
     if cls is None:
         return ""
     if not isinstance(cls, str):

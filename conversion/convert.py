@@ -28,7 +28,8 @@ KINDS: dict[str, Callable[[Path, Path, Options], None]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one conversion."""
-    execute(*parse(argv))
+    parser, args = parse(argv)
+    parser.run(execute, args)
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from transformers import PreTrainedModel
 
 from diffusers_jova.conversion.checkpoint import DTYPES, Checkpoint, Source
 from diffusers_jova.conversion.rules import Move, listed
+from diffusers_jova.whole_files import NOTHING_WRITTEN, explained_full_disk, written_whole
 
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -163,35 +162,20 @@ def check_fits(found: Sequence[Parameter], model: Model, tied: Sequence[str] = (
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """Offer a temporary folder beside `output` that takes its name when the block ends without an error."""
-    refuse_existing(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    try:
-        yield partial
-        refuse_existing(output)
-        partial.chmod(0o755)
-        partial.rename(output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    """Offer a new folder beside `output` that takes its name when the block ends without an error."""
+    with new_file(output) as folder:
+        folder.mkdir()
+        yield folder
 
 
 @contextmanager
 def new_file(output: Path) -> Iterator[Path]:
-    """Offer a temporary file beside `output` that takes its name when the block ends without an error."""
+    """Offer a place for a file beside `output` that takes its name when the block ends without an error."""
     refuse_existing(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{output.name}.partial-", dir=output.parent)
-    os.close(handle)
-    try:
-        yield Path(name)
+    with explained_full_disk(output, NOTHING_WRITTEN), written_whole(output) as partial:
+        yield partial
         refuse_existing(output)
-        Path(name).chmod(0o644)
-        Path(name).rename(output)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def refuse_existing(output: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from jova_cli.given_paths import kind_of
+
 
 HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+))?")
 WEIGHTS = ("*.safetensors", "*.json", "*.pt", "*.pth")
@@ -24,7 +26,7 @@ def local_path(source: str, patterns: Sequence[str] = WEIGHTS) -> Path:
     Raises:
         ValueError: The source is neither here nor on the hub.
     """
-    if Path(source).exists():
+    if kind_of(source):
         return Path(source)
     match = HUB_NAME.fullmatch(source)
     if match is None:

@@ -5,7 +5,6 @@ beside it), or as a number in the header; an adapter that says nothing has a sca
 [rank, in], lora_B is lora_up [out, rank].
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,6 +17,8 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor
+
+from jova_cli.json_text import parse_object
 
 from .adapter_keys import (
     ALPHA,
@@ -172,11 +173,8 @@ def parse_config(text: str, origin: str, prefix: str = "") -> dict[str, Any]:
     Raises:
         ValueError: It is no JSON object with a scale.
     """
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"`{origin}` must be JSON, got {error}") from error
-    fields = {name.removeprefix(prefix): value for name, value in config.items()} if isinstance(config, dict) else {}
+    config = parse_object(text, f"`{origin}`", "save it anew")
+    fields = {name.removeprefix(prefix): value for name, value in config.items()}
     return checked_config(fields, origin)
 
 

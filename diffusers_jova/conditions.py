@@ -3,6 +3,7 @@
 Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L audio latents.
 """
 
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,6 +106,11 @@ def unpack_audio(audio: Any, sampling_rate: int | None) -> tuple[Audio, int]:
                 f"{sampling_rate}; leave it out"
             )
         return audio.audio, audio.sampling_rate
+    if isinstance(audio, str | os.PathLike):
+        raise ValueError(
+            f"`audio` must be an array or a tensor, got the name {str(audio)!r}; read the file first, by "
+            f"`media.read_audio({str(audio)!r})`"
+        )
     if not isinstance(audio, np.ndarray | Tensor):
         raise ValueError(
             f"`audio` must be an array or a tensor, got {type(audio).__name__}; `media.read_audio` reads a file"

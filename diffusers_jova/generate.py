@@ -1,6 +1,7 @@
 """The work of `jova generate`: one clip, from words and files to a file."""
 
 import argparse
+import math
 import random
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from jova_cli.model_info import read_index
 from jova_cli.parser import Parser, one_line
 
 from . import media
+from .cost_estimate import check_affordable, estimate, machine_memory_bytes
 from .devices import choose_device
 from .domain import describe_strangers
 from .generation_defaults import GenerationDefaults
@@ -54,11 +56,29 @@ def generate(args: argparse.Namespace) -> None:
     text = args.prompt or " ".join((args.video_caption, args.audio_caption, args.transcript))
     if strangers := describe_strangers(pipeline.config.get("domain"), text, args.image is not None):
         print(strangers, file=sys.stderr)
+    if not args.yes:
+        check_cost(pipeline, args, arguments, device)
     print(f"seed {seed}", file=sys.stderr)
     generator = torch.Generator().manual_seed(seed)
     made: Any = pipeline(**arguments, modalities=args.modalities, generator=generator)
     save(made, args.output)
     print(f"wrote {args.output}")
+
+
+def check_cost(
+    pipeline: JoVAPipeline, args: argparse.Namespace, arguments: dict[str, Any], device: torch.device
+) -> None:
+    """Refuse a clip that this machine hardly ends; what no machine makes is left to the call, which says why."""
+    names = ("num_inference_steps", "height", "width", "num_frames", "frame_rate", "guidance_scale")
+    settings = pipeline.defaults.override(**{name: arguments[name] for name in names})
+    if args.num_frames is None and "video" in arguments:
+        settings = settings.override(num_frames=len(arguments["video"]))
+    elif args.num_frames is None and "audio" in arguments:
+        sound_s = arguments["audio"].audio.shape[-1] / arguments["audio"].sampling_rate
+        settings = settings.override(num_frames=math.ceil(sound_s * settings.frame_rate))
+    limits = pipeline.clip_limits(args.modalities, settings.frame_rate)
+    if limits is None or settings.num_frames <= limits.num_frames:
+        check_affordable(estimate(pipeline, settings, tuple(args.modalities)), machine_memory_bytes(device))
 
 
 def prompt_arguments(args: argparse.Namespace) -> dict[str, Any]:

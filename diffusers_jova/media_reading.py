@@ -5,6 +5,7 @@ Letters: F frames, H and W pixels. Frames are uint8 [F, H, W, 3]; sound is float
 
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -179,10 +180,17 @@ def read_image(path: PathLike) -> PIL.Image.Image:
     """
     path = _existing_file(path)
     try:
-        with PIL.Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore", category=PIL.Image.DecompressionBombWarning):
+            opened = PIL.Image.open(path)
+        with opened as image:
             image.load()
             return to_rgb_image("path", image)
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:  # Pillow, of broken files
+    except PIL.Image.DecompressionBombError as error:
+        limit = 2 * (PIL.Image.MAX_IMAGE_PIXELS or 0)  # Pillow warns of half as many
+        raise ValueError(
+            f"`path` must be an image of at most {limit / 1e6:.0f} megapixels, got {path} ({error}); scale it down"
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
         raise ValueError(f"`path` must be a readable image, got {path} ({error}); open and save it again") from error
 
 

@@ -5,17 +5,17 @@ Letters: F frames, H and W pixels.
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
 from .media_arrays import Audio, check_sampling_rate, exact_frame_rate, to_float_audio
 from .media_reading import PathLike, import_av
 from .pictures import Pictures, to_uint8_frames
+from .whole_files import NOTHING_WRITTEN, explained_full_disk, written_whole
 
 
 AAC_SAMPLING_RATES_HZ = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -54,7 +54,7 @@ def write_video(
     sound = None if audio is None else (to_float_audio(audio), _check_aac_rate(sampling_rate))
     if not 0 <= crf <= 51:
         raise ValueError(f"`crf` must be from 0 to 51, got {crf}; 18 looks like the original")
-    with _write_atomically(path, ".mp4") as temporary:
+    with _written(path, ".mp4") as temporary:
         # A movie clock that both streams divide: the default of 1 ms would cut the sound at a wrong sample.
         clock_hz = math.lcm(rate.numerator, sound[1] if sound else 1)
         options = {"movflags": "+faststart", "movie_timescale": str(clock_hz)}
@@ -79,7 +79,7 @@ def write_audio(path: PathLike, audio: Audio, sampling_rate: int) -> None:
     samples = (sound * 32768).round().clip(-32768, 32767).astype(np.int16)
     import scipy.io.wavfile
 
-    with _write_atomically(path, ".wav") as temporary:
+    with _written(path, ".wav") as temporary:
         scipy.io.wavfile.write(temporary, sampling_rate, samples.T)
 
 
@@ -92,25 +92,23 @@ def _check_aac_rate(sampling_rate: int | None) -> int:
 
 
 @contextmanager
-def _write_atomically(path: PathLike, suffix: str) -> Iterator[Path]:
+def _written(path: PathLike, suffix: str) -> Iterator[Path]:
     """Give a file beside ``path`` to write to, which takes its name at the end and vanishes on an error."""
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise ValueError(f"`path` must end in {suffix}, got {path}; write to {path.with_suffix(suffix)}")
-    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{suffix}")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"`path` must be a file that can be written, got {path} ({reason}); choose another") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            if path.is_dir():
+                raise IsADirectoryError("it is a folder")
+            temporary = stack.enter_context(written_whole(path))
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(
+                f"`path` must be a file that can be written, got {path} ({reason}); choose another"
+            ) from error
+        stack.enter_context(explained_full_disk(path, NOTHING_WRITTEN))
         yield temporary
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _add_video_stream(container: Any, frames: np.ndarray, rate: Fraction, crf: int) -> Any:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jova_cli.json_text import read_object
+
 from .whole_files import write_json
 
 
@@ -49,7 +51,7 @@ def keep_origin(folder: Path, origin: Mapping[str, Any]) -> None:
     """
     note = folder / NOTE
     if note.exists():
-        check_origin(json.loads(note.read_text()), origin, folder)
+        check_origin(read_object(note), origin, folder)
     else:
         write_json(note, origin)
 
@@ -57,7 +59,7 @@ def keep_origin(folder: Path, origin: Mapping[str, Any]) -> None:
 def read_origin(folder: Path) -> dict[str, Any]:
     """What a folder says that it was made from; nothing if it has no note."""
     note = folder / NOTE
-    return json.loads(note.read_text()) if note.exists() else {}
+    return read_object(note) if note.exists() else {}
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -81,6 +83,6 @@ def _content(path: Path) -> bytes:
     """Bytes of a file; of a config without the place that the component was once loaded from."""
     if path.name != "config.json":
         return path.read_bytes()
-    values = json.loads(path.read_text())
+    values = read_object(path)
     values.pop("_name_or_path", None)
     return json.dumps(values, sort_keys=True).encode()

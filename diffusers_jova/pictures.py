@@ -3,6 +3,7 @@
 Letters: N pictures, C channels, H and W pixels. In one form, pictures are uint8, or float32 in [0, 1], [N, H, W, 3].
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -18,6 +19,7 @@ Fit = Literal["cover", "contain", "stretch"]
 
 NUM_CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, RGB, RGB and alpha
 LARGEST = {"bool": 1, "uint8": 255, "uint16": 65535}  # value of white, by type
+READERS = ("`media.read_video({!r})`", "`diffusers.utils.load_image({!r})`")  # of a video, of an image
 SIDES = ("columns on either side", "rows above and below")
 TRANSPARENT_MODES = ("LA", "PA", "La", "RGBA", "RGBa")
 
@@ -206,10 +208,16 @@ def on_white(array: np.ndarray) -> np.ndarray:
 
 
 def _wrong_type(name: str, given: Any) -> str:
+    listed = given if isinstance(given, list) else [given]
+    if listed and isinstance(listed[0], str | os.PathLike):
+        return (
+            f"`{name}` must be an array, a tensor or a non-empty list of PIL images, got the name {str(listed[0])!r}; "
+            f"read the file first, by {READERS[name == 'image'].format(str(listed[0]))}"
+        )
     entries = f" of {type(given[0]).__name__}" if isinstance(given, list) and given else ""
     return (
         f"`{name}` must be an array, a tensor or a non-empty list of PIL images, got {type(given).__name__}{entries}; "
-        f"`media.read_{'image' if name == 'image' else 'video'}` reads a file"
+        f"read a file by {READERS[name == 'image'].format('name')}"
     )
 
 

@@ -1,18 +1,20 @@
 """What a call of `JoVAPipeline` may be given, and an error for every way to be wrong."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jova_cli.clip_limits import ClipLimits, rounded_down
+
 from .generation_defaults import GenerationDefaults
-from .media_arrays import MIN_FRAME_RATE_HZ, Audio
+from .media_arrays import MAX_FRAME_RATE_HZ, MIN_FRAME_RATE_HZ, Audio
 from .number_formats import whole_number
 from .pictures import Fit, Pictures, check_fit
-from .prompt import JoVAPrompt, PromptEmbeds
+from .prompt import JoVAPrompt, PromptEmbeds, check_text
 from .transformer_jova import MODALITIES
 
 
@@ -109,6 +111,9 @@ def check_prompt_type(name: str, prompt: Prompts | None) -> None:
     listed = prompt if isinstance(prompt, list) else [prompt]
     if prompt is not None and (not listed or not all(isinstance(item, str | JoVAPrompt) for item in listed)):
         raise ValueError(f"`{name}` must be a str, a JoVAPrompt or a list of them, got {prompt!r}")
+    for item in listed if prompt is not None else ():
+        for text in asdict(item).values() if isinstance(item, JoVAPrompt) else [item]:
+            check_text(name, text)
 
 
 def check_masks(name: str, embeds: PromptEmbeds | Tensor | None) -> None:
@@ -261,8 +266,11 @@ def check_size(settings: GenerationDefaults, spatial_factor: int, patch_size: Se
 
 def check_frame_rate(frame_rate: float) -> None:
     """Refuse a rate that no clip has."""
-    if not MIN_FRAME_RATE_HZ <= frame_rate < float("inf"):
-        raise ValueError(f"`frame_rate` must be positive, got {frame_rate}; use 16 or 24, say")
+    if not MIN_FRAME_RATE_HZ <= frame_rate <= MAX_FRAME_RATE_HZ:
+        raise ValueError(
+            f"`frame_rate` must be positive, from {MIN_FRAME_RATE_HZ:g} to {MAX_FRAME_RATE_HZ:g}, got {frame_rate}; "
+            "use 16 or 24, say"
+        )
 
 
 def check_frame_count(num_frames: int, temporal_factor: int) -> None:
@@ -273,6 +281,32 @@ def check_frame_count(num_frames: int, temporal_factor: int) -> None:
             f"`num_frames` must be {temporal_factor}k + 1 (the video VAE compresses time by {temporal_factor}), "
             f"got {num_frames}; use {below} or {below + temporal_factor}"
         )
+
+
+def check_limits(inputs: CallInputs, settings: GenerationDefaults, limits: ClipLimits | None) -> None:
+    """Refuse a clip that is longer or larger than the transformer has positions for, by what makes it so."""
+    if limits is None:
+        return
+    rate, longest = settings.frame_rate, limits.num_frames
+    longest_s = rounded_down(longest / rate)
+    limit = f"{longest_s} s, {longest} frames at {rate:g} per second, the longest clip of this model"
+    is_long, audio_s = settings.num_frames > longest, 0.0
+    if inputs.audio is not None and inputs.audio_sampling_rate is not None:
+        audio_s = np.shape(inputs.audio)[-1] / inputs.audio_sampling_rate
+    if (is_long or inputs.video is None) and round(audio_s * rate, 3) > longest:
+        raise ValueError(
+            f"`audio` must last at most {limit}, got {audio_s:.2f} s; cut it, by `duration_s={longest_s}` of "
+            f"`media.read_audio` or by `--duration {longest_s}`"
+        )
+    if is_long and inputs.video is not None and len(inputs.video) > longest:
+        found = f"{len(inputs.video)} frames; set `num_frames={longest}` to take its beginning"
+        raise ValueError(f"`video` must last at most {limit}, got {found}")
+    if is_long:
+        raise ValueError(f"`num_frames` must be at most {longest} ({limit}), got {settings.num_frames}; use {longest}")
+    for name in ("height", "width") if "video" in inputs.modalities else ():
+        value, largest = getattr(settings, name), getattr(limits, name)
+        if value > largest:
+            raise ValueError(f"`{name}` must be at most {largest} for this model, got {value}; use {largest}")
 
 
 def check_given_audio(inputs: CallInputs, settings: GenerationDefaults, temporal_factor: int) -> None:

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jova_cli.shipped import find_model
 
+from .call_guard import one_thread_at_a_time
 from .clip_shape import ClipShape
 from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
@@ -34,6 +35,7 @@ from .lora import JoVALoraLoaderMixin
 from .media_arrays import Audio
 from .media_reading import Sound
 from .media_reading import Video as ReadVideo
+from .model_folder import explained_configs
 from .number_formats import component_dtypes
 from .pictures import Fit, Pictures
 from .pipeline_checks import (
@@ -41,6 +43,7 @@ from .pipeline_checks import (
     Prompts,
     check_frame_count,
     check_given_audio,
+    check_limits,
     check_modalities,
     check_output,
     check_prompts,
@@ -165,7 +168,10 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         given = kwargs.pop("dtype", None)
         older_name = kwargs.pop("torch_dtype", None)
         kwargs["dtype"] = component_dtypes(older_name if given is None else given)
-        return super().from_pretrained(find_model(pretrained_model_name_or_path), **kwargs)
+        source = find_model(pretrained_model_name_or_path)
+        names, _ = cls._get_signature_keys(cls)
+        with explained_configs(Path(source), [name for name in names if name not in kwargs]):
+            return super().from_pretrained(source, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
@@ -265,8 +271,9 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         check_modalities(inputs.modalities, inputs.image, inputs.video, inputs.audio, inputs.speaker_embeds)
         inputs = self.settle_media(inputs)
         settings = settings.override(frame_rate=inputs.frame_rate)
-        inputs = self.settle_length(inputs, settings.frame_rate)
+        given, inputs = inputs, self.settle_length(inputs, settings.frame_rate)
         settings = settings.override(num_frames=inputs.num_frames)
+        check_limits(given, settings, self.clip_limits(given.modalities, settings.frame_rate))
         if len(inputs.modalities) == 1:  # nothing to couple
             settings = settings.override(coupling_scale=1.0, audio_coupling_scale=1.0)
         if inputs.speaker_embeds is None:  # no voice to follow
@@ -316,6 +323,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
     # 4. The call
 
     @torch.no_grad()
+    @one_thread_at_a_time
     def __call__(
         self,
         prompt: Prompts | None = None,

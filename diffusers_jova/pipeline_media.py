@@ -3,6 +3,7 @@
 Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, L audio latents, S samples.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+
+from jova_cli.clip_limits import ClipLimits, clip_limits
 
 from .audio_codec import JoVAAudioCodec
 from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given_media, set_length
@@ -102,6 +105,17 @@ class JoVAMediaMixin:
     def num_condition_channels(self) -> int:
         """Video input channels that hold what is given; 0 for models that read a given frame as clean tokens."""
         return self.transformer.config.in_channels - self.transformer.config.out_channels
+
+    def clip_limits(self, modalities: Sequence[str], frame_rate: float) -> ClipLimits | None:
+        """The largest clip that the transformer has positions for; None without a limit."""
+        spatial_factor = 1 if self.vae is None else self.video_codec.spatial_factor
+        limits = clip_limits(self.transformer.config, self.temporal_factor, spatial_factor)
+        if limits is None:
+            return None
+        rate_hz = self.audio_codec.latent_rate_hz if "audio" in modalities else None
+        if "video" not in modalities:
+            limits = limits._replace(num_frames=sys.maxsize)
+        return limits._replace(num_frames=limits.longest(frame_rate, rate_hz, self.temporal_factor))
 
     def enable_vae_tiling(self) -> None:
         """Let the video VAE work tile by tile, which saves memory for large frames."""

@@ -46,6 +46,19 @@ class JoVAPrompt:
         return " ".join(forms)
 
 
+def check_text(name: str, text: Any) -> None:
+    """Refuse what no tokenizer reads: what is no text, and halves of surrogate pairs, as broken JSON leaves them.
+
+    Args:
+        name: Argument or option that it came from.
+        text: Of a prompt, or of a part of one.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"`{name}` must be text, got {text!r}; write it in quotes")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"`{name}` must be text of whole characters, got {text!r}; half of a surrogate pair is lost")
+
+
 class PromptEmbeds(NamedTuple):
     """Features of a batch of prompts.
 

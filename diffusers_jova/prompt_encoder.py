@@ -13,7 +13,7 @@ from .conditions import repeat_to_batch
 from .generation_defaults import GenerationDefaults
 from .offloading import execution_device
 from .pipeline_checks import Prompts, count_prompts
-from .prompt import JoVAPrompt, PromptEmbeds, pad_rows
+from .prompt import JoVAPrompt, PromptEmbeds, check_text, pad_rows
 from .speakers import Speakers, find_speakers, mark_speakers
 
 
@@ -98,6 +98,8 @@ class JoVAPromptEncoderMixin:
         listed: list[Any] = prompts if isinstance(prompts, list) else [prompts] * batch_size
         template, token = self.config.prompt_template, self.config.speaker_token
         texts = [text.render(template) if isinstance(text, JoVAPrompt) else text for text in listed]
+        for text in texts:
+            check_text("prompt", text)
         return texts if token is None else [mark_speakers(text, token) for text in texts]
 
     def encode_texts(self, texts: list[str], max_sequence_length: int) -> PromptEmbeds:

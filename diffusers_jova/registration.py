@@ -6,6 +6,8 @@ and `AutoModel` load it.
 """
 
 import inspect
+from functools import update_wrapper
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +19,8 @@ from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from diffusers.utils import dynamic_modules_utils
+
+from jova_cli.shipped import find_model
 
 
 # Goes when diffusers has a public function that returns the tensors of an adapter together with its header.
@@ -50,8 +54,24 @@ def register(components: tuple[type, ...], pipelines: tuple[type, ...], blocks: 
     for cls in pipelines:
         setattr(diffusers.pipelines, cls.__name__, cls)
     dynamic_modules_utils.find_pipeline_class = find_defined_pipeline
+    diffusers.DiffusionPipeline.download = find_shipped_model(vars(diffusers.DiffusionPipeline)["download"])
     for cls in blocks:
         TransformerBlockRegistry.register(cls, TransformerBlockMetadata(0, None))
+
+
+def find_shipped_model(download: Any) -> Any:
+    """Let a shipped name such as `jova-tiny` mean its folder, before a name without an owner is asked of the Hub.
+
+    Args:
+        download: `DiffusionPipeline.download`, a class method, which goes on with every other name.
+    """
+
+    def find_or_download(cls: type, /, pretrained_model_name: Any, **kwargs: Any) -> Any:
+        folder = find_model(pretrained_model_name)
+        return folder if Path(folder).is_dir() else download.__func__(cls, pretrained_model_name, **kwargs)
+
+    update_wrapper(find_or_download, download.__func__)
+    return classmethod(find_or_download)
 
 
 def keep_names(checkpoint: dict[str, Any], **_: Any) -> dict[str, Any]:

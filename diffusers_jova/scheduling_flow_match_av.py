@@ -33,6 +33,7 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from .flow_schedulers import OWN_SCHEDULER, check_predicts_flow, declared_shift, with_shift
+from .number_formats import whole_number
 
 
 Sigmas = TypeVar("Sigmas", Tensor, np.ndarray)
@@ -222,8 +223,10 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         solver: Literal["euler", "unipc"] = "euler",
     ) -> None:
         for name, value in (("shift", shift), ("audio_shift", audio_shift)):
-            if not 0 < value < math.inf:  # written so that NaN fails as well
-                raise ValueError(f"`{name}` must be positive and finite, got {value}; 1 leaves the schedule uniform")
+            if not isinstance(value, int | float) or not 0 < value < math.inf:  # written so that NaN fails as well
+                raise ValueError(f"`{name}` must be positive and finite, got {value!r}; 1 leaves the schedule uniform")
+        if whole_number("num_train_timesteps", num_train_timesteps) < 1:
+            raise ValueError(f"`num_train_timesteps` must be at least 1, got {num_train_timesteps}; use 1000")
         if solver not in SOLVERS:
             raise ValueError(f"`solver` must be one of {sorted(SOLVERS)}, got {solver!r}")
         self.video = SOLVERS[solver](num_train_timesteps=num_train_timesteps)

@@ -11,6 +11,8 @@ from diffusers.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from jova_cli.json_text import ANEW, parse_object, shown
+
 
 CONFIG_KEY = "config"
 KINDS = {  # first bytes of other files, what they are, and what to do
@@ -75,12 +77,10 @@ def parse_config(text: str, origin: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is none.
     """
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"config of `{origin}` must be JSON, got {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
-        raise ValueError(f"config of `{origin}` must name its class in `_class_name`, got {type(config).__name__}")
+    config = parse_object(text, f"config of `{origin}`")
+    if not isinstance(config.get("_class_name"), str):
+        found = shown(config.get("_class_name"))
+        raise ValueError(f"config of `{origin}` must name its class in `_class_name`, got {found}; {ANEW}")
     return config
 
 

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from .folder_lock import FolderLock
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PARTIAL = ".partial-"  # in the names of the places where something is written
+OLD = "old"  # in such a place: what is to be replaced, between two renames
 COMPLETE_IS_KEPT = "what is complete is kept"
+NOTHING_WRITTEN = "nothing was written"
 
 
 class FullDiskError(OSError):
@@ -31,10 +39,11 @@ def explained_full_disk(path: Path, kept: str = COMPLETE_IS_KEPT) -> Iterator[No
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if not _is_full_disk(error):
+        reason = _full_disk_reason(error)
+        if not reason:
             raise
         raise FullDiskError(
-            f"`{path}` could not be written ({error}); free some space and start again, {kept}"
+            f"`{path}` could not be written ({reason}); free some space and start again, {kept}"
         ) from error
 
 
@@ -42,19 +51,90 @@ def explained_full_disk(path: Path, kept: str = COMPLETE_IS_KEPT) -> Iterator[No
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a place beside `path` for a file or a folder that then takes the place of `path`, whole or not at all.
 
-    After a failure or an interruption, what stood at `path` stands there again.
+    After a failure or an interruption, what stood at `path` stands there again. What a killed process left of its
+    writing is deleted by the next one that writes to `path`; that of a living process is left alone, and its place is
+    another one.
     """
-    partial, old = (path.with_name(f".{path.name}.{state}") for state in ("tmp", "old"))
-    settle(old, path)  # a kill may have come between the two renames
-    remove(partial)
+    with _own_place(path) as place:
+        partial, old = place / f".{path.name}", place / OLD
+        try:
+            yield partial
+            if partial.is_dir() and path.exists():  # which no folder can replace in one step
+                path.rename(old)
+            partial.replace(path)
+        finally:
+            _bring_back(place, path)
+
+
+def delete_whole(path: Path) -> None:
+    """Delete a folder that is there or not, but never half."""
+    with _own_place(path) as place:
+        path.rename(place / f".{path.name}")
+
+
+def clear_leftovers(folder: Path, pattern: str) -> None:
+    """Delete what killed processes left of writing names like `pattern`, and bring back what they moved."""
+    for place in folder.glob(f".{pattern}{PARTIAL}*"):
+        name = place.name[1:].rpartition(PARTIAL)[0]
+        if lock := _take(place, folder / name, is_own=False):
+            _clear(place, lock)
+
+
+@contextmanager
+def _own_place(path: Path) -> Iterator[Path]:
+    """Give a new folder beside `path` that no other living process has: the first free one of a row of names."""
+    places = (path.with_name(f".{path.name}{PARTIAL}{number}") for number in count(1))
+    place, lock = next((place, lock) for place in places if (lock := _take(place, path, is_own=_make(place))))
+    later = next(places)
+    if left := _take(later, path, is_own=False):
+        _clear(later, left)
     try:
-        yield partial
-        if partial.is_dir() and path.exists():  # which no folder can replace in one step
-            path.rename(old)
-        partial.replace(path)
+        yield place
     finally:
-        settle(old, path)
-        remove(partial)
+        _clear(place, lock)
+
+
+def _make(place: Path) -> bool:
+    """Make a folder; returns whether it was not there before."""
+    try:
+        place.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _take(place: Path, path: Path, *, is_own: bool) -> FolderLock | None:
+    """Lock a place and empty it; None if there is none, or another process has it, or may have.
+
+    Args:
+        place: Folder to write in.
+        path: What is written.
+        is_own: Whether this process made it, which counts where a disk knows no locks.
+    """
+    if not place.is_dir():
+        return None
+    try:
+        lock = FolderLock(place)
+    except FileNotFoundError:  # deleted meanwhile
+        return None
+    if not (is_own if lock.is_held is None else lock.is_held) or not lock.is_of(place):
+        lock.release()
+        return None
+    _bring_back(place, path)
+    for left in place.iterdir():
+        remove(left)
+    return lock
+
+
+def _clear(place: Path, lock: FolderLock) -> None:
+    remove(place)
+    lock.release()
+
+
+def _bring_back(place: Path, path: Path) -> None:
+    """Undo the first of two renames where the second did not come."""
+    if (place / OLD).exists() and not path.exists():
+        (place / OLD).rename(path)
 
 
 def write_text(path: Path, text: str, kept: str = COMPLETE_IS_KEPT) -> None:
@@ -69,14 +149,6 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def settle(old: Path, path: Path) -> None:
-    """Bring back what was moved aside from `path`, or delete it where something took its place."""
-    if path.exists():
-        remove(old)
-    elif old.exists():
-        old.rename(path)
-
-
 def remove(path: Path) -> None:
     """Delete a file or a folder, if there is one."""
     if path.is_dir():
@@ -85,8 +157,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_full_disk(error: OSError | SafetensorError) -> bool:
-    """Tell a full disk from other errors; safetensors gives the number of the error in its text only."""
-    if isinstance(error, OSError):
-        return error.errno in FULL_DISK
-    return any(f"(os error {number})" in str(error) for number in FULL_DISK)
+def _full_disk_reason(error: OSError | SafetensorError) -> str:
+    """How the system words a full disk; empty for other errors. Some give its number in their text only."""
+    if isinstance(error, OSError) and not isinstance(error, shutil.Error):
+        return (error.strerror or str(error)) if error.errno in FULL_DISK else ""
+    numbers = [number for number in FULL_DISK if re.search(rf"(os error |Errno ){number}\b", str(error))]
+    return os.strerror(numbers[0]) if numbers else ""

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from diffusers_jova.whole_files import written_whole
+
 
 BACKGROUND = (255, 255, 255)
 INK = (40, 60, 120)
@@ -52,7 +54,8 @@ def save_contact_sheet(
     labels: Sequence[str] | None = None,
 ) -> None:
     """Write `contact_sheet` as a PNG file."""
-    contact_sheet(clips, labels).save(path, format="PNG")
+    with written_whole(Path(path)) as partial:
+        contact_sheet(clips, labels).save(partial, format="PNG")
 
 
 def _strip(

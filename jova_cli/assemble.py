@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .parser import Parser
+from .given_paths import check_new, kind_of
+from .parser import NOTHING_WRITTEN, Parser
 from .shipped import model_folder
 
 
@@ -33,7 +34,7 @@ NAMES = (
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
     """Read the words, and refuse what cannot work."""
-    parser = Parser(prog="jova assemble", description=DESCRIPTION)
+    parser = Parser(lambda _: NOTHING_WRITTEN, prog="jova assemble", description=DESCRIPTION)
     parser.add_argument("output", type=Path, help="new folder")
     parser.add_argument("sources", nargs="+", metavar="FOLDER|NAME=FOLDER", help=f"NAME is one of {', '.join(NAMES)}")
     return parser, parser.parse_checked(argv, check)
@@ -41,12 +42,11 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 
 def check(args: argparse.Namespace) -> None:
     """Turn the words into folders, and refuse those that are none."""
-    if args.output.exists():
-        raise ValueError(f"`output` must be a new folder, got `{args.output}`, which exists; choose another")
+    check_new("output", args.output)
     args.named, args.folders = {}, []
     for word in args.sources:
         name, equals, path = word.partition("=")
-        if name not in NAMES and model_folder(word).is_dir():  # a folder whose name has the sign
+        if name not in NAMES and kind_of(model_folder(word)) == "folder":  # a folder whose name has the sign
             name, equals = "", ""
         if equals and name not in NAMES:
             raise ValueError(f"a component must be one of {', '.join(NAMES)}, got `{name}`; correct the word `{word}`")
@@ -54,7 +54,7 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(f"a component must be named once, got `{name}` several times; leave one out")
         folder = model_folder(path if equals else word)
         folder = shipped_parent(folder, path) if equals else folder
-        if not folder.is_dir():
+        if kind_of(folder) != "folder":
             raise ValueError(f"a component must be an existing folder, got `{word}`; download it first")
         if equals:
             args.named[name] = folder
@@ -65,4 +65,4 @@ def check(args: argparse.Namespace) -> None:
 def shipped_parent(folder: Path, path: str) -> Path:
     """The folder of a config that the package brings along, such as `model_cards/jova-1.6b/transformer`."""
     config = model_folder(Path(path) / "config.json")
-    return folder if folder.is_dir() or not config.is_file() else config.parent
+    return config.parent if kind_of(folder) != "folder" and kind_of(config) == "file" else folder

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from .given_paths import check_file, check_folder, check_output_folder, check_readable
+from .model_info import read_index
 from .parser import Parser
 from .shipped import model_folder
 
@@ -36,19 +38,23 @@ def add_clip_arguments(parser: Parser) -> None:
     add("--face-landmarker-path", type=Path, help="MediaPipe's face_landmarker.task, to find mouths")
 
 
-def check_folder(output: Path) -> None:
-    """Refuse a file where a folder is to be filled."""
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"`output` must be a folder, got the file `{output}`; name a folder")
+def count_files(folder: Path, pattern: str) -> int:
+    """Number of files in a folder, which may not be there."""
+    return sum(1 for _ in folder.glob(pattern))
 
 
 def check_clip_arguments(args: argparse.Namespace) -> None:
-    """Refuse a model that is not there, and numbers that no clip can have."""
-    if args.whisper is not None and not args.whisper.is_dir():
-        raise ValueError(f"`--whisper` must be the folder of a model, got `{args.whisper}`; download one first")
+    """Refuse what is not there or cannot be read, and numbers that no clip can have."""
     check_between("--frame-rate", args.frame_rate, 1 / MAX_RATE_HZ, MAX_RATE_HZ, "24, say")
     check_between("--loudness-lufs", args.loudness_lufs, MIN_LUFS, 0, "-23, say")
     check_between("--min-sync", args.min_sync, -1, 1, "0.5, say")
+    check_readable("source", args.source, "give a manifest or a folder of clips")
+    read_index(args.model)
+    if args.whisper is not None:
+        check_folder("--whisper", args.whisper, "download a model first")
+    if args.face_landmarker_path is not None:
+        check_file("--face-landmarker-path", args.face_landmarker_path)
+    check_output_folder("output", args.output)
 
 
 def check_between(option: str, value: float | None, low: float, high: float, advice: str) -> None:

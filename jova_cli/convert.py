@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .parser import DTYPES, Parser, dtype_name
+from .given_paths import check_new
+from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name
 
 
 WORK = "diffusers_jova.conversion.convert"
@@ -22,7 +23,7 @@ AUDIO_CHANNELS = 20
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
     """Read the words, and refuse what cannot work."""
-    parser = Parser(prog="jova convert", description=DESCRIPTION)
+    parser = Parser(lambda _: NOTHING_WRITTEN, prog="jova convert", description=DESCRIPTION)
     add = parser.add_argument
     add("kind", choices=KINDS)
     add("source", help="file, folder, hub id `owner/name`, or one file of it `owner/name:path`")
@@ -45,6 +46,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 
 def check(args: argparse.Namespace) -> None:
     """Refuse options that cannot work."""
+    check_new("OUTPUT", args.output)
     if not 0 < args.shard_gb < float("inf"):  # written so that NaN fails as well
         raise ValueError(f"`--shard-gb` must be positive and finite, got {args.shard_gb:g}")
     if args.skip_unknown and args.kind != "lora":

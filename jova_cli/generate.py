@@ -2,20 +2,24 @@
 
 import argparse
 import math
-import tempfile
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from .clip_arguments import MAX_RATE_HZ, check_between
+from .given_paths import check_file, check_output_file, check_readable
+from .model_clips import model_defaults
 from .model_info import read_index
-from .parser import DTYPES, Parser, dtype_name
-from .shipped import check_source, find_model
+from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name
+from .shipped import check_source, find_model, model_folder
 
 
 WORK = "diffusers_jova.generate"
 MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
 FITS = ("cover", "contain", "stretch")  # as in diffusers_jova.pictures
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
+SHIPPED = "jova-tiny"
 LARGEST_SEED = 2**32 - 1
 
 
@@ -28,18 +32,18 @@ class Adapter(NamedTuple):
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
     """Read the words, and refuse what cannot work."""
-    parser = Parser(prog="jova generate", description="Make one clip of video with sound.")
+    parser = Parser(lambda _: NOTHING_WRITTEN, prog="jova generate", description="Make one clip of video with sound.")
     add_arguments(parser)
     return parser, parser.parse_checked(argv, check)
 
 
 def add_arguments(parser: Parser) -> None:
     """Add what a person changes by hand; what is left out comes from the model."""
-    add = parser.add_argument
+    add, of_tiny = parser.add_argument, own_values(SHIPPED)
     add(
         "--model",
         type=find_model,
-        default=find_model("jova-tiny"),
+        default=find_model(SHIPPED),
         help="folder of a saved pipeline, or its hub name owner/name; jova-tiny if not given",
     )
     add("--output", type=Path, required=True, help="file to write: .mp4, or .wav for sound alone")
@@ -57,13 +61,13 @@ def add_arguments(parser: Parser) -> None:
     add("--fit", choices=FITS, default=FITS[0], help="image or video of another shape: crop, fill with black, or bend")
     add("--modalities", nargs="+", choices=MODALITIES, default=list(MODALITIES), help="what to generate")
     add("--seed", type=int, help="the same seed makes the same clip; drawn if not given")
-    add("--steps", type=int, help="denoising steps")
-    add("--guidance-scale", type=float, help="how strongly the prompt guides; 1 is off")
+    add("--steps", type=int, help=f"denoising steps{of_tiny['num_inference_steps']}")
+    add("--guidance-scale", type=float, help=f"how strongly the prompt guides; 1 is off{of_tiny['guidance_scale']}")
     add("--audio-guidance-scale", type=float, help="the same for the sound alone")
-    add("--height", type=int, help="pixels")
-    add("--width", type=int, help="pixels")
-    add("--num-frames", type=int, help="frames, 4k + 1")
-    add("--frame-rate", type=float, help="frames per second")
+    add("--height", type=int, help=f"pixels{of_tiny['height']}")
+    add("--width", type=int, help=f"pixels{of_tiny['width']}")
+    add("--num-frames", type=int, help=f"frames, 4k + 1{of_tiny['num_frames']}")
+    add("--frame-rate", type=float, help=f"frames per second{of_tiny['frame_rate']}")
     add("--lora", type=parse_adapter, action="append", default=[], metavar="PATH[:SCALE]", help="may be repeated")
     add("--skip-unknown", action="store_true", help="leave out what adapters hold for other models, and say how much")
     add("--device", help="cuda, mps or cpu; the fastest there is if not given")
@@ -74,6 +78,23 @@ def add_arguments(parser: Parser) -> None:
         help="of transformer and text encoders; bfloat16 on a GPU, float32 elsewhere",
     )
     add("--cpu-offload", action="store_true", help="keep on the GPU only what is working")
+    add("--yes", action="store_true", help="begin even what is estimated to take more than the memory, or than a day")
+
+
+def own_values(model: str) -> defaultdict[str, str]:
+    """What a help text says of the values that a model takes for options that are not given; nothing without it."""
+    said: defaultdict[str, str] = defaultdict(str)
+    try:
+        values = model_defaults(read_index(model_folder(model)))
+    except ValueError:  # help is given even where the model is broken
+        return said
+    said.update({name: f"; the model's own if not given: {value:g} of {model}" for name, value in numbers(values)})
+    return said
+
+
+def numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Those of some values that are numbers."""
+    return ((name, value) for name, value in values.items() if type(value) in (int, float))
 
 
 def parse_adapter(text: str) -> Adapter:
@@ -87,7 +108,7 @@ def parse_adapter(text: str) -> Adapter:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what shows to be wrong before anything is loaded."""
-    check_output(args.output, has_video="video" in args.modalities)
+    check_output_file("--output", args.output, ".mp4" if "video" in args.modalities else ".wav")
     check_prompt(args)
     check_numbers(args)
     check_source("--model", args.model)
@@ -99,10 +120,12 @@ def check(args: argparse.Namespace) -> None:
         if not math.isfinite(adapter.scale):
             raise ValueError(f"`--lora` must have a finite scale, got {adapter.scale}; 1 is the adapter as trained")
         check_source("--lora", adapter.source)
+        if Path(adapter.source).exists():
+            check_readable("--lora", Path(adapter.source), "name the file or the folder of an adapter")
     for option in ("image", "audio", "video"):
         path = getattr(args, option)
-        if path is not None and not path.is_file():
-            raise ValueError(f"`--{option}` must be an existing file, got {path}")
+        if path is not None:
+            check_file(f"--{option}", path)
 
 
 def check_prompt(args: argparse.Namespace) -> None:
@@ -124,21 +147,9 @@ def check_numbers(args: argparse.Namespace) -> None:
     for option in ("start", "duration", "audio_track"):
         if getattr(args, option) is not None and args.audio is None and args.video is None:
             raise ValueError(f"`--{option.replace('_', '-')}` must be used with `--audio` or `--video`, got neither")
+    check_between("--frame-rate", args.frame_rate, 1 / MAX_RATE_HZ, MAX_RATE_HZ, "24, say")
+    for option in ("guidance_scale", "audio_guidance_scale"):
+        if not math.isfinite(getattr(args, option) or 0):
+            raise ValueError(f"`--{option.replace('_', '-')}` must be finite, got {getattr(args, option)}; 1 is off")
     if args.seed is not None and not 0 <= args.seed <= LARGEST_SEED:
         raise ValueError(f"`--seed` must be from 0 to {LARGEST_SEED}, got {args.seed}")
-
-
-def check_output(path: Path, has_video: bool) -> None:
-    """Refuse a file that cannot be written, before any work is done for it."""
-    suffix = ".mp4" if has_video else ".wav"
-    if path.suffix.lower() != suffix:
-        raise ValueError(f"`--output` must end in {suffix} for this clip, got {path}; use {path.with_suffix(suffix)}")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(
-            f"`--output` must be a file that can be written, got {path} ({reason}); choose another or make its folder"
-        ) from error

@@ -1,5 +1,6 @@
 """The command `jova`: find the command, let it read its words, then import what does the work."""
 
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
@@ -40,8 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     command = importlib.import_module(f"{__package__}.{COMMANDS[words[0]][0]}")
     parser, args = command.parse(words[1:])
-    try:
-        work = importlib.import_module(command.WORK)
-    except ImportError as error:
-        parser.error(f"{one_line(error)}; install the package with its extra `train`")
-    work.execute(parser, args)
+
+    def import_and_work(parser: Parser, args: argparse.Namespace) -> None:
+        try:
+            work = importlib.import_module(command.WORK)
+        except ImportError as error:
+            parser.error(f"{one_line(error)}; install the package with its extra `train`")
+        work.execute(parser, args)
+
+    parser.run(import_and_work, args)

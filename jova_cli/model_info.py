@@ -5,15 +5,19 @@ README.md, `license` in the front matter of a README.md in the component's own f
 README.md.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .json_text import ANEW, parse_object, read_object, shown
+
 
 NOT_STATED = "not stated"
+INDEX, CARD = "model_index.json", "README.md"
+ABSENT = [None, None]  # in an index, of a component that a pipeline goes without
+SAVED = "name the folder that `save_pretrained` of a pipeline wrote"
 FRONT_MATTER = re.compile(r"---\s*\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "fp8": 1}  # fp8 is that of weights under layerwise casting
 
@@ -40,17 +44,50 @@ def read_index(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: If the folder holds none.
     """
-    path = folder / "model_index.json"
+    path = folder / INDEX
     try:
-        index: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"the model must be a folder with a `model_index.json`, got {folder}; "
-            "name the folder that `save_pretrained` of a pipeline wrote"
-        ) from error
+        index = read_object(path, SAVED)
+    except OSError as error:
+        raise ValueError(f"the model must be a folder with a `model_index.json`, got {folder}; {SAVED}") from error
     if index.get("_class_name") != "JoVAPipeline":
-        raise ValueError(f"the model must be a saved JoVAPipeline, got {index.get('_class_name')} in {folder}")
+        found = shown(index.get("_class_name"))
+        raise ValueError(f"the model must be a saved JoVAPipeline, got the class {found} in {folder}; {SAVED}")
+    for name, value in index.items():
+        if isinstance(value, list) and value != ABSENT and not name.startswith("_"):
+            pair_of(name, value, path)
     return index
+
+
+def check_saved(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder whose index or configs are no JSON objects, of which loaders would say nothing that helps.
+
+    Args:
+        folder: That is to be loaded.
+        names: Components that are loaded from it.
+
+    Raises:
+        ValueError: Naming the file.
+    """
+    index = read_object(folder / INDEX, SAVED)
+    for name in names:
+        if index.get(name, ABSENT) != ABSENT:
+            pair_of(name, index[name], folder / INDEX)
+            for config in sorted((folder / name).glob("*config.json")):
+                read_object(config)
+
+
+def pair_of(name: str, value: object, index: Path) -> tuple[str, str]:
+    """Check the value of an index that states library and class of a component.
+
+    Raises:
+        ValueError: If it states something else, or the name is none that a folder can have.
+    """
+    if not name.isidentifier() or not isinstance(value, list) or [type(part) for part in value] != [str, str]:
+        raise ValueError(
+            f"`{name}` in `{index}` must be a component with a library and a class, got {shown(value)}; take the "
+            "component from elsewhere"
+        )
+    return value[0], value[1]
 
 
 def describe_components(folder: Path) -> list[ComponentInfo]:
@@ -63,7 +100,7 @@ def describe_components(folder: Path) -> list[ComponentInfo]:
     return [
         describe_component(folder, name, entry[1])
         for name, entry in entries.items()
-        if not name.startswith("_") and len(entry) == 2 and entry[1] is not None
+        if not name.startswith("_") and entry[1] is not None
     ]
 
 
@@ -84,19 +121,29 @@ def read_header(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is no such file.
     """
-    try:
-        with file.open("rb") as stored:
-            length = int.from_bytes(stored.read(8), "little")
-            header: dict[str, Any] = json.loads(stored.read(min(length, file.stat().st_size)))
-    except ValueError as error:
-        raise ValueError(f"`{file}` must be a safetensors file, got something else; write or fetch it anew") from error
-    return {name: entry for name, entry in header.items() if name != "__metadata__"}
+    with file.open("rb") as stored:
+        length = int.from_bytes(stored.read(8), "little")
+        header = parse_object(stored.read(min(length, file.stat().st_size)), f"header of `{file}` (safetensors)")
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    for name, entry in tensors.items():
+        shape = entry.get("shape") if isinstance(entry, dict) else None
+        if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+            raise ValueError(
+                f"header of `{file}` (safetensors) must hold the shape of every tensor, got {shown(entry)} for "
+                f"`{name}`; {ANEW}"
+            )
+    return tensors
 
 
 def licence_of(folder: Path, name: str) -> str:
     """Licence of a component's weights as the model folder states it."""
     whole = front_matter(folder)
     of_components = whole.get("component_licenses") or {}
+    if not isinstance(of_components, dict):
+        raise ValueError(
+            f"`component_licenses` of `{folder / CARD}` must hold `component: licence` lines, got "
+            f"{shown(of_components)}; write it so"
+        )
     return str(of_components.get(name) or stated(front_matter(folder / name)) or stated(whole) or NOT_STATED)
 
 
@@ -108,15 +155,18 @@ def stated(card: dict[str, Any]) -> str | None:
 
 def front_matter(folder: Path) -> dict[str, Any]:
     """Front matter of a folder's README.md; empty without one."""
-    card = folder / "README.md"
-    found = FRONT_MATTER.match(card.read_text(encoding="utf-8")) if card.is_file() else None
+    card = folder / CARD
+    try:
+        found = FRONT_MATTER.match(card.read_text(encoding="utf-8")) if card.is_file() else None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{card}` must be text in UTF-8, got another encoding ({error}); save it anew") from error
     if found is None:
         return {}
     import yaml  # here: a model without a card needs nothing but the standard library
 
     try:
         values = yaml.safe_load(found[1]) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no YAML, no such date, or nested without end
         raise ValueError(f"the front matter of `{card}` must be valid YAML, got an error ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"the front matter of `{card}` must hold `name: value` lines, got {type(values).__name__}")

@@ -1,19 +1,36 @@
 """A parser whose errors are one sentence."""
 
 import argparse
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 
 DTYPES = ("float32", "bfloat16", "float16")  # the names of torch; the short ones are taken as well
+NOTHING_WRITTEN = "nothing was written"
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence and whose description keeps its lines."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, kept: Callable[[argparse.Namespace], str] | None = None, **options: Any) -> None:
+        """Build the parser of one command.
+
+        Args:
+            kept: Says, for its words, what an interrupted run leaves; None for a command that writes nothing.
+            options: Of `argparse.ArgumentParser`.
+        """
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+        self.kept = kept
+
+    def run(self, work: Callable[["Parser", argparse.Namespace], None], args: argparse.Namespace) -> None:
+        """Do the work of the command; Ctrl-C ends it with one line and the exit code that shells expect."""
+        try:
+            work(self, args)
+        except KeyboardInterrupt:
+            said = f"; {self.kept(args)}" if self.kept else ""
+            self.exit(128 + signal.SIGINT, f"\n{self.prog}: ended by Ctrl-C{said}\n")
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence to stderr and exit with 2."""

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .clip_arguments import add_clip_arguments, check_clip_arguments, check_count, check_folder
+from .clip_arguments import add_clip_arguments, check_clip_arguments, check_count, count_files
 from .parser import Parser, dtype_name
 
 
@@ -17,7 +17,7 @@ DTYPES = ("bfloat16", "float32")
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
     """Read the words, and refuse what cannot work."""
-    parser = Parser(prog="jova prepare", description=DESCRIPTION)
+    parser = Parser(kept, prog="jova prepare", description=DESCRIPTION)
     add_clip_arguments(parser)
     parser.add_argument("output", type=Path, help="folder for the records; what is done there is not done again")
     parser.add_argument(
@@ -29,8 +29,13 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     return parser, parser.parse_checked(argv, check)
 
 
+def kept(args: argparse.Namespace) -> str:
+    """What an interrupted run leaves."""
+    number = count_files(args.output, "*.safetensors")
+    return f"the {number} records in `{args.output}` are complete and are kept, the same command makes the others"
+
+
 def check(args: argparse.Namespace) -> None:
     """Refuse a folder or a number that cannot work before any work is done."""
-    check_folder(args.output)
-    check_clip_arguments(args)
     check_count("--num-processes", args.num_processes)
+    check_clip_arguments(args)

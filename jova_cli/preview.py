@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .clip_arguments import add_clip_arguments, check_clip_arguments, check_count, check_folder
+from .clip_arguments import add_clip_arguments, check_clip_arguments, check_count, count_files
 from .parser import Parser
 
 
@@ -17,7 +17,7 @@ to zero (JoVA, arXiv:2512.13677v1, Appendix A): the mouth, and nothing but the m
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
     """Read the words, and refuse what cannot work."""
-    parser = Parser(prog="jova preview", description=DESCRIPTION)
+    parser = Parser(kept, prog="jova preview", description=DESCRIPTION)
     add_clip_arguments(parser)
     parser.add_argument("output", type=Path, help="folder for the previews, one mp4 for each clip")
     parser.add_argument("--max-clips", type=int, default=8, help="how many clips to show")
@@ -26,8 +26,12 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     return parser, parser.parse_checked(argv, check)
 
 
+def kept(args: argparse.Namespace) -> str:
+    """What an interrupted run leaves."""
+    return f"the {count_files(args.output, '*.mp4')} previews in `{args.output}` are whole"
+
+
 def check(args: argparse.Namespace) -> None:
     """Refuse a folder or a number that cannot work before any work is done."""
-    check_folder(args.output)
-    check_clip_arguments(args)
     check_count("--max-clips", args.max_clips)
+    check_clip_arguments(args)

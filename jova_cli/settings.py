@@ -4,6 +4,7 @@ import ast
 import difflib
 import textwrap
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from .shipped import TRAINING
@@ -30,10 +31,15 @@ class Setting(NamedTuple):
     purpose: str
 
 
-def read_settings() -> list[Setting]:
-    """Read names, defaults, choices and purposes of all settings, in their order."""
-    tree = ast.parse(SOURCE.read_text(encoding="utf-8"))
-    (cls,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == CLASS)
+def read_settings(source: Path = SOURCE, name_of_class: str = CLASS) -> list[Setting]:
+    """Read names, defaults, choices and purposes of all settings, in their order.
+
+    Args:
+        source: File of their class.
+        name_of_class: In that file.
+    """
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    (cls,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name_of_class)
     choices = dict(_literals(tree.body))
     purposes = dict(_purposes(ast.get_docstring(cls) or ""))
     fields = [node for node in cls.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]

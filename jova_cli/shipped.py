@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from .given_paths import check_file, kind_of
+
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 ROOMS = ("training", "model_cards")  # that hold files which a command line may name
@@ -37,7 +39,7 @@ CONFIGS = TRAINING / "configs"
 
 def find_model(name: str | os.PathLike[str]) -> str:
     """Folder or file of what ships under a name; what exists here, and any other name, stays as it is."""
-    if Path(name).exists():
+    if kind_of(name):
         return str(name)
     shipped = WEIGHTS / name
     if shipped.parent == WEIGHTS and (shipped / "model_index.json").is_file():
@@ -79,7 +81,8 @@ def find_preset(what: str, name: str, known: Sequence[str]) -> Path:
     Raises:
         ValueError: If there is none; the message lists the names.
     """
-    if Path(name).is_file():
+    if kind_of(name) == "file":
+        check_file(what, Path(name))
         return Path(name)
     if name in known:
         return CONFIGS / f"{name}.yaml"
@@ -90,5 +93,5 @@ def find_preset(what: str, name: str, known: Sequence[str]) -> Path:
 
 def check_source(option: str, source: str) -> None:
     """Refuse what is neither on this machine nor a hub name."""
-    if not Path(source).exists() and not HUB_NAME.fullmatch(source):
+    if not kind_of(source) and not HUB_NAME.fullmatch(source):
         raise ValueError(f"`{option}` must be an existing path or a hub name owner/name, got {source}")

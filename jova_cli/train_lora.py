@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from .parser import Parser
 from .shipped import check_source
+from .train import CHECKPOINTS_ARE_KEPT
 from .train import check as check_words
 
 
@@ -23,7 +24,7 @@ TARGETS = ("attention", "attention_ff", "audio", "joint", "video")
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
     """Read the words, and refuse a preset or a setting that does not exist."""
-    parser = Parser(prog="jova train-lora", description=DESCRIPTION)
+    parser = Parser(lambda _: CHECKPOINTS_ARE_KEPT, prog="jova train-lora", description=DESCRIPTION)
     parser.add_argument("data", help="folder written by `jova prepare`")
     parser.add_argument("output_dir", help="folder of the adapter, its checkpoints and its log")
     parser.add_argument("--model", required=True, help="pipeline or transformer to adapt, a folder or a Hub id")

@@ -21,7 +21,7 @@ from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.media import read_video, to_uint8_frames, write_video
 from diffusers_jova.recipes.evidence import load_pipeline
 from diffusers_jova.recipes.generation import FIRST_SEED
-from jova_cli.demo import parse
+from jova_cli.demo import outputs, parse
 from jova_cli.parser import Parser, one_line
 
 
@@ -72,26 +72,32 @@ def check_lengths(path: Path, defaults: GenerationDefaults) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the clips, check them, and put them on one sheet."""
-    execute(*parse(argv))
+    parser, args = parse(argv)
+    parser.run(execute, args)
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:
     """Make what the words ask for, and say how long it took."""
     started = time.monotonic()
     try:
-        pipeline = load_pipeline(args.model)
-    except ValueError as error:
+        make_demo(args)
+    except (ValueError, FloatingPointError, OSError) as error:
         parser.error(one_line(error))
+    *clips, sheet = map(str, outputs(args))
+    print(f"wrote {', '.join(clips)} and {sheet} in {time.monotonic() - started:.0f} s")
+
+
+def make_demo(args: argparse.Namespace) -> None:
+    """Make the clips, check them, and put them on one sheet."""
+    pipeline = load_pipeline(args.model)
     scenes = avatar_scenes(pipeline.defaults)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    paths = [args.output, args.output.with_stem(f"{args.output.stem}_from_image")]
+    *paths, sheet = outputs(args)
     for seed, (scene, path) in enumerate(zip(scenes, paths, strict=True)):
         make(pipeline, scene, seed, path)
         check_lengths(path, pipeline.defaults)
     clips = [(clip.frames, clip.audio[0]) for clip in map(read_video, paths) if clip.audio is not None]
-    sheet = args.output.with_suffix(".png")
     save_contact_sheet(sheet, clips, [scene.name for scene in scenes])
-    print(f"wrote {', '.join(map(str, paths))} and {sheet} in {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import diffusers_jova
 from diffusers_jova import JoVAPipeline, drawn
 from diffusers_jova.drawn.avatars import AvatarClip, make_clip, without_look
 from diffusers_jova.drawn.corpus import HELD_OUT_SEED
+from diffusers_jova.whole_files import written_whole
 
 
 # the clips from HELD_OUT_SEED on have trained the sync net and scored the codecs
@@ -89,9 +90,8 @@ def generate(
 
 
 def _write(path: Path, clip: Generated) -> None:
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **clip._asdict())
-    partial.replace(path)
+    with written_whole(path) as partial:
+        np.savez(partial, **clip._asdict())
 
 
 def _read(path: Path) -> Generated:

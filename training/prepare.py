@@ -64,7 +64,8 @@ def default_device() -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare a data set."""
-    execute(*parse(argv))
+    parser, args = parse(argv)
+    parser.run(execute, args)
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:

@@ -169,7 +169,8 @@ def playable_sound(clip: Clip) -> tuple[NDArray[np.float32] | None, int | None]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write one preview video for each clip."""
-    execute(*parse(argv))
+    parser, args = parse(argv)
+    parser.run(execute, args)
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
+from diffusers_jova.folder_lock import FolderInUseError
 from diffusers_jova.training.loop.config import TrainConfig, load_yaml, parse_overrides
 from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.publish import UploadError, prepare_repository, push_to_hub, write_model_card
@@ -27,7 +27,14 @@ class InputError(ValueError):
     """Settings, clips or weights that do not fit together, found before the first step."""
 
 
-RUN_ERRORS = (InputError, GPUMemoryError, FloatingPointError, FullDiskError, UploadError)  # that say what to do
+RUN_ERRORS = (
+    InputError,
+    GPUMemoryError,
+    FloatingPointError,
+    FullDiskError,
+    FolderInUseError,
+    UploadError,
+)  # that say what to do
 
 
 @contextmanager
@@ -71,14 +78,15 @@ def worded_errors(parser: Parser) -> Iterator[None]:
     try:
         yield
     except PreemptedError as error:
-        parser.exit(128 + signal.SIGTERM, f"{parser.prog}: {one_line(error)}\n")  # as shells report it
+        parser.exit(128 + error.signal, f"{parser.prog}: {one_line(error)}\n")  # as shells report it
     except RUN_ERRORS as error:
         parser.error(one_line(error))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the preset and the overrides, train, and say where the result is."""
-    execute(*parse(argv))
+    parser, args = parse(argv)
+    parser.run(execute, args)
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:

@@ -13,7 +13,8 @@ from jova_cli.train_lora import parse
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the adapter and say how to use it."""
-    execute(*parse(argv))
+    parser, args = parse(argv)
+    parser.run(execute, args)
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:

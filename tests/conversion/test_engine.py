@@ -141,13 +141,16 @@ def test_a_killed_conversion_leaves_no_folder_that_loads(tmp_path: Path) -> None
     killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, capture_output=True, text=True)
     assert killed.returncode == 9, killed.stderr
     assert not (tmp_path / "out").exists()
-    (partial,) = tmp_path.glob(".out.partial-*")
+    (partial,) = tmp_path.glob(".out.partial-*/.out")
     assert sorted(path.name for path in partial.iterdir()) == [
         "diffusion_pytorch_model-00001-of-00002.safetensors",
         "diffusion_pytorch_model-00002-of-00002.safetensors",
     ]
     with pytest.raises(OSError, match=r"config\.json"):
         MMAudioVAE.from_pretrained(partial)
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "config.json").write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 class Code:

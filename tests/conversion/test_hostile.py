@@ -157,7 +157,7 @@ def test_an_interrupted_conversion_leaves_nothing_and_runs_again(
 
     with monkeypatch.context() as patched:
         patched.setattr(output, "write_tensor", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             main([kind, str(source), str(target)])
     assert written
     assert list(tmp_path.iterdir()) == [source]
@@ -167,8 +167,8 @@ def test_an_interrupted_conversion_leaves_nothing_and_runs_again(
 
 def test_a_config_that_builds_no_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configs = {
-        "{": r"config of `.*\.safetensors` must be JSON",
-        "[]": "must name its class in `_class_name`, got list",
+        "{": r"config of `.*\.safetensors` must be a JSON object",
+        "[]": r"must be a JSON object, got \[\]",
         '{"_class_name": "system"}': "`_class_name` .* must be a model of .*, got `system`; convert a folder that",
         '{"_class_name": "MMAudioVAE", "mel_bins": "x"}': "config must build a MMAudioVAE, got .*; use the config",
     }
@@ -180,7 +180,12 @@ def test_a_config_that_builds_no_model_is_refused(tmp_path: Path, capsys: pytest
 
 def test_the_settings_of_a_hostile_adapter_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     no_scale = "must be the config of a LoRA with a `lora_alpha`"
-    headers = {"{": "must be JSON", "[]": no_scale, "{}": no_scale, '{"transformer.lora_alpha": "x"}': no_scale}
+    headers = {
+        "{": "must be a JSON object",
+        "[]": "must be a JSON object",
+        "{}": no_scale,
+        '{"transformer.lora_alpha": "x"}': no_scale,
+    }
     for number, (header, message) in enumerate(headers.items()):
         path = tmp_path / f"{number}.safetensors"
         save_file(state("lora"), path, metadata={"lora_adapter_metadata": header})
@@ -198,15 +203,19 @@ def test_scales_that_do_not_fit_their_8_bit_weights_are_refused(
 
 
 COMPONENTS = {  # a file of a component folder and what it must not hold
-    "no JSON in the index": ("model_index.json", "{", r"model_index\.json` must be JSON"),
-    "a list for an index": ("model_index.json", "[]", r"model_index\.json` must be a JSON object, got list"),
-    "a string for a pair": ("model_index.json", '{"tokenizer": "x"}', "must be a library and a class, got 'x'"),
-    "null for a pair": ("model_index.json", '{"tokenizer": null}', "must be a library and a class, got None"),
-    "a pair of nulls": ("model_index.json", '{"tokenizer": [null, null]}', r"got \[None, None\]"),
-    "no JSON in a config": ("tokenizer/config.json", "{", r"tokenizer/config\.json` must be JSON"),
-    "bytes in a config": ("tokenizer/config.json", "\xff", r"tokenizer/config\.json` must be JSON"),
-    "brackets without end": ("tokenizer/config.json", "[" * 100_000, r"tokenizer/config\.json` must be JSON"),
-    "a list for a config": ("tokenizer/config.json", "[]", r"tokenizer/config\.json` must be a JSON object, got list"),
+    "no JSON in the index": ("model_index.json", "{", r"model_index\.json` must be a JSON object"),
+    "a list for an index": ("model_index.json", "[]", r"model_index\.json` must be a JSON object, got \[\]"),
+    "a string for a pair": ("model_index.json", '{"tokenizer": "x"}', r"with a library and a class, got \"x\""),
+    "null for a pair": ("model_index.json", '{"tokenizer": null}', "with a library and a class, got null"),
+    "a pair of nulls": ("model_index.json", '{"tokenizer": [null, null]}', r"got \[null, null\]"),
+    "no JSON in a config": ("tokenizer/config.json", "{", r"tokenizer/config\.json` must be a JSON object"),
+    "bytes in a config": ("tokenizer/config.json", "\xff", r"tokenizer/config\.json` must be a JSON object"),
+    "brackets without end": (
+        "tokenizer/config.json",
+        "[" * 100_000,
+        r"must be a JSON object, got one that is nested too deeply",
+    ),
+    "a list for a config": ("tokenizer/config.json", "[]", r"tokenizer/config\.json` must be a JSON object, got \[\]"),
     "a number for a class": ("tokenizer/config.json", '{"_class_name": 5}', "must be the name of a class, got 5"),
     "no class at all": ("tokenizer/config.json", "{}", "must be named in a model_index.json beside it or name its"),
     "a list for a release": ("google/umt5-xxl/tokenizer_config.json", "[]", r"_config\.json` must be a JSON object"),
@@ -227,11 +236,11 @@ def test_hostile_component_folders_are_refused(case: str, tmp_path: Path, capsys
     assert_refused("wan", source, message, capsys, "--components", str(tmp_path / "parts"))
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "must be JSON"), ("[]", "must be a JSON object, got list")])
+@pytest.mark.parametrize(("text", "message"), [("{", "must be a JSON object"), ("[]", r"object, got \[\]")])
 def test_a_hostile_index_of_shards_is_refused(
     text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "source"
     folder.mkdir()
     (folder / "x.safetensors.index.json").write_text(text)
-    assert_refused("wan", folder, rf"index\.json` {message}", capsys)
+    assert_refused("wan", folder, rf"index\.json` .*{message}", capsys)

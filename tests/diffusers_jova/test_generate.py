@@ -1,4 +1,6 @@
 import re
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -184,7 +186,16 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         (["--num-frames", "0"], r"`--num-frames` must be at least 1, got 0"),
         (["--start", "1"], r"`--start` must be used with `--audio` or `--video`, got neither"),
         (["--seed", "-1"], r"`--seed` must be from 0"),
-        (["--frame-rate", "0"], r"`frame_rate` must be positive, got 0"),
+        (["--frame-rate", "0"], r"`--frame-rate` must be a number from 0.001 to 1000, got 0; use 24"),
+        (["--frame-rate", "1e-5"], r"`--frame-rate` must be a number from 0.001 to 1000, got 1e-05; use 24"),
+        (["--frame-rate", "nan"], r"`--frame-rate` must be a number from 0.001 to 1000, got nan"),
+        (["--guidance-scale", "inf"], r"`--guidance-scale` must be finite, got inf; 1 is off"),
+        (["--num-frames", "400001"], r"`num_frames` must be at most 61 \(3.81 s, .* the longest clip of this model"),
+        (
+            ["--steps", "1000000000"],
+            r"`--yes` must confirm a clip that takes, estimated, [\d,.]+ GB of memory of the [\d,.]+ GB here and "
+            r"[\d,.]+ (days|years) at least, got none; use fewer",
+        ),
         (["--transcript", "hello"], r"either by `--prompt` or by .* got both"),
         (["--image", "missing.png"], r"`--image` must be an existing file, got missing.png"),
         (["--lora", "runs/nope"], r"`--lora` must be an adapter of this model, got runs/nope \(.*; name its file or"),
@@ -239,6 +250,39 @@ def test_bad_files_are_refused_by_the_name_of_their_option(
     assert not Path(command[-1]).exists()
 
 
+def test_half_a_surrogate_pair_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal([*command[:3], "--prompt", "a\ud83d", *command[5:]], capsys)
+    assert "`prompt` must be text of whole characters, got 'a\\ud83d'" in said
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused_by_its_size(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bomb = tmp_path / "bomb.png"
+    head = struct.pack(">IIBBBBB", 30000, 30000, 8, 0, 0, 0, 0)
+    bomb.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(map(png_chunk, (b"IHDR" + head, b"IDAT", b"IEND"))))
+    said = refusal([*command, "--image", str(bomb)], capsys)
+    assert re.search(
+        r"`--image` must be an image of at most 179 megapixels, got .*bomb.png \(.*\); scale it down", said
+    )
+
+
+def png_chunk(content: bytes) -> bytes:
+    return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+
+
+def test_sound_longer_than_the_model_makes_is_refused_by_the_longest(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    media.write_audio(tmp_path / "long.wav", np.full(160000, 0.1, np.float32), 16000)
+    for more in ([], ["--num-frames", "17"]):
+        said = refusal([*command, "--audio", str(tmp_path / "long.wav"), *more], capsys)
+        assert "the longest clip of this model, got 10.00 s; cut it, by" in said
+        assert "`--duration 3.81`" in said
+    generate_words = [*command, "--audio", str(tmp_path / "long.wav"), "--duration", "3.81", "--steps", "1"]
+    main(generate_words)
+
+
 def test_sound_longer_than_the_clip_is_refused(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,7 +303,7 @@ def test_adapters_that_fit_no_layer_are_refused(
     assert not Path(command[-1]).exists()
 
 
-@pytest.mark.parametrize("index", [None, "no json", '{"_class_name": "WanPipeline"}'])
+@pytest.mark.parametrize("index", [None, '{"_class_name": "WanPipeline"}'])
 def test_a_folder_that_is_no_pipeline_is_refused(
     index: str | None, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

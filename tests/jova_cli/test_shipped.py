@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import diffusers
 import pytest
 
 from diffusers_jova import JoVAPipeline
@@ -26,6 +27,14 @@ def weights(tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_shipped_model_loads_by_its_name(weights: Path) -> None:
     assert shipped.find_model("some-model") == str(weights / "some-model")
     assert JoVAPipeline.from_pretrained("some-model").transformer is not None
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_shipped_model_loads_by_its_name_with_the_loader_of_diffusers() -> None:
+    pipeline = diffusers.DiffusionPipeline.from_pretrained("some-model")
+    assert isinstance(pipeline, JoVAPipeline)
+    with pytest.raises(OSError, match="other-model"):
+        diffusers.DiffusionPipeline.from_pretrained("other-model")
 
 
 @pytest.mark.usefixtures("weights")

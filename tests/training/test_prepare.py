@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from safetensors import safe_open
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import write_video
 from diffusers_jova.prompt import JoVAPrompt
+from diffusers_jova.training.data import preparation
 from diffusers_jova.training.data.clips import Bucket, ClipSettings
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDataset
 from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, video_factors
@@ -26,6 +30,7 @@ from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, 
 from diffusers_jova.training.data.subtitles import Speech
 from diffusers_jova.training.data.summary import Outcome, describe
 from diffusers_jova.training.prepare import main
+from jova_cli.main import main as jova_main
 
 
 def write_clips(folder: Path, names: Sequence[str] = ("a", "b"), num_frames: int = 12) -> Path:
@@ -389,6 +394,51 @@ def test_several_processes_write_the_records_of_one(tmp_path: Path, tiny_pipelin
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+def test_a_caption_that_is_no_text_leaves_out_its_clip_alone(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    clips = write_clips(tmp_path / "clips")
+    samples = [Sample(video=clips / f"{name}.mp4", caption=text) for name, text in (("a", "a\ud83d"), ("b", "b"))]
+    broken, kept = prepare(samples, make_preparer(tiny_pipeline_folder, tmp_path / "records"))
+    assert (broken.status, kept.status) == ("broken", "kept")
+    assert broken.note.startswith("`prompt` must be text of whole characters, got 'a\\ud83d'")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_ctrl_c_ends_all_processes_with_one_line(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    clips, records = write_clips(tmp_path / "clips", ["a", "b", "c", "d"]), tmp_path / "records"
+    words = ["prepare", str(clips), str(records), "--model", str(tiny_pipeline_folder), "--num-processes", "2"]
+    began, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setsid()  # a group of its own, as a terminal gives one to each command
+        run = preparation._run_processes
+
+        def tell_of_the_first(*args: Any) -> Iterator[Outcome]:
+            for outcome in run(*args):
+                os.write(tell, b".")
+                yield outcome
+
+        preparation._run_processes = tell_of_the_first
+        code = 1
+        try:
+            sys.stderr = (tmp_path / "errors").open("w")
+            os.dup2(sys.stderr.fileno(), 2)  # of the processes that it starts, too
+            jova_main([*words, "--no-mouth"])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    os.read(began, 1)
+    os.killpg(child, signal.SIGINT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    said = (tmp_path / "errors").read_text()
+    assert "Traceback" not in said, said
+    assert said.splitlines()[-1].startswith("jova prepare: ended by Ctrl-C; the ")
+    assert [path.name for path in records.iterdir() if path.name.startswith(".")] == []
+    assert list(records.glob("*.safetensors")) != []
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray warns about settings of its own
 def test_a_ray_cluster_writes_the_records_of_one_process(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
@@ -416,7 +466,7 @@ def test_the_command_names_records_of_clips_that_are_gone_and_an_output_that_is_
     assert "1 more records are of other clips and will be trained: b-" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([str(source), str(source / "a.txt"), *command[2:]])
-    assert "`output` must be a folder, got the file" in capsys.readouterr().err
+    assert "`output` must be a folder that can be written, got" in capsys.readouterr().err
 
 
 def test_a_clip_without_memory_names_what_takes_less(
@@ -498,7 +548,7 @@ def test_a_picture_that_unpacks_to_too_much_is_one_skipped_clip(
     sample = replace(read_samples(source)[0], reference_image=tmp_path / "large.png")
     (outcome,) = prepare([sample], make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
     assert outcome.status == "broken"
-    assert "must be a readable image, got" in outcome.note
+    assert "must be an image of at most" in outcome.note
 
 
 def test_short_names_of_number_formats_mean_the_same_records(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
@@ -524,7 +574,7 @@ def test_the_command_prepares_a_folder(
         (["--buckets", "10x32x32"], "use 9 or 13"),
         (["--buckets", "9x40x32"], "multiples of 16"),
         (["--buckets", "0x32x32"], "use 1 or 5"),
-        (["--model", "nowhere"], "`model` must be the folder of a saved JoVAPipeline"),
+        (["--model", "nowhere"], "the model must be a folder with a `model_index.json`, got nowhere"),
         (["--frame-rate", "0"], "`--frame-rate` must be a number from 0.001 to 1000, got 0; use 24, say"),
         (["--frame-rate", "1e-5"], "`--frame-rate` must be a number from 0.001 to 1000, got 1e-05"),
         (["--frame-rate", "inf"], "`--frame-rate` must be a number from 0.001 to 1000, got inf"),
@@ -534,7 +584,7 @@ def test_the_command_prepares_a_folder(
         (["--dtype", "fp8"], "invalid choice: 'fp8'"),
         (["--num-processes", "0"], "`--num-processes` must be at least 1, got 0"),
         (["--device", "abacus"], "`--device` must be a device of this machine, got abacus"),
-        (["--whisper", "nowhere"], "`--whisper` must be the folder of a model, got `nowhere`"),
+        (["--whisper", "nowhere"], "`--whisper` must be an existing folder, got `nowhere` (No such"),
     ],
 )
 def test_the_command_explains_what_is_wrong(

@@ -44,10 +44,14 @@ def fail_with(error: BaseException) -> Any:
     [
         ("data=nowhere", "a data set must hold `*.safetensors` records, got `nowhere`"),
         ("model=nowhere", "`model` must be"),
-        ("model={}/list.json", "`model` must hold a JSON object of constructor arguments, got list in"),
+        ("model={}/list.json", "list.json`, must be a JSON object, got []; training/configs"),
         ("output_dir={}/model.json", "`output_dir` must be a folder of its own"),
         ("output_dir={}/model.json/run", "`output_dir` must be a folder of its own"),
         ("output_dir={}/prepared", "`output_dir` must be a folder of its own"),
+        ("output_dir=/proc/x", "`output_dir` must be a folder that can be written, got `/proc/x` (No such file"),
+        ("shift=.inf", "`shift` must be a finite number, got inf"),
+        ("learning_rate=.nan", "`learning_rate` must be a finite number, got nan"),
+        ("steps=[[[", "`steps=[[[` must be valid YAML"),
         ("mouth_weight=-1", "`mouth_weight` must be 0 or more"),
         ("stage=video", "every clip for `stage: video` must have video"),
         ("distribution=ddp", "`distribution` must be what was started"),
@@ -209,6 +213,35 @@ def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_con
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
+def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(tmp_path, validate_every=3, steps=6, validation_prompts=("a",))
+    config.save(tmp_path / "run.yaml")
+    said: list[tuple[int, int]] = []
+
+    def run_again(_: Trainer, step: int) -> None:
+        if child := os.fork():
+            said.append((step, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+            return
+        try:
+            train.main(["--config", str(tmp_path / "run.yaml"), "validate_every=null"])
+        except SystemExit as ended:
+            sys.stderr.flush()
+            (tmp_path / "said").write_text(capsys.readouterr().err)
+            os._exit(int(ended.code or 0))
+        finally:
+            os._exit(1)
+
+    Trainer(config, run_again).train()
+    assert said == [(3, 2), (6, 2)]
+    assert (
+        "jova train: `output_dir` must be a folder that no other run writes in, got" in (tmp_path / "said").read_text()
+    )
+    assert (tmp_path / "run" / "transformer").is_dir()
+    train.main(["--config", str(tmp_path / "run.yaml"), "validate_every=null", "steps=7"])  # nobody is there any more
+
+
 def test_a_configuration_is_built_without_a_look_at_its_folders(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, output_dir=str(tmp_path / "prepared"))  # what only a run cannot use
     with pytest.raises(ValueError, match="`output_dir` must be a folder of its own"):
@@ -239,7 +272,7 @@ def test_a_result_that_cannot_be_put_in_its_place_leaves_the_earlier_one(
         original = getattr(Path, move)
 
         def last_move_fails(path: Path, target: Path, original: Any = original) -> Path:
-            if path.name == ".transformer.tmp":
+            if path.name == ".transformer":
                 raise error
             return original(path, target)
 

@@ -199,8 +199,8 @@ def load_config(path: str | Path) -> CodecsConfig:
         ValueError: If the file is no YAML, or a field is unknown, missing or out of range.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no YAML, no text, or nested without end
         raise ValueError(f"`{path}` must be valid YAML, got an error ({error}); correct it") from error
     return _build(CodecsConfig, values, "")
 

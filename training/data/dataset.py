@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 
 from diffusers_jova.training.data.mouth_mask import latent_mask, scale_boxes
 from diffusers_jova.whole_files import written_whole
+from jova_cli.given_paths import kind_of
 
 
 Record: TypeAlias = dict[str, Tensor]
@@ -34,6 +35,13 @@ Batch: TypeAlias = dict[str, Any]
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64, "BOOL": torch.bool}
 LATENTS = ("video_latents", "audio_latents", "image_latents")
 PROMPTS = (("prompt_embeds", "prompt_mask"), ("prompt_embeds_2", "prompt_mask_2"))
+SHAPES: dict[str, Sequence[int | None]] = {  # of the tensors of a record; None is any size
+    "video_latents": (None,) * 4,
+    "audio_latents": (None,) * 2,
+    "image_latents": (None, 1, None, None),
+    **{name: (None,) * (1 + name.startswith("prompt_embeds")) for pair in PROMPTS for name in pair},
+    "mouth_boxes": (None, None, 4),
+}
 EMPTY_PROMPT = Path("prompts", "empty.safetensors")  # inside the cache; what caption dropout puts in place of a prompt
 UNFINISHED = Path("prepare.unfinished")  # inside the cache; stands there until all clips are prepared
 
@@ -74,9 +82,37 @@ class RecordHeader:
                 slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
                 shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
                 dtypes = {name: DTYPES[d] for name, part in slices.items() if (d := part.get_dtype()) in DTYPES}
-                return cls(path, shapes, dtypes, file.metadata() or {})
+                header = cls(path, shapes, dtypes, file.metadata() or {})
         except SafetensorError as error:
             raise _damaged(path, error) from error
+        header.check()
+        return header
+
+    def check(self) -> None:
+        """Refuse tensors that `collate` could not stack, before a run begins.
+
+        Raises:
+            ValueError: Naming the first one.
+        """
+        shapes = self.shapes
+        wanted: dict[str, Sequence[int | None]] = {name: size for name, size in SHAPES.items() if name in shapes}
+        if "image_latents" in shapes and "video_latents" in shapes and len(shapes["video_latents"]) == 4:
+            channels, _, height, width = shapes["video_latents"]
+            wanted["image_latents"] = (channels, 1, height, width)
+        for embeds, mask in PROMPTS:
+            if mask in shapes:
+                wanted[mask] = shapes.get(embeds, (0,))[:1]
+        if "mouth_boxes" in shapes and "num_frames" in self.metadata:
+            wanted["mouth_boxes"] = (None, int(self.number("num_frames")), 4)
+        for name, sizes in wanted.items():
+            found = shapes[name]
+            is_same = len(found) == len(sizes) and all(map(_allows, sizes, found))
+            if not is_same or (0 in found and name != "mouth_boxes") or name not in self.dtypes:
+                rule = ", ".join("any" if want is None else str(want) for want in sizes)
+                raise ValueError(
+                    f"`{name}` of the record `{self.path}` must be numbers of shape [{rule}], got {list(found)} of "
+                    f"{self.dtypes.get(name, 'another type')}; delete the record and run `jova prepare` again"
+                )
 
     def number(self, name: str) -> float:
         """Read one number of the header."""
@@ -85,7 +121,13 @@ class RecordHeader:
                 f"the header of `{self.path}` must have `{name}`, got {sorted(self.metadata)}; "
                 "train on records written by `jova prepare`"
             )
-        return float(self.metadata[name])
+        try:
+            return float(self.metadata[name])
+        except ValueError as error:
+            raise ValueError(
+                f"`{name}` in the header of `{self.path}` must be a number, got {self.metadata[name]!r}; delete the "
+                "record and run `jova prepare` again"
+            ) from error
 
     def has_mouth(self) -> bool:
         """Whether any frame shows a mouth; where the header does not say, the boxes are read."""
@@ -174,7 +216,7 @@ class PrecomputedDataset(Dataset[Batch]):
         mouth_box_scale: float = 1.0,
     ) -> None:
         self.root, self.in_memory, self.mouth_box_scale = Path(root), in_memory, mouth_box_scale
-        paths = sorted(self.root.glob("*.safetensors"))
+        paths = sorted(self.root.glob("*.safetensors")) if kind_of(self.root) == "folder" else []
         if not paths:
             raise ValueError(f"a data set must hold `*.safetensors` records, got `{root}`; run `jova prepare` first")
         if not in_memory and torch.device(device).type != "cpu":
@@ -295,6 +337,10 @@ def _empty_batch(size: int, layout: Layout) -> Batch:
 
 def _presence(latents_name: str) -> str:
     return f"has_{latents_name.removesuffix('_latents')}"
+
+
+def _allows(wanted: int | None, size: int) -> bool:
+    return wanted in (None, size)
 
 
 def _count_boxes(boxes: Tensor) -> int:

@@ -6,7 +6,6 @@ Letters: C latent channels, F latent frames, h x w latent cells, L audio latents
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from diffusers_jova import JoVAPipeline
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.media import mix_channels, resample
 from diffusers_jova.prompt import JoVAPrompt
+from jova_cli.json_text import read_object
+from jova_cli.model_info import read_index
 
 
 ENCODER_PARTS = ("vae", "audio_vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -102,7 +103,7 @@ def video_factors(model: Path) -> tuple[int, int, int]:
 
 def model_defaults(model: Path) -> GenerationDefaults:
     """Read the size and frame rate of the clips that a saved pipeline makes."""
-    index = json.loads((model / "model_index.json").read_text())
+    index = read_index(model)
     return GenerationDefaults.from_dict(index.get("defaults", {}))
 
 
@@ -125,4 +126,4 @@ def _sample(path: Path) -> bytes:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text())
+    return read_object(folder / "config.json")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffusers_jova.whole_files import COMPLETE_IS_KEPT, explained_full_disk, remove, settle, written_whole
+from diffusers_jova.whole_files import COMPLETE_IS_KEPT, delete_whole, explained_full_disk, written_whole
 
 
 Tensors = dict[str, Tensor]
+CHECKPOINT_NAMES = "checkpoint-*"
 CHECKPOINT = re.compile(r"checkpoint-(\d{8})")
 
 
@@ -48,7 +48,7 @@ def save_checkpoint(output_dir: Path, step: int, parts: Mapping[str, Tensors], s
 
 def latest_checkpoint(output_dir: Path) -> Path | None:
     """Find the newest complete checkpoint; what a kill left half-written has another name."""
-    found = [path for path in output_dir.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)]
+    found = [path for path in output_dir.glob(CHECKPOINT_NAMES) if CHECKPOINT.fullmatch(path.name)]
     return max(found, default=None)
 
 
@@ -79,20 +79,10 @@ def rotate(output_dir: Path, newest: Path, keep: int) -> None:
         newest: The one just written; what lies beyond it is of an earlier run that was not continued.
         keep: How many stay.
     """
-    found = sorted(path for path in output_dir.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name))
+    found = sorted(path for path in output_dir.glob(CHECKPOINT_NAMES) if CHECKPOINT.fullmatch(path.name))
     own = [path for path in found if path <= newest]
     for path in (*own[:-keep], *found[len(own) :]):
-        doomed = path.with_name(f".{path.name}.tmp")
-        path.rename(doomed)
-        shutil.rmtree(doomed)
-
-
-def clear_leftovers(output_dir: Path) -> None:
-    """Delete what a kill left half-written or half-deleted, and bring back what it left moved aside."""
-    for path in output_dir.glob(".checkpoint-*.tmp"):
-        remove(path)
-    for path in output_dir.glob(".checkpoint-*.old"):
-        settle(path, path.with_name(path.stem.removeprefix(".")))
+        delete_whole(path)
 
 
 def check_fingerprint(saved: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:

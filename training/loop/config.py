@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -322,7 +323,7 @@ FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
     *("tensorboard", "log_every", "checkpoint_every", "keep_checkpoints", "resume"),
     *("validate_every", "validation_prompts", "validation_steps"),
 )
-KINDS: dict[type, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+KINDS: dict[type, str] = {float: "a finite number", int: "a whole number", str: "a text", bool: "true or false"}
 NOT_NEGATIVE = (
     *("learning_rate", "video_learning_rate", "audio_learning_rate", "joint_learning_rate", "weight_decay"),
     *("mouth_weight", "video_weight", "audio_weight", "warmup_steps", "num_workers"),
@@ -343,7 +344,11 @@ def load_yaml(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
     """Read a preset and lay ``overrides`` over it; a field that does not exist is an error, never ignored."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"`{path}` must be an existing YAML file; `jova presets` lists some to start from")
-    values = _parse_yaml(Path(path).read_text(), str(path)) or {}
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{path}` must be text in UTF-8, got another encoding ({error}); save it anew") from error
+    values = _parse_yaml(text, str(path)) or {}
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` must hold `name: value` lines, got {type(values).__name__}")
     _check_names(overrides or {}, "the command line")
@@ -376,7 +381,7 @@ def _parse_yaml(text: str, where: str) -> Any:
     """Read YAML, or say in one line why it is none."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no YAML, no such date, or nested without end
         reason = " ".join(str(error).split())
         raise ValueError(f"`{where}` must be valid YAML, got an error ({reason}); correct it") from error
 
@@ -410,7 +415,8 @@ def _convert_scalar(name: str, value: Any, kind: type) -> Any:
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             value = float(value)
-    _require(type(value) is kind, name, KINDS[kind], value)
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    _require(type(value) is kind and is_finite, name, KINDS[kind], value)
     return value
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import add_adapter, save_adapter
 from diffusers_jova.whole_files import explained_full_disk, written_whole
+from jova_cli.json_text import parse_object, read_object
 from jova_cli.shipped import check_source, find_model
 
 
@@ -32,12 +32,16 @@ def load_transformer(model: str) -> Any:
     check_source("model", model)
     if model.endswith(".json"):
         return _new_transformer(Path(model))
+    if Path(model).is_file():
+        raise ValueError(f"`model` must be a folder, or a config that ends in .json, got the file `{model}`")
     if Path(model).is_dir():
         subfolder = "transformer" if (Path(model) / "transformer").is_dir() else None
     else:
         subfolder = "transformer"
     if Path(model).is_dir() and not Path(model, subfolder or "", "config.json").is_file():
         raise ValueError(f"`model` must be a saved transformer or pipeline, got `{model}`; it has no config.json")
+    if Path(model).is_dir():
+        read_object(Path(model, subfolder or "", "config.json"))
     values = JoVATransformer3DModel.load_config(model, subfolder=subfolder)
     return _transformer_class(values, model).from_pretrained(model, subfolder=subfolder)
 
@@ -125,15 +129,8 @@ def _save_transformer(transformer: Any, weights: dict[str, Tensor], path: Path) 
 
 def _new_transformer(path: Path) -> Any:
     """Build a transformer with random weights from a file of constructor arguments, all of which must exist."""
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"`model` must be valid JSON, got an error in `{path}` ({error}); correct it") from error
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"`model` must hold a JSON object of constructor arguments, got {type(values).__name__} in `{path}`; "
-            "training/configs/jova_tiny_transformer.json is an example"
-        )
+    advice = "training/configs/jova_tiny_transformer.json is an example"
+    values = parse_object(path.read_bytes(), f"`model` with the constructor arguments, `{path}`,", advice)
     cls = _transformer_class(values, str(path))
     known = inspect.signature(cls.__init__).parameters
     for name in values:

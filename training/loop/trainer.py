@@ -7,9 +7,10 @@ processes take the steps of one process with R times the accumulation.
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
+from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
 from diffusers_jova.training.loop.branches import branch_of, check_frozen, frozen_checksums
 from diffusers_jova.training.loop.checkpoints import (
+    CHECKPOINT_NAMES,
     check_fingerprint,
-    clear_leftovers,
     latest_checkpoint,
     load_checkpoint,
     pack,
@@ -54,8 +56,10 @@ from diffusers_jova.training.loop.optimization import (
     learning_rate_factor,
     new_course,
 )
-from diffusers_jova.training.loop.preemption import PreemptedError, Preemption
+from diffusers_jova.training.loop.preemption import NAMES, PreemptedError, Preemption
 from diffusers_jova.transformer_jova import MODALITIES
+from diffusers_jova.whole_files import clear_leftovers
+from jova_cli.given_paths import check_output_folder, kind_of
 
 
 class Trainer:
@@ -73,6 +77,9 @@ class Trainer:
         self.output_dir = Path(config.output_dir)
         check_output_dir(config)
         self.accelerator = start_accelerator(config)
+        if self.accelerator.is_main_process and self.output_dir.is_dir():
+            with held_alone(self.output_dir, "output_dir"):  # while a run trains there, nothing is loaded for another
+                clear_leftovers(self.output_dir, CHECKPOINT_NAMES)
         # DeepSpeed keeps its optimizer to itself
         self.can_continue = self.accelerator.distributed_type != DistributedType.DEEPSPEED
         self.device = self.accelerator.device
@@ -99,12 +106,18 @@ class Trainer:
         self.meter = LossMeter(config, self.device)
         self.step, self.course = 0, new_course(config)
         self.init_adapter = adapter_digest(config)
-        if self.accelerator.is_main_process:
-            clear_leftovers(self.output_dir)
         self._resume()
 
     def train(self) -> Path:
-        """Run to the last step; returns the folder of the result."""
+        """Run to the last step; returns the folder of the result.
+
+        Raises:
+            FolderInUseError: If another run writes there.
+        """
+        with held_alone(self.output_dir, "output_dir") if self.accelerator.is_main_process else nullcontext():
+            return self._train()
+
+    def _train(self) -> Path:
         config, accelerator = self.config, self.accelerator
         batches = MicroBatches(
             config, self.dataset, self.prior, accelerator.process_index, accelerator.num_processes, self.step
@@ -128,7 +141,8 @@ class Trainer:
             remedy = f"run the same command again to continue from `{found}`"
             if not self.can_continue:
                 remedy = f"DeepSpeed cannot continue, start anew with the weights of `{found}`"
-            raise PreemptedError(f"the run was ended by SIGTERM after step {self.step}; {remedy}")
+            name = NAMES[signal.Signals(preemption.signal)]
+            raise PreemptedError(f"the run was ended by {name} after step {self.step}; {remedy}", preemption.signal)
         return path
 
     def take_step(self, batches: MicroBatches) -> None:
@@ -420,8 +434,9 @@ def check_output_dir(config: TrainConfig) -> None:
             f"`output_dir` must be another folder than that of `init_adapter`, got `{config.output_dir}`, where the "
             "result would take its place; name a new one"
         )
-    if path == Path(config.data).resolve() or any(place.is_file() for place in (path, *path.parents)):
+    if path == Path(config.data).resolve() or any(kind_of(place) == "file" for place in (path, *path.parents)):
         raise ValueError(f"`output_dir` must be a folder of its own, got `{config.output_dir}`; name another")
+    check_output_folder("output_dir", path)
 
 
 def local_shard(parameter: nn.Parameter) -> nn.Parameter:

@@ -13,8 +13,9 @@ from accelerate import DistributedType
 
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.training.loop.trainer import Trainer
+from jova_cli.given_paths import kind_of
 from jova_cli.parser import one_line
-from jova_cli.shipped import find_model
+from jova_cli.shipped import check_source, find_model
 
 
 class ValidationClips:
@@ -29,7 +30,8 @@ class ValidationClips:
 
     def __init__(self, pipeline: str, prompts: tuple[str, ...], num_inference_steps: int, seed: int) -> None:
         source = Path(find_model(pipeline))
-        if source.exists() and not (source / "model_index.json").is_file():
+        check_source("pipeline", str(source))
+        if kind_of(source) and kind_of(source / "model_index.json") != "file":
             raise ValueError(
                 f"`pipeline` must be a saved pipeline to make validation clips, got `{source}`; "
                 "name one, or set `validate_every: null`"

@@ -208,6 +208,32 @@ def test_a_record_without_its_numbers_is_named(tmp_path: Path) -> None:
         PrecomputedDataset(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"video_latents": torch.zeros(2, 4, 4)},
+            r"`video_latents` of the record .*a.safetensors` must be",
+        ),
+        ({"audio_latents": torch.zeros(1, 8, 6)}, r"shape \[any, any\], got \[1, 8, 6\]"),
+        ({"image_latents": torch.zeros(2, 2, 4, 4)}, r"`image_latents` .* of shape \[\d+, 1, "),
+        ({"prompt_embeds": torch.zeros(5)}, r"`prompt_embeds` .* of shape \[any, any\], got \[5\]"),
+        ({"prompt_embeds": torch.zeros(0, 5)}, r"`prompt_embeds` .*, got \[0, 5\]"),
+        ({"prompt_mask": torch.ones(99, dtype=torch.bool)}, r"`prompt_mask` .* of shape \[5\], got \[99\]"),
+        ({"mouth_boxes": torch.zeros(1, 2, 4)}, r"`mouth_boxes` .* of shape \[any, \d+, 4\], got \[1, 2, 4\]"),
+        ({"audio_latents": torch.zeros(8, 6, dtype=torch.int64)}, "got .* of another type; delete the record"),
+        ({"frame_rate": "fast"}, "`frame_rate` in the header of .* must be a number, got 'fast'"),
+    ],
+)
+def test_a_record_of_a_wrong_shape_is_named_before_a_run_begins(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    tensors = {name: value for name, value in change.items() if isinstance(value, torch.Tensor)}
+    write(tmp_path, "a", record(0) | tensors, **{k: v for k, v in change.items() if k not in tensors})
+    with pytest.raises(ValueError, match=message):
+        PrecomputedDataset(tmp_path)
+
+
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "a", record(0))
     before = (tmp_path / "a.safetensors").read_bytes()

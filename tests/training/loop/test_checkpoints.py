@@ -7,8 +7,8 @@ import torch
 
 from diffusers_jova.training.loop import checkpoints as state
 from diffusers_jova.training.loop.checkpoints import (
+    CHECKPOINT_NAMES,
     check_fingerprint,
-    clear_leftovers,
     latest_checkpoint,
     load_checkpoint,
     pack,
@@ -16,6 +16,7 @@ from diffusers_jova.training.loop.checkpoints import (
     save_checkpoint,
     unpack,
 )
+from diffusers_jova.whole_files import clear_leftovers
 
 
 PARTS = {"model": {"a": torch.arange(3.0)}, "optimizer": {"b": torch.ones(2, dtype=torch.uint8)}}
@@ -34,7 +35,7 @@ def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
     for step in (5, 100, 20):
         save_checkpoint(tmp_path, step, PARTS, {})
-    (tmp_path / ".checkpoint-00000200.tmp").mkdir()  # what a kill leaves behind
+    (tmp_path / ".checkpoint-00000200.partial-1").mkdir()  # what a kill leaves behind
     (tmp_path / "checkpoint-final").mkdir()
     assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-00000100"
 
@@ -55,7 +56,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_half_of_the_new_one(
 
 
 def test_a_checkpoint_is_written_over_what_a_kill_left(tmp_path: Path) -> None:
-    partial = tmp_path / ".checkpoint-00000003.tmp"
+    partial = tmp_path / ".checkpoint-00000003.partial-1"
     partial.mkdir()
     (partial / "model.safetensors").write_bytes(b"half")
     save_checkpoint(tmp_path, 3, PARTS, {})
@@ -73,14 +74,12 @@ def test_rotation_keeps_the_newest(tmp_path: Path) -> None:
 
 def test_what_a_kill_left_of_checkpoints_is_deleted_and_only_that(tmp_path: Path) -> None:
     kept = [save_checkpoint(tmp_path, step, PARTS, {}) for step in (1, 2)]
-    shutil.copytree(kept[0], tmp_path / ".checkpoint-00000001.tmp")  # a rotation, killed while it deleted
-    shutil.copytree(kept[1], tmp_path / ".checkpoint-00000002.old")  # a second writing, killed at its last step
-    kept[1].rename(tmp_path / ".checkpoint-00000003.old")  # killed between its two renames
-    shutil.copytree(kept[0], kept[1])
-    (tmp_path / ".mine.tmp").mkdir()
-    clear_leftovers(tmp_path)
+    for place, content in ((1, "half"), (2, "old"), (3, "old")):  # killed while it wrote, and around its last rename
+        shutil.copytree(kept[1], tmp_path / f".checkpoint-0000000{place}.partial-1" / content)
+    (tmp_path / ".mine.partial-1").mkdir()
+    clear_leftovers(tmp_path, CHECKPOINT_NAMES)
     found = sorted(path.name for path in tmp_path.iterdir())
-    assert found == [".mine.tmp", *(f"checkpoint-0000000{step}" for step in (1, 2, 3))]
+    assert found == [".mine.partial-1", *(f"checkpoint-0000000{step}" for step in (1, 2, 3))]
     assert load_checkpoint(tmp_path / found[-1])[1] == {"step": 2}
 
 

@@ -96,7 +96,7 @@ def test_values_that_yaml_reads_as_another_type_are_what_was_meant() -> None:
         ("steps", "many", "`steps` must be a whole number, got 'many'"),
         ("steps", 2.5, r"`steps` must be a whole number, got 2\.5"),
         ("steps", True, "`steps` must be a whole number, got True"),
-        ("learning_rate", "fast", "`learning_rate` must be a number, got 'fast'"),
+        ("learning_rate", "fast", "`learning_rate` must be a finite number, got 'fast'"),
         ("compile", 1, "`compile` must be true or false, got 1"),
         ("stage", "both", "`stage` must be one of video, audio, joint, got 'both'"),
         ("betas", [0.9], r"`betas` must be a list of 2, got \[0\.9\]"),

@@ -253,7 +253,7 @@ def test_a_misspelt_argument_of_a_new_transformer_is_an_error(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"`model` must be a saved transformer or pipeline, got .*prepared`"):
         Trainer(replace(config, model=str(tmp_path / "prepared")))
     (tmp_path / "model.json").write_text("{")
-    with pytest.raises(ValueError, match="`model` must be valid JSON"):
+    with pytest.raises(ValueError, match=r"`model` with the constructor arguments, .* must be a JSON object"):
         Trainer(config)
 
 
@@ -498,7 +498,7 @@ def test_old_checkpoints_are_deleted_and_the_newest_kept(tmp_path: Path) -> None
 
 
 def test_a_run_begins_by_deleting_what_a_kill_left_of_checkpoints(tmp_path: Path) -> None:
-    (tmp_path / "run" / ".checkpoint-00000002.tmp").mkdir(parents=True)
+    (tmp_path / "run" / ".checkpoint-00000002.partial-1").mkdir(parents=True)
     Trainer(tiny_config(tmp_path, steps=1)).train()
     assert [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")] == []
 
@@ -506,7 +506,9 @@ def test_a_run_begins_by_deleting_what_a_kill_left_of_checkpoints(tmp_path: Path
 def test_a_checkpoint_that_a_kill_left_moved_aside_is_continued_from(tmp_path: Path) -> None:
     Trainer(tiny_config(tmp_path, steps=3)).train()
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
-    checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old"))
+    place = checkpoint.with_name(f".{checkpoint.name}.partial-1")
+    place.mkdir()
+    checkpoint.rename(place / "old")
     assert Trainer(tiny_config(tmp_path)).step == 3
 
 

@@ -1,0 +1,110 @@
+"""What a clip takes at least, before it is begun: memory and time, estimated from sizes and one measured product."""
+
+import os
+import time
+from typing import Any, NamedTuple
+
+import torch
+
+from .generation_defaults import GenerationDefaults
+
+
+LONGEST_S = 24 * 3600.0  # of a run that nobody has to confirm
+GIGA = 1e9
+ROWS_KEPT = 12  # widths of a row that a block holds at once: residual, norm, projections, hidden layer
+PRODUCT_ROWS = 512  # of the product of matrices that is timed
+NUM_PRODUCTS = 5  # of which the fastest counts, since what is told is a least time
+SCHEDULE_BYTES = 32  # per step: two schedules, of sigmas and timesteps
+UNITS = (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60))
+
+
+class Estimate(NamedTuple):
+    """What a run takes at least.
+
+    Attributes:
+        memory_bytes: Of weights, rows and frames together.
+        seconds: Of all steps.
+    """
+
+    memory_bytes: float
+    seconds: float
+
+
+def estimate(pipeline: Any, settings: GenerationDefaults, modalities: tuple[str, ...]) -> Estimate:
+    """Estimate one clip.
+
+    Args:
+        pipeline: A loaded `JoVAPipeline`.
+        settings: Of the call.
+        modalities: What takes part.
+    """
+    config = pipeline.transformer.config
+    num_rows, num_pixels = 0.0, 0
+    if "video" in modalities:
+        _, frames, height, width = pipeline.video_codec.latent_shape(
+            settings.num_frames, settings.height, settings.width
+        )
+        num_rows += frames * height * width / (config.patch_size[0] * config.patch_size[1] * config.patch_size[2])
+        num_pixels = settings.num_frames * settings.height * settings.width
+    if "audio" in modalities:
+        num_rows += settings.num_frames / settings.frame_rate * pipeline.audio_codec.latent_rate_hz
+    dim = config.num_attention_heads * config.attention_head_dim
+    num_layers = config.num_layers + config.get("num_single_layers", 0)
+    weights = [weight for part in pipeline.components.values() for weight in getattr(part, "parameters", list)()]
+    num_weights = sum(weight.numel() for weight in pipeline.transformer.parameters())
+    # a row passes the half of the weights that its modality has, and meets every other row in each layer
+    operations = num_rows * num_weights + 4 * num_rows**2 * dim * num_layers
+    predictions = 1 + (settings.guidance_scale != 1) + (settings.coupling_scale != 1)
+    operations *= settings.num_inference_steps * predictions
+    rows_bytes = num_rows * dim * ROWS_KEPT * pipeline.transformer.dtype.itemsize * predictions
+    frames_bytes = num_pixels * 3 * (4 + 4 + 1)  # decoded, brought to [0, 1], and as they are written
+    stored = sum(weight.numel() * weight.element_size() for weight in weights)
+    schedule_bytes = SCHEDULE_BYTES * settings.num_inference_steps
+    seconds = operations / operations_per_second(pipeline.transformer, dim)
+    return Estimate(stored + rows_bytes + frames_bytes + schedule_bytes, seconds)
+
+
+def operations_per_second(transformer: Any, dim: int) -> float:
+    """Multiplications and additions per second that a product of matrices of the model's width reaches here."""
+    device = next(transformer.parameters()).device
+    rows, weight = (torch.ones(size, dim, device=device, dtype=transformer.dtype) for size in (PRODUCT_ROWS, dim))
+    seconds = []
+    for _ in range(NUM_PRODUCTS):
+        started = time.perf_counter()
+        float((rows @ weight)[0, 0])  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return 2 * PRODUCT_ROWS * dim * dim / max(min(seconds), 1e-9)
+
+
+def machine_memory_bytes(device: torch.device) -> float:
+    """Memory of the device that a run takes place on; infinite where it does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return float("inf")
+
+
+def check_affordable(taken: Estimate, available_bytes: float) -> None:
+    """Refuse what this machine hardly ends.
+
+    Args:
+        taken: By the run.
+        available_bytes: Memory of the device.
+
+    Raises:
+        ValueError: If it takes more memory than there is, or more than a day.
+    """
+    if taken.memory_bytes <= available_bytes and taken.seconds <= LONGEST_S:
+        return
+    raise ValueError(
+        f"`--yes` must confirm a clip that takes, estimated, {taken.memory_bytes / GIGA:,.1f} GB of memory of the "
+        f"{available_bytes / GIGA:,.1f} GB here and {in_words(taken.seconds)} at least, got none; use fewer "
+        "`--num-frames` or `--steps` or a smaller size, or give it"
+    )
+
+
+def in_words(seconds: float) -> str:
+    """A time in the largest unit that it has at least one of."""
+    name, unit = next(((name, unit) for name, unit in UNITS if seconds >= unit), ("seconds", 1))
+    return f"{seconds / unit:,.1f} {name}"

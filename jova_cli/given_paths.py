@@ -1,0 +1,80 @@
+"""Paths of a command line: what cannot be read or written is refused in one sentence, before any work."""
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+
+def kind_of(path: str | os.PathLike[str]) -> Literal["file", "folder", ""]:
+    """What stands at a path; empty where nothing does, or where it is forbidden to look."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):  # no file has a name with a null
+        return ""
+    return "folder" if stat.S_ISDIR(mode) else "file"
+
+
+def check_file(option: str, path: Path, advice: str = "check the spelling") -> None:
+    """Refuse what is no file that can be read, and an empty one."""
+    try:
+        with path.open("rb") as file:
+            reason = "" if file.read(1) else "it is empty"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise ValueError(f"`{option}` must be an existing file, got {path} ({reason}); {advice}")
+
+
+def check_folder(option: str, path: Path, advice: str) -> None:
+    """Refuse what is no folder that can be read, and an empty one."""
+    try:
+        reason = "" if any(path.iterdir()) else "it is empty"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise ValueError(f"`{option}` must be an existing folder, got `{path}` ({reason}); {advice}")
+
+
+def check_readable(option: str, path: Path, advice: str = "check the spelling") -> None:
+    """Refuse what is neither a file nor a folder that can be read, and an empty one."""
+    (check_folder if kind_of(path) == "folder" else check_file)(option, path, advice)
+
+
+def check_output_folder(option: str, path: Path, rule: str = "be a folder that can be written") -> None:
+    """Refuse a folder that cannot be written in, or made; nothing is made.
+
+    Args:
+        option: That names it, for the message.
+        path: Of the folder.
+        rule: Which it must follow.
+    """
+    try:
+        place = next(place for place in (path, *path.absolute().parents) if place.exists())
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"`{option}` must {rule}, got `{path}` ({reason}); choose another") from error
+
+
+def check_output_file(option: str, path: Path, suffix: str) -> None:
+    """Refuse a file that cannot be written, or whose name does not end as it should; its folder must be there."""
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"`{option}` must end in {suffix} for this clip, got {path}; use {path.with_suffix(suffix)}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(
+            f"`{option}` must be a file that can be written, got {path} ({reason}); choose another or make its folder"
+        ) from error
+
+
+def check_new(option: str, path: Path) -> None:
+    """Refuse an output that is there, or that cannot be made."""
+    check_output_folder(option, path.absolute().parent, "lie in a folder that can be written")
+    if path.exists() or path.is_symlink():
+        raise ValueError(f"`{option}` must be a new path, got `{path}`, which exists; choose another")

@@ -1,0 +1,97 @@
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from diffusers_jova.call_guard import one_thread_at_a_time
+from tests.tiny_pipeline import build_tiny_pipeline
+
+
+CALL: dict[str, Any] = {"prompt": "a", "num_inference_steps": 1, "output_type": "latent", "guidance_scale": 1.0}
+
+
+class Work:
+    """Anything that is called."""
+
+    @one_thread_at_a_time
+    def __call__(self, then: Callable[[], Any] | None = None) -> str:
+        return str(then()) if then else "done"
+
+
+def elsewhere(work: Callable[[], Any]) -> Any:
+    """What a call returns, or raises, in another thread."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_a_second_thread_is_refused_and_the_first_goes_on_as_if_alone() -> None:
+    pipeline = build_tiny_pipeline()
+    refused: list[Any] = []
+
+    def call_elsewhere(pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        refused.append(elsewhere(lambda: pipe(**CALL)))
+        return tensors
+
+    def seeded() -> Any:
+        import torch
+
+        return torch.Generator().manual_seed(0)
+
+    alone = pipeline(**CALL, generator=seeded())
+    disturbed = pipeline(**CALL, generator=seeded(), callback_on_step_end=call_elsewhere)
+    assert isinstance(refused[0], RuntimeError)
+    assert "must be called by one thread at a time, got a second call while the first goes on; wait" in str(refused[0])
+    assert alone.frames.equal(disturbed.frames)
+    assert pipeline(**CALL).frames.shape == alone.frames.shape
+
+
+def test_a_copy_that_shares_the_weights_serves_the_second_thread() -> None:
+    pipeline = build_tiny_pipeline()
+    made: list[Any] = []
+
+    def call_copy(pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        made.append(elsewhere(lambda: copy.copy(pipe)(**CALL)))
+        return tensors
+
+    output = pipeline(**CALL, callback_on_step_end=call_copy)
+    assert made[0].frames.shape == output.frames.shape
+    assert copy.copy(pipeline).transformer is pipeline.transformer
+
+
+def test_after_an_error_any_thread_may_call() -> None:
+    work = Work()
+    with pytest.raises(ZeroDivisionError):
+        work(lambda: 1 / 0)
+    assert work() == "done"
+    assert elsewhere(work) == "done"
+
+
+def test_a_thread_may_call_again_inside_and_keeps_others_out_until_it_has_ended() -> None:
+    work = Work()
+
+    def inside() -> str:
+        assert work() == "done"
+        return type(elsewhere(work)).__name__
+
+    assert work(inside) == "RuntimeError"
+
+
+def test_copies_made_during_a_call_are_free() -> None:
+    work = Work()
+    for duplicate in (copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))):
+        made: list[Work] = []
+        work(lambda duplicate=duplicate, made=made: made.append(duplicate(work)))
+        assert work(lambda made=made: elsewhere(made[0])) == "done"

@@ -1,0 +1,79 @@
+"""A clip that the model has no positions for is refused before any work, by the longest one and by what to do."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from diffusers import AutoencoderKLLTX2Audio
+
+from diffusers_jova import JoVAPipeline
+from diffusers_jova.audio_codec import JoVAAudioCodec
+from jova_cli.clip_limits import ClipLimits, clip_limits
+from jova_cli.model_clips import MEL_FRAMES_PER_LATENT, describe_clips, latent_rate_hz
+from tests.tiny_pipeline import build_tiny_pipeline, build_wan_transformer
+
+
+RATE = 16000
+LONGEST = "3.81 s, 61 frames at 16 per second, the longest clip of this model"
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> JoVAPipeline:
+    return build_tiny_pipeline()
+
+
+def sound(seconds: float) -> dict[str, Any]:
+    return {"audio": np.zeros(round(seconds * RATE), np.float32), "audio_sampling_rate": RATE}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_frames": 400_001}, rf"`num_frames` must be at most 61 \({LONGEST}\), got 400001; use 61"),
+        (sound(60), rf"`audio` must last at most {LONGEST}, got 60.00 s; cut it, by `duration_s=3.81`"),
+        (sound(60) | {"num_frames": 17}, rf"`audio` must last at most {LONGEST}, got 60.00 s; cut it, by"),
+        (
+            {"video": np.zeros((200, 32, 32, 3), np.uint8)},
+            rf"`video` must last at most {LONGEST}, got 200 frames; set `num_frames=61`",
+        ),
+        ({"height": 272}, "`height` must be at most 256 for this model, got 272; use 256"),
+        ({"modalities": ["audio"], "num_frames": 81}, r"`num_frames` must be at most 65 \(4.06 s"),
+    ],
+)
+def test_what_is_too_long_or_too_large_is_refused_with_the_longest_clip(
+    arguments: dict[str, Any], message: str, pipeline: JoVAPipeline
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipeline("a", num_inference_steps=1, **arguments)
+
+
+@pytest.mark.parametrize("arguments", [sound(3.81), {"num_frames": 61}, {"modalities": ["audio"], "num_frames": 65}])
+def test_the_longest_clip_is_made(arguments: dict[str, Any], pipeline: JoVAPipeline) -> None:
+    made: Any = pipeline("a", num_inference_steps=1, guidance_scale=1.0, output_type="latent", **arguments)
+    assert made.frames is None or made.frames.shape[2] == 16
+
+
+def test_positions_that_are_computed_have_no_end() -> None:
+    assert clip_limits(build_wan_transformer().config, 4, 8) is None
+
+
+def test_sound_can_be_what_limits_a_clip() -> None:
+    limits = ClipLimits(num_frames=61, height=1, width=1, num_audio_latents=31)
+    assert limits.longest(16.0, 31.25, 4) == 13  # 1.008 s at most
+    assert limits.longest(16.0, None, 4) == 61
+
+
+def test_info_names_the_longest_clip(tiny_pipeline_folder: Any) -> None:
+    own, longest = describe_clips(tiny_pipeline_folder).splitlines()
+    assert own == "makes 9 frames of 32x32 pixels at 16 per second, 0.56 s, unless told otherwise"
+    assert longest == "longest clip: 3.81 s, 61 frames at 16 per second; sizes up to 256x256 pixels"
+
+
+def test_the_rate_of_audio_latents_is_read_from_a_config_as_the_codec_has_it(tiny_pipeline_folder: Any) -> None:
+    pipeline = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
+    codec = JoVAAudioCodec(pipeline.audio_vae, pipeline.vocoder)
+    assert latent_rate_hz(tiny_pipeline_folder) == codec.latent_rate_hz
+    ltx2 = AutoencoderKLLTX2Audio(
+        base_channels=16, ch_mult=(1, 2, 2), num_res_blocks=1, latent_channels=4, mel_bins=16
+    )
+    assert MEL_FRAMES_PER_LATENT[type(ltx2).__name__] == ltx2.temporal_compression_ratio

@@ -1,0 +1,95 @@
+"""A disk that is full, by the limit of the system on what a process may write, ends a command with one sentence."""
+
+import os
+import re
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffusers_jova.media import write_audio, write_video
+from diffusers_jova.pipeline_output import JoVAPipelineOutput
+from jova_cli.main import main
+from tests.tiny_pipeline import build_wan_transformer
+from tests.tiny_training import tiny_config
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+LARGEST_BYTES = 8192
+
+
+def on_a_full_disk(work: Callable[[], Any]) -> tuple[int, str]:
+    """Exit code and last line of stderr of a process that may write `LARGEST_BYTES` into a file."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            sys.stderr = os.fdopen(writer, "w")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_BYTES, LARGEST_BYTES))
+            work()
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        said = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.strip().splitlines()[-1]
+
+
+def noise(num_frames: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (num_frames, 64, 64, 3), np.uint8)
+
+
+def test_convert(tmp_path: Path) -> None:
+    build_wan_transformer().save_pretrained(tmp_path / "model")
+    (tmp_path / "new").mkdir()
+    output = tmp_path / "new" / "a.safetensors"
+    code, said = on_a_full_disk(lambda: main(["convert", "single_file", str(tmp_path / "model"), str(output)]))
+    assert code == 2
+    assert re.fullmatch(
+        r"jova convert: `.*a.safetensors` could not be written \(.*File too large\); free some space .* start again, "
+        "nothing was written",
+        said,
+    ), said
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_save(tmp_path: Path) -> None:
+    output = JoVAPipelineOutput([noise(20)], None, 16.0, 0)
+    code, said = on_a_full_disk(lambda: output.save(tmp_path / "a.mp4"))
+    assert code == 1
+    assert re.match(r"FullDiskError: `.*a.mp4` could not be written \(.*\); free some space", said), said
+    code, said = on_a_full_disk(lambda: write_audio(tmp_path / "a.wav", np.zeros(16000, np.float32), 16000))
+    assert re.match(r"FullDiskError: `.*a.wav` could not be written \(.*\); free some space", said), said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prepare(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    clips, records = tmp_path / "clips", tmp_path / "records"
+    clips.mkdir()
+    write_video(clips / "a.mp4", noise(9), 16)
+    (clips / "a.txt").write_text("a clip " * 200)  # of which the features fill the disk
+    words = ["prepare", str(clips), str(records), "--model", str(tiny_pipeline_folder), "--no-mouth"]
+    code, said = on_a_full_disk(lambda: main([*words, "--dtype", "float32"]))
+    assert code == 2, said
+    assert re.match(r"jova prepare: `.*records` could not be written .* free some space", said), said
+    assert [path for path in records.rglob("*") if path.suffix == ".safetensors" and path.parent == records] == []
+
+
+def test_train(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    config.save(tmp_path / "run.yaml")
+    code, said = on_a_full_disk(lambda: main(["train", "--config", str(tmp_path / "run.yaml")]))
+    assert code == 2, said
+    assert re.match(r"jova train: `.*checkpoint-00000003` could not be written .*; free some space", said), said
+    assert list((tmp_path / "run").glob("*checkpoint*")) == []
