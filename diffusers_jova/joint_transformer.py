@@ -21,6 +21,7 @@ from torch import Tensor
 from .adapter_layers import JoVAAdapterMixin
 from .context_parallel import JoVAContextParallelMixin
 from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
+from .number_arguments import finite_number
 from .single_file import JoVASingleFileMixin
 from .step_caches import JoVACacheMixin
 from .temporal_rope import TemporalAlignment, check_alignment
@@ -131,6 +132,7 @@ class JoVATransformerMixin(JoVAContextParallelMixin, JoVAAdapterMixin, JoVACache
         timesteps: tuple[Tensor, Tensor | None],
         text: tuple[Tensor, Tensor | None, Tensor | None],
         audio_text: tuple[Tensor | None, Tensor | None, Tensor | None],
+        attention_kwargs: Mapping[str, Any] | None,
     ) -> dict[str, ModalityInput]:
         """Check the arguments of a `forward` and let audio take from video what it does not have.
 
@@ -139,13 +141,16 @@ class JoVATransformerMixin(JoVAContextParallelMixin, JoVAAdapterMixin, JoVACache
             timesteps: Of video and audio; None for audio takes video's.
             text: Features of both encoders and mask, for video.
             audio_text: The same for audio, which without features reads `text`.
+            attention_kwargs: What is left of them once adapters are weighed.
 
         Returns:
             The inputs of every modality that is present, in packed order.
 
         Raises:
-            ValueError: Shapes do not fit, both modalities are absent, or the audio has a mask without a text.
+            ValueError: Shapes do not fit, both modalities are absent, the audio has a mask without a text, or
+                `attention_kwargs` hold more than `scale`.
         """
+        check_attention_kwargs(attention_kwargs)
         media = present_media(*latents)
         timestep, audio_timestep = timesteps
         times = {"video": timestep, "audio": timestep if audio_timestep is None else audio_timestep}
@@ -188,6 +193,21 @@ def own_text(features: Tensor | None, features_2: Tensor | None, mask: Tensor | 
             "for the video's text"
         )
     return None
+
+
+def check_attention_kwargs(attention_kwargs: Any) -> None:
+    """Refuse what no transformer reads, and a weight of adapters that is no finite number.
+
+    Raises:
+        ValueError: Naming the entries.
+    """
+    if attention_kwargs is None:
+        return
+    if not isinstance(attention_kwargs, Mapping):
+        raise ValueError(f"`attention_kwargs` must be a dict, got {attention_kwargs!r}; pass `{{'scale': 0.5}}`, say")
+    if unknown := [name for name in attention_kwargs if name != "scale"]:
+        raise ValueError(f"`attention_kwargs` must have no entries but `scale`, got {unknown}; leave these out")
+    finite_number("attention_kwargs['scale']", attention_kwargs.get("scale", 1.0), "1 is the adapter as trained")
 
 
 def check_positions(
