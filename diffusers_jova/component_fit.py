@@ -64,7 +64,7 @@ def lost_weights(component: nn.Module) -> Iterator[str]:
     for path, module in component.named_modules():
         if not hasattr(module, "_hf_hook"):
             own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-            yield from (f"{path}.{weight}" for weight, tensor in own if tensor.device.type == "meta")
+            yield from (f"{path}.{weight}".lstrip(".") for weight, tensor in own if tensor.device.type == "meta")
 
 
 def check_video_vae(config: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -33,7 +33,7 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from .flow_schedulers import OWN_SCHEDULER, check_predicts_flow, declared_shift, with_shift
-from .number_arguments import positive_number, whole_number
+from .number_arguments import finite_number, positive_number, whole_number
 
 
 Sigmas = TypeVar("Sigmas", Tensor, np.ndarray)
@@ -158,9 +158,9 @@ class SigmaMixture:
     clean_audio: float = 0.2
 
     def __post_init__(self) -> None:
-        probabilities = astuple(self)
+        probabilities = [finite_number(name, value, "0 leaves it out") for name, value in asdict(self).items()]
         if min(probabilities) < 0 or not math.isclose(sum(probabilities), 1, abs_tol=1e-6):
-            raise ValueError(f"`SigmaMixture` must be four probabilities that sum to 1, got {probabilities}")
+            raise ValueError(f"`SigmaMixture` must be four probabilities that sum to 1, got {astuple(self)}")
 
 
 COUPLINGS: Mapping[str, SigmaMixture] = MappingProxyType(

@@ -10,10 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
+from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAAudioCodec, JoVAPipeline, JoVATransformer3DModel
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.guidance import Guidance
-from tests.tiny_pipeline import TRANSFORMER_CONFIG, WAN_TRANSFORMER_CONFIG, build_tiny_pipeline, build_wan_transformer
+from diffusers_jova.scheduling_flow_match_av import SigmaMixture
+from tests.tiny_pipeline import (
+    TRANSFORMER_CONFIG,
+    WAN_TRANSFORMER_CONFIG,
+    build_audio_vae,
+    build_tiny_pipeline,
+    build_vocoder,
+    build_wan_transformer,
+)
 
 
 FEW: dict[str, Any] = {"num_inference_steps": 1, "num_frames": 5, "output_type": "latent", "return_dict": False}
@@ -95,6 +103,20 @@ def test_the_number_of_training_timesteps_is_a_count(value: Any) -> None:
 def test_a_scheduler_alone_counts_its_steps(value: Any) -> None:
     with pytest.raises(ValueError, match="`num_inference_steps` must be a whole number, got "):
         FlowMatchAudioVideoScheduler().set_timesteps(value)
+
+
+@pytest.mark.parametrize("value", ["5", True, None, math.nan, math.inf, 0, -1.0], ids=repr)
+def test_an_audio_codec_measures_and_counts_in_numbers(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"`duration_s` must be (a number|positive)"):
+        JoVAAudioCodec(build_audio_vae(), build_vocoder()).num_latents_for(value)
+    with pytest.raises(ValueError, match=r"`chunk_mel_frames` must be (a whole number|at least 1)"):
+        JoVAAudioCodec(build_audio_vae(), build_vocoder(), chunk_mel_frames=value)
+
+
+@pytest.mark.parametrize("value", ["1", True, math.nan, None], ids=repr)
+def test_a_mixture_of_noise_levels_is_made_of_numbers(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"`shared` must be (a number|finite)"):
+        SigmaMixture(shared=value)
 
 
 def test_numbers_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
