@@ -21,13 +21,18 @@ from torch import Tensor
 from .adapter_layers import JoVAAdapterMixin
 from .context_parallel import JoVAContextParallelMixin
 from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
-from .number_arguments import finite_number
+from .number_arguments import finite_number, whole_numbers
 from .single_file import JoVASingleFileMixin
 from .step_caches import JoVACacheMixin
 from .temporal_rope import TemporalAlignment, check_alignment
 
 
 MODALITIES = ("video", "audio")  # packed order
+BLOCK_COUNTS = ("num_layers", "num_single_layers")
+SIZES = (  # of a config, from 1 on
+    *("in_channels", "out_channels", "audio_in_channels", "num_attention_heads", "attention_head_dim", "ffn_dim"),
+    *("text_dim", "freq_dim", "temporal_compression_ratio", "audio_position_table_size"),
+)
 ARGUMENTS = {
     "hidden_states": "Video latents [B, in_channels, F, H, W], or None.",
     "audio_hidden_states": "Audio latents [B, L, C], or None.",
@@ -39,7 +44,7 @@ ARGUMENTS = {
     "audio_latent_rate_hz": "Audio latents per second.",
     "coupled": "Whether video and audio read each other: True, False, `'a2v'` (video reads audio), `'v2a'` (audio "
     "reads video), or a sequence with one of these per sample.",
-    "attention_kwargs": "May carry `scale`, the weight of LoRA layers.",
+    "attention_kwargs": "May carry `scale`, the weight of LoRA layers, and nothing else.",
     "return_dict": "Whether to return a `JoVATransformerOutput` instead of a tuple.",
 }
 RETURNS = "Velocities [B, out_channels, F, H, W] and [B, L, C]; None for an absent modality."
@@ -125,6 +130,20 @@ class JoVATransformerMixin(JoVAContextParallelMixin, JoVAAdapterMixin, JoVACache
     """Ends of a `forward`, and diffusers' tools: context parallelism, adapters, caches between steps, single files."""
 
     _supports_gradient_checkpointing = True
+
+    def check_sizes(self) -> None:
+        """Refuse a config whose sizes are no counts, or that has no blocks; its numbers become ints.
+
+        Raises:
+            ValueError: Naming the field.
+        """
+        config = self.config
+        sizes = {name: config[name] for name in SIZES if name in config}
+        blocks = {name: config[name] for name in BLOCK_COUNTS if name in config}
+        least = 2 - len(blocks)  # of two kinds of blocks, one may be missing
+        self.register_to_config(**whole_numbers(sizes, least=1), **whole_numbers(blocks, least))
+        if not any(blocks.values()):
+            raise ValueError(f"`{'` and `'.join(blocks)}` must not both be 0, got no block; the paper has 16 and 40")
 
     def read_inputs(
         self,

@@ -404,7 +404,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             max_sequence_length: Longest prompt in tokens.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`.
             return_dict: Whether to return a `JoVAPipelineOutput` instead of a tuple.
-            attention_kwargs: May carry `scale`, the weight of LoRA layers.
+            attention_kwargs: May carry `scale`, the weight of LoRA layers, and nothing else.
             callback_on_step_end: Called as `callback(pipeline, step, timestep, tensors)` after each step; may return
                 a dict that replaces tensors.
             callback_on_step_end_tensor_inputs: Names of the tensors it gets, of `_callback_tensor_inputs`.

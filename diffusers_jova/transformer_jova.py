@@ -49,7 +49,6 @@ from .joint_transformer import (
     describe_arguments,
 )
 from .modulation import Modulation, modulated_norm, select_level
-from .number_arguments import whole_numbers
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
@@ -421,13 +420,7 @@ class JoVATransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        counts = {"num_attention_heads": num_attention_heads, "attention_head_dim": attention_head_dim}
-        counts |= {"in_channels": in_channels, "out_channels": out_channels, "audio_in_channels": audio_in_channels}
-        counts |= {"text_dim": text_dim, "temporal_compression_ratio": temporal_compression_ratio}
-        blocks = {"num_layers": num_layers, "num_single_layers": num_single_layers}
-        self.register_to_config(**whole_numbers(counts, least=1), **whole_numbers(blocks, least=0))
-        if not num_layers + num_single_layers:
-            raise ValueError("`num_layers` and `num_single_layers` must not both be 0; the paper has 16 and 40")
+        self.check_sizes()
         check_positions(rope_axes_dim, attention_head_dim, temporal_alignment)
         if fusion not in ("joint", "cross", "cross_linear"):
             raise ValueError(f"`fusion` must be 'joint', 'cross' or 'cross_linear', got {fusion!r}")

@@ -46,7 +46,6 @@ from .joint_transformer import (
     describe_arguments,
 )
 from .modulation import Modulation, modulated_norm, select_level
-from .number_arguments import whole_numbers
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
@@ -373,11 +372,7 @@ class JoVAWanTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        counts = {"num_layers": num_layers, "ffn_dim": ffn_dim, "text_dim": text_dim, "freq_dim": freq_dim}
-        counts |= {"num_attention_heads": num_attention_heads, "attention_head_dim": attention_head_dim}
-        counts |= {"in_channels": in_channels, "out_channels": out_channels, "audio_in_channels": audio_in_channels}
-        counts |= {"temporal_compression_ratio": temporal_compression_ratio}
-        self.register_to_config(**whole_numbers(counts, least=1))
+        self.check_sizes()
         check_positions(rope_axes_dim, attention_head_dim, temporal_alignment)
         check_sharing(num_layers, shared_layers, shared_parts)
         dim = num_attention_heads * attention_head_dim
