@@ -14,7 +14,7 @@ def test_frames_and_latents_belong_together(factor: int) -> None:
 
 @pytest.mark.parametrize("factor", [1, 4, 8])
 def test_whole_frames_are_the_most_that_fill_latents(factor: int) -> None:
-    whole = {num_frames_of(num_latents, factor) for num_latents in range(1, 30)}
+    whole = {num_frames_of(num_latents, factor) for num_latents in range(1, 61)}
     for num_frames in range(1, 60):
         assert whole_frames(num_frames, factor) == max(x for x in whole if x <= num_frames)
     assert whole_frames(0, factor) == whole_frames(-3, factor) == 1
