@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from diffusers_jova.conversion.checkpoint import DTYPES, Checkpoint, Source
 from diffusers_jova.conversion.rules import Move, listed
+from diffusers_jova.finite import is_finite
 from diffusers_jova.whole_files import NOTHING_WRITTEN, explained_full_disk, written_whole
 
 
@@ -304,7 +305,7 @@ def check_range(name: str, tensor: Tensor, stored: Tensor) -> None:
     """
     if stored.dtype == tensor.dtype or not stored.is_floating_point() or stored.dtype in FLOAT8:
         return
-    if not stored.isfinite().all() and tensor.isfinite().all():
+    if not is_finite(stored) and is_finite(tensor):
         raise ValueError(
             f"`{name}` must stay finite as {NAMES[stored.dtype]}, got values up to {float(tensor.abs().max()):g}; "
             "choose `--dtype bfloat16`, which has the range of float32"

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +37,8 @@ from .adapter_keys import (
     prefix_of_all,
     split_name,
 )
+from .finite import is_finite
+from .number_arguments import is_finite_number
 from .registration import bake_lokr_alpha, fetch_state_dict
 
 
@@ -186,7 +188,7 @@ def checked_config(fields: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """
     fields = {"lora_alpha": fields.get("alpha"), **fields}
     for alpha in (fields["lora_alpha"], *(fields.get("alpha_pattern") or {}).values()):
-        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not isfinite(alpha):
+        if not is_finite_number(alpha):
             raise ValueError(f"`{origin}` must be the config of a LoRA with a `lora_alpha`, got {alpha}; save it anew")
     return fields
 
@@ -276,7 +278,7 @@ def header_alpha(header: Mapping[str, str]) -> float | None:
         values = {float(value) for value in stated.values()}
     except ValueError:
         values = set()
-    if stated and (len(values) != 1 or not isfinite(min(values))):
+    if stated and (len(values) != 1 or not is_finite_number(min(values))):
         raise ValueError(
             f"the header of an adapter must state one number as alpha, got {stated}; save it with one alpha per module"
         )
@@ -301,7 +303,7 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: Some hold NaN or infinity.
     """
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
+    broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if broken:
         raise ValueError(
             f"weights of an adapter must be finite, got NaN or infinity in {listed(broken)}; "

@@ -12,7 +12,6 @@ weights in 8 bits      yes, in the compute format      refused: the rounding wou
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import isfinite
 from typing import Any
 
 from diffusers.hooks.layerwise_casting import LayerwiseCastingHook
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
 from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
+from .number_arguments import finite_number
 
 
 logger = logging.get_logger(__name__)
@@ -80,8 +80,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         """Choose the active adapters and weigh them, as `PeftAdapterMixin` does.
 
         Raises:
-            TypeError: A weight is no number.
-            ValueError: A weight is not finite, or their number is another than that of the adapters.
+            ValueError: A weight is no finite number, or their number is another than that of the adapters.
         """
         checked = checked_weights(adapter_names, weights)
         changed = [name for name, module in self.named_modules() if isinstance(module, BaseTunerLayer)]
@@ -268,11 +267,10 @@ def check_arrived(model: Any, adapter_name: str, tensors: Mapping[str, Tensor]) 
 
 
 def checked_weights(names: list[str] | str, weights: Any) -> list[Any]:
-    """One weight per adapter, all of them finite numbers, or numbers by parts of module names.
+    """One weight per adapter: a finite number, numbers by parts of module names, or None for 1.
 
     Raises:
-        TypeError: A weight is no number.
-        ValueError: A weight is not finite, or their number is another than that of the adapters.
+        ValueError: A weight is no finite number, or their number is another than that of the adapters.
     """
     num_adapters = 1 if isinstance(names, str) else len(names)
     values = list(weights) if isinstance(weights, list | tuple) else [weights] * num_adapters
@@ -280,23 +278,15 @@ def checked_weights(names: list[str] | str, weights: Any) -> list[Any]:
         raise ValueError(
             f"`adapter_weights` must be one per adapter, got {len(values)} for {num_adapters}; give one for each"
         )
-    for value in values:
-        check_weight(value)
-    return values
+    return [checked_weight(value) for value in values]
 
 
-def check_weight(value: Any) -> None:
-    """Refuse a weight that is no finite number, nor finite numbers by name.
+def checked_weight(value: Any) -> Any:
+    """A weight whose numbers are all finite floats.
 
     Raises:
-        TypeError: It is no number.
-        ValueError: It is not finite.
+        ValueError: One is not.
     """
     if isinstance(value, Mapping):
-        for part in value.values():
-            check_weight(part)
-        return
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise TypeError(f"`adapter_weights` must be numbers, got {value!r}; 1.0 is the adapter as it was trained")
-    if value is not None and not isfinite(value):
-        raise ValueError(f"`adapter_weights` must be finite, got {value}; 1.0 is the adapter as it was trained")
+        return {part: checked_weight(weight) for part, weight in value.items()}
+    return None if value is None else finite_number("adapter_weights", value, "1.0 is the adapter as it was trained")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
 from .media import resample
+from .number_arguments import positive_number, whole_number
 
 
 MEL_FLOOR = 1e-5
@@ -43,13 +44,11 @@ class JoVAAudioCodec:
     """
 
     def __init__(self, audio_vae: Any, vocoder: Any, chunk_mel_frames: int = 512) -> None:
-        if chunk_mel_frames < 1:
-            raise ValueError(f"`chunk_mel_frames` must be at least 1, got {chunk_mel_frames}; use 512")
         self._vae: _AudioVAE = (
             _SpectrogramVAE(audio_vae) if "mel_hop_length" in audio_vae.config else _WaveformVAE(audio_vae)
         )
         self._vocoder = _Vocoder(vocoder)
-        self._chunk_mel_frames = chunk_mel_frames
+        self._chunk_mel_frames = whole_number("chunk_mel_frames", chunk_mel_frames, least=1)
         self._check_that_both_fit()
 
     @property
@@ -75,8 +74,7 @@ class JoVAAudioCodec:
 
     def num_latents_for(self, duration_s: float) -> int:
         """Number of latents whose duration is nearest to ``duration_s`` seconds, at least 1."""
-        if not (math.isfinite(duration_s) and duration_s > 0):
-            raise ValueError(f"`duration_s` must be a positive number of seconds, got {duration_s}; use 5.0, say")
+        duration_s = positive_number("duration_s", duration_s, "use 5.0, say")
         return max(1, math.floor(duration_s * self.latent_rate_hz + 0.5))
 
     def num_samples_for(self, num_latents: int) -> int:

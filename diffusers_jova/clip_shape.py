@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .audio_codec import JoVAAudioCodec
+from .latent_lengths import whole_frames
 from .media import resample
 from .media_arrays import Audio
 
@@ -78,11 +79,6 @@ def fill_with_silence(waveform: Tensor, duration_s: float, sampling_rate: int) -
     return set_length(waveform, num_samples)
 
 
-def whole_latents(num_frames: int, temporal_factor: int) -> int:
-    """The largest number of frames up to `num_frames` that fills whole latents: `temporal_factor` * k + 1."""
-    return max(0, num_frames - 1) // temporal_factor * temporal_factor + 1
-
-
 def frames_of_given_media(
     video: np.ndarray | None, audio: Audio | None, sampling_rate: int | None, frame_rate: float, temporal_factor: int
 ) -> int | None:
@@ -98,11 +94,11 @@ def frames_of_given_media(
         temporal_factor: Frames per latent after the first.
     """
     if audio is None or sampling_rate is None:
-        return None if video is None else whole_latents(len(video), temporal_factor)
+        return None if video is None else whole_frames(len(video), temporal_factor)
     num_sound_frames = math.ceil((np.shape(audio)[-1] - 0.5) / sampling_rate * frame_rate)  # clips round to samples
     if video is not None and num_sound_frames < len(video) + temporal_factor:
-        return whole_latents(len(video), temporal_factor)
-    return whole_latents(num_sound_frames + temporal_factor - 1, temporal_factor)
+        return whole_frames(len(video), temporal_factor)
+    return whole_frames(num_sound_frames + temporal_factor - 1, temporal_factor)
 
 
 def cut_video(video: np.ndarray, num_frames: int | None, temporal_factor: int) -> np.ndarray:
@@ -114,7 +110,7 @@ def cut_video(video: np.ndarray, num_frames: int | None, temporal_factor: int) -
         temporal_factor: Frames per latent after the first.
     """
     length = len(video) if num_frames is None else min(len(video), num_frames)
-    kept = whole_latents(length, temporal_factor)
+    kept = whole_frames(length, temporal_factor)
     if kept < len(video):
         reason = f"the clip has {num_frames}" if num_frames == kept else f"latents hold {temporal_factor}k + 1"
         logger.warning(f"`video` of {len(video)} frames is cut to its first {kept}: {reason}")

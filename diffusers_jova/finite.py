@@ -6,18 +6,19 @@ import torch
 from torch import Tensor, nn
 
 
-def check_finite_inputs(given: Mapping[str, Tensor | None]) -> None:
+def check_finite_inputs(given: Mapping[str, Tensor | None], advice: str = "check what made it") -> None:
     """Refuse tensors with NaN or infinity.
 
     Args:
         given: What a call is given, of any shape, by the name of its argument.
+        advice: What to do about it.
 
     Raises:
         ValueError: Naming the argument.
     """
     for name, tensor in given.items():
         if tensor is not None and not is_finite(tensor):
-            raise ValueError(f"`{name}` must be finite, got NaN or infinity; check what made it")
+            raise ValueError(f"`{name}` must be finite, got NaN or infinity; {advice}")
 
 
 def check_finite_samples(

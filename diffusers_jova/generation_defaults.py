@@ -6,8 +6,11 @@ from dataclasses import dataclass, fields, replace
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .guidance import Guidance
-from .number_formats import finite_number, whole_number
+from .guidance import Guidance, rising_fractions
+from .number_arguments import finite_number, whole_number
+
+
+COUNTED = ("num_inference_steps", "max_sequence_length")  # from 1 on; sizes are checked against their codec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +75,7 @@ class GenerationDefaults:
                 raise ValueError(
                     f"`defaults` must name arguments of the pipeline, got {name!r}; did you mean {near!r}"
                 )
-        # JSON has no tuples
-        read: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
-        return cls(**read)
+        return cls(**values)
 
     def __post_init__(self) -> None:
         """Refuse what is no number where one belongs, and guidance that cannot be."""
@@ -85,8 +86,10 @@ class GenerationDefaults:
             if value is None and NoneType in options:
                 continue
             if int in options:
-                object.__setattr__(self, name, whole_number(name, value))
-            elif float in options and get_origin(kind) is not tuple:
+                object.__setattr__(self, name, whole_number(name, value, 1 if name in COUNTED else None))
+            elif get_origin(kind) is tuple:
+                object.__setattr__(self, name, rising_fractions(name, value))
+            elif float in options:
                 object.__setattr__(self, name, finite_number(name, value))
         self.guidance()  # checks itself
 

@@ -26,17 +26,17 @@ A scale of 1 switches its term off; a scale of 0 is a scale of 0.
 Letters: B batch, C channels, F latent frames, H and W latent height and width, L audio latents.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
+from .number_arguments import finite_number
 from .scheduling_flow_match_av import expand_sigma, predict_data
 
 
@@ -157,17 +157,12 @@ class Guidance:
         if self.uncoupled_text not in ("empty", "kept"):
             raise ValueError(f"`uncoupled_text` must be 'empty' or 'kept', got {self.uncoupled_text!r}")
         for name in ("guidance_interval", "coupling_interval"):
-            start, stop = getattr(self, name)
-            if not 0 <= start <= stop <= 1:
-                raise ValueError(
-                    f"`{name}` must be two rising fractions of the steps, 0 <= start <= stop <= 1, got {(start, stop)}"
-                )
-        for name in ("guidance_scale", "coupling_scale", "speaker_scale"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"`{name}` must be a finite number, got {getattr(self, name)}; 1 is off")
+            object.__setattr__(self, name, rising_fractions(name, getattr(self, name)))
+        for name in ("guidance_scale", "coupling_scale", "speaker_scale", "guidance_rescale", "apg_eta"):
+            object.__setattr__(self, name, finite_number(name, getattr(self, name)))
         if not 0 <= self.guidance_rescale <= 1:
             raise ValueError(f"`guidance_rescale` must be in [0, 1], got {self.guidance_rescale}; 0 is off")
-        if self.apg_threshold is not None and not self.apg_threshold >= 0:  # written so that NaN fails as well
+        if self.apg_threshold is not None and finite_number("apg_threshold", self.apg_threshold) < 0:
             raise ValueError(f"`apg_threshold` must not be negative, got {self.apg_threshold}; None is off")
 
     @property
@@ -215,6 +210,24 @@ class Guidance:
         if self.guidance_rescale > 0:
             data = rescale(data, conditional, self.guidance_rescale)
         return torch.where(sigma > 0, (sample - data) / sigma.clamp(min=1e-6), velocity)
+
+
+def rising_fractions(name: str, interval: Any) -> tuple[float, float]:
+    """An interval of the steps, as two floats.
+
+    Args:
+        name: Argument that it is given as.
+        interval: Two numbers, a list of JSON too.
+
+    Raises:
+        ValueError: It is none.
+    """
+    pair = [finite_number(name, end) for end in interval] if isinstance(interval, tuple | list) else []
+    if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1:
+        raise ValueError(
+            f"`{name}` must be two rising fractions of the steps, 0 <= start <= stop <= 1, got {interval!r}"
+        )
+    return pair[0], pair[1]
 
 
 def project(guided: Tensor, conditional: Tensor, weight: float, threshold: float, eta: float = 0.0) -> Tensor:

@@ -21,12 +21,18 @@ from torch import Tensor
 from .adapter_layers import JoVAAdapterMixin
 from .context_parallel import JoVAContextParallelMixin
 from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
+from .number_arguments import finite_number, whole_numbers
 from .single_file import JoVASingleFileMixin
 from .step_caches import JoVACacheMixin
 from .temporal_rope import TemporalAlignment, check_alignment
 
 
 MODALITIES = ("video", "audio")  # packed order
+BLOCK_COUNTS = ("num_layers", "num_single_layers")
+SIZES = (  # of a config, from 1 on
+    *("in_channels", "out_channels", "audio_in_channels", "num_attention_heads", "attention_head_dim", "ffn_dim"),
+    *("text_dim", "freq_dim", "temporal_compression_ratio", "audio_position_table_size"),
+)
 ARGUMENTS = {
     "hidden_states": "Video latents [B, in_channels, F, H, W], or None.",
     "audio_hidden_states": "Audio latents [B, L, C], or None.",
@@ -38,7 +44,7 @@ ARGUMENTS = {
     "audio_latent_rate_hz": "Audio latents per second.",
     "coupled": "Whether video and audio read each other: True, False, `'a2v'` (video reads audio), `'v2a'` (audio "
     "reads video), or a sequence with one of these per sample.",
-    "attention_kwargs": "May carry `scale`, the weight of LoRA layers.",
+    "attention_kwargs": "May carry `scale`, the weight of LoRA layers, and nothing else.",
     "return_dict": "Whether to return a `JoVATransformerOutput` instead of a tuple.",
 }
 RETURNS = "Velocities [B, out_channels, F, H, W] and [B, L, C]; None for an absent modality."
@@ -125,12 +131,27 @@ class JoVATransformerMixin(JoVAContextParallelMixin, JoVAAdapterMixin, JoVACache
 
     _supports_gradient_checkpointing = True
 
+    def check_sizes(self) -> None:
+        """Refuse a config whose sizes are no counts, or that has no blocks; its numbers become ints.
+
+        Raises:
+            ValueError: Naming the field.
+        """
+        config = self.config
+        sizes = {name: config[name] for name in SIZES if name in config}
+        blocks = {name: config[name] for name in BLOCK_COUNTS if name in config}
+        least = 2 - len(blocks)  # of two kinds of blocks, one may be missing
+        self.register_to_config(**whole_numbers(sizes, least=1), **whole_numbers(blocks, least))
+        if not any(blocks.values()):
+            raise ValueError(f"`{'` and `'.join(blocks)}` must not both be 0, got no block; the paper has 16 and 40")
+
     def read_inputs(
         self,
         latents: tuple[Tensor | None, Tensor | None],
         timesteps: tuple[Tensor, Tensor | None],
         text: tuple[Tensor, Tensor | None, Tensor | None],
         audio_text: tuple[Tensor | None, Tensor | None, Tensor | None],
+        attention_kwargs: Mapping[str, Any] | None,
     ) -> dict[str, ModalityInput]:
         """Check the arguments of a `forward` and let audio take from video what it does not have.
 
@@ -139,13 +160,16 @@ class JoVATransformerMixin(JoVAContextParallelMixin, JoVAAdapterMixin, JoVACache
             timesteps: Of video and audio; None for audio takes video's.
             text: Features of both encoders and mask, for video.
             audio_text: The same for audio, which without features reads `text`.
+            attention_kwargs: What is left of them once adapters are weighed.
 
         Returns:
             The inputs of every modality that is present, in packed order.
 
         Raises:
-            ValueError: Shapes do not fit, both modalities are absent, or the audio has a mask without a text.
+            ValueError: Shapes do not fit, both modalities are absent, the audio has a mask without a text, or
+                `attention_kwargs` hold more than `scale`.
         """
+        check_attention_kwargs(attention_kwargs)
         media = present_media(*latents)
         timestep, audio_timestep = timesteps
         times = {"video": timestep, "audio": timestep if audio_timestep is None else audio_timestep}
@@ -188,6 +212,21 @@ def own_text(features: Tensor | None, features_2: Tensor | None, mask: Tensor | 
             "for the video's text"
         )
     return None
+
+
+def check_attention_kwargs(attention_kwargs: Any) -> None:
+    """Refuse what no transformer reads, and a weight of adapters that is no finite number.
+
+    Raises:
+        ValueError: Naming the entries.
+    """
+    if attention_kwargs is None:
+        return
+    if not isinstance(attention_kwargs, Mapping):
+        raise ValueError(f"`attention_kwargs` must be a dict, got {attention_kwargs!r}; pass `{{'scale': 0.5}}`, say")
+    if unknown := [name for name in attention_kwargs if name != "scale"]:
+        raise ValueError(f"`attention_kwargs` must have no entries but `scale`, got {unknown}; leave these out")
+    finite_number("attention_kwargs['scale']", attention_kwargs.get("scale", 1.0), "1 is the adapter as trained")
 
 
 def check_positions(

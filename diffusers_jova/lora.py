@@ -76,9 +76,8 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
                 name; 1 if not given.
 
         Raises:
-            TypeError: A weight is no number.
-            ValueError: A weight is not finite, their number is another than that of the adapters, or a component has
-                no adapters.
+            ValueError: A weight is no finite number, their number is another than that of the adapters, or a component
+                has no adapters.
         """
         weights = checked_weights(adapter_names, adapter_weights)
         for weight in weights:

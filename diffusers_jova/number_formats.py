@@ -1,7 +1,5 @@
-"""Numbers at the door: in which format components are loaded, and what counts as a number in an argument."""
+"""In which number format each component of a pipeline is loaded."""
 
-import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,25 +22,12 @@ def component_dtypes(dtype: torch.dtype | Mapping[str, Any] | str | None) -> dic
     return {**dict.fromkeys(("default", *CODECS), torch.float32), **named}
 
 
-def whole_number(name: str, value: Any) -> int:
-    """A count as an int; numpy's integers are, a bool, a text or a float is none.
+def component_dtype(dtype: torch.dtype | Mapping[str, Any] | str | None, name: str) -> torch.dtype | None:
+    """The format in which `component_dtypes` lets one component be loaded; None for a word of diffusers' own.
 
-    Raises:
-        ValueError: Naming the argument.
+    Args:
+        dtype: As in `component_dtypes`.
+        name: Of the component.
     """
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)
-    raise ValueError(f"`{name}` must be a whole number, got {value!r}; write it without quotes and without a point")
-
-
-def finite_number(name: str, value: Any) -> float:
-    """A finite real number as a float; a bool or a text is none.
-
-    Raises:
-        ValueError: Naming the argument.
-    """
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise ValueError(f"`{name}` must be a number, got {value!r}; write it without quotes")
-    if not math.isfinite(value):
-        raise ValueError(f"`{name}` must be finite, got {value}; leave it out for the model's own")
-    return float(value)
+    formats = component_dtypes(dtype)
+    return None if isinstance(formats, str) else formats.get(name, formats["default"])

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from jova_cli.clip_limits import ClipLimits, rounded_down
 
+from .finite import check_finite_inputs
 from .generation_defaults import GenerationDefaults
-from .media_arrays import MAX_FRAME_RATE_HZ, MIN_FRAME_RATE_HZ, Audio
-from .number_formats import whole_number
-from .pictures import Fit, Pictures, check_fit
+from .media_arrays import MAX_FRAME_RATE_HZ, MIN_FRAME_RATE_HZ
+from .number_arguments import whole_number
+from .pictures import Fit, check_fit
 from .prompt import JoVAPrompt, PromptEmbeds, check_text
 from .transformer_jova import MODALITIES
 
@@ -51,7 +52,7 @@ class CallInputs:
     audio_negative_prompt_embeds: PromptEmbeds | Tensor | None
     output_type: str
     callback_on_step_end: Callable[..., dict[str, Any] | None] | None
-    callback_tensors: Sequence[str]
+    callback_on_step_end_tensor_inputs: Sequence[str]
 
     @property
     def negatives(self) -> dict[str, tuple[Prompts | None, PromptEmbeds | Tensor | None]]:
@@ -146,13 +147,12 @@ def check_output(inputs: CallInputs, known_tensors: Sequence[str]) -> None:
     """
     check_fit(inputs.fit)
     num_videos, output_type, callback = inputs.num_videos_per_prompt, inputs.output_type, inputs.callback_on_step_end
-    if whole_number("num_videos_per_prompt", num_videos) < 1:
-        raise ValueError(f"`num_videos_per_prompt` must be at least 1, got {num_videos}; use 1")
+    whole_number("num_videos_per_prompt", num_videos, least=1)
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"`output_type` must be one of {list(OUTPUT_TYPES)}, got {output_type!r}; use 'np', say")
     if callback is not None and not callable(callback):
         raise ValueError(f"`callback_on_step_end` must be callable, got {callback!r}; pass a function or leave it out")
-    if unknown := [name for name in inputs.callback_tensors if name not in known_tensors]:
+    if unknown := [name for name in inputs.callback_on_step_end_tensor_inputs if name not in known_tensors]:
         if hasattr(callback, "tensor_inputs"):
             raise ValueError(
                 f"`tensor_inputs` of a {type(callback).__name__} must be in {list(known_tensors)}, got {unknown}; "
@@ -163,26 +163,32 @@ def check_output(inputs: CallInputs, known_tensors: Sequence[str]) -> None:
         )
 
 
-def check_modalities(
-    modalities: Sequence[str],
-    image: Pictures | None,
-    video: Pictures | None,
-    audio: Audio | None,
-    speaker_embeds: Tensor | None,
-) -> None:
-    """Refuse modalities that do not exist, and media or voices given for one that takes no part."""
+GIVEN_FOR = (  # a modality
+    *(("image", "video"), ("video", "video"), ("latents", "video")),
+    *(("audio", "audio"), ("speaker_embeds", "audio"), ("audio_latents", "audio")),
+)
+
+
+def check_modalities(inputs: CallInputs) -> None:
+    """Refuse modalities that do not exist, and what is given for one that takes no part."""
+    modalities = inputs.modalities
     if not modalities or any(name not in MODALITIES for name in modalities):
         raise ValueError(f"`modalities` must be a choice of {list(MODALITIES)}, got {list(modalities)}")
-    for name, value, modality in (
-        ("image", image, "video"),
-        ("video", video, "video"),
-        ("audio", audio, "audio"),
-        ("speaker_embeds", speaker_embeds, "audio"),
-    ):
-        if value is not None and modality not in modalities:
+    for name, modality in GIVEN_FOR:
+        if getattr(inputs, name) is not None and modality not in modalities:
             raise ValueError(f"`{name}` must be None where `modalities` lacks {modality!r}; leave one of them out")
-    if image is not None and video is not None:
+    if inputs.image is not None and inputs.video is not None:
         raise ValueError("`image` and `video` must not both be given; a given video brings its first frame")
+
+
+def check_generator(generator: Any) -> None:
+    """Refuse what is no source of noise, such as a seed."""
+    listed = generator if isinstance(generator, list) else [generator]
+    if generator is not None and not all(isinstance(item, torch.Generator) for item in listed):
+        raise ValueError(
+            f"`generator` must be a torch.Generator or a list of them, got {generator!r}; pass "
+            "`torch.Generator().manual_seed(seed)`"
+        )
 
 
 def check_speakers(
@@ -212,8 +218,7 @@ def check_speakers(
             f"`speaker_embeds` must be a tensor [P, {speaker_dim}] or [B, P, {speaker_dim}], got {shape}; use the "
             f"speaker encoder that the model was trained with"
         )
-    if not speaker_embeds.isfinite().all():
-        raise ValueError("`speaker_embeds` must be finite, got NaN or infinity; use zeros for an unknown voice")
+    check_finite_inputs({"speaker_embeds": speaker_embeds}, "use zeros for an unknown voice")
     if prompt_embeds is not None:
         check_speaker_positions(prompt_embeds)
     elif speaker_token is None:
@@ -270,16 +275,6 @@ def check_frame_rate(frame_rate: float) -> None:
         raise ValueError(
             f"`frame_rate` must be positive, from {MIN_FRAME_RATE_HZ:g} to {MAX_FRAME_RATE_HZ:g}, got {frame_rate}; "
             "use 16 or 24, say"
-        )
-
-
-def check_frame_count(num_frames: int, temporal_factor: int) -> None:
-    """Refuse a number of frames that does not fill whole latents."""
-    if num_frames < 1 or (num_frames - 1) % temporal_factor:
-        below = max(0, num_frames - 1) // temporal_factor * temporal_factor + 1
-        raise ValueError(
-            f"`num_frames` must be {temporal_factor}k + 1 (the video VAE compresses time by {temporal_factor}), "
-            f"got {num_frames}; use {below} or {below + temporal_factor}"
         )
 
 

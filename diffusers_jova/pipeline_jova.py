@@ -27,21 +27,24 @@ from jova_cli.shipped import find_model
 
 from .call_guard import one_thread_at_a_time
 from .clip_shape import ClipShape
+from .component_fit import check_components
 from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
 from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
+from .joint_transformer import check_attention_kwargs
+from .latent_lengths import check_whole_frames
 from .lora import JoVALoraLoaderMixin
 from .media_arrays import Audio
 from .media_reading import Sound
 from .media_reading import Video as ReadVideo
 from .model_folder import explained_configs
-from .number_formats import component_dtypes
+from .number_formats import component_dtype, component_dtypes
 from .pictures import Fit, Pictures
 from .pipeline_checks import (
     CallInputs,
     Prompts,
-    check_frame_count,
+    check_generator,
     check_given_audio,
     check_limits,
     check_modalities,
@@ -58,16 +61,10 @@ from .prompt import PROMPT_TEMPLATE, PromptEmbeds
 from .prompt_encoder import JoVAPromptEncoderMixin
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .single_file import load_single_file
-from .step_callback import (
-    CALLBACK_TENSORS,
-    check_answer,
-    offered_tensors,
-    replaced_samples,
-    replaced_text,
-    settings_after_callback,
-)
+from .step_callback import CALLBACK_TENSORS, call_back, settings_after_callback
 from .transformer_jova import MODALITIES, JoVATransformer3DModel
 from .transformer_jova_wan import JoVAWanTransformer3DModel
+from .unread_arguments import ReadingCall, warn_of_unread
 from .video_codec import JoVAVideoCodec
 
 
@@ -139,16 +136,17 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             tokenizer_2=tokenizer_2,
             text_encoder_2=text_encoder_2,
         )
+        check_domain(domain)
+        check_template(prompt_template)
+        self.defaults = GenerationDefaults.from_dict(defaults or {})
         self.register_to_config(
             prompt_template=prompt_template,
             pads_text_with_zeros=pads_text_with_zeros,
             speaker_token=speaker_token,
-            defaults=dict(defaults or {}),
+            defaults={name: getattr(self.defaults, name) for name in defaults or {}},
             domain=domain,
         )
-        check_domain(domain)
-        check_template(prompt_template)
-        self.defaults = GenerationDefaults.from_dict(defaults or {})
+        check_components(self.components)
         spatial_factor = 8 if vae is None else JoVAVideoCodec(vae).spatial_factor
         self.video_processor = VideoProcessor(vae_scale_factor=spatial_factor)
         self.begin_call(self.defaults, None)
@@ -206,13 +204,9 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
                 "`config` must be the folder of a pipeline, because a single file holds a transformer alone, got "
                 "None; pass `config=folder`, or load all of it with `from_pretrained(folder)`"
             )
-        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        if isinstance(dtype, Mapping):
-            dtype = dtype.get("transformer", dtype.get("default"))
-        dtypes = {"dtype": dtype} if isinstance(dtype, torch.dtype) else {}
-        return cls.from_pretrained(
-            config, transformer=load_single_file(pretrained_model_link_or_path, **dtypes), **kwargs
-        )
+        dtype = component_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")), "transformer")
+        transformer = load_single_file(pretrained_model_link_or_path, **({} if dtype is None else {"dtype": dtype}))
+        return cls.from_pretrained(config, transformer=transformer, **kwargs)
 
     # 1. What a call is about
 
@@ -268,7 +262,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         for name in ("transformer", "scheduler"):
             if getattr(self, name) is None:
                 raise ValueError(f"`{name}` must be loaded to generate anything, got None; load it")
-        check_modalities(inputs.modalities, inputs.image, inputs.video, inputs.audio, inputs.speaker_embeds)
+        check_modalities(inputs)
         inputs = self.settle_media(inputs)
         settings = settings.override(frame_rate=inputs.frame_rate)
         given, inputs = inputs, self.settle_length(inputs, settings.frame_rate)
@@ -280,20 +274,21 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             settings = settings.override(audio_speaker_scale=1.0)
         callback: Any = inputs.callback_on_step_end
         if hasattr(callback, "tensor_inputs"):  # a callback object of diffusers knows what it reads
-            inputs = replace(inputs, callback_tensors=callback.tensor_inputs)
+            inputs = replace(inputs, callback_on_step_end_tensor_inputs=callback.tensor_inputs)
         return inputs, settings
 
     def check_inputs(self, inputs: CallInputs, settings: GenerationDefaults) -> None:
         """Raise a ValueError that says what to do for every settled argument of a call that cannot be served."""
         check_prompts(inputs.prompt, inputs.prompt_embeds, inputs.negatives)
         check_output(inputs, self._callback_tensor_inputs)
+        check_generator(inputs.generator)
         config = self.transformer.config
         check_speakers(
             inputs.speaker_embeds, config.get("speaker_dim"), self.config.speaker_token, inputs.prompt_embeds
         )
         if "video" in inputs.modalities or self.vae is not None:
             check_size(settings, self.video_codec.spatial_factor, config.patch_size)
-        check_frame_count(settings.num_frames, self.temporal_factor)
+        check_whole_frames(settings.num_frames, self.temporal_factor)
         check_given_audio(inputs, settings, self.temporal_factor)
 
     def clip_shape(self, inputs: CallInputs, settings: GenerationDefaults) -> ClipShape:
@@ -308,19 +303,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             num_audio_latents=self.audio_codec.num_latents_for(duration_s) if "audio" in inputs.modalities else 0,
         )
 
-    # 3. After a step
-
-    def call_back(
-        self, inputs: CallInputs, step: int, timestep: Tensor, samples: dict[str, Tensor], text: TextConditions
-    ) -> tuple[dict[str, Tensor], TextConditions]:
-        """Let the callback of a call see a step, and take what it returns."""
-        assert inputs.callback_on_step_end is not None
-        tensors = offered_tensors(samples, text)
-        chosen = {name: tensors[name] for name in inputs.callback_tensors}
-        answer = check_answer(inputs.callback_on_step_end(self, step, timestep, chosen))
-        return replaced_samples(samples, answer), replaced_text(text, answer)
-
-    # 4. The call
+    # 3. The call
 
     @torch.no_grad()
     @one_thread_at_a_time
@@ -429,7 +412,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             max_sequence_length: Longest prompt in tokens.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`.
             return_dict: Whether to return a `JoVAPipelineOutput` instead of a tuple.
-            attention_kwargs: May carry `scale`, the weight of LoRA layers.
+            attention_kwargs: May carry `scale`, the weight of LoRA layers, and nothing else.
             callback_on_step_end: Called as `callback(pipeline, step, timestep, tensors)` after each step; may return
                 a dict that replaces tensors.
             callback_on_step_end_tensor_inputs: Names of the tensors it gets, of `_callback_tensor_inputs`.
@@ -460,28 +443,30 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             audio_negative_prompt_embeds=audio_negative_prompt_embeds,
             output_type=output_type,
             callback_on_step_end=callback_on_step_end,
-            callback_tensors=callback_on_step_end_tensor_inputs,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        settings = self.defaults.override(
-            height=height,
-            width=width,
-            frame_rate=frame_rate,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            audio_guidance_scale=audio_guidance_scale,
-            coupling_scale=coupling_scale,
-            audio_coupling_scale=audio_coupling_scale,
-            audio_speaker_scale=audio_speaker_scale,
-            uncoupled_text=uncoupled_text,
-            guidance_interval=guidance_interval,
-            coupling_interval=coupling_interval,
-            guidance_rescale=guidance_rescale,
-            audio_guidance_rescale=audio_guidance_rescale,
-            apg_threshold=apg_threshold,
-            audio_apg_threshold=audio_apg_threshold,
-            max_sequence_length=max_sequence_length,
-        )
-        inputs, settings = self.settle(inputs, settings)
+        own = {
+            "height": height,
+            "width": width,
+            "frame_rate": frame_rate,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "audio_guidance_scale": audio_guidance_scale,
+            "coupling_scale": coupling_scale,
+            "audio_coupling_scale": audio_coupling_scale,
+            "audio_speaker_scale": audio_speaker_scale,
+            "uncoupled_text": uncoupled_text,
+            "guidance_interval": guidance_interval,
+            "coupling_interval": coupling_interval,
+            "guidance_rescale": guidance_rescale,
+            "audio_guidance_rescale": audio_guidance_rescale,
+            "apg_threshold": apg_threshold,
+            "audio_apg_threshold": audio_apg_threshold,
+            "max_sequence_length": max_sequence_length,
+        }
+        given = own | vars(inputs) | {"sigmas": sigmas, "audio_sigmas": audio_sigmas}
+        check_attention_kwargs(attention_kwargs)
+        inputs, settings = self.settle(inputs, self.defaults.override(**own))
         self.check_inputs(inputs, settings)
         self.begin_call(settings, attention_kwargs)
         speakers = self.place_speakers(  # here, to refuse voices without a place before anything is encoded
@@ -511,10 +496,20 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             attention_kwargs=attention_kwargs,
             generator=generator,
         )
-        check_something_is_generated([name for name in modalities if denoiser.generates(name)], list(media.latents))
+        generated = [name for name in modalities if denoiser.generates(name)]
+        check_something_is_generated(generated, list(media.latents))
 
         # 4. Encode text
         self._needs_negative_prompt = denoiser.needs_negative_prompt(modalities)
+        warn_of_unread(
+            ReadingCall(
+                given=given,
+                settings=settings,
+                modalities=modalities,
+                generated=generated,
+                reads_negative_prompt=self._needs_negative_prompt,
+            )
+        )
         encoded = self.encode_prompt(
             prompt,
             negative_prompt,
@@ -542,7 +537,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
                 samples = denoiser.step(step, samples, text)
                 check_finite_samples(samples, step, self._num_timesteps, self.transformer)
                 if callback_on_step_end is not None:
-                    samples, text = self.call_back(inputs, step, timestep, samples, text)
+                    samples, text = call_back(self, inputs, step, timestep, samples, text)
                     check_finite_samples(samples, step, self._num_timesteps, self.transformer, by_callback=True)
                     guided = settings_after_callback(settings, self._guidance_scale, self._audio_guidance_scale)
                     denoiser = replace(denoiser, guidance=guided.guidance())

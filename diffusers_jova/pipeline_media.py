@@ -18,18 +18,12 @@ from jova_cli.clip_limits import ClipLimits, clip_limits
 
 from .audio_codec import JoVAAudioCodec
 from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given_media, set_length
-from .conditions import (
-    GivenLatents,
-    condition_channels,
-    continue_sound,
-    repeat_to_batch,
-    to_waveform_batch,
-    unpack_audio,
-    unpack_video,
-)
+from .conditions import GivenLatents, condition_channels, repeat_to_batch
 from .finite import check_finite_inputs, finite_output
+from .given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
+from .latent_lengths import num_frames_of
 from .media_arrays import check_sampling_rate
-from .number_formats import whole_number
+from .number_arguments import whole_number
 from .pictures import Fit, describe_fit, fit_pictures, to_frames, to_pictures, to_signed
 from .pipeline_checks import CallInputs, check_frame_rate
 from .video_codec import JoVAVideoCodec
@@ -156,7 +150,9 @@ class JoVAMediaMixin:
                 logger.warning("the sound of `video` is not used; pass the same as `audio` for it to stay")
             inputs = replace(inputs, video=to_frames("video", frames), frame_rate=frame_rate)
         if inputs.audio_sampling_rate is not None:  # here, because it sets the length of the clip
-            check_sampling_rate("audio_sampling_rate", inputs.audio_sampling_rate)
+            rate_hz = whole_number("audio_sampling_rate", inputs.audio_sampling_rate)
+            check_sampling_rate("audio_sampling_rate", rate_hz)
+            inputs = replace(inputs, audio_sampling_rate=rate_hz)
         if inputs.audio is not None:
             audio, sampling_rate = unpack_audio(inputs.audio, inputs.audio_sampling_rate)
             waveform = to_waveform_batch(audio, self.audio_codec.num_channels)
@@ -319,7 +315,7 @@ class JoVAMediaMixin:
         if given is None:
             return self.video_processor.postprocess_video(self.decode_latents(latents), output_type=output_type)
         frames = repeat_to_batch("video", given, latents.shape[0])
-        if frames.shape[2] < (latents.shape[2] - 1) * self.temporal_factor + 1:
+        if frames.shape[2] < num_frames_of(latents.shape[2], self.temporal_factor):
             generated = self.decode_latents(latents)[:, :, frames.shape[2] :].float()
             frames = torch.cat([frames.to(generated), generated], dim=2)
         return self.video_processor.postprocess_video(frames, output_type=output_type)

@@ -16,7 +16,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -33,7 +33,7 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from .flow_schedulers import OWN_SCHEDULER, check_predicts_flow, declared_shift, with_shift
-from .number_formats import whole_number
+from .number_arguments import finite_number, positive_number, whole_number
 
 
 Sigmas = TypeVar("Sigmas", Tensor, np.ndarray)
@@ -158,9 +158,9 @@ class SigmaMixture:
     clean_audio: float = 0.2
 
     def __post_init__(self) -> None:
-        probabilities = astuple(self)
+        probabilities = [finite_number(name, value, "0 leaves it out") for name, value in asdict(self).items()]
         if min(probabilities) < 0 or not math.isclose(sum(probabilities), 1, abs_tol=1e-6):
-            raise ValueError(f"`SigmaMixture` must be four probabilities that sum to 1, got {probabilities}")
+            raise ValueError(f"`SigmaMixture` must be four probabilities that sum to 1, got {astuple(self)}")
 
 
 COUPLINGS: Mapping[str, SigmaMixture] = MappingProxyType(
@@ -222,19 +222,23 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
         solver: Literal["euler", "unipc"] = "euler",
     ) -> None:
-        for name, value in (("shift", shift), ("audio_shift", audio_shift)):
-            if not isinstance(value, int | float) or not 0 < value < math.inf:  # written so that NaN fails as well
-                raise ValueError(f"`{name}` must be positive and finite, got {value!r}; 1 leaves the schedule uniform")
-        if whole_number("num_train_timesteps", num_train_timesteps) < 1:
-            raise ValueError(f"`num_train_timesteps` must be at least 1, got {num_train_timesteps}; use 1000")
         if solver not in SOLVERS:
             raise ValueError(f"`solver` must be one of {sorted(SOLVERS)}, got {solver!r}")
-        self.video = SOLVERS[solver](num_train_timesteps=num_train_timesteps)
-        self.audio = SOLVERS[solver](num_train_timesteps=num_train_timesteps)
+        self.video, self.audio = (
+            SOLVERS[solver](num_train_timesteps=self.config["num_train_timesteps"]) for _ in range(2)
+        )
         self._start(torch.zeros(1), torch.zeros(1))
 
     def register_to_config(self, **kwargs: Any) -> None:
-        """Keep what other schedulers read from this config in step with ``shift`` and ``audio_shift``."""
+        """Keep what other schedulers read from this config in step with ``shift`` and ``audio_shift``.
+
+        Raises:
+            ValueError: A shift or the number of timesteps is no number that a schedule can have.
+        """
+        for name in {"shift", "audio_shift"} & {*kwargs}:
+            kwargs[name] = positive_number(name, kwargs[name], "1 leaves the schedule uniform")
+        if "num_train_timesteps" in kwargs:
+            kwargs["num_train_timesteps"] = whole_number("num_train_timesteps", kwargs["num_train_timesteps"], least=1)
         super().register_to_config(**kwargs)
         super().register_to_config(
             prediction_type="flow_prediction",
@@ -289,6 +293,8 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
             audio_sigmas: Audio noise levels, likewise. Without them audio keeps pace with video: at each step its
                 level is the video level shifted by ``audio_shift / shift`` (the same level if the shifts agree).
         """
+        if num_inference_steps is not None:
+            num_inference_steps = whole_number("num_inference_steps", num_inference_steps)
         if self.config["solver"] in SOLVERS:
             schedules = self._schedules(num_inference_steps, sigmas, audio_sigmas)
             for solver, schedule in zip((self.video, self.audio), schedules, strict=True):
@@ -320,20 +326,21 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         self, num_inference_steps: int | None, sigmas: Sequence[float] | None, audio_sigmas: Sequence[float] | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Compute the N noise levels of each modality in double precision."""
-        lengths = {len(x) for x in (sigmas, audio_sigmas) if x is not None}
+        given = {"sigmas": sigmas, "audio_sigmas": audio_sigmas}
+        levels = {name: _check_sigmas(name, x) for name, x in given.items() if x is not None}
+        lengths = {x.size for x in levels.values()}
         lengths |= set() if num_inference_steps is None else {num_inference_steps}
         if len(lengths) != 1 or min(lengths) < 1:
             raise ValueError(
                 "`num_inference_steps`, `sigmas` and `audio_sigmas` must give one positive number of steps, "
                 f"got {sorted(lengths) or None}; both modalities take every step together"
             )
-        if sigmas is None:
-            video = shift_sigmas(np.linspace(1, 0, lengths.pop() + 1)[:-1], self.config["shift"])
-        else:
-            video = _check_sigmas("sigmas", sigmas)
-        if audio_sigmas is None:
-            return video, shift_sigmas(video, self.config["audio_shift"] / self.config["shift"])
-        return video, _check_sigmas("audio_sigmas", audio_sigmas)
+        if "sigmas" not in levels:
+            levels["sigmas"] = shift_sigmas(np.linspace(1, 0, lengths.pop() + 1)[:-1], self.config["shift"])
+        if "audio_sigmas" not in levels:
+            ratio = self.config["audio_shift"] / self.config["shift"]
+            levels["audio_sigmas"] = shift_sigmas(levels["sigmas"], ratio)
+        return levels["sigmas"], levels["audio_sigmas"]
 
     def _start(self, sigmas: Tensor, audio_sigmas: Tensor) -> None:
         """Take noise levels [N + 1] per modality and stand before the first step."""
@@ -538,8 +545,11 @@ def _solver_step(
 
 def _check_sigmas(name: str, sigmas: Sequence[float]) -> np.ndarray:
     """Refuse noise levels that no schedule can walk."""
-    values = np.asarray(sigmas, dtype=np.float64)
-    falls = values.ndim == 1 and values.size > 0 and values.max() <= 1 and values.min() > 0
+    values = np.asarray(sigmas)
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise ValueError(f"`{name}` must be a list of numbers, got {sigmas!r}; [1.0, 0.5], say")
+    values = values.astype(np.float64)
+    falls = values.size > 0 and values.max() <= 1 and values.min() > 0
     if not (falls and (np.diff(values) < 0).all()):  # written so that NaN fails as well
         raise ValueError(
             f"`{name}` must fall strictly within (0, 1], got {values.tolist()}; the final 0 is added by the scheduler"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .denoising import TextConditions
 from .generation_defaults import GenerationDefaults
-from .pipeline_checks import check_masks
+from .pipeline_checks import CallInputs, check_masks
 from .prompt import PromptEmbeds
 
 
@@ -23,6 +23,26 @@ LATENTS_OF = {"video": "latents", "audio": "audio_latents"}
 TEXTS = ("prompt", "negative_prompt", "audio_negative_prompt")
 EMBEDS_OF = {text: f"{text}_embeds" for text in TEXTS}  # of the first text encoder; `_2` behind it for the second's
 CALLBACK_TENSORS = [*LATENTS_OF.values(), *(name + end for name in EMBEDS_OF.values() for end in ("", "_2"))]
+
+
+def call_back(
+    pipeline: Any, inputs: CallInputs, step: int, timestep: Tensor, samples: dict[str, Tensor], text: TextConditions
+) -> tuple[dict[str, Tensor], TextConditions]:
+    """Let the callback of a call see a step, and take what it returns.
+
+    Args:
+        pipeline: Whose call it is.
+        inputs: Of the call.
+        step: Index of the step.
+        timestep: Video timestep of the step, a scalar.
+        samples: Latents after the step, video [B, C, F, h, w] and audio [B, L, C].
+        text: What the step read.
+    """
+    assert inputs.callback_on_step_end is not None
+    tensors = offered_tensors(samples, text)
+    chosen = {name: tensors[name] for name in inputs.callback_on_step_end_tensor_inputs}
+    answer = check_answer(inputs.callback_on_step_end(pipeline, step, timestep, chosen))
+    return replaced_samples(samples, answer), replaced_text(text, answer)
 
 
 def offered_tensors(samples: Mapping[str, Tensor], text: TextConditions) -> dict[str, Any]:
@@ -76,9 +96,14 @@ def replaced_text(text: TextConditions, answer: Mapping[str, Any]) -> TextCondit
     for field, name in EMBEDS_OF.items():
         embeds: PromptEmbeds | None = getattr(text, field)
         for part, key in (("features", name), ("features_2", f"{name}_2")):
+            old: Any = None if embeds is None else getattr(embeds, part)
             new = answer.get(key)
-            if new is None or (embeds is not None and new is getattr(embeds, part)):
+            if key not in answer or new is old:
                 continue
+            if new is None:
+                raise ValueError(
+                    f"`{key}` of a callback must stay {list(old.shape)}, got None; leave it out to keep it"
+                )
             if isinstance(new, PromptEmbeds):
                 check_features(key, new.features, num_clips)
                 check_masks(key, new)

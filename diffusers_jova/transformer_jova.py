@@ -420,6 +420,7 @@ class JoVATransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
+        self.check_sizes()
         check_positions(rope_axes_dim, attention_head_dim, temporal_alignment)
         if fusion not in ("joint", "cross", "cross_linear"):
             raise ValueError(f"`fusion` must be 'joint', 'cross' or 'cross_linear', got {fusion!r}")
@@ -489,6 +490,7 @@ class JoVATransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
             (timestep, audio_timestep),
             (encoder_hidden_states, encoder_hidden_states_2, encoder_attention_mask),
             (audio_encoder_hidden_states, audio_encoder_hidden_states_2, audio_encoder_attention_mask),
+            attention_kwargs,
         )
 
         # 1. Embed each branch; with context parallelism every stream is a shard from here on

@@ -372,6 +372,7 @@ class JoVAWanTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
+        self.check_sizes()
         check_positions(rope_axes_dim, attention_head_dim, temporal_alignment)
         check_sharing(num_layers, shared_layers, shared_parts)
         dim = num_attention_heads * attention_head_dim
@@ -445,6 +446,7 @@ class JoVAWanTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
             (timestep, audio_timestep),
             (encoder_hidden_states, None, encoder_attention_mask),
             (audio_encoder_hidden_states, None, audio_encoder_attention_mask),
+            attention_kwargs,
         )
         voices = None if speaker_embeds is None else self.embed_voices(speaker_embeds, speaker_positions)
 

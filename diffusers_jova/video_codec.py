@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .latent_lengths import num_latent_frames
 from .offloading import execution_device
 
 
@@ -29,7 +30,7 @@ class JoVAVideoCodec:
 
     def num_latent_frames(self, num_frames: int) -> int:
         """Latent frames of a clip of `temporal_factor` * k + 1 frames."""
-        return (num_frames - 1) // self.temporal_factor + 1
+        return num_latent_frames(num_frames, self.temporal_factor)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Latents [C, F, H / s, W / s] of a clip."""

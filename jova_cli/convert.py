@@ -29,8 +29,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     add("source", help="file, folder, hub id `owner/name`, or one file of it `owner/name:path`")
     add("output", type=Path, help="new folder or file")
     add("--dtype", type=dtype_name, choices=DTYPES, help="storage type; the source's if not given")
-    add("--shard-gb", type=float, default=SHARD_GB, help="largest file, in 10^9 bytes")
-    add("--audio-channels", type=int, default=AUDIO_CHANNELS, help="wan: channels of the audio latents")
+    add("--shard-gb", type=float, help=f"all but lora: largest file, in 10^9 bytes; {SHARD_GB:g} if not given")
+    add("--audio-channels", type=int, help=f"wan: channels of the audio latents; {AUDIO_CHANNELS} if not given")
     add(
         "--components",
         nargs="+",
@@ -39,27 +39,32 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
         "here: sub-folders, or the files of Wan's and NAVA's releases",
     )
     add("--reverse", action="store_true", help="wan, nava: back to the original names, one file")
-    add("--to", choices=LAYOUTS, default="diffusers", help="lora: layout to write; every known one is read")
+    add("--to", choices=LAYOUTS, help=f"lora: layout to write, {LAYOUTS[0]} if not given; every known one is read")
     add("--skip-unknown", action="store_true", help="lora: leave out what no model has a place for, and say how much")
-    return parser, parser.parse_checked(argv, check)
+    args = parser.parse_checked(argv, check)
+    for name, default in (("shard_gb", SHARD_GB), ("audio_channels", AUDIO_CHANNELS), ("to", LAYOUTS[0])):
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+    return parser, args
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse options that cannot work."""
+    """Refuse options that cannot work, and those that the kind does not read."""
     check_new("OUTPUT", args.output)
-    if not 0 < args.shard_gb < float("inf"):  # written so that NaN fails as well
+    if args.shard_gb is not None and not 0 < args.shard_gb < float("inf"):  # written so that NaN fails as well
         raise ValueError(f"`--shard-gb` must be positive and finite, got {args.shard_gb:g}")
-    if args.skip_unknown and args.kind != "lora":
-        raise ValueError(f"`--skip-unknown` must go with lora, got {args.kind}")
+    if args.audio_channels is not None and args.audio_channels < 1:
+        raise ValueError(f"`--audio-channels` must be at least 1, got {args.audio_channels}")
+    if args.reverse and args.kind not in REVERSIBLE:
+        raise ValueError(f"`--reverse` must go with {' or '.join(REVERSIBLE)}, got {args.kind}")
     for option, is_given, kinds in (
-        ("--to", args.to != "diffusers", ("lora",)),
+        ("--skip-unknown", args.skip_unknown, ("lora",)),
+        ("--to", args.to is not None, ("lora",)),
         ("--components", bool(args.components), ("wan", "ovi", "nava")),
-        ("--audio-channels", args.audio_channels != AUDIO_CHANNELS, ("wan",)),
-        ("--shard-gb", args.shard_gb != SHARD_GB, tuple(kind for kind in KINDS if kind != "lora")),
+        ("--audio-channels", args.audio_channels is not None, ("wan",)),
+        ("--shard-gb", args.shard_gb is not None, tuple(kind for kind in KINDS if kind != "lora")),
     ):
         if is_given and args.kind not in kinds:
             raise ValueError(f"`{option}` must go with {', '.join(kinds)}, got {args.kind}; leave it out")
-    if args.reverse and args.components:
-        raise ValueError("`--components` must go without `--reverse`, got both; leave one out")
-    if args.reverse and args.kind not in REVERSIBLE:
-        raise ValueError(f"`--reverse` must go with {' or '.join(REVERSIBLE)}, got {args.kind}")
+        if is_given and args.reverse:  # one file under its original names, of what is there
+            raise ValueError(f"`{option}` must go without `--reverse`, got both; leave one out")

@@ -345,7 +345,7 @@ def test_wrong_sound_and_latents_are_refused(kind: str) -> None:
         codec.encode(torch.zeros(1, codec.num_channels, 8))
     with pytest.raises(ValueError, match=r"`latents` must have the shape \[B, L, \d+\], got \[1, 5, 3\]"):
         codec.decode(torch.zeros(1, 5, 3))
-    with pytest.raises(ValueError, match="`duration_s` must be a positive number of seconds, got 0"):
+    with pytest.raises(ValueError, match="`duration_s` must be positive and finite, got 0"):
         codec.num_latents_for(0)
 
 

@@ -456,6 +456,25 @@ def test_a_pipeline_takes_its_transformer_from_one_file_and_the_rest_from_a_fold
     assert half.vae.dtype == torch.float32  # the codecs are, unless they are named
 
 
+@pytest.mark.parametrize("argument", ["dtype", "torch_dtype"])
+def test_formats_by_component_hold_for_the_single_file_too(
+    build: Build, argument: str, tiny_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    build().save_pretrained(tmp_path / "transformer")
+    main(["single_file", str(tmp_path / "transformer"), str(tmp_path / "one.safetensors")])
+
+    def load(dtypes: dict[str, torch.dtype]) -> list[torch.dtype]:
+        loaded = JoVAPipeline.from_single_file(
+            tmp_path / "one.safetensors", config=tiny_pipeline_folder, **{argument: dtypes}
+        )
+        return [getattr(loaded, name).dtype for name in ("transformer", "text_encoder", "vae")]
+
+    half = torch.bfloat16
+    assert load({"transformer": half}) == [half, torch.float32, torch.float32]
+    assert load({"default": half}) == [half, half, torch.float32]
+    assert load({"transformer": half, "vae": half, "default": torch.float32}) == [half, torch.float32, half]
+
+
 COMMUNITY = """
 {imported}
 

@@ -106,6 +106,15 @@ def test_a_clip_does_not_depend_on_its_batch(pipeline: JoVAPipeline) -> None:
         assert_same(tuple(part[index : index + 1] for part in batch), alone)
 
 
+def test_the_first_clip_of_one_generator_is_that_of_a_call_of_its_own(pipeline: JoVAPipeline) -> None:
+    few: dict[str, Any] = {"num_inference_steps": 2, "output_type": "latent", "return_dict": False}
+    alone = pipeline("a dog", generator=torch.Generator().manual_seed(5), **few)
+    both = pipeline(["a dog", "a dog"], generator=torch.Generator().manual_seed(5), **few)
+    for one, several in zip(alone, both, strict=True):
+        torch.testing.assert_close(several[:1], one, atol=1e-4, rtol=1e-4)  # a batch sums in another order
+        assert (several[1] - several[0]).abs().max() > 0.1, "the second clip has the noise of the first"
+
+
 def test_several_clips_per_prompt_lie_beside_each_other(pipeline: JoVAPipeline) -> None:
     seeds = [seed(value) for value in range(4)]
     clips = generate(pipeline, ["a dog", "a cat"], num_videos_per_prompt=2, generator=seeds)
@@ -238,7 +247,7 @@ def test_given_sound_of_another_rate_is_resampled(pipeline: JoVAPipeline) -> Non
 def test_a_sampling_rate_that_no_sound_has_is_refused(
     pipeline: JoVAPipeline, rate: float, num_frames: int | None
 ) -> None:
-    with pytest.raises(ValueError, match=f"`audio_sampling_rate` must be a positive whole number .*, got {rate}; use"):
+    with pytest.raises(ValueError, match=f"`audio_sampling_rate` must be a (positive )?whole number.*, got {rate}; "):
         generate(pipeline, audio=sound(RATE), audio_sampling_rate=rate, num_frames=num_frames)
 
 

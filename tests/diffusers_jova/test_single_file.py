@@ -86,6 +86,15 @@ def test_loading_starts_on_the_meta_device(
     assert set(seen) == {"meta"}
 
 
+def test_a_folder_that_becomes_one_file_has_no_shards_to_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        export(build_transformer(), tmp_path, "--shard-gb", "1")
+    assert "`--shard-gb` must be left out where a folder becomes one file, got 1" in capsys.readouterr().err
+    assert not (tmp_path / "one.safetensors").exists()
+
+
 def test_files_that_are_not_such_an_export_are_refused(tmp_path: Path) -> None:
     path = export(build_transformer(), tmp_path)
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-100])

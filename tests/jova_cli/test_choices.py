@@ -46,7 +46,14 @@ def test_defaults_are_those_of_the_modules_that_do_the_work() -> None:
         ["lora", "--audio-channels", "40"],
         ["lora", "--shard-gb", "1"],
         ["nava", "--reverse", "--components", "parts"],
-        ["wan", "--shard-gb", "nan"],
+        ["nava", "--reverse", "--shard-gb", "1"],
+        ["wan", "--reverse", "--audio-channels", "40"],
+        ["lora", "--shard-gb", "5"],  # what the others have, if not told
+        ["ovi", "--audio-channels", "20"],
+        ["mmaudio", "--to", "diffusers"],
+        ["lora", "--skip-unknown", "--components", "parts"],
+        *(["wan", "--shard-gb", value] for value in ("nan", "inf", "0", "-1")),
+        *(["wan", "--audio-channels", value] for value in ("0", "-20")),
     ],
 )
 def test_options_that_a_conversion_does_not_read_are_refused(

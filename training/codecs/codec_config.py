@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
+from diffusers_jova.latent_lengths import whole_frames
 from diffusers_jova.origin import digest_components
 from diffusers_jova.training.codecs.timed_loop import Schedule, decisive_settings
 
@@ -48,7 +49,7 @@ class VideoStage:
     batch: int
 
     def __post_init__(self) -> None:
-        if self.frames % 4 != 1:
+        if whole_frames(self.frames, 4) != self.frames:
             raise ValueError(
                 f"`frames` must be 4k + 1 (the video VAE compresses time by 4), got {self.frames}; use 1, 9 or 33"
             )

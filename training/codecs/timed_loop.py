@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from diffusers_jova.finite import is_finite
 from diffusers_jova.origin import check_origin
 from diffusers_jova.whole_files import explained_full_disk, written_whole
 
@@ -165,7 +166,7 @@ def _set_learning_rate(trainee: Trainee, learning_rate: float) -> None:
 def check_weights(trainee: Trainee, step: int, checkpoint: Path) -> None:
     """Refuse to save weights that are no numbers, which no later step would mend."""
     parameters = [parameter for module in trainee.modules.values() for parameter in module.parameters()]
-    if not all(bool(parameter.isfinite().all()) for parameter in parameters):
+    if not all(map(is_finite, parameters)):
         raise FloatingPointError(_broken("weights", "NaN or infinity", step, checkpoint))
 
 

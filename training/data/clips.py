@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusers_jova.latent_lengths import whole_frames
 from diffusers_jova.media import normalize_loudness, read_audio, read_image
 from diffusers_jova.pictures import fit_pictures, place
 from diffusers_jova.training.data.envelope_sync import envelope, envelope_sync
@@ -77,8 +78,7 @@ class Bucket(NamedTuple):
 
     def check(self, temporal_factor: int, size_multiple: int) -> None:
         """Refuse a size that the model cannot take."""
-        if not self.num_frames or (self.num_frames - 1) % temporal_factor:
-            lower = max(0, self.num_frames - 1) // temporal_factor * temporal_factor + 1
+        if (lower := whole_frames(self.num_frames, temporal_factor)) != self.num_frames:
             raise ValueError(
                 f"the frames of a bucket must be {temporal_factor}k + 1 (the video VAE compresses time by "
                 f"{temporal_factor}), got {self}; use {lower} or {lower + temporal_factor}"

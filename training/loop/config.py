@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -183,7 +184,9 @@ class TrainConfig:
     hub_private_repo: bool = True
 
     def __post_init__(self) -> None:
-        """Check what types cannot say."""
+        """Convert values to the types of their fields, and check what types cannot say."""
+        for name, hint in _hints().items():
+            object.__setattr__(self, name, _convert(name, getattr(self, name), hint))
         for name in ("steps", "batch_size", "gradient_accumulation_steps", "log_every"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(self.lora_rank is None or self.lora_rank >= 1, "lora_rank", "at least 1", self.lora_rank)
@@ -327,6 +330,7 @@ KINDS: dict[type, str] = {float: "a finite number", int: "a whole number", str: 
 NOT_NEGATIVE = (
     *("learning_rate", "video_learning_rate", "audio_learning_rate", "joint_learning_rate", "weight_decay"),
     *("mouth_weight", "video_weight", "audio_weight", "warmup_steps", "num_workers"),
+    "stop_after_minutes",
 )
 PROBABILITIES = (
     "uncoupled_probability",
@@ -363,8 +367,13 @@ def from_values(values: Mapping[str, Any], source: str = "the configuration") ->
     for field in fields(TrainConfig):
         if field.default is MISSING and values.get(field.name) is None:
             raise ValueError(f"`{field.name}` must be given, {source} has none; add `{field.name}=...`")
-    hints = get_type_hints(TrainConfig)
-    return TrainConfig(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
+    return TrainConfig(**values)
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    """Types of all fields."""
+    return get_type_hints(TrainConfig)
 
 
 def _check_names(values: Mapping[str, Any], source: str) -> None:
@@ -411,12 +420,12 @@ def _convert_tuple(name: str, value: Any, items: tuple[Any, ...]) -> tuple[Any, 
 
 
 def _convert_scalar(name: str, value: Any, kind: type) -> Any:
-    """Check a number, a text or a truth value; a truth value is no number."""
+    """Check a finite number, a text or a truth value; a truth value is no number."""
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             value = float(value)
-    is_finite = not isinstance(value, float) or math.isfinite(value)
-    _require(type(value) is kind and is_finite, name, KINDS[kind], value)
+    _require(type(value) is kind, name, KINDS[kind], value)
+    _require(kind is not float or math.isfinite(value), name, "finite", value)
     return value
 
 

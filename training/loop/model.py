@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova.component_fit import check_weights
 from diffusers_jova.training.data.dataset import RecordHeader
 from diffusers_jova.training.loop.branches import copy_video_to_audio, freeze
 from diffusers_jova.training.loop.checkpoints import kept_by_run
@@ -43,7 +44,9 @@ def load_transformer(model: str) -> Any:
     if Path(model).is_dir():
         read_object(Path(model, subfolder or "", "config.json"))
     values = JoVATransformer3DModel.load_config(model, subfolder=subfolder)
-    return _transformer_class(values, model).from_pretrained(model, subfolder=subfolder)
+    transformer = _transformer_class(values, model).from_pretrained(model, subfolder=subfolder)
+    check_weights("model", transformer)
+    return transformer
 
 
 def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:

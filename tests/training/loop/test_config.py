@@ -1,6 +1,8 @@
+import math
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -107,6 +109,7 @@ def test_values_that_yaml_reads_as_another_type_are_what_was_meant() -> None:
         ("ema_decay", 1.0, r"`ema_decay` must be in \(0, 1\), got 1\.0; null averages nothing"),
         ("video_learning_rate", -1, r"`video_learning_rate` must be 0 or more, got -1\.0"),
         ("num_workers", -1, "`num_workers` must be 0 or more, got -1"),
+        ("stop_after_minutes", -1, r"`stop_after_minutes` must be 0 or more, got -1\.0"),
         ("betas", [1.5, 0.9], r"`betas` must be two numbers in \[0, 1\), got \[1\.5, 0\.9\]"),
         ("validate_every", 0, "`validate_every` must be at least 1, got 0; null makes none"),
         ("warmup_steps", 2000, "`warmup_steps` must be at most `steps` = 1000, got 2000; set both"),
@@ -115,6 +118,34 @@ def test_values_that_yaml_reads_as_another_type_are_what_was_meant() -> None:
 def test_a_value_that_breaks_its_rule_is_named_with_the_rule(name: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_values(PATHS | {name: value})
+
+
+NUMBERS = [name for name, kind in get_type_hints(TrainConfig).items() if float in (get_args(kind) or (kind,))]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, ".inf", "nan"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_is_finite(name: str, value: object) -> None:
+    given = [value, value] if name == "betas" else value
+    with pytest.raises(ValueError, match=rf"`{name}` must be "):
+        from_values(PATHS | {name: given})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": "10"}, "`steps` must be a whole number, got '10'"),
+        ({"steps": 10.0}, r"`steps` must be a whole number, got 10\.0"),
+        ({"mouth_box_scale": math.inf}, "`mouth_box_scale` must be finite, got inf"),
+        ({"stop_after_minutes": -1.0}, r"`stop_after_minutes` must be 0 or more, got -1\.0"),
+        ({"seed": True}, "`seed` must be a whole number, got True"),
+        ({"stage": "both"}, "`stage` must be one of video, audio, joint, got 'both'"),
+        ({"validation_prompts": "a dog"}, "`validation_prompts` must be a list, got 'a dog'"),
+    ],
+)
+def test_a_run_that_is_built_in_python_is_checked_as_one_of_a_file_is(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**PATHS, **values)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,123 @@
+"""Components of a pipeline that contradict each other, or themselves, found when it is put together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .audio_codec import JoVAAudioCodec
+from .number_arguments import is_finite_number
+from .video_codec import JoVAVideoCodec
+
+
+TEXT_WIDTHS = {"text_encoder": "text_dim", "text_encoder_2": "text_dim_2"}  # config fields of the transformer
+
+
+def check_components(components: Mapping[str, Any]) -> None:
+    """Refuse components that cannot work together; those that are None contradict nothing.
+
+    Args:
+        components: Of a pipeline, by name.
+
+    Raises:
+        ValueError: Naming the component and the field of its config, or the weights that its checkpoint lacks.
+    """
+    vae, audio_vae, vocoder = (components.get(name) for name in ("vae", "audio_vae", "vocoder"))
+    for name in ("transformer", "vae", "audio_vae", "vocoder"):
+        if isinstance(component := components.get(name), nn.Module):
+            check_weights(name, component)
+    if vae is not None:
+        check_video_vae(vae.config)
+    if audio_vae is not None:
+        check_audio_vae(audio_vae)
+    if (transformer := components.get("transformer")) is None:
+        return
+    if vae is not None:
+        check_video(transformer.config, JoVAVideoCodec(vae))
+    if audio_vae is not None and vocoder is not None:
+        num_channels = JoVAAudioCodec(audio_vae, vocoder).latent_channels
+        require("audio_in_channels", "transformer", transformer.config, num_channels, "the channels of `audio_vae`")
+    for name, field in TEXT_WIDTHS.items():
+        width = getattr(getattr(components.get(name), "config", None), "hidden_size", None)
+        if isinstance(width, int):
+            require(field, "transformer", transformer.config, width, f"the width of `{name}`")
+
+
+def require(field: str, name: str, config: Mapping[str, Any], wanted: int, reason: str) -> None:
+    """Refuse a config whose field is another number than the one wanted, for the reason."""
+    if (got := config.get(field)) != wanted:
+        raise ValueError(f"`{field}` of `{name}` must be {wanted}, {reason}, got {got}; load components of one model")
+
+
+def check_weights(name: str, component: nn.Module) -> None:
+    """Refuse weights that a checkpoint did not hold; those that are offloaded have their values elsewhere."""
+    lost = next(lost_weights(component), None)
+    if lost is not None:
+        raise ValueError(
+            f"weights of `{name}` must all be in its checkpoint, got none for `{lost}`; download or save it anew"
+        )
+
+
+def lost_weights(component: nn.Module) -> Iterator[str]:
+    """Names of weights on the meta device that no hook of accelerate brings back."""
+    for path, module in component.named_modules():
+        if not hasattr(module, "_hf_hook"):
+            own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+            yield from (f"{path}.{weight}".lstrip(".") for weight, tensor in own if tensor.device.type == "meta")
+
+
+def check_video_vae(config: Mapping[str, Any]) -> None:
+    """Refuse a video VAE that compresses otherwise than its config says, or whose statistics are none."""
+    if "temperal_downsample" in config and "dim_mult" in config:
+        spatial = 2 ** (len(config["dim_mult"]) - 1) * (config.get("patch_size") or 1)
+        temporal = 2 ** sum(map(bool, config["temperal_downsample"]))
+        for field, factor in (("scale_factor_temporal", temporal), ("scale_factor_spatial", spatial)):
+            if config[field] != factor:
+                raise ValueError(
+                    f"`{field}` of `vae` must be {factor}, as its layers compress, got {config[field]}; correct its "
+                    "config"
+                )
+    check_statistics("latents_mean", config["latents_mean"], config["z_dim"], is_positive=False)
+    check_statistics("latents_std", config["latents_std"], config["z_dim"], is_positive=True)
+
+
+def check_statistics(field: str, values: Sequence[Any], num_channels: int, is_positive: bool) -> None:
+    """Refuse statistics that are not one finite number per channel; a deviation is above 0."""
+    bad: list[Any] = [value for value in values if not is_finite_number(value) or (is_positive and value <= 0)]
+    if bad or len(values) != num_channels:
+        raise ValueError(
+            f"`{field}` of `vae` must be {num_channels} {'positive ' if is_positive else ''}numbers, one per channel, "
+            f"got {bad[0] if bad else len(values)}; take the config of its release"
+        )
+
+
+def check_audio_vae(audio_vae: Any) -> None:
+    """Refuse an audio VAE whose latents could not be scaled back."""
+    scale = audio_vae.config.get("scaling_factor", 1.0)
+    if not is_finite_number(scale) or scale <= 0:
+        raise ValueError(
+            f"`scaling_factor` of `audio_vae` must be a positive number, got {scale}; take the config of its release"
+        )
+    deviations = getattr(audio_vae, "latents_std", None)
+    if isinstance(deviations, Tensor) and deviations.device.type != "meta" and not is_positive(deviations):
+        raise ValueError(
+            "`latents_std` of `audio_vae` must be positive numbers, got others; take the weights of its release"
+        )
+
+
+def is_positive(tensor: Tensor) -> bool:
+    """Whether all values are finite and above 0."""
+    return bool(((tensor > 0) & (tensor < torch.inf)).all())
+
+
+def check_video(config: Mapping[str, Any], codec: JoVAVideoCodec) -> None:
+    """Refuse a transformer that was built for another video VAE."""
+    factor, num_channels = codec.temporal_factor, codec.num_channels
+    require("temporal_compression_ratio", "transformer", config, factor, "that of `vae`")
+    require("out_channels", "transformer", config, num_channels, "the channels of `vae`")
+    if (got := config["in_channels"]) != num_channels and got < 2 * num_channels:
+        raise ValueError(
+            f"`in_channels` of `transformer` must be {num_channels}, or at least {2 * num_channels} (noisy latents, "
+            f"the image's latents and a mask), got {got}; load components of one model"
+        )

@@ -1,0 +1,71 @@
+"""What counts as a number where a caller gives one: numpy's numbers do; a bool, a text or NaN is refused by name."""
+
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value is a finite real number."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def whole_number(name: str, value: Any, least: int | None = None) -> int:
+    """A count as an int; a float is none, even a round one.
+
+    Args:
+        name: Argument that it is given as.
+        value: What is given.
+        least: The smallest that it may be.
+
+    Raises:
+        ValueError: Naming the argument.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ValueError(
+            f"`{name}` must be a whole number, got {value!r}; write it without quotes and without a point"
+        )
+    if least is not None and value < least:
+        raise ValueError(f"`{name}` must be at least {least}, got {value}; use {max(least, 1)}, say")
+    return int(value)
+
+
+def whole_numbers(counts: Mapping[str, Any], least: int) -> dict[str, int]:
+    """Counts by name as ints, see `whole_number`."""
+    return {name: whole_number(name, count, least) for name, count in counts.items()}
+
+
+def finite_number(name: str, value: Any, advice: str = "leave it out for the model's own") -> float:
+    """A finite real number as a float.
+
+    Args:
+        name: Argument that it is given as.
+        value: What is given.
+        advice: What to do where it is NaN or infinite.
+
+    Raises:
+        ValueError: Naming the argument.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise ValueError(f"`{name}` must be a number, got {value!r}; write it without quotes")
+    if not math.isfinite(value):
+        raise ValueError(f"`{name}` must be finite, got {value}; {advice}")
+    return float(value)
+
+
+def positive_number(name: str, value: Any, advice: str) -> float:
+    """A finite number above 0 as a float.
+
+    Args:
+        name: Argument that it is given as.
+        value: What is given.
+        advice: What to do otherwise.
+
+    Raises:
+        ValueError: Naming the argument.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if is_number and not 0 < float(value) < math.inf:  # written so that NaN fails as well
+        raise ValueError(f"`{name}` must be positive and finite, got {value}; {advice}")
+    return finite_number(name, value, advice)

@@ -1,0 +1,140 @@
+"""Arguments of a call that nothing reads: each is named in one line, with the reason.
+
+A value that says what holds anyway, such as a scale of 1 where guidance is off, is no such argument.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.utils import logging
+
+from .generation_defaults import GenerationDefaults
+
+
+logger = logging.get_logger(__name__)
+
+SAYS_NOTHING: Mapping[str, Any] = {  # values that change nothing; of other arguments None alone
+    **dict.fromkeys(("guidance_scale", "audio_guidance_scale", "coupling_scale", "audio_coupling_scale"), 1),
+    **dict.fromkeys(("guidance_rescale", "audio_guidance_rescale"), 0),
+    **dict.fromkeys(("guidance_interval", "coupling_interval"), (0, 1)),
+    **dict.fromkeys(("negative_prompt", "audio_negative_prompt"), ""),
+    "audio_speaker_scale": 1,
+    "uncoupled_text": "empty",
+    "fit": "cover",
+    "callback_on_step_end_tensor_inputs": ("latents",),
+}
+NEGATIVES = ("negative_prompt", "negative_prompt_embeds", "audio_negative_prompt", "audio_negative_prompt_embeds")
+SHARED = ("guidance_scale", "guidance_rescale", "sigmas", "negative_prompt", "negative_prompt_embeds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingCall:
+    """What decides which arguments of a call are read.
+
+    Args:
+        given: Its arguments by name; None for those that are not given.
+        settings: With the defaults of the checkpoint.
+        modalities: What takes part.
+        generated: What of it is not given whole.
+        reads_negative_prompt: Whether any step asks for a prediction without the prompt.
+    """
+
+    given: Mapping[str, Any]
+    settings: GenerationDefaults
+    modalities: Sequence[str]
+    generated: Sequence[str]
+    reads_negative_prompt: bool
+
+    def lacks(self, *names: str) -> bool:
+        """Whether none of these arguments is given."""
+        return all(self.given[name] is None for name in names)
+
+    @property
+    def guides_by_text(self) -> bool:
+        """Whether the text guides any modality."""
+        return {self.settings.guidance_scale, self.settings.audio_guidance_scale} - {1, None} != set()
+
+    @property
+    def guides_by_coupling(self) -> bool:
+        """Whether the modalities guide each other."""
+        return {self.settings.coupling_scale, self.settings.audio_coupling_scale} - {1, None} != set()
+
+    @property
+    def own_of_audio(self) -> list[str]:
+        """Arguments of video that audio would follow, had it none of its own."""
+        has_prompt = self.settings.audio_negative_prompt is not None
+        has_prompt |= not self.lacks("audio_negative_prompt", "audio_negative_prompt_embeds")
+        has_own = {
+            "guidance_scale": self.settings.audio_guidance_scale is not None,
+            "guidance_rescale": self.settings.audio_guidance_rescale is not None,
+            "sigmas": not self.lacks("audio_sigmas"),
+            "negative_prompt": has_prompt,
+            "negative_prompt_embeds": has_prompt,
+        }
+        return [name for name in SHARED if has_own[name]]
+
+
+Rule = tuple[Callable[[ReadingCall], bool], Callable[[ReadingCall], Sequence[str]] | Sequence[str], str]
+RULES: Sequence[Rule] = (  # where it holds, what is then not read, and why
+    (
+        lambda call: "audio" not in call.generated,
+        (
+            *("audio_guidance_scale", "audio_guidance_rescale", "audio_apg_threshold", "audio_speaker_scale"),
+            *("audio_sigmas", "audio_latents"),
+        ),
+        "no sound is generated",
+    ),
+    (lambda call: "video" not in call.generated, ("apg_threshold", "latents"), "no video is generated"),
+    (
+        lambda call: "video" not in call.modalities,
+        lambda call: call.own_of_audio,
+        "no video is generated, and sound has its own",
+    ),
+    (
+        lambda call: "audio" not in call.modalities,
+        ("audio_negative_prompt", "audio_negative_prompt_embeds"),
+        "sound takes no part",
+    ),
+    (lambda call: "video" not in call.modalities, ("height", "width"), "video takes no part"),
+    (
+        lambda call: not call.guides_by_coupling,
+        ("coupling_scale", "audio_coupling_scale", "coupling_interval", "uncoupled_text"),
+        "video and audio are not guided by each other",
+    ),
+    (lambda call: not call.reads_negative_prompt, NEGATIVES, "guidance by text is off"),
+    (lambda call: not call.guides_by_text, ("guidance_interval",), "guidance by text is off"),
+    (lambda call: call.lacks("speaker_embeds"), ("audio_speaker_scale",), "no `speaker_embeds` are given"),
+    (lambda call: call.lacks("audio"), ("audio_sampling_rate",), "no `audio` is given"),
+    (lambda call: call.lacks("image", "video"), ("fit",), "neither `image` nor `video` is given"),
+    (
+        lambda call: call.lacks("callback_on_step_end"),
+        ("callback_on_step_end_tensor_inputs",),
+        "no `callback_on_step_end` is given",
+    ),
+)
+
+
+def warn_of_unread(call: ReadingCall) -> None:
+    """Say in one line per reason which arguments of a call nothing reads."""
+    for reason, names in unread_arguments(call).items():
+        said = ", ".join(f"`{name}`" for name in names)
+        logger.warning(f"{said} {'is' if len(names) == 1 else 'are'} not used: {reason}")
+
+
+def unread_arguments(call: ReadingCall) -> dict[str, list[str]]:
+    """Arguments that are given and not read, by the first reason that holds for each."""
+    reasons: dict[str, str] = {}
+    for holds, names, reason in RULES:
+        if holds(call):
+            unread = names(call) if callable(names) else names
+            reasons = {name: reason for name in unread if says_something(name, call.given[name])} | reasons
+    return {why: [name for name, other in reasons.items() if other == why] for why in dict.fromkeys(reasons.values())}
+
+
+def says_something(name: str, value: Any) -> bool:
+    """Whether an argument is given, with a value that would change something."""
+    neutral = SAYS_NOTHING.get(name)
+    if isinstance(value, list | tuple) and isinstance(neutral, tuple):
+        return tuple(value) != neutral
+    return value is not None and (neutral is None or value != neutral)

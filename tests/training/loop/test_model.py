@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffusers_jova import JoVATransformer3DModel
+from diffusers_jova.training.loop.model import load_transformer, prepare_transformer
+from tests.tiny_training import MODEL, tiny_config
+
+
+@pytest.mark.parametrize("version", ["2.7.1", "2.7.0+cpu"])
+def test_compiling_below_torch_2_8_is_refused_before_it_begins(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+    with pytest.raises(ValueError, match=rf"`compile` must have torch 2\.8 or later, got {version.replace('+', '.')}"):
+        prepare_transformer(tiny_config(tmp_path, compile=True))
+
+
+@pytest.mark.parametrize("version", ["2.8.0", "2.10.1", "2.15.0+cpu"])
+def test_versions_are_compared_as_numbers(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+    transformer = prepare_transformer(tiny_config(tmp_path, compile=True))
+    assert all(block._compiled_call_impl is not None for block in transformer.transformer_blocks)
+
+
+@pytest.mark.parametrize("lost", ["embed.video.patch_embedding.proj.weight", "head.audio.proj_out.bias"])
+def test_a_checkpoint_that_lacks_a_weight_is_not_trained(lost: str, tmp_path: Path) -> None:
+    JoVATransformer3DModel(**MODEL).save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors[lost]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"weights of `model` must all be in its checkpoint, got none for `{lost}`"):
+        load_transformer(str(tmp_path))
