@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .file_arguments import add_file_arguments, check_file_arguments
 from .model_info import read_index
 from .parser import DTYPES, Parser, dtype_name
 from .shipped import check_source, find_model
@@ -14,7 +15,6 @@ from .shipped import check_source, find_model
 
 WORK = "diffusers_jova.generate"
 MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
-FITS = ("cover", "contain", "stretch")  # as in diffusers_jova.pictures
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
 LARGEST_SEED = 2**32 - 1
 
@@ -52,9 +52,7 @@ def add_arguments(parser: Parser) -> None:
     add("--video", type=Path, help="video to add sound to; --num-frames cuts it, or lets it go on with its sound")
     add("--start", type=float, help="seconds to leave out at the beginning of --audio and --video")
     add("--duration", type=float, help="seconds to take of --audio and --video")
-    add("--audio-track", type=int, help="sound track of the files, counted from 0; the default one if not given")
-    add("--allow-truncated", action="store_true", help="take what is there of files that lack their end")
-    add("--fit", choices=FITS, default=FITS[0], help="image or video of another shape: crop, fill with black, or bend")
+    add_file_arguments(parser)
     add("--modalities", nargs="+", choices=MODALITIES, default=list(MODALITIES), help="what to generate")
     add("--seed", type=int, help="the same seed makes the same clip; drawn if not given")
     add("--steps", type=int, help="denoising steps")
@@ -124,6 +122,7 @@ def check_numbers(args: argparse.Namespace) -> None:
     for option in ("start", "duration", "audio_track"):
         if getattr(args, option) is not None and args.audio is None and args.video is None:
             raise ValueError(f"`--{option.replace('_', '-')}` must be used with `--audio` or `--video`, got neither")
+    check_file_arguments(args.audio_track)
     if args.seed is not None and not 0 <= args.seed <= LARGEST_SEED:
         raise ValueError(f"`--seed` must be from 0 to {LARGEST_SEED}, got {args.seed}")
 

@@ -360,6 +360,13 @@ CASES = [
 # fmt: on
 
 
+def case(name: str, folder: Path) -> Path:
+    """Make the file of one case in a folder."""
+    (made,) = (case for case in CASES if case.name == name)
+    made.make(folder / name)
+    return folder / name
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1]).absolute()
     folder.mkdir(parents=True, exist_ok=True)
