@@ -583,6 +583,26 @@ def test_the_command_prepares_a_folder(
     assert len(PrecomputedDataset(tmp_path / "cache")) == 1
 
 
+def test_silent_clips_are_left_out_of_a_recording_and_of_a_folder_on_request(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b", "c"], num_frames=27)
+    frames = np.zeros((27, 32, 32, 3), np.uint8)
+    write_video(source / "b.mp4", frames, 16)
+    sound = np.sin(np.arange(27000) / 4).astype(np.float32) / 2
+    sound[9500:] = 0  # the second clip rings out for a codec's block, the third is silent
+    scipy.io.wavfile.write(source / "c.wav", 16000, sound)
+    command = [str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--no-mouth"]
+    main([*command, "--buckets", "9x32x32", "--cut", "all", "--require-sound"])
+    said = capsys.readouterr().out
+    assert "skipped 1: no sound (b.mp4)" in said
+    assert "c.mp4 1.1 of 1.7 s; not 0.6 s below the 0.0001 that is required (its largest sample)" in said
+    headers = [header for name, (header, _) in contents(tmp_path / "cache").items() if "prompts" not in name]
+    assert [header["has_audio"] for header in headers] == ["1"] * 5
+    main([*command, "--buckets", "9x32x32", "--cut", "all"])
+    assert "no sound in 1: b.mp4; they train the picture alone" in capsys.readouterr().out
+
+
 def test_truncated_files_tracks_and_shapes_are_asked_for_by_the_words_of_generate(
     tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:

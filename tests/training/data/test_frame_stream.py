@@ -1,5 +1,6 @@
 """A long file gives the same frames and the same sound as one that is read at once."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -15,9 +16,9 @@ from diffusers_jova.training.data.mouth_detector import NoMouths
 from tests.diffusers_jova.test_media import clicks, moving_square
 
 
-@pytest.mark.parametrize("frame_rate", [16, 24, 30])
+@pytest.mark.parametrize("frame_rate", [16, 24, 30, Fraction(24000, 1001)])
 def test_a_stream_gives_the_frames_of_the_whole_file_and_decodes_no_more_than_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frame_rate: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frame_rate: int | Fraction
 ) -> None:
     media.write_video(tmp_path / "a.mp4", moving_square(30), 24, clicks(20000), 16000)
     whole = media.read_video(tmp_path / "a.mp4", frame_rate=frame_rate)
