@@ -171,7 +171,9 @@ def _read_folder(folder: Path) -> list[Sample]:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    """The files below a folder, with whole paths, in their order."""
+    files = folder.absolute().rglob("*")
+    return sorted(path for path in files if path.is_file() and not path.name.startswith("."))
 
 
 def _manifest_of(folder: Path) -> Path | None:
@@ -223,7 +225,7 @@ def unplaced_files(source: Path, samples: Sequence[Sample]) -> list[str]:
     for sample in samples:  # of a caption in both forms the table counts
         caption = find_beside(sample.source, CAPTION_SUFFIXES, beside)
         taken |= {caption.resolve()} if caption is not None else set()
-    return [str(path.relative_to(source)) for path in files if path.resolve() not in taken]
+    return [str(path.relative_to(source.absolute())) for path in files if path.resolve() not in taken]
 
 
 def describe_unplaced(source: Path, samples: Sequence[Sample]) -> str:

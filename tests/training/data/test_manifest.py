@@ -235,7 +235,9 @@ def test_files_of_a_folder_that_nothing_reads_are_named(tmp_path: Path) -> None:
     assert unplaced_files(tmp_path, samples) == ["a.en.srt", "a.vtt", "b.txt", "c.heic"]
 
 
-def test_sidecars_are_found_whatever_the_case_of_their_suffixes_and_two_of_them_are_refused(tmp_path: Path) -> None:
+def test_sidecars_are_found_whatever_the_case_of_their_suffixes_and_two_of_them_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     touch(
         tmp_path, "a.MP4", "a.WAV", "a.SRT", "a.Boxes.NPY", "b.mp4", "c.Mov", "c.VTT", "d.v1.mp4", "d.v1.TXT", "D.TXT"
     )
@@ -248,11 +250,12 @@ def test_sidecars_are_found_whatever_the_case_of_their_suffixes_and_two_of_them_
     files = {name: tmp_path / file for name, file in sidecars.items()}
     assert a == Sample(video=tmp_path / "a.MP4", video_caption="a man", **files)
     assert (b.caption, c.subtitles, d.caption) == ("a woman", tmp_path / "c.VTT", "a child")
-    assert unplaced_files(tmp_path, samples) == ["D.TXT"]
+    monkeypatch.chdir(tmp_path)
+    assert unplaced_files(tmp_path, samples) == unplaced_files(Path(), samples) == ["D.TXT"]
     touch(tmp_path, "a.srt")
     if len([*tmp_path.glob("a.[sS]*")]) == 2:  # on a file system that tells them apart
         with pytest.raises(
-            ValueError, match=r"a\.MP4` must have one \.srt file beside it, got a\.SRT, a\.srt; remove"
+            ValueError, match=r"a\.MP4` must have one \.srt file beside it, got a\.SRT, a\.srt; rename one"
         ):
             read_samples(tmp_path)
 
