@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from jova_cli.file_arguments import as_options
 from jova_cli.generate import LARGEST_SEED
 from jova_cli.model_info import read_index
 from jova_cli.parser import Parser, one_line
@@ -24,14 +25,6 @@ from .generation_defaults import GenerationDefaults
 from .pipeline_jova import JoVAPipeline
 from .pipeline_output import JoVAPipelineOutput
 from .prompt import JoVAPrompt
-
-
-OPTIONS_OF_FILES = {
-    "start_s": "--start",
-    "duration_s": "--duration",
-    "audio_track": "--audio-track",
-    "allow_truncated": "--allow-truncated",
-}
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:
@@ -178,7 +171,4 @@ def errors_name(option: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        message = one_line(error)
-        for name, said in {"path": option, **OPTIONS_OF_FILES}.items():
-            message = message.replace(f"`{name}`", f"`{said}`")
-        raise ValueError(message) from error
+        raise ValueError(as_options(one_line(error), path=option)) from error

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from .file_arguments import FITS, add_file_arguments, check_file_arguments
 from .given_paths import check_file, check_folder, check_output_folder, check_readable
 from .model_info import read_index
 from .parser import Parser
@@ -27,6 +28,7 @@ def add_clip_arguments(parser: Parser) -> None:
         default="first",
         help="one clip of a file, all, or those between pauses; between words where their times are known",
     )
+    add_file_arguments(parser)
     add("--centre-crop", action="store_true", help="crop at the centre, wherever the face is")
     add("--whisper", type=Path, help="folder of a speech recognition model, where nobody wrote what is said")
     add("--upscale", action="store_true", help="accept files smaller than their bucket")
@@ -45,6 +47,11 @@ def count_files(folder: Path, pattern: str) -> int:
 
 def check_clip_arguments(args: argparse.Namespace) -> None:
     """Refuse what is not there or cannot be read, and numbers that no clip can have."""
+    check_file_arguments(args.audio_track)
+    if args.centre_crop and args.fit != FITS[0]:
+        raise ValueError(
+            f"`--centre-crop` must go with `--fit {FITS[0]}`, got `--fit {args.fit}`, which crops nothing"
+        )
     check_between("--frame-rate", args.frame_rate, 1 / MAX_RATE_HZ, MAX_RATE_HZ, "24, say")
     check_between("--loudness-lufs", args.loudness_lufs, MIN_LUFS, 0, "-23, say")
     check_between("--min-sync", args.min_sync, -1, 1, "0.5, say")

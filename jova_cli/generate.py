@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .clip_arguments import MAX_RATE_HZ, check_between
+from .file_arguments import add_file_arguments, check_file_arguments
 from .given_paths import check_file, check_output_file, check_readable
 from .model_clips import model_defaults
 from .model_info import read_index
@@ -17,7 +18,6 @@ from .shipped import check_source, find_model, model_folder
 
 WORK = "diffusers_jova.generate"
 MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
-FITS = ("cover", "contain", "stretch")  # as in diffusers_jova.pictures
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
 SHIPPED = "jova-tiny"
 LARGEST_SEED = 2**32 - 1
@@ -56,9 +56,7 @@ def add_arguments(parser: Parser) -> None:
     add("--video", type=Path, help="video to add sound to; --num-frames cuts it, or lets it go on with its sound")
     add("--start", type=float, help="seconds to leave out at the beginning of --audio and --video")
     add("--duration", type=float, help="seconds to take of --audio and --video")
-    add("--audio-track", type=int, help="sound track of the files, counted from 0; the default one if not given")
-    add("--allow-truncated", action="store_true", help="take what is there of files that lack their end")
-    add("--fit", choices=FITS, default=FITS[0], help="image or video of another shape: crop, fill with black, or bend")
+    add_file_arguments(parser)
     add("--modalities", nargs="+", choices=MODALITIES, default=list(MODALITIES), help="what to generate")
     add("--seed", type=int, help="the same seed makes the same clip; drawn if not given")
     add("--steps", type=int, help=f"denoising steps{of_tiny['num_inference_steps']}")
@@ -151,5 +149,6 @@ def check_numbers(args: argparse.Namespace) -> None:
     for option in ("guidance_scale", "audio_guidance_scale"):
         if not math.isfinite(getattr(args, option) or 0):
             raise ValueError(f"`--{option.replace('_', '-')}` must be finite, got {getattr(args, option)}; 1 is off")
+    check_file_arguments(args.audio_track)
     if args.seed is not None and not 0 <= args.seed <= LARGEST_SEED:
         raise ValueError(f"`--seed` must be from 0 to {LARGEST_SEED}, got {args.seed}")

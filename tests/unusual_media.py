@@ -269,6 +269,7 @@ def sideways(path: Path) -> None:
 
 
 AAC = ({"codec": "aac"},)
+MP2 = ({"codec": "mp2", "rate": 48000},)  # which loses some ms to its filters
 DUBBED = ({"codec": "aac", "is_default": False}, {"codec": "aac", "is_default": True})
 LATE = ({"codec": "pcm_s16le", "delay_s": 0.5},)
 FASTSTART = video(sounds=AAC, container={"options": {"movflags": "+faststart"}})
@@ -316,6 +317,14 @@ CASES = [
     # containers and their ends
     Case("fragments.mp4", video(sounds=AAC, container=FRAGMENTS), HEARD),
     Case("broadcast.ts", video("mpeg2video", sounds=({"codec": "aac"},)), HEARD),
+    Case("mp2.ts", video("mpeg2video", sounds=MP2), HEARD._replace(seconds=DURATION_S - 0.01)),
+    Case("ac3.ts", video("mpeg2video", sounds=({"codec": "ac3", "rate": 48000},)), HEARD),
+    Case("late_sound.ts", video("mpeg2video", sounds=({**MP2[0], "delay_s": 0.2},)),
+         HEARD._replace(seconds=DURATION_S + 0.19)),
+    Case("late_picture.ts", video("mpeg2video", times=range(5, 30), sounds=AAC),
+         HEARD._replace(seconds=DURATION_S - 0.2)),  # sound begins with the first frame
+    Case("late_picture_heard.ts", video("mpeg2video", times=range(5, 30), sounds=MP2), SOUND),
+    Case("long_picture.ts", video("mpeg2video", rate=5, sounds=AAC), HEARD),
     Case("take:1.mp4", FASTSTART, HEARD),
     *(Case(f"cut_{percent}.mp4", cut(FASTSTART, percent / 100), WHOLE) for percent in (99, 60, 30)),
     Case("cut_60_taken.mp4", cut(FASTSTART, 0.6), Expected(
@@ -358,6 +367,13 @@ CASES = [
     Case("film.webp", image("RGB", quality=95), IMAGE),
 ]
 # fmt: on
+
+
+def case(name: str, folder: Path) -> Path:
+    """Make the file of one case in a folder."""
+    (made,) = (case for case in CASES if case.name == name)
+    made.make(folder / name)
+    return folder / name
 
 
 if __name__ == "__main__":

@@ -12,10 +12,8 @@ import torch
 
 from diffusers_jova.devices import choose_device
 from diffusers_jova.media import exact_frame_rate
-from diffusers_jova.training.data.clips import (
-    Bucket,
-    ClipSettings,
-)
+from diffusers_jova.training.data.buckets import Bucket
+from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.data.encoder import fingerprint_model, model_defaults, video_factors
 from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_samples
 from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, prepare
@@ -48,7 +46,10 @@ def clip_settings(args: argparse.Namespace) -> ClipSettings:
         buckets=buckets,
         frame_rate=frame_rate,
         cut=args.cut,
+        fit=args.fit,
         follow_face=not args.centre_crop,
+        audio_track=args.audio_track,
+        allow_truncated=args.allow_truncated,
         upscale=args.upscale,
         loudness_lufs=args.loudness_lufs,
         require_mouth=args.require_mouth,

@@ -20,7 +20,15 @@ from tqdm.auto import tqdm
 from diffusers_jova.devices import choose_device
 from diffusers_jova.evaluation.viewing import enlarge, zoom_for
 from diffusers_jova.media import AAC_SAMPLING_RATES_HZ, resample, write_video
-from diffusers_jova.training.data.clips import BROKEN_CLIP_ERRORS, Clip, SkippedClipError, Transcribe, read_recording
+from diffusers_jova.training.data.buckets import SHAPE_NOTES
+from diffusers_jova.training.data.clips import (
+    BrokenFileError,
+    Clip,
+    ClipSettings,
+    SkippedClipError,
+    Transcribe,
+    read_recording,
+)
 from diffusers_jova.training.data.encoder import Encoder, video_factors
 from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_samples
 from diffusers_jova.training.data.mouth_detector import MouthsOnDemand
@@ -30,6 +38,7 @@ from diffusers_jova.training.data.preparation import PrepareSettings
 from diffusers_jova.training.data.summary import describe_seconds
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.training.prepare import check_detector, clip_settings, default_device
+from jova_cli.file_arguments import as_options
 from jova_cli.parser import Parser, one_line
 from jova_cli.preview import parse
 
@@ -122,13 +131,13 @@ def label(frames: Frames, text: str) -> Frames:
     return np.concatenate([strips, frames], axis=1)
 
 
-def describe_clip(clip: Clip, frame_rate: float, spatial_factor: int, temporal_factor: int) -> str:
-    """Say where a clip lies in its file, what the crop keeps, how its mouths are seen, and what is said."""
+def describe_clip(clip: Clip, settings: ClipSettings, spatial_factor: int, temporal_factor: int) -> str:
+    """Say where a clip lies in its file, what its shape does to it, how its mouths are seen, and what is said."""
     mask = latent_mask(clip.mouth_boxes, *clip.bucket, spatial_factor, temporal_factor)
     mouths = measure_mouths(clip.mouth_boxes, clip.cut_share)
     notes = [
-        f"from {clip.start_s:.1f} to {clip.start_s + clip.bucket.num_frames / frame_rate:.1f} s",
-        f"{clip.kept_share:.0%} of the picture",
+        f"from {clip.start_s:.1f} to {clip.start_s + clip.bucket.num_frames / settings.frame_rate:.1f} s",
+        SHAPE_NOTES[settings.fit](clip.shape_share),
         f"{mouths.num_faces} mouths, in {mouths.share:.0%} of the frames, {mask.mean():.1%} of the latents",
     ]
     if mouths.num_jumps:
@@ -141,22 +150,25 @@ def describe_clip(clip: Clip, frame_rate: float, spatial_factor: int, temporal_f
 def previews(
     samples: Sequence[Sample], settings: PrepareSettings, transcriber: Transcribe | None = None
 ) -> Iterator[tuple[Sample, Clip, int]]:
-    """Load the clips with a picture, each with the number that follow, and say what of a file is left out and why.
+    """Cut the clips with a picture, each with the number that may follow, and say what of a file is left out and why.
 
     A file that is not read yet counts as one clip.
     """
     detector = MouthsOnDemand(settings.make_detector)
     samples = [sample for sample in samples if sample.video is not None]
     for num_read, sample in enumerate(samples, start=1):
+        name, num_left = sample.source.name, len(samples) - num_read
         try:
             recording = read_recording(sample, settings.clips, detector, transcriber)
-        except (SkippedClipError, *BROKEN_CLIP_ERRORS) as error:
-            tqdm.write(f"{sample.source.name}: left out: {one_line(error)}")
-            continue
-        used_s = sum(clip.bucket.num_frames for clip in recording.clips) / settings.clips.frame_rate
-        tqdm.write(describe_seconds(sample.source.name, used_s, recording.length_s, recording.unused_s))
-        for num_shown, clip in enumerate(recording.clips, start=1):
-            yield sample, clip, len(recording.clips) - num_shown + len(samples) - num_read
+            planned_s = recording.length_s - sum(recording.unused_s.values())
+            tqdm.write(describe_seconds(name, planned_s, recording.length_s, recording.unused_s))
+            for num_shown, clip in enumerate(recording.clips, start=1):
+                yield sample, clip, len(recording.segments) - num_shown + num_left
+            used_s = recording.length_s - sum(recording.unused_s.values())
+            if used_s < planned_s:
+                tqdm.write(describe_seconds(name, used_s, recording.length_s, recording.unused_s))
+        except (SkippedClipError, BrokenFileError) as error:
+            tqdm.write(f"{name}: left out: {as_options(one_line(error))}")
 
 
 def playable_sound(clip: Clip) -> tuple[NDArray[np.float32] | None, int | None]:
@@ -195,11 +207,11 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             paths.append(args.output / f"{len(paths):03d}-{sample.source.stem}.mp4")
             frames = compose(clip, spatial_factor, temporal_factor, encoder)
             write_video(paths[-1], frames, settings.clips.frame_rate, *playable_sound(clip))
-            said = describe_clip(clip, settings.clips.frame_rate, spatial_factor, temporal_factor)
+            said = describe_clip(clip, settings.clips, spatial_factor, temporal_factor)
             tqdm.write(f"{paths[-1]}: {said}")
         if len(paths) == args.max_clips and num_left:
-            at_least = "" if settings.clips.cut == "first" else "at least "
-            print(f"{len(paths)} of {at_least}{len(paths) + num_left} shown; `--max-clips` shows more")
+            about = "" if settings.clips.cut == "first" else "about "
+            print(f"{len(paths)} of {about}{len(paths) + num_left} shown; `--max-clips` shows more")
     except (ValueError, OSError, ImportError) as error:
         parser.error(one_line(error))
     if not paths:

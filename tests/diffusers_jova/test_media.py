@@ -175,6 +175,45 @@ def test_another_frame_rate_takes_the_nearest_frame_of_each_tick(tmp_path: Path)
             assert min(abs(k - offset) for k in chosen) <= Fraction(1, 2)
 
 
+def test_a_part_beyond_the_first_minute_has_the_frames_and_the_sound_of_its_time(tmp_path: Path) -> None:
+    shades = np.arange(260) % 200 + 20  # 65 s at 4 per second, each frame of another grey than those around it
+    frames = np.broadcast_to(shades[:, None, None, None], (260, 16, 16, 3)).astype(np.uint8)
+    sound = clicks(65 * 8000)
+    for name in ("a.mp4", "a.mkv"):
+        media.write_video(tmp_path / "a.mp4", frames, 4, sound, 8000)
+        if name == "a.mkv":
+            remux(tmp_path / "a.mp4", tmp_path / name)
+        whole = media.read_video(tmp_path / name)
+        part = media.read_video(tmp_path / name, start_s=62.5, duration_s=1.5)
+        assert np.array_equal(part.frames, whole.frames[250:256])
+        assert part.audio is not None
+        assert part.audio.shape[1] == 12000
+        assert whole.audio is not None
+        assert abs(lag_samples(part.audio[0], whole.audio[0, 500000:512000])) <= 8  # mkv counts in ms
+        heard = media.read_audio(tmp_path / name, start_s=62.5, duration_s=1.5).audio
+        assert lag_samples(heard[0], media.read_audio(tmp_path / name).audio[0, 500000:512000]) == 0
+
+
+def remux(path: Path, target: Path) -> None:
+    """Copy the packets of a file into another container."""
+    with av.open(str(path)) as source, av.open(str(target), "w") as container:
+        streams = {stream: container.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream]
+                container.mux(packet)
+
+
+def test_a_frame_rate_may_be_a_fraction_wherever_one_is_given(tmp_path: Path) -> None:
+    media.write_video(tmp_path / "a.mp4", moving_square(30), Fraction(30000, 1001))
+    stored = media.read_video(tmp_path / "a.mp4")
+    assert stored.frame_rate == Fraction(30000, 1001)
+    video = media.read_video(tmp_path / "a.mp4", frame_rate=NTSC_FILM)
+    assert video.frame_rate == NTSC_FILM
+    assert np.array_equal(video.frames, media.read_video(tmp_path / "a.mp4", frame_rate=23.976).frames)
+    assert np.array_equal(video.frames[::4], stored.frames[::5][: len(video.frames[::4])])  # 24 of 30 is 4 of 5
+
+
 def test_limits_cut_picture_and_sound_alike(tmp_path: Path) -> None:
     sound = clicks(33 * 1000)
     media.write_video(tmp_path / "clip.mp4", moving_square(33, 64, 128), 16, sound, SAMPLING_RATE)

@@ -22,7 +22,8 @@ from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import write_video
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.training.data import preparation
-from diffusers_jova.training.data.clips import Bucket, ClipSettings
+from diffusers_jova.training.data.buckets import Bucket
+from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDataset
 from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, video_factors
 from diffusers_jova.training.data.manifest import Sample, read_samples
@@ -31,6 +32,7 @@ from diffusers_jova.training.data.subtitles import Speech
 from diffusers_jova.training.data.summary import Outcome, describe
 from diffusers_jova.training.prepare import main
 from jova_cli.main import main as jova_main
+from tests.unusual_media import case
 
 
 def write_clips(folder: Path, names: Sequence[str] = ("a", "b"), num_frames: int = 12) -> Path:
@@ -46,6 +48,60 @@ def write_clips(folder: Path, names: Sequence[str] = ("a", "b"), num_frames: int
         (folder / f"{name}.txt").write_text(f"clip {name}")
         (folder / f"{name}.boxes.json").write_text(json.dumps(boxes))
     return folder
+
+
+def write_recording(path: Path, num_scenes: int = 5, scene_s: int = 24) -> list[Speech]:
+    """Two minutes of a speaker at several places, with words of their own tone, pauses, and the words as subtitles."""
+    rng = np.random.default_rng(0)
+    num_frames = num_scenes * scene_s * 8
+    shades = np.repeat(np.arange(num_scenes) % 2 * 140 + 40, scene_s * 8)
+    frames = np.broadcast_to(shades[:, None, None, None], (num_frames, 32, 32, 3)).astype(np.uint8)
+    words, at_s = [], 0.4
+    while at_s < num_frames / 8 - 1:
+        end_s = at_s + rng.uniform(0.2, 0.5)
+        words.append(Speech(f"word{len(words)}", round(at_s, 3), round(end_s, 3)))
+        at_s = end_s + (rng.uniform(1.0, 2.5) if len(words) % 9 == 0 else rng.uniform(0.0, 0.1))
+    time_s = np.arange(num_frames * 1000) / 8000
+    sound = np.zeros(len(time_s), np.float32)
+    for number, word in enumerate(words):
+        spoken = (time_s >= word.start_s) & (time_s < word.end_s)
+        sound[spoken] = 0.3 * np.sin(2 * np.pi * (200 + 10 * number % 900) * time_s[spoken])
+    write_video(path, frames, 8, sound, 8000)
+    clock = "{:02d}:{:02d}:{:06.3f}"
+    cues = [
+        " --> ".join(clock.format(0, int(t // 60), t % 60).replace(".", ",") for t in word[1:]) + f"\n{word.text}\n"
+        for word in words
+    ]
+    path.with_suffix(".srt").write_text("\n".join(f"{number}\n{cue}" for number, cue in enumerate(cues, start=1)))
+    path.with_suffix(".json").write_text(json.dumps({"video_caption": "a man"}))
+    return words
+
+
+def test_a_recording_of_two_minutes_becomes_records_with_their_own_words_and_every_second_is_told(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "clips").mkdir()
+    words = write_recording(tmp_path / "clips" / "a.mp4")
+    options = ["--buckets", "17x32x32", "33x32x32", "--cut", "all", "--no-mouth", "--frame-rate", "8"]
+    main([str(tmp_path / "clips"), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), *options])
+    headers = [header for name, (header, _) in contents(tmp_path / "cache").items() if name.startswith("a-")]
+    assert len(headers) > 20
+    seen: list[str] = []
+    for number, header in enumerate(headers):
+        start_s, num_frames = float(header["start_s"]), int(header["num_frames"])
+        end_s = start_s + num_frames / 8
+        assert int(start_s // 24) == int((end_s - 1e-6) // 24)  # no clip spans a cut, they are 24 s apart
+        own = [w.text for w in words if start_s < (w.start_s + w.end_s) / 2 < end_s]
+        assert header["caption"] == f"a man <S>{' '.join(own)}<E>".replace(" <S><E>", "")
+        assert header.get("num_clips") == (str(len(headers)) if number == len(headers) - 1 else None)
+        seen += own
+    assert len(seen) == len(set(seen)) > 0.6 * len(words)
+    (told,) = json.loads((tmp_path / "cache" / "prepare.json").read_text())["clips"]
+    assert told["used_s"] + sum(told["unused_s"].values()) == pytest.approx(told["length_s"])
+    assert told["length_s"] == pytest.approx(120)
+    said = capsys.readouterr().out
+    assert f"a.mp4 {told['used_s']:.1f} of 120.0 s; not " in said
+    assert all(f"{seconds:.1f} s {reason}" in said for reason, seconds in told["unused_s"].items())
 
 
 def make_preparer(model: Path, output: Path, **options: Any) -> Preparer:
@@ -353,11 +409,13 @@ def test_the_clips_of_a_file_in_which_no_word_is_heard_are_left_out_alone(
     vars(preparer)["_transcriber"] = lambda *_: [Speech("one", 0.0, 0.5), Speech("three", 1.2, 1.6)]
     outcomes = prepare(read_samples(source, captions_required=False), preparer)
     headers = [record(path)[0] for path in sorted((tmp_path / "cache").glob("*.safetensors"))]
-    assert [(header["caption"], header["num_clips"]) for header in headers] == [
-        ("<S>one<E>", "2"),
+    assert [(header["caption"], header.get("num_clips")) for header in headers] == [
+        ("<S>one<E>", None),
         ("<S>three<E>", "2"),
     ]
-    assert "left out of 1: a.mp4, 1 clips; the prompt is empty" in describe(outcomes)
+    for told in (outcomes, prepare(read_samples(source, captions_required=False), preparer)):
+        assert "used 1.1 of 1.7 s; not 0.6 s whose prompt is empty\n" in describe(told)
+        assert "\nleft out of 1: a.mp4; the prompt is empty" in describe(told)
 
 
 def save_speech_model(folder: Path) -> Path:
@@ -490,7 +548,7 @@ def test_a_clip_that_loses_much_of_its_picture_to_the_crop_is_named(
     (source / "upright.txt").write_text("held upright")
     outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
     assert [outcome.status for outcome in outcomes] == ["kept", "kept"]
-    assert "cropped 1: upright.mp4, the crop keeps 33% of the picture; give `--buckets`" in describe(outcomes)
+    assert "of another shape 1: upright.mp4, the crop keeps 33% of the picture; give `--buckets`" in describe(outcomes)
 
 
 def test_a_lost_empty_prompt_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
@@ -537,6 +595,13 @@ def test_what_is_not_finite_is_never_stored(tmp_path: Path, tiny_pipeline_folder
     assert outcome.status == "broken"
     assert "must be finite, got NaN or infinity in video_latents, image_latents" in outcome.note
     assert not list((tmp_path / "cache").glob("a-*"))
+    for parameter in preparer._encoder.pipeline.text_encoder.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    with_encoder = replace(preparer, output=tmp_path / "other")
+    vars(with_encoder)["_encoder"] = preparer._encoder
+    with pytest.raises(ValueError, match="must be finite, got NaN or infinity in prompt_embeds"):
+        prepare(read_samples(source), with_encoder)
+    assert not list((tmp_path / "other").rglob("*.safetensors"))
 
 
 def test_a_picture_that_unpacks_to_too_much_is_one_skipped_clip(
@@ -568,9 +633,58 @@ def test_the_command_prepares_a_folder(
     assert len(PrecomputedDataset(tmp_path / "cache")) == 1
 
 
+def test_silent_clips_are_left_out_of_a_recording_and_of_a_folder_on_request(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b", "c"], num_frames=27)
+    frames = np.zeros((27, 32, 32, 3), np.uint8)
+    write_video(source / "b.mp4", frames, 16)
+    sound = np.sin(np.arange(27000) / 4).astype(np.float32) / 2
+    sound[9500:] = 0  # the second clip rings out for a codec's block, the third is silent
+    scipy.io.wavfile.write(source / "c.wav", 16000, sound)
+    command = [str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--no-mouth"]
+    main([*command, "--buckets", "9x32x32", "--cut", "all", "--require-sound"])
+    said = capsys.readouterr().out
+    assert "skipped 1: no sound (b.mp4)" in said
+    assert "c.mp4 1.1 of 1.7 s; not 0.6 s below the 0.0001 that is required (its largest sample)" in said
+    headers = [header for name, (header, _) in contents(tmp_path / "cache").items() if "prompts" not in name]
+    assert [header["has_audio"] for header in headers] == ["1"] * 5
+    main([*command, "--buckets", "9x32x32", "--cut", "all"])
+    assert "no sound in 1: b.mp4; they train the picture alone" in capsys.readouterr().out
+
+
+def test_truncated_files_tracks_and_shapes_are_asked_for_by_the_words_of_generate(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"], num_frames=30)
+    cut_off = case("cut_60.mp4", source)
+    for name in ("cut_60", "tracks"):
+        (source / f"{name}.txt").write_text("orange and blue")
+    case("second_is_default.mkv", source).rename(source / "tracks.mkv")
+    command = [str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--no-mouth"]
+    main([*command, "--buckets", "9x32x32"])
+    said = capsys.readouterr().out
+    assert f"broken {cut_off}: `path` must be a whole file" in said
+    assert "copy it again, or take what is there by `--allow-truncated`" in said
+    assert "of another shape" not in said  # two thirds are kept
+    main(
+        [*command, "--buckets", "5x32x80", "--allow-truncated", "--audio-track", "0", "--fit", "contain", "--upscale"]
+    )
+    said = capsys.readouterr().out
+    assert "3 clips prepared" in said
+    assert "of another shape 1: a.mp4, the picture fills 40% of the clip; give `--buckets` of theirs" in said
+    summary = json.loads((tmp_path / "cache" / "prepare.json").read_text())["settings"]["clips"]
+    assert (summary["fit"], summary["allow_truncated"], summary["audio_track"]) == ("contain", True, 0)
+    main([*command, "--audio-track", "1", "--allow-truncated"])
+    assert "`--audio-track` must be from 0 to 0 for" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--fit", "zoom"], "invalid choice: 'zoom'"),
+        (["--fit", "contain", "--centre-crop"], "`--centre-crop` must go with `--fit cover`, got `--fit contain`"),
+        (["--audio-track=-1"], "`--audio-track` must be counted from 0, got -1"),
         (["--buckets", "10x32x32"], "use 9 or 13"),
         (["--buckets", "9x40x32"], "multiples of 16"),
         (["--buckets", "0x32x32"], "use 1 or 5"),

@@ -1,13 +1,15 @@
 """From a file to training clips: cut, resampled, cropped, with mouth boxes in the pixels of the crop; no model needed.
 
-Letters: F frames, H x W pixels, P persons. A bucket is the size of a clip, written FxHxW.
+Letters: F frames, H x W pixels, P persons.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -15,15 +17,23 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusers_jova.latent_lengths import whole_frames
 from diffusers_jova.media import normalize_loudness, read_audio, read_image
-from diffusers_jova.pictures import fit_pictures, place
+from diffusers_jova.pictures import Fit, check_fit, fit_pictures
+from diffusers_jova.training.data.buckets import (
+    Bucket,
+    crop_size,
+    crop_windows,
+    fit,
+    fit_along,
+    is_upscaled,
+    shape_stretch,
+)
 from diffusers_jova.training.data.envelope_sync import envelope, envelope_sync
 from diffusers_jova.training.data.face_crop import crop_path, cut_share
 from diffusers_jova.training.data.frame_stream import FrameStream, StillImage, read_sound_of_video
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import MouthDetector, read_boxes
-from diffusers_jova.training.data.mouth_mask import clip_visible, interpolate_gaps, transform_boxes
+from diffusers_jova.training.data.mouth_mask import interpolate_gaps
 from diffusers_jova.training.data.scene_cuts import shots_between
 from diffusers_jova.training.data.segments import (
     UNPAIRED,
@@ -36,58 +46,25 @@ from diffusers_jova.training.data.segments import (
 )
 from diffusers_jova.training.data.subtitles import Speech, read_subtitles, spoken_within
 from jova_cli.clip_arguments import MAX_RATE_HZ, MIN_LUFS, check_between
+from jova_cli.parser import one_line
 
 
 Cut = Literal["first", "all", "pauses"]
 Transcribe: TypeAlias = Callable[[NDArray[np.float32], int], list[Speech]]
 
 MAX_GAP_S = 1 / 3  # how long a mouth may be lost and still be interpolated
-LITTLE_KEPT = 0.6  # of the picture; less is worth a word, a head may be gone
 MIN_MOUTH_SHARE = 0.5  # of the frames, for `require_mouth`
 SILENCE_PEAK = 1e-4
 SOUND_TOLERANCE_S = 0.1  # by which a sound may end before its picture; codecs round to blocks
-BROKEN_CLIP_ERRORS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    MemoryError,
-)  # of `read_recording`: this file, not the next one
+BROKEN_FILE_ERRORS = (OSError, ValueError, RuntimeError, MemoryError)  # this file, not the next one
 
 
 class SkippedClipError(Exception):
     """A readable clip that does not suit the data set; the message says why."""
 
 
-class Bucket(NamedTuple):
-    """Size of a training clip in frames and pixels."""
-
-    num_frames: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return "x".join(map(str, self))
-
-    @classmethod
-    def parse(cls, text: str) -> Bucket:
-        """Read `FxHxW`."""
-        parts = text.lower().split("x")
-        if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-            raise ValueError(f"a bucket must be written FRAMESxHEIGHTxWIDTH, got `{text}`; 81x512x896, say")
-        return cls(*map(int, parts))
-
-    def check(self, temporal_factor: int, size_multiple: int) -> None:
-        """Refuse a size that the model cannot take."""
-        if (lower := whole_frames(self.num_frames, temporal_factor)) != self.num_frames:
-            raise ValueError(
-                f"the frames of a bucket must be {temporal_factor}k + 1 (the video VAE compresses time by "
-                f"{temporal_factor}), got {self}; use {lower} or {lower + temporal_factor}"
-            )
-        if not self.height or not self.width or self.height % size_multiple or self.width % size_multiple:
-            near = "x".join(str(max(1, round(side / size_multiple)) * size_multiple) for side in self[1:])
-            raise ValueError(
-                f"the sides of a bucket must be multiples of {size_multiple}, got {self}; use {self.num_frames}x{near}"
-            )
+class BrokenFileError(Exception):
+    """A file that cannot be read; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +79,11 @@ class ClipSettings:
         cut: `first` takes one clip of a file, at its beginning; `all` as many as fit; `pauses` those that begin and
             end where the sound pauses. No clip spans a cut of the picture, and where the times of words are known,
             every clip begins and ends between them.
+        fit: How pictures of another shape become clips: `cover` crops them, `contain` fills up with black, `stretch`
+            bends them.
         follow_face: Where a crop cuts something away, keep the faces in it; without, it stays at the centre.
+        audio_track: Which sound track of a file, counted from 0; None takes the one that players choose.
+        allow_truncated: Take what is there of a file that announces more than it holds.
         upscale: Accept files that are smaller than their bucket.
         loudness_lufs: Normalise the sound of a file to this loudness; None leaves it.
         require_mouth: Skip clips in which less than half of the frames show a mouth.
@@ -114,7 +95,10 @@ class ClipSettings:
     buckets: tuple[Bucket, ...]
     frame_rate: float
     cut: Cut = "first"
+    fit: Fit = "cover"
     follow_face: bool = True
+    audio_track: int | None = None
+    allow_truncated: bool = False
     upscale: bool = False
     loudness_lufs: float | None = None
     require_mouth: bool = False
@@ -122,7 +106,8 @@ class ClipSettings:
     min_sync: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that no clip can have."""
+        """Refuse a fit that there is not, and numbers that no clip can have."""
+        check_fit(self.fit)
         check_between("frame_rate", self.frame_rate, 1 / MAX_RATE_HZ, MAX_RATE_HZ, "24, say")
         check_between("loudness_lufs", self.loudness_lufs, MIN_LUFS, 0, "-23, say")
         check_between("min_sync", self.min_sync, -1, 1, "0.5, say")
@@ -138,7 +123,8 @@ class Clip(NamedTuple):
         sampling_rate: Samples per second of the sound; 0 without.
         mouth_boxes: float32 [P, F, 4] xyxy in pixels of the crop, NaN = no mouth.
         reference_image: uint8 [H, W, 3] to condition on; None stands for the first frame.
-        kept_share: Part of the file's picture that the crop keeps.
+        shape_share: What the shapes of file and clip have in common: the part of the picture that a crop keeps, or of
+            the clip that is not black.
         start_s: Where it begins in its file, in seconds.
         words: What is said in it; None where only the sample's transcript, or nobody, knows.
         cut_share: Part of its faces that the crop cuts into.
@@ -150,24 +136,43 @@ class Clip(NamedTuple):
     sampling_rate: int
     mouth_boxes: NDArray[np.float32]
     reference_image: NDArray[np.uint8] | None
-    kept_share: float = 1.0
+    shape_share: float = 1.0
     start_s: float = 0.0
     words: str | None = None
     cut_share: float = 0.0
 
 
 class Recording(NamedTuple):
-    """The clips of one file.
+    """The clips of one file, cut one at a time, so that one of them is in memory however long the file is.
 
     Attributes:
-        clips: In the order of time.
+        clips: In the order of time, to be gone through once. Raises `BrokenFileError` where the file cannot be read
+            on, and at the end `SkippedClipError` if none is as required.
+        segments: Where those clips, and others that are not as required, lie in the file.
         length_s: Seconds of the file.
-        unused_s: Seconds that are in no clip, for each reason.
+        unused_s: Seconds that are in no clip, for each reason; complete once all clips have been gone through.
     """
 
-    clips: list[Clip]
+    clips: Iterator[Clip]
+    segments: Sequence[Segment]
     length_s: float
     unused_s: dict[str, float]
+
+
+class Requirement(NamedTuple):
+    """What a clip must measure to be kept.
+
+    Attributes:
+        measure: Of a clip.
+        minimum: What is enough.
+        what: Is measured.
+        said: Sentence with the measure in it.
+    """
+
+    measure: Callable[[Clip], float]
+    minimum: float
+    what: str
+    said: str
 
 
 class _Tracks(NamedTuple):
@@ -201,33 +206,82 @@ def read_recording(
 
     Raises:
         SkippedClipError: If the file is sound but unsuitable.
-        BROKEN_CLIP_ERRORS: If it is broken.
+        BrokenFileError: If it is broken.
     """
     settings = for_stills(settings) if sample.is_still else for_clips(settings)
-    tracks = _read(sample, settings)
-    speech = _speech(sample, tracks, transcriber)
-    bucket, plan = _plan(tracks, settings, speech)
-    if sample.transcript:
-        _check_whole(plan.segments, tracks, settings.frame_rate)
-    given = _given_boxes(sample, tracks.frames)
-    clips = [
-        _cut(sample, tracks, segment, bucket._replace(num_frames=segment.num_frames), settings, given, detector)
-        for segment in plan.segments
-    ]
-    if speech is not None:
-        clips = [clip._replace(words=_words_of(clip, speech, settings.frame_rate)) for clip in clips]
-    unused_s = {reason: frames / settings.frame_rate for reason, frames in plan.unused.items() if frames}
-    recording = Recording(clips, tracks.longest / settings.frame_rate, unused_s)
-    if settings.require_sound:
-        recording = _require(recording, peak, SILENCE_PEAK, "its largest sample is {:.5f}", settings)
-    if settings.require_mouth:
-        recording = _require(
-            recording, mouth_share, MIN_MOUTH_SHARE, "a mouth is visible in {:.0%} of the frames", settings
-        )
-    if settings.min_sync is not None:
-        sync = functools.partial(sync_of, frame_rate=settings.frame_rate)
-        recording = _require(recording, sync, settings.min_sync, "mouth and sound correlate by {:.2f}", settings)
-    return recording
+    with broken_files():
+        tracks = _read(sample, settings)
+        speech = _speech(sample, tracks, transcriber)
+        bucket, plan = _plan(tracks, settings, speech)
+        if sample.transcript:
+            _check_whole(plan.segments, tracks, settings.frame_rate)
+        given = _given_boxes(sample, tracks.frames)
+    unused_s = defaultdict(float, {name: num / settings.frame_rate for name, num in plan.unused.items() if num})
+
+    def cut() -> Iterator[Clip]:
+        for segment in plan.segments:
+            size = bucket._replace(num_frames=segment.num_frames)
+            with broken_files():
+                clip = _cut(sample, tracks, segment, size, settings, given, detector)
+            yield clip if speech is None else clip._replace(words=_words_of(clip, speech, settings.frame_rate))
+
+    clips = required(cut(), requirements(settings), unused_s, settings.frame_rate)
+    return Recording(clips, plan.segments, tracks.longest / settings.frame_rate, unused_s)
+
+
+@contextmanager
+def broken_files() -> Iterator[None]:
+    """Turn what the libraries raise of a file into one error, so that the next file has its turn."""
+    try:
+        yield
+    except BROKEN_FILE_ERRORS as error:
+        raise BrokenFileError(one_line(error) or type(error).__name__) from error
+
+
+def requirements(settings: ClipSettings) -> list[Requirement]:
+    """What the settings ask of every clip, in the order in which it is looked at."""
+    sync = functools.partial(sync_of, frame_rate=settings.frame_rate)
+    asked = {
+        Requirement(peak, SILENCE_PEAK, "its largest sample", "is {:.5f}"): settings.require_sound,
+        Requirement(mouth_share, MIN_MOUTH_SHARE, "a mouth", "is visible in {:.0%} of the frames"): (
+            settings.require_mouth
+        ),
+        Requirement(sync, settings.min_sync or 0.0, "mouth and sound", "correlate by {:.2f}"): (
+            settings.min_sync is not None
+        ),
+    }
+    return [requirement for requirement, is_asked in asked.items() if is_asked]
+
+
+def required(
+    clips: Iterator[Clip], asked: Sequence[Requirement], unused_s: dict[str, float], frame_rate: float
+) -> Iterator[Clip]:
+    """Keep the clips that are as required.
+
+    Args:
+        clips: Of one file.
+        asked: What is required of each.
+        unused_s: Is added the seconds of the others, for each reason.
+        frame_rate: Frames per second.
+
+    Raises:
+        SkippedClipError: At the end, if none was, with the best measure that the last requirement met.
+    """
+    scores: dict[Requirement, list[float]] = {requirement: [] for requirement in asked}
+    is_any = False
+    for clip in clips:
+        for requirement in asked:
+            scores[requirement].append(requirement.measure(clip))
+            if scores[requirement][-1] < requirement.minimum:
+                reason = f"below the {requirement.minimum:g} that is required ({requirement.what})"
+                unused_s[reason] += clip.bucket.num_frames / frame_rate
+                break
+        else:
+            is_any = True
+            yield clip
+    if not is_any:
+        last = [requirement for requirement in asked if scores[requirement]][-1]
+        raise SkippedClipError(f"{last.what} {last.said.format(max(scores[last]))}")
 
 
 def for_stills(settings: ClipSettings) -> ClipSettings:
@@ -247,7 +301,7 @@ def choose_bucket(num_frames: int, size: tuple[int, ...] | None, settings: ClipS
     """Choose the bucket of a file of `num_frames` frames of `size` (height, width); sound alone has no size."""
     buckets = settings.buckets
     if size is not None and not settings.upscale:
-        buckets = tuple(b for b in buckets if b.height <= size[0] and b.width <= size[1])
+        buckets = tuple(b for b in buckets if not is_upscaled(size, b, settings.fit))
         if not buckets:
             raise SkippedClipError(f"{size[0]}x{size[1]} pixels are smaller than every bucket; allow upscaling")
     buckets = tuple(bucket for bucket in buckets if bucket.num_frames <= num_frames)
@@ -259,70 +313,10 @@ def choose_bucket(num_frames: int, size: tuple[int, ...] | None, settings: ClipS
         )
 
     def preference(bucket: Bucket) -> tuple[float, int, int]:
-        stretch = 0.0 if size is None else _stretch(bucket, size)
+        stretch = 0.0 if size is None else shape_stretch(bucket, size)
         return round(stretch, 6), -bucket.num_frames, -bucket.height * bucket.width
 
     return min(buckets, key=preference)
-
-
-def fit(
-    frames: NDArray[np.uint8], boxes: NDArray[np.float32], bucket: Bucket
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Crop the centre to the aspect ratio of the bucket and resize; boxes go the same way in float.
-
-    Args:
-        frames: uint8 [F, h, w, 3].
-        boxes: [P, F, 4] in pixels of `frames`.
-        bucket: Size wanted.
-
-    Returns:
-        uint8 [F, H, W, 3], and boxes in its pixels, clipped to it, NaN where too little is left.
-    """
-    placed = place(frames.shape[1:3], (bucket.height, bucket.width))
-    moved = transform_boxes(boxes, (placed.scale_x, placed.scale_y), (placed.crop_x, placed.crop_y))
-    visible = clip_visible(moved, bucket.height, bucket.width).astype(np.float32)
-    return fit_pictures(frames, bucket.height, bucket.width), visible
-
-
-def fit_along(
-    frames: NDArray[np.uint8], boxes: NDArray[np.float32], bucket: Bucket, path: NDArray[np.int_]
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Crop along a path in place of the centre, then resize; see `fit`.
-
-    Args:
-        frames: uint8 [F, h, w, 3].
-        boxes: [P, F, 4] in pixels of `frames`.
-        bucket: Size wanted.
-        path: Left upper corner (x, y) of the crop in each frame, [F, 2]; whole pixels of `frames`.
-
-    Returns:
-        uint8 [F, H, W, 3], and boxes in its pixels.
-    """
-    height, width = crop_size(frames.shape[1:3], bucket)
-    cut = np.stack([frame[y : y + height, x : x + width] for frame, (x, y) in zip(frames, path, strict=True)])
-    return fit(cut, (boxes - np.tile(path, 2)).astype(np.float32), bucket)
-
-
-def crop_size(size: tuple[int, int], bucket: Bucket) -> tuple[int, int]:
-    """Height and width of what the crop keeps of a picture of `size`, in its whole pixels."""
-    scale = max(bucket.height / size[0], bucket.width / size[1])
-    height, width = (min(side, round(wanted / scale)) for side, wanted in zip(size, bucket[1:], strict=True))
-    return height, width
-
-
-def crop_windows(
-    size: tuple[int, int], bucket: Bucket, path: NDArray[np.int_] | None, num_frames: int
-) -> NDArray[np.int_]:
-    """What the crop keeps of each frame of `size`, xyxy [F, 4]; None is the path that stays at the centre."""
-    height, width = crop_size(size, bucket)
-    centre = np.array([(size[1] - width) // 2, (size[0] - height) // 2])
-    corners = np.tile(centre, (num_frames, 1)) if path is None else path
-    return np.concatenate([corners, corners + np.array([width, height])], axis=1)
-
-
-def _stretch(bucket: Bucket, size: tuple[int, ...]) -> float:
-    """How far the aspect ratio of (height, width) is from the bucket; the crop keeps exp(-stretch) of the picture."""
-    return abs(math.log(bucket.height / bucket.width * size[1] / size[0]))
 
 
 def peak(clip: Clip) -> float:
@@ -365,12 +359,17 @@ def _read(sample: Sample, settings: ClipSettings) -> _Tracks:
     """Open the picture, decode the sound, and refuse what is unsuitable as a whole."""
     frames: FrameStream | StillImage | None = None
     if sample.video is not None:
-        frames = StillImage(sample.video) if sample.is_still else FrameStream(sample.video, settings.frame_rate)
+        frames = (
+            StillImage(sample.video)
+            if sample.is_still
+            else FrameStream(sample.video, settings.frame_rate, allow_truncated=settings.allow_truncated)
+        )
     audio, sampling_rate = None, None
+    how: dict[str, Any] = {"audio_track": settings.audio_track, "allow_truncated": settings.allow_truncated}
     if sample.audio is not None:
-        audio, sampling_rate = read_audio(sample.audio)
+        audio, sampling_rate = read_audio(sample.audio, **how)
     elif sample.video is not None and not sample.is_still:
-        audio, sampling_rate = read_sound_of_video(sample.video)
+        audio, sampling_rate = read_sound_of_video(sample.video, **how)
     if audio is not None and not np.isfinite(audio).all():
         raise ValueError("the sound must be finite, got NaN or infinity; export it again")
     is_silent = audio is not None and np.abs(audio).max(initial=0) < SILENCE_PEAK
@@ -469,12 +468,16 @@ def _cut(
         detector(pixels) if given is None else given[:, window], round(MAX_GAP_S * settings.frame_rate)
     )
     size = pixels.shape[1:3]
-    path = crop_path(boxes, size, crop_size(size, bucket), settings.frame_rate) if settings.follow_face else None
-    cropped, cropped_boxes = fit(pixels, boxes, bucket) if path is None else fit_along(pixels, boxes, bucket, path)
-    cut = cut_share(boxes, size, crop_windows(size, bucket, path, len(pixels)))
-    image = None if sample.reference_image is None else _read_reference(sample.reference_image, bucket)
-    share = math.exp(-_stretch(bucket, size))
-    return Clip(bucket, cropped, sound, rate, cropped_boxes, image, share, start_s, cut_share=cut)
+    is_cropped = settings.fit == "cover"
+    follows = is_cropped and settings.follow_face
+    path = crop_path(boxes, size, crop_size(size, bucket), settings.frame_rate) if follows else None
+    fitted, fitted_boxes = (
+        fit(pixels, boxes, bucket, settings.fit) if path is None else fit_along(pixels, boxes, bucket, path)
+    )
+    cut = cut_share(boxes, size, crop_windows(size, bucket, path, len(pixels))) if is_cropped else 0.0
+    image = None if sample.reference_image is None else _read_reference(sample.reference_image, bucket, settings.fit)
+    share = math.exp(-shape_stretch(bucket, size))
+    return Clip(bucket, fitted, sound, rate, fitted_boxes, image, share, start_s, cut_share=cut)
 
 
 def _words_of(clip: Clip, speech: list[Speech], frame_rate: float) -> str:
@@ -489,20 +492,6 @@ def _given_boxes(sample: Sample, frames: FrameStream | StillImage | None) -> NDA
     return read_boxes(sample.mouth_boxes, frames.num_stored)[:, frames.numbers]
 
 
-def _read_reference(path: Path, bucket: Bucket) -> NDArray[np.uint8]:
+def _read_reference(path: Path, bucket: Bucket, how: Fit) -> NDArray[np.uint8]:
     image = np.array(read_image(path), np.uint8)
-    return fit(image[None], np.zeros((0, 1, 4), np.float32), bucket)[0][0]
-
-
-def _require(
-    recording: Recording, measure: Callable[[Clip], float], minimum: float, reason: str, settings: ClipSettings
-) -> Recording:
-    """Keep the clips that measure at least `minimum`; a recording without any is skipped for the `reason`."""
-    scores = [measure(clip) for clip in recording.clips]
-    kept = [clip for clip, score in zip(recording.clips, scores, strict=True) if score >= minimum]
-    if not kept:
-        raise SkippedClipError(reason.format(max(scores)))
-    lost = sum(clip.bucket.num_frames for clip in recording.clips) - sum(clip.bucket.num_frames for clip in kept)
-    asked = f"below the {minimum:g} that is required ({reason.partition(' by ')[0].partition(' is ')[0]})"
-    unused_s = recording.unused_s | ({asked: lost / settings.frame_rate} if lost else {})
-    return recording._replace(clips=kept, unused_s=unused_s)
+    return fit_pictures(image[None], bucket.height, bucket.width, how)[0]

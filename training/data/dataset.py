@@ -17,12 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from diffusers_jova.finite import is_finite
 from diffusers_jova.training.data.mouth_mask import latent_mask, scale_boxes
 from diffusers_jova.whole_files import written_whole
 from jova_cli.given_paths import kind_of
@@ -47,7 +49,12 @@ UNFINISHED = Path("prepare.unfinished")  # inside the cache; stands there until 
 
 
 def write_record(path: Path, tensors: Record, metadata: Mapping[str, object]) -> None:
-    """Write one record so that `path` either holds all of it or is left as it was; its header counts the mouths."""
+    """Write one record so that `path` either holds all of it or is left as it was; its header counts the mouths.
+
+    Raises:
+        ValueError: If it holds what no training can learn from.
+    """
+    check_finite_record(tensors)
     if "mouth_boxes" in tensors:
         metadata = {**metadata, "num_mouth_boxes": _count_boxes(tensors["mouth_boxes"])}
     data = save(
@@ -56,6 +63,16 @@ def write_record(path: Path, tensors: Record, metadata: Mapping[str, object]) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as partial:
         partial.write_bytes(data)
+
+
+def check_finite_record(tensors: Record) -> None:
+    """Refuse NaN and infinity; boxes alone hold NaN, where there is no mouth."""
+    numbers = {name: x.nan_to_num(0.0, np.inf, -np.inf) if name == "mouth_boxes" else x for name, x in tensors.items()}
+    if bad := [name for name, tensor in numbers.items() if not is_finite(tensor)]:
+        raise ValueError(
+            f"what is stored must be finite, got NaN or infinity in {', '.join(bad)}; look at the clip, and encode in "
+            "float32 where the model is stored in float16"
+        )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from diffusers_jova.media import (
     PathLike,
     choose_frames,
+    decode,
     exact_frame_rate,
     find_video_stream,
     first_frame,
@@ -49,6 +50,7 @@ class FrameStream:
     Args:
         path: Any file that libav can read.
         frame_rate: Frames per second wanted.
+        allow_truncated: Take what is there of a file that announces more than it holds.
 
     Attributes:
         numbers: Number of the stored frame behind each frame of the stream, F.
@@ -57,9 +59,9 @@ class FrameStream:
         shape: Like that of the array of all frames, (F, H, W, 3).
     """
 
-    def __init__(self, path: PathLike, frame_rate: float | Fraction) -> None:
-        self.numbers, self.num_stored, self.cuts = survey(path, frame_rate)
-        frames = decode_frames(path, exact_frame_rate(frame_rate))
+    def __init__(self, path: PathLike, frame_rate: float | Fraction, *, allow_truncated: bool = False) -> None:
+        self.numbers, self.num_stored, self.cuts = survey(path, frame_rate, allow_truncated)
+        frames = decode_frames(path, exact_frame_rate(frame_rate), allow_truncated)
         first = next(frames)
         self._frames, self._position = chain([first], frames), 0
         self.shape = (len(self.numbers), *first.shape)
@@ -74,9 +76,19 @@ class FrameStream:
             raise ValueError(
                 f"`window` must begin at frame {self._position} or later, got {start} to {stop}; open the file again"
             )
-        frames = [*islice(self._frames, start - self._position, stop - self._position)]
+        frames = np.empty((stop - start, *self.shape[1:]), np.uint8)  # a list and its stack would take twice as much
+        decoded = islice(self._frames, start - self._position, stop - self._position)
         self._position = stop
-        return np.stack(frames)
+        for index in range(len(frames)):
+            frame = next(decoded, None)
+            if frame is None or frame.shape != self.shape[1:]:
+                found = "none" if frame is None else list(frame.shape)
+                raise ValueError(
+                    f"`path` must be a video of one size, of {len(self)} frames at this rate, got {found} at frame "
+                    f"{start + index}; convert it with ffmpeg"
+                )
+            frames[index] = frame
+        return frames
 
 
 class StillImage:
@@ -102,22 +114,22 @@ class StillImage:
         return self._frames[window]
 
 
-def decode_frames(path: PathLike, frame_rate: Fraction) -> Iterator[NDArray[np.uint8]]:
+def decode_frames(path: PathLike, frame_rate: Fraction, allow_truncated: bool = False) -> Iterator[NDArray[np.uint8]]:
     """Decode the frames of a file at a rate one by one, uint8 [H, W, 3]."""
-    with open_for_reading(path) as container:
+    with open_for_reading(path, allow_truncated=allow_truncated) as container:
         stream, rate = find_video_stream(container, path)
         aspect = pixel_aspect(stream)
-        for frame in choose_frames(timed(container.decode(stream), rate), rate, frame_rate):
+        for frame in choose_frames(timed(decode(container, stream, allow_truncated), rate), rate, frame_rate):
             yield frame_to_array(frame, aspect)
 
 
-def survey(path: PathLike, frame_rate: float | Fraction) -> Survey:
+def survey(path: PathLike, frame_rate: float | Fraction, allow_truncated: bool = False) -> Survey:
     """Tell which frames of a file `read_video` takes at a frame rate, and where its scenes change."""
     finder, times_s = CutFinder(), []
     width, height = THUMBNAIL_PX
-    with open_for_reading(path) as container:
+    with open_for_reading(path, allow_truncated=allow_truncated) as container:
         stream, rate = find_video_stream(container, path)
-        frames = timed(container.decode(stream), rate)
+        frames = timed(decode(container, stream, allow_truncated), rate)
         for time_s, frame in chain([first_frame(frames, path)], frames):
             times_s.append(time_s)
             finder.add(frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA"))
@@ -127,11 +139,22 @@ def survey(path: PathLike, frame_rate: float | Fraction) -> Survey:
     return Survey(numbers, len(times_s), [cut for cut in cuts if cut < len(numbers)])
 
 
-def read_sound_of_video(path: PathLike) -> tuple[NDArray[np.float32] | None, int | None]:
-    """Decode the sound of a video file from its first frame on: [channels, samples] and its sampling rate, or None."""
-    with open_for_reading(path) as container:
+def read_sound_of_video(
+    path: PathLike, *, audio_track: int | None = None, allow_truncated: bool = False
+) -> tuple[NDArray[np.float32] | None, int | None]:
+    """Decode the sound of a video file from its first frame on.
+
+    Args:
+        path: Any file that libav can read.
+        audio_track: Which sound track, counted from 0; None takes the one that players choose.
+        allow_truncated: Take what is there of a file that announces more than it holds.
+
+    Returns:
+        [channels, samples] and its sampling rate; or None twice, if the file is silent and no track is asked for.
+    """
+    with open_for_reading(path, allow_truncated=allow_truncated) as container:
         stream, rate = find_video_stream(container, path)
-        if not container.streams.audio:
+        if not container.streams.audio and audio_track is None:
             return None, None
-        start_s, _ = first_frame(timed(container.decode(stream), rate), path)
-    return read_sound(path, start_s)
+        start_s, _ = first_frame(timed(decode(container, stream, allow_truncated), rate), path)
+    return read_sound(path, start_s, audio_track=audio_track, allow_truncated=allow_truncated)

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import io
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,9 @@ from typing import Any
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 AUDIO_SUFFIXES = (".flac", ".m4a", ".mp3", ".ogg", ".wav")
+CLIP_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, *AUDIO_SUFFIXES)
 BOX_SUFFIXES = (".boxes.json", ".boxes.npy", ".boxes.safetensors")
+CAPTION_SUFFIXES = (".json", ".txt")
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
 PATH_COLUMNS = ("video", "audio", "reference_image", "subtitles")
 TEXT_COLUMNS = ("caption", "video_caption", "audio_caption", "transcript")
@@ -118,9 +120,9 @@ def _read_manifest(path: Path) -> list[Sample]:
     if not path.is_file():
         raise FileNotFoundError(f"`source` must be an existing folder or manifest, got `{path}`; check the spelling")
     readers = {".jsonl": _rows_of_jsonl, ".csv": _rows_of_csv}
-    if path.suffix not in readers:
+    if path.suffix.lower() not in readers:
         raise ValueError(f"`source` must be a folder, a .jsonl or a .csv file, got `{path}`; convert it to .jsonl")
-    return [_sample(row, path.parent, where) for where, row in readers[path.suffix](path)]
+    return [_sample(row, path.parent, where) for where, row in readers[path.suffix.lower()](path)]
 
 
 def _rows_of_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -153,31 +155,77 @@ def _checked_rows(rows: csv.DictReader[str], path: Path) -> Iterator[dict[Any, A
 
 
 def _read_folder(folder: Path) -> list[Sample]:
-    for name in ("manifest.jsonl", "manifest.csv"):
-        if (folder / name).exists():
-            return _read_manifest(folder / name)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if (manifest := _manifest_of(folder)) is not None:
+        return _read_manifest(manifest)
+    files = _files_of(folder)
+    beside = by_small_suffix(files)
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     stems = {path.with_suffix("") for path in videos}
     audios = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     lone_audios = [path for path in audios if path.with_suffix("") not in stems]
-    sound_of = {path.with_suffix(""): path for path in audios}
-    samples = [_with_sidecars(Sample(video=path, audio=sound_of.get(path.with_suffix("")))) for path in videos]
-    samples += [_with_sidecars(Sample(audio=path)) for path in lone_audios]
-    return samples + [_with_sidecars(Sample(video=path)) for path in _stills(files, samples)]
+    samples = [
+        _with_sidecars(Sample(video=path, audio=find_beside(path, AUDIO_SUFFIXES, beside)), beside) for path in videos
+    ]
+    samples += [_with_sidecars(Sample(audio=path), beside) for path in lone_audios]
+    return samples + [_with_sidecars(Sample(video=path), beside) for path in _stills(files, samples)]
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files below a folder, with whole paths, in their order."""
+    files = folder.absolute().rglob("*")
+    return sorted(path for path in files if path.is_file() and not path.name.startswith("."))
+
+
+def _manifest_of(folder: Path) -> Path | None:
+    """The manifest inside a folder, if it has one."""
+    return find_beside(folder / "manifest", (".jsonl", ".csv"), by_small_suffix(folder.iterdir()))
+
+
+def by_small_suffix(files: Iterable[Path]) -> dict[Path, list[Path]]:
+    """The files under each name whose suffixes, from the first dot on, are written in small letters."""
+    found: dict[Path, list[Path]] = defaultdict(list)
+    for file in files:
+        for at in [at for at, letter in enumerate(file.name) if letter == "." and at]:
+            found[file.with_name(file.name[:at] + file.name[at:].lower())].append(file)
+    return found
+
+
+def find_beside(path: Path, suffixes: Sequence[str], files: Mapping[Path, Sequence[Path]]) -> Path | None:
+    """The file that is named as another, with one of some suffixes in letters of any case.
+
+    Args:
+        path: Of the other file, or its name without a suffix.
+        suffixes: In small letters; the first of which there is a file counts.
+        files: Those that there are, by `by_small_suffix`.
+
+    Raises:
+        ValueError: If several files differ in nothing but the case of their suffixes.
+    """
+    stem = path if path.suffix.lower() not in CLIP_SUFFIXES else path.with_suffix("")
+    for suffix in suffixes:
+        found = sorted(set(files.get(stem.with_name(stem.name + suffix), [])))
+        if len(found) > 1:
+            raise ValueError(
+                f"`{path}` must have one {suffix} file beside it, got {some([file.name for file in found])}; "
+                "rename one"
+            )
+        if found:
+            return found[0]
+    return None
 
 
 def unplaced_files(source: Path, samples: Sequence[Sample]) -> list[str]:
     """Name the files of a folder that no sample reads: of unknown kinds, without a clip, or beside a better one."""
-    if not source.is_dir() or any((source / name).exists() for name in ("manifest.jsonl", "manifest.csv")):
+    if not source.is_dir() or _manifest_of(source) is not None:
         return []
     read = [getattr(sample, name) for sample in samples for name in (*PATH_COLUMNS, "mouth_boxes")]
     taken = {path.resolve() for path in read if isinstance(path, Path)}
+    files = _files_of(source)
+    beside = by_small_suffix(files)
     for sample in samples:  # of a caption in both forms the table counts
-        captions = [sample.source.with_suffix(suffix) for suffix in (".json", ".txt")]
-        taken |= {path.resolve() for path in [path for path in captions if path.exists()][:1]}
-    files = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return [str(path.relative_to(source)) for path in files if path.resolve() not in taken]
+        caption = find_beside(sample.source, CAPTION_SUFFIXES, beside)
+        taken |= {caption.resolve()} if caption is not None else set()
+    return [str(path.relative_to(source.absolute())) for path in files if path.resolve() not in taken]
 
 
 def describe_unplaced(source: Path, samples: Sequence[Sample]) -> str:
@@ -208,20 +256,18 @@ def _stills(files: Sequence[Path], samples: Sequence[Sample]) -> list[Path]:
     return stills
 
 
-def _with_sidecars(sample: Sample) -> Sample:
-    text, columns = sample.source.with_suffix(".txt"), sample.source.with_suffix(".json")
-    if columns.exists():
-        row = _parse_row(_read_text(columns), str(columns))
+def _with_sidecars(sample: Sample, beside: Mapping[Path, Sequence[Path]]) -> Sample:
+    caption = find_beside(sample.source, CAPTION_SUFFIXES, beside)
+    if caption is not None and caption.suffix.lower() == ".json":
+        row = _parse_row(_read_text(caption), str(caption))
         given = {name: str(getattr(sample, name)) for name in ("video", "audio") if getattr(sample, name)}
-        sample = _sample(given | row, columns.parent, str(columns))
-    elif text.exists():
-        sample = replace(sample, caption=_read_text(text).strip())
-    boxes = (sample.source.with_suffix(suffix) for suffix in BOX_SUFFIXES)
-    subtitles = (sample.source.with_suffix(suffix) for suffix in SUBTITLE_SUFFIXES)
+        sample = _sample(given | row, caption.parent, str(caption))
+    elif caption is not None:
+        sample = replace(sample, caption=_read_text(caption).strip())
     return replace(
         sample,
-        mouth_boxes=sample.mouth_boxes or next((path for path in boxes if path.exists()), None),
-        subtitles=sample.subtitles or next((path for path in subtitles if path.exists()), None),
+        mouth_boxes=sample.mouth_boxes or find_beside(sample.source, BOX_SUFFIXES, beside),
+        subtitles=sample.subtitles or find_beside(sample.source, SUBTITLE_SUFFIXES, beside),
     )
 
 

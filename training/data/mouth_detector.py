@@ -225,10 +225,10 @@ def read_boxes(boxes: Path | list[Any], num_frames: int) -> Boxes:
         float32 [P, F, 4], NaN = no mouth.
     """
     where = f"`{boxes}`" if isinstance(boxes, Path) else "`mouth_boxes`"
-    if isinstance(boxes, Path) and boxes.suffix not in BOX_READERS:
+    if isinstance(boxes, Path) and boxes.suffix.lower() not in BOX_READERS:
         raise ValueError(f"mouth boxes must be a .json, .npy or .safetensors file, got {where}; convert it")
     try:
-        found = BOX_READERS[boxes.suffix](boxes) if isinstance(boxes, Path) else _from_lists(boxes)
+        found = BOX_READERS[boxes.suffix.lower()](boxes) if isinstance(boxes, Path) else _from_lists(boxes)
         array = np.asarray(found, np.float32)
     except (TypeError, KeyError, ValueError, OverflowError, EOFError, RecursionError, SafetensorError) as error:
         raise ValueError(

@@ -8,12 +8,12 @@ import json
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,9 +21,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffusers_jova.prompt import JoVAPrompt
+from diffusers_jova.training.data.buckets import MAX_UNLIKE, SHAPE_NOTES
 from diffusers_jova.training.data.clips import (
-    BROKEN_CLIP_ERRORS,
-    LITTLE_KEPT,
+    BrokenFileError,
     Clip,
     ClipSettings,
     Recording,
@@ -36,12 +36,20 @@ from diffusers_jova.training.data.encoder import Encoder
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
 from diffusers_jova.training.data.mouth_quality import measure_mouths
-from diffusers_jova.training.data.summary import EMPTY_PROMPT_REASON, Outcome, Status, write_summary
+from diffusers_jova.training.data.summary import (
+    EMPTY_PROMPT_REASON,
+    WITHOUT_PROMPT,
+    Outcome,
+    Status,
+    write_summary,
+)
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.whole_files import explained_full_disk
+from jova_cli.file_arguments import as_options
 from jova_cli.parser import dtype_name, one_line
 
 
+Item = TypeVar("Item")
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -98,33 +106,15 @@ class Preparer:
         if done := self.find_done(sample, fingerprint):
             return done
         try:
-            recording = read_recording(sample, self.settings.clips, self._detector, self._transcriber)
+            num_records = self._write_records(sample, fingerprint)
         except SkippedClipError as error:
             return self._leave_out(sample, "skipped", str(error))
-        except BROKEN_CLIP_ERRORS as error:
-            said = one_line(error).replace(", or take what is there by `allow_truncated`", "")
-            return self._leave_out(sample, "broken", said or type(error).__name__)
-        clips = recording.clips
-        try:
-            prompted = [(clip, prompt) for clip in clips if self._render(prompt := _prompt(sample, clip))]
-        except ValueError as error:  # of a text that is none
-            return self._leave_out(sample, "broken", one_line(error))
-        if not prompted:
-            return self._leave_out(sample, "skipped", EMPTY_PROMPT_REASON)
-        for index, (clip, prompt) in enumerate(prompted):
-            try:
-                tensors, metadata = self._encode(sample, clip, prompt)
-            except ValueError as error:
-                return self._leave_out(sample, "broken", one_line(error))
-            metadata |= {"clip": index, "num_clips": len(prompted), **_usage_header(recording)}
-            digests = {"fingerprint": fingerprint, "preparation": self.preparation}
-            write_record(self._record(sample, index), tensors, metadata | digests)
-        self._remove_records(sample, keep=len(prompted))
-        share = clips[0].kept_share
-        note = f"the crop keeps {share:.0%} of the picture" if share < LITTLE_KEPT else ""
+        except BrokenFileError as error:
+            return self._leave_out(sample, "broken", as_options(str(error)))
+        self._remove_records(sample, keep=num_records)
         written = self.find_done(sample, fingerprint)
         assert written is not None
-        return written._replace(status="kept", note=note, num_empty=len(clips) - len(prompted))
+        return written._replace(status="kept")
 
     @functools.cached_property
     def preparation(self) -> str:
@@ -139,23 +129,28 @@ class Preparer:
         return _digest([asdict(sample), self.preparation, states])
 
     def find_done(self, sample: Sample, fingerprint: str) -> Outcome | None:
-        """Say what the records of a sample hold if all of them are there with this fingerprint, else None."""
-        first = _header(self._record(sample, 0))
-        num_clips = int(first.get("num_clips", 0))
-        headers = [first, *(_header(self._record(sample, index)) for index in range(1, num_clips))]
-        if any(header.get("fingerprint") != fingerprint for header in headers):
-            return None
+        """Say what the records of a sample hold if all of them are there with this fingerprint, else None.
+
+        The header of the last one tells how many there are, and what became of the rest of the file.
+        """
+        headers: list[dict[str, str]] = []
+        while not headers or "num_clips" not in headers[-1]:
+            headers.append(_header(self._record(sample, len(headers))))
+            if headers[-1].get("fingerprint") != fingerprint:
+                return None
+        last = headers[-1]
         pictures = [header for header in headers if header["has_video"] == "1"]
         num_silent = sum(header["has_audio"] == "0" for header in headers)
         return Outcome(
             str(sample.source),
             "done",
-            num_records=num_clips,
+            last["note"],
+            num_records=len(headers),
             num_silent=num_silent,
             mouths=[json.loads(header["mouths"]) for header in pictures],
-            length_s=float(first["recording_s"]),
+            length_s=float(last["recording_s"]),
             used_s=sum(int(header["num_frames"]) / float(header["frame_rate"]) for header in headers),
-            unused_s=json.loads(first["unused_s"]),
+            unused_s=json.loads(last["unused_s"]),
         )
 
     def write_empty_prompt(self) -> None:
@@ -164,6 +159,34 @@ class Preparer:
         fingerprint = f"{self.model_fingerprint} {self.settings.dtype}"
         if _header(path).get("fingerprint") != fingerprint:
             write_record(path, self._encoder.encode_prompt(""), {"fingerprint": fingerprint})
+
+    def _write_records(self, sample: Sample, fingerprint: str) -> int:
+        """Write the records of one sample clip by clip, with the last what became of the rest; returns how many."""
+        recording = read_recording(sample, self.settings.clips, self._detector, self._transcriber)
+        digests = {"fingerprint": fingerprint, "preparation": self.preparation}
+        num_written = 0
+        for (tensors, metadata), is_last in with_last(self._encode_all(sample, recording)):
+            usage = _usage_header(recording, num_clips=num_written + 1) if is_last else {}
+            header = {**metadata, "clip": num_written, **usage, **digests}
+            with unusable_results():
+                write_record(self._record(sample, num_written), tensors, header)
+            num_written += 1
+        if not num_written:
+            raise SkippedClipError(EMPTY_PROMPT_REASON)
+        return num_written
+
+    def _encode_all(self, sample: Sample, recording: Recording) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+        """Encode the clips whose prompt is not empty; the seconds of the others are not used."""
+        for clip in recording.clips:
+            prompt = _prompt(sample, clip)
+            with unusable_results():
+                is_empty = not self._render(prompt)
+            if not is_empty:
+                with unusable_results():
+                    record = self._encode(sample, clip, prompt)
+                yield record
+            else:
+                recording.unused_s[WITHOUT_PROMPT] += clip.bucket.num_frames / self.settings.clips.frame_rate
 
     def _encode(
         self, sample: Sample, clip: Clip, prompt: JoVAPrompt | str
@@ -181,7 +204,6 @@ class Preparer:
         if clip.audio is not None:
             duration_s = clip.bucket.num_frames / settings.frame_rate
             tensors["audio_latents"] = encoder.encode_audio(clip.audio, clip.sampling_rate, duration_s)
-        _check_finite(tensors)
         return tensors, {
             **clip.bucket._asdict(),
             "frame_rate": settings.frame_rate,
@@ -191,6 +213,7 @@ class Preparer:
             "temporal_factor": encoder.video_codec.temporal_factor,
             "start_s": clip.start_s,
             "mouths": json.dumps(mouths),
+            "note": SHAPE_NOTES[settings.fit](clip.shape_share) if clip.shape_share < MAX_UNLIKE else "",
             "has_video": int(clip.frames is not None),
             "has_audio": int(clip.audio is not None),
             "caption": self._render(prompt),
@@ -336,19 +359,28 @@ def _prompt(sample: Sample, clip: Clip) -> JoVAPrompt | str:
     return JoVAPrompt(sample.video_caption, sample.audio_caption, words)
 
 
-def _check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse to store what training could not learn from; boxes alone may hold NaN, where there is no mouth."""
-    bad = [name for name, tensor in tensors.items() if name != "mouth_boxes" and not torch.isfinite(tensor).all()]
-    if bad:
-        raise ValueError(
-            f"what the encoders make of a clip must be finite, got NaN or infinity in {', '.join(bad)}; look at the "
-            "clip, and encode in float32 where the model is stored in float16"
-        )
+@contextmanager
+def unusable_results() -> Iterator[None]:
+    """Turn what is wrong with a prompt or an encoded clip into an error of its file."""
+    try:
+        yield
+    except (ValueError, FloatingPointError) as error:
+        raise BrokenFileError(one_line(error)) from error
 
 
-def _usage_header(recording: Recording) -> dict[str, Any]:
-    """What the records of a file say of the file as a whole."""
-    return {"recording_s": recording.length_s, "unused_s": json.dumps(recording.unused_s)}
+def with_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
+    """Each item, with whether it is the last one; one of them is held back for that."""
+    held: list[Item] = []
+    for item in items:
+        if held:
+            yield held.pop(), False
+        held = [item]
+    yield from ((item, True) for item in held)
+
+
+def _usage_header(recording: Recording, num_clips: int) -> dict[str, Any]:
+    """What the last record of a file says of the file as a whole, once all of it was gone through."""
+    return {"num_clips": num_clips, "recording_s": recording.length_s, "unused_s": json.dumps(recording.unused_s)}
 
 
 def _device(device: str, rank: int) -> str:

@@ -18,6 +18,7 @@ MAX_LISTED = 20  # files or clips that are told one by one
 LOW_SHARE = 0.5  # of the frames with a mouth
 MANY_JUMPS = 3  # in one clip
 MUCH_CUT = 0.1  # of the faces of a clip
+WITHOUT_PROMPT = "whose prompt is empty"
 EMPTY_PROMPT_REASON = "the prompt is empty, nothing is written and no words were heard; give a caption"
 
 
@@ -27,10 +28,9 @@ class Outcome(NamedTuple):
     Attributes:
         source: Its file.
         status: Whether its records are new, were there already, or are not made.
-        note: Why they are not made, or what a new record lost; empty where there is nothing to say.
+        note: Why they are not made, or how their shape differs from the file's; empty where there is nothing to say.
         num_records: Records that the sample has.
         num_silent: Those of them without sound.
-        num_empty: Clips that became no record because their prompt is empty; not known of an earlier run.
         mouths: What is known of the mouths of each record with a picture, the fields of a `MouthQuality`.
         length_s: Seconds of the file; 0 where it became no record.
         used_s: Seconds of it that the records hold.
@@ -42,7 +42,6 @@ class Outcome(NamedTuple):
     note: str = ""
     num_records: int = 0
     num_silent: int = 0
-    num_empty: int = 0
     mouths: Sequence[Mapping[str, Any]] = ()
     length_s: float = 0.0
     used_s: float = 0.0
@@ -80,11 +79,9 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
         lines.append(f"still images {len(stills)}: {some(stills)}; they train the picture alone")
     if silent := [o.name for o in outcomes if o.num_silent and not is_still[o.source]]:
         lines.append(f"no sound in {len(silent)}: {some(silent)}; they train the picture alone")
-    cropped = [f"{o.name}, {o.note}" for o in outcomes if o.status == "kept" and o.note]
-    if cropped:
-        lines.append(f"cropped {len(cropped)}: {some(cropped)}; give `--buckets` of their shape to keep more")
-    cut_off = [f"{o.name}, {o.num_empty} clips" for o in outcomes if o.num_empty]
-    if cut_off:
+    if unlike := [f"{o.name}, {o.note}" for o in outcomes if o.num_records and o.note]:
+        lines.append(f"of another shape {len(unlike)}: {some(unlike)}; give `--buckets` of theirs, or another `--fit`")
+    if cut_off := [o.name for o in outcomes if o.unused_s.get(WITHOUT_PROMPT)]:
         lines.append(f"left out of {len(cut_off)}: {some(cut_off)}; {EMPTY_PROMPT_REASON}")
     reasons = Counter(outcome.note for outcome in outcomes if outcome.status == "skipped")
     sources = {outcome.note: outcome.name for outcome in outcomes}

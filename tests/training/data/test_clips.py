@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,24 @@ from PIL import Image
 
 from diffusers_jova.drawn.avatars import make_clip
 from diffusers_jova.media import read_audio, read_video, write_audio, write_video
+from diffusers_jova.pictures import fit_pictures
+from diffusers_jova.training.data.buckets import Bucket, fit
 from diffusers_jova.training.data.clips import (
-    Bucket,
+    BrokenFileError,
     Clip,
     ClipSettings,
     SkippedClipError,
     choose_bucket,
-    fit,
     read_recording,
 )
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import NoMouths
 from diffusers_jova.training.data.subtitles import Speech
+from tests.unusual_media import case
 
 
 def load_clips(*arguments: Any) -> list[Clip]:
-    return read_recording(*arguments).clips
+    return [*read_recording(*arguments).clips]
 
 
 WHITE = np.array([250, 250, 250], np.uint8)  # luminance survives the codec unblurred
@@ -71,6 +74,82 @@ def test_boxes_stay_on_the_object_through_crop_and_resize(size: tuple[int, int])
     assert np.isfinite(moved).all()
     for frame, box in zip(cropped, moved[0], strict=True):
         np.testing.assert_allclose(box_of_white(frame), box, atol=1.01)
+
+
+@pytest.mark.parametrize("how", ["contain", "stretch"])
+@pytest.mark.parametrize("size", [(64, 96), (128, 80), (32, 32), (48, 160)])
+def test_boxes_stay_on_the_object_between_black_bars_and_where_its_shape_is_bent(
+    size: tuple[int, int], how: str
+) -> None:
+    frames, boxes = white_square(3, 64, 96)
+    fitted, moved = fit(frames, boxes, Bucket(3, *size), how)
+    assert np.array_equal(fitted, fit_pictures(frames, *size, fit=how))
+    for frame, box in zip(fitted, moved[0], strict=True):
+        np.testing.assert_allclose(box_of_white(frame), box, atol=1.01)
+
+
+@pytest.mark.parametrize(("how", "corner"), [("cover", 100), ("contain", 0), ("stretch", 100)])
+def test_a_file_of_another_shape_is_cropped_filled_up_or_bent_with_its_reference_image(
+    tmp_path: Path, how: str, corner: int
+) -> None:
+    Image.fromarray(white_square(1, 64, 160)[0][0]).save(tmp_path / "a.png")
+    sample = Sample(video=write_clip(tmp_path / "a.mp4", size=(64, 160)), reference_image=tmp_path / "a.png")
+    (clip,) = load_clips(sample, settings("33x64x64", fit=how), NoMouths())
+    assert clip.frames is not None
+    assert clip.reference_image is not None
+    for picture in (*clip.frames, clip.reference_image):
+        assert picture.shape == (64, 64, 3)
+        np.testing.assert_allclose(picture[0, -1], corner, atol=3)  # black bars lie above and below
+    assert clip.shape_share == pytest.approx(0.4)
+
+
+def test_a_file_that_is_smaller_than_its_bucket_on_one_side_fits_between_black_bars() -> None:
+    upright = (96, 32)
+    for how, fits in (("cover", False), ("contain", True), ("stretch", False)):
+        some = settings("33x64x96", fit=how)
+        if fits:
+            assert choose_bucket(50, upright, some) == some.buckets[0]
+        else:
+            with pytest.raises(SkippedClipError, match="smaller than every bucket"):
+                choose_bucket(50, upright, some)
+    with pytest.raises(ValueError, match=r"`fit` must be one of \['cover', 'contain', 'stretch'\], got 'zoom'"):
+        settings("33x64x96", fit="zoom")
+
+
+def test_of_a_truncated_file_what_is_there_becomes_clips_on_request(tmp_path: Path) -> None:
+    sample = Sample(video=case("cut_60.mp4", tmp_path))
+    with pytest.raises(BrokenFileError, match=r"must be a whole file, .* take what is there by `allow_truncated`"):
+        load_clips(sample, settings("5x64x96"), NoMouths())
+    clips = load_clips(sample, settings("5x64x96", cut="all", allow_truncated=True), NoMouths())
+    whole = read_video(sample.source, frame_rate=16, allow_truncated=True).frames
+    assert np.array_equal(np.concatenate([clip.frames for clip in clips if clip.frames is not None]), whole[:5])
+
+
+@pytest.mark.parametrize(("track", "hz"), [(None, 880), (0, 440), (1, 880)])
+def test_the_sound_track_that_is_asked_for_is_taken(tmp_path: Path, track: int | None, hz: float) -> None:
+    path = case("second_is_default.mkv", tmp_path)
+    for sample in (Sample(video=path), Sample(video=write_clip(tmp_path / "a.mp4", sound_s=None), audio=path)):
+        (clip,) = load_clips(sample, settings("13x64x96", audio_track=track), NoMouths())
+        assert clip.audio is not None
+        assert np.abs(np.fft.rfft(clip.audio[0])).argmax() * 16 / 13 == pytest.approx(hz, abs=3)
+    with pytest.raises(BrokenFileError, match=r"`audio_track` must be from 0 to 1 .* got 2"):
+        load_clips(sample, settings("13x64x96", audio_track=2), NoMouths())
+
+
+def test_a_recording_four_times_as_long_takes_no_more_memory_for_its_pictures(tmp_path: Path) -> None:
+    num_bytes = {}
+    for seconds in (30, 120):
+        path = tmp_path / f"{seconds}.mp4"
+        frames = np.broadcast_to(np.full((1, 1, 1, 3), 90, np.uint8), (seconds * 16, 64, 96, 3))
+        write_video(path, frames, 16)
+        tracemalloc.start()  # numpy tells it of every array
+        num_clips = sum(
+            1 for _ in read_recording(Sample(video=path), settings("17x64x96", cut="all"), NoMouths()).clips
+        )
+        num_bytes[seconds] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert num_clips == seconds * 16 // 17
+    assert num_bytes[120] - num_bytes[30] < 17 * 64 * 96 * 3  # less than a clip; what is known of a frame stays
 
 
 def test_a_mouth_that_the_crop_cuts_away_is_gone() -> None:
@@ -280,8 +359,9 @@ def write_scenes(path: Path, *lengths: int) -> Path:
 def test_no_clip_spans_a_cut_and_the_rest_of_the_file_is_accounted_for(tmp_path: Path) -> None:
     path = write_scenes(tmp_path / "a.mp4", 20, 5, 40)
     recording = read_recording(Sample(video=path), settings("17x64x96", cut="all"), NoMouths())
-    assert [clip.start_s for clip in recording.clips] == [0, 25 / 16, 42 / 16]
-    for clip in recording.clips:
+    clips = [*recording.clips]
+    assert [clip.start_s for clip in clips] == [0, 25 / 16, 42 / 16]
+    for clip in clips:
         assert clip.frames is not None
         assert np.ptp(clip.frames.mean(axis=(1, 2, 3))) < 5
     assert recording.length_s == 65 / 16
@@ -307,7 +387,7 @@ def test_each_clip_has_the_words_that_are_said_in_it_and_no_others(tmp_path: Pat
     heard = lambda *_: words  # noqa: E731
     some = settings("17x64x96", "33x64x96", cut=cut)
     for sample, listen in ((subtitled, None), (Sample(video=path), heard)):
-        clips = read_recording(sample, some, NoMouths(), listen).clips
+        clips = load_clips(sample, some, NoMouths(), listen)
         assert len(clips) == 1 if cut == "first" else len(clips) > 3
         for clip in clips:
             end_s = clip.start_s + clip.bucket.num_frames / 16

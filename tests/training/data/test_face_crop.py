@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffusers_jova.training.data.clips import Bucket, crop_size, crop_windows, fit_along
+from diffusers_jova.training.data.buckets import Bucket, crop_size, crop_windows, fit_along
 from diffusers_jova.training.data.face_crop import crop_path, cut_share, faces_of
 
 

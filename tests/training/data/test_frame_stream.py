@@ -1,5 +1,6 @@
 """A long file gives the same frames and the same sound as one that is read at once."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -8,15 +9,16 @@ import pytest
 
 from diffusers_jova import media
 from diffusers_jova.training.data import frame_stream
-from diffusers_jova.training.data.clips import Bucket, ClipSettings, read_recording
+from diffusers_jova.training.data.buckets import Bucket
+from diffusers_jova.training.data.clips import ClipSettings, read_recording
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import NoMouths
 from tests.diffusers_jova.test_media import clicks, moving_square
 
 
-@pytest.mark.parametrize("frame_rate", [16, 24, 30])
+@pytest.mark.parametrize("frame_rate", [16, 24, 30, Fraction(24000, 1001)])
 def test_a_stream_gives_the_frames_of_the_whole_file_and_decodes_no_more_than_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frame_rate: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frame_rate: int | Fraction
 ) -> None:
     media.write_video(tmp_path / "a.mp4", moving_square(30), 24, clicks(20000), 16000)
     whole = media.read_video(tmp_path / "a.mp4", frame_rate=frame_rate)
@@ -40,10 +42,23 @@ def test_a_file_with_given_boxes_is_decoded_twice_and_no_more(tmp_path: Path, mo
     boxes = np.tile(np.float32([4, 4, 20, 20]), (1, 10, 1)).tolist()
     opened = []
     open_for_reading = frame_stream.open_for_reading
-    monkeypatch.setattr(frame_stream, "open_for_reading", lambda path: opened.append(path) or open_for_reading(path))
+    monkeypatch.setattr(
+        frame_stream, "open_for_reading", lambda *a, **how: opened.append(a) or open_for_reading(*a, **how)
+    )
     settings = ClipSettings(buckets=(Bucket(5, 64, 64),), frame_rate=16, cut="all")
-    assert len(read_recording(Sample(video=tmp_path / "a.mp4", mouth_boxes=boxes), settings, NoMouths()).clips) == 2
+    sample = Sample(video=tmp_path / "a.mp4", mouth_boxes=boxes)
+    assert len([*read_recording(sample, settings, NoMouths()).clips]) == 2
     assert len(opened) == 3  # for the times of all frames, for the frames, and to see that there is no sound
+
+
+def test_a_stream_that_changes_its_size_or_ends_early_is_named(tmp_path: Path) -> None:
+    media.write_video(tmp_path / "a.mp4", moving_square(10), 16)
+    frames = moving_square(6)
+    for given, found in ((frames, "none at frame 6"), (frames[:, :32], r"\[32, \d+, 3\] at frame 0")):
+        stream = frame_stream.FrameStream(tmp_path / "a.mp4", 16)
+        stream._frames = iter(given)
+        with pytest.raises(ValueError, match=f"of one size, of 10 frames at this rate, got {found}; convert"):
+            stream[:10]
 
 
 def test_a_file_without_picture_or_without_frames_is_refused(tmp_path: Path) -> None:

@@ -233,3 +233,37 @@ def test_files_of_a_folder_that_nothing_reads_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text("words")
     samples = [Sample(video=tmp_path / "a.mp4", subtitles=tmp_path / "a.srt")]
     assert unplaced_files(tmp_path, samples) == ["a.en.srt", "a.vtt", "b.txt", "c.heic"]
+
+
+def test_sidecars_are_found_whatever_the_case_of_their_suffixes_and_two_of_them_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(
+        tmp_path, "a.MP4", "a.WAV", "a.SRT", "a.Boxes.NPY", "b.mp4", "c.Mov", "c.VTT", "d.v1.mp4", "d.v1.TXT", "D.TXT"
+    )
+    (tmp_path / "a.Json").write_text(json.dumps({"video_caption": "a man"}))
+    (tmp_path / "b.Txt").write_text("a woman")
+    (tmp_path / "d.v1.TXT").write_text("a child")
+    samples = read_samples(tmp_path)
+    a, b, c, d = samples
+    sidecars = {"audio": "a.WAV", "subtitles": "a.SRT", "mouth_boxes": "a.Boxes.NPY"}
+    files = {name: tmp_path / file for name, file in sidecars.items()}
+    assert a == Sample(video=tmp_path / "a.MP4", video_caption="a man", **files)
+    assert (b.caption, c.subtitles, d.caption) == ("a woman", tmp_path / "c.VTT", "a child")
+    monkeypatch.chdir(tmp_path)
+    assert unplaced_files(tmp_path, samples) == unplaced_files(Path(), samples) == ["D.TXT"]
+    touch(tmp_path, "a.srt")
+    if len([*tmp_path.glob("a.[sS]*")]) == 2:  # on a file system that tells them apart
+        with pytest.raises(
+            ValueError, match=r"a\.MP4` must have one \.srt file beside it, got a\.SRT, a\.srt; rename one"
+        ):
+            read_samples(tmp_path)
+
+
+def test_a_manifest_is_one_whatever_the_case_of_its_suffix(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    manifest(tmp_path, {"video": "a.mp4", "caption": "x"}, name="manifest.JSONL")
+    assert [sample.source.name for sample in read_samples(tmp_path)] == ["a.mp4"]
+    (tmp_path / "other.CSV").write_text("video,caption\nb.mp4,y\n")
+    assert [sample.caption for sample in read_samples(tmp_path / "other.CSV")] == ["y"]
+    assert unplaced_files(tmp_path, []) == []
