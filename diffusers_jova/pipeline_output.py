@@ -9,7 +9,9 @@ from typing import Any
 
 from diffusers.utils import BaseOutput
 
-from .media import write_video
+from .content_credentials import Credentials
+from .media import write_audio, write_video
+from .provenance import Record, basic_record
 
 
 @dataclass
@@ -23,21 +25,50 @@ class JoVAPipelineOutput(BaseOutput):
             None if no audio was generated.
         frame_rate: Frames per second.
         sampling_rate: Samples per second.
+        provenance: How each clip was made, see `diffusers_jova.provenance.describe_call`; None where nobody says.
     """
 
     frames: Any = None
     audio: Any = None
     frame_rate: float = 0.0
     sampling_rate: int = 0
+    provenance: list[Record] | None = None
 
-    def save(self, path: str | Path, index: int = 0) -> None:
-        """Write one clip of the batch, with its sound, as an mp4.
+    def save(
+        self, path: str | Path, index: int = 0, *, metadata: bool = True, credentials: Credentials | None = None
+    ) -> None:
+        """Write one clip of the batch: an mp4 with its sound, or the sound alone as a wav.
+
+        The file says that it was generated, and how: `diffusers_jova.provenance.read_provenance` reads it back.
 
         Args:
             path: File to write; what is there is replaced once the new file is complete.
             index: Which clip.
+            metadata: Whether the file says so.
+            credentials: Certificate and key that sign what it says, after C2PA.
+
+        Raises:
+            ValueError: There is nothing of the kind to write, or nothing for the credentials to sign.
         """
+        record = self.record(index) if metadata else None
+        if Path(path).suffix.lower() == ".wav":
+            if self.audio is None:
+                raise ValueError("`save` must have sound for a wav, got none; use an mp4 for frames alone")
+            write_audio(path, self.audio[index], self.sampling_rate, provenance=record, credentials=credentials)
+            return
         if self.frames is None:
-            raise ValueError("`save` must have frames, got none; use `media.write_audio` for sound alone")
+            raise ValueError("`save` must have frames for an mp4, got none; use a wav for sound alone")
         audio = None if self.audio is None else self.audio[index]
-        write_video(path, self.frames[index], self.frame_rate, audio, self.sampling_rate)
+        write_video(
+            path,
+            self.frames[index],
+            self.frame_rate,
+            audio,
+            self.sampling_rate,
+            provenance=record,
+            credentials=credentials,
+        )
+
+    def record(self, index: int = 0) -> Record:
+        """How one clip was made, or what is true of all where nobody says more."""
+        return basic_record() if self.provenance is None else self.provenance[index]

@@ -74,6 +74,9 @@ def add_arguments(parser: Parser) -> None:
         help="of transformer and text encoders; bfloat16 on a GPU, float32 elsewhere",
     )
     add("--cpu-offload", action="store_true", help="keep on the GPU only what is working")
+    add("--no-metadata", action="store_true", help="do not write into the file that it was generated, and how")
+    add("--sign-certificate", type=Path, metavar="PEM", help="sign what the file says, after C2PA, with --sign-key")
+    add("--sign-key", type=Path, metavar="PEM", help="private key of --sign-certificate")
 
 
 def parse_adapter(text: str) -> Adapter:
@@ -99,6 +102,7 @@ def check(args: argparse.Namespace) -> None:
         if not math.isfinite(adapter.scale):
             raise ValueError(f"`--lora` must have a finite scale, got {adapter.scale}; 1 is the adapter as trained")
         check_source("--lora", adapter.source)
+    check_signature(args)
     for option in ("image", "audio", "video"):
         path = getattr(args, option)
         if path is not None and not path.is_file():
@@ -113,6 +117,19 @@ def check_prompt(args: argparse.Namespace) -> None:
             "the prompt must be given either by `--prompt` or by `--video-caption`, `--audio-caption` and "
             f"`--transcript`, got {'both' if has_parts else 'neither'}"
         )
+
+
+def check_signature(args: argparse.Namespace) -> None:
+    """Insist on both files of a signature, and on something to sign."""
+    files = {"--sign-certificate": args.sign_certificate, "--sign-key": args.sign_key}
+    given = [option for option, path in files.items() if path is not None]
+    if len(given) == 1:
+        raise ValueError(f"`--sign-certificate` and `--sign-key` must be given together, got `{given[0]}` alone")
+    if given and args.no_metadata:
+        raise ValueError("`--sign-certificate` must be given without `--no-metadata`, got both; leave one out")
+    for option in given:
+        if not files[option].is_file():
+            raise ValueError(f"`{option}` must be an existing PEM file, got {files[option]}")
 
 
 def check_numbers(args: argparse.Namespace) -> None:
