@@ -26,6 +26,7 @@ from .conditions import (
 )
 from .finite import check_finite_inputs, finite_output
 from .media_arrays import check_sampling_rate
+from .moviepy_clips import unpack_moviepy
 from .number_formats import whole_number
 from .pictures import Fit, describe_fit, fit_pictures, to_frames, to_pictures, to_signed
 from .pipeline_checks import CallInputs, check_frame_rate
@@ -133,6 +134,8 @@ class JoVAMediaMixin:
 
     def settle_media(self, inputs: CallInputs) -> CallInputs:
         """Bring given media into one form each, and let what was read from a file bring its rates."""
+        given = {name: unpack_moviepy(name, getattr(inputs, name)) for name in ("image", "video", "audio")}
+        inputs = replace(inputs, **given)
         if inputs.image is not None:
             inputs = replace(inputs, image=to_pictures("image", inputs.image))
         if inputs.video is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from diffusers.utils import BaseOutput
 
 from .content_credentials import Credentials
-from .media import write_audio, write_video
+from .media import to_moviepy, write_audio, write_video
 from .provenance import Record, basic_record
 
 
@@ -68,6 +68,19 @@ class JoVAPipelineOutput(BaseOutput):
             provenance=record,
             credentials=credentials,
         )
+
+    def to_moviepy(self, index: int = 0) -> Any:
+        """One clip of the batch as a clip of moviepy, for cutting, titles and effects; frames and samples as they are.
+
+        `media.from_moviepy` brings the result back, `media.write_video(..., provenance=output.record())` writes it.
+
+        Args:
+            index: Which clip.
+        """
+        frames, audio = (None if part is None else part[index] for part in (self.frames, self.audio))
+        if frames is None and audio is None:
+            raise ValueError("`to_moviepy` must have frames or sound, got neither; generate some")
+        return to_moviepy(frames, self.frame_rate, audio, self.sampling_rate)
 
     def record(self, index: int = 0) -> Record:
         """How one clip was made, or what is true of all where nobody says more."""

@@ -33,7 +33,7 @@ from diffusers_jova.training.data.segments import (
     quiet_frames,
     word_edges,
 )
-from diffusers_jova.training.data.subtitles import Speech, read_subtitles, spoken_within
+from diffusers_jova.training.data.subtitles import Speech, parts_within, read_subtitles, spoken_within
 from jova_cli.clip_arguments import MAX_RATE_HZ, MIN_LUFS, check_between
 
 
@@ -142,6 +142,7 @@ class Clip(NamedTuple):
         start_s: Where it begins in its file, in seconds.
         words: What is said in it; None where only the sample's transcript, or nobody, knows.
         cut_share: Part of its faces that the crop cuts into.
+        speech: What is said in it when, from its beginning on; None where nobody knows.
     """
 
     bucket: Bucket
@@ -154,6 +155,7 @@ class Clip(NamedTuple):
     start_s: float = 0.0
     words: str | None = None
     cut_share: float = 0.0
+    speech: tuple[Speech, ...] | None = None
 
 
 class Recording(NamedTuple):
@@ -215,7 +217,7 @@ def read_recording(
         for segment in plan.segments
     ]
     if speech is not None:
-        clips = [clip._replace(words=_words_of(clip, speech, settings.frame_rate)) for clip in clips]
+        clips = [_with_words(clip, speech, settings.frame_rate) for clip in clips]
     unused_s = {reason: frames / settings.frame_rate for reason, frames in plan.unused.items() if frames}
     recording = Recording(clips, tracks.longest / settings.frame_rate, unused_s)
     if settings.require_sound:
@@ -477,9 +479,11 @@ def _cut(
     return Clip(bucket, cropped, sound, rate, cropped_boxes, image, share, start_s, cut_share=cut)
 
 
-def _words_of(clip: Clip, speech: list[Speech], frame_rate: float) -> str:
-    end_s = clip.start_s + clip.bucket.num_frames / frame_rate
-    return spoken_within(speech, clip.start_s, end_s, frame_rate)
+def _with_words(clip: Clip, speech: list[Speech], frame_rate: float) -> Clip:
+    begin_s, end_s = clip.start_s, clip.start_s + clip.bucket.num_frames / frame_rate
+    parts = parts_within(speech, begin_s, end_s, frame_rate)
+    own = tuple(part._replace(start_s=part.start_s - begin_s, end_s=part.end_s - begin_s) for part in parts)
+    return clip._replace(words=spoken_within(parts, begin_s, end_s, frame_rate), speech=own)
 
 
 def _given_boxes(sample: Sample, frames: FrameStream | StillImage | None) -> NDArray[Any] | None:
