@@ -1,8 +1,8 @@
 """Clips of moviepy out of ours and back, as arrays: every frame and every sample stays where it was.
 
-moviepy asks a clip for what it shows at a time. Its own arrays and readers round that time in several ways, which loses
-frames and samples; so what is ours is asked, and asks, a little before the middle of a frame or a sample, where rounding
-and cutting off agree, and where sums of durations cannot name a neighbour.
+moviepy asks a clip for what it shows at a time. Its own arrays and readers round that time in several ways, which
+loses frames and samples; so what is ours is asked, and asks, a little before the middle of a frame or a sample, where
+rounding and cutting off agree, and where sums of durations cannot name a neighbour.
 
 Letters: F frames, H and W pixels, S samples.
 """

@@ -10,7 +10,9 @@ from typing import Any
 from diffusers.utils import BaseOutput
 
 from .content_credentials import Credentials
-from .media import to_moviepy, write_audio, write_video
+from .media import to_float_audio, to_moviepy, write_audio, write_video
+from .notebook_player import players
+from .pictures import to_uint8_frames
 from .provenance import Record, basic_record
 
 
@@ -81,6 +83,20 @@ class JoVAPipelineOutput(BaseOutput):
         if frames is None and audio is None:
             raise ValueError("`to_moviepy` must have frames or sound, got neither; generate some")
         return to_moviepy(frames, self.frame_rate, audio, self.sampling_rate)
+
+    def _repr_html_(self) -> str | None:
+        """Players with sound, for a notebook that shows an output; None for latents, which nothing plays."""
+        modality = self.audio if self.frames is None else self.frames
+        if modality is None:
+            return None
+        try:
+            width = 0 if self.frames is None else to_uint8_frames(self.frames[0][:1]).shape[2]
+            if self.audio is not None:
+                to_float_audio(self.audio[0])
+        except ValueError:
+            return None
+        records = [self.record(index) for index in range(len(modality))]
+        return players(self.save, records, self.frames is not None, width)
 
     def record(self, index: int = 0) -> Record:
         """How one clip was made, or what is true of all where nobody says more."""
