@@ -80,6 +80,7 @@ def draw_wave(
     """Draw the extent of a waveform [samples] in each column of an image, `height` pixels from `top` on."""
     draw = ImageDraw.Draw(image)
     middle, half = top + height / 2, height / 2 - 2
-    for x, piece in enumerate(np.array_split(np.clip(waveform, -1, 1), image.width)):
+    edges = np.linspace(0, len(waveform), image.width + 1).round().astype(int)[1:-1]  # equal times, to a sample
+    for x, piece in enumerate(np.split(np.clip(waveform, -1, 1), edges)):
         low, high = (float(piece.min()), float(piece.max())) if len(piece) else (0.0, 0.0)
         draw.line((x, middle - half * high, x, middle - half * low), fill=ink)

@@ -85,9 +85,10 @@ def show_speaking(pipeline: JoVAPipeline, folder: Path) -> None:
 def show_mouth_mask(model: Path, defaults: GenerationDefaults, folder: Path) -> None:
     """Write what `jova preview --debug-mouth-mask` shows of a drawn clip."""
     bucket = Bucket(defaults.num_frames, defaults.height, defaults.width)
-    sizes = {"height": max(64, bucket.height), "width": max(64, bucket.width)}
-    drawn = make_clip(FIRST_SEED, subject="speaker", num_frames=bucket.num_frames, **sizes)
-    clip = Clip(bucket._replace(**sizes), drawn.frames, None, 0, drawn.mouth_boxes, None)
+    bucket = bucket._replace(height=max(64, bucket.height), width=max(64, bucket.width))  # the smallest drawing
+    sizes: dict[str, Any] = bucket._asdict()
+    drawn = make_clip(FIRST_SEED, subject="speaker", **sizes)
+    clip = Clip(bucket, drawn.frames, None, 0, drawn.mouth_boxes, None)
     encoder = Encoder.from_pretrained(model, "cpu", dtype=torch.float32)
     spatial_factor, temporal_factor, _ = video_factors(model)
     save_animation(folder / "mouth_mask.webp", compose(clip, spatial_factor, temporal_factor, encoder), 16)

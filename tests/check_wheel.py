@@ -123,6 +123,7 @@ def check_commands(environment: Environment, model: str) -> None:
     run("jova", "train-lora", "prepared", "adapter", "--model", "jova-tiny", "--config", "jova_tiny_lora", *SHORT)
     words = ["--prompt", "a cartoon dog barks", "--steps", "2", "--lora", "adapter", "--output", "dog.mp4"]
     run("jova", "generate", *words)
+    assert '"name": "adapter"' in run("jova", "info", "dog.mp4")
     tiny = ["model=training/configs/jova_tiny_transformer.json", "data=prepared", "output_dir=trained"]
     run("jova", "train", "--config", "jova_tiny_video", "distribution=none", "tensorboard=false", *tiny, *SHORT)
     run("jova", "convert", "single_file", f"{model}/transformer", "transformer.safetensors")
