@@ -14,7 +14,7 @@ TESTS = $(if $(GPU),not slow,not slow and not gpu)
 # a worker for each core; one GPU serves one worker
 WORKERS = $(if $(GPU),,--numprocesses auto --dist loadfile)
 
-.PHONY: help demo overfit jova-tiny evidence ablations test check test-portable test-oldest test-newest wheel fix bench gpu memory
+.PHONY: help demo pictures overfit jova-tiny evidence ablations test check test-portable test-oldest test-newest wheel fix bench gpu memory
 
 help:       ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*##/:/' | sort
@@ -30,6 +30,9 @@ help:       ## list the commands
 
 demo: .venv/installed  ## set up .venv, then write demo.mp4, demo_from_image.mp4 and demo.png
 	@.venv/bin/jova demo --model $(MODEL) --output demo.mp4
+
+pictures: .venv/installed  ## make the pictures of README.md anew, in model_cards/jova-tiny/samples
+	@.venv/bin/python -m diffusers_jova.recipes.pictures
 
 overfit: .venv/installed  ## set up .venv, then prove the chain on two clips; minutes
 	@.venv/bin/python -m diffusers_jova.recipes.overfit --output runs/overfit

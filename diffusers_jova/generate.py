@@ -18,12 +18,12 @@ from jova_cli.model_info import read_index
 from jova_cli.parser import Parser, one_line
 
 from . import media
+from .content_credentials import Credentials
 from .cost_estimate import check_affordable, estimate, machine_memory_bytes
 from .devices import choose_device
 from .domain import describe_strangers
 from .generation_defaults import GenerationDefaults
 from .pipeline_jova import JoVAPipeline
-from .pipeline_output import JoVAPipelineOutput
 from .prompt import JoVAPrompt
 
 
@@ -44,6 +44,7 @@ def generate(args: argparse.Namespace) -> None:
     """Make one clip and write it; everything that can be checked is checked before the model is loaded."""
     arguments = {**prompt_arguments(args), **number_arguments(args), **given_media(args)}
     device = choose_device(args.device)
+    credentials = read_credentials(args)
     seed = random.randint(0, LARGEST_SEED) if args.seed is None else args.seed
     pipeline = load_pipeline(args, device)
     text = args.prompt or " ".join((args.video_caption, args.audio_caption, args.transcript))
@@ -54,7 +55,7 @@ def generate(args: argparse.Namespace) -> None:
     print(f"seed {seed}", file=sys.stderr)
     generator = torch.Generator().manual_seed(seed)
     made: Any = pipeline(**arguments, modalities=args.modalities, generator=generator)
-    save(made, args.output)
+    made.save(args.output, metadata=not args.no_metadata, credentials=credentials)
     print(f"wrote {args.output}")
 
 
@@ -157,18 +158,18 @@ def load_adapter(pipeline: JoVAPipeline, name: str, source: str, skip_unknown: b
         ) from error
 
 
-def save(output: JoVAPipelineOutput, path: Path) -> None:
-    """Write the clip, or the sound alone."""
-    if output.frames is None:
-        media.write_audio(path, output.audio[0], output.sampling_rate)
-    else:
-        output.save(path)
+def read_credentials(args: argparse.Namespace) -> Credentials | None:
+    """Who signs the clip, if anybody does."""
+    if args.sign_certificate is None:
+        return None
+    with errors_name("--sign-certificate", certificate="--sign-certificate", key="--sign-key"):
+        return Credentials(args.sign_certificate, args.sign_key)
 
 
 @contextmanager
-def errors_name(option: str) -> Iterator[None]:
-    """Let errors about a file name the options that gave it and its part."""
+def errors_name(option: str, **others: str) -> Iterator[None]:
+    """Let errors about a file name the options that gave it and its part; `others` are those of other arguments."""
     try:
         yield
     except (ValueError, OSError) as error:
-        raise ValueError(as_options(one_line(error), path=option)) from error
+        raise ValueError(as_options(one_line(error), path=option, **others)) from error

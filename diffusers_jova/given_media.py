@@ -22,6 +22,8 @@ MAX_FEW_CHANNELS = 8  # 7.1; more channels than these and than samples are sampl
 
 def unpack_video(video: Any, frame_rate: float | None) -> tuple[Any, float | None]:
     """Frames and their frame rate, of a `media.Video` as a whole or of anything else with the rate beside it."""
+    if isinstance(video, Sound):
+        raise ValueError("`video` must hold pictures, got sound alone; pass it as `audio`")
     if not isinstance(video, Video):
         return video, frame_rate
     if frame_rate is not None and exact_frame_rate(frame_rate) != video.frame_rate:

@@ -8,6 +8,7 @@ from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from .adapter_file import for_peft, read_adapter
 from .adapter_keys import PREFIXES, check_known
 from .adapter_layers import check_mergeable, checked_weights
+from .provenance import name_of_source
 
 
 class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
@@ -19,6 +20,8 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
 
     _lora_loadable_modules = ["transformer"]
     transformer_name = "transformer"
+    adapter_origins: Mapping[str, str | None] = {}  # name of the file or folder of each, for the record of a clip
+    adapter_scales: Mapping[str, Any] = {}
 
     @classmethod
     def lora_state_dict(cls, pretrained_model_name_or_path_or_dict: Any, **kwargs: Any) -> Any:
@@ -58,6 +61,7 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
         Raises:
             ValueError: The adapter does not fit completely.
         """
+        before = set(getattr(self.transformer, "peft_config", {}))
         self.transformer.load_lora_adapter(
             pretrained_model_name_or_path_or_dict,
             adapter_name=adapter_name,
@@ -66,6 +70,10 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
             _pipeline=self,
             **{"low_cpu_mem_usage": True, **kwargs},
         )
+        name = str(next(iter(set(self.transformer.peft_config) - before), adapter_name))
+        self.adapter_origins = {**self.adapter_origins, name: name_of_source(pretrained_model_name_or_path_or_dict)}
+        if not hotswap:
+            self.adapter_scales = {**self.adapter_scales, name: 1.0}
 
     def set_adapters(self, adapter_names: list[str] | str, adapter_weights: Any = None) -> None:
         """Choose the active adapters and weigh them.
@@ -87,6 +95,11 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
                     "put weights of its layers one level below"
                 )
         super().set_adapters(adapter_names, weights)
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        self.adapter_scales = {
+            **self.adapter_scales,
+            **{n: 1.0 if x is None else x for n, x in zip(names, weights, strict=True)},
+        }
 
     def unfuse_lora(self, components: Sequence[str] = ("transformer",), **kwargs: Any) -> None:
         """Take merged adapters out of the weights.

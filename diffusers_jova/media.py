@@ -27,6 +27,7 @@ from .media_reading import (
     timed,
 )
 from .media_writing import AAC_SAMPLING_RATES_HZ, write_audio, write_video
+from .moviepy_clips import from_moviepy, to_moviepy
 from .pictures import Pictures as Frames
 from .pictures import to_uint8_frames
 
@@ -45,6 +46,7 @@ __all__ = [
     "find_video_stream",
     "first_frame",
     "frame_to_array",
+    "from_moviepy",
     "mix_channels",
     "normalize_loudness",
     "open_for_reading",
@@ -56,6 +58,7 @@ __all__ = [
     "resample",
     "timed",
     "to_float_audio",
+    "to_moviepy",
     "to_uint8_frames",
     "write_audio",
     "write_video",

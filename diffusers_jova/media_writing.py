@@ -4,7 +4,7 @@ Letters: F frames, H and W pixels.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from .content_credentials import Credentials, sign_file
 from .media_arrays import Audio, check_sampling_rate, exact_frame_rate, to_float_audio
 from .media_reading import PathLike, import_av
 from .pictures import Pictures, to_uint8_frames
+from .provenance_tags import append_wav_info, append_xmp, mp4_tags
 from .whole_files import NOTHING_WRITTEN, explained_full_disk, written_whole
 
 
@@ -30,6 +32,8 @@ def write_video(
     sampling_rate: int | None = None,
     *,
     crf: int = 18,
+    provenance: Mapping[str, Any] | None = None,
+    credentials: Credentials | None = None,
 ) -> None:
     """Write an mp4 (H.264 and AAC) that starts picture and sound at the same instant.
 
@@ -43,12 +47,16 @@ def write_video(
         audio: Float [channels, samples] or [samples] in [-1, 1], mono or stereo.
         sampling_rate: Samples per second of ``audio``.
         crf: Quality of the picture, 0 (lossless) to 51.
+        provenance: Record of how the clip was made, for the file to carry, such as `output.provenance[0]`; None for
+            what no model made.
+        credentials: Certificate and key that sign this record after C2PA.
 
     Raises:
-        ValueError: If the frames, the sound or a number is not as described.
+        ValueError: If the frames, the sound or a number is not as described, or a certificate is refused.
         OSError: If ``path`` cannot be written.
     """
     av = import_av()
+    _check_record(provenance, credentials)
     rate = exact_frame_rate(frame_rate)
     pictures = to_uint8_frames(frames)
     sound = None if audio is None else (to_float_audio(audio), _check_aac_rate(sampling_rate))
@@ -57,23 +65,38 @@ def write_video(
     with _written(path, ".mp4") as temporary:
         # A movie clock that both streams divide: the default of 1 ms would cut the sound at a wrong sample.
         clock_hz = math.lcm(rate.numerator, sound[1] if sound else 1)
-        options = {"movflags": "+faststart", "movie_timescale": str(clock_hz)}
+        # without the second flag, keys beyond those of iTunes would be dropped
+        options = {"movflags": "+faststart+use_metadata_tags", "movie_timescale": str(clock_hz)}
         with av.open(str(temporary.absolute()), "w", format="mp4", options=options) as container:
+            container.metadata.update({} if provenance is None else mp4_tags(provenance))
             video_stream = _add_video_stream(container, pictures, rate, crf)
             audio_stream = _add_audio_stream(container, *sound) if sound else None
             _encode_video(container, video_stream, pictures)
             if sound:
                 _encode_audio(container, audio_stream, *sound)
+        if provenance is not None:
+            append_xmp(temporary, provenance)
+            _sign(temporary, provenance, credentials)
 
 
-def write_audio(path: PathLike, audio: Audio, sampling_rate: int) -> None:
+def write_audio(
+    path: PathLike,
+    audio: Audio,
+    sampling_rate: int,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    credentials: Credentials | None = None,
+) -> None:
     """Write a .wav file of 16 bits; samples beyond [-1, 1] are clipped.
 
     Args:
         path: Ends in .wav; the folder must exist.
         audio: Float [channels, samples] or [samples], mono or stereo.
         sampling_rate: Samples per second.
+        provenance: Record of how the sound was made, as of `write_video`.
+        credentials: Certificate and key that sign it.
     """
+    _check_record(provenance, credentials)
     check_sampling_rate("sampling_rate", sampling_rate)
     sound = to_float_audio(audio)
     samples = (sound * 32768).round().clip(-32768, 32767).astype(np.int16)
@@ -81,6 +104,27 @@ def write_audio(path: PathLike, audio: Audio, sampling_rate: int) -> None:
 
     with _written(path, ".wav") as temporary:
         scipy.io.wavfile.write(temporary, sampling_rate, samples.T)
+        if provenance is not None:
+            append_wav_info(temporary, provenance)
+            _sign(temporary, provenance, credentials)
+
+
+def _check_record(provenance: Mapping[str, Any] | None, credentials: Credentials | None) -> None:
+    """Refuse to sign nothing."""
+    if provenance is None and credentials is not None:
+        raise ValueError("`credentials` must have a record to sign, got none; pass `provenance`, or leave them out")
+
+
+def _sign(path: Path, provenance: Mapping[str, Any], credentials: Credentials | None) -> None:
+    """Put the signed file in the place of a complete one, where there is somebody to sign."""
+    if credentials is None:
+        return
+    signed = path.with_stem(f"{path.stem}.signed")
+    try:
+        sign_file(path, signed, provenance, credentials)
+        signed.replace(path)
+    finally:
+        signed.unlink(missing_ok=True)
 
 
 def _check_aac_rate(sampling_rate: int | None) -> int:

@@ -59,6 +59,7 @@ from .pipeline_media import JoVAMediaMixin
 from .pipeline_output import JoVAPipelineOutput
 from .prompt import PROMPT_TEMPLATE, PromptEmbeds
 from .prompt_encoder import JoVAPromptEncoderMixin
+from .provenance import describe_call
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .single_file import load_single_file
 from .step_callback import CALLBACK_TENSORS, call_back, settings_after_callback
@@ -524,7 +525,10 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         text = TextConditions(*encoded, speakers=speakers)
         check_finite_inputs(text.named_features())
 
-        # 5. Draw noise
+        # 5. Draw noise, after noting what it is drawn from
+        records = describe_call(
+            self, inputs, settings, sigmas=sigmas, audio_sigmas=audio_sigmas, attention_kwargs=attention_kwargs
+        )
         samples = denoiser.impose(self.draw_noise(inputs, clip))
 
         # 6. Denoise
@@ -551,5 +555,9 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         if not return_dict:
             return frames, waveform
         return JoVAPipelineOutput(
-            frames=frames, audio=waveform, frame_rate=clip.frame_rate, sampling_rate=self.sampling_rate
+            frames=frames,
+            audio=waveform,
+            frame_rate=clip.frame_rate,
+            sampling_rate=self.sampling_rate,
+            provenance=records,
         )

@@ -23,6 +23,7 @@ from .finite import check_finite_inputs, finite_output
 from .given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
 from .latent_lengths import num_frames_of
 from .media_arrays import check_sampling_rate
+from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
 from .pictures import Fit, describe_fit, fit_pictures, to_frames, to_pictures, to_signed
 from .pipeline_checks import CallInputs, check_frame_rate
@@ -141,6 +142,8 @@ class JoVAMediaMixin:
 
     def settle_media(self, inputs: CallInputs) -> CallInputs:
         """Bring given media into one form each, and let what was read from a file bring its rates."""
+        given = {name: unpack_moviepy(name, getattr(inputs, name)) for name in ("image", "video", "audio")}
+        inputs = replace(inputs, **given)
         if inputs.image is not None:
             inputs = replace(inputs, image=to_pictures("image", inputs.image))
         if inputs.video is not None:

@@ -9,7 +9,11 @@ from typing import Any
 
 from diffusers.utils import BaseOutput
 
-from .media import write_video
+from .content_credentials import Credentials
+from .media import to_float_audio, to_moviepy, write_audio, write_video
+from .notebook_player import players
+from .pictures import to_uint8_frames
+from .provenance import Record, basic_record
 
 
 @dataclass
@@ -23,21 +27,77 @@ class JoVAPipelineOutput(BaseOutput):
             None if no audio was generated.
         frame_rate: Frames per second.
         sampling_rate: Samples per second.
+        provenance: How each clip was made, see `diffusers_jova.provenance.describe_call`; None where nobody says.
     """
 
     frames: Any = None
     audio: Any = None
     frame_rate: float = 0.0
     sampling_rate: int = 0
+    provenance: list[Record] | None = None
 
-    def save(self, path: str | Path, index: int = 0) -> None:
-        """Write one clip of the batch, with its sound, as an mp4.
+    def save(
+        self, path: str | Path, index: int = 0, *, metadata: bool = True, credentials: Credentials | None = None
+    ) -> None:
+        """Write one clip of the batch: an mp4 with its sound, or the sound alone as a wav.
+
+        The file says that it was generated, and how: `diffusers_jova.provenance.read_provenance` reads it back.
 
         Args:
             path: File to write; what is there is replaced once the new file is complete.
             index: Which clip.
+            metadata: Whether the file says so.
+            credentials: Certificate and key that sign what it says, after C2PA.
+
+        Raises:
+            ValueError: There is nothing of the kind to write, or nothing for the credentials to sign.
         """
+        record = self.record(index) if metadata else None
+        if Path(path).suffix.lower() == ".wav":
+            if self.audio is None:
+                raise ValueError("`save` must have sound for a wav, got none; use an mp4 for frames alone")
+            write_audio(path, self.audio[index], self.sampling_rate, provenance=record, credentials=credentials)
+            return
         if self.frames is None:
-            raise ValueError("`save` must have frames, got none; use `media.write_audio` for sound alone")
+            raise ValueError("`save` must have frames for an mp4, got none; use a wav for sound alone")
         audio = None if self.audio is None else self.audio[index]
-        write_video(path, self.frames[index], self.frame_rate, audio, self.sampling_rate)
+        write_video(
+            path,
+            self.frames[index],
+            self.frame_rate,
+            audio,
+            self.sampling_rate,
+            provenance=record,
+            credentials=credentials,
+        )
+
+    def to_moviepy(self, index: int = 0) -> Any:
+        """One clip of the batch as a clip of moviepy, for cutting, titles and effects; frames and samples as they are.
+
+        `media.from_moviepy` brings the result back, `media.write_video(..., provenance=output.record())` writes it.
+
+        Args:
+            index: Which clip.
+        """
+        frames, audio = (None if part is None else part[index] for part in (self.frames, self.audio))
+        if frames is None and audio is None:
+            raise ValueError("`to_moviepy` must have frames or sound, got neither; generate some")
+        return to_moviepy(frames, self.frame_rate, audio, self.sampling_rate)
+
+    def _repr_html_(self) -> str | None:
+        """Players with sound, for a notebook that shows an output; None for latents, which nothing plays."""
+        modality = self.audio if self.frames is None else self.frames
+        if modality is None:
+            return None
+        try:
+            width = 0 if self.frames is None else to_uint8_frames(self.frames[0][:1]).shape[2]
+            if self.audio is not None:
+                to_float_audio(self.audio[0])
+        except ValueError:
+            return None
+        records = [self.record(index) for index in range(len(modality))]
+        return players(self.save, records, self.frames is not None, width)
+
+    def record(self, index: int = 0) -> Record:
+        """How one clip was made, or what is true of all where nobody says more."""
+        return basic_record() if self.provenance is None else self.provenance[index]

@@ -69,14 +69,21 @@ def _strip(
     for index, frame in enumerate(chosen):
         picture = Image.fromarray(np.ascontiguousarray(frame)).resize((frame_width, frame_height), resampling)
         strip.paste(picture, (index * frame_width, 0))
-    _draw_wave(strip, waveform, frame_height)
+    draw_wave(strip, waveform, frame_height, WAVE_HEIGHT)
     return strip
 
 
-def _draw_wave(strip: Image.Image, waveform: npt.NDArray[np.floating], top: int) -> None:
-    """Draw the extent of the waveform in each column of pixels."""
-    draw = ImageDraw.Draw(strip)
-    middle, half = top + WAVE_HEIGHT / 2, WAVE_HEIGHT / 2 - 2
-    for x, piece in enumerate(np.array_split(np.clip(waveform, -1, 1), strip.width)):
+def draw_wave(
+    image: Image.Image,
+    waveform: npt.NDArray[np.floating],
+    top: int,
+    height: int,
+    ink: tuple[int, int, int] = INK,
+) -> None:
+    """Draw the extent of a waveform [samples] in each column of an image, `height` pixels from `top` on."""
+    draw = ImageDraw.Draw(image)
+    middle, half = top + height / 2, height / 2 - 2
+    edges = np.linspace(0, len(waveform), image.width + 1).round().astype(int)[1:-1]  # equal times, to a sample
+    for x, piece in enumerate(np.split(np.clip(waveform, -1, 1), edges)):
         low, high = (float(piece.min()), float(piece.max())) if len(piece) else (0.0, 0.0)
-        draw.line((x, middle - half * high, x, middle - half * low), fill=INK)
+        draw.line((x, middle - half * high, x, middle - half * low), fill=ink)

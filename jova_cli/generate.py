@@ -77,6 +77,9 @@ def add_arguments(parser: Parser) -> None:
     )
     add("--cpu-offload", action="store_true", help="keep on the GPU only what is working")
     add("--yes", action="store_true", help="begin even what is estimated to take more than the memory, or than a day")
+    add("--no-metadata", action="store_true", help="do not write into the file that it was generated, and how")
+    add("--sign-certificate", type=Path, metavar="PEM", help="sign what the file says, after C2PA, with --sign-key")
+    add("--sign-key", type=Path, metavar="PEM", help="private key of --sign-certificate")
 
 
 def own_values(model: str) -> defaultdict[str, str]:
@@ -120,6 +123,7 @@ def check(args: argparse.Namespace) -> None:
         check_source("--lora", adapter.source)
         if Path(adapter.source).exists():
             check_readable("--lora", Path(adapter.source), "name the file or the folder of an adapter")
+    check_signature(args)
     for option in ("image", "audio", "video"):
         path = getattr(args, option)
         if path is not None:
@@ -134,6 +138,19 @@ def check_prompt(args: argparse.Namespace) -> None:
             "the prompt must be given either by `--prompt` or by `--video-caption`, `--audio-caption` and "
             f"`--transcript`, got {'both' if has_parts else 'neither'}"
         )
+
+
+def check_signature(args: argparse.Namespace) -> None:
+    """Insist on both files of a signature, and on something to sign."""
+    files = {"--sign-certificate": args.sign_certificate, "--sign-key": args.sign_key}
+    given = [option for option, path in files.items() if path is not None]
+    if len(given) == 1:
+        raise ValueError(f"`--sign-certificate` and `--sign-key` must be given together, got `{given[0]}` alone")
+    if given and args.no_metadata:
+        raise ValueError("`--sign-certificate` must be given without `--no-metadata`, got both; leave one out")
+    for option in given:
+        if not files[option].is_file():
+            raise ValueError(f"`{option}` must be an existing PEM file, got {files[option]}")
 
 
 def check_numbers(args: argparse.Namespace) -> None:

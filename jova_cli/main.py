@@ -12,7 +12,7 @@ from .parser import Parser, one_line
 COMMANDS = {  # command: its module here, what it does
     "generate": ("generate", "make a clip"),
     "demo": ("demo", "let jova-tiny speak, in two clips and a contact sheet"),
-    "info": ("info", "show what a model consists of"),
+    "info": ("info", "show what a model consists of, or how a clip was made"),
     "prepare": ("prepare", "encode a data set once, for training"),
     "preview": ("preview", "show what prepared clips and their mouth masks look like"),
     "train-lora": ("train_lora", "train an adapter"),

@@ -22,6 +22,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     parser.add_argument("output", type=Path, help="folder for the previews, one mp4 for each clip")
     parser.add_argument("--max-clips", type=int, default=8, help="how many clips to show")
     parser.add_argument("--debug-mouth-mask", action="store_true", help="also decode with the mouth latents zeroed")
+    parser.add_argument(
+        "--subtitles", action="store_true", help="burn in what is said, and write it as .srt where its times are known"
+    )
     parser.add_argument("--device", help="for --debug-mouth-mask; a GPU of CUDA if there is one, else the CPU")
     return parser, parser.parse_checked(argv, check)
 

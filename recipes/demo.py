@@ -57,7 +57,7 @@ def make(pipeline: JoVAPipeline, scene: Scene, seed: int, path: Path) -> None:
     generator = torch.Generator().manual_seed(seed)
     made: Any = pipeline(scene.prompt, image=scene.image, generator=generator, output_type="np")
     frames = enlarge(to_uint8_frames(made.frames[0]))
-    write_video(path, frames, made.frame_rate, made.audio[0], made.sampling_rate)
+    write_video(path, frames, made.frame_rate, made.audio[0], made.sampling_rate, provenance=made.record())
 
 
 def check_lengths(path: Path, defaults: GenerationDefaults) -> None:

@@ -29,6 +29,7 @@ from diffusers_jova.evaluation.contact_sheet import save_contact_sheet
 from diffusers_jova.evaluation.fidelity import Frames
 from diffusers_jova.evaluation.viewing import enlarge
 from diffusers_jova.media import write_video
+from diffusers_jova.provenance import basic_record
 from diffusers_jova.recipes.generation import (
     BATCH_SIZE,
     FIRST_SEED,
@@ -255,7 +256,7 @@ def write_examples(clips: Mapping[str, Sequence[Generated]], references: Sequenc
     (folder / "samples").mkdir(exist_ok=True)
     for (task, row), (frames, waveform) in zip(chosen, pairs, strict=True):
         rates = (references[row].frame_rate, waveform, references[row].sampling_rate)
-        write_video(folder / "samples" / f"{task}-{row}.mp4", enlarge(frames), *rates)
+        write_video(folder / "samples" / f"{task}-{row}.mp4", enlarge(frames), *rates, provenance=basic_record())
 
 
 def device_name() -> str:

@@ -20,6 +20,7 @@ from diffusers_jova.drawn.portraits import Colour, Identity
 from diffusers_jova.evaluation.contact_sheet import save_contact_sheet
 from diffusers_jova.evaluation.viewing import enlarge
 from diffusers_jova.media import write_video
+from diffusers_jova.provenance import basic_record
 from diffusers_jova.recipes.evidence import add_arguments, device_name, load_pipeline, measure, summarize, work_name
 from diffusers_jova.recipes.generation import FIRST_SEED, Generated, fingerprint, generate, held_out_clips
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
@@ -147,7 +148,7 @@ def write_examples(clips: Mapping[str, Sequence[Generated]], references: Sequenc
     frames, waveform, _ = clips["with"][0]
     (folder / "samples").mkdir(exist_ok=True)
     rates = (references[0].frame_rate, waveform, references[0].sampling_rate)
-    write_video(folder / "samples" / "lora.mp4", enlarge(frames), *rates)
+    write_video(folder / "samples" / "lora.mp4", enlarge(frames), *rates, provenance=basic_record())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

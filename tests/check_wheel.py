@@ -56,6 +56,8 @@ def check_contents(wheel: Path) -> None:
     sources |= {f"diffusers_jova/{path.relative_to(ROOT)}" for name in ROOMS for path in (ROOT / name).rglob("*.py")}
     assert {name for name in own if name.endswith(".py")} == sources, sources ^ {n for n in own if n.endswith(".py")}
     assert set(NEEDED) <= own, set(NEEDED) - own
+    pictures = {name for name in own if name.endswith((".webp", ".mp4", ".png", ".ipynb"))}
+    assert not pictures, pictures
     size_mb = wheel.stat().st_size / 1e6
     assert size_mb < LARGEST_MB, size_mb
     print(f"{wheel.name}: {len(own)} files, {size_mb:.1f} MB")
@@ -121,6 +123,7 @@ def check_commands(environment: Environment, model: str) -> None:
     run("jova", "train-lora", "prepared", "adapter", "--model", "jova-tiny", "--config", "jova_tiny_lora", *SHORT)
     words = ["--prompt", "a cartoon dog barks", "--steps", "2", "--lora", "adapter", "--output", "dog.mp4"]
     run("jova", "generate", *words)
+    assert '"name": "adapter"' in run("jova", "info", "dog.mp4")
     tiny = ["model=training/configs/jova_tiny_transformer.json", "data=prepared", "output_dir=trained"]
     run("jova", "train", "--config", "jova_tiny_video", "distribution=none", "tensorboard=false", *tiny, *SHORT)
     run("jova", "convert", "single_file", f"{model}/transformer", "transformer.safetensors")

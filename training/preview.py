@@ -18,8 +18,10 @@ from PIL import Image, ImageDraw
 from tqdm.auto import tqdm
 
 from diffusers_jova.devices import choose_device
+from diffusers_jova.evaluation.burnt_words import burn_in
 from diffusers_jova.evaluation.viewing import enlarge, zoom_for
 from diffusers_jova.media import AAC_SAMPLING_RATES_HZ, resample, write_video
+from diffusers_jova.moviepy_clips import import_moviepy
 from diffusers_jova.training.data.buckets import SHAPE_NOTES
 from diffusers_jova.training.data.clips import (
     BrokenFileError,
@@ -35,6 +37,7 @@ from diffusers_jova.training.data.mouth_detector import MouthsOnDemand
 from diffusers_jova.training.data.mouth_mask import latent_mask, windows
 from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.preparation import PrepareSettings
+from diffusers_jova.training.data.subtitles import Speech, write_subtitles
 from diffusers_jova.training.data.summary import describe_seconds
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.training.prepare import check_detector, clip_settings, default_device
@@ -171,6 +174,13 @@ def previews(
             tqdm.write(f"{name}: left out: {as_options(one_line(error))}")
 
 
+def spoken_parts(sample: Sample, clip: Clip, frame_rate: float) -> Sequence[Speech]:
+    """What is said in a clip when; a transcript without times is said all the time."""
+    if clip.speech is None and sample.transcript:
+        return [Speech(sample.transcript, 0.0, clip.bucket.num_frames / frame_rate)]
+    return clip.speech or ()
+
+
 def playable_sound(clip: Clip) -> tuple[NDArray[np.float32] | None, int | None]:
     """Bring the sound [channels, samples] of a clip to a rate that an mp4 takes; returns both."""
     if clip.audio is None:
@@ -188,6 +198,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def execute(parser: Parser, args: argparse.Namespace) -> None:
     """Write the previews that the words ask for, and say what they show."""
     try:
+        if args.subtitles:
+            import_moviepy()
         spatial_factor, temporal_factor, _ = video_factors(args.model)
         settings = PrepareSettings(
             clips=clip_settings(args), mouths=not args.no_mouth, face_landmarker=args.face_landmarker_path
@@ -206,6 +218,12 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             num_left = num_following
             paths.append(args.output / f"{len(paths):03d}-{sample.source.stem}.mp4")
             frames = compose(clip, spatial_factor, temporal_factor, encoder)
+            if args.subtitles:
+                frames = burn_in(
+                    frames, settings.clips.frame_rate, spoken_parts(sample, clip, settings.clips.frame_rate)
+                )
+                if clip.speech:
+                    write_subtitles(paths[-1].with_suffix(".srt"), clip.speech)
             write_video(paths[-1], frames, settings.clips.frame_rate, *playable_sound(clip))
             said = describe_clip(clip, settings.clips, spatial_factor, temporal_factor)
             tqdm.write(f"{paths[-1]}: {said}")

@@ -44,7 +44,7 @@ from diffusers_jova.training.data.segments import (
     quiet_frames,
     word_edges,
 )
-from diffusers_jova.training.data.subtitles import Speech, read_subtitles, spoken_within
+from diffusers_jova.training.data.subtitles import Speech, parts_within, read_subtitles, spoken_within
 from jova_cli.clip_arguments import MAX_RATE_HZ, MIN_LUFS, check_between
 from jova_cli.parser import one_line
 
@@ -128,6 +128,7 @@ class Clip(NamedTuple):
         start_s: Where it begins in its file, in seconds.
         words: What is said in it; None where only the sample's transcript, or nobody, knows.
         cut_share: Part of its faces that the crop cuts into.
+        speech: What is said in it when, from its beginning on; None where nobody knows.
     """
 
     bucket: Bucket
@@ -140,6 +141,7 @@ class Clip(NamedTuple):
     start_s: float = 0.0
     words: str | None = None
     cut_share: float = 0.0
+    speech: tuple[Speech, ...] | None = None
 
 
 class Recording(NamedTuple):
@@ -223,7 +225,7 @@ def read_recording(
             size = bucket._replace(num_frames=segment.num_frames)
             with broken_files():
                 clip = _cut(sample, tracks, segment, size, settings, given, detector)
-            yield clip if speech is None else clip._replace(words=_words_of(clip, speech, settings.frame_rate))
+            yield clip if speech is None else _with_words(clip, speech, settings.frame_rate)
 
     clips = required(cut(), requirements(settings), unused_s, settings.frame_rate)
     return Recording(clips, plan.segments, tracks.longest / settings.frame_rate, unused_s)
@@ -480,9 +482,11 @@ def _cut(
     return Clip(bucket, fitted, sound, rate, fitted_boxes, image, share, start_s, cut_share=cut)
 
 
-def _words_of(clip: Clip, speech: list[Speech], frame_rate: float) -> str:
-    end_s = clip.start_s + clip.bucket.num_frames / frame_rate
-    return spoken_within(speech, clip.start_s, end_s, frame_rate)
+def _with_words(clip: Clip, speech: list[Speech], frame_rate: float) -> Clip:
+    begin_s, end_s = clip.start_s, clip.start_s + clip.bucket.num_frames / frame_rate
+    parts = parts_within(speech, begin_s, end_s, frame_rate)
+    own = tuple(part._replace(start_s=part.start_s - begin_s, end_s=part.end_s - begin_s) for part in parts)
+    return clip._replace(words=spoken_within(parts, begin_s, end_s, frame_rate), speech=own)
 
 
 def _given_boxes(sample: Sample, frames: FrameStream | StillImage | None) -> NDArray[Any] | None:

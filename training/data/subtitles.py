@@ -1,4 +1,4 @@
-"""What is said when: words or sentences with their times, read from a subtitle file (`.srt`, `.vtt`)."""
+"""What is said when: words or sentences with their times, read from a subtitle file (`.srt`, `.vtt`), or written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from diffusers_jova.whole_files import write_text
 
 
 TIME = re.compile(
@@ -52,15 +54,29 @@ def slack_s(part: Speech, frame_rate: float) -> float:
     return max(0.5 / frame_rate, min(MAX_SLACK_S, MAX_SLACK_SHARE * (part.end_s - part.start_s)))
 
 
-def spoken_within(speech: Iterable[Speech], start_s: float, end_s: float, frame_rate: float) -> str:
-    """Join what is said between two times; what only overlaps with them is not in it, and nothing is in two clips."""
+def write_subtitles(path: Path, speech: Iterable[Speech]) -> None:
+    """Write cues as a `.srt` file."""
+    cues = (
+        f"{number}\n{_srt_time(part.start_s)} {ARROW} {_srt_time(part.end_s)}\n{part.text}\n"
+        for number, part in enumerate(speech, start=1)
+    )
+    write_text(path, "\n".join(cues))
+
+
+def parts_within(speech: Iterable[Speech], start_s: float, end_s: float, frame_rate: float) -> list[Speech]:
+    """What is said between two times; what only overlaps with them is not in it, and nothing is in two clips."""
 
     def is_inside(part: Speech) -> bool:
         slack = slack_s(part, frame_rate)
         middle_s = (part.start_s + part.end_s) / 2
         return part.start_s >= start_s - slack and part.end_s <= end_s + slack and start_s <= middle_s < end_s
 
-    return " ".join(text for part in speech if is_inside(part) and (text := part.text.strip()))
+    return [part for part in speech if is_inside(part) and part.text.strip()]
+
+
+def spoken_within(speech: Iterable[Speech], start_s: float, end_s: float, frame_rate: float) -> str:
+    """Join what is said between two times, see `parts_within`."""
+    return " ".join(part.text.strip() for part in parts_within(speech, start_s, end_s, frame_rate))
 
 
 def _cues(lines: Sequence[str], path: Path) -> Iterator[Speech]:
@@ -92,3 +108,9 @@ def _seconds(text: str, where: str) -> float:
         )
     hours, minutes, seconds, fraction = (part or "0" for part in match.groups())
     return math.fsum((int(hours) * 3600, int(minutes) * 60, int(seconds), int(fraction.ljust(3, "0")) / 1000))
+
+
+def _srt_time(time_s: float) -> str:
+    """Write a time as hours:minutes:seconds,milliseconds; nothing is said before the beginning."""
+    minutes, milliseconds = divmod(max(0, round(time_s * 1000)), 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d},{milliseconds % 1000:03d}"

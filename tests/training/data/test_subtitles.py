@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_jova.training.data.subtitles import Speech, read_subtitles, slack_s, spoken_within
+from diffusers_jova.training.data.subtitles import Speech, read_subtitles, slack_s, spoken_within, write_subtitles
 
 
 SRT = """1
@@ -72,3 +72,10 @@ def test_the_slack_of_a_word_is_half_a_frame_or_a_quarter_of_it_and_never_much()
     durations_s = (0.1, 0.2, 3.0)
     assert [slack_s(Speech("x", 1.0, 1.0 + d), 25) for d in durations_s] == pytest.approx([0.025, 0.05, 0.08])
     assert slack_s(Speech("x", 0, 0.04), 25) == pytest.approx(0.02)
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    speech = [Speech("Good morning.", 0.0, 0.75), Speech("It rains, again", 3661.25, 3662.0)]
+    write_subtitles(tmp_path / "a.srt", speech)
+    assert read_subtitles(tmp_path / "a.srt") == speech
+    assert "01:01:01,250 --> 01:01:02,000" in (tmp_path / "a.srt").read_text()

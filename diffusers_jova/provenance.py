@@ -1,0 +1,167 @@
+"""The record of how a clip was made, for its file to carry: model, adapters, seed, settings; JSON, and no paths.
+
+`provenance_tags.py` says how it lies in a file, `read_provenance` reads it back.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from jova_cli import __version__
+from jova_cli.clip_info import read_provenance
+from jova_cli.shipped import HUB_NAME
+
+from .generation_defaults import GenerationDefaults
+from .pipeline_checks import CallInputs
+from .prompt import JoVAPrompt
+
+
+__all__ = ["SOURCE_TYPES", "Record", "basic_record", "describe_call", "name_of_source", "read_provenance"]
+
+Record = dict[str, Any]
+
+# https://cv.iptc.org/newscodes/digitalsourcetype: all of it is made by a model, or some of it was recorded
+SOURCE_TYPES = {
+    name: f"http://cv.iptc.org/newscodes/digitalsourcetype/{name}"
+    for name in ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
+}
+GENERIC_NAMES = {"pytorch_lora_weights", "adapter_model", "model", "diffusion_pytorch_model"}  # of files in a folder
+GIVEN = (  # arguments that shape a clip and that a record does not hold, but names
+    "image",
+    "audio",
+    "video",
+    "speaker_embeds",
+    "latents",
+    "audio_latents",
+    "prompt_embeds",
+    "negative_prompt_embeds",
+    "audio_negative_prompt_embeds",
+    "callback_on_step_end",
+)
+
+
+def basic_record() -> Record:
+    """What is true of every clip that this package writes, where nothing else is known."""
+    return {
+        "generated": True,
+        "package": f"diffusers_jova {__version__}",
+        "digital_source_type": SOURCE_TYPES["trainedAlgorithmicMedia"],
+    }
+
+
+def describe_call(
+    pipeline: Any,
+    inputs: CallInputs,
+    settings: GenerationDefaults,
+    *,
+    sigmas: Sequence[float] | None = None,
+    audio_sigmas: Sequence[float] | None = None,
+    attention_kwargs: Mapping[str, Any] | None = None,
+) -> list[Record]:
+    """One record for each clip of a call, made before the call draws its noise.
+
+    Args:
+        pipeline: That is called.
+        inputs: Settled.
+        settings: Settled.
+        sigmas: Of the call.
+        audio_sigmas: Of the call.
+        attention_kwargs: Of the call.
+
+    Returns:
+        Records that JSON holds. `seed` makes the clip again: as the `clip`-th of a batch where one generator drew for
+        several; it is None where the noise came from elsewhere, or from a generator that had been used before.
+    """
+    given = [name for name in GIVEN if getattr(inputs, name) is not None]
+    is_recorded = {"audio", "video"} & set(given)  # comes back in the clip as it was
+    values = {
+        **{name: value for name, value in asdict(settings).items() if "prompt" not in name},
+        "sigmas": None if sigmas is None else [float(sigma) for sigma in sigmas],
+        "audio_sigmas": None if audio_sigmas is None else [float(sigma) for sigma in audio_sigmas],
+        "lora_scale": (attention_kwargs or {}).get("scale"),
+        "modalities": list(inputs.modalities),
+        "fit": inputs.fit if {"image", "video"} & {*given} else None,
+        "scheduler": type(pipeline.scheduler).__name__,
+        "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
+    }
+    record = {
+        **basic_record(),
+        "model": name_of_source(pipeline.config.get("_name_or_path")),
+        "transformer": type(pipeline.transformer).__name__,
+        "adapters": active_adapters(pipeline),
+        "given": given,
+        "settings": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None
+        },
+    }
+    if is_recorded:
+        record["digital_source_type"] = SOURCE_TYPES["compositeWithTrainedAlgorithmicMedia"]
+    texts = {
+        "prompt": inputs.prompt,
+        "negative_prompt": first_given(inputs.negative_prompt, settings.negative_prompt),
+        "audio_negative_prompt": first_given(inputs.audio_negative_prompt, settings.audio_negative_prompt),
+    }
+    records = []
+    for index in range(inputs.num_clips):
+        of_clip = {name: text_of_clip(text, index, inputs.num_videos_per_prompt) for name, text in texts.items()}
+        records.append({**record, **seed_of_clip(inputs.generator, index), **of_clip})
+    return records
+
+
+def first_given(*values: Any) -> Any:
+    """The first value that is not None."""
+    return next((value for value in values if value is not None), None)
+
+
+def text_of_clip(text: Any, index: int, clips_per_prompt: int) -> Any:
+    """The prompt of one clip of a batch, as JSON holds it."""
+    own = text[index // clips_per_prompt] if isinstance(text, list) else text
+    return asdict(own) if isinstance(own, JoVAPrompt) else own
+
+
+def seed_of_clip(generator: torch.Generator | Sequence[torch.Generator] | None, index: int) -> Record:
+    """The seed of one clip of a batch, and which of its clips this is; see `describe_call`."""
+    own, clip = (generator, index) if isinstance(generator, torch.Generator | None) else (generator[index], 0)
+    if own is None:
+        return {"seed": None, "clip": clip}
+    seed = own.initial_seed()
+    fresh = torch.Generator(own.device).manual_seed(seed)
+    if torch.equal(own.get_state(), fresh.get_state()):
+        return {"seed": seed, "clip": clip}
+    return {"seed": None, "seed_of_used_generator": seed, "clip": clip}
+
+
+def name_of_source(source: Any) -> str | None:
+    """The name of a model or an adapter without the place where it lies; None where it comes from no file.
+
+    Args:
+        source: What it was loaded from: folder, file, address or hub name.
+    """
+    if not isinstance(source, str | Path) or not str(source):
+        return None
+    if not Path(source).exists() and HUB_NAME.fullmatch(str(source)):
+        return str(source)
+    place = Path(source).resolve() if ".." in Path(source).parts else Path(source).absolute()  # a link keeps its name
+    parts = [part for part in re.split(r"[/\\]", str(place)) if part]
+    name = Path(parts[-1]).stem if Path(parts[-1]).suffix in (".safetensors", ".bin", ".pt") else parts[-1]
+    return parts[-2] if name in GENERIC_NAMES and len(parts) > 1 else name
+
+
+def active_adapters(pipeline: Any) -> list[Record]:
+    """Name and scale of every adapter that takes part in a call, merged ones too."""
+    names: dict[str, None] = dict.fromkeys(sorted(pipeline.fused_loras))
+    for layer in pipeline.transformer.modules():
+        if isinstance(layer, BaseTunerLayer):
+            used = (
+                layer.merged_adapters if layer.disable_adapters else [*layer.merged_adapters, *layer.active_adapters]
+            )
+            names |= dict.fromkeys(name for name in used if name in pipeline.transformer.peft_config)
+    origins: Mapping[str, Any] = pipeline.adapter_origins
+    return [{"name": origins.get(name) or name, "scale": pipeline.adapter_scales.get(name, 1.0)} for name in names]

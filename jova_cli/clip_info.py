@@ -1,0 +1,52 @@
+"""What a clip says of its origin: the record that `diffusers_jova` writes into every mp4 and wav it makes.
+
+The record is JSON. An mp4 holds it under the key `jova`, beside a key for each of its main entries; a wav in the
+comment of its LIST INFO chunk.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+RECORD_KEY = "jova"  # of an mp4
+WAV_KEY = "comment"  # libav's name of ICMT
+CLIP_SUFFIXES = (".mp4", ".wav")
+
+
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """Read the record of how a clip was made.
+
+    Args:
+        path: An mp4 or wav that this package wrote.
+
+    Returns:
+        What `diffusers_jova.provenance.describe_call` says of it.
+
+    Raises:
+        ValueError: If the file cannot be read, or holds no record.
+    """
+    import av  # here: other commands need no media
+
+    try:
+        with av.open(str(Path(path).absolute())) as container:
+            tags = dict(container.metadata)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the clip must be a readable mp4 or wav, got {path} ({error}); check the file") from error
+    for key in (RECORD_KEY, WAV_KEY):
+        record = parse_record(tags.get(key, ""))
+        if record is not None:
+            return record
+    raise ValueError(
+        f"the clip must hold a record of its origin, got {path} without one; it was made by something else, written "
+        "with `--no-metadata`, or lost it in another program"
+    )
+
+
+def parse_record(text: str) -> dict[str, Any] | None:
+    """The record that a tag holds; None where it holds anything else."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "generated" in record else None

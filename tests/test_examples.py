@@ -1,0 +1,57 @@
+"""The notebook runs, cell by cell, and every clip in it shows itself; it is kept without what it showed."""
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusers_jova.provenance import read_provenance
+from tests.places import ROOT
+from tests.tiny_pipeline import DEFAULTS, build_tiny_pipeline
+
+
+NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
+FEW_STEPS = "\nSTEPS = 1\n"  # behind the cell of parameters
+
+
+def cells() -> list[dict[str, Any]]:
+    return json.loads(NOTEBOOK.read_text())["cells"]
+
+
+def run_cell(code: str, namespace: dict[str, Any]) -> Any:
+    """Run a cell as a notebook does, whose last line is shown if it is an expression."""
+    *lines, last = ast.parse(code, str(NOTEBOOK)).body
+    exec(compile(ast.Module([*lines], []), str(NOTEBOOK), "exec"), namespace)
+    if isinstance(last, ast.Expr):
+        return eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), namespace)
+    exec(compile(ast.Module([last], []), str(NOTEBOOK), "exec"), namespace)
+    return None
+
+
+def test_the_notebook_keeps_no_outputs() -> None:
+    for cell in cells():
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None), cell["id"]
+
+
+def test_every_cell_of_the_notebook_runs_and_its_clips_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = build_tiny_pipeline(defaults={**DEFAULTS, "num_frames": 33, "max_sequence_length": 128})
+    pipeline.save_pretrained(tmp_path / "jova-tiny")  # comes before the model of the same name
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    shown = []
+    for cell in cells():
+        if cell["cell_type"] != "code":
+            continue
+        code = "".join(cell["source"])
+        code += FEW_STEPS if "parameters" in cell["metadata"].get("tags", ()) else ""
+        value = run_cell(code, namespace)
+        if hasattr(value, "_repr_html_"):
+            shown.append(re.findall(r'<video [^>]*src="data:video/mp4;base64,', value._repr_html_()))
+    assert [len(players) for players in shown] == [1, 1, 1, 1]  # text, portrait, voice, adapter
+    assert [x["name"] for x in read_provenance("lilac.mp4")["adapters"]] == ["adapter"]
