@@ -24,25 +24,25 @@ class Processes(NamedTuple):
     """One of several processes.
 
     Attributes:
-        index: Which one this is; 0 plans, writes and reports.
-        count: How many there are.
+        rank: Which one this is; 0 plans, writes and reports.
+        num_processes: How many there are.
         device: Where this one computes; None leaves it to the user.
         share_clips: Whether all work on each clip, by context parallelism, or each on its own.
     """
 
-    index: int = 0
-    count: int = 1
+    rank: int = 0
+    num_processes: int = 1
     device: str | None = None
     share_clips: bool = False
 
     @property
     def is_main(self) -> bool:
         """Whether this is the one that reports."""
-        return self.index == 0
+        return self.rank == 0
 
     def place(self, device: str | None) -> str | None:
         """The device of this process where the user names none, or a kind alone."""
-        return self.device if self.count > 1 and device in (None, "cuda") else device
+        return self.device if self.num_processes > 1 and device in (None, "cuda") else device
 
     def from_main(self, function: Callable[[], T]) -> T:
         """What a function returns in the main process, for all; what it raises there is raised in all."""
@@ -52,7 +52,7 @@ class Processes(NamedTuple):
                 answer[0] = function()
             except (ValueError, OSError) as error:
                 answer[1] = error
-        if self.count > 1:
+        if self.num_processes > 1:
             distributed.broadcast_object_list(answer)
         if answer[1] is not None:
             raise answer[1]
@@ -60,23 +60,23 @@ class Processes(NamedTuple):
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """The items that this process works on."""
-        if self.count == 1 or self.share_clips:
+        if self.num_processes == 1 or self.share_clips:
             return items
         with PartialState().split_between_processes(list(items)) as own:
             return own
 
     def gather(self, items: Sequence[T]) -> list[T]:
         """The items of all processes, for all; where all work on the same they are those of one."""
-        if self.count == 1 or self.share_clips:
+        if self.num_processes == 1 or self.share_clips:
             return list(items)
-        parts: list[Any] = [None] * self.count
+        parts: list[Any] = [None] * self.num_processes
         distributed.all_gather_object(parts, list(items))
         return [item for part in parts for item in part]
 
     def share_rows(self, pipeline: JoVAPipeline) -> None:
         """Let all processes work on each clip of a pipeline, if they are to."""
         if self.share_clips:
-            pipeline.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=self.count))
+            pipeline.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=self.num_processes))
 
 
 ALONE = Processes()

@@ -211,9 +211,7 @@ def _lines_of_jsonl(text: str, path: Path) -> Iterator[tuple[int, Read]]:
 def _object_of(line: str, where: str) -> dict[str, Any]:
     row = parse_json(line, where)
     if not isinstance(row, dict):
-        raise ValueError(
-            f"{where} must be a JSON object, got `{line[:60]}`; write {{'prompt': ...}} with double quotes"
-        )
+        raise ValueError(f'{where} must be a JSON object, got `{line[:60]}`; write {{"prompt": "..."}}')
     cells = {name.replace("-", "_"): value for name, value in row.items()}
     if len(cells) < len(row):
         check_once([name.replace("-", "_") for name in row], where)
