@@ -97,12 +97,11 @@ def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
     with ExitStack() as stack:
         tasks, outcomes = processes.from_main(lambda: plan(args, stack))
         if processes.is_main:
-            for outcome in outcomes:
-                tell(outcome)
+            tell(outcomes)
         maker = ClipMaker(args.prompts, args.output, processes, shows_steps=processes.is_main and not args.ray)
         chunks = processes.share(in_batches(tasks, args.batch_size))
         made = run_on_ray(chunks, maker, args.num_processes) if args.ray else map(maker, chunks)
-        outcomes += processes.gather(follow(made, sum(map(len, chunks)), processes.is_main))
+        outcomes += processes.gather(follow(made, sum(map(len, chunks)), processes))
         if processes.is_main:
             remove(args.output / WORK / "unfinished")
             settle_list(args.output)
@@ -115,22 +114,23 @@ def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
     return not counts["refused"]
 
 
-def follow(outcomes: Iterable[Sequence[Outcome]], total: int, shows: bool) -> list[Outcome]:
-    """Collect outcomes as they come, with a progress bar."""
+def follow(outcomes: Iterable[Sequence[Outcome]], total: int, processes: Processes) -> list[Outcome]:
+    """Collect outcomes as they come, with a progress bar of the main process."""
     collected: list[Outcome] = []
-    with tqdm(total=total, desc="generating", unit="clip", disable=not (shows and total)) as bar:
+    with tqdm(total=total, desc="generating", unit="clip", disable=not (processes.is_main and total)) as bar:
         for batch in outcomes:
-            for outcome in batch:
-                tell(outcome)
+            if processes.is_main or not processes.share_clips:
+                tell(batch)
             collected += batch
             bar.update(len(batch))
     return collected
 
 
-def tell(outcome: Outcome) -> None:
-    """Say why a line has no clip."""
-    if outcome.reason:
-        tqdm.write(outcome.reason, file=sys.stderr)
+def tell(outcomes: Iterable[Outcome]) -> None:
+    """Say why lines have no clip."""
+    for outcome in outcomes:
+        if outcome.reason:
+            tqdm.write(outcome.reason, file=sys.stderr)
 
 
 # 1. What is missing
@@ -214,7 +214,10 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest_path(path: Path) -> str:
-    """Digest a file, or the files of a folder: all of a small one, samples from all over a large one."""
+    """Digest a file, or the files of a folder: all of a small one, samples from all over a large one.
+
+    Weights that were trained on differ everywhere; large files that differ between the samples alone count as one.
+    """
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file() and file.suffix != ".md":
@@ -287,7 +290,7 @@ class ClipMaker:
                 self._pipeline = load_pipeline(args, choose_device(self.processes.place(args.device)))
                 self.processes.share_rows(self._pipeline)
             except ROW_ERRORS as error:
-                self._failure = error
+                self._failure = error.with_traceback(None)  # which would keep what was loaded
         if self._failure is not None:
             raise self._failure
         assert self._pipeline is not None
@@ -395,13 +398,16 @@ def settle_list(folder: Path) -> dict[str, Any]:
         return {}
     text, records = path.read_text(encoding="utf-8", errors="replace"), {}
     for number, line in enumerate(text.split("\n"), start=1):
+        if not line:
+            continue
         try:
-            record = json.loads(line) if line else None
-        except json.JSONDecodeError:
+            record = json.loads(line)
+            name = record["output"]
+        except (ValueError, TypeError, KeyError):
             tqdm.write(f"{path}, line {number} is damaged and left out", file=sys.stderr)
-            record = None
-        if record is not None and (folder / record["output"]).exists():
-            records[record["output"]] = record
+            continue
+        if (folder / name).exists():
+            records[name] = record
     settled = "".join(f"{json.dumps(record)}\n" for record in records.values())
     if settled != text:
         write_text(path, settled)

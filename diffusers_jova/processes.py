@@ -45,7 +45,7 @@ class Processes(NamedTuple):
         return self.device if self.num_processes > 1 and device in (None, "cuda") else device
 
     def from_main(self, function: Callable[[], T]) -> T:
-        """What a function returns in the main process, for all; what it raises there is raised in all."""
+        """What a function returns in the main process, for all; what it raises there ends the others as well."""
         answer: list[Any] = [None, None]
         if self.is_main:
             try:
@@ -55,7 +55,7 @@ class Processes(NamedTuple):
         if self.num_processes > 1:
             distributed.broadcast_object_list(answer)
         if answer[1] is not None:
-            raise answer[1]
+            raise answer[1] if self.is_main else SystemExit(2)  # it is said once
         return answer[0]
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
