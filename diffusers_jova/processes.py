@@ -1,4 +1,4 @@
-"""The processes that share a run: those of `accelerate launch` or `torchrun`, or one alone."""
+"""The processes that share a run: those of `torchrun` or `accelerate launch`, or one alone."""
 
 from __future__ import annotations
 

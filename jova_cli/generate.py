@@ -23,8 +23,8 @@ DESCRIPTION = """Make one clip of video with sound, or one for each row of a lis
 
 Every option of a single clip is a column of the list (.jsonl, .csv), with _ for -; on the command line it holds for
 the rows that leave it empty. The same command again makes only what is missing; clips.jsonl in the folder tells how
-each was made. `accelerate launch -m jova_cli generate ...` shares the rows between the GPUs of a machine, `--ray`
-between machines."""
+each was made. `torchrun --nproc-per-node N -m jova_cli generate ...` shares the rows between N GPUs, `--ray` between
+machines."""
 MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
 FITS = ("cover", "contain", "stretch")  # as in diffusers_jova.pictures
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
@@ -133,7 +133,7 @@ def check_sharing(args: argparse.Namespace) -> None:
     if args.ray and args.prompts is None:
         raise ValueError("`--ray` must go with `--prompts`, got one clip; leave it out")
     if args.num_processes > 1 and not args.ray:
-        raise ValueError(f"`--num-processes` must go with `--ray`, got {args.num_processes}; use `accelerate launch`")
+        raise ValueError(f"`--num-processes` must go with `--ray`, got {args.num_processes}; use `torchrun`")
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if args.ray and max(started, args.context_parallel) > 1:
         raise ValueError(
