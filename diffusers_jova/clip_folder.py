@@ -87,7 +87,7 @@ def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
         processes: That share the work.
 
     Returns:
-        Whether every line has its clip.
+        Whether every line has its clip; only the main process fails, since the first that does ends all.
 
     Raises:
         ValueError: If the folder cannot be used, or another run is at work in it.
@@ -105,12 +105,13 @@ def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
         if processes.is_main:
             remove(args.output / WORK / "unfinished")
             settle_list(args.output)
+    if not processes.is_main:
+        return True
     counts = Counter(outcome.status for outcome in outcomes)
-    if processes.is_main:
-        print(
-            f"made {counts['made']}, there already {counts['there']}, refused {counts['refused']}: "
-            f"{args.output / LIST} tells how"
-        )
+    print(
+        f"made {counts['made']}, there already {counts['there']}, refused {counts['refused']}: "
+        f"{args.output / LIST} tells how"
+    )
     return not counts["refused"]
 
 

@@ -55,7 +55,7 @@ class Processes(NamedTuple):
         if self.num_processes > 1:
             distributed.broadcast_object_list(answer)
         if answer[1] is not None:
-            raise answer[1] if self.is_main else SystemExit(2)  # it is said once
+            raise answer[1] if self.is_main else SystemExit  # the first that fails ends all: let the main one speak
         return answer[0]
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
