@@ -24,9 +24,9 @@ from jova_cli.main import main
 from tests.places import ROOT
 
 
-# Between two processes or two batch sizes. An H.264 picture is quantised: a value that rounds differently moves its block
-# by less than a step of crf 18. AAC puts noise in the place of noise, so that sound is compared in a .wav: its step is
-# 3e-5, and the 2e-5 by which float32 rounds the latents grow in the codec.
+# Between two processes or two batch sizes. An H.264 picture is quantised: a value that rounds differently moves its
+# block by less than a step of crf 18. AAC puts noise in the place of noise, so that sound is compared in a .wav: its
+# step is 3e-5, and the 2e-5 by which float32 rounds the latents grow in the codec.
 GREY_LEVELS = 1.0  # on average
 SAMPLE_ROUND_OFF = 3e-4  # of every sample, of a full scale of 1
 SHORT = ["--steps", "1", "--height", "32", "--width", "32", "--num-frames", "5"]
