@@ -1,4 +1,4 @@
-"""The work of `jova generate`: one clip, from words and files to a file."""
+"""The work of `jova generate`: one clip, from words and files to a file; `clip_folder.py` makes those of a list."""
 
 import argparse
 import math
@@ -24,45 +24,77 @@ from .devices import choose_device
 from .domain import describe_strangers
 from .generation_defaults import GenerationDefaults
 from .pipeline_jova import JoVAPipeline
+from .processes import ALONE, Processes, joined_processes
 from .prompt import JoVAPrompt
 
 
+OUT_OF_MEMORY = "the clip must fit into the memory; use `--cpu-offload`, fewer frames or a smaller size"
+
+
 def execute(parser: Parser, args: argparse.Namespace) -> None:
-    """Make one clip and write it; bad input ends with one sentence, and nothing half-written is left behind."""
+    """Make the clips and write them; bad input ends with one sentence, and nothing half-written is left behind."""
     try:
-        generate(args)
+        with joined_processes(args.device, share_clips=args.context_parallel > 1) as processes:
+            all_there = make_all(args, processes)
     except torch.OutOfMemoryError:
-        parser.exit(
-            1,
-            f"{parser.prog}: the clip must fit into the memory; use `--cpu-offload`, fewer frames or a smaller size\n",
-        )
+        parser.exit(1, f"{parser.prog}: {OUT_OF_MEMORY}\n")
     except (ValueError, FloatingPointError, OSError, ImportError, SafetensorError) as error:
         parser.error(one_line(error))
+    if not all_there:
+        parser.exit(1)
 
 
-def generate(args: argparse.Namespace) -> None:
+def make_all(args: argparse.Namespace, processes: Processes) -> bool:
+    """Make one clip, or those of a list; returns whether all of them are there."""
+    if args.prompts is None:
+        generate(args, processes)
+        return True
+    from .clip_folder import make_clips  # here, because it builds on this module
+
+    return make_clips(args, processes)
+
+
+def generate(args: argparse.Namespace, processes: Processes = ALONE) -> None:
     """Make one clip and write it; everything that can be checked is checked before the model is loaded."""
-    arguments = {**prompt_arguments(args), **number_arguments(args), **given_media(args)}
-    device = choose_device(args.device)
+    arguments = call_arguments(args)
+    device = choose_device(processes.place(args.device))
+    seed = processes.from_main(lambda: draw_seed(args))
     credentials = read_credentials(args)
-    seed = random.randint(0, LARGEST_SEED) if args.seed is None else args.seed
     pipeline = load_pipeline(args, device)
+    processes.share_rows(pipeline)
+    check_cost(pipeline, args, arguments)
+    if processes.is_main:
+        tell_strangers(pipeline, args)
+        print(f"seed {seed}", file=sys.stderr)
+    else:
+        pipeline.set_progress_bar_config(disable=True)
+    made: Any = pipeline(**arguments, generator=torch.Generator().manual_seed(seed))
+    if processes.is_main:
+        made.save(args.output, metadata=not args.no_metadata, credentials=credentials)
+        print(f"wrote {args.output}")
+
+
+def draw_seed(args: argparse.Namespace) -> int:
+    """The seed that is given, or any."""
+    return random.randint(0, LARGEST_SEED) if args.seed is None else args.seed
+
+
+def tell_strangers(pipeline: JoVAPipeline, args: argparse.Namespace) -> None:
+    """Say what of a prompt a model of few things may not know."""
     text = args.prompt or " ".join((args.video_caption, args.audio_caption, args.transcript))
     if strangers := describe_strangers(pipeline.config.get("domain"), text, args.image is not None):
         print(strangers, file=sys.stderr)
-    if not args.yes:
-        check_cost(pipeline, args, arguments, device)
-    print(f"seed {seed}", file=sys.stderr)
-    generator = torch.Generator().manual_seed(seed)
-    made: Any = pipeline(**arguments, modalities=args.modalities, generator=generator)
-    made.save(args.output, metadata=not args.no_metadata, credentials=credentials)
-    print(f"wrote {args.output}")
 
 
-def check_cost(
-    pipeline: JoVAPipeline, args: argparse.Namespace, arguments: dict[str, Any], device: torch.device
-) -> None:
-    """Refuse a clip that this machine hardly ends; what no machine makes is left to the call, which says why."""
+def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of the pipeline's call, but for the generator; the files that are given are read."""
+    return {**prompt_arguments(args), **number_arguments(args), **given_media(args), "modalities": args.modalities}
+
+
+def check_cost(pipeline: JoVAPipeline, args: argparse.Namespace, arguments: dict[str, Any]) -> None:
+    """Refuse a clip that this machine hardly ends, unless it is confirmed; what none makes is left to the call."""
+    if args.yes:
+        return
     names = ("num_inference_steps", "height", "width", "num_frames", "frame_rate", "guidance_scale")
     settings = pipeline.defaults.override(**{name: arguments[name] for name in names})
     if args.num_frames is None and "video" in arguments:
@@ -72,7 +104,8 @@ def check_cost(
         settings = settings.override(num_frames=math.ceil(sound_s * settings.frame_rate))
     limits = pipeline.clip_limits(args.modalities, settings.frame_rate)
     if limits is None or settings.num_frames <= limits.num_frames:
-        check_affordable(estimate(pipeline, settings, tuple(args.modalities)), machine_memory_bytes(device))
+        available_bytes = machine_memory_bytes(pipeline._execution_device)
+        check_affordable(estimate(pipeline, settings, tuple(args.modalities)), available_bytes)
 
 
 def prompt_arguments(args: argparse.Namespace) -> dict[str, Any]:

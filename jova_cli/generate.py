@@ -2,21 +2,32 @@
 
 import argparse
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .clip_arguments import MAX_RATE_HZ, check_between
+from .clip_arguments import MAX_RATE_HZ, check_between, check_count
 from .file_arguments import add_file_arguments, check_file_arguments
-from .given_paths import check_file, check_output_file, check_readable
+from .given_paths import check_file, check_readable, check_suffix, check_writable
 from .model_clips import model_defaults
 from .model_info import read_index
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name
+from .prompt_list import check_list, read_rows
 from .shipped import check_source, find_model, model_folder
 
 
 WORK = "diffusers_jova.generate"
+DESCRIPTION = """Make one clip of video with sound, or one for each row of a list.
+
+    jova generate --prompt "A cartoon dog barks." --output dog.mp4
+    jova generate --prompts list.jsonl --output clips/ --steps 24
+
+Every option of a single clip is a column of the list (.jsonl, .csv), with _ for -; on the command line it holds for
+the rows that leave it empty. The same command again makes only what is missing; clips.jsonl in the folder tells how
+each was made. `torchrun --nproc-per-node N -m jova_cli generate ...` shares the rows between N GPUs, `--ray` between
+machines."""
 MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
 SHIPPED = "jova-tiny"
@@ -32,9 +43,17 @@ class Adapter(NamedTuple):
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
     """Read the words, and refuse what cannot work."""
-    parser = Parser(lambda _: NOTHING_WRITTEN, prog="jova generate", description="Make one clip of video with sound.")
+    parser = Parser(said_of_interrupt, prog="jova generate", description=DESCRIPTION)
     add_arguments(parser)
+    add_sharing_arguments(parser)
     return parser, parser.parse_checked(argv, check)
+
+
+def said_of_interrupt(args: argparse.Namespace) -> str:
+    """What Ctrl-C leaves behind."""
+    if args.prompts is None:
+        return NOTHING_WRITTEN
+    return f"the clips in `{args.output}` are whole; the same command goes on"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -46,7 +65,7 @@ def add_arguments(parser: Parser) -> None:
         default=find_model(SHIPPED),
         help="folder of a saved pipeline, or its hub name owner/name; jova-tiny if not given",
     )
-    add("--output", type=Path, required=True, help="file to write: .mp4, or .wav for sound alone")
+    add("--output", type=Path, required=True, help="file to write: .mp4, or .wav for sound alone; a folder for a list")
     add("--prompt", help="what is to be seen, heard and said, in one text")
     for name, what in zip(PARTS, ("seen", "heard", "said"), strict=True):
         add(f"--{name.replace('_', '-')}", default="", help=f"what is to be {what}, in place of --prompt")
@@ -98,6 +117,21 @@ def numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     return ((name, value) for name, value in values.items() if type(value) in (int, float))
 
 
+def add_sharing_arguments(parser: Parser) -> None:
+    """Add what is about many clips, and many processes."""
+    group = parser.add_argument_group("many clips, many GPUs").add_argument
+    group("--prompts", type=Path, metavar="LIST", help="make a clip for each row of a .jsonl or .csv file")
+    group(
+        "--batch-size",
+        type=int,
+        default=1,
+        help="clips at a time, of rows that differ in prompt and seed alone; more than 1 rounds differently",
+    )
+    group("--ray", action="store_true", help="share the rows on a Ray cluster, or start a local one")
+    group("--num-processes", type=int, default=1, help="Ray actors that share the rows, each with its own GPU")
+    group("--context-parallel", type=int, default=1, metavar="N", help="N processes of torchrun share each clip")
+
+
 def parse_adapter(text: str) -> Adapter:
     """Split PATH[:SCALE]; a path may hold colons itself."""
     source, colon, scale = text.rpartition(":")
@@ -108,8 +142,41 @@ def parse_adapter(text: str) -> Adapter:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what shows to be wrong before anything is loaded."""
-    check_output_file("--output", args.output, ".mp4" if "video" in args.modalities else ".wav")
+    """Refuse what shows to be wrong before anything is loaded, and read the rows of a list."""
+    check_sharing(args)
+    if args.prompts is not None:
+        check_list(args.prompts, args.output)
+        args.rows, args.refused = read_rows(args, add_arguments, check_clip)
+        return
+    check_clip(args)
+    check_writable("--output", args.output)
+
+
+def check_sharing(args: argparse.Namespace) -> None:
+    """Refuse numbers of clips or processes that do not fit each other, or the processes that were started."""
+    for option in ("batch_size", "num_processes", "context_parallel"):
+        check_count(f"--{option.replace('_', '-')}", getattr(args, option))
+        if option != "context_parallel" and args.prompts is None and getattr(args, option) > 1:
+            raise ValueError(f"`--{option.replace('_', '-')}` must go with `--prompts`, got one clip; leave it out")
+    if args.ray and args.prompts is None:
+        raise ValueError("`--ray` must go with `--prompts`, got one clip; leave it out")
+    if args.num_processes > 1 and not args.ray:
+        raise ValueError(f"`--num-processes` must go with `--ray`, got {args.num_processes}; use `torchrun`")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if args.ray and max(started, args.context_parallel) > 1:
+        raise ValueError(
+            "`--ray` must be used in one process and without `--context-parallel`, got more; leave it out"
+        )
+    if args.context_parallel != started and (args.context_parallel > 1 or args.prompts is None):
+        raise ValueError(
+            f"`--context-parallel` must be the number of processes, got {args.context_parallel} in {started}; start "
+            f"`torchrun --nproc-per-node {max(args.context_parallel, started)} -m jova_cli generate` with as many"
+        )
+
+
+def check_clip(args: argparse.Namespace) -> None:
+    """Refuse what shows to be wrong with the arguments of a single clip, but for a file that cannot be written."""
+    check_suffix("--output", args.output, ".mp4" if "video" in args.modalities else ".wav")
     check_prompt(args)
     check_numbers(args)
     check_source("--model", args.model)

@@ -58,10 +58,14 @@ def check_output_folder(option: str, path: Path, rule: str = "be a folder that c
         raise ValueError(f"`{option}` must {rule}, got `{path}` ({reason}); choose another") from error
 
 
-def check_output_file(option: str, path: Path, suffix: str) -> None:
-    """Refuse a file that cannot be written, or whose name does not end as it should; its folder must be there."""
+def check_suffix(option: str, path: Path, suffix: str) -> None:
+    """Refuse a file whose name belongs to another kind."""
     if path.suffix.lower() != suffix:
         raise ValueError(f"`{option}` must end in {suffix} for this clip, got {path}; use {path.with_suffix(suffix)}")
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written, before any work is done for it; its folder must be there."""
     try:
         if path.is_dir():
             raise IsADirectoryError("it is a folder")

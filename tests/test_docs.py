@@ -159,6 +159,7 @@ def test_the_commands_of_the_readme_are_ones_that_exist(tmp_path: Path, monkeypa
     commands = re.findall(r"^jova .*$", README.read_text(), re.MULTILINE)
     assert commands, "README.md lost its command line"
     monkeypatch.chdir(tmp_path)
+    Path("list.jsonl").write_text('{"prompt": "a dog"}')
     for command in commands:
         _, name, *words = shlex.split(command)
         importlib.import_module(f"jova_cli.{COMMANDS[name][0]}").parse(words)

@@ -63,6 +63,10 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
         ([*CLIP, "clip.mp4", "--model", "nowhere"], r"`--model` must be an existing path or a hub name"),
         ([*CLIP, "clip.mp4", "--image", "none.png"], r"`--image` must be an existing file, got none.png"),
         ([*CLIP, "clip.mp4", "--transcript", "hello"], r"either by `--prompt` or by .* got both"),
+        (
+            ["generate", "--prompts", "no.csv", "--output", "clips"],
+            r"`--prompts` must be an existing .jsonl or .csv file",
+        ),
         ([*CLIP, "clip.mp4", "--dtype", "int8"], r"argument --dtype: invalid choice: 'int8'"),
         (["demo", "--output", "demo.gif"], r"jova demo: `--output` must end in .mp4, got demo.gif; use demo.mp4"),
         (["demo", "--model", "nowhere"], r"`--model` must be the folder of a saved JoVAPipeline, got `nowhere`"),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import difflib
-import functools
 import hashlib
 import io
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from jova_cli.tables import check_once, is_encodable, parse_json, read_text, some
 
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
@@ -127,25 +127,25 @@ def _read_manifest(path: Path) -> list[Sample]:
 
 def _rows_of_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row and where it stands; only a line feed ends a line, JSON texts may hold the other separators."""
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             yield f"{path}, line {number}", _parse_row(line, f"{path}, line {number}")
 
 
 def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row and where it stands; boxes may stand in a cell as JSON."""
-    rows = csv.DictReader(io.StringIO(_read_text(path)))
+    rows = csv.DictReader(io.StringIO(read_text(path)))
     for number, row in enumerate(_checked_rows(rows, path), start=1):
         where = f"{path}, row {number}"
         if None in row:
             raise ValueError(f"{where} must have a cell for each column, got {row[None]} beyond them; quote commas")
         boxes = row.get("mouth_boxes") or ""
-        yield where, row | ({"mouth_boxes": _parse_json(boxes, where)} if boxes.startswith("[") else {})
+        yield where, row | ({"mouth_boxes": parse_json(boxes, where)} if boxes.startswith("[") else {})
 
 
 def _checked_rows(rows: csv.DictReader[str], path: Path) -> Iterator[dict[Any, Any]]:
     try:
-        _check_once(list(rows.fieldnames or ()), str(path))
+        check_once(list(rows.fieldnames or ()), str(path))
         yield from rows
     except csv.Error as error:
         raise ValueError(
@@ -259,11 +259,11 @@ def _stills(files: Sequence[Path], samples: Sequence[Sample]) -> list[Path]:
 def _with_sidecars(sample: Sample, beside: Mapping[Path, Sequence[Path]]) -> Sample:
     caption = find_beside(sample.source, CAPTION_SUFFIXES, beside)
     if caption is not None and caption.suffix.lower() == ".json":
-        row = _parse_row(_read_text(caption), str(caption))
+        row = _parse_row(read_text(caption), str(caption))
         given = {name: str(getattr(sample, name)) for name in ("video", "audio") if getattr(sample, name)}
         sample = _sample(given | row, caption.parent, str(caption))
     elif caption is not None:
-        sample = replace(sample, caption=_read_text(caption).strip())
+        sample = replace(sample, caption=read_text(caption).strip())
     return replace(
         sample,
         mouth_boxes=sample.mouth_boxes or find_beside(sample.source, BOX_SUFFIXES, beside),
@@ -271,35 +271,8 @@ def _with_sidecars(sample: Sample, beside: Mapping[Path, Sequence[Path]]) -> Sam
     )
 
 
-def _read_text(path: Path) -> str:
-    """Read UTF-8, without the mark that some editors put before it."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"`{path}` must be text in UTF-8, got another encoding ({error}); save it anew") from error
-
-
-def _parse_json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=functools.partial(_object, where=where))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{where} must be valid JSON, got `{text[:60]}` ({error}); correct the line") from error
-
-
-def _object(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
-    """Build an object of JSON; of a name that is there twice one value would be lost."""
-    _check_once([name for name, _ in pairs], where)
-    return dict(pairs)
-
-
-def _check_once(names: Sequence[str], where: str) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(f"{where} must have each column once, got {some(twice)} several times; remove or rename one")
-
-
 def _parse_row(text: str, where: str) -> dict[str, Any]:
-    row = _parse_json(text, where)
+    row = parse_json(text, where)
     if not isinstance(row, dict):
         raise ValueError(f"{where} must be a JSON object with columns {_columns()}, got `{text[:60]}`")
     return row
@@ -332,13 +305,8 @@ def _check_cell(name: str, value: object, where: str) -> None:
         raise ValueError(f"{where}: a column must be one of {_columns()}, got `{name}`; {hint}")
     if not isinstance(value, (str, list) if name == "mouth_boxes" else str):
         raise ValueError(f"{where}: `{name}` must be text, got {value!r}; put it in quotes")
-    if isinstance(value, str) and not _is_encodable(value):
+    if isinstance(value, str) and not is_encodable(value):
         raise ValueError(f"{where}: `{name}` must be text of whole characters, got {value!r}; half of a pair is lost")
-
-
-def _is_encodable(text: str) -> bool:
-    """Whether a text is UTF-8; halves of surrogate pairs, from broken JSON or file names, are not."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _count_occurrences(samples: Iterable[Sample]) -> list[Sample]:
@@ -353,7 +321,7 @@ def _count_occurrences(samples: Iterable[Sample]) -> list[Sample]:
 
 def _check_files(samples: Iterable[Sample]) -> None:
     named = [(name, getattr(sample, name)) for sample in samples for name in (*PATH_COLUMNS, "mouth_boxes")]
-    broken = [ascii(str(path)) for _, path in named if isinstance(path, Path) and not _is_encodable(str(path))]
+    broken = [ascii(str(path)) for _, path in named if isinstance(path, Path) and not is_encodable(str(path))]
     if broken:
         raise ValueError(f"names of files must be UTF-8, got {len(broken)} others: {some(broken)}; rename them")
     missing = [f"{name} {path}" for name, path in named if isinstance(path, Path) and not path.is_file()]
@@ -373,11 +341,6 @@ def _check_words(samples: Iterable[Sample]) -> None:
                 + ("rename it to `video_caption`" if text == "caption" else "remove one of them")
                 + " (a .txt file beside a clip is its `caption`)"
             )
-
-
-def some(items: Sequence[str]) -> str:
-    """Join the first three of a list."""
-    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
 
 
 def _columns() -> str:

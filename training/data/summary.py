@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from diffusers_jova.training.data.manifest import IMAGE_SUFFIXES, Sample, some
+from diffusers_jova.training.data.manifest import IMAGE_SUFFIXES, Sample
 from diffusers_jova.whole_files import write_text
+from jova_cli.tables import some
 
 
 Status = Literal["kept", "done", "skipped", "broken"]

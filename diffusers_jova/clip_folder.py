@@ -1,0 +1,426 @@
+"""The clips of a list in one folder: each is made once, whatever interrupts the run, and a file tells how.
+
+A clip takes its name when it is whole and `clips.jsonl` has its line, in this order, so that one without a line is
+nobody's, and a line without a clip that of one whose run was killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import os
+import pickle
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import diffusers
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
+
+from jova_cli import __version__
+from jova_cli.parser import one_line
+from jova_cli.prompt_list import Row
+
+from .devices import choose_device
+from .generate import (
+    OUT_OF_MEMORY,
+    call_arguments,
+    check_cost,
+    draw_seed,
+    load_pipeline,
+    read_credentials,
+    tell_strangers,
+)
+from .origin import check_origin
+from .pipeline_jova import JoVAPipeline
+from .processes import Processes
+from .whole_files import FullDiskError, explained_full_disk, remove, write_text
+
+
+LIST = "clips.jsonl"  # what was made
+WORK = ".work"  # locks, and clips that are not whole yet
+ROW_ERRORS = (ValueError, FloatingPointError, OSError, ImportError, SafetensorError, torch.OutOfMemoryError)
+PLACES = ("output", "device", "cpu_offload", "yes")  # arguments that decide where, not what
+FILES = ("model", "image", "audio", "video")  # arguments whose content decides, not their path
+OF_A_CLIP = ("prompt", "video_caption", "audio_caption", "transcript", "seed")  # that clips of one batch differ in
+OF_A_PIPELINE = ("model", "lora", "skip_unknown", "device", "dtype", "cpu_offload")
+SAMPLE_BYTES, NUM_SAMPLES = 2**16, 64  # of a file, for its digest
+
+
+class Task(NamedTuple):
+    """A clip to make.
+
+    Attributes:
+        line: Of the list, where it stands.
+        name: Of its file, within the folder.
+        args: Of a single call, with a seed.
+        settings: What decides the clip, as JSON holds it.
+    """
+
+    line: int
+    name: str
+    args: argparse.Namespace
+    settings: dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """What became of a line: `"made"`, `"there"` from an earlier run, or `"refused"` for a reason."""
+
+    line: int
+    status: str
+    reason: str = ""
+
+
+def refusal(source: Path, line: int, reason: str) -> Outcome:
+    """The outcome of a line that gets no clip."""
+    return Outcome(line, "refused", f"{source}, line {line}: {reason}")
+
+
+def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
+    """Make what is missing of the clips of a list, and say what became of each line.
+
+    Args:
+        args: The command line with its `rows` and `refused` lines.
+        processes: That share the work.
+
+    Returns:
+        Whether every line has its clip; only the main process fails, since the first that does ends all.
+
+    Raises:
+        ValueError: If the folder cannot be used, or another run is at work in it.
+        FullDiskError: If the disk is full; what is complete is kept.
+    """
+    args.output = args.output.absolute()
+    with ExitStack() as stack:
+        tasks, outcomes = processes.from_main(lambda: plan(args, stack))
+        if processes.is_main:
+            tell(outcomes)
+        maker = ClipMaker(args.prompts, args.output, processes, shows_steps=processes.is_main and not args.ray)
+        chunks = processes.share(in_batches(tasks, args.batch_size))
+        made = run_on_ray(chunks, maker, args.num_processes) if args.ray else map(maker, chunks)
+        outcomes += processes.gather(follow(made, sum(map(len, chunks)), processes))
+        if processes.is_main:
+            remove(args.output / WORK / "unfinished")
+            settle_list(args.output)
+    if not processes.is_main:
+        return True
+    counts = Counter(outcome.status for outcome in outcomes)
+    print(
+        f"made {counts['made']}, there already {counts['there']}, refused {counts['refused']}: "
+        f"{args.output / LIST} tells how"
+    )
+    return not counts["refused"]
+
+
+def follow(outcomes: Iterable[Sequence[Outcome]], total: int, processes: Processes) -> list[Outcome]:
+    """Collect outcomes as they come, with a progress bar of the main process."""
+    collected: list[Outcome] = []
+    with tqdm(total=total, desc="generating", unit="clip", disable=not (processes.is_main and total)) as bar:
+        for batch in outcomes:
+            if processes.is_main or not processes.share_clips:
+                tell(batch)
+            collected += batch
+            bar.update(len(batch))
+    return collected
+
+
+def tell(outcomes: Iterable[Outcome]) -> None:
+    """Say why lines have no clip."""
+    for outcome in outcomes:
+        if outcome.reason:
+            tqdm.write(outcome.reason, file=sys.stderr)
+
+
+# 1. What is missing
+
+
+def plan(args: argparse.Namespace, stack: ExitStack) -> tuple[list[Task], list[Outcome]]:
+    """Take the folder for this run, and find out which of its clips are missing.
+
+    Args:
+        args: The command line with its `rows` and `refused` lines.
+        stack: Holds the folder until it is left.
+    """
+    take_folder(args.output, stack)
+    known = settle_list(args.output)
+    outcomes = [Outcome(line, "refused", reason) for line, reason in args.refused]
+    tasks = []
+    digest = functools.cache(digest_path)
+    for row in args.rows:
+        try:
+            task = task_of(row, args.output, digest)
+            if is_there(task, args.output, known):
+                outcomes.append(Outcome(row.line, "there"))
+                continue
+            task.args.seed = draw_seed(task.args)
+            tasks.append(task._replace(settings=task.settings | {"seed": task.args.seed}))
+        except (ValueError, OSError) as error:
+            outcomes.append(refusal(args.prompts, row.line, one_line(error)))
+    return tasks, sorted(outcomes)
+
+
+def take_folder(folder: Path, stack: ExitStack) -> None:
+    """Make a folder and hold it for one run; what a killed one left unfinished goes."""
+    try:
+        (folder / WORK).mkdir(parents=True, exist_ok=True)
+        stack.enter_context(FileLock(folder / WORK / "run.lock").acquire(blocking=False))
+    except Timeout as error:
+        raise ValueError(
+            f"`--output` must be a folder where no other run is at work, got {folder}; wait for it, or choose another"
+        ) from error
+    except OSError as error:
+        raise ValueError(
+            f"`--output` must be a folder that can be written, got {folder} ({error.strerror}); choose another"
+        ) from error
+    remove(folder / WORK / "unfinished")
+
+
+def task_of(row: Row, folder: Path, digest: Callable[[Path], str]) -> Task:
+    """The clip of a row, with all that decides it."""
+    name = str((row.args.output if row.args.output.is_absolute() else row.args.output.absolute()).relative_to(folder))
+    values = {name: plain(value) for name, value in vars(row.args).items() if name not in PLACES}
+    paths = {name: Path(values[name]) for name in FILES if values[name] is not None}
+    files = {name: digest(path) for name, path in paths.items() if path.exists()}  # a name on the Hub is none
+    files |= {f"lora {source}": digest(Path(source)) for source, _ in values["lora"] if Path(source).exists()}
+    return Task(row.line, name, row.args, values | {"files": files})
+
+
+def plain(value: Any) -> Any:
+    """An argument as JSON gives it back."""
+    return str(value.absolute()) if isinstance(value, Path) else json.loads(json.dumps(value))
+
+
+def is_there(task: Task, folder: Path, known: Mapping[str, Any]) -> bool:
+    """Whether the clip of a task was made already.
+
+    Raises:
+        ValueError: If its file is there and is another clip, or was made with other settings.
+    """
+    path = folder / task.name
+    if not path.exists():
+        return False
+    if task.name not in known:
+        raise ValueError(f"`output` must be a new file or one of {LIST}, got {task.name}; delete or rename that file")
+    check_origin(deciding(known[task.name]["settings"]), deciding(task.settings), path)
+    return True
+
+
+def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that two runs must share; a seed that is not given is any, and content counts for files."""
+    settings = {name: value for name, value in settings.items() if name != "seed" or value is not None}
+    return {name: value for name, value in settings.items() if name not in settings["files"]}
+
+
+def digest_path(path: Path) -> str:
+    """Digest a file, or the files of a folder: all of a small one, samples from all over a large one.
+
+    Weights that were trained on differ everywhere; large files that differ between the samples alone count as one.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file() and file.suffix != ".md":
+            size = file.stat().st_size
+            digest.update(f"{file.relative_to(path)} {size}".encode())
+            with file.open("rb") as content:
+                for start in range(0, size, max(SAMPLE_BYTES, size // NUM_SAMPLES)):
+                    content.seek(start)
+                    digest.update(content.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+# 2. Making
+
+
+@dataclass
+class ClipMaker:
+    """Makes clips, with a model that stays loaded; can be sent to other processes, where it loads its own.
+
+    Attributes:
+        source: The list, for messages.
+        folder: Of the clips.
+        processes: That share the work; alone on Ray.
+        shows_steps: Whether a bar shows the steps of each clip.
+    """
+
+    source: Path
+    folder: Path
+    processes: Processes
+    shows_steps: bool
+    _pipeline: JoVAPipeline | None = field(default=None, init=False)
+    _loaded: str = field(default="", init=False)  # which one it is, or the one that failed to load
+    _failure: Exception | None = field(default=None, init=False)
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """Make the clips of tasks that differ in `OF_A_CLIP` alone; those of a batch that fails, one by one."""
+        try:
+            self.make(tasks)
+        except FullDiskError:
+            raise
+        except ROW_ERRORS as error:
+            if len(tasks) > 1:
+                return [outcome for task in tasks for outcome in self([task])]
+            reason = OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else one_line(error)
+            return [refusal(self.source, tasks[0].line, reason)]
+        return [Outcome(task.line, "made") for task in tasks]
+
+    def make(self, tasks: Sequence[Task]) -> None:
+        """Make and write the clips of tasks."""
+        started = time.monotonic()
+        arguments = [call_arguments(task.args) for task in tasks]
+        pipeline = self.load(tasks[0].args)
+        for task, given in zip(tasks, arguments, strict=True):
+            check_cost(pipeline, task.args, given)
+        generators = [torch.Generator().manual_seed(task.args.seed) for task in tasks]
+        varied: dict[str, Any] = {"prompt": arguments[0]["prompt"], "generator": generators[0]}
+        if len(tasks) > 1:
+            varied = {"prompt": [one["prompt"] for one in arguments], "generator": generators}
+        output: Any = pipeline(**arguments[0] | varied)
+        if not self.processes.is_main and self.processes.share_clips:
+            return
+        seconds = (time.monotonic() - started) / len(tasks)
+        for index, task in enumerate(tasks):
+            tell_strangers(pipeline, task.args)
+            self.write(output, index, task, describe(pipeline, output, index) | {"seconds": round(seconds, 3)})
+
+    def load(self, args: argparse.Namespace) -> JoVAPipeline:
+        """The pipeline that arguments ask for; only the last one stays loaded."""
+        if (key := pipeline_key(args)) != self._loaded:
+            self._pipeline, self._failure, self._loaded = None, None, key
+            try:
+                self._pipeline = load_pipeline(args, choose_device(self.processes.place(args.device)))
+                self.processes.share_rows(self._pipeline)
+            except ROW_ERRORS as error:
+                self._failure = error.with_traceback(None)  # which would keep what was loaded
+        if self._failure is not None:
+            raise self._failure
+        assert self._pipeline is not None
+        self._pipeline.set_progress_bar_config(position=1, leave=False, disable=not self.shows_steps)
+        return self._pipeline
+
+    def write(self, output: Any, index: int, task: Task, made: dict[str, Any]) -> None:
+        """Write one clip of a batch: the file, then its line, then its name."""
+        path = self.folder / task.name
+        unfinished = self.folder / WORK / "unfinished" / f"{uuid4().hex}{path.suffix}"
+        with explained_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.parent.mkdir(exist_ok=True)
+            signs = read_credentials(task.args)
+            output.save(unfinished, index, metadata=not task.args.no_metadata, credentials=signs)
+            append_line(self.folder, {"output": task.name, "settings": task.settings, "made": made})
+            unfinished.replace(path)
+
+
+def describe(pipeline: JoVAPipeline, output: Any, index: int) -> dict[str, Any]:
+    """What a call took for arguments that were not given, and where and with what it ran."""
+    width, height = output.frames[index][0].size if output.frames is not None else (None, None)
+    return {
+        "num_inference_steps": pipeline.num_timesteps,
+        "guidance_scale": pipeline.guidance_scale,
+        "audio_guidance_scale": pipeline.audio_guidance_scale,
+        "height": height,
+        "width": width,
+        "num_frames": None if output.frames is None else len(output.frames[index]),
+        "frame_rate": float(output.frame_rate),
+        "sampling_rate": output.sampling_rate,
+        "device": str(pipeline._execution_device),
+        "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
+        "versions": {
+            "diffusers_jova": __version__,
+            "diffusers": diffusers.__version__,
+            "torch": torch.__version__,
+        },
+    }
+
+
+def in_batches(tasks: Sequence[Task], batch_size: int) -> list[list[Task]]:
+    """Tasks in batches that differ in `OF_A_CLIP` alone, those of one pipeline behind each other."""
+    batches: list[list[Task]] = []
+    latest: dict[str, list[Task]] = {}  # by what a batch has in common
+    for task in sorted(tasks, key=lambda task: pipeline_key(task.args)):
+        values = {name: plain(value) for name, value in vars(task.args).items() if name not in (*OF_A_CLIP, "output")}
+        batch = latest.get(key := json.dumps(values))
+        if batch is None or len(batch) == batch_size:
+            batch = latest[key] = []
+            batches.append(batch)
+        batch.append(task)
+    return batches
+
+
+def pipeline_key(args: argparse.Namespace) -> str:
+    """Which pipeline arguments ask for."""
+    return json.dumps([plain(getattr(args, name)) for name in OF_A_PIPELINE])
+
+
+def run_on_ray(chunks: Sequence[Sequence[Task]], maker: ClipMaker, num_processes: int) -> Iterator[list[Outcome]]:
+    """Spread batches over a Ray cluster; every node sees the same files."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("`--ray` needs Ray Data, which is not installed; run `pip install ray[data]`") from error
+    if not chunks:
+        return
+    if not ray.is_initialized():
+        ray.init()
+    gpus = 1 if ray.cluster_resources().get("GPU") and chunks[0][0].args.device != "cpu" else 0
+    rows = ray.data.from_items([{"tasks": pickle.dumps(chunk)} for chunk in chunks])
+    outcomes = rows.map(_RayWorker, fn_constructor_args=(maker,), concurrency=num_processes, num_gpus=gpus)
+    for row in outcomes.iter_rows():
+        yield [Outcome(*outcome) for outcome in json.loads(row["outcomes"])]
+
+
+class _RayWorker:
+    """One actor of the cluster, with its own model."""
+
+    def __init__(self, maker: ClipMaker) -> None:
+        self._maker = maker
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        return {"outcomes": json.dumps(self._maker(pickle.loads(row["tasks"])))}
+
+
+# 3. What was made
+
+
+def append_line(folder: Path, record: Mapping[str, Any]) -> None:
+    """Add the line of a clip, whoever else adds one; behind half a line of a killed run a new one begins."""
+    with FileLock(folder / WORK / "list.lock"), (folder / LIST).open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        is_open = file.read(1) not in (b"", b"\n")
+        file.write(f"{chr(10) if is_open else ''}{json.dumps(record)}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def settle_list(folder: Path) -> dict[str, Any]:
+    """Read what was made, and leave in the file one line for each clip that is there."""
+    path = folder / LIST
+    if not path.exists():
+        return {}
+    text, records = path.read_text(encoding="utf-8", errors="replace"), {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line:
+            continue
+        try:
+            record = json.loads(line)
+            name = record["output"]
+        except (ValueError, TypeError, KeyError):
+            tqdm.write(f"{path}, line {number} is damaged and left out", file=sys.stderr)
+            continue
+        if (folder / name).exists():
+            records[name] = record
+    settled = "".join(f"{json.dumps(record)}\n" for record in records.values())
+    if settled != text:
+        write_text(path, settled)
+    return records

@@ -1,0 +1,248 @@
+"""The list of `jova generate --prompts`: a clip for each row, and every option of a single call as a column."""
+
+import argparse
+import copy
+import csv
+import hashlib
+import io
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from .parser import Parser, one_line
+from .tables import check_once, is_encodable, parse_json, read_text
+
+
+SUFFIXES = (".jsonl", ".csv")
+TRUTHS = {"true": True, "false": False}  # how a column of an option without a value says whether it is given
+LONGEST_NAME_BYTES = 200  # of 255 that a file system takes; the rest is for what writing adds
+SLUG_LENGTH = 40
+
+
+class Row(NamedTuple):
+    """One clip to make: the line where it stands, and the arguments of a single call for it."""
+
+    line: int
+    args: argparse.Namespace
+
+
+class Refusal(NamedTuple):
+    """A line that asks for no clip, and one sentence that says why."""
+
+    line: int
+    reason: str
+
+
+class RowParser(Parser):
+    """Reads a row as the words of a single call.
+
+    Args:
+        add_arguments: Adds the options of a single call.
+    """
+
+    def __init__(self, add_arguments: Callable[[Parser], None]) -> None:
+        super().__init__(add_help=False)
+        self.options: dict[str, argparse.Action] = {}
+        add_arguments(self)
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Add an option, and remember it by its column."""
+        action = super().add_argument(*names, **settings)
+        if action.option_strings:
+            self.options[action.dest] = action
+        return action
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the row, and not the command."""
+        raise ValueError(message)
+
+    def words(self, column: str, value: Any) -> list[str]:
+        """The words of a command line that say what a cell says."""
+        option, action = self.options[column].option_strings[0], self.options[column]
+        if action.nargs == 0:
+            if (truth := TRUTHS.get(str(value).lower())) is None:
+                raise ValueError(f"`{column}` must be true or false, got {value!r}")
+            return [option] if truth else []
+        is_many = isinstance(action.default, list)
+        values = value if is_many and isinstance(value, list) else [value]
+        for one in values:
+            if isinstance(one, bool) or not isinstance(one, str | int | float) or not is_encodable(str(one)):
+                raise ValueError(f"`{column}` must be a text or a number, got {one!r}; correct the cell")
+        if action.nargs == "+":
+            return [option, *map(str, values)]
+        return [f"{option}={one}" for one in values]
+
+    def parse_row(self, cells: Mapping[str, Any], common: argparse.Namespace) -> argparse.Namespace:
+        """The arguments of a single call.
+
+        Args:
+            cells: Values of a row by their column.
+            common: What the command line says for all rows; a cell comes before it.
+        """
+        args = argparse.Namespace(**{name: copy.copy(getattr(common, name)) for name in self.options})
+        for column in cells:
+            setattr(args, column, copy.copy(self.options[column].default))
+        words = [word for column, value in cells.items() for word in self.words(column, value)]
+        return self.parse_args(["--output=of.the.row", *words], args)
+
+
+def check_list(path: Path, folder: Path) -> None:
+    """Refuse a list that is not there, and a file where a folder is to be filled."""
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        raise ValueError(f"`--prompts` must be an existing .jsonl or .csv file, got {path}; see the README")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`--output` must be a folder with `--prompts`, got the file {folder}; name a folder")
+
+
+def read_rows(
+    common: argparse.Namespace,
+    add_arguments: Callable[[Parser], None],
+    check: Callable[[argparse.Namespace], None],
+) -> tuple[list[Row], list[Refusal]]:
+    """Read the rows of a list, and refuse those that cannot become a clip.
+
+    Files in the columns `image`, `audio` and `video` are relative to the list, clips in `output` to the folder.
+
+    Args:
+        common: The command line: `prompts` is the list, `output` the folder, and the rest holds for all rows.
+        add_arguments: Adds the options of a single call to a parser.
+        check: Raises what is wrong with the arguments of a single call.
+
+    Raises:
+        ValueError: If the list as a whole cannot be meant.
+    """
+    path, parser = common.prompts, RowParser(add_arguments)
+    rows: list[Row] = []
+    refused: list[Refusal] = []
+    lines_of: dict[str, int] = {}  # by the clip's file, in one case, since some file systems know no other
+    seen: Counter[str] = Counter()
+    for line, read in _lines(path, parser):
+        where = f"{path}, line {line}"
+        try:
+            args = _row_args(read(), parser, common, seen)
+            first = lines_of.setdefault(_folded(args.output), line)
+            if first != line:
+                raise ValueError(
+                    f"`output` must be another for each row, got {args.output.name} as in line {first}; rename one"
+                )
+            check(args)
+            rows.append(Row(line, args))
+        except (ValueError, OSError) as error:
+            reason = one_line(error)
+            refused.append(Refusal(line, reason if reason.startswith(where) else f"{where}: {reason}"))
+    if not rows and not refused:
+        raise ValueError(f"`--prompts` must be a list with at least one row, got the empty {path}; write a row a clip")
+    return rows, refused
+
+
+Read = Callable[[], dict[str, Any]]  # gives the cells of a row, or raises what is wrong with them
+
+
+def _row_args(
+    cells: dict[str, Any], parser: RowParser, common: argparse.Namespace, seen: Counter[str]
+) -> argparse.Namespace:
+    """The arguments of a single call for the cells of a row."""
+    cells = {name: value for name, value in cells.items() if value not in (None, "", [])}
+    for column in cells:
+        _check_column(column, parser)
+    key = json.dumps(cells, sort_keys=True)
+    name = cells.pop("output", None)
+    args = parser.parse_row(cells, common)
+    if name is None:
+        name = _default_name(args, f"{key} {seen[key]}")
+        seen[key] += 1
+    args.output = _clip_path(common.output, name)
+    for column in ("image", "audio", "video"):
+        if column in cells:
+            setattr(args, column, common.prompts.parent.absolute() / getattr(args, column))
+    return args
+
+
+def _default_name(args: argparse.Namespace, key: str) -> str:
+    """The beginning of what is asked for, and a digest of the row: another row, another name, wherever it stands."""
+    text = args.prompt or " ".join((args.video_caption, args.audio_caption, args.transcript))
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower())[:SLUG_LENGTH].strip("-") or "clip"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:10]
+    return f"{slug}-{digest}{'.mp4' if 'video' in args.modalities else '.wav'}"
+
+
+def _clip_path(folder: Path, name: object) -> Path:
+    """The file of a clip; it stays within the folder."""
+    path = Path(str(name))
+    parts = path.parts
+    is_plain = str(name).isprintable() and not any(part.startswith(".") for part in parts) and "\\" not in str(name)
+    if not parts or not is_plain or not (folder / path).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"`output` must be a file name within the folder, got {name!r}; use one such as dog.mp4")
+    if any(len(part.encode()) > LONGEST_NAME_BYTES for part in parts):
+        raise ValueError(f"`output` must have names of at most {LONGEST_NAME_BYTES} bytes, got {name!r}; shorten it")
+    return folder / path
+
+
+def _folded(path: Path) -> str:
+    return unicodedata.normalize("NFC", str(path)).casefold()
+
+
+def _check_column(column: str, parser: RowParser, where: str = "") -> None:
+    """Refuse a column that is no option of a single call."""
+    if column in parser.options:
+        return
+    hint = "separate the columns by commas" if {*";\t"} & {*column} else "`jova generate --help` lists them, with -"
+    raise ValueError(f"{where}a column must be an option of a single clip, got `{column}`; {hint}")
+
+
+def _lines(path: Path, parser: RowParser) -> Iterator[tuple[int, Read]]:
+    """The lines of a list where rows begin, each with what reads it."""
+    text = read_text(path)
+    return _lines_of_csv(text, path, parser) if path.suffix.lower() == ".csv" else _lines_of_jsonl(text, path)
+
+
+def _lines_of_jsonl(text: str, path: Path) -> Iterator[tuple[int, Read]]:
+    """Only a line feed ends a line, JSON texts may hold the other separators."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, partial(_object_of, line, f"{path}, line {number}")
+
+
+def _object_of(line: str, where: str) -> dict[str, Any]:
+    row = parse_json(line, where)
+    if not isinstance(row, dict):
+        raise ValueError(f'{where} must be a JSON object, got `{line[:60]}`; write {{"prompt": "..."}}')
+    cells = {name.replace("-", "_"): value for name, value in row.items()}
+    if len(cells) < len(row):
+        check_once([name.replace("-", "_") for name in row], where)
+    return cells
+
+
+def _lines_of_csv(text: str, path: Path, parser: RowParser) -> Iterator[tuple[int, Read]]:
+    """A row may go on over several lines of a quoted cell; where the columns are wrong, no row can be meant."""
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns: list[str] = []
+    end = 0
+    try:
+        for cells in rows:
+            number, end = end + 1, rows.line_num
+            if not columns:
+                columns = [name.strip().replace("-", "_") for name in cells]
+                check_once(columns, str(path))
+                for column in columns:
+                    _check_column(column, parser, f"{path}: ")
+            elif cells:
+                yield number, partial(_cells_of, columns, cells)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {end + 1} must be CSV, got something else ({error}); close its quotes"
+        ) from error
+
+
+def _cells_of(columns: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
+    if len(cells) != len(columns):
+        raise ValueError(f"a row must have a cell for each of {len(columns)} columns, got {len(cells)}; quote commas")
+    return {
+        column: parse_json(cell, f"`{column}`") if column in ("lora", "modalities") and cell.startswith("[") else cell
+        for column, cell in zip(columns, cells, strict=True)
+    }

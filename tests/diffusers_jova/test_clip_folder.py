@@ -1,0 +1,355 @@
+"""Clips of a list: each equals its single call, is made once, and is whole, whatever ends a run."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from filelock import FileLock
+from torch import distributed, multiprocessing
+
+from diffusers_jova import media
+from diffusers_jova.clip_folder import LIST, WORK, digest_path
+from jova_cli.main import main
+from tests.places import ROOT
+
+
+# Between two processes or two batch sizes. An H.264 picture is quantised: a value that rounds differently moves its
+# block by less than a step of crf 18. AAC puts noise in the place of noise, so that sound is compared in a .wav: its
+# step is 3e-5, and the 2e-5 by which float32 rounds the latents grow in the codec.
+GREY_LEVELS = 1.0  # on average
+SAMPLE_ROUND_OFF = 3e-4  # of every sample, of a full scale of 1
+SHORT = ["--steps", "1", "--height", "32", "--width", "32", "--num-frames", "5"]
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def make(model: Path | str, rows: Path, folder: Path, *more: str, code: int = 0) -> None:
+    """Run the command on a list; `code` is its exit status."""
+    words = ["generate", "--model", str(model), "--prompts", str(rows), "--output", str(folder), *more]
+    if code == 0:
+        main(words)
+        return
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == code
+
+
+def records(folder: Path) -> dict[str, Any]:
+    lines = [json.loads(line) for line in (folder / LIST).read_text().splitlines()]
+    by_name = {line["output"]: line for line in lines}
+    assert len(by_name) == len(lines)
+    return by_name
+
+
+def content(path: Path) -> list[np.ndarray]:
+    """Frames, if it has any, and sound of a clip."""
+    if path.suffix == ".wav":
+        return [media.read_audio(path)[0]]
+    clip = media.read_video(path)
+    assert clip.audio is not None
+    return [clip.frames, clip.audio]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    for left, right in zip(content(one), content(other), strict=True):
+        assert np.array_equal(left, right)
+
+
+def assert_close(one: Path, other: Path) -> None:
+    (left, *sounds), (right, *others) = content(one), content(other)
+    assert left.shape == right.shape
+    if one.suffix == ".wav":
+        assert np.abs(left).max() > 10 * SAMPLE_ROUND_OFF
+        assert np.abs(left - right).max() < SAMPLE_ROUND_OFF
+    else:
+        assert np.abs(left.astype(float) - right).mean() < GREY_LEVELS
+        assert [sound.shape for sound in sounds] == [sound.shape for sound in others]
+
+
+def seeded_rows(count: int) -> list[dict[str, Any]]:
+    """Rows of several seeds, the first of them of sound alone."""
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"a cartoon dog {seed}", "seed": seed, "output": f"{seed}.mp4"} for seed in range(1, count)
+    ]
+    return [{"prompt": "a cartoon dog", "seed": 0, "output": "0.wav", "modalities": ["audio"]}, *rows]
+
+
+def names_of(rows: Iterable[dict[str, Any]]) -> set[str]:
+    return {str(row["output"]) for row in rows}
+
+
+def clips(folder: Path) -> set[str]:
+    """Every file that is there, but for the list and the locks."""
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return files - {LIST, f"{WORK}/run.lock", f"{WORK}/list.lock"}
+
+
+def test_every_row_equals_its_single_call(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / "face.png")
+    media.write_audio(tmp_path / "voice.wav", np.sin(np.arange(5000) / 9).astype(np.float32) / 2, 16000)
+    rows = [
+        {"output": "dog.mp4", "prompt": "a dog", "seed": 1},
+        {"output": "deep/rain.wav", "audio_caption": "rain", "modalities": ["audio"], "seed": 2, "num_frames": 9},
+        {"output": "man.mp4", "video_caption": "a man", "transcript": "hello", "image": "face.png", "seed": 3},
+        {"output": "sung.mp4", "prompt": "a man", "audio": "voice.wav", "seed": 4, "guidance_scale": 3.5},
+    ]
+    make(tiny_pipeline_folder, write_rows(tmp_path / "list.jsonl", rows), tmp_path / "clips", *SHORT)
+    assert clips(tmp_path / "clips") == {str(row["output"]) for row in rows}
+    for row in rows:
+        single = tmp_path / Path(str(row.pop("output"))).name
+        words = [word for name, value in row.items() for word in words_of(tmp_path, name, value)]
+        main(["generate", "--model", str(tiny_pipeline_folder), *SHORT, *words, "--output", str(single)])
+        assert_same(single, next((tmp_path / "clips").rglob(single.name)))
+
+
+def words_of(folder: Path, name: str, value: Any) -> list[str]:
+    value = folder / value if name in ("image", "audio") else value
+    return [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [str(value)])]
+
+
+def test_a_second_run_makes_only_what_is_missing(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_rows(tmp_path / "list.jsonl", [{"prompt": text} for text in ("a", "b", "c")])
+    folder = tmp_path / "clips"
+    make(tiny_pipeline_folder, rows, folder, *SHORT)
+    assert capsys.readouterr().out.startswith("made 3, there already 0, refused 0: ")
+    before = records(folder)
+    times = {name: (folder / name).stat().st_mtime_ns for name in before}
+    lost = sorted(before)[1]
+    (folder / lost).unlink()
+    with (folder / LIST).open("a") as file:
+        file.write('{"output": "half a li')
+    (folder / WORK / "unfinished").mkdir()
+    (folder / WORK / "unfinished" / "half.mp4").touch()
+    make(tiny_pipeline_folder, rows, folder, *SHORT)
+    said = capsys.readouterr()
+    assert said.out.startswith("made 1, there already 2, refused 0: ")
+    assert "line 4 is damaged and left out" in said.err
+    after = records(folder)
+    assert clips(folder) == set(after) == set(before)
+    for name in set(before) - {lost}:
+        assert (folder / name).stat().st_mtime_ns == times[name]
+        assert after[name] == before[name]
+    seed = after[lost]["settings"]["seed"]
+    words = ["--prompt", after[lost]["settings"]["prompt"], "--seed", str(seed), "--output", str(tmp_path / "x.mp4")]
+    main(["generate", "--model", str(tiny_pipeline_folder), *SHORT, *words])
+    assert_same(tmp_path / "x.mp4", folder / lost)
+    made = after[lost]["made"]
+    assert (made["num_inference_steps"], made["num_frames"], made["height"], made["dtype"]) == (1, 5, 32, "float32")
+
+
+def test_what_is_there_but_is_another_clip_is_refused_and_kept(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PIL.Image.new("RGB", (40, 40), "red").save(tmp_path / "face.png")
+    rows = [{"prompt": "a", "output": "a.mp4"}, {"prompt": "b", "image": "face.png", "output": "b.mp4"}]
+    path, folder = write_rows(tmp_path / "list.jsonl", rows), tmp_path / "clips"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(b"mine")
+    make(tiny_pipeline_folder, path, folder, *SHORT, code=1)
+    assert re.search(r"line 1: `output` must be a new file or one of clips.jsonl, got a.mp4", capsys.readouterr().err)
+    assert (folder / "a.mp4").read_bytes() == b"mine"
+    kept = (folder / "b.mp4").read_bytes()
+    for change, message in (
+        (["--steps", "2"], r"line 2: `.*b.mp4` must be made with the present settings, got `steps` 1 there, 2 here"),
+        ([], r"line 2: .* got `files.image` \w+ there, \w+ here; delete it or"),
+    ):
+        PIL.Image.new("RGB", (40, 40), "red" if change else "blue").save(tmp_path / "face.png")
+        make(tiny_pipeline_folder, path, folder, *SHORT, *change, code=1)
+        assert re.search(message, capsys.readouterr().err)
+        assert (folder / "b.mp4").read_bytes() == kept
+    assert set(records(folder)) == {"b.mp4"}
+
+
+def test_broken_rows_are_named_by_their_lines_and_the_others_made(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    rows: list[dict[str, Any]] = [
+        {"prompt": "a", "output": "a.mp4"},
+        {"prompt": "b", "height": 20},
+        {"prompt": "c", "image": "broken.png"},
+        {"prompt": "d", "steps": 0},
+        {"prompt": "e", "lora": str(tmp_path / "broken.png")},
+        {"prompt": "f", "lora": str(tmp_path / "broken.png")},
+        {"prompt": "g", "output": "g.mp4"},
+    ]
+    path = write_rows(tmp_path / "list.jsonl", rows)
+    make(tiny_pipeline_folder, path, tmp_path / "clips", *SHORT, code=1)
+    said = capsys.readouterr()
+    assert said.out.startswith("made 2, there already 0, refused 5: ")
+    for line, message in (
+        (2, "`height` must be a positive multiple of 16, got 20"),
+        (3, "`--image` must be a readable image"),
+        (4, "`--steps` must be at least 1, got 0"),
+        (5, "`--lora` must be an adapter of this model"),
+        (6, "`--lora` must be an adapter of this model"),
+    ):
+        assert f"{path}, line {line}: {message}" in said.err
+    assert clips(tmp_path / "clips") == {"a.mp4", "g.mp4"}
+
+
+def test_a_folder_where_a_run_is_at_work_is_refused(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, folder = write_rows(tmp_path / "list.jsonl", [{"prompt": "a"}]), tmp_path / "clips"
+    (folder / WORK / "unfinished").mkdir(parents=True)
+    with FileLock(folder / WORK / "run.lock"):
+        make(tiny_pipeline_folder, path, folder, *SHORT, code=2)
+    assert "`--output` must be a folder where no other run is at work, got" in capsys.readouterr().err
+    assert (folder / WORK / "unfinished").exists()  # of the other run
+    make(tiny_pipeline_folder, path, folder, *SHORT)
+
+
+def test_clips_of_a_batch_differ_from_single_ones_by_rounding_alone(
+    tiny_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    rows = [*seeded_rows(4), {"prompt": "rain", "seed": 4, "output": "4.wav", "modalities": ["audio"]}]
+    path = write_rows(tmp_path / "list.jsonl", rows)
+    make(tiny_pipeline_folder, path, tmp_path / "one", *SHORT)
+    make(tiny_pipeline_folder, path, tmp_path / "two", *SHORT, "--batch-size", "2")
+    assert clips(tmp_path / "one") == clips(tmp_path / "two") == names_of(rows)
+    for name in names_of(rows):
+        assert_close(tmp_path / "one" / name, tmp_path / "two" / name)
+    assert not np.array_equal(content(tmp_path / "two" / "0.wav")[0], content(tmp_path / "two" / "4.wav")[0])
+
+
+def test_a_batch_that_fails_is_made_one_by_one(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "a", "output": "a.mp4", "height": 20}, {"prompt": "b", "output": "b.mp4", "height": 20}]
+    path = write_rows(tmp_path / "list.jsonl", rows)
+    make(tiny_pipeline_folder, path, tmp_path / "clips", *SHORT, "--batch-size", "2", code=1)
+    said = capsys.readouterr().err
+    assert "line 1: `height` must be" in said
+    assert "line 2: `height` must be" in said
+
+
+def test_a_digest_knows_a_file_by_its_content(tmp_path: Path) -> None:
+    path, twin = tmp_path / "a", tmp_path / "b"
+    random = np.random.default_rng(0)
+    for size in (0, 3, 2**16, 2**23 + 5):
+        path.write_bytes(random.bytes(size))
+        twin.write_bytes(path.read_bytes())
+        digest = digest_path(path)
+        assert digest == digest_path(twin)
+        path.write_bytes(path.read_bytes() + b".")
+        assert digest != digest_path(path)
+        path.write_bytes(random.bytes(size))
+        assert (digest != digest_path(path)) == (size > 0)
+
+
+# What ends a run
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The first clips are made by a process that is killed while it makes the next, the others here."""
+    rows = seeded_rows(5)
+    path, folder = write_rows(tmp_path / "list.jsonl", rows), tmp_path / "clips"
+    words = ["generate", "--prompts", str(path), "--output", str(folder), "--device", "cpu"]
+    short = ["--steps", "2", "--num-frames", "5", "--height", "32", "--width", "32"]
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "jova_cli", *words, *short], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    assert killed.stderr is not None
+    said = b""
+    while b" 2/5 " not in said:  # the bar, after the second clip
+        said += killed.stderr.read(1) or pytest.fail(said.decode())
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    killed.stderr.close()
+    early = {name for name in clips(folder) if not name.startswith(WORK)}
+    assert {"0.wav", "1.mp4"} <= early < names_of(rows)
+    main([*words, *short])
+    assert clips(folder) == set(records(folder)) == names_of(rows)
+    for row in rows[::2]:  # made before, interrupted, and made after
+        name = str(row["output"])
+        single = ["--prompt", str(row["prompt"]), "--seed", str(row["seed"]), "--output", str(tmp_path / name)]
+        main(
+            [
+                "generate",
+                "--device",
+                "cpu",
+                *short,
+                *single,
+                "--modalities",
+                *row.get("modalities", ["video", "audio"]),
+            ]
+        )
+        (assert_close if name in early else assert_same)(tmp_path / name, folder / name)
+
+
+# Several processes
+
+
+NUM_PROCESSES = 2  # and heads of the tiny pipeline
+
+
+def work_with_others(rank: int, port: int, folder: Path, model: Path) -> None:
+    """One of the processes that torchrun would start: a list, then one clip by all of them."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # torch warns about collectives that diffusers calls
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_PROCESSES)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "LOCAL_WORLD_SIZE": str(NUM_PROCESSES)}
+    from tests.tiny_training import forget_accelerate
+
+    words, code = [*SHORT, "--device", "cpu"], 1 if rank == 0 else 0  # the first that fails would end the others
+    make(model, folder / "list.jsonl", folder / "shared", *words, code=code)
+    forget_accelerate()
+    one = ["--prompt", "a dog", "--seed", "1", "--modalities", "audio", "--output", str(folder / "one.wav")]
+    main(["generate", "--model", str(model), "--context-parallel", str(NUM_PROCESSES), *words, *one])
+    forget_accelerate()
+    parallel = ["--context-parallel", str(NUM_PROCESSES)]
+    make(model, folder / "list.jsonl", folder / "together", *parallel, *words, code=code)
+
+
+def test_processes_share_a_list_and_share_a_clip(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    rows = seeded_rows(3)
+    path = write_rows(tmp_path / "list.jsonl", [*rows, {"prompt": "b", "height": 20}])
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    multiprocessing.set_forkserver_preload([__name__])
+    arguments = (store.port, tmp_path, tiny_pipeline_folder)
+    multiprocessing.start_processes(work_with_others, arguments, nprocs=NUM_PROCESSES, start_method="forkserver")
+    make(tiny_pipeline_folder, path, tmp_path / "alone", *SHORT, code=1)
+    names = names_of(rows)
+    for folder in (tmp_path / "shared", tmp_path / "together"):
+        assert clips(folder) == set(records(folder)) == names
+        for name in names:
+            assert_close(folder / name, tmp_path / "alone" / name)
+    single = ["--prompt", "a dog", "--seed", "1", "--modalities", "audio", "--output", str(tmp_path / "single.wav")]
+    main(["generate", "--model", str(tiny_pipeline_folder), *SHORT, *single])
+    assert_close(tmp_path / "one.wav", tmp_path / "single.wav")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray warns about settings of its own
+def test_a_ray_cluster_makes_the_clips_of_one_process(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    rows = seeded_rows(4)
+    path = write_rows(tmp_path / "list.jsonl", [*rows, {"prompt": "b", "height": 20}])
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        make(tiny_pipeline_folder, path, tmp_path / "ray", *SHORT, "--ray", "--num-processes", "2", code=1)
+    finally:
+        ray.shutdown()
+    make(tiny_pipeline_folder, path, tmp_path / "alone", *SHORT, code=1)
+    names = names_of(rows)
+    assert clips(tmp_path / "ray") == set(records(tmp_path / "ray")) == names
+    for name in names:
+        assert_close(tmp_path / "ray" / name, tmp_path / "alone" / name)
