@@ -24,8 +24,10 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
         What `diffusers_jova.provenance.describe_call` says of it.
 
     Raises:
-        ValueError: If the file cannot be read, or holds no record.
+        ValueError: If there is no such file, it cannot be read, or it holds no record.
     """
+    if not Path(path).is_file():
+        raise ValueError(f"the clip must be an existing file, got {path}; check the spelling")
     import av  # here: other commands need no media
 
     try:

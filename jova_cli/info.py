@@ -27,11 +27,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse a folder that holds no pipeline, and a clip that is not there."""
+    """Refuse a folder that holds no pipeline."""
     if not is_clip(args):
         read_index(args.model)
-    elif not args.model.is_file():
-        raise ValueError(f"the clip must be an existing file, got {args.model}; check the spelling")
 
 
 def is_clip(args: argparse.Namespace) -> bool:
