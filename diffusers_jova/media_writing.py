@@ -145,6 +145,7 @@ def _written(path: PathLike, suffix: str) -> Iterator[Path]:
         try:
             if path.is_dir():
                 raise IsADirectoryError("it is a folder")
+            path.parent.stat()  # which is not made
             temporary = stack.enter_context(written_whole(path))
         except OSError as error:
             reason = error.strerror or error

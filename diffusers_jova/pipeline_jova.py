@@ -268,6 +268,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         settings = settings.override(frame_rate=inputs.frame_rate)
         given, inputs = inputs, self.settle_length(inputs, settings.frame_rate)
         settings = settings.override(num_frames=inputs.num_frames)
+        check_whole_frames(settings.num_frames, self.temporal_factor)
         check_limits(given, settings, self.clip_limits(given.modalities, settings.frame_rate))
         if len(inputs.modalities) == 1:  # nothing to couple
             settings = settings.override(coupling_scale=1.0, audio_coupling_scale=1.0)
@@ -289,7 +290,6 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         )
         if "video" in inputs.modalities or self.vae is not None:
             check_size(settings, self.video_codec.spatial_factor, config.patch_size)
-        check_whole_frames(settings.num_frames, self.temporal_factor)
         check_given_audio(inputs, settings, self.temporal_factor)
 
     def clip_shape(self, inputs: CallInputs, settings: GenerationDefaults) -> ClipShape:

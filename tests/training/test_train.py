@@ -44,7 +44,7 @@ def fail_with(error: BaseException) -> Any:
     [
         ("data=nowhere", "a data set must hold `*.safetensors` records, got `nowhere`"),
         ("model=nowhere", "`model` must be"),
-        ("model={}/list.json", "list.json`, must be a JSON object, got []; training/configs"),
+        ("model={}/list.json", "list.json`, must be a JSON object, got [1]; training/configs"),
         ("output_dir={}/model.json", "`output_dir` must be a folder of its own"),
         ("output_dir={}/model.json/run", "`output_dir` must be a folder of its own"),
         ("output_dir={}/prepared", "`output_dir` must be a folder of its own"),
