@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,6 @@ from safetensors import safe_open
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import write_video
 from diffusers_jova.prompt import JoVAPrompt
-from diffusers_jova.training.data import preparation
 from diffusers_jova.training.data.buckets import Bucket
 from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDataset
@@ -31,7 +27,6 @@ from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, 
 from diffusers_jova.training.data.subtitles import Speech
 from diffusers_jova.training.data.summary import Outcome, describe
 from diffusers_jova.training.prepare import main
-from jova_cli.main import main as jova_main
 from tests.unusual_media import case
 
 
@@ -458,43 +453,6 @@ def test_a_caption_that_is_no_text_leaves_out_its_clip_alone(tmp_path: Path, tin
     broken, kept = prepare(samples, make_preparer(tiny_pipeline_folder, tmp_path / "records"))
     assert (broken.status, kept.status) == ("broken", "kept")
     assert broken.note.startswith("`prompt` must be text of whole characters, got 'a\\ud83d'")
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_ctrl_c_ends_all_processes_with_one_line(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
-    clips, records = write_clips(tmp_path / "clips", ["a", "b", "c", "d"]), tmp_path / "records"
-    words = ["prepare", str(clips), str(records), "--model", str(tiny_pipeline_folder), "--num-processes", "2"]
-    began, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.setsid()  # a group of its own, as a terminal gives one to each command
-        run = preparation._run_processes
-
-        def tell_of_the_first(*args: Any) -> Iterator[Outcome]:
-            for outcome in run(*args):
-                os.write(tell, b".")
-                yield outcome
-
-        preparation._run_processes = tell_of_the_first
-        code = 1
-        try:
-            sys.stderr = (tmp_path / "errors").open("w")
-            os.dup2(sys.stderr.fileno(), 2)  # of the processes that it starts, too
-            jova_main([*words, "--no-mouth"])
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    os.read(began, 1)
-    os.killpg(child, signal.SIGINT)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
-    said = (tmp_path / "errors").read_text()
-    assert "Traceback" not in said, said
-    assert said.splitlines()[-1].startswith("jova prepare: ended by Ctrl-C; the ")
-    assert [path.name for path in records.iterdir() if path.name.startswith(".")] == []
-    assert list(records.glob("*.safetensors")) != []
 
 
 @pytest.mark.slow

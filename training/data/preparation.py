@@ -6,10 +6,8 @@ import functools
 import hashlib
 import json
 import multiprocessing
-import signal
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -288,38 +286,16 @@ def _run_processes(samples: Sequence[Sample], preparer: Preparer, num_processes:
         queue = manager.Queue()
         shards = [samples[rank::num_processes] for rank in range(num_processes)]
         workers = [replace(preparer, device=_device(preparer.device, rank)) for rank in range(num_processes)]
-        others = set(multiprocessing.active_children())
-        with _children_without_interrupts():
-            futures = [pool.submit(_work, worker, shard, queue) for worker, shard in zip(workers, shards, strict=True)]
+        futures = [pool.submit(_work, worker, shard, queue) for worker, shard in zip(workers, shards, strict=True)]
         for future in futures:
             future.add_done_callback(lambda _: queue.put(None))
-        try:
-            for _ in futures:
-                yield from iter(queue.get, None)
-        except BaseException:  # Ctrl-C, say: the clips at hand are given up, and nothing of them is left
-            for child in {*multiprocessing.active_children()} - others:
-                child.terminate()
-            wait(futures)
-            raise
+        for _ in futures:
+            yield from iter(queue.get, None)
         for future in futures:
             future.result()  # raises what a worker raised
 
 
-@contextmanager
-def _children_without_interrupts() -> Iterator[None]:
-    """Let Ctrl-C, which a terminal sends to all processes of a command, reach this one alone of those that begin."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
-
-
 def _work(preparer: Preparer, samples: Sequence[Sample], queue: Any) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that what is half-written is deleted
     torch.set_num_threads(1)
     for sample in samples:
         queue.put(preparer(sample))
