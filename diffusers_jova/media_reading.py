@@ -27,6 +27,7 @@ logger = logging.get_logger(__name__)
 
 PathLike = str | os.PathLike[str]
 MAX_GAP_S = 60  # between two frames, or between picture and sound; more is a broken time stamp
+SOUND_JITTER_S = 0.04  # by which the times of sound may lie behind its samples; lost packets add up to more
 MP4_NAMES = {"mov", "mp4"}  # of libav, for a track whose header counts its samples
 HDR_CURVES = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 
@@ -389,11 +390,12 @@ def read_sound(
         layout = "mono" if stream.channels == 1 else "stereo"
         resampler = av.AudioResampler(format="fltp", layout=layout, rate=sampling_rate)
         decoded = [*decode(container, stream, allow_truncated)]
-        pieces = [piece for frame in [*decoded, None] for piece in resampler.resample(frame)]
+        gaps = _sound_gaps(decoded, sampling_rate, path)
+        pieces = [piece.to_ndarray() for frame in [*decoded, None] for piece in resampler.resample(frame)]
         num_announced = _announced_samples(container, stream)
     if not decoded or not pieces:
         raise ValueError(f"`path` must be a file with sound, got {path} with an empty audio stream; check the file")
-    audio = np.concatenate([piece.to_ndarray() for piece in pieces], axis=1)
+    audio = _with_silence(np.concatenate(pieces, axis=1), gaps)
     # The last block of a codec is padded; the container knows where the sound ends, unless packets go on behind that.
     if num_announced is not None and 0 <= audio.shape[1] - num_announced < 2 * decoded[-1].samples:
         audio = audio[:, :num_announced]
@@ -406,6 +408,40 @@ def read_sound(
             )
         audio = _shift(audio, round(delay_s * sampling_rate))
     return np.ascontiguousarray(audio, np.float32), sampling_rate
+
+
+def _sound_gaps(frames: Sequence[Any], sampling_rate: int, path: PathLike) -> list[tuple[int, int]]:
+    """Where the times of decoded sound leave samples out: how many lie before each gap, and how many it lacks.
+
+    Raises:
+        ValueError: If a gap is so long that the time stamps must be broken.
+    """
+    gaps: list[tuple[int, int]] = []
+    num_samples, first_s = 0, None
+    for frame in frames:
+        time_s = None if frame.pts is None else frame.pts * frame.time_base
+        first_s = time_s if first_s is None else first_s
+        if time_s is not None and first_s is not None:
+            lacking_s = time_s - first_s - Fraction(num_samples + sum(lacking for _, lacking in gaps), sampling_rate)
+            if lacking_s > MAX_GAP_S:
+                raise ValueError(
+                    f"`path` must be a file with sound time stamps, got {path}, whose sound stops for "
+                    f"{float(lacking_s):g} s; convert it with ffmpeg"
+                )
+            if lacking_s > SOUND_JITTER_S:
+                gaps.append((num_samples, round(lacking_s * sampling_rate)))
+        num_samples += round(frame.samples * Fraction(sampling_rate, frame.sample_rate))
+    if gaps:
+        lacking_s = sum(lacking for _, lacking in gaps) / sampling_rate
+        logger.warning(f"{path} lacks {lacking_s:.2f} s of its sound in {len(gaps)} places, which are silent now")
+    return gaps
+
+
+def _with_silence(audio: np.ndarray, gaps: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Sound [channels, samples] with silence in its gaps, so that what follows comes at its time."""
+    first, *others = np.split(audio, [place for place, _ in gaps], axis=1)
+    silences = [np.zeros((len(audio), num_lacking), audio.dtype) for _, num_lacking in gaps]
+    return np.concatenate([first, *chain.from_iterable(zip(silences, others, strict=True))], axis=1)
 
 
 def _announced_samples(container: Any, stream: Any) -> int | None:

@@ -39,3 +39,13 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipelines") / "tiny"
     build_tiny_pipeline().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What diffusers' loggers say, ours among them."""
+    from diffusers.utils import logging  # imports diffusers, which reads the environment
+
+    logging.enable_propagation()
+    yield caplog
+    logging.disable_propagation()

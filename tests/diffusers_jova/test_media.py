@@ -160,6 +160,53 @@ def test_sound_that_starts_later_than_the_picture_is_delayed_by_silence(tmp_path
 # --- options of reading ---
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "rate"), [("a.mkv", "pcm_s16le", 16000), ("a.webm", "libopus", 48000), ("a.mp4", "aac", 44100)]
+)
+def test_sound_whose_packets_are_lost_keeps_its_time(
+    tmp_path: Path, name: str, codec: str, rate: int, log: pytest.LogCaptureFixture
+) -> None:
+    tone = np.float32(0.5) * np.sin(2 * np.pi * 440 * np.arange(4 * rate) / rate, dtype=np.float32)[None]
+    tone[:, : 2 * rate] *= 0.5  # so that a second can be told from another
+    for path, lost_s in ((tmp_path / "whole" / name, None), (tmp_path / name, (1, 2))):
+        path.parent.mkdir(exist_ok=True)
+        with av.open(str(path), "w") as file:
+            track = file.add_stream(codec, rate=rate, layout="mono")
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+            resampler = av.AudioResampler(track.format.name, "mono", rate, frame_size=track.frame_size or 1024)
+            pieces = [*resampler.resample(frame), *resampler.resample(None)]
+            for packet in [packet for piece in [*pieces, None] for packet in track.encode(piece)]:
+                if lost_s is None or not lost_s[0] <= packet.pts * packet.time_base < lost_s[1]:
+                    file.mux(packet)
+    whole, _ = media.read_audio(tmp_path / "whole" / name)
+    assert not log.records
+    read, _ = media.read_audio(tmp_path / name)
+    assert "lacks 1.0" in log.text
+    assert abs(read.shape[1] - whole.shape[1]) < 0.03 * rate
+    gap = np.flatnonzero(np.convolve(read[0] == 0, np.ones(rate // 10), "valid") == rate // 10)
+    assert gap[0] / rate == pytest.approx(1, abs=0.06)
+    assert (gap[-1] / rate + 0.1) == pytest.approx(2, abs=0.06)
+    end = 3 * rate  # a second after the gap the codec has found its way
+    shifts = range(-rate // 440, rate // 440)  # a period of the tone either way
+    distances = [
+        np.abs(read[0, end + shift : end + shift + rate // 2] - whole[0, end : end + rate // 2]).max()
+        for shift in shifts
+    ]
+    assert abs(shifts[int(np.argmin(distances))]) <= 0.001 * rate  # times are whole milliseconds in some files
+
+
+def test_a_gap_of_minutes_in_sound_is_a_broken_time_stamp(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+        track = file.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for start_s in (0, 90):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 8000, start_s * 8000, Fraction(1, 8000)
+            file.mux(track.encode(frame))
+    with pytest.raises(ValueError, match=r"whose sound stops for 89\.9 s; convert it with ffmpeg"):
+        media.read_audio(tmp_path / "a.mkv")
+
+
 def test_another_frame_rate_takes_the_nearest_frame_of_each_tick(tmp_path: Path) -> None:
     frames = moving_square(33)
     media.write_video(tmp_path / "clip.mp4", frames, 16)

@@ -1,8 +1,5 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
-from diffusers.utils import logging
 
 from diffusers_jova import JoVAPipeline, JoVAPrompt, PromptEmbeds
 from diffusers_jova.prompt_encoder import encode_tokens, tokenize_text
@@ -12,14 +9,6 @@ from tests.tiny_pipeline import build_text_encoder, build_tiny_pipeline, build_t
 @pytest.fixture(scope="module")
 def pipeline() -> JoVAPipeline:
     return build_tiny_pipeline()
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What diffusers' loggers say."""
-    logging.enable_propagation()
-    yield caplog
-    logging.disable_propagation()
 
 
 # Texts
@@ -101,7 +90,8 @@ def test_given_features_are_taken_as_they_are(pipeline: JoVAPipeline) -> None:
 def test_each_text_encoder_reads_its_own_tokens() -> None:
     first, second = build_tokenizer(), build_tokenizer()
     second.add_tokens(["hello"])
-    pipeline = build_tiny_pipeline(tokenizer=first, tokenizer_2=second, text_encoder_2=build_text_encoder())
+    encoders = {"tokenizer": first, "tokenizer_2": second, "text_encoder_2": build_text_encoder()}
+    pipeline = build_tiny_pipeline(transformer=None, **encoders)
     embeds = pipeline.encode_texts(["hello"], 64)
     assert (embeds.features.shape[1], embeds.features_2.shape[1]) == (6, 2)
     assert embeds.joint_mask() is None
