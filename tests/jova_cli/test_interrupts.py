@@ -2,7 +2,9 @@
 
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import diffusers_jova.training.data.dataset as dataset
 from diffusers_jova.media import write_video
 from diffusers_jova.training.loop.trainer import Trainer
 from jova_cli.main import main
+from tests.places import ROOT
 from tests.tiny_pipeline import build_wan_transformer
 from tests.tiny_training import tiny_config
 
@@ -43,9 +46,9 @@ def interrupted(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return said.strip().splitlines()[-1]
 
 
-def write_clips(folder: Path) -> Path:
+def write_clips(folder: Path, names: Sequence[str] = ("a", "b", "c")) -> Path:
     folder.mkdir()
-    for name in ("a", "b", "c"):
+    for name in names:
         write_video(folder / f"{name}.mp4", np.zeros((9, 32, 32, 3), np.uint8), 16)
         (folder / f"{name}.txt").write_text("a clip")
     return folder
@@ -85,6 +88,26 @@ def test_prepare(
     assert [name for name in names(records) if name.startswith(".")] == []
     main(words)
     assert len(list(records.glob("*.safetensors"))) == 3
+
+
+@pytest.mark.slow  # three processes that import torch
+def test_prepare_in_several_processes(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    clips, records = write_clips(tmp_path / "clips", [f"{number:02d}" for number in range(40)]), tmp_path / "records"
+    words = ["prepare", str(clips), str(records), "--model", str(tiny_pipeline_folder), "--no-mouth"]
+    command = [sys.executable, "-m", "jova_cli", *words, "--num-processes", "2"]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stderr is not None
+        said = b""
+        while b"| 1/40" not in said:
+            more = process.stderr.read1()
+            assert more, said.decode()
+            said += more
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        said += process.stderr.read()
+    assert process.returncode == 130
+    assert b"Traceback" not in said
+    assert said.decode().strip().splitlines()[-1].startswith("jova prepare: ended by Ctrl-C; the ")
+    assert [name for name in names(records) if name.startswith(".")] == []
 
 
 def test_preview(

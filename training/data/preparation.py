@@ -282,7 +282,7 @@ def _run_here(samples: Sequence[Sample], preparer: Preparer, _: int) -> Iterator
 def _run_processes(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Outcome]:
     """Give each process every n-th sample, and its own GPU if there are several."""
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    with ProcessPoolExecutor(num_processes, context) as pool, context.Manager() as manager:
+    with context.Manager() as manager, ProcessPoolExecutor(num_processes, context) as pool:  # which reports to the end
         queue = manager.Queue()
         shards = [samples[rank::num_processes] for rank in range(num_processes)]
         workers = [replace(preparer, device=_device(preparer.device, rank)) for rank in range(num_processes)]
