@@ -9,8 +9,8 @@ which is not the level that such a sampler mixes noise and data with. The sound 
     y = (1 - sigma) (x_0 / c) + sigma noise,    x_a = c y / ((1 - sigma) + c sigma)
 
 that is, with its data divided by c: to the sampler y is at sigma, to the model x_a is at sigma_a. A prediction x_0 of
-the sound's data goes back as x_0 / c. Every solver that works on such predictions takes the steps that it would take on
-the sound's own schedule: exactly so for Euler, whose step is linear in sample and prediction.
+the sound's data goes back as x_0 / c. Euler, whose step is linear in sample and prediction, then takes exactly the
+steps of the sound's own schedule, and so does every solver that works on such predictions.
 
 Letters in shapes: B batch, L audio latents, C channels.
 """
