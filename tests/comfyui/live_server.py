@@ -217,5 +217,10 @@ def executed(events: list[dict[str, Any]]) -> list[str]:
 
 
 def started(folder: Path) -> Server:
-    """The server that the environment names."""
-    return Server(folder, Path(os.environ["COMFYUI_PATH"]), os.environ.get("COMFYUI_PYTHON", sys.executable))
+    """The server that the environment names, with this pack among its custom nodes."""
+    comfyui = Path(os.environ["COMFYUI_PATH"])
+    pack = comfyui / "custom_nodes" / "jova"
+    if not pack.exists():
+        pack.symlink_to(ROOT / "comfyui")
+    assert pack.resolve() == (ROOT / "comfyui").resolve(), f"{pack} is another copy of the pack; remove it"
+    return Server(folder, comfyui, os.environ.get("COMFYUI_PYTHON", sys.executable))
