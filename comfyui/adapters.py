@@ -27,7 +27,8 @@ class JovaDoRA(comfy.weight_adapter.WeightAdapterBase):
     name = "jova_dora"
 
     def __init__(self, pair: tuple[Tensor, Tensor], magnitude: Tensor, alpha: float | None) -> None:
-        self.weights, self.loaded_keys = [*pair, magnitude], set()
+        self.weights = [*pair, magnitude]
+        self.loaded_keys: set[str] = set()
         self.scale = 1.0 if alpha is None else alpha / len(pair[0])
 
     def calculate_weight(

@@ -22,7 +22,7 @@ def make_castable(module: nn.Module) -> None:
             part.__class__ = cast
             part.weight_function, part.bias_function = [], []  # type: ignore[assignment]
             if not hasattr(part, "bias"):  # core asks its embeddings for one
-                part.bias = None
+                part.register_parameter("bias", None)
 
 
 def store_in_8_bits(transformer: Any, dtype: torch.dtype) -> None:

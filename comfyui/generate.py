@@ -46,15 +46,15 @@ def generate(
     model, clip, vae, audio_vae = loaded(source, dtype)
     latent = empty_latent(audio_vae, width, height, length, frame_rate, 1, own_audio, own_video)
     positive, negative_text = encode_parts(clip, video, audio, transcript), encode_negative(clip, negative, "")
-    conds = [with_rate(c, latent) for c in (positive, negative_text)]
+    positive, negative_text = (with_rate(c, latent) for c in (positive, negative_text))
     if image is not None:
         first = encode_first_frame(vae, latent, image, fit)
-        conds = [with_image(c, first) for c in conds]
+        positive, negative_text = (with_image(c, first) for c in (positive, negative_text))
     if own_video is not None:
         latent = set_video(latent, vae, own_video, fit)
     if own_audio is not None:
         latent = set_audio(latent, audio_vae, own_audio)
-    guider = make_guider(model, *conds, {"cfg": cfg, "audio_cfg": audio_cfg})
+    guider = make_guider(model, positive, negative_text, {"cfg": cfg, "audio_cfg": audio_cfg})
     num_steps = steps or model.model.checkpoint.defaults.num_inference_steps
     return decode(sample(guider, latent, num_steps, sampler, seed), vae, audio_vae, 0)
 

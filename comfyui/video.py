@@ -13,7 +13,7 @@ from .package import jova
 COMMON_RATE_HZ = 48000  # for sound of a rate that an mp4 does not take
 
 
-class JovaVideo(InputImpl.VideoFromComponents):  # type: ignore[misc]
+class JovaVideo(InputImpl.VideoFromComponents):
     """Frames and sound that are written at their exact rates, with picture and sound starting together."""
 
     def save_to(

@@ -56,7 +56,7 @@ class SavedPipeline:
             names: Of the components.
             options: What `JoVAPipeline.from_pretrained` takes.
         """
-        others = dict.fromkeys({*TEXT, *CODECS, "transformer", "scheduler"} - {*names})
+        others: dict[str, Any] = dict.fromkeys({*TEXT, *CODECS, "transformer", "scheduler"} - {*names})
         return JoVAPipeline.from_pretrained(self.folder, **others, **options)
 
     def outline(self) -> JoVAPipeline:

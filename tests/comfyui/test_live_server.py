@@ -6,6 +6,8 @@ up. Errors are relative, of the final latents; the measured ones stand in that p
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -23,6 +25,7 @@ from torch import Tensor
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVAPrompt, media
 from tests.comfyui.graphs import SPEAKER, Graph, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started
+from tests.places import ROOT
 from tests.tiny_pipeline import NAVA_SHARING, build_tiny_pipeline, build_wan_transformer
 
 
@@ -138,6 +141,11 @@ def picture() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (80, 96, 3), np.uint8)
 
 
+def as_floats(pictures: np.ndarray) -> np.ndarray:
+    """Pictures as an IMAGE socket carries them: pictures of 8 bits are rounded to 8 bits where they are resized."""
+    return pictures.astype(np.float32) / 255
+
+
 def voice(duration_s: float) -> np.ndarray:
     """A sound that sweeps, int16 at 16 kHz."""
     times = np.arange(round(duration_s * 16000)) / 16000
@@ -187,7 +195,8 @@ def relative_error(result: Tensor, reference: Tensor) -> float:
     return float((result - reference).norm() / reference.norm())
 
 
-def check_parity(case: str, result: dict[str, Tensor], reference: Any) -> None:
+def check_parity(case: str, result: dict[str, Tensor], reference: Any, gain: float = 1.0) -> None:
+    """Compare latents; `gain` is what guidance makes of round-off beyond plain text guidance."""
     errors = {
         "video": relative_error(result["video"], reference.frames),
         "audio": relative_error(result["audio"], reference.audio),
@@ -196,7 +205,7 @@ def check_parity(case: str, result: dict[str, Tensor], reference: Any) -> None:
     if RESULTS:
         with Path(RESULTS).open("a") as file:
             file.write(json.dumps({"case": case, **errors}) + "\n")
-    assert max(errors.values()) <= LARGEST_ERROR, errors
+    assert max(errors.values()) <= LARGEST_ERROR * gain, errors
 
 
 def ask(pipeline: JoVAPipeline, steps: int = STEPS, **arguments: Any) -> Any:
@@ -232,7 +241,7 @@ def test_an_image_is_the_first_frame(server: Server, pipeline: JoVAPipeline) -> 
     sockets = {"positive": graph.positive, "negative": graph.negative, "vae": graph.vae, "latent": graph.latent}
     given = graph.add("JovaImageToVideo", **sockets, image=image, fit="cover")
     samples = graph.sample(STEPS, positive=[given, 0], negative=[given, 1])
-    check_parity("image", run_graph(server, graph, samples, pipeline), ask(pipeline, image=picture()))
+    check_parity("image", run_graph(server, graph, samples, pipeline), ask(pipeline, image=as_floats(picture())))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +266,7 @@ def test_given_frames_get_a_sound_and_go_on(server: Server, pipeline: JoVAPipeli
     images = [graph.add("RepeatImageBatch", image=image, amount=num_given), 0]
     given = graph.add("JovaSetVideo", latent=graph.latent, vae=graph.vae, images=images, fit="cover")
     result = run_graph(server, graph, graph.sample(STEPS, latent_image=[given, 0]), pipeline)
-    frames = np.stack([picture()] * num_given)
+    frames = as_floats(np.stack([picture()] * num_given))
     check_parity(case, result, ask(pipeline, video=frames, num_frames=33))
 
 
@@ -284,7 +293,8 @@ def test_the_guider_guides_each_modality(server: Server, pipeline: JoVAPipeline,
     widgets, arguments = GUIDERS[case]
     graph = TalkingGraph()
     result = run_graph(server, graph, graph.guide(STEPS, **widgets), pipeline)
-    check_parity(case, result, ask(pipeline, **arguments))
+    # plain guidance by 1.5 adds up |1.5| + |-0.5| = 2 answers, the widest of these 3.2; solvers square nothing
+    check_parity(case, result, ask(pipeline, **arguments), gain=2.0)
 
 
 def test_the_second_output_of_the_sampler_is_whole(server: Server, pipeline: JoVAPipeline) -> None:
@@ -548,3 +558,17 @@ def test_a_seed_beyond_64_bits_is_refused(server: Server) -> None:
     graph.save(graph.sample(1, seed=2**64), "never")
     with pytest.raises(PromptError, match="bigger than max"):
         server.run(graph)
+
+
+def test_a_model_that_is_loaded_in_part_predicts_the_same(server: Server) -> None:
+    adapter = server.folder / "models" / "loras" / "comfy.safetensors"
+    script = ROOT / "tests" / "comfyui" / "partial_loading.py"
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    words = [python, str(script), os.environ["COMFYUI_PATH"], str(adapter)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    error, num_cast, num_inference = ended.stdout.split("result")[1].split()
+    print("partial loading", error, num_cast)
+    assert float(error) <= LARGEST_ERROR
+    assert int(num_cast) > 0, "every layer fitted: nothing was tested"
+    assert int(num_inference) == 0  # weights that can be changed in place, though core runs nodes in inference mode
