@@ -52,7 +52,7 @@ class JovaDoRA(comfy.weight_adapter.WeightAdapterBase):
         )
 
 
-def apply_adapter(model: Any, path: str, strength: float, audio_strength: float) -> Any:
+def apply_adapter(model: Any, path: str, strength: float, audio_strength: float, skip_unknown: bool = False) -> Any:
     """The same model with an adapter of any tool; the given handle stays as it is.
 
     Args:
@@ -60,13 +60,14 @@ def apply_adapter(model: Any, path: str, strength: float, audio_strength: float)
         path: Of a file.
         strength: For layers of the video, and those that serve both.
         audio_strength: For layers of the audio.
+        skip_unknown: Leave out what the model has no place for, and say how much.
 
     Raises:
         ValueError: The adapter does not fit completely.
     """
     check_model(model)
     adapter = jova("adapter_file").read_adapter(path)
-    adapter = jova("adapter_layers").fitting(adapter, model.model.diffusion_model, skip_unknown=False)
+    adapter = jova("adapter_layers").fitting(adapter, model.model.diffusion_model, skip_unknown)
     patches = patches_of(adapter)
     patched = model.clone()
     for is_audio, weight in ((False, strength), (True, audio_strength)):

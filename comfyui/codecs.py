@@ -17,7 +17,7 @@ from .package import jova
 
 
 ENCODER_RATE_HZ = 44100  # of what core's VAEEncodeAudio hands over
-BYTES_PER_PIXEL = 8_000  # of one frame while a video VAE works, in float32
+BYTES_PER_PIXEL = 8_000  # while a video VAE works: 96 channels of 4 frames, five copies alive, in float32
 
 
 class Component:

@@ -9,10 +9,11 @@ import comfy.samplers
 from .guider import make_guider
 from .latents import decode, empty_latent, encode_first_frame, set_audio, set_video, with_image, with_rate
 from .loading import load_pipeline
+from .nodes_loading import SHIPPED, fingerprint
 from .text import encode_negative, encode_parts
 
 
-_LOADED: dict[tuple[str, str], Any] = {}  # the last model: core caches outputs, and this node's are no model
+_LOADED: dict[tuple[str, ...], Any] = {}  # the last model: core caches outputs, and this node's are no model
 
 
 def generate(
@@ -61,10 +62,11 @@ def generate(
 
 def loaded(source: str, dtype: str) -> Any:
     """Outputs of Load JoVA; the last model is kept, and forgotten when another is asked for."""
-    if (source, dtype) not in _LOADED:
+    key = (source, dtype, "" if source in SHIPPED else fingerprint(source))
+    if key not in _LOADED:
         _LOADED.clear()
-        _LOADED[source, dtype] = load_pipeline(source, dtype)
-    return _LOADED[source, dtype]
+        _LOADED[key] = load_pipeline(source, dtype)
+    return _LOADED[key]
 
 
 def sample(guider: Any, latent: dict[str, Any], num_steps: int, sampler: str, seed: int) -> dict[str, Any]:

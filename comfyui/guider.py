@@ -24,7 +24,7 @@ WIDGETS = {  # of the node: the argument of the pipeline
 }
 INTERVALS = {"guidance_interval": ("start", "end"), "coupling_interval": ("coupling_start", "coupling_end")}
 OWN = "model"  # of a combo: the model's own value
-NEEDLESS = "sampler_cfg_function"  # what another node would put in the place of the combination
+OTHER_GUIDANCE = "sampler_cfg_function"  # what another node puts in the place of the combination
 
 
 class JovaCFGGuider(comfy.samplers.CFGGuider):
@@ -37,7 +37,7 @@ class JovaCFGGuider(comfy.samplers.CFGGuider):
 
     def __init__(self, model: Any, guidance: Mapping[str, Any]) -> None:
         super().__init__(model)
-        if NEEDLESS in self.model_options:
+        if OTHER_GUIDANCE in self.model_options:
             raise ValueError(
                 "`model` must not bring its own way to combine predictions, got one beside JoVA Guider; remove the "
                 "node that adds it, or use core's CFGGuider"

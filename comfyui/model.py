@@ -30,6 +30,8 @@ from .package import jova
 
 NUM_LEVELS = 3_603_600  # divided by 1 to 16 and by most step counts up to 50: `simple` then takes exact noise levels
 SAMPLE_KEY = "jova"
+# of model width per latent patch: residual, modulated copy, q, k, v, attention, four of the feed-forward, thrice
+ROWS_IN_FLIGHT = 30
 IMAGE_KEY = "jova_image"  # of a conditioning: raw latents of the first frame, [B, C, 1, h, w]
 RATE_KEY = "frame_rate"  # as core's LTXVConditioning writes it
 TEXT_KEYS = ("jova_text_2", "jova_text_mask", "jova_audio_text", "jova_audio_text_2", "jova_audio_text_mask")
@@ -128,6 +130,7 @@ class JovaModel(comfy.model_base.BaseModel):
         out = {"text": comfy.conds.CONDRegular(kwargs["cross_attn"])}
         regular = {name: kwargs.get(name) for name in (*TEXT_KEYS, *VOICE_KEYS)}
         regular |= self.shares(kwargs.get("denoise_mask"), shapes)
+        self.check_voices(regular, out["text"].cond)
         if video is not None:
             regular |= self.image_conds(kwargs.get(IMAGE_KEY), video, kwargs["device"])
         out |= {name: comfy.conds.CONDRegular(value) for name, value in regular.items() if value is not None}
@@ -158,6 +161,13 @@ class JovaModel(comfy.model_base.BaseModel):
                 f"{num_frames} frames at {rate:g} per second must have {expected} audio latents, got {audio[2]}; "
                 "connect JoVA Conditioning with this latent, which tells the model its frame rate"
             )
+
+    def check_voices(self, conds: Mapping[str, Tensor | None], text: Tensor) -> None:
+        """Refuse voices that the model cannot read, or that have no place in the text."""
+        voices, places = (conds[name] for name in VOICE_KEYS)
+        embeds = jova("prompt").PromptEmbeds(text, speaker_positions=places)
+        config = self.diffusion_model.config
+        jova("pipeline_checks").check_speakers(voices, config.get("speaker_dim"), None, embeds)
 
     def shares(self, mask: Tensor | None, shapes: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """How noisy each latent frame and each audio latent is, as a share of sigma; nothing where all is generated.
@@ -193,7 +203,7 @@ class JovaModel(comfy.model_base.BaseModel):
                     f"{list(image.shape[3:])}; give JoVA Image to Video the latent that is sampled"
                 )
             image = outline.video_codec.normalize(image.to(device))
-        num_mask_channels = outline_channels(config) - outline.video_codec.num_channels
+        num_mask_channels = num_condition_channels(config) - outline.video_codec.num_channels
         if num_mask_channels < 0:
             return {} if image is None else {"first_frame": image}
         latents = torch.zeros(1 if image is None else image.shape[0], *shape[1:], device=device)
@@ -318,9 +328,6 @@ class JovaModel(comfy.model_base.BaseModel):
         return rows * width * ROWS_IN_FLIGHT * comfy.model_management.dtype_size(self.compute_dtype)
 
 
-ROWS_IN_FLIGHT = 30  # of model width: residual, modulated copy, q, k, v, attention, feed-forward of four widths
-
-
 # --- pieces of a batch ---
 
 
@@ -335,7 +342,7 @@ def named_parts(parts: Sequence[Any]) -> tuple[Any, Any]:
     return axes.get(5), axes.get(3)
 
 
-def outline_channels(config: Any) -> int:
+def num_condition_channels(config: Any) -> int:
     """Video input channels that hold what is given."""
     return config.in_channels - config.out_channels
 
@@ -461,7 +468,18 @@ def make_patcher(model: JovaModel) -> Any:
     )
     patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, SAMPLE_KEY, sample_raw)
     patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_PRE_RUN, SAMPLE_KEY, settle)
+    patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_CLONE, SAMPLE_KEY, share_state)
     return patcher
+
+
+def share_state(patcher: Any, clone: Any) -> None:
+    """Let all handles of a model agree on which patches its weights have.
+
+    Core keeps that on the model. A fork (hiddenswitch/ComfyUI @ 2e66707, `MemoryMeasurements`) copies it to each
+    handle, so that one without an adapter samples with the weights of one that has it. Goes when the fork does not.
+    """
+    if hasattr(patcher, "_memory_measurements"):
+        clone._memory_measurements = patcher._memory_measurements
 
 
 def check_model(model: Any) -> None:

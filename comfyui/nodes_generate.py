@@ -135,6 +135,14 @@ class JovaMouthMaskPreview(io.ComfyNode):
                     tooltip="A file NAME.boxes.json as `jova prepare` reads it; empty "
                     'looks for mouths with MediaPipe\'s networks (pip install "diffusers_jova[face]").',
                 ),
+                io.Float.Input(
+                    "frame_rate",
+                    default=16.0,
+                    min=1.0,
+                    max=240.0,
+                    step=0.001,
+                    tooltip="Frames per second: where a mouth is lost for a moment, training fills the gap.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="IMAGE", tooltip="The frames with boxes and mask over them."),
@@ -148,8 +156,8 @@ class JovaMouthMaskPreview(io.ComfyNode):
         return fingerprint(boxes) if boxes and Path(boxes).is_file() else boxes
 
     @classmethod
-    def execute(cls, images: Any, vae: Any, boxes: str) -> io.NodeOutput:
+    def execute(cls, images: Any, vae: Any, boxes: str, frame_rate: float) -> io.NodeOutput:
         """Draw them."""
         from .mouths import preview_mouths
 
-        return io.NodeOutput(*preview_mouths(images, vae, boxes))
+        return io.NodeOutput(*preview_mouths(images, vae, boxes, frame_rate))

@@ -165,6 +165,12 @@ class JovaLoraLoader(io.ComfyNode):
                     step=0.01,
                     tooltip="How much of the change the layers of the sound get.",
                 ),
+                io.Boolean.Input(
+                    "skip_unknown",
+                    default=False,
+                    tooltip="Leave out what the model has no place for and say in the log how much, where it would "
+                    "be an error.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The model with the adapter; the other is as it was.")
@@ -177,9 +183,11 @@ class JovaLoraLoader(io.ComfyNode):
         return fingerprint(folder_paths.get_full_path_or_raise("loras", lora))
 
     @classmethod
-    def execute(cls, model: Any, lora: str, strength: float, audio_strength: float) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, lora: str, strength: float, audio_strength: float, skip_unknown: bool
+    ) -> io.NodeOutput:
         """Apply it to a copy of the model's handle."""
         from .adapters import apply_adapter
 
         path = folder_paths.get_full_path_or_raise("loras", lora)
-        return io.NodeOutput(apply_adapter(model, path, strength, audio_strength))
+        return io.NodeOutput(apply_adapter(model, path, strength, audio_strength, skip_unknown))

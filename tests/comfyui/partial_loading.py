@@ -1,4 +1,4 @@
-"""Run by the Python of a ComfyUI: a model of which core loads a part, with an adapter, predicts what the whole one does.
+"""Run by the Python of a ComfyUI: a model that core loads in part, with an adapter, predicts what the whole one does.
 
     python tests/comfyui/partial_loading.py COMFYUI ADAPTER
 
@@ -49,9 +49,9 @@ with torch.inference_mode():
     load = model.load
     half = model.model_size() / 2
 
-    def load_half(device_to: object = None, lowvram_model_memory: float = 0, **options: object) -> None:
+    def load_half(device_to: object = None, **options: object) -> None:
         """Load as on a card that half of the model fits on."""
-        load(device_to, lowvram_model_memory=half, **{**options, "full_load": False})
+        load(device_to, **{**options, "lowvram_model_memory": half, "full_load": False})
 
     model.load = load_half
     part = sample(model, *conds, latent)

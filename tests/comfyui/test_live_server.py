@@ -322,7 +322,7 @@ KINDS = [name for name in loras() if name != "stranger"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_of_every_layout_does_what_peft_does(server: Server, pipeline: JoVAPipeline, kind: str) -> None:
     graph = TalkingGraph()
-    inputs = {"lora": f"{kind}.safetensors", "strength": 1.0, "audio_strength": 1.0}
+    inputs = {"lora": f"{kind}.safetensors", "strength": 1.0, "audio_strength": 1.0, "skip_unknown": False}
     graph.model = [graph.add("JovaLoraLoader", model=graph.model, **inputs), 0]
     result = run_graph(server, graph, graph.sample(2), pipeline)
     file = server.folder / "models" / "loras" / f"{kind}.safetensors"
@@ -335,7 +335,7 @@ def test_an_adapter_of_every_layout_does_what_peft_does(server: Server, pipeline
 
 def test_half_an_adapter_is_half_for_each_modality(server: Server, pipeline: JoVAPipeline) -> None:
     graph = TalkingGraph()
-    inputs = {"lora": "diffusers.safetensors", "strength": 0.5, "audio_strength": 0.25}
+    inputs = {"lora": "diffusers.safetensors", "strength": 0.5, "audio_strength": 0.25, "skip_unknown": False}
     graph.model = [graph.add("JovaLoraLoader", model=graph.model, **inputs), 0]
     result = run_graph(server, graph, graph.sample(2), pipeline)
     pipeline.load_lora_weights(str(server.folder / "models/loras/diffusers.safetensors"), adapter_name="tried")
@@ -366,7 +366,7 @@ def test_the_model_is_as_it_was_once_an_adapter_is_gone(server: Server, pipeline
 
 def test_an_adapter_of_another_model_is_an_error(server: Server) -> None:
     graph = TalkingGraph()
-    inputs = {"lora": "stranger.safetensors", "strength": 1.0, "audio_strength": 1.0}
+    inputs = {"lora": "stranger.safetensors", "strength": 1.0, "audio_strength": 1.0, "skip_unknown": False}
     graph.model = [graph.add("JovaLoraLoader", model=graph.model, **inputs), 0]
     graph.save(graph.sample(1), "never")
     with pytest.raises(PromptError, match=r"nowhere\.to_q"):
@@ -378,7 +378,9 @@ def test_other_transformers_are_models_too(server: Server, name: str) -> None:
     pipeline = JoVAPipeline.from_pretrained(server.folder / "models" / "diffusers" / name, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     graph = TalkingGraph(name)
-    given: dict[str, Any] = {}
+    words = {"video": "a dog", "audio": "a bark", "transcript": "wow"}  # their tokens are letters, and few
+    graph[graph.positive[0]]["inputs"].update(words)
+    given: dict[str, Any] = {"prompt": JoVAPrompt(**words)}
     if name == "voices":
         graph.positive = [graph.add("JovaVoices", positive=graph.positive, speaker_embeds="voices.npy"), 0]
         given = {"speaker_embeds": torch.from_numpy(np.load(server.folder / "input" / "voices.npy"))}
