@@ -128,7 +128,8 @@ class JovaVideoVAE(Component):
             return self._decode(pipeline, samples)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Raw latents [1, C, F, h, w] of frames [N, H, W, 3]; N beyond 4k + 1 is refused by the VAE's own rule."""
+        """Raw latents [1, C, F, h, w] of frames [N, H, W, 3], N = 4k + 1 and H, W multiples of the latent cell."""
+        self._check(pixels)
         pipeline = self._ready_for(pixels.shape[-3] * pixels.shape[-2])
         frames = pixels[..., :3].movedim(-1, 0)[None].float() * 2 - 1
         latents = pipeline.encode_frames(frames)
@@ -141,6 +142,15 @@ class JovaVideoVAE(Component):
         pipeline = self._ready_for(tile_x * tile_y)
         with tiles(pipeline.vae, tile_x, tile_y, overlap):
             return self.encode(pixels)
+
+    def _check(self, pixels: Tensor) -> None:
+        jova("pipeline_checks").check_frame_count(pixels.shape[0], self.temporal_compression_decode())
+        height, width = pixels.shape[1:3]
+        if height % self.spacial_compression_encode() or width % self.spacial_compression_encode():
+            raise ValueError(
+                f"`pixels` must have sides that are multiples of {self.spacial_compression_encode()}, got {width} x "
+                f"{height}; resize them with ImageScale, or use JoVA Image to Video, which fits them"
+            )
 
     def _ready_for(self, num_pixels: int) -> Any:
         return self.ready(num_pixels * BYTES_PER_PIXEL)

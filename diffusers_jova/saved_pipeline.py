@@ -17,6 +17,7 @@ from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 
 TEXT = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 CODECS = ("vae", "audio_vae", "vocoder")
+COMPONENTS = (*TEXT, *CODECS, "transformer", "scheduler")
 
 
 class SavedPipeline:
@@ -56,7 +57,7 @@ class SavedPipeline:
             names: Of the components.
             options: What `JoVAPipeline.from_pretrained` takes.
         """
-        others: dict[str, Any] = dict.fromkeys({*TEXT, *CODECS, "transformer", "scheduler"} - {*names})
+        others = {name: None for name in COMPONENTS if name not in names}
         return JoVAPipeline.from_pretrained(self.folder, **others, **options)
 
     def outline(self) -> JoVAPipeline:
@@ -65,8 +66,8 @@ class SavedPipeline:
         with torch.device("meta"):
             codecs = {name: cls.from_config(cls.load_config(self.folder / name)) for name, cls in parts.items()}
         config = {name: self.index[name] for name in ("defaults", "prompt_template") if name in self.index}
-        empty: dict[str, Any] = dict.fromkeys({*TEXT, *CODECS, "transformer", "scheduler"})
-        return JoVAPipeline(**{**empty, **codecs, **config})
+        arguments: dict[str, Any] = {name: codecs.get(name) for name in COMPONENTS} | config
+        return JoVAPipeline(**arguments)
 
     def component_config(self, name: str) -> dict[str, Any]:
         """The config of a component."""

@@ -23,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVAPrompt, media
+from diffusers_jova.conversion.convert import main as convert
+from jova_cli.shipped import model_folder
 from tests.comfyui.graphs import SPEAKER, Graph, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started
 from tests.places import ROOT
@@ -35,7 +37,7 @@ pytestmark = [
 ]
 
 STEPS = 6  # no divisor of core's thousand levels: our own table must be read
-LARGEST_ERROR = 2e-6  # float32 through a few steps of a network, in another order of sums
+LARGEST_ERROR = 4e-6  # float32 through a few steps of a network, in another order of sums; twice what was measured
 SEED = 5
 RESULTS = os.environ.get("COMFYUI_RESULTS")  # a file for the measured errors
 
@@ -293,8 +295,8 @@ def test_the_guider_guides_each_modality(server: Server, pipeline: JoVAPipeline,
     widgets, arguments = GUIDERS[case]
     graph = TalkingGraph()
     result = run_graph(server, graph, graph.guide(STEPS, **widgets), pipeline)
-    # plain guidance by 1.5 adds up |1.5| + |-0.5| = 2 answers, the widest of these 3.2; solvers square nothing
-    check_parity(case, result, ask(pipeline, **arguments), gain=2.0)
+    # plain guidance by 1.5 adds up |1.5| + |-0.5| = 2 answers, each with its round-off; the widest of these 3.2
+    check_parity(case, result, ask(pipeline, **arguments), gain=1.6)
 
 
 def test_the_second_output_of_the_sampler_is_whole(server: Server, pipeline: JoVAPipeline) -> None:
@@ -395,10 +397,8 @@ def test_other_transformers_are_models_too(server: Server, name: str) -> None:
 
 
 def test_a_transformer_in_one_file_is_the_same_model(server: Server, pipeline: JoVAPipeline) -> None:
-    from diffusers_jova.conversion.single_file import main
-
     file = server.folder / "models" / "diffusion_models" / "tiny.safetensors"
-    main([str(Path(JoVAPipeline.from_pretrained("jova-tiny").config._name_or_path) / "transformer"), str(file)])
+    convert(["single_file", str(model_folder("jova-tiny") / "transformer"), str(file)])
     graph = TalkingGraph()
     inputs = {"file": "tiny.safetensors", "pipeline": "jova-tiny", "dtype": "fp32"}
     graph.model = [graph.add("JovaDiffusionModelLoader", **inputs), 0]
@@ -434,7 +434,7 @@ def test_the_mp4_holds_the_pipelines_clip(server: Server, pipeline: JoVAPipeline
     assert clip.audio is not None
     assert clip.audio.shape[0] == 2
     assert abs(clip.audio.shape[1] - reference.audio.shape[2]) <= 1024  # a frame of AAC
-    np.testing.assert_array_equal(clip.audio[0], clip.audio[1])
+    np.testing.assert_allclose(clip.audio[0], clip.audio[1], atol=0.05)  # AAC codes them apart
     loudness = np.sqrt(np.square(clip.audio).mean()) / np.sqrt(np.square(reference.audio).mean())
     assert 0.9 < loudness < 1.1  # mono would be 3 dB quieter: 0.71
 
@@ -555,10 +555,18 @@ def test_what_cannot_be_is_refused_in_one_sentence(server: Server, case: str) ->
     assert said.strip().count("\n") == 0
 
 
+def test_patches_that_the_model_would_not_read_are_refused(server: Server) -> None:
+    graph = TalkingGraph()
+    graph.model = [graph.add("TomePatchModel", model=graph.model, ratio=0.3), 0]
+    graph.save(graph.sample(1), "never")
+    with pytest.raises(PromptError, match="got patches of attention blocks; remove the node"):
+        server.run(graph)
+
+
 def test_a_seed_beyond_64_bits_is_refused(server: Server) -> None:
     graph = TalkingGraph()
     graph.save(graph.sample(1, seed=2**64), "never")
-    with pytest.raises(PromptError, match="bigger than max"):
+    with pytest.raises(PromptError, match="failed_validation"):
         server.run(graph)
 
 
