@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from jova_cli import __version__
 from tests.comfyui.stub import PACK, loaded_pack
 from tests.places import DATA, ROOT
 
@@ -104,10 +106,11 @@ def test_a_model_is_loaded_again_once_its_files_have_changed(pack: ModuleType, t
     assert pack.nodes_loading.fingerprint(file) != before
 
 
+HEAVY = {"torch", "numpy", "diffusers", "transformers", "diffusers_jova", "jova_cli", "av", "PIL"}
 LOADED = """
 import sys
 from pathlib import Path
-from tests.comfyui.stub import PACK, loaded_pack
+from tests.comfyui.stub import loaded_pack
 with loaded_pack(Path(sys.argv[1])):
     print(*sorted(name for name in sys.modules if "." not in name))
 """
@@ -119,7 +122,7 @@ def test_nothing_heavy_is_imported_before_a_node_runs(tmp_path: Path) -> None:
     )
     imported = set(ended.stdout.split())
     assert "jova_pack" in imported
-    assert not imported & {"torch", "numpy", "diffusers", "transformers", "diffusers_jova", "jova_cli", "av", "PIL"}
+    assert imported & HEAVY == set()
 
 
 def test_without_the_package_every_node_is_there_and_says_what_to_install(
@@ -142,3 +145,19 @@ def test_a_dependency_that_fails_while_it_is_imported_is_named(
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(RuntimeError, match="AttributeError: diffusers of 2023"):
         import_module(f"{PACK}.package").jova()
+
+
+def test_the_registry_file_is_of_this_version_and_licence() -> None:
+    project = tomllib.loads((ROOT / "comfyui" / "pyproject.toml").read_text())
+    assert project["project"]["version"] == __version__
+    assert project["project"]["license"]["text"] == "Apache-2.0"
+    assert "comfyui" not in project["project"]["name"].lower()  # the registry asks for it
+    assert project["tool"]["comfy"]["requires-comfyui"] == ">=0.10.0"
+    requirements = (ROOT / "comfyui" / "requirements.txt").read_text()
+    assert [line for line in requirements.splitlines() if not line.startswith("#")] == ["diffusers_jova"]
+
+
+def test_the_page_tells_every_node(pack: ModuleType) -> None:
+    page = (ROOT / "comfyui" / "README.md").read_text()
+    for name, schema in schemas(pack).items():
+        assert f"| {schema['display_name']} | `{name}` |" in page
