@@ -3,7 +3,8 @@
     python tests/comfyui/partial_loading.py COMFYUI ADAPTER
 
 On a CPU nothing moves, but core takes the same way as on a card: layers that do not fit cast their weights at use and
-merge the adapter there. Prints the relative error of the final latents and how many layers were left out.
+merge the adapter there. Prints the relative error of the final latents, how many layers were left out, and how many
+weights cannot be changed in place.
 """
 
 import sys
@@ -41,6 +42,7 @@ def sample(model: object, positive: object, negative: object, latent: dict) -> l
 
 with torch.inference_mode():
     model, clip, _, audio_vae = loading.load_pipeline("jova-tiny", "fp32")
+    frozen = [parameter for parameter in model.model.parameters() if parameter.is_inference()]
     model = adapters.apply_adapter(model, ADAPTER, 1.0, 1.0)
     conds = clip.encode_prompt("a cartoon dog barks"), clip.encode_prompt("")
     latent = latents.empty_latent(audio_vae, 0, 0, 9, 0.0, 1)
@@ -57,5 +59,4 @@ with torch.inference_mode():
     part = sample(model, *conds, latent)
     cast = [m for m in model.model.modules() if getattr(m, "comfy_cast_weights", False) and m.weight_function]
     errors = [float((a - b).norm() / b.norm()) for a, b in zip(part, whole, strict=True)]
-    trained = [p for p in model.model.parameters() if p.is_inference()]
-    print("result", max(errors), len(cast), len(trained))
+    print("result", max(errors), len(cast), len(frozen))

@@ -385,8 +385,8 @@ def test_other_transformers_are_models_too(server: Server, name: str) -> None:
     given: dict[str, Any] = {"prompt": JoVAPrompt(**words)}
     if name == "voices":
         graph.positive = [graph.add("JovaVoices", positive=graph.positive, speaker_embeds="voices.npy"), 0]
-        given = {"speaker_embeds": torch.from_numpy(np.load(server.folder / "input" / "voices.npy"))}
-        given |= {"audio_speaker_scale": 2.0}
+        given["speaker_embeds"] = torch.from_numpy(np.load(server.folder / "input" / "voices.npy"))
+        given["audio_speaker_scale"] = 2.0
         samples = graph.guide(2, cfg=1.5, voices=2.0)
     else:
         samples = graph.sample(2)
