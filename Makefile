@@ -14,7 +14,8 @@ TESTS = $(if $(GPU),not slow,not slow and not gpu)
 # a worker for each core; one GPU serves one worker
 WORKERS = $(if $(GPU),,--numprocesses auto --dist loadfile)
 
-.PHONY: help demo pictures overfit jova-tiny evidence ablations test check test-portable test-oldest test-newest wheel fix bench gpu memory
+.PHONY: help demo pictures overfit jova-tiny evidence ablations test check test-portable test-oldest test-newest wheel fix bench gpu \
+	memory comfyui-test comfyui-pack
 
 help:       ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*##/:/' | sort
@@ -100,3 +101,12 @@ gpu:        ## everything that needs a GPU: tests, times, memory; writes gpu.jso
 
 memory:     ## peak memory of converting 2 B parameters, and 11 B where 55 GB of disk are free; minutes
 	pytest -m slow -s tests/conversion/test_memory.py
+
+# COMFYUI_PYTHON runs that ComfyUI, where it is not this environment; comfyui/README.md tells how to set one up
+comfyui-test:  ## the node pack in the ComfyUI that COMFYUI_PATH names, on the CPU; minutes
+	@test -n "$(COMFYUI_PATH)" || { echo '`COMFYUI_PATH` must name a checkout of ComfyUI, got nothing; see comfyui/README.md' >&2; exit 2; }
+	COMFYUI_PATH="$(COMFYUI_PATH)" pytest -s tests/comfyui
+
+comfyui-pack:  ## what belongs into ComfyUI/custom_nodes, as dist/comfyui-jova.zip
+	@mkdir -p dist
+	git archive --format zip --prefix jova/ --output dist/comfyui-jova.zip HEAD:comfyui

@@ -44,6 +44,7 @@ from .registration import bake_lokr_alpha, fetch_state_dict
 
 PEFT_CONFIG = "adapter_config.json"
 HEADER_ALPHAS = ("ss_network_alpha", "network_alpha", "lora_alpha", "alpha")  # of musubi and kohya, and of others
+COMFY_PARTS = {MATRIX_A: "lora_down.weight", MATRIX_B: "lora_up.weight"}  # others have the same names
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -376,6 +377,43 @@ def for_peft(
     config = plain_config(ranks, alphas) | ({"lora_bias": True} if has_bias else {})
     pairs = dict(sorted(pairs.items(), key=lambda item: not item[0].endswith(MATRIX_A)))  # by which diffusers knows it
     return pairs, config | ({"use_dora": True} if has_magnitudes else {})
+
+
+def for_comfy(adapter: Adapter) -> dict[str, Tensor]:
+    """Write every change under the names that ComfyUI's own loader of adapters knows.
+
+    Args:
+        adapter: Any kind of changes.
+
+    Returns:
+        Tensors by `diffusion_model.<module>.<part>`, alphas among them. A bias of lora_B is a change of the bias;
+        magnitudes of a DoRA are left out, see `merge_dora`.
+    """
+    tensors: dict[str, Tensor] = {}
+    for module in adapter.modules():
+        parts, alpha = adapter.of_module(module), adapter.alphas.get(module)
+        if (bias := parts.pop(BIAS_B, None)) is not None:
+            scale = 1.0 if alpha is None else alpha / len(parts[MATRIX_A])
+            parts[DIFF_BIAS] = bias.float() * scale + parts.get(DIFF_BIAS, torch.zeros(()))
+        parts.pop(MAGNITUDE, None)
+        if alpha is not None:
+            parts[ALPHA] = torch.tensor(alpha)
+        tensors |= {f"{PREFIXES['comfy']}{module}.{COMFY_PARTS.get(part, part)}": t for part, t in parts.items()}
+    return tensors
+
+
+def merge_dora(weight: Tensor, change: Tensor, magnitude: Tensor) -> Tensor:
+    """Merge a DoRA into a weight: the rows of weight and change take the lengths that the adapter learned.
+
+    arXiv:2402.09353v6, Eq. 5, per output as in peft:  W' = m (W + BA) / |W + BA|
+
+    Args:
+        weight: W, [out, in].
+        change: BA with its scale, same shape.
+        magnitude: m, one per output, [out] in any shape.
+    """
+    merged = weight + change
+    return merged * (magnitude.reshape(-1, 1).to(merged) / merged.norm(dim=1, keepdim=True))
 
 
 def lora_pair(module: str, parts: Mapping[str, Tensor], alpha: float | None) -> tuple[dict[str, Tensor], float]:

@@ -204,12 +204,37 @@ class Guidance:
             return velocity
         sample, sigma = sample.float(), expand_sigma(sigma, sample)
         conditional = predict_data(sample, predictions[CONDITIONAL].float(), sigma)
-        data = predict_data(sample, velocity, sigma)
+        data = self.adjust(predict_data(sample, velocity, sigma), conditional, weights[CONDITIONAL])
+        return torch.where(sigma > 0, (sample - data) / sigma.clamp(min=1e-6), velocity)
+
+    def guide_data(self, predictions: Mapping[Branch, Tensor], weights: Weights) -> Tensor:
+        """Make one denoised prediction out of those of the branches, as `guide` does with velocities.
+
+        Args:
+            predictions: Denoised predictions of at least the branches in ``weights``, [B, C, F, H, W] or [B, L, C].
+            weights: From `weights` of the step at hand.
+
+        Returns:
+            The guided prediction, float32, same shape.
+        """
+        data = combine(predictions, weights)
+        if self.is_linear or len(weights) == 1:
+            return data
+        return self.adjust(data, predictions[CONDITIONAL].float(), weights[CONDITIONAL])
+
+    def adjust(self, data: Tensor, conditional: Tensor, weight: float) -> Tensor:
+        """Apply what of guidance is not linear, to denoised predictions.
+
+        Args:
+            data: Linear combination, [B, C, F, H, W] or [B, L, C].
+            conditional: Prediction of the branch `CONDITIONAL`, same shape.
+            weight: Its weight in the combination.
+        """
         if self.apg_threshold is not None:
-            data = project(data, conditional, weights[CONDITIONAL], self.apg_threshold, self.apg_eta)
+            data = project(data, conditional, weight, self.apg_threshold, self.apg_eta)
         if self.guidance_rescale > 0:
             data = rescale(data, conditional, self.guidance_rescale)
-        return torch.where(sigma > 0, (sample - data) / sigma.clamp(min=1e-6), velocity)
+        return data
 
 
 def rising_fractions(name: str, interval: Any) -> tuple[float, float]:

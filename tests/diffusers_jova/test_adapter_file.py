@@ -11,6 +11,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from diffusers_jova.adapter_file import for_comfy, merge_dora, read_adapter
 from diffusers_jova.adapter_keys import WAN_ENDS, WAN_LAYERS
 from tests.tiny_pipeline import build_wan_transformer
 
@@ -339,3 +340,36 @@ def test_weights_by_parts_of_names_must_mean_some_module() -> None:
     transformer.set_adapters("it", {"attn1": 0.5})  # what no part names keeps its weight of 1
     with pytest.raises(ValueError, match=r"must be for modules that adapters change, got `atn1`"):
         transformer.set_adapters("it", {"atn1": 0.5})
+
+
+def test_the_layout_for_comfyui_is_read_back_as_the_same_adapter(tmp_path: Path) -> None:
+    path = tmp_path / "adapter.safetensors"
+    tensors = adapter("diffusers") | {"transformer.blocks.0.attn1.to_v.diff": torch.ones(24, 24)}
+    save_file(tensors, path)
+    first = read_adapter(path)
+    written = for_comfy(first)
+    assert all(name.startswith("diffusion_model.") for name in written)
+    second = read_adapter(written)
+    assert second.alphas == {module: first.alphas[module] for module in second.alphas}
+    assert second.tensors.keys() == first.tensors.keys()
+    assert all(torch.equal(second.tensors[name], tensor) for name, tensor in first.tensors.items())
+
+
+def test_a_bias_of_the_second_matrix_becomes_a_change_of_the_bias() -> None:
+    parts = {"lora_A.weight": torch.ones(2, 3), "lora_B.weight": torch.ones(4, 2), "lora_B.bias": torch.ones(4)}
+    names = {f"transformer.blocks.0.attn1.video.to_q.{part}": tensor for part, tensor in parts.items()}
+    names["transformer.blocks.0.attn1.video.to_q.alpha"] = torch.tensor(6.0)
+    written = for_comfy(read_adapter(names))
+    assert torch.equal(written["diffusion_model.blocks.0.attn1.video.to_q.diff_b"], torch.full((4,), 3.0))
+
+
+def test_a_merged_dora_does_what_peft_does() -> None:
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=["0"], use_dora=True, init_lora_weights=False)
+    model = get_peft_model(nn.Sequential(nn.Linear(6, 4, bias=False)), config)
+    layer = model.base_model.model[0]
+    magnitude = layer.lora_magnitude_vector["default"].weight
+    magnitude.data *= 1.5
+    change = 1.5 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    x = torch.randn(5, 6)
+    torch.testing.assert_close(x @ merge_dora(layer.base_layer.weight, change, magnitude).T, model(x))

@@ -216,6 +216,18 @@ def test_projection_and_rescaling_look_at_the_conditional_prediction_even_at_sca
     assert guide(guidance, tensors(AUDIO)).isfinite().all()
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 2, 2), (2, 5, 3)])
+@pytest.mark.parametrize("extra", [{}, {"apg_threshold": 0.5}, {"guidance_rescale": 0.7}])
+def test_guiding_denoised_predictions_is_guiding_velocities(shape: tuple[int, ...], extra: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    guidance, sigma = Guidance(guidance_scale=4.0, coupling_scale=2.0, **extra), torch.tensor([0.8, 0.3])
+    sample, weights = torch.randn(shape), guidance.weights(0, 4)
+    velocities = {branch: torch.randn(shape) for branch in BRANCHES}
+    data = {branch: predict_data(sample, velocity, sigma) for branch, velocity in velocities.items()}
+    guided = predict_data(sample, guidance.guide(velocities, weights, sample, sigma), sigma)
+    torch.testing.assert_close(guidance.guide_data(data, weights), guided, atol=1e-5, rtol=1e-4)  # divides by sigma
+
+
 def test_guiding_is_the_same_for_one_sample_and_for_a_batch() -> None:
     guidance = Guidance(guidance_scale=8.0, coupling_scale=3.0, guidance_rescale=0.7, apg_threshold=2.0)
     predictions, weights = tensors(VIDEO), guidance.weights(0, 1)

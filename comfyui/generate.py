@@ -1,0 +1,95 @@
+"""The whole way from a prompt to a video, of the pieces behind the other nodes."""
+
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+
+from .guider import make_guider
+from .latents import decode, empty_latent, encode_first_frame, set_audio, set_video, with_image, with_rate
+from .loading import load_pipeline
+from .nodes_loading import SHIPPED, fingerprint
+from .text import encode_negative, encode_parts
+
+
+_LOADED: dict[tuple[str, ...], Any] = {}  # the last model: core caches outputs, and this node's are no model
+
+
+def generate(
+    source: str,
+    video: str,
+    audio: str,
+    transcript: str,
+    negative: str,
+    width: int,
+    height: int,
+    length: int,
+    frame_rate: float,
+    seed: int,
+    steps: int,
+    cfg: float,
+    audio_cfg: float,
+    sampler: str,
+    dtype: str,
+    fit: str,
+    image: Any = None,
+    own_audio: Any = None,
+    own_video: Any = None,
+) -> tuple[Any, Any, Any]:
+    """VIDEO, IMAGE and AUDIO; arguments are the widgets of JoVA Generate.
+
+    Raises:
+        ValueError: What is given does not go together.
+    """
+    if image is not None and own_video is not None:
+        raise ValueError("`image` and `own_video` must not both be given; given frames bring their first one")
+    model, clip, vae, audio_vae = loaded(source, dtype)
+    latent = empty_latent(audio_vae, width, height, length, frame_rate, 1, own_audio, own_video)
+    positive, negative_text = encode_parts(clip, video, audio, transcript), encode_negative(clip, negative, "")
+    positive, negative_text = (with_rate(c, latent) for c in (positive, negative_text))
+    if image is not None:
+        first = encode_first_frame(vae, latent, image, fit)
+        positive, negative_text = (with_image(c, first) for c in (positive, negative_text))
+    if own_video is not None:
+        latent = set_video(latent, vae, own_video, fit)
+    if own_audio is not None:
+        latent = set_audio(latent, audio_vae, own_audio)
+    guider = make_guider(model, positive, negative_text, {"cfg": cfg, "audio_cfg": audio_cfg})
+    num_steps = steps or model.model.checkpoint.defaults.num_inference_steps
+    return decode(sample(guider, latent, num_steps, sampler, seed), vae, audio_vae, 0)
+
+
+def loaded(source: str, dtype: str) -> Any:
+    """Outputs of Load JoVA; the last model is kept, and forgotten when another is asked for."""
+    key = (source, dtype, "" if source in SHIPPED else fingerprint(source))
+    if key not in _LOADED:
+        _LOADED.clear()
+        _LOADED[key] = load_pipeline(source, dtype)
+    return _LOADED[key]
+
+
+def sample(guider: Any, latent: dict[str, Any], num_steps: int, sampler: str, seed: int) -> dict[str, Any]:
+    """Let core sample a LATENT.
+
+    Args:
+        guider: Of the model.
+        latent: Where it starts.
+        num_steps: Of the schedule `simple`.
+        sampler: Its name in core.
+        seed: Of the noise, up to 2**64 - 1.
+    """
+    import latent_preview
+
+    sampling = guider.model_patcher.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", num_steps)
+    samples = guider.sample(
+        comfy.sample.prepare_noise(latent["samples"], seed),
+        latent["samples"],
+        comfy.samplers.sampler_object(sampler),
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(guider.model_patcher, num_steps),
+        seed=seed,
+    )
+    return {**latent, "samples": samples.to(comfy.model_management.intermediate_device())}

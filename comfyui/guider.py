@@ -1,0 +1,175 @@
+"""Guidance of each modality in core's samplers, by the package's own combination of predictions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import comfy.conds
+import comfy.samplers
+import comfy.utils
+from torch import Tensor
+
+from .model import VOICE_KEYS, check_model, named_parts
+from .package import jova
+
+
+WIDGETS = {  # of the node: the argument of the pipeline
+    "cfg": "guidance_scale",
+    "audio_cfg": "audio_guidance_scale",
+    "coupling": "coupling_scale",
+    "audio_coupling": "audio_coupling_scale",
+    "voices": "audio_speaker_scale",
+    "rescale": "guidance_rescale",
+    "audio_rescale": "audio_guidance_rescale",
+}
+INTERVALS = {"guidance_interval": ("start", "end"), "coupling_interval": ("coupling_start", "coupling_end")}
+OWN = "model"  # of a combo: the model's own value
+OTHER_GUIDANCE = "sampler_cfg_function"  # what another node puts in the place of the combination
+
+
+class JovaCFGGuider(comfy.samplers.CFGGuider):
+    """Combines up to five predictions per modality.
+
+    Args:
+        model: Handle of a JoVA model.
+        guidance: `Guidance` by modality.
+    """
+
+    def __init__(self, model: Any, guidance: Mapping[str, Any]) -> None:
+        super().__init__(model)
+        if OTHER_GUIDANCE in self.model_options:
+            raise ValueError(
+                "`model` must not bring its own way to combine predictions, got one beside JoVA Guider; remove the "
+                "node that adds it, or use core's CFGGuider"
+            )
+        self.guidance = guidance
+
+    def predict_noise(
+        self, x: Tensor, timestep: Tensor, model_options: Mapping[str, Any] | None = None, seed: int | None = None
+    ) -> Tensor:
+        """Guided denoised prediction of packed latents [B, 1, N] at a noise level [B]."""
+        options = model_options or {}
+        step, num_steps = place_of(timestep, options["transformer_options"]["sample_sigmas"])
+        shapes = self.conds["positive"][0]["model_conds"]["latent_shapes"].cond
+        has_voices = VOICE_KEYS[0] in self.conds["positive"][0]["model_conds"]
+        weights = {
+            name: self.settled(name, has_voices, len(shapes)).weights(step, num_steps)
+            for name, shape in zip(("video", "audio"), named_parts(shapes), strict=True)
+            if shape is not None
+        }
+        branches = jova("guidance").required_branches(*weights.values())
+        asked = [self.conditioning_of(branch) for branch in branches]
+        answers = comfy.samplers.calc_cond_batch(self.inner_model, asked, x, timestep, options)
+        by_branch = dict(zip(branches, answers, strict=True))
+        guided = self.combine(by_branch, weights, shapes)
+        return self.after(guided, by_branch, x, timestep, options)
+
+    def settled(self, name: str, has_voices: bool, num_modalities: int) -> Any:
+        """Guidance of a modality without terms that have no object, as in the pipeline."""
+        guidance = self.guidance[name]
+        if not has_voices:
+            guidance = replace(guidance, speaker_scale=1.0)
+        return guidance if num_modalities > 1 else replace(guidance, coupling_scale=1.0)
+
+    def conditioning_of(self, branch: Any) -> list[dict[str, Any]]:
+        """What the model reads for one of the questions that guidance asks."""
+        entries: list[dict[str, Any]] = self.conds["positive" if branch.text else "negative"]
+        dropped = () if branch.voiced else VOICE_KEYS
+        return [
+            {
+                **entry,
+                "model_conds": {
+                    **{name: value for name, value in entry["model_conds"].items() if name not in dropped},
+                    "coupled": comfy.conds.CONDConstant(branch.coupled),
+                },
+            }
+            for entry in entries
+        ]
+
+    def combine(
+        self, answers: Mapping[Any, Tensor], weights: Mapping[str, Any], shapes: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Let `Guidance` make one prediction of each modality's, and pack them.
+
+        Args:
+            answers: Denoised predictions, packed, by branch.
+            weights: Of the branches, by modality.
+            shapes: Of the latents.
+        """
+        parts = {branch: named_parts(comfy.utils.unpack_latents(x, shapes)) for branch, x in answers.items()}
+        shared, guided = self.inner_model.shared_sigma, []
+        if "video" in weights:
+            videos = {branch: video for branch, (video, _) in parts.items()}
+            guided.append(self.guidance["video"].guide_data(videos, weights["video"]))
+        if "audio" in weights:
+            sounds = {branch: shared.recover(audio.transpose(1, 2)) for branch, (_, audio) in parts.items()}
+            sound = self.guidance["audio"].guide_data(sounds, weights["audio"])
+            guided.append(shared.carry(sound).transpose(1, 2))
+        return comfy.utils.pack_latents(guided)[0] if len(guided) > 1 else guided[0]
+
+    def after(
+        self, guided: Tensor, answers: Mapping[Any, Tensor], x: Tensor, timestep: Tensor, options: Mapping[str, Any]
+    ) -> Tensor:
+        """Apply what other nodes want to do with the result of guidance."""
+        branches = jova("guidance")
+        for function in options.get("sampler_post_cfg_function", []):
+            guided = function(
+                {
+                    "denoised": guided,
+                    "cond": self.conds["positive"],
+                    "uncond": self.conds["negative"],
+                    "cond_scale": self.guidance["video"].guidance_scale,
+                    "model": self.inner_model,
+                    "cond_denoised": answers.get(branches.CONDITIONAL, guided),
+                    "uncond_denoised": answers.get(branches.NO_TEXT, guided),
+                    "sigma": timestep,
+                    "model_options": options,
+                    "input": x,
+                }
+            )
+        return guided
+
+
+def place_of(sigma: Tensor, sigmas: Tensor) -> tuple[int, int]:
+    """Index of the step that a noise level belongs to, and the number of steps.
+
+    Args:
+        sigma: [B], all the same; between two steps where a solver looks ahead.
+        sigmas: Of the schedule, falling, with the final one.
+    """
+    num_steps = len(sigmas) - 1
+    tolerance = 1e-6 * float(sigmas[0])
+    begun = int((sigmas[:-1] >= float(sigma.flatten()[0]) - tolerance).sum())
+    return min(max(begun - 1, 0), num_steps - 1), num_steps
+
+
+def guidance_of(defaults: Any, widgets: Mapping[str, Any]) -> dict[str, Any]:
+    """`Guidance` by modality, of a model's defaults and a node's widgets.
+
+    Args:
+        defaults: `GenerationDefaults` of the model.
+        widgets: By name; -1 or `"model"` takes the model's own.
+    """
+    values = {argument: widgets[name] for name, argument in WIDGETS.items() if widgets.get(name, -1) >= 0}
+    for argument, names in INTERVALS.items():
+        own = getattr(defaults, argument)
+        given = [widgets.get(name, -1) for name in names]
+        values[argument] = tuple(old if new < 0 else new for old, new in zip(own, given, strict=True))
+    if widgets.get("uncoupled_text", OWN) != OWN:
+        values["uncoupled_text"] = widgets["uncoupled_text"]
+    settings = defaults.override(**values)
+    if (apg := widgets.get("apg", OWN)) != OWN:
+        thresholds = {
+            name: widgets[name] if apg == "on" else None for name in ("apg_threshold", "audio_apg_threshold")
+        }
+        settings = replace(settings, **thresholds)
+    guidance: dict[str, Any] = settings.guidance()
+    return guidance
+
+
+def make_guider(model: Any, positive: Any, negative: Any, widgets: Mapping[str, Any]) -> JovaCFGGuider:
+    """A GUIDER of the widgets of JoVA Guider."""
+    check_model(model)
+    guider = JovaCFGGuider(model, guidance_of(model.model.checkpoint.defaults, widgets))
+    guider.set_conds(positive, negative)
+    return guider

@@ -1,0 +1,508 @@
+"""The transformer as a MODEL of ComfyUI: core samples it, patches it and manages its memory.
+
+Latents on the wire are raw, as core's VAE nodes give and take them: video [B, C, F, h, w], sound [B, C, L], nested in
+this order. Inside the sampler the video is normalised and the sound carried as `SharedSigma` says; `sample_raw`
+converts on entry and exit.
+
+Letters in shapes: B batch, C channels, F latent frames, h, w latent height and width, L audio latents, N all latents
+of a clip packed flat.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.patcher_extension
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from torch import Tensor
+
+from .casting import settle
+from .package import jova
+
+
+NUM_LEVELS = 3_603_600  # divided by 1 to 16 and by most step counts up to 50: `simple` then takes exact noise levels
+SAMPLE_KEY = "jova"
+# of model width per latent patch: residual, modulated copy, q, k, v, attention, four of the feed-forward, thrice
+ROWS_IN_FLIGHT = 30
+IMAGE_KEY = "jova_image"  # of a conditioning: raw latents of the first frame, [B, C, 1, h, w]
+RATE_KEY = "frame_rate"  # as core's LTXVConditioning writes it
+TEXT_KEYS = ("jova_text_2", "jova_text_mask", "jova_audio_text", "jova_audio_text_2", "jova_audio_text_mask")
+VOICE_KEYS = ("jova_voices", "jova_voice_places")
+
+
+class JovaLatentFormat(comfy.latent_formats.LatentFormat):
+    """Latents as they are: a factor per channel cannot be applied to a packed tensor.
+
+    Args:
+        num_channels: Of the video latents.
+    """
+
+    latent_dimensions = 3
+
+    def __init__(self, num_channels: int) -> None:
+        self.latent_channels = num_channels
+
+
+class JovaModelSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+    """Flow matching with a table of noise levels so fine that `simple` finds those of our scheduler in it.
+
+    Args:
+        shift: Of the video.
+    """
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.set_parameters(shift=shift)
+
+    def set_parameters(self, shift: float = 1.0, timesteps: int = NUM_LEVELS, multiplier: float = 1000) -> None:
+        """Write the table."""
+        self.shift, self.multiplier = shift, multiplier
+        self.register_buffer("sigmas", jova("shared_sigma").flow_sigmas(shift, timesteps), persistent=False)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a model is besides its weights.
+
+    Args:
+        outline: Pipeline with its codecs on the meta device.
+        shift: Shift of the video schedule.
+        audio_shift: Shift of the audio schedule.
+        num_train_timesteps: Timestep at sigma 1.
+    """
+
+    outline: Any
+    shift: float
+    audio_shift: float
+    num_train_timesteps: int
+
+    @property
+    def defaults(self) -> Any:
+        """Values where the user is silent."""
+        return self.outline.defaults
+
+
+class JovaModel(comfy.model_base.BaseModel):
+    """A transformer of the package as core's samplers see a model.
+
+    Args:
+        transformer: Any transformer of the package.
+        checkpoint: What the model is besides.
+        compute_dtype: Of activations.
+    """
+
+    def __init__(self, transformer: Any, checkpoint: Checkpoint, compute_dtype: torch.dtype) -> None:
+        config = comfy.supported_models_base.BASE({"disable_unet_model_creation": True})
+        config.latent_format = JovaLatentFormat(transformer.config.out_channels)
+        config.sampling_settings = {"shift": checkpoint.shift, "multiplier": 1000}
+        stored = {parameter.dtype for parameter in transformer.parameters()}
+        config.manual_cast_dtype = None if stored == {compute_dtype} else compute_dtype
+        super().__init__(config, comfy.model_base.ModelType.FLOW)
+        self.diffusion_model = transformer  # itself, without an adapter: LoRA keys are names of its modules
+        self.model_sampling = JovaModelSampling(checkpoint.shift)
+        self.shared_sigma = jova("shared_sigma").SharedSigma(checkpoint.audio_shift / checkpoint.shift)
+        self.checkpoint = checkpoint
+        self.compute_dtype = compute_dtype
+
+    def get_dtype(self) -> torch.dtype:
+        """Format of activations: weights may be stored in 8 bits."""
+        return self.compute_dtype
+
+    # 1. What is given to the model besides noisy latents
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Everything of a conditioning that `_apply_model` reads.
+
+        Text goes through CONDRegular: core would fill up a CONDCrossAttn by repeating its rows, which count twice in a
+        joint softmax.
+        """
+        shapes = kwargs.get("latent_shapes") or [kwargs["noise"].shape]
+        video, audio = named_parts(shapes)
+        self.check_shapes(video, audio, kwargs.get(RATE_KEY))
+        out = {"text": comfy.conds.CONDRegular(kwargs["cross_attn"])}
+        regular = {name: kwargs.get(name) for name in (*TEXT_KEYS, *VOICE_KEYS)}
+        regular |= self.shares(kwargs.get("denoise_mask"), shapes)
+        self.check_voices(regular, out["text"].cond)
+        if video is not None:
+            regular |= self.image_conds(kwargs.get(IMAGE_KEY), video, kwargs["device"])
+        out |= {name: comfy.conds.CONDRegular(value) for name, value in regular.items() if value is not None}
+        constant = {
+            "latent_shapes": list(shapes),
+            "coupled": True,  # JoVA Guider asks otherwise
+            "frame_rate": float(kwargs.get(RATE_KEY) or self.checkpoint.defaults.frame_rate),
+        }
+        return out | {name: comfy.conds.CONDConstant(value) for name, value in constant.items()}
+
+    def check_shapes(self, video: Sequence[int] | None, audio: Sequence[int] | None, frame_rate: float | None) -> None:
+        """Refuse latents that are not this model's, or whose sound does not last as long as their frames."""
+        config, outline = self.diffusion_model.config, self.checkpoint.outline
+        wanted = {"video": (video, config.out_channels), "audio": (audio, config.audio_in_channels)}
+        for name, (shape, channels) in wanted.items():
+            if shape is not None and shape[1] != channels:
+                raise ValueError(
+                    f"{name} latents must have {channels} channels for this model, got {shape[1]}; use Empty JoVA "
+                    "Latent with the audio VAE of the same model"
+                )
+        if video is None or audio is None:
+            return
+        rate = float(frame_rate or self.checkpoint.defaults.frame_rate)
+        num_frames = (video[2] - 1) * outline.temporal_factor + 1
+        expected = outline.audio_codec.num_latents_for(num_frames / rate)
+        if audio[2] != expected:
+            raise ValueError(
+                f"{num_frames} frames at {rate:g} per second must have {expected} audio latents, got {audio[2]}; "
+                "connect JoVA Conditioning with this latent, which tells the model its frame rate"
+            )
+
+    def check_voices(self, conds: Mapping[str, Tensor | None], text: Tensor) -> None:
+        """Refuse voices that the model cannot read, or that have no place in the text."""
+        voices, places = (conds[name] for name in VOICE_KEYS)
+        embeds = jova("prompt").PromptEmbeds(text, speaker_positions=places)
+        config = self.diffusion_model.config
+        jova("pipeline_checks").check_speakers(voices, config.get("speaker_dim"), None, embeds)
+
+    def shares(self, mask: Tensor | None, shapes: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """How noisy each latent frame and each audio latent is, as a share of sigma; nothing where all is generated.
+
+        Args:
+            mask: Denoise mask, packed as the latents are; 0 is given, 1 is generated.
+            shapes: Of the latents.
+        """
+        if mask is None:
+            return {}
+        parts = comfy.utils.unpack_latents(mask, shapes)
+        if not any(bool(part.any()) for part in parts):
+            raise ValueError("something must be left to generate, got latents that are all given; lengthen the clip")
+        found = {
+            "video_share" if part.ndim == 5 else "audio_share": part.amax((1, 3, 4) if part.ndim == 5 else 1)
+            for part in parts
+        }
+        return {name: share for name, share in found.items() if bool((share < 1).any())}
+
+    def image_conds(self, image: Tensor | None, shape: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        """The first frame, on the condition channels of a model that has them, else as clean latents.
+
+        Args:
+            image: Raw latents [B, C, 1, h, w]; None without an image.
+            shape: Of the video latents.
+            device: Of the result.
+        """
+        config, outline = self.diffusion_model.config, self.checkpoint.outline
+        if image is not None:
+            if list(image.shape[3:]) != list(shape[3:]):
+                raise ValueError(
+                    f"the first frame must have the size of the latents, {list(shape[3:])}, got "
+                    f"{list(image.shape[3:])}; give JoVA Image to Video the latent that is sampled"
+                )
+            image = outline.video_codec.normalize(image.to(device))
+        num_mask_channels = num_condition_channels(config) - outline.video_codec.num_channels
+        if num_mask_channels < 0:
+            return {} if image is None else {"first_frame": image}
+        latents = torch.zeros(1 if image is None else image.shape[0], *shape[1:], device=device)
+        return {"channels": jova("conditions").condition_channels(latents, image, num_mask_channels)}
+
+    # 2. One prediction
+
+    def _apply_model(
+        self,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None = None,
+        c_crossattn: Tensor | None = None,
+        control: Any = None,
+        transformer_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Denoised prediction of the carried latents, packed as `x` is.
+
+        Args:
+            x: Carried latents, packed [B, 1, N], or of one modality as they are.
+            t: Noise level of the video, [B].
+            c_concat: Refused, as everything that would have no effect.
+            c_crossattn: Refused.
+            control: Refused.
+            transformer_options: Patches of attention blocks are refused.
+            kwargs: From `extra_conds`.
+        """
+        refuse_patches(control, c_concat, c_crossattn, transformer_options or {})
+        schedules = jova("scheduling_flow_match_av")
+        shared, sigma = self.shared_sigma, t.float()
+        video, audio = named_parts(comfy.utils.unpack_latents(x.float(), kwargs["latent_shapes"]))
+        first_frame = kwargs.get("first_frame")
+
+        # 1. Noisy latents and noise levels as the model knows them
+        sigmas = {name: at_share(sigma, kwargs.get(f"{name}_share")) for name in ("video", "audio")}
+        if video is not None and first_frame is not None:
+            video = torch.cat([first_frame.to(video), video[:, :, 1:]], dim=2)
+            sigmas["video"] = without_first(sigmas["video"], video.shape[2])
+        if audio is not None:
+            audio = shared.audio_sample(audio.transpose(1, 2), sigmas["audio"])
+        sigmas["audio"] = shared.audio_sigma(sigmas["audio"])
+
+        # 2. Velocities
+        velocity, audio_velocity = self.predict(video, audio, sigmas, kwargs)
+
+        # 3. Denoised predictions, carried
+        parts = []
+        if video is not None:
+            data = schedules.predict_data(video, velocity.float(), sigmas["video"])
+            parts.append(data)
+        if audio is not None:
+            data = schedules.predict_data(audio, audio_velocity.float(), sigmas["audio"])
+            parts.append(shared.carry(data).transpose(1, 2))
+        return comfy.utils.pack_latents(parts)[0] if len(parts) > 1 else parts[0]
+
+    def predict(
+        self, video: Tensor | None, audio: Tensor | None, sigmas: Mapping[str, Tensor], conds: Mapping[str, Any]
+    ) -> tuple[Any, Any]:
+        """Velocities of the transformer.
+
+        Args:
+            video: Noisy latents [B, C, F, h, w], or None.
+            audio: Noisy latents [B, L, C], or None.
+            sigmas: Noise levels of both, [B], [B, F] or [B, L].
+            conds: From `extra_conds`.
+        """
+        dtype, times = self.compute_dtype, self.checkpoint.num_train_timesteps
+
+        def text(name: str) -> Tensor | None:
+            value = conds.get(name)
+            return None if value is None else value.to(video_or(audio, video).device, dtype)
+
+        if video is not None and conds.get("channels") is not None:
+            video = torch.cat([video, conds["channels"].to(video)], dim=1)
+        return self.diffusion_model(
+            hidden_states=None if video is None else video.to(dtype),
+            audio_hidden_states=None if audio is None else audio.to(dtype),
+            timestep=sigmas["video"] * times,
+            audio_timestep=sigmas["audio"] * times,
+            encoder_hidden_states=text("text"),
+            encoder_hidden_states_2=text("jova_text_2"),
+            encoder_attention_mask=on_device(conds.get("jova_text_mask"), sigmas["video"]),
+            audio_encoder_hidden_states=text("jova_audio_text"),
+            audio_encoder_hidden_states_2=text("jova_audio_text_2"),
+            audio_encoder_attention_mask=on_device(conds.get("jova_audio_text_mask"), sigmas["video"]),
+            frame_rate=conds["frame_rate"],
+            audio_latent_rate_hz=self.audio_latent_rate_hz(audio, conds["frame_rate"]),
+            coupled=conds["coupled"],
+            return_dict=False,
+            **self.voices(conds, sigmas["video"].device),
+        )
+
+    def audio_latent_rate_hz(self, audio: Tensor | None, frame_rate: float) -> float:
+        """Audio latents per second; where there is no sound, any number will do."""
+        return frame_rate if audio is None else self.checkpoint.outline.audio_codec.latent_rate_hz
+
+    def voices(self, conds: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+        """Arguments that say which voices stand in the text."""
+        if conds.get("jova_voices") is None:
+            return {}
+        speakers = jova("speakers").Speakers(*(conds[name].to(device) for name in VOICE_KEYS))
+        return speakers.transformer_arguments([True])
+
+    def scale_latent_inpaint(self, latent_image: Tensor, **_: Any) -> Tensor:
+        """Given latents are clean at every step: their tokens have timestep 0."""
+        return latent_image
+
+    # 3. Memory
+
+    def memory_required(self, input_shape: Sequence[int], cond_shapes: Mapping[str, Any] | None = None) -> float:
+        """Bytes of activations of a batch: a few rows of model width per latent patch, besides the weights.
+
+        Args:
+            input_shape: [B, 1, N], or the shape of one modality.
+            cond_shapes: Not read: text rows are few.
+        """
+        config = self.diffusion_model.config
+        width = config.num_attention_heads * config.attention_head_dim
+        patch = config.out_channels * config.patch_size[0] * config.patch_size[1] * config.patch_size[2]
+        rows = input_shape[0] * torch.Size(input_shape[1:]).numel() / patch
+        return rows * width * ROWS_IN_FLIGHT * comfy.model_management.dtype_size(self.compute_dtype)
+
+
+# --- pieces of a batch ---
+
+
+def named_parts(parts: Sequence[Any]) -> tuple[Any, Any]:
+    """Video and sound among latents or their shapes, by their number of axes; None where one is absent."""
+    axes = {len(part) if isinstance(part, torch.Size | list | tuple) else part.ndim: part for part in parts}
+    if not axes or {*axes} - {3, 5}:
+        raise ValueError(
+            f"latents must be video [B, C, F, h, w] and sound [B, C, L], got {sorted(axes)} axes; use Empty JoVA "
+            "Latent"
+        )
+    return axes.get(5), axes.get(3)
+
+
+def num_condition_channels(config: Any) -> int:
+    """Video input channels that hold what is given."""
+    return config.in_channels - config.out_channels
+
+
+def video_or(audio: Tensor | None, video: Tensor | None) -> Tensor:
+    """Whichever modality is there."""
+    found = video if video is not None else audio
+    assert found is not None
+    return found
+
+
+def on_device(value: Tensor | None, beside: Tensor) -> Tensor | None:
+    """A mask on the device of another tensor."""
+    return None if value is None else value.to(beside.device)
+
+
+def at_share(sigma: Tensor, share: Tensor | None) -> Tensor:
+    """Noise levels per latent [B, F or L] of a level per clip [B]; the latter where all latents have it."""
+    return sigma if share is None else sigma[:, None] * share.to(sigma)
+
+
+def without_first(sigma: Tensor, num_frames: int) -> Tensor:
+    """Noise levels per latent frame [B, F] with a clean first one."""
+    levels = sigma[:, None].expand(-1, num_frames) if sigma.ndim == 1 else sigma
+    return torch.cat([torch.zeros_like(levels[:, :1]), levels[:, 1:]], dim=1)
+
+
+def refuse_patches(control: Any, concat: Any, crossattn: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what other nodes attach to a model and this one would not read."""
+    wrappers = options.get("wrappers", {}).get(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, {})
+    found = {
+        "a ControlNet": control is not None,
+        "latents on extra channels": concat is not None or crossattn is not None,
+        "patches of attention blocks": any(options.get("patches", {}).values()),
+        "replaced attention blocks": any(options.get("patches_replace", {}).values()),
+        "a wrapper of the transformer": any(wrappers.values()),
+    }
+    if names := [name for name, is_given in found.items() if is_given]:
+        raise ValueError(
+            f"a JoVA model must be sampled without patches of its inside, got {' and '.join(names)}; remove the node "
+            "that adds it"
+        )
+
+
+# --- raw latents on the wire ---
+
+
+class Wire:
+    """Latents between nodes and inside the sampler.
+
+    Args:
+        patcher: Of the model that is sampled.
+        shapes: Of the latents.
+    """
+
+    def __init__(self, patcher: Any, shapes: Sequence[Sequence[int]]) -> None:
+        self.shapes = shapes
+        self.codec = patcher.model.checkpoint.outline.video_codec
+        self.shared = patcher.get_model_object("shared_sigma")
+
+    def enter(self, latents: Tensor) -> Tensor:
+        """Raw latents as the sampler carries them; zeros are empty and stay so."""
+        return self._map(
+            latents, lambda video: self.codec.normalize(video) if bool(video.any()) else video, self.shared.carry
+        )
+
+    def leave(self, latents: Tensor) -> Tensor:
+        """The inverse."""
+        return self._map(latents, self.codec.denormalize, self.shared.recover)
+
+    def _map(
+        self, latents: Tensor, of_video: Callable[[Tensor], Tensor], of_audio: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        parts = [
+            of_video(part) if part.ndim == 5 else of_audio(part)
+            for part in comfy.utils.unpack_latents(latents, self.shapes)
+        ]
+        return comfy.utils.pack_latents(parts)[0] if len(parts) > 1 else parts[0]
+
+
+def sample_raw(
+    executor: Any,
+    noise: Tensor,
+    latent_image: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    denoise_mask: Tensor | None = None,
+    callback: Callable[..., None] | None = None,
+    *rest: Any,
+    latent_shapes: Sequence[Sequence[int]] | None = None,
+    **options: Any,
+) -> Tensor:
+    """Sample latents that are raw outside: a wrapper around core's whole sampling.
+
+    Raises:
+        FloatingPointError: A prediction holds NaN or infinity; the message names modality, step and likely cause.
+    """
+    model = executor.class_obj.model_patcher.model
+    wire = Wire(executor.class_obj.model_patcher, latent_shapes or [latent_image.shape])
+
+    def call_back(step: int, data: Tensor, sample: Tensor, num_steps: int) -> None:
+        parts = named_parts(comfy.utils.unpack_latents(data, wire.shapes))
+        found = {name: part for name, part in zip(("video", "audio"), parts, strict=True) if part is not None}
+        jova("finite").check_finite_samples(found, step, num_steps, model.diffusion_model)
+        if callback is not None:
+            callback(step, wire.leave(data), sample, num_steps)  # packed and whole: a sampler's second output
+
+    output = executor(
+        noise,
+        wire.enter(latent_image),
+        sampler,
+        sigmas,
+        denoise_mask,
+        call_back,
+        *rest,
+        latent_shapes=latent_shapes,
+        **options,
+    )
+    return wire.leave(output)
+
+
+# --- handles ---
+
+
+def make_patcher(model: JovaModel) -> Any:
+    """What a MODEL socket carries."""
+    patcher = comfy.model_patcher.ModelPatcher(
+        model,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, SAMPLE_KEY, sample_raw)
+    patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_PRE_RUN, SAMPLE_KEY, settle)
+    patcher.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_CLONE, SAMPLE_KEY, share_state)
+    return patcher
+
+
+def share_state(patcher: Any, clone: Any) -> None:
+    """Let all handles of a model agree on which patches its weights have.
+
+    Core keeps that on the model. A fork (hiddenswitch/ComfyUI @ 2e66707, `MemoryMeasurements`) copies it to each
+    handle, so that one without an adapter samples with the weights of one that has it. Goes when the fork does not.
+    """
+    if hasattr(patcher, "_memory_measurements"):
+        clone._memory_measurements = patcher._memory_measurements
+
+
+def check_model(model: Any) -> None:
+    """Refuse a model that is no JoVA."""
+    if not isinstance(model.model, JovaModel):
+        raise ValueError(
+            f"`model` must be a JoVA model, got a {type(model.model).__name__}; connect Load JoVA or Load JoVA "
+            "Diffusion Model"
+        )
+
+
+def with_shifts(model: Any, shift: float, audio_shift: float) -> Any:
+    """The same model with other noise schedules; the given handle stays as it is."""
+    check_model(model)
+    patched = model.clone()
+    patched.add_object_patch("model_sampling", JovaModelSampling(shift))
+    patched.add_object_patch("shared_sigma", jova("shared_sigma").SharedSigma(audio_shift / shift))
+    return patched

@@ -1,0 +1,202 @@
+"""Nodes that say what the clip is about: prompts, an image, voices. Sockets and schema."""
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+from .nodes_latent import FIT_TOOLTIP, FITS
+
+
+VOICE_FILES = (".npy", ".safetensors")
+CLIP_TOOLTIP = "The text encoder of the model."
+
+
+def voice_names() -> list[str]:
+    """Files of voices in ComfyUI's input folder."""
+    folder = Path(folder_paths.get_input_directory())
+    return sorted(path.name for path in folder.glob("*") if path.suffix in VOICE_FILES)
+
+
+class JovaPrompt(io.ComfyNode):
+    """The three-part prompt of the paper."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        parts = {
+            "video": "What is to be seen. jova-tiny knows drawn speakers and a few sounding objects: see its card.",
+            "audio": "What is to be heard, besides the words: 'a calm female voice', 'rain on a roof'.",
+            "transcript": "The words that are spoken; empty if nobody speaks.",
+        }
+        return io.Schema(
+            node_id="JovaPrompt",
+            display_name="JoVA Prompt",
+            category="JoVA/conditioning",
+            description="A prompt of three parts, put together as the model was trained. Plain text goes through "
+            "CLIPTextEncode.",
+            inputs=[
+                io.Clip.Input("clip", tooltip=CLIP_TOOLTIP),
+                *(
+                    io.String.Input(name, default="", multiline=True, dynamic_prompts=True, tooltip=tooltip)
+                    for name, tooltip in parts.items()
+                ),
+            ],
+            outputs=[io.Conditioning.Output(display_name="CONDITIONING")],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, video: str, audio: str, transcript: str) -> io.NodeOutput:
+        """Encode it."""
+        from .text import encode_parts
+
+        return io.NodeOutput(encode_parts(clip, video, audio, transcript))
+
+
+class JovaNegativePrompt(io.ComfyNode):
+    """The model's own negative prompts, or others."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaNegativePrompt",
+            display_name="JoVA Negative Prompt",
+            category="JoVA/conditioning",
+            description="What guidance moves away from. Models were released with negative prompts of their own, some "
+            "with another one for the sound; this node knows them.",
+            inputs=[
+                io.Clip.Input("clip", tooltip=CLIP_TOOLTIP),
+                io.String.Input(
+                    "text",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="Empty takes the model's own negative prompt. For none at all use CLIPTextEncode with an "
+                    "empty text.",
+                ),
+                io.String.Input(
+                    "audio",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="The same for the text that the sound reads; empty takes the model's own, or follows "
+                    "the picture.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output(display_name="negative")],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, text: str, audio: str) -> io.NodeOutput:
+        """Encode them."""
+        from .text import encode_negative
+
+        return io.NodeOutput(encode_negative(clip, text, audio))
+
+
+class JovaConditioning(io.ComfyNode):
+    """The clock of a clip."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaConditioning",
+            display_name="JoVA Conditioning",
+            category="JoVA/conditioning",
+            description="Tells the model the frame rate of the latents, so that lips fit the words. Needed where the "
+            "rate is not the model's own; without it, sampling stops with an error instead of drifting.",
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="The prompt."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt."),
+                io.Latent.Input("latent", tooltip="From Empty JoVA Latent: its frame rate counts."),
+            ],
+            outputs=[
+                io.Conditioning.Output(id="positive_out", display_name="positive"),
+                io.Conditioning.Output(id="negative_out", display_name="negative"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, positive: Any, negative: Any, latent: Any) -> io.NodeOutput:
+        """Write the rate into both."""
+        from .latents import with_rate
+
+        return io.NodeOutput(with_rate(positive, latent), with_rate(negative, latent))
+
+
+class JovaImageToVideo(io.ComfyNode):
+    """The first frame."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaImageToVideo",
+            display_name="JoVA Image to Video",
+            category="JoVA/conditioning",
+            description="Gives the first frame. Models with condition channels read it there, as the paper does; the "
+            "others get it as a clean latent. The frame rate of the latent goes along, as in JoVA Conditioning.",
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="The prompt."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt."),
+                io.Vae.Input("vae", tooltip="The video VAE of the model."),
+                io.Latent.Input("latent", tooltip="The latents to be sampled: they set the size."),
+                io.Image.Input("image", tooltip="The first frame: one for all clips, or one per clip of the batch."),
+                io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
+            ],
+            outputs=[
+                io.Conditioning.Output(id="positive_out", display_name="positive"),
+                io.Conditioning.Output(id="negative_out", display_name="negative"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, positive: Any, negative: Any, vae: Any, latent: Any, image: Any, fit: str) -> io.NodeOutput:
+        """Encode the image once for both."""
+        from .latents import encode_first_frame, with_image, with_rate
+
+        latents = encode_first_frame(vae, latent, image, fit)
+        return io.NodeOutput(*(with_image(with_rate(c, latent), latents) for c in (positive, negative)))
+
+
+class JovaVoices(io.ComfyNode):
+    """Voices of the speakers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaVoices",
+            display_name="JoVA Voices",
+            category="JoVA/conditioning",
+            description="Gives the speakers of a prompt their voices, for models that read them (NAVA): the i-th "
+            "voice stands at the i-th <S> of the prompt. A second node behind this one adds the next voices.",
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="The prompt, from JoVA Prompt or CLIPTextEncode."),
+                io.Combo.Input(
+                    "speaker_embeds",
+                    options=voice_names(),
+                    tooltip="A .npy or .safetensors file in ComfyUI's input folder: the vectors of a speaker encoder, "
+                    "[D] or [voices, D], as the model was trained with (NAVA: 192 values of ReDimNet M). Zeros are "
+                    "an unknown voice.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output(id="positive_out", display_name="positive")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, speaker_embeds: str, **_: Any) -> str:
+        """The file is read again when it has changed."""
+        from .nodes_loading import fingerprint
+
+        return fingerprint(Path(folder_paths.get_input_directory()) / speaker_embeds)
+
+    @classmethod
+    def execute(cls, positive: Any, speaker_embeds: str) -> io.NodeOutput:
+        """Read the file."""
+        from .text import with_voices
+
+        return io.NodeOutput(with_voices(positive, Path(folder_paths.get_input_directory()) / speaker_embeds))

@@ -1,0 +1,194 @@
+"""Nodes that make latents of video and sound, and media of latents: sockets and schema."""
+
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+
+
+FITS = ("cover", "contain", "stretch")
+FIT_TOOLTIP = (
+    "How a picture of another shape becomes one of the clip's: cover crops the centre, contain fills up with black, "
+    "stretch bends what is seen."
+)
+
+
+class JovaEmptyLatent(io.ComfyNode):
+    """Where sampling starts."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaEmptyLatent",
+            display_name="Empty JoVA Latent",
+            category="JoVA/latent",
+            description="Latents of video and sound in one: LTXVSeparateAVLatent takes them apart, and core's decode "
+            "nodes read them as they are.",
+            inputs=[
+                io.Vae.Input(
+                    "audio_vae",
+                    tooltip="The audio VAE from Load JoVA: it knows how many latents a second "
+                    "of sound has, and the model's own size and length.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    step=16,
+                    tooltip="Pixels, a multiple of what VAE and model need, 16 for most; 0 takes the model's own.",
+                ),
+                io.Int.Input(
+                    "height", default=0, min=0, max=16384, step=16, tooltip="Pixels; 0 takes the model's own."
+                ),
+                io.Int.Input(
+                    "length",
+                    default=0,
+                    min=0,
+                    max=16385,
+                    step=1,
+                    tooltip="Frames, 4k + 1: 33, 81, 121; "
+                    "another number is refused, never rounded. 0 takes the length of a connected audio or video, or "
+                    "the model's own.",
+                ),
+                io.Float.Input(
+                    "frame_rate",
+                    default=0.0,
+                    min=0.0,
+                    max=240.0,
+                    step=0.001,
+                    tooltip="Frames per second; "
+                    "0 takes the model's own, and 23.976 means 24000/1001. Where it is another, connect JoVA "
+                    "Conditioning.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=64,
+                    step=1,
+                    tooltip="Clips at once. IMAGE and AUDIO have no place for several clips: core's VAEDecode joins "
+                    "them to one long video; JoVA Decode gives one clip of the batch.",
+                ),
+                io.Audio.Input("audio", optional=True, tooltip="With length 0 the clip lasts as long as this sound."),
+                io.Image.Input(
+                    "images", optional=True, tooltip="With length 0 the clip lasts as long as these frames."
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="LATENT")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        audio_vae: Any,
+        width: int,
+        height: int,
+        length: int,
+        frame_rate: float,
+        batch_size: int,
+        audio: Any = None,
+        images: Any = None,
+    ) -> io.NodeOutput:
+        """Make them."""
+        from .latents import empty_latent
+
+        return io.NodeOutput(empty_latent(audio_vae, width, height, length, frame_rate, batch_size, audio, images))
+
+
+class JovaSetAudio(io.ComfyNode):
+    """Own sound: it drives the picture, or is continued."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaSetAudio",
+            display_name="JoVA Given Sound",
+            category="JoVA/latent",
+            description="A sound that is given, not generated: as long as the clip it drives the picture, shorter it "
+            "is continued. JoVA Decode returns it as it was; core's VAEDecodeAudio returns the codec's copy.",
+            inputs=[
+                io.Latent.Input("latent", tooltip="From Empty JoVA Latent."),
+                io.Vae.Input("audio_vae", tooltip="The audio VAE of the model."),
+                io.Audio.Input(
+                    "audio",
+                    tooltip="Any rate, any channels: it is resampled and mixed for the model. "
+                    "Longer than the clip is refused.",
+                ),
+            ],
+            outputs=[io.Latent.Output(id="latent_out", display_name="LATENT")],
+        )
+
+    @classmethod
+    def execute(cls, latent: Any, audio_vae: Any, audio: Any) -> io.NodeOutput:
+        """Encode it and mask it."""
+        from .latents import set_audio
+
+        return io.NodeOutput(set_audio(latent, audio_vae, audio))
+
+
+class JovaSetVideo(io.ComfyNode):
+    """Own frames: they get a sound, or are continued."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaSetVideo",
+            display_name="JoVA Given Video",
+            category="JoVA/latent",
+            description="Frames that are given, not generated: as long as the clip they get a sound, fewer are "
+            "continued. The first 4k + 1 count. JoVA Decode returns them as they were.",
+            inputs=[
+                io.Latent.Input("latent", tooltip="From Empty JoVA Latent."),
+                io.Vae.Input("vae", tooltip="The video VAE of the model."),
+                io.Image.Input("images", tooltip="Frames at the frame rate of the clip."),
+                io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
+            ],
+            outputs=[io.Latent.Output(id="latent_out", display_name="LATENT")],
+        )
+
+    @classmethod
+    def execute(cls, latent: Any, vae: Any, images: Any, fit: str) -> io.NodeOutput:
+        """Encode them and mask them."""
+        from .latents import set_video
+
+        return io.NodeOutput(set_video(latent, vae, images, fit))
+
+
+class JovaDecode(io.ComfyNode):
+    """Latents to one video with its sound."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaDecode",
+            display_name="JoVA Decode",
+            category="JoVA/latent",
+            description="Frames, sound and the video of both: the sound exactly as long as the frames, at its own "
+            "loudness, in two channels; the video at the exact frame rate.",
+            inputs=[
+                io.Latent.Input("samples", tooltip="What the sampler made."),
+                io.Vae.Input("vae", tooltip="The video VAE of the model."),
+                io.Vae.Input("audio_vae", tooltip="The audio VAE of the model."),
+                io.Int.Input("index", default=0, min=0, max=63, step=1, tooltip="Which clip of a batch."),
+            ],
+            outputs=[
+                io.Video.Output(display_name="VIDEO", tooltip="For SaveVideo."),
+                io.Image.Output(display_name="IMAGE", tooltip="Its frames."),
+                io.Audio.Output(
+                    display_name="AUDIO",
+                    tooltip="Its sound, as two equal channels where the model has "
+                    "one: ComfyUI writes mono sound 3 dB quieter.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, samples: Any, vae: Any, audio_vae: Any, index: int) -> io.NodeOutput:
+        """Decode them."""
+        from .latents import decode
+
+        return io.NodeOutput(*decode(samples, vae, audio_vae, index))

@@ -1,0 +1,193 @@
+"""Nodes that load models and adapters: sockets and schema."""
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+
+SHIPPED = ("jova-tiny",)  # models that come with the package
+DTYPES = ("auto", "bf16", "fp16", "fp32", "fp8_e4m3fn")
+DTYPE_TOOLTIP = (
+    "Number format of the transformer and the text encoder. auto: what ComfyUI chooses for this device. fp8_e4m3fn: "
+    "stores the weights of the blocks in 8 bits and computes in bf16 or fp16, half the memory for some loss in the "
+    "sound. VAEs and vocoder always run in fp32."
+)
+
+
+def pipeline_names() -> list[str]:
+    """Shipped models, then the folders in `models/diffusers` that hold a saved JoVAPipeline."""
+    found = []
+    for root in folder_paths.get_folder_paths("diffusers"):
+        for index in sorted(Path(root).glob("**/model_index.json")):
+            if '"JoVAPipeline"' in index.read_text(encoding="utf-8", errors="replace"):
+                found.append(index.parent.relative_to(root).as_posix())
+    return [*SHIPPED, *(name for name in dict.fromkeys(found) if name not in SHIPPED)]
+
+
+def pipeline_source(name: str) -> str:
+    """Folder of a model in `models/diffusers`, or the name of a shipped one."""
+    for root in folder_paths.get_folder_paths("diffusers"):
+        if (Path(root) / name / "model_index.json").is_file():
+            return str(Path(root) / name)
+    return name
+
+
+def fingerprint(path: str | Path) -> str:
+    """Changes when a file, or a file in a folder, is written anew; contents are not read."""
+    path = Path(path)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return ";".join(f"{file}:{file.stat().st_mtime_ns}" for file in files if file.is_file())
+
+
+class JovaLoader(io.ComfyNode):
+    """Everything of a saved pipeline."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaLoader",
+            display_name="Load JoVA",
+            category="JoVA/loaders",
+            description="Loads a model that generates video with sound. Text encoder, VAEs and vocoder are read from "
+            "disk when they are first used.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=pipeline_names(),
+                    default=SHIPPED[0],
+                    tooltip="jova-tiny comes with the package (drawn speakers, 64 x 64). Others: folders in "
+                    "models/diffusers that JoVAPipeline.save_pretrained or `jova convert` wrote.",
+                ),
+                io.Combo.Input("dtype", options=list(DTYPES), default="auto", tooltip=DTYPE_TOOLTIP),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="For KSampler, or the JoVA Guider."),
+                io.Clip.Output(display_name="CLIP", tooltip="For JoVA Prompt, or CLIPTextEncode."),
+                io.Vae.Output(id="vae", display_name="VAE", tooltip="Pictures to latents and back."),
+                io.Vae.Output(id="audio_vae", display_name="audio VAE", tooltip="Sound to latents and back."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str, **_: Any) -> str:
+        """The model is loaded again when its files have changed."""
+        source = pipeline_source(model)
+        return model if source in SHIPPED else fingerprint(source)
+
+    @classmethod
+    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
+        """Load it."""
+        from .loading import load_pipeline
+
+        return io.NodeOutput(*load_pipeline(pipeline_source(model), dtype))
+
+
+class JovaDiffusionModelLoader(io.ComfyNode):
+    """A transformer from one file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaDiffusionModelLoader",
+            display_name="Load JoVA Diffusion Model",
+            category="JoVA/loaders",
+            description="Loads a transformer from one file that carries its config (`jova convert single_file`), for "
+            "the VAEs and text encoder of a pipeline.",
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=folder_paths.get_filename_list("diffusion_models"),
+                    tooltip="A file in models/diffusion_models that `jova convert single_file` wrote: its config "
+                    "stands in its header.",
+                ),
+                io.Combo.Input(
+                    "pipeline",
+                    options=pipeline_names(),
+                    default=SHIPPED[0],
+                    tooltip="The pipeline that the transformer belongs to: its noise schedule, guidance, frame rate "
+                    "and the statistics of its latents are taken from there, nothing else is loaded.",
+                ),
+                io.Combo.Input("dtype", options=list(DTYPES), default="auto", tooltip=DTYPE_TOOLTIP),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="For KSampler, or the JoVA Guider.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **_: Any) -> str:
+        """The file is loaded again when it has changed."""
+        return fingerprint(folder_paths.get_full_path_or_raise("diffusion_models", file))
+
+    @classmethod
+    def execute(cls, file: str, pipeline: str, dtype: str) -> io.NodeOutput:
+        """Load it."""
+        from .loading import load_single_file
+
+        path = folder_paths.get_full_path_or_raise("diffusion_models", file)
+        return io.NodeOutput(load_single_file(path, pipeline_source(pipeline), dtype))
+
+
+class JovaLoraLoader(io.ComfyNode):
+    """An adapter of any tool."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaLoraLoader",
+            display_name="Load JoVA LoRA",
+            category="JoVA/loaders",
+            description="Applies an adapter: LoRA, DoRA, LoHa, LoKr or differences of weights, in the layout of "
+            "diffusers, peft, ComfyUI, kohya, musubi-tuner or DiffSynth. It fits completely or is an error; core's "
+            "own LoRA nodes skip what they do not know and only log it.",
+            inputs=[
+                io.Model.Input("model", tooltip="A JoVA model."),
+                io.Combo.Input(
+                    "lora", options=folder_paths.get_filename_list("loras"), tooltip="A file in models/loras."
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="How much of the change the layers of the picture get, and those that picture and sound "
+                    "share.",
+                ),
+                io.Float.Input(
+                    "audio_strength",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="How much of the change the layers of the sound get.",
+                ),
+                io.Boolean.Input(
+                    "skip_unknown",
+                    default=False,
+                    tooltip="Leave out what the model has no place for and say in the log how much, where it would "
+                    "be an error.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="The model with the adapter; the other is as it was.")
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora: str, **_: Any) -> str:
+        """The adapter is read again when its file has changed."""
+        return fingerprint(folder_paths.get_full_path_or_raise("loras", lora))
+
+    @classmethod
+    def execute(
+        cls, model: Any, lora: str, strength: float, audio_strength: float, skip_unknown: bool
+    ) -> io.NodeOutput:
+        """Apply it to a copy of the model's handle."""
+        from .adapters import apply_adapter
+
+        path = folder_paths.get_full_path_or_raise("loras", lora)
+        return io.NodeOutput(apply_adapter(model, path, strength, audio_strength, skip_unknown))

@@ -1,0 +1,142 @@
+"""Nodes beside core's samplers: guidance per modality, noise schedule per modality. Sockets and schema."""
+
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+
+
+OWN = -1.0  # of a widget: the model's own value
+OWN_TOOLTIP = "-1 takes the model's own."
+
+
+def scale_input(name: str, tooltip: str) -> Any:
+    """A widget for a scale, of which 1 is off."""
+    return io.Float.Input(
+        name, default=OWN, min=OWN, max=100.0, step=0.1, tooltip=f"{tooltip} 1 is off. {OWN_TOOLTIP}"
+    )
+
+
+def share_input(name: str, tooltip: str) -> Any:
+    """A widget for a fraction."""
+    return io.Float.Input(name, default=OWN, min=OWN, max=1.0, step=0.01, tooltip=f"{tooltip} {OWN_TOOLTIP}")
+
+
+class JovaSampleShift(io.ComfyNode):
+    """Noise schedules."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaSampleShift",
+            display_name="JoVA Sample Shift",
+            category="JoVA/sampling",
+            description="How long picture and sound stay noisy, each on its own schedule. The scheduler `simple` then "
+            "takes exactly these noise levels; others take other levels. Core's ModelSamplingSD3 moves both and "
+            "keeps their ratio.",
+            inputs=[
+                io.Model.Input("model", tooltip="A JoVA model."),
+                io.Float.Input(
+                    "shift",
+                    default=5.0,
+                    min=0.01,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Of the picture: above 1 more steps are spent on high noise.",
+                ),
+                io.Float.Input(
+                    "audio_shift",
+                    default=5.0,
+                    min=0.01,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Of the sound; exact for Euler and every sampler that works on denoised predictions.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, shift: float, audio_shift: float) -> io.NodeOutput:
+        """Set them on a copy of the model's handle."""
+        from .model import with_shifts
+
+        return io.NodeOutput(with_shifts(model, shift, audio_shift))
+
+
+class JovaGuider(io.ComfyNode):
+    """Guidance per modality."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaGuider",
+            display_name="JoVA Guider",
+            category="JoVA/sampling",
+            description="Guidance by the text, by the other modality and by voices, for picture and sound apart. For "
+            "SamplerCustomAdvanced, with the scheduler `simple`.",
+            inputs=[
+                io.Model.Input("model", tooltip="A JoVA model."),
+                io.Conditioning.Input("positive", tooltip="The prompt."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt, best from JoVA Negative Prompt."),
+                scale_input("cfg", "How much the picture follows the text."),
+                scale_input(
+                    "audio_cfg",
+                    "How much the sound follows the text; if the model has no value of its own, as the picture.",
+                ),
+                scale_input("coupling", "How much the picture follows the sound."),
+                scale_input(
+                    "audio_coupling",
+                    "How much the sound follows the picture; if the model has no value of "
+                    "its own, as the picture follows the sound.",
+                ),
+                scale_input("voices", "How much the sound follows the voices of JoVA Voices; nothing without them."),
+                io.Combo.Input(
+                    "uncoupled_text",
+                    options=["model", "empty", "kept"],
+                    default="model",
+                    tooltip="Whether the text is empty (MOVA, UniAVGen) or kept (LTX-2, NAVA) where the coupling is "
+                    "removed; model takes the model's own.",
+                ),
+                share_input("start", "Share of the steps at which guidance by text begins."),
+                share_input("end", "Share of the steps at which it ends; 0.5 saves a quarter of the time."),
+                share_input("coupling_start", "Share of the steps at which guidance by coupling begins."),
+                share_input("coupling_end", "Share of the steps at which it ends."),
+                share_input(
+                    "rescale", "How far the contrast of guided pictures goes back to the unguided one; 0 is off."
+                ),
+                share_input("audio_rescale", "The same for the sound."),
+                io.Combo.Input(
+                    "apg",
+                    options=["model", "off", "on"],
+                    default="model",
+                    tooltip="Adaptive projected "
+                    "guidance: less burnt colours at high cfg. on uses the two limits below, model ignores them.",
+                ),
+                io.Float.Input(
+                    "apg_threshold",
+                    default=27.0,
+                    min=0.0,
+                    max=10000.0,
+                    step=0.1,
+                    tooltip="Largest norm of the picture's guidance, 0 for no limit. Waver: 27 at cfg 8.",
+                ),
+                io.Float.Input(
+                    "audio_apg_threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=10000.0,
+                    step=0.1,
+                    tooltip="The same for the sound.",
+                ),
+            ],
+            outputs=[io.Guider.Output(display_name="GUIDER")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, positive: Any, negative: Any, **widgets: Any) -> io.NodeOutput:
+        """Build it."""
+        from .guider import make_guider
+
+        return io.NodeOutput(make_guider(model, positive, negative, widgets))

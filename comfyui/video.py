@@ -1,0 +1,48 @@
+"""A VIDEO that is saved as it is: core's own rounds the frame rate to thousandths."""
+
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from comfy_api.v0_0_2 import InputImpl, Types
+
+from .package import jova
+
+
+COMMON_RATE_HZ = 48000  # for sound of a rate that an mp4 does not take
+
+
+class JovaVideo(InputImpl.VideoFromComponents):
+    """Frames and sound that are written at their exact rates, with picture and sound starting together."""
+
+    def save_to(
+        self,
+        path: Any,
+        format: Any = Types.VideoContainer.AUTO,
+        codec: Any = Types.VideoCodec.AUTO,
+        metadata: Any = None,
+    ) -> None:
+        """Write it.
+
+        Args:
+            path: File, or buffer.
+            format: Of core; what is no mp4 is made from one.
+            codec: Of core.
+            metadata: Prompt and workflow.
+        """
+        parts, media = self.get_components(), jova("media")
+        sound = rate = None
+        if parts.audio is not None:
+            sound, rate = parts.audio["waveform"][0].numpy(), parts.audio["sample_rate"]
+            if rate not in media.AAC_SAMPLING_RATES_HZ:
+                sound, rate = media.resample(sound, rate, COMMON_RATE_HZ), COMMON_RATE_HZ
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "clip.mp4"
+            media.write_video(file, parts.images.numpy(), parts.frame_rate, sound, rate)
+            InputImpl.VideoFromFile(str(file)).save_to(path, format=format, codec=codec, metadata=metadata)
+
+
+def make_video(frames: Any, sound: dict[str, Any], frame_rate: Fraction) -> JovaVideo:
+    """A VIDEO of IMAGE and AUDIO."""
+    return JovaVideo(Types.VideoComponents(images=frames, audio=sound, frame_rate=frame_rate))

@@ -1,0 +1,86 @@
+"""A saved pipeline whose components are loaded one by one, by programs that manage memory themselves."""
+
+import json
+import os
+from importlib import import_module
+from typing import Any
+
+import diffusers
+import torch
+
+from jova_cli.shipped import model_folder
+
+from .generation_defaults import GenerationDefaults
+from .pipeline_jova import JoVAPipeline
+from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+
+
+TEXT = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+CODECS = ("vae", "audio_vae", "vocoder")
+COMPONENTS = (*TEXT, *CODECS, "transformer", "scheduler")
+
+
+class SavedPipeline:
+    """What the folder of a pipeline holds.
+
+    Args:
+        source: Folder, or the name of a shipped model.
+
+    Raises:
+        ValueError: It is no folder of a `JoVAPipeline`.
+    """
+
+    def __init__(self, source: str | os.PathLike[str]) -> None:
+        self.folder = model_folder(source)
+        index = self.folder / "model_index.json"
+        if not index.is_file():
+            raise ValueError(
+                f"`{self.folder}` must be the folder of a saved pipeline, got no model_index.json in it; "
+                "`JoVAPipeline.save_pretrained` and `jova convert` write such folders"
+            )
+        self.index: dict[str, Any] = json.loads(index.read_text())
+        if self.index.get("_class_name") != JoVAPipeline.__name__:
+            raise ValueError(
+                f"`{self.folder}` must hold a {JoVAPipeline.__name__}, got a {self.index.get('_class_name')}; "
+                "choose the folder of one"
+            )
+        self.defaults = GenerationDefaults.from_dict(self.index.get("defaults") or {})
+
+    def has(self, name: str) -> bool:
+        """Whether the folder holds a component."""
+        return self.index.get(name, [None])[0] is not None
+
+    def load(self, *names: str, **options: Any) -> JoVAPipeline:
+        """Load some components, as a pipeline without the others.
+
+        Args:
+            names: Of the components.
+            options: What `JoVAPipeline.from_pretrained` takes.
+        """
+        others = {name: None for name in COMPONENTS if name not in names}
+        return JoVAPipeline.from_pretrained(self.folder, **others, **options)
+
+    def outline(self) -> JoVAPipeline:
+        """The codecs without their weights, on the meta device: what their shapes, rates and statistics tell."""
+        parts = {name: self._component_class(name) for name in CODECS if self.has(name)}
+        with torch.device("meta"):
+            codecs = {name: cls.from_config(cls.load_config(self.folder / name)) for name, cls in parts.items()}
+        config = {name: self.index[name] for name in ("defaults", "prompt_template") if name in self.index}
+        arguments: dict[str, Any] = {name: codecs.get(name) for name in COMPONENTS} | config
+        return JoVAPipeline(**arguments)
+
+    def component_config(self, name: str) -> dict[str, Any]:
+        """The config of a component."""
+        config: dict[str, Any] = json.loads((self.folder / name / "config.json").read_text())
+        return config
+
+    def scheduler(self) -> FlowMatchAudioVideoScheduler:
+        """Its scheduler, for both modalities."""
+        return FlowMatchAudioVideoScheduler.from_scheduler(self.load("scheduler").scheduler)
+
+    def _component_class(self, name: str) -> Any:
+        """Class of a component of diffusers, by library and name as `DiffusionPipeline` stores them."""
+        library, class_name = self.index[name]
+        if hasattr(diffusers.pipelines, library):  # a pipeline's own component, such as a vocoder
+            return getattr(getattr(diffusers.pipelines, library), class_name)
+        return getattr(import_module(library), class_name)

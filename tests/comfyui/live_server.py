@@ -1,0 +1,226 @@
+"""A real ComfyUI server on the CPU, and graphs sent to it as the web page sends them.
+
+Where ComfyUI lies and which Python runs it tell `COMFYUI_PATH` and `COMFYUI_PYTHON`; see comfyui/README.md.
+"""
+
+import base64
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from tests.places import ROOT
+
+
+BOOT_S = 600  # only to end a hang: a loaded machine takes minutes to import everything
+RUN_S = 900
+OPTIONS = ("--cpu", "--listen", "127.0.0.1", "--disable-api-nodes")
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10  # kinds of websocket frames
+
+
+class PromptError(RuntimeError):
+    """A graph was refused, or a node of it failed; `details` is what the server said."""
+
+    def __init__(self, details: Any) -> None:
+        super().__init__(json.dumps(details)[:2000])
+        self.details = details
+
+
+class WebSocket:
+    """The server's events, by RFC 6455: enough of it to read what ComfyUI sends.
+
+    Args:
+        port: Of the server on this machine.
+        client_id: Whose events.
+    """
+
+    def __init__(self, port: int, client_id: str) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=RUN_S)
+        self.file = self.socket.makefile("rb")
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = (
+            f"GET /ws?clientId={client_id} HTTP/1.1",
+            f"Host: 127.0.0.1:{port}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Key: {key}",
+            "Sec-WebSocket-Version: 13",
+        )
+        self.socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        status = self.file.readline()
+        assert b"101" in status, status
+        while self.file.readline().strip():
+            pass
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """Kind and content of one frame after the other; a message in pieces counts as one."""
+        kind, content = 0, b""
+        while True:
+            first, second = self.file.read(2)
+            size = second & 127
+            if size > 125:
+                size = struct.unpack("!H" if size == 126 else "!Q", self.file.read(2 if size == 126 else 8))[0]
+            piece = self.file.read(size)
+            if first & 15 in (PING, CLOSE):
+                mask = os.urandom(4)
+                masked = bytes(b ^ mask[i % 4] for i, b in enumerate(piece))
+                self.socket.sendall(
+                    bytes([0x80 | (PONG if first & 15 == PING else CLOSE), 0x80 | size]) + mask + masked
+                )
+                continue
+            kind, content = first & 15 or kind, content + piece
+            if first & 128:
+                yield kind, content
+                content = b""
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What the server says in words; pictures of progress count as events of their own."""
+        for kind, content in self.frames():
+            yield json.loads(content) if kind == TEXT else {"type": "preview", "data": {"bytes": len(content)}}
+
+    def close(self) -> None:
+        """Leave."""
+        self.file.close()
+        self.socket.close()
+
+
+class Server:
+    """A running ComfyUI with this pack.
+
+    Args:
+        folder: For its inputs, outputs and models.
+        comfyui: Its checkout.
+        python: Which runs it.
+        options: Further words of its command line.
+    """
+
+    def __init__(self, folder: Path, comfyui: Path, python: str, options: tuple[str, ...] = ()) -> None:
+        self.folder, self.comfyui = folder, comfyui
+        for name in ("input", "output", "models/loras", "models/diffusers", "models/diffusion_models"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        places = "\n".join(f"  {name}: models/{name}" for name in ("loras", "diffusers", "diffusion_models"))
+        (folder / "places.yaml").write_text(f"jova:\n  base_path: {folder}\n{places}\n")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.log = folder / "server.log"
+        words = [python, "main.py", *OPTIONS, "--port", str(self.port), *options]
+        words += ["--input-directory", str(folder / "input"), "--output-directory", str(folder / "output")]
+        words += ["--extra-model-paths-config", str(folder / "places.yaml")]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(words, cwd=comfyui, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def __enter__(self) -> Self:
+        deadline = time.monotonic() + BOOT_S
+        while True:
+            try:
+                self.get("/system_stats")
+                return self
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.process.kill()
+                    raise AssertionError(f"the server did not start\n{self.log.read_text()[-4000:]}") from None
+                time.sleep(0.5)
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def get(self, path: str) -> Any:
+        """What the server answers to a question."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, content: Any) -> Any:
+        """What the server answers to a message."""
+        data = json.dumps(content).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", data=data, headers={"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise PromptError(json.loads(error.read())) from None
+        return json.loads(text) if text.strip() else None
+
+    def run(self, graph: dict[str, Any], on_event: Any = None) -> dict[str, Any]:
+        """Run a graph to its end, as the web page does.
+
+        Args:
+            graph: In API format.
+            on_event: Called with each event.
+
+        Returns:
+            Its entry in the history, with the `events` and the names of the nodes that ran in `executed`.
+        """
+        client = uuid.uuid4().hex
+        events = WebSocket(self.port, client)
+        try:
+            prompt = self.post("/prompt", {"prompt": graph, "client_id": client})["prompt_id"]
+            seen = []
+            for event in events.events():
+                seen.append(event)
+                if on_event is not None:
+                    on_event(event)
+                data = event.get("data", {})
+                if data.get("prompt_id") != prompt:
+                    continue
+                if event["type"] == "execution_error":
+                    raise PromptError(data)
+                if event["type"] in ("execution_success", "execution_interrupted"):
+                    break
+        finally:
+            events.close()
+        return {**self.history(prompt), "events": seen, "executed": executed(seen)}
+
+    def history(self, prompt: str) -> dict[str, Any]:
+        """What the server keeps of a prompt."""
+        deadline = time.monotonic() + 30
+        while prompt not in (found := self.get(f"/history/{prompt}")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found.get(prompt, {})
+
+    def files(self, result: dict[str, Any]) -> list[Path]:
+        """The files that the nodes of a graph have written."""
+        entries = [
+            entry
+            for output in result["outputs"].values()
+            for value in output.values()
+            if isinstance(value, list)
+            for entry in value
+            if isinstance(entry, dict) and "filename" in entry
+        ]
+        return [self.folder / "output" / entry.get("subfolder", "") / entry["filename"] for entry in entries]
+
+
+def executed(events: list[dict[str, Any]]) -> list[str]:
+    """Ids of the nodes that ran."""
+    return [
+        event["data"]["node"]
+        for event in events
+        if event["type"] == "executing" and event["data"].get("node") is not None
+    ]
+
+
+def started(folder: Path) -> Server:
+    """The server that the environment names, with this pack among its custom nodes."""
+    comfyui = Path(os.environ["COMFYUI_PATH"])
+    pack = comfyui / "custom_nodes" / "jova"
+    if not pack.exists():
+        pack.symlink_to(ROOT / "comfyui")
+    assert pack.resolve() == (ROOT / "comfyui").resolve(), f"{pack} is another copy of the pack; remove it"
+    return Server(folder, comfyui, os.environ.get("COMFYUI_PYTHON", sys.executable))

@@ -1,0 +1,76 @@
+"""As much of ComfyUI's interface as the pack reads when it is loaded: what its nodes declare, nothing that runs."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from tests.places import ROOT
+
+
+PACK = "jova_pack"
+KINDS = ("Audio", "Boolean", "Clip", "Combo", "Conditioning", "Float", "Guider", "Image", "Int", "Latent", "Mask")
+KINDS += ("Model", "String", "Vae", "Video")
+FILES = {"diffusion_models": ["model.safetensors"], "loras": ["adapter.safetensors"]}
+
+
+def socket_kind(kind: str) -> SimpleNamespace:
+    """A type of socket, whose inputs and outputs remember how they were declared."""
+
+    def declared_input(id: str, **options: Any) -> dict[str, Any]:
+        return {"type": kind, "id": id, **options}
+
+    def declared_output(id: str | None = None, **options: Any) -> dict[str, Any]:
+        return {"type": kind, **({} if id is None else {"id": id}), **options}
+
+    return SimpleNamespace(Input=declared_input, Output=declared_output)
+
+
+def build_io() -> SimpleNamespace:
+    """`comfy_api.v0_0_2.io`."""
+    kinds = {kind: socket_kind(kind) for kind in KINDS}
+    return SimpleNamespace(**kinds, ComfyNode=object, Schema=dict, NodeOutput=lambda *values: values)
+
+
+def modules(folder: Path) -> dict[str, ModuleType]:
+    """ComfyUI's modules by name; `folder` holds the user's models and inputs."""
+    api, numbered, paths = ModuleType("comfy_api"), ModuleType("comfy_api.v0_0_2"), ModuleType("folder_paths")
+    components = SimpleNamespace(VideoContainer=SimpleNamespace(AUTO="auto"), VideoCodec=SimpleNamespace(AUTO="auto"))
+    numbered.__dict__.update(
+        io=build_io(),
+        ComfyExtension=object,
+        InputImpl=SimpleNamespace(VideoFromComponents=object, VideoFromFile=object),
+        Types=components,
+    )
+    paths.__dict__.update(
+        get_folder_paths=lambda name: [str(folder / "models" / name)],
+        get_filename_list=lambda name: FILES[name],
+        get_full_path_or_raise=lambda name, file: str(folder / "models" / name / file),
+        get_input_directory=lambda: str(folder / "input"),
+    )
+    return {"comfy_api": api, "comfy_api.v0_0_2": numbered, "folder_paths": paths}
+
+
+@contextmanager
+def loaded_pack(folder: Path) -> Iterator[ModuleType]:
+    """The pack as ComfyUI loads it: by the path of its folder, under a name of its own."""
+    before = {*sys.modules}
+    sys.modules.update(modules(folder))
+    spec = importlib.util.spec_from_file_location(
+        PACK, ROOT / "comfyui" / "__init__.py", submodule_search_locations=[str(ROOT / "comfyui")]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    pack = importlib.util.module_from_spec(spec)
+    sys.modules[PACK] = pack
+    try:
+        spec.loader.exec_module(pack)
+        yield pack
+    finally:
+        for name in {*sys.modules} - before:
+            if name.split(".")[0] in (PACK, "comfy_api", "folder_paths"):
+                del sys.modules[name]

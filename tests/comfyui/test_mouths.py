@@ -1,0 +1,49 @@
+import json
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from tests.comfyui.stub import PACK, loaded_pack
+
+
+GRID = SimpleNamespace(temporal_compression_decode=lambda: 4, spacial_compression_decode=lambda: 8)  # of a VAE
+
+
+@pytest.fixture
+def mouths(tmp_path: Path) -> Iterator[ModuleType]:
+    with loaded_pack(tmp_path):
+        yield import_module(f"{PACK}.mouths")
+
+
+def test_the_mask_covers_the_cells_of_given_boxes_in_every_frame_of_their_latents(
+    mouths: ModuleType, tmp_path: Path
+) -> None:
+    boxes = [[None] * 9]
+    boxes[0][5:9] = [[9, 17, 20, 22]] * 4  # the frames of latent 2
+    file = tmp_path / "clip.boxes.json"
+    file.write_text(json.dumps(boxes))
+    images = torch.zeros(10, 32, 48, 3)  # one frame more than whole latents
+    drawn, mask = mouths.preview_mouths(images, GRID, str(file), 16.0)
+    expected = torch.zeros(9, 32, 48)
+    expected[5:9, 16:24, 8:24] = 1
+    assert torch.equal(mask, expected)
+    assert drawn.shape == (9, 32, 48, 3)
+    assert bool(drawn[5].any())
+    assert not bool(drawn[0].any())
+
+
+def test_without_a_detector_the_message_says_how_to_get_one(
+    mouths: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffusers_jova.training.data.mouth_detector.LiteFaceMeshMouths", refuse)
+    monkeypatch.setattr("diffusers_jova.training.data.mouth_detector._is_installed", lambda _: False)
+    with pytest.raises(ValueError, match=r"diffusers_jova\[face\]"):
+        mouths.preview_mouths(torch.zeros(1, 16, 16, 3), GRID, "", 16.0)
+
+
+def refuse() -> None:
+    raise ImportError("no ai_edge_litert")

@@ -1,0 +1,46 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusers_jova.saved_pipeline import CODECS, TEXT, SavedPipeline
+
+
+def test_parts_are_loaded_alone(tiny_pipeline_folder: Path) -> None:
+    saved = SavedPipeline(tiny_pipeline_folder)
+    pipeline = saved.load("audio_vae", "vocoder")
+    assert {name for name, part in pipeline.components.items() if part is not None} == {"audio_vae", "vocoder"}
+    assert pipeline.audio_codec.encode(torch.zeros(1, 1, 16000)).shape[2] == 4
+    text = saved.load(*TEXT)
+    assert text.encode_texts(text.render_prompts("a dog"), 64).features.shape[0] == 1
+
+
+def test_an_outline_tells_shapes_and_rates_and_holds_no_weights(tiny_pipeline_folder: Path) -> None:
+    saved = SavedPipeline(tiny_pipeline_folder)
+    outline, whole = saved.outline(), saved.load(*CODECS)
+    assert all(p.is_meta for name in CODECS for p in getattr(outline, name).parameters())
+    assert outline.video_codec.latent_shape(9, 32, 32) == whole.video_codec.latent_shape(9, 32, 32)
+    for name in ("latent_rate_hz", "latent_channels", "sampling_rate", "num_channels"):
+        assert getattr(outline.audio_codec, name) == getattr(whole.audio_codec, name)
+    latents = torch.randn(1, 16, 3, 4, 4)
+    assert torch.equal(outline.video_codec.normalize(latents), whole.video_codec.normalize(latents))
+    assert outline.defaults == whole.defaults
+
+
+def test_the_shipped_model_has_an_outline_too() -> None:
+    outline = SavedPipeline("jova-tiny").outline()
+    assert outline.audio_codec.sampling_rate == 16000
+    assert outline.defaults.num_frames == 33
+
+
+def test_the_scheduler_serves_both_modalities(tiny_pipeline_folder: Path) -> None:
+    assert SavedPipeline(tiny_pipeline_folder).scheduler().config.audio_shift == 1.0
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got no model_index"):
+        SavedPipeline(tmp_path)
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
+    with pytest.raises(ValueError, match="must hold a JoVAPipeline, got a WanPipeline"):
+        SavedPipeline(tmp_path)
