@@ -3,7 +3,7 @@
 import argparse
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from jova_cli.generate import LARGEST_SEED
+from jova_cli.generate import LARGEST_SEED, Adapter
 from jova_cli.model_info import read_index
 from jova_cli.parser import Parser, one_line
 
@@ -30,6 +30,7 @@ OPTIONS_OF_FILES = {
     "audio_track": "--audio-track",
     "allow_truncated": "--allow-truncated",
 }
+BAD_INPUT = (ValueError, FloatingPointError, OSError, ImportError, SafetensorError)  # what one sentence explains
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:
@@ -41,24 +42,57 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             1,
             f"{parser.prog}: the clip must fit into the memory; use `--cpu-offload`, fewer frames or a smaller size\n",
         )
-    except (ValueError, FloatingPointError, OSError, ImportError, SafetensorError) as error:
+    except BAD_INPUT as error:
         parser.error(one_line(error))
 
 
 def generate(args: argparse.Namespace) -> None:
     """Make one clip and write it; everything that can be checked is checked before the model is loaded."""
-    arguments = {**prompt_arguments(args), **number_arguments(args), **given_media(args)}
+    arguments = call_arguments(args, tell)
     device = choose_device(args.device)
-    seed = random.randint(0, LARGEST_SEED) if args.seed is None else args.seed
+    seed = draw_seed() if args.seed is None else args.seed
     pipeline = load_pipeline(args, device)
+    tell_strangers(pipeline, args, tell)
+    tell(f"seed {seed}")
+    save(call(pipeline, arguments, seed), args.output)
+    print(f"wrote {args.output}")
+
+
+def call(pipeline: JoVAPipeline, arguments: dict[str, Any], seed: int) -> Any:
+    """Make the clip of a seed."""
+    return pipeline(**arguments, generator=torch.Generator().manual_seed(seed))
+
+
+def tell_strangers(pipeline: JoVAPipeline, args: argparse.Namespace, tell: Callable[[str], None]) -> None:
+    """Say what of the prompt a model of few things does not know."""
     text = args.prompt or " ".join((args.video_caption, args.audio_caption, args.transcript))
     if strangers := describe_strangers(pipeline.config.get("domain"), text, args.image is not None):
-        print(strangers, file=sys.stderr)
-    print(f"seed {seed}", file=sys.stderr)
-    generator = torch.Generator().manual_seed(seed)
-    made: Any = pipeline(**arguments, modalities=args.modalities, generator=generator)
-    save(made, args.output)
-    print(f"wrote {args.output}")
+        tell(strangers)
+
+
+def tell(line: str) -> None:
+    """Say something about a call beside its result."""
+    print(line, file=sys.stderr)
+
+
+def draw_seed() -> int:
+    """A seed where none is given."""
+    return random.randint(0, LARGEST_SEED)
+
+
+def call_arguments(args: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, Any]:
+    """All arguments of a call of the pipeline but its generator; files are read, the model is not.
+
+    Args:
+        args: The words of `jova generate`.
+        tell: Told in one line what of the files is left out.
+    """
+    return {
+        **prompt_arguments(args),
+        **number_arguments(args),
+        **given_media(args, tell),
+        "modalities": args.modalities,
+    }
 
 
 def prompt_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -73,7 +107,7 @@ def number_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {"num_inference_steps": args.steps, **{name: getattr(args, name) for name in names}}
 
 
-def given_media(args: argparse.Namespace) -> dict[str, Any]:
+def given_media(args: argparse.Namespace, tell: Callable[[str], None] = tell) -> dict[str, Any]:
     """Image, sound and frames that the files hold, as the pipeline takes them."""
     given: dict[str, Any] = {"fit": args.fit}
     if args.image is not None:
@@ -81,14 +115,14 @@ def given_media(args: argparse.Namespace) -> dict[str, Any]:
             given["image"] = media.read_image(args.image)
     if args.video is not None:
         with errors_name("--video"):
-            given |= given_video(args)
+            given |= given_video(args, tell)
     if args.audio is not None:
         with errors_name("--audio"):
             given["audio"] = media.read_audio(args.audio, **part_of_file(args))
     return given
 
 
-def given_video(args: argparse.Namespace) -> dict[str, Any]:
+def given_video(args: argparse.Namespace, tell: Callable[[str], None] = tell) -> dict[str, Any]:
     """Frames at the clip's frame rate; where the clip is longer than they are, their sound goes on as well."""
     frame_rate = args.frame_rate or model_defaults(args.model).frame_rate
     part = part_of_file(args)
@@ -97,7 +131,7 @@ def given_video(args: argparse.Namespace) -> dict[str, Any]:
         return {"video": clip.frames}
     if args.num_frames is not None and args.num_frames > len(clip.frames):
         return {"video": clip.frames, "audio": clip}
-    print("the sound of `--video` is left out; give the file as `--audio` as well for it to stay", file=sys.stderr)
+    tell("the sound of `--video` is left out; give the file as `--audio` as well for it to stay")
     return {"video": clip.frames}
 
 
@@ -123,15 +157,24 @@ def load_pipeline(args: argparse.Namespace, device: torch.device) -> JoVAPipelin
         raise ValueError("`--cpu-offload` must be used with a GPU, got the device cpu; leave it out")
     dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
     pipeline: JoVAPipeline = JoVAPipeline.from_pretrained(args.model, dtype=dtype)
-    names = [f"lora_{index}" for index in range(len(args.lora))]
-    for name, adapter in zip(names, args.lora, strict=True):
+    for name, adapter in zip(adapter_names(args.lora), args.lora, strict=True):
         load_adapter(pipeline, name, adapter.source, args.skip_unknown)
-    if names:
-        pipeline.set_adapters(names, [adapter.scale for adapter in args.lora])
+    weigh_adapters(pipeline, args.lora)
     if args.cpu_offload:
         pipeline.enable_model_cpu_offload(device=device)
         return pipeline
     return pipeline.to(device)
+
+
+def adapter_names(adapters: Sequence[Adapter]) -> list[str]:
+    """The names under which adapters are loaded."""
+    return [f"lora_{index}" for index in range(len(adapters))]
+
+
+def weigh_adapters(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> None:
+    """Give all loaded adapters, in their order, their scales."""
+    if adapters:
+        pipeline.set_adapters(adapter_names(adapters), [adapter.scale for adapter in adapters])
 
 
 def load_adapter(pipeline: JoVAPipeline, name: str, source: str, skip_unknown: bool) -> None:

@@ -36,12 +36,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 def add_arguments(parser: Parser) -> None:
     """Add what a person changes by hand; what is left out comes from the model."""
     add = parser.add_argument
-    add(
-        "--model",
-        type=find_model,
-        default=find_model("jova-tiny"),
-        help="folder of a saved pipeline, or its hub name owner/name; jova-tiny if not given",
-    )
+    add_model_arguments(parser)
     add("--output", type=Path, required=True, help="file to write: .mp4, or .wav for sound alone")
     add("--prompt", help="what is to be seen, heard and said, in one text")
     for name, what in zip(PARTS, ("seen", "heard", "said"), strict=True):
@@ -64,6 +59,17 @@ def add_arguments(parser: Parser) -> None:
     add("--width", type=int, help="pixels")
     add("--num-frames", type=int, help="frames, 4k + 1")
     add("--frame-rate", type=float, help="frames per second")
+
+
+def add_model_arguments(parser: Parser) -> None:
+    """Add which model runs, with which adapters, where and how: what stays the same from clip to clip."""
+    add = parser.add_argument
+    add(
+        "--model",
+        type=find_model,
+        default=find_model("jova-tiny"),
+        help="folder of a saved pipeline, or its hub name owner/name; jova-tiny if not given",
+    )
     add("--lora", type=parse_adapter, action="append", default=[], metavar="PATH[:SCALE]", help="may be repeated")
     add("--skip-unknown", action="store_true", help="leave out what adapters hold for other models, and say how much")
     add("--device", help="cuda, mps or cpu; the fastest there is if not given")
@@ -74,6 +80,13 @@ def add_arguments(parser: Parser) -> None:
         help="of transformer and text encoders; bfloat16 on a GPU, float32 elsewhere",
     )
     add("--cpu-offload", action="store_true", help="keep on the GPU only what is working")
+
+
+def default_arguments() -> argparse.Namespace:
+    """What the words are where none is given, for a caller that has no command line; `output` is a name alone."""
+    parser = Parser()
+    add_arguments(parser)
+    return parser.parse_args(["--output", "clip.mp4"])
 
 
 def parse_adapter(text: str) -> Adapter:
@@ -90,6 +103,15 @@ def check(args: argparse.Namespace) -> None:
     check_output(args.output, has_video="video" in args.modalities)
     check_prompt(args)
     check_numbers(args)
+    check_model(args)
+    for option in ("image", "audio", "video"):
+        path = getattr(args, option)
+        if path is not None and not path.is_file():
+            raise ValueError(f"`--{option}` must be an existing file, got {path}")
+
+
+def check_model(args: argparse.Namespace) -> None:
+    """Refuse a model or an adapter that is not there."""
     check_source("--model", args.model)
     if Path(args.model).exists():
         read_index(Path(args.model))
@@ -99,10 +121,6 @@ def check(args: argparse.Namespace) -> None:
         if not math.isfinite(adapter.scale):
             raise ValueError(f"`--lora` must have a finite scale, got {adapter.scale}; 1 is the adapter as trained")
         check_source("--lora", adapter.source)
-    for option in ("image", "audio", "video"):
-        path = getattr(args, option)
-        if path is not None and not path.is_file():
-            raise ValueError(f"`--{option}` must be an existing file, got {path}")
 
 
 def check_prompt(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ to zero (JoVA, arXiv:2512.13677v1, Appendix A): the mouth, and nothing but the m
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -139,9 +139,12 @@ def describe_clip(clip: Clip, frame_rate: float, spatial_factor: int, temporal_f
 
 
 def previews(
-    samples: Sequence[Sample], settings: PrepareSettings, transcriber: Transcribe | None = None
+    samples: Sequence[Sample],
+    settings: PrepareSettings,
+    transcriber: Transcribe | None = None,
+    tell: Callable[[str], None] = tqdm.write,
 ) -> Iterator[tuple[Sample, Clip, int]]:
-    """Load the clips with a picture, each with the number that follow, and say what of a file is left out and why.
+    """Load the clips with a picture, each with the number that follow, and tell what of a file is left out and why.
 
     A file that is not read yet counts as one clip.
     """
@@ -151,10 +154,10 @@ def previews(
         try:
             recording = read_recording(sample, settings.clips, detector, transcriber)
         except (SkippedClipError, *BROKEN_CLIP_ERRORS) as error:
-            tqdm.write(f"{sample.source.name}: left out: {one_line(error)}")
+            tell(f"{sample.source.name}: left out: {one_line(error)}")
             continue
         used_s = sum(clip.bucket.num_frames for clip in recording.clips) / settings.clips.frame_rate
-        tqdm.write(describe_seconds(sample.source.name, used_s, recording.length_s, recording.unused_s))
+        tell(describe_seconds(sample.source.name, used_s, recording.length_s, recording.unused_s))
         for num_shown, clip in enumerate(recording.clips, start=1):
             yield sample, clip, len(recording.clips) - num_shown + len(samples) - num_read
 
@@ -165,6 +168,20 @@ def playable_sound(clip: Clip) -> tuple[NDArray[np.float32] | None, int | None]:
         return None, None
     rate = clip.sampling_rate if clip.sampling_rate in AAC_SAMPLING_RATES_HZ else COMMON_RATE_HZ
     return resample(clip.audio, clip.sampling_rate, rate), rate
+
+
+def write_preview(
+    path: Path,
+    clip: Clip,
+    frame_rate: float,
+    spatial_factor: int,
+    temporal_factor: int,
+    encoder: Encoder | None = None,
+) -> str:
+    """Write the views of a clip as a video with its sound; returns what they show in words."""
+    frames = compose(clip, spatial_factor, temporal_factor, encoder)
+    write_video(path, frames, frame_rate, *playable_sound(clip))
+    return describe_clip(clip, frame_rate, spatial_factor, temporal_factor)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -192,9 +209,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         for sample, clip, num_following in tqdm(shown, desc="previewing", unit="clip"):
             num_left = num_following
             paths.append(args.output / f"{len(paths):03d}-{sample.source.stem}.mp4")
-            frames = compose(clip, spatial_factor, temporal_factor, encoder)
-            write_video(paths[-1], frames, settings.clips.frame_rate, *playable_sound(clip))
-            said = describe_clip(clip, settings.clips.frame_rate, spatial_factor, temporal_factor)
+            said = write_preview(paths[-1], clip, settings.clips.frame_rate, spatial_factor, temporal_factor, encoder)
             tqdm.write(f"{paths[-1]}: {said}")
         if len(paths) == args.max_clips and num_left:
             at_least = "" if settings.clips.cut == "first" else "at least "
