@@ -158,7 +158,7 @@ class Page:
             clip, sound = (
                 str(folder / name) if (folder / name).exists() else None for name in ("clip.mp4", "sound.wav")
             )
-        return clip, sound, str(path), args.seed, "\n\n".join(made.lines)
+        return clip, sound, str(path), args.seed, "\n\n".join(map(on_page, made.lines))
 
     def arguments(self, values: dict[str, Any], folder: Path, as_given: bool) -> argparse.Namespace:
         """Check the values of the form as the words of `jova generate`."""
@@ -477,6 +477,8 @@ def page_errors() -> Iterator[None]:
     """Show what one sentence explains on the page, by the names that it has there."""
     try:
         yield
+    except gr.Error:  # a ValueError, made for the page
+        raise
     except torch.OutOfMemoryError as error:
         message = "the clip must fit into the memory; take fewer frames or a smaller size"
         raise gr.Error(message, print_exception=False) from error
@@ -512,24 +514,34 @@ def told_lines() -> Iterator[list[str]]:
         logger.removeHandler(collector)
 
 
-def serve(page: Page, **options: Any) -> gr.Blocks:
-    """Open a page; `options` go to Gradio's `launch`."""
-    blocks = page.build()
-    blocks.launch(share=page.args.share, run_history=False, ssr_mode=False, footer_links=["api"], **options)
+def open_page(page: Page) -> gr.Blocks:
+    """Open a page, for this machine alone unless more is asked for, and say where; it is open until it is closed."""
+    blocks, args = page.build(), page.args
+    _, local, public = blocks.launch(
+        server_name=args.host or (EVERYWHERE if os.environ.get("SPACE_ID") else LOOPBACK),
+        server_port=args.port,
+        share=args.share,
+        run_history=False,
+        ssr_mode=False,
+        footer_links=["api"],
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    print(f"the page is open at {local}" + (f" and, for everybody, at {public}" if public else ""), flush=True)
     return blocks
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:
-    """Load the model, open the page, and remove all files of it in the end."""
+    """Load the model, open the page until Ctrl-C, and remove all its files in the end."""
     signal.signal(signal.SIGTERM, end)
-    host = args.host or (EVERYWHERE if os.environ.get("SPACE_ID") else LOOPBACK)
     with tempfile.TemporaryDirectory(prefix="jova-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
             page = Page(args, load_pipeline(args, choose_device(args.device)))
-            serve(page, server_name=host, server_port=args.port)
+            blocks = open_page(page)
         except BAD_INPUT as error:
             parser.error(one_line(error))
+        blocks.block_thread()
 
 
 def end(_signal: int, _frame: FrameType | None) -> None:
