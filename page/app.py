@@ -384,7 +384,10 @@ class Page:
                 boxes = gr.File(label="Its boxes, where they are known (.boxes.json)", file_types=[".json", ".npy"])
                 show = gr.Button("Show the mask", variant="primary")
             with gr.Column():
-                outputs = [gr.Video(label="Boxes and latent mask"), gr.Markdown()]
+                outputs = [
+                    gr.Video(label="Boxes and latent mask", interactive=False, buttons=["download"]),
+                    gr.Markdown(),
+                ]
         show.click(self.preview, [clip, boxes], outputs, api_name="preview", concurrency_id="work")
 
     def lay_examples(self, fields: dict[str, Any]) -> None:
@@ -411,8 +414,8 @@ class Page:
 def lay_results() -> list[Any]:
     """Where a clip appears: its video, its sound, its settings, its seed, and what is to be said about it."""
     return [
-        gr.Video(label="Clip", interactive=False, autoplay=True, loop=True),
-        gr.Audio(label="Its sound (.wav)", type="filepath", interactive=False),
+        gr.Video(label="Clip", interactive=False, autoplay=True, loop=True, buttons=["download"]),
+        gr.Audio(label="Its sound (.wav)", type="filepath", interactive=False, buttons=["download"]),
         gr.File(label="Its settings (.json)", interactive=False),
         gr.Number(label="Its seed", precision=0, interactive=False),
         gr.Markdown(),

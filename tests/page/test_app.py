@@ -1,6 +1,7 @@
 """The page as those meet it who use it: through a server on a free port, by the calls that a browser makes."""
 
 import json
+import pickle
 import re
 import socket
 import threading
@@ -30,6 +31,8 @@ from diffusers_jova.page.app import LABELS, Page, open_page, read_settings
 from jova_cli.app import parse
 from jova_cli.generate import Adapter, default_arguments
 from jova_cli.generate import parse as parse_words
+from jova_cli.model_info import front_matter
+from tests.places import ROOT
 
 
 DOG = {"video_caption": "A cartoon dog barks on a blue background.", "audio_caption": "a dog barking"}
@@ -251,13 +254,6 @@ def test_an_own_voice_and_a_first_frame_are_used_and_what_is_left_out_is_told(us
     assert "are cut" in said
 
 
-def test_sound_alone_is_a_wav(user: Client) -> None:
-    clip, sound, *_ = user.predict(**SHORT, modalities=["audio"], api_name="/generate")
-    assert clip is None
-    waveform, rate = media.read_audio(sound)
-    assert abs(waveform.shape[1] / rate - 9 / FRAME_RATE) < 1 / FRAME_RATE
-
-
 def test_the_mouth_mask_of_a_clip_is_shown_by_its_boxes(user: Client, tmp_path: Path) -> None:
     drawn = make_clip(3, subject="speaker", num_frames=33)
     media.write_video(tmp_path / "a.mp4", drawn.frames, FRAME_RATE, drawn.waveform, drawn.sampling_rate)
@@ -288,3 +284,23 @@ def test_examples_and_licences_are_those_of_the_model(blocks: gr.Blocks) -> None
 
 def test_labels_name_the_options_of_the_command() -> None:
     assert set(LABELS) <= set(vars(default_arguments()))
+
+
+def test_what_zerogpu_runs_elsewhere_can_be_sent_there_and_back(
+    page: Page, user: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_if_elsewhere(*arguments: Any) -> Any:
+        return pickle.loads(pickle.dumps(page.make_clip(*pickle.loads(pickle.dumps(arguments)))))
+
+    monkeypatch.setattr(page, "compute", as_if_elsewhere)
+    clip, sound, *_ = user.predict(**SHORT, modalities=["audio"], api_name="/generate")
+    assert clip is None
+    waveform, rate = media.read_audio(sound)  # sound alone is a wav
+    assert abs(waveform.shape[1] / rate - 9 / FRAME_RATE) < 1 / FRAME_RATE
+
+
+def test_a_space_gets_the_gradio_that_is_tested() -> None:
+    values = front_matter(ROOT / "page")
+    assert f"gradio=={values['sdk_version']}" in (ROOT / "constraints.txt").read_text().split()
+    assert (ROOT / "page" / values["app_file"]).is_file()
+    assert values["license"] == "apache-2.0"
