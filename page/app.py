@@ -6,7 +6,6 @@ is made there by the settings that are saved beside it.
 
 import argparse
 import html
-import json
 import logging
 import os
 import secrets
@@ -50,9 +49,9 @@ from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.preparation import PrepareSettings
 from diffusers_jova.training.prepare import check_detector, clip_settings
 from diffusers_jova.training.preview import previews, write_preview
-from jova_cli import __version__
 from jova_cli import preview as preview_words
 from jova_cli.app import parse
+from jova_cli.clip_settings import MEDIA, read_settings, write_settings
 from jova_cli.generate import FITS, MODALITIES, Adapter, check, default_arguments, parse_adapter
 from jova_cli.model_info import describe_components
 from jova_cli.parser import Parser, one_line
@@ -64,17 +63,6 @@ UNKNOWN_S = 120  # that ZeroGPU reserves for a clip before any was measured
 MARGIN = 1.5  # of a reservation over the estimate: a cut-off clip is lost
 RUNNING = "running"  # the file in a clip's folder; cancelling removes it
 SILENT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # events that are no work
-ESTIMATED = (
-    "num_frames",
-    "width",
-    "height",
-    "frame_rate",
-    "steps",
-    "guidance_scale",
-    "audio_guidance_scale",
-    "modalities",
-)
-MEDIA = ("image", "audio", "video")
 # fmt: off
 LABELS = {  # name of the option: what the page calls it
     "video_caption": "Seen", "audio_caption": "Heard", "transcript": "Said", "prompt": "All three in one text",
@@ -83,6 +71,9 @@ LABELS = {  # name of the option: what the page calls it
     "guidance_scale": "Guidance", "audio_guidance_scale": "Guidance of the sound", "fit": "Other shapes",
     "modalities": "Made", "lora": "Adapters",
 }
+ESTIMATED = (  # what the time of a clip depends on
+    "num_frames", "width", "height", "frame_rate", "steps", "guidance_scale", "audio_guidance_scale", "modalities",
+)
 EXAMPLES = (  # seen, heard, said; a model of few things shows those that it knows
     ("A cartoon woman with tan skin and spiky red hair, wearing a navy shirt, speaks on a mint background.",
      "a female voice speaking", "hello blue moon"),
@@ -137,8 +128,8 @@ class Page:
         image: str | None = None,
         audio: str | None = None,
         video: str | None = None,
-        seed: int | None = None,
-        audio_guidance_scale: float | None = None,
+        seed: str = "",
+        audio_guidance_scale: str = "",
         as_given: bool = True,
         **fields: Any,
     ) -> tuple[str | None, str | None, str, int, str]:
@@ -154,7 +145,7 @@ class Page:
                 made = self.compute(args, progress)
             self.measured = made.measured
             path = folder / "settings.json"
-            path.write_text(json.dumps(self.settings(args, made.num_frames), indent=1), encoding="utf-8")
+            write_settings(path, args, self.model_name, made.num_frames)
             clip, sound = (
                 str(folder / name) if (folder / name).exists() else None for name in ("clip.mp4", "sound.wav")
             )
@@ -165,7 +156,9 @@ class Page:
         args = default_arguments()
         vars(args).update(vars(self.args) | values)
         args.prompt = values["prompt"] or None
-        args.seed = draw_seed() if values["seed"] is None else values["seed"]
+        seed = number_or_none("seed", values["seed"], int)
+        args.seed = draw_seed() if seed is None else seed
+        args.audio_guidance_scale = number_or_none("audio_guidance_scale", values["audio_guidance_scale"], float)
         for name in MEDIA:
             setattr(args, name, values[name] and Path(values[name]))
         if as_given and (args.audio or args.video):
@@ -238,19 +231,12 @@ class Page:
         ]
         for path in running:
             path.unlink(missing_ok=True)
-        return "Cancelled." if running else "Nothing was running."
+        return "Cancelled." if running else "Nothing of yours was running."
 
     def leave(self, request: gr.Request) -> None:
         """Remove the clips of a session that ends, also those that are still being made."""
         for folder in self.folders.pop(request.session_hash or "", []):
             shutil.rmtree(folder, ignore_errors=True)
-
-    def settings(self, args: argparse.Namespace, num_frames: int) -> dict[str, Any]:
-        """What makes a clip again, by the names of `jova generate`; of given files, their names."""
-        values = {name: getattr(args, name) for name in LABELS}
-        values |= {name: values[name] and values[name].name for name in MEDIA}
-        values |= {"num_frames": num_frames, "lora": [f"{source}:{scale:g}" for source, scale in args.lora]}
-        return {"diffusers_jova": __version__, "model": self.model_name, **values}
 
     def fill(self, path: str) -> list[Any]:
         """Values of the form from the settings that were saved beside a clip."""
@@ -269,8 +255,13 @@ class Page:
     def estimate(self, *shown: Any) -> str:
         """Say how long a clip is and how long it may take, from the values of the fields `ESTIMATED`."""
         values = dict(zip(ESTIMATED, shown, strict=True))
-        if not all(values[name] for name in ESTIMATED if name != "audio_guidance_scale"):
+        try:
+            scale = number_or_none("audio_guidance_scale", values.pop("audio_guidance_scale"), float)
+        except ValueError:  # half typed
             return ""
+        if not all(values.values()):
+            return ""
+        values["audio_guidance_scale"] = scale
         length = f"{values['num_frames']} frames are {values['num_frames'] / values['frame_rate']:.2f} s."
         if self.measured is None:
             return f"{length} How long it takes is not known yet: the first clip measures the steps of this machine."
@@ -325,7 +316,7 @@ class Page:
             self.connect(blocks, fields, outputs, estimate, start, stop)
             filled = [fields[name] for name in self.field_names if name not in MEDIA]
             refill.upload(self.fill, refill, filled, **SILENT)
-            again.click(lambda seed: seed, outputs[3], fields["seed"], **SILENT)
+            again.click(str, outputs[3], fields["seed"], **SILENT)
             blocks.unload(self.leave)
         return blocks.queue(max_size=self.args.queue_size, default_concurrency_limit=1)
 
@@ -348,7 +339,8 @@ class Page:
         frames = {"minimum": 1, "maximum": limits.num_frames, "step": limits.frame_multiple, "precision": 0}
         add(gr.Slider, "num_frames", value=defaults.num_frames, **frames)
         add(gr.Checkbox, "as_given", value=True, label="As long as my voice or video, where I give one")
-        add(gr.Number, "seed", precision=0, placeholder="drawn if empty")
+        # numbers that may be missing are texts: an empty number field of a browser says 0
+        add(gr.Textbox, "seed", value="", placeholder="drawn if empty")
         if words := [f"{adapter.source}:{adapter.scale:g}" for adapter in self.args.lora]:
             hint = "PATH:SCALE; what is not chosen has no effect"
             choice = {"choices": words, "value": words, "multiselect": True, "allow_custom_value": True, "info": hint}
@@ -362,7 +354,8 @@ class Page:
                 add(gr.Number, "steps", value=defaults.num_inference_steps, precision=0)
             with gr.Row():
                 add(gr.Number, "guidance_scale", value=defaults.guidance_scale)
-                add(gr.Number, "audio_guidance_scale", value=defaults.audio_guidance_scale, placeholder="as that one")
+                scale = "" if defaults.audio_guidance_scale is None else f"{defaults.audio_guidance_scale:g}"
+                add(gr.Textbox, "audio_guidance_scale", value=scale, placeholder="as that of the picture")
             add(gr.Textbox, "negative_prompt", value=defaults.negative_prompt)
             add(gr.Textbox, "prompt", value="", placeholder="in place of the three above")
             add(gr.CheckboxGroup, "modalities", choices=list(MODALITIES), value=list(MODALITIES))
@@ -385,7 +378,7 @@ class Page:
                 show = gr.Button("Show the mask", variant="primary")
             with gr.Column():
                 outputs = [
-                    gr.Video(label="Boxes and latent mask", interactive=False, buttons=["download"]),
+                    gr.Video(show_label=False, interactive=False, buttons=["download"]),
                     gr.Markdown(),
                 ]
         show.click(self.preview, [clip, boxes], outputs, api_name="preview", concurrency_id="work")
@@ -430,21 +423,19 @@ def licence_table(folder: Path) -> str:
     return "\n".join(["### Licences of the weights", "| component | class | licence |", "| --- | --- | --- |", *rows])
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read the settings that were saved beside a clip.
+def number_or_none(name: str, text: str, kind: type[int] | type[float]) -> float | None:
+    """The number in a text field; None where it is empty.
 
     Raises:
-        ValueError: If the file holds something else.
+        ValueError: If something else stands there.
     """
+    if not text:
+        return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return kind(text)
     except ValueError as error:
-        raise ValueError(f"the settings must be a JSON file, got {path.name} ({one_line(error)})") from error
-    known = {"diffusers_jova", "model", *LABELS}
-    if not isinstance(values, dict) or not set(values) <= known:
-        strangers = ", ".join(sorted(set(values) - known)) if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"the settings must be those of a clip of this page, got {strangers}; choose `settings.json`")
-    return values
+        what = "whole number" if kind is int else "number"
+        raise ValueError(f"`{name}` must be a {what}, got {text}; or leave it empty") from error
 
 
 class StepWatch:
