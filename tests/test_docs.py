@@ -28,7 +28,7 @@ from tests.tiny_checkpoints import convert_as_told
 
 
 README = ROOT / "README.md"
-ROOMS = ("conversion", "drawn", "evaluation", "recipes", "training")  # below diffusers_jova where it is installed
+ROOMS = ("conversion", "drawn", "evaluation", "page", "recipes", "training")  # installed below diffusers_jova
 TOOLS = ("build", "pip", "pytest", "twine", "venv")
 PAGES = [README, *sorted(ROOT.glob("model_cards/*/README.md"))]
 
