@@ -25,7 +25,6 @@ from uuid import uuid4
 import diffusers
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from jova_cli import __version__
@@ -34,6 +33,7 @@ from jova_cli.prompt_list import Row
 
 from .devices import choose_device
 from .generate import (
+    BAD_INPUT,
     OUT_OF_MEMORY,
     call_arguments,
     check_cost,
@@ -50,7 +50,7 @@ from .whole_files import FullDiskError, explained_full_disk, remove, write_text
 
 LIST = "clips.jsonl"  # what was made
 WORK = ".work"  # locks, and clips that are not whole yet
-ROW_ERRORS = (ValueError, FloatingPointError, OSError, ImportError, SafetensorError, torch.OutOfMemoryError)
+ROW_ERRORS = (*BAD_INPUT, torch.OutOfMemoryError)
 PLACES = ("output", "device", "cpu_offload", "yes")  # arguments that decide where, not what
 FILES = ("model", "image", "audio", "video")  # arguments whose content decides, not their path
 OF_A_CLIP = ("prompt", "video_caption", "audio_caption", "transcript", "seed")  # that clips of one batch differ in

@@ -1,12 +1,20 @@
-"""What a clip takes at least, before it is begun: memory and time, estimated from sizes and one measured product."""
+"""What a clip takes, estimated before it is begun.
+
+`estimate` needs no clip before: memory and time at least, from sizes and one measured product, so that what this
+machine hardly ends is refused. `Measured.estimate_s` tells those who wait how long the next clip probably takes, from
+the measured steps of the last.
+"""
 
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 
 from .generation_defaults import GenerationDefaults
+from .guidance import required_branches
 
 
 LONGEST_S = 24 * 3600.0  # of a run that nobody has to confirm
@@ -15,6 +23,7 @@ ROWS_KEPT = 12  # widths of a row that a block holds at once: residual, norm, pr
 PRODUCT_ROWS = 512  # of the product of matrices that is timed
 NUM_PRODUCTS = 5  # of which the fastest counts, since what is told is a least time
 SCHEDULE_BYTES = 32  # per step: two schedules, of sigmas and timesteps
+ALL_STEPS = (0.0, 1.0)
 UNITS = (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60))
 
 
@@ -30,8 +39,15 @@ class Estimate(NamedTuple):
     seconds: float
 
 
-def estimate(pipeline: Any, settings: GenerationDefaults, modalities: tuple[str, ...]) -> Estimate:
-    """Estimate one clip.
+def num_predictions(settings: GenerationDefaults, modalities: Sequence[str]) -> int:
+    """Predictions of the transformer in a step on which all guidance of the modalities holds, without given voices."""
+    settings = replace(settings, guidance_interval=ALL_STEPS, coupling_interval=ALL_STEPS, audio_speaker_scale=1.0)
+    guidance = settings.guidance()
+    return len(required_branches(*(guidance[name].weights(0, 1) for name in modalities)))
+
+
+def estimate(pipeline: Any, settings: GenerationDefaults, modalities: Sequence[str]) -> Estimate:
+    """Estimate what one clip takes at least.
 
     Args:
         pipeline: A loaded `JoVAPipeline`.
@@ -54,7 +70,7 @@ def estimate(pipeline: Any, settings: GenerationDefaults, modalities: tuple[str,
     num_weights = sum(weight.numel() for weight in pipeline.transformer.parameters())
     # a row passes the half of the weights that its modality has, and meets every other row in each layer
     operations = num_rows * num_weights + 4 * num_rows**2 * dim * num_layers
-    predictions = 1 + (settings.guidance_scale != 1) + (settings.coupling_scale != 1)
+    predictions = num_predictions(settings, modalities)
     operations *= settings.num_inference_steps * predictions
     rows_bytes = num_rows * dim * ROWS_KEPT * pipeline.transformer.dtype.itemsize * predictions
     frames_bytes = num_pixels * 3 * (4 + 4 + 1)  # decoded, brought to [0, 1], and as they are written
@@ -108,3 +124,69 @@ def in_words(seconds: float) -> str:
     """A time in the largest unit that it has at least one of."""
     name, unit = next(((name, unit) for name, unit in UNITS if seconds >= unit), ("seconds", 1))
     return f"{seconds / unit:,.1f} {name}"
+
+
+class Work(NamedTuple):
+    """What the time of a clip grows with, to compare it with another.
+
+    Attributes:
+        num_steps: Denoising steps.
+        num_predictions: Of the transformer per step, as many as guidance needs.
+        num_pixels: Of all frames.
+    """
+
+    num_steps: int
+    num_predictions: int
+    num_pixels: int
+
+    @classmethod
+    def of(cls, settings: GenerationDefaults, modalities: Sequence[str]) -> "Work":
+        """The work of a call with these settings."""
+        num_pixels = settings.num_frames * settings.height * settings.width
+        return cls(settings.num_inference_steps, num_predictions(settings, modalities), num_pixels)
+
+
+class Measured(NamedTuple):
+    """How long a clip took.
+
+    Attributes:
+        work: What it was.
+        step_s: Seconds per step.
+        rest_s: Seconds of all else: text, codecs, the file.
+    """
+
+    work: Work
+    step_s: float
+    rest_s: float
+
+    def estimate_s(self, work: Work) -> float:
+        """Seconds of another clip, if all grows with its pixels, and steps with their predictions.
+
+        Attention grows faster than that: a longer or larger clip than the measured one may take longer.
+        """
+        steps_s = self.step_s * work.num_steps * work.num_predictions / self.work.num_predictions
+        return (steps_s + self.rest_s) * work.num_pixels / self.work.num_pixels
+
+
+class StepClock:
+    """Takes the time at each step of a call, which begins now."""
+
+    def __init__(self) -> None:
+        self.started_s = time.monotonic()
+        self.times_s: list[float] = []
+
+    def tick(self) -> None:
+        """Take note that a step has ended."""
+        self.times_s.append(time.monotonic())
+
+    @property
+    def step_s(self) -> float:
+        """Mean seconds per step; the first, with all that goes before it, counts only where it is the only one."""
+        if len(self.times_s) < 2:
+            return self.times_s[-1] - self.started_s
+        return (self.times_s[-1] - self.times_s[0]) / (len(self.times_s) - 1)
+
+    def measure(self, work: Work) -> Measured:
+        """How long the call took until now."""
+        total_s = time.monotonic() - self.started_s
+        return Measured(work, self.step_s, max(total_s - len(self.times_s) * self.step_s, 0.0))

@@ -4,7 +4,7 @@ import argparse
 import math
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from jova_cli.file_arguments import as_options
-from jova_cli.generate import LARGEST_SEED
+from jova_cli.generate import LARGEST_SEED, Adapter
 from jova_cli.model_info import read_index
 from jova_cli.parser import Parser, one_line
 
@@ -28,6 +28,7 @@ from .processes import ALONE, Processes, joined_processes
 from .prompt import JoVAPrompt
 
 
+BAD_INPUT = (ValueError, FloatingPointError, OSError, ImportError, SafetensorError)  # what one sentence explains
 OUT_OF_MEMORY = "the clip must fit into the memory; use `--cpu-offload`, fewer frames or a smaller size"
 
 
@@ -38,7 +39,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             all_there = make_all(args, processes)
     except torch.OutOfMemoryError:
         parser.exit(1, f"{parser.prog}: {OUT_OF_MEMORY}\n")
-    except (ValueError, FloatingPointError, OSError, ImportError, SafetensorError) as error:
+    except BAD_INPUT as error:
         parser.error(one_line(error))
     if not all_there:
         parser.exit(1)
@@ -65,7 +66,7 @@ def generate(args: argparse.Namespace, processes: Processes = ALONE) -> None:
     check_cost(pipeline, args, arguments)
     if processes.is_main:
         tell_strangers(pipeline, args)
-        print(f"seed {seed}", file=sys.stderr)
+        tell(f"seed {seed}")
     else:
         pipeline.set_progress_bar_config(disable=True)
     made: Any = pipeline(**arguments, generator=torch.Generator().manual_seed(seed))
@@ -79,24 +80,34 @@ def draw_seed(args: argparse.Namespace) -> int:
     return random.randint(0, LARGEST_SEED) if args.seed is None else args.seed
 
 
-def tell_strangers(pipeline: JoVAPipeline, args: argparse.Namespace) -> None:
+def tell(line: str) -> None:
+    """Say something about a call beside its result."""
+    print(line, file=sys.stderr)
+
+
+def tell_strangers(pipeline: JoVAPipeline, args: argparse.Namespace, tell: Callable[[str], None] = tell) -> None:
     """Say what of a prompt a model of few things may not know."""
     text = args.prompt or " ".join((args.video_caption, args.audio_caption, args.transcript))
     if strangers := describe_strangers(pipeline.config.get("domain"), text, args.image is not None):
-        print(strangers, file=sys.stderr)
+        tell(strangers)
 
 
-def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of the pipeline's call, but for the generator; the files that are given are read."""
-    return {**prompt_arguments(args), **number_arguments(args), **given_media(args), "modalities": args.modalities}
+def call_arguments(args: argparse.Namespace, tell: Callable[[str], None] = tell) -> dict[str, Any]:
+    """Arguments of the pipeline's call, but for the generator; the files that are given are read.
+
+    Args:
+        args: The words of a single clip.
+        tell: Told in one line what of the files is left out.
+    """
+    given = given_media(args, tell)
+    return {**prompt_arguments(args), **number_arguments(args), **given, "modalities": args.modalities}
 
 
 def check_cost(pipeline: JoVAPipeline, args: argparse.Namespace, arguments: dict[str, Any]) -> None:
     """Refuse a clip that this machine hardly ends, unless it is confirmed; what none makes is left to the call."""
     if args.yes:
         return
-    names = ("num_inference_steps", "height", "width", "num_frames", "frame_rate", "guidance_scale")
-    settings = pipeline.defaults.override(**{name: arguments[name] for name in names})
+    settings = pipeline.defaults.override(**number_arguments(args))
     if args.num_frames is None and "video" in arguments:
         settings = settings.override(num_frames=len(arguments["video"]))
     elif args.num_frames is None and "audio" in arguments:
@@ -120,7 +131,7 @@ def number_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {"num_inference_steps": args.steps, **{name: getattr(args, name) for name in names}}
 
 
-def given_media(args: argparse.Namespace) -> dict[str, Any]:
+def given_media(args: argparse.Namespace, tell: Callable[[str], None] = tell) -> dict[str, Any]:
     """Image, sound and frames that the files hold, as the pipeline takes them."""
     given: dict[str, Any] = {"fit": args.fit}
     if args.image is not None:
@@ -128,14 +139,14 @@ def given_media(args: argparse.Namespace) -> dict[str, Any]:
             given["image"] = media.read_image(args.image)
     if args.video is not None:
         with errors_name("--video"):
-            given |= given_video(args)
+            given |= given_video(args, tell)
     if args.audio is not None:
         with errors_name("--audio"):
             given["audio"] = media.read_audio(args.audio, **part_of_file(args))
     return given
 
 
-def given_video(args: argparse.Namespace) -> dict[str, Any]:
+def given_video(args: argparse.Namespace, tell: Callable[[str], None] = tell) -> dict[str, Any]:
     """Frames at the clip's frame rate; where the clip is longer than they are, their sound goes on as well."""
     frame_rate = args.frame_rate or model_defaults(args.model).frame_rate
     part = part_of_file(args)
@@ -144,7 +155,7 @@ def given_video(args: argparse.Namespace) -> dict[str, Any]:
         return {"video": clip.frames}
     if args.num_frames is not None and args.num_frames > len(clip.frames):
         return {"video": clip.frames, "audio": clip}
-    print("the sound of `--video` is left out; give the file as `--audio` as well for it to stay", file=sys.stderr)
+    tell("the sound of `--video` is left out; give the file as `--audio` as well for it to stay")
     return {"video": clip.frames}
 
 
@@ -170,15 +181,24 @@ def load_pipeline(args: argparse.Namespace, device: torch.device) -> JoVAPipelin
         raise ValueError("`--cpu-offload` must be used with a GPU, got the device cpu; leave it out")
     dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
     pipeline: JoVAPipeline = JoVAPipeline.from_pretrained(args.model, dtype=dtype)
-    names = [f"lora_{index}" for index in range(len(args.lora))]
-    for name, adapter in zip(names, args.lora, strict=True):
+    for name, adapter in zip(adapter_names(args.lora), args.lora, strict=True):
         load_adapter(pipeline, name, adapter.source, args.skip_unknown)
-    if names:
-        pipeline.set_adapters(names, [adapter.scale for adapter in args.lora])
+    weigh_adapters(pipeline, args.lora)
     if args.cpu_offload:
         pipeline.enable_model_cpu_offload(device=device)
         return pipeline
     return pipeline.to(device)
+
+
+def adapter_names(adapters: Sequence[Adapter]) -> list[str]:
+    """The names under which adapters are loaded."""
+    return [f"lora_{index}" for index in range(len(adapters))]
+
+
+def weigh_adapters(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> None:
+    """Give all loaded adapters, in their order, their scales."""
+    if adapters:
+        pipeline.set_adapters(adapter_names(adapters), [adapter.scale for adapter in adapters])
 
 
 def load_adapter(pipeline: JoVAPipeline, name: str, source: str, skip_unknown: bool) -> None:

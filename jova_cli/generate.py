@@ -59,12 +59,7 @@ def said_of_interrupt(args: argparse.Namespace) -> str:
 def add_arguments(parser: Parser) -> None:
     """Add what a person changes by hand; what is left out comes from the model."""
     add, of_tiny = parser.add_argument, own_values(SHIPPED)
-    add(
-        "--model",
-        type=find_model,
-        default=find_model(SHIPPED),
-        help="folder of a saved pipeline, or its hub name owner/name; jova-tiny if not given",
-    )
+    add_model_arguments(parser)
     add("--output", type=Path, required=True, help="file to write: .mp4, or .wav for sound alone; a folder for a list")
     add("--prompt", help="what is to be seen, heard and said, in one text")
     for name, what in zip(PARTS, ("seen", "heard", "said"), strict=True):
@@ -85,6 +80,20 @@ def add_arguments(parser: Parser) -> None:
     add("--width", type=int, help=f"pixels{of_tiny['width']}")
     add("--num-frames", type=int, help=f"frames, 4k + 1{of_tiny['num_frames']}")
     add("--frame-rate", type=float, help=f"frames per second{of_tiny['frame_rate']}")
+    add("--no-metadata", action="store_true", help="do not write into the file that it was generated, and how")
+    add("--sign-certificate", type=Path, metavar="PEM", help="sign what the file says, after C2PA, with --sign-key")
+    add("--sign-key", type=Path, metavar="PEM", help="private key of --sign-certificate")
+
+
+def add_model_arguments(parser: Parser) -> None:
+    """Add which model runs, with which adapters, where and how far: what stays the same from clip to clip."""
+    add = parser.add_argument
+    add(
+        "--model",
+        type=find_model,
+        default=find_model(SHIPPED),
+        help="folder of a saved pipeline, or its hub name owner/name; jova-tiny if not given",
+    )
     add("--lora", type=parse_adapter, action="append", default=[], metavar="PATH[:SCALE]", help="may be repeated")
     add("--skip-unknown", action="store_true", help="leave out what adapters hold for other models, and say how much")
     add("--device", help="cuda, mps or cpu; the fastest there is if not given")
@@ -96,9 +105,6 @@ def add_arguments(parser: Parser) -> None:
     )
     add("--cpu-offload", action="store_true", help="keep on the GPU only what is working")
     add("--yes", action="store_true", help="begin even what is estimated to take more than the memory, or than a day")
-    add("--no-metadata", action="store_true", help="do not write into the file that it was generated, and how")
-    add("--sign-certificate", type=Path, metavar="PEM", help="sign what the file says, after C2PA, with --sign-key")
-    add("--sign-key", type=Path, metavar="PEM", help="private key of --sign-certificate")
 
 
 def own_values(model: str) -> defaultdict[str, str]:
@@ -130,6 +136,13 @@ def add_sharing_arguments(parser: Parser) -> None:
     group("--ray", action="store_true", help="share the rows on a Ray cluster, or start a local one")
     group("--num-processes", type=int, default=1, help="Ray actors that share the rows, each with its own GPU")
     group("--context-parallel", type=int, default=1, metavar="N", help="N processes of torchrun share each clip")
+
+
+def default_arguments() -> argparse.Namespace:
+    """What the words are where none is given, for a caller that has no command line; `output` is a name alone."""
+    parser = Parser()
+    add_arguments(parser)
+    return parser.parse_args(["--output", "clip.mp4"])
 
 
 def parse_adapter(text: str) -> Adapter:
@@ -179,6 +192,16 @@ def check_clip(args: argparse.Namespace) -> None:
     check_suffix("--output", args.output, ".mp4" if "video" in args.modalities else ".wav")
     check_prompt(args)
     check_numbers(args)
+    check_model(args)
+    check_signature(args)
+    for option in ("image", "audio", "video"):
+        path = getattr(args, option)
+        if path is not None:
+            check_file(f"--{option}", path)
+
+
+def check_model(args: argparse.Namespace) -> None:
+    """Refuse a model or an adapter that is not there."""
     check_source("--model", args.model)
     if Path(args.model).exists():
         read_index(Path(args.model))
@@ -190,11 +213,6 @@ def check_clip(args: argparse.Namespace) -> None:
         check_source("--lora", adapter.source)
         if Path(adapter.source).exists():
             check_readable("--lora", Path(adapter.source), "name the file or the folder of an adapter")
-    check_signature(args)
-    for option in ("image", "audio", "video"):
-        path = getattr(args, option)
-        if path is not None:
-            check_file(f"--{option}", path)
 
 
 def check_prompt(args: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from .parser import Parser, one_line
 
 COMMANDS = {  # command: its module here, what it does
     "generate": ("generate", "make a clip"),
+    "app": ("app", "make clips on a page in the browser"),
     "demo": ("demo", "let jova-tiny speak, in two clips and a contact sheet"),
     "info": ("info", "show what a model consists of, or how a clip was made"),
     "prepare": ("prepare", "encode a data set once, for training"),
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             work = importlib.import_module(command.WORK)
         except ImportError as error:
-            parser.error(f"{one_line(error)}; install the package with its extra `train`")
+            extra = getattr(command, "EXTRA", "train")
+            parser.error(f"{one_line(error)}; install the package with its extra `{extra}`")
         work.execute(parser, args)
 
     parser.run(import_and_work, args)

@@ -18,6 +18,12 @@ to zero (JoVA, arXiv:2512.13677v1, Appendix A): the mouth, and nothing but the m
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
     """Read the words, and refuse what cannot work."""
     parser = Parser(kept, prog="jova preview", description=DESCRIPTION)
+    add_arguments(parser)
+    return parser, parser.parse_checked(argv, check)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add what is shown, and how."""
     add_clip_arguments(parser)
     parser.add_argument("output", type=Path, help="folder for the previews, one mp4 for each clip")
     parser.add_argument("--max-clips", type=int, default=8, help="how many clips to show")
@@ -26,7 +32,6 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
         "--subtitles", action="store_true", help="burn in what is said, and write it as .srt where its times are known"
     )
     parser.add_argument("--device", help="for --debug-mouth-mask; a GPU of CUDA if there is one, else the CPU")
-    return parser, parser.parse_checked(argv, check)
 
 
 def kept(args: argparse.Namespace) -> str:

@@ -33,7 +33,7 @@ NEEDED = (  # files without which a command cannot work, beside its code
     "diffusers_jova/model_cards/jova-1.6b/transformer/config.json",
 )
 ROOT = Path(__file__).parents[1]
-ROOMS = ("conversion", "drawn", "evaluation", "recipes", "training")
+ROOMS = ("conversion", "drawn", "evaluation", "page", "recipes", "training")
 LOAD_AS_ENGINES_DO = """
 import sys
 from importlib.metadata import entry_points
@@ -43,7 +43,8 @@ from diffusers import DiffusionPipeline
 print(type(DiffusionPipeline.from_pretrained(sys.argv[2])).__name__)
 """
 FIND_MODEL = "from jova_cli.shipped import find_model; print(find_model('jova-tiny'))"
-COMMANDS = ("generate", "demo", "info", "prepare", "preview", "train", "train-lora", "presets", "assemble", "convert")
+COMMANDS = ("generate", "app", "demo", "info", "prepare", "preview", "train", "train-lora", "presets", "assemble")
+COMMANDS += ("convert",)
 SHORT = ["steps=2", "batch_size=1", "mixed_precision=no", "warmup_steps=0", "checkpoint_every=2", "log_every=1"]
 
 

@@ -28,7 +28,7 @@ from tests.tiny_checkpoints import convert_as_told
 
 
 README = ROOT / "README.md"
-ROOMS = ("conversion", "drawn", "evaluation", "recipes", "training")  # below diffusers_jova where it is installed
+ROOMS = ("conversion", "drawn", "evaluation", "page", "recipes", "training")  # installed below diffusers_jova
 TOOLS = ("build", "pip", "pytest", "twine", "venv")
 PAGES = [README, *sorted(ROOT.glob("model_cards/*/README.md"))]
 
@@ -160,6 +160,8 @@ def test_the_commands_of_the_readme_are_ones_that_exist(tmp_path: Path, monkeypa
     assert commands, "README.md lost its command line"
     monkeypatch.chdir(tmp_path)
     Path("list.jsonl").write_text('{"prompt": "a dog"}')
+    Path("clips").mkdir()
+    Path("clips/a.txt").write_text("a dog")
     for command in commands:
         _, name, *words = shlex.split(command)
         importlib.import_module(f"jova_cli.{COMMANDS[name][0]}").parse(words)
@@ -181,7 +183,7 @@ def test_no_page_or_message_names_a_command_that_does_not_exist() -> None:
         text = path.read_text(encoding="utf-8")
         for words in re.findall(r"(?:`|\$\(|^ *)jova ([a-z][\w-]*)", text, re.MULTILINE):
             assert words in COMMANDS, f"{path} names `jova {words}`"
-        for module in re.findall(r"(?:python3?|torchrun|launch)\b[^`\n]* -m ([\w.]+)", text):
+        for module in re.findall(r"(?:python3?|torchrun|launch)\b[^`\n]* -m (\w[\w.]*)", text):
             assert module in TOOLS or importlib.util.find_spec(module), f"{path} names {module}"
             assert not module.startswith(ROOMS), f"{path} names {module}, which has another name where it is installed"
         for module in re.findall(rf"`((?:{'|'.join(ROOMS)})\.[\w.]+)`", text):

@@ -20,6 +20,7 @@ ARROWS = {  # room: the rooms that it may import from, besides itself and jova_c
     "training":        {"diffusers_jova", "training/data", "training/loop", "evaluation"},
     "recipes":         {"diffusers_jova", "training", "training/data", "training/loop", "training/codecs", "drawn",
                         "evaluation"},
+    "page":            {"diffusers_jova", "training", "training/data"},
     "benchmarks":      {"diffusers_jova", "training/data", "training/loop"},
     "comfyui":         set(),  # it asks for modules of the package by name, while a node runs
 }

@@ -7,7 +7,7 @@ to zero (JoVA, arXiv:2512.13677v1, Appendix A): the mouth, and nothing but the m
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -151,9 +151,12 @@ def describe_clip(clip: Clip, settings: ClipSettings, spatial_factor: int, tempo
 
 
 def previews(
-    samples: Sequence[Sample], settings: PrepareSettings, transcriber: Transcribe | None = None
+    samples: Sequence[Sample],
+    settings: PrepareSettings,
+    transcriber: Transcribe | None = None,
+    tell: Callable[[str], None] = tqdm.write,
 ) -> Iterator[tuple[Sample, Clip, int]]:
-    """Cut the clips with a picture, each with the number that may follow, and say what of a file is left out and why.
+    """Cut the clips with a picture, each with the number that may follow, and tell what of a file is left out and why.
 
     A file that is not read yet counts as one clip.
     """
@@ -164,14 +167,14 @@ def previews(
         try:
             recording = read_recording(sample, settings.clips, detector, transcriber)
             planned_s = recording.length_s - sum(recording.unused_s.values())
-            tqdm.write(describe_seconds(name, planned_s, recording.length_s, recording.unused_s))
+            tell(describe_seconds(name, planned_s, recording.length_s, recording.unused_s))
             for num_shown, clip in enumerate(recording.clips, start=1):
                 yield sample, clip, len(recording.segments) - num_shown + num_left
             used_s = recording.length_s - sum(recording.unused_s.values())
             if used_s < planned_s:
-                tqdm.write(describe_seconds(name, used_s, recording.length_s, recording.unused_s))
+                tell(describe_seconds(name, used_s, recording.length_s, recording.unused_s))
         except (SkippedClipError, BrokenFileError) as error:
-            tqdm.write(f"{name}: left out: {as_options(one_line(error))}")
+            tell(f"{name}: left out: {as_options(one_line(error))}")
 
 
 def spoken_parts(sample: Sample, clip: Clip, frame_rate: float) -> Sequence[Speech]:
@@ -187,6 +190,34 @@ def playable_sound(clip: Clip) -> tuple[NDArray[np.float32] | None, int | None]:
         return None, None
     rate = clip.sampling_rate if clip.sampling_rate in AAC_SAMPLING_RATES_HZ else COMMON_RATE_HZ
     return resample(clip.audio, clip.sampling_rate, rate), rate
+
+
+def write_preview(
+    path: Path,
+    clip: Clip,
+    settings: ClipSettings,
+    factors: tuple[int, int],
+    encoder: Encoder | None = None,
+    spoken: Sequence[Speech] | None = None,
+) -> str:
+    """Write the views of a clip as a video with its sound.
+
+    Args:
+        path: File to write.
+        clip: What is shown.
+        settings: By which it was cut.
+        factors: Pixels per latent cell, and frames per latent after the first.
+        encoder: Shows the clip decoded as well.
+        spoken: Subtitles to burn in; None for none.
+
+    Returns:
+        What the views show, in words.
+    """
+    frames = compose(clip, *factors, encoder)
+    if spoken is not None:
+        frames = burn_in(frames, settings.frame_rate, spoken)
+    write_video(path, frames, settings.frame_rate, *playable_sound(clip))
+    return describe_clip(clip, settings, *factors)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -217,15 +248,10 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         for sample, clip, num_following in tqdm(shown, desc="previewing", unit="clip"):
             num_left = num_following
             paths.append(args.output / f"{len(paths):03d}-{sample.source.stem}.mp4")
-            frames = compose(clip, spatial_factor, temporal_factor, encoder)
-            if args.subtitles:
-                frames = burn_in(
-                    frames, settings.clips.frame_rate, spoken_parts(sample, clip, settings.clips.frame_rate)
-                )
-                if clip.speech:
-                    write_subtitles(paths[-1].with_suffix(".srt"), clip.speech)
-            write_video(paths[-1], frames, settings.clips.frame_rate, *playable_sound(clip))
-            said = describe_clip(clip, settings.clips, spatial_factor, temporal_factor)
+            spoken = spoken_parts(sample, clip, settings.clips.frame_rate) if args.subtitles else None
+            if args.subtitles and clip.speech:
+                write_subtitles(paths[-1].with_suffix(".srt"), clip.speech)
+            said = write_preview(paths[-1], clip, settings.clips, (spatial_factor, temporal_factor), encoder, spoken)
             tqdm.write(f"{paths[-1]}: {said}")
         if len(paths) == args.max_clips and num_left:
             about = "" if settings.clips.cut == "first" else "about "

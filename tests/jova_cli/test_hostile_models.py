@@ -103,13 +103,10 @@ def test_info_refuses_a_hostile_model(case: str, tmp_path: Path, capsys: pytest.
         ("transformer/config.json", "null", r"transformer/config.json` must be a JSON object, got null"),
         ("scheduler/scheduler_config.json", "[]", r"scheduler_config.json` must be a JSON object"),
         ("scheduler/scheduler_config.json", '{"shift": Infinity}', "`shift` must be positive and finite, got inf"),
-        ("scheduler/scheduler_config.json", '{"shift": "x"}', r"configs hold what its components take, got TypeError"),
+        ("scheduler/scheduler_config.json", '{"shift": "x"}', r"`shift` must be a number, got 'x'"),
         ("scheduler/scheduler_config.json", '{"num_train_timesteps": 0.5}', "`num_train_timesteps` must be a whole"),
-        (
-            "transformer/config.json",
-            '{"num_layers": "x"}',
-            "whose configs hold what its components take",
-        ),
+        ("transformer/config.json", '{"num_layers": "x"}', "`num_layers` must be a whole number, got 'x'"),
+        ("transformer/config.json", '{"patch_size": 3}', r"configs hold what its components take, got TypeError"),
     ],
 )
 def test_loading_refuses_a_hostile_model(

@@ -68,6 +68,9 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
             r"`--prompts` must be an existing .jsonl or .csv file",
         ),
         ([*CLIP, "clip.mp4", "--dtype", "int8"], r"argument --dtype: invalid choice: 'int8'"),
+        (["app", "--port", "0"], r"jova app: `--port` must be from 1 to 65535, got 0; leave it out for a free one"),
+        (["app", "--queue-size", "0"], r"jova app: `--queue-size` must be at least 1, got 0"),
+        (["app", "--model", "nowhere"], r"jova app: `--model` must be an existing path or a hub name"),
         (["demo", "--output", "demo.gif"], r"jova demo: `--output` must end in .mp4, got demo.gif; use demo.mp4"),
         (["demo", "--model", "nowhere"], r"`--model` must be the folder of a saved JoVAPipeline, got `nowhere`"),
         (["info", "nowhere"], r"jova info: the model must be a folder with a `model_index.json`, got nowhere"),
@@ -102,6 +105,19 @@ def test_what_only_reads_loads_nothing() -> None:
     assert {"lora", "stage1_video", "accelerate/fsdp"} <= {line.split()[0] for line in text.splitlines()}
     code, text, _ = run("presets", "accelerate/fsdp")
     assert "fsdp_config" in Path(text.strip()).read_text()
+
+
+def test_a_command_without_its_extra_says_which_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)  # as where it is not installed
+    monkeypatch.delitem(sys.modules, "diffusers_jova.page.app", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["app"])
+    assert ended.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("jova app: ")
+    assert said.endswith("; install the package with its extra `app`")
 
 
 def test_an_unexpected_error_of_a_command_shows_where_it_arose(monkeypatch: pytest.MonkeyPatch) -> None:

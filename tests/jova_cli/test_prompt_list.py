@@ -28,7 +28,7 @@ def only_refusal(args: Namespace) -> Refusal:
 
 
 def test_every_option_of_a_single_clip_is_a_column(tmp_path: Path) -> None:
-    (tmp_path / "face.png").touch()
+    (tmp_path / "face.png").write_bytes(b"not empty")
     words = ["--video-caption", "a man", "--transcript=-5 degrees", "--image", str(tmp_path / "face.png")]
     words += ["--fit", "contain", "--modalities", "audio", "video", "--seed", "3", "--steps", "4", "--height", "32"]
     words += ["--guidance-scale", "2.5", "--lora", "a/b:0.5", "--lora", "c/d", "--skip-unknown", "--dtype", "bf16"]
@@ -171,7 +171,7 @@ def test_the_readme_turns_verse_bench_into_a_list(tmp_path: Path, monkeypatch: p
     (block,) = re.findall(r"^```python\n([^`]*verse_bench[^`]*)^```", (ROOT / "README.md").read_text(), re.MULTILINE)
     folder = tmp_path / "verse_bench" / "set1"
     folder.mkdir(parents=True)
-    (folder / "00023.jpg").touch()
+    (folder / "00023.jpg").write_bytes(b"not empty")
     item = {"video_prompt": "a man", "audio_prompt": ["rain", "wind"], "speech_prompt": {"text": "hello"}}
     (folder / "00023.json").write_text(json.dumps(item))
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,106 @@
+"""The form of the page: a field for each option of `jova generate`, with the name that it has there."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from diffusers_jova.latent_lengths import whole_frames
+from diffusers_jova.pipeline_jova import JoVAPipeline
+from jova_cli.clip_limits import ClipLimits
+from jova_cli.file_arguments import FITS
+from jova_cli.generate import MODALITIES, Adapter
+
+
+BEYOND_DEFAULT = 2  # lengths and sizes of the default that sliders go to, where a model has no limit
+# fmt: off
+LABELS = {  # name of the option: what the page calls it
+    "video_caption": "Seen", "audio_caption": "Heard", "transcript": "Said", "prompt": "All three in one text",
+    "negative_prompt": "Away from", "image": "First frame", "audio": "Own voice", "video": "Own video", "seed": "Seed",
+    "num_frames": "Frames", "width": "Width", "height": "Height", "frame_rate": "Frames per second", "steps": "Steps",
+    "guidance_scale": "Guidance", "audio_guidance_scale": "Guidance of the sound", "fit": "Other shapes",
+    "modalities": "Made", "lora": "Adapters",
+}
+# fmt: on
+
+
+def lay_form(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> dict[str, Any]:
+    """What a call is made of: a component for each option."""
+    defaults, largest = pipeline.defaults, largest_clip(pipeline)
+    spatial_factor = pipeline.video_codec.spatial_factor
+    height_px, width_px = (spatial_factor * patch for patch in pipeline.transformer.config.patch_size[1:])
+    fields: dict[str, Any] = {}
+
+    def add(kind: Any, name: str, **options: Any) -> None:
+        fields[name] = kind(label=LABELS.get(name, options.pop("label", None)), **options)
+
+    def slide(name: str, least: int, step: int) -> None:
+        ends = {"minimum": least, "maximum": getattr(largest, name), "step": step}
+        add(gr.Slider, name, value=getattr(defaults, name), precision=0, **ends)
+
+    for name, hint in (("video_caption", "what is seen"), ("audio_caption", "heard"), ("transcript", "and said")):
+        add(gr.Textbox, name, value="", placeholder=hint, lines=3 if name == "video_caption" else 1)
+    with gr.Row():
+        add(gr.Image, "image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=200)
+        add(gr.Audio, "audio", type="filepath")
+    with gr.Accordion("A video of yours, to get a sound or to go on", open=False):
+        add(gr.Video, "video", sources=["upload"], height=200)
+    slide("num_frames", 1, pipeline.temporal_factor)
+    add(gr.Checkbox, "as_given", value=True, label="As long as my voice or video, where I give one")
+    # numbers that may be missing are texts: an empty number field of a browser says 0
+    add(gr.Textbox, "seed", value="", placeholder="drawn if empty")
+    if words := [f"{adapter.source}:{adapter.scale:g}" for adapter in adapters]:
+        hint = "PATH:SCALE; what is not chosen has no effect"
+        choice = {"choices": words, "value": words, "multiselect": True, "allow_custom_value": True, "info": hint}
+        add(gr.Dropdown, "lora", **choice)
+    with gr.Accordion("More settings", open=False):
+        with gr.Row():
+            slide("width", width_px, width_px)
+            slide("height", height_px, height_px)
+        with gr.Row():
+            add(gr.Number, "frame_rate", value=defaults.frame_rate)
+            add(gr.Number, "steps", value=defaults.num_inference_steps, precision=0)
+        with gr.Row():
+            add(gr.Number, "guidance_scale", value=defaults.guidance_scale)
+            scale = "" if defaults.audio_guidance_scale is None else f"{defaults.audio_guidance_scale:g}"
+            add(gr.Textbox, "audio_guidance_scale", value=scale, placeholder="as that of the picture")
+        add(gr.Textbox, "negative_prompt", value=defaults.negative_prompt)
+        add(gr.Textbox, "prompt", value="", placeholder="in place of the three above")
+        add(gr.CheckboxGroup, "modalities", choices=list(MODALITIES), value=list(MODALITIES))
+        hint = "of a given picture: crop, fill with black, bend"
+        add(gr.Radio, "fit", choices=list(FITS), value=FITS[0], info=hint)
+    return fields
+
+
+def largest_clip(pipeline: JoVAPipeline) -> ClipLimits:
+    """The largest clip that a model makes; one that has no limit gets one beside its defaults, for the sliders."""
+    own = pipeline.defaults
+    if limits := pipeline.clip_limits(MODALITIES, own.frame_rate):
+        return limits
+    num_frames, height, width = (BEYOND_DEFAULT * value for value in (own.num_frames, own.height, own.width))
+    return ClipLimits(whole_frames(num_frames, pipeline.temporal_factor), height, width, num_audio_latents=sys.maxsize)
+
+
+def number_or_none(name: str, text: str, kind: type[int] | type[float]) -> float | None:
+    """The number in a text field; None where it is empty.
+
+    Raises:
+        ValueError: If something else stands there.
+    """
+    if not text:
+        return None
+    try:
+        return kind(text)
+    except ValueError as error:
+        what = "whole number" if kind is int else "number"
+        raise ValueError(f"`{name}` must be a {what}, got {text}; or leave it empty") from error
+
+
+def on_page(message: str) -> str:
+    """A message about options and arguments, with the names that the page has for them."""
+    names = {**LABELS, "num_inference_steps": LABELS["steps"]}
+    for name, label in names.items():
+        for said in (f"`--{name.replace('_', '-')}`", f"`{name}`"):
+            message = message.replace(said, f"`{label}`")
+    return message

@@ -1,0 +1,37 @@
+"""The sliders of the page go as far as a call takes, and not further."""
+
+import pytest
+
+
+pytest.importorskip("gradio")
+
+import gradio as gr
+
+from diffusers_jova.page.form import BEYOND_DEFAULT, LABELS, largest_clip, lay_form
+from jova_cli.clip_settings import NAMES
+from jova_cli.generate import default_arguments
+from tests.tiny_pipeline import DEFAULTS, build_tiny_pipeline, build_wan_transformer
+
+
+def test_the_sliders_end_where_the_model_does() -> None:
+    pipeline = build_tiny_pipeline()
+    with gr.Blocks(analytics_enabled=False):
+        fields = lay_form(pipeline, [])
+    ends = {name: (fields[name].minimum, fields[name].maximum, fields[name].step) for name in ("num_frames", "height")}
+    assert ends == {"num_frames": (1, 61, 4), "height": (16, 256, 16)}
+    arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent"}
+    for name, (_, most, step) in ends.items():
+        assert pipeline("a dog", **{"num_frames": 1, **arguments, name: most}).frames is not None
+        with pytest.raises(ValueError, match=f"`{name}` must be at most {most} .*, got {most + step}"):
+            pipeline("a dog", **{"num_frames": 1, **arguments, name: most + step})
+
+
+def test_a_model_without_limits_has_sliders_that_end_beside_its_defaults() -> None:
+    largest = largest_clip(build_tiny_pipeline(transformer=build_wan_transformer()))
+    assert largest.height == BEYOND_DEFAULT * DEFAULTS["height"]
+    assert largest.num_frames == 17  # 4k + 1, at most twice the 9 of the defaults
+
+
+def test_labels_name_the_options_of_the_command() -> None:
+    assert set(LABELS) == set(NAMES)
+    assert set(NAMES) <= set(vars(default_arguments()))
