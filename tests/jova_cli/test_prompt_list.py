@@ -28,7 +28,7 @@ def only_refusal(args: Namespace) -> Refusal:
 
 
 def test_every_option_of_a_single_clip_is_a_column(tmp_path: Path) -> None:
-    (tmp_path / "face.png").touch()
+    (tmp_path / "face.png").write_bytes(b"a face")
     words = ["--video-caption", "a man", "--transcript=-5 degrees", "--image", str(tmp_path / "face.png")]
     words += ["--fit", "contain", "--modalities", "audio", "video", "--seed", "3", "--steps", "4", "--height", "32"]
     words += ["--guidance-scale", "2.5", "--lora", "a/b:0.5", "--lora", "c/d", "--skip-unknown", "--dtype", "bf16"]
@@ -97,7 +97,8 @@ def test_a_list_of_windows_is_read_without_its_mark_and_with_its_line_ends(tmp_p
         ({"prompt": "a", "cpu_offload": "maybe"}, r": `cpu_offload` must be true or false, got 'maybe'"),
         ({"prompt": "a", "image": "no.png"}, r": `--image` must be an existing file, got .*/no\.png"),
         ({"steps": 3}, r": the prompt must be given either by .*got neither"),
-        ({"promt": "a"}, r": a column must be an option of a single clip, got `promt`; `jova generate --help`"),
+        ({"promt": "a"}, r": a column must be an option of a single clip, got `promt`; did you mean `prompt`\?"),
+        ({"sharpness": 1}, r": a column must be an option of a single clip, got `sharpness`; `jova generate --help`"),
         ({"prompt": "a", "prompts": "b"}, r": a column must be an option of a single clip, got `prompts`"),
         ({"prompt": "a", "num_frames": 5, "num-frames": 9}, r" must have each column once, got num_frames several"),
         ('{"prompt": "a", "prompt": "b"}', r" must have each column once, got prompt several times"),
@@ -171,7 +172,7 @@ def test_the_readme_turns_verse_bench_into_a_list(tmp_path: Path, monkeypatch: p
     (block,) = re.findall(r"^```python\n([^`]*verse_bench[^`]*)^```", (ROOT / "README.md").read_text(), re.MULTILINE)
     folder = tmp_path / "verse_bench" / "set1"
     folder.mkdir(parents=True)
-    (folder / "00023.jpg").touch()
+    (folder / "00023.jpg").write_bytes(b"a face")
     item = {"video_prompt": "a man", "audio_prompt": ["rain", "wind"], "speech_prompt": {"text": "hello"}}
     (folder / "00023.json").write_text(json.dumps(item))
     monkeypatch.chdir(tmp_path)
