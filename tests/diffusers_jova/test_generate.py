@@ -208,7 +208,7 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         (["--output", "clip.avi"], r"`--output` must end in .mp4 for this clip, got clip.avi; use clip.mp4"),
         (["--modalities", "audio"], r"`--output` must end in .wav for this clip"),
         (["--model", "missing"], r"`--model` must be an existing path or a hub name owner/name, got missing"),
-        (["--colour", "red"], r"unrecognized arguments: --colour red"),
+        (["--sharpness", "2"], r"an option must be one of .*, got `--sharpness`"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
