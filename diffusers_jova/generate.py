@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from jova_cli.file_arguments import as_options
 from jova_cli.generate import LARGEST_SEED, Adapter
+from jova_cli.json_text import read_object
 from jova_cli.model_info import read_index
 from jova_cli.parser import Parser, one_line
 
@@ -23,6 +24,7 @@ from .cost_estimate import check_affordable, estimate, machine_memory_bytes
 from .devices import choose_device
 from .domain import describe_strangers
 from .generation_defaults import GenerationDefaults
+from .latent_lengths import check_whole_frames
 from .pipeline_jova import JoVAPipeline
 from .processes import ALONE, Processes, joined_processes
 from .prompt import JoVAPrompt
@@ -86,8 +88,10 @@ def tell(line: str) -> None:
 
 
 def tell_strangers(pipeline: JoVAPipeline, args: argparse.Namespace, tell: Callable[[str], None] = tell) -> None:
-    """Say what of a prompt a model of few things may not know."""
+    """Say what of a prompt a model of few things may not know, or that there is nothing to know."""
     text = args.prompt or " ".join((args.video_caption, args.audio_caption, args.transcript))
+    if not text.strip():
+        tell("the prompt is empty: what the clip shows is left to the model")
     if strangers := describe_strangers(pipeline.config.get("domain"), text, args.image is not None):
         tell(strangers)
 
@@ -99,8 +103,16 @@ def call_arguments(args: argparse.Namespace, tell: Callable[[str], None] = tell)
         args: The words of a single clip.
         tell: Told in one line what of the files is left out.
     """
+    check_length(args)
     given = given_media(args, tell)
     return {**prompt_arguments(args), **number_arguments(args), **given, "modalities": args.modalities}
+
+
+def check_length(args: argparse.Namespace) -> None:
+    """Refuse a number of frames that fills no whole latents, before weights are loaded, where the config is here."""
+    config = Path(args.model) / "vae" / "config.json"
+    if args.num_frames is not None and config.is_file():
+        check_whole_frames(args.num_frames, read_object(config).get("scale_factor_temporal", 1))
 
 
 def check_cost(pipeline: JoVAPipeline, args: argparse.Namespace, arguments: dict[str, Any]) -> None:

@@ -1,13 +1,17 @@
 """A parser whose errors are one sentence."""
 
 import argparse
+import difflib
+import re
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 
 DTYPES = ("float32", "bfloat16", "float16")  # the names of torch; the short ones are taken as well
 NOTHING_WRITTEN = "nothing was written"
+OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(=.*)?", re.DOTALL)  # what argparse takes for one; the value may be any text
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -46,12 +50,37 @@ class Parser(argparse.ArgumentParser):
             check: Raises what is wrong with the arguments, as far as it shows without the work.
             intermixed: Whether words and options may follow each other in any order.
         """
+        self.check_options(sys.argv[1:] if argv is None else argv)
         args = (self.parse_intermixed_args if intermixed else self.parse_args)(argv)
         try:
             check(args)
         except (ValueError, OSError) as error:
             self.error(one_line(error))
         return args
+
+    def check_options(self, words: Sequence[str]) -> None:
+        """Refuse a misspelt option by its name, before what is missing without it; what follows `--` is none."""
+        known = list(self._option_string_actions)
+        for word in words[: words.index("--")] if "--" in words else words:
+            named = OPTION.fullmatch(word)
+            if named is None or any(option.startswith(named[1]) or option == named[1][:2] for option in known):
+                continue
+            names = [option.lstrip("-") for option in known]
+            advice = did_you_mean(named[1].lstrip("-"), names, f"`{self.prog} --help` lists them", prefix="--")
+            self.error(f"an option must be one of `{self.prog}`, got `{named[1]}`; {advice}")
+
+
+def did_you_mean(name: str, known: Sequence[str], otherwise: str, prefix: str = "") -> str:
+    """Advice on a name that nobody knows.
+
+    Args:
+        name: What was given.
+        known: What could have been.
+        otherwise: The advice where nothing known is near.
+        prefix: Of the nearest name, as it is to be written.
+    """
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean `{prefix}{near[0]}`?" if near else otherwise
 
 
 def dtype_name(text: str) -> str:

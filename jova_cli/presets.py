@@ -19,7 +19,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     """Read the words."""
     parser = Parser(prog="jova presets", description=DESCRIPTION)
     parser.add_argument("name", nargs="?", help="a preset; all of them with their first lines if not given")
-    return parser, parser.parse_args(argv)
+    return parser, parser.parse_checked(argv, lambda _: None)
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:

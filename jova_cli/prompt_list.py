@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from .parser import Parser, one_line
+from .parser import Parser, did_you_mean, one_line
 from .tables import check_once, is_encodable, parse_json, read_text
 
 
@@ -191,7 +191,8 @@ def _check_column(column: str, parser: RowParser, where: str = "") -> None:
     """Refuse a column that is no option of a single call."""
     if column in parser.options:
         return
-    hint = "separate the columns by commas" if {*";\t"} & {*column} else "`jova generate --help` lists them, with -"
+    hint = did_you_mean(column, list(parser.options), "`jova generate --help` lists them, with -")
+    hint = "separate the columns by commas" if {*";\t"} & {*column} else hint
     raise ValueError(f"{where}a column must be an option of a single clip, got `{column}`; {hint}")
 
 

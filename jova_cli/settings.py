@@ -1,12 +1,12 @@
 """The settings of a training run, read from the text of their class: importing it would load torch."""
 
 import ast
-import difflib
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .parser import did_you_mean
 from .shipped import TRAINING
 
 
@@ -79,8 +79,7 @@ def check_names(names: Iterable[str], known: Sequence[str], source: str) -> None
     """
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"did you mean `{near[0]}`" if near else f"the fields are {', '.join(known)}"
+            hint = did_you_mean(str(name), known, f"the fields are {', '.join(known)}")
             raise ValueError(f"`{name}` in {source} is not a setting of a training run; {hint}")
 
 

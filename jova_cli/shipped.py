@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .given_paths import check_file, kind_of
+from .parser import did_you_mean
 
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -60,6 +61,11 @@ def find_file(path: Path) -> Path | None:
     return file if file.is_file() else None
 
 
+def model_names() -> list[str]:
+    """Names of the models that ship."""
+    return sorted(index.parent.name for index in WEIGHTS.glob("*/model_index.json"))
+
+
 def preset_names() -> list[str]:
     """Names of the presets of `jova train`."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.startswith("codecs_"))
@@ -94,4 +100,5 @@ def find_preset(what: str, name: str, known: Sequence[str]) -> Path:
 def check_source(option: str, source: str) -> None:
     """Refuse what is neither on this machine nor a hub name."""
     if not kind_of(source) and not HUB_NAME.fullmatch(source):
-        raise ValueError(f"`{option}` must be an existing path or a hub name owner/name, got {source}")
+        advice = did_you_mean(source, model_names(), "check the spelling")
+        raise ValueError(f"`{option}` must be an existing path or a hub name owner/name, got {source}; {advice}")

@@ -1,4 +1,5 @@
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Sequence
@@ -208,7 +209,7 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         (["--output", "clip.avi"], r"`--output` must end in .mp4 for this clip, got clip.avi; use clip.mp4"),
         (["--modalities", "audio"], r"`--output` must end in .wav for this clip"),
         (["--model", "missing"], r"`--model` must be an existing path or a hub name owner/name, got missing"),
-        (["--colour", "red"], r"unrecognized arguments: --colour red"),
+        (["--sharpness", "2"], r"an option must be one of .*, got `--sharpness`"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -228,6 +229,20 @@ def test_bad_options_are_refused(
 
 def test_sound_without_a_prompt_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "got neither" in refusal([*command[:3], *command[5:]], capsys)
+
+
+def test_frames_that_fill_no_latents_are_refused_before_weights_are_loaded(
+    command: list[str], tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "without_weights"
+    shutil.copytree(tiny_pipeline_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    said = refusal([*command, "--model", str(folder), "--num-frames", "6"], capsys)
+    assert "`num_frames` must be 4k + 1 (the video VAE compresses time by 4), got 6; use 5 or 9" in said
+
+
+def test_an_empty_prompt_is_told(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main([*command, "--prompt", " ", "--steps", "1"])
+    assert "the prompt is empty: what the clip shows is left to the model" in capsys.readouterr().err
 
 
 def test_bad_files_are_refused_by_the_name_of_their_option(

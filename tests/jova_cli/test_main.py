@@ -59,8 +59,22 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
         (["sing"], r"jova: argument COMMAND: invalid choice: 'sing'"),
         ([*CLIP, "clip.avi"], r"jova generate: `--output` must end in .mp4"),
         ([*CLIP, "nowhere/clip.mp4"], r"`--output` must be a file that can be written"),
-        ([*CLIP, "clip.mp4", "--colour", "red"], r"unrecognized arguments: --colour red"),
-        ([*CLIP, "clip.mp4", "--model", "nowhere"], r"`--model` must be an existing path or a hub name"),
+        (
+            [*CLIP, "clip.mp4", "--sharpness", "red"],
+            r"an option must be one of `jova generate`, got `--sharpness`; `jova generate --help` lists them",
+        ),
+        (["generate", "--promt", "a"], r"an option must be one of .*, got `--promt`; did you mean `--prompt`\?"),
+        ([*CLIP, "clip.mp4", "-promt=a b"], r"an option must be one of .*, got `-promt`; did you mean `--prompt`\?"),
+        (
+            ["train", "--confg", "lora"],
+            r"an option must be one of `jova train`, got `--confg`; did you mean `--config`",
+        ),
+        (["presets", "--halp"], r"an option must be one of `jova presets`, got `--halp`; did you mean `--help`"),
+        ([*CLIP, "clip.mp4", "--model", "nowhere"], r"`--model` must be .* a hub name .*; check the spelling"),
+        (
+            [*CLIP, "clip.mp4", "--model", "jova-tinny"],
+            r"`--model` must be .*, got jova-tinny; did you mean `jova-tiny`",
+        ),
         ([*CLIP, "clip.mp4", "--image", "none.png"], r"`--image` must be an existing file, got none.png"),
         ([*CLIP, "clip.mp4", "--transcript", "hello"], r"either by `--prompt` or by .* got both"),
         (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
 import io
 from collections import Counter, defaultdict
@@ -12,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jova_cli.parser import did_you_mean
 from jova_cli.tables import check_once, is_encodable, parse_json, read_text, some
 
 
@@ -299,8 +299,7 @@ def _sample(row: Mapping[str, Any], folder: Path, where: str) -> Sample:
 
 def _check_cell(name: str, value: object, where: str) -> None:
     if name not in COLUMNS:
-        close = difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.5)
-        hint = f"did you mean `{close[0]}`?" if close else "remove it"
+        hint = did_you_mean(name, COLUMNS, "remove it")
         hint = "separate the columns by commas" if {*";\t"} & {*name} else hint
         raise ValueError(f"{where}: a column must be one of {_columns()}, got `{name}`; {hint}")
     if not isinstance(value, (str, list) if name == "mouth_boxes" else str):
