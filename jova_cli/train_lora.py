@@ -2,7 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
+from .given_paths import check_folder
 from .parser import Parser
 from .shipped import check_source
 from .train import CHECKPOINTS_ARE_KEPT
@@ -44,5 +46,6 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 def check(args: argparse.Namespace) -> None:
     """Refuse what does not exist, and put the preset's file in place of its name."""
     check_words(args)
+    check_folder("data", Path(args.data), "run `jova prepare` first")
     if args.init_adapter is not None:
         check_source("--init-adapter", args.init_adapter)

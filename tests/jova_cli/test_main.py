@@ -93,6 +93,7 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
         (["train", "--config", "lorra"], r"jova train: `--config` must be an existing YAML file or one of .*lora"),
         (["train", "--config", "lora", "lerning_rate=1"], r"did you mean `learning_rate`"),
         ([*LORA, "lerning_rate=1"], r"jova train-lora: .*did you mean `learning_rate`"),
+        (LORA, r"jova train-lora: `data` must be an existing folder, got `records` .*; run `jova prepare` first"),
         ([*LORA, "--targets", "lips"], r"argument --targets: invalid choice: 'lips'"),
         (["presets", "lorra"], r"jova presets: `name` must be an existing YAML file or one of .*accelerate/fsdp"),
         (
