@@ -103,7 +103,8 @@ class JoVAMediaMixin:
 
     def clip_limits(self, modalities: Sequence[str], frame_rate: float) -> ClipLimits | None:
         """The largest clip that the transformer has positions for; None without a limit."""
-        spatial_factor = 1 if self.vae is None else self.video_codec.spatial_factor
+        has_video = "video" in modalities or self.vae is not None
+        spatial_factor = self.video_codec.spatial_factor if has_video else 1
         limits = clip_limits(self.transformer.config, self.temporal_factor, spatial_factor)
         if limits is None:
             return None
