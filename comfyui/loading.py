@@ -1,5 +1,6 @@
 """From a saved pipeline to what the sockets carry."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import comfy.model_management
@@ -23,6 +24,7 @@ def load_pipeline(source: str, dtype: str) -> tuple[Any, JovaCLIP, JovaVideoVAE,
         source: Folder or shipped name.
         dtype: Of the widget.
     """
+    check_core()
     saved = jova("saved_pipeline").SavedPipeline(source)
     with torch.inference_mode(False):  # core runs nodes inside it: weights made there could never be changed
         compute_dtype = chosen_dtype(dtype)
@@ -45,6 +47,14 @@ def load_single_file(path: str, source: str, dtype: str) -> Any:
         compute_dtype = chosen_dtype(dtype)
         transformer = jova("single_file").load_single_file(path, dtype=compute_dtype)
         return wrap(transformer, saved, compute_dtype, is_8_bits=dtype.startswith("fp8"))
+
+
+def check_core() -> None:
+    """Refuse a ComfyUI without latents of two modalities."""
+    if find_spec("comfy.nested_tensor") is None:
+        raise RuntimeError(
+            "ComfyUI must be 0.10 or later to hold video and sound in one latent, got an older; update it"
+        )
 
 
 def chosen_dtype(dtype: str) -> torch.dtype:

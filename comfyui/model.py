@@ -136,7 +136,7 @@ class JovaModel(comfy.model_base.BaseModel):
         out |= {name: comfy.conds.CONDRegular(value) for name, value in regular.items() if value is not None}
         constant = {
             "latent_shapes": list(shapes),
-            "coupled": kwargs.get("jova_coupled", True),
+            "coupled": True,  # JoVA Guider asks otherwise
             "frame_rate": float(kwargs.get(RATE_KEY) or self.checkpoint.defaults.frame_rate),
         }
         return out | {name: comfy.conds.CONDConstant(value) for name, value in constant.items()}
@@ -435,12 +435,20 @@ def sample_raw(
     latent_shapes: Sequence[Sequence[int]] | None = None,
     **options: Any,
 ) -> Tensor:
-    """Sample latents that are raw outside: a wrapper around core's whole sampling."""
+    """Sample latents that are raw outside: a wrapper around core's whole sampling.
+
+    Raises:
+        FloatingPointError: A prediction holds NaN or infinity; the message names modality, step and likely cause.
+    """
+    model = executor.class_obj.model_patcher.model
     wire = Wire(executor.class_obj.model_patcher, latent_shapes or [latent_image.shape])
 
     def call_back(step: int, data: Tensor, sample: Tensor, num_steps: int) -> None:
-        assert callback is not None
-        callback(step, wire.leave(data), sample, num_steps)  # packed and whole: the second output of a sampler
+        parts = named_parts(comfy.utils.unpack_latents(data, wire.shapes))
+        found = {name: part for name, part in zip(("video", "audio"), parts, strict=True) if part is not None}
+        jova("finite").check_finite_samples(found, step, num_steps, model.diffusion_model)
+        if callback is not None:
+            callback(step, wire.leave(data), sample, num_steps)  # packed and whole: a sampler's second output
 
     output = executor(
         noise,
@@ -448,7 +456,7 @@ def sample_raw(
         sampler,
         sigmas,
         denoise_mask,
-        None if callback is None else call_back,
+        call_back,
         *rest,
         latent_shapes=latent_shapes,
         **options,

@@ -4,7 +4,7 @@
 
 On a CPU nothing moves, but core takes the same way as on a card: layers that do not fit cast their weights at use and
 merge the adapter there. Prints the relative error of the final latents, how many layers were left out, and how many
-weights cannot be changed in place.
+weights cannot be changed in place; then what is said of a weight that is no number.
 """
 
 import sys
@@ -60,3 +60,9 @@ with torch.inference_mode():
     cast = [m for m in model.model.modules() if getattr(m, "comfy_cast_weights", False) and m.weight_function]
     errors = [float((a - b).norm() / b.norm()) for a, b in zip(part, whole, strict=True)]
     print("result", max(errors), len(cast), len(frozen))
+
+    model.model.diffusion_model.head["audio"].proj_out.bias.data.fill_(float("nan"))
+    try:
+        sample(model, *conds, latent)
+    except FloatingPointError as error:
+        print("broken", error)
