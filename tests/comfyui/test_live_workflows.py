@@ -1,0 +1,84 @@
+"""The shipped workflows run on a real ComfyUI as they are; where one names files to choose, untrained ones lie there.
+
+`make comfyui-test` runs these, see test_live_server.py.
+"""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from diffusers_jova import media
+from tests.comfyui.example_workflows import CORE, NORMAL, names, read, to_prompt
+from tests.comfyui.live_server import Server, started
+from tests.tiny_pipeline import NAVA_SHARING, build_tiny_pipeline, build_wan_transformer
+
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no checkout of ComfyUI"),
+]
+
+LAYER = "diffusion_model.transformer_blocks.0.attn.video.to_q"  # of jova-tiny, 192 x 192
+FRAMES = {"continuation": 49, "nava": 9}  # the others: a clip of jova-tiny
+RATE = 16
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("workflows")
+    voiced = build_wan_transformer(**NAVA_SHARING)
+    nava = build_tiny_pipeline(transformer=voiced, pads_text_with_zeros=True, speaker_token="~")
+    nava.save_pretrained(folder / "models" / "diffusers" / "nava")
+    pair = {f"{LAYER}.lora_A.weight": torch.randn(4, 192) / 8, f"{LAYER}.lora_B.weight": torch.zeros(192, 4)}
+    (folder / "models" / "loras").mkdir(parents=True)
+    save_file(pair, folder / "models" / "loras" / "avatar.safetensors")
+    (folder / "input").mkdir()
+    np.save(folder / "input" / "voice.npy", np.ones((1, 5), np.float32))
+    with started(folder) as running:
+        yield running
+
+
+def test_core_nodes_are_as_the_default_suite_believes(server: Server) -> None:
+    info = server.get("/object_info")
+    for name, expected in CORE.items():
+        declared = {**info[name]["input"]["required"], **info[name]["input"].get("optional", {})}
+        if "COMFY_AUTOGROW_V3" in (kind for kind, *_ in declared.values()):  # as many sockets as are linked
+            assert {socket.split(".")[0] for socket in expected.inputs} == {*declared}
+            continue
+        assert [*declared] == [*expected.inputs], f"{name}: order of the widgets"
+        for widget, kind in expected.inputs.items():
+            found, *options = declared[widget]
+            if isinstance(kind, tuple):
+                assert {*kind} <= {*(found if isinstance(found, list) else options[0]["options"])}, (name, widget)
+            else:
+                assert found == kind, (name, widget)
+        assert tuple(zip(info[name]["output_name"], info[name]["output"], strict=True)) == expected.outputs, name
+
+
+def test_the_workflows_are_listed_under_templates(server: Server) -> None:
+    assert sorted(server.get("/workflow_templates")["jova"]) == names()
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_workflow_runs_as_it_is(server: Server, name: str) -> None:
+    result = server.run(to_prompt(read(name)))
+    (path,) = [path for path in server.files(result) if path.suffix == ".mp4"]
+    clip = media.read_video(path)
+    assert len(clip.frames) == FRAMES.get(name, 33)
+    assert clip.frame_rate == RATE
+    assert clip.audio is not None
+    assert np.abs(clip.audio).max() > 0.01
+    assert abs(clip.audio.shape[1] / clip.sampling_rate - len(clip.frames) / RATE) < 0.1  # whole frames of AAC
+
+
+def test_the_voice_of_nava_can_be_switched_on(server: Server) -> None:
+    workflow = read("nava")
+    (node,) = (node for node in workflow["nodes"] if node["type"] == "JovaVoices")
+    node["mode"] = NORMAL
+    prompt = to_prompt(workflow)
+    assert "JovaVoices" in {node["class_type"] for node in prompt.values()}
+    assert server.files(server.run(prompt))
