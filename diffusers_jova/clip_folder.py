@@ -414,12 +414,13 @@ def settle_list(folder: Path) -> dict[str, Any]:
             continue
         try:
             record = json.loads(line)
-            name = record["output"]
-        except (ValueError, TypeError, KeyError):
+            is_there = (folder / record["output"]).exists()
+            deciding(record["settings"])
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             tqdm.write(f"{path}, line {number} is damaged and left out", file=sys.stderr)
             continue
-        if (folder / name).exists():
-            records[name] = record
+        if is_there:
+            records[record["output"]] = record
     settled = "".join(f"{json.dumps(record)}\n" for record in records.values())
     if settled != text:
         write_text(path, settled)

@@ -51,9 +51,12 @@ def require(field: str, name: str, config: Mapping[str, Any], wanted: int, reaso
 
 
 def check_weights(name: str, component: nn.Module) -> None:
-    """Refuse weights that a checkpoint did not hold; those that are offloaded have their values elsewhere."""
+    """Refuse weights that a checkpoint did not hold; those that are offloaded have their values elsewhere.
+
+    A component all of whose weights are on the meta device was built without a checkpoint, for its shapes.
+    """
     lost = next(lost_weights(component), None)
-    if lost is not None:
+    if lost is not None and any(weight.device.type != "meta" for weight in component.parameters()):
         raise ValueError(
             f"weights of `{name}` must all be in its checkpoint, got none for `{lost}`; download or save it anew"
         )

@@ -66,7 +66,11 @@ def estimate(pipeline: Any, settings: GenerationDefaults, modalities: Sequence[s
         num_rows += settings.num_frames / settings.frame_rate * pipeline.audio_codec.latent_rate_hz
     dim = config.num_attention_heads * config.attention_head_dim
     num_layers = config.num_layers + config.get("num_single_layers", 0)
-    weights = [weight for part in pipeline.components.values() for weight in getattr(part, "parameters", list)()]
+    parts = [[*part.parameters()] for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    bytes_of_parts = [sum(weight.numel() * weight.element_size() for weight in part) for part in parts]
+    device = pipeline._execution_device
+    is_offloaded = pipeline.transformer.device.type != device.type  # then one part at a time is on the device
+    stored = max(bytes_of_parts) if is_offloaded else sum(bytes_of_parts)
     num_weights = sum(weight.numel() for weight in pipeline.transformer.parameters())
     # a row passes the half of the weights that its modality has, and meets every other row in each layer
     operations = num_rows * num_weights + 4 * num_rows**2 * dim * num_layers
@@ -74,16 +78,14 @@ def estimate(pipeline: Any, settings: GenerationDefaults, modalities: Sequence[s
     operations *= settings.num_inference_steps * predictions
     rows_bytes = num_rows * dim * ROWS_KEPT * pipeline.transformer.dtype.itemsize * predictions
     frames_bytes = num_pixels * 3 * (4 + 4 + 1)  # decoded, brought to [0, 1], and as they are written
-    stored = sum(weight.numel() * weight.element_size() for weight in weights)
     schedule_bytes = SCHEDULE_BYTES * settings.num_inference_steps
-    seconds = operations / operations_per_second(pipeline.transformer, dim)
+    seconds = operations / operations_per_second(device, pipeline.transformer.dtype, dim)
     return Estimate(stored + rows_bytes + frames_bytes + schedule_bytes, seconds)
 
 
-def operations_per_second(transformer: Any, dim: int) -> float:
-    """Multiplications and additions per second that a product of matrices of the model's width reaches here."""
-    device = next(transformer.parameters()).device
-    rows, weight = (torch.ones(size, dim, device=device, dtype=transformer.dtype) for size in (PRODUCT_ROWS, dim))
+def operations_per_second(device: torch.device, dtype: torch.dtype, dim: int) -> float:
+    """Multiplications and additions per second that a product of matrices of a model's width reaches on a device."""
+    rows, weight = (torch.ones(size, dim, device=device, dtype=dtype) for size in (PRODUCT_ROWS, dim))
     seconds = []
     for _ in range(NUM_PRODUCTS):
         started = time.perf_counter()

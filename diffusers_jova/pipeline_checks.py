@@ -181,13 +181,17 @@ def check_modalities(inputs: CallInputs) -> None:
         raise ValueError("`image` and `video` must not both be given; a given video brings its first frame")
 
 
-def check_generator(generator: Any) -> None:
-    """Refuse what is no source of noise, such as a seed."""
+def check_generator(generator: Any, num_clips: int) -> None:
+    """Refuse what is no source of noise, such as a seed, and a list that has not one for each clip."""
     listed = generator if isinstance(generator, list) else [generator]
     if generator is not None and not all(isinstance(item, torch.Generator) for item in listed):
         raise ValueError(
             f"`generator` must be a torch.Generator or a list of them, got {generator!r}; pass "
             "`torch.Generator().manual_seed(seed)`"
+        )
+    if isinstance(generator, list) and len(generator) != num_clips:
+        raise ValueError(
+            f"`generator` must be one for all clips or one per clip, got {len(generator)} for {num_clips}"
         )
 
 

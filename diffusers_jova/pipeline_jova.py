@@ -283,7 +283,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         """Raise a ValueError that says what to do for every settled argument of a call that cannot be served."""
         check_prompts(inputs.prompt, inputs.prompt_embeds, inputs.negatives)
         check_output(inputs, self._callback_tensor_inputs)
-        check_generator(inputs.generator)
+        check_generator(inputs.generator, inputs.num_clips)
         config = self.transformer.config
         check_speakers(
             inputs.speaker_embeds, config.get("speaker_dim"), self.config.speaker_token, inputs.prompt_embeds

@@ -26,7 +26,7 @@ from .media_arrays import check_sampling_rate
 from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
 from .pictures import Fit, describe_fit, fit_pictures, to_frames, to_pictures, to_signed
-from .pipeline_checks import CallInputs, check_frame_rate
+from .pipeline_checks import CallInputs, check_frame_rate, check_generator
 from .video_codec import JoVAVideoCodec
 
 
@@ -282,10 +282,7 @@ class JoVAMediaMixin:
             generator: One, or one per clip; a clip's noise then does not depend on its batch.
             latents: The start, in place of noise.
         """
-        if isinstance(generator, list) and len(generator) != shape[0]:
-            raise ValueError(
-                f"`generator` must be one for all clips or one per clip, got {len(generator)} for {shape[0]}"
-            )
+        check_generator(generator, shape[0])
         if latents is None:
             return randn_tensor(tuple(shape), generator=generator, device=self._execution_device, dtype=torch.float32)
         if list(latents.shape) != list(shape):

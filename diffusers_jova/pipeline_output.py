@@ -93,10 +93,10 @@ class JoVAPipelineOutput(BaseOutput):
             width = 0 if self.frames is None else to_uint8_frames(self.frames[0][:1]).shape[2]
             if self.audio is not None:
                 to_float_audio(self.audio[0])
-        except ValueError:
+            records = [self.record(index) for index in range(len(modality))]
+            return players(self.save, records, self.frames is not None, width)
+        except ValueError:  # no pictures, no sound, or a rate of sound that no mp4 has
             return None
-        records = [self.record(index) for index in range(len(modality))]
-        return players(self.save, records, self.frames is not None, width)
 
     def record(self, index: int = 0) -> Record:
         """How one clip was made, or what is true of all where nobody says more."""

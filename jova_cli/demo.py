@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .given_paths import check_output_folder, kind_of
+from .given_paths import check_name, check_output_folder, kind_of
 from .model_info import INDEX, read_index
 from .parser import NOTHING_WRITTEN, Parser
 from .shipped import model_folder
@@ -50,5 +50,6 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"`--output` must end in .mp4, got {args.output}; use {args.output.with_suffix('.mp4')}")
     check_output_folder("--output", args.output.absolute().parent)
     for path in outputs(args):
+        check_name("--output", path)
         if kind_of(path) == "folder":
             raise ValueError(f"`--output` must be a file that can be written, got the folder {path}; choose another")

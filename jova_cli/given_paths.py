@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 
+LONGEST_NAME_BYTES = 200  # of 255 that a file system takes; the rest is for what writing adds
+
+
 def kind_of(path: str | os.PathLike[str]) -> Literal["file", "folder", ""]:
     """What stands at a path; empty where nothing does, or where it is forbidden to look."""
     try:
@@ -64,8 +67,18 @@ def check_suffix(option: str, path: Path, suffix: str) -> None:
         raise ValueError(f"`{option}` must end in {suffix} for this clip, got {path}; use {path.with_suffix(suffix)}")
 
 
+def check_name(option: str, path: Path) -> None:
+    """Refuse a file whose name is so long that writing it would fail."""
+    if (num_bytes := len(path.name.encode())) > LONGEST_NAME_BYTES:
+        raise ValueError(
+            f"`{option}` must be a file with a name of at most {LONGEST_NAME_BYTES} bytes, got {num_bytes}: {path}; "
+            "shorten it"
+        )
+
+
 def check_writable(option: str, path: Path) -> None:
     """Refuse a file that cannot be written, before any work is done for it; its folder must be there."""
+    check_name(option, path)
     try:
         if path.is_dir():
             raise IsADirectoryError("it is a folder")

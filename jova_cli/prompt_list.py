@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from .given_paths import LONGEST_NAME_BYTES
 from .parser import Parser, did_you_mean, one_line
 from .tables import check_once, is_encodable, parse_json, read_text
 
 
 SUFFIXES = (".jsonl", ".csv")
 TRUTHS = {"true": True, "false": False}  # how a column of an option without a value says whether it is given
-LONGEST_NAME_BYTES = 200  # of 255 that a file system takes; the rest is for what writing adds
 SLUG_LENGTH = 40
 
 

@@ -218,7 +218,7 @@ def test_sound_of_numbers_without_a_scale_is_refused() -> None:
 
 
 def test_the_name_of_a_sound_file_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`audio` must be an array or a tensor, got str; `media.read_audio` reads"):
+    with pytest.raises(ValueError, match=r"got the name 'voice.wav'; read the file first, by `media.read_audio\("):
         unpack_audio("voice.wav", 16000)
 
 

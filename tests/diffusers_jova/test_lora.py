@@ -349,7 +349,7 @@ def test_numbers_of_numpy_weigh_adapters(adapters: dict[str, Path], weight: Any)
 
 def test_weights_that_peft_saved_need_their_config_or_alphas(tmp_path: Path) -> None:
     path = write_peft_file(tmp_path)
-    for text, message in (("{", "must be JSON"), ("{}", "must be the config of a LoRA with a `lora_alpha`")):
+    for text, message in (("{", "must be a JSON object"), ("{}", "must be the config of a LoRA with a `lora_alpha`")):
         (tmp_path / "adapter_config.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             build_tiny_pipeline().load_lora_weights(path)

@@ -60,3 +60,7 @@ def test_latents_are_left_to_the_text() -> None:
     assert make_output(frames=np.full((1, 16, 3, 4, 4), -1.5, np.float32))._repr_html_() is None
     assert make_output(audio=np.zeros((1, 60, 20), np.float32))._repr_html_() is None
     assert JoVAPipelineOutput()._repr_html_() is None
+
+
+def test_sound_of_a_rate_that_no_mp4_has_is_left_to_the_text() -> None:
+    assert make_output(sampling_rate=20000)._repr_html_() is None

@@ -540,3 +540,8 @@ def test_output_without_frames_cannot_be_saved_as_a_video(pipeline: JoVAPipeline
     with pytest.raises(ValueError, match="`save` must have frames for an mp4, got none; use a wav for sound alone"):
         output.save(tmp_path / "clip.mp4")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_list_of_generators_has_one_for_each_clip(pipeline: JoVAPipeline) -> None:
+    with pytest.raises(ValueError, match="`generator` must be one for all clips or one per clip, got 1 for 2"):
+        pipeline(["a dog", "a cat"], num_frames=5, generator=[torch.Generator()])

@@ -63,7 +63,7 @@ STATES = {  # what stands at a path, by what there may be
     "file": ("missing", "a folder", "forbidden", "empty", "text"),
     "folder": ("missing", "a file", "forbidden", "an empty folder"),
     "either": ("missing", "forbidden", "empty", "text", "an empty folder"),
-    "new file": ("in no folder", "a folder", "below a file", "in a forbidden folder", "text"),
+    "new file": ("in no folder", "a folder", "below a file", "in a forbidden folder", "text", "too long"),
     "new folder": ("a file", "below a file", "in a forbidden folder"),
 }
 CASES = [(option, state) for option, (_, kind) in WORDS.items() for state in STATES[kind]]
@@ -88,6 +88,8 @@ def put(folder: Path, state: str) -> Path:
     elif state == "below a file":
         path.touch()
         return path / "below.mp4"
+    elif state == "too long":
+        return folder / f"{'n' * 240}.mp4"
     elif state == "in no folder":
         return folder / "nowhere" / "given.mp4"
     elif state == "in a forbidden folder":
