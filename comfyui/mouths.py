@@ -23,10 +23,8 @@ def preview_mouths(images: Tensor, vae: Any, boxes: str, frame_rate: float) -> t
     frames = jova("pictures").to_uint8_frames(jova("clip_shape").cut_video(images.numpy(), None, temporal))
     height, width = (size // spatial * spatial for size in frames.shape[1:3])
     frames = frames[:, :height, :width]
-    if boxes:  # one for every frame that came in; the cut takes theirs
-        tracks = detector.read_boxes(Path(boxes), len(images))[:, : len(frames)]
-    else:
-        tracks = find_mouths(detector, frames)
+    tracks = detector.read_boxes(Path(boxes), len(images)) if boxes else find_mouths(detector, frames)
+    tracks = tracks[:, : len(frames)]
     tracks = masks.interpolate_gaps(tracks, round(clips.MAX_GAP_S * frame_rate))
     tracks = masks.clip_visible(tracks, height, width)
     bucket = (len(frames), height, width)

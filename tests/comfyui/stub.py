@@ -1,4 +1,4 @@
-"""As much of ComfyUI's interface as the pack reads when it is loaded: what its nodes declare, and what saves a file."""
+"""As much of ComfyUI's interface as the pack reads when it is loaded: what nodes declare, and what saves a file."""
 
 import importlib
 import importlib.util
