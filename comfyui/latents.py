@@ -13,6 +13,7 @@ import torch
 from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
+from .clip_length import settle_clip
 from .codecs import JovaAudioVAE, to_socket
 from .model import IMAGE_KEY, RATE_KEY
 from .package import jova
@@ -34,7 +35,7 @@ class Clip:
         num_frames: Frames.
         spatial_factor: Pixels per latent cell.
         temporal_factor: Frames per latent after the first.
-        is_as_long_as_sound: Whether a given sound set the length, and is filled up with silence.
+        is_as_long_as_sound: Whether a given sound alone set the length, and is filled up with silence.
         given_audio: Given sound [1 or B, channels, S] at the codec's rate; None without.
         given_video: Given frames [N, H, W, 3] in [0, 1]; None without.
     """
@@ -96,20 +97,8 @@ def empty_latent(
         raise ValueError(
             f"`audio_vae` must be the audio VAE of Load JoVA, got a {type(audio_vae).__name__}; connect that one"
         )
-    outline, codec, checks = audio_vae.outline, audio_vae.codec, jova("pipeline_checks")
-    settings = outline.defaults.override(
-        width=width or None, height=height or None, num_frames=length or None, frame_rate=frame_rate or None
-    )
-    checks.check_frame_rate(settings.frame_rate)
-    follows = length == 0 and audio is not None
-    if length == 0 and (audio is not None or images is not None):
-        waveform, rate = (None, None) if audio is None else (audio["waveform"], audio["sample_rate"])
-        arguments = (images, waveform, rate, settings.frame_rate, outline.temporal_factor)
-        settings = settings.override(num_frames=jova("clip_shape").frames_of_given_media(*arguments))
-    patch_size = audio_vae.saved.component_config("transformer")["patch_size"]
-    checks.check_size(settings, outline.video_codec.spatial_factor, patch_size)
-    jova("latent_lengths").check_whole_frames(settings.num_frames, outline.temporal_factor)
-
+    outline, codec = audio_vae.outline, audio_vae.codec
+    settings, follows = settle_clip(audio_vae.saved, outline, width, height, length, frame_rate, audio, images)
     video = outline.video_codec.latent_shape(settings.num_frames, settings.height, settings.width)
     num_audio_latents = codec.num_latents_for(settings.num_frames / settings.frame_rate)
     shapes = [(batch_size, *video), (batch_size, codec.latent_channels, num_audio_latents)]

@@ -15,7 +15,7 @@ def preview_mouths(images: Tensor, vae: Any, boxes: str, frame_rate: float) -> t
     Args:
         images: IMAGE [N, H, W, 3]; the first frames that fill whole latents count.
         vae: Whose grid the mask lies on.
-        boxes: File of boxes; empty looks for mouths.
+        boxes: File of boxes, one for every frame of `images`; empty looks for mouths.
         frame_rate: Frames per second, for the gaps that training fills.
     """
     detector, masks, clips = (jova(f"training.data.{name}") for name in ("mouth_detector", "mouth_mask", "clips"))
@@ -23,7 +23,8 @@ def preview_mouths(images: Tensor, vae: Any, boxes: str, frame_rate: float) -> t
     frames = jova("pictures").to_uint8_frames(jova("clip_shape").cut_video(images.numpy(), None, temporal))
     height, width = (size // spatial * spatial for size in frames.shape[1:3])
     frames = frames[:, :height, :width]
-    tracks = detector.read_boxes(Path(boxes), len(frames)) if boxes else find_mouths(detector, frames)
+    tracks = detector.read_boxes(Path(boxes), len(images)) if boxes else find_mouths(detector, frames)
+    tracks = tracks[:, : len(frames)]
     tracks = masks.interpolate_gaps(tracks, round(clips.MAX_GAP_S * frame_rate))
     tracks = masks.clip_visible(tracks, height, width)
     bucket = (len(frames), height, width)

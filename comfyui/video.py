@@ -14,7 +14,7 @@ COMMON_RATE_HZ = 48000  # for sound of a rate that an mp4 does not take
 
 
 class JovaVideo(InputImpl.VideoFromComponents):
-    """Frames and sound that are written at their exact rates, with picture and sound starting together."""
+    """Frames and sound that are written at their exact rates, starting together, with a record of their origin."""
 
     def save_to(
         self,
@@ -31,7 +31,7 @@ class JovaVideo(InputImpl.VideoFromComponents):
             codec: Of core.
             metadata: Prompt and workflow.
         """
-        parts, media = self.get_components(), jova("media")
+        parts, media, record = self.get_components(), jova("media"), jova("provenance").basic_record()
         sound = rate = None
         if parts.audio is not None:
             sound, rate = parts.audio["waveform"][0].numpy(), parts.audio["sample_rate"]
@@ -39,7 +39,7 @@ class JovaVideo(InputImpl.VideoFromComponents):
                 sound, rate = media.resample(sound, rate, COMMON_RATE_HZ), COMMON_RATE_HZ
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "clip.mp4"
-            media.write_video(file, parts.images.numpy(), parts.frame_rate, sound, rate)
+            media.write_video(file, parts.images.numpy(), parts.frame_rate, sound, rate, provenance=record)
             InputImpl.VideoFromFile(str(file)).save_to(path, format=format, codec=codec, metadata=metadata)
 
 

@@ -302,7 +302,13 @@ def check_limits(inputs: CallInputs, settings: GenerationDefaults, limits: ClipL
         raise ValueError(f"`video` must last at most {limit}, got {found}")
     if is_long:
         raise ValueError(f"`num_frames` must be at most {longest} ({limit}), got {settings.num_frames}; use {longest}")
-    for name in ("height", "width") if "video" in inputs.modalities else ():
+    if "video" in inputs.modalities:
+        check_largest_size(settings, limits)
+
+
+def check_largest_size(settings: GenerationDefaults, limits: ClipLimits) -> None:
+    """Refuse frames that are larger than the transformer has positions for."""
+    for name in ("height", "width"):
         value, largest = getattr(settings, name), getattr(limits, name)
         if value > largest:
             raise ValueError(f"`{name}` must be at most {largest} for this model, got {value}; use {largest}")

@@ -1,7 +1,8 @@
-"""As much of ComfyUI's interface as the pack reads when it is loaded: what its nodes declare, nothing that runs."""
+"""As much of ComfyUI's interface as the pack reads when it is loaded: what nodes declare, and what saves a file."""
 
 import importlib
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,15 +37,38 @@ def build_io() -> SimpleNamespace:
     return SimpleNamespace(**kinds, ComfyNode=object, Schema=dict, NodeOutput=lambda *values: values)
 
 
+class Components:
+    """`Types.VideoComponents`, and the VIDEO that is made of one."""
+
+    def __init__(self, components: Any = None, **parts: Any) -> None:
+        self.components = components
+        self.__dict__.update(parts)
+
+    def get_components(self) -> Any:
+        """What it was made of."""
+        return self.components
+
+
+class VideoFile:
+    """`InputImpl.VideoFromFile`; core's may write the streams anew, this one copies the file."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def save_to(self, path: str, **_: Any) -> None:
+        """Write it."""
+        shutil.copyfile(self.file, path)
+
+
 def modules(folder: Path) -> dict[str, ModuleType]:
     """ComfyUI's modules by name; `folder` holds the user's models and inputs."""
     api, numbered, paths = ModuleType("comfy_api"), ModuleType("comfy_api.v0_0_2"), ModuleType("folder_paths")
-    components = SimpleNamespace(VideoContainer=SimpleNamespace(AUTO="auto"), VideoCodec=SimpleNamespace(AUTO="auto"))
+    automatic = SimpleNamespace(AUTO="auto")
     numbered.__dict__.update(
         io=build_io(),
         ComfyExtension=object,
-        InputImpl=SimpleNamespace(VideoFromComponents=object, VideoFromFile=object),
-        Types=components,
+        InputImpl=SimpleNamespace(VideoFromComponents=Components, VideoFromFile=VideoFile),
+        Types=SimpleNamespace(VideoContainer=automatic, VideoCodec=automatic, VideoComponents=Components),
     )
     paths.__dict__.update(
         get_folder_paths=lambda name: [str(folder / "models" / name)],

@@ -22,8 +22,8 @@ def mouths(tmp_path: Path) -> Iterator[ModuleType]:
 def test_the_mask_covers_the_cells_of_given_boxes_in_every_frame_of_their_latents(
     mouths: ModuleType, tmp_path: Path
 ) -> None:
-    boxes = [[None] * 9]
-    boxes[0][5:9] = [[9, 17, 20, 22]] * 4  # the frames of latent 2
+    boxes = [[None] * 10]  # of the file, one for every frame
+    boxes[0][5:10] = [[9, 17, 20, 22]] * 5  # the frames of latent 2, and the one beyond it
     file = tmp_path / "clip.boxes.json"
     file.write_text(json.dumps(boxes))
     images = torch.zeros(10, 32, 48, 3)  # one frame more than whole latents
