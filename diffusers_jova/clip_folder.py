@@ -11,11 +11,10 @@ import functools
 import hashlib
 import json
 import os
-import pickle
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,6 @@ from uuid import uuid4
 
 import diffusers
 import torch
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from jova_cli import __version__
@@ -32,6 +30,7 @@ from jova_cli.parser import one_line
 from jova_cli.prompt_list import Row
 
 from .devices import choose_device
+from .folder_lock import FolderInUseError, held_alone, in_turn
 from .generate import (
     BAD_INPUT,
     OUT_OF_MEMORY,
@@ -45,11 +44,12 @@ from .generate import (
 from .origin import check_origin
 from .pipeline_jova import JoVAPipeline
 from .processes import Processes
+from .ray_cluster import run_on_ray
 from .whole_files import FullDiskError, explained_full_disk, remove, write_text
 
 
 LIST = "clips.jsonl"  # what was made
-WORK = ".work"  # locks, and clips that are not whole yet
+WORK = ".work"  # clips that are not whole yet
 ROW_ERRORS = (*BAD_INPUT, torch.OutOfMemoryError)
 PLACES = ("output", "device", "cpu_offload", "yes")  # arguments that decide where, not what
 FILES = ("model", "image", "audio", "video")  # arguments whose content decides, not their path
@@ -108,10 +108,10 @@ def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
             tell(outcomes)
         maker = ClipMaker(args.prompts, args.output, processes, shows_steps=processes.is_main and not args.ray)
         chunks = processes.share(in_batches(tasks, args.batch_size))
-        made = run_on_ray(chunks, maker, args.num_processes) if args.ray else map(maker, chunks)
+        made = run_on_ray(maker, chunks, args.num_processes, args.device) if args.ray else map(maker, chunks)
         outcomes += processes.gather(follow(made, sum(map(len, chunks)), processes))
         if processes.is_main:
-            remove(args.output / WORK / "unfinished")
+            remove(args.output / WORK)
             settle_list(args.output)
     if not processes.is_main:
         return True
@@ -173,17 +173,15 @@ def plan(args: argparse.Namespace, stack: ExitStack) -> tuple[list[Task], list[O
 def take_folder(folder: Path, stack: ExitStack) -> None:
     """Make a folder and hold it for one run; what a killed one left unfinished goes."""
     try:
-        (folder / WORK).mkdir(parents=True, exist_ok=True)
-        stack.enter_context(FileLock(folder / WORK / "run.lock").acquire(blocking=False))
-    except Timeout as error:
-        raise ValueError(
-            f"`--output` must be a folder where no other run is at work, got {folder}; wait for it, or choose another"
-        ) from error
+        stack.enter_context(held_alone(folder, "--output"))
+        remove(folder / WORK)
+        (folder / WORK).mkdir()
+    except FolderInUseError as error:
+        raise ValueError(str(error)) from error
     except OSError as error:
         raise ValueError(
             f"`--output` must be a folder that can be written, got {folder} ({error.strerror}); choose another"
         ) from error
-    remove(folder / WORK / "unfinished")
 
 
 def task_of(row: Row, folder: Path, digest: Callable[[Path], str]) -> Task:
@@ -311,10 +309,9 @@ class ClipMaker:
     def write(self, output: Any, index: int, task: Task, made: dict[str, Any]) -> None:
         """Write one clip of a batch: the file, then its line, then its name."""
         path = self.folder / task.name
-        unfinished = self.folder / WORK / "unfinished" / f"{uuid4().hex}{path.suffix}"
+        unfinished = self.folder / WORK / f"{uuid4().hex}{path.suffix}"
         with explained_full_disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.parent.mkdir(exist_ok=True)
             signs = read_credentials(task.args)
             output.save(unfinished, index, metadata=not task.args.no_metadata, credentials=signs)
             append_line(self.folder, {"output": task.name, "settings": task.settings, "made": made})
@@ -362,39 +359,12 @@ def pipeline_key(args: argparse.Namespace) -> str:
     return json.dumps([plain(getattr(args, name)) for name in OF_A_PIPELINE])
 
 
-def run_on_ray(chunks: Sequence[Sequence[Task]], maker: ClipMaker, num_processes: int) -> Iterator[list[Outcome]]:
-    """Spread batches over a Ray cluster; every node sees the same files."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("`--ray` needs Ray Data, which is not installed; run `pip install ray[data]`") from error
-    if not chunks:
-        return
-    if not ray.is_initialized():
-        ray.init()
-    gpus = 1 if ray.cluster_resources().get("GPU") and chunks[0][0].args.device != "cpu" else 0
-    rows = ray.data.from_items([{"tasks": pickle.dumps(chunk)} for chunk in chunks])
-    outcomes = rows.map(_RayWorker, fn_constructor_args=(maker,), concurrency=num_processes, num_gpus=gpus)
-    for row in outcomes.iter_rows():
-        yield [Outcome(*outcome) for outcome in json.loads(row["outcomes"])]
-
-
-class _RayWorker:
-    """One actor of the cluster, with its own model."""
-
-    def __init__(self, maker: ClipMaker) -> None:
-        self._maker = maker
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        return {"outcomes": json.dumps(self._maker(pickle.loads(row["tasks"])))}
-
-
 # 3. What was made
 
 
 def append_line(folder: Path, record: Mapping[str, Any]) -> None:
     """Add the line of a clip, whoever else adds one; behind half a line of a killed run a new one begins."""
-    with FileLock(folder / WORK / "list.lock"), (folder / LIST).open("a+b") as file:
+    with (folder / LIST).open("a+b") as file, in_turn(file):
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         is_open = file.read(1) not in (b"", b"\n")

@@ -1,13 +1,13 @@
-"""A lock on a folder that ends with the process that holds it, however that process ends."""
+"""Locks on folders and files that end with the process that holds them, however that process ends."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 try:
@@ -87,6 +87,24 @@ def held_alone(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def in_turn(file: IO[bytes]) -> Iterator[None]:
+    """Wait until no other process is in this block with the same file, then run it; on a disk without locks, at once.
+
+    Args:
+        file: Open for writing, without which NFS locks nothing; the block leaves nothing of it in a buffer.
+    """
+    if _fcntl is not None:
+        with suppress(OSError):  # some network disks know no locks
+            _fcntl.flock(file, _fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if _fcntl is not None:
+            with suppress(OSError):
+                _fcntl.flock(file, _fcntl.LOCK_UN)
 
 
 def _close_in_child() -> None:

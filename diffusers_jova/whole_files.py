@@ -26,12 +26,20 @@ NOTHING_WRITTEN = "nothing was written"
 
 
 class FullDiskError(OSError):
-    """A file did not fit on the disk; the message says what to do."""
+    """A file did not fit on the disk; the message says what to do.
+
+    Attributes:
+        reason: How the system words it.
+    """
+
+    reason = ""
 
 
 @contextmanager
 def explained_full_disk(path: Path, kept: str = COMPLETE_IS_KEPT) -> Iterator[None]:
     """Say what to do where `path` does not fit on the disk, and what is `kept`.
+
+    Of several such blocks the outermost speaks: what an inner one names may be a part, or a place that is gone.
 
     Raises:
         FullDiskError: In place of an error that comes from a full disk; every other error passes as it is.
@@ -42,9 +50,9 @@ def explained_full_disk(path: Path, kept: str = COMPLETE_IS_KEPT) -> Iterator[No
         reason = _full_disk_reason(error)
         if not reason:
             raise
-        raise FullDiskError(
-            f"`{path}` could not be written ({reason}); free some space and start again, {kept}"
-        ) from error
+        full = FullDiskError(f"`{path}` could not be written ({reason}); free some space and start again, {kept}")
+        full.reason = reason
+        raise full from error
 
 
 @contextmanager
@@ -160,6 +168,8 @@ def remove(path: Path) -> None:
 
 def _full_disk_reason(error: OSError | SafetensorError) -> str:
     """How the system words a full disk; empty for other errors. Some give its number in their text only."""
+    if isinstance(error, FullDiskError):
+        return error.reason
     if isinstance(error, OSError) and not isinstance(error, shutil.Error):
         return (error.strerror or str(error)) if error.errno in FULL_DISK else ""
     numbers = [number for number in FULL_DISK if re.search(rf"(os error |Errno ){number}\b", str(error))]

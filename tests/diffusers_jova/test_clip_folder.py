@@ -15,11 +15,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from filelock import FileLock
 from torch import distributed, multiprocessing
 
 from diffusers_jova import media
 from diffusers_jova.clip_folder import LIST, WORK, digest_path
+from diffusers_jova.folder_lock import held_alone
 from jova_cli.main import main
 from tests.places import ROOT
 
@@ -94,9 +94,9 @@ def names_of(rows: Iterable[dict[str, Any]]) -> set[str]:
 
 
 def clips(folder: Path) -> set[str]:
-    """Every file that is there, but for the list and the locks."""
+    """Every file that is there, but for the list."""
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    return files - {LIST, f"{WORK}/run.lock", f"{WORK}/list.lock"}
+    return files - {LIST}
 
 
 def test_every_row_equals_its_single_call(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_a_second_run_makes_only_what_is_missing(
     (folder / lost).unlink()
     with (folder / LIST).open("a") as file:
         file.write('{"output": "half a li')
-    (folder / WORK / "unfinished").mkdir()
-    (folder / WORK / "unfinished" / "half.mp4").touch()
+    (folder / WORK).mkdir()
+    (folder / WORK / "half.mp4").touch()
     make(tiny_pipeline_folder, rows, folder, *SHORT)
     said = capsys.readouterr()
     assert said.out.startswith("made 1, there already 2, refused 0: ")
@@ -209,11 +209,11 @@ def test_a_folder_where_a_run_is_at_work_is_refused(
     tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, folder = write_rows(tmp_path / "list.jsonl", [{"prompt": "a"}]), tmp_path / "clips"
-    (folder / WORK / "unfinished").mkdir(parents=True)
-    with FileLock(folder / WORK / "run.lock"):
+    (folder / WORK).mkdir(parents=True)
+    with held_alone(folder, "--output"):
         make(tiny_pipeline_folder, path, folder, *SHORT, code=2)
-    assert "`--output` must be a folder where no other run is at work, got" in capsys.readouterr().err
-    assert (folder / WORK / "unfinished").exists()  # of the other run
+    assert "`--output` must be a folder that no other run writes in, got" in capsys.readouterr().err
+    assert (folder / WORK).exists()  # of the other run
     make(tiny_pipeline_folder, path, folder, *SHORT)
 
 

@@ -1,10 +1,11 @@
+import fcntl
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from diffusers_jova.folder_lock import FolderInUseError, FolderLock, held_alone
+from diffusers_jova.folder_lock import FolderInUseError, FolderLock, held_alone, in_turn
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the children only wait and exit
@@ -54,3 +55,29 @@ def test_a_lock_knows_whether_its_folder_was_replaced(tmp_path: Path) -> None:
     folder.mkdir()
     assert not lock.is_of(folder)
     lock.release()
+
+
+def test_a_file_is_written_by_one_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    with path.open("ab") as file, path.open("ab") as other:
+        with in_turn(file), pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(RuntimeError), in_turn(file):
+            raise RuntimeError
+        with in_turn(other):
+            pass
+
+
+def test_who_comes_to_a_file_later_waits(tmp_path: Path) -> None:
+    path, (reader, writer) = tmp_path / "list", os.pipe()
+    with path.open("ab", buffering=0) as file, in_turn(file):
+        if (child := os.fork()) == 0:
+            with path.open("ab", buffering=0) as other:
+                os.write(writer, b".")
+                with in_turn(other):
+                    other.write(b"second")
+                os._exit(0)
+        os.read(reader, 1)
+        file.write(b"first ")
+    assert os.waitpid(child, 0)[1] == 0
+    assert path.read_bytes() == b"first second"

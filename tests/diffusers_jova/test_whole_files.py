@@ -155,3 +155,11 @@ def test_only_a_full_disk_asks_for_space(tmp_path: Path, error: Exception, is_fu
         raise error
     assert (raised.value is error) == (not is_full)
     assert isinstance(raised.value, FullDiskError) == is_full
+
+
+def test_a_full_disk_is_told_of_what_was_asked_for_not_of_a_part_of_it(tmp_path: Path) -> None:
+    said = rf"^`{tmp_path}/clip` could not be written \(No space left on device\); .* again, nothing was written$"
+    outer = explained_full_disk(tmp_path / "clip", "nothing was written")
+    inner = explained_full_disk(tmp_path / "part")
+    with pytest.raises(FullDiskError, match=said), outer, inner:
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -93,3 +93,13 @@ def test_train(tmp_path: Path) -> None:
     assert code == 2, said
     assert re.match(r"jova train: `.*checkpoint-00000003` could not be written .*; free some space", said), said
     assert list((tmp_path / "run").glob("*checkpoint*")) == []
+
+
+def test_a_clip_of_a_list(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text('{"prompt": "a", "output": "a.wav", "modalities": ["audio"]}')
+    words = ["generate", "--model", str(tiny_pipeline_folder), "--prompts", str(tmp_path / "list.jsonl")]
+    size = ["--steps", "1", "--height", "32", "--width", "32", "--num-frames", "33"]
+    code, said = on_a_full_disk(lambda: main([*words, "--output", str(tmp_path / "clips"), "--device", "cpu", *size]))
+    assert code == 2, said
+    assert re.match(r"jova generate: `.*clips/a.wav` could not be written \(.*\); free some space", said), said
+    assert [path for path in (tmp_path / "clips").rglob("*") if path.suffix == ".wav"] == []

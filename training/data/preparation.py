@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffusers_jova.prompt import JoVAPrompt
+from diffusers_jova.ray_cluster import run_on_ray
 from diffusers_jova.training.data.buckets import MAX_UNLIKE, SHAPE_NOTES
 from diffusers_jova.training.data.clips import (
     BrokenFileError,
@@ -302,29 +303,8 @@ def _work(preparer: Preparer, samples: Sequence[Sample], queue: Any) -> None:
 
 
 def _run_ray(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Outcome]:
-    """Spread the samples over a Ray cluster; every node sees the same files."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("`--ray` needs Ray Data, which is not installed; run `pip install ray[data]`") from error
     worker = replace(preparer, model=preparer.model.absolute(), output=preparer.output.absolute())
-    rows = ray.data.from_items([{"sample": sample} for sample in samples])
-    gpus = 1 if preparer.device.startswith("cuda") else 0
-    outcomes = rows.map(
-        _RayWorker, fn_constructor_args=(worker,), concurrency=max(1, num_processes), num_gpus=gpus
-    ).iter_rows()
-    yield from (Outcome(**json.loads(row["outcome"])) for row in outcomes)
-
-
-class _RayWorker:
-    """One actor of the cluster, with its own models."""
-
-    def __init__(self, preparer: Preparer) -> None:
-        self._preparer = preparer
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        outcome = self._preparer(row["sample"])
-        return {"outcome": json.dumps(outcome._asdict())}  # a table would give every row the reasons of all
+    yield from run_on_ray(worker, samples, num_processes, preparer.device)
 
 
 def _prompt(sample: Sample, clip: Clip) -> JoVAPrompt | str:
