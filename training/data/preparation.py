@@ -306,7 +306,9 @@ def _run_ray(samples: Sequence[Sample], preparer: Preparer, num_processes: int) 
     try:
         import ray
     except ImportError as error:
-        raise ImportError("`--ray` needs Ray Data, which is not installed; run `pip install ray[data]`") from error
+        raise ImportError(
+            "`--ray` needs Ray Data, which is not installed; install the package with its extra `ray`"
+        ) from error
     worker = replace(preparer, model=preparer.model.absolute(), output=preparer.output.absolute())
     rows = ray.data.from_items([{"sample": sample} for sample in samples])
     gpus = 1 if preparer.device.startswith("cuda") else 0
