@@ -56,9 +56,9 @@ class SavedPipeline:
         parts = {name: self._component_class(name) for name in CODECS if self.has(name)}
         with torch.device("meta"):
             codecs = {name: cls.from_config(cls.load_config(self.folder / name)) for name, cls in parts.items()}
-        config = {name: self.index[name] for name in ("defaults", "prompt_template") if name in self.index}
-        arguments: dict[str, Any] = {name: codecs.get(name) for name in COMPONENTS} | config
-        return JoVAPipeline(**arguments)
+            config = {name: self.index[name] for name in ("defaults", "prompt_template") if name in self.index}
+            arguments: dict[str, Any] = {name: codecs.get(name) for name in COMPONENTS} | config
+            return JoVAPipeline(**arguments)
 
     def component_config(self, name: str) -> dict[str, Any]:
         """The config of a component.
