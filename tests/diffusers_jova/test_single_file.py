@@ -110,7 +110,7 @@ def test_files_that_are_not_such_an_export_are_refused(tmp_path: Path) -> None:
     for header, message in (
         (None, r"must carry its config in the header \(`config`\), got none; `jova convert single_file` writes"),
         ("{", r"config of `.*` must be a JSON object, got something else"),
-        ([1], r"must name its class in `_class_name`, got list"),
+        ([1], r"must be a JSON object, got \[1\]"),
         ({**config, "_class_name": "JoVAWanTransformer3DModel"}, r"must hold a JoVATransformer3DModel, got a JoVAWan"),
     ):
         with pytest.raises(ValueError, match=message):
