@@ -9,7 +9,7 @@ import comfy.samplers
 from .guider import make_guider
 from .latents import decode, empty_latent, encode_first_frame, set_audio, set_video, with_image, with_rate
 from .loading import load_pipeline
-from .nodes_loading import SHIPPED, fingerprint
+from .model_files import SHIPPED, fingerprint
 from .text import encode_negative, encode_parts
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from .nodes_latent import FIT_TOOLTIP, FITS
+from .model_files import fingerprint
+from .picture_fit import FIT_TOOLTIP, FITS
 
 
 VOICE_FILES = (".npy", ".safetensors")
@@ -190,8 +191,6 @@ class JovaVoices(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, speaker_embeds: str, **_: Any) -> str:
         """The file is read again when it has changed."""
-        from .nodes_loading import fingerprint
-
         return fingerprint(Path(folder_paths.get_input_directory()) / speaker_embeds)
 
     @classmethod

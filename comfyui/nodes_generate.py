@@ -5,9 +5,10 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from .nodes_latent import FIT_TOOLTIP, FITS
-from .nodes_loading import DTYPE_TOOLTIP, DTYPES, SHIPPED, fingerprint, pipeline_names, pipeline_source
+from .model_files import SHIPPED, fingerprint, pipeline_names, pipeline_source
+from .nodes_loading import DTYPE_TOOLTIP, DTYPES
 from .nodes_sampling import scale_input
+from .picture_fit import FIT_TOOLTIP, FITS
 
 
 SAMPLERS = ("euler", "uni_pc", "heun", "dpmpp_2m")
@@ -133,7 +134,7 @@ class JovaMouthMaskPreview(io.ComfyNode):
                     "boxes",
                     default="",
                     tooltip="A file NAME.boxes.json as `jova prepare` reads it; empty "
-                    'looks for mouths with MediaPipe\'s networks (pip install "diffusers_jova[face]").',
+                    "looks for mouths with MediaPipe's networks (the package's extra `face`).",
                 ),
                 io.Float.Input(
                     "frame_rate",

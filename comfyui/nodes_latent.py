@@ -4,12 +4,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-
-FITS = ("cover", "contain", "stretch")
-FIT_TOOLTIP = (
-    "How a picture of another shape becomes one of the clip's: cover crops the centre, contain fills up with black, "
-    "stretch bends what is seen."
-)
+from .picture_fit import FIT_TOOLTIP, FITS
 
 
 class JovaEmptyLatent(io.ComfyNode):

@@ -1,44 +1,19 @@
 """Nodes that load models and adapters: sockets and schema."""
 
-from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from .model_files import SHIPPED, fingerprint, pipeline_names, pipeline_source
 
-SHIPPED = ("jova-tiny",)  # models that come with the package
+
 DTYPES = ("auto", "bf16", "fp16", "fp32", "fp8_e4m3fn")
 DTYPE_TOOLTIP = (
     "Number format of the transformer and the text encoder. auto: what ComfyUI chooses for this device. fp8_e4m3fn: "
     "stores the weights of the blocks in 8 bits and computes in bf16 or fp16, half the memory for some loss in the "
     "sound. VAEs and vocoder always run in fp32."
 )
-
-
-def pipeline_names() -> list[str]:
-    """Shipped models, then the folders in `models/diffusers` that hold a saved JoVAPipeline."""
-    found = []
-    for root in folder_paths.get_folder_paths("diffusers"):
-        for index in sorted(Path(root).glob("**/model_index.json")):
-            if '"JoVAPipeline"' in index.read_text(encoding="utf-8", errors="replace"):
-                found.append(index.parent.relative_to(root).as_posix())
-    return [*SHIPPED, *(name for name in dict.fromkeys(found) if name not in SHIPPED)]
-
-
-def pipeline_source(name: str) -> str:
-    """Folder of a model in `models/diffusers`, or the name of a shipped one."""
-    for root in folder_paths.get_folder_paths("diffusers"):
-        if (Path(root) / name / "model_index.json").is_file():
-            return str(Path(root) / name)
-    return name
-
-
-def fingerprint(path: str | Path) -> str:
-    """Changes when a file, or a file in a folder, is written anew; contents are not read."""
-    path = Path(path)
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return ";".join(f"{file}:{file.stat().st_mtime_ns}" for file in files if file.is_file())
 
 
 class JovaLoader(io.ComfyNode):

@@ -8,7 +8,7 @@ from importlib import import_module
 from types import ModuleType
 
 
-ADVICE = "run `pip install -U diffusers_jova` with the Python that runs ComfyUI, then start ComfyUI again"
+ADVICE = "run `pip install -U .` in its clone with the Python that runs ComfyUI, then start ComfyUI again"
 
 
 class PackageMissingError(RuntimeError):

@@ -15,7 +15,6 @@ from diffusers.pipelines.ltx2 import vocoder
 from diffusers_jova import single_file
 from diffusers_jova.conversion.checkpoint import Checkpoint, open_checkpoint, open_shards
 from diffusers_jova.conversion.output import (
-    SHARD_GB,
     Model,
     Options,
     Parameter,
@@ -43,12 +42,8 @@ def pack(folder: Path, output: Path, options: Options) -> None:
     """Write all shards of a component and its config into one file.
 
     Raises:
-        ValueError: The folder holds no component, or the size of a shard is asked for.
+        ValueError: The folder holds no component.
     """
-    if options.shard_gb != SHARD_GB:
-        raise ValueError(
-            f"`--shard-gb` must be left out where a folder becomes one file, got {options.shard_gb:g}; leave it out"
-        )
     config = folder_config(folder)
     checkpoint = open_shards(folder)
     found = stored(checkpoint, config, options)

@@ -45,7 +45,7 @@ class Credentials:
             import c2pa
         except ImportError as error:
             raise ImportError(
-                "signing needs c2pa-python, which is not installed; run `pip install diffusers_jova[c2pa]`"
+                "signing needs c2pa-python, which is not installed; install the package with its extra `c2pa`"
             ) from error
         certificate, key = _read("certificate", self.certificate), _read("key", self.key)
         algorithm = _algorithm(key, self.key)

@@ -103,12 +103,13 @@ def machine_memory_bytes(device: torch.device) -> float:
     return float("inf")
 
 
-def check_affordable(taken: Estimate, available_bytes: float) -> None:
+def check_affordable(taken: Estimate, available_bytes: float, advice: str) -> None:
     """Refuse what this machine hardly ends.
 
     Args:
         taken: By the run.
         available_bytes: Memory of the device.
+        advice: What whoever asked for it can do.
 
     Raises:
         ValueError: If it takes more memory than there is, or more than a day.
@@ -116,9 +117,8 @@ def check_affordable(taken: Estimate, available_bytes: float) -> None:
     if taken.memory_bytes <= available_bytes and taken.seconds <= LONGEST_S:
         return
     raise ValueError(
-        f"`--yes` must confirm a clip that takes, estimated, {taken.memory_bytes / GIGA:,.1f} GB of memory of the "
-        f"{available_bytes / GIGA:,.1f} GB here and {in_words(taken.seconds)} at least, got none; use fewer "
-        "`--num-frames` or `--steps` or a smaller size, or give it"
+        f"a clip must take no more than the {available_bytes / GIGA:,.1f} GB of memory here and a day, got, "
+        f"estimated, {taken.memory_bytes / GIGA:,.1f} GB and {in_words(taken.seconds)} at least; {advice}"
     )
 
 

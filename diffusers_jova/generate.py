@@ -31,6 +31,7 @@ from .prompt import JoVAPrompt
 
 
 BAD_INPUT = (ValueError, FloatingPointError, OSError, ImportError, SafetensorError)  # what one sentence explains
+CONFIRM = "use fewer `--num-frames` or `--steps` or a smaller size, or confirm it by `--yes`"
 OUT_OF_MEMORY = "the clip must fit into the memory; use `--cpu-offload`, fewer frames or a smaller size"
 
 
@@ -115,8 +116,17 @@ def check_length(args: argparse.Namespace) -> None:
         check_whole_frames(args.num_frames, read_object(config).get("scale_factor_temporal", 1))
 
 
-def check_cost(pipeline: JoVAPipeline, args: argparse.Namespace, arguments: dict[str, Any]) -> None:
-    """Refuse a clip that this machine hardly ends, unless it is confirmed; what none makes is left to the call."""
+def check_cost(
+    pipeline: JoVAPipeline, args: argparse.Namespace, arguments: dict[str, Any], advice: str = CONFIRM
+) -> None:
+    """Refuse a clip that this machine hardly ends, unless it is confirmed; what none makes is left to the call.
+
+    Args:
+        pipeline: Loaded.
+        args: The words of a single clip.
+        arguments: Of the pipeline's call.
+        advice: What whoever asked for the clip can do.
+    """
     if args.yes:
         return
     settings = pipeline.defaults.override(**number_arguments(args))
@@ -128,7 +138,7 @@ def check_cost(pipeline: JoVAPipeline, args: argparse.Namespace, arguments: dict
     limits = pipeline.clip_limits(args.modalities, settings.frame_rate)
     if limits is None or settings.num_frames <= limits.num_frames:
         available_bytes = machine_memory_bytes(pipeline._execution_device)
-        check_affordable(estimate(pipeline, settings, tuple(args.modalities)), available_bytes)
+        check_affordable(estimate(pipeline, settings, tuple(args.modalities)), available_bytes, advice)
 
 
 def prompt_arguments(args: argparse.Namespace) -> dict[str, Any]:

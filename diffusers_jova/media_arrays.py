@@ -142,7 +142,8 @@ def normalize_loudness(
         import pyloudnorm
     except ImportError as error:
         raise ImportError(
-            "`normalize_loudness` needs pyloudnorm, which is not installed; run `pip install diffusers_jova[loudness]`"
+            "`normalize_loudness` needs pyloudnorm, which is not installed; "
+            "install the package with its extra `loudness`"
         ) from error
     if audio.shape[1] < LOUDNESS_BLOCK_S * sampling_rate or not np.abs(audio).max() > 0:
         return audio

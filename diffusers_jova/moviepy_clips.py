@@ -30,7 +30,7 @@ def import_moviepy() -> Any:
         import moviepy
     except ImportError as error:
         raise ImportError(
-            "editing needs moviepy, which is not installed; run `pip install diffusers_jova[moviepy]`"
+            "editing needs moviepy, which is not installed; install the package with its extra `moviepy`"
         ) from error
     return moviepy
 

@@ -31,7 +31,9 @@ def run_on_ray(
     try:
         import ray
     except ImportError as error:
-        raise ImportError("`--ray` needs Ray Data, which is not installed; run `pip install ray[data]`") from error
+        raise ImportError(
+            "`--ray` needs Ray Data, which is not installed; install the package with its extra `ray`"
+        ) from error
     if not items:
         return
     if not ray.is_initialized():

@@ -1,6 +1,5 @@
 """A saved pipeline whose components are loaded one by one, by programs that manage memory themselves."""
 
-import json
 import os
 from importlib import import_module
 from typing import Any
@@ -8,6 +7,9 @@ from typing import Any
 import diffusers
 import torch
 
+from jova_cli.json_text import read_object
+from jova_cli.model_clips import model_defaults
+from jova_cli.model_info import read_index
 from jova_cli.shipped import model_folder
 
 from .generation_defaults import GenerationDefaults
@@ -27,24 +29,13 @@ class SavedPipeline:
         source: Folder, or the name of a shipped model.
 
     Raises:
-        ValueError: It is no folder of a `JoVAPipeline`.
+        ValueError: It is no folder of a `JoVAPipeline`, or its index holds something else than it should.
     """
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
         self.folder = model_folder(source)
-        index = self.folder / "model_index.json"
-        if not index.is_file():
-            raise ValueError(
-                f"`{self.folder}` must be the folder of a saved pipeline, got no model_index.json in it; "
-                "`JoVAPipeline.save_pretrained` and `jova convert` write such folders"
-            )
-        self.index: dict[str, Any] = json.loads(index.read_text())
-        if self.index.get("_class_name") != JoVAPipeline.__name__:
-            raise ValueError(
-                f"`{self.folder}` must hold a {JoVAPipeline.__name__}, got a {self.index.get('_class_name')}; "
-                "choose the folder of one"
-            )
-        self.defaults = GenerationDefaults.from_dict(self.index.get("defaults") or {})
+        self.index = read_index(self.folder)
+        self.defaults = GenerationDefaults.from_dict(model_defaults(self.index))
 
     def has(self, name: str) -> bool:
         """Whether the folder holds a component."""
@@ -70,9 +61,12 @@ class SavedPipeline:
         return JoVAPipeline(**arguments)
 
     def component_config(self, name: str) -> dict[str, Any]:
-        """The config of a component."""
-        config: dict[str, Any] = json.loads((self.folder / name / "config.json").read_text())
-        return config
+        """The config of a component.
+
+        Raises:
+            ValueError: It is no object of JSON.
+        """
+        return read_object(self.folder / name / "config.json")
 
     def scheduler(self) -> FlowMatchAudioVideoScheduler:
         """Its scheduler, for both modalities."""

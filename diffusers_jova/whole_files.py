@@ -147,9 +147,9 @@ def _bring_back(place: Path, path: Path) -> None:
 
 
 def write_text(path: Path, text: str, kept: str = COMPLETE_IS_KEPT) -> None:
-    """Write a file, which then holds all of the text or is left as it was; `kept` as `explained_full_disk`."""
+    """Write a file in UTF-8: it holds all of the text, or is left as it was; `kept` as `explained_full_disk`."""
     with explained_full_disk(path, kept), written_whole(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

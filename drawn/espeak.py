@@ -1,6 +1,6 @@
 """Speech by espeak-ng with the times of its phonemes: any English words, clearer than the built-in voices.
 
-Needs `pip install diffusers_jova[espeak]`, which carries the library; espeak-ng is GPL-3.0 and only generates data.
+Needs the package's extra `espeak`, which carries the library; espeak-ng is GPL-3.0 and only generates data.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Espeak:
         except ImportError:
             raise ImportError(
                 '`speech="espeak"` needs the package espeakng-loader, which is not installed; '
-                "run `pip install diffusers_jova[espeak]`"
+                "install the package with its extra `espeak`"
             ) from None
         self.library = ctypes.CDLL(espeakng_loader.get_library_path())
         synchronous, phoneme_events, no_exit = 2, 0x1, 0x8000

@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .given_paths import check_new
+from .given_paths import check_new, kind_of
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name
+from .shipped import HUB_NAME
 
 
 WORK = "diffusers_jova.conversion.convert"
@@ -66,5 +67,14 @@ def check(args: argparse.Namespace) -> None:
     ):
         if is_given and args.kind not in kinds:
             raise ValueError(f"`{option}` must go with {', '.join(kinds)}, got {args.kind}; leave it out")
+        if is_given and option == "--shard-gb" and args.kind == "single_file" and is_folder(args.source):
+            raise ValueError(
+                f"`{option}` must be left out where a folder becomes one file, got {args.shard_gb:g}; leave it out"
+            )
         if is_given and args.reverse:  # one file under its original names, of what is there
             raise ValueError(f"`{option}` must go without `--reverse`, got both; leave one out")
+
+
+def is_folder(source: str) -> bool:
+    """Whether a source is a folder, or all of a repository on the hub."""
+    return kind_of(source) == "folder" or (not kind_of(source) and HUB_NAME.fullmatch(source) is not None)

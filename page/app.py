@@ -1,6 +1,6 @@
 """The page of `jova app`: a form in the browser around one pipeline. In a folder with its README.md it is a Space.
 
-The fields are the options of `jova generate` under the same names, so that both make the same call: a clip made here
+The fields have the names of `jova generate`'s options, so that both make the same call: a clip made here
 is made there by the settings that are saved beside it.
 """
 
@@ -62,6 +62,10 @@ LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 KEEP_S = 3600  # for which a clip stays while its page is open
 UNKNOWN_S = 120  # that ZeroGPU reserves for a clip before any was measured
 MARGIN = 1.5  # of a reservation over the estimate: a cut-off clip is lost
+TOO_LARGE = (  # said to a visitor, who did not start the page
+    "use fewer `num_frames` or `steps` or a smaller size, or ask whoever runs the page to start it with "
+    "`jova app --yes`"
+)
 RUNNING = "running"  # the file in a clip's folder; cancelling removes it
 SILENT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # events that are no work
 # fmt: off
@@ -179,7 +183,7 @@ class Page:
             watch.check()
             arguments = call_arguments(args, lines.append)
             tell_strangers(self.pipeline, args, lines.append)
-            check_cost(self.pipeline, args, arguments)
+            check_cost(self.pipeline, args, arguments, TOO_LARGE)
             weigh_adapters(self.pipeline, args.lora)
             generator = torch.Generator().manual_seed(args.seed)
             try:

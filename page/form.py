@@ -1,4 +1,4 @@
-"""The form of the page: a field for each option of `jova generate`, with the name that it has there."""
+"""The form of the page: fields under the names of `jova generate`'s options."""
 
 import sys
 from collections.abc import Sequence

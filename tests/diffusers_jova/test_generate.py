@@ -194,8 +194,8 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         (["--num-frames", "400001"], r"`num_frames` must be at most 61 \(3.81 s, .* the longest clip of this model"),
         (
             ["--steps", "1000000000"],
-            r"`--yes` must confirm a clip that takes, estimated, [\d,.]+ GB of memory of the [\d,.]+ GB here and "
-            r"[\d,.]+ (days|years) at least, got none; use fewer",
+            r"a clip must take no more than the [\d,.]+ GB of memory here and a day, got, estimated, [\d,.]+ GB and "
+            r"[\d,.]+ (days|years) at least; use fewer `--num-frames` or `--steps` .* `--yes`",
         ),
         (["--transcript", "hello"], r"either by `--prompt` or by .* got both"),
         (["--image", "missing.png"], r"`--image` must be an existing file, got missing.png"),

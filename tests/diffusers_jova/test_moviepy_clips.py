@@ -153,7 +153,7 @@ def test_clips_that_do_not_say_how_long_or_how_fast_they_are_are_refused(moviepy
 def test_the_library_that_edits_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "moviepy", None)
     output = make_output(5, 16.0, 16000, 1, 0)
-    with pytest.raises(ImportError, match=r"run `pip install diffusers_jova\[moviepy\]`"):
+    with pytest.raises(ImportError, match="install the package with its extra `moviepy`"):
         output.to_moviepy()
 
 

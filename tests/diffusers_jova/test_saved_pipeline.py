@@ -25,7 +25,7 @@ def test_an_outline_tells_shapes_and_rates_and_holds_no_weights(tiny_pipeline_fo
         assert getattr(outline.audio_codec, name) == getattr(whole.audio_codec, name)
     latents = torch.randn(1, 16, 3, 4, 4)
     assert torch.equal(outline.video_codec.normalize(latents), whole.video_codec.normalize(latents))
-    assert outline.defaults == whole.defaults
+    assert saved.defaults == outline.defaults == whole.defaults
 
 
 def test_the_shipped_model_has_an_outline_too() -> None:
@@ -39,8 +39,36 @@ def test_the_scheduler_serves_both_modalities(tiny_pipeline_folder: Path) -> Non
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="got no model_index"):
+    with pytest.raises(ValueError, match=r"must be a folder with a `model_index\.json`, got"):
         SavedPipeline(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
-    with pytest.raises(ValueError, match="must hold a JoVAPipeline, got a WanPipeline"):
+    with pytest.raises(ValueError, match='must be a saved JoVAPipeline, got the class "WanPipeline"'):
         SavedPipeline(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "must be a JSON object, got something else"),
+        ("[]", r"must be a JSON object, got \[\]"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"_class_name": "JoVAPipeline", "vae": [1, 2]}', "must be a component with a library and a class"),
+        ('{"_class_name": "JoVAPipeline", "defaults": 5}', "`defaults` of a"),
+    ],
+    ids=["no JSON", "a list", "deep", "numbers for a component", "a number for defaults"],
+)
+def test_a_hostile_index_is_refused_in_one_sentence(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        SavedPipeline(tmp_path)
+    assert type(caught.value) is ValueError  # one of ours, not the parser's
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "null", "[" * 100_000], ids=["no JSON", "null", "deep"])
+def test_a_hostile_config_is_refused_in_one_sentence(text: str, tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_bytes((tiny_pipeline_folder / "model_index.json").read_bytes())
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"transformer.config\.json` must be a JSON object"):
+        SavedPipeline(tmp_path).component_config("transformer")

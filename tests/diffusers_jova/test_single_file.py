@@ -86,12 +86,13 @@ def test_loading_starts_on_the_meta_device(
     assert set(seen) == {"meta"}
 
 
+@pytest.mark.parametrize("size", ["1", "5"])  # 5 is what other conversions have, if not told
 def test_a_folder_that_becomes_one_file_has_no_shards_to_size(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        export(build_transformer(), tmp_path, "--shard-gb", "1")
-    assert "`--shard-gb` must be left out where a folder becomes one file, got 1" in capsys.readouterr().err
+        export(build_transformer(), tmp_path, "--shard-gb", size)
+    assert f"`--shard-gb` must be left out where a folder becomes one file, got {size}" in capsys.readouterr().err
     assert not (tmp_path / "one.safetensors").exists()
 
 

@@ -1,6 +1,8 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from diffusers_jova.whole_files import (
     write_text,
     written_whole,
 )
+from tests.places import ROOT
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the children only write and exit
@@ -22,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # t
 def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_text(tmp_path / "log", "old")
 
-    def half(path: Path, text: str) -> None:
+    def half(path: Path, text: str, **_: str) -> None:
         path.write_bytes(text[: len(text) // 2].encode())
         raise OSError(28, "No space left on device")
 
@@ -31,6 +34,16 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         write_text(tmp_path / "log", "new", "the rest is kept")
     assert (tmp_path / "log").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
+
+
+def test_a_text_is_utf_8_wherever_it_is_written(tmp_path: Path) -> None:
+    words = (
+        "import sys; from pathlib import Path; from diffusers_jova.whole_files import write_text; "
+        "write_text(Path(sys.argv[1]), chr(0xE9))"
+    )
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # text is ASCII there
+    subprocess.run([sys.executable, "-c", words, str(tmp_path / "log")], env=plain, cwd=ROOT, check=True)
+    assert (tmp_path / "log").read_bytes() == "\u00e9".encode()
 
 
 @pytest.mark.parametrize(

@@ -59,5 +59,5 @@ def test_the_preview_names_the_library_that_burns_in_before_it_works(
     monkeypatch.setitem(sys.modules, "moviepy", None)
     with pytest.raises(SystemExit):
         main([str(tmp_path), str(tmp_path / "out"), "--model", str(tmp_path), "--no-mouth", "--subtitles"])
-    assert "run `pip install diffusers_jova[moviepy]`" in capsys.readouterr().err
+    assert "install the package with its extra `moviepy`" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

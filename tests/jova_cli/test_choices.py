@@ -1,5 +1,6 @@
 """What the parsers list of modules that they cannot import is what those modules know."""
 
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
@@ -62,3 +63,16 @@ def test_options_that_a_conversion_does_not_read_are_refused(
     with pytest.raises(SystemExit):
         convert.parse([words[0], "source", "output", *words[1:]])
     assert f"`{words[-2]}` must " in capsys.readouterr().err
+
+
+def test_the_size_of_a_shard_is_read_where_one_file_becomes_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one.safetensors").touch()
+    words = ["--shard-gb", "5"]
+    for source in (str(tmp_path / "one.safetensors"), "owner/name:one.safetensors"):
+        assert convert.parse(["single_file", source, "output", *words])[1].shard_gb == 5
+    for source in (str(tmp_path), "owner/name"):
+        with pytest.raises(SystemExit):
+            convert.parse(["single_file", source, "output", *words])
+        assert "`--shard-gb` must be left out where a folder becomes one file, got 5" in capsys.readouterr().err

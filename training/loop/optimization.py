@@ -24,7 +24,8 @@ def build_optimizer(transformer: nn.Module, config: TrainConfig, device: torch.d
             from bitsandbytes.optim.adamw import AdamW8bit
         except ImportError as error:
             raise ImportError(
-                "`optimizer: adamw_8bit` needs bitsandbytes; run `pip install bitsandbytes` or set `optimizer: adamw`"
+                "`optimizer: adamw_8bit` needs bitsandbytes; install the package with its extra `quantize`, or set "
+                "`optimizer: adamw`"
             ) from error
         return AdamW8bit(groups, lr=config.learning_rate, betas=config.betas)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=device.type == "cuda")
