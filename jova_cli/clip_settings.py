@@ -17,18 +17,19 @@ NAMES = (
 # fmt: on
 
 
-def write_settings(path: Path, args: argparse.Namespace, model: str, num_frames: int) -> None:
+def write_settings(path: Path, args: argparse.Namespace, model: str) -> None:
     """Write what makes a clip again, as a list of one row; given files are looked for beside it.
 
     Args:
         path: File to write.
         args: The words of `jova generate`.
         model: Its name.
-        num_frames: Of the clip, as it became.
     """
     values = {name: getattr(args, name) for name in NAMES}
     values |= {name: values[name] and values[name].name for name in MEDIA}
-    values |= {"num_frames": num_frames, "lora": [f"{source}:{scale:g}" for source, scale in args.lora if scale]}
+    values |= {"lora": [f"{source}:{scale:g}" for source, scale in args.lora if scale]}
+    if args.num_frames is None:  # as given: a number lets the model go on where the files are shorter
+        del values["num_frames"]
     path.write_text(json.dumps({"model": model, **values}) + "\n", encoding="utf-8")
 
 

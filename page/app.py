@@ -82,10 +82,9 @@ EXAMPLES = (  # seen, heard, said; a model of few things shows those that it kno
 
 
 class Made(NamedTuple):
-    """What a call tells besides its files: lines about it, its length in frames, and how long it took."""
+    """What a call tells besides its files: lines about it, and how long it took."""
 
     lines: list[str]
-    num_frames: int
     measured: Measured
 
 
@@ -138,7 +137,7 @@ class Page:
                 made = self.compute(args, progress)
             self.measured = made.measured
             path = folder / "settings.jsonl"
-            write_settings(path, args, self.model_name, made.num_frames)
+            write_settings(path, args, self.model_name)
             clip, sound = (
                 str(folder / name) if (folder / name).exists() else None for name in ("clip.mp4", "sound.wav")
             )
@@ -194,7 +193,7 @@ class Page:
                 if made.audio is not None:
                     made.save(args.output.with_name("sound.wav"))
             measured = watch.clock.measure(self.work({**vars(args), "num_frames": num_frames}))
-        return Made(lines, num_frames, measured)
+        return Made(lines, measured)
 
     def work(self, values: dict[str, Any]) -> Work:
         """What the time of a clip grows with."""
@@ -243,6 +242,7 @@ class Page:
                 gr.Warning(f"give these again, files are no settings: {', '.join(missing)}")
             if (values.get("lora") or []) and not self.args.lora:
                 gr.Warning(f"this page has no adapters, the clip had {', '.join(values['lora'])}")
+            values["as_given"] = values.get("num_frames") is None or not (values.get("audio") or values.get("video"))
         return [values.get(name, gr.skip()) for name in self.field_names if name not in MEDIA]
 
     # 3. Time
@@ -344,7 +344,7 @@ class Page:
         self, blocks: gr.Blocks, fields: dict[str, Any], outputs: list[Any], estimate: Any, start: Any, stop: Any
     ) -> None:
         """Say what the buttons do, and when the estimate changes."""
-        self.field_names = [name for name in LABELS if name in fields]
+        self.field_names = [*(name for name in LABELS if name in fields), "as_given"]
         made = start.click(
             self.generate, inputs_kwargs=fields, outputs=outputs, api_name="generate", concurrency_id="work"
         )

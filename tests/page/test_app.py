@@ -171,13 +171,20 @@ def test_a_prompt_becomes_the_clip_of_the_command_its_sound_its_settings_and_an_
     assert np.array_equal(same.audio, video.audio)
 
 
-def test_settings_fill_the_form_again_and_others_are_refused(page: Page, tmp_path: Path) -> None:
+def test_settings_fill_the_form_again_and_others_are_refused(
+    blocks: gr.Blocks, page: Page, tmp_path: Path
+) -> None:
     names = [name for name in page.field_names if name not in ("image", "audio", "video")]
     path = tmp_path / "settings.jsonl"
     path.write_text(json.dumps({"model": "jova-tiny", "seed": 5, "transcript": "hello"}))
     filled = dict(zip(names, page.fill(str(path)), strict=True))
     assert (filled["seed"], filled["transcript"]) == (5, "hello")  # the component makes a text of a number
     assert filled["steps"] == gr.skip()
+    assert filled["as_given"] is True
+    path.write_text(json.dumps({"audio": "voice.wav", "num_frames": 33}))
+    with pytest.warns(UserWarning, match="give these again"):
+        filled = dict(zip(names, page.fill(str(path)), strict=True))
+    assert filled["as_given"] is False  # the number is meant
     for text, message in (("[]", "got list"), ('{"sed": 1}', "got sed"), ("no", "must be a row of JSON")):
         path.write_text(text)
         with pytest.raises(gr.Error, match=message):
@@ -257,7 +264,8 @@ def test_an_own_voice_and_a_first_frame_are_used_and_what_is_left_out_is_told(us
     clip, _, settings, _, said = user.predict(**SHORT, **given, api_name="/generate")
     assert len(media.read_video(clip).frames) == 17  # what a second of sound fills
     values = json.loads(Path(settings).read_text())
-    assert (values["image"], values["audio"], values["num_frames"]) == ("portrait.png", "voice.wav", 17)
+    assert (values["image"], values["audio"]) == ("portrait.png", "voice.wav")
+    assert "num_frames" not in values  # a number would let the model go on where the sound falls short of it
     assert "other pictures" in said
     *_, said = user.predict(**SHORT, video=video, api_name="/generate")
     assert "the sound of `Own video` is left out" in said
