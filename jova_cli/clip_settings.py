@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,19 @@ NAMES = (
 # fmt: on
 
 
-def write_settings(path: Path, args: argparse.Namespace, model: str) -> None:
+def write_settings(path: Path, args: argparse.Namespace, model: str, adapters: Sequence[str]) -> None:
     """Write what makes a clip again, as a list of one row; given files are looked for beside it.
 
     Args:
         path: File to write.
         args: The words of `jova generate`.
         model: Its name.
+        adapters: Names of those in `args.lora`, without the place where they lie.
     """
     values = {name: getattr(args, name) for name in NAMES}
     values |= {name: values[name] and values[name].name for name in MEDIA}
-    values |= {"lora": [f"{source}:{scale:g}" for source, scale in args.lora if scale]}
+    scales = [scale for _, scale in args.lora]
+    values["lora"] = [f"{name}:{scale!r}" for name, scale in zip(adapters, scales, strict=True) if scale]
     if args.num_frames is None:  # as given: a number lets the model go on where the files are shorter
         del values["num_frames"]
     path.write_text(json.dumps({"model": model, **values}) + "\n", encoding="utf-8")

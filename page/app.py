@@ -137,7 +137,7 @@ class Page:
                 made = self.compute(args, progress)
             self.measured = made.measured
             path = folder / "settings.jsonl"
-            write_settings(path, args, self.model_name)
+            write_settings(path, args, self.model_name, self.adapter_names())
             clip, sound = (
                 str(folder / name) if (folder / name).exists() else None for name in ("clip.mp4", "sound.wav")
             )
@@ -163,13 +163,21 @@ class Page:
     def weighed(self, words: list[str]) -> list[Adapter]:
         """All adapters of the page, with the scales of those that are chosen and 0 for the others."""
         chosen = {adapter.source: adapter.scale for adapter in map(parse_adapter, words)}
-        loaded = [adapter.source for adapter in self.args.lora]
-        for source in chosen:
-            if source not in loaded:
-                raise ValueError(
-                    f"`lora` must be one of {', '.join(loaded) or 'none'}, got {source}; choose from them"
-                )
-        return [Adapter(source, chosen.get(source, 0.0)) for source in loaded]
+        names = self.adapter_names()
+        for name in chosen:
+            if name not in names:
+                raise ValueError(f"`lora` must be one of {', '.join(names) or 'none'}, got {name}; choose from them")
+        pairs = zip(names, self.args.lora, strict=True)
+        return [Adapter(adapter.source, chosen.get(name, 0.0)) for name, adapter in pairs]
+
+    def adapter_names(self) -> list[str]:
+        """Names of the page's adapters, which tell no place; those of one name are numbered."""
+        names: list[str] = []
+        for adapter in self.args.lora:
+            name = str(name_of_source(adapter.source))
+            same = (name, *(f"{name}-{number}" for number in range(2, len(self.args.lora) + 2)))
+            names.append(next(one for one in same if one not in names))
+        return names
 
     def make_clip(self, args: argparse.Namespace, progress: gr.Progress) -> Made:
         """Run the pipeline and write its files; what comes in and goes out may cross to another process and back."""
@@ -300,7 +308,8 @@ class Page:
             with gr.Tab("Make a clip"), gr.Row():
                 with gr.Column():
                     refill = gr.UploadButton("Take the settings of an earlier clip", file_types=[".jsonl"], size="sm")
-                    fields = lay_form(self.pipeline, self.args.lora)
+                    named = zip(self.adapter_names(), self.args.lora, strict=True)
+                    fields = lay_form(self.pipeline, [Adapter(name, adapter.scale) for name, adapter in named])
                     estimate = gr.Markdown()
                     with gr.Row():
                         start, stop = gr.Button("Make it", variant="primary"), gr.Button("Cancel", variant="stop")
