@@ -171,9 +171,8 @@ def test_a_prompt_becomes_the_clip_of_the_command_its_sound_its_settings_and_an_
     assert np.array_equal(same.audio, video.audio)
 
 
-def test_settings_fill_the_form_again_and_others_are_refused(
-    blocks: gr.Blocks, page: Page, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("blocks")
+def test_settings_fill_the_form_again_and_others_are_refused(page: Page, tmp_path: Path) -> None:
     names = [name for name in page.field_names if name not in ("image", "audio", "video")]
     path = tmp_path / "settings.jsonl"
     path.write_text(json.dumps({"model": "jova-tiny", "seed": 5, "transcript": "hello"}))
@@ -185,7 +184,12 @@ def test_settings_fill_the_form_again_and_others_are_refused(
     with pytest.warns(UserWarning, match="give these again"):
         filled = dict(zip(names, page.fill(str(path)), strict=True))
     assert filled["as_given"] is False  # the number is meant
-    for text, message in (("[]", "got list"), ('{"sed": 1}', "got sed"), ("no", "must be a row of JSON")):
+    for text, message in (
+        ("[]", r"got \[\]"),
+        ('{"sed": 1}', "got sed"),
+        ("no", "must be a JSON object"),
+        ('{"lora": 5}', "`Adapters` must be a list of texts, got int"),
+    ):
         path.write_text(text)
         with pytest.raises(gr.Error, match=message):
             page.fill(str(path))
@@ -289,10 +293,11 @@ def test_the_mouth_mask_of_a_clip_is_shown_by_its_boxes(user: Client, tmp_path: 
 
 
 def test_only_the_adapters_of_the_page_can_be_chosen(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page.args, "lora", [Adapter("one", 1.0), Adapter("two", 0.5)])
-    assert page.weighed(["two:0.25"]) == [Adapter("one", 0.0), Adapter("two", 0.25)]
-    assert page.weighed([]) == [Adapter("one", 0.0), Adapter("two", 0.0)]
-    with pytest.raises(ValueError, match="`lora` must be one of one, two, got three"):
+    first, second = "/home/anna/one.safetensors", "/home/anna/old/one.safetensors"
+    monkeypatch.setattr(page.args, "lora", [Adapter(first, 1.0), Adapter(second, 0.5)])
+    assert page.weighed(["one-2:0.25"]) == [Adapter(first, 0.0), Adapter(second, 0.25)]
+    assert page.weighed([]) == [Adapter(first, 0.0), Adapter(second, 0.0)]
+    with pytest.raises(ValueError, match="`lora` must be one of one, one-2, got three"):
         page.weighed(["three"])
 
 
