@@ -86,10 +86,9 @@ EXAMPLES = (  # seen, heard, said; a model of few things shows those that it kno
 
 
 class Made(NamedTuple):
-    """What a call tells besides its files: lines about it, its length in frames, and how long it took."""
+    """What a call tells besides its files: lines about it, and how long it took."""
 
     lines: list[str]
-    num_frames: int
     measured: Measured
 
 
@@ -142,7 +141,7 @@ class Page:
                 made = self.compute(args, progress)
             self.measured = made.measured
             path = folder / "settings.jsonl"
-            write_settings(path, args, self.model_name, made.num_frames)
+            write_settings(path, args, self.model_name, self.adapter_names())
             clip, sound = (
                 str(folder / name) if (folder / name).exists() else None for name in ("clip.mp4", "sound.wav")
             )
@@ -168,13 +167,21 @@ class Page:
     def weighed(self, words: list[str]) -> list[Adapter]:
         """All adapters of the page, with the scales of those that are chosen and 0 for the others."""
         chosen = {adapter.source: adapter.scale for adapter in map(parse_adapter, words)}
-        loaded = [adapter.source for adapter in self.args.lora]
-        for source in chosen:
-            if source not in loaded:
-                raise ValueError(
-                    f"`lora` must be one of {', '.join(loaded) or 'none'}, got {source}; choose from them"
-                )
-        return [Adapter(source, chosen.get(source, 0.0)) for source in loaded]
+        names = self.adapter_names()
+        for name in chosen:
+            if name not in names:
+                raise ValueError(f"`lora` must be one of {', '.join(names) or 'none'}, got {name}; choose from them")
+        pairs = zip(names, self.args.lora, strict=True)
+        return [Adapter(adapter.source, chosen.get(name, 0.0)) for name, adapter in pairs]
+
+    def adapter_names(self) -> list[str]:
+        """Names of the page's adapters, which tell no place; those of one name are numbered."""
+        names: list[str] = []
+        for adapter in self.args.lora:
+            name = str(name_of_source(adapter.source))
+            same = (name, *(f"{name}-{number}" for number in range(2, len(self.args.lora) + 2)))
+            names.append(next(one for one in same if one not in names))
+        return names
 
     def make_clip(self, args: argparse.Namespace, progress: gr.Progress) -> Made:
         """Run the pipeline and write its files; what comes in and goes out may cross to another process and back."""
@@ -198,7 +205,7 @@ class Page:
                 if made.audio is not None:
                     made.save(args.output.with_name("sound.wav"))
             measured = watch.clock.measure(self.work({**vars(args), "num_frames": num_frames}))
-        return Made(lines, num_frames, measured)
+        return Made(lines, measured)
 
     def work(self, values: dict[str, Any]) -> Work:
         """What the time of a clip grows with."""
@@ -247,6 +254,7 @@ class Page:
                 gr.Warning(f"give these again, files are no settings: {', '.join(missing)}")
             if (values.get("lora") or []) and not self.args.lora:
                 gr.Warning(f"this page has no adapters, the clip had {', '.join(values['lora'])}")
+            values["as_given"] = values.get("num_frames") is None or not (values.get("audio") or values.get("video"))
         return [values.get(name, gr.skip()) for name in self.field_names if name not in MEDIA]
 
     # 3. Time
@@ -304,7 +312,8 @@ class Page:
             with gr.Tab("Make a clip"), gr.Row():
                 with gr.Column():
                     refill = gr.UploadButton("Take the settings of an earlier clip", file_types=[".jsonl"], size="sm")
-                    fields = lay_form(self.pipeline, self.args.lora)
+                    named = zip(self.adapter_names(), self.args.lora, strict=True)
+                    fields = lay_form(self.pipeline, [Adapter(name, adapter.scale) for name, adapter in named])
                     estimate = gr.Markdown()
                     with gr.Row():
                         start, stop = gr.Button("Make it", variant="primary"), gr.Button("Cancel", variant="stop")
@@ -348,7 +357,7 @@ class Page:
         self, blocks: gr.Blocks, fields: dict[str, Any], outputs: list[Any], estimate: Any, start: Any, stop: Any
     ) -> None:
         """Say what the buttons do, and when the estimate changes."""
-        self.field_names = [name for name in LABELS if name in fields]
+        self.field_names = [*(name for name in LABELS if name in fields), "as_given"]
         made = start.click(
             self.generate, inputs_kwargs=fields, outputs=outputs, api_name="generate", concurrency_id="work"
         )

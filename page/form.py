@@ -50,8 +50,8 @@ def lay_form(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> dict[str, A
     add(gr.Checkbox, "as_given", value=True, label="As long as my voice or video, where I give one")
     # numbers that may be missing are texts: an empty number field of a browser says 0
     add(gr.Textbox, "seed", value="", placeholder="drawn if empty")
-    if words := [f"{adapter.source}:{adapter.scale:g}" for adapter in adapters]:
-        hint = "PATH:SCALE; what is not chosen has no effect"
+    if words := [f"{adapter.source}:{adapter.scale!r}" for adapter in adapters]:
+        hint = "NAME:SCALE; what is not chosen has no effect"
         choice = {"choices": words, "value": words, "multiselect": True, "allow_custom_value": True, "info": hint}
         add(gr.Dropdown, "lora", **choice)
     with gr.Accordion("More settings", open=False):
@@ -63,7 +63,7 @@ def lay_form(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> dict[str, A
             add(gr.Number, "steps", value=defaults.num_inference_steps, precision=0)
         with gr.Row():
             add(gr.Number, "guidance_scale", value=defaults.guidance_scale)
-            scale = "" if defaults.audio_guidance_scale is None else f"{defaults.audio_guidance_scale:g}"
+            scale = "" if defaults.audio_guidance_scale is None else str(defaults.audio_guidance_scale)
             add(gr.Textbox, "audio_guidance_scale", value=scale, placeholder="as that of the picture")
         add(gr.Textbox, "negative_prompt", value=defaults.negative_prompt)
         add(gr.Textbox, "prompt", value="", placeholder="in place of the three above")

@@ -171,6 +171,7 @@ def test_a_prompt_becomes_the_clip_of_the_command_its_sound_its_settings_and_an_
     assert np.array_equal(same.audio, video.audio)
 
 
+@pytest.mark.usefixtures("blocks")
 def test_settings_fill_the_form_again_and_others_are_refused(page: Page, tmp_path: Path) -> None:
     names = [name for name in page.field_names if name not in ("image", "audio", "video")]
     path = tmp_path / "settings.jsonl"
@@ -178,7 +179,17 @@ def test_settings_fill_the_form_again_and_others_are_refused(page: Page, tmp_pat
     filled = dict(zip(names, page.fill(str(path)), strict=True))
     assert (filled["seed"], filled["transcript"]) == (5, "hello")  # the component makes a text of a number
     assert filled["steps"] == gr.skip()
-    for text, message in (("[]", "got list"), ('{"sed": 1}', "got sed"), ("no", "must be a row of JSON")):
+    assert filled["as_given"] is True
+    path.write_text(json.dumps({"audio": "voice.wav", "num_frames": 33}))
+    with pytest.warns(UserWarning, match="give these again"):
+        filled = dict(zip(names, page.fill(str(path)), strict=True))
+    assert filled["as_given"] is False  # the number is meant
+    for text, message in (
+        ("[]", r"got \[\]"),
+        ('{"sed": 1}', "got sed"),
+        ("no", "must be a JSON object"),
+        ('{"lora": 5}', "`Adapters` must be a list of texts, got int"),
+    ):
         path.write_text(text)
         with pytest.raises(gr.Error, match=message):
             page.fill(str(path))
@@ -257,7 +268,8 @@ def test_an_own_voice_and_a_first_frame_are_used_and_what_is_left_out_is_told(us
     clip, _, settings, _, said = user.predict(**SHORT, **given, api_name="/generate")
     assert len(media.read_video(clip).frames) == 17  # what a second of sound fills
     values = json.loads(Path(settings).read_text())
-    assert (values["image"], values["audio"], values["num_frames"]) == ("portrait.png", "voice.wav", 17)
+    assert (values["image"], values["audio"]) == ("portrait.png", "voice.wav")
+    assert "num_frames" not in values  # a number would let the model go on where the sound falls short of it
     assert "other pictures" in said
     *_, said = user.predict(**SHORT, video=video, api_name="/generate")
     assert "the sound of `Own video` is left out" in said
@@ -281,10 +293,11 @@ def test_the_mouth_mask_of_a_clip_is_shown_by_its_boxes(user: Client, tmp_path: 
 
 
 def test_only_the_adapters_of_the_page_can_be_chosen(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page.args, "lora", [Adapter("one", 1.0), Adapter("two", 0.5)])
-    assert page.weighed(["two:0.25"]) == [Adapter("one", 0.0), Adapter("two", 0.25)]
-    assert page.weighed([]) == [Adapter("one", 0.0), Adapter("two", 0.0)]
-    with pytest.raises(ValueError, match="`lora` must be one of one, two, got three"):
+    first, second = "/home/anna/one.safetensors", "/home/anna/old/one.safetensors"
+    monkeypatch.setattr(page.args, "lora", [Adapter(first, 1.0), Adapter(second, 0.5)])
+    assert page.weighed(["one-2:0.25"]) == [Adapter(first, 0.0), Adapter(second, 0.25)]
+    assert page.weighed([]) == [Adapter(first, 0.0), Adapter(second, 0.0)]
+    with pytest.raises(ValueError, match="`lora` must be one of one, one-2, got three"):
         page.weighed(["three"])
 
 
