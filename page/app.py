@@ -67,7 +67,7 @@ TOO_LARGE = (  # said to a visitor, who did not start the page
     "`jova app --yes`"
 )
 RUNNING = "running"  # the file in a clip's folder; cancelling removes it
-SILENT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # events that are no work
+SILENT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of what is no work
 # fmt: off
 ESTIMATED = (  # what the time of a clip depends on
     "num_frames", "width", "height", "frame_rate", "steps", "guidance_scale", "audio_guidance_scale", "modalities",
