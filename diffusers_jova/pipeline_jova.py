@@ -184,7 +184,10 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         if isinstance(pipeline, JoVAPipeline) and "custom_pipeline" not in kwargs:
             names, _ = cls._get_signature_keys(cls)
             kwargs = {name: part for name, part in pipeline.components.items() if name in names} | kwargs
-        return super().from_pipe(pipeline, **kwargs)
+        made = super().from_pipe(pipeline, **kwargs)
+        if isinstance(pipeline, JoVAPipeline) and made.transformer is pipeline.transformer:  # with its adapters
+            made.adapter_origins, made.adapter_scales = pipeline.adapter_origins, pipeline.adapter_scales
+        return made
 
     @classmethod
     def from_single_file(

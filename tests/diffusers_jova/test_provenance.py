@@ -109,6 +109,8 @@ def test_adapters_are_told_by_the_name_of_their_file_with_their_scale(tmp_path: 
     assert adapters() == [{"name": "anna", "scale": 1.0}]
     pipeline.set_adapters("lora_0", 0.5)
     assert adapters() == [{"name": "anna", "scale": 0.5}]
+    other: Any = JoVAPipeline.from_pipe(pipeline)("x", num_inference_steps=1, num_frames=1)
+    assert other.provenance[0]["adapters"] == [{"name": "anna", "scale": 0.5}]
     pipeline.disable_lora()
     assert adapters() == []
     pipeline.enable_lora()
