@@ -162,6 +162,8 @@ def test_the_commands_of_the_readme_are_ones_that_exist(tmp_path: Path, monkeypa
     Path("list.jsonl").write_text('{"prompt": "a dog"}')
     Path("clips").mkdir()
     Path("clips/a.txt").write_text("a dog")
+    Path("prepared").mkdir()
+    Path("prepared/a-000.safetensors").touch()
     for command in commands:
         _, name, *words = shlex.split(command)
         importlib.import_module(f"jova_cli.{COMMANDS[name][0]}").parse(words)

