@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,18 @@ import diffusers_jova.training.data.dataset as dataset
 from diffusers_jova.media import write_video
 from diffusers_jova.training.loop.trainer import Trainer
 from jova_cli.main import main
+from tests.interrupts import heed_interrupts
 from tests.places import ROOT
 from tests.tiny_pipeline import build_wan_transformer
 from tests.tiny_training import tiny_config
+
+
+@pytest.fixture(autouse=True)
+def _heeded() -> Iterator[None]:
+    """Heed Ctrl-C, which a job in the background of a shell ignores."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
 
 
 def interrupt_at(number: int, module: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +104,9 @@ def test_prepare_in_several_processes(tiny_pipeline_folder: Path, tmp_path: Path
     clips, records = write_clips(tmp_path / "clips", [f"{number:02d}" for number in range(40)]), tmp_path / "records"
     words = ["prepare", str(clips), str(records), "--model", str(tiny_pipeline_folder), "--no-mouth"]
     command = [sys.executable, "-m", "jova_cli", *words, "--num-processes", "2"]
-    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, cwd=ROOT) as process:
+    with subprocess.Popen(
+        command, start_new_session=True, stderr=subprocess.PIPE, cwd=ROOT, preexec_fn=heed_interrupts
+    ) as process:
         assert process.stderr is not None
         said = b""
         while b"| 1/40" not in said:
