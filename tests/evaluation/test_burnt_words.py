@@ -54,10 +54,13 @@ def test_the_preview_shows_what_is_said_and_writes_its_times_where_they_are_know
 
 
 def test_the_preview_names_the_library_that_burns_in_before_it_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "moviepy", None)
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").write_bytes(b"a clip")
+    words = [str(tmp_path / "clips"), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder)]
     with pytest.raises(SystemExit):
-        main([str(tmp_path), str(tmp_path / "out"), "--model", str(tmp_path), "--no-mouth", "--subtitles"])
+        main([*words, "--no-mouth", "--subtitles"])
     assert "install the package with its extra `moviepy`" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
