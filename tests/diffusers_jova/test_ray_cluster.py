@@ -17,7 +17,7 @@ def double(value: int) -> list[Doubled]:
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    with pytest.raises(ImportError, match="`--ray` needs Ray Data, which is not installed; install the package with its extra `ray`"):
+    with pytest.raises(ImportError, match="which is not installed; install the package with its extra `ray`"):
         next(run_on_ray(double, [], 1, "cpu"))
 
 
