@@ -266,10 +266,10 @@ class ClipMaker:
         except FullDiskError:
             raise
         except ROW_ERRORS as error:
-            if len(tasks) > 1:
+            if len(tasks) > 1 and not self.processes.share_clips:  # the others would wait for this process alone
                 return [outcome for task in tasks for outcome in self([task])]
             reason = OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else one_line(error)
-            return [refusal(self.source, tasks[0].line, reason)]
+            return [refusal(self.source, task.line, reason) for task in tasks]
         return [Outcome(task.line, "made") for task in tasks]
 
     def make(self, tasks: Sequence[Task]) -> None:

@@ -59,7 +59,7 @@ from .pipeline_media import JoVAMediaMixin
 from .pipeline_output import JoVAPipelineOutput
 from .prompt import PROMPT_TEMPLATE, PromptEmbeds
 from .prompt_encoder import JoVAPromptEncoderMixin
-from .provenance import describe_call
+from .provenance import describe_call, name_of_source
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .single_file import load_single_file
 from .step_callback import CALLBACK_TENSORS, call_back, settings_after_callback
@@ -96,6 +96,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         domain: What a model of few things knows: its `name`, and `words`, all those of its prompts; None for others.
     """
 
+    transformer_file: str | None = None  # name of the single file it came from, for the record of a clip
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae->audio_vae->vocoder"
     _optional_components = [
         "tokenizer",
@@ -187,6 +188,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         made = super().from_pipe(pipeline, **kwargs)
         if isinstance(pipeline, JoVAPipeline) and made.transformer is pipeline.transformer:  # with its adapters
             made.adapter_origins, made.adapter_scales = pipeline.adapter_origins, pipeline.adapter_scales
+            made.transformer_file = pipeline.transformer_file
         return made
 
     @classmethod
@@ -210,7 +212,9 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             )
         dtype = component_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")), "transformer")
         transformer = load_single_file(pretrained_model_link_or_path, **({} if dtype is None else {"dtype": dtype}))
-        return cls.from_pretrained(config, transformer=transformer, **kwargs)
+        made = cls.from_pretrained(config, transformer=transformer, **kwargs)
+        made.transformer_file = name_of_source(pretrained_model_link_or_path)
+        return made
 
     # 1. What a call is about
 

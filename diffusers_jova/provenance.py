@@ -93,6 +93,7 @@ def describe_call(
         **basic_record(),
         "model": name_of_source(pipeline.config.get("_name_or_path")),
         "transformer": type(pipeline.transformer).__name__,
+        **({} if pipeline.transformer_file is None else {"transformer_file": pipeline.transformer_file}),
         "adapters": active_adapters(pipeline),
         "given": given,
         "settings": {

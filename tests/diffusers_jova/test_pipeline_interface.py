@@ -451,6 +451,8 @@ def test_a_pipeline_takes_its_transformer_from_one_file_and_the_rest_from_a_fold
     loaded = JoVAPipeline.from_single_file(file, config=tiny_pipeline_folder)
     assert type(loaded.transformer) is type(model)
     assert_same(generate(loaded), generate(build_tiny_pipeline(transformer=model)))
+    made: Any = loaded("a dog", num_inference_steps=1, num_frames=5)
+    assert made.provenance[0]["transformer_file"] == "one"
     half = JoVAPipeline.from_single_file(str(file), config=str(tiny_pipeline_folder), dtype=torch.bfloat16)
     assert half.transformer.dtype == half.text_encoder.dtype == torch.bfloat16
     assert half.vae.dtype == torch.float32  # the codecs are, unless they are named
