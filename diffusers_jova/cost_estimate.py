@@ -66,11 +66,9 @@ def estimate(pipeline: Any, settings: GenerationDefaults, modalities: Sequence[s
         num_rows += settings.num_frames / settings.frame_rate * pipeline.audio_codec.latent_rate_hz
     dim = config.num_attention_heads * config.attention_head_dim
     num_layers = config.num_layers + config.get("num_single_layers", 0)
-    parts = [[*part.parameters()] for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    bytes_of_parts = [sum(weight.numel() * weight.element_size() for weight in part) for part in parts]
     device = pipeline._execution_device
-    is_offloaded = pipeline.transformer.device.type != device.type  # then one part at a time is on the device
-    stored = max(bytes_of_parts) if is_offloaded else sum(bytes_of_parts)
+    modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    stored = stored_bytes(modules, is_offloaded=pipeline.transformer.device.type != device.type)
     num_weights = sum(weight.numel() for weight in pipeline.transformer.parameters())
     # a row passes the half of the weights that its modality has, and meets every other row in each layer
     operations = num_rows * num_weights + 4 * num_rows**2 * dim * num_layers
@@ -81,6 +79,12 @@ def estimate(pipeline: Any, settings: GenerationDefaults, modalities: Sequence[s
     schedule_bytes = SCHEDULE_BYTES * settings.num_inference_steps
     seconds = operations / operations_per_second(device, pipeline.transformer.dtype, dim)
     return Estimate(stored + rows_bytes + frames_bytes + schedule_bytes, seconds)
+
+
+def stored_bytes(modules: Sequence[torch.nn.Module], is_offloaded: bool) -> int:
+    """Weights on the device at once: those of all modules, or of the largest where one at a time is there."""
+    sizes = [sum(weight.numel() * weight.element_size() for weight in module.parameters()) for module in modules]
+    return max(sizes) if is_offloaded else sum(sizes)
 
 
 def operations_per_second(device: torch.device, dtype: torch.dtype, dim: int) -> float:

@@ -2,9 +2,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 
-from diffusers_jova.cost_estimate import Measured, StepClock, Work
+from diffusers_jova.cost_estimate import Measured, StepClock, Work, estimate, stored_bytes
 from diffusers_jova.generation_defaults import GenerationDefaults
+from tests.tiny_pipeline import build_tiny_pipeline
 
 
 BOTH = ["video", "audio"]
@@ -47,3 +49,22 @@ def test_the_clock_leaves_what_goes_before_the_first_step_out_of_the_steps(monke
     clock.tick()
     clock.tick()
     assert clock.measure(Work(3, 1, 1)) == Measured(Work(3, 1, 1), step_s=2.0, rest_s=14.0)
+
+
+def test_offloaded_modules_take_the_memory_of_the_largest() -> None:
+    small, large = torch.nn.Linear(2, 3), torch.nn.Linear(4, 5).to(torch.float16)
+    assert stored_bytes([small, large], is_offloaded=False) == 9 * 4 + 25 * 2
+    assert stored_bytes([small, large], is_offloaded=True) == 25 * 2
+
+
+def test_memory_holds_weights_frames_and_rows() -> None:
+    pipeline = build_tiny_pipeline()
+    weights = stored_bytes([part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)], False)
+    settings = GenerationDefaults(num_inference_steps=1, num_frames=9, height=32, width=32, frame_rate=16)
+    few, many = (estimate(pipeline, settings.override(num_frames=number), BOTH) for number in (9, 49))
+    frame_bytes = 32 * 32 * 3 * 4  # decoded floats alone
+    assert few.memory_bytes > weights + 9 * frame_bytes
+    assert many.memory_bytes - few.memory_bytes > 40 * frame_bytes
+    guided = estimate(pipeline, settings.override(guidance_scale=3.0, num_frames=49), BOTH)
+    alone = estimate(pipeline, settings.override(guidance_scale=1.0, num_frames=49), BOTH)
+    assert guided.memory_bytes > alone.memory_bytes  # a batch of two predictions has twice the rows
