@@ -10,11 +10,11 @@ GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 # the pinned torch may be a build without CUDA: where there is a GPU, pip chooses
 PINS = cat /dev/null $(CONSTRAINTS) $(if $(GPU),| sed '/^torch==/d')
-TESTS = $(if $(GPU),not slow,not slow and not gpu)
+TESTS = not slow$(if $(GPU),, and not gpu)
 # a worker for each core; one GPU serves one worker
 WORKERS = $(if $(GPU),,--numprocesses auto --dist loadfile)
 
-.PHONY: help demo pictures overfit jova-tiny evidence ablations test check test-portable test-oldest test-newest wheel fix bench gpu \
+.PHONY: help demo pictures overfit jova-tiny evidence ablations test check test-slow test-portable test-oldest test-newest wheel fix bench gpu \
 	memory comfyui-test comfyui-pack
 
 help:       ## list the commands
@@ -69,6 +69,10 @@ wheel: .venv/installed  ## build what pip installs, and run every command of it 
 	@.venv/bin/python -m build --quiet
 	@.venv/bin/python -m twine check --strict dist/*
 	@.venv/bin/python tests/check_wheel.py dist/*.whl --constraint .venv/constraints.txt
+
+test-slow: .venv/installed  ## the tests that `make test` leaves out: long trainings, several processes; minutes
+	@.venv/bin/python -m pytest -m "slow$(if $(GPU),, and not gpu)"
+
 test-portable: .venv/installed  ## the numeric tests under other instruction sets, as on other processors; minutes
 	@.venv/bin/python -m tests.portable
 

@@ -2,8 +2,7 @@
 
 The python blocks of a page run in order, in one namespace, in a folder that holds what the pages mention: a model
 `jova-tiny`, `portrait.png`, `voice.wav`, `clip.mp4`. A page that tells how to convert a model gets tiny checkpoints
-under the names of its commands, and the commands run before its python blocks. A block that needs released weights
-begins with "```python slow": it runs with `pytest -m slow` only, but what it imports must exist.
+under the names of its commands, and the commands run before its python blocks.
 """
 
 import ast
@@ -12,7 +11,6 @@ import pkgutil
 import re
 import shlex
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -33,15 +31,11 @@ TOOLS = ("build", "pip", "pytest", "twine", "venv")
 PAGES = [README, *sorted(ROOT.glob("model_cards/*/README.md"))]
 
 
-class Block(NamedTuple):
-    code: str  # preceded by empty lines, so that tracebacks show the line of the page
-    is_slow: bool
-
-
-def python_blocks(page: Path) -> list[Block]:
+def python_blocks(page: Path) -> list[str]:
+    """The code of each block, preceded by empty lines, so that tracebacks show the line of the page."""
     text = page.read_text()
-    found = re.finditer(r"^```python( slow)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return [Block("\n" * text.count("\n", 0, match.start(2)) + match[2], bool(match[1])) for match in found]
+    found = re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in found]
 
 
 def section(title: str) -> str:
@@ -50,10 +44,10 @@ def section(title: str) -> str:
     return match[1]
 
 
-def run_blocks(page: Path, blocks: list[Block]) -> None:
+def run_blocks(page: Path, blocks: list[str]) -> None:
     namespace = {"__name__": "__main__"}
     for block in blocks:
-        exec(compile(block.code, str(page), "exec"), namespace)
+        exec(compile(block, str(page), "exec"), namespace)
 
 
 @pytest.fixture
@@ -75,26 +69,18 @@ def reader_folder(tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_python_block_of_a_page_runs(page: Path) -> None:
     convert_as_told(page)
-    run_blocks(page, [block for block in python_blocks(page) if not block.is_slow])
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("reader_folder")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_python_block_of_a_page_runs_with_released_weights(page: Path) -> None:
-    convert_as_told(page)
     run_blocks(page, python_blocks(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_python_block_of_a_page_imports_names_that_exist(page: Path) -> None:
     for block in python_blocks(page):
-        imports = [node for node in ast.walk(ast.parse(block.code)) if isinstance(node, ast.Import | ast.ImportFrom)]
-        run_blocks(page, [Block(ast.unparse(node), is_slow=False) for node in imports])
+        imports = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Import | ast.ImportFrom)]
+        run_blocks(page, [ast.unparse(node) for node in imports])
 
 
 def test_the_readme_imports_the_package_before_it_loads_anything() -> None:
-    first_line = python_blocks(README)[0].code.strip().splitlines()[0]
+    first_line = python_blocks(README)[0].strip().splitlines()[0]
     assert first_line.startswith("import diffusers_jova")
 
 

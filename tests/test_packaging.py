@@ -5,11 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.places import ROOT
 
 
+ENGINES = ("vllm_omni.general_plugins", "sglang.multimodal_gen.plugins")
 LOAD = """
 import sys
 from importlib.metadata import EntryPoint
@@ -27,11 +26,12 @@ def entry_point(group: str, name: str) -> str:
     return offered[name]
 
 
-@pytest.mark.parametrize("group", ["vllm_omni.general_plugins", "sglang.multimodal_gen.plugins"])
-def test_an_engine_that_calls_the_entry_point_can_load_a_saved_pipeline(
-    group: str, tiny_pipeline_folder: Path
-) -> None:
-    words = [entry_point(group, "diffusers_jova"), str(tiny_pipeline_folder)]
+def test_engines_are_offered_the_same_entry_point() -> None:
+    assert {entry_point(group, "diffusers_jova") for group in ENGINES} == {"diffusers_jova:plugin"}
+
+
+def test_an_engine_that_calls_the_entry_point_can_load_a_saved_pipeline(tiny_pipeline_folder: Path) -> None:
+    words = [entry_point(ENGINES[0], "diffusers_jova"), str(tiny_pipeline_folder)]
     ended = subprocess.run([sys.executable, "-c", LOAD, *words], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.split()[-1] == "JoVAPipeline"
 

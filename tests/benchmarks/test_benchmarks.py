@@ -15,6 +15,7 @@ def rows_of(path: Path) -> dict[str, dict[str, object]]:
     return {row["name"]: row for row in gpu.read_rows(path, "ended")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", ["denoising", "training"])
 def test_every_measurement_of_a_gpu_runs_at_toy_sizes(section: str, tmp_path: Path) -> None:
     gpu.run_section(section, True, gpu.Reporter(tmp_path / "rows.jsonl"))
@@ -25,6 +26,7 @@ def test_every_measurement_of_a_gpu_runs_at_toy_sizes(section: str, tmp_path: Pa
         assert row["step_ms"] > 0
 
 
+@pytest.mark.slow
 def test_the_script_writes_what_it_measured_and_says_whether_all_went_well(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

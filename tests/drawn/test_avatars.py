@@ -153,6 +153,7 @@ def test_an_unknown_hair_style_is_refused() -> None:
         replace(TURQUOISE, hair_style="mohawk")
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_clips_of_one_in_order() -> None:
     alone = stack_clips(iterate_clips(range(20)))
     together = stack_clips(iterate_clips(range(20), num_processes=2))

@@ -8,6 +8,7 @@ from diffusers_jova.drawn.corpus import make_shards, read_array
 from diffusers_jova.origin import OriginError
 
 
+@pytest.mark.slow
 def test_several_processes_make_the_same_shards_in_the_same_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def test_every_arm_begins_with_the_branches_of_stage_1(source: Path, tmp_path: P
         assert {key: start.config[key] for key in arm.model} == arm.model
 
 
+@pytest.mark.slow
 def test_an_audio_branch_of_its_own_takes_the_place_of_the_common_one(source: Path, tmp_path: Path) -> None:
     branches = source / "pipeline" / "transformer"
     audio = tmp_path / "audio"
@@ -111,6 +112,7 @@ def test_a_shorter_run_warms_up_and_averages_over_the_same_part(source: Path) ->
     assert "warmup_steps" not in ablations._shortened(source / "preset.yaml", 50, own)
 
 
+@pytest.mark.slow
 def test_the_command_runs_each_arm_once_and_fills_the_card(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,6 +38,7 @@ def test_the_adapter_must_raise_identity_and_keep_all_but_a_twentieth_of_the_syn
     assert (found["raises_identity"], found["keeps_sync"]) == verdict
 
 
+@pytest.mark.slow
 def test_the_command_trains_an_adapter_once_and_measures_with_and_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

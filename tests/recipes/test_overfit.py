@@ -83,6 +83,7 @@ def test_a_component_that_was_interrupted_while_it_was_saved_is_made_again(
     assert made == ["make_video_vae", "make_text_encoder"]
 
 
+@pytest.mark.slow
 def test_an_untrained_model_runs_through_the_whole_chain_and_misses_the_goals(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -352,6 +352,7 @@ def test_a_group_without_fields_is_refused(tmp_path: Path, name: str) -> None:
     assert load_config(path).video_decoder is None
 
 
+@pytest.mark.slow
 def test_the_decoder_of_another_video_vae_is_not_continued(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -411,6 +412,7 @@ def test_stored_statistics_normalise_the_latents(clips: ClipBatch, tmp_path: Pat
 # the whole command
 
 
+@pytest.mark.slow
 def test_one_command_makes_all_components_and_leaves_finished_ones_alone(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,7 @@ def test_the_sound_track_that_is_asked_for_is_taken(tmp_path: Path, track: int |
         load_clips(sample, settings("13x64x96", audio_track=2), NoMouths())
 
 
+@pytest.mark.slow
 def test_a_recording_four_times_as_long_takes_no_more_memory_for_its_pictures(tmp_path: Path) -> None:
     num_bytes = {}
     for seconds in (30, 120):
