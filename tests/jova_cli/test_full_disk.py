@@ -1,6 +1,5 @@
 """A disk that is full, by the limit of the system on what a process may write, ends a command with one sentence."""
 
-import os
 import re
 import resource
 import sys
@@ -13,44 +12,48 @@ import pytest
 
 from diffusers_jova.media import write_audio, write_video
 from diffusers_jova.pipeline_output import JoVAPipelineOutput
+from diffusers_jova.whole_files import FullDiskError
 from jova_cli.main import main
 from tests.tiny_pipeline import build_wan_transformer
 from tests.tiny_training import tiny_config
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 LARGEST_BYTES = 8192
 
 
-def on_a_full_disk(work: Callable[[], Any]) -> tuple[int, str]:
-    """Exit code and last line of stderr of a process that may write `LARGEST_BYTES` into a file."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
+class FullDisk:
+    """Runs work that may write `LARGEST_BYTES` into a file."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, work: Callable[[], Any]) -> tuple[int, str]:
+        """Exit code and last line of stderr, as of a process that does nothing else."""
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_BYTES, unlimited[1]))
+        code = 0
         try:
-            sys.stderr = os.fdopen(writer, "w")
-            resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_BYTES, LARGEST_BYTES))
             work()
-            code = 0
         except SystemExit as ended:
             code = int(ended.code or 0)
-        except BaseException as error:
+        except FullDiskError as error:
+            code = 1
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         finally:
-            sys.stderr.flush()
-            os._exit(code)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        said = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.strip().splitlines()[-1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        return code, self.capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def on_a_full_disk(capsys: pytest.CaptureFixture[str]) -> FullDisk:
+    return FullDisk(capsys)
 
 
 def noise(num_frames: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (num_frames, 64, 64, 3), np.uint8)
 
 
-def test_convert(tmp_path: Path) -> None:
+def test_convert(on_a_full_disk: FullDisk, tmp_path: Path) -> None:
     build_wan_transformer().save_pretrained(tmp_path / "model")
     (tmp_path / "new").mkdir()
     output = tmp_path / "new" / "a.safetensors"
@@ -64,7 +67,7 @@ def test_convert(tmp_path: Path) -> None:
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_save(tmp_path: Path) -> None:
+def test_save(on_a_full_disk: FullDisk, tmp_path: Path) -> None:
     output = JoVAPipelineOutput([noise(20)], None, 16.0, 0)
     code, said = on_a_full_disk(lambda: output.save(tmp_path / "a.mp4"))
     assert code == 1
@@ -74,7 +77,7 @@ def test_save(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_prepare(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+def test_prepare(on_a_full_disk: FullDisk, tiny_pipeline_folder: Path, tmp_path: Path) -> None:
     clips, records = tmp_path / "clips", tmp_path / "records"
     clips.mkdir()
     write_video(clips / "a.mp4", noise(9), 16)
@@ -86,7 +89,7 @@ def test_prepare(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
     assert [path for path in records.rglob("*") if path.suffix == ".safetensors" and path.parent == records] == []
 
 
-def test_train(tmp_path: Path) -> None:
+def test_train(on_a_full_disk: FullDisk, tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     config.save(tmp_path / "run.yaml")
     code, said = on_a_full_disk(lambda: main(["train", "--config", str(tmp_path / "run.yaml")]))
@@ -95,7 +98,7 @@ def test_train(tmp_path: Path) -> None:
     assert list((tmp_path / "run").glob("*checkpoint*")) == []
 
 
-def test_a_clip_of_a_list(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+def test_a_clip_of_a_list(on_a_full_disk: FullDisk, tiny_pipeline_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_text('{"prompt": "a", "output": "a.wav", "modalities": ["audio"]}')
     words = ["generate", "--model", str(tiny_pipeline_folder), "--prompts", str(tmp_path / "list.jsonl")]
     size = ["--steps", "1", "--height", "32", "--width", "32", "--num-frames", "33"]

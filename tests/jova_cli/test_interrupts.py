@@ -17,7 +17,7 @@ import diffusers_jova.training.data.dataset as dataset
 from diffusers_jova.media import write_video
 from diffusers_jova.training.loop.trainer import Trainer
 from jova_cli.main import main
-from tests.interrupts import heed_interrupts
+from tests.interrupts import heeding_interrupts
 from tests.places import ROOT
 from tests.tiny_pipeline import build_wan_transformer
 from tests.tiny_training import tiny_config
@@ -103,10 +103,8 @@ def test_prepare(
 def test_prepare_in_several_processes(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
     clips, records = write_clips(tmp_path / "clips", [f"{number:02d}" for number in range(40)]), tmp_path / "records"
     words = ["prepare", str(clips), str(records), "--model", str(tiny_pipeline_folder), "--no-mouth"]
-    command = [sys.executable, "-m", "jova_cli", *words, "--num-processes", "2"]
-    with subprocess.Popen(
-        command, start_new_session=True, stderr=subprocess.PIPE, cwd=ROOT, preexec_fn=heed_interrupts
-    ) as process:
+    command = heeding_interrupts([sys.executable, "-m", "jova_cli", *words, "--num-processes", "2"])
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stderr is not None
         said = b""
         while b"| 1/40" not in said:

@@ -38,7 +38,7 @@ from jova_cli.app import parse
 from jova_cli.generate import Adapter
 from jova_cli.generate import parse as parse_words
 from jova_cli.model_info import front_matter
-from tests.interrupts import heed_interrupts
+from tests.interrupts import heeding_interrupts
 from tests.places import ROOT
 
 
@@ -357,9 +357,7 @@ def test_ctrl_c_ends_the_page_with_one_line_and_removes_its_files(tmp_path: Path
     words = [sys.executable, "-m", "jova_cli", "app", "--device", "cpu", "--port", str(free_port())]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     environment.pop("GRADIO_TEMP_DIR", None)
-    opened = subprocess.Popen(
-        words, cwd=ROOT, env=environment, text=True, stdout=-1, stderr=-1, preexec_fn=heed_interrupts
-    )
+    opened = subprocess.Popen(heeding_interrupts(words), cwd=ROOT, env=environment, text=True, stdout=-1, stderr=-1)
     assert opened.stdout is not None
     assert opened.stdout.readline().startswith("the page is open at http://127.0.0.1:")
     opened.send_signal(signal.SIGINT)

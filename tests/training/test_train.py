@@ -4,8 +4,9 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from diffusers_jova.training.data.dataset import RecordHeader, write_record
 from diffusers_jova.training.loop.model import check_records, load_transformer, save_result
 from diffusers_jova.training.loop.publish import write_model_card
 from diffusers_jova.training.loop.trainer import Trainer
+from tests.places import ROOT
 from tests.tiny_training import HEADER, MODEL, tiny_config, write_clips
 
 
@@ -175,11 +177,10 @@ def test_a_run_continues_with_what_an_error_of_memory_asks_for(
     assert f"continuing from {tmp_path / 'run' / 'checkpoint-00000001'} at step 1" in capsys.readouterr().out
 
 
-def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_continues(tmp_path: Path) -> None:
-    command = [word for word in words(tmp_path) if not word.startswith("steps=")]
-    command += ["checkpoint_every=1000000", "num_workers=1"]
-    log, errors = tmp_path / "run" / "metrics.jsonl", tmp_path / "errors"
-    in_second_step, tell = multiprocessing.Pipe(duplex=False)
+def train_as_a_command(command: list[str], errors: Path, tell: Connection, num_threads: int) -> None:
+    """Trains in a process that says when it is in its second step."""
+    torch.set_num_threads(num_threads)  # with others, sums have other bits
+    os.setsid()  # a group of its own
     loss, calls = Trainer.loss, []
 
     def tell_in_the_second_step(trainer: Trainer, inputs: Any) -> Any:
@@ -188,13 +189,19 @@ def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_con
             tell.send(None)
         return loss(trainer, inputs)
 
-    def train_as_a_command() -> None:
-        os.setsid()  # a group of its own
-        Trainer.loss = tell_in_the_second_step
-        with errors.open("w") as sys.stderr:
-            train.main([*command, "steps=1000000"])
+    Trainer.loss = tell_in_the_second_step
+    with errors.open("w") as sys.stderr:
+        train.main(command)
 
-    process = multiprocessing.get_context("fork").Process(target=train_as_a_command)
+
+def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_continues(tmp_path: Path) -> None:
+    command = [word for word in words(tmp_path) if not word.startswith("steps=")]
+    command += ["checkpoint_every=1000000", "num_workers=1"]
+    log, errors = tmp_path / "run" / "metrics.jsonl", tmp_path / "errors"
+    in_second_step, tell = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(
+        target=train_as_a_command, args=([*command, "steps=1000000"], errors, tell, torch.get_num_threads())
+    )
     process.start()
     wait([in_second_step, process.sentinel])
     os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and schedulers do
@@ -214,33 +221,29 @@ def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_con
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
-def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tiny_config(tmp_path, validate_every=3, steps=6, validation_prompts=("a",))
+def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, validate_every=3, steps=3, validation_prompts=("a",))
     config.save(tmp_path / "run.yaml")
-    said: list[tuple[int, int]] = []
+    said: list[tuple[int, int, str]] = []
 
     def run_again(_: Trainer, step: int) -> None:
-        if child := os.fork():
-            said.append((step, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
-            return
-        try:
-            train.main(["--config", str(tmp_path / "run.yaml"), "validate_every=null"])
-        except SystemExit as ended:
-            sys.stderr.flush()
-            (tmp_path / "said").write_text(capsys.readouterr().err)
-            os._exit(int(ended.code or 0))
-        finally:
-            os._exit(1)
+        words = [
+            sys.executable,
+            "-m",
+            "jova_cli",
+            "train",
+            "--config",
+            str(tmp_path / "run.yaml"),
+            "validate_every=null",
+        ]
+        again = subprocess.run(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        said.append((step, again.returncode, again.stderr.splitlines()[-1]))
 
     Trainer(config, run_again).train()
-    assert said == [(3, 2), (6, 2)]
-    assert (
-        "jova train: `output_dir` must be a folder that no other run writes in, got" in (tmp_path / "said").read_text()
-    )
+    refusal = "jova train: `output_dir` must be a folder that no other run writes in, got "
+    assert [(step, code, line.startswith(refusal)) for step, code, line in said] == [(3, 2, True)]
     assert (tmp_path / "run" / "transformer").is_dir()
-    train.main(["--config", str(tmp_path / "run.yaml"), "validate_every=null", "steps=7"])  # nobody is there any more
+    train.main(["--config", str(tmp_path / "run.yaml"), "validate_every=null", "steps=4"])  # nobody is there any more
 
 
 def test_a_configuration_is_built_without_a_look_at_its_folders(tmp_path: Path) -> None:

@@ -70,8 +70,9 @@ EVERYTHING_RANDOM = {
 }
 
 
-def kill_at(config: Any, last_step: int) -> None:
+def kill_at(config: Any, last_step: int, num_threads: int) -> None:
     """Trains in a process that dies like a killed one as soon as it has done a step."""
+    torch.set_num_threads(num_threads)  # with others, sums have other bits
 
     def die(_: Trainer, step: int) -> None:
         if step == last_step:
@@ -87,7 +88,7 @@ def test_a_run_killed_between_checkpoints_ends_with_the_bits_of_an_uninterrupted
     settings = EVERYTHING_RANDOM | {"dataset_on_device": on_device}
     Trainer(tiny_config(tmp_path, transformer, output_dir=str(tmp_path / "whole"), **settings)).train()
     config = tiny_config(tmp_path, transformer, validate_every=1, validation_prompts=["a"], **settings)
-    process = multiprocessing.get_context("fork").Process(target=kill_at, args=(config, 4))
+    process = multiprocessing.get_context("spawn").Process(target=kill_at, args=(config, 4, torch.get_num_threads()))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
