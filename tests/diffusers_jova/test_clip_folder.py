@@ -15,13 +15,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from diffusers_jova import media
 from diffusers_jova.clip_folder import LIST, WORK, digest_path
 from diffusers_jova.folder_lock import held_alone
 from jova_cli.main import main
 from tests.places import ROOT
+from tests.processes import start
 
 
 # Between two processes or two batch sizes. An H.264 picture is quantised: a value that rounds differently moves its
@@ -326,9 +327,7 @@ def test_processes_share_a_list_and_share_a_clip(tiny_pipeline_folder: Path, tmp
     rows = seeded_rows(3)
     path = write_rows(tmp_path / "list.jsonl", [*rows, {"prompt": "b", "height": 20}])
     stores = [distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in range(3)]
-    multiprocessing.set_forkserver_preload([__name__])
-    arguments = ([store.port for store in stores], tmp_path, tiny_pipeline_folder)
-    multiprocessing.start_processes(work_with_others, arguments, nprocs=NUM_PROCESSES, start_method="forkserver")
+    start(work_with_others, ([store.port for store in stores], tmp_path, tiny_pipeline_folder), NUM_PROCESSES)
     make(tiny_pipeline_folder, path, tmp_path / "alone", *SHORT, code=1)
     names = names_of(rows)
     for folder in (tmp_path / "shared", tmp_path / "together"):

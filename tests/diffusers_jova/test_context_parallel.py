@@ -11,10 +11,11 @@ import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
 from diffusers.models._modeling_parallel import ContextParallelConfig
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
 
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.context_parallel import key_mask
+from tests.processes import start
 from tests.tiny_pipeline import NAVA_SHARING, build_transformer, build_wan_transformer
 
 
@@ -156,9 +157,7 @@ def share_otherwise() -> dict[str, Any]:
 def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any]]:
     """How many processes shared the work, and what came out."""
     folder = tmp_path_factory.mktemp("shared")
-    multiprocessing.set_forkserver_preload([__name__])
-    arguments = (request.param, folder)
-    multiprocessing.start_processes(share_the_work, arguments, nprocs=request.param, start_method="forkserver")
+    start(share_the_work, (request.param, folder), request.param)
     return request.param, torch.load(folder / "results.pt")
 
 

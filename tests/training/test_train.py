@@ -21,6 +21,7 @@ from diffusers_jova.training.loop.model import check_records, load_transformer, 
 from diffusers_jova.training.loop.publish import write_model_card
 from diffusers_jova.training.loop.trainer import Trainer
 from tests.places import ROOT
+from tests.processes import alone
 from tests.tiny_training import HEADER, MODEL, tiny_config, write_clips
 
 
@@ -177,9 +178,8 @@ def test_a_run_continues_with_what_an_error_of_memory_asks_for(
     assert f"continuing from {tmp_path / 'run' / 'checkpoint-00000001'} at step 1" in capsys.readouterr().out
 
 
-def train_as_a_command(command: list[str], errors: Path, tell: Connection, num_threads: int) -> None:
+def train_as_a_command(command: list[str], errors: Path, tell: Connection) -> None:
     """Trains in a process that says when it is in its second step."""
-    torch.set_num_threads(num_threads)  # with others, sums have other bits
     os.setsid()  # a group of its own
     loss, calls = Trainer.loss, []
 
@@ -199,9 +199,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_con
     command += ["checkpoint_every=1000000", "num_workers=1"]
     log, errors = tmp_path / "run" / "metrics.jsonl", tmp_path / "errors"
     in_second_step, tell = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("spawn").Process(
-        target=train_as_a_command, args=([*command, "steps=1000000"], errors, tell, torch.get_num_threads())
-    )
+    process = alone(train_as_a_command, [*command, "steps=1000000"], errors, tell)
     process.start()
     wait([in_second_step, process.sentinel])
     os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and schedulers do

@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import DistributedType, debug_launcher
+from accelerate import DistributedType
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessRaisedException
 
@@ -28,6 +27,7 @@ from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import main
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from jova_cli.shipped import launch_names
+from tests.processes import alone, launch
 from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
 from tests.tiny_training import (
     HEADER,
@@ -70,9 +70,8 @@ EVERYTHING_RANDOM = {
 }
 
 
-def kill_at(config: Any, last_step: int, num_threads: int) -> None:
+def kill_at(config: Any, last_step: int) -> None:
     """Trains in a process that dies like a killed one as soon as it has done a step."""
-    torch.set_num_threads(num_threads)  # with others, sums have other bits
 
     def die(_: Trainer, step: int) -> None:
         if step == last_step:
@@ -88,7 +87,7 @@ def test_a_run_killed_between_checkpoints_ends_with_the_bits_of_an_uninterrupted
     settings = EVERYTHING_RANDOM | {"dataset_on_device": on_device}
     Trainer(tiny_config(tmp_path, transformer, output_dir=str(tmp_path / "whole"), **settings)).train()
     config = tiny_config(tmp_path, transformer, validate_every=1, validation_prompts=["a"], **settings)
-    process = multiprocessing.get_context("spawn").Process(target=kill_at, args=(config, 4, torch.get_num_threads()))
+    process = alone(kill_at, config, 4)
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -126,7 +125,7 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(tmp_pat
     Trainer(tiny_config(tmp_path, **settings)).train()
     split = settings | {"gradient_accumulation_steps": 1, "distribution": "ddp"}
     config = tiny_config(tmp_path, output_dir=str(tmp_path / "two"), **split)
-    debug_launcher(train_in_two_processes, args=(config,), num_processes=2)
+    launch(train_in_two_processes, config)
     one, two = result(tmp_path / "run"), result(tmp_path / "two")
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)  # sums in another order
@@ -142,15 +141,15 @@ def train_with_a_disk_of_its_own(config: Any, other_output_dir: str) -> None:
 
 def test_all_processes_continue_from_the_checkpoint_that_the_first_one_sees(tmp_path: Path) -> None:
     settings = {"batch_size": 2, "distribution": "ddp"}
-    debug_launcher(train_in_two_processes, args=(tiny_config(tmp_path, **settings),), num_processes=2)
+    launch(train_in_two_processes, tiny_config(tmp_path, **settings))
     first, other = tmp_path / "first", tmp_path / "other"
     shutil.copytree(tmp_path / "run" / "checkpoint-00000003", first / "checkpoint-00000003")
     config = tiny_config(tmp_path, output_dir=str(first), **settings)
     message = "`output_dir` must be on a disk that all machines share, got `.*`, where 1 of 2 processes find `check"
     with pytest.raises(ProcessRaisedException, match=message):
-        debug_launcher(train_with_a_disk_of_its_own, args=(config, str(other)), num_processes=2)
+        launch(train_with_a_disk_of_its_own, config, str(other))
     shutil.copytree(tmp_path / "run", other)  # with a newer checkpoint, from which the second would go on alone
-    debug_launcher(train_with_a_disk_of_its_own, args=(config, str(other)), num_processes=2)
+    launch(train_with_a_disk_of_its_own, config, str(other))
     assert different(result(tmp_path / "run"), result(first)) == []
 
 
@@ -168,9 +167,9 @@ def train_until_the_second_process_is_told_to_end(config: Any) -> None:
 def test_processes_end_together_when_one_of_them_is_told_to(tmp_path: Path) -> None:
     settings = {"batch_size": 2, "distribution": "ddp", "validate_every": 1, "validation_prompts": ["a"]}
     config = tiny_config(tmp_path, **settings)
-    debug_launcher(train_until_the_second_process_is_told_to_end, args=(config,), num_processes=2)
+    launch(train_until_the_second_process_is_told_to_end, config)
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-00000002"]
-    debug_launcher(train_in_two_processes, args=(replace(config, validate_every=None),), num_processes=2)
+    launch(train_in_two_processes, replace(config, validate_every=None))
     assert (tmp_path / "run" / "transformer").exists()
 
 
@@ -203,7 +202,7 @@ def test_two_processes_train_clips_of_which_some_lack_a_whole_branch(tmp_path: P
         record = {"audio_latents": torch.randn(5, 6), "prompt_embeds": torch.randn(3, 10)}
         write_record(data / f"sound-{index}.safetensors", record, HEADER)
     config = tiny_config(tmp_path, batch_size=2, distribution="ddp")
-    debug_launcher(train_in_two_processes, args=(config,), num_processes=2)
+    launch(train_in_two_processes, config)
     assert (tmp_path / "run" / "transformer").exists()
     with pytest.raises(ValueError, match="every clip for `stage: video` must have video"):
         Trainer(tiny_config(tmp_path, stage="video"))
@@ -226,7 +225,7 @@ def test_two_processes_train_a_model_with_weights_that_some_steps_do_not_use(
     (tmp_path / "model.json").write_text(json.dumps(model))
     if "ffn_dim" in model:
         write_clips(tmp_path / "prepared", channels=(16, 4, 16))
-    debug_launcher(train_in_two_processes, args=(config,), num_processes=2)
+    launch(train_in_two_processes, config)
     assert (tmp_path / "run" / "transformer").exists()
 
 

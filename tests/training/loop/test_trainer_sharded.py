@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, debug_launcher
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import PartialState
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
@@ -16,6 +16,7 @@ from diffusers_jova.pipeline_output import JoVAPipelineOutput
 from diffusers_jova.training.loop import trainer as trainer_module
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import assemble
+from tests.processes import launch
 from tests.tiny_training import forget_accelerate, tiny_config, write_clips
 
 
@@ -67,7 +68,7 @@ def test_a_validation_that_fails_in_one_of_the_processes_ends_in_all_and_the_run
     settings = {"model": str(tiny_pipeline_folder), "data": str(data), "steps": 2, "distribution": "fsdp"}
     settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
     config = tiny_config(tmp_path, batch_size=2, **settings)
-    debug_launcher(train_while_one_process_cannot_write, args=(config,), num_processes=2)
+    launch(train_while_one_process_cannot_write, config)
     clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
     assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step, prompt in ((2, 0), (2, 1))]
     assert (tmp_path / "run" / "transformer").exists()
@@ -79,11 +80,11 @@ def test_sharded_training_takes_the_same_steps_and_resumes_with_the_same_bits(
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     forget_accelerate()
     settings = {"ema_decay": 0.9, "batch_size": 2, "distribution": "fsdp"}
-    debug_launcher(train_sharded, args=(tiny_config(tmp_path, **settings),), num_processes=2)
+    launch(train_sharded, tiny_config(tmp_path, **settings))
 
     shutil.copytree(tmp_path / "run" / "checkpoint-00000003", tmp_path / "again" / "checkpoint-00000003")
     again = tiny_config(tmp_path, output_dir=str(tmp_path / "again"), **settings)
-    debug_launcher(train_sharded, args=(again,), num_processes=2)
+    launch(train_sharded, again)
 
     alone = settings | {"gradient_accumulation_steps": 2, "distribution": "none"}
     Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "alone"), **alone)).train()
