@@ -14,7 +14,7 @@ TESTS = not slow$(if $(GPU),, and not gpu)
 # a worker for each core; one GPU serves one worker
 WORKERS = $(if $(GPU),,--numprocesses auto --dist loadfile)
 
-.PHONY: help demo pictures overfit jova-tiny evidence ablations test check test-slow test-portable test-oldest test-newest wheel fix bench gpu \
+.PHONY: help demo pictures screenshots overfit jova-tiny evidence ablations test check test-slow test-portable test-oldest test-newest wheel fix bench gpu \
 	memory comfyui-test comfyui-pack
 
 help:       ## list the commands
@@ -34,6 +34,11 @@ demo: .venv/installed  ## set up .venv, then write demo.mp4, demo_from_image.mp4
 
 pictures: .venv/installed  ## make the pictures of README.md anew, in model_cards/jova-tiny/samples
 	@.venv/bin/python -m diffusers_jova.recipes.pictures
+
+screenshots: .venv/installed  ## photograph the page in Chromium, and a workflow in the ComfyUI that runs at COMFYUI
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check playwright
+	@.venv/bin/python -m diffusers_jova.recipes.screenshots page
+	@$(if $(COMFYUI),.venv/bin/python -m diffusers_jova.recipes.screenshots comfyui $(COMFYUI))
 
 overfit: .venv/installed  ## set up .venv, then prove the chain on two clips; minutes
 	@.venv/bin/python -m diffusers_jova.recipes.overfit --output runs/overfit
