@@ -58,13 +58,15 @@ def split_settings(words: Iterable[str]) -> dict[str, str]:
     """Split words of the form name=value.
 
     Raises:
-        ValueError: If a word has another form.
+        ValueError: If a word has another form, or sets what an earlier one has set.
     """
     values = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"an override must have the form name=value, got {word!r}")
+        if name.lstrip("-") in values:
+            raise ValueError(f"a setting must be given once, got `{name}` several times; leave all but one out")
         values[name.lstrip("-")] = value
     return values
 

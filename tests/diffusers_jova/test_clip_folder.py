@@ -21,6 +21,7 @@ from diffusers_jova import media
 from diffusers_jova.clip_folder import LIST, WORK, digest_path
 from diffusers_jova.folder_lock import held_alone
 from jova_cli.main import main
+from tests.command_words import replaced
 from tests.places import ROOT
 
 
@@ -113,7 +114,8 @@ def test_every_row_equals_its_single_call(tiny_pipeline_folder: Path, tmp_path: 
     for row in rows:
         single = tmp_path / Path(str(row.pop("output"))).name
         words = [word for name, value in row.items() for word in words_of(tmp_path, name, value)]
-        main(["generate", "--model", str(tiny_pipeline_folder), *SHORT, *words, "--output", str(single)])
+        common = ["generate", "--model", str(tiny_pipeline_folder), *SHORT]
+        main(replaced(common, *words, "--output", str(single)))
         assert_same(single, next((tmp_path / "clips").rglob(single.name)))
 
 
@@ -171,7 +173,7 @@ def test_what_is_there_but_is_another_clip_is_refused_and_kept(
         ([], r"line 2: .* got `files.image` \w+ there, \w+ here; delete it or"),
     ):
         PIL.Image.new("RGB", (40, 40), "red" if change else "blue").save(tmp_path / "face.png")
-        make(tiny_pipeline_folder, path, folder, *SHORT, *change, code=1)
+        make(tiny_pipeline_folder, path, folder, *replaced(SHORT, *change), code=1)
         assert re.search(message, capsys.readouterr().err)
         assert (folder / "b.mp4").read_bytes() == kept
     assert set(records(folder)) == {"b.mp4"}

@@ -16,6 +16,7 @@ from diffusers_jova.generate import given_video
 from diffusers_jova.pipeline_jova import JoVAPipeline
 from jova_cli.generate import parse, parse_adapter
 from jova_cli.main import main
+from tests.command_words import replaced
 
 
 NUM_FRAMES, FRAME_RATE = 9, 16.0  # of the tiny pipeline
@@ -222,7 +223,7 @@ def test_bad_options_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = refusal([*command, *more], capsys)
+    said = refusal(replaced(command, *more), capsys)
     assert re.search(message, said)
     assert list(tmp_path.iterdir()) == []
 
@@ -236,12 +237,12 @@ def test_frames_that_fill_no_latents_are_refused_before_weights_are_loaded(
 ) -> None:
     folder = tmp_path / "without_weights"
     shutil.copytree(tiny_pipeline_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    said = refusal([*command, "--model", str(folder), "--num-frames", "6"], capsys)
+    said = refusal(replaced(command, "--model", str(folder), "--num-frames", "6"), capsys)
     assert "`num_frames` must be 4k + 1 (the video VAE compresses time by 4), got 6; use 5 or 9" in said
 
 
 def test_an_empty_prompt_is_told(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    main([*command, "--prompt", " ", "--steps", "1"])
+    main(replaced(command, "--prompt", " ", "--steps", "1"))
     assert "the prompt is empty: what the clip shows is left to the model" in capsys.readouterr().err
 
 
@@ -326,7 +327,7 @@ def test_a_folder_that_is_no_pipeline_is_refused(
     folder.mkdir()
     if index is not None:
         (folder / "model_index.json").write_text(index)
-    assert "the model must be a" in refusal([*command, "--model", str(folder)], capsys)
+    assert "the model must be a" in refusal(replaced(command, "--model", str(folder)), capsys)
     assert "the model must be a" in refusal(["info", str(folder)], capsys)
 
 

@@ -69,6 +69,17 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
             ["train", "--confg", "lora"],
             r"an option must be one of `jova train`, got `--confg`; did you mean `--config`",
         ),
+        (
+            [*CLIP, "clip.mp4", "--steps", "4", "--seed", "1", "--steps", "8"],
+            r"jova generate: an option must be given once, got `--steps` several times; leave all but one out",
+        ),
+        ([*CLIP, "clip.mp4", "--modal", "audio", "--modalities=video"], r"got `--modalities` several times"),
+        ([*PREPARE, "--dtype", "fp16", "--dtype", "fp32"], r"jova prepare: .* got `--dtype` several times"),
+        (
+            ["train", "--config", "lora", "steps=4", "steps=8"],
+            r"jova train: a setting must be given once, got `steps`",
+        ),
+        ([*LORA, "model=other"], r"a setting must be given once, got `model=` beside `model`; leave `model=` out"),
         (["presets", "--halp"], r"an option must be one of `jova presets`, got `--halp`; did you mean `--help`"),
         ([*CLIP, "clip.mp4", "--model", "nowhere"], r"`--model` must be .* a hub name .*; check the spelling"),
         (
