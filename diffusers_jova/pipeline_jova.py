@@ -97,6 +97,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
     """
 
     transformer_file: str | None = None  # name of the single file it came from, for the record of a clip
+    handed_in: frozenset[str] = frozenset()  # components that came from elsewhere than the model, likewise
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae->audio_vae->vocoder"
     _optional_components = [
         "tokenizer",
@@ -153,6 +154,14 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         self.video_processor = VideoProcessor(vae_scale_factor=spatial_factor)
         self.begin_call(self.defaults, None)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set it; the record of a clip tells of a component that was put in place of the model's own."""
+        is_component = isinstance(vars(self).get("_internal_dict", {}).get(name), tuple)
+        is_same = getattr(value, "_orig_mod", value) is vars(self).get(name)  # or its compiled form
+        if is_component and not is_same:
+            self.handed_in = self.handed_in - {name} if value is None else self.handed_in | {name}
+        super().__setattr__(name, value)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
         """Load a saved pipeline as `DiffusionPipeline.from_pretrained` does; `"jova-tiny"` comes with the package.
@@ -171,7 +180,9 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         source = find_model(pretrained_model_name_or_path)
         names, _ = cls._get_signature_keys(cls)
         with explained_configs(Path(source), [name for name in names if name not in kwargs]):
-            return super().from_pretrained(source, **kwargs)
+            made = super().from_pretrained(source, **kwargs)
+        made.handed_in = frozenset(name for name in made.handed_in if name in kwargs)
+        return made
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
@@ -189,6 +200,9 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         if isinstance(pipeline, JoVAPipeline) and made.transformer is pipeline.transformer:  # with its adapters
             made.adapter_origins, made.adapter_scales = pipeline.adapter_origins, pipeline.adapter_scales
             made.transformer_file = pipeline.transformer_file
+        if isinstance(pipeline, JoVAPipeline):
+            own = {name for name, part in pipeline.components.items() if part is getattr(made, name, None)}
+            made.handed_in -= own - pipeline.handed_in
         return made
 
     @classmethod
@@ -214,6 +228,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         transformer = load_single_file(pretrained_model_link_or_path, **({} if dtype is None else {"dtype": dtype}))
         made = cls.from_pretrained(config, transformer=transformer, **kwargs)
         made.transformer_file = name_of_source(pretrained_model_link_or_path)
+        made.handed_in -= {"transformer"}
         return made
 
     # 1. What a call is about
