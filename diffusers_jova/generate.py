@@ -4,7 +4,7 @@ import argparse
 import math
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,20 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from jova_cli.clip_limits import GivenLengths
 from jova_cli.file_arguments import as_options
-from jova_cli.generate import LARGEST_SEED, Adapter
-from jova_cli.json_text import read_object
+from jova_cli.generate import LARGEST_SEED, Adapter, check_fits
+from jova_cli.model_clips import read_geometry
 from jova_cli.model_info import read_index
 from jova_cli.parser import Parser, one_line
 
 from . import media
+from .clip_shape import frames_of_given_media
 from .content_credentials import Credentials
 from .cost_estimate import check_affordable, estimate, machine_memory_bytes
 from .devices import choose_device
 from .domain import describe_strangers
 from .generation_defaults import GenerationDefaults
-from .latent_lengths import check_whole_frames
 from .pipeline_jova import JoVAPipeline
 from .processes import ALONE, Processes, joined_processes
 from .prompt import JoVAPrompt
@@ -104,16 +105,30 @@ def call_arguments(args: argparse.Namespace, tell: Callable[[str], None] = tell)
         args: The words of a single clip.
         tell: Told in one line what of the files is left out.
     """
-    check_length(args)
     given = given_media(args, tell)
+    check_given_lengths(args, given)
     return {**prompt_arguments(args), **number_arguments(args), **given, "modalities": args.modalities}
 
 
-def check_length(args: argparse.Namespace) -> None:
-    """Refuse a number of frames that fills no whole latents, before weights are loaded, where the config is here."""
-    config = Path(args.model) / "vae" / "config.json"
-    if args.num_frames is not None and config.is_file():
-        check_whole_frames(args.num_frames, read_object(config).get("scale_factor_temporal", 1))
+def check_given_lengths(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
+    """Refuse given media that are too long, before weights are loaded, where the configs of the model are here.
+
+    Args:
+        args: The words of a single clip.
+        given: Arguments of the pipeline's call that hold the media.
+    """
+    video, sound = given.get("video"), given.get("audio")
+    geometry = read_geometry(Path(args.model))
+    if geometry is None or (video is None and sound is None):
+        return
+    samples = None if sound is None else sound.audio
+    rate = None if sound is None else sound.sampling_rate
+    frame_rate = args.frame_rate or model_defaults(args.model).frame_rate
+    num_frames = args.num_frames
+    if num_frames is None:
+        num_frames = frames_of_given_media(video, samples, rate, frame_rate, geometry.temporal_factor)
+    sound_length = () if sound is None else (sound.audio.shape[-1], sound.sampling_rate)
+    check_fits(args, num_frames, GivenLengths(None if video is None else len(video), *sound_length))
 
 
 def check_cost(

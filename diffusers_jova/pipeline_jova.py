@@ -23,6 +23,7 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from jova_cli.clip_limits import check_sound_fits
 from jova_cli.shipped import find_model
 
 from .call_guard import one_thread_at_a_time
@@ -33,7 +34,6 @@ from .domain import check_domain
 from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
 from .joint_transformer import check_attention_kwargs
-from .latent_lengths import check_whole_frames
 from .lora import JoVALoraLoaderMixin
 from .media_arrays import Audio
 from .media_reading import Sound
@@ -45,7 +45,6 @@ from .pipeline_checks import (
     CallInputs,
     Prompts,
     check_generator,
-    check_given_audio,
     check_limits,
     check_modalities,
     check_output,
@@ -54,6 +53,8 @@ from .pipeline_checks import (
     check_something_is_generated,
     check_speakers,
     check_template,
+    check_whole_frames,
+    given_lengths,
 )
 from .pipeline_media import JoVAMediaMixin
 from .pipeline_output import JoVAPipelineOutput
@@ -312,7 +313,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         )
         if "video" in inputs.modalities or self.vae is not None:
             check_size(settings, self.video_codec.spatial_factor, config.patch_size)
-        check_given_audio(inputs, settings, self.temporal_factor)
+        check_sound_fits(given_lengths(inputs), settings.num_frames, settings.frame_rate, self.temporal_factor)
 
     def clip_shape(self, inputs: CallInputs, settings: GenerationDefaults) -> ClipShape:
         """Size and length of the clips of a call."""
