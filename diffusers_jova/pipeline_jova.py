@@ -28,7 +28,7 @@ from jova_cli.shipped import find_model
 
 from .call_guard import one_thread_at_a_time
 from .clip_shape import ClipShape
-from .component_fit import check_components
+from .component_fit import check_components, check_text_weights
 from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
 from .finite import check_finite_inputs, check_finite_samples
@@ -182,6 +182,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         names, _ = cls._get_signature_keys(cls)
         with explained_configs(Path(source), [name for name in names if name not in kwargs]):
             made = super().from_pretrained(source, **kwargs)
+        check_text_weights({name: part for name, part in made.components.items() if name not in kwargs})
         made.handed_in = frozenset(name for name in made.handed_in if name in kwargs)
         return made
 
