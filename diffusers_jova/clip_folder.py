@@ -284,12 +284,32 @@ class ClipMaker:
         if len(tasks) > 1:
             varied = {"prompt": [one["prompt"] for one in arguments], "generator": generators}
         output: Any = pipeline(**arguments[0] | varied)
-        if not self.processes.is_main and self.processes.share_clips:
-            return
         seconds = (time.monotonic() - started) / len(tasks)
-        for index, task in enumerate(tasks):
-            tell_strangers(pipeline, task.args)
-            self.write(output, index, task, describe(pipeline, output, index) | {"seconds": round(seconds, 3)})
+
+        def write_all() -> None:
+            for index, task in enumerate(tasks):
+                tell_strangers(pipeline, task.args)
+                self.write(output, index, task, describe(pipeline, output, index) | {"seconds": round(seconds, 3)})
+
+        if self.processes.share_clips:
+            self.write_for_all(write_all)
+        else:
+            write_all()
+
+    def write_for_all(self, write_all: Callable[[], None]) -> None:
+        """Let the main process write, and all of those that work on a clip go on, refuse it or end with it."""
+
+        def reason() -> str:
+            try:
+                write_all()
+            except FullDiskError:
+                raise
+            except ROW_ERRORS as error:
+                return one_line(error)
+            return ""
+
+        if said := self.processes.from_main(reason):
+            raise ValueError(said)
 
     def load(self, args: argparse.Namespace) -> JoVAPipeline:
         """The pipeline that arguments ask for; only the last one stays loaded."""

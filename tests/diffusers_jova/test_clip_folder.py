@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -303,13 +304,18 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 NUM_PROCESSES = 2  # and heads of the tiny pipeline
 
 
-def work_with_others(rank: int, ports: list[int], folder: Path, model: Path) -> None:
-    """One of the processes that torchrun would start: a list, then one clip by all of them."""
+def join(rank: int, port: int) -> None:
+    """Let this process be one of those that torchrun would start."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # torch warns about collectives that diffusers calls
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_PROCESSES)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0]), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "LOCAL_WORLD_SIZE": str(NUM_PROCESSES)}
+
+
+def work_with_others(rank: int, ports: list[int], folder: Path, model: Path) -> None:
+    """One of the processes that torchrun would start: a list, then one clip by all of them."""
+    join(rank, ports[0])
     from tests.tiny_training import forget_accelerate
 
     words, code = [*SHORT, "--device", "cpu"], 1 if rank == 0 else 0  # the first that fails would end the others
@@ -340,6 +346,31 @@ def test_processes_share_a_list_and_share_a_clip(tiny_pipeline_folder: Path, tmp
     single = ["--prompt", "a dog", "--seed", "1", "--modalities", "audio", "--output", str(tmp_path / "single.wav")]
     main(["generate", "--model", str(tiny_pipeline_folder), *SHORT, *single])
     assert_close(tmp_path / "one.wav", tmp_path / "single.wav")
+
+
+def fill_the_disk_together(rank: int, port: int, folder: Path, model: Path) -> None:
+    """One of two processes that work on each clip of a list, of which the one that writes has no room for a clip."""
+    join(rank, port)
+    words = ["generate", "--model", str(model), "--prompts", str(folder / "list.jsonl"), "--device", "cpu"]
+    words += ["--output", str(folder / "clips"), "--context-parallel", str(NUM_PROCESSES), "--steps", "1"]
+    if rank == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+    with (folder / f"said-{rank}").open("w") as sys.stderr, pytest.raises(SystemExit) as ended:
+        main(words)
+    (folder / f"code-{rank}").write_text(str(ended.value.code or 0))
+
+
+def test_a_full_disk_ends_all_processes_of_a_clip_with_one_sentence(
+    tiny_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "list.jsonl", [{"prompt": text, "modalities": ["audio"], "num_frames": 33} for text in "ab"])
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    multiprocessing.set_forkserver_preload([__name__])
+    arguments = (store.port, tmp_path, tiny_pipeline_folder)
+    multiprocessing.start_processes(fill_the_disk_together, arguments, nprocs=NUM_PROCESSES, start_method="forkserver")
+    assert [(tmp_path / f"code-{rank}").read_text() for rank in range(NUM_PROCESSES)] == ["2", "0"]
+    assert re.search(r"`.*clips/a.*wav` could not be written \(.*\); free", (tmp_path / "said-0").read_text())
+    assert not re.search("could not be written|Error", (tmp_path / "said-1").read_text())
 
 
 @pytest.mark.slow
