@@ -29,9 +29,7 @@ from jova_cli import __version__
 from jova_cli.parser import one_line
 from jova_cli.prompt_list import Row
 
-from .devices import choose_device
-from .folder_lock import FolderInUseError, held_alone, in_turn
-from .generate import (
+from .clip_call import (
     BAD_INPUT,
     OUT_OF_MEMORY,
     call_arguments,
@@ -41,6 +39,8 @@ from .generate import (
     read_credentials,
     tell_strangers,
 )
+from .devices import choose_device
+from .folder_lock import FolderInUseError, held_alone, in_turn
 from .origin import check_origin
 from .pipeline_jova import JoVAPipeline
 from .processes import Processes

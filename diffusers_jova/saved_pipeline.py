@@ -2,13 +2,15 @@
 
 import os
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 
+from jova_cli.given_paths import kind_of
 from jova_cli.json_text import read_object
-from jova_cli.model_clips import model_defaults
+from jova_cli.model_clips import index_defaults
 from jova_cli.model_info import read_index
 from jova_cli.shipped import model_folder
 
@@ -20,6 +22,17 @@ from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 TEXT = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 CODECS = ("vae", "audio_vae", "vocoder")
 COMPONENTS = (*TEXT, *CODECS, "transformer", "scheduler")
+
+
+def model_defaults(source: str | os.PathLike[str]) -> GenerationDefaults:
+    """What a model takes for arguments that are not given, from its index alone.
+
+    Args:
+        source: Folder of a saved pipeline, or its name on the Hub.
+    """
+    folder = Path(source)
+    index = read_index(folder) if kind_of(folder) else JoVAPipeline.load_config(source)
+    return GenerationDefaults.from_dict(index_defaults(index))
 
 
 class SavedPipeline:
@@ -35,7 +48,7 @@ class SavedPipeline:
     def __init__(self, source: str | os.PathLike[str]) -> None:
         self.folder = model_folder(source)
         self.index = read_index(self.folder)
-        self.defaults = GenerationDefaults.from_dict(model_defaults(self.index))
+        self.defaults = model_defaults(self.folder)
 
     def has(self, name: str) -> bool:
         """Whether the folder holds a component."""

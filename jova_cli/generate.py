@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .clip_arguments import MAX_RATE_HZ, check_between, check_count
 from .clip_limits import GivenLengths
 from .file_arguments import add_file_arguments, check_file_arguments
 from .given_paths import check_file, check_readable, check_suffix, check_writable
-from .model_clips import MODALITIES, check_clip_fits, model_defaults
+from .model_clips import MODALITIES, check_clip_fits, index_defaults
 from .model_info import read_index
+from .number_options import MAX_RATE_HZ, check_between, check_count
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name
 from .prompt_list import check_list, read_rows
 from .shipped import check_source, find_model, model_folder
@@ -111,7 +111,7 @@ def own_values(model: str) -> defaultdict[str, str]:
     """What a help text says of the values that a model takes for options that are not given; nothing without it."""
     said: defaultdict[str, str] = defaultdict(str)
     try:
-        values = model_defaults(read_index(model_folder(model)))
+        values = index_defaults(read_index(model_folder(model)))
     except ValueError:  # help is given even where the model is broken
         return said
     said.update({name: f"; the model's own if not given: {value:g} of {model}" for name, value in numbers(values)})

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from .class_fields import read_fields
 from .clip_limits import (
     ClipLimits,
     GivenLengths,
@@ -20,7 +21,6 @@ from .given_paths import kind_of
 from .json_text import read_object
 from .latent_lengths import check_whole_frames
 from .model_info import INDEX, read_index
-from .settings import read_settings
 from .shipped import PACKAGE
 
 
@@ -31,13 +31,13 @@ PATCH_SIZE = (1, 2, 2)  # the transformers' own
 MEL_FRAMES_PER_LATENT = {"MMAudioVAE": 2, "AutoencoderKLLTX2Audio": 4}
 
 
-def model_defaults(index: Mapping[str, Any]) -> dict[str, Any]:
+def index_defaults(index: Mapping[str, Any]) -> dict[str, Any]:
     """What the pipeline of an index takes for arguments that are not given.
 
     Raises:
         ValueError: If it states a number that is none.
     """
-    own = {setting.name: ast.literal_eval(setting.default) for setting in read_settings(*DEFAULTS)}
+    own = {field.name: ast.literal_eval(field.default) for field in read_fields(*DEFAULTS)}
     stated = index.get("defaults") or {}
     if not isinstance(stated, dict):
         raise ValueError(f"`defaults` of a `{INDEX}` must hold `name: value` pairs, got {stated!r}; save it anew")
@@ -50,7 +50,7 @@ def model_defaults(index: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe_clips(folder: Path) -> str:
     """Two lines: the clip that a saved pipeline makes unless it is told otherwise, and the longest."""
-    values = model_defaults(read_index(folder))
+    values = index_defaults(read_index(folder))
     rate, num_frames = values["frame_rate"], values["num_frames"]
     own = f"makes {num_frames} frames of {values['width']}x{values['height']} pixels at {rate:g} per second, "
     own += f"{num_frames / rate:.2f} s, unless told otherwise"
@@ -125,7 +125,7 @@ def check_clip_fits(
     """
     if kind_of(folder / INDEX) != "file" or (geometry := read_geometry(folder)) is None:
         return
-    own = model_defaults(read_index(folder))
+    own = index_defaults(read_index(folder))
     settings = SimpleNamespace(**own | {name: value for name, value in arguments.items() if value is not None})
     limits = geometry.limits_of_call(modalities, settings.frame_rate)
     check_whole_frames(settings.num_frames, geometry.temporal_factor)

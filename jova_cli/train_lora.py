@@ -6,10 +6,10 @@ from pathlib import Path
 
 from .given_paths import check_folder
 from .parser import Parser
-from .settings import split_settings
 from .shipped import check_source
 from .train import CHECKPOINTS_ARE_KEPT
 from .train import check as check_words
+from .training_settings import split_settings
 
 
 WORK = "diffusers_jova.training.train_lora"

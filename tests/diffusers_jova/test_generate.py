@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from diffusers_jova import media, media_writing
-from diffusers_jova.generate import given_video
+from diffusers_jova.clip_call import given_video
 from diffusers_jova.pipeline_jova import JoVAPipeline
 from jova_cli.generate import parse, parse_adapter
 from jova_cli.main import main

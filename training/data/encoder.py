@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusers_jova import JoVAPipeline
-from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.media import mix_channels, resample
 from diffusers_jova.prompt import JoVAPrompt
 from jova_cli.model_clips import read_geometry
@@ -97,12 +96,6 @@ def video_factors(model: Path) -> tuple[int, int, int]:
             f"`model` must be a pipeline with a video VAE, got `{model}` without one; add its folder `vae`"
         )
     return geometry.spatial_factor, geometry.temporal_factor, geometry.spatial_factor * geometry.patch_size[-1]
-
-
-def model_defaults(model: Path) -> GenerationDefaults:
-    """Read the size and frame rate of the clips that a saved pipeline makes."""
-    index = read_index(model)
-    return GenerationDefaults.from_dict(index.get("defaults", {}))
 
 
 def fingerprint_model(model: Path) -> str:
