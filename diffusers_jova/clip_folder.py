@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import os
 import sys
@@ -41,7 +40,7 @@ from .clip_call import (
 )
 from .devices import choose_device
 from .folder_lock import FolderInUseError, held_alone, in_turn
-from .origin import check_origin
+from .origin import check_origin, digest_path
 from .pipeline_jova import JoVAPipeline
 from .processes import Processes
 from .ray_cluster import run_on_ray
@@ -55,7 +54,6 @@ PLACES = ("output", "device", "cpu_offload", "yes")  # arguments that decide whe
 FILES = ("model", "image", "audio", "video")  # arguments whose content decides, not their path
 OF_A_CLIP = ("prompt", "video_caption", "audio_caption", "transcript", "seed")  # that clips of one batch differ in
 OF_A_PIPELINE = ("model", "lora", "skip_unknown", "device", "dtype", "cpu_offload")
-SAMPLE_BYTES, NUM_SAMPLES = 2**16, 64  # of a file, for its digest
 
 
 class Task(NamedTuple):
@@ -218,23 +216,6 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that two runs must share; a seed that is not given is any, and content counts for files."""
     settings = {name: value for name, value in settings.items() if name != "seed" or value is not None}
     return {name: value for name, value in settings.items() if name not in settings["files"]}
-
-
-def digest_path(path: Path) -> str:
-    """Digest a file, or the files of a folder: all of a small one, samples from all over a large one.
-
-    Weights that were trained on differ everywhere; large files that differ between the samples alone count as one.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file() and file.suffix != ".md":
-            size = file.stat().st_size
-            digest.update(f"{file.relative_to(path)} {size}".encode())
-            with file.open("rb") as content:
-                for start in range(0, size, max(SAMPLE_BYTES, size // NUM_SAMPLES)):
-                    content.seek(start)
-                    digest.update(content.read(SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
 
 
 # 2. Making

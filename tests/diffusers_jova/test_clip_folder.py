@@ -19,7 +19,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from diffusers_jova import media
-from diffusers_jova.clip_folder import LIST, WORK, digest_path
+from diffusers_jova.clip_folder import LIST, WORK
 from diffusers_jova.folder_lock import held_alone
 from jova_cli.main import main
 from tests.command_words import replaced
@@ -242,20 +242,6 @@ def test_a_batch_that_fails_is_made_one_by_one(
     said = capsys.readouterr().err
     assert "line 1: `height` must be" in said
     assert "line 2: `height` must be" in said
-
-
-def test_a_digest_knows_a_file_by_its_content(tmp_path: Path) -> None:
-    path, twin = tmp_path / "a", tmp_path / "b"
-    random = np.random.default_rng(0)
-    for size in (0, 3, 2**16, 2**23 + 5):
-        path.write_bytes(random.bytes(size))
-        twin.write_bytes(path.read_bytes())
-        digest = digest_path(path)
-        assert digest == digest_path(twin)
-        path.write_bytes(path.read_bytes() + b".")
-        assert digest != digest_path(path)
-        path.write_bytes(random.bytes(size))
-        assert (digest != digest_path(path)) == (size > 0)
 
 
 # What ends a run

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import mix_channels, resample
+from diffusers_jova.origin import digest_path
 from diffusers_jova.prompt import JoVAPrompt
 from jova_cli.model_clips import read_geometry
 from jova_cli.model_info import read_index
 
 
 ENCODER_PARTS = ("vae", "audio_vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-SAMPLED_BYTES = 2**20  # at each end of a weight file
 
 
 class Encoder:
@@ -99,18 +99,6 @@ def video_factors(model: Path) -> tuple[int, int, int]:
 
 
 def fingerprint_model(model: Path) -> str:
-    """Digest what decides the encodings: configs, and of the weight files size, beginning and end, on any machine."""
-    files = sorted(path for part in ENCODER_PARTS for path in (model / part).rglob("*") if path.is_file())
-    digest = hashlib.sha256((model / "model_index.json").read_bytes())
-    for path in files:
-        digest.update(str(path.relative_to(model)).encode() + _sample(path))
-    return digest.hexdigest()
-
-
-def _sample(path: Path) -> bytes:
-    """Size, beginning and end of a file: a weight file that differs in its middle alone is not told apart."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        beginning = file.read(SAMPLED_BYTES)
-        file.seek(max(size - SAMPLED_BYTES, len(beginning)))
-        return str(size).encode() + beginning + file.read()
+    """Digest what decides the encodings, on any machine: the index and the files of the encoders."""
+    parts = [f"{part} {digest_path(model / part)}" for part in ENCODER_PARTS if (model / part).is_dir()]
+    return hashlib.sha256((model / "model_index.json").read_bytes() + " ".join(parts).encode()).hexdigest()
