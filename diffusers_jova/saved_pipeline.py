@@ -35,6 +35,21 @@ def model_defaults(source: str | os.PathLike[str]) -> GenerationDefaults:
     return GenerationDefaults.from_dict(index_defaults(index))
 
 
+def outline_component(folder: Path, library: str, class_name: str) -> Any:
+    """A component of diffusers without its weights, on the meta device.
+
+    Args:
+        folder: That holds its config.
+        library: As `DiffusionPipeline` stores it.
+        class_name: Likewise.
+    """
+    # a pipeline's own component, such as a vocoder, has the module of that pipeline as its library
+    module = getattr(diffusers.pipelines, library, None) or import_module(library)
+    cls = getattr(module, class_name)
+    with torch.device("meta"):
+        return cls.from_config(cls.load_config(folder))
+
+
 class SavedPipeline:
     """What the folder of a pipeline holds.
 
@@ -66,9 +81,7 @@ class SavedPipeline:
 
     def outline(self) -> JoVAPipeline:
         """The codecs without their weights, on the meta device: what their shapes, rates and statistics tell."""
-        parts = {name: self._component_class(name) for name in CODECS if self.has(name)}
-        with torch.device("meta"):
-            codecs = {name: cls.from_config(cls.load_config(self.folder / name)) for name, cls in parts.items()}
+        codecs = {name: outline_component(self.folder / name, *self.index[name]) for name in CODECS if self.has(name)}
         config = {name: self.index[name] for name in ("defaults", "prompt_template") if name in self.index}
         arguments: dict[str, Any] = {name: codecs.get(name) for name in COMPONENTS} | config
         return JoVAPipeline(**arguments)
@@ -84,10 +97,3 @@ class SavedPipeline:
     def scheduler(self) -> FlowMatchAudioVideoScheduler:
         """Its scheduler, for both modalities."""
         return FlowMatchAudioVideoScheduler.from_scheduler(self.load("scheduler").scheduler)
-
-    def _component_class(self, name: str) -> Any:
-        """Class of a component of diffusers, by library and name as `DiffusionPipeline` stores them."""
-        library, class_name = self.index[name]
-        if hasattr(diffusers.pipelines, library):  # a pipeline's own component, such as a vocoder
-            return getattr(getattr(diffusers.pipelines, library), class_name)
-        return getattr(import_module(library), class_name)
