@@ -320,19 +320,11 @@ class ClipMaker:
 
 
 def describe(pipeline: JoVAPipeline, output: Any, index: int) -> dict[str, Any]:
-    """What a call took for arguments that were not given, and where and with what it ran."""
-    width, height = output.frames[index][0].size if output.frames is not None else (None, None)
+    """The settings that the record of a clip tells, see `provenance.describe_call`, and where and with what it ran."""
     return {
-        "num_inference_steps": pipeline.num_timesteps,
-        "guidance_scale": pipeline.guidance_scale,
-        "audio_guidance_scale": pipeline.audio_guidance_scale,
-        "height": height,
-        "width": width,
-        "num_frames": None if output.frames is None else len(output.frames[index]),
-        "frame_rate": float(output.frame_rate),
+        **output.provenance[index]["settings"],
         "sampling_rate": output.sampling_rate,
         "device": str(pipeline._execution_device),
-        "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
         "versions": {
             "diffusers_jova": __version__,
             "diffusers": diffusers.__version__,

@@ -21,6 +21,7 @@ from torch import distributed, multiprocessing
 from diffusers_jova import media
 from diffusers_jova.clip_folder import LIST, WORK
 from diffusers_jova.folder_lock import held_alone
+from diffusers_jova.provenance import read_provenance
 from jova_cli.main import main
 from tests.command_words import replaced
 from tests.places import ROOT
@@ -155,6 +156,7 @@ def test_a_second_run_makes_only_what_is_missing(
     assert_same(tmp_path / "x.mp4", folder / lost)
     made = after[lost]["made"]
     assert (made["num_inference_steps"], made["num_frames"], made["height"], made["dtype"]) == (1, 5, 32, "float32")
+    assert read_provenance(folder / lost)["settings"].items() <= made.items()  # told once
 
 
 def test_what_is_there_but_is_another_clip_is_refused_and_kept(
