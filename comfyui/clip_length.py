@@ -44,7 +44,7 @@ def settle_clip(
         settings = settings.override(num_frames=jova("clip_shape").frames_of_given_media(*arguments))
     transformer = saved.component_config("transformer")
     checks.check_size(settings, outline.video_codec.spatial_factor, transformer["patch_size"])
-    jova("latent_lengths").check_whole_frames(settings.num_frames, outline.temporal_factor)
+    jova("pipeline_checks").check_whole_frames(settings.num_frames, outline.temporal_factor)
     check_limits(settings, length, outline, transformer, audio, images)
     return settings, length == 0 and audio is not None and images is None
 

@@ -144,7 +144,7 @@ class JovaVideoVAE(Component):
             return self.encode(pixels)
 
     def _check(self, pixels: Tensor) -> None:
-        jova("latent_lengths").check_whole_frames(pixels.shape[0], self.temporal_compression_decode())
+        jova("pipeline_checks").check_whole_frames(pixels.shape[0], self.temporal_compression_decode())
         height, width = pixels.shape[1:3]
         if height % self.spacial_compression_encode() or width % self.spacial_compression_encode():
             raise ValueError(

@@ -10,17 +10,17 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import diffusers
-import torch
 from diffusers import __version__ as diffusers_version
-from diffusers.pipelines.ltx2 import vocoder as ltx2_vocoders
+from transformers import AutoConfig
 
-from diffusers_jova.audio_codec import JoVAAudioCodec
+from diffusers_jova.component_fit import check_components
 from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, class_of
 from diffusers_jova.conversion.output import new_folder
 from diffusers_jova.conversion.rules import listed
+from diffusers_jova.saved_pipeline import outline_component
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
 from jova_cli.assemble import NAMES
 from jova_cli.json_text import read_object
@@ -110,37 +110,22 @@ def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
     """Refuse components that do not fit each other, by their configs.
 
     Raises:
-        ValueError: Naming the two numbers that differ.
+        ValueError: Naming one that is missing, or the two numbers that differ.
     """
-    transformer, vae = (read_object(found[name] / "config.json") for name in ("transformer", "vae"))
-    codec = JoVAAudioCodec(*(build(index[name], found[name]) for name in ("audio_vae", "vocoder")))
-    wanted = [
-        ("out_channels", transformer["out_channels"], "the channels of `vae`", vae["z_dim"]),
-        ("audio_in_channels", transformer["audio_in_channels"], "the channels of `audio_vae`", codec.latent_channels),
-    ]
+    transformer = read_object(found["transformer"] / "config.json")
     for suffix in ("", "_2"):
-        width = transformer.get(f"text_dim{suffix}")
         name = f"text_encoder{suffix}"
-        if width is not None and name not in found:
+        if transformer.get(f"text_dim{suffix}") is not None and name not in found:
             raise ValueError(f"`{name}` must be given to this transformer, got none; name it as {name}=FOLDER")
-        if name in found:
-            encoder = read_object(found[name] / "config.json")
-            own = encoder.get("d_model", encoder.get("hidden_size"))
-            wanted.append((f"text_dim{suffix}", width, f"the width of `{name}`", own))
         if (name in found) != (f"tokenizer{suffix}" in found):
             raise ValueError(
                 f"`{name}` and `tokenizer{suffix}` must be given together, got one; name the other as well"
             )
-    for name, value, what, other in wanted:
-        if value != other:
-            raise ValueError(f"`{name}` of the transformer must be {what}, got {value} and {other}; take another one")
-
-
-def build(pair: Sequence[str], path: Path) -> Any:
-    """Build a component without its weights."""
-    cls = getattr(ltx2_vocoders if pair[0] == "ltx2" else diffusers, pair[1])
-    with torch.device("meta"):
-        return cls.from_config(read_object(path / "config.json"))
+    models = ("transformer", "vae", "audio_vae", "vocoder")
+    parts: dict[str, Any] = {name: outline_component(found[name], *index[name]) for name in models}
+    encoders = [name for name in ("text_encoder", "text_encoder_2") if name in found]
+    parts |= {name: SimpleNamespace(config=AutoConfig.from_pretrained(found[name])) for name in encoders}
+    check_components(parts)
 
 
 def write(folder: Path, found: Mapping[str, Path], index: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import os
 import sys
@@ -29,9 +28,7 @@ from jova_cli import __version__
 from jova_cli.parser import one_line
 from jova_cli.prompt_list import Row
 
-from .devices import choose_device
-from .folder_lock import FolderInUseError, held_alone, in_turn
-from .generate import (
+from .clip_call import (
     BAD_INPUT,
     OUT_OF_MEMORY,
     call_arguments,
@@ -41,7 +38,9 @@ from .generate import (
     read_credentials,
     tell_strangers,
 )
-from .origin import check_origin
+from .devices import choose_device
+from .folder_lock import FolderInUseError, held_alone, in_turn
+from .origin import check_origin, digest_path
 from .pipeline_jova import JoVAPipeline
 from .processes import Processes
 from .ray_cluster import run_on_ray
@@ -55,7 +54,6 @@ PLACES = ("output", "device", "cpu_offload", "yes")  # arguments that decide whe
 FILES = ("model", "image", "audio", "video")  # arguments whose content decides, not their path
 OF_A_CLIP = ("prompt", "video_caption", "audio_caption", "transcript", "seed")  # that clips of one batch differ in
 OF_A_PIPELINE = ("model", "lora", "skip_unknown", "device", "dtype", "cpu_offload")
-SAMPLE_BYTES, NUM_SAMPLES = 2**16, 64  # of a file, for its digest
 
 
 class Task(NamedTuple):
@@ -220,23 +218,6 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in settings["files"]}
 
 
-def digest_path(path: Path) -> str:
-    """Digest a file, or the files of a folder: all of a small one, samples from all over a large one.
-
-    Weights that were trained on differ everywhere; large files that differ between the samples alone count as one.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file() and file.suffix != ".md":
-            size = file.stat().st_size
-            digest.update(f"{file.relative_to(path)} {size}".encode())
-            with file.open("rb") as content:
-                for start in range(0, size, max(SAMPLE_BYTES, size // NUM_SAMPLES)):
-                    content.seek(start)
-                    digest.update(content.read(SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
-
-
 # 2. Making
 
 
@@ -284,12 +265,32 @@ class ClipMaker:
         if len(tasks) > 1:
             varied = {"prompt": [one["prompt"] for one in arguments], "generator": generators}
         output: Any = pipeline(**arguments[0] | varied)
-        if not self.processes.is_main and self.processes.share_clips:
-            return
         seconds = (time.monotonic() - started) / len(tasks)
-        for index, task in enumerate(tasks):
-            tell_strangers(pipeline, task.args)
-            self.write(output, index, task, describe(pipeline, output, index) | {"seconds": round(seconds, 3)})
+
+        def write_all() -> None:
+            for index, task in enumerate(tasks):
+                tell_strangers(pipeline, task.args)
+                self.write(output, index, task, describe(pipeline, output, index) | {"seconds": round(seconds, 3)})
+
+        if self.processes.share_clips:
+            self.write_for_all(write_all)
+        else:
+            write_all()
+
+    def write_for_all(self, write_all: Callable[[], None]) -> None:
+        """Let the main process write, and all of those that work on a clip go on, refuse it or end with it."""
+
+        def reason() -> str:
+            try:
+                write_all()
+            except FullDiskError:
+                raise
+            except ROW_ERRORS as error:
+                return one_line(error)
+            return ""
+
+        if said := self.processes.from_main(reason):
+            raise ValueError(said)
 
     def load(self, args: argparse.Namespace) -> JoVAPipeline:
         """The pipeline that arguments ask for; only the last one stays loaded."""
@@ -319,19 +320,11 @@ class ClipMaker:
 
 
 def describe(pipeline: JoVAPipeline, output: Any, index: int) -> dict[str, Any]:
-    """What a call took for arguments that were not given, and where and with what it ran."""
-    width, height = output.frames[index][0].size if output.frames is not None else (None, None)
+    """The settings that the record of a clip tells, see `provenance.describe_call`, and where and with what it ran."""
     return {
-        "num_inference_steps": pipeline.num_timesteps,
-        "guidance_scale": pipeline.guidance_scale,
-        "audio_guidance_scale": pipeline.audio_guidance_scale,
-        "height": height,
-        "width": width,
-        "num_frames": None if output.frames is None else len(output.frames[index]),
-        "frame_rate": float(output.frame_rate),
+        **output.provenance[index]["settings"],
         "sampling_rate": output.sampling_rate,
         "device": str(pipeline._execution_device),
-        "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
         "versions": {
             "diffusers_jova": __version__,
             "diffusers": diffusers.__version__,

@@ -12,8 +12,9 @@ from diffusers.utils import logging
 from torch import Tensor
 from torch.nn import functional as F
 
+from jova_cli.latent_lengths import whole_frames
+
 from .audio_codec import JoVAAudioCodec
-from .latent_lengths import whole_frames
 from .media import resample
 from .media_arrays import Audio
 

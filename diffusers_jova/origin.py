@@ -15,6 +15,7 @@ from .whole_files import write_json
 
 NOTE = "origin.json"
 PARTS = (".json", ".model", ".safetensors")  # of a saved component
+SAMPLE_BYTES, NUM_SAMPLES = 2**16, 64  # of a large file, for its digest
 BESIDE = (NOTE, "report.json", "codecs_report.json")  # lie in a folder of weights and decide nothing
 
 
@@ -76,6 +77,23 @@ def digest_components(folders: Iterable[Path]) -> str:
     for folder in folders:
         for path in sorted(path for path in folder.iterdir() if path.suffix in PARTS and path.name not in BESIDE):
             digest.update(f"{folder.name}/{path.name}".encode() + _content(path))
+    return digest.hexdigest()[:16]
+
+
+def digest_path(path: Path) -> str:
+    """Digest a file, or the files of a folder: all of a small one, samples from all over a large one.
+
+    Weights that were trained on differ everywhere; large files that differ between the samples alone count as one.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file() and file.suffix != ".md":
+            size = file.stat().st_size
+            digest.update(f"{file.relative_to(path)} {size}".encode())
+            with file.open("rb") as content:
+                for start in range(0, size, max(SAMPLE_BYTES, size // NUM_SAMPLES)):
+                    content.seek(start)
+                    digest.update(content.read(SAMPLE_BYTES))
     return digest.hexdigest()[:16]
 
 

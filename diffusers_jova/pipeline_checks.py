@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jova_cli.clip_limits import ClipLimits, rounded_down
+from jova_cli.clip_limits import ClipLimits, GivenLengths, check_largest_size, check_length
+from jova_cli.clip_limits import check_size as check_size  # for the nodes of ComfyUI as well, as the two below
+from jova_cli.clip_limits import rounded_down as rounded_down
+from jova_cli.latent_lengths import check_whole_frames as check_whole_frames
 
 from .finite import check_finite_inputs
 from .generation_defaults import GenerationDefaults
@@ -258,21 +261,6 @@ def check_something_is_generated(generated: Sequence[str], given: Sequence[str])
         )
 
 
-def check_size(settings: GenerationDefaults, spatial_factor: int, patch_size: Sequence[int]) -> None:
-    """Refuse sizes that the video VAE and the transformer cannot hold.
-
-    Args:
-        settings: Of the call.
-        spatial_factor: Pixels per latent cell.
-        patch_size: Latents per row along (frames, height, width).
-    """
-    for name, patch in zip(("height", "width"), patch_size[1:], strict=True):
-        value, multiple = getattr(settings, name), spatial_factor * patch
-        if value <= 0 or value % multiple:
-            near = max(multiple, round(value / multiple) * multiple)
-            raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {value}; use {near}")
-
-
 def check_frame_rate(frame_rate: float) -> None:
     """Refuse a rate that no clip has."""
     if not MIN_FRAME_RATE_HZ <= frame_rate <= MAX_FRAME_RATE_HZ:
@@ -286,43 +274,14 @@ def check_limits(inputs: CallInputs, settings: GenerationDefaults, limits: ClipL
     """Refuse a clip that is longer or larger than the transformer has positions for, by what makes it so."""
     if limits is None:
         return
-    rate, longest = settings.frame_rate, limits.num_frames
-    longest_s = rounded_down(longest / rate)
-    limit = f"{longest_s} s, {longest} frames at {rate:g} per second, the longest clip of this model"
-    is_long, audio_s = settings.num_frames > longest, 0.0
-    if inputs.audio is not None and inputs.audio_sampling_rate is not None:
-        audio_s = np.shape(inputs.audio)[-1] / inputs.audio_sampling_rate
-    if (is_long or inputs.video is None) and round(audio_s * rate, 3) > longest:
-        raise ValueError(
-            f"`audio` must last at most {limit}, got {audio_s:.2f} s; cut it, by `duration_s={longest_s}` of "
-            f"`media.read_audio` or by `--duration {longest_s}`"
-        )
-    if is_long and inputs.video is not None and len(inputs.video) > longest:
-        found = f"{len(inputs.video)} frames; set `num_frames={longest}` to take its beginning"
-        raise ValueError(f"`video` must last at most {limit}, got {found}")
-    if is_long:
-        raise ValueError(f"`num_frames` must be at most {longest} ({limit}), got {settings.num_frames}; use {longest}")
+    check_length(settings.num_frames, settings.frame_rate, limits.num_frames, given_lengths(inputs))
     if "video" in inputs.modalities:
         check_largest_size(settings, limits)
 
 
-def check_largest_size(settings: GenerationDefaults, limits: ClipLimits) -> None:
-    """Refuse frames that are larger than the transformer has positions for."""
-    for name in ("height", "width"):
-        value, largest = getattr(settings, name), getattr(limits, name)
-        if value > largest:
-            raise ValueError(f"`{name}` must be at most {largest} for this model, got {value}; use {largest}")
-
-
-def check_given_audio(inputs: CallInputs, settings: GenerationDefaults, temporal_factor: int) -> None:
-    """Refuse given sound that is longer than the clip; beside a given video, by more than the frames of one latent."""
+def given_lengths(inputs: CallInputs) -> GivenLengths:
+    """How long the given media of settled inputs are."""
+    num_frames = None if inputs.video is None else len(inputs.video)
     if inputs.audio is None or inputs.audio_sampling_rate is None:
-        return
-    num_samples, rate = np.shape(inputs.audio)[-1], inputs.audio_sampling_rate
-    clip_s = settings.num_frames / settings.frame_rate
-    tolerance_s = 0.0 if inputs.video is None else temporal_factor / settings.frame_rate
-    if num_samples > round((clip_s + tolerance_s) * rate):
-        raise ValueError(
-            f"`audio` must last at most as long as the clip, {clip_s:.3f} s, got {num_samples / rate:.3f} s; "
-            f"cut it, or leave `num_frames` out to fit the clip to the sound"
-        )
+        return GivenLengths(num_frames)
+    return GivenLengths(num_frames, np.shape(inputs.audio)[-1], inputs.audio_sampling_rate)

@@ -23,17 +23,17 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from jova_cli.clip_limits import check_sound_fits
 from jova_cli.shipped import find_model
 
 from .call_guard import one_thread_at_a_time
 from .clip_shape import ClipShape
-from .component_fit import check_components
+from .component_fit import check_components, check_text_weights
 from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
 from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
 from .joint_transformer import check_attention_kwargs
-from .latent_lengths import check_whole_frames
 from .lora import JoVALoraLoaderMixin
 from .media_arrays import Audio
 from .media_reading import Sound
@@ -45,7 +45,6 @@ from .pipeline_checks import (
     CallInputs,
     Prompts,
     check_generator,
-    check_given_audio,
     check_limits,
     check_modalities,
     check_output,
@@ -54,6 +53,8 @@ from .pipeline_checks import (
     check_something_is_generated,
     check_speakers,
     check_template,
+    check_whole_frames,
+    given_lengths,
 )
 from .pipeline_media import JoVAMediaMixin
 from .pipeline_output import JoVAPipelineOutput
@@ -97,6 +98,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
     """
 
     transformer_file: str | None = None  # name of the single file it came from, for the record of a clip
+    handed_in: frozenset[str] = frozenset()  # components that came from elsewhere than the model, likewise
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae->audio_vae->vocoder"
     _optional_components = [
         "tokenizer",
@@ -153,6 +155,14 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         self.video_processor = VideoProcessor(vae_scale_factor=spatial_factor)
         self.begin_call(self.defaults, None)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set it; the record of a clip tells of a component that was put in place of the model's own."""
+        is_component = isinstance(vars(self).get("_internal_dict", {}).get(name), tuple)
+        is_same = getattr(value, "_orig_mod", value) is vars(self).get(name)  # or its compiled form
+        if is_component and not is_same:
+            self.handed_in = self.handed_in - {name} if value is None else self.handed_in | {name}
+        super().__setattr__(name, value)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
         """Load a saved pipeline as `DiffusionPipeline.from_pretrained` does; `"jova-tiny"` comes with the package.
@@ -171,7 +181,10 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         source = find_model(pretrained_model_name_or_path)
         names, _ = cls._get_signature_keys(cls)
         with explained_configs(Path(source), [name for name in names if name not in kwargs]):
-            return super().from_pretrained(source, **kwargs)
+            made = super().from_pretrained(source, **kwargs)
+        check_text_weights({name: part for name, part in made.components.items() if name not in kwargs})
+        made.handed_in = frozenset(name for name in made.handed_in if name in kwargs)
+        return made
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
@@ -189,6 +202,9 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         if isinstance(pipeline, JoVAPipeline) and made.transformer is pipeline.transformer:  # with its adapters
             made.adapter_origins, made.adapter_scales = pipeline.adapter_origins, pipeline.adapter_scales
             made.transformer_file = pipeline.transformer_file
+        if isinstance(pipeline, JoVAPipeline):
+            own = {name for name, part in pipeline.components.items() if part is getattr(made, name, None)}
+            made.handed_in -= own - pipeline.handed_in
         return made
 
     @classmethod
@@ -214,6 +230,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         transformer = load_single_file(pretrained_model_link_or_path, **({} if dtype is None else {"dtype": dtype}))
         made = cls.from_pretrained(config, transformer=transformer, **kwargs)
         made.transformer_file = name_of_source(pretrained_model_link_or_path)
+        made.handed_in -= {"transformer"}
         return made
 
     # 1. What a call is about
@@ -297,7 +314,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         )
         if "video" in inputs.modalities or self.vae is not None:
             check_size(settings, self.video_codec.spatial_factor, config.patch_size)
-        check_given_audio(inputs, settings, self.temporal_factor)
+        check_sound_fits(given_lengths(inputs), settings.num_frames, settings.frame_rate, self.temporal_factor)
 
     def clip_shape(self, inputs: CallInputs, settings: GenerationDefaults) -> ClipShape:
         """Size and length of the clips of a call."""

@@ -3,7 +3,6 @@
 Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, L audio latents, S samples.
 """
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,13 +14,13 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from jova_cli.clip_limits import ClipLimits, clip_limits
+from jova_cli.latent_lengths import num_frames_of
 
 from .audio_codec import JoVAAudioCodec
 from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given_media, set_length
 from .conditions import GivenLatents, condition_channels, repeat_to_batch
 from .finite import check_finite_inputs, finite_output
 from .given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
-from .latent_lengths import num_frames_of
 from .media_arrays import check_sampling_rate
 from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
@@ -109,9 +108,7 @@ class JoVAMediaMixin:
         if limits is None:
             return None
         rate_hz = self.audio_codec.latent_rate_hz if "audio" in modalities else None
-        if "video" not in modalities:
-            limits = limits._replace(num_frames=sys.maxsize)
-        return limits._replace(num_frames=limits.longest(frame_rate, rate_hz, self.temporal_factor))
+        return limits.of_call(modalities, frame_rate, rate_hz, self.temporal_factor)
 
     def enable_vae_tiling(self) -> None:
         """Let the video VAE work tile by tile, which saves memory for large frames."""

@@ -94,6 +94,7 @@ def describe_call(
         "model": name_of_source(pipeline.config.get("_name_or_path")),
         "transformer": type(pipeline.transformer).__name__,
         **({} if pipeline.transformer_file is None else {"transformer_file": pipeline.transformer_file}),
+        "handed_in": {name: describe_component(getattr(pipeline, name), name) for name in sorted(pipeline.handed_in)},
         "adapters": active_adapters(pipeline),
         "given": given,
         "settings": {
@@ -153,6 +154,20 @@ def name_of_source(source: Any) -> str | None:
     parts = [part for part in re.split(r"[/\\]", str(place)) if part]
     name = Path(parts[-1]).stem if Path(parts[-1]).suffix in (".safetensors", ".bin", ".pt") else parts[-1]
     return parts[-2] if name in GENERIC_NAMES and len(parts) > 1 else name
+
+
+def describe_component(component: Any, name: str) -> Record:
+    """Class of a component that came from elsewhere than the model, and the name of what it was loaded from, if any.
+
+    Args:
+        component: Of the pipeline.
+        name: In the pipeline, as which its folder counts for nothing.
+    """
+    source = getattr(getattr(component, "config", None), "_name_or_path", None)
+    source = getattr(component, "name_or_path", None) if source is None else source  # of a tokenizer
+    if isinstance(source, str | Path) and Path(source).name == name and Path(source).is_dir():
+        source = Path(source).parent
+    return {"class": type(component).__name__, "from": name_of_source(source)}
 
 
 def active_adapters(pipeline: Any) -> list[Record]:

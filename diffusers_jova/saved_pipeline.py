@@ -2,13 +2,15 @@
 
 import os
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 
+from jova_cli.given_paths import kind_of
 from jova_cli.json_text import read_object
-from jova_cli.model_clips import model_defaults
+from jova_cli.model_clips import index_defaults
 from jova_cli.model_info import read_index
 from jova_cli.shipped import model_folder
 
@@ -20,6 +22,32 @@ from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 TEXT = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 CODECS = ("vae", "audio_vae", "vocoder")
 COMPONENTS = (*TEXT, *CODECS, "transformer", "scheduler")
+
+
+def model_defaults(source: str | os.PathLike[str]) -> GenerationDefaults:
+    """What a model takes for arguments that are not given, from its index alone.
+
+    Args:
+        source: Folder of a saved pipeline, or its name on the Hub.
+    """
+    folder = Path(source)
+    index = read_index(folder) if kind_of(folder) else JoVAPipeline.load_config(source)
+    return GenerationDefaults.from_dict(index_defaults(index))
+
+
+def outline_component(folder: Path, library: str, class_name: str) -> Any:
+    """A component of diffusers without its weights, on the meta device.
+
+    Args:
+        folder: That holds its config.
+        library: As `DiffusionPipeline` stores it.
+        class_name: Likewise.
+    """
+    # a pipeline's own component, such as a vocoder, has the module of that pipeline as its library
+    module = getattr(diffusers.pipelines, library, None) or import_module(library)
+    cls = getattr(module, class_name)
+    with torch.device("meta"):
+        return cls.from_config(cls.load_config(folder))
 
 
 class SavedPipeline:
@@ -35,7 +63,7 @@ class SavedPipeline:
     def __init__(self, source: str | os.PathLike[str]) -> None:
         self.folder = model_folder(source)
         self.index = read_index(self.folder)
-        self.defaults = GenerationDefaults.from_dict(model_defaults(self.index))
+        self.defaults = model_defaults(self.folder)
 
     def has(self, name: str) -> bool:
         """Whether the folder holds a component."""
@@ -53,9 +81,7 @@ class SavedPipeline:
 
     def outline(self) -> JoVAPipeline:
         """The codecs without their weights, on the meta device: what their shapes, rates and statistics tell."""
-        parts = {name: self._component_class(name) for name in CODECS if self.has(name)}
-        with torch.device("meta"):
-            codecs = {name: cls.from_config(cls.load_config(self.folder / name)) for name, cls in parts.items()}
+        codecs = {name: outline_component(self.folder / name, *self.index[name]) for name in CODECS if self.has(name)}
         config = {name: self.index[name] for name in ("defaults", "prompt_template") if name in self.index}
         arguments: dict[str, Any] = {name: codecs.get(name) for name in COMPONENTS} | config
         return JoVAPipeline(**arguments)
@@ -71,10 +97,3 @@ class SavedPipeline:
     def scheduler(self) -> FlowMatchAudioVideoScheduler:
         """Its scheduler, for both modalities."""
         return FlowMatchAudioVideoScheduler.from_scheduler(self.load("scheduler").scheduler)
-
-    def _component_class(self, name: str) -> Any:
-        """Class of a component of diffusers, by library and name as `DiffusionPipeline` stores them."""
-        library, class_name = self.index[name]
-        if hasattr(diffusers.pipelines, library):  # a pipeline's own component, such as a vocoder
-            return getattr(getattr(diffusers.pipelines, library), class_name)
-        return getattr(import_module(library), class_name)

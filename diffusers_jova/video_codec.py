@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .latent_lengths import num_latent_frames
+from jova_cli.latent_lengths import num_latent_frames
+
 from .offloading import execution_device
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from .file_arguments import FITS, add_file_arguments, check_file_arguments
 from .given_paths import check_file, check_folder, check_output_folder, check_readable
 from .model_info import read_index
+from .number_options import MAX_RATE_HZ, check_between
 from .parser import Parser
 from .shipped import model_folder
 
 
-MAX_RATE_HZ = 1000.0
 MIN_LUFS = -70.0  # what ITU-R BS.1770 takes for silence
 CUTS = ("first", "all", "pauses")
 
@@ -62,15 +62,3 @@ def check_clip_arguments(args: argparse.Namespace) -> None:
     if args.face_landmarker_path is not None:
         check_file("--face-landmarker-path", args.face_landmarker_path)
     check_output_folder("output", args.output)
-
-
-def check_between(option: str, value: float | None, low: float, high: float, advice: str) -> None:
-    """Refuse a number beyond its limits, and what is no number; None was not given."""
-    if value is not None and not low <= value <= high:
-        raise ValueError(f"`{option}` must be a number from {low:g} to {high:g}, got {value:g}; use {advice}")
-
-
-def check_count(option: str, value: int) -> None:
-    """Refuse a number that counts nothing."""
-    if value < 1:
-        raise ValueError(f"`{option}` must be at least 1, got {value}")

@@ -1,8 +1,28 @@
-"""How long and how large the clips of a transformer with learned positions can be, from its config."""
+"""How long and how large clips can be, and an error for every one that cannot: what codecs and positions hold."""
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+
+class GivenLengths(NamedTuple):
+    """How long the media are that a call is given.
+
+    Attributes:
+        num_frames: Of a video; None without one.
+        num_samples: Of a sound; 0 without one.
+        sampling_rate: Its samples per second.
+    """
+
+    num_frames: int | None = None
+    num_samples: int = 0
+    sampling_rate: int = 1
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of the sound."""
+        return self.num_samples / self.sampling_rate
 
 
 class ClipLimits(NamedTuple):
@@ -28,6 +48,14 @@ class ClipLimits(NamedTuple):
         num_sounding = max(1, math.ceil(sound_s * frame_rate) - 1)
         return min(self.num_frames, (num_sounding - 1) // temporal_factor * temporal_factor + 1)
 
+    def of_call(
+        self, modalities: Sequence[str], frame_rate: float, audio_latent_rate_hz: float | None, temporal_factor: int
+    ) -> "ClipLimits":
+        """Those of clips of some modalities at a frame rate; `num_frames` is then that of the longest."""
+        limits = self if "video" in modalities else self._replace(num_frames=sys.maxsize)
+        rate_hz = audio_latent_rate_hz if "audio" in modalities else None
+        return limits._replace(num_frames=limits.longest(frame_rate, rate_hz, temporal_factor))
+
 
 def clip_limits(transformer: Mapping[str, Any], temporal_factor: int, spatial_factor: int) -> ClipLimits | None:
     """The largest clip of a transformer; None where positions are computed, which have no end.
@@ -52,3 +80,60 @@ def clip_limits(transformer: Mapping[str, Any], temporal_factor: int, spatial_fa
 def rounded_down(seconds: float) -> float:
     """Seconds with two decimals that are no more than they are."""
     return math.floor(seconds * 100) / 100
+
+
+def check_size(size: Any, spatial_factor: int, patch_size: Sequence[int]) -> None:
+    """Refuse sizes that the video VAE and the transformer cannot hold.
+
+    Args:
+        size: Has `height` and `width`, in pixels.
+        spatial_factor: Pixels per latent cell.
+        patch_size: Latents per row along (frames, height, width).
+    """
+    for name, patch in zip(("height", "width"), patch_size[1:], strict=True):
+        value, multiple = getattr(size, name), spatial_factor * patch
+        if value <= 0 or value % multiple:
+            near = max(multiple, round(value / multiple) * multiple)
+            raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {value}; use {near}")
+
+
+def check_largest_size(size: Any, limits: ClipLimits) -> None:
+    """Refuse frames that are larger than the transformer has positions for; `size` as in `check_size`."""
+    for name in ("height", "width"):
+        value, largest = getattr(size, name), getattr(limits, name)
+        if value > largest:
+            raise ValueError(f"`{name}` must be at most {largest} for this model, got {value}; use {largest}")
+
+
+def check_length(num_frames: int, frame_rate: float, longest: int, given: GivenLengths) -> None:
+    """Refuse a clip that is longer than the transformer has positions for, by what makes it so.
+
+    Args:
+        num_frames: Of the clip.
+        frame_rate: Frames per second.
+        longest: Frames of the longest clip.
+        given: What may have set `num_frames`.
+    """
+    longest_s = rounded_down(longest / frame_rate)
+    limit = f"{longest_s} s, {longest} frames at {frame_rate:g} per second, the longest clip of this model"
+    is_long = num_frames > longest
+    if (is_long or given.num_frames is None) and round(given.audio_s * frame_rate, 3) > longest:
+        raise ValueError(
+            f"`audio` must last at most {limit}, got {given.audio_s:.2f} s; cut it, by `duration_s={longest_s}` of "
+            f"`media.read_audio` or by `--duration {longest_s}`"
+        )
+    if is_long and given.num_frames is not None and given.num_frames > longest:
+        found = f"{given.num_frames} frames; set `num_frames={longest}` to take its beginning"
+        raise ValueError(f"`video` must last at most {limit}, got {found}")
+    if is_long:
+        raise ValueError(f"`num_frames` must be at most {longest} ({limit}), got {num_frames}; use {longest}")
+
+
+def check_sound_fits(given: GivenLengths, num_frames: int, frame_rate: float, temporal_factor: int) -> None:
+    """Refuse given sound that is longer than the clip; beside a given video, by more than the frames of one latent."""
+    tolerated_frames = 0 if given.num_frames is None else temporal_factor
+    if given.num_samples > round((num_frames + tolerated_frames) / frame_rate * given.sampling_rate):
+        raise ValueError(
+            f"`audio` must last at most as long as the clip, {num_frames / frame_rate:.3f} s, got "
+            f"{given.audio_s:.3f} s; cut it, or leave `num_frames` out to fit the clip to the sound"
+        )

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .clip_arguments import MAX_RATE_HZ, check_between, check_count
+from .clip_limits import GivenLengths
 from .file_arguments import add_file_arguments, check_file_arguments
 from .given_paths import check_file, check_readable, check_suffix, check_writable
-from .model_clips import model_defaults
+from .model_clips import MODALITIES, check_clip_fits, index_defaults
 from .model_info import read_index
+from .number_options import MAX_RATE_HZ, check_between, check_count
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name
 from .prompt_list import check_list, read_rows
 from .shipped import check_source, find_model, model_folder
@@ -28,7 +29,6 @@ Every option of a single clip is a column of the list (.jsonl, .csv), with _ for
 the rows that leave it empty. The same command again makes only what is missing; clips.jsonl in the folder tells how
 each was made. `torchrun --nproc-per-node N -m jova_cli generate ...` shares the rows between N GPUs, `--ray` between
 machines."""
-MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
 SHIPPED = "jova-tiny"
 LARGEST_SEED = 2**32 - 1
@@ -111,7 +111,7 @@ def own_values(model: str) -> defaultdict[str, str]:
     """What a help text says of the values that a model takes for options that are not given; nothing without it."""
     said: defaultdict[str, str] = defaultdict(str)
     try:
-        values = model_defaults(read_index(model_folder(model)))
+        values = index_defaults(read_index(model_folder(model)))
     except ValueError:  # help is given even where the model is broken
         return said
     said.update({name: f"; the model's own if not given: {value:g} of {model}" for name, value in numbers(values)})
@@ -193,11 +193,27 @@ def check_clip(args: argparse.Namespace) -> None:
     check_prompt(args)
     check_numbers(args)
     check_model(args)
+    if args.num_frames is not None or (args.audio is None and args.video is None):  # else their length counts
+        check_fits(args)
     check_signature(args)
     for option in ("image", "audio", "video"):
         path = getattr(args, option)
         if path is not None:
             check_file(f"--{option}", path)
+
+
+def check_fits(args: argparse.Namespace, num_frames: int | None = None, given: GivenLengths | None = None) -> None:
+    """Refuse sizes and lengths that a model on this machine cannot hold.
+
+    Args:
+        args: The words of a single clip.
+        num_frames: Of the clip, where given media decide it.
+        given: How long these are, once they are read.
+    """
+    arguments = {name: getattr(args, name) for name in ("height", "width", "num_frames", "frame_rate")}
+    if num_frames is not None:
+        arguments["num_frames"] = num_frames
+    check_clip_fits(Path(args.model), arguments, args.modalities, given)
 
 
 def check_model(args: argparse.Namespace) -> None:

@@ -1,11 +1,35 @@
 """JSON that others wrote: an object, or one sentence."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
+TOO_DEEP = "nested too deeply"
 ANEW = "write or fetch it anew"
+
+
+class NoJSONError(ValueError):
+    """A text that is no JSON, or nested without end; the message says why."""
+
+
+def parse(text: str | bytes, build: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
+    """Read JSON.
+
+    Args:
+        text: Of it.
+        build: Makes an object of its pairs.
+
+    Raises:
+        NoJSONError: If it is no text, no JSON, or nested without end.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=build)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise NoJSONError(error) from error
+    except RecursionError as error:
+        raise NoJSONError(TOO_DEEP) from error
 
 
 def parse_object(text: str | bytes, what: str, advice: str = ANEW) -> dict[str, Any]:
@@ -20,10 +44,10 @@ def parse_object(text: str | bytes, what: str, advice: str = ANEW) -> dict[str, 
         ValueError: If it is something else, or no JSON at all.
     """
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:  # no text, no JSON, or nested without end
-        reason = "one that is nested too deeply" if isinstance(error, RecursionError) else f"something else ({error})"
-        raise ValueError(f"{what} must be a JSON object, got {reason}; {advice}") from error
+        values = parse(text)
+    except NoJSONError as error:
+        found = f"one that is {TOO_DEEP}" if str(error) == TOO_DEEP else f"something else ({error})"
+        raise ValueError(f"{what} must be a JSON object, got {found}; {advice}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{what} must be a JSON object, got {shown(values)}; {advice}")
     return values

@@ -1,28 +1,43 @@
 """Which clips a saved pipeline makes, and what it can at most, from its index and its configs."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
-from .clip_limits import ClipLimits, clip_limits, rounded_down
+from .class_fields import read_fields
+from .clip_limits import (
+    ClipLimits,
+    GivenLengths,
+    check_largest_size,
+    check_length,
+    check_size,
+    check_sound_fits,
+    clip_limits,
+    rounded_down,
+)
+from .given_paths import kind_of
 from .json_text import read_object
+from .latent_lengths import check_whole_frames
 from .model_info import INDEX, read_index
-from .settings import read_settings
 from .shipped import PACKAGE
 
 
 DEFAULTS = (PACKAGE / "generation_defaults.py", "GenerationDefaults")
+MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
+VAE_FACTORS = {"scale_factor_temporal": 4, "scale_factor_spatial": 8}  # AutoencoderKLWan's own, for its older configs
+PATCH_SIZE = (1, 2, 2)  # the transformers' own
 MEL_FRAMES_PER_LATENT = {"MMAudioVAE": 2, "AutoencoderKLLTX2Audio": 4}
 
 
-def model_defaults(index: Mapping[str, Any]) -> dict[str, Any]:
+def index_defaults(index: Mapping[str, Any]) -> dict[str, Any]:
     """What the pipeline of an index takes for arguments that are not given.
 
     Raises:
         ValueError: If it states a number that is none.
     """
-    own = {setting.name: ast.literal_eval(setting.default) for setting in read_settings(*DEFAULTS)}
+    own = {field.name: ast.literal_eval(field.default) for field in read_fields(*DEFAULTS)}
     stated = index.get("defaults") or {}
     if not isinstance(stated, dict):
         raise ValueError(f"`defaults` of a `{INDEX}` must hold `name: value` pairs, got {stated!r}; save it anew")
@@ -35,32 +50,61 @@ def model_defaults(index: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe_clips(folder: Path) -> str:
     """Two lines: the clip that a saved pipeline makes unless it is told otherwise, and the longest."""
-    values = model_defaults(read_index(folder))
+    values = index_defaults(read_index(folder))
     rate, num_frames = values["frame_rate"], values["num_frames"]
     own = f"makes {num_frames} frames of {values['width']}x{values['height']} pixels at {rate:g} per second, "
     own += f"{num_frames / rate:.2f} s, unless told otherwise"
-    found = find_limits(folder, rate)
-    if found is None:
+    geometry = read_geometry(folder)
+    limits = geometry and geometry.limits_of_call(MODALITIES, rate)
+    if limits is None:
         return f"{own}\nlongest clip: no limit but the memory, beyond {num_frames / rate:.2f} s it was not made for"
-    limits, longest = found
-    longest_s = rounded_down(longest / rate)
+    longest_s = rounded_down(limits.num_frames / rate)
     size = f"sizes up to {limits.width}x{limits.height} pixels"
-    return f"{own}\nlongest clip: {longest_s:.2f} s, {longest} frames at {rate:g} per second; {size}"
+    return f"{own}\nlongest clip: {longest_s:.2f} s, {limits.num_frames} frames at {rate:g} per second; {size}"
 
 
-def find_limits(folder: Path, frame_rate: float) -> tuple[ClipLimits, int] | None:
-    """Largest clip of a saved pipeline, and the frames of the longest one with sound; None without a limit.
+class Geometry(NamedTuple):
+    """What the configs of a saved pipeline say of sizes and lengths.
+
+    Attributes:
+        temporal_factor: Frames per latent after the first.
+        spatial_factor: Pixels per latent cell.
+        patch_size: Latents per row of the transformer along (frames, height, width).
+        limits: The largest clip; None without a limit.
+        audio_latent_rate_hz: Audio latents per second; None without an audio VAE whose class is known.
+    """
+
+    temporal_factor: int
+    spatial_factor: int
+    patch_size: Sequence[int]
+    limits: ClipLimits | None
+    audio_latent_rate_hz: float | None
+
+    def limits_of_call(self, modalities: Sequence[str], frame_rate: float) -> ClipLimits | None:
+        """The largest clip of some modalities at a frame rate; None without a limit."""
+        rate_hz = self.audio_latent_rate_hz
+        return self.limits and self.limits.of_call(modalities, frame_rate, rate_hz, self.temporal_factor)
+
+
+def read_geometry(folder: Path) -> Geometry | None:
+    """Read the configs of a saved pipeline; None without a video VAE. Its transformer may be missing.
 
     Raises:
         ValueError: If a config does not hold what its component takes.
     """
-    if not all((folder / name / "config.json").is_file() for name in ("transformer", "vae")):
+    if not (folder / "vae" / "config.json").is_file():
         return None
-    transformer, vae = (read_object(folder / name / "config.json") for name in ("transformer", "vae"))
+    transformer = {"patch_size": PATCH_SIZE, **config_of(folder, "transformer")}
+    vae = {**VAE_FACTORS, **config_of(folder, "vae")}
     try:
-        temporal_factor = vae["scale_factor_temporal"]
-        limits = clip_limits(transformer, temporal_factor, vae["scale_factor_spatial"])
-        return limits and (limits, limits.longest(frame_rate, latent_rate_hz(folder), temporal_factor))
+        temporal_factor, spatial_factor = (int(vae[name]) for name in VAE_FACTORS)
+        return Geometry(
+            temporal_factor=temporal_factor,
+            spatial_factor=spatial_factor,
+            patch_size=[int(size) for size in transformer["patch_size"]],
+            limits=clip_limits(transformer, temporal_factor, spatial_factor),
+            audio_latent_rate_hz=latent_rate_hz(folder),
+        )
     except (TypeError, KeyError, ValueError, ArithmeticError) as error:
         raise ValueError(
             f"the configs of `transformer`, `vae` and `audio_vae` in `{folder}` must hold sizes and rates, got an "
@@ -68,10 +112,41 @@ def find_limits(folder: Path, frame_rate: float) -> tuple[ClipLimits, int] | Non
         ) from error
 
 
+def check_clip_fits(
+    folder: Path, arguments: Mapping[str, Any], modalities: Sequence[str], given: GivenLengths | None = None
+) -> None:
+    """Refuse sizes and lengths that a saved pipeline cannot hold, as far as its configs are there.
+
+    Args:
+        folder: Of the pipeline; without an index nothing is known.
+        arguments: Of a call, by name; the model's own take the place of those that are missing or None.
+        modalities: Of the call.
+        given: How long given media are; None without, and where they are not read yet.
+    """
+    if kind_of(folder / INDEX) != "file" or (geometry := read_geometry(folder)) is None:
+        return
+    own = index_defaults(read_index(folder))
+    settings = SimpleNamespace(**own | {name: value for name, value in arguments.items() if value is not None})
+    limits = geometry.limits_of_call(modalities, settings.frame_rate)
+    check_whole_frames(settings.num_frames, geometry.temporal_factor)
+    if limits is not None:
+        check_length(settings.num_frames, settings.frame_rate, limits.num_frames, given or GivenLengths())
+    if limits is not None and "video" in modalities:
+        check_largest_size(settings, limits)
+    check_size(settings, geometry.spatial_factor, geometry.patch_size)
+    if given is not None:
+        check_sound_fits(given, settings.num_frames, settings.frame_rate, geometry.temporal_factor)
+
+
+def config_of(folder: Path, name: str) -> dict[str, Any]:
+    """Config of a component of a saved pipeline; empty without one."""
+    path = folder / name / "config.json"
+    return read_object(path) if path.is_file() else {}
+
+
 def latent_rate_hz(folder: Path) -> float | None:
     """Audio latents per second; None without an audio VAE whose class is known."""
-    path = folder / "audio_vae" / "config.json"
-    config = read_object(path) if path.is_file() else {}
+    config = config_of(folder, "audio_vae")
     per_latent = MEL_FRAMES_PER_LATENT.get(str(config.get("_class_name")))
     if per_latent is None:
         return None

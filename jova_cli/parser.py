@@ -59,15 +59,35 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def check_options(self, words: Sequence[str]) -> None:
-        """Refuse a misspelt option by its name, before what is missing without it; what follows `--` is none."""
-        known = list(self._option_string_actions)
+        """Refuse a misspelt option, and one of which a value would be lost, before what is missing without them.
+
+        What follows `--` is no option.
+        """
+        given: list[argparse.Action] = []
         for word in words[: words.index("--")] if "--" in words else words:
             named = OPTION.fullmatch(word)
-            if named is None or any(option.startswith(named[1]) or option == named[1][:2] for option in known):
-                continue
+            meant = [] if named is None else self.check_known(named[1])
+            if len(meant) == 1 and meant[0] in given and takes_one_value(meant[0]):
+                option = meant[0].option_strings[-1]
+                self.error(f"an option must be given once, got `{option}` several times; leave all but one out")
+            given += meant
+
+    def check_known(self, name: str) -> list[argparse.Action]:
+        """The options that a name, written out or shortened, can mean; refuses one that means none."""
+        known = self._option_string_actions
+        if name in known:
+            return [known[name]]
+        near = (action for option, action in known.items() if option.startswith(name) or option == name[:2])
+        if not (meant := list(dict.fromkeys(near))):
             names = [option.lstrip("-") for option in known]
-            advice = did_you_mean(named[1].lstrip("-"), names, f"`{self.prog} --help` lists them", prefix="--")
-            self.error(f"an option must be one of `{self.prog}`, got `{named[1]}`; {advice}")
+            advice = did_you_mean(name.lstrip("-"), names, f"`{self.prog} --help` lists them", prefix="--")
+            self.error(f"an option must be one of `{self.prog}`, got `{name}`; {advice}")
+        return meant
+
+
+def takes_one_value(action: argparse.Action) -> bool:
+    """Whether an option that is given again loses what it was given first."""
+    return action.nargs != 0 and not isinstance(action, argparse._AppendAction)
 
 
 def did_you_mean(name: str, known: Sequence[str], otherwise: str, prefix: str = "") -> str:

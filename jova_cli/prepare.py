@@ -4,15 +4,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .clip_arguments import add_clip_arguments, check_clip_arguments, check_count, count_files
-from .parser import Parser, dtype_name
+from .clip_arguments import add_clip_arguments, check_clip_arguments, count_files
+from .number_options import check_count
+from .parser import DTYPES, Parser, dtype_name
 
 
 WORK = "diffusers_jova.training.prepare"
 DESCRIPTION = """Prepare a data set: encode video, sound and text of every clip once, into one safetensors record each.
 
 A rerun skips what is done. A broken or unsuitable clip is reported and left out. A record is complete or not there."""
-DTYPES = ("bfloat16", "float32")
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:

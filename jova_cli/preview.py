@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .clip_arguments import add_clip_arguments, check_clip_arguments, check_count, count_files
+from .clip_arguments import add_clip_arguments, check_clip_arguments, count_files
+from .number_options import check_count
 from .parser import Parser
 
 

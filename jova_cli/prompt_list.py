@@ -2,9 +2,7 @@
 
 import argparse
 import copy
-import csv
 import hashlib
-import io
 import json
 import re
 import unicodedata
@@ -16,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from .given_paths import LONGEST_NAME_BYTES
 from .parser import Parser, did_you_mean, one_line
-from .tables import check_once, is_encodable, parse_json, read_text
+from .tables import check_once, csv_rows, is_encodable, jsonl_lines, parse_json, parse_row
 
 
 SUFFIXES = (".jsonl", ".csv")
@@ -197,47 +195,29 @@ def _check_column(column: str, parser: RowParser, where: str = "") -> None:
 
 
 def _lines(path: Path, parser: RowParser) -> Iterator[tuple[int, Read]]:
-    """The lines of a list where rows begin, each with what reads it."""
-    text = read_text(path)
-    return _lines_of_csv(text, path, parser) if path.suffix.lower() == ".csv" else _lines_of_jsonl(text, path)
-
-
-def _lines_of_jsonl(text: str, path: Path) -> Iterator[tuple[int, Read]]:
-    """Only a line feed ends a line, JSON texts may hold the other separators."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
+    """The lines of a list where rows begin, each with what reads it; where its columns are wrong, no row is meant."""
+    if path.suffix.lower() != ".csv":
+        for number, line in jsonl_lines(path):
             yield number, partial(_object_of, line, f"{path}, line {number}")
+        return
+
+    def columns_of(cells: Sequence[str]) -> list[str]:
+        columns = [name.strip().replace("-", "_") for name in cells]
+        check_once(columns, str(path))
+        for column in columns:
+            _check_column(column, parser, f"{path}: ")
+        return columns
+
+    for number, columns, cells in csv_rows(path, columns_of, "close its quotes"):
+        yield number, partial(_cells_of, columns, cells)
 
 
 def _object_of(line: str, where: str) -> dict[str, Any]:
-    row = parse_json(line, where)
-    if not isinstance(row, dict):
-        raise ValueError(f'{where} must be a JSON object, got `{line[:60]}`; write {{"prompt": "..."}}')
+    row = parse_row(line, where, '{"prompt": "..."}')
     cells = {name.replace("-", "_"): value for name, value in row.items()}
     if len(cells) < len(row):
         check_once([name.replace("-", "_") for name in row], where)
     return cells
-
-
-def _lines_of_csv(text: str, path: Path, parser: RowParser) -> Iterator[tuple[int, Read]]:
-    """A row may go on over several lines of a quoted cell; where the columns are wrong, no row can be meant."""
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    columns: list[str] = []
-    end = 0
-    try:
-        for cells in rows:
-            number, end = end + 1, rows.line_num
-            if not columns:
-                columns = [name.strip().replace("-", "_") for name in cells]
-                check_once(columns, str(path))
-                for column in columns:
-                    _check_column(column, parser, f"{path}: ")
-            elif cells:
-                yield number, partial(_cells_of, columns, cells)
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {end + 1} must be CSV, got something else ({error}); close its quotes"
-        ) from error
 
 
 def _cells_of(columns: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """Texts, JSON and columns that people write by hand: what cannot be meant is named."""
 
+import csv
 import functools
-import json
+import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from .json_text import NoJSONError, parse
 
 
 def read_text(path: Path) -> str:
@@ -31,9 +34,60 @@ def parse_json(text: str, where: str) -> Any:
         ValueError: If it is none.
     """
     try:
-        return json.loads(text, object_pairs_hook=functools.partial(_object, where=where))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return parse(text, functools.partial(_object, where=where))
+    except NoJSONError as error:
         raise ValueError(f"{where} must be valid JSON, got `{text[:60]}` ({error}); correct the line") from error
+
+
+def parse_row(text: str, where: str, example: str) -> dict[str, Any]:
+    """Parse an object of JSON, a row by its columns.
+
+    Args:
+        text: The JSON.
+        where: Where it stands, for the message.
+        example: What a row looks like.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    row = parse_json(text, where)
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} must be a JSON object, got `{text[:60]}`; write {example}")
+    return row
+
+
+def jsonl_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that hold something, with their numbers: only a line feed ends one, JSON may hold the other separators."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def csv_rows(
+    path: Path, columns_of: Callable[[Sequence[str]], Sequence[str]], advice: str
+) -> Iterator[tuple[int, Sequence[str], list[str]]]:
+    """Rows with the line where they begin and the columns; a row may go on over several lines of a quoted cell.
+
+    Args:
+        path: Of the file.
+        columns_of: The columns for the cells of the first row, or an error.
+        advice: What to do about a file that is no CSV.
+
+    Raises:
+        ValueError: If it is none, or has a column twice.
+    """
+    rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    columns: Sequence[str] = ()
+    end = 0
+    try:
+        for cells in rows:
+            number, end = end + 1, rows.line_num
+            if not columns:
+                check_once(columns := columns_of(cells), str(path))
+            elif cells:
+                yield number, columns, cells
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {end + 1} must be CSV, got something else ({error}); {advice}") from error
 
 
 def _object(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:

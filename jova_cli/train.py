@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from .parser import Parser
-from .settings import check_words, describe_settings
 from .shipped import find_preset, preset_names
+from .training_settings import check_words, describe_settings
 
 
 WORK = "diffusers_jova.training.train"

@@ -9,6 +9,7 @@ from .parser import Parser
 from .shipped import check_source
 from .train import CHECKPOINTS_ARE_KEPT
 from .train import check as check_words
+from .training_settings import split_settings
 
 
 WORK = "diffusers_jova.training.train_lora"
@@ -21,6 +22,13 @@ The adapter learns who speaks and how; dropped captions, and `prior_data=`, clip
 from forgetting everything else. Running the same command again continues an interrupted run; `--init-adapter` goes on
 from a finished adapter in a new folder, with other clips or a new course of the learning rate. `jova train --help`
 lists the settings."""
+SETTINGS = {  # that have words of their own
+    "data": "data",
+    "output_dir": "output_dir",
+    "model": "model",
+    "targets": "lora_targets",
+    "init_adapter": "init_adapter",
+}
 TARGETS = ("attention", "attention_ff", "audio", "joint", "video")
 
 
@@ -46,6 +54,15 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 def check(args: argparse.Namespace) -> None:
     """Refuse what does not exist, and put the preset's file in place of its name."""
     check_words(args)
+    check_once(args)
     check_folder("data", Path(args.data), "run `jova prepare` first")
     if args.init_adapter is not None:
         check_source("--init-adapter", args.init_adapter)
+
+
+def check_once(args: argparse.Namespace) -> None:
+    """Refuse a setting that is given both by its own word and as name=value."""
+    for name in split_settings(args.overrides):
+        twice = [word for word, setting in SETTINGS.items() if setting == name and getattr(args, word) is not None]
+        if twice:
+            raise ValueError(f"a setting must be given once, got `{name}=` beside `{twice[0]}`; leave `{name}=` out")

@@ -29,10 +29,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio, which reports
 import gradio as gr
 import torch
 
-from diffusers_jova.cost_estimate import Measured, StepClock, Work
-from diffusers_jova.devices import choose_device
-from diffusers_jova.domain import describe_strangers
-from diffusers_jova.generate import (
+from diffusers_jova.clip_call import (
     BAD_INPUT,
     OUT_OF_MEMORY,
     call_arguments,
@@ -42,6 +39,9 @@ from diffusers_jova.generate import (
     tell_strangers,
     weigh_adapters,
 )
+from diffusers_jova.clip_times import Measured, StepClock, Work
+from diffusers_jova.devices import choose_device
+from diffusers_jova.domain import describe_strangers
 from diffusers_jova.page.form import LABELS, lay_form, number_or_none, on_page
 from diffusers_jova.pipeline_jova import JoVAPipeline
 from diffusers_jova.provenance import name_of_source

@@ -6,11 +6,12 @@ from typing import Any
 
 import gradio as gr
 
-from diffusers_jova.latent_lengths import whole_frames
 from diffusers_jova.pipeline_jova import JoVAPipeline
 from jova_cli.clip_limits import ClipLimits
 from jova_cli.file_arguments import FITS
-from jova_cli.generate import MODALITIES, Adapter
+from jova_cli.generate import Adapter
+from jova_cli.latent_lengths import whole_frames
+from jova_cli.model_clips import MODALITIES
 
 
 BEYOND_DEFAULT = 2  # lengths and sizes of the default that sliders go to, where a model has no limit

@@ -22,6 +22,7 @@ import diffusers_jova
 from diffusers_jova import JoVAPipeline, drawn
 from diffusers_jova.drawn.avatars import AvatarClip, make_clip, without_look
 from diffusers_jova.drawn.corpus import HELD_OUT_SEED
+from diffusers_jova.origin import digest_components
 from diffusers_jova.whole_files import written_whole
 
 
@@ -101,11 +102,10 @@ def _read(path: Path) -> Generated:
 
 def fingerprint(model: Path, settings: Mapping[str, Any]) -> str:
     """Digest a saved pipeline, without what else lies in its folder, and settings: names a folder for their clips."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    components = (path for path in model.glob("*/*") if path.suffix in (".json", ".safetensors", ".model"))
-    for path in sorted([*model.glob("model_index.json"), *components]):
-        digest.update(str(path.relative_to(model)).encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+    parts = digest_components(sorted(path for path in model.glob("*") if path.is_dir()))
+    index = [path.read_text(encoding="utf-8") for path in model.glob("model_index.json")]
+    text = json.dumps([settings, index, parts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def code_digest() -> str:

@@ -227,7 +227,9 @@ def training_arguments(config: Path, settings: Sequence[str], num_processes: int
         )
     launcher = ["-m"]
     if num_processes > 1:
-        settings = [*settings, f"batch_size={batch_size // num_processes}", "distribution=ddp"]
+        shared = {"batch_size": batch_size // num_processes, "distribution": "ddp"}
+        own = [word for word in settings if word.partition("=")[0] not in shared]
+        settings = [*own, *(f"{name}={value}" for name, value in shared.items())]
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}", "-m"]
     return [*launcher, "diffusers_jova.training.train", "--config", str(config), *settings]
 

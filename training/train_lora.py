@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from diffusers_jova.training.loop.config import load_yaml, parse_overrides
 from diffusers_jova.training.train import checked_input, run, worded_errors
 from jova_cli.parser import Parser
-from jova_cli.train_lora import parse
+from jova_cli.train_lora import SETTINGS, parse
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,9 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:
     """Train as the words say."""
-    values = {"model": args.model, "data": args.data, "output_dir": args.output_dir}
-    values |= {"lora_targets": args.targets} if args.targets else {}
-    values |= {"init_adapter": args.init_adapter} if args.init_adapter else {}
+    given = {setting: getattr(args, word) for word, setting in SETTINGS.items()}
+    values = {name: value for name, value in given.items() if value}
     with worded_errors(parser):
         with checked_input():
             config = load_yaml(args.config, values | parse_overrides(args.overrides))

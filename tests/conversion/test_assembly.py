@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import UMT5Config
 
 from diffusers_jova import JoVAPipeline
 from jova_cli.main import main
@@ -55,7 +56,15 @@ def test_components_are_taken_one_by_one_from_folders_without_an_index(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["{pipe}", "vae={tmp}/vae"], "`out_channels` of the transformer must be the channels of `vae`, got 16 and 8"),
+        (
+            ["{pipe}", "vae={tmp}/vae"],
+            "`out_channels` of `transformer` must be 8, the channels of `vae`, got 16; load",
+        ),
+        (
+            ["{pipe}", "vae={tmp}/other"],
+            "`scale_factor_temporal` of `vae` must be 4, as its layers compress, got 8; correct its config",
+        ),
+        (["{pipe}", "text_encoder={tmp}/text"], "`text_dim` of `transformer` must be 24, the width of .* got 16"),
         (["{pipe}", "transformer={tmp}/transformer"], "`text_encoder_2` must be given to this transformer, got none"),
         (
             ["{pipe}", "text_encoder_2={pipe}/text_encoder"],
@@ -75,8 +84,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture, words: list[str], message: str
 ) -> None:
     build_vae().save_pretrained(tmp_path / "vae")
-    config = json.loads((tmp_path / "vae" / "config.json").read_text()) | {"z_dim": 8}
-    (tmp_path / "vae" / "config.json").write_text(json.dumps(config))
+    config = json.loads((tmp_path / "vae" / "config.json").read_text())
+    less = {"z_dim": 8} | {name: config[name][:8] for name in ("latents_mean", "latents_std")}
+    for name, change in (("vae", less), ("other", {"scale_factor_temporal": 8})):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "config.json").write_text(json.dumps(config | change))
+    UMT5Config(d_model=24).save_pretrained(tmp_path / "text")
     build_transformer(text_dim_2=24).save_pretrained(tmp_path / "transformer")
     filled = [word.format(pipe=tiny_pipeline_folder, tmp=tmp_path) for word in words]
     with pytest.raises(SystemExit, match="2"):

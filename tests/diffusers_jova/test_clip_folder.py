@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,9 +19,11 @@ import torch
 from torch import distributed
 
 from diffusers_jova import media
-from diffusers_jova.clip_folder import LIST, WORK, digest_path
+from diffusers_jova.clip_folder import LIST, WORK
 from diffusers_jova.folder_lock import held_alone
+from diffusers_jova.provenance import read_provenance
 from jova_cli.main import main
+from tests.command_words import replaced
 from tests.places import ROOT
 from tests.processes import start
 
@@ -114,7 +117,8 @@ def test_every_row_equals_its_single_call(tiny_pipeline_folder: Path, tmp_path: 
     for row in rows:
         single = tmp_path / Path(str(row.pop("output"))).name
         words = [word for name, value in row.items() for word in words_of(tmp_path, name, value)]
-        main(["generate", "--model", str(tiny_pipeline_folder), *SHORT, *words, "--output", str(single)])
+        common = ["generate", "--model", str(tiny_pipeline_folder), *SHORT]
+        main(replaced(common, *words, "--output", str(single)))
         assert_same(single, next((tmp_path / "clips").rglob(single.name)))
 
 
@@ -153,6 +157,7 @@ def test_a_second_run_makes_only_what_is_missing(
     assert_same(tmp_path / "x.mp4", folder / lost)
     made = after[lost]["made"]
     assert (made["num_inference_steps"], made["num_frames"], made["height"], made["dtype"]) == (1, 5, 32, "float32")
+    assert read_provenance(folder / lost)["settings"].items() <= made.items()  # told once
 
 
 def test_what_is_there_but_is_another_clip_is_refused_and_kept(
@@ -172,7 +177,7 @@ def test_what_is_there_but_is_another_clip_is_refused_and_kept(
         ([], r"line 2: .* got `files.image` \w+ there, \w+ here; delete it or"),
     ):
         PIL.Image.new("RGB", (40, 40), "red" if change else "blue").save(tmp_path / "face.png")
-        make(tiny_pipeline_folder, path, folder, *SHORT, *change, code=1)
+        make(tiny_pipeline_folder, path, folder, *replaced(SHORT, *change), code=1)
         assert re.search(message, capsys.readouterr().err)
         assert (folder / "b.mp4").read_bytes() == kept
     assert set(records(folder)) == {"b.mp4"}
@@ -242,20 +247,6 @@ def test_a_batch_that_fails_is_made_one_by_one(
     assert "line 2: `height` must be" in said
 
 
-def test_a_digest_knows_a_file_by_its_content(tmp_path: Path) -> None:
-    path, twin = tmp_path / "a", tmp_path / "b"
-    random = np.random.default_rng(0)
-    for size in (0, 3, 2**16, 2**23 + 5):
-        path.write_bytes(random.bytes(size))
-        twin.write_bytes(path.read_bytes())
-        digest = digest_path(path)
-        assert digest == digest_path(twin)
-        path.write_bytes(path.read_bytes() + b".")
-        assert digest != digest_path(path)
-        path.write_bytes(random.bytes(size))
-        assert (digest != digest_path(path)) == (size > 0)
-
-
 # What ends a run
 
 
@@ -302,13 +293,18 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 NUM_PROCESSES = 2  # and heads of the tiny pipeline
 
 
-def work_with_others(rank: int, ports: list[int], folder: Path, model: Path) -> None:
-    """One of the processes that torchrun would start: a list, then one clip by all of them."""
+def join(rank: int, port: int) -> None:
+    """Let this process be one of those that torchrun would start."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # torch warns about collectives that diffusers calls
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_PROCESSES)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0]), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "LOCAL_WORLD_SIZE": str(NUM_PROCESSES)}
+
+
+def work_with_others(rank: int, ports: list[int], folder: Path, model: Path) -> None:
+    """One of the processes that torchrun would start: a list, then one clip by all of them."""
+    join(rank, ports[0])
     from tests.tiny_training import forget_accelerate
 
     words, code = [*SHORT, "--device", "cpu"], 1 if rank == 0 else 0  # the first that fails would end the others
@@ -337,6 +333,31 @@ def test_processes_share_a_list_and_share_a_clip(tiny_pipeline_folder: Path, tmp
     single = ["--prompt", "a dog", "--seed", "1", "--modalities", "audio", "--output", str(tmp_path / "single.wav")]
     main(["generate", "--model", str(tiny_pipeline_folder), *SHORT, *single])
     assert_close(tmp_path / "one.wav", tmp_path / "single.wav")
+
+
+def fill_the_disk_together(rank: int, port: int, folder: Path, model: Path) -> None:
+    """One of two processes that work on each clip of a list, of which the one that writes has no room for a clip."""
+    join(rank, port)
+    words = ["generate", "--model", str(model), "--prompts", str(folder / "list.jsonl"), "--device", "cpu"]
+    words += ["--output", str(folder / "clips"), "--context-parallel", str(NUM_PROCESSES), "--steps", "1"]
+    if rank == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+    with (folder / f"said-{rank}").open("w") as sys.stderr, pytest.raises(SystemExit) as ended:
+        main(words)
+    (folder / f"code-{rank}").write_text(str(ended.value.code or 0))
+
+
+def test_a_full_disk_ends_all_processes_of_a_clip_with_one_sentence(
+    tiny_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "list.jsonl", [{"prompt": text, "modalities": ["audio"], "num_frames": 33} for text in "ab"])
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    multiprocessing.set_forkserver_preload([__name__])
+    arguments = (store.port, tmp_path, tiny_pipeline_folder)
+    multiprocessing.start_processes(fill_the_disk_together, arguments, nprocs=NUM_PROCESSES, start_method="forkserver")
+    assert [(tmp_path / f"code-{rank}").read_text() for rank in range(NUM_PROCESSES)] == ["2", "0"]
+    assert re.search(r"`.*clips/a.*wav` could not be written \(.*\); free", (tmp_path / "said-0").read_text())
+    assert not re.search("could not be written|Error", (tmp_path / "said-1").read_text())
 
 
 @pytest.mark.slow

@@ -1,15 +1,20 @@
 """A clip that the model has no positions for is refused before any work, by the longest one and by what to do."""
 
+import inspect
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from diffusers import AutoencoderKLLTX2Audio
+from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLWan
 
-from diffusers_jova import JoVAPipeline
+from diffusers_jova import JoVAPipeline, JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.audio_codec import JoVAAudioCodec
+from diffusers_jova.training.data.encoder import video_factors
 from jova_cli.clip_limits import ClipLimits, clip_limits
-from jova_cli.model_clips import MEL_FRAMES_PER_LATENT, describe_clips, latent_rate_hz
+from jova_cli.model_clips import MEL_FRAMES_PER_LATENT, PATCH_SIZE, VAE_FACTORS, describe_clips, latent_rate_hz
 from tests.tiny_pipeline import build_tiny_pipeline, build_wan_transformer
 
 
@@ -77,3 +82,20 @@ def test_the_rate_of_audio_latents_is_read_from_a_config_as_the_codec_has_it(tin
         base_channels=16, ch_mult=(1, 2, 2), num_res_blocks=1, latent_channels=4, mel_bins=16
     )
     assert MEL_FRAMES_PER_LATENT[type(ltx2).__name__] == ltx2.temporal_compression_ratio
+
+
+def test_fields_that_older_configs_leave_out_are_what_their_classes_take(
+    tiny_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    signature = inspect.signature(AutoencoderKLWan.__init__).parameters
+    assert {name: signature[name].default for name in VAE_FACTORS} == VAE_FACTORS
+    for cls in (JoVATransformer3DModel, JoVAWanTransformer3DModel):
+        assert inspect.signature(cls.__init__).parameters["patch_size"].default == PATCH_SIZE
+    folder = tmp_path / "older"
+    shutil.copytree(tiny_pipeline_folder, folder)
+    for name, fields in (("vae", VAE_FACTORS), ("transformer", ["patch_size"])):
+        config = json.loads((folder / name / "config.json").read_text())
+        kept = {field: value for field, value in config.items() if field not in fields}
+        (folder / name / "config.json").write_text(json.dumps(kept))
+    assert describe_clips(folder) == describe_clips(tiny_pipeline_folder)
+    assert video_factors(folder) == video_factors(tiny_pipeline_folder)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder
 from safetensors.torch import load_file, save_file
+from transformers import UMT5EncoderModel
 
 from diffusers_jova import JoVAPipeline
 from tests.tiny_pipeline import (
@@ -125,7 +126,7 @@ def test_a_contradiction_in_a_folder_is_found_when_it_is_loaded(tiny_pipeline_fo
         JoVAPipeline.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("name", ["transformer", "vae", "audio_vae", "vocoder"])
+@pytest.mark.parametrize("name", ["transformer", "vae", "audio_vae", "vocoder", "text_encoder"])
 def test_a_weight_that_the_checkpoint_lacks_is_named_when_the_pipeline_is_loaded(
     name: str, tiny_pipeline_folder: Path, tmp_path: Path
 ) -> None:
@@ -136,6 +137,12 @@ def test_a_weight_that_the_checkpoint_lacks_is_named_when_the_pipeline_is_loaded
     save_file({key: tensor for key, tensor in tensors.items() if key != lost}, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=rf"weights of `{name}` must all be in its checkpoint, got none for `{lost}`"):
         JoVAPipeline.from_pretrained(folder)
+
+
+def test_a_text_encoder_that_is_handed_in_may_have_grown(tiny_pipeline_folder: Path) -> None:
+    encoder = UMT5EncoderModel.from_pretrained(tiny_pipeline_folder / "text_encoder")
+    encoder.resize_token_embeddings(130)  # rows that no checkpoint has
+    assert JoVAPipeline.from_pretrained(tiny_pipeline_folder, text_encoder=encoder).text_encoder is encoder
 
 
 @pytest.mark.parametrize(

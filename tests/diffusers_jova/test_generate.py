@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import struct
@@ -12,10 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from diffusers_jova import media, media_writing
-from diffusers_jova.generate import given_video
+from diffusers_jova.clip_call import given_video
 from diffusers_jova.pipeline_jova import JoVAPipeline
 from jova_cli.generate import parse, parse_adapter
 from jova_cli.main import main
+from tests.command_words import replaced
 
 
 NUM_FRAMES, FRAME_RATE = 9, 16.0  # of the tiny pipeline
@@ -222,7 +224,7 @@ def test_bad_options_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = refusal([*command, *more], capsys)
+    said = refusal(replaced(command, *more), capsys)
     assert re.search(message, said)
     assert list(tmp_path.iterdir()) == []
 
@@ -231,17 +233,53 @@ def test_sound_without_a_prompt_is_refused(command: list[str], capsys: pytest.Ca
     assert "got neither" in refusal([*command[:3], *command[5:]], capsys)
 
 
-def test_frames_that_fill_no_latents_are_refused_before_weights_are_loaded(
-    command: list[str], tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--num-frames", "6"], "`num_frames` must be 4k + 1 (the video VAE compresses time by 4), got 6; use 5 or 9"),
+        (["--num-frames", "101"], "`num_frames` must be at most 61 (3.81 s, 61 frames at 16 per second"),
+        (
+            ["--frame-rate", "2", "--num-frames", "13"],
+            "`num_frames` must be at most 5 (2.5 s, 5 frames at 2 per second",
+        ),
+        (["--width", "30"], "`width` must be a positive multiple of 16, got 30; use 32"),
+        (["--height", "272"], "`height` must be at most 256 for this model, got 272; use 256"),
+        (["--audio", "long.wav"], "`audio` must last at most 3.81 s, 61 frames at 16 per second"),
+        (["--audio", "long.wav", "--num-frames", "9"], "`audio` must last at most 3.81 s"),
+        (
+            ["--audio", "long.wav", "--duration", "1", "--num-frames", "9"],
+            "`audio` must last at most as long as the clip, 0.562 s, got 1.000 s; cut it, or leave `num_frames` out",
+        ),
+        (["--video", "long.mp4"], "`video` must last at most 3.81 s, 61 frames at 16 per second"),
+        (["--video", "long.mp4", "--height", "20"], "`height` must be a positive multiple of 16, got 20; use 16"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_sizes_and_lengths_are_refused_before_weights_are_loaded(
+    more: list[str],
+    message: str,
+    tiny_pipeline_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "without_weights"
     shutil.copytree(tiny_pipeline_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    said = refusal([*command, "--model", str(folder), "--num-frames", "6"], capsys)
-    assert "`num_frames` must be 4k + 1 (the video VAE compresses time by 4), got 6; use 5 or 9" in said
+    monkeypatch.chdir(tmp_path)
+    media.write_audio("long.wav", np.full(160000, 0.1, np.float32), 16000)
+    write_clip(Path("long.mp4"), 30 if "--height" in more else 90, has_sound=False)
+    command = ["generate", "--model", str(folder)]
+    assert message in refusal([*command, "--prompt", "a", "--output", "clip.mp4", *more], capsys)
+
+    options = dict(zip((word[2:].replace("-", "_") for word in more[::2]), more[1::2], strict=True))
+    Path("list.jsonl").write_text(json.dumps({"prompt": "a", **options}) + "\n")
+    with pytest.raises(SystemExit, match="1"):
+        main([*command, "--prompts", "list.jsonl", "--output", "clips"])
+    assert f"list.jsonl, line 1: {message}" in capsys.readouterr().err
 
 
 def test_an_empty_prompt_is_told(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    main([*command, "--prompt", " ", "--steps", "1"])
+    main(replaced(command, "--prompt", " ", "--steps", "1"))
     assert "the prompt is empty: what the clip shows is left to the model" in capsys.readouterr().err
 
 
@@ -326,7 +364,7 @@ def test_a_folder_that_is_no_pipeline_is_refused(
     folder.mkdir()
     if index is not None:
         (folder / "model_index.json").write_text(index)
-    assert "the model must be a" in refusal([*command, "--model", str(folder)], capsys)
+    assert "the model must be a" in refusal(replaced(command, "--model", str(folder)), capsys)
     assert "the model must be a" in refusal(["info", str(folder)], capsys)
 
 

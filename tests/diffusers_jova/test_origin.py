@@ -1,9 +1,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from diffusers_jova.origin import OriginError, check_origin, digest_components, keep_origin, read_origin
+from diffusers_jova.origin import OriginError, check_origin, digest_components, digest_path, keep_origin, read_origin
 
 
 def test_a_folder_of_other_settings_is_refused_and_the_settings_are_named(tmp_path: Path) -> None:
@@ -47,3 +48,17 @@ def test_the_place_that_a_component_came_from_is_no_part_of_its_digest(tmp_path:
         (tmp_path / "config.json").write_text(json.dumps({"_name_or_path": place, "width": width}))
         digests.append(digest_components([tmp_path]))
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_digest_knows_a_file_by_its_content(tmp_path: Path) -> None:
+    path, twin = tmp_path / "a", tmp_path / "b"
+    random = np.random.default_rng(0)
+    for size in (0, 3, 2**16, 2**23 + 5):
+        path.write_bytes(random.bytes(size))
+        twin.write_bytes(path.read_bytes())
+        digest = digest_path(path)
+        assert digest == digest_path(twin)
+        path.write_bytes(path.read_bytes() + b".")
+        assert digest != digest_path(path)
+        path.write_bytes(random.bytes(size))
+        assert (digest != digest_path(path)) == (size > 0)

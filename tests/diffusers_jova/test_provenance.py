@@ -13,10 +13,17 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 
-from diffusers_jova import JoVAPipeline, JoVAPipelineOutput, JoVAPrompt, __version__, media
+from diffusers_jova import (
+    JoVAPipeline,
+    JoVAPipelineOutput,
+    JoVAPrompt,
+    JoVATransformer3DModel,
+    __version__,
+    media,
+)
 from diffusers_jova.provenance import SOURCE_TYPES, basic_record, name_of_source, read_provenance
 from jova_cli.main import main
-from tests.tiny_pipeline import build_tiny_pipeline
+from tests.tiny_pipeline import build_tiny_pipeline, build_transformer
 
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -95,6 +102,31 @@ def test_what_was_recorded_is_told_apart_from_what_was_made(pipeline: JoVAPipeli
     )
     seen = pipeline("a man", image=np.zeros((32, 32, 3), np.uint8), **options).provenance[0]
     assert (seen["given"], seen["digital_source_type"]) == (["image"], GENERATED)
+
+
+def test_components_that_are_not_the_models_own_are_told(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    def handed_in(pipeline: Any) -> Any:
+        return pipeline("x", num_inference_steps=1, num_frames=1).provenance[0]["handed_in"]
+
+    built = {"class": "JoVATransformer3DModel", "from": None}
+    loaded = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
+    assert handed_in(loaded) == {}
+    loaded.transformer = torch.compile(loaded.transformer, backend="eager")  # the same weights
+    assert loaded.handed_in == frozenset()
+    assert handed_in(JoVAPipeline.from_pretrained(tiny_pipeline_folder, transformer=build_transformer())) == {
+        "transformer": built
+    }
+    build_transformer().save_pretrained(tmp_path / "run-1" / "transformer")
+    other = JoVATransformer3DModel.from_pretrained(tmp_path / "run-1" / "transformer")
+    mixed = JoVAPipeline.from_pretrained(tiny_pipeline_folder, transformer=other)
+    assert handed_in(mixed) == {"transformer": built | {"from": "run-1"}}
+    assert handed_in(JoVAPipeline.from_pipe(mixed)) == handed_in(mixed)
+    later = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
+    later.transformer = build_transformer()
+    assert handed_in(later) == {"transformer": built}
+    record = build_tiny_pipeline()("x", num_inference_steps=1, num_frames=1).provenance[0]
+    assert record["model"] is None
+    assert set(record["handed_in"]) >= {"transformer", "vae", "text_encoder", "scheduler"}
 
 
 def test_adapters_are_told_by_the_name_of_their_file_with_their_scale(tmp_path: Path) -> None:

@@ -12,23 +12,21 @@ from diffusers_jova.conversion import convert as conversion
 from diffusers_jova.conversion import lora
 from diffusers_jova.conversion.output import Options
 from diffusers_jova.pictures import Fit
-from diffusers_jova.training.data import preparation
 from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.loop.config import LoraTargets
 from diffusers_jova.training.loop.lora import TARGETS
 from diffusers_jova.transformer_jova import MODALITIES
-from jova_cli import clip_arguments, convert, file_arguments, generate, parser, prepare, train_lora
+from jova_cli import clip_arguments, convert, file_arguments, model_clips, parser, train_lora
 
 
 def test_choices_are_those_of_the_modules_that_do_the_work() -> None:
-    assert generate.MODALITIES == MODALITIES
+    assert model_clips.MODALITIES == MODALITIES
     assert get_args(Fit) == file_arguments.FITS
     assert set(convert.KINDS) == set(conversion.KINDS)
     assert set(convert.LAYOUTS) == set(lora.LAYOUTS)
-    assert set(prepare.DTYPES) == set(preparation.DTYPES)
     assert set(train_lora.TARGETS) == set(TARGETS) == set(get_args(LoraTargets))
     assert get_args(get_type_hints(ClipSettings)["cut"]) == clip_arguments.CUTS
-    assert all(isinstance(getattr(torch, name), torch.dtype) for name in (*parser.DTYPES, *prepare.DTYPES))
+    assert all(isinstance(getattr(torch, name), torch.dtype) for name in parser.DTYPES)
     assert set(parser.SHORT_DTYPES.values()) == set(parser.DTYPES)
 
 

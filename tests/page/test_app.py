@@ -30,8 +30,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from gradio_client.utils import Status
 
+from diffusers_jova.clip_call import call_arguments, load_pipeline
 from diffusers_jova.devices import choose_device
-from diffusers_jova.generate import call_arguments, load_pipeline
 from diffusers_jova.page.app import Page, open_page
 from diffusers_jova.provenance import read_provenance
 from jova_cli.app import parse

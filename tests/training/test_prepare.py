@@ -27,6 +27,8 @@ from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, 
 from diffusers_jova.training.data.subtitles import Speech
 from diffusers_jova.training.data.summary import Outcome, describe
 from diffusers_jova.training.prepare import main
+from jova_cli.parser import DTYPES
+from tests.command_words import replaced
 from tests.unusual_media import case
 
 
@@ -325,14 +327,9 @@ def test_a_full_disk_is_explained_and_keeps_what_was_done(
     assert sorted(o.status for o in prepare(read_samples(source), preparer)) == ["done", "kept"]
 
 
-def test_another_model_means_other_records(
-    tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_model_means_other_records(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
     import shutil
 
-    monkeypatch.setattr(
-        "diffusers_jova.training.data.encoder.SAMPLED_BYTES", 64
-    )  # so that weight files are longer than two samples
     copy = tmp_path / "model"
     shutil.copytree(tiny_pipeline_folder, copy, copy_function=shutil.copyfile)  # on another machine, at another time
     assert fingerprint_model(copy) == fingerprint_model(tiny_pipeline_folder)
@@ -578,17 +575,20 @@ def test_short_names_of_number_formats_mean_the_same_records(tiny_pipeline_folde
     preparer = make_preparer(tiny_pipeline_folder, tmp_path)
     full = replace(preparer, settings=replace(preparer.settings, dtype="float32"))
     assert full.preparation == preparer.preparation
-    with pytest.raises(ValueError, match="`dtype` must be one of bfloat16, float32, got int8; use bfloat16"):
+    with pytest.raises(ValueError, match="`dtype` must be one of float32, bfloat16, float16, got int8; use bfloat16"):
         replace(preparer.settings, dtype="int8")
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_command_prepares_a_folder(
-    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+    dtype: str, tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     source = write_clips(tmp_path / "clips", ["a"])
-    main([str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--device", "cpu"])
+    options = ["--model", str(tiny_pipeline_folder), "--device", "cpu", "--dtype", dtype]
+    main([str(source), str(tmp_path / "cache"), *options])
     assert "1 clips prepared" in capsys.readouterr().out
-    assert len(PrecomputedDataset(tmp_path / "cache")) == 1
+    (header,) = PrecomputedDataset(tmp_path / "cache").headers
+    assert header.dtypes["video_latents"] == header.dtypes["prompt_embeds"] == getattr(torch, dtype)
 
 
 def test_silent_clips_are_left_out_of_a_recording_and_of_a_folder_on_request(
@@ -664,7 +664,7 @@ def test_the_command_explains_what_is_wrong(
 ) -> None:
     source = write_clips(tmp_path / "clips", ["a"])
     with pytest.raises(SystemExit):
-        main([str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), *arguments])
+        main(replaced([str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder)], *arguments))
     assert message in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
 

@@ -20,6 +20,7 @@ from diffusers_jova.training.data.dataset import RecordHeader, write_record
 from diffusers_jova.training.loop.model import check_records, load_transformer, save_result
 from diffusers_jova.training.loop.publish import write_model_card
 from diffusers_jova.training.loop.trainer import Trainer
+from tests.command_words import replaced
 from tests.places import ROOT
 from tests.processes import alone
 from tests.tiny_training import HEADER, MODEL, tiny_config, write_clips
@@ -66,7 +67,7 @@ def test_input_that_does_not_fit_is_one_sentence(
     (tmp_path / "list.json").write_text("[1]")
     write_clips(tmp_path / "prepared", num_clips=2, without_video=(1,))
     with pytest.raises(SystemExit, match="2"):
-        train.main([*words(tmp_path), change.format(tmp_path)])
+        train.main(replaced(words(tmp_path), change.format(tmp_path)))
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 
@@ -76,7 +77,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(tmp_path: Path, capsys: 
     train.main(command)
     capsys.readouterr()
     with pytest.raises(SystemExit, match="2"):
-        train.main([*command, "mouth_weight=2"])
+        train.main(replaced(command, "mouth_weight=2"))
     (line,) = capsys.readouterr().err.splitlines()
     assert "must come from a run with the same settings" in line
 
@@ -174,7 +175,7 @@ def test_a_run_continues_with_what_an_error_of_memory_asks_for(
         train.main(command)
     (line,) = capsys.readouterr().err.splitlines()
     first, second = line.partition("in this order: ")[2].split(", ")[:2]
-    train.main([*command, first.strip("`"), *second.strip("`").split()])
+    train.main(replaced(command, first.strip("`"), *second.strip("`").split()))
     assert f"continuing from {tmp_path / 'run' / 'checkpoint-00000001'} at step 1" in capsys.readouterr().out
 
 
@@ -212,7 +213,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_con
 
     train.main([*command, f"steps={step + 1}"])
     whole = tmp_path / "whole"
-    train.main([*command, f"steps={step + 1}", f"output_dir={whole}"])
+    train.main(replaced(command, f"steps={step + 1}", f"output_dir={whole}"))
     weights = [
         load_file(path / "transformer" / "diffusion_pytorch_model.safetensors") for path in (whole, tmp_path / "run")
     ]

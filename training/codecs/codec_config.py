@@ -11,9 +11,9 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
-from diffusers_jova.latent_lengths import whole_frames
 from diffusers_jova.origin import digest_components
 from diffusers_jova.training.codecs.timed_loop import Schedule, decisive_settings
+from jova_cli.latent_lengths import whole_frames
 
 
 T = TypeVar("T")

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusers_jova.latent_lengths import whole_frames
 from diffusers_jova.pictures import Fit, fit_pictures, place
 from diffusers_jova.training.data.mouth_mask import clip_visible, transform_boxes
+from jova_cli.latent_lengths import whole_frames
 
 
 MAX_UNLIKE = 0.6  # share below which the shape of a file is worth a word, a head may be gone

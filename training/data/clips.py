@@ -45,7 +45,8 @@ from diffusers_jova.training.data.segments import (
     word_edges,
 )
 from diffusers_jova.training.data.subtitles import Speech, parts_within, read_subtitles, spoken_within
-from jova_cli.clip_arguments import MAX_RATE_HZ, MIN_LUFS, check_between
+from jova_cli.clip_arguments import MIN_LUFS
+from jova_cli.number_options import MAX_RATE_HZ, check_between
 from jova_cli.parser import one_line
 
 

@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusers_jova import JoVAPipeline
-from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.media import mix_channels, resample
+from diffusers_jova.origin import digest_path
 from diffusers_jova.prompt import JoVAPrompt
-from jova_cli.json_text import read_object
+from jova_cli.model_clips import read_geometry
 from jova_cli.model_info import read_index
 
 
 ENCODER_PARTS = ("vae", "audio_vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-DEFAULT_PATCH_PX = 2
-SAMPLED_BYTES = 2**20  # at each end of a weight file
 
 
 class Encoder:
@@ -92,38 +90,15 @@ class Encoder:
 
 def video_factors(model: Path) -> tuple[int, int, int]:
     """Read pixels per latent cell, frames per latent, and the multiple of pixels that the transformer takes."""
-    if not (model / "model_index.json").is_file():
-        raise ValueError(f"`model` must be the folder of a saved JoVAPipeline, got `{model}`; download it first")
-    vae = _config(model / "vae")
-    transformer = _config(model / "transformer") if (model / "transformer").is_dir() else {}
-    spatial_factor = vae["scale_factor_spatial"]
-    patch_px = transformer.get("patch_size", [1, DEFAULT_PATCH_PX, DEFAULT_PATCH_PX])[-1]
-    return spatial_factor, vae["scale_factor_temporal"], spatial_factor * patch_px
-
-
-def model_defaults(model: Path) -> GenerationDefaults:
-    """Read the size and frame rate of the clips that a saved pipeline makes."""
-    index = read_index(model)
-    return GenerationDefaults.from_dict(index.get("defaults", {}))
+    read_index(model)
+    if (geometry := read_geometry(model)) is None:
+        raise ValueError(
+            f"`model` must be a pipeline with a video VAE, got `{model}` without one; add its folder `vae`"
+        )
+    return geometry.spatial_factor, geometry.temporal_factor, geometry.spatial_factor * geometry.patch_size[-1]
 
 
 def fingerprint_model(model: Path) -> str:
-    """Digest what decides the encodings: configs, and of the weight files size, beginning and end, on any machine."""
-    files = sorted(path for part in ENCODER_PARTS for path in (model / part).rglob("*") if path.is_file())
-    digest = hashlib.sha256((model / "model_index.json").read_bytes())
-    for path in files:
-        digest.update(str(path.relative_to(model)).encode() + _sample(path))
-    return digest.hexdigest()
-
-
-def _sample(path: Path) -> bytes:
-    """Size, beginning and end of a file: a weight file that differs in its middle alone is not told apart."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        beginning = file.read(SAMPLED_BYTES)
-        file.seek(max(size - SAMPLED_BYTES, len(beginning)))
-        return str(size).encode() + beginning + file.read()
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return read_object(folder / "config.json")
+    """Digest what decides the encodings, on any machine: the index and the files of the encoders."""
+    parts = [f"{part} {digest_path(model / part)}" for part in ENCODER_PARTS if (model / part).is_dir()]
+    return hashlib.sha256((model / "model_index.json").read_bytes() + " ".join(parts).encode()).hexdigest()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jova_cli.parser import did_you_mean
-from jova_cli.tables import check_once, is_encodable, parse_json, read_text, some
+from jova_cli.tables import csv_rows, is_encodable, jsonl_lines, parse_json, parse_row, read_text, some
 
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
@@ -126,32 +124,20 @@ def _read_manifest(path: Path) -> list[Sample]:
 
 
 def _rows_of_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row and where it stands; only a line feed ends a line, JSON texts may hold the other separators."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            yield f"{path}, line {number}", _parse_row(line, f"{path}, line {number}")
+    """Each row and where it stands."""
+    for number, line in jsonl_lines(path):
+        yield f"{path}, line {number}", _parse_row(line, f"{path}, line {number}")
 
 
 def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row and where it stands; boxes may stand in a cell as JSON."""
-    rows = csv.DictReader(io.StringIO(read_text(path)))
-    for number, row in enumerate(_checked_rows(rows, path), start=1):
-        where = f"{path}, row {number}"
-        if None in row:
-            raise ValueError(f"{where} must have a cell for each column, got {row[None]} beyond them; quote commas")
-        boxes = row.get("mouth_boxes") or ""
+    for number, columns, cells in csv_rows(path, list, "close its quotes, and give long boxes as files"):
+        where = f"{path}, line {number}"
+        if beyond := cells[len(columns) :]:
+            raise ValueError(f"{where} must have a cell for each column, got {beyond} beyond them; quote commas")
+        row: dict[str, Any] = dict(zip(columns, cells, strict=False))  # the last ones may be missing
+        boxes = row.get("mouth_boxes", "")
         yield where, row | ({"mouth_boxes": parse_json(boxes, where)} if boxes.startswith("[") else {})
-
-
-def _checked_rows(rows: csv.DictReader[str], path: Path) -> Iterator[dict[Any, Any]]:
-    try:
-        check_once(list(rows.fieldnames or ()), str(path))
-        yield from rows
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {rows.line_num + 1} must be CSV of short cells, got something else ({error}); "
-            "close its quotes, and give long boxes as files"
-        ) from error
 
 
 def _read_folder(folder: Path) -> list[Sample]:
@@ -272,10 +258,7 @@ def _with_sidecars(sample: Sample, beside: Mapping[Path, Sequence[Path]]) -> Sam
 
 
 def _parse_row(text: str, where: str) -> dict[str, Any]:
-    row = parse_json(text, where)
-    if not isinstance(row, dict):
-        raise ValueError(f"{where} must be a JSON object with columns {_columns()}, got `{text[:60]}`")
-    return row
+    return parse_row(text, where, f"one with columns of {_columns()}")
 
 
 def _sample(row: Mapping[str, Any], folder: Path, where: str) -> Sample:

@@ -45,11 +45,10 @@ from diffusers_jova.training.data.summary import (
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.whole_files import explained_full_disk
 from jova_cli.file_arguments import as_options
-from jova_cli.parser import dtype_name, one_line
+from jova_cli.parser import DTYPES, dtype_name, one_line
 
 
 Item = TypeVar("Item")
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ class PrepareSettings:
 
     Attributes:
         clips: How files become clips.
-        dtype: Number format of latents and prompts, a key of `DTYPES` or its short name.
+        dtype: Number format of latents and prompts, one of `jova_cli.parser.DTYPES` or its short name.
         mouths: Look for mouths; without, only given boxes count.
         face_landmarker: MediaPipe's `.task` file, in place of the face mesh.
         whisper: Folder of a speech recognition model that writes missing transcripts.
@@ -239,7 +238,7 @@ class Preparer:
 
     @functools.cached_property
     def _encoder(self) -> Encoder:
-        return Encoder.from_pretrained(self.model, self.device, DTYPES[self.settings.dtype])
+        return Encoder.from_pretrained(self.model, self.device, getattr(torch, self.settings.dtype))
 
     @functools.cached_property
     def _detector(self) -> MouthDetector:

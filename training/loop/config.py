@@ -14,7 +14,7 @@ import yaml
 
 from diffusers_jova.training.loop.objective import MouthReduction
 from diffusers_jova.whole_files import write_text
-from jova_cli.settings import check_names, split_settings
+from jova_cli.training_settings import check_names, split_settings
 
 
 Stage = Literal["video", "audio", "joint"]

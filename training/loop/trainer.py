@@ -123,9 +123,12 @@ class Trainer:
             config, self.dataset, self.prior, accelerator.process_index, accelerator.num_processes, self.step
         )
         log, clock, stops, preempted = self._start_log(), Clock(self.step), False, False
+        self._tell_beginning()
         with Preemption(accelerator.num_processes) as preemption:
             while self.step < config.steps and not stops:
                 self.take_step(batches)
+                if self.step == clock.first_step:
+                    self._tell_first_step(clock)
                 preempted = preemption.is_agreed()
                 is_last = self.step == config.steps
                 saves = is_last or preempted or self.step % config.checkpoint_every == 0
@@ -184,6 +187,29 @@ class Trainer:
             reduction=config.mouth_reduction,
         )
 
+    def _tell_beginning(self) -> None:
+        """Say what goes into the steps, of which the first may take minutes."""
+        config = self.config
+        if self.step == config.steps:
+            return
+        num_trained, num_all = (
+            sum(weight.numel() for weight in weights) for weights in (self.trained, self.model.parameters())
+        )
+        num_clips = config.batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
+        self._tell(
+            f"step {self.step + 1} of {config.steps} begins: {num_clips} clips a step, {num_trained:,} of {num_all:,} "
+            f"weights are trained, on {self.device}"
+        )
+
+    def _tell_first_step(self, clock: Clock) -> None:
+        """Say how long the first step took; here alone the host waits for it."""
+        float(self.meter.gradient_norm.sum())
+        self._tell(f"step {self.step} is done after {clock.elapsed_s:.1f} s")
+
+    def _tell(self, line: str) -> None:
+        """Print a line, also into a file at once."""
+        self.accelerator.print(line, flush=True)
+
     def _validate(self) -> None:
         """Hand the averaged weights to `on_validate`, where a step is due for it."""
         if self.on_validate and self.config.validate_every and self.step % self.config.validate_every == 0:
@@ -219,11 +245,11 @@ class Trainer:
             )
         wants_mouths = config.mouth_weight > 0 and config.stage != "audio"
         if wants_mouths and not any(header.has_mouth() for header in headers):
-            self.accelerator.print(f"no clip in {config.data} has mouth boxes: the mouth loss will be 0")
+            self._tell(f"no clip in {config.data} has mouth boxes: the mouth loss will be 0")
         prior = "" if self.prior is None else f", against forgetting on {self.prior.describe()}"
-        self.accelerator.print(f"training on {self.dataset.describe()}{prior}")
+        self._tell(f"training on {self.dataset.describe()}{prior}")
         for dataset in (dataset for dataset in self._datasets() if dataset.is_unfinished):
-            self.accelerator.print(
+            self._tell(
                 f"`jova prepare` has not finished `{dataset.root}`: the run goes without the clips that are missing; "
                 "prepare the rest first"
             )
@@ -360,7 +386,7 @@ class Trainer:
         self.step = state["step"]
         course = [Part(*part) for part in state.get("course", ())]  # older checkpoints have none
         self.course = continued_course(course, self.step, self.config)
-        self.accelerator.print(f"continuing from {path} at step {self.step}")
+        self._tell(f"continuing from {path} at step {self.step}")
 
     def _agreed_checkpoint(self) -> Path | None:
         """Find the checkpoint to continue from: the newest that the main process sees, which alone writes them."""
@@ -407,11 +433,15 @@ class Trainer:
 
 
 class Clock:
-    """Time of a run: since its start, and per step since the last reading."""
+    """Time of a run: since its start, and per step since the last reading.
+
+    Attributes:
+        first_step: Of the run; one that continues begins behind a later one than 0.
+    """
 
     def __init__(self, step: int) -> None:
         self.started = self.read_at = time.monotonic()
-        self.read_step = step
+        self.first_step, self.read_step = step + 1, step
 
     @property
     def elapsed_s(self) -> float:

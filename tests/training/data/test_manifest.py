@@ -166,18 +166,18 @@ def test_texts_of_windows_editors_are_read_without_their_mark_and_other_encoding
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("video,caption\na.mp4,hello, there\n", r"row 1 must have a cell for each column, got \[' there'\] beyond"),
+        ("video,caption\na.mp4,hello, there\n", r"line 2 must have a cell for each column, got \[' there'\] beyond"),
         ("video;caption\na.mp4;hello\n", "got `video;caption`; separate the columns by commas"),
-        ("video,caption,mouth_boxes\na.mp4,x,[1\n", r"row 1 must be valid JSON, got `\[1`"),
+        ("video,caption,mouth_boxes\na.mp4,x,[1\n", r"line 2 must be valid JSON, got `\[1`"),
         (
             "video,caption,caption\na.mp4,x,y\n",
             "must have each column once, got caption several times; remove or rename",
         ),
         (
             "video,caption\na.mp4," + "x" * 200_000 + "\n",
-            r"line 2 must be CSV of short cells, got something else \(field",
+            r"line 2 must be CSV, got something else \(field",
         ),
-        ("video,mouth_boxes\na.mp4," + "[" * 100_000 + "\n", r"row 1 must be valid JSON, got `\[\["),
+        ("video,mouth_boxes\na.mp4," + "[" * 100_000 + "\n", r"line 2 must be valid JSON, got `\[\["),
     ],
 )
 def test_a_csv_that_cannot_be_meant_is_named_with_its_row(tmp_path: Path, text: str, message: str) -> None:

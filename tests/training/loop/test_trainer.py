@@ -27,6 +27,7 @@ from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import main
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from jova_cli.shipped import launch_names
+from tests.command_words import replaced
 from tests.processes import alone, launch
 from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
 from tests.tiny_training import (
@@ -286,6 +287,27 @@ def test_a_full_disk_leaves_the_earlier_result_and_no_half_of_the_new_one(
         Trainer(tiny_config(tmp_path)).train()
     assert different(before, result(tmp_path / "run")) == []
     assert [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_run_speaks_before_its_first_step_and_when_that_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(tmp_path, steps=3, log_every=3, checkpoint_every=3)
+    said: list[str] = []
+    take_step = Trainer.take_step
+
+    def listen(trainer: Trainer, batches: Any) -> None:
+        said.append(capsys.readouterr().out)
+        take_step(trainer, batches)
+
+    monkeypatch.setattr(Trainer, "take_step", listen)
+    Trainer(config).train()
+    before, after_first, after_second = said
+    num_weights = sum(weight.numel() for weight in Trainer(config).transformer.parameters())
+    assert before.startswith("training on 8 clips")
+    assert f"step 1 of 3 begins: {config.batch_size} clips a step, {num_weights:,} of {num_weights:,} we" in before
+    assert re.fullmatch(r"step 1 is done after \d+\.\d s\n", after_first)
+    assert after_second == ""
 
 
 def test_a_mouth_loss_without_mouths_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -573,7 +595,7 @@ def test_the_command_trains_and_names_the_nearest_setting(tmp_path: Path, capsys
         main(["--config", "training/configs/smoke.yaml", *paths, "lerning_rate=1"])
     assert "did you mean `learning_rate`" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main(["--config", "training/configs/smoke.yaml", *paths, f"data={tmp_path}"])
+        main(["--config", "training/configs/smoke.yaml", *replaced(paths, f"data={tmp_path}")])
     assert capsys.readouterr().err.endswith("run `jova prepare` first\n")
 
 

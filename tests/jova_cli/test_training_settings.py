@@ -4,7 +4,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from diffusers_jova.training.loop.config import TrainConfig
-from jova_cli.settings import check_words, describe_settings, read_settings, split_settings
+from jova_cli.training_settings import check_words, describe_settings, read_settings, split_settings
 
 
 def test_the_settings_of_the_text_are_those_of_the_class() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
-from diffusers_jova.latent_lengths import check_whole_frames, num_frames_of, num_latent_frames, whole_frames
 from diffusers_jova.training.data.buckets import Bucket
+from jova_cli.latent_lengths import check_whole_frames, num_frames_of, num_latent_frames, whole_frames
 
 
 @pytest.mark.parametrize("factor", [1, 4, 8])

@@ -1,0 +1,213 @@
+"""From the words of a single clip to a loaded pipeline and the arguments of its call; what is wrong is said before."""
+
+import argparse
+import math
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from jova_cli.clip_limits import GivenLengths
+from jova_cli.file_arguments import as_options
+from jova_cli.generate import LARGEST_SEED, Adapter, check_fits
+from jova_cli.model_clips import read_geometry
+from jova_cli.parser import one_line
+
+from . import media
+from .clip_shape import frames_of_given_media
+from .content_credentials import Credentials
+from .cost_estimate import check_affordable, estimate, machine_memory_bytes
+from .domain import describe_strangers
+from .pipeline_jova import JoVAPipeline
+from .prompt import JoVAPrompt
+from .saved_pipeline import model_defaults
+
+
+BAD_INPUT = (ValueError, FloatingPointError, OSError, ImportError, SafetensorError)  # what one sentence explains
+CONFIRM = "use fewer `--num-frames` or `--steps` or a smaller size, or confirm it by `--yes`"
+OUT_OF_MEMORY = "the clip must fit into the memory; use `--cpu-offload`, fewer frames or a smaller size"
+
+
+def draw_seed(args: argparse.Namespace) -> int:
+    """The seed that is given, or any."""
+    return random.randint(0, LARGEST_SEED) if args.seed is None else args.seed
+
+
+def tell(line: str) -> None:
+    """Say something about a call beside its result."""
+    print(line, file=sys.stderr)
+
+
+def tell_strangers(pipeline: JoVAPipeline, args: argparse.Namespace, tell: Callable[[str], None] = tell) -> None:
+    """Say what of a prompt a model of few things may not know, or that there is nothing to know."""
+    text = args.prompt or " ".join((args.video_caption, args.audio_caption, args.transcript))
+    if not text.strip():
+        tell("the prompt is empty: what the clip shows is left to the model")
+    if strangers := describe_strangers(pipeline.config.get("domain"), text, args.image is not None):
+        tell(strangers)
+
+
+def call_arguments(args: argparse.Namespace, tell: Callable[[str], None] = tell) -> dict[str, Any]:
+    """Arguments of the pipeline's call, but for the generator; the files that are given are read.
+
+    Args:
+        args: The words of a single clip.
+        tell: Told in one line what of the files is left out.
+    """
+    given = given_media(args, tell)
+    check_given_lengths(args, given)
+    return {**prompt_arguments(args), **number_arguments(args), **given, "modalities": args.modalities}
+
+
+def check_given_lengths(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
+    """Refuse given media that are too long, before weights are loaded, where the configs of the model are here.
+
+    Args:
+        args: The words of a single clip.
+        given: Arguments of the pipeline's call that hold the media.
+    """
+    video, sound = given.get("video"), given.get("audio")
+    geometry = read_geometry(Path(args.model))
+    if geometry is None or (video is None and sound is None):
+        return
+    samples = None if sound is None else sound.audio
+    rate = None if sound is None else sound.sampling_rate
+    frame_rate = args.frame_rate or model_defaults(args.model).frame_rate
+    num_frames = args.num_frames
+    if num_frames is None:
+        num_frames = frames_of_given_media(video, samples, rate, frame_rate, geometry.temporal_factor)
+    sound_length = () if sound is None else (sound.audio.shape[-1], sound.sampling_rate)
+    check_fits(args, num_frames, GivenLengths(None if video is None else len(video), *sound_length))
+
+
+def check_cost(
+    pipeline: JoVAPipeline, args: argparse.Namespace, arguments: dict[str, Any], advice: str = CONFIRM
+) -> None:
+    """Refuse a clip that this machine hardly ends, unless it is confirmed; what none makes is left to the call.
+
+    Args:
+        pipeline: Loaded.
+        args: The words of a single clip.
+        arguments: Of the pipeline's call.
+        advice: What whoever asked for the clip can do.
+    """
+    if args.yes:
+        return
+    settings = pipeline.defaults.override(**number_arguments(args))
+    if args.num_frames is None and "video" in arguments:
+        settings = settings.override(num_frames=len(arguments["video"]))
+    elif args.num_frames is None and "audio" in arguments:
+        sound_s = arguments["audio"].audio.shape[-1] / arguments["audio"].sampling_rate
+        settings = settings.override(num_frames=math.ceil(sound_s * settings.frame_rate))
+    limits = pipeline.clip_limits(args.modalities, settings.frame_rate)
+    if limits is None or settings.num_frames <= limits.num_frames:
+        available_bytes = machine_memory_bytes(pipeline._execution_device)
+        check_affordable(estimate(pipeline, settings, tuple(args.modalities)), available_bytes, advice)
+
+
+def prompt_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The prompt, whole or in three parts."""
+    parts = JoVAPrompt(video=args.video_caption, audio=args.audio_caption, transcript=args.transcript)
+    return {"prompt": parts if args.prompt is None else args.prompt, "negative_prompt": args.negative_prompt}
+
+
+def number_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Numbers of a call; None takes the model's."""
+    names = ("height", "width", "num_frames", "frame_rate", "guidance_scale", "audio_guidance_scale")
+    return {"num_inference_steps": args.steps, **{name: getattr(args, name) for name in names}}
+
+
+def given_media(args: argparse.Namespace, tell: Callable[[str], None] = tell) -> dict[str, Any]:
+    """Image, sound and frames that the files hold, as the pipeline takes them."""
+    given: dict[str, Any] = {"fit": args.fit}
+    if args.image is not None:
+        with errors_name("--image"):
+            given["image"] = media.read_image(args.image)
+    if args.video is not None:
+        with errors_name("--video"):
+            given |= given_video(args, tell)
+    if args.audio is not None:
+        with errors_name("--audio"):
+            given["audio"] = media.read_audio(args.audio, **part_of_file(args))
+    return given
+
+
+def given_video(args: argparse.Namespace, tell: Callable[[str], None] = tell) -> dict[str, Any]:
+    """Frames at the clip's frame rate; where the clip is longer than they are, their sound goes on as well."""
+    frame_rate = args.frame_rate or model_defaults(args.model).frame_rate
+    part = part_of_file(args)
+    clip = media.read_video(args.video, frame_rate=frame_rate, max_num_frames=args.num_frames, **part)
+    if clip.audio is None or args.audio is not None or "audio" not in args.modalities:
+        return {"video": clip.frames}
+    if args.num_frames is not None and args.num_frames > len(clip.frames):
+        return {"video": clip.frames, "audio": clip}
+    tell("the sound of `--video` is left out; give the file as `--audio` as well for it to stay")
+    return {"video": clip.frames}
+
+
+def part_of_file(args: argparse.Namespace) -> dict[str, Any]:
+    """Which part and track of a file is meant, as `media.read_audio` and `media.read_video` take it."""
+    return {
+        "start_s": args.start or 0.0,
+        "duration_s": args.duration,
+        "audio_track": args.audio_track,
+        "allow_truncated": args.allow_truncated,
+    }
+
+
+def load_pipeline(args: argparse.Namespace, device: torch.device) -> JoVAPipeline:
+    """Load the model with its adapters, ready to run."""
+    if args.cpu_offload and device.type == "cpu":
+        raise ValueError("`--cpu-offload` must be used with a GPU, got the device cpu; leave it out")
+    dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+    pipeline: JoVAPipeline = JoVAPipeline.from_pretrained(args.model, dtype=dtype)
+    for name, adapter in zip(adapter_names(args.lora), args.lora, strict=True):
+        load_adapter(pipeline, name, adapter.source, args.skip_unknown)
+    weigh_adapters(pipeline, args.lora)
+    if args.cpu_offload:
+        pipeline.enable_model_cpu_offload(device=device)
+        return pipeline
+    return pipeline.to(device)
+
+
+def adapter_names(adapters: Sequence[Adapter]) -> list[str]:
+    """The names under which adapters are loaded."""
+    return [f"lora_{index}" for index in range(len(adapters))]
+
+
+def weigh_adapters(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> None:
+    """Give all loaded adapters, in their order, their scales."""
+    if adapters:
+        pipeline.set_adapters(adapter_names(adapters), [adapter.scale for adapter in adapters])
+
+
+def load_adapter(pipeline: JoVAPipeline, name: str, source: str, skip_unknown: bool) -> None:
+    """Load one adapter, and insist that the model has places for it, or say how much is left out."""
+    try:
+        pipeline.load_lora_weights(source, adapter_name=name, skip_unknown=skip_unknown)
+    except Exception as error:  # of the file, or of the Hub and the network that it is looked for on
+        raise ValueError(
+            f"`--lora` must be an adapter of this model, got {source} ({one_line(error)}); name its file or folder"
+        ) from error
+
+
+def read_credentials(args: argparse.Namespace) -> Credentials | None:
+    """Who signs the clip, if anybody does."""
+    if args.sign_certificate is None:
+        return None
+    with errors_name("--sign-certificate", certificate="--sign-certificate", key="--sign-key"):
+        return Credentials(args.sign_certificate, args.sign_key)
+
+
+@contextmanager
+def errors_name(option: str, **others: str) -> Iterator[None]:
+    """Let errors about a file name the options that gave it and its part; `others` are those of other arguments."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(as_options(one_line(error), path=option, **others)) from error

@@ -1,0 +1,15 @@
+"""Options whose values are numbers: what counts nothing, or lies beyond its limits, is refused by name."""
+
+MAX_RATE_HZ = 1000.0  # frames per second; the least is its inverse
+
+
+def check_between(option: str, value: float | None, low: float, high: float, advice: str) -> None:
+    """Refuse a number beyond its limits, and what is no number; None was not given."""
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"`{option}` must be a number from {low:g} to {high:g}, got {value:g}; use {advice}")
+
+
+def check_count(option: str, value: int) -> None:
+    """Refuse a number that counts nothing."""
+    if value < 1:
+        raise ValueError(f"`{option}` must be at least 1, got {value}")
