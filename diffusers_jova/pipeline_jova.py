@@ -170,7 +170,8 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         kwargs["dtype"] = component_dtypes(older_name if given is None else given)
         source = find_model(pretrained_model_name_or_path)
         names, _ = cls._get_signature_keys(cls)
-        with explained_configs(Path(source), [name for name in names if name not in kwargs]):
+        own = sorted(kwargs.keys() - {"dtype"})
+        with explained_configs(Path(source), [name for name in names if name not in kwargs], own):
             return super().from_pretrained(source, **kwargs)
 
     @classmethod
