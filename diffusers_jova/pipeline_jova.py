@@ -32,6 +32,7 @@ from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
 from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
+from .guidance_parallel import JoVAGuidanceParallelMixin
 from .joint_transformer import check_attention_kwargs
 from .latent_lengths import check_whole_frames
 from .lora import JoVALoraLoaderMixin
@@ -69,7 +70,9 @@ from .unread_arguments import ReadingCall, warn_of_unread
 from .video_codec import JoVAVideoCodec
 
 
-class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, JoVALoraLoaderMixin):
+class JoVAPipeline(
+    DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, JoVALoraLoaderMixin, JoVAGuidanceParallelMixin
+):
     """Text, image, voice or video to video with sound.
 
     What is given decides the task: text alone, or with an image, generates both modalities; `audio` that lasts as long
@@ -504,6 +507,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             is_sequential=sequential_guidance,
             attention_kwargs=attention_kwargs,
             generator=generator,
+            sharing=self.branch_sharing,
         )
         generated = [name for name in modalities if denoiser.generates(name)]
         check_something_is_generated(generated, list(media.latents))

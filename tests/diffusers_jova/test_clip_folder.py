@@ -315,7 +315,7 @@ def work_with_others(rank: int, ports: list[int], folder: Path, model: Path) -> 
     forget_accelerate()
     os.environ["MASTER_PORT"] = str(ports[1])
     one = ["--prompt", "a dog", "--seed", "1", "--modalities", "audio", "--output", str(folder / "one.wav")]
-    main(["generate", "--model", str(model), "--context-parallel", str(NUM_PROCESSES), *words, *one])
+    main(["generate", "--model", str(model), "--guidance-parallel", str(NUM_PROCESSES), *words, *one])
     forget_accelerate()
     os.environ["MASTER_PORT"] = str(ports[2])
     parallel = ["--context-parallel", str(NUM_PROCESSES)]
