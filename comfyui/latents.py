@@ -233,12 +233,14 @@ def decode(
     if index >= num_clips:
         raise ValueError(f"`index` must be below the number of clips, {num_clips}, got {index}; use {num_clips - 1}")
     video, audio = (part[index : index + 1] for part in parts)
+    given_video, given_audio = given_media(samples)
     frames = vae.decode(video)[0]
-    if clip.given_video is not None and is_masked(samples, 0):
-        frames = torch.cat([clip.given_video, frames[len(clip.given_video) :]])
+    if given_video is not None:
+        frames = torch.cat([given_video, frames[len(given_video) :]])
     sound = decode_sound(samples, audio, audio_vae, index)
-    rate = jova("media_arrays").exact_frame_rate(clip.frame_rate)
-    return make_video(frames, sound, Fraction(rate)), frames, sound
+    rate = Fraction(jova("media_arrays").exact_frame_rate(clip.frame_rate))
+    is_recorded = given_video is not None or given_audio is not None
+    return make_video(frames, sound, rate, is_recorded=is_recorded), frames, sound
 
 
 def decode_sound(samples: dict[str, Any], latents: Tensor, audio_vae: JovaAudioVAE, index: int) -> dict[str, Any]:
@@ -252,12 +254,19 @@ def decode_sound(samples: dict[str, Any], latents: Tensor, audio_vae: JovaAudioV
     """
     clip, codec = clip_of(samples), audio_vae.codec
     shape = clip.shape(samples["samples"])._replace(batch_size=1)
-    given = clip.given_audio if is_masked(samples, 1) else None
+    _, given = given_media(samples)
     if given is not None and given.shape[0] > 1:
         given = given[index * given.shape[0] // samples["samples"].unbind()[1].shape[0]][None]
     waveform = audio_vae.ready().decode_audio(latents.transpose(1, 2), "pt", shape, given)
     stereo = jova("media_arrays").mix_channels(waveform.numpy(), 2)  # core's AAC would halve the power of mono
     return {"waveform": to_socket(torch.from_numpy(stereo)), "sample_rate": codec.sampling_rate}
+
+
+def given_media(samples: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+    """Frames and sound of a LATENT that come back as they were: given, and still masked when it was sampled."""
+    clip = clip_of(samples)
+    video = clip.given_video if is_masked(samples, 0) else None
+    return video, clip.given_audio if is_masked(samples, 1) else None
 
 
 def is_masked(samples: dict[str, Any], index: int) -> bool:

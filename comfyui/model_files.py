@@ -26,6 +26,12 @@ def pipeline_source(name: str) -> str:
     return name
 
 
+def pipeline_fingerprint(name: str) -> str:
+    """Changes when the files of a model in `models/diffusers` do; a shipped one stays as it is."""
+    source = pipeline_source(name)
+    return name if source in SHIPPED else fingerprint(source)
+
+
 def fingerprint(path: str | Path) -> str:
     """Changes when a file, or a file in a folder, is written anew; contents are not read."""
     path = Path(path)

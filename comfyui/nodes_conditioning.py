@@ -7,11 +7,18 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from .model_files import fingerprint
-from .picture_fit import FIT_TOOLTIP, FITS
+from .sockets import (
+    clip_input,
+    conditioning_inputs,
+    conditioning_outputs,
+    fit_input,
+    prompt_inputs,
+    text_input,
+    vae_input,
+)
 
 
 VOICE_FILES = (".npy", ".safetensors")
-CLIP_TOOLTIP = "The text encoder of the model."
 
 
 def voice_names() -> list[str]:
@@ -20,17 +27,17 @@ def voice_names() -> list[str]:
     return sorted(path.name for path in folder.glob("*") if path.suffix in VOICE_FILES)
 
 
+def voice_file(name: str) -> Path:
+    """Where a file of voices lies."""
+    return Path(folder_paths.get_input_directory()) / name
+
+
 class JovaPrompt(io.ComfyNode):
     """The three-part prompt of the paper."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Sockets and widgets."""
-        parts = {
-            "video": "What is to be seen. jova-tiny knows drawn speakers and a few sounding objects: see its card.",
-            "audio": "What is to be heard, besides the words: 'a calm female voice', 'rain on a roof'.",
-            "transcript": "The words that are spoken; empty if nobody speaks.",
-        }
         return io.Schema(
             node_id="JovaPrompt",
             display_name="JoVA Prompt",
@@ -38,11 +45,8 @@ class JovaPrompt(io.ComfyNode):
             description="A prompt of three parts, put together as the model was trained. Plain text goes through "
             "CLIPTextEncode.",
             inputs=[
-                io.Clip.Input("clip", tooltip=CLIP_TOOLTIP),
-                *(
-                    io.String.Input(name, default="", multiline=True, dynamic_prompts=True, tooltip=tooltip)
-                    for name, tooltip in parts.items()
-                ),
+                clip_input(),
+                *prompt_inputs(" jova-tiny knows drawn speakers and a few sounding objects: see its card."),
             ],
             outputs=[io.Conditioning.Output(display_name="CONDITIONING")],
         )
@@ -68,22 +72,15 @@ class JovaNegativePrompt(io.ComfyNode):
             description="What guidance moves away from. Models were released with negative prompts of their own, some "
             "with another one for the sound; this node knows them.",
             inputs=[
-                io.Clip.Input("clip", tooltip=CLIP_TOOLTIP),
-                io.String.Input(
+                clip_input(),
+                text_input(
                     "text",
-                    default="",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="Empty takes the model's own negative prompt. For none at all use CLIPTextEncode with an "
-                    "empty text.",
+                    "Empty takes the model's own negative prompt. For none at all use CLIPTextEncode with an empty "
+                    "text.",
                 ),
-                io.String.Input(
+                text_input(
                     "audio",
-                    default="",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="The same for the text that the sound reads; empty takes the model's own, or follows "
-                    "the picture.",
+                    "The same for the text that the sound reads; empty takes the model's own, or follows the picture.",
                 ),
             ],
             outputs=[io.Conditioning.Output(display_name="negative")],
@@ -110,14 +107,10 @@ class JovaConditioning(io.ComfyNode):
             description="Tells the model the frame rate of the latents, so that lips fit the words. Needed where the "
             "rate is not the model's own; without it, sampling stops with an error instead of drifting.",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="The prompt."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt."),
+                *conditioning_inputs(),
                 io.Latent.Input("latent", tooltip="From Empty JoVA Latent: its frame rate counts."),
             ],
-            outputs=[
-                io.Conditioning.Output(id="positive_out", display_name="positive"),
-                io.Conditioning.Output(id="negative_out", display_name="negative"),
-            ],
+            outputs=conditioning_outputs(),
         )
 
     @classmethod
@@ -141,17 +134,13 @@ class JovaImageToVideo(io.ComfyNode):
             description="Gives the first frame. Models with condition channels read it there, as the paper does; the "
             "others get it as a clean latent. The frame rate of the latent goes along, as in JoVA Conditioning.",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="The prompt."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt."),
-                io.Vae.Input("vae", tooltip="The video VAE of the model."),
+                *conditioning_inputs(),
+                vae_input(),
                 io.Latent.Input("latent", tooltip="The latents to be sampled: they set the size."),
                 io.Image.Input("image", tooltip="The first frame: one for all clips, or one per clip of the batch."),
-                io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
+                fit_input(),
             ],
-            outputs=[
-                io.Conditioning.Output(id="positive_out", display_name="positive"),
-                io.Conditioning.Output(id="negative_out", display_name="negative"),
-            ],
+            outputs=conditioning_outputs(),
         )
 
     @classmethod
@@ -191,11 +180,11 @@ class JovaVoices(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, speaker_embeds: str, **_: Any) -> str:
         """The file is read again when it has changed."""
-        return fingerprint(Path(folder_paths.get_input_directory()) / speaker_embeds)
+        return fingerprint(voice_file(speaker_embeds))
 
     @classmethod
     def execute(cls, positive: Any, speaker_embeds: str) -> io.NodeOutput:
         """Read the file."""
         from .text import with_voices
 
-        return io.NodeOutput(with_voices(positive, Path(folder_paths.get_input_directory()) / speaker_embeds))
+        return io.NodeOutput(with_voices(positive, voice_file(speaker_embeds)))

@@ -5,10 +5,20 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from .model_files import SHIPPED, fingerprint, pipeline_names, pipeline_source
-from .nodes_loading import DTYPE_TOOLTIP, DTYPES
-from .nodes_sampling import scale_input
-from .picture_fit import FIT_TOOLTIP, FITS
+from .model_files import fingerprint, pipeline_fingerprint, pipeline_source
+from .sockets import (
+    dtype_input,
+    fit_input,
+    length_input,
+    media_outputs,
+    pipeline_input,
+    prompt_inputs,
+    rate_input,
+    scale_input,
+    size_inputs,
+    text_input,
+    vae_input,
+)
 
 
 SAMPLERS = ("euler", "uni_pc", "heun", "dpmpp_2m")
@@ -20,11 +30,6 @@ class JovaGenerate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Sockets and widgets."""
-        text = {
-            "video": "What is to be seen.",
-            "audio": "What is to be heard, besides the words.",
-            "transcript": "The words that are spoken; empty if nobody speaks.",
-        }
         return io.Schema(
             node_id="JovaGenerate",
             display_name="JoVA Generate",
@@ -32,48 +37,20 @@ class JovaGenerate(io.ComfyNode):
             description="Everything on one node: text, an image, an own voice or an own video in, a video with sound "
             "out. It does what Load JoVA, JoVA Prompt, Empty JoVA Latent, JoVA Guider, a sampler and JoVA Decode do.",
             inputs=[
-                io.Combo.Input("model", options=pipeline_names(), default=SHIPPED[0], tooltip="As in Load JoVA."),
-                *(
-                    io.String.Input(name, default="", multiline=True, dynamic_prompts=True, tooltip=tooltip)
-                    for name, tooltip in text.items()
-                ),
-                io.String.Input(
-                    "negative",
-                    default="",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="Empty takes the model's own negative prompts.",
-                ),
-                io.Int.Input(
-                    "width", default=0, min=0, max=16384, step=16, tooltip="Pixels; 0 takes the model's own."
-                ),
-                io.Int.Input(
-                    "height", default=0, min=0, max=16384, step=16, tooltip="Pixels; 0 takes the model's own."
-                ),
-                io.Int.Input(
-                    "length",
-                    default=0,
-                    min=0,
-                    max=16385,
-                    step=1,
-                    tooltip="Frames, 4k + 1; 0 takes the length of the given sound or frames, or the model's own.",
-                ),
-                io.Float.Input(
-                    "frame_rate",
-                    default=0.0,
-                    min=0.0,
-                    max=240.0,
-                    step=0.001,
-                    tooltip="Frames per second; 0 takes the model's own.",
-                ),
+                pipeline_input("model", "As in Load JoVA."),
+                *prompt_inputs(),
+                text_input("negative", "Empty takes the model's own negative prompts."),
+                *size_inputs(),
+                length_input(),
+                rate_input(0.0, 0.0, "; 0 takes the model's own."),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=2**64 - 1,
                     control_after_generate=True,
-                    tooltip="Of the "
-                    "noise. The same seed in Python draws other noise: core draws the sound in another order.",
+                    tooltip="Of the noise. The same seed in Python draws other noise: core draws the sound in another "
+                    "order.",
                 ),
                 io.Int.Input(
                     "steps", default=0, min=0, max=1000, step=1, tooltip="Sampling steps; 0 takes the model's own."
@@ -86,26 +63,21 @@ class JovaGenerate(io.ComfyNode):
                     default="euler",
                     tooltip="The solver; the noise levels are those of the scheduler `simple`.",
                 ),
-                io.Combo.Input("dtype", options=list(DTYPES), default="auto", tooltip=DTYPE_TOOLTIP),
-                io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
+                dtype_input(),
+                fit_input(),
                 io.Image.Input("image", optional=True, tooltip="The first frame."),
                 io.Audio.Input(
                     "own_audio", optional=True, tooltip="A sound that drives the picture, or is continued."
                 ),
                 io.Image.Input("own_video", optional=True, tooltip="Frames that get a sound, or are continued."),
             ],
-            outputs=[
-                io.Video.Output(display_name="VIDEO", tooltip="For SaveVideo."),
-                io.Image.Output(display_name="IMAGE", tooltip="Its frames."),
-                io.Audio.Output(display_name="AUDIO", tooltip="Its sound."),
-            ],
+            outputs=media_outputs(),
         )
 
     @classmethod
     def fingerprint_inputs(cls, model: str, **_: Any) -> str:
         """The model is loaded again when its files have changed."""
-        source = pipeline_source(model)
-        return model if source in SHIPPED else fingerprint(source)
+        return pipeline_fingerprint(model)
 
     @classmethod
     def execute(cls, model: str, **widgets: Any) -> io.NodeOutput:
@@ -129,21 +101,14 @@ class JovaMouthMaskPreview(io.ComfyNode):
             "that they cover. Look at it before training an avatar.",
             inputs=[
                 io.Image.Input("images", tooltip="Frames of a clip, 4k + 1 of them count."),
-                io.Vae.Input("vae", tooltip="The video VAE of the model: its grid is what the mask lies on."),
+                vae_input("The video VAE of the model: its grid is what the mask lies on."),
                 io.String.Input(
                     "boxes",
                     default="",
                     tooltip="A file NAME.boxes.json as `jova prepare` reads it; empty "
                     "looks for mouths with MediaPipe's networks (the package's extra `face`).",
                 ),
-                io.Float.Input(
-                    "frame_rate",
-                    default=16.0,
-                    min=1.0,
-                    max=240.0,
-                    step=0.001,
-                    tooltip="Frames per second: where a mouth is lost for a moment, training fills the gap.",
-                ),
+                rate_input(16.0, 1.0, ": where a mouth is lost for a moment, training fills the gap."),
             ],
             outputs=[
                 io.Image.Output(display_name="IMAGE", tooltip="The frames with boxes and mask over them."),

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from .picture_fit import FIT_TOOLTIP, FITS
+from .sockets import audio_vae_input, fit_input, length_input, media_outputs, rate_input, size_inputs, vae_input
 
 
 class JovaEmptyLatent(io.ComfyNode):
@@ -20,40 +20,16 @@ class JovaEmptyLatent(io.ComfyNode):
             description="Latents of video and sound in one: LTXVSeparateAVLatent takes them apart, and core's decode "
             "nodes read them as they are.",
             inputs=[
-                io.Vae.Input(
-                    "audio_vae",
-                    tooltip="The audio VAE from Load JoVA: it knows how many latents a second "
-                    "of sound has, and the model's own size and length.",
+                audio_vae_input(
+                    "The audio VAE from Load JoVA: it knows how many latents a second of sound has, and the model's "
+                    "own size and length."
                 ),
-                io.Int.Input(
-                    "width",
-                    default=0,
-                    min=0,
-                    max=16384,
-                    step=16,
-                    tooltip="Pixels, a multiple of what VAE and model need, 16 for most; 0 takes the model's own.",
-                ),
-                io.Int.Input(
-                    "height", default=0, min=0, max=16384, step=16, tooltip="Pixels; 0 takes the model's own."
-                ),
-                io.Int.Input(
-                    "length",
-                    default=0,
-                    min=0,
-                    max=16385,
-                    step=1,
-                    tooltip="Frames, 4k + 1: 33, 81, 121; "
-                    "another number is refused, never rounded. 0 takes the length of a connected audio or video, or "
-                    "the model's own.",
-                ),
-                io.Float.Input(
-                    "frame_rate",
-                    default=0.0,
-                    min=0.0,
-                    max=240.0,
-                    step=0.001,
-                    tooltip="Frames per second; "
-                    "0 takes the model's own, and 23.976 means 24000/1001. Where it is another, connect JoVA "
+                *size_inputs(),
+                length_input(),
+                rate_input(
+                    0.0,
+                    0.0,
+                    "; 0 takes the model's own, and 23.976 means 24000/1001. Where it is another, connect JoVA "
                     "Conditioning.",
                 ),
                 io.Int.Input(
@@ -105,7 +81,7 @@ class JovaSetAudio(io.ComfyNode):
             "is continued. JoVA Decode returns it as it was; core's VAEDecodeAudio returns the codec's copy.",
             inputs=[
                 io.Latent.Input("latent", tooltip="From Empty JoVA Latent."),
-                io.Vae.Input("audio_vae", tooltip="The audio VAE of the model."),
+                audio_vae_input(),
                 io.Audio.Input(
                     "audio",
                     tooltip="Any rate, any channels: it is resampled and mixed for the model. "
@@ -137,9 +113,9 @@ class JovaSetVideo(io.ComfyNode):
             "continued. The first 4k + 1 count. JoVA Decode returns them as they were.",
             inputs=[
                 io.Latent.Input("latent", tooltip="From Empty JoVA Latent."),
-                io.Vae.Input("vae", tooltip="The video VAE of the model."),
+                vae_input(),
                 io.Image.Input("images", tooltip="Frames at the frame rate of the clip."),
-                io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
+                fit_input(),
             ],
             outputs=[io.Latent.Output(id="latent_out", display_name="LATENT")],
         )
@@ -166,19 +142,13 @@ class JovaDecode(io.ComfyNode):
             "loudness, in two channels; the video at the exact frame rate.",
             inputs=[
                 io.Latent.Input("samples", tooltip="What the sampler made."),
-                io.Vae.Input("vae", tooltip="The video VAE of the model."),
-                io.Vae.Input("audio_vae", tooltip="The audio VAE of the model."),
+                vae_input(),
+                audio_vae_input(),
                 io.Int.Input("index", default=0, min=0, max=63, step=1, tooltip="Which clip of a batch."),
             ],
-            outputs=[
-                io.Video.Output(display_name="VIDEO", tooltip="For SaveVideo."),
-                io.Image.Output(display_name="IMAGE", tooltip="Its frames."),
-                io.Audio.Output(
-                    display_name="AUDIO",
-                    tooltip="Its sound, as two equal channels where the model has "
-                    "one: ComfyUI writes mono sound 3 dB quieter.",
-                ),
-            ],
+            outputs=media_outputs(
+                ", as two equal channels where the model has one: ComfyUI writes mono sound 3 dB quieter"
+            ),
         )
 
     @classmethod

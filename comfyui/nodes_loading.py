@@ -5,15 +5,13 @@ from typing import Any
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from .model_files import SHIPPED, fingerprint, pipeline_names, pipeline_source
+from .model_files import fingerprint, pipeline_fingerprint, pipeline_source
+from .sockets import dtype_input, model_input, model_output, number_input, pipeline_input
 
 
-DTYPES = ("auto", "bf16", "fp16", "fp32", "fp8_e4m3fn")
-DTYPE_TOOLTIP = (
-    "Number format of the transformer and the text encoder. auto: what ComfyUI chooses for this device. fp8_e4m3fn: "
-    "stores the weights of the blocks in 8 bits and computes in bf16 or fp16, half the memory for some loss in the "
-    "sound. VAEs and vocoder always run in fp32."
-)
+def strength_input(name: str, tooltip: str) -> Any:
+    """A widget for how much of an adapter is taken."""
+    return number_input(name, 1.0, (-100.0, 100.0), 0.01, tooltip)
 
 
 class JovaLoader(io.ComfyNode):
@@ -29,17 +27,15 @@ class JovaLoader(io.ComfyNode):
             description="Loads a model that generates video with sound. Text encoder, VAEs and vocoder are read from "
             "disk when they are first used.",
             inputs=[
-                io.Combo.Input(
+                pipeline_input(
                     "model",
-                    options=pipeline_names(),
-                    default=SHIPPED[0],
-                    tooltip="jova-tiny comes with the package (drawn speakers, 64 x 64). Others: folders in "
-                    "models/diffusers that JoVAPipeline.save_pretrained or `jova convert` wrote.",
+                    "jova-tiny comes with the package (drawn speakers, 64 x 64). Others: folders in models/diffusers "
+                    "that JoVAPipeline.save_pretrained or `jova convert` wrote.",
                 ),
-                io.Combo.Input("dtype", options=list(DTYPES), default="auto", tooltip=DTYPE_TOOLTIP),
+                dtype_input(),
             ],
             outputs=[
-                io.Model.Output(display_name="MODEL", tooltip="For KSampler, or the JoVA Guider."),
+                model_output(),
                 io.Clip.Output(display_name="CLIP", tooltip="For JoVA Prompt, or CLIPTextEncode."),
                 io.Vae.Output(id="vae", display_name="VAE", tooltip="Pictures to latents and back."),
                 io.Vae.Output(id="audio_vae", display_name="audio VAE", tooltip="Sound to latents and back."),
@@ -49,8 +45,7 @@ class JovaLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, model: str, **_: Any) -> str:
         """The model is loaded again when its files have changed."""
-        source = pipeline_source(model)
-        return model if source in SHIPPED else fingerprint(source)
+        return pipeline_fingerprint(model)
 
     @classmethod
     def execute(cls, model: str, dtype: str) -> io.NodeOutput:
@@ -79,16 +74,14 @@ class JovaDiffusionModelLoader(io.ComfyNode):
                     tooltip="A file in models/diffusion_models that `jova convert single_file` wrote: its config "
                     "stands in its header.",
                 ),
-                io.Combo.Input(
+                pipeline_input(
                     "pipeline",
-                    options=pipeline_names(),
-                    default=SHIPPED[0],
-                    tooltip="The pipeline that the transformer belongs to: its noise schedule, guidance, frame rate "
-                    "and the statistics of its latents are taken from there, nothing else is loaded.",
+                    "The pipeline that the transformer belongs to: its noise schedule, guidance, frame rate and the "
+                    "statistics of its latents are taken from there, nothing else is loaded.",
                 ),
-                io.Combo.Input("dtype", options=list(DTYPES), default="auto", tooltip=DTYPE_TOOLTIP),
+                dtype_input(),
             ],
-            outputs=[io.Model.Output(display_name="MODEL", tooltip="For KSampler, or the JoVA Guider.")],
+            outputs=[model_output()],
         )
 
     @classmethod
@@ -119,27 +112,15 @@ class JovaLoraLoader(io.ComfyNode):
             "diffusers, peft, ComfyUI, kohya, musubi-tuner or DiffSynth. It fits completely or is an error; core's "
             "own LoRA nodes skip what they do not know and only log it.",
             inputs=[
-                io.Model.Input("model", tooltip="A JoVA model."),
+                model_input(),
                 io.Combo.Input(
                     "lora", options=folder_paths.get_filename_list("loras"), tooltip="A file in models/loras."
                 ),
-                io.Float.Input(
+                strength_input(
                     "strength",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="How much of the change the layers of the picture get, and those that picture and sound "
-                    "share.",
+                    "How much of the change the layers of the picture get, and those that picture and sound share.",
                 ),
-                io.Float.Input(
-                    "audio_strength",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="How much of the change the layers of the sound get.",
-                ),
+                strength_input("audio_strength", "How much of the change the layers of the sound get."),
                 io.Boolean.Input(
                     "skip_unknown",
                     default=False,

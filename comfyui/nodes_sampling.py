@@ -4,21 +4,17 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-
-OWN = -1.0  # of a widget: the model's own value
-OWN_TOOLTIP = "-1 takes the model's own."
+from .sockets import conditioning_inputs, model_input, number_input, scale_input, share_input
 
 
-def scale_input(name: str, tooltip: str) -> Any:
-    """A widget for a scale, of which 1 is off."""
-    return io.Float.Input(
-        name, default=OWN, min=OWN, max=100.0, step=0.1, tooltip=f"{tooltip} 1 is off. {OWN_TOOLTIP}"
-    )
+def shift_input(name: str, tooltip: str) -> Any:
+    """A widget for the shift of a noise schedule."""
+    return number_input(name, 5.0, (0.01, 100.0), 0.01, tooltip)
 
 
-def share_input(name: str, tooltip: str) -> Any:
-    """A widget for a fraction."""
-    return io.Float.Input(name, default=OWN, min=OWN, max=1.0, step=0.01, tooltip=f"{tooltip} {OWN_TOOLTIP}")
+def threshold_input(name: str, default: float, tooltip: str) -> Any:
+    """A widget for the limit of adaptive projected guidance."""
+    return number_input(name, default, (0.0, 10000.0), 0.1, tooltip)
 
 
 class JovaSampleShift(io.ComfyNode):
@@ -35,22 +31,11 @@ class JovaSampleShift(io.ComfyNode):
             "takes exactly these noise levels; others take other levels. Core's ModelSamplingSD3 moves both and "
             "keeps their ratio.",
             inputs=[
-                io.Model.Input("model", tooltip="A JoVA model."),
-                io.Float.Input(
-                    "shift",
-                    default=5.0,
-                    min=0.01,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Of the picture: above 1 more steps are spent on high noise.",
-                ),
-                io.Float.Input(
+                model_input(),
+                shift_input("shift", "Of the picture: above 1 more steps are spent on high noise."),
+                shift_input(
                     "audio_shift",
-                    default=5.0,
-                    min=0.01,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Of the sound; exact for Euler and every sampler that works on denoised predictions.",
+                    "Of the sound; exact for Euler and every sampler that works on denoised predictions.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="MODEL")],
@@ -77,9 +62,8 @@ class JovaGuider(io.ComfyNode):
             description="Guidance by the text, by the other modality and by voices, for picture and sound apart. For "
             "SamplerCustomAdvanced, with the scheduler `simple`.",
             inputs=[
-                io.Model.Input("model", tooltip="A JoVA model."),
-                io.Conditioning.Input("positive", tooltip="The prompt."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt, best from JoVA Negative Prompt."),
+                model_input(),
+                *conditioning_inputs(", best from JoVA Negative Prompt"),
                 scale_input("cfg", "How much the picture follows the text."),
                 scale_input(
                     "audio_cfg",
@@ -111,25 +95,15 @@ class JovaGuider(io.ComfyNode):
                     "apg",
                     options=["model", "off", "on"],
                     default="model",
-                    tooltip="Adaptive projected "
-                    "guidance: less burnt colours at high cfg. on uses the two limits below, model ignores them.",
+                    tooltip="Adaptive projected guidance: less burnt colours at high cfg. on uses the two limits "
+                    "below, model ignores them.",
                 ),
-                io.Float.Input(
+                threshold_input(
                     "apg_threshold",
-                    default=27.0,
-                    min=0.0,
-                    max=10000.0,
-                    step=0.1,
-                    tooltip="Largest norm of the picture's guidance, 0 for no limit. Waver: 27 at cfg 8.",
+                    27.0,
+                    "Largest norm of the picture's guidance, 0 for no limit. Waver: 27 at cfg 8.",
                 ),
-                io.Float.Input(
-                    "audio_apg_threshold",
-                    default=0.0,
-                    min=0.0,
-                    max=10000.0,
-                    step=0.1,
-                    tooltip="The same for the sound.",
-                ),
+                threshold_input("audio_apg_threshold", 0.0, "The same for the sound."),
             ],
             outputs=[io.Guider.Output(display_name="GUIDER")],
         )

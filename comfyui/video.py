@@ -14,7 +14,16 @@ COMMON_RATE_HZ = 48000  # for sound of a rate that an mp4 does not take
 
 
 class JovaVideo(InputImpl.VideoFromComponents):
-    """Frames and sound that are written at their exact rates, starting together, with a record of their origin."""
+    """Frames and sound that are written at their exact rates, starting together, with a record of their origin.
+
+    Args:
+        components: Of core.
+        record: Of the origin.
+    """
+
+    def __init__(self, components: Any, record: dict[str, Any]) -> None:
+        super().__init__(components)
+        self.record = record
 
     def save_to(
         self,
@@ -31,7 +40,7 @@ class JovaVideo(InputImpl.VideoFromComponents):
             codec: Of core.
             metadata: Prompt and workflow.
         """
-        parts, media, record = self.get_components(), jova("media"), jova("provenance").basic_record()
+        parts, media = self.get_components(), jova("media")
         sound = rate = None
         if parts.audio is not None:
             sound, rate = parts.audio["waveform"][0].numpy(), parts.audio["sample_rate"]
@@ -39,10 +48,18 @@ class JovaVideo(InputImpl.VideoFromComponents):
                 sound, rate = media.resample(sound, rate, COMMON_RATE_HZ), COMMON_RATE_HZ
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "clip.mp4"
-            media.write_video(file, parts.images.numpy(), parts.frame_rate, sound, rate, provenance=record)
+            media.write_video(file, parts.images.numpy(), parts.frame_rate, sound, rate, provenance=self.record)
             InputImpl.VideoFromFile(str(file)).save_to(path, format=format, codec=codec, metadata=metadata)
 
 
-def make_video(frames: Any, sound: dict[str, Any], frame_rate: Fraction) -> JovaVideo:
-    """A VIDEO of IMAGE and AUDIO."""
-    return JovaVideo(Types.VideoComponents(images=frames, audio=sound, frame_rate=frame_rate))
+def make_video(frames: Any, sound: dict[str, Any], frame_rate: Fraction, *, is_recorded: bool) -> JovaVideo:
+    """A VIDEO of IMAGE and AUDIO.
+
+    Args:
+        frames: IMAGE.
+        sound: AUDIO.
+        frame_rate: Exact.
+        is_recorded: Whether some of it was given, and is no model's.
+    """
+    components = Types.VideoComponents(images=frames, audio=sound, frame_rate=frame_rate)
+    return JovaVideo(components, jova("provenance").basic_record(is_recorded=is_recorded))

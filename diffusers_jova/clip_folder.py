@@ -298,7 +298,7 @@ class ClipMaker:
             self._pipeline, self._failure, self._loaded = None, None, key
             try:
                 self._pipeline = load_pipeline(args, choose_device(self.processes.place(args.device)))
-                self.processes.share_rows(self._pipeline)
+                self.processes.share_clip(self._pipeline)
             except ROW_ERRORS as error:
                 self._failure = error.with_traceback(None)  # which would keep what was loaded
         if self._failure is not None:

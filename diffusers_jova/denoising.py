@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .conditions import GivenLatents
 from .guidance import Branch, Guidance, Weights, required_branches
+from .guidance_parallel import BranchSharing
 from .prompt import PromptEmbeds, concatenate_prompts
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .speakers import Speakers
@@ -93,6 +94,7 @@ class JoVADenoiser:
         is_sequential: Whether predictions are made one after the other, to save memory, or in one batch.
         attention_kwargs: Of the transformer.
         generator: Of stochastic solvers.
+        sharing: Processes that share the predictions; None for this one alone.
     """
 
     transformer: Any
@@ -105,6 +107,7 @@ class JoVADenoiser:
     is_sequential: bool = False
     attention_kwargs: dict[str, Any] | None = None
     generator: torch.Generator | list[torch.Generator] | None = None
+    sharing: BranchSharing | None = None
 
     def generates(self, name: str) -> bool:
         """Whether anything of a modality is left to generate."""
@@ -190,18 +193,19 @@ class JoVADenoiser:
         text: TextConditions,
         step: int,
     ) -> dict[str, dict[Branch, Tensor]]:
-        """Velocities by modality and branch, in one batch or one branch after the other."""
+        """Velocities by modality and branch, in one batch or one branch after the other, here or elsewhere."""
         dtype = self.transformer.dtype
         inputs = {name: latents.to(dtype) for name, latents in samples.items()}
         if self.channels is not None and "video" in inputs:
             inputs["video"] = torch.cat([inputs["video"], self.channels.to(dtype)], dim=1)
         velocities: dict[str, dict[Branch, Tensor]] = {name: {} for name in samples}
-        for group in [[branch] for branch in branches] if self.is_sequential else [list(branches)]:
+        own = list(branches) if self.sharing is None else self.sharing.own(branches)
+        for group in [[branch] for branch in own] if self.is_sequential or not own else [own]:
             outputs = self.ask(group, inputs, timesteps, text, step)
             for name, output in zip(MODALITIES, outputs, strict=True):
                 if output is not None:
                     velocities[name].update(zip(group, output.chunk(len(group)), strict=True))
-        return velocities
+        return velocities if self.sharing is None else self.sharing.exchange(branches, velocities, samples)
 
     def ask(
         self,

@@ -26,7 +26,8 @@ from .processes import ALONE, Processes, joined_processes
 def execute(parser: Parser, args: argparse.Namespace) -> None:
     """Make the clips and write them; bad input ends with one sentence, and nothing half-written is left behind."""
     try:
-        with joined_processes(args.device, share_clips=args.context_parallel > 1) as processes:
+        by_guidance = args.guidance_parallel > 1
+        with joined_processes(args.device, args.context_parallel > 1 or by_guidance, by_guidance) as processes:
             all_there = make_all(args, processes)
     except torch.OutOfMemoryError:
         parser.exit(1, f"{parser.prog}: {OUT_OF_MEMORY}\n")
@@ -51,7 +52,7 @@ def generate(args: argparse.Namespace, processes: Processes = ALONE) -> None:
     seed = processes.from_main(lambda: draw_seed(args))
     credentials = read_credentials(args)
     pipeline = load_pipeline(args, device)
-    processes.share_rows(pipeline)
+    processes.share_clip(pipeline)
     check_cost(pipeline, args, arguments)
     if processes.is_main:
         tell_strangers(pipeline, args)

@@ -33,6 +33,7 @@ from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
 from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
+from .guidance_parallel import JoVAGuidanceParallelMixin
 from .joint_transformer import check_attention_kwargs
 from .lora import JoVALoraLoaderMixin
 from .media_arrays import Audio
@@ -70,7 +71,9 @@ from .unread_arguments import ReadingCall, warn_of_unread
 from .video_codec import JoVAVideoCodec
 
 
-class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, JoVALoraLoaderMixin):
+class JoVAPipeline(
+    DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, JoVALoraLoaderMixin, JoVAGuidanceParallelMixin
+):
     """Text, image, voice or video to video with sound.
 
     What is given decides the task: text alone, or with an image, generates both modalities; `audio` that lasts as long
@@ -180,7 +183,8 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
         kwargs["dtype"] = component_dtypes(older_name if given is None else given)
         source = find_model(pretrained_model_name_or_path)
         names, _ = cls._get_signature_keys(cls)
-        with explained_configs(Path(source), [name for name in names if name not in kwargs]):
+        own = sorted(kwargs.keys() - {"dtype"})
+        with explained_configs(Path(source), [name for name in names if name not in kwargs], own):
             made = super().from_pretrained(source, **kwargs)
         check_text_weights({name: part for name, part in made.components.items() if name not in kwargs})
         made.handed_in = frozenset(name for name in made.handed_in if name in kwargs)
@@ -520,6 +524,7 @@ class JoVAPipeline(DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, Jo
             is_sequential=sequential_guidance,
             attention_kwargs=attention_kwargs,
             generator=generator,
+            sharing=self.branch_sharing,
         )
         generated = [name for name in modalities if denoiser.generates(name)]
         check_something_is_generated(generated, list(media.latents))

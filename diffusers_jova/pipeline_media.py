@@ -129,12 +129,14 @@ class JoVAMediaMixin:
     def switch_vae(self, action: str, feature: str) -> None:
         """Call a method of the video VAE such as `enable_tiling`, if it has it."""
         vae = self.video_codec.vae
+        said = f"`vae` must offer {feature}, got a {type(vae).__name__}, which has none; leave this call out"
+        switch = getattr(vae, f"{action}_{feature}", None)
+        if switch is None:
+            raise ValueError(said)
         try:
-            getattr(vae, f"{action}_{feature}")()
-        except (AttributeError, NotImplementedError) as error:
-            raise ValueError(
-                f"`vae` must offer {feature}, got a {type(vae).__name__}, which has none; leave this call out"
-            ) from error
+            switch()
+        except NotImplementedError as error:  # what diffusers' own do where a class has the method and not the feature
+            raise ValueError(said) from error
 
     # 2. What is given besides text
 

@@ -27,13 +27,15 @@ class Processes(NamedTuple):
         rank: Which one this is; 0 plans, writes and reports.
         num_processes: How many there are.
         device: Where this one computes; None leaves it to the user.
-        share_clips: Whether all work on each clip, by context parallelism, or each on its own.
+        share_clips: Whether all work on each clip, or each on its own.
+        share_guidance: Whether on a clip they share the predictions of guidance, or the rows of each prediction.
     """
 
     rank: int = 0
     num_processes: int = 1
     device: str | None = None
     share_clips: bool = False
+    share_guidance: bool = False
 
     @property
     def is_main(self) -> bool:
@@ -73,9 +75,11 @@ class Processes(NamedTuple):
         distributed.all_gather_object(parts, list(items))
         return [item for part in parts for item in part]
 
-    def share_rows(self, pipeline: JoVAPipeline) -> None:
+    def share_clip(self, pipeline: JoVAPipeline) -> None:
         """Let all processes work on each clip of a pipeline, if they are to."""
-        if self.share_clips:
+        if self.share_guidance:
+            pipeline.share_guidance()
+        elif self.share_clips:
             pipeline.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=self.num_processes))
 
 
@@ -83,12 +87,13 @@ ALONE = Processes()
 
 
 @contextmanager
-def joined_processes(device: str | None, share_clips: bool) -> Iterator[Processes]:
+def joined_processes(device: str | None, share_clips: bool, share_guidance: bool = False) -> Iterator[Processes]:
     """Meet the other processes of the run, if it has any.
 
     Args:
         device: That the user asks for; `"cpu"` or none with a GPU connects CPUs.
         share_clips: Whether all processes work on each clip, or each on its own.
+        share_guidance: Whether they share the predictions of guidance there, or the rows of each.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -99,6 +104,6 @@ def joined_processes(device: str | None, share_clips: bool) -> Iterator[Processe
         options["timeout"] = LONGEST_RUN
     state = PartialState(cpu=on_cpu, **options)
     try:
-        yield Processes(state.process_index, state.num_processes, str(state.device), share_clips)
+        yield Processes(state.process_index, state.num_processes, str(state.device), share_clips, share_guidance)
     finally:
         state.destroy_process_group()

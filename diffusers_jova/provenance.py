@@ -45,12 +45,17 @@ GIVEN = (  # arguments that shape a clip and that a record does not hold, but na
 )
 
 
-def basic_record() -> Record:
-    """What is true of every clip that this package writes, where nothing else is known."""
+def basic_record(*, is_recorded: bool = False) -> Record:
+    """What is true of every clip that this package writes, where nothing else is known.
+
+    Args:
+        is_recorded: Whether a given sound or video is part of the clip as it was.
+    """
+    kind = "compositeWithTrainedAlgorithmicMedia" if is_recorded else "trainedAlgorithmicMedia"
     return {
         "generated": True,
         "package": f"diffusers_jova {__version__}",
-        "digital_source_type": SOURCE_TYPES["trainedAlgorithmicMedia"],
+        "digital_source_type": SOURCE_TYPES[kind],
     }
 
 
@@ -78,7 +83,7 @@ def describe_call(
         several; it is None where the noise came from elsewhere, or from a generator that had been used before.
     """
     given = [name for name in GIVEN if getattr(inputs, name) is not None]
-    is_recorded = {"audio", "video"} & set(given)  # comes back in the clip as it was
+    is_recorded = bool({"audio", "video"} & set(given))  # comes back in the clip as it was
     values = {
         **{name: value for name, value in asdict(settings).items() if "prompt" not in name},
         "sigmas": None if sigmas is None else [float(sigma) for sigma in sigmas],
@@ -90,7 +95,7 @@ def describe_call(
         "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
     }
     record = {
-        **basic_record(),
+        **basic_record(is_recorded=is_recorded),
         "model": name_of_source(pipeline.config.get("_name_or_path")),
         "transformer": type(pipeline.transformer).__name__,
         **({} if pipeline.transformer_file is None else {"transformer_file": pipeline.transformer_file}),
@@ -103,8 +108,6 @@ def describe_call(
             if value is not None
         },
     }
-    if is_recorded:
-        record["digital_source_type"] = SOURCE_TYPES["compositeWithTrainedAlgorithmicMedia"]
     texts = {
         "prompt": inputs.prompt,
         "negative_prompt": first_given(inputs.negative_prompt, settings.negative_prompt),

@@ -136,6 +136,7 @@ def add_sharing_arguments(parser: Parser) -> None:
     group("--ray", action="store_true", help="share the rows on a Ray cluster, or start a local one")
     group("--num-processes", type=int, default=1, help="Ray actors that share the rows, each with its own GPU")
     group("--context-parallel", type=int, default=1, metavar="N", help="N processes of torchrun share each clip")
+    group("--guidance-parallel", type=int, default=1, metavar="N", help="or each clip's predictions of guidance")
 
 
 def default_arguments() -> argparse.Namespace:
@@ -167,23 +168,25 @@ def check(args: argparse.Namespace) -> None:
 
 def check_sharing(args: argparse.Namespace) -> None:
     """Refuse numbers of clips or processes that do not fit each other, or the processes that were started."""
-    for option in ("batch_size", "num_processes", "context_parallel"):
+    for option in ("batch_size", "num_processes", "context_parallel", "guidance_parallel"):
         check_count(f"--{option.replace('_', '-')}", getattr(args, option))
-        if option != "context_parallel" and args.prompts is None and getattr(args, option) > 1:
+        if not option.endswith("_parallel") and args.prompts is None and getattr(args, option) > 1:
             raise ValueError(f"`--{option.replace('_', '-')}` must go with `--prompts`, got one clip; leave it out")
     if args.ray and args.prompts is None:
         raise ValueError("`--ray` must go with `--prompts`, got one clip; leave it out")
     if args.num_processes > 1 and not args.ray:
         raise ValueError(f"`--num-processes` must go with `--ray`, got {args.num_processes}; use `torchrun`")
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    if args.ray and max(started, args.context_parallel) > 1:
+    if min(args.context_parallel, args.guidance_parallel) > 1:
+        raise ValueError("`--guidance-parallel` must be used without `--context-parallel`, got both; leave one out")
+    option = "--guidance-parallel" if args.guidance_parallel > 1 else "--context-parallel"
+    number = max(args.context_parallel, args.guidance_parallel)
+    if args.ray and max(started, number) > 1:
+        raise ValueError(f"`--ray` must be used in one process and without `{option}`, got more; leave it out")
+    if number != started and (number > 1 or args.prompts is None):
         raise ValueError(
-            "`--ray` must be used in one process and without `--context-parallel`, got more; leave it out"
-        )
-    if args.context_parallel != started and (args.context_parallel > 1 or args.prompts is None):
-        raise ValueError(
-            f"`--context-parallel` must be the number of processes, got {args.context_parallel} in {started}; start "
-            f"`torchrun --nproc-per-node {max(args.context_parallel, started)} -m jova_cli generate` with as many"
+            f"`{option}` must be the number of processes, got {number} in {started}; start "
+            f"`torchrun --nproc-per-node {max(number, started)} -m jova_cli generate` with as many"
         )
 
 

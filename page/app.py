@@ -188,7 +188,7 @@ class Page:
         watch = StepWatch(args.output.with_name(RUNNING), progress)
         with page_errors(), told_lines() as lines:
             watch.check()
-            arguments = call_arguments(args, lines.append)
+            arguments = self.touched(call_arguments(args, lines.append))
             tell_strangers(self.pipeline, args, lines.append)
             check_cost(self.pipeline, args, arguments, TOO_LARGE)
             weigh_adapters(self.pipeline, args.lora)
@@ -206,6 +206,18 @@ class Page:
                     made.save(args.output.with_name("sound.wav"))
             measured = watch.clock.measure(self.work({**vars(args), "num_frames": num_frames}))
         return Made(lines, measured)
+
+    def touched(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a call, None for a field that stands where the model has it: nobody chose it.
+
+        Beside a given voice or video the number of frames stays: None would be their length.
+        """
+        own = vars(self.pipeline.defaults)
+        kept = {"num_frames"} if {"audio", "video"} & arguments.keys() else set()
+        return {
+            name: None if name in own.keys() - kept and value == own[name] else value
+            for name, value in arguments.items()
+        }
 
     def work(self, values: dict[str, Any]) -> Work:
         """What the time of a clip grows with."""

@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
-import time
+import threading
 import urllib.error
 import urllib.request
 import uuid
@@ -22,6 +22,7 @@ from tests.places import ROOT
 
 
 BOOT_S = 600  # only to end a hang: a loaded machine takes minutes to import everything
+READY = b"To see the GUI go to"  # what it prints once it listens
 RUN_S = 900
 OPTIONS = ("--cpu", "--listen", "127.0.0.1", "--disable-api-nodes")
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10  # kinds of websocket frames
@@ -117,20 +118,31 @@ class Server:
         words += ["--input-directory", str(folder / "input"), "--output-directory", str(folder / "output")]
         words += ["--extra-model-paths-config", str(folder / "places.yaml")]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(words, cwd=comfyui, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        self.is_ready, self.has_spoken = False, threading.Event()
+        self.process = subprocess.Popen(
+            words, cwd=comfyui, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self.listener = threading.Thread(target=self.listen, daemon=True)
+        self.listener.start()
+
+    def listen(self) -> None:
+        """Keep what the server prints, until it ends, and take note when it is ready or ends before that."""
+        assert self.process.stdout is not None
+        with self.process.stdout as lines, self.log.open("wb", buffering=0) as log:
+            for line in lines:
+                log.write(line)
+                if READY in line:
+                    self.is_ready = True
+                    self.has_spoken.set()
+        self.has_spoken.set()
 
     def __enter__(self) -> Self:
-        deadline = time.monotonic() + BOOT_S
-        while True:
-            try:
-                self.get("/system_stats")
-                return self
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    self.process.kill()
-                    raise AssertionError(f"the server did not start\n{self.log.read_text()[-4000:]}") from None
-                time.sleep(0.5)
+        self.has_spoken.wait(BOOT_S)
+        if not self.is_ready:
+            self.process.kill()
+            self.listener.join()
+            raise AssertionError(f"the server did not start\n{self.log.read_text()[-4000:]}")
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
@@ -138,6 +150,8 @@ class Server:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
+        self.listener.join()
 
     def get(self, path: str) -> Any:
         """What the server answers to a question."""
@@ -173,26 +187,17 @@ class Server:
             prompt = self.post("/prompt", {"prompt": graph, "client_id": client})["prompt_id"]
             seen = []
             for event in events.events():
-                seen.append(event)
                 if on_event is not None:
                     on_event(event)
                 data = event.get("data", {})
-                if data.get("prompt_id") != prompt:
-                    continue
-                if event["type"] == "execution_error":
-                    raise PromptError(data)
-                if event["type"] in ("execution_success", "execution_interrupted"):
+                if is_last(event, prompt):  # it comes once the history has the prompt
                     break
+                seen.append(event)
+                if event["type"] == "execution_error" and data.get("prompt_id") == prompt:
+                    raise PromptError(data)
         finally:
             events.close()
-        return {**self.history(prompt), "events": seen, "executed": executed(seen)}
-
-    def history(self, prompt: str) -> dict[str, Any]:
-        """What the server keeps of a prompt."""
-        deadline = time.monotonic() + 30
-        while prompt not in (found := self.get(f"/history/{prompt}")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return found.get(prompt, {})
+        return {**self.get(f"/history/{prompt}")[prompt], "events": seen, "executed": executed(seen)}
 
     def files(self, result: dict[str, Any]) -> list[Path]:
         """The files that the nodes of a graph have written."""
@@ -205,6 +210,12 @@ class Server:
             if isinstance(entry, dict) and "filename" in entry
         ]
         return [self.folder / "output" / entry.get("subfolder", "") / entry["filename"] for entry in entries]
+
+
+def is_last(event: dict[str, Any], prompt: str) -> bool:
+    """Whether nothing of a prompt is executed any more."""
+    data = event.get("data", {})
+    return event["type"] == "executing" and data.get("prompt_id") == prompt and data.get("node") is None
 
 
 def executed(events: list[dict[str, Any]]) -> list[str]:

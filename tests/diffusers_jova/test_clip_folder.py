@@ -312,7 +312,7 @@ def work_with_others(rank: int, ports: list[int], folder: Path, model: Path) -> 
     forget_accelerate()
     os.environ["MASTER_PORT"] = str(ports[1])
     one = ["--prompt", "a dog", "--seed", "1", "--modalities", "audio", "--output", str(folder / "one.wav")]
-    main(["generate", "--model", str(model), "--context-parallel", str(NUM_PROCESSES), *words, *one])
+    main(["generate", "--model", str(model), "--guidance-parallel", str(NUM_PROCESSES), *words, *one])
     forget_accelerate()
     os.environ["MASTER_PORT"] = str(ports[2])
     parallel = ["--context-parallel", str(NUM_PROCESSES)]
@@ -352,9 +352,7 @@ def test_a_full_disk_ends_all_processes_of_a_clip_with_one_sentence(
 ) -> None:
     write_rows(tmp_path / "list.jsonl", [{"prompt": text, "modalities": ["audio"], "num_frames": 33} for text in "ab"])
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    multiprocessing.set_forkserver_preload([__name__])
-    arguments = (store.port, tmp_path, tiny_pipeline_folder)
-    multiprocessing.start_processes(fill_the_disk_together, arguments, nprocs=NUM_PROCESSES, start_method="forkserver")
+    start(fill_the_disk_together, (store.port, tmp_path, tiny_pipeline_folder), NUM_PROCESSES)
     assert [(tmp_path / f"code-{rank}").read_text() for rank in range(NUM_PROCESSES)] == ["2", "0"]
     assert re.search(r"`.*clips/a.*wav` could not be written \(.*\); free", (tmp_path / "said-0").read_text())
     assert not re.search("could not be written|Error", (tmp_path / "said-1").read_text())

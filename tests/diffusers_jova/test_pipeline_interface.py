@@ -434,6 +434,20 @@ def test_a_video_vae_without_tiling_or_slicing_says_so(pipeline: JoVAPipeline, f
         getattr(whole, f"enable_vae_{feature}")()
 
 
+class BrokenVAE(OwnVAE):
+    """One whose own method fails."""
+
+    def enable_tiling(self) -> None:
+        self.tile_sizes.append(1)
+
+
+def test_a_fault_inside_of_a_video_vae_is_not_taken_for_a_missing_feature(pipeline: JoVAPipeline) -> None:
+    config = {name: x for name, x in build_vae().config.items() if not name.startswith("_")}
+    broken = JoVAPipeline.from_pipe(pipeline, vae=BrokenVAE(**config))
+    with pytest.raises(AttributeError, match="tile_sizes"):
+        broken.enable_vae_tiling()
+
+
 # Files
 
 

@@ -120,3 +120,11 @@ def test_loading_refuses_a_hostile_model(
     (folder / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         JoVAPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("name", "value"), [("variant", 5), ("domain", 5)])
+def test_an_argument_that_no_loader_takes_is_named_beside_the_folder(
+    name: str, value: Any, tiny_pipeline_folder: Path
+) -> None:
+    with pytest.raises(ValueError, match=rf"`{name}` and the configs in `.*` must hold .*, got TypeError"):
+        JoVAPipeline.from_pretrained(tiny_pipeline_folder, **{name: value})

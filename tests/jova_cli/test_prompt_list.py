@@ -202,6 +202,12 @@ def test_a_row_has_a_cell_for_each_column(tmp_path: Path) -> None:
             "1",
             r"must be the number of processes, got 2 in 1; start `torchrun --nproc-per-",
         ),
+        (
+            ["--guidance-parallel", "2"],
+            "4",
+            r"`--guidance-parallel` must be the number of processes, got 2 in 4; start",
+        ),
+        (["--guidance-parallel", "2", "--context-parallel", "2"], "2", "must be used without `--context-parallel`"),
         ([], "2", r"`--context-parallel` must be the number of processes, got 1 in 2; start"),
         (
             ["--prompts", "list.jsonl", "--context-parallel", "2"],

@@ -278,6 +278,14 @@ def test_an_own_voice_and_a_first_frame_are_used_and_what_is_left_out_is_told(us
     assert "are cut" in said
 
 
+def test_a_setting_that_nobody_touched_is_not_told_to_be_unused(user: Client) -> None:
+    alone = {**SHORT, "modalities": ["audio"]}
+    *_, said = user.predict(**alone, api_name="/generate")
+    assert said == ""
+    *_, said = user.predict(**alone, height=32, api_name="/generate")
+    assert said == "`Height` is not used: video takes no part"
+
+
 def test_the_mouth_mask_of_a_clip_is_shown_by_its_boxes(user: Client, tmp_path: Path) -> None:
     drawn = make_clip(3, subject="speaker", num_frames=33)
     media.write_video(tmp_path / "a.mp4", drawn.frames, FRAME_RATE, drawn.waveform, drawn.sampling_rate)
