@@ -1,0 +1,290 @@
+"""What only the class of two towers has; `test_transformer_jova.py` holds all classes to the same properties."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffusers_jova import JoVADualTowerTransformer3DModel
+from diffusers_jova.aligned_fusion import audio_windows, interpolation
+from diffusers_jova.conversion import dual_tower, mova, ovi, uniavgen
+from diffusers_jova.conversion.checkpoint import from_state_dict
+from diffusers_jova.conversion.output import Parameter, check_fits
+from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
+from tests.places import PARITY, needs_references
+from tests.rounding import relative_error
+
+
+MOVA = PARITY / "mova"
+UNIAVGEN = PARITY / "uniavgen"
+# The originals take the sines of the timestep in float64, diffusers in float32, see `test_transformer_jova_wan.py`;
+# these networks make up to 5e-6 of it, the smallest mistake in a fusion makes 2e-4.
+SINUSOID_ERROR = 2e-5
+MOVA_CALLS = (
+    *("coupled", "uncoupled", "a2v", "v2a", "scale_0.5", "negative", "negative_uncoupled"),
+    *("low_noise", "fps_16", "fps_25"),
+)
+HEAD_DIMS = {"tiny": 128, "mini": 12}
+UNIAVGEN_CASES = {  # how the calls of the original differ from `coupled=True`
+    "joint": {},
+    "uncoupled": {"coupled": False},
+    "a2v_only": {"coupled": "a2v"},
+    "v2a_only": {"coupled": "v2a"},
+    "negative": {"coupled": False, "skip_layers": [1]},
+    "skip_layer_1_coupled": {"skip_layers": [1]},
+    "skip_layer_2_coupled": {"skip_layers": [2]},
+    "task_reference_voice": {"coupled": "a2v"},
+    "task_reference_voice_coupled": {},
+    "task_a2v": {"coupled": "a2v"},
+    "task_a2v_short": {"coupled": "a2v"},
+    "task_v2a": {"coupled": "v2a"},
+    "continuation_video_2_coupled": {},
+}
+
+
+def weights_of(path: Path) -> dict[str, Tensor]:
+    return {name: tensor.float() for name, tensor in load_file(path).items()}
+
+
+def converted(config: Mapping[str, Any], found: list[Parameter]) -> JoVADualTowerTransformer3DModel:
+    model = JoVADualTowerTransformer3DModel(**config)
+    model.load_state_dict({parameter.name: parameter.make() for parameter in found})
+    return model.eval()
+
+
+# The originals' numbers
+
+
+@needs_references
+@pytest.mark.numeric
+@torch.no_grad()
+def test_a_converted_ovi_computes_what_the_original_computes() -> None:
+    stored = load_file(PARITY / "ovi_fusion_tiny.safetensors")
+    weights = {name[3:]: tensor.float() for name, tensor in stored.items() if name.startswith("sd.")}
+    model = converted(*ovi.convert_fused(from_state_dict(weights)))
+    clean = stored["in.t"][:, None].repeat(1, 3)
+    clean[:, 0] = 0
+    arguments = (stored["in.vid"], stored["in.audio"], stored["in.context"], clean, stored["in.t"])
+    output = model(*arguments, frame_rate=24.0, audio_latent_rate_hz=31.25)
+    assert relative_error(output.sample, stored["out.video_fp32"]) < SINUSOID_ERROR
+    assert relative_error(output.audio_sample, stored["out.audio_fp32"]) < SINUSOID_ERROR
+    alone = model(*arguments, frame_rate=24.0, audio_latent_rate_hz=31.25, coupled=False)
+    assert relative_error(alone.sample, output.sample) > 0.01
+
+
+def mova_model(size: str, expert: str = "video_dit") -> JoVADualTowerTransformer3DModel:
+    weights = weights_of(MOVA / f"dual_tower_{size}.safetensors")
+    if expert != "video_dit":  # as the README of the references says
+        weights = {
+            name.replace("video_dit.", "video_dit_2."): tensor.flip(-1) if name.startswith("video_dit.") else tensor
+            for name, tensor in weights.items()
+        }
+    return converted(*mova.convert_transformer(from_state_dict(weights), expert, HEAD_DIMS[size]))
+
+
+def mova_arguments(stored: Mapping[str, Tensor]) -> dict[str, Any]:
+    mask, image = stored["in.condition"].split([4, 16], dim=1)
+    return {
+        "hidden_states": torch.cat([stored["in.latents"], image, mask], dim=1),
+        "audio_hidden_states": stored["in.audio_latents"].mT,
+        "encoder_hidden_states": stored["in.text"],
+        "timestep": stored["in.coupled.timestep"],
+        "audio_timestep": stored["in.coupled.audio_timestep"],
+        "frame_rate": 24.0,
+        "audio_latent_rate_hz": 50.0,
+        "return_dict": False,
+    }
+
+
+@needs_references
+@pytest.mark.numeric
+@pytest.mark.parametrize("size", HEAD_DIMS)
+@torch.no_grad()
+def test_a_converted_mova_computes_what_the_original_computes(size: str) -> None:
+    stored = load_file(MOVA / f"dual_tower_{size}_io.safetensors")
+    calls = json.loads((MOVA / f"dual_tower_{size}.json").read_text())["calls"]
+    experts = {name: mova_model(size, name) for name in mova.EXPERTS}
+    assert set(calls) == set(MOVA_CALLS)
+    for name, call in calls.items():
+        scales = [call.get("scale", 1.0) * call.get(direction, 1.0) for direction in ("a2v", "v2a")]
+        arguments = mova_arguments(stored) | {
+            "encoder_hidden_states": stored[f"in.{call['text']}"],
+            "timestep": stored[f"in.{name}.timestep"],
+            "audio_timestep": stored[f"in.{name}.audio_timestep"],
+            "frame_rate": call["frame_rate"],
+        }
+        model = experts[call["expert"].split()[0]]
+        video, audio = model(**arguments, fusion_scale=tuple(scales))
+        assert relative_error(video, stored[f"out.{name}.video"]) < SINUSOID_ERROR, name
+        assert relative_error(audio.mT, stored[f"out.{name}.audio"]) < SINUSOID_ERROR, name
+    batch = {
+        key: value.expand(4, *value.shape[1:]) if isinstance(value, Tensor) else value
+        for key, value in mova_arguments(stored).items()
+    }
+    coupled = [True, False, "a2v", "v2a"]
+    video, audio = experts["video_dit"](**batch, coupled=coupled)
+    for index, name in enumerate(("coupled", "uncoupled", "a2v", "v2a")):
+        assert relative_error(video[index : index + 1], stored[f"out.{name}.video"]) < SINUSOID_ERROR
+        assert relative_error(audio[index : index + 1].mT, stored[f"out.{name}.audio"]) < SINUSOID_ERROR
+
+
+def uniavgen_parts() -> tuple[JoVADualTowerTransformer3DModel, JoVASpokenTextEncoder]:
+    checkpoint = from_state_dict(weights_of(UNIAVGEN / "tiny.safetensors"))
+    config, found = uniavgen.convert_text_encoder(checkpoint)
+    encoder = JoVASpokenTextEncoder(**config)
+    encoder.load_state_dict({parameter.name: parameter.make() for parameter in found})
+    return converted(*uniavgen.convert_transformer(checkpoint)), encoder.eval()
+
+
+def uniavgen_arguments(name: str, stored: Mapping[str, Tensor], encoder: JoVASpokenTextEncoder) -> dict[str, Any]:
+    case = json.loads((UNIAVGEN / "forward.json").read_text())["cases"][name]
+
+    def given(what: str) -> Tensor:
+        return stored.get(f"{name}.{what}", stored[f"base.{what}"] if f"base.{what}" in stored else torch.empty(0))
+
+    video, audio = given("video").clone(), given("audio").clone()
+    num_video, num_audio = case["video_cond"], case["audio_cond"]
+    has_own_video = case["given_video"] != "reference_image"
+    video[:, :num_video] = given("given_video" if has_own_video else "reference_image")[:, :num_video]
+    audio[:num_audio] = given("given_audio")[:num_audio] if num_audio else audio[:0]
+    timestep = torch.full((1, video.shape[1]), case["timestep"])
+    timestep[:, :num_video] = 0
+    text = torch.zeros(1, 16, 32)
+    text[0, : len(given("video_text"))] = given("video_text")
+    return {
+        "hidden_states": video[None],
+        "audio_hidden_states": audio[None],
+        "encoder_hidden_states": text,
+        "timestep": timestep,
+        "audio_timestep": torch.full((1,), 0.0 if num_audio else case["timestep"]),
+        "audio_encoder_hidden_states": encoder(given("audio_text_ids")),
+        "reference_hidden_states": given("reference_image")[None] if has_own_video else None,
+        "audio_reference_hidden_states": given("reference_audio")[None] if case["reference_audio"] else None,
+        "frame_rate": 16.0,
+        "audio_latent_rate_hz": 100.0,
+        **UNIAVGEN_CASES[name],
+    }
+
+
+@needs_references
+@pytest.mark.numeric
+@torch.no_grad()
+def test_a_converted_uniavgen_computes_what_the_original_computes() -> None:
+    stored = load_file(UNIAVGEN / "forward.safetensors")
+    model, encoder = uniavgen_parts()
+    for name in UNIAVGEN_CASES:
+        output = model(**uniavgen_arguments(name, stored, encoder))
+        assert relative_error(output.sample[0], stored[f"{name}.video_velocity"][:, 1:]) < SINUSOID_ERROR, name
+        assert relative_error(output.audio_sample[0], stored[f"{name}.audio_velocity"]) < SINUSOID_ERROR, name
+
+
+@needs_references
+@pytest.mark.numeric
+@torch.no_grad()
+def test_the_face_masks_of_uniavgen_are_those_of_the_original_coupled_or_not() -> None:
+    stored = load_file(UNIAVGEN / "forward.safetensors")
+    model, encoder = uniavgen_parts()
+    arguments = uniavgen_arguments("joint", stored, encoder)
+    masks = model(**arguments, return_face_masks=True).face_masks
+    assert masks.shape == (1, 2, 4, 4, 3)
+    for index in range(2):
+        assert relative_error(masks[0, index].flatten(), stored[f"joint.trace.face_mask.{index}"].flatten()) < 2e-5
+    first = model(**{**arguments, "coupled": False}, return_face_masks=True).face_masks[:, 0]
+    torch.testing.assert_close(first, masks[:, 0])  # in front of the first fusion nothing is coupled
+
+
+@needs_references
+@pytest.mark.numeric
+@torch.no_grad()
+def test_the_encoder_of_spoken_text_computes_what_the_original_computes() -> None:
+    stored = load_file(UNIAVGEN / "speech_text.safetensors")
+    model, encoder = uniavgen_parts()
+    cases = [name.removesuffix(".ids") for name in stored if name.endswith(".ids")]
+    assert len(cases) == 5
+    for case in cases:
+        features = encoder(stored[f"{case}.ids"])
+        assert relative_error(features, stored[f"{case}.features"]) < 1e-5
+        projected = model.audio.condition_embedder.text_embedder(features)
+        assert relative_error(projected, stored[f"{case}.projected"]) < 1e-5
+
+
+@needs_references
+def test_windows_and_interpolation_are_those_of_the_original() -> None:
+    stored = load_file(UNIAVGEN / "aligners.safetensors")
+    lengths = {name.split(".")[1] for name in stored if name.startswith("window.")}
+    assert len(lengths) == 10
+    for text in lengths:
+        num_audio, num_frames = (int(part) for part in text.split("x"))
+        assert torch.equal(torch.tensor(audio_windows(num_audio, num_frames, 4)), stored[f"window.{text}"].long())
+        table = f"interpolation.{text}."
+        if f"{table}lower" not in stored:
+            continue
+        lower, upper, share = (torch.tensor(part) for part in interpolation(num_audio, num_frames, 4))
+        is_last = stored[f"{table}weight_lower"] + stored[f"{table}weight_upper"] > 1.5
+        assert torch.equal(lower == num_frames, is_last)
+        assert torch.equal(lower.clamp(max=num_frames - 1), stored[f"{table}lower"].long())
+        assert torch.equal(upper.clamp(max=num_frames - 1), stored[f"{table}upper"].long())
+        torch.testing.assert_close(share[~is_last].float(), stored[f"{table}weight_upper"][~is_last])
+
+
+# Full size
+
+
+def key_list(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    names = [line.split(maxsplit=1) for line in lines]
+    with torch.device("meta"):
+        return {
+            prefix + name: torch.empty([int(size) for size in shape[1 : shape.index(")")].split(",") if size.strip()])
+            for name, shape in names
+        }
+
+
+def num_parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@needs_references
+def test_the_key_lists_of_the_releases_fit_with_nothing_left_over() -> None:
+    folders = ("video_dit", "audio_dit", "dual_tower_bridge")
+    lists = [key_list(MOVA / "keys" / f"{folder}.txt", f"{folder}.") for folder in folders]
+    config, found = mova.convert_transformer(
+        from_state_dict({name: one for part in lists for name, one in part.items()})
+    )
+    model = dual_tower.build(config)
+    check_fits(found, model)
+    assert num_parameters(model) == 14_288_901_184 + 1_419_193_472 + 2_659_737_600
+
+    config, found = ovi.convert_fused(from_state_dict(key_list(PARITY / "keys" / "ovi_fusion_11b.txt")))
+    model = dual_tower.build(config)
+    check_fits(found, model)
+    assert num_parameters(model) == 11_660_753_108
+
+    checkpoint = from_state_dict(key_list(UNIAVGEN / "keys_uniavgen_7b.txt"))
+    config, found = uniavgen.convert_transformer(checkpoint)
+    model = dual_tower.build(config)
+    check_fits(found, model)
+    encoder_config, encoder_found = uniavgen.convert_text_encoder(checkpoint)
+    with torch.device("meta"):
+        encoder = JoVASpokenTextEncoder(**encoder_config)
+    check_fits(encoder_found, encoder)
+    padding = 1536  # of batches of unequal length
+    assert num_parameters(model) + num_parameters(encoder) + padding == 7_056_424_223
+
+
+@needs_references
+@pytest.mark.parametrize("family", ["mova", "ovi", "uniavgen"])
+def test_an_unknown_key_is_refused(family: str) -> None:
+    path, prefix, convert = {
+        "mova": (MOVA / "dual_tower_mini.safetensors", "", lambda one: mova.convert_transformer(one, head_dim=12)),
+        "ovi": (PARITY / "ovi_fusion_tiny.safetensors", "sd.", ovi.convert_fused),
+        "uniavgen": (UNIAVGEN / "tiny.safetensors", "", uniavgen.convert_transformer),
+    }[family]
+    weights = {name[len(prefix) :]: one for name, one in load_file(path).items() if name.startswith(prefix)}
+    with pytest.raises(ValueError, match=r"1 tensors that no rule knows: `blocks\.0\.new`"):
+        convert(from_state_dict(weights | {"blocks.0.new": torch.zeros(1)}))
