@@ -11,7 +11,7 @@ LyCORIS            lycoris_, or one of the others          self_attn_q, lokr_w1,
 =================  ======================================  ====================================================
 
 Modules have the names of our transformers, of Wan, or of diffusers' Wan; the latter two mean the video tower of a
-`JoVAWanTransformer3DModel`.
+`JoVAWanTransformer3DModel` or a `JoVADualTowerTransformer3DModel`.
 """
 
 import re
@@ -48,7 +48,7 @@ COMPOUNDS = (  # parts of module names that hold an underscore themselves
     *("to_q", "to_k", "to_v", "to_out", "norm_q", "norm_k", "k_img", "v_img", "add_k_proj", "add_v_proj"),
     *("condition_embedder", "text_embedder", "time_embedder", "image_embedder", "linear_1", "linear_2", "time_proj"),
     *("patch_embedding", "text_embedding", "time_embedding", "time_projection", "img_emb", "proj_out"),
-    *("speaker_embedding", "out_norm", "position_embedding"),
+    *("speaker_embedding", "out_norm", "position_embedding", "mask_head"),
 )
 WORD = re.compile(  # a stream in front of its text embedding is no text stream
     rf"(?:(?:video|audio)(?=_text_embedding)|{'|'.join(sorted(COMPOUNDS, key=len, reverse=True))}|[^_]+)(?:_|$)"

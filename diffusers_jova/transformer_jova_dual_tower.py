@@ -219,7 +219,7 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
 
     _no_split_modules = ["JoVADualTowerTransformerBlock", "JoVAWanConditionEmbedder"]
     _repeated_blocks = ["JoVADualTowerTransformerBlock"]
-    _keep_in_fp32_modules = ["time_embedder", "scale_shift_table", "norm2", "norm_kv"]
+    _keep_in_fp32_modules = ["time_embedder", "scale_shift_table", "norm2"]
     _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "norm", "proj_out"]
     # Media rows are padded and split where they are embedded and gathered at their head; text stays whole everywhere.
     _cp_plan = {
