@@ -40,6 +40,7 @@ from .joint_transformer import (
     describe_arguments,
 )
 from .modulation import modulated_norm
+from .number_arguments import finite_number
 from .reference_rows import ClipRows, JoVAUpdatedRows, with_references
 from .temporal_rope import JoVARotaryPosEmbed, TemporalAlignment, media_positions
 from .tower_fusion import OTHER, JoVABridge, JoVATextCross, Readers, readers_of
@@ -58,7 +59,9 @@ from .wan_tower import (
 )
 
 
+LOW_NOISE = "video_low"  # owner of the weights of a second video tower
 TowerFusion = Literal["bridge", "aligned", "text_cross"]
+TIMESTEPS = 1000  # timestep of sigma 1
 FUSIONS = {"bridge": JoVABridge, "aligned": JoVAAlignedFusion, "text_cross": JoVATextCross}
 
 
@@ -66,6 +69,7 @@ class BlockContext(NamedTuple):
     """What every block reads besides the packed rows; dictionaries hold the modalities that are present.
 
     Args:
+        owner: Tower that serves the modality in this step.
         num_rows: Rows on this device.
         noise: Noise levels.
         text: Text.
@@ -79,6 +83,7 @@ class BlockContext(NamedTuple):
         returns_face_mask: Whether blocks with a face mask return it beside the rows.
     """
 
+    owner: dict[str, str]
     num_rows: dict[str, int]
     noise: dict[str, NoiseCondition]
     text: dict[str, TextCondition]
@@ -145,32 +150,34 @@ class JoVADualTowerTransformerBlock(nn.Module):
 
     def attend_and_feed(self, rows: dict[str, Tensor], context: BlockContext) -> dict[str, Tensor]:
         """Wan's block of every tower that is present and as deep, [B, L, D] in and out."""
-        names = [name for name in rows if name in self.attn1.streams]
-        modulation = {name: self.modulation[name](context.noise[name]) for name in names}
+        owner = {name: context.owner[name] for name in rows if context.owner[name] in self.attn1.streams}
+        modulation = {name: self.modulation[tower](context.noise[name]) for name, tower in owner.items()}
 
         # 1. Self-attention; values are spread over rows where they are used, because six of them are large
         normed = {}
-        for name in names:
+        for name, tower in owner.items():
             mod, noise = modulation[name], context.noise[name]
             shift, scale = noise.at_rows(mod.attn_shift), noise.at_rows(mod.attn_scale)
-            normed[name] = modulated_norm(rows[name], shift, scale, self.eps)
-        attended = self.attn1(normed, context.rotary_emb, context.attention_mask) if names else ()
+            normed[tower] = modulated_norm(rows[name], shift, scale, self.eps)
+        rotary_emb = {tower: context.rotary_emb[name] for name, tower in owner.items()}
+        masks = {tower: context.attention_mask[name] for name, tower in owner.items()}
+        attended = self.attn1(normed, rotary_emb, masks) if owner else ()
         attended_rows = {
             name: gated_sum(rows[name], context.noise[name].at_rows(modulation[name].attn_gate), attention)
-            for name, attention in zip(names, per_stream(attended), strict=True)
+            for name, attention in zip(owner, per_stream(attended), strict=True)
         }
 
         # 2. Attention to text and feed-forward network
         outputs = {}
         for name, x in attended_rows.items():
-            mod, noise, text = modulation[name], context.noise[name], context.text[name]
+            mod, noise, text, tower = modulation[name], context.noise[name], context.text[name], owner[name]
             read_more = None
             if self.fusion_kind == "text_cross" and OTHER[name] in attended_rows:  # which no fusion has updated
                 read_more = partial(self.fusion, name, attended_rows[OTHER[name]], context)
             rotary_embs = context.text_rotary_embs.get(name)
-            x = x + self.attn2[name](self.norm2[name](x), text.rows, text.mask, rotary_embs, read_more)
+            x = x + self.attn2[tower](self.norm2[tower](x), text.rows, text.mask, rotary_embs, read_more)
             ff_input = modulated_norm(x, noise.at_rows(mod.ff_shift), noise.at_rows(mod.ff_scale), self.eps)
-            outputs[name] = gated_sum(x, noise.at_rows(mod.ff_gate), self.ffn[name](ff_input))
+            outputs[name] = gated_sum(x, noise.at_rows(mod.ff_gate), self.ffn[tower](ff_input))
         return outputs
 
 
@@ -214,6 +221,8 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         rope_theta: Base of the rotary frequencies.
         temporal_alignment: How positions in the audio tower follow from the audio index; see `audio_positions`.
         temporal_compression_ratio: Frames per video latent of the video VAE, after its first.
+        boundary: Noise level of the video, sigma, below which a second video tower takes the place of the first, as in
+            MOVA (0.9); audio tower and fusion serve both. None for one video tower.
         eps: Epsilon of all norms.
     """
 
@@ -264,12 +273,14 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         rope_theta: float = 10000.0,
         temporal_alignment: TemporalAlignment = "none",
         temporal_compression_ratio: int = 4,
+        boundary: float | None = None,
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.check_sizes()
         check_positions(rope_axes_dim, attention_head_dim, temporal_alignment)
         check_positions(audio_rope_axes_dim, attention_head_dim, temporal_alignment, "audio_rope_axes_dim")
+        check_boundary(boundary)
         check_fusion(fusion, fusion_layers, min(num_layers, audio_num_layers))
         towers = {
             "video": Tower(num_attention_heads * attention_head_dim, num_attention_heads, ffn_dim, num_layers),
@@ -281,20 +292,24 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
             ),
         }
         self.dims = {name: tower.dim for name, tower in towers.items()}
+        if boundary is not None:
+            towers[LOW_NOISE] = towers["video"]
+            ends = {f"{LOW_NOISE}.{end}": self._cp_plan[f"video.{end}"] for end in ("patch_embedding", "proj_out")}
+            self._cp_plan = self._cp_plan | ends
 
         # 1. Embeddings and heads
-        patch_embeddings = {
-            "video": JoVAWanPatchEmbedding(in_channels, self.dims["video"], kernel_size=patch_size, stride=patch_size),
-            "audio": audio_patch_embedding(audio_embedding, audio_in_channels, self.dims["audio"]),
-        }
-        embedders = {
-            "video": JoVAWanConditionEmbedder(freq_dim, text_dim, self.dims["video"]),
-            "audio": JoVAWanConditionEmbedder(freq_dim, audio_text_dim, self.dims["audio"], audio_text_embedding),
-        }
-        out_features = {"video": out_channels * math.prod(patch_size), "audio": audio_in_channels}
-        for name, dim in self.dims.items():
-            ends = JoVAWanEnds(patch_embeddings[name], embedders[name], dim, out_features[name], eps)
-            self.add_module(name, ends)
+        for name in towers:
+            dim = towers[name].dim
+            patch_embedding: nn.Module
+            if name == "audio":
+                patch_embedding = audio_patch_embedding(audio_embedding, audio_in_channels, dim)
+                embedder = JoVAWanConditionEmbedder(freq_dim, audio_text_dim, dim, audio_text_embedding)
+                out_features = audio_in_channels
+            else:
+                patch_embedding = JoVAWanPatchEmbedding(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+                embedder = JoVAWanConditionEmbedder(freq_dim, text_dim, dim)
+                out_features = out_channels * math.prod(patch_size)
+            self.add_module(name, JoVAWanEnds(patch_embedding, embedder, dim, out_features, eps))
         self.row_levels = JoVARowLevels()
         self.updated_rows = JoVAUpdatedRows()
         self.rope = JoVARotaryPosEmbed(rope_axes_dim, rope_theta)
@@ -378,12 +393,13 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         self.check_face_masks(return_face_masks, inputs)
         references = {"video": reference_hidden_states, "audio": audio_reference_hidden_states}
         whole, clip = with_references(inputs, references, self.config.fusion)
+        owner = self.owners(inputs)
 
         # 1. Embed each modality; with context parallelism its rows are a shard from here on
-        rows = {name: getattr(self, name).patch_embedding(part.latents) for name, part in whole.items()}
+        rows = {name: getattr(self, owner[name]).patch_embedding(part.latents) for name, part in whole.items()}
         rates_hz = (frame_rate, audio_latent_rate_hz)
         readers = readers_of(coupled, fusion_scale, next(iter(rows.values())).shape[0])
-        context = self.context(whole, clip, rows, readers if len(rows) > 1 else {}, rates_hz, return_face_masks)
+        context = self.context(whole, clip, owner, rows, readers if len(rows) > 1 else {}, rates_hz, return_face_masks)
         packed = pack(rows, math.gcd(*self.dims.values()))
 
         # 2. Blocks
@@ -401,7 +417,7 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
 
         # 3. Heads
         velocities = {
-            name: clip[name].cut(getattr(self, name)(part, context.noise[name]))
+            name: clip[name].cut(getattr(self, owner[name])(part, context.noise[name]))
             for name, part in unpack(packed, context.num_rows, self.dims).items()
         }
         output = self.join_outputs(velocities, inputs, return_dict)
@@ -417,6 +433,7 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         self,
         inputs: Mapping[str, ModalityInput],
         clip: dict[str, ClipRows],
+        owner: dict[str, str],
         rows: Mapping[str, Tensor],
         readers: dict[str, Readers],
         rates_hz: tuple[float, float],
@@ -428,11 +445,12 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         rotary_emb = {name: self.rotate(name, part.grid, rates_hz, device) for name, part in inputs.items()}
         noise, text, text_rotary_embs = {}, {}, {}
         for name, part in inputs.items():
-            noise[name], text[name] = self.condition(name, part)
+            noise[name], text[name] = self.condition(owner[name], part)
             if name == "audio" and self.config.audio_text_rotates:
                 indices = media_positions("audio", (text[name].rows.shape[1],), "none", *rates_hz, 1, device)
                 text_rotary_embs[name] = rotary_emb[name], self.text_rope(indices)
         return BlockContext(
+            owner=owner,
             num_rows={name: part.shape[1] for name, part in rows.items()},
             noise=noise,
             text=text,
@@ -457,10 +475,25 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
             returns_face_mask=returns_face_mask,
         )
 
-    def condition(self, modality: str, part: ModalityInput) -> tuple[NoiseCondition, TextCondition]:
-        """Embed what the blocks read besides the rows of a modality."""
+    def owners(self, inputs: Mapping[str, ModalityInput]) -> dict[str, str]:
+        """Towers that serve a step; of two video towers the noisiest latent decides, of all samples alike."""
+        owner = {name: name for name in inputs}
+        boundary = self.config.boundary
+        if boundary is None or "video" not in inputs:
+            return owner
+        timestep = inputs["video"].timestep.reshape(len(inputs["video"].timestep), -1).amax(1)
+        is_high = (timestep >= TIMESTEPS * boundary).tolist()
+        if any(is_high) and not all(is_high):
+            raise ValueError(
+                f"`timestep` must lie on one side of {TIMESTEPS * boundary:g} for all samples, where the other video "
+                f"tower begins, got {timestep.tolist()}; divide the batch"
+            )
+        return owner if all(is_high) else owner | {"video": LOW_NOISE}
+
+    def condition(self, tower: str, part: ModalityInput) -> tuple[NoiseCondition, TextCondition]:
+        """Embed what the blocks read besides the rows of a tower."""
         levels = part.timestep if part.timestep.ndim == 2 else part.timestep[:, None]  # [B, N]
-        temb, modulation, text = getattr(self, modality).condition_embedder(levels, part.text.features_1)
+        temb, modulation, text = getattr(self, tower).condition_embedder(levels, part.text.features_1)
         text_mask = None if part.text.mask is None else part.text.mask.bool()[:, None, None]
         noise = NoiseCondition(temb, modulation, self.row_levels(part.timestep, part.grid))
         return noise, TextCondition(text, text_mask)
@@ -524,6 +557,12 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
                 "`return_face_masks` must go without a cache and without context parallelism, got one of them; "
                 "they are for training"
             )
+
+
+def check_boundary(boundary: float | None) -> None:
+    """Refuse a noise level that leaves one of two video towers without work."""
+    if boundary is not None and not 0 < finite_number("boundary", boundary, "MOVA has 0.9") < 1:
+        raise ValueError(f"`boundary` must lie between 0 and 1, got {boundary:g}; None is one video tower")
 
 
 def check_fusion(fusion: str, fusion_layers: Sequence[int] | None, num_common_layers: int) -> None:

@@ -116,6 +116,8 @@ class JoVAWanConditionEmbedder(nn.Module):
 
     def __init__(self, freq_dim: int, text_dim: int, dim: int, text_embedding: str = "mlp") -> None:
         super().__init__()
+        if text_embedding not in ("mlp", "linear"):
+            raise ValueError(f"`audio_text_embedding` must be 'mlp' or 'linear', got {text_embedding!r}")
         self.timesteps_proj = Timesteps(num_channels=freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedder = TimestepEmbedding(freq_dim, dim)
         self.time_proj = nn.Linear(dim, 6 * dim)

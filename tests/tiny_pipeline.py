@@ -138,7 +138,7 @@ def build_dual_tower(
     with torch.no_grad():
         for parameter in transformer.parameters():
             if not parameter.any():
-                parameter.normal_(std=0.2)
+                parameter.normal_(std=0.05)
     return transformer.eval()
 
 

@@ -16,8 +16,9 @@ from diffusers_jova.conversion import dual_tower, mova, ovi, uniavgen
 from diffusers_jova.conversion.checkpoint import from_state_dict
 from diffusers_jova.conversion.output import Parameter, check_fits
 from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
-from tests.places import PARITY, needs_references
+from tests.places import CARDS, PARITY, needs_references
 from tests.rounding import relative_error
+from tests.tiny_pipeline import DUAL_TOWER_CONFIG, DUAL_TOWERS, build_dual_tower
 
 
 MOVA = PARITY / "mova"
@@ -131,6 +132,26 @@ def test_a_converted_mova_computes_what_the_original_computes(size: str) -> None
     for index, name in enumerate(("coupled", "uncoupled", "a2v", "v2a")):
         assert relative_error(video[index : index + 1], stored[f"out.{name}.video"]) < SINUSOID_ERROR
         assert relative_error(audio[index : index + 1].mT, stored[f"out.{name}.audio"]) < SINUSOID_ERROR
+
+
+@needs_references
+@pytest.mark.numeric
+@pytest.mark.parametrize("ending", [".weight", ".default.weight", ""])
+def test_a_converted_adapter_of_mova_changes_what_it_changes_there(ending: str) -> None:
+    stored = load_file(MOVA / "dual_tower_mini_io.safetensors")
+    adapter = load_file(MOVA / "lora_mini.safetensors")
+    results = {name: adapter.pop(f"out.{name}") for name in ("video", "audio")}
+    tensors = {name.removesuffix(".weight") + ending: tensor.float() for name, tensor in adapter.items()}
+    found = mova.convert_adapter(from_state_dict(tensors), alpha=6.0, head_dim=12)
+    model = mova_model("mini")
+    model.load_lora_adapter({one.name: one.make() for one in found})
+    with torch.no_grad():
+        video, audio = model(**mova_arguments(stored))
+    assert relative_error(video, results["video"]) < SINUSOID_ERROR
+    assert relative_error(audio.mT, results["audio"]) < SINUSOID_ERROR
+    tensors["video_dit.blocks.0.new.lora_A.weight"] = torch.zeros(3, 36)
+    with pytest.raises(ValueError, match=r"1 tensors that no rule knows: `video_dit\.blocks\.0\.new\.lora_A"):
+        mova.convert_adapter(from_state_dict(tensors), alpha=6.0, head_dim=12)
 
 
 def uniavgen_parts() -> tuple[JoVADualTowerTransformer3DModel, JoVASpokenTextEncoder]:
@@ -249,6 +270,13 @@ def num_parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def assert_is_card(name: str, model: Any) -> None:
+    stored = json.loads((CARDS / name / "transformer" / "config.json").read_text())
+    values = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    del stored["_diffusers_version"]
+    assert stored == json.loads(json.dumps(values)) | {"_class_name": "JoVADualTowerTransformer3DModel"}
+
+
 @needs_references
 def test_the_key_lists_of_the_releases_fit_with_nothing_left_over() -> None:
     folders = ("video_dit", "audio_dit", "dual_tower_bridge")
@@ -259,6 +287,8 @@ def test_the_key_lists_of_the_releases_fit_with_nothing_left_over() -> None:
     model = dual_tower.build(config)
     check_fits(found, model)
     assert num_parameters(model) == 14_288_901_184 + 1_419_193_472 + 2_659_737_600
+    assert_is_card("mova-720p", model)
+    assert_is_card("mova-360p", model)
 
     config, found = ovi.convert_fused(from_state_dict(key_list(PARITY / "keys" / "ovi_fusion_11b.txt")))
     model = dual_tower.build(config)
@@ -269,6 +299,7 @@ def test_the_key_lists_of_the_releases_fit_with_nothing_left_over() -> None:
     config, found = uniavgen.convert_transformer(checkpoint)
     model = dual_tower.build(config)
     check_fits(found, model)
+    assert_is_card("uniavgen", model)
     encoder_config, encoder_found = uniavgen.convert_text_encoder(checkpoint)
     with torch.device("meta"):
         encoder = JoVASpokenTextEncoder(**encoder_config)
@@ -288,3 +319,195 @@ def test_an_unknown_key_is_refused(family: str) -> None:
     weights = {name[len(prefix) :]: one for name, one in load_file(path).items() if name.startswith(prefix)}
     with pytest.raises(ValueError, match=r"1 tensors that no rule knows: `blocks\.0\.new`"):
         convert(from_state_dict(weights | {"blocks.0.new": torch.zeros(1)}))
+
+
+# Two experts
+
+
+def test_the_timestep_of_the_video_chooses_the_tower_of_a_whole_step() -> None:
+    model, single = build_dual_tower(boundary=0.9), build_dual_tower()
+    high, low = (tiny_arguments() | {"timestep": torch.full((2,), time)} for time in (900.0, 899.5))
+    weights = model.state_dict()
+    assert {name for name in weights if "video_low" not in name} == set(single.state_dict())
+    with torch.no_grad():
+        outputs = {}
+        for owner, arguments in (("video", high), ("video_low", low)):
+            low_names = {name: low_noise_name(name) for name in single.state_dict()}
+            tower = {name: weights[other if owner == "video_low" else name] for name, other in low_names.items()}
+            single.load_state_dict(tower)
+            outputs[owner] = model(**arguments)
+            for one, other in zip(outputs[owner], single(**arguments), strict=True):
+                assert torch.equal(one, other)
+        assert relative_error(outputs["video_low"][0], outputs["video"][0]) > 0.1
+        given = high | {"timestep": torch.tensor([[0.0, 950.0, 950.0]] * 2)}  # a given frame chooses nothing
+        given["audio_timestep"] = torch.full((2,), 950.0)
+        other_low = {name: value + 1 if "video_low" in name else value for name, value in weights.items()}
+        before = model(**given)
+        model.load_state_dict(other_low)
+        for one, other in zip(model(**given), before, strict=True):
+            assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="`timestep` must lie on one side of 900 for all samples"):
+        model(**high | {"timestep": torch.tensor([950.0, 100.0])})
+
+
+def low_noise_name(name: str) -> str:
+    """Name of a parameter of the video tower in the tower for low noise; those of audio and fusion stay."""
+    if "fusion" in name:
+        return name
+    return ".".join("video_low" if part == "video" else part for part in name.split("."))
+
+
+@needs_references
+@pytest.mark.numeric
+@torch.no_grad()
+def test_a_converted_mova_with_both_experts_holds_audio_and_bridge_once() -> None:
+    weights = weights_of(MOVA / "dual_tower_mini.safetensors")
+    high = {name: tensor for name, tensor in weights.items() if name.startswith("video_dit.")}
+    low = {name.replace("video_dit.", "video_dit_2."): tensor.flip(-1) for name, tensor in high.items()}
+    model = converted(*mova.convert_transformer(from_state_dict(weights | low), head_dim=12))
+    assert model.config.boundary == 0.9
+    assert num_parameters(model) == sum(tensor.numel() for tensor in (*weights.values(), *low.values()))
+    stored = load_file(MOVA / "dual_tower_mini_io.safetensors")
+    for name in ("coupled", "low_noise"):
+        times = {key: stored[f"in.{name}.{key}"] for key in ("timestep", "audio_timestep")}
+        video, audio = model(**mova_arguments(stored) | times)
+        assert relative_error(video, stored[f"out.{name}.video"]) < SINUSOID_ERROR
+        assert relative_error(audio.mT, stored[f"out.{name}.audio"]) < SINUSOID_ERROR
+
+
+# Arguments of one fusion, errors
+
+
+def tiny_arguments() -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "hidden_states": torch.randn(2, 16, 3, 4, 4, generator=generator),
+        "audio_hidden_states": torch.randn(2, 8, 4, generator=generator),
+        "encoder_hidden_states": torch.randn(2, 6, 16, generator=generator),
+        "timestep": torch.full((2,), 500.0),
+        "frame_rate": 16.0,
+        "audio_latent_rate_hz": 25.0,
+        "return_dict": False,
+    }
+
+
+@torch.no_grad()
+def test_a_reference_is_read_and_not_predicted() -> None:
+    model, arguments = build_dual_tower("aligned"), tiny_arguments()
+    image, voice = torch.randn(2, 16, 1, 4, 4), torch.randn(2, 5, 4)
+    plain = model(**arguments)
+    copied = model(**arguments, reference_hidden_states=arguments["hidden_states"][:, :, :1])
+    assert relative_error(copied[0], plain[0]) > 1e-4  # clean, where a copy has the timestep of its latent
+    seen = model(**arguments, reference_hidden_states=image)
+    heard = model(**arguments, audio_reference_hidden_states=voice)
+    for outputs in (seen, heard):
+        assert [part.shape for part in outputs] == [part.shape for part in plain]
+    assert relative_error(seen[0], plain[0]) > 1e-3
+    assert relative_error(heard[1], plain[1]) > 1e-3
+    per_latent = model(
+        **arguments | {"audio_timestep": torch.full((2, 8), 500.0)}, audio_reference_hidden_states=voice
+    )
+    for one, other in zip(per_latent, heard, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_what_is_given_is_read_and_not_updated_by_an_aligned_fusion() -> None:
+    model, arguments = build_dual_tower("aligned", num_layers=1, audio_num_layers=1), tiny_arguments()
+    times = {
+        "timestep": torch.tensor([[0.0, 500.0, 500.0]] * 2),
+        "audio_timestep": torch.tensor([[0.0] * 3 + [500.0] * 5] * 2),
+    }
+    together, alone = (model(**arguments | times, coupled=coupled) for coupled in (True, False))
+    torch.testing.assert_close(together[0][:, :, :1], alone[0][:, :, :1], atol=2e-6, rtol=1e-4)
+    torch.testing.assert_close(together[1][:, :3], alone[1][:, :3], atol=2e-6, rtol=1e-4)
+    assert relative_error(together[0][:, :, 1:], alone[0][:, :, 1:]) > 1e-3
+    assert relative_error(together[1][:, 3:], alone[1][:, 3:]) > 1e-3
+
+
+@pytest.mark.parametrize("fusion", DUAL_TOWERS)
+@torch.no_grad()
+def test_a_scale_of_the_fusion_lies_between_coupled_and_not(fusion: str) -> None:
+    model, arguments = build_dual_tower(fusion), tiny_arguments()
+    for scale, coupled in ((0.0, False), (1.0, True), ((1.0, 0.0), "a2v"), ((0.0, 1.0), "v2a")):
+        for one, other in zip(
+            model(**arguments, fusion_scale=scale), model(**arguments, coupled=coupled), strict=True
+        ):
+            torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-4)
+    half, whole = (model(**arguments, fusion_scale=scale) for scale in (0.5, 1.0))
+    assert all(relative_error(one, other) > 1e-4 for one, other in zip(half, whole, strict=True))
+
+
+def test_face_masks_have_gradient_with_checkpointing_and_without() -> None:
+    arguments = tiny_arguments() | {"return_dict": True}
+    gradients = []
+    for checkpointing in (False, True):
+        model = build_dual_tower("aligned")
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        masks = model(**arguments, coupled=False, return_face_masks=True).face_masks
+        assert masks.shape == (2, 1, 3, 2, 2)
+        masks.square().sum().backward()
+        gradients.append(model.blocks[0].fusion.mask_head.proj_out.weight.grad)
+    torch.testing.assert_close(gradients[1], gradients[0])
+    assert gradients[0].any()
+
+
+def test_both_directions_read_what_no_fusion_has_updated() -> None:
+    """What audio reads does not hang on what video reads: the gradient of one step of fusion is that of one way."""
+    for fusion in DUAL_TOWERS:
+        model, arguments = build_dual_tower(fusion, num_layers=1, audio_num_layers=1), tiny_arguments()
+        with torch.no_grad():
+            both, one_way = (model(**arguments, coupled=coupled)[1] for coupled in (True, "v2a"))
+        torch.testing.assert_close(both, one_way, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"fusion": "cross"}, r"`fusion` must be one of \['bridge', 'aligned', 'text_cross'\], got 'cross'"),
+        (
+            {"fusion_layers": (0, 2)},
+            r"`fusion_layers` must be indices of the 2 blocks that both towers have, got \[2\]",
+        ),
+        ({"audio_rope_axes_dim": (4, 4, 2)}, r"`audio_rope_axes_dim` must add up to `attention_head_dim`, 12, got"),
+        ({"audio_num_layers": 0}, "`audio_num_layers` must be at least 1, got 0"),
+        ({"boundary": 900.0}, "`boundary` must lie between 0 and 1, got 900; None is one video tower"),
+        ({"audio_text_embedding": "deep"}, "`audio_text_embedding` must be 'mlp' or 'linear', got 'deep'"),
+    ],
+)
+def test_wrong_configs_are_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        JoVADualTowerTransformer3DModel(**DUAL_TOWER_CONFIG | config)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "arguments", "message"),
+    [
+        ("bridge", {"reference_hidden_states": torch.zeros(2, 16, 1, 4, 4)}, "must go with that modality and a model"),
+        ("bridge", {"return_face_masks": True}, "`return_face_masks` must go with video and a model of `fusion` 'al"),
+        ("bridge", {"skip_layers": [3]}, r"`skip_layers` must be indices of the 3 blocks, got \[3\]"),
+        ("bridge", {"fusion_scale": (1.0,)}, "`fusion_scale` must be a number or a pair of numbers"),
+        ("bridge", {"fusion_scale": float("nan")}, "`fusion_scale` must be finite"),
+        ("bridge", {"coupled": "both", "hidden_states": None}, "`coupled` must be True, False, 'a2v' or 'v2a'"),
+        ("bridge", {"encoder_hidden_states_2": torch.zeros(2, 3, 8)}, "this model has one text encoder"),
+        (
+            "bridge",
+            {"audio_encoder_hidden_states": torch.zeros(2, 3, 8)},
+            "`audio_encoder_hidden_states` must be features of width 16, got 8",
+        ),
+        (
+            "aligned",
+            {"reference_hidden_states": torch.zeros(2, 16, 2, 4, 4)},
+            r"`reference_hidden_states` must be \[2, 16, 1, 4, 4\], got \[2, 16, 2, 4, 4\]",
+        ),
+        (
+            "aligned",
+            {"audio_reference_hidden_states": torch.zeros(2, 5, 3)},
+            r"`audio_reference_hidden_states` must be \[2, R, 4\], got \[2, 5, 3\]",
+        ),
+    ],
+)
+def test_wrong_inputs_are_refused(fusion: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_dual_tower(fusion)(**tiny_arguments() | arguments)
