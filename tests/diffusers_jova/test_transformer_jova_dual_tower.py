@@ -1,6 +1,7 @@
 """What only the class of two towers has; `test_transformer_jova.py` holds all classes to the same properties."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffusers_jova import JoVADualTowerTransformer3DModel
+from diffusers_jova import FlowMatchAudioVideoScheduler, JoVADualTowerTransformer3DModel, PromptEmbeds
 from diffusers_jova.aligned_fusion import audio_windows, interpolation
 from diffusers_jova.conversion import dual_tower, mova, ovi, uniavgen
 from diffusers_jova.conversion.checkpoint import from_state_dict
 from diffusers_jova.conversion.output import Parameter, check_fits
+from diffusers_jova.denoising import JoVADenoiser, TextConditions
+from diffusers_jova.generation_defaults import GenerationDefaults
+from diffusers_jova.reference_rows import ClipRows
 from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
+from diffusers_jova.wan_tower import NoiseCondition
 from tests.places import CARDS, PARITY, needs_references
 from tests.rounding import relative_error
 from tests.tiny_pipeline import DUAL_TOWER_CONFIG, DUAL_TOWERS, build_dual_tower
@@ -235,6 +240,26 @@ def test_the_encoder_of_spoken_text_computes_what_the_original_computes() -> Non
 
 
 @needs_references
+@pytest.mark.numeric
+@pytest.mark.parametrize("sizes", ["81x4x4x3", "47x3x2x5", "10x5x3x2", "31x2x2x2"])
+@torch.no_grad()
+def test_an_aligned_fusion_alone_computes_what_the_original_computes(sizes: str) -> None:
+    stored = load_file(UNIAVGEN / "aligners.safetensors")
+    num_audio, *grid = (int(part) for part in sizes.split("x"))
+    case = {name: stored[f"module.{sizes}.{name}"] for name in ("video", "audio", "temb")}
+    model, _ = uniavgen_parts()
+    fusion = model.blocks[2].fusion
+    clip = {"video": ClipRows(0, math.prod(grid)), "audio": ClipRows(0, num_audio)}
+    alignment = model.alignment(clip, tuple(grid), torch.device("cpu"))
+    noise = NoiseCondition(case["temb"], torch.empty(0), torch.arange(math.prod(grid)))
+    mask = fusion.face_mask(case["video"], noise)
+    seen = fusion.video(case["video"], case["audio"], mask, alignment)
+    heard = fusion.audio(case["audio"], mask * case["video"], alignment)
+    for name, output in (("face_mask", mask), ("a2v_out", seen), ("v2a_out", heard)):
+        assert relative_error(output, stored[f"module.{sizes}.{name}"]) < 1e-5, name
+
+
+@needs_references
 def test_windows_and_interpolation_are_those_of_the_original() -> None:
     stored = load_file(UNIAVGEN / "aligners.safetensors")
     lengths = {name.split(".")[1] for name in stored if name.startswith("window.")}
@@ -350,6 +375,13 @@ def test_the_timestep_of_the_video_chooses_the_tower_of_a_whole_step() -> None:
         model(**high | {"timestep": torch.tensor([950.0, 100.0])})
 
 
+def mova_with_both_experts() -> JoVADualTowerTransformer3DModel:
+    weights = weights_of(MOVA / "dual_tower_mini.safetensors")
+    high = {name: tensor for name, tensor in weights.items() if name.startswith("video_dit.")}
+    low = {name.replace("video_dit.", "video_dit_2."): tensor.flip(-1) for name, tensor in high.items()}
+    return converted(*mova.convert_transformer(from_state_dict(weights | low), head_dim=12))
+
+
 def low_noise_name(name: str) -> str:
     """Name of a parameter of the video tower in the tower for low noise; those of audio and fusion stay."""
     if "fusion" in name:
@@ -361,18 +393,55 @@ def low_noise_name(name: str) -> str:
 @pytest.mark.numeric
 @torch.no_grad()
 def test_a_converted_mova_with_both_experts_holds_audio_and_bridge_once() -> None:
-    weights = weights_of(MOVA / "dual_tower_mini.safetensors")
-    high = {name: tensor for name, tensor in weights.items() if name.startswith("video_dit.")}
-    low = {name.replace("video_dit.", "video_dit_2."): tensor.flip(-1) for name, tensor in high.items()}
-    model = converted(*mova.convert_transformer(from_state_dict(weights | low), head_dim=12))
+    model = mova_with_both_experts()
     assert model.config.boundary == 0.9
-    assert num_parameters(model) == sum(tensor.numel() for tensor in (*weights.values(), *low.values()))
+    weights = weights_of(MOVA / "dual_tower_mini.safetensors")
+    copies = {name: 2 if name.startswith("video_dit.") else 1 for name in weights}
+    assert num_parameters(model) == sum(copies[name] * tensor.numel() for name, tensor in weights.items())
     stored = load_file(MOVA / "dual_tower_mini_io.safetensors")
     for name in ("coupled", "low_noise"):
         times = {key: stored[f"in.{name}.{key}"] for key in ("timestep", "audio_timestep")}
         video, audio = model(**mova_arguments(stored) | times)
         assert relative_error(video, stored[f"out.{name}.video"]) < SINUSOID_ERROR
         assert relative_error(audio.mT, stored[f"out.{name}.audio"]) < SINUSOID_ERROR
+
+
+@needs_references
+@pytest.mark.numeric
+@pytest.mark.parametrize(
+    ("case", "num_steps", "audio_shift", "coupling_scale"),
+    [
+        ("text_cfg_5_steps", 5, 5.0, 1.0),
+        ("text_cfg_6_steps", 6, 5.0, 1.0),
+        ("text_cfg_5_steps_shift_5_1", 5, 1.0, 1.0),
+        ("dual_cfg_5_steps", 5, 5.0, 3.0),
+    ],
+)
+@torch.no_grad()
+def test_both_experts_sample_what_the_original_samples(
+    case: str, num_steps: int, audio_shift: float, coupling_scale: float
+) -> None:
+    stored = load_file(MOVA / "dual_tower_mini_trajectories.safetensors")
+    mask, image = stored["in.condition"].split([4, 16], dim=1)
+    scheduler = FlowMatchAudioVideoScheduler(shift=5.0, audio_shift=audio_shift)
+    scheduler.set_timesteps(num_steps)
+    scheduler.set_begin_index(0)
+    scales = {"guidance_scale": 5.0, "coupling_scale": coupling_scale, "uncoupled_text": "empty"}
+    engine = JoVADenoiser(
+        transformer=mova_with_both_experts(),
+        scheduler=scheduler,
+        guidance=GenerationDefaults(**scales).guidance(),
+        given={},
+        channels=torch.cat([image, mask], dim=1),
+        frame_rate=24.0,
+        audio_latent_rate_hz=50.0,
+    )
+    text = TextConditions(PromptEmbeds(stored["in.text"]), PromptEmbeds(stored["in.negative_text"]))
+    latents = {"video": stored["in.latents"], "audio": stored["in.audio_latents"].mT}
+    for step in range(num_steps):
+        latents = engine.step(step, latents, text)
+    assert relative_error(latents["video"], stored[f"out.{case}.exact.video"]) < 5e-5
+    assert relative_error(latents["audio"].mT, stored[f"out.{case}.exact.audio"]) < 5e-5
 
 
 # Arguments of one fusion, errors
