@@ -29,7 +29,10 @@ from jova_cli.parser import Parser, one_line
 
 
 INDEX = "model_index.json"
-OWN = {"JoVATransformer3DModel", "JoVAWanTransformer3DModel", "FlowMatchAudioVideoScheduler"}
+OWN = {
+    *("JoVATransformer3DModel", "JoVAWanTransformer3DModel", "JoVADualTowerTransformer3DModel"),
+    "FlowMatchAudioVideoScheduler",
+}
 ENCODERS = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel", "qwen2": "Qwen2Model"}  # the half that a prompt needs
 SECOND = ("tokenizer_2", "text_encoder_2")  # a model may have none
 SCHEDULER = "scheduler"

@@ -1,20 +1,33 @@
-"""Ovi's twin towers -> `JoVAWanTransformer3DModel`; its fusion cross-attention has no counterpart and is left out.
+"""Ovi -> `JoVADualTowerTransformer3DModel`, complete, or its towers alone -> `JoVAWanTransformer3DModel`.
 
-Uncoupled, the towers compute what Ovi's compute alone. The joint attention that takes the place of the fusion has no
-parameters of its own and must be trained.
+`convert_fused` keeps the fusion inside the attention to text: the model computes what Ovi computes. `convert_fusion`
+leaves it out: uncoupled, the towers compute what Ovi's compute alone; the joint attention that takes the place of the
+fusion has no parameters of its own and must be trained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from diffusers_jova.conversion.card import OVI, WAN
 from diffusers_jova.conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
+from diffusers_jova.conversion.dual_tower import tower_config
 from diffusers_jova.conversion.output import Options, Parameter, parameters
 from diffusers_jova.conversion.pipeline import Family, guidance_defaults, negative_prompts
 from diffusers_jova.conversion.rules import Move, Rule, plan, prefixed
-from diffusers_jova.conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
+from diffusers_jova.conversion.wan import (
+    ATTENTION,
+    CONDITION,
+    FEED_FORWARD,
+    HEAD,
+    HEAD_DIM,
+    PATCH,
+    model_config,
+    owned,
+    write,
+)
 from diffusers_jova.prompt import PROMPT_TEMPLATE
 
 
@@ -41,6 +54,12 @@ FUSION = (  # Ovi                                     left out
     Rule("cross_attn.pre_attn_norm_fusion.{p}",       ()),
     Rule("cross_attn.norm_k_fusion.weight",           ()),
 )
+FUSED = (  # Ovi                                       JoVATextCrossAttention
+    Rule("cross_attn.k_fusion.{p}",                   "fusion.to_k.{p}"),
+    Rule("cross_attn.v_fusion.{p}",                   "fusion.to_v.{p}"),
+    Rule("cross_attn.pre_attn_norm_fusion.{p}",       "fusion.norm_kv.{p}"),
+    Rule("cross_attn.norm_k_fusion.weight",           "fusion.norm_k.weight"),
+)
 BLOCK = (
     *prefixed(ATTENTION, "self_attn.", "attn1."),
     *prefixed(ATTENTION, "cross_attn.", "attn2."),
@@ -54,20 +73,34 @@ AUDIO_PATCH = (
 # fmt: on
 
 
-def tower_rules(modality: str, fusion: bool) -> list[Rule]:
-    """Table of the `video` or `audio` tower, with or without the fusion tensors that are left out."""
-    block = (*BLOCK, *(FUSION if fusion else ()))
+def tower_rules(modality: str, fusion: Sequence[Rule]) -> list[Rule]:
+    """Table of the `video` or `audio` tower, with the rules of its fusion tensors."""
+    block = (*BLOCK, *fusion)
     patch = PATCH if modality == "video" else AUDIO_PATCH
     rules = [*patch, *CONDITION, *prefixed(block, "blocks.{i}.", "blocks.{i}."), *HEAD]
     return owned(rules, modality)
 
 
-def fusion_rules() -> list[Rule]:
-    """Table of the released fusion checkpoint."""
+def fusion_rules(fusion: Sequence[Rule] = FUSION) -> list[Rule]:
+    """Table of the released checkpoint, by default without its fusion."""
     return [
-        *prefixed(tower_rules("video", fusion=True), "video_model.", ""),
-        *prefixed(tower_rules("audio", fusion=True), "audio_model.", ""),
+        *prefixed(tower_rules("video", fusion), "video_model.", ""),
+        *prefixed(tower_rules("audio", fusion), "audio_model.", ""),
     ]
+
+
+def convert_fused(checkpoint: Checkpoint, head_dim: int = HEAD_DIM) -> tuple[dict[str, Any], list[Parameter]]:
+    """Return config and parameters of both towers with their fusion, which takes every tensor of the checkpoint."""
+    found = parameters(plan(checkpoint, fusion_rules(FUSED)), checkpoint)
+    config = tower_config(found, head_dim)
+    return {
+        **config,
+        "audio_text_dim": config["text_dim"],
+        "audio_embedding": "conv",
+        "audio_rope_axes_dim": config["rope_axes_dim"],
+        "temporal_alignment": AUDIO_POSITION_SCALE,
+        "fusion": "text_cross",
+    }, found
 
 
 def convert_fusion(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Parameter], list[str]]:

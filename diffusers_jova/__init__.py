@@ -20,8 +20,10 @@ from .prompt import JoVAPrompt, PromptEmbeds
 from .registration import register
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .transformer_jova import JoVATransformer3DModel, JoVATransformerBlock
-from .transformer_jova_wan import JoVAWanCrossAttnProcessor, JoVAWanTransformer3DModel, JoVAWanTransformerBlock
+from .transformer_jova_dual_tower import JoVADualTowerTransformer3DModel, JoVADualTowerTransformerBlock
+from .transformer_jova_wan import JoVAWanTransformer3DModel, JoVAWanTransformerBlock
 from .video_codec import JoVAVideoCodec
+from .wan_tower import JoVAWanCrossAttnProcessor
 
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "FlowMatchAudioVideoScheduler",
     "Guidance",
     "JoVAAudioCodec",
+    "JoVADualTowerTransformer3DModel",
+    "JoVADualTowerTransformerBlock",
     "JoVAJointAttnProcessor",
     "JoVALoraLoaderMixin",
     "JoVAPipeline",
@@ -49,9 +53,14 @@ __all__ = [
 ]
 
 register(
-    components=(JoVATransformer3DModel, JoVAWanTransformer3DModel, FlowMatchAudioVideoScheduler),
+    components=(
+        JoVATransformer3DModel,
+        JoVAWanTransformer3DModel,
+        JoVADualTowerTransformer3DModel,
+        FlowMatchAudioVideoScheduler,
+    ),
     pipelines=(JoVAPipeline,),
-    blocks=(JoVATransformerBlock, JoVAWanTransformerBlock),
+    blocks=(JoVATransformerBlock, JoVAWanTransformerBlock, JoVADualTowerTransformerBlock),
 )
 
 

@@ -11,7 +11,7 @@ LyCORIS            lycoris_, or one of the others          self_attn_q, lokr_w1,
 =================  ======================================  ====================================================
 
 Modules have the names of our transformers, of Wan, or of diffusers' Wan; the latter two mean the video tower of a
-`JoVAWanTransformer3DModel`.
+`JoVAWanTransformer3DModel` or a `JoVADualTowerTransformer3DModel`.
 """
 
 import re
@@ -23,7 +23,8 @@ PREFIXES = {"diffusers": "transformer.", "peft": "base_model.model.", "comfy": "
 UNDERSCORED = ("lora_unet_", "lora_transformer_", "lycoris_")  # behind them an underscore stands for every dot
 KNOWN_PREFIXES = (*PREFIXES.values(), "model.diffusion_model.", "pipe.dit.", *UNDERSCORED)
 ROOTS = (  # first parts of the names of modules, for keys without a prefix
-    *("blocks", "transformer_blocks", "single_transformer_blocks", "embed", "head", "video", "audio", "shared"),
+    *("blocks", "transformer_blocks", "single_transformer_blocks", "embed", "head"),
+    *("video", "video_low", "audio", "shared"),
     *("patch_embedding", "text_embedding", "time_embedding", "time_projection", "img_emb"),  # of Wan
     *("condition_embedder", "proj_out", "speaker_embedding"),  # of diffusers' Wan, of NAVA
 )
@@ -48,7 +49,7 @@ COMPOUNDS = (  # parts of module names that hold an underscore themselves
     *("to_q", "to_k", "to_v", "to_out", "norm_q", "norm_k", "k_img", "v_img", "add_k_proj", "add_v_proj"),
     *("condition_embedder", "text_embedder", "time_embedder", "image_embedder", "linear_1", "linear_2", "time_proj"),
     *("patch_embedding", "text_embedding", "time_embedding", "time_projection", "img_emb", "proj_out"),
-    *("speaker_embedding", "out_norm", "position_embedding"),
+    *("speaker_embedding", "out_norm", "position_embedding", "mask_head", "video_low"),
 )
 WORD = re.compile(  # a stream in front of its text embedding is no text stream
     rf"(?:(?:video|audio)(?=_text_embedding)|{'|'.join(sorted(COMPOUNDS, key=len, reverse=True))}|[^_]+)(?:_|$)"

@@ -9,6 +9,7 @@ The gradient of a parameter is the sum of its gradients on all devices, where ea
 Letters in shapes: B batch, L rows on this device, R devices that share the rows, H heads, K head dimension.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,6 +101,12 @@ def heads_to_rows(heads: Tensor, group: distributed.ProcessGroup) -> Tensor:
     return SeqAllToAllDim.apply(group, heads, 1, 2)
 
 
+def gather_rows(rows: Tensor, group: distributed.ProcessGroup) -> Tensor:
+    """A shard of the rows [B, L, D] to all rows on every device, [B, R * L, D]; gradients go back to the shards."""
+    copies = rows[:, :, None].expand(-1, -1, distributed.get_world_size(group), -1).contiguous()
+    return rows_to_heads(copies, group)[:, :, 0]
+
+
 class RowPadding(ModelHook):
     """Pads what a module returns, in front of the hook of diffusers that splits it.
 
@@ -141,7 +148,7 @@ class JoVAContextParallelMixin:
         context = context_parallel(config)
         if context is None or self._parallel_config is not None:
             return super().enable_parallelism(config=config)  # type: ignore[misc]
-        check_heads(context, self.config.num_attention_heads)
+        check_heads(context, num_common_heads(self.config))
         check_ring(context, self)
         check_cache(self._cache_config)
         if not context.ring_anything:
@@ -188,6 +195,12 @@ class JoVAContextParallelMixin:
         return resolved
 
 
+def num_common_heads(config: Mapping[str, Any]) -> int:
+    """Heads of the model; of two towers the number whose divisors divide the heads of both."""
+    heads: int = config["num_attention_heads"]
+    return math.gcd(heads, config.get("audio_num_attention_heads", heads))
+
+
 def check_heads(config: ContextParallelConfig, num_heads: int) -> None:
     """Refuse devices that cannot share the heads."""
     degree = config.ulysses_degree
@@ -195,6 +208,16 @@ def check_heads(config: ContextParallelConfig, num_heads: int) -> None:
         allowed = [size for size in range(2, num_heads + 1) if num_heads % size == 0]
         raise ValueError(
             f"`ulysses_degree` must divide the {num_heads} attention heads, got {degree}; use one of {allowed}"
+        )
+
+
+def check_whole_rows(config: Any) -> None:
+    """Refuse devices that do not trade rows for heads, where attention reads parts of streams by their indices."""
+    context = context_parallel(config)
+    if context is not None and (context.ring_degree > 1 or context.ulysses_anything):
+        raise ValueError(
+            f"`ring_degree` must be 1 and `ulysses_anything` False for an aligned fusion, got {context.ring_degree} "
+            f"and {context.ulysses_anything}; use `ulysses_degree`"
         )
 
 

@@ -81,11 +81,32 @@ def per_stream(attended: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (attended,) if isinstance(attended, Tensor) else attended
 
 
-class JoVAJointAttnProcessor:
-    """Eq. 4 and the two fusion variants of Fig. 4, on any attention backend of diffusers."""
+class JoVARowAttnProcessor:
+    """Softmax attention between rows that devices may share, on any attention backend of diffusers."""
 
     _attention_backend = None
     _parallel_config = None
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Softmax attention of queries [B, Lq, H, K] to keys and values [B, Lk, H, K]; mask bool [B, R, 1, Lk]."""
+        group = ulysses_group(self._parallel_config)
+        if group is not None:  # here, because diffusers' own has no gradient where Lq and Lk differ
+            query, key, value = (rows_to_heads(part, group) for part in (query, key, value))
+        attended = dispatch_attention_fn(
+            query,
+            key,
+            value,
+            attn_mask=None
+            if attention_mask is None
+            else attention_mask.flatten(1)[:, None, None],  # [B, 1, 1, R * Lk]
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config if group is None else None,
+        )
+        return attended if group is None else heads_to_rows(attended, group)
+
+
+class JoVAJointAttnProcessor(JoVARowAttnProcessor):
+    """Eq. 4 and the two fusion variants of Fig. 4."""
 
     def __call__(
         self,
@@ -114,23 +135,6 @@ class JoVAJointAttnProcessor:
         return tuple(
             attn.weights_of(name).to_out[0](rows) for name, rows in zip(streams, rows_of_streams, strict=True)
         )
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Softmax attention of queries [B, Lq, H, K] to keys and values [B, Lk, H, K]; mask bool [B, R, 1, Lk]."""
-        group = ulysses_group(self._parallel_config)
-        if group is not None:  # here, because diffusers' own has no gradient where Lq and Lk differ
-            query, key, value = (rows_to_heads(part, group) for part in (query, key, value))
-        attended = dispatch_attention_fn(
-            query,
-            key,
-            value,
-            attn_mask=None
-            if attention_mask is None
-            else attention_mask.flatten(1)[:, None, None],  # [B, 1, 1, R * Lk]
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config if group is None else None,
-        )
-        return attended if group is None else heads_to_rows(attended, group)
 
     def attend_coupled(
         self,
@@ -228,17 +232,24 @@ class JoVAStreamProjections(nn.Module):
         eps: Epsilon of the norms.
         norm_dim: Channels that are normed together: `head_dim` for a norm per head, all of them as in Wan.
         has_cross: Whether a linear layer for the cross term exists (Fig. 4 b); it starts at zero.
+        kv_dim: Width of the rows that are read; None for D.
     """
 
     def __init__(
-        self, dim: int, heads: int, head_dim: int, eps: float, norm_dim: int, has_cross: bool = False
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        eps: float,
+        norm_dim: int,
+        has_cross: bool = False,
+        kv_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.norm_dim = norm_dim
         self.to_q = nn.Linear(dim, heads * head_dim)
-        self.to_k = nn.Linear(dim, heads * head_dim)
-        self.to_v = nn.Linear(dim, heads * head_dim)
+        self.to_k = nn.Linear(kv_dim or dim, heads * head_dim)
+        self.to_v = nn.Linear(kv_dim or dim, heads * head_dim)
         self.norm_q = JoVARMSNorm(norm_dim, eps=eps)
         self.norm_k = JoVARMSNorm(norm_dim, eps=eps)
         self.to_out = nn.ModuleList([nn.Linear(heads * head_dim, dim)])
@@ -258,14 +269,19 @@ class JoVAStreamProjections(nn.Module):
 
     def normed_heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Norm queries and keys and split the heads: [B, L, H * K] to [B, L, H, K] each."""
-        query = self.norm_q(query.unflatten(-1, (-1, self.norm_dim))).flatten(-2)
-        key = self.norm_k(key.unflatten(-1, (-1, self.norm_dim))).flatten(-2)
-        query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in (query, key, value))
-        return query, key, value
+        query, key = (
+            normed_heads(norm, part, self.head_dim) for norm, part in ((self.norm_q, query), (self.norm_k, key))
+        )
+        return query, key, value.unflatten(-1, (-1, self.head_dim))
 
     def fuse(self) -> None:
         """Replace the three input projections by one."""
         self.to_qkv = concatenated_linear([self.to_q, self.to_k, self.to_v])
+
+
+def normed_heads(norm: JoVARMSNorm, rows: Tensor, head_dim: int) -> Tensor:
+    """Norm queries or keys, per head or over the full width, and split the heads: [..., H * K] to [..., H, K]."""
+    return norm(rows.unflatten(-1, (-1, norm.normalized_shape[0]))).flatten(-2).unflatten(-1, (-1, head_dim))
 
 
 def check_unadapted(layers: Sequence[nn.Module]) -> None:
@@ -296,7 +312,28 @@ def concatenated_linear(layers: Sequence[nn.Linear]) -> nn.Linear:
     return joined
 
 
-class JoVAJointAttention(nn.Module, AttentionModuleMixin):
+class JoVAStreamAttention(nn.Module, AttentionModuleMixin):
+    """Attention of several streams, each with projections of its own name; subclasses add these."""
+
+    streams: tuple[str, ...]
+    use_bias = True
+    is_cross_attention = False
+
+    def fuse_projections(self) -> None:
+        """Compute queries, keys and values of each stream by one product."""
+        for name in self.streams:
+            getattr(self, name).fuse()
+        self.fused_projections = True
+
+    def unfuse_projections(self) -> None:
+        """Return to separate projections; the weights never left."""
+        for name in self.streams:
+            if hasattr(getattr(self, name), "to_qkv"):
+                del getattr(self, name).to_qkv
+        self.fused_projections = False
+
+
+class JoVAJointAttention(JoVAStreamAttention):
     """The only place where modalities meet.
 
     Args:
@@ -327,8 +364,6 @@ class JoVAJointAttention(nn.Module, AttentionModuleMixin):
         super().__init__()
         self.heads = heads
         self.head_dim = head_dim
-        self.use_bias = True
-        self.is_cross_attention = False
         self.fusion = fusion
         self.streams = tuple(streams)
         norm_dim = heads * head_dim if norms_full_width else head_dim
@@ -363,16 +398,3 @@ class JoVAJointAttention(nn.Module, AttentionModuleMixin):
         """Projections of a stream, its own or the shared ones."""
         projections: JoVAStreamProjections = getattr(self, "shared" if "shared" in self.streams else stream)
         return projections
-
-    def fuse_projections(self) -> None:
-        """Compute queries, keys and values of each stream by one product."""
-        for name in self.streams:
-            getattr(self, name).fuse()
-        self.fused_projections = True
-
-    def unfuse_projections(self) -> None:
-        """Return to separate projections; the weights never left."""
-        for name in self.streams:
-            if hasattr(getattr(self, name), "to_qkv"):
-                del getattr(self, name).to_qkv
-        self.fused_projections = False

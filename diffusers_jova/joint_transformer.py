@@ -32,6 +32,7 @@ BLOCK_COUNTS = ("num_layers", "num_single_layers")
 SIZES = (  # of a config, from 1 on
     *("in_channels", "out_channels", "audio_in_channels", "num_attention_heads", "attention_head_dim", "ffn_dim"),
     *("text_dim", "freq_dim", "temporal_compression_ratio", "audio_position_table_size"),
+    *("audio_num_layers", "audio_num_attention_heads", "audio_ffn_dim", "audio_text_dim"),
 )
 ARGUMENTS = {
     "hidden_states": "Video latents [B, in_channels, F, H, W], or None.",
@@ -58,10 +59,13 @@ class JoVATransformerOutput(BaseOutput):
     Args:
         sample: Video velocity [B, C, F, H, W]; None where no video was given.
         audio_sample: Audio velocity [B, L, C]; None where no audio was given.
+        face_masks: Shares of a face per row in every block that has a mask, [B, blocks, F, height, width] in [0, 1];
+            None where they were not asked for.
     """
 
     sample: Tensor | None = None
     audio_sample: Tensor | None = None
+    face_masks: Tensor | None = None
 
 
 class TextInput(NamedTuple):
@@ -230,11 +234,14 @@ def check_attention_kwargs(attention_kwargs: Any) -> None:
 
 
 def check_positions(
-    rope_axes_dim: Sequence[int], attention_head_dim: int, temporal_alignment: TemporalAlignment
+    rope_axes_dim: Sequence[int],
+    attention_head_dim: int,
+    temporal_alignment: TemporalAlignment,
+    name: str = "rope_axes_dim",
 ) -> None:
     """Refuse settings by which positions cannot rotate the channels of a head."""
     if sum(rope_axes_dim) != attention_head_dim:
         raise ValueError(
-            f"`rope_axes_dim` must add up to `attention_head_dim`, {attention_head_dim}, got {list(rope_axes_dim)}"
+            f"`{name}` must add up to `attention_head_dim`, {attention_head_dim}, got {list(rope_axes_dim)}"
         )
     check_alignment(temporal_alignment)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 ATTENTION = r"(?:.*\.)?attn1?"  # the attention in which the modalities meet, as `re.fullmatch` finds it
 BLOCK = r"[^.]*blocks\.\d+"
-HEAD = r"(?:.*\.)?proj_out"  # of video and of audio
+HEAD = r"(?:\w+\.){1,2}proj_out"  # of video and of audio
 SHARED = "shared"  # name of a module that is called for one modality after the other
 REFUSED = {
     FasterCacheConfig: "which rebuilds the prediction without the prompt for the picture and not for the sound",

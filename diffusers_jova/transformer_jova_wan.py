@@ -19,8 +19,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
-from diffusers.models.attention import AttentionModuleMixin, FeedForward
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention import FeedForward
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
@@ -30,10 +29,7 @@ from .joint_attention import (
     Coupling,
     CouplingRun,
     JoVAJointAttention,
-    JoVAStreamProjections,
     StreamLengths,
-    check_unadapted,
-    concatenated_linear,
     coupling_runs,
     per_stream,
 )
@@ -45,7 +41,7 @@ from .joint_transformer import (
     check_positions,
     describe_arguments,
 )
-from .modulation import Modulation, modulated_norm, select_level
+from .modulation import modulated_norm
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
@@ -58,40 +54,19 @@ from .wan_embeddings import (
     Voices,
     audio_patch_embedding,
 )
+from .wan_tower import (
+    JoVARowLevels,
+    JoVAWanCrossAttention,
+    JoVAWanEnds,
+    JoVAWanModulation,
+    NoiseCondition,
+    TextCondition,
+    gated_sum,
+)
 
 
 SharedPart = Literal["condition_embedder", "attention", "feed_forward", "modulation"]
 BLOCK_PARTS = get_args(SharedPart)[1:]
-
-
-class TextCondition(NamedTuple):
-    """Embedded text of one modality.
-
-    Args:
-        rows: Rows [B, S, D].
-        mask: Bool [B, 1, 1, S], False for padding; None where every row is read.
-    """
-
-    rows: Tensor
-    mask: Tensor | None
-
-
-class NoiseCondition(NamedTuple):
-    """Embedded timesteps of one modality.
-
-    Args:
-        temb: One embedding per distinct noise level, [B, N, D].
-        modulation: Their projection for the blocks, [B, N, 6, D].
-        level: Index of the noise level of each row, [L].
-    """
-
-    temb: Tensor
-    modulation: Tensor
-    level: Tensor
-
-    def at_rows(self, values: Tensor) -> Tensor:
-        """Values per noise level [B, N, D] at the rows: [B, L, D], or [B, 1, D] if there is one level."""
-        return select_level(values, self.level)
 
 
 class BlockContext(NamedTuple):
@@ -128,129 +103,6 @@ class PerModality(nn.ModuleDict):
     def of(self, modality: str) -> nn.Module:
         """The module that serves a modality."""
         return self[modality] if modality in self else self["shared"]
-
-
-def gated_sum(hidden_states: Tensor, gate: Tensor, update: Tensor) -> Tensor:
-    """Rows plus gate times update in float32, [B, L, D]; the number format of the rows stays."""
-    return torch.addcmul(hidden_states.float(), gate.float(), update.float()).type_as(hidden_states)
-
-
-class JoVARowLevels(nn.Module):
-    """Index of the noise level of each row; a module, because context parallelism splits the outputs of modules."""
-
-    def forward(self, timestep: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Levels [L] of the rows on a grid: all 0 for timesteps [B], one per latent for timesteps [B, N]."""
-        latent = torch.arange(grid[0], device=timestep.device).repeat_interleave(math.prod(grid[1:]))
-        return latent if timestep.ndim == 2 else torch.zeros_like(latent)
-
-
-class JoVAWanEnds(nn.Module):
-    """What one modality owns in front of the blocks and behind them; called, it is the head.
-
-    Args:
-        patch_embedding: Latents to rows [B, L, D].
-        condition_embedder: Of timesteps and text; None if both modalities share one.
-        dim: Model width D.
-        out_features: Values that the head predicts per row.
-        eps: Epsilon of the norm.
-    """
-
-    def __init__(
-        self,
-        patch_embedding: nn.Module,
-        condition_embedder: JoVAWanConditionEmbedder | None,
-        dim: int,
-        out_features: int,
-        eps: float,
-    ) -> None:
-        super().__init__()
-        self.eps = eps
-        self.patch_embedding = patch_embedding
-        if condition_embedder is not None:
-            self.condition_embedder = condition_embedder
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
-        self.proj_out = nn.Linear(dim, out_features)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
-
-    def forward(self, rows: Tensor, noise: NoiseCondition) -> Tensor:
-        """Modulated norm and projection: rows [B, L, D] to velocities [B, L, out_features]."""
-        modulation = self.scale_shift_table.float() + noise.temb.float()[:, :, None]  # [B, N, 2, D]
-        shift, scale = (noise.at_rows(part) for part in modulation.unbind(2))
-        return self.proj_out(modulated_norm(rows, shift, scale, self.eps))
-
-
-class JoVAWanModulation(nn.Module):
-    """A block's own addition to the projected timesteps: six values of width D per noise level."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
-
-    def forward(self, noise: NoiseCondition) -> Modulation:
-        """Shift, scale and gate of both halves of a block per noise level, [B, N, D] each, float32."""
-        return Modulation(*(self.scale_shift_table.float() + noise.modulation.float()).unbind(2))
-
-
-class JoVAWanCrossAttnProcessor:
-    """Cross-attention to text on any attention backend of diffusers; text is whole on every device."""
-
-    _attention_backend = None
-    _parallel_config = None
-
-    def __call__(
-        self, attn: "JoVAWanCrossAttention", hidden_states: Tensor, text: Tensor, attention_mask: Tensor | None = None
-    ) -> Tensor:
-        """See `JoVAWanCrossAttention.forward`."""
-        query, key, value = attn.project_both(hidden_states, text)
-        read = dispatch_attention_fn(query, key, value, attn_mask=attention_mask, backend=self._attention_backend)
-        return attn.to_out[0](read.flatten(2))
-
-
-class JoVAWanCrossAttention(JoVAStreamProjections, AttentionModuleMixin):
-    """Rows of a modality read the text; queries and keys are normed over the full width.
-
-    Args:
-        dim: Model width D.
-        heads: Attention heads.
-        head_dim: Channels of one head.
-        eps: Epsilon of the query and key norms.
-    """
-
-    _default_processor_cls = JoVAWanCrossAttnProcessor
-    _available_processors = [JoVAWanCrossAttnProcessor]
-    processor: JoVAWanCrossAttnProcessor
-
-    def __init__(self, dim: int, heads: int, head_dim: int, eps: float) -> None:
-        super().__init__(dim, heads, head_dim, eps, norm_dim=heads * head_dim)
-        self.heads = heads
-        self.use_bias = True
-        self.is_cross_attention = True
-        self.processor = JoVAWanCrossAttnProcessor()
-
-    def forward(self, hidden_states: Tensor, text: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Rows [B, L, D] read text rows [B, S, D], those that a bool mask [B, 1, 1, S] leaves; [B, L, D]."""
-        return self.processor(self, hidden_states, text, attention_mask)
-
-    def project_both(self, hidden_states: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed queries of rows [B, L, D], normed keys and values of text [B, S, D]; heads split."""
-        if hasattr(self, "to_kv"):
-            check_unadapted([self.to_k, self.to_v])
-            key, value = self.to_kv(text).chunk(2, dim=-1)
-        else:
-            key, value = self.to_k(text), self.to_v(text)
-        return self.normed_heads(self.to_q(hidden_states), key, value)
-
-    def fuse_projections(self) -> None:
-        """Compute keys and values by one product."""
-        self.to_kv = concatenated_linear([self.to_k, self.to_v])
-        self.fused_projections = True
-
-    def unfuse_projections(self) -> None:
-        """Return to separate projections; the weights never left."""
-        if hasattr(self, "to_kv"):
-            del self.to_kv
-        self.fused_projections = False
 
 
 class JoVAWanTransformerBlock(nn.Module):

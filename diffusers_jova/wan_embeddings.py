@@ -53,11 +53,13 @@ class JoVAConvFeedForward(nn.Module):
 
 
 def audio_patch_embedding(kind: str, in_channels: int, dim: int) -> nn.Module:
-    """Audio latents [B, L, C] to rows [B, L, D], by a linear layer or by the convolutions of Ovi and NAVA."""
-    if kind not in ("linear", "conv"):
-        raise ValueError(f"`audio_embedding` must be 'linear' or 'conv', got {kind!r}")
+    """Audio latents [B, L, C] to rows [B, L, D]: one linear layer, UniAVGen's two, or convolutions as in Ovi, NAVA."""
+    if kind not in ("linear", "mlp", "conv"):
+        raise ValueError(f"`audio_embedding` must be 'linear', 'mlp' or 'conv', got {kind!r}")
     if kind == "linear":
         return nn.Linear(in_channels, dim)
+    if kind == "mlp":
+        return nn.Sequential(nn.Linear(in_channels, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
     return nn.Sequential(JoVARowConv1d(in_channels, dim, bias=True), nn.SiLU(), JoVAConvFeedForward(dim))
 
 
@@ -109,14 +111,21 @@ class JoVAWanConditionEmbedder(nn.Module):
         freq_dim: Width of the sinusoidal embedding of a timestep.
         text_dim: Width of the text encoder's features.
         dim: Model width D.
+        text_embedding: `"mlp"`, two layers as in Wan, or `"linear"`, one without a bias.
     """
 
-    def __init__(self, freq_dim: int, text_dim: int, dim: int) -> None:
+    def __init__(self, freq_dim: int, text_dim: int, dim: int, text_embedding: str = "mlp") -> None:
         super().__init__()
+        if text_embedding not in ("mlp", "linear"):
+            raise ValueError(f"`audio_text_embedding` must be 'mlp' or 'linear', got {text_embedding!r}")
         self.timesteps_proj = Timesteps(num_channels=freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedder = TimestepEmbedding(freq_dim, dim)
         self.time_proj = nn.Linear(dim, 6 * dim)
-        self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
+        self.text_embedder = (
+            PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
+            if text_embedding == "mlp"
+            else nn.Linear(text_dim, dim, bias=False)
+        )
 
     def forward(self, timestep: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embed timesteps [B, N] and features [B, S, text_dim].

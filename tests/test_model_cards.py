@@ -12,7 +12,7 @@ from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLWan, MMAudioVAE
 from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 from transformers import UMT5Config, UMT5EncoderModel
 
-from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.conversion import nava, ovi, wan
 from diffusers_jova.conversion.mmaudio import ltx2_vocoder
 from diffusers_jova.conversion.output import Parameter
@@ -25,7 +25,9 @@ from tests.tiny_checkpoints import convert_as_told, convert_commands
 
 
 CONVERTED = ("nava", "wan-ovi", "wan-1.3b-twice")
-CLASSES = {cls.__name__: cls for cls in (JoVATransformer3DModel, JoVAWanTransformer3DModel)}
+CLASSES = {
+    cls.__name__: cls for cls in (JoVATransformer3DModel, JoVAWanTransformer3DModel, JoVADualTowerTransformer3DModel)
+}
 UMT5_XXL = {"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
 WAN_2_2_VAE = {"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "is_residual": True, "patch_size": 2}
 WAN_2_2_VAE |= {"in_channels": 12, "out_channels": 12, "scale_factor_spatial": 16}

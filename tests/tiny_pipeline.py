@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from diffusers_jova import (
     FlowMatchAudioVideoScheduler,
+    JoVADualTowerTransformer3DModel,
     JoVAPipeline,
     JoVATransformer3DModel,
     JoVAWanTransformer3DModel,
@@ -49,6 +50,32 @@ WAN_TRANSFORMER_CONFIG = {
     "rope_axes_dim": (4, 4, 4),
     "text_dim": 16,
     "freq_dim": 32,
+}
+DUAL_TOWER_CONFIG = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "audio_in_channels": 4,
+    "num_layers": 2,
+    "audio_num_layers": 2,
+    "attention_head_dim": 12,
+    "ffn_dim": 32,
+    "audio_ffn_dim": 24,
+    "rope_axes_dim": (4, 4, 4),
+    "audio_rope_axes_dim": (12, 0, 0),
+    "text_dim": 16,
+    "audio_text_dim": 16,
+    "freq_dim": 32,
+}
+DUAL_TOWERS: dict[str, dict[str, object]] = {  # by fusion
+    "bridge": {"fusion": "bridge", "num_layers": 3},  # the last block has no audio
+    "aligned": {
+        "fusion": "aligned",
+        "fusion_layers": (0,),
+        "audio_embedding": "mlp",
+        "audio_text_embedding": "linear",
+        "audio_text_rotates": True,
+    },
+    "text_cross": {"fusion": "text_cross", "audio_rope_axes_dim": (4, 4, 4), "temporal_alignment": 0.19676},
 }
 NAVA_SHARING = {
     "audio_embedding": "conv",
@@ -97,6 +124,21 @@ def build_wan_transformer(**overrides: object) -> JoVAWanTransformer3DModel:
         for parameter in transformer.parameters():
             if not parameter.any():
                 parameter.normal_(std=0.2)
+    return transformer.eval()
+
+
+def build_dual_tower(
+    fusion: str = "bridge", num_attention_heads: int = 2, **overrides: object
+) -> JoVADualTowerTransformer3DModel:
+    """Two towers of different widths; video has twice the heads."""
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 2 * num_attention_heads, "audio_num_attention_heads": num_attention_heads}
+    config = {**DUAL_TOWER_CONFIG, **heads, **DUAL_TOWERS[fusion], **overrides}
+    transformer = JoVADualTowerTransformer3DModel(**config)
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.05)
     return transformer.eval()
 
 

@@ -45,8 +45,8 @@ def ovi_shapes(num_layers: int, **sizes: int) -> dict[str, tuple[int, ...]]:
     model = wan.build({**sizes, "audio_in_channels": 20, "audio_embedding": "conv", "num_layers": num_layers})
     ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     table = [
-        *prefixed(ovi.tower_rules("video", fusion=False), "video_model.", ""),
-        *prefixed(ovi.tower_rules("audio", fusion=False), "audio_model.", ""),
+        *prefixed(ovi.tower_rules("video", ()), "video_model.", ""),
+        *prefixed(ovi.tower_rules("audio", ()), "audio_model.", ""),
     ]
     shapes = {move.targets[0]: ours[move.sources[0]] for move in plan(ours, inverse(table))}
     dim = 128 * sizes["num_attention_heads"]

@@ -112,7 +112,7 @@ def test_full_size_ovi_becomes_two_towers_and_420_reported_tensors() -> None:
 @needs_references
 def test_the_audio_tower_alone_has_the_same_table() -> None:
     checkpoint = key_list("ovi_audio_tower.txt")
-    alone = parameters(plan(checkpoint, ovi.tower_rules("audio", fusion=False)), checkpoint)
+    alone = parameters(plan(checkpoint, ovi.tower_rules("audio", ())), checkpoint)
     _, both, _ = ovi.convert_fusion(key_list("ovi_fusion_11b.txt"))
     assert shapes(alone) == {name: shape for name, shape in shapes(both).items() if is_of(name, "audio")}
 

@@ -7,11 +7,17 @@ from diffusers.loaders.lora_conversion_utils import (
 from torch import nn
 
 from diffusers_jova.adapter_keys import WAN_ENDS, WAN_LAYERS, bare_names, dotted, module_name
-from tests.tiny_pipeline import NAVA_SHARING, build_transformer, build_wan_transformer
+from tests.tiny_pipeline import DUAL_TOWERS, NAVA_SHARING, build_dual_tower, build_transformer, build_wan_transformer
 
 
 @pytest.mark.parametrize(
-    "transformer", [build_transformer(), build_wan_transformer(), build_wan_transformer(**NAVA_SHARING)]
+    "transformer",
+    [
+        build_transformer(),
+        build_wan_transformer(),
+        build_wan_transformer(**NAVA_SHARING),
+        *(build_dual_tower(name) for name in DUAL_TOWERS),
+    ],
 )
 def test_underscores_become_the_dots_of_every_linear_layer(transformer: nn.Module) -> None:
     names = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]

@@ -12,13 +12,21 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from diffusers_jova import JoVAPipeline
-from tests.tiny_pipeline import NAVA_SHARING, build_tiny_pipeline, build_transformer, build_wan_transformer
+from tests.tiny_pipeline import (
+    DUAL_TOWERS,
+    NAVA_SHARING,
+    build_dual_tower,
+    build_tiny_pipeline,
+    build_transformer,
+    build_wan_transformer,
+)
 
 
 BUILDERS: dict[str, Callable[..., Any]] = {
     "jova": build_transformer,
     "wan": build_wan_transformer,
     "nava": partial(build_wan_transformer, **NAVA_SHARING),
+    **{name: partial(build_dual_tower, name) for name in DUAL_TOWERS},
 }
 CONFIG = LoraConfig(r=2, lora_alpha=6, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False)
 FLOAT8 = {"storage_dtype": torch.float8_e4m3fn, "compute_dtype": torch.bfloat16}

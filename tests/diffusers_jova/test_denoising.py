@@ -12,7 +12,7 @@ from diffusers_jova import FlowMatchAudioVideoScheduler, PromptEmbeds
 from diffusers_jova.conditions import GivenLatents
 from diffusers_jova.denoising import JoVADenoiser, TextConditions
 from diffusers_jova.generation_defaults import GenerationDefaults
-from tests.tiny_pipeline import build_transformer, build_wan_transformer
+from tests.tiny_pipeline import build_dual_tower, build_transformer, build_wan_transformer
 
 
 ROUND_OFF = {"atol": 1e-5, "rtol": 1e-4}
@@ -178,7 +178,7 @@ class ContextRecorder(ModelHook):
         return args, kwargs
 
 
-@pytest.mark.parametrize("build", [build_transformer, build_wan_transformer])
+@pytest.mark.parametrize("build", [build_transformer, build_wan_transformer, build_dual_tower])
 @pytest.mark.parametrize("absent", [None, "audio", "video"])
 def test_cache_hooks_are_told_the_step_its_noise_level_and_the_number_of_steps(
     build: Callable[..., Any], absent: str | None

@@ -8,12 +8,15 @@ import torch
 from diffusers import SeaCacheConfig
 from torch import nn
 
-from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.joint_transformer import ARGUMENTS, describe_arguments
 from tests.diffusers_jova.test_transformer_jova import BUILDERS, inputs
 
 
-CLASSES = (JoVATransformer3DModel, JoVAWanTransformer3DModel)
+CLASSES = (JoVATransformer3DModel, JoVAWanTransformer3DModel, JoVADualTowerTransformer3DModel)
+OWN = {"speaker_embeds", "speaker_positions"}  # arguments of one class
+OWN |= {"reference_hidden_states", "audio_reference_hidden_states"}
+OWN |= {"fusion_scale", "skip_layers", "return_face_masks"}
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -27,11 +30,12 @@ def test_every_argument_of_a_forward_is_described_in_its_order(cls: type[nn.Modu
 
 
 def test_all_transformers_are_asked_alike() -> None:
-    one, other = (dict(inspect.signature(cls.forward).parameters) for cls in CLASSES)
-    assert set(ARGUMENTS) < set(one) & set(other)
-    for name in set(one) & set(other):
-        assert (one[name].kind, one[name].default) == (other[name].kind, other[name].default)
-    assert list(one) == [name for name in other if not name.startswith("speaker_")]
+    one, *others = (dict(inspect.signature(cls.forward).parameters) for cls in CLASSES)
+    for other in others:
+        assert set(ARGUMENTS) < set(one) & set(other)
+        for name in set(one) & set(other):
+            assert (one[name].kind, one[name].default) == (other[name].kind, other[name].default)
+        assert list(one) == [name for name in other if name not in OWN]
 
 
 def test_an_argument_without_a_description_and_a_description_without_an_argument_are_refused() -> None:

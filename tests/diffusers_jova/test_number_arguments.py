@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAAudioCodec, JoVAPipeline, JoVATransformer3DModel
+from diffusers_jova import (
+    FlowMatchAudioVideoScheduler,
+    JoVAAudioCodec,
+    JoVADualTowerTransformer3DModel,
+    JoVAPipeline,
+    JoVATransformer3DModel,
+)
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.guidance import Guidance
 from diffusers_jova.scheduling_flow_match_av import SigmaMixture
 from tests.tiny_pipeline import (
+    DUAL_TOWER_CONFIG,
     TRANSFORMER_CONFIG,
     WAN_TRANSFORMER_CONFIG,
     build_audio_vae,
@@ -138,7 +145,11 @@ def test_guidance_is_made_of_numbers(name: str, value: Any) -> None:
 @pytest.mark.parametrize("value", ["2", 2.0, True, 0, -1], ids=repr)
 @pytest.mark.parametrize("name", ["num_attention_heads", "attention_head_dim", "in_channels", "text_dim"])
 def test_a_transformer_is_built_of_counts(name: str, value: Any) -> None:
-    for cls, config in ((JoVATransformer3DModel, TRANSFORMER_CONFIG), (build_wan_transformer, WAN_TRANSFORMER_CONFIG)):
+    for cls, config in (
+        (JoVATransformer3DModel, TRANSFORMER_CONFIG),
+        (build_wan_transformer, WAN_TRANSFORMER_CONFIG),
+        (JoVADualTowerTransformer3DModel, DUAL_TOWER_CONFIG),
+    ):
         with pytest.raises(ValueError, match=f"`{name}` must be (a whole number|at least 1), got "):
             cls(**(config | {name: value}))
 

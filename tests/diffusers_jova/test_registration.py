@@ -11,12 +11,21 @@ from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 import diffusers_jova
 from diffusers_jova.registration import register
-from tests.tiny_pipeline import NAVA_SHARING, build_transformer, build_wan_transformer
+from tests.tiny_pipeline import DUAL_TOWERS, NAVA_SHARING, build_dual_tower, build_transformer, build_wan_transformer
 
 
-CLASSES = ("JoVAPipeline", "JoVATransformer3DModel", "JoVAWanTransformer3DModel", "FlowMatchAudioVideoScheduler")
+CLASSES = (
+    *("JoVAPipeline", "JoVATransformer3DModel", "JoVAWanTransformer3DModel", "JoVADualTowerTransformer3DModel"),
+    "FlowMatchAudioVideoScheduler",
+)
 ALL_TRANSFORMERS = pytest.mark.parametrize(
-    "build", [build_transformer, partial(build_wan_transformer, **NAVA_SHARING)], ids=["jova", "wan"]
+    "build",
+    [
+        build_transformer,
+        partial(build_wan_transformer, **NAVA_SHARING),
+        *(partial(build_dual_tower, name) for name in DUAL_TOWERS),
+    ],
+    ids=["jova", "wan", *DUAL_TOWERS],
 )
 
 
@@ -33,8 +42,8 @@ def test_the_package_offers_the_base_classes_that_loaders_look_for(base: str) ->
 
 
 def test_every_kind_of_block_is_known_to_the_cache_hooks_as_one_packed_tensor() -> None:
-    jova, wan = build_transformer(), build_wan_transformer()
-    for block in (*jova.transformer_blocks, *jova.single_transformer_blocks, *wan.blocks):
+    jova, wan, towers = build_transformer(), build_wan_transformer(), build_dual_tower()
+    for block in (*jova.transformer_blocks, *jova.single_transformer_blocks, *wan.blocks, *towers.blocks):
         metadata = TransformerBlockRegistry.get(type(block))
         assert metadata.return_hidden_states_index == 0
         assert metadata.return_encoder_hidden_states_index is None

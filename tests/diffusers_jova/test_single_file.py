@@ -14,11 +14,17 @@ from torch import Tensor
 
 from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.conversion.convert import main
-from tests.tiny_pipeline import NAVA_SHARING, build_transformer, build_wan_transformer
+from tests.tiny_pipeline import DUAL_TOWERS, NAVA_SHARING, build_dual_tower, build_transformer, build_wan_transformer
 
 
-BOTH = pytest.mark.parametrize(
-    "build", [build_transformer, partial(build_wan_transformer, **NAVA_SHARING)], ids=["jova", "wan"]
+EVERY_CLASS = pytest.mark.parametrize(
+    "build",
+    [
+        build_transformer,
+        partial(build_wan_transformer, **NAVA_SHARING),
+        *(partial(build_dual_tower, name) for name in DUAL_TOWERS),
+    ],
+    ids=["jova", "wan", *DUAL_TOWERS],
 )
 
 
@@ -44,7 +50,7 @@ def rewritten(path: Path, tensors: dict[str, Tensor] | None = None, config: obje
     return path.with_stem("other")
 
 
-@BOTH
+@EVERY_CLASS
 def test_one_file_loads_as_the_folder_it_was_made_of(build: Callable[[], Any], tmp_path: Path) -> None:
     model = build()
     path = export(model, tmp_path)
@@ -55,7 +61,7 @@ def test_one_file_loads_as_the_folder_it_was_made_of(build: Callable[[], Any], t
     assert dict(loaded.config) == {**saved.config, "_name_or_path": str(path)}
 
 
-@BOTH
+@EVERY_CLASS
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
 def test_a_number_format_is_applied_as_a_folder_applies_it(
     build: Callable[[], Any], stored: str, tmp_path: Path
@@ -67,7 +73,7 @@ def test_a_number_format_is_applied_as_a_folder_applies_it(
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16, torch.float32}
 
 
-@BOTH
+@EVERY_CLASS
 def test_loading_starts_on_the_meta_device(
     build: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +141,7 @@ def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
         JoVATransformer3DModel.from_single_file(tmp_path)
 
 
-@BOTH
+@EVERY_CLASS
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_a_pytorch_file_is_refused_with_advice_that_loads_it(
     build: Callable[[], Any], is_zip: bool, tmp_path: Path
@@ -148,7 +154,7 @@ def test_a_pytorch_file_is_refused_with_advice_that_loads_it(
     assert_same(type(model).from_single_file(str(path), config=str(tmp_path)), model)
 
 
-@BOTH
+@EVERY_CLASS
 def test_a_gguf_file_loads_as_its_refusal_says(build: Callable[[], Any], tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
     model, path = build(), tmp_path / "one.gguf"
@@ -168,7 +174,7 @@ def test_a_gguf_file_loads_as_its_refusal_says(build: Callable[[], Any], tmp_pat
         assert torch.equal(tensor, model.state_dict()[name]), name
 
 
-@BOTH
+@EVERY_CLASS
 def test_a_file_with_other_tensors_than_its_config_is_refused(build: Callable[[], Any], tmp_path: Path) -> None:
     model = build()
     path = export(model, tmp_path)
@@ -190,6 +196,9 @@ def test_tensors_in_memory_load_with_the_folder_of_a_config(tmp_path: Path) -> N
         JoVAWanTransformer3DModel.from_single_file(model.state_dict())
 
 
-@pytest.mark.parametrize("name", ["JoVATransformer3DModel", "JoVAWanTransformer3DModel", "AutoencoderKLWan"])
+@pytest.mark.parametrize(
+    "name",
+    ["JoVATransformer3DModel", "JoVAWanTransformer3DModel", "JoVADualTowerTransformer3DModel", "AutoencoderKLWan"],
+)
 def test_diffusers_finds_the_way_to_load_a_single_file_of_our_classes_and_of_its_own(name: str) -> None:
     assert _get_single_file_loadable_mapping_class(getattr(diffusers, name)) == name

@@ -16,14 +16,22 @@ from diffusers import (
 from torch import Tensor
 
 from diffusers_jova import JoVAPipeline
-from diffusers_jova.joint_attention import JoVAJointAttention
-from tests.tiny_pipeline import NAVA_SHARING, build_tiny_pipeline, build_transformer, build_wan_transformer
+from diffusers_jova.joint_attention import JoVAStreamAttention
+from tests.tiny_pipeline import (
+    DUAL_TOWERS,
+    NAVA_SHARING,
+    build_dual_tower,
+    build_tiny_pipeline,
+    build_transformer,
+    build_wan_transformer,
+)
 
 
 BUILDERS: dict[str, Callable[..., Any]] = {
     "jova": build_transformer,
     "wan": build_wan_transformer,
     "nava": partial(build_wan_transformer, **NAVA_SHARING),
+    **{name: partial(build_dual_tower, name) for name in DUAL_TOWERS},
 }
 NUM_STEPS = 8
 
@@ -43,7 +51,7 @@ def generate(pipeline: JoVAPipeline, **arguments: Any) -> tuple[Tensor, Tensor]:
 
 def count_attentions(pipeline: JoVAPipeline) -> list[str]:
     """A list that grows by one entry whenever the last block computes its joint attention."""
-    attention = [part for part in pipeline.transformer.modules() if isinstance(part, JoVAJointAttention)][-1]
+    attention = [part for part in pipeline.transformer.modules() if isinstance(part, JoVAStreamAttention)][-1]
     calls: list[str] = []
     next(attention.children()).to_v.register_forward_hook(lambda *_: calls.append("attention"))
     return calls
@@ -131,8 +139,9 @@ def test_a_cache_that_loses_the_sound_or_changes_nothing_is_refused(
     pipeline.transformer.enable_cache(TaylorSeerCacheConfig())  # nothing was left behind
 
 
-def test_text_attention_is_broadcast_where_each_modality_has_its_own() -> None:
-    pipeline = build_tiny_pipeline(transformer=build_wan_transformer())
+@pytest.mark.parametrize("kind", ["wan", *DUAL_TOWERS])
+def test_text_attention_is_broadcast_where_each_modality_has_its_own(kind: str) -> None:
+    pipeline = build_tiny_pipeline(transformer=BUILDERS[kind]())
     plain = generate(pipeline)
     pipeline.transformer.enable_cache(broadcast(pipeline, "cross"))
     for latents, expected in zip(generate(pipeline, sequential_guidance=True), plain, strict=True):

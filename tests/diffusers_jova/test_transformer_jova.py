@@ -21,7 +21,14 @@ from diffusers_jova import JoVATransformer3DModel
 from diffusers_jova.latent_rows import unpatchify
 from diffusers_jova.modulation import select_level
 from tests.places import CARDS
-from tests.tiny_pipeline import NAVA_SHARING, TRANSFORMER_CONFIG, build_transformer, build_wan_transformer
+from tests.tiny_pipeline import (
+    DUAL_TOWERS,
+    NAVA_SHARING,
+    TRANSFORMER_CONFIG,
+    build_dual_tower,
+    build_transformer,
+    build_wan_transformer,
+)
 
 
 MODALITIES = ("video", "audio")
@@ -30,6 +37,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "jova": build_transformer,
     "wan": partial(build_wan_transformer, in_channels=36),
     "nava": partial(build_wan_transformer, in_channels=36, **NAVA_SHARING),
+    **{name: partial(build_dual_tower, name, in_channels=36) for name in DUAL_TOWERS},
 }
 LORA = LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False)
 
@@ -97,12 +105,12 @@ def assert_reads(model: Any, coupled: bool | str, video_hears: bool, audio_sees:
         assert tuple(bool(grad is not None and grad.any()) for grad in gradients) == seen
 
 
-@pytest.mark.parametrize("kind", ["wan", "nava"])
+@pytest.mark.parametrize("kind", ["wan", "nava", *DUAL_TOWERS])
 @pytest.mark.parametrize(
     ("coupled", "video_hears", "audio_sees"),
     [(True, True, True), (False, False, False), ("a2v", True, False), ("v2a", False, True)],
 )
-def test_wan_modalities_have_gradient_to_each_other_exactly_where_coupled(
+def test_modalities_of_every_class_have_gradient_to_each_other_exactly_where_coupled(
     kind: str, coupled: bool | str, video_hears: bool, audio_sees: bool
 ) -> None:
     assert_reads(BUILDERS[kind](), coupled, video_hears, audio_sees)
@@ -272,6 +280,9 @@ def test_compiled_forward_is_one_graph_and_serves_every_timestep(build: Callable
         ("jova", {"num_layers": 2, "num_single_layers": 2}, 2),  # dual and single
         ("wan", {"num_layers": 3}, 1),
         ("nava", {"num_layers": 4, "shared_layers": (2, 3)}, 2),  # twin and shared
+        ("bridge", {"num_layers": 4}, 2),  # with audio and without
+        ("aligned", {"num_layers": 4, "audio_num_layers": 4, "fusion_layers": (0, 2)}, 2),  # coupled and not
+        ("text_cross", {"num_layers": 3, "audio_num_layers": 3}, 1),
     ],
 )
 def test_blocks_compile_one_by_one_and_are_shared(kind: str, sizes: dict[str, Any], num_graphs: int) -> None:

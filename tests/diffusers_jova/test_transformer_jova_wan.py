@@ -304,7 +304,7 @@ def test_the_pipeline_takes_a_first_frame_as_a_clean_latent(sharing: dict[str, A
     ("config", "message"),
     [
         ({"rope_axes_dim": (4, 4, 2)}, "`rope_axes_dim` must add up to `attention_head_dim`, 12, got \\[4, 4, 2\\]"),
-        ({"audio_embedding": "mlp"}, "`audio_embedding` must be 'linear' or 'conv', got 'mlp'"),
+        ({"audio_embedding": "deep"}, "`audio_embedding` must be 'linear', 'mlp' or 'conv', got 'deep'"),
         ({"temporal_alignment": "seconds"}, "`temporal_alignment` must be 'time', 'none' or a number, got 'seconds'"),
         ({"shared_layers": (0, 2)}, "`shared_layers` must be indices of the 2 blocks, got \\[2\\]"),
         ({"shared_parts": ("norms",)}, "`shared_parts` must be among \\['condition_embedder', .*got \\['norms'\\]"),

@@ -18,7 +18,9 @@ NOTHING_TO_TRAIN = "no weight is left to train; check `stage`, `lora_targets` an
 def branch_of(name: str) -> Branch:
     """Tells which branch a parameter serves by its path; `joint` serves both."""
     parts = set(name.split("."))
-    if parts & {"video", "video_text"}:
+    if "fusion" in parts:  # of two towers; what video reads audio by serves both
+        return "joint"
+    if parts & {"video", "video_text", "video_low"}:
         return "video"
     return "audio" if parts & {"audio", "audio_text"} else "joint"
 
@@ -54,7 +56,8 @@ def copy_branch(source: nn.Module, target: nn.Module, branch: Branch) -> None:
 def freeze(transformer: nn.Module, config: TrainConfig) -> None:
     """Leaves gradients only to what the stage trains with a learning rate above 0."""
     for name, parameter in transformer.named_parameters():
-        if not trains(branch_of(name), config):
+        is_unused = config.stage != "joint" and "fusion" in name.split(".")
+        if is_unused or not trains(branch_of(name), config):
             parameter.requires_grad_(False)
 
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.component_fit import check_weights
 from diffusers_jova.training.data.dataset import RecordHeader
 from diffusers_jova.training.loop.branches import copy_video_to_audio, freeze
@@ -24,7 +24,11 @@ from jova_cli.json_text import parse_object, read_object
 from jova_cli.shipped import check_source, find_model
 
 
-TRANSFORMERS: tuple[type[Any], ...] = (JoVATransformer3DModel, JoVAWanTransformer3DModel)
+TRANSFORMERS: tuple[type[Any], ...] = (
+    JoVATransformer3DModel,
+    JoVAWanTransformer3DModel,
+    JoVADualTowerTransformer3DModel,
+)
 
 
 def load_transformer(model: str) -> Any:

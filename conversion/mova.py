@@ -1,0 +1,137 @@
+"""MOVA -> `JoVADualTowerTransformer3DModel`: video towers of one expert or both, the audio tower and the bridge.
+
+Both experts become one transformer that chooses between them by the timestep of the video: audio tower and bridge,
+4.1 B parameters, then lie once in memory and on disk, an adapter names the tower that it changes, and one optimiser
+trains all. What a step does not need stays on the CPU with `enable_group_offload(offload_type="leaf_level")`.
+
+Two things change besides names. The bridge rotates the halves of a head, (i, i + K / 2), where this package rotates
+pairs, (2 i, 2 i + 1): the rows of its queries and keys are put in that order. The video condition is [mask, image] in
+MOVA and [image, mask] here: the columns of the patch embedding are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusers_jova.conversion.checkpoint import Checkpoint
+from diffusers_jova.conversion.dual_tower import tower_config
+from diffusers_jova.conversion.output import Parameter, constant, parameters
+from diffusers_jova.conversion.rules import Move, Rule, keep, matching_rules, plan, prefixed, refuse_leftovers
+from diffusers_jova.conversion.wan import ATTENTION, BLOCK, CONDITION, HEAD, HEAD_DIM, owned
+
+
+EXPERTS = {"video_dit": "video", "video_dit_2": "video_low"}  # for high noise, for low noise
+BOUNDARY = 0.9  # sigma of the video at which they change
+BRIDGE = {"audio_to_video_conditioners": "video", "video_to_audio_conditioners": "audio"}  # by the modality that reads
+ROTATED = ("q.{p}", "k.{p}", "norm_q.weight", "norm_k.weight")
+MASK_CHANNELS = 4
+ADAPTER_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<matrix>[AB])(\.default)?(\.weight)?")
+
+
+def interleaved(tensor: Tensor, head_dim: int) -> Tensor:
+    """Rows of queries or keys [H * K, ...] whose heads hold two halves, as pairs of one channel of each half."""
+    return tensor.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
+
+
+def mask_last(weight: Tensor) -> Tensor:
+    """Columns [latents, mask, image] of the patch embedding as [latents, image, mask]; text alone has no condition."""
+    num_latents = (weight.shape[1] - MASK_CHANNELS) // 2
+    latents, mask, image = weight.split([num_latents, MASK_CHANNELS, num_latents], dim=1)
+    return torch.cat([latents, image, mask], dim=1)
+
+
+def row_weight(weight: Tensor) -> Tensor:
+    """Kernel [D, C, 1] of a convolution over single latents as the weight of a linear layer."""
+    return weight.squeeze(2)
+
+
+def rules(experts: Mapping[str, str], head_dim: int) -> list[Rule]:
+    """Table of the release, whose folders stand in front of its names; experts by folder, with their owner."""
+    block = prefixed(BLOCK, "blocks.{i}.", "blocks.{i}.")
+    video = [Rule("patch_embedding.weight", "patch_embedding.weight", mask_last)]
+    audio = [Rule("patch_embedding.weight", "patch_embedding.weight", row_weight)]
+    common = [Rule("patch_embedding.bias", "patch_embedding.bias"), *CONDITION, *block, *HEAD]
+    bridge = [
+        Rule(rule.source, rule.target, partial(interleaved, head_dim=head_dim)) if rule.source in ROTATED else rule
+        for rule in ATTENTION
+    ]
+    table = prefixed(owned([*audio, *common], "audio"), "audio_dit.", "")
+    for folder, owner in experts.items():
+        table += prefixed(owned([*video, *common], owner), f"{folder}.", "")
+    for conditioners, owner in BRIDGE.items():
+        source, target = f"dual_tower_bridge.{conditioners}.{{i}}.", f"blocks.{{i}}.fusion.{owner}."
+        table += [
+            *prefixed(bridge, f"{source}inner.", target),
+            Rule(f"{source}y_norm.{{p}}", f"{target}norm_kv.{{p}}"),
+        ]
+    return table
+
+
+def convert_transformer(
+    checkpoint: Checkpoint, expert: str | None = None, head_dim: int = HEAD_DIM
+) -> tuple[dict[str, Any], list[Parameter]]:
+    """Return config and parameters of one expert or both with the audio tower and the bridge.
+
+    Args:
+        checkpoint: Tensors of the release's folders under `<folder>.<name>`; another expert's are passed over.
+        expert: Folder of the only video tower; None takes those that there are.
+        head_dim: Channels of one head.
+    """
+    folders = {name.split(".")[0] for name in checkpoint}
+    taken = [folder for folder in EXPERTS if folder in folders and expert in (None, folder)]
+    others = tuple(f"{folder}." for folder in EXPERTS if expert not in (None, folder))
+    checkpoint = {name: source for name, source in checkpoint.items() if not name.startswith(others)}
+    experts = {folder: EXPERTS[folder] for folder in taken} if len(taken) > 1 else dict.fromkeys(taken, "video")
+    found = parameters(plan(checkpoint, rules(experts, head_dim)), checkpoint)
+    config = tower_config(found, head_dim)
+    fused = {int(one.name.split(".")[1]) for one in found if ".fusion.video.to_q.weight" in one.name}
+    is_full = len(fused) == min(config["num_layers"], config["audio_num_layers"])
+    return {
+        **config,
+        "audio_text_dim": config["text_dim"],
+        "audio_rope_axes_dim": (head_dim, 0, 0),
+        "temporal_alignment": "none",
+        "fusion": "bridge",
+        "fusion_layers": None if is_full else sorted(fused),
+        "boundary": BOUNDARY if len(experts) > 1 else None,
+    }, found
+
+
+def convert_adapter(
+    checkpoint: Checkpoint, alpha: float, experts: Mapping[str, str] = EXPERTS, head_dim: int = HEAD_DIM
+) -> list[Parameter]:
+    """Return an adapter of MOVA's trainers under our names, as `load_lora_adapter` reads it.
+
+    Args:
+        checkpoint: Its matrices under `<folder>.<module>.lora_A.weight`, `.lora_A.default.weight` or `.lora_A`, and B.
+        alpha: Its alpha; the files state another one, or a rank that is none.
+        experts: Owner of each folder of a video tower; `{"video_dit_2": "video"}` for a model of that expert alone.
+        head_dim: Channels of one head.
+
+    Raises:
+        ValueError: A key means no matrix of a linear layer of the model.
+    """
+    table = rules(experts, head_dim)
+    found, unknown = [], []
+    for name in checkpoint:
+        match = ADAPTER_KEY.fullmatch(name)
+        rows = list(matching_rules(f"{match['module']}.weight", table)) if match else []
+        if match is None or len(rows) != 1 or "patch_embedding" in name:
+            unknown.append(name)
+            continue
+        index, _, holes = rows[0]
+        (target,) = table[index].targets
+        module = target.format(**holes).removesuffix(".weight")
+        transform = table[index].transform if match["matrix"] == "B" else keep  # what permutes rows of a weight
+        move = Move((name,), (f"{module}.lora_{match['matrix']}.weight",), transform)
+        found += parameters([move], checkpoint)
+        if match["matrix"] == "A":
+            found.append(constant(f"{module}.alpha", torch.tensor(float(alpha))))
+    refuse_leftovers(unknown, ())
+    return found
