@@ -12,13 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import torch
 from diffusers import __version__ as diffusers_version
-from diffusers.pipelines.ltx2 import vocoder as ltx2_vocoders
 
 from diffusers_jova.audio_codec import JoVAAudioCodec
-from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, class_of
+from diffusers_jova.component_outline import build_outline
+from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, class_of, transformers_class
 from diffusers_jova.conversion.output import new_folder
 from diffusers_jova.conversion.rules import listed
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
@@ -29,11 +27,21 @@ from jova_cli.parser import Parser, one_line
 
 
 INDEX = "model_index.json"
-OWN = {"JoVATransformer3DModel", "JoVAWanTransformer3DModel", "FlowMatchAudioVideoScheduler"}
+OWN = {
+    "JoVATransformer3DModel",
+    "JoVAWanTransformer3DModel",
+    "JoVAAutoencoderKLDAC",
+    "JoVALogMel",
+    "FlowMatchAudioVideoScheduler",
+}
 ENCODERS = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel", "qwen2": "Qwen2Model"}  # the half that a prompt needs
 SECOND = ("tokenizer_2", "text_encoder_2")  # a model may have none
 SCHEDULER = "scheduler"
-SETTINGS = ("prompt_template", "pads_text_with_zeros", "speaker_token", "defaults", "domain")
+VOCODER = "vocoder"  # a waveform VAE has none
+SETTINGS = (
+    *("prompt_template", "pads_text_with_zeros", "speaker_token", "defaults", "domain"),
+    *("one_way_coupling", "fills_image_with_grey", "starts_white", "negative_skip_layer"),
+)
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.ckpt", "*.onnx", "*.gguf")
 
 
@@ -57,14 +65,15 @@ def locate(named: Mapping[str, Path], folders: Sequence[Path]) -> dict[str, Path
     """Find the folder of every component: the one that is named, else the first that has it.
 
     Raises:
-        ValueError: If one is missing; a second text encoder and the scheduler may be.
+        ValueError: If one is missing; a second text encoder, the scheduler and the vocoder may be.
     """
     found = {}
     for name in NAMES:
         places = [folder / name for folder in folders if (folder / name).is_dir()]
         if path := named.get(name, places[0] if places else None):
             found[name] = path
-    missing = [name for name in NAMES if name not in found and name not in (*SECOND, SCHEDULER)]
+    optional = (*SECOND, SCHEDULER, VOCODER) if "audio_vae" in found else (*SECOND, SCHEDULER)
+    missing = [name for name in NAMES if name not in found and name not in optional]
     if missing:
         raise ValueError(
             f"a pipeline must have {listed(NAMES)}, got no {listed(missing)}; name its folder as {missing[0]}=FOLDER"
@@ -94,8 +103,10 @@ def entry(name: str, path: Path) -> list[str]:
         library, cls = "transformers", ENCODERS.get(kind, "AutoModel" if kind else "")
     else:
         file = "scheduler_config.json" if name == SCHEDULER else "config.json"
-        cls = class_of(path / file, "_class_name")
-        library = "diffusers_jova" if cls in OWN else LIBRARIES.get(cls, "diffusers")
+        cls, library = class_of(path / file, "_class_name"), "diffusers"
+        if not cls:
+            cls, library = transformers_class(path / file), "transformers"
+        library = "diffusers_jova" if cls in OWN else LIBRARIES.get(cls, library)
     if stored:
         library, cls = pair_of(path.name, stored, index)
     if not cls or library not in {*TRUSTED, "diffusers_jova"}:
@@ -113,7 +124,10 @@ def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
         ValueError: Naming the two numbers that differ.
     """
     transformer, vae = (read_object(found[name] / "config.json") for name in ("transformer", "vae"))
-    codec = JoVAAudioCodec(*(build(index[name], found[name]) for name in ("audio_vae", "vocoder")))
+    audio_vae, vocoder = (
+        build_outline(index[name], found[name]) if name in found else None for name in ("audio_vae", VOCODER)
+    )
+    codec = JoVAAudioCodec(audio_vae, vocoder)
     wanted = [
         ("out_channels", transformer["out_channels"], "the channels of `vae`", vae["z_dim"]),
         ("audio_in_channels", transformer["audio_in_channels"], "the channels of `audio_vae`", codec.latent_channels),
@@ -134,13 +148,6 @@ def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
     for name, value, what, other in wanted:
         if value != other:
             raise ValueError(f"`{name}` of the transformer must be {what}, got {value} and {other}; take another one")
-
-
-def build(pair: Sequence[str], path: Path) -> Any:
-    """Build a component without its weights."""
-    cls = getattr(ltx2_vocoders if pair[0] == "ltx2" else diffusers, pair[1])
-    with torch.device("meta"):
-        return cls.from_config(read_object(path / "config.json"))
 
 
 def write(folder: Path, found: Mapping[str, Path], index: Mapping[str, Any]) -> None:

@@ -1,17 +1,14 @@
 """A saved pipeline whose components are loaded one by one, by programs that manage memory themselves."""
 
 import os
-from importlib import import_module
 from typing import Any
-
-import diffusers
-import torch
 
 from jova_cli.json_text import read_object
 from jova_cli.model_clips import model_defaults
 from jova_cli.model_info import read_index
 from jova_cli.shipped import model_folder
 
+from .component_outline import build_outline
 from .generation_defaults import GenerationDefaults
 from .pipeline_jova import JoVAPipeline
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
@@ -53,9 +50,7 @@ class SavedPipeline:
 
     def outline(self) -> JoVAPipeline:
         """The codecs without their weights, on the meta device: what their shapes, rates and statistics tell."""
-        parts = {name: self._component_class(name) for name in CODECS if self.has(name)}
-        with torch.device("meta"):
-            codecs = {name: cls.from_config(cls.load_config(self.folder / name)) for name, cls in parts.items()}
+        codecs = {name: build_outline(self.index[name], self.folder / name) for name in CODECS if self.has(name)}
         config = {name: self.index[name] for name in ("defaults", "prompt_template") if name in self.index}
         arguments: dict[str, Any] = {name: codecs.get(name) for name in COMPONENTS} | config
         return JoVAPipeline(**arguments)
@@ -71,10 +66,3 @@ class SavedPipeline:
     def scheduler(self) -> FlowMatchAudioVideoScheduler:
         """Its scheduler, for both modalities."""
         return FlowMatchAudioVideoScheduler.from_scheduler(self.load("scheduler").scheduler)
-
-    def _component_class(self, name: str) -> Any:
-        """Class of a component of diffusers, by library and name as `DiffusionPipeline` stores them."""
-        library, class_name = self.index[name]
-        if hasattr(diffusers.pipelines, library):  # a pipeline's own component, such as a vocoder
-            return getattr(getattr(diffusers.pipelines, library), class_name)
-        return getattr(import_module(library), class_name)

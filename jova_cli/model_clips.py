@@ -1,6 +1,7 @@
 """Which clips a saved pipeline makes, and what it can at most, from its index and its configs."""
 
 import ast
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from .shipped import PACKAGE
 
 
 DEFAULTS = (PACKAGE / "generation_defaults.py", "GenerationDefaults")
-MEL_FRAMES_PER_LATENT = {"MMAudioVAE": 2, "AutoencoderKLLTX2Audio": 4}
+MEL_FRAMES_PER_LATENT = {"MMAudioVAE": 2, "AutoencoderKLLTX2Audio": 4, "JoVALogMel": 1}
 
 
 def model_defaults(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,6 +73,8 @@ def latent_rate_hz(folder: Path) -> float | None:
     """Audio latents per second; None without an audio VAE whose class is known."""
     path = folder / "audio_vae" / "config.json"
     config = read_object(path) if path.is_file() else {}
+    if "encoder_rates" in config:  # of a waveform VAE
+        return float(config["sample_rate"] / math.prod(config["encoder_rates"]))
     per_latent = MEL_FRAMES_PER_LATENT.get(str(config.get("_class_name")))
     if per_latent is None:
         return None
