@@ -16,7 +16,7 @@ from diffusers import __version__ as diffusers_version
 
 from diffusers_jova.audio_codec import JoVAAudioCodec
 from diffusers_jova.component_outline import build_outline
-from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, class_of, transformers_class
+from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, WAVEFORM_VAES, class_of, transformers_class
 from diffusers_jova.conversion.output import new_folder
 from diffusers_jova.conversion.rules import listed
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
@@ -48,7 +48,7 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.ck
 def execute(parser: Parser, args: argparse.Namespace) -> None:
     """Write the folder that the words describe, and say what is in it."""
     try:
-        found = locate(args.named, args.folders)
+        found = without_idle_vocoder(locate(args.named, args.folders), args.named)
         index = build_index(found, args.folders)
         check_fit(found, index)
         with new_folder(args.output) as folder:
@@ -79,6 +79,12 @@ def locate(named: Mapping[str, Path], folders: Sequence[Path]) -> dict[str, Path
             f"a pipeline must have {listed(NAMES)}, got no {listed(missing)}; name its folder as {missing[0]}=FOLDER"
         )
     return found
+
+
+def without_idle_vocoder(found: Mapping[str, Path], named: Mapping[str, Path]) -> dict[str, Path]:
+    """Leave out the vocoder of a folder whose audio VAE another one replaces that decodes to a waveform."""
+    is_idle = VOCODER not in named and entry("audio_vae", found["audio_vae"])[1] in WAVEFORM_VAES
+    return {name: path for name, path in found.items() if not (is_idle and name == VOCODER)}
 
 
 def build_index(found: Mapping[str, Path], folders: Iterable[Path]) -> dict[str, Any]:

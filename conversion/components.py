@@ -84,23 +84,20 @@ def find_components(folders: Sequence[Path], options: Options) -> list[Component
         converted(name, path, options) if path.is_file() or is_foreign(name, path) else copied(name, path)
         for name, path in found.items()
     ]
+    audio_vae = next(part for part in parts if part.name == "audio_vae")
+    if audio_vae.entry[1] in WAVEFORM_VAES:  # a vocoder beside another audio VAE is none for this one
+        return [part for part in parts if part.name != "vocoder"]
     if "vocoder" not in found:
-        check_decodes_to_sound(next(part for part in parts if part.name == "audio_vae"))
+        raise ValueError(
+            f"`--components` must hold a vocoder beside a {audio_vae.entry[1]}, which decodes to a spectrogram, got "
+            f"no `vocoder`; add a folder that has it, or {RELEASED['vocoder'][0]}"
+        )
     return parts
 
 
 def is_foreign(name: str, path: Path) -> bool:
     """Whether a sub-folder holds a component in the layout of its own project."""
     return class_of(path / "config.json", "_class_name") in FOREIGN.get(name, ())
-
-
-def check_decodes_to_sound(audio_vae: Component) -> None:
-    """Refuse an audio VAE that a vocoder must follow, where there is none."""
-    if audio_vae.entry[1] not in WAVEFORM_VAES:
-        raise ValueError(
-            f"`--components` must hold a vocoder beside a {audio_vae.entry[1]}, which decodes to a spectrogram, got "
-            f"no `vocoder`; add a folder that has it, or {RELEASED['vocoder'][0]}"
-        )
 
 
 def locate(folders: Sequence[Path]) -> dict[str, Path]:

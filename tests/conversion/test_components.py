@@ -180,6 +180,7 @@ def test_the_audio_vae_of_mova_comes_in_its_folder_or_as_one_file_and_needs_no_v
     (folder.parent / "model_index.json").write_text('{"audio_vae": ["mova.diffusion.models", "DAC"]}')
     (tmp_path / "Foley").mkdir()
     torch.save(names, tmp_path / "Foley" / "vae_128d_48k.pth")
+    write_released(release / "params" / "LTX2", "ltx2_audio")  # another audio VAE, with its vocoder
     for source in (folder.parent, tmp_path / "Foley"):
         parts = {part.name: part for part in find_components([source, release], Options())}
         assert "vocoder" not in parts

@@ -105,6 +105,19 @@ def test_such_parts_are_assembled_from_their_folders(
         assert "`vocoder` must be given to a JoVALogMel" in capsys.readouterr().err
 
 
+def test_a_waveform_vae_takes_the_place_of_audio_vae_and_vocoder_of_a_pipeline(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    waveform_pipeline().audio_vae.save_pretrained(tmp_path / "dac")
+    words = [str(tiny_pipeline_folder), f"audio_vae={tmp_path / 'dac'}"]
+    main(["assemble", str(tmp_path / "new"), *words])
+    assert JoVAPipeline.from_pretrained(tmp_path / "new").vocoder is None
+    assert not (tmp_path / "new" / "vocoder").exists()
+    with pytest.raises(SystemExit, match="2"):
+        main(["assemble", str(tmp_path / "named"), *words, f"vocoder={tiny_pipeline_folder / 'vocoder'}"])
+    assert "`vocoder` must be None for a JoVAAutoencoderKLDAC" in capsys.readouterr().err
+
+
 def test_a_vocoder_beside_a_waveform_vae_is_refused_when_the_pipeline_is_put_together() -> None:
     with pytest.raises(ValueError, match=r"`vocoder` must be None for a JoVAAutoencoderKLDAC, .*; leave it out"):
         waveform_pipeline(vocoder=log_mel_pipeline().vocoder)
