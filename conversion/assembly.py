@@ -17,10 +17,10 @@ from diffusers import __version__ as diffusers_version
 from transformers import AutoConfig
 
 from diffusers_jova.component_fit import check_components
-from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, class_of
+from diffusers_jova.component_outline import build_outline
+from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, WAVEFORM_VAES, class_of, transformers_class
 from diffusers_jova.conversion.output import new_folder
 from diffusers_jova.conversion.rules import listed
-from diffusers_jova.saved_pipeline import outline_component
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
 from jova_cli.assemble import NAMES
 from jova_cli.json_text import read_object
@@ -31,19 +31,24 @@ from jova_cli.parser import Parser, one_line
 INDEX = "model_index.json"
 OWN = {
     *("JoVATransformer3DModel", "JoVAWanTransformer3DModel", "JoVADualTowerTransformer3DModel"),
+    *("JoVAAutoencoderKLDAC", "JoVALogMel"),
     "FlowMatchAudioVideoScheduler",
 }
 ENCODERS = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel", "qwen2": "Qwen2Model"}  # the half that a prompt needs
 SECOND = ("tokenizer_2", "text_encoder_2")  # a model may have none
 SCHEDULER = "scheduler"
-SETTINGS = ("prompt_template", "pads_text_with_zeros", "speaker_token", "defaults", "domain")
+VOCODER = "vocoder"  # a waveform VAE has none
+SETTINGS = (
+    *("prompt_template", "pads_text_with_zeros", "speaker_token", "defaults", "domain"),
+    *("one_way_coupling", "fills_image_with_grey", "starts_white", "negative_skip_layer"),
+)
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.ckpt", "*.onnx", "*.gguf")
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:
     """Write the folder that the words describe, and say what is in it."""
     try:
-        found = locate(args.named, args.folders)
+        found = without_idle_vocoder(locate(args.named, args.folders), args.named)
         index = build_index(found, args.folders)
         check_fit(found, index)
         with new_folder(args.output) as folder:
@@ -60,19 +65,26 @@ def locate(named: Mapping[str, Path], folders: Sequence[Path]) -> dict[str, Path
     """Find the folder of every component: the one that is named, else the first that has it.
 
     Raises:
-        ValueError: If one is missing; a second text encoder and the scheduler may be.
+        ValueError: If one is missing; a second text encoder, the scheduler and the vocoder may be.
     """
     found = {}
     for name in NAMES:
         places = [folder / name for folder in folders if (folder / name).is_dir()]
         if path := named.get(name, places[0] if places else None):
             found[name] = path
-    missing = [name for name in NAMES if name not in found and name not in (*SECOND, SCHEDULER)]
+    optional = (*SECOND, SCHEDULER, VOCODER) if "audio_vae" in found else (*SECOND, SCHEDULER)
+    missing = [name for name in NAMES if name not in found and name not in optional]
     if missing:
         raise ValueError(
             f"a pipeline must have {listed(NAMES)}, got no {listed(missing)}; name its folder as {missing[0]}=FOLDER"
         )
     return found
+
+
+def without_idle_vocoder(found: Mapping[str, Path], named: Mapping[str, Path]) -> dict[str, Path]:
+    """Leave out the vocoder of a folder whose audio VAE another one replaces that decodes to a waveform."""
+    is_idle = VOCODER not in named and entry("audio_vae", found["audio_vae"])[1] in WAVEFORM_VAES
+    return {name: path for name, path in found.items() if not (is_idle and name == VOCODER)}
 
 
 def build_index(found: Mapping[str, Path], folders: Iterable[Path]) -> dict[str, Any]:
@@ -97,8 +109,10 @@ def entry(name: str, path: Path) -> list[str]:
         library, cls = "transformers", ENCODERS.get(kind, "AutoModel" if kind else "")
     else:
         file = "scheduler_config.json" if name == SCHEDULER else "config.json"
-        cls = class_of(path / file, "_class_name")
-        library = "diffusers_jova" if cls in OWN else LIBRARIES.get(cls, "diffusers")
+        cls, library = class_of(path / file, "_class_name"), "diffusers"
+        if not cls:
+            cls, library = transformers_class(path / file), "transformers"
+        library = "diffusers_jova" if cls in OWN else LIBRARIES.get(cls, library)
     if stored:
         library, cls = pair_of(path.name, stored, index)
     if not cls or library not in {*TRUSTED, "diffusers_jova"}:
@@ -124,8 +138,8 @@ def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"`{name}` and `tokenizer{suffix}` must be given together, got one; name the other as well"
             )
-    models = ("transformer", "vae", "audio_vae", "vocoder")
-    parts: dict[str, Any] = {name: outline_component(found[name], *index[name]) for name in models}
+    models = [name for name in ("transformer", "vae", "audio_vae", VOCODER) if name in found]
+    parts: dict[str, Any] = {name: build_outline(index[name], found[name]) for name in models}
     encoders = [name for name in ("text_encoder", "text_encoder_2") if name in found]
     parts |= {name: SimpleNamespace(config=AutoConfig.from_pretrained(found[name])) for name in encoders}
     check_components(parts)

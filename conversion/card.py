@@ -49,6 +49,13 @@ BIGVGAN = Licence("vocoder", "nvidia/bigvgan_v2_44khz_128band_512x", "mit", "Big
 UMT5_NOTE = "UMT5-xxl, as Wan publishes it."
 LTX_NOTE = "Asks large companies for a paid licence, and passes on to fine-tunes; read it before commercial use."
 LTX = "ltx-2-community-license-agreement"
+DAC = Licence(
+    "audio_vae",
+    "OpenMOSS/MOVA",
+    "apache-2.0",
+    "MOVA's audio VAE has the architecture of HunyuanVideo-Foley's, whose weights are under the Tencent Hunyuan "
+    "Community License (not in the EU, the UK and South Korea); whether the weights are the same is not known.",
+)
 RELEASED_PARTS = {  # by component of a pipeline
     "tokenizer": Licence("tokenizer", "google/umt5-xxl", "apache-2.0", UMT5_NOTE),
     "text_encoder": Licence("text_encoder", "google/umt5-xxl", "apache-2.0", UMT5_NOTE),

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusers_jova.conversion.card import RELEASED_PARTS, Licence, copied_licence
+from diffusers_jova.conversion.card import DAC, RELEASED_PARTS, Licence, copied_licence
 from diffusers_jova.conversion.checkpoint import Checkpoint, open_checkpoint
-from diffusers_jova.conversion.ltx2_audio import convert_audio_vae, convert_vocoder
+from diffusers_jova.conversion.dac import convert_dac
+from diffusers_jova.conversion.ltx2_audio import convert_audio_vae, convert_vocoder, holds_ltx2
 from diffusers_jova.conversion.output import Model, Options, Parameter, save_model
 from diffusers_jova.conversion.rules import listed
 from diffusers_jova.conversion.umt5 import convert_text_encoder
@@ -27,23 +28,30 @@ RELEASED = {  # glob patterns
     "tokenizer": ("google/umt5-xxl",),
     "text_encoder": ("models_t5_umt5-xxl-enc-*.pth",),
     "vae": ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth"),
-    "audio_vae": ("ltx-2.3-*_audio_vae.safetensors",),
+    "audio_vae": ("ltx-2.3-*_audio_vae.safetensors", "vae_128d_48k.pth"),
     "vocoder": ("ltx-2.3-*_audio_vae.safetensors",),  # the same file
 }
+FOREIGN = {"audio_vae": {"DAC"}}  # classes of sub-folders that are converted, not copied
 CONVERTERS: Mapping[str, Callable[[Checkpoint], tuple[Model, list[Parameter]]]] = {
     "text_encoder": convert_text_encoder,
     "vae": convert_vae,
-    "audio_vae": convert_audio_vae,
+    "audio_vae": lambda checkpoint: (convert_audio_vae if holds_ltx2(checkpoint) else convert_dac)(checkpoint),
     "vocoder": convert_vocoder,
 }
+WAVEFORM_VAES = {"JoVAAutoencoderKLDAC", "AutoencoderKLKVAEAudio"}  # need no vocoder
 FILES = (  # what a repository of the hub is asked for
     "model_index.json",
     "README.md",
     *(f"{name}/*" for name in NAMES),
     *(f"*{pattern}*" for patterns in RELEASED.values() for pattern in patterns),
 )
-LIBRARIES = {"LTX2Vocoder": "ltx2", "LTX2VocoderWithBWE": "ltx2"}  # others are diffusers'
-TRUSTED = {"diffusers", "transformers", "ltx2"}  # a pipeline imports what its index names
+LIBRARIES = {  # others are diffusers'
+    "LTX2Vocoder": "ltx2",
+    "LTX2VocoderWithBWE": "ltx2",
+    "JoVAAutoencoderKLDAC": "diffusers_jova",
+    "JoVALogMel": "diffusers_jova",
+}
+TRUSTED = {"diffusers", "transformers", "ltx2", "diffusers_jova"}  # a pipeline imports what its index names
 
 
 @dataclass(frozen=True)
@@ -72,17 +80,35 @@ def find_components(folders: Sequence[Path], options: Options) -> list[Component
         ValueError: A component is in none of the folders, or is not what its name says.
     """
     found = locate(folders)
-    return [converted(name, path, options) if path.is_file() else copied(name, path) for name, path in found.items()]
+    parts = [
+        converted(name, path, options) if path.is_file() or is_foreign(name, path) else copied(name, path)
+        for name, path in found.items()
+    ]
+    audio_vae = next(part for part in parts if part.name == "audio_vae")
+    if audio_vae.entry[1] in WAVEFORM_VAES:  # a vocoder beside another audio VAE is none for this one
+        return [part for part in parts if part.name != "vocoder"]
+    if "vocoder" not in found:
+        raise ValueError(
+            f"`--components` must hold a vocoder beside a {audio_vae.entry[1]}, which decodes to a spectrogram, got "
+            f"no `vocoder`; add a folder that has it, or {RELEASED['vocoder'][0]}"
+        )
+    return parts
+
+
+def is_foreign(name: str, path: Path) -> bool:
+    """Whether a sub-folder holds a component in the layout of its own project."""
+    return class_of(path / "config.json", "_class_name") in FOREIGN.get(name, ())
 
 
 def locate(folders: Sequence[Path]) -> dict[str, Path]:
     """Find the folder or the released file of every component.
 
     Raises:
-        ValueError: A component is in none of the folders.
+        ValueError: A component is in none of the folders; a waveform VAE needs no vocoder.
     """
     found = {name: path for name in NAMES if (path := first_place(folders, name))}
-    if missing := [name for name in NAMES if name not in found]:
+    missing = [name for name in NAMES if name not in found]
+    if missing and missing != ["vocoder"]:
         files = ", ".join(dict.fromkeys(pattern for name in missing for pattern in RELEASED[name]))
         raise ValueError(
             f"`--components` must hold {', '.join(NAMES)} in sub-folders or as released, got no {listed(missing)} in "
@@ -125,7 +151,7 @@ def converted(name: str, path: Path, options: Options) -> Component:
     model, found = CONVERTERS[name](open_checkpoint(path))
     cls = type(model).__name__
     library = "transformers" if name == "text_encoder" else LIBRARIES.get(cls, "diffusers")
-    licence = RELEASED_PARTS[name]
+    licence = DAC if cls == "JoVAAutoencoderKLDAC" else RELEASED_PARTS[name]
     return Component(name, path, (library, cls), licence, lambda folder: save_model(folder, model, found, options))
 
 
@@ -140,8 +166,10 @@ def entry(name: str, path: Path) -> tuple[str, str]:
     if name in stored:
         library, cls = pair_of(name, stored[name], index)
     else:
-        cls = class_of(config, "_class_name")
-        library = LIBRARIES.get(cls, "diffusers")
+        cls, library = class_of(config, "_class_name"), "diffusers"
+        if not cls:
+            cls, library = transformers_class(config), "transformers"
+        library = LIBRARIES.get(cls, library)
     if not cls:
         raise ValueError(
             f"`{path}` must be named in a model_index.json beside it or name its class in a config.json, got neither; "
@@ -162,6 +190,12 @@ def class_of(config: Path, field: str) -> str:
     if not isinstance(cls, str):
         raise ValueError(f"`{field}` in `{config}` must be the name of a class, got {cls!r}; download it again")
     return cls
+
+
+def transformers_class(config: Path) -> str:
+    """Read the class of a model of transformers from its config, where it is named in a list; empty without."""
+    named = read_object(config).get("architectures") if config.is_file() else None
+    return str(named[0]) if isinstance(named, list) and len(named) == 1 else ""
 
 
 def released_tokenizer(path: Path) -> tuple[str, str]:

@@ -41,6 +41,11 @@ VOCODER = (
 # fmt: on
 
 
+def holds_ltx2(checkpoint: Checkpoint) -> bool:
+    """Whether a file holds an LTX-2 audio VAE or vocoder, and not an audio VAE of another project."""
+    return any(name.startswith(("audio_vae.", "vocoder.")) for name in checkpoint)
+
+
 def part(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
     """Return one of the two components in a file, without its prefix; the file holds nothing else."""
     refuse_leftovers([name for name in checkpoint if not name.startswith(("audio_vae.", "vocoder."))], [])

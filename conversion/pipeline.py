@@ -38,6 +38,7 @@ class Family:
         prompt_template: Form of each part of a prompt, one per line.
         speaker_token: Token whose text row a voice replaces; None for models without voices.
         defaults: Values for arguments of a pipeline call.
+        config: Other values of the pipeline's config, such as `fills_image_with_grey`; see `JoVAPipeline`.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Family:
     prompt_template: str
     speaker_token: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def guidance_defaults(preset: str) -> dict[str, Any]:
@@ -58,6 +60,8 @@ def guidance_defaults(preset: str) -> dict[str, Any]:
         "audio_coupling_scale": audio.coupling_scale,
         "audio_speaker_scale": audio.speaker_scale,
         "uncoupled_text": video.uncoupled_text,
+        "guidance_interval": list(video.guidance_interval),
+        "coupling_interval": list(video.coupling_interval),
     }
 
 
@@ -77,11 +81,13 @@ def assemble(folder: Path, transformer: str, family: Family, components: Sequenc
         component.write(folder / component.name)
     FlowMatchAudioVideoScheduler(**PRESETS[family.scheduler]).save_pretrained(folder / "scheduler")
     index["scheduler"] = ["diffusers_jova", "FlowMatchAudioVideoScheduler"]
-    index |= {name: [None, None] for name in ("tokenizer_2", "text_encoder_2")}
+    names = {component.name for component in components}
+    index |= {name: [None, None] for name in ("vocoder", "tokenizer_2", "text_encoder_2") if name not in names}
     index |= {
         "prompt_template": family.prompt_template,
         "pads_text_with_zeros": True,
         "speaker_token": family.speaker_token,
         "defaults": dict(family.defaults),
+        **family.config,
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -10,9 +10,11 @@ from diffusers.guiders import BaseGuidance
 from jova_cli import __version__
 
 from .audio_codec import JoVAAudioCodec
+from .autoencoder_kl_dac import JoVAAutoencoderKLDAC
 from .guidance import Guidance
 from .joint_attention import JoVAJointAttnProcessor
 from .joint_transformer import JoVATransformerOutput
+from .log_mel import JoVALogMel
 from .lora import JoVALoraLoaderMixin
 from .pipeline_jova import JoVAPipeline
 from .pipeline_output import JoVAPipelineOutput
@@ -32,9 +34,11 @@ __all__ = [
     "FlowMatchAudioVideoScheduler",
     "Guidance",
     "JoVAAudioCodec",
+    "JoVAAutoencoderKLDAC",
     "JoVADualTowerTransformer3DModel",
     "JoVADualTowerTransformerBlock",
     "JoVAJointAttnProcessor",
+    "JoVALogMel",
     "JoVALoraLoaderMixin",
     "JoVAPipeline",
     "JoVAPipelineOutput",
@@ -57,6 +61,8 @@ register(
         JoVATransformer3DModel,
         JoVAWanTransformer3DModel,
         JoVADualTowerTransformer3DModel,
+        JoVAAutoencoderKLDAC,
+        JoVALogMel,
         FlowMatchAudioVideoScheduler,
     ),
     pipelines=(JoVAPipeline,),

@@ -1,30 +1,29 @@
 """Waveform to latents and back: the only view that the pipeline and the training have of an audio VAE and its vocoder.
 
-Two families of audio VAE exist in diffusers. `MMAudioVAE` takes a waveform and speaks [B, C, L];
-`AutoencoderKLLTX2Audio` takes a log-mel spectrogram and speaks [B, C, L, M'], normalised per channel. Which one is at
-hand is decided by what its config offers, never by a class or a checkpoint. The transformer sees [B, L, C] from both.
+Sound becomes latents in four ways. `MMAudioVAE` takes a waveform and speaks [B, C, L]; `AutoencoderKLLTX2Audio` takes
+a log-mel spectrogram and speaks [B, C, L, M'], normalised per channel; both decode to a log-mel for a vocoder. A
+waveform VAE, Kandinsky's or a DAC, decodes to the waveform itself. And where the model generates log-mel frames,
+`JoVALogMel` stands in place of a VAE. Which one is at hand is decided by what its config offers, never by a class or a
+checkpoint. The transformer sees [B, L, C] from all.
 
 Letters: B batch, C latent channels, L latents, S samples, T mel frames, M mel bins.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.audio_utils import mel_filter_bank
 
+from .decoder_reach import Generator, reach_latents, reach_mel_frames
+from .log_mel import centred_log_mel
 from .media import resample
 from .number_arguments import positive_number, whole_number
 
 
-MEL_FLOOR = 1e-5
 SPECTROGRAM_FFT_LENGTH = 1024  # of the LTX-2 front end; no config holds it
-RESAMPLER_REACH_SAMPLES = 7  # of the windowed sinc that carries the bandwidth extension's skip path
 
 
 class JoVAAudioCodec:
@@ -35,19 +34,34 @@ class JoVAAudioCodec:
     of the whole, to round-off, and long sound does not need long memory.
 
     Args:
-        audio_vae: `MMAudioVAE` or `AutoencoderKLLTX2Audio`.
-        vocoder: The vocoder that belongs to it: `MMAudioVocoder`, `LTX2Vocoder` or `LTX2VocoderWithBWE`.
-        chunk_mel_frames: Mel frames that are vocoded at once, overlap not counted.
+        audio_vae: `MMAudioVAE`, `AutoencoderKLLTX2Audio`, `AutoencoderKLKVAEAudio`, `JoVAAutoencoderKLDAC`, or
+            `JoVALogMel` in place of a VAE.
+        vocoder: The vocoder that belongs to it: `MMAudioVocoder`, `LTX2Vocoder`, `LTX2VocoderWithBWE` or transformers'
+            `Qwen2_5OmniToken2WavBigVGANModel`; None for a VAE that decodes to a waveform.
+        chunk_mel_frames: Mel frames, or latents of a VAE without a vocoder, that become samples at once, overlap not
+            counted.
 
     Raises:
-        ValueError: If the vocoder does not fit the VAE.
+        ValueError: If the vocoder does not fit the VAE, is missing or has nothing to do.
     """
 
-    def __init__(self, audio_vae: Any, vocoder: Any, chunk_mel_frames: int = 512) -> None:
-        self._vae: _AudioVAE = (
-            _SpectrogramVAE(audio_vae) if "mel_hop_length" in audio_vae.config else _WaveformVAE(audio_vae)
-        )
-        self._vocoder = _Vocoder(vocoder)
+    def __init__(self, audio_vae: Any, vocoder: Any = None, chunk_mel_frames: int = 512) -> None:
+        self._vae = _view_of(audio_vae)
+        self._vocoder: _SoundDecoder
+        if needs_vocoder(audio_vae):
+            if vocoder is None:
+                raise ValueError(
+                    f"`vocoder` must be given to a {type(audio_vae).__name__}, which decodes to a spectrogram, got "
+                    "None; load the vocoder of this audio VAE"
+                )
+            self._vocoder = _Vocoder(vocoder)
+        else:
+            if vocoder is not None:
+                raise ValueError(
+                    f"`vocoder` must be None for a {type(audio_vae).__name__}, which decodes to a waveform, got a "
+                    f"{type(vocoder).__name__}; leave it out"
+                )
+            self._vocoder = _WaveformDecoder(audio_vae)
         self._chunk_mel_frames = whole_number("chunk_mel_frames", chunk_mel_frames, least=1)
         self._check_that_both_fit()
 
@@ -73,9 +87,13 @@ class JoVAAudioCodec:
         return self._vocoder.num_channels
 
     def num_latents_for(self, duration_s: float) -> int:
-        """Number of latents whose duration is nearest to ``duration_s`` seconds, at least 1."""
+        """Number of latents of a clip of ``duration_s`` seconds, by the codec's own rule, at least 1.
+
+        Most take those whose duration is nearest. A waveform VAE fills its last latent up with silence, so it takes
+        all that are begun; log-mel frames take those that are filled.
+        """
         duration_s = positive_number("duration_s", duration_s, "use 5.0, say")
-        return max(1, math.floor(duration_s * self.latent_rate_hz + 0.5))
+        return max(1, self._vae.num_latents_for(duration_s))
 
     def num_samples_for(self, num_latents: int) -> int:
         """Number of samples that ``num_latents`` decode to, and that encode to ``num_latents``."""
@@ -88,7 +106,7 @@ class JoVAAudioCodec:
             waveform: Float [B, num_channels, S] in [-1, 1] at `sampling_rate`.
 
         Returns:
-            Latents [B, L, C], float32. A remainder shorter than one latent is dropped.
+            Latents [B, L, C], float32. A remainder shorter than one latent is dropped, by a waveform VAE filled up.
 
         Raises:
             ValueError: For another shape, or sound too short for one latent.
@@ -165,9 +183,34 @@ class _AudioVAE(Protocol):
     latent_channels: int
     min_num_samples: int
 
+    def num_latents_for(self, duration_s: float) -> int: ...
     def num_mel_frames_for(self, num_latents: int) -> int: ...
     def encode(self, waveform: Tensor) -> Tensor: ...
     def decode(self, latents: Tensor) -> Tensor: ...
+
+
+def needs_vocoder(audio_vae: Any) -> bool:
+    """Whether an audio VAE decodes to a spectrogram, which a vocoder makes sound of, and not to a waveform."""
+    return "encoder_rates" not in audio_vae.config
+
+
+def _view_of(audio_vae: Any) -> _AudioVAE:
+    """An audio VAE as the codec sees it, by what its config offers."""
+    if "mel_hop_length" in audio_vae.config:
+        return _SpectrogramVAE(audio_vae)
+    if "max_frequency_hz" in audio_vae.config:
+        return _LogMel(audio_vae)
+    return _WaveformVAE(audio_vae) if needs_vocoder(audio_vae) else _SoundVAE(audio_vae)
+
+
+def _nearest(num_latents: float) -> int:
+    """Whole number of latents that is nearest, the larger of two."""
+    return math.floor(num_latents + 0.5)
+
+
+def _whole_samples(duration_s: float, sampling_rate: int) -> int:
+    """Samples that end within a duration, which is a rounded fraction."""
+    return math.floor(duration_s * sampling_rate + 1e-6)
 
 
 class _WaveformVAE:
@@ -185,6 +228,9 @@ class _WaveformVAE:
         self.latent_channels: int = config.latent_channels
         reflected = (config.n_fft - config.hop_length) // 2  # a reflection must be shorter than what it reflects
         self.min_num_samples: int = max(module.latent_hop_length, reflected + 1)
+
+    def num_latents_for(self, duration_s: float) -> int:
+        return _nearest(duration_s * (self.sampling_rate / (self.hop_length_samples * self.mel_frames_per_latent)))
 
     def num_mel_frames_for(self, num_latents: int) -> int:
         return num_latents * self.mel_frames_per_latent
@@ -214,12 +260,18 @@ class _SpectrogramVAE:
         self.latent_channels: int = config.latent_channels * config.mel_bins // module.mel_compression_ratio
         self.min_num_samples: int = SPECTROGRAM_FFT_LENGTH // 2 + 1  # for the reflection
 
+    def num_latents_for(self, duration_s: float) -> int:
+        return _nearest(duration_s * (self.sampling_rate / (self.hop_length_samples * self.mel_frames_per_latent)))
+
     def num_mel_frames_for(self, num_latents: int) -> int:
         # Causal: the first latent holds one mel frame.
         return (num_latents - 1) * self.mel_frames_per_latent + 1
 
     def encode(self, waveform: Tensor) -> Tensor:
-        mel = _log_mel(waveform, self.sampling_rate, self.hop_length_samples, self.module.config.mel_bins)
+        num_mel_bins = self.module.config.mel_bins
+        mel = centred_log_mel(
+            waveform, self.sampling_rate, self.hop_length_samples, num_mel_bins, SPECTROGRAM_FFT_LENGTH
+        )
         posterior = self.module.encode(mel.to(self.module.dtype), return_dict=False)[0]
         latents = posterior.mode().float().transpose(1, 2).flatten(2)  # [B, L, C * M / 4]
         latents_mean, latents_std = self._statistics(latents)
@@ -233,6 +285,68 @@ class _SpectrogramVAE:
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         return tuple(x.to(latents.device, torch.float32) for x in (self.module.latents_mean, self.module.latents_std))
+
+
+class _SoundVAE:
+    """Waveform in and out, latents [B, C, L]; the latents take the place of a mel, for `_WaveformDecoder`."""
+
+    mel_frames_per_latent = 1
+
+    def __init__(self, module: Any) -> None:
+        config = module.config
+        self.module = module
+        self.sampling_rate: int = config.sample_rate
+        self.hop_length_samples: int = math.prod(config.encoder_rates)
+        self.latent_channels: int = config.get("codebook_dim", config.latent_dim)
+        self.num_mel_bins: int = self.latent_channels
+        self.num_channels: int = config.num_channels
+        self.min_num_samples = 1
+
+    def num_latents_for(self, duration_s: float) -> int:
+        return math.ceil(_whole_samples(duration_s, self.sampling_rate) / self.hop_length_samples)
+
+    def num_mel_frames_for(self, num_latents: int) -> int:
+        return num_latents
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        posterior = self.module.encode(waveform.to(self.module.dtype), return_dict=False)[0]
+        return posterior.mode().transpose(1, 2)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents.unsqueeze(1)
+
+
+class _LogMel:
+    """Mono waveform in, log-mel [B, 1, T, M] out, latents [B, T, M]: its normalised frames."""
+
+    mel_frames_per_latent = 1
+    num_channels = 1
+
+    def __init__(self, module: Any) -> None:
+        config = module.config
+        self.module = module
+        self.sampling_rate: int = config.sample_rate
+        self.hop_length_samples: int = config.hop_length
+        self.num_mel_bins: int = config.mel_bins
+        self.latent_channels: int = config.mel_bins
+        reflected = (config.n_fft - config.hop_length) // 2
+        self.min_num_samples: int = max(config.hop_length, reflected + 1)
+
+    def num_latents_for(self, duration_s: float) -> int:
+        return _whole_samples(duration_s, self.sampling_rate) // self.hop_length_samples
+
+    def num_mel_frames_for(self, num_latents: int) -> int:
+        return num_latents
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        with _in_float32(self.module):  # the front end has no half precision FFT
+            latents: Tensor = self.module.encode(waveform.squeeze(1))
+        return latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        with _in_float32(self.module):
+            mel: Tensor = self.module.decode(latents.float())
+        return mel.unsqueeze(1)
 
 
 @contextmanager
@@ -249,42 +363,6 @@ def _in_float32(module: Any) -> Iterator[None]:
         nn.Module.to(module, dtype)
 
 
-def _log_mel(waveform: Tensor, sampling_rate: int, hop_length_samples: int, num_mel_bins: int) -> Tensor:
-    """Natural log of the Slaney mel magnitudes, frames centred on the multiples of the hop.
-
-    Args:
-        waveform: Float32 [B, channels, S].
-        sampling_rate: Samples per second.
-        hop_length_samples: Samples between two frames.
-        num_mel_bins: M.
-
-    Returns:
-        [B, channels, 1 + S // hop, M].
-    """
-    length = SPECTROGRAM_FFT_LENGTH
-    spectrum = torch.stft(
-        waveform.flatten(0, 1),
-        length,
-        hop_length=hop_length_samples,
-        window=torch.hann_window(length, device=waveform.device),
-        center=True,
-        pad_mode="reflect",
-        return_complex=True,
-    )
-    filters = mel_filter_bank(
-        num_frequency_bins=length // 2 + 1,
-        num_mel_filters=num_mel_bins,
-        min_frequency=0.0,
-        max_frequency=sampling_rate / 2,
-        sampling_rate=sampling_rate,
-        norm="slaney",
-        mel_scale="slaney",
-    )  # [frequencies, M]
-    magnitudes = spectrum.abs().transpose(1, 2).unflatten(0, waveform.shape[:2])
-    mel = magnitudes @ torch.from_numpy(filters.astype(np.float32)).to(waveform.device)
-    return mel.clamp(min=MEL_FLOOR).log()
-
-
 def _resample(waveform: Tensor, sampling_rate: int, target_rate: int) -> Tensor:
     if sampling_rate == target_rate:
         return waveform
@@ -294,94 +372,57 @@ def _resample(waveform: Tensor, sampling_rate: int, target_rate: int) -> Tensor:
 # --- vocoders ---
 
 
+class _SoundDecoder(Protocol):
+    """What the codec asks of what makes sound: frames [B, channels, T, M] to waveform [B, num_channels, T * hop]."""
+
+    sampling_rate: int | None  # None keeps that of the VAE
+    num_mel_bins: int
+    num_channels: int
+    hop_length_samples: int
+    reach_mel_frames: int
+
+    def __call__(self, mel: Tensor) -> Tensor: ...
+
+
 class _Vocoder:
     """Log-mel [B, channels, T, M] to waveform [B, num_channels, T * hop_length_samples]."""
 
     def __init__(self, module: Any) -> None:
-        config = module.config
+        is_mapping = isinstance(module.config, Mapping)
+        config: Mapping[str, Any] = module.config if is_mapping else module.config.to_dict()  # transformers' is none
         self.module = module
-        self.takes_one_mel = "num_mels" in config  # [B, M, T]; the others take [B, channels, T, M]
-        self.num_mel_bins: int = config.num_mels if self.takes_one_mel else config.in_channels
+        own_name = next((name for name in ("num_mels", "mel_dim") if name in config), None)
+        self.takes_one_mel = own_name is not None  # [B, M, T]; the others take [B, channels, T, M]
+        self.num_mel_bins: int = config[own_name or "in_channels"]
         self.sampling_rate: int | None = config.get("output_sampling_rate")
         extends_bandwidth = "bwe_out_channels" in config
         self.num_channels: int = config.get("bwe_out_channels" if extends_bandwidth else "out_channels", 1)
-        self.hop_length_samples: int = math.prod(_Generator.from_config(config).factors)
+        self.hop_length_samples: int = math.prod(Generator.from_config(config).factors)
         if extends_bandwidth:
-            self.hop_length_samples *= config.output_sampling_rate // config.input_sampling_rate
-        self.reach_mel_frames: int = _reach_mel_frames(config)
+            self.hop_length_samples *= config["output_sampling_rate"] // config["input_sampling_rate"]
+        self.reach_mel_frames: int = reach_mel_frames(config)
 
     def __call__(self, mel: Tensor) -> Tensor:
         mel = mel.to(self.module.dtype)
-        if self.takes_one_mel:
-            return self.module(mel.squeeze(1).transpose(1, 2), return_dict=False)[0]
-        return self.module(mel)
+        if not self.takes_one_mel:
+            return self.module(mel)
+        output = self.module(mel.squeeze(1).transpose(1, 2))
+        waveform: Tensor = output if isinstance(output, Tensor) else output[0]
+        return waveform.reshape(mel.shape[0], 1, -1)  # transformers squeezes
 
 
-@dataclass(frozen=True)
-class _Generator:
-    """The kernels of a HiFi-GAN-like generator, enough to know what each output sample depends on."""
+class _WaveformDecoder:
+    """The decoder of a waveform VAE in place of a vocoder: latents [B, 1, L, C] to waveform [B, channels, L * hop]."""
 
-    factors: Sequence[int]
-    kernel_sizes: Sequence[int]
-    resnet_kernel_sizes: Sequence[int]
-    resnet_dilations: Sequence[Sequence[int]]
-    activation_reach: int  # frames to each side of one (anti-aliased) activation
-    last_activation_reach: int
+    def __init__(self, module: Any) -> None:
+        config = module.config
+        self.module = module
+        self.sampling_rate: int | None = None
+        self.num_mel_bins: int = config.get("codebook_dim", config.latent_dim)
+        self.num_channels: int = config.num_channels
+        self.hop_length_samples: int = math.prod(config.decoder_rates)
+        self.reach_mel_frames: int = reach_latents(config.decoder_rates)
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], prefix: str = "") -> "_Generator":
-        if "upsample_rates" in config:  # BigVGAN's own names; always anti-aliased, by 2 with 12 taps
-            names = ["upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "resblock_dilation_sizes"]
-            inner_reach = last_reach = _antialias_reach(2, 12)
-        else:
-            suffixes = ("upsample_factors", "upsample_kernel_sizes", "resnet_kernel_sizes", "resnet_dilations")
-            names = [prefix + suffix for suffix in suffixes]
-            reach = _antialias_reach(config[f"{prefix}antialias_ratio"], config[f"{prefix}antialias_kernel_size"])
-            inner_reach = reach if config[f"{prefix}antialias"] else 0
-            last_reach = 0 if config[f"{prefix}act_fn"] == "leaky_relu" else reach
-        factors, kernel_sizes, resnet_kernel_sizes, resnet_dilations = (config[name] for name in names)
-        return cls(factors, kernel_sizes, resnet_kernel_sizes, resnet_dilations, inner_reach, last_reach)
-
-    def input_interval(self, low: int, high: int) -> tuple[int, int]:
-        """First and last mel frame that the output samples ``low`` to ``high`` depend on."""
-        margin = 3 + self.last_activation_reach  # the last convolution has 7 taps
-        resnet_reach = max(map(self._resnet_reach, self.resnet_kernel_sizes, self.resnet_dilations))
-        for factor, kernel_size in zip(reversed(self.factors), reversed(self.kernel_sizes), strict=True):
-            low, high = low - margin - resnet_reach, high + margin + resnet_reach
-            padding = (kernel_size - factor) // 2
-            low, high = -((kernel_size - 1 - padding - low) // factor), (high + padding) // factor
-            margin = 0
-        return low - 3, high + 3  # the first convolution has 7 taps
-
-    def _resnet_reach(self, kernel_size: int, dilations: Sequence[int]) -> int:
-        per_layer = 2 * self.activation_reach + kernel_size // 2  # two activations and an undilated convolution
-        return sum(per_layer + kernel_size // 2 * dilation for dilation in dilations)
-
-
-def _antialias_reach(ratio: int, kernel_size: int) -> int:
-    """Frames to each side that up-sampling, an activation and down-sampling mix."""
-    return (kernel_size - 1) // ratio
-
-
-def _reach_mel_frames(config: Mapping[str, Any]) -> int:
-    """Mel frames to each side of its own that the samples of one mel frame depend on."""
-    generator = _Generator.from_config(config)
-    low, high = 0, math.prod(generator.factors) - 1
-    if "bwe_out_channels" in config:
-        low, high = _bandwidth_extension_interval(config, high)
-    low, high = generator.input_interval(low, high)
-    return max(-low, high)
-
-
-def _bandwidth_extension_interval(config: Mapping[str, Any], high: int) -> tuple[int, int]:
-    """First and last sample of the first stage that the final samples of its samples 0 to ``high`` depend on."""
-    hop, window = config["hop_length"], config["window_length"]
-    if (high + 1) % hop:
-        raise ValueError(
-            f"`vocoder` must upsample by a multiple of its own `hop_length` {hop}, got {high + 1}; correct its config"
-        )
-    ratio = config["output_sampling_rate"] // config["input_sampling_rate"]
-    first, last = _Generator.from_config(config, "bwe_").input_interval(0, (high + 1) * ratio - 1)
-    # Its spectrogram is causal: frame i ends with sample (i + 1) * hop - 1 and spans one window.
-    first, last = (first + 1) * hop - window, (last + 1) * hop - 1
-    return min(first, -RESAMPLER_REACH_SAMPLES), max(last, high + RESAMPLER_REACH_SAMPLES)
+    def __call__(self, mel: Tensor) -> Tensor:
+        latents = mel.squeeze(1).transpose(1, 2).to(self.module.dtype)
+        return self.module.decode(latents, return_dict=False)[0]

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .audio_codec import JoVAAudioCodec
-from .number_arguments import is_finite_number
+from .audio_codec import JoVAAudioCodec, needs_vocoder
+from .number_arguments import is_finite_number, whole_number
 from .video_codec import JoVAVideoCodec
 
 
@@ -37,13 +38,37 @@ def check_components(components: Mapping[str, Any]) -> None:
         return
     if vae is not None:
         check_video(transformer.config, JoVAVideoCodec(vae))
-    if audio_vae is not None and vocoder is not None:
+    if audio_vae is not None and (vocoder is not None or not needs_vocoder(audio_vae)):
         num_channels = JoVAAudioCodec(audio_vae, vocoder).latent_channels
         require("audio_in_channels", "transformer", transformer.config, num_channels, "the channels of `audio_vae`")
     for name, field in TEXT_WIDTHS.items():
         width = getattr(getattr(components.get(name), "config", None), "hidden_size", None)
         if isinstance(width, int):
             require(field, "transformer", transformer.config, width, f"the width of `{name}`")
+
+
+def check_skip_layer(transformer: Any, index: int | None) -> None:
+    """Refuse a block to leave out that the transformer does not have, or cannot leave out.
+
+    Args:
+        transformer: Of a pipeline; None contradicts nothing.
+        index: Of one of its blocks; None for none.
+    """
+    if index is None:
+        return
+    index = whole_number("negative_skip_layer", index, least=0)
+    if transformer is None:
+        return
+    if "skip_layers" not in signature(type(transformer).forward).parameters:
+        raise ValueError(
+            f"`negative_skip_layer` must be None for a {type(transformer).__name__}, whose `forward` has no "
+            f"`skip_layers`, got {index}; leave it out"
+        )
+    if index >= len(transformer.blocks):
+        raise ValueError(
+            f"`negative_skip_layer` must be one of the {len(transformer.blocks)} blocks of `transformer`, got {index}"
+            "; 0 is the first"
+        )
 
 
 def require(field: str, name: str, config: Mapping[str, Any], wanted: int, reason: str) -> None:

@@ -13,11 +13,13 @@ def condition_channels(latents: Tensor, image_latents: Tensor | None, num_mask_c
     """Channels behind the noisy video latents: the reference image's latent and the mask of what is given.
 
     JoVA (arXiv:2512.13677v1), Sec. 3.2.1 concatenates the reference image's VAE latent on the channel axis. It stands
-    at latent frame 0 with mask 1; latent frames without an image hold zeros, the mean latent, with mask 0.
+    at latent frame 0 with mask 1; latent frames without an image hold zeros, the mean latent, with mask 0. Wan and
+    MOVA encode the image with grey frames behind it, and latent frames without an image hold those.
 
     Args:
         latents: Video latents [B, C, F, H, W]; gives shape, dtype and device.
-        image_latents: Normalised latent of the reference image [B, C, 1, H, W]; None without one.
+        image_latents: Normalised latent of the reference image [B, C, 1, H, W], or with the grey frames behind it
+            [B, C, F, H, W]; None without one.
         num_mask_channels: Channels of the mask.
 
     Returns:
@@ -26,7 +28,7 @@ def condition_channels(latents: Tensor, image_latents: Tensor | None, num_mask_c
     batch_size, num_channels, *sizes = latents.shape
     channels = latents.new_zeros(batch_size, num_channels + num_mask_channels, *sizes)
     if image_latents is not None:
-        channels[:, :num_channels, :1] = image_latents
+        channels[:, :num_channels, : image_latents.shape[2]] = image_latents
         channels[:, num_channels:, :1] = 1
     return channels
 

@@ -61,7 +61,7 @@ def estimate(pipeline: Any, settings: GenerationDefaults, modalities: Sequence[s
         num_rows += frames * height * width / (config.patch_size[0] * config.patch_size[1] * config.patch_size[2])
         num_pixels = settings.num_frames * settings.height * settings.width
     if "audio" in modalities:
-        num_rows += settings.num_frames / settings.frame_rate * pipeline.audio_codec.latent_rate_hz
+        num_rows += pipeline.audio_codec.num_latents_for(settings.num_frames / settings.frame_rate)
     dim = config.num_attention_heads * config.attention_head_dim
     num_layers = config.num_layers + config.get("num_single_layers", 0)
     device = pipeline._execution_device

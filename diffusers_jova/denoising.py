@@ -13,6 +13,7 @@ from torch import Tensor
 from .conditions import GivenLatents
 from .guidance import Branch, Guidance, Weights, required_branches
 from .guidance_parallel import BranchSharing
+from .joint_attention import Coupling
 from .prompt import PromptEmbeds, concatenate_prompts
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .speakers import Speakers
@@ -91,6 +92,8 @@ class JoVADenoiser:
         channels: Condition channels of the video [B, C, F, h, w]; None where the model has none.
         frame_rate: Frames per second.
         audio_latent_rate_hz: Audio latents per second.
+        coupling: Attention between audio and video in coupled predictions: all of it, or one direction.
+        negative_skip_layer: Block that predictions without the prompt leave out; None for none.
         is_sequential: Whether predictions are made one after the other, to save memory, or in one batch.
         attention_kwargs: Of the transformer.
         generator: Of stochastic solvers.
@@ -104,6 +107,8 @@ class JoVADenoiser:
     channels: Tensor | None
     frame_rate: float
     audio_latent_rate_hz: float
+    coupling: Coupling = True
+    negative_skip_layer: int | None = None
     is_sequential: bool = False
     attention_kwargs: dict[str, Any] | None = None
     generator: torch.Generator | list[torch.Generator] | None = None
@@ -200,12 +205,23 @@ class JoVADenoiser:
             inputs["video"] = torch.cat([inputs["video"], self.channels.to(dtype)], dim=1)
         velocities: dict[str, dict[Branch, Tensor]] = {name: {} for name in samples}
         own = list(branches) if self.sharing is None else self.sharing.own(branches)
-        for group in [[branch] for branch in own] if self.is_sequential or not own else [own]:
+        for group in self.groups(own):
             outputs = self.ask(group, inputs, timesteps, text, step)
             for name, output in zip(MODALITIES, outputs, strict=True):
                 if output is not None:
                     velocities[name].update(zip(group, output.chunk(len(group)), strict=True))
         return velocities if self.sharing is None else self.sharing.exchange(branches, velocities, samples)
+
+    def groups(self, branches: Sequence[Branch]) -> list[list[Branch]]:
+        """Branches that one forward answers: each alone, or all that leave out the same block."""
+        if self.is_sequential:
+            return [[branch] for branch in branches]
+        parts = ([branch for branch in branches if self.skips_a_layer(branch) == skips] for skips in (False, True))
+        return [part for part in parts if part]
+
+    def skips_a_layer(self, branch: Branch) -> bool:
+        """Whether a prediction leaves out a block."""
+        return self.negative_skip_layer is not None and not branch.text
 
     def ask(
         self,
@@ -219,6 +235,8 @@ class JoVADenoiser:
         batch_size = timesteps["video"].shape[0]
         repeated = {name: torch.cat([x] * len(group)) for name, x in inputs.items()}
         label = "_".join(branch.label for branch in group)
+        skips = self.skips_a_layer(group[0])
+        options = {"skip_layers": [self.negative_skip_layer]} if skips else {}  # not every transformer knows the word
         with self.transformer.cache_context(label, **self.progress(step, list(inputs))):
             return self.transformer(
                 hidden_states=repeated.get("video"),
@@ -228,7 +246,8 @@ class JoVADenoiser:
                 **text.transformer_arguments(group, self.transformer.dtype),
                 frame_rate=self.frame_rate,
                 audio_latent_rate_hz=self.audio_latent_rate_hz,
-                coupled=[branch.coupled for branch in group for _ in range(batch_size)],
+                coupled=[branch.coupled and self.coupling for branch in group for _ in range(batch_size)],
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
+                **options,
             )

@@ -133,8 +133,8 @@ class Guidance:
         coupling_scale: s_B, how much to follow the other modality; 1 is off.
         uncoupled_text: Whether the text is ``"empty"`` (MOVA, UniAVGen) or ``"kept"`` (LTX-2, NAVA) where the
             coupling is removed.
-        guidance_interval: Steps on which ``guidance_scale`` holds, as fractions of all steps, end excluded; it is 1 on
-            the others (arXiv:2404.07724).
+        guidance_interval: Steps on which ``guidance_scale`` holds, those that lie within two fractions of all steps as
+            a whole; it is 1 on the others (arXiv:2404.07724).
         coupling_interval: The same for ``coupling_scale``.
         speaker_scale: s_V, how much to follow the voices of the speakers; 1 is off.
         guidance_rescale: Fraction in [0, 1] of the rescaling in `rescale`; 0 is off.
@@ -296,8 +296,9 @@ def rescale(guided: Tensor, conditional: Tensor, fraction: float) -> Tensor:
 
 
 def _within(interval: tuple[float, float], step: int, num_steps: int) -> bool:
-    """Whether a step begins inside an interval of fractions, start included, end excluded."""
-    return interval[0] <= step / num_steps < interval[1]  # dividing is exact where 0.55 * 100 > 55 is not
+    """Whether a step lies inside an interval of fractions as a whole, as UniAVGen's `step < int(fraction * steps)`."""
+    begin, end = step / num_steps, (step + 1) / num_steps  # dividing is exact where 0.55 * 100 > 55 is not
+    return interval[0] <= begin and end <= interval[1]
 
 
 # What people published: (video, audio).
@@ -307,8 +308,10 @@ PRESETS: Mapping[str, tuple[Guidance, Guidance]] = MappingProxyType({
     "jova": (Guidance(guidance_scale=10.0), Guidance(guidance_scale=10.0)),
     # Waver README, video only; the audio row is ours
     "waver": (Guidance(guidance_scale=8.0, apg_threshold=27.0), Guidance(guidance_scale=8.0)),
-    # arXiv:2602.08794v2, Sec. 7.2: lips improve, instruction following suffers
-    "mova": (Guidance(guidance_scale=5.0, coupling_scale=3.0), Guidance(guidance_scale=5.0, coupling_scale=3.0)),
+    # OpenMOSS/MOVA @ 595a976, as released
+    "mova": (Guidance(guidance_scale=5.0), Guidance(guidance_scale=5.0)),
+    # arXiv:2602.08794v2, Sec. 7.2, 3.0 to 3.5: lips improve, speech quality and instruction following suffer
+    "mova-dual": (Guidance(guidance_scale=5.0, coupling_scale=3.0), Guidance(guidance_scale=5.0, coupling_scale=3.0)),
     # arXiv:2511.03334 and its code: MA-CFG on the first half of the steps, plain CFG on the second
     "uniavgen": (
         Guidance(guidance_scale=3.0, coupling_scale=3.0, coupling_interval=(0.0, 0.5)),

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import torch
 from diffusers import (
+    AutoencoderKLKVAEAudio,
     AutoencoderKLLTX2Audio,
     AutoencoderKLWan,
     DiffusionPipeline,
@@ -28,13 +29,14 @@ from jova_cli.shipped import find_model
 
 from .call_guard import one_thread_at_a_time
 from .clip_shape import ClipShape
-from .component_fit import check_components, check_text_weights
+from .component_fit import check_components, check_skip_layer, check_text_weights
 from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
 from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
 from .guidance_parallel import JoVAGuidanceParallelMixin
 from .joint_transformer import check_attention_kwargs
+from .log_mel import JoVALogMel
 from .lora import JoVALoraLoaderMixin
 from .media_arrays import Audio
 from .media_reading import Sound
@@ -87,8 +89,8 @@ class JoVAPipeline(
         text_encoder: First text encoder (flan-t5-xxl in the paper).
         transformer: `JoVATransformer3DModel` or `JoVAWanTransformer3DModel`.
         vae: Video VAE.
-        audio_vae: Audio VAE.
-        vocoder: Its vocoder.
+        audio_vae: Audio VAE, or `JoVALogMel` where the transformer generates log-mel frames.
+        vocoder: Its vocoder; None for an audio VAE that decodes to a waveform.
         scheduler: `FlowMatchAudioVideoScheduler`, or a flow scheduler of diffusers, applied to each modality.
         tokenizer_2: Of the second text encoder.
         text_encoder_2: Second text encoder (Qwen2.5-Instruct in the paper).
@@ -97,6 +99,13 @@ class JoVAPipeline(
         speaker_token: Token that goes behind every `<S>` of a prompt, for a voice to replace its text row; None for
             models without voices.
         defaults: Values for arguments of a call that are None, see `GenerationDefaults`.
+        one_way_coupling: Whether a modality that is given as a whole does not read the other one, as in UniAVGen's
+            training.
+        fills_image_with_grey: Whether the condition channels of latent frames behind a first frame hold grey frames,
+            encoded together with it, as in Wan and MOVA; otherwise zeros.
+        negative_skip_layer: Block of the transformer that predictions without the prompt leave out, in UniAVGen and
+            Ovi number 11; for a transformer whose `forward` takes `skip_layers`.
+        starts_white: Whether a clip without an image or a video has a white first frame, as MOVA is asked without one.
         domain: What a model of few things knows: its `name`, and `words`, all those of its prompts; None for others.
     """
 
@@ -120,8 +129,8 @@ class JoVAPipeline(
         text_encoder: PreTrainedModel | None,
         transformer: JoVATransformer3DModel | JoVAWanTransformer3DModel | None,
         vae: AutoencoderKLWan | None,
-        audio_vae: MMAudioVAE | AutoencoderKLLTX2Audio | None,
-        vocoder: MMAudioVocoder | LTX2Vocoder | LTX2VocoderWithBWE | None,
+        audio_vae: MMAudioVAE | AutoencoderKLLTX2Audio | AutoencoderKLKVAEAudio | JoVALogMel | None,
+        vocoder: MMAudioVocoder | LTX2Vocoder | LTX2VocoderWithBWE | PreTrainedModel | None,
         scheduler: SchedulerMixin | None,
         tokenizer_2: PreTrainedTokenizerBase | None = None,
         text_encoder_2: PreTrainedModel | None = None,
@@ -130,6 +139,10 @@ class JoVAPipeline(
         speaker_token: str | None = None,
         defaults: Mapping[str, Any] | None = None,
         domain: Mapping[str, Any] | None = None,
+        one_way_coupling: bool = False,
+        fills_image_with_grey: bool = False,
+        starts_white: bool = False,
+        negative_skip_layer: int | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -152,8 +165,13 @@ class JoVAPipeline(
             speaker_token=speaker_token,
             defaults={name: getattr(self.defaults, name) for name in defaults or {}},
             domain=domain,
+            one_way_coupling=one_way_coupling,
+            fills_image_with_grey=fills_image_with_grey,
+            starts_white=starts_white,
+            negative_skip_layer=negative_skip_layer,
         )
         check_components(self.components)
+        check_skip_layer(transformer, negative_skip_layer)
         spatial_factor = 8 if vae is None else JoVAVideoCodec(vae).spatial_factor
         self.video_processor = VideoProcessor(vae_scale_factor=spatial_factor)
         self.begin_call(self.defaults, None)
@@ -521,6 +539,8 @@ class JoVAPipeline(
             channels=media.channels,
             frame_rate=clip.frame_rate,
             audio_latent_rate_hz=self.audio_codec.latent_rate_hz if "audio" in modalities else clip.frame_rate,
+            coupling=media.coupling() if self.config.one_way_coupling else True,
+            negative_skip_layer=self.config.negative_skip_layer,
             is_sequential=sequential_guidance,
             attention_kwargs=attention_kwargs,
             generator=generator,

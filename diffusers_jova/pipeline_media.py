@@ -12,15 +12,17 @@ import torch
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+from torch.nn import functional as F
 
 from jova_cli.clip_limits import ClipLimits, clip_limits
 from jova_cli.latent_lengths import num_frames_of
 
-from .audio_codec import JoVAAudioCodec
+from .audio_codec import JoVAAudioCodec, needs_vocoder
 from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given_media, set_length
 from .conditions import GivenLatents, condition_channels, repeat_to_batch
 from .finite import check_finite_inputs, finite_output
 from .given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
+from .joint_attention import Coupling
 from .media_arrays import check_sampling_rate
 from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
@@ -52,6 +54,10 @@ class GivenMedia:
         """Whether a modality is given as long as the clip."""
         return name in self.latents and self.latents[name].covers_all
 
+    def coupling(self) -> Coupling:
+        """The direction that remains where a modality that is given as a whole does not read the other one."""
+        return "a2v" if self.covers_all("audio") else "v2a" if self.covers_all("video") else True
+
 
 class JoVAMediaMixin:
     """What a pipeline with a video VAE, an audio VAE and a vocoder does with media; it may lack some of them."""
@@ -60,6 +66,7 @@ class JoVAMediaMixin:
     audio_vae: Any
     vocoder: Any
     transformer: Any
+    config: Any
     video_processor: Any
     _execution_device: torch.device
 
@@ -77,13 +84,19 @@ class JoVAMediaMixin:
     @property
     def audio_codec(self) -> JoVAAudioCodec:
         """The audio VAE and vocoder as this pipeline sees them."""
-        missing = [f"`{name}`" for name in ("audio_vae", "vocoder") if getattr(self, name) is None]
-        if missing:
+        if missing := self.missing_of_sound:
             raise ValueError(
                 f"{' and '.join(missing)} must be loaded where sound takes part, got None; load the audio VAE and its "
                 "vocoder, or pass `modalities=['video']`"
             )
         return JoVAAudioCodec(self.audio_vae, self.vocoder)
+
+    @property
+    def missing_of_sound(self) -> list[str]:
+        """What lacks to a sound codec: the audio VAE, or the vocoder unless that decodes to a waveform itself."""
+        has_waveforms = self.audio_vae is not None and not needs_vocoder(self.audio_vae)
+        names = ["audio_vae"] if has_waveforms else ["audio_vae", "vocoder"]
+        return [f"`{name}`" for name in names if getattr(self, name) is None]
 
     @property
     def temporal_factor(self) -> int:
@@ -92,8 +105,8 @@ class JoVAMediaMixin:
 
     @property
     def sampling_rate(self) -> int:
-        """Samples per second of the sound; 0 without an audio VAE and a vocoder."""
-        return 0 if self.audio_vae is None or self.vocoder is None else self.audio_codec.sampling_rate
+        """Samples per second of the sound; 0 without an audio VAE and the vocoder that it needs."""
+        return 0 if self.missing_of_sound else self.audio_codec.sampling_rate
 
     @property
     def num_condition_channels(self) -> int:
@@ -107,8 +120,13 @@ class JoVAMediaMixin:
         limits = clip_limits(self.transformer.config, self.temporal_factor, spatial_factor)
         if limits is None:
             return None
-        rate_hz = self.audio_codec.latent_rate_hz if "audio" in modalities else None
-        return limits.of_call(modalities, frame_rate, rate_hz, self.temporal_factor)
+        codec = self.audio_codec if "audio" in modalities else None
+        rate_hz = None if codec is None else codec.latent_rate_hz
+        limits = limits.of_call(modalities, frame_rate, rate_hz, self.temporal_factor)
+        longest = limits.num_frames
+        while codec and longest > 1 and codec.num_latents_for(longest / frame_rate) > limits.num_audio_latents:
+            longest -= self.temporal_factor  # the codec fills its last latent up, where most round
+        return limits._replace(num_frames=longest)
 
     def enable_vae_tiling(self) -> None:
         """Let the video VAE work tile by tile, which saves memory for large frames."""
@@ -187,8 +205,8 @@ class JoVAMediaMixin:
         image_latents = channels = None
         if "video" in inputs.modalities:
             num_latent_frames = self.video_codec.num_latent_frames(clip.num_frames)
-            if inputs.image is not None:
-                image_latents = self.encode_image(inputs.image, clip, inputs.fit)
+            if (images := self.first_frames(inputs, clip)) is not None:
+                image_latents = self.encode_image(images, clip, inputs.fit)
                 if self.num_condition_channels == 0:
                     given["video"] = GivenLatents.prefix(image_latents, num_latent_frames, axis=2)
             if inputs.video is not None:
@@ -220,10 +238,27 @@ class JoVAMediaMixin:
         """Sound [B, channels, S] of latents [B, L, C], at the codec's sampling rate."""
         return finite_output(self.audio_codec.decode(latents), "audio_vae", "decodes")
 
+    def first_frames(self, inputs: CallInputs, clip: ClipShape) -> Sequence[np.ndarray] | None:
+        """The given image of all clips or one per prompt, or the white one of a model that never starts without."""
+        if inputs.image is None and inputs.video is None and self.config.starts_white:
+            return [np.full((clip.height, clip.width, 3), 255, dtype=np.uint8)]
+        return inputs.image
+
     def encode_image(self, images: Sequence[np.ndarray], clip: ClipShape, fit: Fit) -> Tensor:
-        """Normalised latents [B, C, 1, h, w] of one reference image in one form, or of one per prompt."""
-        pixels = torch.cat([self.fit_to_clip("image", image[None], clip, fit) for image in images])
-        return repeat_to_batch("image", self.encode_frames(pixels[:, :, None]), clip.batch_size)
+        """Normalised latents of one reference image in one form, or of one per prompt.
+
+        Args:
+            images: Pictures [H, W, 3].
+            clip: That they begin.
+            fit: How they become of its shape.
+
+        Returns:
+            [B, C, 1, h, w], or [B, C, F, h, w] where the model has condition channels and grey frames follow in them.
+        """
+        pixels = torch.cat([self.fit_to_clip("image", image[None], clip, fit) for image in images])[:, :, None]
+        if self.config.fills_image_with_grey and self.num_condition_channels > 0:
+            pixels = F.pad(pixels, (0, 0, 0, 0, 0, clip.num_frames - 1))  # 0 is grey in [-1, 1]
+        return repeat_to_batch("image", self.encode_frames(pixels), clip.batch_size)
 
     def encode_video(self, frames: Tensor, clip: ClipShape) -> Tensor:
         """Normalised latents [B, C, F, h, w] of given frames [1, 3, N, H, W] in [-1, 1]."""

@@ -1,12 +1,8 @@
 """A saved pipeline whose components are loaded one by one, by programs that manage memory themselves."""
 
 import os
-from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-import diffusers
-import torch
 
 from jova_cli.given_paths import kind_of
 from jova_cli.json_text import read_object
@@ -14,6 +10,7 @@ from jova_cli.model_clips import index_defaults
 from jova_cli.model_info import read_index
 from jova_cli.shipped import model_folder
 
+from .component_outline import build_outline
 from .generation_defaults import GenerationDefaults
 from .pipeline_jova import JoVAPipeline
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
@@ -33,21 +30,6 @@ def model_defaults(source: str | os.PathLike[str]) -> GenerationDefaults:
     folder = Path(source)
     index = read_index(folder) if kind_of(folder) else JoVAPipeline.load_config(source)
     return GenerationDefaults.from_dict(index_defaults(index))
-
-
-def outline_component(folder: Path, library: str, class_name: str) -> Any:
-    """A component of diffusers without its weights, on the meta device.
-
-    Args:
-        folder: That holds its config.
-        library: As `DiffusionPipeline` stores it.
-        class_name: Likewise.
-    """
-    # a pipeline's own component, such as a vocoder, has the module of that pipeline as its library
-    module = getattr(diffusers.pipelines, library, None) or import_module(library)
-    cls = getattr(module, class_name)
-    with torch.device("meta"):
-        return cls.from_config(cls.load_config(folder))
 
 
 class SavedPipeline:
@@ -81,7 +63,7 @@ class SavedPipeline:
 
     def outline(self) -> JoVAPipeline:
         """The codecs without their weights, on the meta device: what their shapes, rates and statistics tell."""
-        codecs = {name: outline_component(self.folder / name, *self.index[name]) for name in CODECS if self.has(name)}
+        codecs = {name: build_outline(self.index[name], self.folder / name) for name in CODECS if self.has(name)}
         config = {name: self.index[name] for name in ("defaults", "prompt_template") if name in self.index}
         arguments: dict[str, Any] = {name: codecs.get(name) for name in COMPONENTS} | config
         return JoVAPipeline(**arguments)

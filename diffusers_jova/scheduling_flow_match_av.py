@@ -55,7 +55,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "wan":           {"shift":  5.0, "audio_shift":  5.0, "solver": "unipc"},  # Wan 2.1, 720p
     "ovi":           {"shift":  5.0, "audio_shift":  5.0, "solver": "unipc"},  # Ovi @ 5b69b25
     "nava":          {"shift":  5.0, "audio_shift":  5.0, "solver": "unipc"},  # NAVA @ 786c373
-    "uniavgen":      {"shift":  5.0, "audio_shift":  5.0},                     # arXiv:2511.03334
+    "uniavgen":      {"shift":  5.0, "audio_shift":  5.0, "last_sigma": 0.001},  # MCG-NJU/Sora2-mini @ 6d9a41b
     "mova-phase-1":  {"shift":  5.0, "audio_shift":  1.0},                     # arXiv:2602.08794v2
     "mova":          {"shift":  5.0, "audio_shift":  5.0},                     # arXiv:2602.08794v2, phases 2 and 3
     "universe-1":    {"shift": 15.0, "audio_shift": 15.0, "solver": "unipc"},  # UniVerse-1 code
@@ -189,8 +189,9 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
     """Walks video and audio from noise to data side by side, each on its own schedule.
 
     The solvers are diffusers' own, one instance per modality, at ``video`` and ``audio``. The schedules are exact:
-    u = 1, 1 - 1/N, ..., 1/N is shifted per modality, so that the first step starts at sigma 1 (timestep 1000) and the
-    last one ends at 0; timesteps are ``sigma * num_train_timesteps`` in float32, never rounded.
+    u = 1, 1 - 1/N, ..., 1/N, or even steps from 1 to ``last_sigma``, is shifted per modality, so that the first step
+    starts at sigma 1 (timestep 1000) and the last one ends at 0; timesteps are ``sigma * num_train_timesteps`` in
+    float32, never rounded.
 
     Args:
         shift: Shift of the video schedule, see `shift_sigmas`.
@@ -198,6 +199,7 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: Timestep at sigma 1.
         solver: ``"euler"``, or ``"unipc"`` for the second-order multistep predictor-corrector of Wan, whose logarithms
             take the first sigma as 1 - 1e-6.
+        last_sigma: Noise level at which the last step starts, before the shift; None for 1/N.
     """
 
     # their configs and ours read each other: `UniPCMultistepScheduler.from_config(pipe.scheduler.config)`
@@ -221,6 +223,7 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         audio_shift: float = 1.0,
         num_train_timesteps: int = 1000,
         solver: Literal["euler", "unipc"] = "euler",
+        last_sigma: float | None = None,
     ) -> None:
         if solver not in SOLVERS:
             raise ValueError(f"`solver` must be one of {sorted(SOLVERS)}, got {solver!r}")
@@ -233,8 +236,12 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         """Keep what other schedulers read from this config in step with ``shift`` and ``audio_shift``.
 
         Raises:
-            ValueError: A shift or the number of timesteps is no number that a schedule can have.
+            ValueError: A shift, the number of timesteps or the last level is no number that a schedule can have.
         """
+        if kwargs.get("last_sigma") is not None:
+            kwargs["last_sigma"] = finite_number("last_sigma", kwargs["last_sigma"], "None is 1 / number of steps")
+            if not 0 < kwargs["last_sigma"] < 1:
+                raise ValueError(f"`last_sigma` must lie within (0, 1), got {kwargs['last_sigma']}; use 0.001, say")
         for name in {"shift", "audio_shift"} & {*kwargs}:
             kwargs[name] = positive_number(name, kwargs[name], "1 leaves the schedule uniform")
         if "num_train_timesteps" in kwargs:
@@ -336,11 +343,17 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
                 f"got {sorted(lengths) or None}; both modalities take every step together"
             )
         if "sigmas" not in levels:
-            levels["sigmas"] = shift_sigmas(np.linspace(1, 0, lengths.pop() + 1)[:-1], self.config["shift"])
+            levels["sigmas"] = shift_sigmas(self._even_sigmas(lengths.pop()), self.config["shift"])
         if "audio_sigmas" not in levels:
             ratio = self.config["audio_shift"] / self.config["shift"]
             levels["audio_sigmas"] = shift_sigmas(levels["sigmas"], ratio)
         return levels["sigmas"], levels["audio_sigmas"]
+
+    def _even_sigmas(self, num_inference_steps: int) -> np.ndarray:
+        """Evenly spaced noise levels from 1 on, [N], the final 0 left out."""
+        if self.config["last_sigma"] is None:
+            return np.linspace(1, 0, num_inference_steps + 1)[:-1]
+        return np.linspace(1, self.config["last_sigma"], num_inference_steps)
 
     def _start(self, sigmas: Tensor, audio_sigmas: Tensor) -> None:
         """Take noise levels [N + 1] per modality and stand before the first step."""

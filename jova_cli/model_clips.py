@@ -1,6 +1,7 @@
 """Which clips a saved pipeline makes, and what it can at most, from its index and its configs."""
 
 import ast
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ DEFAULTS = (PACKAGE / "generation_defaults.py", "GenerationDefaults")
 MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
 VAE_FACTORS = {"scale_factor_temporal": 4, "scale_factor_spatial": 8}  # AutoencoderKLWan's own, for its older configs
 PATCH_SIZE = (1, 2, 2)  # the transformers' own
-MEL_FRAMES_PER_LATENT = {"MMAudioVAE": 2, "AutoencoderKLLTX2Audio": 4}
+MEL_FRAMES_PER_LATENT = {"MMAudioVAE": 2, "AutoencoderKLLTX2Audio": 4, "JoVALogMel": 1}
 
 
 def index_defaults(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,6 +148,8 @@ def config_of(folder: Path, name: str) -> dict[str, Any]:
 def latent_rate_hz(folder: Path) -> float | None:
     """Audio latents per second; None without an audio VAE whose class is known."""
     config = config_of(folder, "audio_vae")
+    if "encoder_rates" in config:  # of a waveform VAE
+        return float(config["sample_rate"] / math.prod(config["encoder_rates"]))
     per_latent = MEL_FRAMES_PER_LATENT.get(str(config.get("_class_name")))
     if per_latent is None:
         return None

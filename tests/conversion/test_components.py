@@ -11,13 +11,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import UMT5EncoderModel
 
-from diffusers_jova import JoVAPipeline
+from diffusers_jova import JoVAAutoencoderKLDAC, JoVAPipeline
 from diffusers_jova.conversion.checkpoint import from_state_dict
 from diffusers_jova.conversion.components import NAMES, find_components, locate
 from diffusers_jova.conversion.convert import main
 from diffusers_jova.conversion.output import Options
 from diffusers_jova.conversion.wan_vae import convert_vae
 from jova_cli.model_info import front_matter
+from tests.conversion.test_dac import released_names, small_dac
 from tests.conversion.test_wan import nava_names
 from tests.released_parts import RELEASED_FILES, filled, released_checkpoint, result
 from tests.rounding import assert_computes
@@ -165,9 +166,42 @@ def test_a_release_that_holds_a_part_twice_is_not_guessed_about(tmp_path: Path) 
     assert locate([release / "Wan2.1_VAE.pth", release])["vae"] == release / "Wan2.1_VAE.pth"
 
 
+def test_the_audio_vae_of_mova_comes_in_its_folder_or_as_one_file_and_needs_no_vocoder(tmp_path: Path) -> None:
+    """The folder's index names classes of its own project, which nobody else can import."""
+    names = released_names(small_dac())
+    release = write_release(tmp_path / "release")
+    (release / "params" / "LTX2" / RELEASED_FILES["ltx2_audio"]).unlink()
+    with pytest.raises(ValueError, match=r"got no `audio_vae`, `vocoder`"):
+        find_components([release], Options())
+    folder = tmp_path / "MOVA" / "audio_vae"
+    folder.mkdir(parents=True)
+    save_file(names, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text('{"_class_name": "DAC"}')
+    (folder.parent / "model_index.json").write_text('{"audio_vae": ["mova.diffusion.models", "DAC"]}')
+    (tmp_path / "Foley").mkdir()
+    torch.save(names, tmp_path / "Foley" / "vae_128d_48k.pth")
+    write_released(release / "params" / "LTX2", "ltx2_audio")  # another audio VAE, with its vocoder
+    for source in (folder.parent, tmp_path / "Foley"):
+        parts = {part.name: part for part in find_components([source, release], Options())}
+        assert "vocoder" not in parts
+        assert parts["audio_vae"].entry == ("diffusers_jova", "JoVAAutoencoderKLDAC")
+        assert parts["audio_vae"].licence.origin == "OpenMOSS/MOVA"
+        parts["audio_vae"].write(tmp_path / source.name / "written")
+        written = JoVAAutoencoderKLDAC.from_pretrained(tmp_path / source.name / "written").state_dict()
+        assert all(torch.equal(written[name], tensor) for name, tensor in small_dac().state_dict().items())
+
+
+def test_an_audio_vae_that_decodes_to_a_spectrogram_is_refused_without_its_vocoder(tmp_path: Path) -> None:
+    release = write_release(tmp_path / "release")
+    (release / "params" / "LTX2" / RELEASED_FILES["ltx2_audio"]).unlink()
+    AutoencoderKLLTX2Audio(base_channels=4, ch_mult=(1,), num_res_blocks=1).save_pretrained(release / "audio_vae")
+    with pytest.raises(ValueError, match=r"a vocoder beside a AutoencoderKLLTX2Audio, .* got no `vocoder`; add"):
+        find_components([release], Options())
+
+
 def test_a_component_of_an_unknown_library_is_refused(tmp_path: Path) -> None:
     release = write_release(tmp_path / "release")
     (tmp_path / "own" / "vae").mkdir(parents=True)
     (tmp_path / "own" / "model_index.json").write_text('{"vae": ["os", "system"]}')
-    with pytest.raises(ValueError, match=r"must be one of diffusers, ltx2, transformers, got 'os'"):
+    with pytest.raises(ValueError, match=r"must be one of diffusers, diffusers_jova, ltx2, transformers, got 'os'"):
         find_components([tmp_path / "own", release], Options())

@@ -1,15 +1,27 @@
+from pathlib import Path
+
 import pytest
 import torch
-from diffusers import AutoencoderKLLTX2Audio, MMAudioVAE, MMAudioVocoder
+from diffusers import AutoencoderKLKVAEAudio, AutoencoderKLLTX2Audio, MMAudioVAE, MMAudioVocoder
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import Qwen2_5OmniToken2WavBigVGANModel
 
 from diffusers_jova.audio_codec import JoVAAudioCodec
+from diffusers_jova.autoencoder_kl_dac import JoVAAutoencoderKLDAC
+from diffusers_jova.log_mel import JoVALogMel, centred_log_mel
+from tests.places import PARITY, needs_references
+from tests.rounding import relative_error
 
 
-KINDS = ("mmaudio", "mmaudio-ltx2", "ltx2", "ltx2-bwe")
+KINDS = ("mmaudio", "mmaudio-ltx2", "ltx2", "ltx2-bwe", "dac", "kvae", "log-mel")
+CUTTING = tuple(kind for kind in KINDS if kind not in ("dac", "kvae"))  # what is shorter than a latent; those fill up
 ROUND_OFF = 2e-6  # float32 convolutions sum in another order when the length differs
-LAST_LAYERS = ("conv_post.weight", "conv_out.weight", "vocoder.conv_out.weight", "bwe_generator.conv_out.weight")
+LAST_LAYERS = (
+    *("conv_post.weight", "conv_out.weight", "vocoder.conv_out.weight", "bwe_generator.conv_out.weight"),
+    "decoder.conv2.parametrizations.weight.original0",
+)
 VAE_16K = {"mel_bins": 80, "n_fft": 1024, "hop_length": 256}
 VAE_44K = {"mel_bins": 128, "sample_rate": 44100, "n_fft": 2048, "hop_length": 512}
 BIGVGAN_16K = {"factors": (4, 4, 2, 2, 2, 2), "kernels": (8, 8, 4, 4, 4, 4)}
@@ -114,8 +126,42 @@ def stereo_vocoder() -> LTX2Vocoder:
     )
 
 
-def components(kind: str) -> tuple[nn.Module, nn.Module]:
+WAVEFORM_VAE = {"encoder_dim": 4, "encoder_rates": [2, 3], "decoder_dim": 8, "decoder_rates": [3, 2]}
+
+
+def dac(**changes: object) -> JoVAAutoencoderKLDAC:
+    return randomize(JoVAAutoencoderKLDAC(**{**WAVEFORM_VAE, "latent_dim": 6, **changes}))
+
+
+def kvae() -> AutoencoderKLKVAEAudio:
+    sizes = {"latent_dim": 8, "codebook_dim": 5, "attn_num_heads": 2, "num_channels": 2}
+    return randomize(AutoencoderKLKVAEAudio(**WAVEFORM_VAE, **sizes))
+
+
+def log_mel() -> JoVALogMel:
+    mel = JoVALogMel(sample_rate=6000, n_fft=64, hop_length=12, mel_bins=10, max_frequency_hz=2000.0)
+    mel.latents_mean.fill_(-5.0)
+    mel.latents_std.copy_(torch.linspace(1, 3, 10))
+    return mel
+
+
+def qwen_vocoder() -> Qwen2_5OmniToken2WavBigVGANModel:
+    config = Qwen2_5OmniToken2WavBigVGANModel.config_class(
+        mel_dim=10,
+        upsample_initial_channel=16,
+        upsample_rates=[3, 2, 2],
+        upsample_kernel_sizes=[7, 4, 4],
+        resblock_kernel_sizes=[3, 5],
+        resblock_dilation_sizes=[[1, 3, 5], [1, 3, 5]],
+    )
+    return randomize(Qwen2_5OmniToken2WavBigVGANModel(config))
+
+
+def components(kind: str) -> tuple[nn.Module, nn.Module | None]:
     return {
+        "dac": lambda: (dac(), None),
+        "kvae": lambda: (kvae(), None),
+        "log-mel": lambda: (log_mel(), qwen_vocoder()),
         "mmaudio": lambda: (mmaudio_vae(), mmaudio_vocoder()),
         "mmaudio-ltx2": lambda: (mmaudio_vae(), ltx2_vocoder()),
         "ltx2": lambda: (ltx2_audio_vae(), stereo_vocoder()),
@@ -147,6 +193,9 @@ def random_waveform(codec: JoVAAudioCodec, num_samples: int, batch_size: int = 2
         ("mmaudio-ltx2", 250.0, 6, 16000, 1),
         ("ltx2", 25.0, 16, 24000, 2),
         ("ltx2-bwe", 25.0, 16, 48000, 2),
+        ("dac", 8000.0, 6, 48000, 1),
+        ("kvae", 8000.0, 5, 48000, 2),
+        ("log-mel", 500.0, 10, 6000, 1),
     ],
 )
 def test_the_codec_reads_its_geometry_from_its_components(
@@ -190,7 +239,48 @@ def test_the_number_of_samples_and_of_latents_belong_together(kind: str) -> None
     assert codec.encode(waveform.clamp(-1, 1)).shape == latents.shape
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_the_waveform_vae_of_mova_has_the_latents_of_its_release() -> None:
+    """mova_pipeline: ceil(int(48000 * num_frames / fps) / 960), written out in whole numbers."""
+    with torch.device("meta"):
+        codec = JoVAAudioCodec(JoVAAutoencoderKLDAC())
+    assert codec.latent_rate_hz == 50
+    assert (codec.num_latents_for(193 / 24), codec.num_latents_for(121 / 24)) == (403, 253)
+    for frame_rate in (16, 24, 25, 30):
+        for num_frames in range(1, 400, 4):
+            num_samples = 48000 * num_frames // frame_rate
+            assert codec.num_latents_for(num_frames / frame_rate) == -(-num_samples // 960)
+    assert codec._vocoder.reach_mel_frames == 10  # measured on the original: 9419 samples before, 10352 behind
+
+
+def test_the_mel_frames_of_uniavgen_are_those_of_its_release() -> None:
+    with torch.device("meta"):
+        vocoder = Qwen2_5OmniToken2WavBigVGANModel(Qwen2_5OmniToken2WavBigVGANModel.config_class())
+        codec = JoVAAudioCodec(JoVALogMel(), vocoder)
+    assert (codec.latent_rate_hz, codec.sampling_rate, codec.latent_channels) == (100, 24000, 80)
+    assert codec.num_latents_for(81 / 16) == 506
+    assert codec.num_samples_for(506) == 121440
+
+
+@pytest.mark.parametrize("kind", ["mmaudio", "dac", "kvae", "log-mel"])
+def test_a_clip_has_as_many_latents_as_its_sound_is_encoded_to(kind: str) -> None:
+    codec = codec_of(kind)
+    for num_latents in (60, 61):
+        num_samples = codec.num_samples_for(num_latents)
+        assert codec.num_latents_for(num_samples / codec.sampling_rate) == num_latents
+        assert codec.encode(random_waveform(codec, num_samples, batch_size=1)).shape[1] == num_latents
+
+
+@pytest.mark.parametrize("kind", ["dac", "kvae"])
+def test_a_remainder_shorter_than_a_latent_is_filled_up_by_a_waveform_vae(kind: str) -> None:
+    codec = codec_of(kind)
+    for extra in (1, 3, 5):
+        waveform = random_waveform(codec, 6 * 40 + extra, batch_size=1)
+        latents = codec.encode(waveform)
+        assert latents.shape[1] == 41 == codec.num_latents_for((6 * 40 + extra) / 48000)
+        torch.testing.assert_close(latents, codec.encode(torch.nn.functional.pad(waveform, (0, 6 - extra))))
+
+
+@pytest.mark.parametrize("kind", CUTTING)
 def test_a_remainder_shorter_than_a_latent_is_dropped(kind: str) -> None:
     codec = codec_of(kind)
     whole = codec.num_samples_for(40)
@@ -240,11 +330,9 @@ def test_ltx2_latents_decode_as_in_the_host_pipeline() -> None:
 
 
 def test_the_log_mel_front_end_finds_a_tone_in_its_band_at_its_time() -> None:
-    from diffusers_jova.audio_codec import _log_mel
-
     time_s = torch.arange(16000) / 16000
     tone = torch.sin(2 * torch.pi * 1000 * time_s) * (time_s >= 0.5)
-    mel = _log_mel(tone[None, None], 16000, 160, 64)
+    mel = centred_log_mel(tone[None, None], 16000, 160, 64, 1024)
     assert mel.shape == (1, 1, 101, 64)
     loudest = mel[0, 0, 80].argmax().item()
     assert loudest == pytest.approx(64 * 15 / (15 + 27 / torch.tensor(6.4).log() * torch.tensor(8.0).log()), abs=1.5)
@@ -278,7 +366,8 @@ def test_the_reach_is_exactly_what_a_mel_frame_can_influence(kind: str) -> None:
     vocoder, reach = codec._vocoder, codec._vocoder.reach_mel_frames
     vocoder.module.double()  # the outermost filter taps multiply to less than float32 can hold
     centre = reach + 3
-    shape = (1, codec._vae.num_channels, 2 * centre + 1, vocoder.num_mel_bins // codec._vae.num_channels)
+    num_mels = codec._vae.num_channels if kind in CUTTING else 1  # latents come as one
+    shape = (1, num_mels, 2 * centre + 1, vocoder.num_mel_bins // num_mels)
     mel = (0.01 * torch.randn(shape, generator=torch.Generator().manual_seed(4))).double().requires_grad_(True)
     hop = vocoder.hop_length_samples
     vocoder(mel)[..., centre * hop : (centre + 1) * hop].square().sum().backward()
@@ -291,17 +380,17 @@ def test_the_reach_is_exactly_what_a_mel_frame_can_influence(kind: str) -> None:
 # --- dtypes and hooks ---
 
 
-@pytest.mark.parametrize("kind", ["mmaudio", "ltx2"])
+@pytest.mark.parametrize("kind", ["mmaudio", "ltx2", "dac", "log-mel"])
 def test_half_precision_components_encode_and_decode_and_keep_their_dtype(kind: str) -> None:
     vae, vocoder = components(kind)
     codec = JoVAAudioCodec(vae, vocoder)
     waveform = random_waveform(codec, codec.num_samples_for(20))
     expected = codec.encode(waveform)
-    vae.to(torch.bfloat16)
-    vocoder.to(torch.bfloat16)
+    for module in filter(None, (vae, vocoder)):
+        module.to(torch.bfloat16)
     latents = codec.encode(waveform)
     assert latents.dtype == codec.decode(latents).dtype == torch.float32
-    assert {vae.dtype, vocoder.dtype} == {torch.bfloat16}
+    assert {module.dtype for module in (vae, vocoder) if module is not None} == {torch.bfloat16}
     assert (latents - expected).norm() < 0.1 * expected.norm()
 
 
@@ -336,12 +425,23 @@ def test_a_vocoder_of_another_codec_is_refused() -> None:
         JoVAAudioCodec(*components("mmaudio"), chunk_mel_frames=0)
 
 
-@pytest.mark.parametrize("kind", ["mmaudio", "ltx2"])
+def test_a_vocoder_is_there_exactly_where_it_has_something_to_do() -> None:
+    with pytest.raises(ValueError, match=r"`vocoder` must be given to a MMAudioVAE, .* got None; load the vocoder"):
+        JoVAAudioCodec(mmaudio_vae())
+    with pytest.raises(
+        ValueError, match=r"`vocoder` must be None for a JoVAAutoencoderKLDAC, .* got a MMAudioVocoder"
+    ):
+        JoVAAudioCodec(dac(), mmaudio_vocoder())
+    with pytest.raises(ValueError, match="`n_fft` must exceed `hop_length` by an even number, got 64 and 13"):
+        JoVALogMel(n_fft=64, hop_length=13)
+
+
+@pytest.mark.parametrize("kind", ["mmaudio", "ltx2", "log-mel"])
 def test_wrong_sound_and_latents_are_refused(kind: str) -> None:
     codec = codec_of(kind)
     with pytest.raises(ValueError, match=r"`waveform` must have the shape \[B, \d, S\], got \[1, 3, 5000\]"):
         codec.encode(torch.zeros(1, 3, 5000))
-    with pytest.raises(ValueError, match=r"`waveform` must last at least 0\.\d+ s, got 0\.000"):
+    with pytest.raises(ValueError, match=r"`waveform` must last at least 0\.\d+ s, got 0\.00"):
         codec.encode(torch.zeros(1, codec.num_channels, 8))
     with pytest.raises(ValueError, match=r"`latents` must have the shape \[B, L, \d+\], got \[1, 5, 3\]"):
         codec.decode(torch.zeros(1, 5, 3))
@@ -349,8 +449,36 @@ def test_wrong_sound_and_latents_are_refused(kind: str) -> None:
         codec.num_latents_for(0)
 
 
+@needs_references
+@pytest.mark.numeric
+def test_log_mel_frames_and_their_vocoder_are_those_of_uniavgen(tmp_path: Path) -> None:
+    mel = JoVALogMel()
+    mel.latents_mean.fill_(-5.1753)
+    mel.latents_std.fill_(2.1544)
+    mel.save_pretrained(tmp_path / "mel")
+    mel = JoVALogMel.from_pretrained(tmp_path / "mel")
+    given = load_file(PARITY / "uniavgen" / "mel.safetensors")
+    latents = mel.encode(given["waveform"])
+    assert latents.shape == given["latents"].shape
+    # silence lies at the floor of the logarithm, where rounding is enlarged: compared before it
+    expected = given["log_mel"].mT.double().exp()
+    assert ((mel.decode(latents).double().exp() - expected).abs() / expected.amax(2, keepdim=True)).max() < 1e-5
+    assert (latents - given["latents"]).abs().max() < 5e-5 / 2.1544
+
+    stored = load_file(PARITY / "uniavgen" / "vocoder_tiny.safetensors")
+    config = Qwen2_5OmniToken2WavBigVGANModel.config_class(mel_dim=80, upsample_initial_channel=64)
+    vocoder = Qwen2_5OmniToken2WavBigVGANModel(config).eval()
+    weights = {name.removeprefix("weights."): tensor for name, tensor in stored.items() if name.startswith("weights.")}
+    assert not vocoder.load_state_dict(weights, strict=False).unexpected_keys
+    latents = (stored["log_mel"].mT + 5.1753) / 2.1544
+    with torch.no_grad():
+        for chunk_mel_frames in (512, 7):
+            waveform = JoVAAudioCodec(mel, vocoder, chunk_mel_frames).decode(latents)
+            assert relative_error(waveform[:, 0], stored["waveform"]) < 1e-4
+
+
 def test_the_shortest_sound_that_is_accepted_gives_latents() -> None:
-    for kind in ("mmaudio", "ltx2"):
+    for kind in KINDS:
         codec = codec_of(kind)
         shortest = -(-codec._vae.min_num_samples * codec.sampling_rate // codec._vae.sampling_rate)
         assert codec.encode(torch.zeros(1, codec.num_channels, shortest)).shape[1] >= 1

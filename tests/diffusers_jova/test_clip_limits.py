@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLWan
 
-from diffusers_jova import JoVAPipeline, JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova import (
+    JoVAAutoencoderKLDAC,
+    JoVALogMel,
+    JoVAPipeline,
+    JoVATransformer3DModel,
+    JoVAWanTransformer3DModel,
+)
 from diffusers_jova.audio_codec import JoVAAudioCodec
 from diffusers_jova.training.data.encoder import video_factors
 from jova_cli.clip_limits import ClipLimits, clip_limits
 from jova_cli.model_clips import MEL_FRAMES_PER_LATENT, PATCH_SIZE, VAE_FACTORS, describe_clips, latent_rate_hz
-from tests.tiny_pipeline import build_tiny_pipeline, build_wan_transformer
+from tests.tiny_pipeline import build_tiny_pipeline, build_transformer, build_wan_transformer
 
 
 RATE = 16000
@@ -99,3 +105,26 @@ def test_fields_that_older_configs_leave_out_are_what_their_classes_take(
         (folder / name / "config.json").write_text(json.dumps(kept))
     assert describe_clips(folder) == describe_clips(tiny_pipeline_folder)
     assert video_factors(folder) == video_factors(tiny_pipeline_folder)
+
+
+def test_the_rate_of_sound_without_a_vocoder_or_a_vae_is_read_from_its_config(tmp_path: Path) -> None:
+    dac = JoVAAutoencoderKLDAC(encoder_dim=2, encoder_rates=(2, 3), decoder_dim=4, decoder_rates=(3, 2))
+    for name, module, rate_hz in (("dac", dac, 8000.0), ("mel", JoVALogMel(), 100.0)):
+        module.save_pretrained(tmp_path / name / "audio_vae")
+        assert latent_rate_hz(tmp_path / name) == rate_hz
+
+
+@pytest.mark.parametrize(("num_latents", "longest"), [(14, 1), (15, 5), (16, 5), (26, 5), (27, 9)])
+def test_the_longest_clip_has_no_more_latents_than_positions_by_the_rule_of_its_codec(
+    num_latents: int, longest: int
+) -> None:
+    """At 16 frames and 48 latents per second a frame is 3 latents; 5 frames begin 15 and 9 begin 27."""
+    dac = JoVAAutoencoderKLDAC(
+        encoder_dim=2, encoder_rates=(2, 5), decoder_dim=4, decoder_rates=(5, 2), latent_dim=4, sample_rate=480
+    )
+    transformer = build_transformer(audio_position_table_size=num_latents)
+    pipeline = build_tiny_pipeline(transformer=transformer, audio_vae=dac, vocoder=None)
+    limits = pipeline.clip_limits(("video", "audio"), 16.0)
+    assert limits is not None
+    assert limits.num_frames == longest
+    assert pipeline.audio_codec.num_latents_for(longest / 16) <= num_latents

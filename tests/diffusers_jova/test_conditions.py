@@ -13,6 +13,14 @@ def test_the_reference_image_stands_at_the_first_latent_frame_with_mask_one() ->
     assert not channels[:, :, 1:].any()
 
 
+def test_grey_frames_behind_the_reference_image_have_mask_zero() -> None:
+    latents, image = torch.randn(2, 16, 3, 4, 4), torch.randn(2, 16, 3, 4, 4)
+    channels = condition_channels(latents, image, num_mask_channels=4)
+    assert torch.equal(channels[:, :16], image)
+    assert bool((channels[:, 16:, 0] == 1).all())
+    assert not channels[:, 16:, 1:].any()
+
+
 def test_without_a_reference_image_all_condition_channels_are_zero() -> None:
     assert not condition_channels(torch.randn(1, 16, 3, 4, 4), None, 4).any()
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +8,12 @@ from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, CacheContext, StateManager
 from torch import Tensor
 
-from diffusers_jova import FlowMatchAudioVideoScheduler, PromptEmbeds
+from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAWanTransformer3DModel, PromptEmbeds
 from diffusers_jova.conditions import GivenLatents
 from diffusers_jova.denoising import JoVADenoiser, TextConditions
 from diffusers_jova.generation_defaults import GenerationDefaults
-from tests.tiny_pipeline import build_dual_tower, build_transformer, build_wan_transformer
+from diffusers_jova.guidance import required_branches
+from tests.tiny_pipeline import build_dual_tower, build_tiny_pipeline, build_transformer, build_wan_transformer
 
 
 ROUND_OFF = {"atol": 1e-5, "rtol": 1e-4}
@@ -199,3 +200,69 @@ def test_cache_hooks_are_told_the_step_its_noise_level_and_the_number_of_steps(
     told = [(context.step_index, context.sigma, context.num_inference_steps) for context in recorder.contexts]
     assert told == [(step, float(sigmas[step]), 4) for step in (0, 1, 2, 3, 3)]
     assert len({context.name for context in recorder.contexts}) == 3, "one name for the batch, one per branch alone"
+
+
+class SkippingTransformer(JoVAWanTransformer3DModel):
+    """A transformer that can leave blocks out."""
+
+    def forward(self, *args: Any, skip_layers: Sequence[int] = (), **kwargs: Any) -> Any:
+        blocks = self.blocks
+        self.blocks = torch.nn.ModuleList(block for index, block in enumerate(blocks) if index not in skip_layers)
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self.blocks = blocks
+
+
+def skipping_transformer() -> SkippingTransformer:
+    source = build_wan_transformer()
+    transformer = SkippingTransformer.from_config(source.config).eval()
+    transformer.load_state_dict(source.state_dict())
+    return transformer
+
+
+@pytest.mark.parametrize("is_sequential", [False, True])
+def test_predictions_without_the_prompt_leave_blocks_out_and_the_others_do_not(is_sequential: bool) -> None:
+    transformer = skipping_transformer()
+    settings: dict[str, Any] = {"guidance_scale": 3.0, "coupling_scale": 2.0}
+    plain = replace(denoiser(**settings), transformer=transformer, is_sequential=is_sequential)
+    skipping = replace(plain, negative_skip_layer=1)
+    branches = required_branches(*skipping.weights(0, ["video", "audio"]).values())
+    timesteps = {name: torch.full((BATCH_SIZE,), 700.0) for name in ("video", "audio")}
+    with torch.no_grad():
+        own, other = (each.predict(branches, samples(), timesteps, text(), 0) for each in (skipping, plain))
+        expected = replace(plain, transformer=fewer_blocks(transformer)).predict(
+            branches, samples(), timesteps, text(), 0
+        )
+    for name, predictions in own.items():
+        for branch, prediction in predictions.items():
+            wanted = (other if branch.text else expected)[name][branch]
+            torch.testing.assert_close(prediction, wanted, atol=1e-5, rtol=1e-4)
+            if not branch.text:
+                assert not torch.allclose(prediction, other[name][branch], atol=1e-3)
+
+
+def fewer_blocks(transformer: SkippingTransformer) -> JoVAWanTransformer3DModel:
+    """The same weights without the second block."""
+    shorter = build_wan_transformer(num_layers=1)
+    state = transformer.state_dict()
+    shorter.load_state_dict({name: state[name] for name in shorter.state_dict()})
+    return shorter
+
+
+def test_blocks_are_left_out_by_a_whole_call_and_only_where_the_transformer_can() -> None:
+    call: dict[str, Any] = {"prompt": "a dog", "num_frames": 5, "output_type": "latent", "return_dict": False}
+    transformer = skipping_transformer()
+    plain, skipping = (
+        build_tiny_pipeline(transformer=transformer, negative_skip_layer=layer)(
+            **call, generator=torch.Generator().manual_seed(0)
+        )
+        for layer in (None, 0)
+    )
+    assert not any(torch.equal(one, other) for one, other in zip(plain, skipping, strict=True))
+    with pytest.raises(ValueError, match=r"must be None for a JoVAWanTransformer3DModel, .* got 1; leave it out"):
+        build_tiny_pipeline(transformer=build_wan_transformer(), negative_skip_layer=1)
+    with pytest.raises(ValueError, match=r"must be one of the 2 blocks of `transformer`, got 11; 0 is"):
+        build_tiny_pipeline(transformer=transformer, negative_skip_layer=11)
+    with pytest.raises(ValueError, match=r"`negative_skip_layer` must be .*, got -1"):
+        build_tiny_pipeline(transformer=transformer, negative_skip_layer=-1)

@@ -117,14 +117,16 @@ def test_only_the_branches_that_some_modality_needs_are_asked() -> None:
     assert required_branches(branch_weights(0, 1)) == [NO_TEXT]
 
 
-def test_intervals_are_fractions_of_the_steps_with_the_end_excluded() -> None:
+def test_intervals_hold_the_steps_that_lie_within_two_fractions_as_a_whole() -> None:
     def steps(interval: tuple[float, float], num_steps: int) -> list[int]:
         guidance = Guidance(guidance_scale=2.0, guidance_interval=interval)
         return [step for step in range(num_steps) if guidance.weights(step, num_steps) != {CONDITIONAL: 1}]
 
     assert steps((0, 1), 7) == list(range(7))
     assert steps((0.0, 0.5), 4) == [0, 1]
-    assert steps((0.0, 0.5), 5) == [0, 1, 2]  # as in UniAVGen's code: step < 0.5 * steps
+    assert steps((0.0, 0.5), 5) == [0, 1]  # as in UniAVGen's code: step < int(0.5 * steps)
+    assert [len(steps((0.0, 0.5), num_steps)) for num_steps in range(1, 60)] == [n // 2 for n in range(1, 60)]
+    assert steps((0.2, 0.9), 4) == [1, 2]
     assert steps((0.5, 0.5), 4) == []
     assert steps((0.55, 1.0), 100) == list(range(55, 100))  # 0.55 * 100 > 55 in floating point
     assert steps((0.0, 0.29), 100) == list(range(29))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import diffusers
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusers_jova.scheduling_flow_match_av import (
@@ -20,6 +21,7 @@ from diffusers_jova.scheduling_flow_match_av import (
     sigma_quantile,
     velocity_target,
 )
+from tests.places import PARITY, needs_references
 
 
 VIDEO, AUDIO = (2, 4, 3, 2, 2), (2, 5, 3)  # [B, C, F, H, W], [B, L, C]
@@ -468,6 +470,52 @@ def test_wrong_training_draws_are_refused() -> None:
         SigmaMixture(shared=0.9)
     with pytest.raises(ValueError, match=r"3 \(one per sample\), got 2"):
         scheduler.sample_training_sigmas(3, generator=[torch.Generator(), torch.Generator()])
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 50])
+def test_the_last_step_starts_where_it_is_told_to_and_the_others_are_even(num_steps: int) -> None:
+    scheduler = FlowMatchAudioVideoScheduler(audio_shift=3.0, last_sigma=0.25)
+    scheduler.set_timesteps(num_steps)
+    assert scheduler.sigmas[-1] == scheduler.audio_sigmas[-1] == 0
+    if num_steps > 1:
+        torch.testing.assert_close(scheduler.sigmas[:-1], torch.linspace(1, 0.25, num_steps))
+        assert float(scheduler.audio_sigmas[-2]) == pytest.approx(3 * 0.25 / 1.5)
+    assert scheduler.sigmas[0] == 1
+    data, noise = torch.randn(1, 2, 1, 2, 2), torch.randn(1, 2, 1, 2, 2)
+    sample = noise
+    for timestep in scheduler.timesteps:
+        sample = scheduler.step(noise - data, None, timestep, sample, None).prev_sample
+    torch.testing.assert_close(sample, data)
+
+
+@needs_references
+@pytest.mark.parametrize("num_steps", [6, 8, 50])
+def test_the_schedule_of_uniavgen_is_that_of_its_release(num_steps: int) -> None:
+    scheduler = FlowMatchAudioVideoScheduler(**PRESETS["uniavgen"])
+    scheduler.set_timesteps(num_steps)
+    released = load_file(PARITY / "uniavgen" / "schedule.safetensors")
+    torch.testing.assert_close(scheduler.sigmas.double(), released[f"sigmas_float64.{num_steps}"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(scheduler.timesteps, released[f"timesteps_float32.{num_steps}"][:-1], atol=1e-3, rtol=0)
+    assert torch.equal(scheduler.sigmas, scheduler.audio_sigmas)
+
+
+@needs_references
+@pytest.mark.parametrize("num_steps", [5, 6, 20, 25, 30, 50])
+def test_the_schedule_of_mova_is_that_of_its_release(num_steps: int) -> None:
+    released = json.loads((PARITY / "mova" / "schedules.json").read_text())
+    for preset, shifts in (("mova", "shift_5_5"), ("mova-phase-1", "shift_5_1")):
+        found = released[f"released/{shifts}/steps_{num_steps}"]
+        scheduler = FlowMatchAudioVideoScheduler(**PRESETS[preset])
+        scheduler.set_timesteps(num_steps)
+        for name in ("sigmas", "audio_sigmas"):
+            expected = torch.tensor(found[name])
+            torch.testing.assert_close(getattr(scheduler, name)[:-1], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("last_sigma", [0, 1, -0.5, float("nan"), True, "0.1"])
+def test_a_last_level_that_no_schedule_has_is_refused(last_sigma: Any) -> None:
+    with pytest.raises(ValueError, match=r"`last_sigma` must .*; "):
+        FlowMatchAudioVideoScheduler(last_sigma=last_sigma)
 
 
 def test_presets_are_arguments() -> None:
