@@ -90,10 +90,11 @@ def convert_transformer(
     experts = {folder: EXPERTS[folder] for folder in taken} if len(taken) > 1 else dict.fromkeys(taken, "video")
     found = parameters(plan(checkpoint, rules(experts, head_dim)), checkpoint)
     config = tower_config(found, head_dim)
-    if config["in_channels"] != 2 * config["out_channels"] + MASK_CHANNELS:
+    num_channels = 2 * config["out_channels"] + MASK_CHANNELS
+    if config["in_channels"] != num_channels:
         raise ValueError(
-            f"`patch_embedding.weight` of the video must take latents, mask and image, "
-            f"{2 * config['out_channels'] + MASK_CHANNELS} channels, got {config['in_channels']}; use MOVA's own towers"
+            f"`patch_embedding.weight` of the video must take latents, mask and image, {num_channels} channels, got "
+            f"{config['in_channels']}; use MOVA's own towers"
         )
     fused = {int(one.name.split(".")[1]) for one in found if ".fusion.video.to_q.weight" in one.name}
     is_full = len(fused) == min(config["num_layers"], config["audio_num_layers"])
