@@ -40,7 +40,7 @@ def interleaved(tensor: Tensor, head_dim: int) -> Tensor:
 
 
 def mask_last(weight: Tensor) -> Tensor:
-    """Columns [latents, mask, image] of the patch embedding as [latents, image, mask]; text alone has no condition."""
+    """Columns [latents, mask, image] of the patch embedding as [latents, image, mask]."""
     num_latents = (weight.shape[1] - MASK_CHANNELS) // 2
     latents, mask, image = weight.split([num_latents, MASK_CHANNELS, num_latents], dim=1)
     return torch.cat([latents, image, mask], dim=1)
@@ -90,6 +90,12 @@ def convert_transformer(
     experts = {folder: EXPERTS[folder] for folder in taken} if len(taken) > 1 else dict.fromkeys(taken, "video")
     found = parameters(plan(checkpoint, rules(experts, head_dim)), checkpoint)
     config = tower_config(found, head_dim)
+    num_channels = 2 * config["out_channels"] + MASK_CHANNELS
+    if config["in_channels"] != num_channels:
+        raise ValueError(
+            f"`patch_embedding.weight` of the video must take latents, mask and image, {num_channels} channels, got "
+            f"{config['in_channels']}; use MOVA's own towers"
+        )
     fused = {int(one.name.split(".")[1]) for one in found if ".fusion.video.to_q.weight" in one.name}
     is_full = len(fused) == min(config["num_layers"], config["audio_num_layers"])
     return {

@@ -1,8 +1,12 @@
 """Latents as rows of a transformer: the grid that they lie on, and the way back from rows to latents.
 
-Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L rows.
+Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L rows, D width of a row, U
+width of a unit.
 """
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
 
 
@@ -44,3 +48,15 @@ def unpatchify(rows: Tensor, grid: tuple[int, ...], patch_size: tuple[int, int, 
     """Rows [B, L, patch * C] back to latents [B, C, F, H, W]."""
     latents = rows.unflatten(2, (*patch_size, -1)).unflatten(1, grid)  # [B, f, h, w, pf, ph, pw, C]
     return latents.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def pack(rows: Mapping[str, Tensor], unit: int) -> Tensor:
+    """Rows [B, L, D] of towers of different widths as units [B, units, U]."""
+    return torch.cat([part.reshape(part.shape[0], -1, unit) for part in rows.values()], dim=1)
+
+
+def unpack(packed: Tensor, num_rows: Mapping[str, int], dims: Mapping[str, int]) -> dict[str, Tensor]:
+    """Views of the rows [B, L, D] of each tower in units [B, units, U]."""
+    sizes = {name: number * dims[name] // packed.shape[2] for name, number in num_rows.items()}
+    parts = packed.split(list(sizes.values()), dim=1)
+    return {name: part.reshape(packed.shape[0], -1, dims[name]) for name, part in zip(sizes, parts, strict=True)}

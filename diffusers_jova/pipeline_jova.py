@@ -68,6 +68,7 @@ from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .single_file import load_single_file
 from .step_callback import CALLBACK_TENSORS, call_back, settings_after_callback
 from .transformer_jova import MODALITIES, JoVATransformer3DModel
+from .transformer_jova_dual_tower import JoVADualTowerTransformer3DModel
 from .transformer_jova_wan import JoVAWanTransformer3DModel
 from .unread_arguments import ReadingCall, warn_of_unread
 from .video_codec import JoVAVideoCodec
@@ -87,7 +88,7 @@ class JoVAPipeline(
     Args:
         tokenizer: Of the first text encoder.
         text_encoder: First text encoder (flan-t5-xxl in the paper).
-        transformer: `JoVATransformer3DModel` or `JoVAWanTransformer3DModel`.
+        transformer: `JoVATransformer3DModel`, `JoVAWanTransformer3DModel` or `JoVADualTowerTransformer3DModel`.
         vae: Video VAE.
         audio_vae: Audio VAE, or `JoVALogMel` where the transformer generates log-mel frames.
         vocoder: Its vocoder; None for an audio VAE that decodes to a waveform.
@@ -127,7 +128,7 @@ class JoVAPipeline(
         self,
         tokenizer: PreTrainedTokenizerBase | None,
         text_encoder: PreTrainedModel | None,
-        transformer: JoVATransformer3DModel | JoVAWanTransformer3DModel | None,
+        transformer: JoVATransformer3DModel | JoVAWanTransformer3DModel | JoVADualTowerTransformer3DModel | None,
         vae: AutoencoderKLWan | None,
         audio_vae: MMAudioVAE | AutoencoderKLLTX2Audio | AutoencoderKLKVAEAudio | JoVALogMel | None,
         vocoder: MMAudioVocoder | LTX2Vocoder | LTX2VocoderWithBWE | PreTrainedModel | None,

@@ -39,6 +39,7 @@ from .joint_transformer import (
     check_positions,
     describe_arguments,
 )
+from .latent_rows import pack, unpack
 from .modulation import modulated_norm
 from .number_arguments import finite_number
 from .reference_rows import ClipRows, JoVAUpdatedRows, with_references
@@ -179,18 +180,6 @@ class JoVADualTowerTransformerBlock(nn.Module):
             ff_input = modulated_norm(x, noise.at_rows(mod.ff_shift), noise.at_rows(mod.ff_scale), self.eps)
             outputs[name] = gated_sum(x, noise.at_rows(mod.ff_gate), self.ffn[tower](ff_input))
         return outputs
-
-
-def pack(rows: Mapping[str, Tensor], unit: int) -> Tensor:
-    """Rows [B, L, D] of towers of different widths as units [B, units, U]."""
-    return torch.cat([part.reshape(part.shape[0], -1, unit) for part in rows.values()], dim=1)
-
-
-def unpack(packed: Tensor, num_rows: Mapping[str, int], dims: Mapping[str, int]) -> dict[str, Tensor]:
-    """Views of the rows [B, L, D] of each tower in units [B, units, U]."""
-    sizes = {name: number * dims[name] // packed.shape[2] for name, number in num_rows.items()}
-    parts = packed.split(list(sizes.values()), dim=1)
-    return {name: part.reshape(packed.shape[0], -1, dims[name]) for name, part in zip(sizes, parts, strict=True)}
 
 
 class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):

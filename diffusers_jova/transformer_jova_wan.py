@@ -170,7 +170,7 @@ class JoVAWanTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         patch_size: Latents per row along (frames, height, width).
         text_dim: Width of the text encoder's features.
         freq_dim: Width of the sinusoidal embedding of a timestep.
-        audio_embedding: `"linear"`, or `"conv"`, the convolutions of Ovi and NAVA.
+        audio_embedding: `"linear"`, `"mlp"` (two layers), or `"conv"`, the convolutions of Ovi and NAVA.
         shared_layers: Indices of the blocks whose weights all serve both modalities.
         shared_parts: What serves both modalities in the other blocks as well: `"attention"` (to itself and to text),
             `"feed_forward"` (with the norm before cross-attention), `"modulation"`; or in front of them:
@@ -213,7 +213,7 @@ class JoVAWanTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         patch_size: tuple[int, int, int] = (1, 2, 2),
         text_dim: int = 4096,
         freq_dim: int = 256,
-        audio_embedding: Literal["linear", "conv"] = "linear",
+        audio_embedding: Literal["linear", "mlp", "conv"] = "linear",
         shared_layers: Sequence[int] = (),
         shared_parts: Sequence[SharedPart] = (),
         speaker_dim: int | None = None,

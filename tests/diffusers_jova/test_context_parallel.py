@@ -29,6 +29,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "wan": partial(build_wan_transformer, in_channels=36),
     "nava": partial(build_wan_transformer, in_channels=36, **NAVA_SHARING),
     **{name: partial(build_dual_tower, name, in_channels=36) for name in DUAL_TOWERS},
+    "experts": partial(build_dual_tower, "bridge", in_channels=36, boundary=0.9),
 }
 KINDS = {2: tuple(BUILDERS), 3: ("jova", "cross", "nava", "aligned")}  # by number of processes, which is that of heads
 TEXT_MASK = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
