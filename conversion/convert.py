@@ -42,6 +42,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             layout=args.to,
             skip_unknown=args.skip_unknown,
             reverse=args.reverse,
+            towers_only=args.towers_only,
             components=[local_path(folder, components.FILES) for folder in args.components],
         )
         KINDS[args.kind](local_path(args.source), args.output, options)

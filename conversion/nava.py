@@ -15,7 +15,17 @@ from diffusers_jova.conversion.checkpoint import Checkpoint, dequantized, open_c
 from diffusers_jova.conversion.output import Options, Parameter, parameters, shape_of, write_single
 from diffusers_jova.conversion.pipeline import Family, guidance_defaults, negative_prompts
 from diffusers_jova.conversion.rules import Rule, inverse, plan, prefixed
-from diffusers_jova.conversion.wan import ATTENTION, CONDITION, FEED_FORWARD, HEAD, PATCH, model_config, owned, write
+from diffusers_jova.conversion.wan import (
+    ATTENTION,
+    CONDITION,
+    FEED_FORWARD,
+    HEAD,
+    PATCH,
+    build,
+    model_config,
+    owned,
+    write,
+)
 
 
 AUDIO_POSITION_SCALE = 0.24  # 6 video latents per second over 25 audio latents per second
@@ -124,7 +134,7 @@ def convert(path: Path, output: Path, options: Options) -> None:
             f"`speaker_embeds` of a call are voices, {config['speaker_dim']} wide vectors of ReDimNet "
             f"(IDRnD/ReDimNet, MIT), which is not part of this folder."
         )
-    write(output, config, found, options, FAMILY, done)
+    write(output, build(config), found, options, FAMILY, done)
 
 
 def restore_transformer(checkpoint: Checkpoint) -> list[Parameter]:

@@ -44,6 +44,7 @@ class Options:
         layout: Layout of an adapter file.
         skip_unknown: Whether an adapter is converted without what our transformers have no place for.
         reverse: Whether a converted folder is written back under its original names.
+        towers_only: Whether Ovi's towers are converted without their fusion.
         components: Folders whose sub-folders complete a transformer to a pipeline; none writes the transformer alone.
     """
 
@@ -53,6 +54,7 @@ class Options:
     layout: str = "diffusers"
     skip_unknown: bool = False
     reverse: bool = False
+    towers_only: bool = False
     components: Sequence[Path] = ()
 
 

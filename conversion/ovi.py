@@ -8,12 +8,13 @@ fusion has no parameters of its own and must be trained.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diffusers_jova.conversion import dual_tower
 from diffusers_jova.conversion.card import OVI, WAN
 from diffusers_jova.conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
-from diffusers_jova.conversion.dual_tower import tower_config
 from diffusers_jova.conversion.output import Options, Parameter, parameters
 from diffusers_jova.conversion.pipeline import Family, guidance_defaults, negative_prompts
 from diffusers_jova.conversion.rules import Move, Rule, plan, prefixed
@@ -24,6 +25,7 @@ from diffusers_jova.conversion.wan import (
     HEAD,
     HEAD_DIM,
     PATCH,
+    build,
     model_config,
     owned,
     write,
@@ -33,7 +35,7 @@ from diffusers_jova.prompt import PROMPT_TEMPLATE
 
 AUDIO_POSITION_SCALE = 0.19676  # video latents per audio latent that the released audio tower was trained with
 FAMILY = Family(
-    title="JoVA from Ovi's towers",
+    title="Ovi for diffusers_jova",
     licences=[OVI, WAN],
     scheduler="ovi",
     prompt_template=PROMPT_TEMPLATE,
@@ -46,6 +48,7 @@ FAMILY = Family(
         **negative_prompts("ovi"),
     },
 )
+TOWERS_FAMILY = replace(FAMILY, title="JoVA from Ovi's towers")
 
 # fmt: off
 FUSION = (  # Ovi                                     left out
@@ -92,7 +95,7 @@ def fusion_rules(fusion: Sequence[Rule] = FUSION) -> list[Rule]:
 def convert_fused(checkpoint: Checkpoint, head_dim: int = HEAD_DIM) -> tuple[dict[str, Any], list[Parameter]]:
     """Return config and parameters of both towers with their fusion, which takes every tensor of the checkpoint."""
     found = parameters(plan(checkpoint, fusion_rules(FUSED)), checkpoint)
-    config = tower_config(found, head_dim)
+    config = dual_tower.tower_config(found, head_dim)
     return {
         **config,
         "audio_text_dim": config["text_dim"],
@@ -117,12 +120,16 @@ def left_out(moves: list[Move]) -> list[str]:
 
 
 def convert(path: Path, output: Path, options: Options) -> None:
-    """Convert Ovi's fusion checkpoint, bf16 or fp8, and report every tensor that is left out."""
-    config, found, unused = convert_fusion(dequantized(open_checkpoint(path)))
+    """Convert Ovi's fusion checkpoint, bf16 or fp8; without the fusion, report every tensor that is left out."""
+    checkpoint = dequantized(open_checkpoint(path))
+    codec = "Ovi's audio VAE and vocoder are MMAudio's (CC-BY-NC 4.0)."
+    if not options.towers_only:
+        config, found = convert_fused(checkpoint)
+        done = ["Both towers and their fusion inside the attention to text, complete.", codec]
+        write(output, dual_tower.build(config), found, options, FAMILY, done)
+        return
+    config, found, unused = convert_fusion(checkpoint)
     print(f"left out, {len(unused)} tensors of Ovi's fusion cross-attention:")
     print("\n".join(unused))
-    done = [
-        f"{len(unused)} tensors of Ovi's fusion are left out; joint attention, not trained yet, takes its place.",
-        "Ovi's audio VAE and vocoder are MMAudio's (CC-BY-NC 4.0).",
-    ]
-    write(output, config, found, options, FAMILY, done)
+    fusion = f"{len(unused)} tensors of Ovi's fusion are left out; joint attention, not trained yet, takes its place."
+    write(output, build(config), found, options, TOWERS_FAMILY, [fusion, codec])

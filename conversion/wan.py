@@ -84,9 +84,9 @@ FAMILY = Family(
     defaults={"guidance_scale": 5.0, **negative_prompts("wan")},
 )
 RUN = """
-from diffusers_jova import JoVAWanTransformer3DModel
+from diffusers_jova import {cls}
 
-transformer = JoVAWanTransformer3DModel.from_pretrained("{folder}")
+transformer = {cls}.from_pretrained("{folder}")
 """
 
 
@@ -199,24 +199,23 @@ def convert(path: Path, output: Path, options: Options) -> None:
     done = [
         "The audio tower is a copy of the video tower; its input and output layers are new: train before use.",
     ]
-    write(output, config, found, options, FAMILY, done)
+    write(output, build(config), found, options, FAMILY, done)
 
 
 def write(
     output: Path,
-    config: Mapping[str, Any],
+    model: Model,
     found: Sequence[Parameter],
     options: Options,
     family: Family,
     done: Sequence[str],
 ) -> None:
-    """Check the parameters against the model and write its folder, or a pipeline's if components are given."""
-    model = build(config)
+    """Check the parameters against a transformer on the meta device and write its folder, or a whole pipeline's."""
     found = cast(found, options.dtype, keep=model._keep_in_fp32_modules or ())
     check_fits(found, model)
     components = find_components(options.components, options) if options.components else []
     licences = [*family.licences, *(component.licence for component in components)]
-    run = (pipeline.RUN if components else RUN).format(folder=output.name)
+    run = (pipeline.RUN if components else RUN).format(folder=output.name, cls=type(model).__name__)
     with new_folder(output) as folder:
         (folder / "README.md").write_text(model_card(family.title, licences, done, run))
         save_model(folder / "transformer" if components else folder, model, found, options)

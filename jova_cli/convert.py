@@ -39,6 +39,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
         help="wan, ovi, nava: write a whole pipeline, with tokenizer, text_encoder, vae, audio_vae, vocoder from "
         "here: sub-folders, or the files of Wan's and NAVA's releases",
     )
+    add("--towers-only", action="store_true", help="ovi: leave the fusion out, for a joint attention to be trained")
     add("--reverse", action="store_true", help="wan, nava: back to the original names, one file")
     add("--to", choices=LAYOUTS, help=f"lora: layout to write, {LAYOUTS[0]} if not given; every known one is read")
     add("--skip-unknown", action="store_true", help="lora: leave out what no model has a place for, and say how much")
@@ -61,6 +62,7 @@ def check(args: argparse.Namespace) -> None:
     for option, is_given, kinds in (
         ("--skip-unknown", args.skip_unknown, ("lora",)),
         ("--to", args.to is not None, ("lora",)),
+        ("--towers-only", args.towers_only, ("ovi",)),
         ("--components", bool(args.components), ("wan", "ovi", "nava")),
         ("--audio-channels", args.audio_channels is not None, ("wan",)),
         ("--shard-gb", args.shard_gb is not None, tuple(kind for kind in KINDS if kind != "lora")),

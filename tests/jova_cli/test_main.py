@@ -119,6 +119,7 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
             r"jova convert: `--shard-gb` must be positive and finite, got 0",
         ),
         (["convert", "ovi", "a", "b", "--reverse"], r"`--reverse` must go with wan or nava, got ovi"),
+        (["convert", "nava", "a", "b", "--towers-only"], r"`--towers-only` must go with ovi, got nava; leave it out"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
