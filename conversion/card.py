@@ -37,6 +37,7 @@ NAVA = Licence(
     "apache-2.0",
     "NAVA's code and weights are published under Apache-2.0; third-party parts keep their own terms.",
 )
+MOVA = Licence("transformer", "OpenMOSS/MOVA", "apache-2.0", "MOVA's code and weights are published under Apache-2.0.")
 MMAUDIO = Licence(
     "audio VAE or vocoder",
     "hkchengrex/MMAudio",

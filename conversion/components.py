@@ -1,7 +1,8 @@
 """The parts of a pipeline beside its transformer: copied from diffusers' layout, or converted from released files.
 
 A diffusers repository, a converted MMAudio folder and a diffusers LTX-2 repository hold components in sub-folders. The
-releases of Wan and NAVA hold them in files of their own, anywhere in the folder.
+releases of Wan and NAVA hold them in files of their own, anywhere in the folder; MOVA's has its video VAE in
+`video_vae`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ NAMES = ("tokenizer", "text_encoder", "vae", "audio_vae", "vocoder")
 RELEASED = {  # glob patterns
     "tokenizer": ("google/umt5-xxl",),
     "text_encoder": ("models_t5_umt5-xxl-enc-*.pth",),
-    "vae": ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth"),
+    "vae": ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth", "video_vae"),  # the last a folder of MOVA's
     "audio_vae": ("ltx-2.3-*_audio_vae.safetensors", "vae_128d_48k.pth"),
     "vocoder": ("ltx-2.3-*_audio_vae.safetensors",),  # the same file
 }
@@ -136,14 +137,15 @@ def place_in(folder: Path, name: str) -> Path | None:
 
 
 def copied(name: str, path: Path) -> Component:
-    """Describe a component that is in the layout of its library already."""
+    """Describe a component that is in the layout of its library already, under its own name or a release's."""
 
     def write(folder: Path) -> None:
         shutil.copytree(path, folder)
 
     is_released = path.name != name
     licence = RELEASED_PARTS[name] if is_released else copied_licence(name, path)
-    return Component(name, path, released_tokenizer(path) if is_released else entry(name, path), licence, write)
+    named = released_tokenizer(path) if is_released and name == "tokenizer" else entry(name, path)
+    return Component(name, path, named, licence, write)
 
 
 def converted(name: str, path: Path, options: Options) -> Component:

@@ -14,16 +14,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusers_jova.conversion.checkpoint import Checkpoint
-from diffusers_jova.conversion.dual_tower import tower_config
-from diffusers_jova.conversion.output import Parameter, constant, parameters
-from diffusers_jova.conversion.rules import Move, Rule, keep, matching_rules, plan, prefixed, refuse_leftovers
-from diffusers_jova.conversion.wan import ATTENTION, BLOCK, CONDITION, HEAD, HEAD_DIM, owned
+from diffusers_jova.conversion.card import MOVA, WAN
+from diffusers_jova.conversion.checkpoint import Checkpoint, open_shards
+from diffusers_jova.conversion.dual_tower import build, tower_config
+from diffusers_jova.conversion.output import Options, Parameter, constant, parameters
+from diffusers_jova.conversion.pipeline import Family, guidance_defaults, negative_prompts
+from diffusers_jova.conversion.rules import (
+    Move,
+    Rule,
+    keep,
+    listed,
+    matching_rules,
+    plan,
+    prefixed,
+    refuse_leftovers,
+)
+from diffusers_jova.conversion.wan import ATTENTION, BLOCK, CONDITION, HEAD, HEAD_DIM, owned, write
 
 
 EXPERTS = {"video_dit": "video", "video_dit_2": "video_low"}  # for high noise, for low noise
@@ -31,6 +43,23 @@ BOUNDARY = 0.9  # sigma of the video at which they change
 BRIDGE = {"audio_to_video_conditioners": "video", "video_to_audio_conditioners": "audio"}  # by the modality that reads
 ROTATED = ("q.{p}", "k.{p}", "norm_q.weight", "norm_k.weight")
 MASK_CHANNELS = 4
+FOLDERS = (*EXPERTS, "audio_dit", "dual_tower_bridge")
+FAMILY = Family(
+    title="MOVA for diffusers_jova",
+    licences=[MOVA, WAN],
+    scheduler="mova",
+    prompt_template='{video}\n{audio}\n"{transcript}"',  # prose, what is said in straight quotes
+    defaults={
+        "height": 352,
+        "width": 640,
+        "num_frames": 193,
+        "frame_rate": 24.0,
+        "num_inference_steps": 50,
+        **guidance_defaults("mova"),
+        **negative_prompts("mova"),
+    },
+    config={"fills_image_with_grey": True, "starts_white": True},
+)
 ADAPTER_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<matrix>[AB])(\.default)?(\.weight)?")
 
 
@@ -141,3 +170,29 @@ def convert_adapter(
             found.append(constant(f"{module}.alpha", torch.tensor(float(alpha))))
     refuse_leftovers(unknown, ())
     return found
+
+
+def open_release(folder: Path) -> Checkpoint:
+    """List the tensors of the release's transformers, with their folders in front of their names.
+
+    Raises:
+        ValueError: One of the folders is missing.
+    """
+    if missing := [name for name in FOLDERS if not (folder / name).is_dir()]:
+        raise ValueError(
+            f"`SOURCE` must be a folder of MOVA's release, with {listed(FOLDERS)} in it, got no {listed(missing)} in "
+            f"`{folder}`; download what is missing, or name the folder above it"
+        )
+    return {f"{name}.{key}": source for name in FOLDERS for key, source in open_shards(folder / name).items()}
+
+
+def convert(path: Path, output: Path, options: Options) -> None:
+    """Convert both experts of a release, its audio tower and the bridge into one transformer."""
+    config, found = convert_transformer(open_release(path))
+    done = [
+        f"Both experts are in one transformer, which changes between them at sigma {BOUNDARY:g} of the video.",
+        "Clips are 352 x 640 where a call names no size, as MOVA-360p's; MOVA-720p's are 720 x 1280.",
+        "Without a first frame a clip starts from a white one: MOVA was trained with a first frame only.",
+        "MOVA's code mends HTML entities and broken characters of prompts; this pipeline reads them as they are.",
+    ]
+    write(output, build(config), found, options, FAMILY, done)

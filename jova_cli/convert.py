@@ -12,10 +12,11 @@ from .shipped import HUB_NAME
 WORK = "diffusers_jova.conversion.convert"
 DESCRIPTION = """Convert other people's weights into folders for `from_pretrained`, and adapters between layouts.
 
-Kinds: `wan`, `ovi`, `nava` (transformers), `mmaudio` (audio VAE and vocoder), `lora` (adapters), `single_file` (a
-component folder into one file, and back). Everything is checked before anything is written, and an interrupted run
-leaves no output."""
-KINDS = ("wan", "ovi", "nava", "mmaudio", "lora", "single_file")
+Kinds: `wan`, `ovi`, `nava`, `mova` (transformers; of MOVA the folder of its release, both experts), `mmaudio` (audio
+VAE and vocoder), `lora` (adapters), `single_file` (a component folder into one file, and back). Everything is checked
+before anything is written, and an interrupted run leaves no output."""
+PIPELINES = ("wan", "ovi", "nava", "mova")
+KINDS = (*PIPELINES, "mmaudio", "lora", "single_file")
 REVERSIBLE = ("wan", "nava")
 LAYOUTS = ("diffusers", "peft", "comfy")
 SHARD_GB = 5.0
@@ -36,8 +37,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
         "--components",
         nargs="+",
         default=[],
-        help="wan, ovi, nava: write a whole pipeline, with tokenizer, text_encoder, vae, audio_vae, vocoder from "
-        "here: sub-folders, or the files of Wan's and NAVA's releases",
+        help=f"{', '.join(PIPELINES)}: write a whole pipeline, with tokenizer, text_encoder, vae, audio_vae, vocoder "
+        "from here: sub-folders, or the files of Wan's, NAVA's and MOVA's releases",
     )
     add("--towers-only", action="store_true", help="ovi: leave the fusion out, for a joint attention to be trained")
     add("--reverse", action="store_true", help="wan, nava: back to the original names, one file")
@@ -63,7 +64,7 @@ def check(args: argparse.Namespace) -> None:
         ("--skip-unknown", args.skip_unknown, ("lora",)),
         ("--to", args.to is not None, ("lora",)),
         ("--towers-only", args.towers_only, ("ovi",)),
-        ("--components", bool(args.components), ("wan", "ovi", "nava")),
+        ("--components", bool(args.components), PIPELINES),
         ("--audio-channels", args.audio_channels is not None, ("wan",)),
         ("--shard-gb", args.shard_gb is not None, tuple(kind for kind in KINDS if kind != "lora")),
     ):

@@ -1,18 +1,37 @@
 """Transformers of two towers by the command, alone and in pipelines, from tiny checkpoints in released layouts."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file, save_file
+from transformers import UMT5Config, UMT5EncoderModel
 
-from diffusers_jova import JoVADualTowerTransformer3DModel, JoVAPipeline, JoVAWanTransformer3DModel
-from diffusers_jova.conversion import ovi
+from diffusers_jova import (
+    JoVAAutoencoderKLDAC,
+    JoVADualTowerTransformer3DModel,
+    JoVAPipeline,
+    JoVAPrompt,
+    JoVAWanTransformer3DModel,
+)
+from diffusers_jova.conversion import dual_tower, mova, ovi
 from diffusers_jova.conversion.checkpoint import open_checkpoint
 from diffusers_jova.conversion.convert import main
+from diffusers_jova.conversion.output import constant, write_weights
+from diffusers_jova.conversion.rules import Rule, inverse, plan
+from diffusers_jova.conversion.wan import HEAD_DIM
 from diffusers_jova.generation_defaults import GenerationDefaults
+from diffusers_jova.scheduling_flow_match_av import PRESETS
 from jova_cli.model_info import front_matter
+from tests.conversion.test_dac import released_names, small_dac
 from tests.places import CARDS
-from tests.tiny_checkpoints import DEFAULTS, convert_commands, write_checkpoints
+from tests.tiny_checkpoints import APACHE, DEFAULTS, WAN_2_1_VAE, convert_commands, write_checkpoints
+from tests.tiny_pipeline import build_tokenizer
+
+
+COMPONENTS = ("tokenizer", "text_encoder", "vae")
 
 
 def test_ovi_keeps_its_fusion_in_a_pipeline_that_makes_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +70,124 @@ def test_ovis_towers_alone_are_another_model_without_the_fusion(
     assert sum("fusion" in name for name in fused) == 14
     assert "JoVADualTowerTransformer3DModel.from_pretrained" in Path("fused/README.md").read_text()
     assert "JoVAWanTransformer3DModel.from_pretrained" in Path("towers/README.md").read_text()
+
+
+def mova_shapes() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of MOVA's folders, tiny: video towers of two blocks, an audio tower of one."""
+    config = {
+        "num_layers": 2,
+        "audio_num_layers": 1,
+        "num_attention_heads": 2,
+        "audio_num_attention_heads": 1,
+        "attention_head_dim": HEAD_DIM,
+        "rope_axes_dim": (44, 42, 42),
+        "audio_rope_axes_dim": (HEAD_DIM, 0, 0),
+        "ffn_dim": 32,
+        "audio_ffn_dim": 16,
+        "in_channels": 36,
+        "out_channels": 16,
+        "audio_in_channels": 6,
+        "text_dim": 16,
+        "audio_text_dim": 16,
+        "temporal_alignment": "none",
+        "fusion": "bridge",
+        "boundary": 0.9,
+    }
+    ours = {name: tuple(tensor.shape) for name, tensor in dual_tower.build(config).state_dict().items()}
+    table = [Rule(rule.source, rule.target) for rule in mova.rules(mova.EXPERTS, HEAD_DIM)]
+    shapes = {move.targets[0]: ours[move.sources[0]] for move in plan(ours, inverse(table))}
+    return shapes | {"audio_dit.patch_embedding.weight": (*shapes["audio_dit.patch_embedding.weight"], 1)}
+
+
+def write_mova(folder: Path) -> Path:
+    """A release: four folders of transformers, one of them in two shards, and the components."""
+    torch.manual_seed(0)
+    shapes = mova_shapes()
+    for name in mova.FOLDERS:
+        part = {key.removeprefix(f"{name}."): shape for key, shape in shapes.items() if key.startswith(f"{name}.")}
+        tensors = [constant(key, 0.1 * torch.randn(shape)) for key, shape in part.items()]
+        (folder / name).mkdir(parents=True)
+        write_weights(folder / name, tensors, shard_gb=1e-4 if name == "video_dit" else 1)
+    config = UMT5Config(vocab_size=128, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    UMT5EncoderModel(config).save_pretrained(folder / "text_encoder")
+    build_tokenizer().save_pretrained(folder / "tokenizer")
+    AutoencoderKLWan(**WAN_2_1_VAE).save_pretrained(folder / "video_vae")
+    (folder / "audio_vae").mkdir()
+    save_file(released_names(small_dac()), folder / "audio_vae" / "diffusion_pytorch_model.safetensors")
+    (folder / "audio_vae" / "config.json").write_text('{"_class_name": "DAC"}')
+    index = {
+        "_class_name": "MOVA",
+        "audio_vae": ["mova.diffusion.models", "DAC"],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", type(build_tokenizer()).__name__],
+        "video_vae": ["diffusers", "AutoencoderKLWan"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "README.md").write_text(APACHE)
+    return folder
+
+
+def test_the_folder_of_movas_release_becomes_a_pipeline_that_makes_clips(tmp_path: Path) -> None:
+    release, output = write_mova(tmp_path / "MOVA"), tmp_path / "out"
+    main(["mova", str(release), str(output), "--components", str(release)])
+    pipe = JoVAPipeline.from_pretrained(output)
+    assert isinstance(pipe.transformer, JoVADualTowerTransformer3DModel)
+    assert (pipe.transformer.config.fusion, pipe.transformer.config.boundary) == ("bridge", 0.9)
+    assert isinstance(pipe.audio_vae, JoVAAutoencoderKLDAC)
+    assert pipe.vocoder is None
+    assert pipe.defaults == GenerationDefaults(**mova.FAMILY.defaults)
+    assert (pipe.config.fills_image_with_grey, pipe.config.starts_white) == (True, True)
+    assert {name: pipe.scheduler.config[name] for name in PRESETS["mova"]} == dict(PRESETS["mova"])
+    parts = JoVAPrompt(video="seen", audio="heard", transcript="said")
+    assert pipe.render_prompts(parts) == ['seen heard "said"']
+    licences = front_matter(output)["component_licenses"]
+    assert licences == dict.fromkeys(("transformer", *COMPONENTS, "audio_vae"), "apache-2.0")
+    originals = load_file(release / "video_vae" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tensor, originals[name]) for name, tensor in pipe.vae.state_dict().items())
+    _, found = mova.convert_transformer(mova.open_release(release))
+    weights = pipe.transformer.state_dict()
+    assert weights.keys() == {parameter.name for parameter in found}
+    assert all(torch.equal(weights[parameter.name], parameter.make()) for parameter in found)
+    clip = pipe("a man", **DEFAULTS, generator=torch.Generator().manual_seed(0), output_type="np")
+    assert clip.frames.shape == (1, 5, 32, 32, 3)
+    assert clip.audio[0].std() > 0
+
+
+@pytest.mark.parametrize("missing", mova.FOLDERS)
+def test_a_release_of_mova_without_one_of_its_folders_is_refused(
+    missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = write_mova(tmp_path / "MOVA")
+    (release / missing).rename(tmp_path / "elsewhere")
+    with pytest.raises(SystemExit, match="2"):
+        main(["mova", str(release), str(tmp_path / "out")])
+    assert "of MOVA's release, with `video_dit`, " in (said := capsys.readouterr().err)
+    assert f"got no `{missing}` in `{release}`; download what is missing" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"pooled_adaln": torch.zeros(1)}, "1 tensors that no rule knows: `dual_tower_bridge.pooled_adaln`"),
+        (
+            {"audio_to_video_conditioners.0.y_norm.weight": torch.zeros(3)},
+            "got `blocks.0.fusion.video.norm_kv.weight` of shape [3] instead of [128]",
+        ),
+        (None, "must be a complete safetensors file"),
+    ],
+    ids=["unknown", "wrong shape", "truncated"],
+)
+def test_a_damaged_release_of_mova_is_refused(
+    tensors: dict[str, torch.Tensor] | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = write_mova(tmp_path / "MOVA")
+    path = release / "dual_tower_bridge" / "diffusion_pytorch_model.safetensors"
+    if tensors is None:
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        save_file(load_file(path) | tensors, path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["mova", str(release), str(tmp_path / "out")])
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [release]
