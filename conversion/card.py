@@ -38,6 +38,12 @@ NAVA = Licence(
     "NAVA's code and weights are published under Apache-2.0; third-party parts keep their own terms.",
 )
 MOVA = Licence("transformer", "OpenMOSS/MOVA", "apache-2.0", "MOVA's code and weights are published under Apache-2.0.")
+UNIAVGEN = Licence(
+    "transformer",
+    "MCG-NJU/UniAVGen",
+    "apache-2.0",
+    "By the README of its release; there is no licence file. The encoder of spoken text is from the same file.",
+)
 MMAUDIO = Licence(
     "audio VAE or vocoder",
     "hkchengrex/MMAudio",

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from diffusers_jova.conversion import components, lora, mmaudio, mova, nava, ovi, single_file, wan
+from diffusers_jova.conversion import components, lora, mmaudio, mova, nava, ovi, single_file, uniavgen, wan
 from diffusers_jova.conversion.output import Options
 from diffusers_jova.conversion.source import local_path
 from jova_cli.convert import parse
@@ -21,6 +21,7 @@ KINDS: dict[str, Callable[[Path, Path, Options], None]] = {
     "ovi": ovi.convert,
     "nava": nava.convert,
     "mova": mova.convert,
+    "uniavgen": uniavgen.convert,
     "mmaudio": mmaudio.convert,
     "lora": lora.convert,
     "single_file": single_file.convert,

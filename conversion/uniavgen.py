@@ -6,17 +6,37 @@ elsewhere, and is left out.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from diffusers_jova.conversion.checkpoint import Checkpoint
-from diffusers_jova.conversion.dual_tower import tower_config
-from diffusers_jova.conversion.output import Parameter, parameters, shape_of
+import torch
+
+from diffusers_jova.conversion.card import UNIAVGEN, WAN, model_card
+from diffusers_jova.conversion.checkpoint import Checkpoint, open_checkpoint
+from diffusers_jova.conversion.dual_tower import build, tower_config
+from diffusers_jova.conversion.output import (
+    Options,
+    Parameter,
+    cast,
+    check_fits,
+    new_folder,
+    parameters,
+    save_model,
+    shape_of,
+)
 from diffusers_jova.conversion.rules import Rule, plan, prefixed
 from diffusers_jova.conversion.wan import ATTENTION, BLOCK, HEAD, HEAD_DIM, PATCH, owned
 
 
 FUSION_INTERVAL = 2  # blocks from one with a fusion to the next
 TEXT_ENCODER = "text_embedding."
+RUN = """
+from diffusers_jova import JoVADualTowerTransformer3DModel
+from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
+
+transformer = JoVADualTowerTransformer3DModel.from_pretrained("{folder}", subfolder="transformer")
+spoken_text_encoder = JoVASpokenTextEncoder.from_pretrained("{folder}", subfolder="spoken_text_encoder")
+"""
 
 # fmt: off
 VIDEO_CONDITION = (  # UniAVGen               diffusers
@@ -101,3 +121,37 @@ def convert_text_encoder(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[P
         "num_layers": len({one.name.split(".")[1] for one in found if one.name.startswith("blocks.")}),
     }
     return config, found
+
+
+def convert(path: Path, output: Path, options: Options) -> None:
+    """Convert a released file or folder of shards into the sub-folders `transformer` and `spoken_text_encoder`.
+
+    Raises:
+        ValueError: The tensors are not UniAVGen's.
+    """
+    from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
+
+    checkpoint = open_checkpoint(path)
+    if not any(name.startswith("a2v_blocks.") for name in checkpoint):
+        raise ValueError(
+            f"`SOURCE` must be UniAVGen's transformer, with `a2v_blocks` between its towers, got `{path}` without; "
+            "name the folder of its `diffusion_pytorch_model` shards"
+        )
+    config, found = convert_transformer(checkpoint)
+    encoder_config, encoder_found = convert_text_encoder(checkpoint)
+    with torch.device("meta"):
+        encoder = JoVASpokenTextEncoder(**encoder_config)
+    parts = {"transformer": (build(config), found), "spoken_text_encoder": (encoder, encoder_found)}
+    stored = {}
+    for name, (model, tensors) in parts.items():
+        stored[name] = cast(tensors, options.dtype, keep=model._keep_in_fp32_modules or ())
+        check_fits(stored[name], model)
+    done = [
+        "`audio_padding`, which no other line of the released code supports, is left out.",
+        "No pipeline: its text encoder, video VAE and vocoder are not in this folder.",
+    ]
+    run = RUN.format(folder=output.name)
+    with new_folder(output) as folder:
+        (folder / "README.md").write_text(model_card("UniAVGen for diffusers_jova", [UNIAVGEN, WAN], done, run))
+        for name, (model, _) in parts.items():
+            save_model(folder / name, model, stored[name], options)

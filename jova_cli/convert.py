@@ -12,11 +12,12 @@ from .shipped import HUB_NAME
 WORK = "diffusers_jova.conversion.convert"
 DESCRIPTION = """Convert other people's weights into folders for `from_pretrained`, and adapters between layouts.
 
-Kinds: `wan`, `ovi`, `nava`, `mova` (transformers; of MOVA the folder of its release, both experts), `mmaudio` (audio
-VAE and vocoder), `lora` (adapters), `single_file` (a component folder into one file, and back). Everything is checked
-before anything is written, and an interrupted run leaves no output."""
+Kinds: `wan`, `ovi`, `nava`, `mova` (transformers; of MOVA the folder of its release, both experts), `uniavgen` (its
+transformer and its encoder of spoken text, no pipeline), `mmaudio` (audio VAE and vocoder), `lora` (adapters),
+`single_file` (a component folder into one file, and back). Everything is checked before anything is written, and an
+interrupted run leaves no output."""
 PIPELINES = ("wan", "ovi", "nava", "mova")
-KINDS = (*PIPELINES, "mmaudio", "lora", "single_file")
+KINDS = (*PIPELINES, "uniavgen", "mmaudio", "lora", "single_file")
 REVERSIBLE = ("wan", "nava")
 LAYOUTS = ("diffusers", "peft", "comfy")
 SHARD_GB = 5.0

@@ -16,7 +16,7 @@ from diffusers_jova import (
     JoVAPrompt,
     JoVAWanTransformer3DModel,
 )
-from diffusers_jova.conversion import dual_tower, mova, ovi
+from diffusers_jova.conversion import dual_tower, mova, ovi, uniavgen
 from diffusers_jova.conversion.checkpoint import open_checkpoint
 from diffusers_jova.conversion.convert import main
 from diffusers_jova.conversion.output import constant, write_weights
@@ -24,6 +24,7 @@ from diffusers_jova.conversion.rules import Rule, inverse, plan
 from diffusers_jova.conversion.wan import HEAD_DIM
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.scheduling_flow_match_av import PRESETS
+from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
 from jova_cli.model_info import front_matter
 from tests.conversion.test_dac import released_names, small_dac
 from tests.places import CARDS
@@ -191,3 +192,78 @@ def test_a_damaged_release_of_mova_is_refused(
         main(["mova", str(release), str(tmp_path / "out")])
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [release]
+
+
+def write_uniavgen(folder: Path) -> Path:
+    """A release: one tiny transformer with one fusion, and the encoder of spoken text, in two shards."""
+    torch.manual_seed(0)
+    config = {
+        "num_layers": 2,
+        "audio_num_layers": 2,
+        "num_attention_heads": 2,
+        "audio_num_attention_heads": 1,
+        "attention_head_dim": HEAD_DIM,
+        "rope_axes_dim": (44, 42, 42),
+        "audio_rope_axes_dim": (HEAD_DIM, 0, 0),
+        "ffn_dim": 32,
+        "audio_ffn_dim": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "audio_in_channels": 6,
+        "text_dim": 16,
+        "audio_text_dim": 8,
+        "audio_embedding": "mlp",
+        "audio_text_embedding": "linear",
+        "temporal_alignment": "none",
+        "fusion": "aligned",
+        "fusion_layers": [0],
+    }
+    encoder = JoVASpokenTextEncoder(vocab_size=9, dim=8, hidden_dim=16, num_layers=1).state_dict()
+    shapes = {"audio_padding": (HEAD_DIM,)}
+    table = [rule for rule in uniavgen.rules(1) if rule.targets]
+    for ours, rules, prefix in (
+        (dual_tower.build(config).state_dict(), table, ""),
+        (encoder, uniavgen.SPOKEN_TEXT, uniavgen.TEXT_ENCODER),
+    ):
+        moves = plan(ours, inverse(rules))
+        shapes |= {f"{prefix}{move.targets[0]}": tuple(ours[move.sources[0]].shape) for move in moves}
+    tensors = [constant(name, 0.1 * torch.randn(shape)) for name, shape in shapes.items()]
+    folder.mkdir()
+    write_weights(folder, tensors, shard_gb=sum(tensor.num_bytes for tensor in tensors) / 1.5e9)
+    assert len(list(folder.glob("*.safetensors"))) == 2
+    return folder
+
+
+def test_uniavgens_release_becomes_a_transformer_and_an_encoder_of_spoken_text(tmp_path: Path) -> None:
+    release, output = write_uniavgen(tmp_path / "UniAVGen"), tmp_path / "out"
+    main(["uniavgen", str(release), str(output)])
+    transformer = JoVADualTowerTransformer3DModel.from_pretrained(output, subfolder="transformer")
+    assert (transformer.config.fusion, list(transformer.config.fusion_layers)) == ("aligned", [0])
+    encoder = JoVASpokenTextEncoder.from_pretrained(output, subfolder="spoken_text_encoder")
+    assert encoder.config.vocab_size == 9
+    original = open_checkpoint(release)
+    for model, convert in ((transformer, uniavgen.convert_transformer), (encoder, uniavgen.convert_text_encoder)):
+        _, found = convert(original)
+        weights = model.state_dict()
+        assert weights.keys() == {parameter.name for parameter in found}
+        assert all(torch.equal(weights[parameter.name], parameter.make()) for parameter in found)
+    assert front_matter(output)["license"] == "apache-2.0"
+
+
+def test_another_checkpoint_and_a_damaged_one_are_not_taken_for_uniavgens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = {name: source.read() for name, source in open_checkpoint(write_uniavgen(tmp_path / "release")).items()}
+    encoder = "text_embedding.text_embed.weight"
+    mask_head = "a2v_blocks.0.mask_head.head.bias"
+    for tensors, message in (
+        ({"blocks.0.norm3.bias": torch.zeros(2)}, "must be UniAVGen's transformer, with `a2v_blocks` between"),
+        (whole | {"x.unknown": torch.zeros(1)}, "1 tensors that no rule knows: `x.unknown`"),
+        ({name: one for name, one in whole.items() if name != encoder}, "none for 1 rules: `text_embed.weight`"),
+        (whole | {mask_head: torch.zeros(3)}, "got `blocks.0.fusion.mask_head.proj_out.bias` of shape [3] instead"),
+    ):
+        save_file(tensors, tmp_path / "one.safetensors")
+        with pytest.raises(SystemExit, match="2"):
+            main(["uniavgen", str(tmp_path / "one.safetensors"), str(tmp_path / "out")])
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
