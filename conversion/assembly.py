@@ -16,6 +16,7 @@ from typing import Any
 from diffusers import __version__ as diffusers_version
 from transformers import AutoConfig
 
+from diffusers_jova.audio_codec import JoVAAudioCodec
 from diffusers_jova.component_fit import check_components
 from diffusers_jova.component_outline import build_outline
 from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, WAVEFORM_VAES, class_of, transformers_class
@@ -143,6 +144,9 @@ def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
     encoders = [name for name in ("text_encoder", "text_encoder_2") if name in found]
     parts |= {name: SimpleNamespace(config=AutoConfig.from_pretrained(found[name])) for name in encoders}
     check_components(parts)
+    JoVAAudioCodec(
+        parts.get("audio_vae"), parts.get(VOCODER)
+    )  # refuses an audio VAE without the vocoder that it needs
 
 
 def write(folder: Path, found: Mapping[str, Path], index: Mapping[str, Any]) -> None:

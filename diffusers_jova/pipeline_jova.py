@@ -315,8 +315,8 @@ class JoVAPipeline(
         settings = settings.override(frame_rate=inputs.frame_rate)
         given, inputs = inputs, self.settle_length(inputs, settings.frame_rate)
         settings = settings.override(num_frames=inputs.num_frames)
-        check_whole_frames(settings.num_frames, self.temporal_factor)
         check_limits(given, settings, self.clip_limits(given.modalities, settings.frame_rate))
+        check_whole_frames(settings.num_frames, self.temporal_factor)
         if len(inputs.modalities) == 1:  # nothing to couple
             settings = settings.override(coupling_scale=1.0, audio_coupling_scale=1.0)
         if inputs.speaker_embeds is None:  # no voice to follow

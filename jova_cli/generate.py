@@ -232,6 +232,16 @@ def check_model(args: argparse.Namespace) -> None:
         check_source("--lora", adapter.source)
         if Path(adapter.source).exists():
             check_readable("--lora", Path(adapter.source), "name the file or the folder of an adapter")
+            check_finished(Path(adapter.source))
+
+
+def check_finished(path: Path) -> None:
+    """Refuse the folder of a training that has not written its adapter yet."""
+    if path.is_dir() and not any(path.glob("*.safetensors")) and any(path.glob("checkpoint-*")):
+        raise ValueError(
+            f"`--lora` must be an adapter whose training has ended, got {path}; run the same `jova train-lora` again, it "
+            "continues from its last checkpoint"
+        )
 
 
 def check_prompt(args: argparse.Namespace) -> None:

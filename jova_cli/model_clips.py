@@ -129,9 +129,9 @@ def check_clip_fits(
     own = index_defaults(read_index(folder))
     settings = SimpleNamespace(**own | {name: value for name, value in arguments.items() if value is not None})
     limits = geometry.limits_of_call(modalities, settings.frame_rate)
-    check_whole_frames(settings.num_frames, geometry.temporal_factor)
-    if limits is not None:
+    if limits is not None:  # before a length near by is advised, which may be beyond it
         check_length(settings.num_frames, settings.frame_rate, limits.num_frames, given or GivenLengths())
+    check_whole_frames(settings.num_frames, geometry.temporal_factor)
     if limits is not None and "video" in modalities:
         check_largest_size(settings, limits)
     check_size(settings, geometry.spatial_factor, geometry.patch_size)

@@ -229,6 +229,15 @@ def test_bad_options_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_folder_of_a_training_that_has_not_ended_is_no_adapter(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "adapter" / "checkpoint-00000002").mkdir(parents=True)
+    said = refusal([*command, "--lora", str(tmp_path / "adapter")], capsys)
+    assert "`--lora` must be an adapter whose training has ended" in said
+    assert "run the same `jova train-lora` again, it continues from its last checkpoint" in said
+
+
 def test_sound_without_a_prompt_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "got neither" in refusal([*command[:3], *command[5:]], capsys)
 
@@ -238,6 +247,7 @@ def test_sound_without_a_prompt_is_refused(command: list[str], capsys: pytest.Ca
     [
         (["--num-frames", "6"], "`num_frames` must be 4k + 1 (the video VAE compresses time by 4), got 6; use 5 or 9"),
         (["--num-frames", "101"], "`num_frames` must be at most 61 (3.81 s, 61 frames at 16 per second"),
+        (["--num-frames", "62"], "`num_frames` must be at most 61 (3.81 s, 61 frames at 16 per second"),
         (
             ["--frame-rate", "2", "--num-frames", "13"],
             "`num_frames` must be at most 5 (2.5 s, 5 frames at 2 per second",

@@ -179,6 +179,20 @@ def test_processes_wait_for_each_other_as_long_as_a_large_checkpoint_takes(tmp_p
     assert start_accelerator(tiny_config(tmp_path)).init_handler.timeout.total_seconds() > seconds
 
 
+@pytest.mark.parametrize("lacks", [True, False])
+def test_a_processor_without_bfloat16_is_told_what_is_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lacks: bool
+) -> None:
+    monkeypatch.setattr("diffusers_jova.training.loop.distribution.lacks_bfloat16", lambda: lacks)
+    for precision in ("no", "bf16"):
+        forget_accelerate()
+        start_accelerator(tiny_config(tmp_path, mixed_precision=precision))
+        assert ("`mixed_precision=no` is many times faster" in capsys.readouterr().out) == (
+            lacks and precision == "bf16"
+        )
+    forget_accelerate()
+
+
 def test_the_handler_of_sigterm_stays_only_for_the_run(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     during = []
