@@ -146,7 +146,7 @@ def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
     check_components(parts)
     JoVAAudioCodec(
         parts.get("audio_vae"), parts.get(VOCODER)
-    )  # refuses an audio VAE without the vocoder that it needs
+    )  # refuses one that needs a vocoder alone
 
 
 def write(folder: Path, found: Mapping[str, Path], index: Mapping[str, Any]) -> None:

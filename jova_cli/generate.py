@@ -239,8 +239,8 @@ def check_finished(path: Path) -> None:
     """Refuse the folder of a training that has not written its adapter yet."""
     if path.is_dir() and not any(path.glob("*.safetensors")) and any(path.glob("checkpoint-*")):
         raise ValueError(
-            f"`--lora` must be an adapter whose training has ended, got {path}; run the same `jova train-lora` again, it "
-            "continues from its last checkpoint"
+            f"`--lora` must be an adapter whose training has ended, got {path}; run the same `jova train-lora` again, "
+            "it continues from its last checkpoint"
         )
 
 
