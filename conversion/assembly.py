@@ -144,9 +144,7 @@ def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
     encoders = [name for name in ("text_encoder", "text_encoder_2") if name in found]
     parts |= {name: SimpleNamespace(config=AutoConfig.from_pretrained(found[name])) for name in encoders}
     check_components(parts)
-    JoVAAudioCodec(
-        parts.get("audio_vae"), parts.get(VOCODER)
-    )  # refuses one that needs a vocoder alone
+    JoVAAudioCodec(parts.get("audio_vae"), parts.get(VOCODER))  # refuses one that needs a vocoder alone
 
 
 def write(folder: Path, found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
