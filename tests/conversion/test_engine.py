@@ -129,6 +129,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_leaves_no_folder_that_loads(tmp_path: Path) -> None:
     script = (
         "import os, torch\n"

@@ -250,6 +250,7 @@ def test_a_batch_that_fails_is_made_one_by_one(
 # What ends a run
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     """The first clips are made by a process that is killed while it makes the next, the others here."""
     rows = seeded_rows(5)

@@ -408,7 +408,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"image": picture(), "video": [picture()]}, "`image` and `video` must not both be given"),
     ({"height": 40}, "`height` must be a positive multiple of 16, got 40; use 32"),
     ({"width": 0}, "`width` must be a positive multiple of 16, got 0; use 16"),
-    ({"num_frames": 80}, r"`num_frames` must be 4k \+ 1 .*, got 80; use 77 or 81"),
+    ({"num_frames": 34}, r"`num_frames` must be 4k \+ 1 .*, got 34; use 33 or 37"),
     ({"num_frames": 0}, r"`num_frames` must be 4k \+ 1 .*, got 0; use 1 or 5"),
     ({"frame_rate": 0.0}, "`frame_rate` must be positive, from 0.001 to 1000, got 0.0; use 16 or 24"),
     ({"video": [picture()] * 5, "modalities": ["video"]}, "something must be left to generate, got given video for"),

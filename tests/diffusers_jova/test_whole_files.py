@@ -36,6 +36,7 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
 
 
+@pytest.mark.slow
 def test_a_text_is_utf_8_wherever_it_is_written(tmp_path: Path) -> None:
     words = (
         "import sys; from pathlib import Path; from diffusers_jova.whole_files import write_text; "

@@ -116,6 +116,7 @@ def test_espeak_says_any_word_with_times_for_its_phonemes() -> None:
     assert {phone.label for phone in utterance.phones} <= set(SHAPES)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("espeakng_loader") is None, reason="needs espeakng-loader")
 def test_espeak_says_the_same_in_every_process() -> None:
     say = "_espeak()('hello blue moon', 'en-us', 170, 50)"

@@ -217,6 +217,7 @@ def test_bad_input_is_shown_as_a_sentence_with_the_names_of_the_page(
     assert not list(files.rglob("running"))
 
 
+@pytest.mark.slow
 def test_two_users_get_two_clips_one_after_the_other_and_a_third_finds_the_queue_full(
     visit: Callable[[], Client], gate: Callable[[int], Gate]
 ) -> None:
@@ -361,6 +362,7 @@ def test_an_estimate_of_what_is_half_typed_is_nothing(page: Page) -> None:
         assert page.estimate(*shown[:place], half, *shown[place + 1 :]) == ""
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_page_with_one_line_and_removes_its_files(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "jova_cli", "app", "--device", "cpu", "--port", str(free_port())]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

@@ -224,6 +224,7 @@ def test_a_budget_of_other_minutes_or_settings_is_refused(source: Path, tmp_path
     assert ablations.find_steps(args, settings) == 7
 
 
+@pytest.mark.slow
 def test_a_budget_of_minutes_becomes_one_number_of_steps(source: Path, tmp_path: Path) -> None:
     settings = {"data": str(source / "records"), "batch_size": 1}
     config = arm_config("base", 0, tmp_path, settings, source / "preset.yaml")

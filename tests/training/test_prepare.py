@@ -74,6 +74,7 @@ def write_recording(path: Path, num_scenes: int = 5, scene_s: int = 24) -> list[
     return words
 
 
+@pytest.mark.slow
 def test_a_recording_of_two_minutes_becomes_records_with_their_own_words_and_every_second_is_told(
     tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
