@@ -17,7 +17,7 @@ from diffusers import __version__ as diffusers_version
 from transformers import AutoConfig
 
 from diffusers_jova.audio_codec import JoVAAudioCodec
-from diffusers_jova.component_fit import check_components
+from diffusers_jova.component_fit import check_components, check_skip_layer
 from diffusers_jova.component_outline import build_outline
 from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, WAVEFORM_VAES, class_of, transformers_class
 from diffusers_jova.conversion.output import new_folder
@@ -144,6 +144,7 @@ def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
     encoders = [name for name in ("text_encoder", "text_encoder_2") if name in found]
     parts |= {name: SimpleNamespace(config=AutoConfig.from_pretrained(found[name])) for name in encoders}
     check_components(parts)
+    check_skip_layer(parts["transformer"], index.get("negative_skip_layer"))
     JoVAAudioCodec(parts.get("audio_vae"), parts.get(VOCODER))  # refuses one that needs a vocoder alone
 
 

@@ -35,14 +35,24 @@ from diffusers_jova.conversion.rules import (
     prefixed,
     refuse_leftovers,
 )
-from diffusers_jova.conversion.wan import ATTENTION, BLOCK, CONDITION, HEAD, HEAD_DIM, owned, write
+from diffusers_jova.conversion.wan import (
+    ATTENTION,
+    BLOCK,
+    CONDITION,
+    HEAD,
+    HEAD_DIM,
+    MASK_CHANNELS,
+    mask_last,
+    owned,
+    takes_image,
+    write,
+)
 
 
 EXPERTS = {"video_dit": "video", "video_dit_2": "video_low"}  # for high noise, for low noise
 BOUNDARY = 0.9  # sigma of the video at which they change
 BRIDGE = {"audio_to_video_conditioners": "video", "video_to_audio_conditioners": "audio"}  # by the modality that reads
 ROTATED = ("q.{p}", "k.{p}", "norm_q.weight", "norm_k.weight")
-MASK_CHANNELS = 4
 FOLDERS = (*EXPERTS, "audio_dit", "dual_tower_bridge")
 FAMILY = Family(
     title="MOVA for diffusers_jova",
@@ -66,13 +76,6 @@ ADAPTER_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<matrix>[AB])(\.default)?(\.w
 def interleaved(tensor: Tensor, head_dim: int) -> Tensor:
     """Rows of queries or keys [H * K, ...] whose heads hold two halves, as pairs of one channel of each half."""
     return tensor.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
-
-
-def mask_last(weight: Tensor) -> Tensor:
-    """Columns [latents, mask, image] of the patch embedding as [latents, image, mask]."""
-    num_latents = (weight.shape[1] - MASK_CHANNELS) // 2
-    latents, mask, image = weight.split([num_latents, MASK_CHANNELS, num_latents], dim=1)
-    return torch.cat([latents, image, mask], dim=1)
 
 
 def row_weight(weight: Tensor) -> Tensor:
@@ -119,8 +122,8 @@ def convert_transformer(
     experts = {folder: EXPERTS[folder] for folder in taken} if len(taken) > 1 else dict.fromkeys(taken, "video")
     found = parameters(plan(checkpoint, rules(experts, head_dim)), checkpoint)
     config = tower_config(found, head_dim)
-    num_channels = 2 * config["out_channels"] + MASK_CHANNELS
-    if config["in_channels"] != num_channels:
+    if not takes_image(config["in_channels"], config["out_channels"]):
+        num_channels = 2 * config["out_channels"] + MASK_CHANNELS
         raise ValueError(
             f"`patch_embedding.weight` of the video must take latents, mask and image, {num_channels} channels, got "
             f"{config['in_channels']}; use MOVA's own towers"

@@ -47,8 +47,9 @@ FAMILY = Family(
         **guidance_defaults("ovi"),
         **negative_prompts("ovi"),
     },
+    config={"negative_skip_layer": 11},  # as the release's own inference has it
 )
-TOWERS_FAMILY = replace(FAMILY, title="JoVA from Ovi's towers")
+TOWERS_FAMILY = replace(FAMILY, title="JoVA from Ovi's towers", config={})
 
 # fmt: off
 FUSION = (  # Ovi                                     left out

@@ -7,11 +7,13 @@ layers are new. Tables give the names of diffusers' `WanTransformer3DModel`, int
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffusers_jova.conversion import pipeline
 from diffusers_jova.conversion.card import WAN, model_card
@@ -28,6 +30,7 @@ from diffusers_jova.conversion.output import (
     parameters,
     save_model,
     shape_of,
+    unchanged,
     write_single,
 )
 from diffusers_jova.conversion.pipeline import Family, assemble, negative_prompts
@@ -39,6 +42,7 @@ HEAD_DIM = 128  # of every released Wan, Ovi and NAVA model
 NEW_AUDIO_LAYERS = ("patch_embedding", "proj_out")
 INIT_STD = 0.02
 INIT_SEED = 0
+MASK_CHANNELS = 4  # of a model whose first frame enters on the channel axis
 
 # fmt: off
 ATTENTION = (  # Wan                 diffusers
@@ -83,11 +87,45 @@ FAMILY = Family(
     prompt_template=PROMPT_TEMPLATE,
     defaults={"guidance_scale": 5.0, **negative_prompts("wan")},
 )
+IMAGE_FAMILY = replace(FAMILY, config={"fills_image_with_grey": True})
 RUN = """
 from diffusers_jova import {cls}
 
 transformer = {cls}.from_pretrained("{folder}")
 """
+
+
+def mask_last(weight: Tensor) -> Tensor:
+    """Columns [latents, mask, image] of a patch embedding as [latents, image, mask], ours."""
+    num_latents = (weight.shape[1] - MASK_CHANNELS) // 2
+    latents, mask, image = weight.split([num_latents, MASK_CHANNELS, num_latents], dim=1)
+    return torch.cat([latents, image, mask], dim=1)
+
+
+def mask_first(weight: Tensor) -> Tensor:
+    """Undo `mask_last`."""
+    num_latents = (weight.shape[1] - MASK_CHANNELS) // 2
+    latents, image, mask = weight.split([num_latents, num_latents, MASK_CHANNELS], dim=1)
+    return torch.cat([latents, mask, image], dim=1)
+
+
+def takes_image(in_channels: int, out_channels: int) -> bool:
+    """Whether a first frame enters a model on the channel axis, as in Wan's image-to-video models."""
+    return in_channels == 2 * out_channels + MASK_CHANNELS
+
+
+def video_channels(found: Sequence[Parameter]) -> tuple[int, int]:
+    """Channels in and out of the video."""
+    _, in_channels, *patch_size = shape_of(found, "video.patch_embedding.weight", 5)
+    return in_channels, shape_of(found, "video.proj_out.weight", 2)[0] // math.prod(patch_size)
+
+
+def reordered(found: Sequence[Parameter], name: str, order: Callable[[Tensor], Tensor]) -> list[Parameter]:
+    """Change the order of the columns of one parameter."""
+    return [
+        replace(parameter, make=lambda make=parameter.make: order(make())) if parameter.name == name else parameter
+        for parameter in found
+    ]
 
 
 def is_diffusers_layout(checkpoint: Checkpoint) -> bool:
@@ -152,7 +190,8 @@ def model_config(found: Sequence[Parameter]) -> dict[str, Any]:
         ValueError: One of the parameters from which a size is read is missing or has other dimensions.
     """
     names = {parameter.name for parameter in found}
-    dim, in_channels, *patch_size = shape_of(found, "video.patch_embedding.weight", 5)
+    dim, _, *patch_size = shape_of(found, "video.patch_embedding.weight", 5)
+    in_channels, out_channels = video_channels(found)
     blocks = {name.split(".")[1] for name in names if name.startswith("blocks.")}
 
     def width(name: str) -> int:
@@ -164,7 +203,7 @@ def model_config(found: Sequence[Parameter]) -> dict[str, Any]:
         "num_attention_heads": dim // HEAD_DIM,
         "attention_head_dim": HEAD_DIM,
         "in_channels": in_channels,
-        "out_channels": shape_of(found, "video.proj_out.weight", 2)[0] // math.prod(patch_size),
+        "out_channels": out_channels,
         "audio_in_channels": shape_of(found, "audio.proj_out.weight", 2)[0],
         "text_dim": width("condition_embedder.text_embedder.linear_1.weight"),
         "freq_dim": width("condition_embedder.time_embedder.linear_1.weight"),
@@ -187,6 +226,8 @@ def convert_tower(checkpoint: Checkpoint, audio_channels: int = 20) -> tuple[dic
     dim = shape_of(found, "video.patch_embedding.weight", 5)[0]
     (dtype,) = (parameter.dtype for parameter in found if parameter.name == "video.patch_embedding.weight")
     found += new_audio_layers(dim, audio_channels, dtype)
+    if takes_image(*video_channels(found)):
+        found = reordered(found, "video.patch_embedding.weight", mask_last)
     return {**model_config(found), "audio_embedding": "linear", "temporal_alignment": "time"}, found
 
 
@@ -199,7 +240,8 @@ def convert(path: Path, output: Path, options: Options) -> None:
     done = [
         "The audio tower is a copy of the video tower; its input and output layers are new: train before use.",
     ]
-    write(output, build(config), found, options, FAMILY, done)
+    family = IMAGE_FAMILY if takes_image(*video_channels(found)) else FAMILY
+    write(output, build(config), found, options, family, done)
 
 
 def write(
@@ -227,4 +269,7 @@ def restore_tower(checkpoint: Checkpoint) -> list[Parameter]:
     """Return the video tower under Wan's original names; the audio tower is left out."""
     audio = [Rule("audio.{path}", ()), Rule("blocks.{i}.{part}.audio.{path}", ())]
     rules = [*inverse(owned(TOWER, "video")), *audio]
-    return parameters(plan(checkpoint, rules), checkpoint)
+    found = parameters(plan(checkpoint, rules), checkpoint)
+    if takes_image(*video_channels(unchanged(checkpoint))):
+        found = reordered(found, "patch_embedding.weight", mask_first)
+    return found

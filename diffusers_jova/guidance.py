@@ -327,7 +327,7 @@ PRESETS: Mapping[str, tuple[Guidance, Guidance]] = MappingProxyType({
         Guidance(guidance_scale=4.0, coupling_scale=4.0, uncoupled_text="kept"),
         Guidance(guidance_scale=3.0, coupling_scale=3.0, uncoupled_text="kept", speaker_scale=4.0),
     ),
-    # Ovi @ 5b69b25, without its skipped layer
+    # Ovi @ 5b69b25; its skipped block is `negative_skip_layer` of a pipeline
     "ovi": (Guidance(guidance_scale=4.0), Guidance(guidance_scale=3.0)),
 })
 # fmt: on

@@ -1,6 +1,7 @@
 """Transformers of two towers by the command, alone and in pipelines, from tiny checkpoints in released layouts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,8 @@ COMPONENTS = ("tokenizer", "text_encoder", "vae")
 
 
 def test_ovi_keeps_its_fusion_in_a_pipeline_that_makes_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ovi.FAMILY.config == {"negative_skip_layer": 11}
+    monkeypatch.setattr(ovi, "FAMILY", replace(ovi.FAMILY, config={"negative_skip_layer": 0}))  # of two blocks here
     monkeypatch.chdir(tmp_path)
     write_checkpoints(Path())
     *codec, ((kind, source, _, *options)) = convert_commands(CARDS / "wan-ovi" / "README.md")
@@ -46,6 +49,7 @@ def test_ovi_keeps_its_fusion_in_a_pipeline_that_makes_clips(tmp_path: Path, mon
     assert isinstance(pipe.transformer, JoVADualTowerTransformer3DModel)
     assert pipe.transformer.config.fusion == "text_cross"
     assert pipe.defaults == GenerationDefaults(**ovi.FAMILY.defaults)
+    assert pipe.config.negative_skip_layer == 0
     assert front_matter(Path("ovi"))["license"] == "cc-by-nc-4.0"
     assert "# Ovi for diffusers_jova" in Path("ovi/README.md").read_text()
     _, found = ovi.convert_fused(open_checkpoint(Path(source)))

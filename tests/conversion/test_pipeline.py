@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, MMAudioVAE
+from diffusers import AutoencoderKLWan, MMAudioVAE, ModelMixin
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
@@ -13,11 +13,11 @@ from diffusers_jova.conversion.card import copied_licence, model_card
 from diffusers_jova.conversion.components import find_components, locate
 from diffusers_jova.conversion.mmaudio import mmaudio_vocoder
 from diffusers_jova.conversion.output import Options, new_folder
-from diffusers_jova.conversion.pipeline import assemble
+from diffusers_jova.conversion.pipeline import Family, assemble
 from diffusers_jova.conversion.source import local_path
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.prompt import JoVAPrompt
-from tests.tiny_pipeline import build_tiny_pipeline
+from tests.tiny_pipeline import build_dual_tower, build_tiny_pipeline
 
 
 def write_components(wan_folder: Path, audio_folder: Path) -> None:
@@ -39,9 +39,14 @@ def write_components(wan_folder: Path, audio_folder: Path) -> None:
     ).save_pretrained(audio_folder / "vocoder")
 
 
-def write_transformer(folder: Path) -> None:
+def transformer_of(family: Family) -> ModelMixin:
+    """A tiny transformer that can do what the pipelines of a family ask for."""
+    if family is ovi.FAMILY:
+        return build_dual_tower("text_cross", num_layers=12, audio_num_layers=12)  # of which one is skipped
+    if family is mova.FAMILY:
+        return build_dual_tower("bridge")
     torch.manual_seed(0)
-    JoVATransformer3DModel(
+    return JoVATransformer3DModel(
         audio_in_channels=4,
         num_layers=1,
         num_single_layers=1,
@@ -50,22 +55,24 @@ def write_transformer(folder: Path) -> None:
         rope_axes_dim=(8, 4, 4),
         text_dim=16,
         text_dim_2=None,
-    ).save_pretrained(folder)
+    )
 
 
 @pytest.mark.parametrize(
     "family", [wan.FAMILY, ovi.FAMILY, nava.FAMILY, mova.FAMILY], ids=["wan", "ovi", "nava", "mova"]
 )
 def test_an_assembled_folder_loads_as_a_pipeline_with_the_defaults_of_its_family(
-    family: object, tmp_path: Path
+    family: Family, tmp_path: Path
 ) -> None:
+    transformer = transformer_of(family)
     write_components(tmp_path / "wan", tmp_path / "audio")
     components = find_components([tmp_path / "wan", tmp_path / "audio"], Options())
     with new_folder(tmp_path / "out") as folder:
-        write_transformer(folder / "transformer")
-        assemble(folder, "JoVATransformer3DModel", family, components)
+        transformer.save_pretrained(folder / "transformer")
+        assemble(folder, type(transformer).__name__, family, components)
     pipe = JoVAPipeline.from_pretrained(tmp_path / "out")
     assert pipe.defaults == GenerationDefaults(**family.defaults)
+    assert {name: pipe.config[name] for name in family.config} == family.config
     (text,) = pipe.render_prompts(JoVAPrompt(video="seen", audio="heard", transcript="said"))
     assert text.startswith("seen ")
     assert "heard" in text

@@ -273,3 +273,19 @@ def test_a_missing_block_tensor_is_named_before_anything_is_written() -> None:
     broken["blocks.0.extra.weight"] = torch.zeros(1)
     with pytest.raises(ValueError, match=r"1 tensors that no rule knows: `blocks.0.extra.weight`.*`head.modulation`"):
         wan.convert_tower(from_state_dict(broken))
+
+
+def test_an_image_to_video_wan_reads_its_image_in_front_of_its_mask_and_behind_it_again(tmp_path: Path) -> None:
+    original = small_wan()
+    patch = "patch_embedding.weight"
+    dim, channels = original[patch].shape[:2]
+    (out_channels,) = (weight.shape[0] // 4 for name, weight in original.items() if name == "head.head.weight")
+    assert channels == out_channels
+    original[patch] = torch.randn(dim, 2 * channels + wan.MASK_CHANNELS, 1, 2, 2)
+    save_file(original, tmp_path / "wan.safetensors")
+    main(["wan", str(tmp_path / "wan.safetensors"), str(tmp_path / "out")])
+    weight = load_file(tmp_path / "out" / "diffusion_pytorch_model.safetensors")[f"video.{patch}"]
+    latents, mask, image = original[patch].split([channels, wan.MASK_CHANNELS, channels], dim=1)
+    assert torch.equal(weight, torch.cat([latents, image, mask], dim=1))
+    main(["wan", str(tmp_path / "out"), str(tmp_path / "back.safetensors"), "--reverse"])
+    assert torch.equal(load_file(tmp_path / "back.safetensors")[patch], original[patch])
