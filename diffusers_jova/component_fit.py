@@ -14,7 +14,10 @@ from .number_arguments import is_finite_number, whole_number
 from .video_codec import JoVAVideoCodec
 
 
-TEXT_WIDTHS = {"text_encoder": "text_dim", "text_encoder_2": "text_dim_2"}  # config fields of the transformer
+TEXT_WIDTHS = {  # config fields of the transformer
+    "text_encoder": ("text_dim", "audio_text_dim"),  # one text serves both modalities
+    "text_encoder_2": ("text_dim_2",),
+}
 
 
 def check_components(components: Mapping[str, Any]) -> None:
@@ -41,10 +44,11 @@ def check_components(components: Mapping[str, Any]) -> None:
     if audio_vae is not None and (vocoder is not None or not needs_vocoder(audio_vae)):
         num_channels = JoVAAudioCodec(audio_vae, vocoder).latent_channels
         require("audio_in_channels", "transformer", transformer.config, num_channels, "the channels of `audio_vae`")
-    for name, field in TEXT_WIDTHS.items():
+    for name, fields in TEXT_WIDTHS.items():
         width = getattr(getattr(components.get(name), "config", None), "hidden_size", None)
-        if isinstance(width, int):
-            require(field, "transformer", transformer.config, width, f"the width of `{name}`")
+        for field in fields:
+            if isinstance(width, int) and (field == fields[0] or field in transformer.config):
+                require(field, "transformer", transformer.config, width, f"the width of `{name}`")
 
 
 def check_skip_layer(transformer: Any, index: int | None) -> None:

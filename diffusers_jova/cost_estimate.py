@@ -3,6 +3,7 @@
 It is estimated from sizes and one measured product; `clip_times.py` tells more, once a clip was made.
 """
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -70,7 +71,8 @@ def estimate(pipeline: Any, settings: GenerationDefaults, modalities: Sequence[s
     num_weights = sum(weight.numel() for weight in pipeline.transformer.parameters())
     # a row passes the half of the weights that its modality has, and meets every other row in each layer
     operations = num_rows * num_weights + 4 * num_rows**2 * dim * num_layers
-    predictions = num_predictions(settings, modalities)
+    sharing = pipeline.branch_sharing
+    predictions = math.ceil(num_predictions(settings, modalities) / (1 if sharing is None else sharing.num_processes))
     operations *= settings.num_inference_steps * predictions
     rows_bytes = num_rows * dim * ROWS_KEPT * pipeline.transformer.dtype.itemsize * predictions
     frames_bytes = num_pixels * 3 * (4 + 4 + 1)  # decoded, brought to [0, 1], and as they are written

@@ -55,13 +55,16 @@ class TextConditions:
             return arguments
         return arguments | self.speakers.transformer_arguments([branch.voiced for branch in branches])
 
-    def text_arguments(self, has_text: Sequence[bool], dtype: torch.dtype) -> dict[str, Tensor | None]:
-        """Features and masks for a batch of predictions, with the prompt or without."""
-        if self.negative_prompt is None and not all(has_text):
+    def check_branches(self, branches: Sequence[Branch]) -> None:
+        """Refuse predictions without the prompt where there is no other text, on every process alike."""
+        if self.negative_prompt is None and not all(branch.text for branch in branches):
             raise ValueError(
                 "`guidance_scale` must differ from 1 when a call begins for a callback to change it, got 1; "
                 "begin with the scale that the first step needs"
             )
+
+    def text_arguments(self, has_text: Sequence[bool], dtype: torch.dtype) -> dict[str, Tensor | None]:
+        """Features and masks for a batch of predictions, with the prompt or without."""
         arguments = as_arguments([self.prompt if text else self.negative_prompt for text in has_text], "", dtype)
         if self.audio_negative_prompt is None or all(has_text):
             return arguments
@@ -85,7 +88,7 @@ class JoVADenoiser:
     """Takes the steps of one call.
 
     Args:
-        transformer: `JoVATransformer3DModel` or `JoVAWanTransformer3DModel`.
+        transformer: Any of the package's.
         scheduler: With its timesteps set.
         guidance: Guidance of each modality.
         given: Clean latents of modalities that are conditions, wholly or in part.
@@ -142,12 +145,14 @@ class JoVADenoiser:
             "num_inference_steps": len(self.scheduler.timesteps),
         }
 
+    def branches_by_step(self, names: Sequence[str]) -> list[list[Branch]]:
+        """Predictions that each step asks for."""
+        steps = range(len(self.scheduler.timesteps))
+        return [list(required_branches(*self.weights(step, names).values())) for step in steps]
+
     def needs_negative_prompt(self, names: Sequence[str]) -> bool:
         """Whether any step asks for a prediction without the prompt."""
-        steps = range(len(self.scheduler.timesteps))
-        return any(
-            not branch.text for step in steps for branch in required_branches(*self.weights(step, names).values())
-        )
+        return any(not branch.text for branches in self.branches_by_step(names) for branch in branches)
 
     def step(self, step: int, samples: Mapping[str, Tensor], text: TextConditions) -> dict[str, Tensor]:
         """Move the samples of all modalities one step towards the data.
@@ -199,6 +204,7 @@ class JoVADenoiser:
         step: int,
     ) -> dict[str, dict[Branch, Tensor]]:
         """Velocities by modality and branch, in one batch or one branch after the other, here or elsewhere."""
+        text.check_branches(branches)
         dtype = self.transformer.dtype
         inputs = {name: latents.to(dtype) for name, latents in samples.items()}
         if self.channels is not None and "video" in inputs:

@@ -9,9 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from diffusers.utils import logging
 from torch import Tensor, distributed
 
 from .guidance import Branch
+
+
+logger = logging.get_logger(__name__)
 
 
 class BranchSharing(NamedTuple):
@@ -23,9 +27,14 @@ class BranchSharing(NamedTuple):
 
     group: distributed.ProcessGroup | None = None
 
+    @property
+    def num_processes(self) -> int:
+        """Of the group."""
+        return distributed.get_world_size(self.group)
+
     def own(self, branches: Sequence[Branch]) -> list[Branch]:
         """Those that this process makes, perhaps none."""
-        return list(branches)[distributed.get_rank(self.group) :: distributed.get_world_size(self.group)]
+        return list(branches)[distributed.get_rank(self.group) :: self.num_processes]
 
     def exchange(
         self, branches: Sequence[Branch], velocities: Mapping[str, Mapping[Branch, Tensor]], like: Mapping[str, Tensor]
@@ -37,16 +46,24 @@ class BranchSharing(NamedTuple):
             velocities: Those of `own`, by modality.
             like: A tensor per modality with the shape and on the device of its velocities.
         """
-        num_processes = distributed.get_world_size(self.group)
         found: dict[str, dict[Branch, Tensor]] = {name: {} for name in like}
         for name, sample in like.items():
             for index, branch in enumerate(branches):
                 made = velocities[name].get(branch)
                 velocity = torch.empty_like(sample, dtype=torch.float32) if made is None else made.float()
                 velocity = velocity.contiguous()
-                distributed.broadcast(velocity, group=self.group, group_src=index % num_processes)
+                distributed.broadcast(velocity, group=self.group, group_src=index % self.num_processes)
                 found[name][branch] = velocity
         return found
+
+    def tell_idle(self, branches_by_step: Sequence[Sequence[Branch]]) -> None:
+        """Say where processes have nothing to do on any step."""
+        most = max(len(branches) for branches in branches_by_step)
+        if self.num_processes > most:
+            logger.warning(
+                f"{self.num_processes - most} of {self.num_processes} processes wait: {most} is the most "
+                "predictions of a step"
+            )
 
 
 class JoVAGuidanceParallelMixin:

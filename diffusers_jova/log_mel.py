@@ -8,7 +8,7 @@ import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils.accelerate_utils import apply_forward_hook
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
@@ -109,8 +109,9 @@ class JoVALogMel(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"`n_fft` must exceed `hop_length` by an even number, got {n_fft} and {hop_length}; use 1024 and 240"
             )
-        self.register_buffer("latents_mean", torch.zeros(mel_bins))
-        self.register_buffer("latents_std", torch.ones(mel_bins))
+        # parameters, so that loading tells a checkpoint that lacks them; nothing trains them
+        self.latents_mean = nn.Parameter(torch.zeros(mel_bins), requires_grad=False)
+        self.latents_std = nn.Parameter(torch.ones(mel_bins), requires_grad=False)
 
     @apply_forward_hook
     def encode(self, waveform: Tensor) -> Tensor:

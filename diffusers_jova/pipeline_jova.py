@@ -549,6 +549,8 @@ class JoVAPipeline(
         )
         generated = [name for name in modalities if denoiser.generates(name)]
         check_something_is_generated(generated, list(media.latents))
+        if denoiser.sharing is not None:
+            denoiser.sharing.tell_idle(denoiser.branches_by_step(modalities))
 
         # 4. Encode text
         self._needs_negative_prompt = denoiser.needs_negative_prompt(modalities)

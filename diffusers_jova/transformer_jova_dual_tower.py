@@ -27,10 +27,7 @@ from torch import Tensor, nn
 
 from .aligned_fusion import Alignment, JoVAAlignedFusion, JoVAAlignment
 from .context_parallel import check_whole_rows, key_mask
-from .joint_attention import (
-    Coupling,
-    per_stream,
-)
+from .joint_attention import Coupling, per_stream
 from .joint_transformer import (
     MODALITIES,
     JoVATransformerMixin,
@@ -379,7 +376,8 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         )
         self.check_text(inputs)
         self.check_layers(skip_layers)
-        self.check_face_masks(return_face_masks, inputs)
+        if return_face_masks:
+            self.check_face_masks(inputs, skip_layers)
         references = {"video": reference_hidden_states, "audio": audio_reference_hidden_states}
         whole, clip = with_references(inputs, references, self.config.fusion)
         owner = self.owners(inputs)
@@ -531,15 +529,22 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
             raise ValueError(
                 f"`skip_layers` must be indices of the {len(self.blocks)} blocks, got {outside}; leave them out"
             )
+        if self.is_cache_enabled and (ends := {0, len(self.blocks) - 1}.intersection(skip_layers)):
+            raise ValueError(
+                f"`skip_layers` must hold neither the first nor the last block where a cache is enabled, which goes "
+                f"by them, got {sorted(ends)}; call `disable_cache`"
+            )
 
-    def check_face_masks(self, is_asked: bool, inputs: Mapping[str, ModalityInput]) -> None:
+    def check_face_masks(self, inputs: Mapping[str, ModalityInput], skip_layers: Sequence[int]) -> None:
         """Refuse face masks where there are none, or not all rows of them."""
-        if not is_asked:
-            return
         if self.config.fusion != "aligned" or "video" not in inputs:
             raise ValueError(
                 "`return_face_masks` must go with video and a model of `fusion` 'aligned', got "
                 f"{list(inputs)} and '{self.config.fusion}'; leave it out"
+            )
+        if all(block.fusion is None or index in skip_layers for index, block in enumerate(self.blocks)):
+            raise ValueError(
+                "`return_face_masks` must go with a block that has a fusion and is not skipped, got none; leave it out"
             )
         if self.is_cache_enabled or self._parallel_config is not None:
             raise ValueError(

@@ -29,6 +29,7 @@ SETTINGS = {  # that have words of their own
     "targets": "lora_targets",
     "init_adapter": "init_adapter",
 }
+SHOWN = {"model": "--model", "targets": "--targets", "init_adapter": "--init-adapter"}  # of those that are options
 TARGETS = ("attention", "attention_ff", "audio", "joint", "video")
 
 
@@ -65,4 +66,5 @@ def check_once(args: argparse.Namespace) -> None:
     for name in split_settings(args.overrides):
         twice = [word for word, setting in SETTINGS.items() if setting == name and getattr(args, word) is not None]
         if twice:
-            raise ValueError(f"a setting must be given once, got `{name}=` beside `{twice[0]}`; leave `{name}=` out")
+            word = SHOWN.get(twice[0], twice[0])
+            raise ValueError(f"a setting must be given once, got `{name}=` beside `{word}`; leave `{name}=` out")

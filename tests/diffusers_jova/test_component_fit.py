@@ -12,9 +12,10 @@ from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder
 from safetensors.torch import load_file, save_file
 from transformers import UMT5EncoderModel
 
-from diffusers_jova import JoVAPipeline
+from diffusers_jova import JoVALogMel, JoVAPipeline
 from tests.tiny_pipeline import (
     build_audio_vae,
+    build_dual_tower,
     build_text_encoder,
     build_tiny_pipeline,
     build_transformer,
@@ -70,6 +71,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "the width of the text": (
         lambda: {"transformer": build_transformer(text_dim=8)},
         "`text_dim` of `transformer` must be 16, the width of `text_encoder`, got 8",
+    ),
+    "the width of the text that audio reads": (
+        lambda: {"transformer": build_dual_tower(audio_text_dim=8)},
+        "`audio_text_dim` of `transformer` must be 16, the width of `text_encoder`, got 8",
     ),
     "a second text encoder that nothing reads": (
         lambda: {"text_encoder_2": build_text_encoder()},
@@ -137,6 +142,17 @@ def test_a_weight_that_the_checkpoint_lacks_is_named_when_the_pipeline_is_loaded
     save_file({key: tensor for key, tensor in tensors.items() if key != lost}, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=rf"weights of `{name}` must all be in its checkpoint, got none for `{lost}`"):
         JoVAPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("lost", ["latents_mean", "latents_std"])
+def test_statistics_of_a_log_mel_that_the_checkpoint_lacks_are_not_made_up(lost: str, tmp_path: Path) -> None:
+    JoVALogMel().save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    kept = {key: tensor for key, tensor in load_file(file).items() if key != lost}
+    save_file(kept, file, metadata={"format": "pt"})
+    codec = JoVALogMel.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"weights of `audio_vae` must all be in .*, got none for `{lost}`"):
+        JoVAPipeline(*[None] * 4, codec, None, None)
 
 
 def test_a_text_encoder_that_is_handed_in_may_have_grown(tiny_pipeline_folder: Path) -> None:

@@ -112,7 +112,7 @@ def share_the_work(rank: int, num_processes: int, folder: Path) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # torch warns about the collective that diffusers calls
     meeting = f"file://{folder / 'meeting'}"
-    distributed.init_process_group("gloo", meeting, timedelta(minutes=5), num_processes, rank)
+    distributed.init_process_group("cpu:gloo", meeting, timedelta(minutes=5), num_processes, rank)
     config = ContextParallelConfig(ulysses_degree=num_processes)
     results: dict[str, Any] = {}
     for kind in KINDS[num_processes]:

@@ -9,7 +9,8 @@ import torch
 from diffusers.models._modeling_parallel import ContextParallelConfig
 from torch import Tensor, distributed
 
-from diffusers_jova import JoVAPipeline
+from diffusers_jova import JoVAPipeline, guidance_parallel
+from diffusers_jova.cost_estimate import estimate
 from tests.processes import start
 from tests.tiny_pipeline import build_tiny_pipeline
 
@@ -43,12 +44,23 @@ def generate(pipeline: JoVAPipeline, case: dict[str, Any]) -> list[Tensor]:
     return [latents for latents in (output.frames, output.audio) if latents is not None]
 
 
+def turn_guidance_on(pipeline: JoVAPipeline, *_: Any) -> dict[str, Any]:
+    pipeline._guidance_scale = 3.0
+    return {}
+
+
 def share_the_work(rank: int, folder: Path) -> None:
     """Worker: every case, with the number of forwards that it took here; each process saves its own."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder / 'meeting'}", timedelta(minutes=5), 2, rank)
     pipeline = tiny()
+    settings = pipeline.defaults.override(guidance_scale=3.0, coupling_scale=2.0)
+    alone = estimate(pipeline, settings, ("video", "audio"))
     pipeline.share_guidance()
+    shared = estimate(pipeline, settings, ("video", "audio"))
+    assert shared.memory_bytes < alone.memory_bytes  # two predictions of three
+    said: list[str] = []
+    guidance_parallel.logger.addFilter(lambda record: said.append(record.getMessage()) or True)
     rows: list[int] = []
     pipeline.transformer.register_forward_pre_hook(
         lambda _module, _args, given: rows.append(len(given["timestep"])), with_kwargs=True
@@ -57,6 +69,10 @@ def share_the_work(rank: int, folder: Path) -> None:
     for name, case in CASES.items():
         rows.clear()
         results[name] = generate(pipeline, case), sum(rows)
+    if rank == 0:  # diffusers lets the others be silent
+        assert said == ["1 of 2 processes wait: 1 is the most predictions of a step"]
+    with pytest.raises(ValueError, match="must differ from 1 when a call begins"):  # on both, so that none waits
+        generate(pipeline, {"guidance_scale": 1.0, "callback_on_step_end": turn_guidance_on})
     pipeline.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
     with pytest.raises(ValueError, match="without context parallelism, got both"):
         generate(pipeline, CASES["text"])

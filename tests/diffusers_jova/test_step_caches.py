@@ -1,6 +1,7 @@
 """Caches of diffusers between denoising steps: they save work and keep picture and sound, or they are refused."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from diffusers import (
     FasterCacheConfig,
+    FirstBlockCacheConfig,
     PyramidAttentionBroadcastConfig,
     SeaCacheConfig,
     TaylorSeerCacheConfig,
@@ -137,6 +139,23 @@ def test_a_cache_that_loses_the_sound_or_changes_nothing_is_refused(
         pipeline.transformer.enable_cache(config)
     assert not pipeline.transformer.is_cache_enabled
     pipeline.transformer.enable_cache(TaylorSeerCacheConfig())  # nothing was left behind
+
+
+def test_a_model_of_two_experts_has_no_cache_that_would_go_from_one_to_the_other() -> None:
+    model = build_dual_tower(boundary=0.9)
+    said = r"`config` must be left out for a model of two video towers.*below sigma 0\.9"
+    with pytest.raises(ValueError, match=said):
+        model.enable_cache(TaylorSeerCacheConfig())
+    assert not model.is_cache_enabled
+
+
+@pytest.mark.parametrize(("index", "is_refused"), [(0, True), (1, False), (2, True)])
+def test_blocks_by_which_a_cache_goes_are_not_skipped(index: int, is_refused: bool) -> None:
+    pipeline = build_tiny_pipeline(transformer=build_dual_tower(num_layers=3), negative_skip_layer=index)
+    pipeline.transformer.enable_cache(FirstBlockCacheConfig())
+    said = rf"`skip_layers` must hold neither the first nor the last block .*, got \[{index}\]"
+    with pytest.raises(ValueError, match=said) if is_refused else nullcontext():
+        generate(pipeline, guidance_scale=3.0)
 
 
 @pytest.mark.parametrize("kind", ["wan", *DUAL_TOWERS])

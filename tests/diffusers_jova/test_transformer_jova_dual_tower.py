@@ -567,6 +567,11 @@ def test_wrong_configs_are_refused(config: dict[str, Any], message: str) -> None
         ),
         (
             "aligned",
+            {"return_face_masks": True, "skip_layers": [0]},
+            "a block that has a fusion and is not skipped",
+        ),
+        (
+            "aligned",
             {"reference_hidden_states": torch.zeros(2, 16, 2, 4, 4)},
             r"`reference_hidden_states` must be \[2, 16, 1, 4, 4\], got \[2, 16, 2, 4, 4\]",
         ),

@@ -79,7 +79,7 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
             ["train", "--config", "lora", "steps=4", "steps=8"],
             r"jova train: a setting must be given once, got `steps`",
         ),
-        ([*LORA, "model=other"], r"a setting must be given once, got `model=` beside `model`; leave `model=` out"),
+        ([*LORA, "model=other"], r"a setting must be given once, got `model=` beside `--model`; leave `model=` out"),
         (["presets", "--halp"], r"an option must be one of `jova presets`, got `--halp`; did you mean `--help`"),
         ([*CLIP, "clip.mp4", "--model", "nowhere"], r"`--model` must be .* a hub name .*; check the spelling"),
         (
