@@ -32,6 +32,8 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "experts": partial(build_dual_tower, "bridge", in_channels=36, boundary=0.9),
 }
 KINDS = {2: tuple(BUILDERS), 3: ("jova", "cross", "nava", "aligned")}  # by number of processes, which is that of heads
+# of a build for GPUs on a machine without one
+LACKS_ITS_DEVICE = torch.accelerator.current_accelerator() is not None and not torch.accelerator.is_available()
 TEXT_MASK = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
 
 # Neither 2 nor 3 divides the 5 rows of video, the 11 of audio or the 7 of text.
@@ -112,7 +114,7 @@ def share_the_work(rank: int, num_processes: int, folder: Path) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # torch warns about the collective that diffusers calls
     meeting = f"file://{folder / 'meeting'}"
-    distributed.init_process_group("cpu:gloo", meeting, timedelta(minutes=5), num_processes, rank)
+    distributed.init_process_group("gloo", meeting, timedelta(minutes=5), num_processes, rank)
     config = ContextParallelConfig(ulysses_degree=num_processes)
     results: dict[str, Any] = {}
     for kind in KINDS[num_processes]:
@@ -148,7 +150,8 @@ def share_otherwise() -> dict[str, Any]:
                     model.enable_parallelism(config=ContextParallelConfig(**options))
             continue
         model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2, ulysses_anything=True))
-        results[f"{kind}-anything"] = model(**inputs(), encoder_attention_mask=TEXT_MASK)
+        if not LACKS_ITS_DEVICE:
+            results[f"{kind}-anything"] = model(**inputs(), encoder_attention_mask=TEXT_MASK)
         ring = build()
         ring.set_attention_backend("_native_cudnn")
         ring.enable_parallelism(config=ContextParallelConfig(ring_degree=2))
@@ -196,6 +199,7 @@ def test_a_pipeline_generates_on_three_processes_what_it_does_on_one(shared: tup
     torch.testing.assert_close(results["pipeline"], generate(jova_tiny()), **PIPELINE_ROUND_OFF)
 
 
+@pytest.mark.skipif(LACKS_ITS_DEVICE, reason="diffusers gathers lengths on the device that torch was built for")
 @pytest.mark.parametrize("shared", [2], indirect=True)
 def test_heads_that_do_not_divide_are_shared_where_the_user_asks_for_it(shared: tuple[int, dict[str, Any]]) -> None:
     _, results = shared
