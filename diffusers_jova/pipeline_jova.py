@@ -3,18 +3,15 @@
 Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, L audio latents, S samples.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers import (
     AutoencoderKLKVAEAudio,
     AutoencoderKLLTX2Audio,
     AutoencoderKLWan,
-    DiffusionPipeline,
     MMAudioVAE,
     MMAudioVocoder,
     SchedulerMixin,
@@ -25,11 +22,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jova_cli.clip_limits import check_sound_fits
-from jova_cli.shipped import find_model
 
 from .call_guard import one_thread_at_a_time
 from .clip_shape import ClipShape
-from .component_fit import check_components, check_skip_layer, check_text_weights
+from .component_fit import check_components, check_skip_layer
 from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
 from .finite import check_finite_inputs, check_finite_samples
@@ -41,8 +37,6 @@ from .lora import JoVALoraLoaderMixin
 from .media_arrays import Audio
 from .media_reading import Sound
 from .media_reading import Video as ReadVideo
-from .model_folder import explained_configs
-from .number_formats import component_dtype, component_dtypes
 from .pictures import Fit, Pictures
 from .pipeline_checks import (
     CallInputs,
@@ -59,13 +53,13 @@ from .pipeline_checks import (
     check_whole_frames,
     given_lengths,
 )
+from .pipeline_loading import JoVALoadingMixin
 from .pipeline_media import JoVAMediaMixin
 from .pipeline_output import JoVAPipelineOutput
 from .prompt import PROMPT_TEMPLATE, PromptEmbeds
 from .prompt_encoder import JoVAPromptEncoderMixin
-from .provenance import describe_call, name_of_source
+from .provenance import describe_call
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
-from .single_file import load_single_file
 from .step_callback import CALLBACK_TENSORS, call_back, settings_after_callback
 from .transformer_jova import MODALITIES, JoVATransformer3DModel
 from .transformer_jova_dual_tower import JoVADualTowerTransformer3DModel
@@ -75,7 +69,7 @@ from .video_codec import JoVAVideoCodec
 
 
 class JoVAPipeline(
-    DiffusionPipeline, JoVAPromptEncoderMixin, JoVAMediaMixin, JoVALoraLoaderMixin, JoVAGuidanceParallelMixin
+    JoVALoadingMixin, JoVAPromptEncoderMixin, JoVAMediaMixin, JoVALoraLoaderMixin, JoVAGuidanceParallelMixin
 ):
     """Text, image, voice or video to video with sound.
 
@@ -110,8 +104,6 @@ class JoVAPipeline(
         domain: What a model of few things knows: its `name`, and `words`, all those of its prompts; None for others.
     """
 
-    transformer_file: str | None = None  # name of the single file it came from, for the record of a clip
-    handed_in: frozenset[str] = frozenset()  # components that came from elsewhere than the model, likewise
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae->audio_vae->vocoder"
     _optional_components = [
         "tokenizer",
@@ -176,85 +168,6 @@ class JoVAPipeline(
         spatial_factor = 8 if vae is None else JoVAVideoCodec(vae).spatial_factor
         self.video_processor = VideoProcessor(vae_scale_factor=spatial_factor)
         self.begin_call(self.defaults, None)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set it; the record of a clip tells of a component that was put in place of the model's own."""
-        is_component = isinstance(vars(self).get("_internal_dict", {}).get(name), tuple)
-        is_same = getattr(value, "_orig_mod", value) is vars(self).get(name)  # or its compiled form
-        if is_component and not is_same:
-            self.handed_in = self.handed_in - {name} if value is None else self.handed_in | {name}
-        super().__setattr__(name, value)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
-        """Load a saved pipeline as `DiffusionPipeline.from_pretrained` does; `"jova-tiny"` comes with the package.
-
-        Without a `dtype` every component is loaded in float32, whatever its file holds; with one, the codecs still are
-        unless it names them: in bfloat16 an audio VAE leaves some 10 dB of the sound.
-
-        Args:
-            pretrained_model_name_or_path: Folder, repository or shipped name.
-            kwargs: What diffusers takes; `dtype` is one for transformer and text encoders, or a dict by the name of
-                the component, `"default"` for the others.
-        """
-        given = kwargs.pop("dtype", None)
-        older_name = kwargs.pop("torch_dtype", None)
-        kwargs["dtype"] = component_dtypes(older_name if given is None else given)
-        source = find_model(pretrained_model_name_or_path)
-        names, _ = cls._get_signature_keys(cls)
-        own = sorted(kwargs.keys() - {"dtype"})
-        with explained_configs(Path(source), [name for name in names if name not in kwargs], own):
-            made = super().from_pretrained(source, **kwargs)
-        check_text_weights({name: part for name, part in made.components.items() if name not in kwargs})
-        made.handed_in = frozenset(name for name in made.handed_in if name in kwargs)
-        return made
-
-    @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
-        """Build a pipeline of the components of another, as `DiffusionPipeline.from_pipe` does.
-
-        Args:
-            pipeline: Those of a `JoVAPipeline` go over whatever their class; of any other, those that fit.
-            kwargs: Components and config values in place of those of `pipeline`, and what diffusers takes: without
-                `dtype` it brings all components to float32.
-        """
-        if isinstance(pipeline, JoVAPipeline) and "custom_pipeline" not in kwargs:
-            names, _ = cls._get_signature_keys(cls)
-            kwargs = {name: part for name, part in pipeline.components.items() if name in names} | kwargs
-        made = super().from_pipe(pipeline, **kwargs)
-        if isinstance(pipeline, JoVAPipeline) and made.transformer is pipeline.transformer:  # with its adapters
-            made.adapter_origins, made.adapter_scales = pipeline.adapter_origins, pipeline.adapter_scales
-            made.transformer_file = pipeline.transformer_file
-        if isinstance(pipeline, JoVAPipeline):
-            own = {name for name, part in pipeline.components.items() if part is getattr(made, name, None)}
-            made.handed_in -= own - pipeline.handed_in
-        return made
-
-    @classmethod
-    def from_single_file(
-        cls, pretrained_model_link_or_path: str | Path, *, config: str | os.PathLike[str] | None = None, **kwargs: Any
-    ) -> Self:
-        """Load the transformer from one file, and the other components from the folder of a pipeline.
-
-        Args:
-            pretrained_model_link_or_path: Path of a file that `jova convert single_file` wrote.
-            config: Folder, repository or shipped name of a pipeline that has the other components.
-            kwargs: What `from_pretrained` takes; `dtype` holds for the file as well.
-
-        Raises:
-            ValueError: `config` is missing, or the file is no such export.
-        """
-        if config is None:
-            raise ValueError(
-                "`config` must be the folder of a pipeline, because a single file holds a transformer alone, got "
-                "None; pass `config=folder`, or load all of it with `from_pretrained(folder)`"
-            )
-        dtype = component_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")), "transformer")
-        transformer = load_single_file(pretrained_model_link_or_path, **({} if dtype is None else {"dtype": dtype}))
-        made = cls.from_pretrained(config, transformer=transformer, **kwargs)
-        made.transformer_file = name_of_source(pretrained_model_link_or_path)
-        made.handed_in -= {"transformer"}
-        return made
 
     # 1. What a call is about
 
