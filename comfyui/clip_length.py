@@ -66,7 +66,7 @@ def check_limits(settings: Any, length: int, outline: Any, transformer: Any, aud
         return
     jova("pipeline_checks").check_largest_size(settings, limits)
     rate = settings.frame_rate
-    longest = limits.longest(rate, outline.audio_codec.latent_rate_hz, temporal_factor)
+    longest = limits.longest(rate, outline.audio_codec.clock, temporal_factor)
     if settings.num_frames <= longest:
         return
     longest_s = jova("pipeline_checks").rounded_down(longest / rate)

@@ -121,12 +121,7 @@ class JoVAMediaMixin:
         if limits is None:
             return None
         codec = self.audio_codec if "audio" in modalities else None
-        rate_hz = None if codec is None else codec.latent_rate_hz
-        limits = limits.of_call(modalities, frame_rate, rate_hz, self.temporal_factor)
-        longest = limits.num_frames
-        while codec and longest > 1 and codec.num_latents_for(longest / frame_rate) > limits.num_audio_latents:
-            longest -= self.temporal_factor  # the codec fills its last latent up, where most round
-        return limits._replace(num_frames=longest)
+        return limits.of_call(modalities, frame_rate, codec and codec.clock, self.temporal_factor)
 
     def enable_vae_tiling(self) -> None:
         """Let the video VAE work tile by tile, which saves memory for large frames."""

@@ -2,8 +2,11 @@
 
 import math
 import sys
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from .latent_lengths import AudioClock, num_frames_of, num_latent_frames
 
 
 class GivenLengths(NamedTuple):
@@ -40,21 +43,31 @@ class ClipLimits(NamedTuple):
     width: int
     num_audio_latents: int
 
-    def longest(self, frame_rate: float, audio_latent_rate_hz: float | None, temporal_factor: int) -> int:
-        """Frames of the longest clip with sound at a frame rate; of that without where no rate of latents is given."""
-        if audio_latent_rate_hz is None:
+    def longest(self, frame_rate: float, clock: AudioClock | None, temporal_factor: int) -> int:
+        """Frames of the longest clip at a frame rate.
+
+        Args:
+            frame_rate: Frames per second.
+            clock: Of its sound; None for a clip without.
+            temporal_factor: Frames per latent after the first.
+        """
+        if clock is None:
             return self.num_frames
-        sound_s = (self.num_audio_latents + 0.5) / audio_latent_rate_hz  # lengths are rounded to latents
-        num_sounding = max(1, math.ceil(sound_s * frame_rate) - 1)
-        return min(self.num_frames, (num_sounding - 1) // temporal_factor * temporal_factor + 1)
+
+        def num_audio_latents(num_latents: int) -> int:
+            return clock.num_latents(num_frames_of(num_latents, temporal_factor) / frame_rate)
+
+        candidates = range(1, num_latent_frames(self.num_frames, temporal_factor) + 1)
+        num_fitting = bisect_right(candidates, self.num_audio_latents, key=num_audio_latents)
+        return num_frames_of(max(1, num_fitting), temporal_factor)
 
     def of_call(
-        self, modalities: Sequence[str], frame_rate: float, audio_latent_rate_hz: float | None, temporal_factor: int
+        self, modalities: Sequence[str], frame_rate: float, clock: AudioClock | None, temporal_factor: int
     ) -> "ClipLimits":
         """Those of clips of some modalities at a frame rate; `num_frames` is then that of the longest."""
         limits = self if "video" in modalities else self._replace(num_frames=sys.maxsize)
-        rate_hz = audio_latent_rate_hz if "audio" in modalities else None
-        return limits._replace(num_frames=limits.longest(frame_rate, rate_hz, temporal_factor))
+        longest = limits.longest(frame_rate, clock if "audio" in modalities else None, temporal_factor)
+        return limits._replace(num_frames=longest)
 
 
 def clip_limits(transformer: Mapping[str, Any], temporal_factor: int, spatial_factor: int) -> ClipLimits | None:

@@ -1,4 +1,41 @@
-"""How many frames fill whole latents: a causal video VAE keeps the first frame alone, then as many as its factor."""
+"""How many latents a clip has: of frames and of sound.
+
+A causal video VAE keeps the first frame alone, then as many as its factor.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+
+Rounding = Literal["nearest", "up", "down"]
+
+
+class AudioClock(NamedTuple):
+    """How many latents a codec makes of a sound.
+
+    Attributes:
+        sampling_rate: Samples per second that it encodes.
+        samples_per_latent: Samples that one latent stands for.
+        rounding: Of a last latent that is not full: `"nearest"` keeps it from the half on, `"up"` fills it with
+            silence, `"down"` drops it.
+    """
+
+    sampling_rate: int
+    samples_per_latent: int
+    rounding: Rounding = "nearest"
+
+    @property
+    def latent_rate_hz(self) -> float:
+        """Latents per second."""
+        return self.sampling_rate / self.samples_per_latent
+
+    def num_latents(self, duration_s: float) -> int:
+        """Latents of a clip, at least 1."""
+        if self.rounding == "nearest":
+            return max(1, math.floor(duration_s * self.latent_rate_hz + 0.5))
+        num_samples = math.floor(duration_s * self.sampling_rate + 1e-6)  # a duration is a rounded fraction
+        num_begun = num_samples + self.samples_per_latent - 1 if self.rounding == "up" else num_samples
+        return max(1, num_begun // self.samples_per_latent)
 
 
 def num_latent_frames(num_frames: int, temporal_factor: int) -> int:
