@@ -118,7 +118,28 @@ def check_largest_size(size: Any, limits: ClipLimits) -> None:
             raise ValueError(f"`{name}` must be at most {largest} for this model, got {value}; use {largest}")
 
 
-def check_length(num_frames: int, frame_rate: float, longest: int, given: GivenLengths) -> None:
+class LengthWords(NamedTuple):
+    """How the arguments are called that set a length, and what to do where it is too long; `{}` is the longest.
+
+    Attributes:
+        num_frames: Name of the number of frames.
+        video: Name of given frames.
+        cut_audio: What to do with a given sound, of seconds.
+        cut_video: What to do with given frames, of frames.
+    """
+
+    num_frames: str = "num_frames"
+    video: str = "video"
+    cut_audio: str = "cut it, by `duration_s={}` of `media.read_audio` or by `--duration {}`"
+    cut_video: str = "set `num_frames={}` to take its beginning"
+
+
+CALL_WORDS = LengthWords()
+
+
+def check_length(
+    num_frames: int, frame_rate: float, longest: int, given: GivenLengths, words: LengthWords = CALL_WORDS
+) -> None:
     """Refuse a clip that is longer than the transformer has positions for, by what makes it so.
 
     Args:
@@ -126,20 +147,20 @@ def check_length(num_frames: int, frame_rate: float, longest: int, given: GivenL
         frame_rate: Frames per second.
         longest: Frames of the longest clip.
         given: What may have set `num_frames`.
+        words: Of those who ask.
     """
     longest_s = rounded_down(longest / frame_rate)
     limit = f"{longest_s} s, {longest} frames at {frame_rate:g} per second, the longest clip of this model"
     is_long = num_frames > longest
     if (is_long or given.num_frames is None) and round(given.audio_s * frame_rate, 3) > longest:
-        raise ValueError(
-            f"`audio` must last at most {limit}, got {given.audio_s:.2f} s; cut it, by `duration_s={longest_s}` of "
-            f"`media.read_audio` or by `--duration {longest_s}`"
-        )
+        advice = words.cut_audio.format(*[longest_s] * 2)
+        raise ValueError(f"`audio` must last at most {limit}, got {given.audio_s:.2f} s; {advice}")
     if is_long and given.num_frames is not None and given.num_frames > longest:
-        found = f"{given.num_frames} frames; set `num_frames={longest}` to take its beginning"
-        raise ValueError(f"`video` must last at most {limit}, got {found}")
+        found = f"{given.num_frames} frames; {words.cut_video.format(longest)}"
+        raise ValueError(f"`{words.video}` must last at most {limit}, got {found}")
     if is_long:
-        raise ValueError(f"`num_frames` must be at most {longest} ({limit}), got {num_frames}; use {longest}")
+        name = words.num_frames
+        raise ValueError(f"`{name}` must be at most {longest} ({limit}), got {num_frames}; use {longest}")
 
 
 def check_sound_fits(given: GivenLengths, num_frames: int, frame_rate: float, temporal_factor: int) -> None:

@@ -53,14 +53,19 @@ def whole_frames(num_frames: int, temporal_factor: int) -> int:
     return num_frames_of(num_latent_frames(max(1, num_frames), temporal_factor), temporal_factor)
 
 
-def check_whole_frames(num_frames: int, temporal_factor: int) -> None:
-    """Refuse a `num_frames` that does not fill whole latents.
+def check_whole_frames(num_frames: int, temporal_factor: int, name: str = "num_frames") -> None:
+    """Refuse a number of frames that does not fill whole latents.
+
+    Args:
+        num_frames: Of a clip.
+        temporal_factor: Frames per latent after the first.
+        name: Of the argument.
 
     Raises:
         ValueError: With the nearest numbers that do.
     """
     if (below := whole_frames(num_frames, temporal_factor)) != num_frames:
         raise ValueError(
-            f"`num_frames` must be {temporal_factor}k + 1 (the video VAE compresses time by {temporal_factor}), "
+            f"`{name}` must be {temporal_factor}k + 1 (the video VAE compresses time by {temporal_factor}), "
             f"got {num_frames}; use {below} or {below + temporal_factor}"
         )
