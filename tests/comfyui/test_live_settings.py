@@ -211,3 +211,10 @@ def test_a_transformer_in_one_file_without_the_block_to_leave_out_is_refused(ser
     graph.keep(graph.sample(1), "never")
     with pytest.raises(PromptError, match="`negative_skip_layer` must be None for a JoVAWanTransformer3DModel"):
         server.run(graph)
+
+
+def test_a_layer_that_couples_both_has_the_strength_of_both(server: Server) -> None:
+    file, graph = "fusion.safetensors", worded("one_way")
+    inputs = {"lora": file, "strength": 1.0, "audio_strength": 0.0, "skip_unknown": False}
+    graph.model = [graph.add("JovaLoraLoader", model=graph.model, **inputs), 0]
+    compare("adapter of a fusion layer", server, graph, graph.sample(STEPS), file)
