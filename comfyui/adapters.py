@@ -70,8 +70,9 @@ def apply_adapter(model: Any, path: str, strength: float, audio_strength: float,
     adapter = jova("adapter_layers").fitting(adapter, model.model.diffusion_model, skip_unknown)
     patches = patches_of(adapter)
     patched = model.clone()
+    branch_of = jova("weight_branches").branch_of
     for is_audio, weight in ((False, strength), (True, audio_strength)):
-        chosen = {key: patch for key, patch in patches.items() if is_of_audio(key) == is_audio}
+        chosen = {key: patch for key, patch in patches.items() if (branch_of(key) == "audio") == is_audio}
         if lost := set(chosen) - set(patched.add_patches(chosen, weight)):
             raise ValueError(f"adapter must change weights of this model, got {sorted(lost)}, which it does not have")
     return patched
@@ -99,8 +100,3 @@ def patches_of(adapter: Any) -> dict[str, Any]:
             "LoRA with `jova convert lora`"
         )
     return patches
-
-
-def is_of_audio(key: str) -> bool:
-    """Whether a weight serves the audio alone, by the names of its modules."""
-    return bool({"audio", "audio_text"} & {*key.split(".")})

@@ -5,6 +5,10 @@ from typing import Any
 from .package import jova
 
 
+CUT_AUDIO = "cut it with TrimAudioDuration to {} s"
+CUT_IMAGES = "set `length` to {} to take their beginning"
+
+
 def settle_clip(
     saved: Any,
     outline: Any,
@@ -43,39 +47,35 @@ def settle_clip(
         arguments = (images, waveform, rate, settings.frame_rate, outline.temporal_factor)
         settings = settings.override(num_frames=jova("clip_shape").frames_of_given_media(*arguments))
     transformer = saved.component_config("transformer")
+    given = given_lengths(audio, images) if length == 0 else checks.GivenLengths()
+    check_limits(settings, outline, transformer, given)  # before a length near by is advised, which may be beyond it
+    checks.check_whole_frames(settings.num_frames, outline.temporal_factor, "length")
     checks.check_size(settings, outline.video_codec.spatial_factor, transformer["patch_size"])
-    jova("pipeline_checks").check_whole_frames(settings.num_frames, outline.temporal_factor)
-    check_limits(settings, length, outline, transformer, audio, images)
     return settings, length == 0 and audio is not None and images is None
 
 
-def check_limits(settings: Any, length: int, outline: Any, transformer: Any, audio: Any, images: Any) -> None:
+def given_lengths(audio: Any, images: Any) -> Any:
+    """`GivenLengths` of an AUDIO and an IMAGE, each of which may be None."""
+    lengths = jova("pipeline_checks").GivenLengths(None if images is None else len(images))
+    if audio is None:
+        return lengths
+    return lengths._replace(num_samples=audio["waveform"].shape[-1], sampling_rate=audio["sample_rate"])
+
+
+def check_limits(settings: Any, outline: Any, transformer: Any, given: Any) -> None:
     """Refuse a clip that is longer or larger than the transformer has positions for, by what makes it so.
 
     Args:
         settings: Of the clip.
-        length: Of the widget.
         outline: Codecs of the pipeline.
         transformer: Its config.
-        audio: AUDIO that may have set the length.
-        images: IMAGE that may have set it.
+        given: `GivenLengths` of the media that set its length.
     """
-    temporal_factor = outline.temporal_factor
+    checks, temporal_factor = jova("pipeline_checks"), outline.temporal_factor
     limits = jova("pipeline_media").clip_limits(transformer, temporal_factor, outline.video_codec.spatial_factor)
     if limits is None:
         return
-    jova("pipeline_checks").check_largest_size(settings, limits)
-    rate = settings.frame_rate
-    longest = limits.longest(rate, outline.audio_codec.latent_rate_hz, temporal_factor)
-    if settings.num_frames <= longest:
-        return
-    longest_s = jova("pipeline_checks").rounded_down(longest / rate)
-    limit = f"{longest_s} s, {longest} frames at {rate:g} per second, the longest clip of this model"
-    audio_s = 0.0 if audio is None else audio["waveform"].shape[-1] / audio["sample_rate"]
-    if length == 0 and round(audio_s * rate, 3) > longest:
-        advice = f"cut it with TrimAudioDuration to {longest_s} s"
-        raise ValueError(f"`audio` must last at most {limit}, got {audio_s:.2f} s; {advice}")
-    if length == 0 and images is not None and len(images) > longest:
-        advice = f"set `length` to {longest} to take their beginning"
-        raise ValueError(f"`images` must last at most {limit}, got {len(images)} frames; {advice}")
-    raise ValueError(f"`length` must be at most {longest} ({limit}), got {settings.num_frames}; use {longest}")
+    longest = limits.longest(settings.frame_rate, outline.audio_codec.clock, temporal_factor)
+    words = checks.LengthWords("length", "images", CUT_AUDIO, CUT_IMAGES)
+    checks.check_length(settings.num_frames, settings.frame_rate, longest, given, words)
+    checks.check_largest_size(settings, limits)

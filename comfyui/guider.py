@@ -9,7 +9,8 @@ import comfy.samplers
 import comfy.utils
 from torch import Tensor
 
-from .model import VOICE_KEYS, check_model, named_parts
+from .latent_parts import named_parts
+from .model import VOICE_KEYS, check_model
 from .package import jova
 
 
@@ -75,12 +76,13 @@ class JovaCFGGuider(comfy.samplers.CFGGuider):
         """What the model reads for one of the questions that guidance asks."""
         entries: list[dict[str, Any]] = self.conds["positive" if branch.text else "negative"]
         dropped = () if branch.voiced else VOICE_KEYS
+        uncoupled = {} if branch.coupled else {"coupled": comfy.conds.CONDConstant(False)}
         return [
             {
                 **entry,
                 "model_conds": {
                     **{name: value for name, value in entry["model_conds"].items() if name not in dropped},
-                    "coupled": comfy.conds.CONDConstant(branch.coupled),
+                    **uncoupled,
                 },
             }
             for entry in entries

@@ -4,7 +4,6 @@
 What else belongs to a clip stands under `jova` as a `Clip`.
 """
 
-import logging
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -15,13 +14,12 @@ from torch import Tensor
 
 from .clip_length import settle_clip
 from .codecs import JovaAudioVAE, to_socket
-from .model import IMAGE_KEY, RATE_KEY
+from .first_frame import IMAGE_KEY, encode_pictures, fills_image_with_grey, fitted, to_image
+from .model import RATE_KEY
 from .package import jova
 from .text import changed
 from .video import make_video
 
-
-logger = logging.getLogger(__name__)
 
 CLIP_KEY = "jova"
 
@@ -35,6 +33,7 @@ class Clip:
         num_frames: Frames.
         spatial_factor: Pixels per latent cell.
         temporal_factor: Frames per latent after the first.
+        fills_image_with_grey: Whether grey frames are encoded behind a first one, for the model's condition channels.
         is_as_long_as_sound: Whether a given sound alone set the length, and is filled up with silence.
         given_audio: Given sound [1 or B, channels, S] at the codec's rate; None without.
         given_video: Given frames [N, H, W, 3] in [0, 1]; None without.
@@ -44,6 +43,7 @@ class Clip:
     num_frames: int
     spatial_factor: int
     temporal_factor: int
+    fills_image_with_grey: bool = False
     is_as_long_as_sound: bool = False
     given_audio: Tensor | None = None
     given_video: Tensor | None = None
@@ -107,6 +107,7 @@ def empty_latent(
         num_frames=settings.num_frames,
         spatial_factor=outline.video_codec.spatial_factor,
         temporal_factor=outline.temporal_factor,
+        fills_image_with_grey=fills_image_with_grey(outline, audio_vae.saved.component_config("transformer")),
         is_as_long_as_sound=follows,
     )
     return {
@@ -160,7 +161,7 @@ def set_video(latent: dict[str, Any], vae: Any, images: Tensor, fit: str) -> dic
     shape = clip.shape(latent["samples"])
     frames = jova("pictures").to_frames("images", images)
     frames = jova("clip_shape").cut_video(frames, clip.num_frames, clip.temporal_factor)
-    pixels = fitted("images", frames, shape, fit)
+    pixels = to_image(fitted("images", frames, shape, fit))
     encoded = jova("conditions").repeat_to_batch("video", vae.encode(pixels), shape.batch_size)
     latents = jova("conditions").GivenLatents.prefix(encoded, latent["samples"].unbind()[0].shape[2], axis=2)
     return with_given(latent, 0, latents.latents, latents.is_given, replace(clip, given_video=pixels))
@@ -185,22 +186,11 @@ def with_given(latent: dict[str, Any], index: int, samples: Tensor, is_given: Te
     return {**latent, "samples": NestedTensor(parts), "noise_mask": NestedTensor(masks), CLIP_KEY: clip}
 
 
-def fitted(name: str, pictures: Any, shape: Any, fit: str) -> Tensor:
-    """Pictures in one form [N, h, w, 3] at the size of the clip, [N, H, W, 3] in [0, 1]; says what is cut."""
-    tools = jova("pictures")
-    if change := tools.describe_fit(name, pictures.shape[1:3], (shape.height, shape.width), fit):
-        logger.warning(change)
-    signed = tools.to_signed(tools.fit_pictures(pictures, shape.height, shape.width, fit))
-    return (signed / 2 + 0.5).movedim(1, -1)
-
-
 def encode_first_frame(vae: Any, latent: dict[str, Any], image: Tensor, fit: str) -> Tensor:
-    """Raw latents [1 or B, C, 1, h, w] of one picture, or of one per clip."""
+    """Raw latents of one picture, or of one per clip, as `encode_pictures` has them."""
     clip = clip_of(latent)
-    shape = clip.shape(latent["samples"])
     pictures = jova("pictures").to_pictures("image", image)
-    encoded = torch.cat([vae.encode(fitted("image", picture[None], shape, fit)) for picture in pictures])
-    return jova("conditions").repeat_to_batch("image", encoded, shape.batch_size)
+    return encode_pictures(vae, pictures, clip.shape(latent["samples"]), fit, clip.fills_image_with_grey)
 
 
 def with_image(conditioning: list[Any], latents: Tensor) -> list[Any]:

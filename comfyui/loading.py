@@ -29,9 +29,10 @@ def load_pipeline(source: str, dtype: str) -> tuple[Any, JovaCLIP, JovaVideoVAE,
     with torch.inference_mode(False):  # core runs nodes inside it: weights made there could never be changed
         compute_dtype = chosen_dtype(dtype)
         transformer = saved.load("transformer", dtype=compute_dtype).transformer
-        model = wrap(transformer, saved, compute_dtype, is_8_bits=dtype.startswith("fp8"))
+        vae = JovaVideoVAE(saved)
+        model = wrap(transformer, saved, vae, compute_dtype, is_8_bits=dtype.startswith("fp8"))
     # not core's own choice for text encoders, which is fp16 even where the transformer runs in fp32
-    return model, JovaCLIP(saved, compute_dtype), JovaVideoVAE(saved), JovaAudioVAE(saved)
+    return model, JovaCLIP(saved, compute_dtype), vae, JovaAudioVAE(saved)
 
 
 def load_single_file(path: str, source: str, dtype: str) -> Any:
@@ -46,7 +47,7 @@ def load_single_file(path: str, source: str, dtype: str) -> Any:
     with torch.inference_mode(False):
         compute_dtype = chosen_dtype(dtype)
         transformer = jova("single_file").load_single_file(path, dtype=compute_dtype)
-        return wrap(transformer, saved, compute_dtype, is_8_bits=dtype.startswith("fp8"))
+        return wrap(transformer, saved, JovaVideoVAE(saved), compute_dtype, is_8_bits=dtype.startswith("fp8"))
 
 
 def check_core() -> None:
@@ -66,20 +67,32 @@ def chosen_dtype(dtype: str) -> torch.dtype:
     return chosen if chosen in CHOICES else torch.bfloat16  # core may want to store in 8 bits; that is the widget's
 
 
-def wrap(transformer: Any, saved: Any, compute_dtype: torch.dtype, is_8_bits: bool) -> Any:
+def wrap(transformer: Any, saved: Any, vae: JovaVideoVAE, compute_dtype: torch.dtype, is_8_bits: bool) -> Any:
     """What a MODEL socket carries, of a transformer of the package."""
-    scheduler, outline = saved.scheduler(), saved.outline()
+    scheduler, outline = saved.scheduler(), vae.outline
+    check_schedule(scheduler)
     check_fits(transformer, outline)
     make_castable(transformer.eval())
     if is_8_bits:
         store_in_8_bits(transformer, torch.float8_e4m3fn)
     checkpoint = Checkpoint(
         outline=outline,
+        vae=vae,
         shift=scheduler.config.shift,
         audio_shift=scheduler.config.audio_shift,
         num_train_timesteps=scheduler.config.num_train_timesteps,
     )
     return make_patcher(JovaModel(transformer, checkpoint, compute_dtype))
+
+
+def check_schedule(scheduler: Any) -> None:
+    """Refuse a schedule that core cannot walk: its `simple` spaces noise levels evenly from 1 to 1 / steps."""
+    last_sigma = scheduler.config.last_sigma
+    if last_sigma is not None:
+        raise ValueError(
+            f"`last_sigma` of the scheduler of `pipeline` must be None in ComfyUI, whose schedules step evenly, got "
+            f"{last_sigma}; make its clips with `jova generate`"
+        )
 
 
 def check_fits(transformer: Any, outline: Any) -> None:
@@ -92,3 +105,4 @@ def check_fits(transformer: Any, outline: Any) -> None:
             f"`file` must hold a transformer for the latents of `pipeline`, {wanted[0]} channels of video and "
             f"{wanted[1]} of sound, got {got[0]} and {got[1]}; choose the pipeline that it was trained with"
         )
+    jova("component_fit").check_skip_layer(transformer, outline.config.negative_skip_layer)

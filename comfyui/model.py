@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 
 from .casting import settle
+from .first_frame import IMAGE_KEY, fills_image_with_grey, num_condition_channels, start_white
+from .latent_parts import at_share, named_parts, on_device, video_or, without_first
 from .package import jova
 
 
@@ -32,7 +34,6 @@ NUM_LEVELS = 3_603_600  # divided by 1 to 16 and by most step counts up to 50: `
 SAMPLE_KEY = "jova"
 # of model width per latent patch: residual, modulated copy, q, k, v, attention, four of the feed-forward, thrice
 ROWS_IN_FLIGHT = 30
-IMAGE_KEY = "jova_image"  # of a conditioning: raw latents of the first frame, [B, C, 1, h, w]
 RATE_KEY = "frame_rate"  # as core's LTXVConditioning writes it
 TEXT_KEYS = ("jova_text_2", "jova_text_mask", "jova_audio_text", "jova_audio_text_2", "jova_audio_text_mask")
 VOICE_KEYS = ("jova_voices", "jova_voice_places")
@@ -73,13 +74,15 @@ class Checkpoint:
     """What a model is besides its weights.
 
     Args:
-        outline: Pipeline with its codecs on the meta device.
+        outline: Pipeline with its codecs on the meta device, and its settings.
+        vae: Its video VAE, which reads its weights at first use.
         shift: Shift of the video schedule.
         audio_shift: Shift of the audio schedule.
         num_train_timesteps: Timestep at sigma 1.
     """
 
     outline: Any
+    vae: Any
     shift: float
     audio_shift: float
     num_train_timesteps: int
@@ -136,10 +139,28 @@ class JovaModel(comfy.model_base.BaseModel):
         out |= {name: comfy.conds.CONDRegular(value) for name, value in regular.items() if value is not None}
         constant = {
             "latent_shapes": list(shapes),
-            "coupled": True,  # JoVA Guider asks otherwise
+            "coupled": self.coupling(kwargs.get("denoise_mask"), shapes),  # JoVA Guider asks without as well
+            "skip_layers": self.skip_layers(kwargs.get("prompt_type")),
             "frame_rate": float(kwargs.get(RATE_KEY) or self.checkpoint.defaults.frame_rate),
         }
         return out | {name: comfy.conds.CONDConstant(value) for name, value in constant.items()}
+
+    def coupling(self, mask: Tensor | None, shapes: Sequence[Sequence[int]]) -> Any:
+        """Attention between video and sound: one direction where the model was trained so and one is given whole.
+
+        Args:
+            mask: Denoise mask, packed as the latents are; None where all is generated.
+            shapes: Of the latents.
+        """
+        if mask is None or not self.checkpoint.outline.config.one_way_coupling:
+            return True
+        parts = named_parts(comfy.utils.unpack_latents(mask, shapes))
+        return jova("pipeline_media").one_way(*(part is not None and not bool(part.any()) for part in parts))
+
+    def skip_layers(self, prompt_type: str | None) -> tuple[int, ...]:
+        """Blocks that a prediction leaves out; core says whether it is one without the prompt."""
+        layer = self.checkpoint.outline.config.negative_skip_layer
+        return (layer,) if layer is not None and prompt_type == "negative" else ()
 
     def check_shapes(self, video: Sequence[int] | None, audio: Sequence[int] | None, frame_rate: float | None) -> None:
         """Refuse latents that are not this model's, or whose sound does not last as long as their frames."""
@@ -191,7 +212,7 @@ class JovaModel(comfy.model_base.BaseModel):
         """The first frame, on the condition channels of a model that has them, else as clean latents.
 
         Args:
-            image: Raw latents [B, C, 1, h, w]; None without an image.
+            image: Raw latents [B, C, 1, h, w], or [B, C, F, h, w] with grey frames; None without an image.
             shape: Of the video latents.
             device: Of the result.
         """
@@ -201,6 +222,13 @@ class JovaModel(comfy.model_base.BaseModel):
                 raise ValueError(
                     f"the first frame must have the size of the latents, {list(shape[3:])}, got "
                     f"{list(image.shape[3:])}; give JoVA Image to Video the latent that is sampled"
+                )
+            num_wanted = shape[2] if fills_image_with_grey(outline, config) else 1
+            if image.shape[2] != num_wanted:
+                raise ValueError(
+                    f"the first frame must be {num_wanted} latent frames for this model, grey ones included, got "
+                    f"{image.shape[2]}; give JoVA Image to Video the latent that is sampled, made with the audio VAE "
+                    "of the same model"
                 )
             image = outline.video_codec.normalize(image.to(device))
         num_mask_channels = num_condition_channels(config) - outline.video_codec.num_channels
@@ -277,6 +305,7 @@ class JovaModel(comfy.model_base.BaseModel):
             value = conds.get(name)
             return None if value is None else value.to(video_or(audio, video).device, dtype)
 
+        skips = {"skip_layers": conds["skip_layers"]} if conds["skip_layers"] else {}  # not every transformer takes it
         if video is not None and conds.get("channels") is not None:
             video = torch.cat([video, conds["channels"].to(video)], dim=1)
         return self.diffusion_model(
@@ -295,6 +324,7 @@ class JovaModel(comfy.model_base.BaseModel):
             coupled=conds["coupled"],
             return_dict=False,
             **self.voices(conds, sigmas["video"].device),
+            **skips,
         )
 
     def audio_latent_rate_hz(self, audio: Tensor | None, frame_rate: float) -> float:
@@ -326,48 +356,6 @@ class JovaModel(comfy.model_base.BaseModel):
         patch = config.out_channels * config.patch_size[0] * config.patch_size[1] * config.patch_size[2]
         rows = input_shape[0] * torch.Size(input_shape[1:]).numel() / patch
         return rows * width * ROWS_IN_FLIGHT * comfy.model_management.dtype_size(self.compute_dtype)
-
-
-# --- pieces of a batch ---
-
-
-def named_parts(parts: Sequence[Any]) -> tuple[Any, Any]:
-    """Video and sound among latents or their shapes, by their number of axes; None where one is absent."""
-    axes = {len(part) if isinstance(part, torch.Size | list | tuple) else part.ndim: part for part in parts}
-    if not axes or {*axes} - {3, 5}:
-        raise ValueError(
-            f"latents must be video [B, C, F, h, w] and sound [B, C, L], got {sorted(axes)} axes; use Empty JoVA "
-            "Latent"
-        )
-    return axes.get(5), axes.get(3)
-
-
-def num_condition_channels(config: Any) -> int:
-    """Video input channels that hold what is given."""
-    return config.in_channels - config.out_channels
-
-
-def video_or(audio: Tensor | None, video: Tensor | None) -> Tensor:
-    """Whichever modality is there."""
-    found = video if video is not None else audio
-    assert found is not None
-    return found
-
-
-def on_device(value: Tensor | None, beside: Tensor) -> Tensor | None:
-    """A mask on the device of another tensor."""
-    return None if value is None else value.to(beside.device)
-
-
-def at_share(sigma: Tensor, share: Tensor | None) -> Tensor:
-    """Noise levels per latent [B, F or L] of a level per clip [B]; the latter where all latents have it."""
-    return sigma if share is None else sigma[:, None] * share.to(sigma)
-
-
-def without_first(sigma: Tensor, num_frames: int) -> Tensor:
-    """Noise levels per latent frame [B, F] with a clean first one."""
-    levels = sigma[:, None].expand(-1, num_frames) if sigma.ndim == 1 else sigma
-    return torch.cat([torch.zeros_like(levels[:, :1]), levels[:, 1:]], dim=1)
 
 
 def refuse_patches(control: Any, concat: Any, crossattn: Any, options: Mapping[str, Any]) -> None:
@@ -442,6 +430,7 @@ def sample_raw(
     """
     model = executor.class_obj.model_patcher.model
     wire = Wire(executor.class_obj.model_patcher, latent_shapes or [latent_image.shape])
+    start_white(executor.class_obj.conds, model.checkpoint, model.diffusion_model.config, wire.shapes, denoise_mask)
 
     def call_back(step: int, data: Tensor, sample: Tensor, num_steps: int) -> None:
         parts = named_parts(comfy.utils.unpack_latents(data, wire.shapes))

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from jova_cli.latent_lengths import AudioClock, Rounding
+
 from .decoder_reach import Generator, reach_latents, reach_mel_frames
 from .log_mel import centred_log_mel
 from .media import resample
@@ -68,7 +70,13 @@ class JoVAAudioCodec:
     @property
     def latent_rate_hz(self) -> float:
         """Latents per second."""
-        return self._vae.sampling_rate / (self._vae.hop_length_samples * self._vae.mel_frames_per_latent)
+        return self.clock.latent_rate_hz
+
+    @property
+    def clock(self) -> AudioClock:
+        """How many latents a sound has."""
+        samples_per_latent = self._vae.hop_length_samples * self._vae.mel_frames_per_latent
+        return AudioClock(self._vae.sampling_rate, samples_per_latent, self._vae.rounding)
 
     @property
     def latent_channels(self) -> int:
@@ -93,7 +101,7 @@ class JoVAAudioCodec:
         all that are begun; log-mel frames take those that are filled.
         """
         duration_s = positive_number("duration_s", duration_s, "use 5.0, say")
-        return max(1, self._vae.num_latents_for(duration_s))
+        return self.clock.num_latents(duration_s)
 
     def num_samples_for(self, num_latents: int) -> int:
         """Number of samples that ``num_latents`` decode to, and that encode to ``num_latents``."""
@@ -178,12 +186,12 @@ class _AudioVAE(Protocol):
     sampling_rate: int
     hop_length_samples: int
     mel_frames_per_latent: int
+    rounding: Rounding
     num_mel_bins: int  # of all channels together
     num_channels: int
     latent_channels: int
     min_num_samples: int
 
-    def num_latents_for(self, duration_s: float) -> int: ...
     def num_mel_frames_for(self, num_latents: int) -> int: ...
     def encode(self, waveform: Tensor) -> Tensor: ...
     def decode(self, latents: Tensor) -> Tensor: ...
@@ -203,19 +211,10 @@ def _view_of(audio_vae: Any) -> _AudioVAE:
     return _WaveformVAE(audio_vae) if needs_vocoder(audio_vae) else _SoundVAE(audio_vae)
 
 
-def _nearest(num_latents: float) -> int:
-    """Whole number of latents that is nearest, the larger of two."""
-    return math.floor(num_latents + 0.5)
-
-
-def _whole_samples(duration_s: float, sampling_rate: int) -> int:
-    """Samples that end within a duration, which is a rounded fraction."""
-    return math.floor(duration_s * sampling_rate + 1e-6)
-
-
 class _WaveformVAE:
     """Mono waveform in, latents [B, C, L], log-mel [B, M, T] out; scaled by one factor."""
 
+    rounding: Rounding = "nearest"
     num_channels = 1
 
     def __init__(self, module: Any) -> None:
@@ -228,9 +227,6 @@ class _WaveformVAE:
         self.latent_channels: int = config.latent_channels
         reflected = (config.n_fft - config.hop_length) // 2  # a reflection must be shorter than what it reflects
         self.min_num_samples: int = max(module.latent_hop_length, reflected + 1)
-
-    def num_latents_for(self, duration_s: float) -> int:
-        return _nearest(duration_s * (self.sampling_rate / (self.hop_length_samples * self.mel_frames_per_latent)))
 
     def num_mel_frames_for(self, num_latents: int) -> int:
         return num_latents * self.mel_frames_per_latent
@@ -249,6 +245,8 @@ class _WaveformVAE:
 class _SpectrogramVAE:
     """Log-mel [B, channels, T, M] in and out, latents [B, C, L, M / 4] packed to [B, L, C * M / 4]; causal in time."""
 
+    rounding: Rounding = "nearest"
+
     def __init__(self, module: Any) -> None:
         config = module.config
         self.module = module
@@ -259,9 +257,6 @@ class _SpectrogramVAE:
         self.num_channels: int = config.in_channels
         self.latent_channels: int = config.latent_channels * config.mel_bins // module.mel_compression_ratio
         self.min_num_samples: int = SPECTROGRAM_FFT_LENGTH // 2 + 1  # for the reflection
-
-    def num_latents_for(self, duration_s: float) -> int:
-        return _nearest(duration_s * (self.sampling_rate / (self.hop_length_samples * self.mel_frames_per_latent)))
 
     def num_mel_frames_for(self, num_latents: int) -> int:
         # Causal: the first latent holds one mel frame.
@@ -290,6 +285,7 @@ class _SpectrogramVAE:
 class _SoundVAE:
     """Waveform in and out, latents [B, C, L]; the latents take the place of a mel, for `_WaveformDecoder`."""
 
+    rounding: Rounding = "up"
     mel_frames_per_latent = 1
 
     def __init__(self, module: Any) -> None:
@@ -301,9 +297,6 @@ class _SoundVAE:
         self.num_mel_bins: int = self.latent_channels
         self.num_channels: int = config.num_channels
         self.min_num_samples = 1
-
-    def num_latents_for(self, duration_s: float) -> int:
-        return math.ceil(_whole_samples(duration_s, self.sampling_rate) / self.hop_length_samples)
 
     def num_mel_frames_for(self, num_latents: int) -> int:
         return num_latents
@@ -319,6 +312,7 @@ class _SoundVAE:
 class _LogMel:
     """Mono waveform in, log-mel [B, 1, T, M] out, latents [B, T, M]: its normalised frames."""
 
+    rounding: Rounding = "down"
     mel_frames_per_latent = 1
     num_channels = 1
 
@@ -331,9 +325,6 @@ class _LogMel:
         self.latent_channels: int = config.mel_bins
         reflected = (config.n_fft - config.hop_length) // 2
         self.min_num_samples: int = max(config.hop_length, reflected + 1)
-
-    def num_latents_for(self, duration_s: float) -> int:
-        return _whole_samples(duration_s, self.sampling_rate) // self.hop_length_samples
 
     def num_mel_frames_for(self, num_latents: int) -> int:
         return num_latents

@@ -56,7 +56,7 @@ class GivenMedia:
 
     def coupling(self) -> Coupling:
         """The direction that remains where a modality that is given as a whole does not read the other one."""
-        return "a2v" if self.covers_all("audio") else "v2a" if self.covers_all("video") else True
+        return one_way(self.covers_all("video"), self.covers_all("audio"))
 
 
 class JoVAMediaMixin:
@@ -120,13 +120,8 @@ class JoVAMediaMixin:
         limits = clip_limits(self.transformer.config, self.temporal_factor, spatial_factor)
         if limits is None:
             return None
-        codec = self.audio_codec if "audio" in modalities else None
-        rate_hz = None if codec is None else codec.latent_rate_hz
-        limits = limits.of_call(modalities, frame_rate, rate_hz, self.temporal_factor)
-        longest = limits.num_frames
-        while codec and longest > 1 and codec.num_latents_for(longest / frame_rate) > limits.num_audio_latents:
-            longest -= self.temporal_factor  # the codec fills its last latent up, where most round
-        return limits._replace(num_frames=longest)
+        clock = self.audio_codec.clock if "audio" in modalities else None
+        return limits.of_call(modalities, frame_rate, clock, self.temporal_factor)
 
     def enable_vae_tiling(self) -> None:
         """Let the video VAE work tile by tile, which saves memory for large frames."""
@@ -241,7 +236,7 @@ class JoVAMediaMixin:
     def first_frames(self, inputs: CallInputs, clip: ClipShape) -> Sequence[np.ndarray] | None:
         """The given image of all clips or one per prompt, or the white one of a model that never starts without."""
         if inputs.image is None and inputs.video is None and self.config.starts_white:
-            return [np.full((clip.height, clip.width, 3), 255, dtype=np.uint8)]
+            return [white_picture(clip)]
         return inputs.image
 
     def encode_image(self, images: Sequence[np.ndarray], clip: ClipShape, fit: Fit) -> Tensor:
@@ -257,7 +252,7 @@ class JoVAMediaMixin:
         """
         pixels = torch.cat([self.fit_to_clip("image", image[None], clip, fit) for image in images])[:, :, None]
         if self.config.fills_image_with_grey and self.num_condition_channels > 0:
-            pixels = F.pad(pixels, (0, 0, 0, 0, 0, clip.num_frames - 1))  # 0 is grey in [-1, 1]
+            pixels = followed_by_grey(pixels, clip.num_frames)
         return repeat_to_batch("image", self.encode_frames(pixels), clip.batch_size)
 
     def encode_video(self, frames: Tensor, clip: ClipShape) -> Tensor:
@@ -380,3 +375,21 @@ class JoVAMediaMixin:
         waveform = set_length(waveform.float().clamp(-1, 1).cpu(), clip.num_samples(self.audio_codec.sampling_rate))
         waveform = repeat_to_batch("audio", waveform, clip.batch_size)
         return waveform.numpy() if output_type == "np" else waveform
+
+
+# --- what a model was trained with ---
+
+
+def one_way(is_video_given: bool, is_audio_given: bool) -> Coupling:
+    """Coupling in which a modality that is given as a whole does not read the other one."""
+    return "a2v" if is_audio_given else "v2a" if is_video_given else True
+
+
+def white_picture(clip: ClipShape) -> np.ndarray:
+    """The first frame [H, W, 3] of a clip for which a model that never starts without one is given none."""
+    return np.full((clip.height, clip.width, 3), 255, dtype=np.uint8)
+
+
+def followed_by_grey(pixels: Tensor, num_frames: int) -> Tensor:
+    """First frames [B, 3, 1, H, W] in [-1, 1] with grey ones behind them, [B, 3, N, H, W]."""
+    return F.pad(pixels, (0, 0, 0, 0, 0, num_frames - 1))  # 0 is grey

@@ -1,6 +1,7 @@
 """A saved pipeline whose components are loaded one by one, by programs that manage memory themselves."""
 
 import os
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,11 @@ class SavedPipeline:
         return JoVAPipeline.from_pretrained(self.folder, **others, **options)
 
     def outline(self) -> JoVAPipeline:
-        """The codecs without their weights, on the meta device: what their shapes, rates and statistics tell."""
+        """The codecs without their weights, on the meta device, with all settings of the pipeline."""
         codecs = {name: build_outline(self.index[name], self.folder / name) for name in CODECS if self.has(name)}
-        config = {name: self.index[name] for name in ("defaults", "prompt_template") if name in self.index}
-        arguments: dict[str, Any] = {name: codecs.get(name) for name in COMPONENTS} | config
+        names = signature(JoVAPipeline).parameters.keys() - {*COMPONENTS}
+        settings = {name: self.index[name] for name in names if name in self.index}
+        arguments: dict[str, Any] = {name: codecs.get(name) for name in COMPONENTS} | settings
         return JoVAPipeline(**arguments)
 
     def component_config(self, name: str) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 import math
 import sys
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from .latent_lengths import AudioClock, num_frames_of, num_latent_frames
 
 
 class GivenLengths(NamedTuple):
@@ -40,21 +43,31 @@ class ClipLimits(NamedTuple):
     width: int
     num_audio_latents: int
 
-    def longest(self, frame_rate: float, audio_latent_rate_hz: float | None, temporal_factor: int) -> int:
-        """Frames of the longest clip with sound at a frame rate; of that without where no rate of latents is given."""
-        if audio_latent_rate_hz is None:
+    def longest(self, frame_rate: float, clock: AudioClock | None, temporal_factor: int) -> int:
+        """Frames of the longest clip at a frame rate.
+
+        Args:
+            frame_rate: Frames per second.
+            clock: Of its sound; None for a clip without.
+            temporal_factor: Frames per latent after the first.
+        """
+        if clock is None:
             return self.num_frames
-        sound_s = (self.num_audio_latents + 0.5) / audio_latent_rate_hz  # lengths are rounded to latents
-        num_sounding = max(1, math.ceil(sound_s * frame_rate) - 1)
-        return min(self.num_frames, (num_sounding - 1) // temporal_factor * temporal_factor + 1)
+
+        def num_audio_latents(num_latents: int) -> int:
+            return clock.num_latents(num_frames_of(num_latents, temporal_factor) / frame_rate)
+
+        candidates = range(1, num_latent_frames(self.num_frames, temporal_factor) + 1)
+        num_fitting = bisect_right(candidates, self.num_audio_latents, key=num_audio_latents)
+        return num_frames_of(max(1, num_fitting), temporal_factor)
 
     def of_call(
-        self, modalities: Sequence[str], frame_rate: float, audio_latent_rate_hz: float | None, temporal_factor: int
+        self, modalities: Sequence[str], frame_rate: float, clock: AudioClock | None, temporal_factor: int
     ) -> "ClipLimits":
         """Those of clips of some modalities at a frame rate; `num_frames` is then that of the longest."""
         limits = self if "video" in modalities else self._replace(num_frames=sys.maxsize)
-        rate_hz = audio_latent_rate_hz if "audio" in modalities else None
-        return limits._replace(num_frames=limits.longest(frame_rate, rate_hz, temporal_factor))
+        longest = limits.longest(frame_rate, clock if "audio" in modalities else None, temporal_factor)
+        return limits._replace(num_frames=longest)
 
 
 def clip_limits(transformer: Mapping[str, Any], temporal_factor: int, spatial_factor: int) -> ClipLimits | None:
@@ -105,7 +118,28 @@ def check_largest_size(size: Any, limits: ClipLimits) -> None:
             raise ValueError(f"`{name}` must be at most {largest} for this model, got {value}; use {largest}")
 
 
-def check_length(num_frames: int, frame_rate: float, longest: int, given: GivenLengths) -> None:
+class LengthWords(NamedTuple):
+    """How the arguments are called that set a length, and what to do where it is too long; `{}` is the longest.
+
+    Attributes:
+        num_frames: Name of the number of frames.
+        video: Name of given frames.
+        cut_audio: What to do with a given sound, of seconds.
+        cut_video: What to do with given frames, of frames.
+    """
+
+    num_frames: str = "num_frames"
+    video: str = "video"
+    cut_audio: str = "cut it, by `duration_s={}` of `media.read_audio` or by `--duration {}`"
+    cut_video: str = "set `num_frames={}` to take its beginning"
+
+
+CALL_WORDS = LengthWords()
+
+
+def check_length(
+    num_frames: int, frame_rate: float, longest: int, given: GivenLengths, words: LengthWords = CALL_WORDS
+) -> None:
     """Refuse a clip that is longer than the transformer has positions for, by what makes it so.
 
     Args:
@@ -113,20 +147,20 @@ def check_length(num_frames: int, frame_rate: float, longest: int, given: GivenL
         frame_rate: Frames per second.
         longest: Frames of the longest clip.
         given: What may have set `num_frames`.
+        words: Of those who ask.
     """
     longest_s = rounded_down(longest / frame_rate)
     limit = f"{longest_s} s, {longest} frames at {frame_rate:g} per second, the longest clip of this model"
     is_long = num_frames > longest
     if (is_long or given.num_frames is None) and round(given.audio_s * frame_rate, 3) > longest:
-        raise ValueError(
-            f"`audio` must last at most {limit}, got {given.audio_s:.2f} s; cut it, by `duration_s={longest_s}` of "
-            f"`media.read_audio` or by `--duration {longest_s}`"
-        )
+        advice = words.cut_audio.format(*[longest_s] * 2)
+        raise ValueError(f"`audio` must last at most {limit}, got {given.audio_s:.2f} s; {advice}")
     if is_long and given.num_frames is not None and given.num_frames > longest:
-        found = f"{given.num_frames} frames; set `num_frames={longest}` to take its beginning"
-        raise ValueError(f"`video` must last at most {limit}, got {found}")
+        found = f"{given.num_frames} frames; {words.cut_video.format(longest)}"
+        raise ValueError(f"`{words.video}` must last at most {limit}, got {found}")
     if is_long:
-        raise ValueError(f"`num_frames` must be at most {longest} ({limit}), got {num_frames}; use {longest}")
+        name = words.num_frames
+        raise ValueError(f"`{name}` must be at most {longest} ({limit}), got {num_frames}; use {longest}")
 
 
 def check_sound_fits(given: GivenLengths, num_frames: int, frame_rate: float, temporal_factor: int) -> None:

@@ -1,4 +1,41 @@
-"""How many frames fill whole latents: a causal video VAE keeps the first frame alone, then as many as its factor."""
+"""How many latents a clip has: of frames and of sound.
+
+A causal video VAE keeps the first frame alone, then as many as its factor.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+
+Rounding = Literal["nearest", "up", "down"]
+
+
+class AudioClock(NamedTuple):
+    """How many latents a codec makes of a sound.
+
+    Attributes:
+        sampling_rate: Samples per second that it encodes.
+        samples_per_latent: Samples that one latent stands for.
+        rounding: Of a last latent that is not full: `"nearest"` keeps it from the half on, `"up"` fills it with
+            silence, `"down"` drops it.
+    """
+
+    sampling_rate: int
+    samples_per_latent: int
+    rounding: Rounding = "nearest"
+
+    @property
+    def latent_rate_hz(self) -> float:
+        """Latents per second."""
+        return self.sampling_rate / self.samples_per_latent
+
+    def num_latents(self, duration_s: float) -> int:
+        """Latents of a clip, at least 1."""
+        if self.rounding == "nearest":
+            return max(1, math.floor(duration_s * self.latent_rate_hz + 0.5))
+        num_samples = math.floor(duration_s * self.sampling_rate + 1e-6)  # a duration is a rounded fraction
+        num_begun = num_samples + self.samples_per_latent - 1 if self.rounding == "up" else num_samples
+        return max(1, num_begun // self.samples_per_latent)
 
 
 def num_latent_frames(num_frames: int, temporal_factor: int) -> int:
@@ -16,14 +53,19 @@ def whole_frames(num_frames: int, temporal_factor: int) -> int:
     return num_frames_of(num_latent_frames(max(1, num_frames), temporal_factor), temporal_factor)
 
 
-def check_whole_frames(num_frames: int, temporal_factor: int) -> None:
-    """Refuse a `num_frames` that does not fill whole latents.
+def check_whole_frames(num_frames: int, temporal_factor: int, name: str = "num_frames") -> None:
+    """Refuse a number of frames that does not fill whole latents.
+
+    Args:
+        num_frames: Of a clip.
+        temporal_factor: Frames per latent after the first.
+        name: Of the argument.
 
     Raises:
         ValueError: With the nearest numbers that do.
     """
     if (below := whole_frames(num_frames, temporal_factor)) != num_frames:
         raise ValueError(
-            f"`num_frames` must be {temporal_factor}k + 1 (the video VAE compresses time by {temporal_factor}), "
+            f"`{name}` must be {temporal_factor}k + 1 (the video VAE compresses time by {temporal_factor}), "
             f"got {num_frames}; use {below} or {below + temporal_factor}"
         )

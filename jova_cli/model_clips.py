@@ -20,7 +20,7 @@ from .clip_limits import (
 )
 from .given_paths import kind_of
 from .json_text import read_object
-from .latent_lengths import check_whole_frames
+from .latent_lengths import AudioClock, Rounding, check_whole_frames
 from .model_info import INDEX, read_index
 from .shipped import PACKAGE
 
@@ -30,6 +30,7 @@ MODALITIES = ("video", "audio")  # as in diffusers_jova.transformer_jova
 VAE_FACTORS = {"scale_factor_temporal": 4, "scale_factor_spatial": 8}  # AutoencoderKLWan's own, for its older configs
 PATCH_SIZE = (1, 2, 2)  # the transformers' own
 MEL_FRAMES_PER_LATENT = {"MMAudioVAE": 2, "AutoencoderKLLTX2Audio": 4, "JoVALogMel": 1}
+ROUNDING: Mapping[str, Rounding] = {"JoVALogMel": "down"}  # the others of these: nearest
 
 
 def index_defaults(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,19 +73,18 @@ class Geometry(NamedTuple):
         spatial_factor: Pixels per latent cell.
         patch_size: Latents per row of the transformer along (frames, height, width).
         limits: The largest clip; None without a limit.
-        audio_latent_rate_hz: Audio latents per second; None without an audio VAE whose class is known.
+        clock: How many latents a sound has; None without an audio VAE whose class is known.
     """
 
     temporal_factor: int
     spatial_factor: int
     patch_size: Sequence[int]
     limits: ClipLimits | None
-    audio_latent_rate_hz: float | None
+    clock: AudioClock | None
 
     def limits_of_call(self, modalities: Sequence[str], frame_rate: float) -> ClipLimits | None:
         """The largest clip of some modalities at a frame rate; None without a limit."""
-        rate_hz = self.audio_latent_rate_hz
-        return self.limits and self.limits.of_call(modalities, frame_rate, rate_hz, self.temporal_factor)
+        return self.limits and self.limits.of_call(modalities, frame_rate, self.clock, self.temporal_factor)
 
 
 def read_geometry(folder: Path) -> Geometry | None:
@@ -104,7 +104,7 @@ def read_geometry(folder: Path) -> Geometry | None:
             spatial_factor=spatial_factor,
             patch_size=[int(size) for size in transformer["patch_size"]],
             limits=clip_limits(transformer, temporal_factor, spatial_factor),
-            audio_latent_rate_hz=latent_rate_hz(folder),
+            clock=audio_clock(folder),
         )
     except (TypeError, KeyError, ValueError, ArithmeticError) as error:
         raise ValueError(
@@ -145,14 +145,22 @@ def config_of(folder: Path, name: str) -> dict[str, Any]:
     return read_object(path) if path.is_file() else {}
 
 
-def latent_rate_hz(folder: Path) -> float | None:
-    """Audio latents per second; None without an audio VAE whose class is known."""
+def audio_clock(folder: Path) -> AudioClock | None:
+    """How many latents a sound has; None without an audio VAE whose class is known.
+
+    Raises:
+        ValueError: If its config states lengths that no codec has.
+    """
     config = config_of(folder, "audio_vae")
+    name = str(config.get("_class_name"))
     if "encoder_rates" in config:  # of a waveform VAE
-        return float(config["sample_rate"] / math.prod(config["encoder_rates"]))
-    per_latent = MEL_FRAMES_PER_LATENT.get(str(config.get("_class_name")))
-    if per_latent is None:
+        clock = AudioClock(config["sample_rate"], math.prod(config["encoder_rates"]), "up")
+    elif name in MEL_FRAMES_PER_LATENT:
+        hop_length_samples = config["mel_hop_length"] if "mel_hop_length" in config else config["hop_length"]
+        samples_per_latent = hop_length_samples * MEL_FRAMES_PER_LATENT[name]
+        clock = AudioClock(config["sample_rate"], samples_per_latent, ROUNDING.get(name, "nearest"))
+    else:
         return None
-    hop_length_samples = config["mel_hop_length"] if "mel_hop_length" in config else config["hop_length"]
-    rate_hz: float = config["sample_rate"] / (hop_length_samples * per_latent)
-    return rate_hz
+    if type(clock.sampling_rate) not in (int, float) or min(clock.sampling_rate, clock.samples_per_latent) <= 0:
+        raise ValueError(f"{clock} must be positive")
+    return clock

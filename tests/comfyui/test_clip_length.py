@@ -61,6 +61,9 @@ def test_length_and_silence_are_those_of_the_pipeline(
     ("given", "message"),
     [
         ({"length": 65}, rf"`length` must be at most 61 \({LONGEST}\), got 65; use 61"),
+        ({"length": 64}, rf"`length` must be at most 61 \({LONGEST}\), got 64; use 61"),  # not 65 either
+        ({"length": 1000, "height": 999}, rf"`length` must be at most 61 \({LONGEST}\), got 1000"),
+        ({"length": 32}, "`length` must be 4k .*, got 32; use 29 or 33"),
         ({"audio": sound(60)}, rf"`audio` must last at most {LONGEST}, got 60.00 s; cut it with TrimAudioDuration"),
         (
             {"images": torch.zeros(200, 32, 32, 3)},

@@ -20,7 +20,15 @@ from diffusers_jova import (
 from diffusers_jova.audio_codec import JoVAAudioCodec
 from diffusers_jova.training.data.encoder import video_factors
 from jova_cli.clip_limits import ClipLimits, clip_limits
-from jova_cli.model_clips import MEL_FRAMES_PER_LATENT, PATCH_SIZE, VAE_FACTORS, describe_clips, latent_rate_hz
+from jova_cli.latent_lengths import AudioClock
+from jova_cli.model_clips import (
+    MEL_FRAMES_PER_LATENT,
+    PATCH_SIZE,
+    VAE_FACTORS,
+    audio_clock,
+    describe_clips,
+    read_geometry,
+)
 from tests.tiny_pipeline import build_tiny_pipeline, build_transformer, build_wan_transformer
 
 
@@ -70,7 +78,7 @@ def test_positions_that_are_computed_have_no_end() -> None:
 
 def test_sound_can_be_what_limits_a_clip() -> None:
     limits = ClipLimits(num_frames=61, height=1, width=1, num_audio_latents=31)
-    assert limits.longest(16.0, 31.25, 4) == 13  # 1.008 s at most
+    assert limits.longest(16.0, AudioClock(16000, 512), 4) == 13  # 1.008 s at most
     assert limits.longest(16.0, None, 4) == 61
 
 
@@ -83,7 +91,7 @@ def test_info_names_the_longest_clip(tiny_pipeline_folder: Any) -> None:
 def test_the_rate_of_audio_latents_is_read_from_a_config_as_the_codec_has_it(tiny_pipeline_folder: Any) -> None:
     pipeline = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
     codec = JoVAAudioCodec(pipeline.audio_vae, pipeline.vocoder)
-    assert latent_rate_hz(tiny_pipeline_folder) == codec.latent_rate_hz
+    assert audio_clock(tiny_pipeline_folder) == codec.clock
     ltx2 = AutoencoderKLLTX2Audio(
         base_channels=16, ch_mult=(1, 2, 2), num_res_blocks=1, latent_channels=4, mel_bins=16
     )
@@ -109,22 +117,40 @@ def test_fields_that_older_configs_leave_out_are_what_their_classes_take(
 
 def test_the_rate_of_sound_without_a_vocoder_or_a_vae_is_read_from_its_config(tmp_path: Path) -> None:
     dac = JoVAAutoencoderKLDAC(encoder_dim=2, encoder_rates=(2, 3), decoder_dim=4, decoder_rates=(3, 2))
-    for name, module, rate_hz in (("dac", dac, 8000.0), ("mel", JoVALogMel(), 100.0)):
+    clocks = (AudioClock(48000, 6, "up"), AudioClock(24000, 240, "down"))
+    for name, module, clock in zip(("dac", "mel"), (dac, JoVALogMel()), clocks, strict=True):
         module.save_pretrained(tmp_path / name / "audio_vae")
-        assert latent_rate_hz(tmp_path / name) == rate_hz
+        assert audio_clock(tmp_path / name) == clock
 
 
-@pytest.mark.parametrize(("num_latents", "longest"), [(14, 1), (15, 5), (16, 5), (26, 5), (27, 9)])
+@pytest.mark.parametrize(
+    ("num_latents", "longest", "hop_length_samples", "frame_rate"),
+    [
+        *((14, 1, 10, 16.0), (15, 5, 10, 16.0), (16, 5, 10, 16.0), (26, 5, 10, 16.0), (27, 9, 10, 16.0)),
+        (52, 21, 100, 23.04),  # 25 frames begin their 53rd latent
+        (52, 25, 10, 23.04),  # here they do so by less than a sample
+    ],
+)
 def test_the_longest_clip_has_no_more_latents_than_positions_by_the_rule_of_its_codec(
-    num_latents: int, longest: int
+    num_latents: int, longest: int, hop_length_samples: int, frame_rate: float, tmp_path: Path
 ) -> None:
     """At 16 frames and 48 latents per second a frame is 3 latents; 5 frames begin 15 and 9 begin 27."""
+    rates = (hop_length_samples // 5, 5)
     dac = JoVAAutoencoderKLDAC(
-        encoder_dim=2, encoder_rates=(2, 5), decoder_dim=4, decoder_rates=(5, 2), latent_dim=4, sample_rate=480
+        encoder_dim=2,
+        encoder_rates=rates,
+        decoder_dim=4,
+        decoder_rates=rates[::-1],
+        latent_dim=4,
+        sample_rate=48 * hop_length_samples,
     )
     transformer = build_transformer(audio_position_table_size=num_latents)
     pipeline = build_tiny_pipeline(transformer=transformer, audio_vae=dac, vocoder=None)
-    limits = pipeline.clip_limits(("video", "audio"), 16.0)
+    limits = pipeline.clip_limits(("video", "audio"), frame_rate)
     assert limits is not None
     assert limits.num_frames == longest
-    assert pipeline.audio_codec.num_latents_for(longest / 16) <= num_latents
+    assert pipeline.audio_codec.num_latents_for(longest / frame_rate) <= num_latents
+    pipeline.save_pretrained(tmp_path)
+    geometry = read_geometry(tmp_path)
+    assert geometry is not None
+    assert geometry.limits_of_call(("video", "audio"), frame_rate) == limits

@@ -1,10 +1,14 @@
 import json
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from diffusers_jova.saved_pipeline import CODECS, TEXT, SavedPipeline
+from diffusers_jova import JoVAPipeline
+from diffusers_jova.saved_pipeline import CODECS, COMPONENTS, TEXT, SavedPipeline
+from tests.tiny_pipeline import build_dual_tower, build_tiny_pipeline
 
 
 def test_parts_are_loaded_alone(tiny_pipeline_folder: Path) -> None:
@@ -26,6 +30,25 @@ def test_an_outline_tells_shapes_and_rates_and_holds_no_weights(tiny_pipeline_fo
     latents = torch.randn(1, 16, 3, 4, 4)
     assert torch.equal(outline.video_codec.normalize(latents), whole.video_codec.normalize(latents))
     assert saved.defaults == outline.defaults == whole.defaults
+
+
+def test_an_outline_has_all_settings_of_the_pipeline(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "prompt_template": "{video} | {audio}",
+        "pads_text_with_zeros": True,
+        "speaker_token": "~",
+        "domain": {"name": "dogs", "words": ["dog"]},
+        "one_way_coupling": True,
+        "fills_image_with_grey": True,
+        "starts_white": True,
+        "negative_skip_layer": 1,
+    }
+    pipeline = build_tiny_pipeline(transformer=build_dual_tower(), **settings)
+    pipeline.save_pretrained(tmp_path)
+    names = signature(JoVAPipeline).parameters.keys() - {*COMPONENTS}
+    assert names == settings.keys() | {"defaults"}, "a setting that this test does not know"
+    outline = SavedPipeline(tmp_path).outline()
+    assert {name: outline.config[name] for name in names} == {name: pipeline.config[name] for name in names}
 
 
 def test_the_shipped_model_has_an_outline_too() -> None:

@@ -19,9 +19,9 @@ from diffusers_jova.recipes import jova_tiny
 from diffusers_jova.training import train
 from diffusers_jova.training.codecs import train_codecs
 from diffusers_jova.training.data.dataset import RecordHeader
-from diffusers_jova.training.loop.branches import branch_of
 from diffusers_jova.training.loop.config import load_yaml, parse_overrides
 from diffusers_jova.training.loop.model import load_transformer
+from diffusers_jova.weight_branches import branch_of
 from tests.tiny_training import forget_accelerate
 from tests.training.codecs.test_train_codecs import TINY
 

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
-from diffusers_jova.training.loop.branches import branch_of
 from diffusers_jova.training.loop.lora import ADAPTER_FILE, TARGETS, quantize_nf4_
 from diffusers_jova.training.loop.model import load_transformer
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train_lora import main
+from diffusers_jova.weight_branches import branch_of
 from tests.tiny_pipeline import build_tiny_pipeline
 from tests.tiny_training import MODEL, forget_accelerate, tiny_config, write_clips
 

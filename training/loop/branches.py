@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.weight_branches import Branch, branch_of
 
 
-Branch = Literal["video", "audio", "joint"]
 TABLES = ("position_embedding", "scale_shift_table")  # matrices by shape, biases by what they do
 NOTHING_TO_TRAIN = "no weight is left to train; check `stage`, `lora_targets` and the learning rates"
-
-
-def branch_of(name: str) -> Branch:
-    """Tells which branch a parameter serves by its path; `joint` serves both."""
-    parts = set(name.split("."))
-    if "fusion" in parts:  # of two towers; what video reads audio by serves both
-        return "joint"
-    if parts & {"video", "video_text", "video_low"}:
-        return "video"
-    return "audio" if parts & {"audio", "audio_text"} else "joint"
 
 
 @torch.no_grad()

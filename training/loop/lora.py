@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from diffusers_jova.adapter_file import for_peft, module_alpha, module_ranks, read_adapter
 from diffusers_jova.adapter_keys import MATRIX_A, MATRIX_B, listed
 from diffusers_jova.adapter_layers import fitting
-from diffusers_jova.training.loop.branches import NOTHING_TO_TRAIN, branch_of, trains
+from diffusers_jova.training.loop.branches import NOTHING_TO_TRAIN, trains
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.weight_branches import branch_of
 from diffusers_jova.whole_files import explained_full_disk, written_whole
 
 

@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
-from diffusers_jova.training.loop.branches import branch_of, check_frozen, frozen_checksums
+from diffusers_jova.training.loop.branches import check_frozen, frozen_checksums
 from diffusers_jova.training.loop.checkpoints import (
     CHECKPOINT_NAMES,
     check_fingerprint,
@@ -58,6 +58,7 @@ from diffusers_jova.training.loop.optimization import (
 )
 from diffusers_jova.training.loop.preemption import NAMES, PreemptedError, Preemption
 from diffusers_jova.transformer_jova import MODALITIES
+from diffusers_jova.weight_branches import branch_of
 from diffusers_jova.whole_files import clear_leftovers
 from jova_cli.given_paths import check_output_folder, kind_of
 

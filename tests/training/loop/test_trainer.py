@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch.multiprocessing import ProcessRaisedException
 
 from diffusers_jova.training.data.dataset import UNFINISHED, write_record
-from diffusers_jova.training.loop.branches import branch_of, copy_video_to_audio
+from diffusers_jova.training.loop.branches import copy_video_to_audio
 from diffusers_jova.training.loop.conditioning import Conditioning
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distribution import start_accelerator
@@ -26,6 +26,7 @@ from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import main
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
+from diffusers_jova.weight_branches import branch_of
 from jova_cli.shipped import launch_names
 from tests.command_words import replaced
 from tests.processes import alone, launch

@@ -1,0 +1,44 @@
+"""Video and sound among the latents of a batch, and the noise level of each of their latents.
+
+Letters in shapes: B batch, C channels, F latent frames, h, w latent height and width, L audio latents.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def named_parts(parts: Sequence[Any]) -> tuple[Any, Any]:
+    """Video and sound among latents or their shapes, by their number of axes; None where one is absent."""
+    axes = {len(part) if isinstance(part, torch.Size | list | tuple) else part.ndim: part for part in parts}
+    if not axes or {*axes} - {3, 5}:
+        raise ValueError(
+            f"latents must be video [B, C, F, h, w] and sound [B, C, L], got {sorted(axes)} axes; use Empty JoVA "
+            "Latent"
+        )
+    return axes.get(5), axes.get(3)
+
+
+def video_or(audio: Tensor | None, video: Tensor | None) -> Tensor:
+    """Whichever modality is there."""
+    found = video if video is not None else audio
+    assert found is not None
+    return found
+
+
+def on_device(value: Tensor | None, beside: Tensor) -> Tensor | None:
+    """A mask on the device of another tensor."""
+    return None if value is None else value.to(beside.device)
+
+
+def at_share(sigma: Tensor, share: Tensor | None) -> Tensor:
+    """Noise levels per latent [B, F or L] of a level per clip [B]; the latter where all latents have it."""
+    return sigma if share is None else sigma[:, None] * share.to(sigma)
+
+
+def without_first(sigma: Tensor, num_frames: int) -> Tensor:
+    """Noise levels per latent frame [B, F] with a clean first one."""
+    levels = sigma[:, None].expand(-1, num_frames) if sigma.ndim == 1 else sigma
+    return torch.cat([torch.zeros_like(levels[:, :1]), levels[:, 1:]], dim=1)
