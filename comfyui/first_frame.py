@@ -54,7 +54,11 @@ def start_white(
         return
     if mask is not None:
         masked, _ = named_parts(comfy.utils.unpack_latents(mask, shapes))
-        if not bool(masked[:, :, 0].any()):  # given frames bring their first one
+        if not bool(masked[:, :, 0].any()):
+            logger.warning(
+                "given frames have no first frame beside them; give it to JoVA Image to Video as well, as "
+                "this model was trained"
+            )
             return
     codec, factor = checkpoint.outline.video_codec, checkpoint.outline.temporal_factor
     height, width = (size * codec.spatial_factor for size in video[3:])

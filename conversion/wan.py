@@ -122,10 +122,11 @@ def video_channels(found: Sequence[Parameter]) -> tuple[int, int]:
 
 def reordered(found: Sequence[Parameter], name: str, order: Callable[[Tensor], Tensor]) -> list[Parameter]:
     """Change the order of the columns of one parameter."""
-    return [
-        replace(parameter, make=lambda make=parameter.make: order(make())) if parameter.name == name else parameter
-        for parameter in found
-    ]
+
+    def in_order(parameter: Parameter) -> Parameter:
+        return replace(parameter, make=lambda: order(parameter.make()))
+
+    return [in_order(parameter) if parameter.name == name else parameter for parameter in found]
 
 
 def is_diffusers_layout(checkpoint: Checkpoint) -> bool:

@@ -200,12 +200,13 @@ class JoVAMediaMixin:
         image_latents = channels = None
         if "video" in inputs.modalities:
             num_latent_frames = self.video_codec.num_latent_frames(clip.num_frames)
-            if (images := self.first_frames(inputs, clip)) is not None:
-                image_latents = self.encode_image(images, clip, inputs.fit)
+            if inputs.video is not None:
+                originals["video"] = self.fit_to_clip("video", inputs.video, clip, inputs.fit).movedim(0, 1)[None]
+            if (pixels := self.first_frames(inputs, clip, originals.get("video"))) is not None:
+                image_latents = self.encode_image(pixels, clip)
                 if self.num_condition_channels == 0:
                     given["video"] = GivenLatents.prefix(image_latents, num_latent_frames, axis=2)
             if inputs.video is not None:
-                originals["video"] = self.fit_to_clip("video", inputs.video, clip, inputs.fit).movedim(0, 1)[None]
                 encoded = self.encode_video(originals["video"], clip)
                 given["video"] = GivenLatents.prefix(encoded, num_latent_frames, axis=2)
             channels = self.condition_channels(clip, image_latents)
@@ -233,24 +234,31 @@ class JoVAMediaMixin:
         """Sound [B, channels, S] of latents [B, L, C], at the codec's sampling rate."""
         return finite_output(self.audio_codec.decode(latents), "audio_vae", "decodes")
 
-    def first_frames(self, inputs: CallInputs, clip: ClipShape) -> Sequence[np.ndarray] | None:
-        """The given image of all clips or one per prompt, or the white one of a model that never starts without."""
-        if inputs.image is None and inputs.video is None and self.config.starts_white:
-            return [white_picture(clip)]
-        return inputs.image
+    def first_frames(self, inputs: CallInputs, clip: ClipShape, video: Tensor | None) -> Tensor | None:
+        """What the clips begin with, of all of them or of each prompt, [1 or P, 3, 1, H, W] in [-1, 1]; None without.
 
-    def encode_image(self, images: Sequence[np.ndarray], clip: ClipShape, fit: Fit) -> Tensor:
-        """Normalised latents of one reference image in one form, or of one per prompt.
+        A model that never starts without an image takes the first of given frames, or a white one.
 
         Args:
-            images: Pictures [H, W, 3].
-            clip: That they begin.
-            fit: How they become of its shape.
+            inputs: Of the call.
+            clip: Its shape.
+            video: Given frames [1, 3, N, H, W] in [-1, 1].
+        """
+        images = inputs.image
+        if images is None and self.config.starts_white:
+            if video is not None:
+                return video[:, :, :1] if self.num_condition_channels > 0 else None
+            images = [white_picture(clip)]
+        if images is None:
+            return None
+        return torch.cat([self.fit_to_clip("image", image[None], clip, inputs.fit) for image in images])[:, :, None]
+
+    def encode_image(self, pixels: Tensor, clip: ClipShape) -> Tensor:
+        """Normalised latents of one reference image [1, 3, 1, H, W] in [-1, 1], or of one per prompt.
 
         Returns:
             [B, C, 1, h, w], or [B, C, F, h, w] where the model has condition channels and grey frames follow in them.
         """
-        pixels = torch.cat([self.fit_to_clip("image", image[None], clip, fit) for image in images])[:, :, None]
         if self.config.fills_image_with_grey and self.num_condition_channels > 0:
             pixels = followed_by_grey(pixels, clip.num_frames)
         return repeat_to_batch("image", self.encode_frames(pixels), clip.batch_size)

@@ -105,10 +105,10 @@ def check_kind(model: nn.Module, config: Any) -> None:
                 "use TaylorSeerCacheConfig, MagCacheConfig, FirstBlockCacheConfig, SeaCacheConfig or "
                 "PyramidAttentionBroadcastConfig"
             )
-    if getattr(model.config, "boundary", None) is not None:
+    if (boundary := getattr(model.config, "boundary", None)) is not None:
         raise ValueError(
             "`config` must be left out for a model of two video towers: what one has computed is not what the other "
-            f"computes, and they change below sigma {model.config.boundary:g}"
+            f"computes, and they change below sigma {boundary:g}"
         )
     if not isinstance(config, PyramidAttentionBroadcastConfig):
         return

@@ -88,6 +88,14 @@ def test_a_model_that_never_starts_without_a_frame_starts_on_a_white_one(has_cha
     assert torch.equal(given[0], generate(plain, image=picture())[0])
 
 
+@pytest.mark.parametrize("num_frames", [5, 9])
+def test_given_frames_bring_the_first_one_to_a_model_that_never_starts_without(num_frames: int) -> None:
+    settings = {"fills_image_with_grey": True, "starts_white": True}
+    channels = channels_of(build_tiny_pipeline(**settings), video=[picture()] * num_frames)
+    assert torch.equal(channels, channels_of(build_tiny_pipeline(**settings), image=picture()))
+    assert not channels_of(build_tiny_pipeline(), video=[picture()] * num_frames).any()
+
+
 def test_what_is_given_as_a_whole_reads_nothing_where_the_model_was_trained_so() -> None:
     num_samples = RATE * 9 // 16
     sound = (0.3 * np.sin(np.arange(num_samples) / 20)).astype(np.float32)
