@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.transformer_jova_dual_tower import LOW_NOISE
 
 
 Branch = Literal["video", "audio", "joint"]
 TABLES = ("position_embedding", "scale_shift_table")  # matrices by shape, biases by what they do
+MEETING = {"fusion", "to_cross"}  # parts of the names of what works only where video and audio see each other
 NOTHING_TO_TRAIN = "no weight is left to train; check `stage`, `lora_targets` and the learning rates"
 
 
@@ -20,7 +22,7 @@ def branch_of(name: str) -> Branch:
     parts = set(name.split("."))
     if "fusion" in parts:  # of two towers; what video reads audio by serves both
         return "joint"
-    if parts & {"video", "video_text", "video_low"}:
+    if parts & {"video", "video_text", LOW_NOISE}:
         return "video"
     return "audio" if parts & {"audio", "audio_text"} else "joint"
 
@@ -56,9 +58,25 @@ def copy_branch(source: nn.Module, target: nn.Module, branch: Branch) -> None:
 def freeze(transformer: nn.Module, config: TrainConfig) -> None:
     """Leaves gradients only to what the stage trains with a learning rate above 0."""
     for name, parameter in transformer.named_parameters():
-        is_unused = config.stage != "joint" and "fusion" in name.split(".")
-        if is_unused or not trains(branch_of(name), config):
+        if not learns(name, config):
             parameter.requires_grad_(False)
+
+
+def learns(name: str, config: TrainConfig) -> bool:
+    """Tells whether the run trains a parameter or module: its stage uses it, and its branch has a rate above 0."""
+    is_unused = config.stage != "joint" and not MEETING.isdisjoint(name.split("."))
+    return not is_unused and trains(branch_of(name), config)
+
+
+def idles(transformer: nn.Module, config: TrainConfig) -> bool:
+    """Tells whether steps may leave trained weights unused even where every clip has video and audio.
+
+    Those are what meets where a step keeps video and audio apart, one of two video towers, and what embeds speakers.
+    """
+    trained = (name for name, parameter in transformer.named_parameters() if parameter.requires_grad)
+    parts = {part for name in trained for part in name.split(".")}
+    meets_rarely = config.uncoupled_probability > 0 and not MEETING.isdisjoint(parts)
+    return meets_rarely or LOW_NOISE in parts or "speaker_embedding" in parts
 
 
 def trains(branch: Branch, config: TrainConfig) -> bool:

@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
-from diffusers_jova.training.loop.branches import branch_of, check_frozen, frozen_checksums
+from diffusers_jova.training.loop.branches import branch_of, check_frozen, frozen_checksums, idles
 from diffusers_jova.training.loop.checkpoints import (
     CHECKPOINT_NAMES,
     check_fingerprint,
@@ -257,7 +257,7 @@ class Trainer:
     def _check_weights(self) -> None:
         """Refuse clips that do not fit the weights and tell DDP where weights may have no part in a step."""
         check_records(self._headers(), self.transformer)
-        config, model = self.config, self.transformer.config
+        config = self.config
         layouts = [layout for dataset in self._datasets() for layout in dataset.layouts]
         lacking = {name for name in MODALITIES for layout in layouts if layout.latents[f"{name}_latents"] is None}
         trained = {branch_of(name) for name, weight in self.transformer.named_parameters() if weight.requires_grad}
@@ -266,10 +266,8 @@ class Trainer:
                 f"every clip must have {trained.pop()} where nothing else is trained, but some in `{config.data}` "
                 "have none; move those to another folder or train more than one branch"
             )
-        meets_rarely = config.stage != "joint" or config.uncoupled_probability > 0
-        has_idle_terms = model.get("fusion") == "cross_linear" and meets_rarely
         if self.accelerator.ddp_handler is not None:  # it waits for every gradient unless it looks for the absent ones
-            idle = bool(lacking) or has_idle_terms or model.get("speaker_dim") is not None
+            idle = bool(lacking) or idles(self.transformer, config)
             self.accelerator.ddp_handler.find_unused_parameters = idle
 
     def _datasets(self) -> list[PrecomputedDataset]:

@@ -29,7 +29,7 @@ from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from jova_cli.shipped import launch_names
 from tests.command_words import replaced
 from tests.processes import alone, launch
-from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
+from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG, build_dual_tower
 from tests.tiny_training import (
     HEADER,
     MODEL,
@@ -225,23 +225,39 @@ def test_two_processes_train_clips_of_which_some_lack_a_whole_branch(tmp_path: P
         Trainer(tiny_config(tmp_path, audio_learning_rate=0))
 
 
+SPEAKERS = WAN_TRANSFORMER_CONFIG | NAVA_SHARING | {"_class_name": "JoVAWanTransformer3DModel"}
+
+
+def dual_tower(fusion: str, **overrides: Any) -> dict[str, Any]:
+    config = dict(build_dual_tower(fusion, **overrides).config)
+    return {name: value for name, value in config.items() if not name.startswith("_")} | {
+        "_class_name": "JoVADualTowerTransformer3DModel"
+    }
+
+
 @pytest.mark.parametrize(
-    "model",
+    ("model", "settings"),
     [
-        MODEL | {"fusion": "cross_linear"},  # whose cross terms only coupled samples use
-        WAN_TRANSFORMER_CONFIG | NAVA_SHARING | {"_class_name": "JoVAWanTransformer3DModel"},  # here are no speakers
+        (MODEL | {"fusion": "cross_linear"}, {"uncoupled_probability": 0.5}),  # cross terms are for coupled samples
+        (MODEL | {"fusion": "cross_linear"}, {"stage": "video"}),
+        (SPEAKERS, {}),  # here are none
+        (dual_tower("bridge"), {"uncoupled_probability": 0.5}),
+        (dual_tower("aligned"), {"uncoupled_probability": 0.5}),
+        (dual_tower("text_cross"), {"uncoupled_probability": 0.5}),
+        (dual_tower("aligned"), {"stage": "video"}),
+        (dual_tower("bridge", boundary=0.5), {"batch_size": 1}),  # of two video towers one works
     ],
-    ids=["cross_linear", "nava"],
+    ids=["cross", "cross-video", "nava", "bridge", "aligned", "text", "aligned-video", "experts"],
 )
 def test_two_processes_train_a_model_with_weights_that_some_steps_do_not_use(
-    tmp_path: Path, model: dict[str, Any]
+    tmp_path: Path, model: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    config = tiny_config(tmp_path, batch_size=2, distribution="ddp", uncoupled_probability=0.5)
-    (tmp_path / "model.json").write_text(json.dumps(model))
     if "ffn_dim" in model:
         write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    config = tiny_config(tmp_path, model, distribution="ddp", **{"batch_size": 2} | settings)
     launch(train_in_two_processes, config)
-    assert (tmp_path / "run" / "transformer").exists()
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+    assert len([*(tmp_path / "run").glob("checkpoint-00000006")]) == 1
 
 
 @pytest.mark.parametrize(
