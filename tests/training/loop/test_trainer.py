@@ -246,8 +246,9 @@ def dual_tower(fusion: str, **overrides: Any) -> dict[str, Any]:
         (dual_tower("text_cross"), {"uncoupled_probability": 0.5}),
         (dual_tower("aligned"), {"stage": "video"}),
         (dual_tower("bridge", boundary=0.5), {"batch_size": 1}),  # of two video towers one works
+        (dual_tower("bridge", boundary=0.5), {"batch_size": 1, "train": "lora", "stage": "video"}),
     ],
-    ids=["cross", "cross-video", "nava", "bridge", "aligned", "text", "aligned-video", "experts"],
+    ids=["cross", "cross-video", "nava", "bridge", "aligned", "text", "aligned-video", "experts", "experts-lora"],
 )
 def test_two_processes_train_a_model_with_weights_that_some_steps_do_not_use(
     tmp_path: Path, model: dict[str, Any], settings: dict[str, Any]
