@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.component_fit import check_weights
-from diffusers_jova.training.data.dataset import RecordHeader
+from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
 from diffusers_jova.training.loop.branches import copy_video_to_audio, freeze
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
@@ -75,6 +75,29 @@ def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:
                 raise ValueError(
                     f"`{name}` must be {width} wide for this `model`, got {header.shapes[name][axis]} in "
                     f"`{header.path}`; prepare the clips with the pipeline of the model"
+                )
+
+
+def check_towers(datasets: Iterable[PrecomputedDataset], transformer: Any, config: TrainConfig) -> None:
+    """Refuse batches of which two video towers would have to serve one, and processes that would wait for each other.
+
+    The noise level of the video chooses the tower; that of a clip without one is always the highest.
+    """
+    if transformer.config.get("boundary") is None or config.stage == "audio":
+        return
+    if config.distribution not in ("none", "ddp"):
+        raise ValueError(
+            "`distribution` must be ddp or none for a `model` with a `boundary`, whose processes work on different "
+            f"towers, got {config.distribution}; use ddp"
+        )
+    for dataset in datasets:
+        for bucket in dataset.buckets:
+            headers = [dataset.headers[index] for index in bucket]
+            lacking = [header.path for header in headers if "video_latents" not in header.shapes]
+            if 0 < len(lacking) < len(headers):
+                raise ValueError(
+                    f"clips without video must have a length of their own for a `model` with a `boundary`, got "
+                    f"`{lacking[0]}` beside clips with video; move those without to another folder"
                 )
 
 

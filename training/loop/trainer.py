@@ -47,7 +47,13 @@ from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.lora import adapter_digest
 from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog
 from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
-from diffusers_jova.training.loop.model import check_records, gather_weights, prepare_transformer, save_result
+from diffusers_jova.training.loop.model import (
+    check_records,
+    check_towers,
+    gather_weights,
+    prepare_transformer,
+    save_result,
+)
 from diffusers_jova.training.loop.objective import LossTerms, jova_loss
 from diffusers_jova.training.loop.optimization import (
     Part,
@@ -257,6 +263,7 @@ class Trainer:
     def _check_weights(self) -> None:
         """Refuse clips that do not fit the weights and tell DDP where weights may have no part in a step."""
         check_records(self._headers(), self.transformer)
+        check_towers(self._datasets(), self.transformer, self.config)
         config = self.config
         layouts = [layout for dataset in self._datasets() for layout in dataset.layouts]
         lacking = {name for name in MODALITIES for layout in layouts if layout.latents[f"{name}_latents"] is None}
@@ -296,6 +303,7 @@ class Trainer:
             audio_latent_rate_hz=header.number("audio_latent_rate_hz"),
             temporal_factor=int(header.number("temporal_factor")),
             device=self.device,
+            boundary=model.get("boundary"),
         )
 
     def _report(self, log: MetricsLog | None, clock: Clock) -> bool:

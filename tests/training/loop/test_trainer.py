@@ -16,12 +16,13 @@ from accelerate import DistributedType
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessRaisedException
 
-from diffusers_jova.training.data.dataset import UNFINISHED, write_record
+from diffusers_jova.training.data.dataset import UNFINISHED, PrecomputedDataset, write_record
 from diffusers_jova.training.loop.branches import branch_of, copy_video_to_audio
 from diffusers_jova.training.loop.conditioning import Conditioning
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.metrics import LossMeter
+from diffusers_jova.training.loop.model import check_towers, load_transformer
 from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import main
@@ -245,8 +246,8 @@ def dual_tower(fusion: str, **overrides: Any) -> dict[str, Any]:
         (dual_tower("aligned"), {"uncoupled_probability": 0.5}),
         (dual_tower("text_cross"), {"uncoupled_probability": 0.5}),
         (dual_tower("aligned"), {"stage": "video"}),
-        (dual_tower("bridge", boundary=0.5), {"batch_size": 1}),  # of two video towers one works
-        (dual_tower("bridge", boundary=0.5), {"batch_size": 1, "train": "lora", "stage": "video"}),
+        (dual_tower("bridge", boundary=0.5), {}),  # of two video towers one works
+        (dual_tower("bridge", boundary=0.5), {"train": "lora", "stage": "video"}),
     ],
     ids=["cross", "cross-video", "nava", "bridge", "aligned", "text", "aligned-video", "experts", "experts-lora"],
 )
@@ -259,6 +260,30 @@ def test_two_processes_train_a_model_with_weights_that_some_steps_do_not_use(
     launch(train_in_two_processes, config)
     assert (tmp_path / "run" / "metrics.jsonl").exists()
     assert len([*(tmp_path / "run").glob("checkpoint-00000006")]) == 1
+
+
+def test_two_processes_take_the_steps_of_one_where_each_works_on_a_tower_of_its_own(tmp_path: Path) -> None:
+    write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    model = dual_tower("bridge", boundary=0.5)
+    settings = {"steps": 3, "batch_size": 2, "gradient_accumulation_steps": 4}
+    Trainer(tiny_config(tmp_path, model, **settings)).train()
+    split = settings | {"gradient_accumulation_steps": 2, "distribution": "ddp"}
+    launch(train_in_two_processes, tiny_config(tmp_path, model, output_dir=str(tmp_path / "two"), **split))
+    one, two = result(tmp_path / "run"), result(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)  # sums in another order
+
+
+def test_what_two_video_towers_cannot_share_is_refused(tmp_path: Path) -> None:
+    write_clips(tmp_path / "prepared", without_video=(3,), channels=(16, 4, 16))
+    model = dual_tower("bridge", boundary=0.5)
+    with pytest.raises(ValueError, match=r"clips without video must have a length of their own .* `.*clip-003.*` bes"):
+        Trainer(tiny_config(tmp_path, model))
+    Trainer(tiny_config(tmp_path, dual_tower("bridge")))
+    config = tiny_config(tmp_path, model, distribution="fsdp")
+    transformer = load_transformer(config.model)
+    with pytest.raises(ValueError, match="`distribution` must be ddp or none for a `model` with a `boundary`"):
+        check_towers([PrecomputedDataset(config.data)], transformer, config)
 
 
 @pytest.mark.parametrize(
