@@ -48,9 +48,11 @@ from diffusers_jova.training.loop.lora import adapter_digest
 from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog
 from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
 from diffusers_jova.training.loop.model import (
+    check_first_frames,
     check_records,
     check_towers,
     gather_weights,
+    num_mask_channels,
     prepare_transformer,
     save_result,
 )
@@ -263,6 +265,7 @@ class Trainer:
     def _check_weights(self) -> None:
         """Refuse clips that do not fit the weights and tell DDP where weights may have no part in a step."""
         check_records(self._headers(), self.transformer)
+        check_first_frames(self._headers(), self.transformer, self.config)
         check_towers(self._datasets(), self.transformer, self.config)
         config = self.config
         layouts = [layout for dataset in self._datasets() for layout in dataset.layouts]
@@ -293,12 +296,11 @@ class Trainer:
     def _conditioning(self) -> Conditioning:
         """Read the rates from the prepared clips and the channels from the transformer."""
         config, model = self.config, self.transformer.config
-        num_mask_channels = model.in_channels - 2 * model.out_channels
         header = self.dataset.headers[0]
         return Conditioning(
             config,
             self.dataset.empty_prompt() if config.caption_dropout > 0 else None,
-            num_mask_channels if num_mask_channels >= 0 else None,
+            num_mask_channels(self.transformer),
             frame_rate=max(layout.frame_rate for layout in self.dataset.layouts) or header.number("frame_rate"),
             audio_latent_rate_hz=header.number("audio_latent_rate_hz"),
             temporal_factor=int(header.number("temporal_factor")),
