@@ -73,10 +73,19 @@ def idles(transformer: nn.Module, config: TrainConfig) -> bool:
 
     Those are what meets where a step keeps video and audio apart, one of two video towers, and what embeds speakers.
     """
+    rare = {LOW_NOISE, "speaker_embedding"}
+    return meets_rarely(transformer, config) or not rare.isdisjoint(trained_parts(transformer))
+
+
+def meets_rarely(transformer: nn.Module, config: TrainConfig) -> bool:
+    """Tells whether the run trains what meets and keeps video and audio apart in some steps."""
+    return config.uncoupled_probability > 0 and not MEETING.isdisjoint(trained_parts(transformer))
+
+
+def trained_parts(transformer: nn.Module) -> set[str]:
+    """Lists the parts of the names of what has gradients."""
     trained = (name for name, parameter in transformer.named_parameters() if parameter.requires_grad)
-    parts = {part for name in trained for part in name.split(".")}
-    meets_rarely = config.uncoupled_probability > 0 and not MEETING.isdisjoint(parts)
-    return meets_rarely or LOW_NOISE in parts or "speaker_embedding" in parts
+    return {part for name in trained for part in name.split(".")}
 
 
 def trains(branch: Branch, config: TrainConfig) -> bool:

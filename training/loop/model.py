@@ -16,7 +16,7 @@ from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DMod
 from diffusers_jova.component_fit import check_weights
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
 from diffusers_jova.training.data.encoder import FIRST_FRAMES
-from diffusers_jova.training.loop.branches import copy_video_to_audio, freeze
+from diffusers_jova.training.loop.branches import copy_video_to_audio, freeze, meets_rarely
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import add_adapter, save_adapter
@@ -25,6 +25,7 @@ from jova_cli.json_text import parse_object, read_object
 from jova_cli.shipped import check_source, find_model
 
 
+SHARDED = ("fsdp", "deepspeed")
 TRANSFORMERS: tuple[type[Any], ...] = (
     JoVATransformer3DModel,
     JoVAWanTransformer3DModel,
@@ -117,6 +118,15 @@ def first_frame_settings(model: str, header: RecordHeader) -> tuple[bool, bool]:
     return grey, white
 
 
+def check_meetings(transformer: Any, config: TrainConfig) -> None:
+    """Refuse shards of weights that one process uses in a step and another does not: FSDP would abort."""
+    if config.distribution in SHARDED and meets_rarely(transformer, config):
+        raise ValueError(
+            "`uncoupled_probability` must be 0 where a sharded run trains weights that couple video and audio, got "
+            f"{config.uncoupled_probability:g} with `distribution: {config.distribution}`; set it to 0 or use ddp"
+        )
+
+
 def check_towers(datasets: Iterable[PrecomputedDataset], transformer: Any, config: TrainConfig) -> None:
     """Refuse batches of which two video towers would have to serve one, and processes that would wait for each other.
 
@@ -124,7 +134,7 @@ def check_towers(datasets: Iterable[PrecomputedDataset], transformer: Any, confi
     """
     if transformer.config.get("boundary") is None or config.stage == "audio":
         return
-    if config.distribution not in ("none", "ddp"):
+    if config.distribution in SHARDED:
         raise ValueError(
             "`distribution` must be ddp or none for a `model` with a `boundary`, whose processes work on different "
             f"towers, got {config.distribution}; use ddp"

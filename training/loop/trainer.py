@@ -49,6 +49,7 @@ from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog
 from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
 from diffusers_jova.training.loop.model import (
     check_first_frames,
+    check_meetings,
     check_records,
     check_towers,
     gather_weights,
@@ -267,6 +268,7 @@ class Trainer:
         check_records(self._headers(), self.transformer)
         check_first_frames(self._headers(), self.transformer, self.config)
         check_towers(self._datasets(), self.transformer, self.config)
+        check_meetings(self.transformer, self.config)
         config = self.config
         layouts = [layout for dataset in self._datasets() for layout in dataset.layouts]
         lacking = {name for name in MODALITIES for layout in layouts if layout.latents[f"{name}_latents"] is None}

@@ -22,7 +22,7 @@ from diffusers_jova.training.loop.conditioning import Conditioning
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.metrics import LossMeter
-from diffusers_jova.training.loop.model import check_towers, load_transformer
+from diffusers_jova.training.loop.model import check_meetings, check_towers, load_transformer
 from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import main
@@ -284,6 +284,17 @@ def test_what_two_video_towers_cannot_share_is_refused(tmp_path: Path) -> None:
     transformer = load_transformer(config.model)
     with pytest.raises(ValueError, match="`distribution` must be ddp or none for a `model` with a `boundary`"):
         check_towers([PrecomputedDataset(config.data)], transformer, config)
+
+
+@pytest.mark.parametrize("model", [MODEL | {"fusion": "cross_linear"}, dual_tower("text_cross")])
+def test_a_coupling_that_steps_leave_out_is_not_sharded(tmp_path: Path, model: dict[str, Any]) -> None:
+    config = tiny_config(tmp_path, model, distribution="fsdp", uncoupled_probability=0.5)
+    transformer = load_transformer(config.model)
+    with pytest.raises(ValueError, match=r"`uncoupled_probability` must be 0 where a sharded run .*, got 0.5 with"):
+        check_meetings(transformer, config)
+    check_meetings(transformer, replace(config, uncoupled_probability=0))
+    check_meetings(transformer, replace(config, distribution="ddp"))
+    check_meetings(load_transformer(tiny_config(tmp_path).model), config)
 
 
 @pytest.mark.parametrize(
