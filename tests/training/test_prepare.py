@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,14 @@ import pytest
 import scipy.io.wavfile
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import write_video
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.training.data.buckets import Bucket
 from diffusers_jova.training.data.clips import ClipSettings
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDataset
+from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDataset, write_record
 from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, video_factors
 from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, prepare
@@ -329,8 +331,6 @@ def test_a_full_disk_is_explained_and_keeps_what_was_done(
 
 
 def test_another_model_means_other_records(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "model"
     shutil.copytree(tiny_pipeline_folder, copy, copy_function=shutil.copyfile)  # on another machine, at another time
     assert fingerprint_model(copy) == fingerprint_model(tiny_pipeline_folder)
@@ -698,3 +698,59 @@ def test_a_still_image_becomes_a_record_of_one_frame_that_trains_the_picture_alo
     assert not inputs.has_audio.any()
     assert float(trainer.loss(inputs).total.detach().mean()) > 0
     trainer.train()
+
+
+def test_training_shows_the_first_frame_that_the_pipeline_shows_with_grey_frames_behind_it(tmp_path: Path) -> None:
+    from diffusers_jova.media import read_video
+    from diffusers_jova.training.loop.trainer import Trainer
+    from tests.tiny_pipeline import build_tiny_pipeline
+    from tests.tiny_training import tiny_config
+
+    pipe = build_tiny_pipeline(fills_image_with_grey=True, starts_white=True)
+    pipe.save_pretrained(tmp_path / "grey")
+    source = write_clips(tmp_path / "clips", ["a"])
+    words = ["--buckets", "9x32x32", "--no-mouth", "--dtype", "fp32"]
+    main([str(source), str(tmp_path / "prepared"), "--model", str(tmp_path / "grey"), *words])
+    run = {"data": str(tmp_path / "prepared"), "model": str(tmp_path / "grey"), "batch_size": 1, "mouth_weight": 0}
+    trainer = Trainer(tiny_config(tmp_path, **run, image_probability=1.0))
+    batch = trainer.dataset.batch([0])
+
+    calls: list[dict[str, Any]] = []
+    hook = pipe.transformer.register_forward_pre_hook(lambda _, __, call: calls.append(call), with_kwargs=True)
+    first = read_video(source / "a.mp4").frames[0]
+    pipe("clip a", image=first, num_frames=9, num_inference_steps=1, output_type="latent")
+    hook.remove()
+    shown = calls[0]["hidden_states"][:1, 16:]
+    assert shown[:, :16, 1:].any()
+    torch.testing.assert_close(trainer.conditioning(batch, seed=0).arguments["hidden_states"][:, 16:], shown)
+
+    for model in (tmp_path / "grey", tmp_path / "grey" / "transformer"):
+        with pytest.raises(ValueError, match=r"`image_probability` must be 1, .* \(`starts_white`\), got 0.5; set"):
+            Trainer(tiny_config(tmp_path, **run | {"model": str(model)}, image_probability=0.5))
+    pipe.transformer.save_pretrained(tmp_path / "alone")  # whose clips tell which pipeline they are for
+    with pytest.raises(ValueError, match="`image_probability` must be 1"):
+        Trainer(tiny_config(tmp_path, **run | {"model": str(tmp_path / "alone")}))
+
+
+def test_first_frames_of_another_pipeline_are_refused(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    from diffusers_jova.training.loop.trainer import Trainer
+    from tests.tiny_pipeline import build_tiny_pipeline
+    from tests.tiny_training import tiny_config
+
+    build_tiny_pipeline(fills_image_with_grey=True).save_pretrained(tmp_path / "grey")
+    source = write_clips(tmp_path / "clips", ["a"])
+    models = {"plain": tiny_pipeline_folder, "grey": tmp_path / "grey"}
+    words = ["--buckets", "9x32x32", "--no-mouth", "--dtype", "fp32"]
+    for name, model in models.items():
+        main([str(source), str(tmp_path / f"{name}-clips"), "--model", str(model), *words])
+    for name, data, rule in (("grey", "plain", r"3 .* grey frames .* got 1"), ("plain", "grey", r"1 .* nothing .* 3")):
+        run = {"data": str(tmp_path / f"{data}-clips"), "model": str(models[name]), "batch_size": 1}
+        with pytest.raises(ValueError, match=f"`image_latents` must have {rule} in .* delete the records"):
+            Trainer(tiny_config(tmp_path, **run, image_probability=0.2, mouth_weight=0))
+        Trainer(tiny_config(tmp_path, **run, mouth_weight=0))  # no first frame is shown
+    for path in (tmp_path / "grey-clips").glob("*.safetensors"):
+        shutil.copy(path, tmp_path / "plain-clips" / f"other-{path.name}")
+    for path in (tmp_path / "plain-clips").glob("*.safetensors"):
+        write_record(path, load_file(path), record(path)[0] | {"preparation": "one"})
+    with pytest.raises(ValueError, match=r"`image_latents` in .* must all have grey frames behind the first or all"):
+        PrecomputedDataset(tmp_path / "plain-clips")

@@ -3,9 +3,9 @@
 Letters: B batch, C latent channels, F latent frames, h x w latent cells, L audio latents, S prompt tokens, P persons.
 
 A record holds, without a batch dimension, any of `video_latents` [C, F, h, w], `audio_latents` [L, C], `image_latents`
-[C, 1, h, w], `prompt_embeds` [S, D], `prompt_embeds_2` [S2, D2], their bool masks `prompt_mask` [S], `prompt_mask_2`
-[S2] and `mouth_boxes` [P, pixel frames, 4]. The numbers of the clip stand in the header as strings. An absent tensor
-is an absent modality.
+[C, 1, h, w] or with grey frames behind the first [C, F, h, w], `prompt_embeds` [S, D], `prompt_embeds_2` [S2, D2],
+their bool masks `prompt_mask` [S], `prompt_mask_2` [S2] and `mouth_boxes` [P, pixel frames, 4]. The numbers of the
+clip stand in the header as strings. An absent tensor is an absent modality.
 """
 
 from __future__ import annotations
@@ -114,8 +114,9 @@ class RecordHeader:
         shapes = self.shapes
         wanted: dict[str, Sequence[int | None]] = {name: size for name, size in SHAPES.items() if name in shapes}
         if "image_latents" in shapes and "video_latents" in shapes and len(shapes["video_latents"]) == 4:
-            channels, _, height, width = shapes["video_latents"]
-            wanted["image_latents"] = (channels, 1, height, width)
+            channels, num_latent_frames, height, width = shapes["video_latents"]
+            is_filled = shapes["image_latents"][1:2] == (num_latent_frames,)
+            wanted["image_latents"] = (channels, num_latent_frames if is_filled else 1, height, width)
         for embeds, mask in PROMPTS:
             if mask in shapes:
                 wanted[mask] = shapes.get(embeds, (0,))[:1]
@@ -185,10 +186,10 @@ def collate(
         box_scale: Factor by which mouth boxes grow before they become a mask.
 
     Returns:
-        `video_latents` [B, C, F, h, w], `audio_latents` [B, L, C], `image_latents` [B, C, 1, h, w], `prompt_embeds`
-        [B, S, D], `prompt_embeds_2` [B, S2, D2], `prompt_mask` bool [B, S + S2], `mouth_mask` bool [B, 1, F, h, w],
-        `has_video`, `has_audio`, `has_image` float [B], `frame_rate` float, `captions` list. What the whole bucket
-        lacks is None.
+        `video_latents` [B, C, F, h, w], `audio_latents` [B, L, C], `image_latents` [B, C, 1 or F, h, w],
+        `prompt_embeds` [B, S, D], `prompt_embeds_2` [B, S2, D2], `prompt_mask` bool [B, S + S2], `mouth_mask` bool
+        [B, 1, F, h, w], `has_video`, `has_audio`, `has_image` float [B], `frame_rate` float, `captions` list. What the
+        whole bucket lacks is None.
     """
     size, batch = len(headers), _empty_batch(len(headers), layout)
     masks = {key: torch.zeros(size, shape[0], dtype=torch.bool) for key, shape in layout.prompts.items() if shape}
@@ -290,6 +291,11 @@ class PrecomputedDataset(Dataset[Batch]):
 
     def _layout(self, bucket: Sequence[int]) -> Layout:
         members = [self.headers[index] for index in bucket]
+        if len({h.shapes["image_latents"] for h in members if "image_latents" in h.shapes}) > 1:
+            raise ValueError(
+                f"`image_latents` in `{self.root}` must all have grey frames behind the first or all have none, got "
+                "both; delete the records and run `jova prepare` again"
+            )
         latents = {name: next((h.shapes[name] for h in members if name in h.shapes), None) for name in LATENTS}
         rate = next((h.number("frame_rate") for h in members if "video_latents" in h.shapes), 0.0)
         dtypes = {name: dtype for header in self.headers for name, dtype in header.dtypes.items()}

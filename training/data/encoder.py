@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import mix_channels, resample
@@ -22,6 +23,7 @@ from jova_cli.model_clips import read_geometry
 from jova_cli.model_info import read_index
 
 
+FIRST_FRAMES = ("fills_image_with_grey", "starts_white")  # config of the pipeline; stands in the header of a record
 ENCODER_PARTS = ("vae", "audio_vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
 
@@ -46,12 +48,23 @@ class Encoder:
     @torch.inference_mode()
     def encode_video(self, frames: NDArray[np.uint8]) -> Tensor:
         """Encode frames, uint8 [frames, H, W, 3], to normalised latents [C, F, h, w]."""
-        pixels = torch.from_numpy(frames).movedim(3, 0)[None] / 127.5 - 1  # [1, 3, frames, H, W] in [-1, 1]
-        return self._store(self.video_codec.encode(pixels)[0])
+        return self._store(self.video_codec.encode(_pixels(frames))[0])
 
-    def encode_image(self, image: NDArray[np.uint8]) -> Tensor:
-        """Encode one image, uint8 [H, W, 3], to normalised latents [C, 1, h, w]."""
-        return self.encode_video(image[None])
+    @torch.inference_mode()
+    def encode_image(self, image: NDArray[np.uint8], num_frames: int = 1) -> Tensor:
+        """Encode the first frame of a clip as the pipeline does.
+
+        Args:
+            image: uint8 [H, W, 3].
+            num_frames: Frames of the clip.
+
+        Returns:
+            Normalised latents [C, 1, h, w], or [C, F, h, w] where the pipeline puts grey frames behind the first.
+        """
+        pixels = _pixels(image[None])
+        if self.pipeline.config.fills_image_with_grey:
+            pixels = F.pad(pixels, (0, 0, 0, 0, 0, num_frames - 1))  # 0 is grey in [-1, 1]
+        return self._store(self.video_codec.encode(pixels)[0])
 
     @torch.inference_mode()
     def encode_audio(self, waveform: NDArray[np.float32], sampling_rate: int, duration_s: float) -> Tensor:
@@ -86,6 +99,11 @@ class Encoder:
 
     def _store(self, tensor: Tensor) -> Tensor:
         return tensor.to("cpu", self.dtype).clone()
+
+
+def _pixels(frames: NDArray[np.uint8]) -> Tensor:
+    """Frames uint8 [frames, H, W, 3] as the codec reads them, [1, 3, frames, H, W] in [-1, 1]."""
+    return torch.from_numpy(frames).movedim(3, 0)[None] / 127.5 - 1
 
 
 def video_factors(model: Path) -> tuple[int, int, int]:

@@ -31,7 +31,7 @@ from diffusers_jova.training.data.clips import (
     read_recording,
 )
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, UNFINISHED, write_record
-from diffusers_jova.training.data.encoder import Encoder
+from diffusers_jova.training.data.encoder import FIRST_FRAMES, Encoder
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
 from diffusers_jova.training.data.mouth_quality import measure_mouths
@@ -196,7 +196,7 @@ class Preparer:
             tensors["video_latents"] = encoder.encode_video(clip.frames)
             image = clip.frames[0] if clip.reference_image is None else clip.reference_image
             if len(clip.frames) > 1 or clip.reference_image is not None:  # a still given as its first frame is no task
-                tensors["image_latents"] = encoder.encode_image(image)
+                tensors["image_latents"] = encoder.encode_image(image, len(clip.frames))
             tensors["mouth_boxes"] = torch.from_numpy(clip.mouth_boxes)
             mouths = measure_mouths(clip.mouth_boxes, clip.cut_share)._asdict()
         if clip.audio is not None:
@@ -212,6 +212,7 @@ class Preparer:
             "start_s": clip.start_s,
             "mouths": json.dumps(mouths),
             "note": SHAPE_NOTES[settings.fit](clip.shape_share) if clip.shape_share < MAX_UNLIKE else "",
+            **{name: int(encoder.pipeline.config[name]) for name in FIRST_FRAMES},
             "has_video": int(clip.frames is not None),
             "has_audio": int(clip.audio is not None),
             "caption": self._render(prompt),

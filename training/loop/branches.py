@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.transformer_jova_dual_tower import LOW_NOISE
 from diffusers_jova.weight_branches import Branch, branch_of
 
 
 TABLES = ("position_embedding", "scale_shift_table")  # matrices by shape, biases by what they do
+MEETING = {"fusion", "to_cross"}  # parts of the names of what works only where video and audio see each other
 NOTHING_TO_TRAIN = "no weight is left to train; check `stage`, `lora_targets` and the learning rates"
 
 
@@ -46,9 +48,34 @@ def copy_branch(source: nn.Module, target: nn.Module, branch: Branch) -> None:
 def freeze(transformer: nn.Module, config: TrainConfig) -> None:
     """Leaves gradients only to what the stage trains with a learning rate above 0."""
     for name, parameter in transformer.named_parameters():
-        is_unused = config.stage != "joint" and "fusion" in name.split(".")
-        if is_unused or not trains(branch_of(name), config):
+        if not learns(name, config):
             parameter.requires_grad_(False)
+
+
+def learns(name: str, config: TrainConfig) -> bool:
+    """Tells whether the run trains a parameter or module: its stage uses it, and its branch has a rate above 0."""
+    is_unused = config.stage != "joint" and not MEETING.isdisjoint(name.split("."))
+    return not is_unused and trains(branch_of(name), config)
+
+
+def idles(transformer: nn.Module, config: TrainConfig) -> bool:
+    """Tells whether steps may leave trained weights unused even where every clip has video and audio.
+
+    Those are what meets where a step keeps video and audio apart, one of two video towers, and what embeds speakers.
+    """
+    rare = {LOW_NOISE, "speaker_embedding"}
+    return meets_rarely(transformer, config) or not rare.isdisjoint(trained_parts(transformer))
+
+
+def meets_rarely(transformer: nn.Module, config: TrainConfig) -> bool:
+    """Tells whether the run trains what meets and keeps video and audio apart in some steps."""
+    return config.uncoupled_probability > 0 and not MEETING.isdisjoint(trained_parts(transformer))
+
+
+def trained_parts(transformer: nn.Module) -> set[str]:
+    """Lists the parts of the names of what has gradients."""
+    trained = (name for name, parameter in transformer.named_parameters() if parameter.requires_grad)
+    return {part for name in trained for part in name.split(".")}
 
 
 def trains(branch: Branch, config: TrainConfig) -> bool:

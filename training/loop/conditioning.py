@@ -17,7 +17,11 @@ from torch import Tensor
 from diffusers_jova.conditions import condition_channels
 from diffusers_jova.scheduling_flow_match_av import FlowMatchAudioVideoScheduler, add_noise, velocity_target
 from diffusers_jova.training.data.dataset import Batch
-from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.training.loop.config import Coupling, TrainConfig
+from diffusers_jova.transformer_jova_dual_tower import TIMESTEPS
+
+
+NUM_REDRAWN = 256  # levels at once, of which those on the wanted side are taken
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,11 @@ class Conditioning:
         audio_latent_rate_hz: Audio latents per second.
         temporal_factor: Frames per video latent after the first.
         device: Where the transformer is.
+        boundary: Noise level of the video at which another of two video towers begins; None for one tower. One tower
+            serves a micro-batch: its first sample decides which, as it is drawn, and the others are drawn until their
+            levels lie on its side. So the levels of every sample have the density that is configured, but those of one
+            micro-batch depend on each other; where clips without sound are among others, whose levels `coupling`
+            may draw otherwise, the side comes with the probability that it has for the first.
     """
 
     def __init__(
@@ -94,19 +103,20 @@ class Conditioning:
         audio_latent_rate_hz: float,
         temporal_factor: int,
         device: torch.device,
+        boundary: float | None = None,
     ) -> None:
         self.config, self.device = config, device
         self.empty_prompt = {} if empty_prompt is None else to_device(empty_prompt, device)
         self.num_mask_channels = num_mask_channels
         self.frame_rate, self.audio_latent_rate_hz = frame_rate, audio_latent_rate_hz
-        self.temporal_factor = temporal_factor
+        self.temporal_factor, self.boundary = temporal_factor, boundary
         self.scheduler = FlowMatchAudioVideoScheduler(shift=config.shift, audio_shift=config.audio_shift)
         self.image_is_latent = config.image_probability > 0 and num_mask_channels is None
 
     def __call__(self, batch: Batch, seed: int) -> ModelInputs:
         """Prepares one micro-batch; the same seed and batch give the same inputs, bit for bit."""
         batch = to_device(self._of_stage(batch), self.device)
-        draws = self._draw(len(batch["has_video"]), seed)
+        draws = self._draw(batch, seed)
         noise = torch.Generator(self.device).manual_seed(seed)
         has_video, has_audio = batch["has_video"].bool(), batch["has_audio"].bool()
         give_image = (draws.give_image < self.config.image_probability) & batch["has_image"].bool()
@@ -158,18 +168,42 @@ class Conditioning:
             return batch | absent | {"has_video": torch.zeros_like(batch["has_video"])}
         return batch
 
-    def _draw(self, size: int, seed: int) -> Draws:
-        """Draws all decisions for ``size`` samples on the CPU."""
-        config, generator = self.config, torch.Generator().manual_seed(seed)
-        pair = self.scheduler.sample_training_sigmas(size, config.density, config.coupling, generator)
-        lone = self.scheduler.sample_training_sigmas(size, config.density, "shared", generator)
+    def _draw(self, batch: Batch, seed: int) -> Draws:
+        """Draws all decisions for the samples of a batch on the CPU."""
+        config, generator, size = self.config, torch.Generator().manual_seed(seed), len(batch["has_video"])
+        pair = self._levels(size, config.coupling, generator)
+        lone = self._levels(size, "shared", generator)
+        if self.boundary is not None and batch["video_latents"] is not None:
+            first = (pair if batch["has_audio"][0] else lone)[:, :1]
+            is_high = bool(self._is_high(first))
+            pair = self._on_side(is_high, pair, config.coupling, generator)
+            lone = self._on_side(is_high, lone, "shared", generator)
         chances = torch.rand(3, size, generator=generator)
         uncouple, continue_ = torch.rand(2, generator=generator).tolist()
         continues = continue_ < config.prefix_probability
         is_coupled = continues or uncouple >= config.uncoupled_probability
-        per_sample = send(torch.stack([*pair, *lone, *chances]), self.device)
+        per_sample = send(torch.cat([pair, lone, chances]), self.device)
         sigma, audio_sigma, lone_sigma, lone_audio_sigma, caption, image, length = per_sample
         return Draws(sigma, audio_sigma, lone_sigma, lone_audio_sigma, caption, image, length, is_coupled, continues)
+
+    def _levels(self, size: int, coupling: Coupling, generator: torch.Generator) -> Tensor:
+        """Draws noise levels of video and audio, [2, B]."""
+        return torch.stack(self.scheduler.sample_training_sigmas(size, self.config.density, coupling, generator))
+
+    def _is_high(self, levels: Tensor) -> Tensor:
+        """Tells for which samples of levels [2, B] the first video tower works, as the transformer decides it."""
+        assert self.boundary is not None
+        return TIMESTEPS * levels[0] >= TIMESTEPS * self.boundary
+
+    def _on_side(self, is_high: bool, levels: Tensor, coupling: Coupling, generator: torch.Generator) -> Tensor:
+        """Draws those of levels [2, B] anew that lie on the other side of the boundary."""
+        wrong = (self._is_high(levels) != is_high).nonzero().flatten()
+        while len(wrong):
+            fresh = self._levels(NUM_REDRAWN, coupling, generator)
+            fitting = fresh[:, self._is_high(fresh) == is_high][:, : len(wrong)]
+            levels[:, wrong[: fitting.shape[1]]] = fitting
+            wrong = wrong[fitting.shape[1] :]
+        return levels
 
     def _per_latent(
         self, batch: Batch, draws: Draws, give_image: Tensor, sigma: Tensor, audio_sigma: Tensor
@@ -181,10 +215,11 @@ class Conditioning:
             return sigma, _clean_start(audio_sigma, audio.shape[1], (fraction * audio.shape[1]).floor())
         if video.shape[2] == 1:  # a still has no beginning that could be given
             fraction = torch.zeros_like(fraction)
-        num_frames = (fraction * video.shape[2]).ceil()
+        most = video.shape[2] - (self.boundary is not None)  # no level of a video given as a whole would name a tower
+        num_frames = (fraction * video.shape[2]).ceil().clamp(max=most)
         seconds = (1 + self.temporal_factor * (num_frames - 1)).clamp(min=0) / batch["frame_rate"]
         if self.num_mask_channels is None:
-            num_frames = torch.maximum(num_frames, give_image.to(num_frames))
+            num_frames = torch.maximum(num_frames, give_image.to(num_frames)).clamp(max=most)
         levels = _clean_start(sigma, video.shape[2], num_frames)
         if audio is None:
             return levels, audio_sigma

@@ -17,24 +17,25 @@ from torch import Tensor, nn
 from diffusers_jova.adapter_file import for_peft, module_alpha, module_ranks, read_adapter
 from diffusers_jova.adapter_keys import MATRIX_A, MATRIX_B, listed
 from diffusers_jova.adapter_layers import fitting
-from diffusers_jova.training.loop.branches import NOTHING_TO_TRAIN, trains
+from diffusers_jova.training.loop.branches import NOTHING_TO_TRAIN, learns
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
-from diffusers_jova.weight_branches import branch_of
+from diffusers_jova.transformer_jova_dual_tower import JoVADualTowerTransformer3DModel
 from diffusers_jova.whole_files import explained_full_disk, written_whole
 
 
-PROJECTIONS = r"(to_q|to_k|to_v|to_out\.0)"
+PROJECTIONS = r"(to_q|to_k|to_v|to_out\.0|to_cross)"
 FEED_FORWARD = r"\.net\.(0\.proj|2)"
-VIDEO, AUDIO, MEDIA = "video(_text)?", "audio(_text)?", "(video|audio|shared)"
-STREAMS = "((video|audio)(_text)?|shared)"
-TARGETS = {  # preset: regular expression of whole module names, in both transformers
+VIDEO, AUDIO, MEDIA = "video(_text|_low)?", "audio(_text)?", "(video|audio|shared)"
+STREAMS = f"({VIDEO}|{AUDIO}|shared)"
+TARGETS = {  # preset: regular expression of whole module names, in the transformers of joint attention
     "video": rf".*\.(attn[12]?\.{VIDEO}\.{PROJECTIONS}|ffn?\.{VIDEO}{FEED_FORWARD})",
     "audio": rf".*\.(attn[12]?\.{AUDIO}\.{PROJECTIONS}|ffn?\.{AUDIO}{FEED_FORWARD})",
     "joint": rf".*\.attn1?\.{MEDIA}\.{PROJECTIONS}",
-    "attention": rf".*\.attn[12]?\.{STREAMS}\.{PROJECTIONS}",
-    "attention_ff": rf".*\.(attn[12]?\.{STREAMS}\.{PROJECTIONS}|ffn?\.{STREAMS}{FEED_FORWARD})",
+    "attention": rf".*\.(attn[12]?|fusion)\.{STREAMS}\.{PROJECTIONS}",
+    "attention_ff": rf".*\.((attn[12]?|fusion)\.{STREAMS}\.{PROJECTIONS}|ffn?\.{STREAMS}{FEED_FORWARD})",
 }
+TOWER_TARGETS = TARGETS | {"joint": rf".*\.fusion\.{MEDIA}\.{PROJECTIONS}"}  # of two towers, whose attn1 is not joint
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 
@@ -76,7 +77,7 @@ def begun_adapter(transformer: nn.Module, config: TrainConfig) -> tuple[dict[str
         raise ValueError(
             f"`init_adapter` must be a plain LoRA to be trained, got {listed(other)}; start a new adapter"
         )
-    if idle := [module for module in adapter.modules() if not trains(branch_of(module), config)]:
+    if idle := [module for module in adapter.modules() if not learns(module, config)]:
         raise ValueError(
             f"`init_adapter` must change what the run trains alone, got {listed(idle)} in `stage: {config.stage}`; "
             "train the stage and the branches that it was trained in"
@@ -118,18 +119,24 @@ def adapter_digest(config: TrainConfig) -> str | None:
 
 
 def reached_modules(transformer: nn.Module, targets: str) -> list[str]:
-    """Names of the modules that a preset of `TARGETS` means."""
-    return [name for name, _ in transformer.named_modules() if re.fullmatch(TARGETS[targets], name)]
+    """Names of the modules that a preset means."""
+    pattern = target_pattern(transformer, targets)
+    return [name for name, _ in transformer.named_modules() if re.fullmatch(pattern, name)]
+
+
+def target_pattern(transformer: nn.Module, targets: str) -> str:
+    """Regular expression by which a preset names modules of a class of transformer."""
+    return (TOWER_TARGETS if isinstance(transformer, JoVADualTowerTransformer3DModel) else TARGETS)[targets]
 
 
 def target_modules(transformer: nn.Module, config: TrainConfig) -> str | list[str]:
     """Find what the adapter reaches: the preset's pattern, or names where the stage trains a part of it only."""
     assert config.lora_targets is not None
-    pattern, reached = TARGETS[config.lora_targets], reached_modules(transformer, config.lora_targets)
-    names = [name for name in reached if trains(branch_of(name), config)]
+    reached = reached_modules(transformer, config.lora_targets)
+    names = [name for name in reached if learns(name, config)]
     if not names:
         raise ValueError(NOTHING_TO_TRAIN)
-    return pattern if names == reached else names
+    return target_pattern(transformer, config.lora_targets) if names == reached else names
 
 
 def cast_weights(transformer: Any, dtype: torch.dtype) -> None:

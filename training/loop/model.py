@@ -14,8 +14,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.component_fit import check_weights
-from diffusers_jova.training.data.dataset import RecordHeader
-from diffusers_jova.training.loop.branches import copy_video_to_audio, freeze
+from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
+from diffusers_jova.training.data.encoder import FIRST_FRAMES
+from diffusers_jova.training.loop.branches import copy_video_to_audio, freeze, meets_rarely
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import add_adapter, save_adapter
@@ -24,6 +25,7 @@ from jova_cli.json_text import parse_object, read_object
 from jova_cli.shipped import check_source, find_model
 
 
+SHARDED = ("fsdp", "deepspeed")
 TRANSFORMERS: tuple[type[Any], ...] = (
     JoVATransformer3DModel,
     JoVAWanTransformer3DModel,
@@ -75,6 +77,76 @@ def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:
                 raise ValueError(
                     f"`{name}` must be {width} wide for this `model`, got {header.shapes[name][axis]} in "
                     f"`{header.path}`; prepare the clips with the pipeline of the model"
+                )
+
+
+def num_mask_channels(transformer: Any) -> int | None:
+    """Mask channels of a transformer that takes a first frame on extra channels; None for one that does not."""
+    number = transformer.config.in_channels - 2 * transformer.config.out_channels
+    return number if number >= 0 else None
+
+
+def check_first_frames(headers: Iterable[RecordHeader], transformer: Any, config: TrainConfig) -> None:
+    """Refuse to train on other first frames than the pipeline generates behind: white ones, or grey behind them."""
+    for header in (header for header in headers if "video_latents" in header.shapes and config.stage != "audio"):
+        is_filled, is_white = first_frame_settings(config.model, header)
+        image = header.shapes.get("image_latents")
+        if is_white and (config.image_probability < 1 or image is None):
+            got = f"{config.image_probability:g}" if image is not None else f"no first frame in `{header.path}`"
+            raise ValueError(
+                "`image_probability` must be 1, and every clip have a first frame, for a `model` whose pipeline never "
+                f"begins without one (`starts_white`), got {got}; set `image_probability=1` and leave out stills"
+            )
+        if image is None or config.image_probability == 0 or num_mask_channels(transformer) is None:
+            continue
+        num_wanted = header.shapes["video_latents"][1] if is_filled else 1
+        if image[1] != num_wanted:
+            raise ValueError(
+                f"`image_latents` must have {num_wanted} latent frames for this `model`, whose pipeline puts "
+                f"{'grey frames' if is_filled else 'nothing'} behind the first, got {image[1]} in `{header.path}`; "
+                "delete the records and run `jova prepare` with the pipeline of the model"
+            )
+
+
+def first_frame_settings(model: str, header: RecordHeader) -> tuple[bool, bool]:
+    """Values of `FIRST_FRAMES`: of the pipeline that the model lies in, else of the one that prepared the clip."""
+    folder = Path(find_model(model))
+    folder = folder.parent if folder.name == "transformer" else folder
+    is_pipeline = (folder / "model_index.json").is_file()
+    values = read_object(folder / "model_index.json") if is_pipeline else header.metadata
+    grey, white = (values.get(name) in (True, "1") for name in FIRST_FRAMES)
+    return grey, white
+
+
+def check_meetings(transformer: Any, config: TrainConfig) -> None:
+    """Refuse shards of weights that one process uses in a step and another does not: FSDP would abort."""
+    if config.distribution in SHARDED and meets_rarely(transformer, config):
+        raise ValueError(
+            "`uncoupled_probability` must be 0 where a sharded run trains weights that couple video and audio, got "
+            f"{config.uncoupled_probability:g} with `distribution: {config.distribution}`; set it to 0 or use ddp"
+        )
+
+
+def check_towers(datasets: Iterable[PrecomputedDataset], transformer: Any, config: TrainConfig) -> None:
+    """Refuse batches of which two video towers would have to serve one, and processes that would wait for each other.
+
+    The noise level of the video chooses the tower; that of a clip without one is always the highest.
+    """
+    if transformer.config.get("boundary") is None or config.stage == "audio":
+        return
+    if config.distribution in SHARDED:
+        raise ValueError(
+            "`distribution` must be ddp or none for a `model` with a `boundary`, whose processes work on different "
+            f"towers, got {config.distribution}; use ddp"
+        )
+    for dataset in datasets:
+        for bucket in dataset.buckets:
+            headers = [dataset.headers[index] for index in bucket]
+            lacking = [header.path for header in headers if "video_latents" not in header.shapes]
+            if 0 < len(lacking) < len(headers):
+                raise ValueError(
+                    f"clips without video must have a length of their own for a `model` with a `boundary`, got "
+                    f"`{lacking[0]}` beside clips with video; move those without to another folder"
                 )
 
 

@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
-from diffusers_jova.training.loop.branches import check_frozen, frozen_checksums
+from diffusers_jova.training.loop.branches import check_frozen, frozen_checksums, idles
 from diffusers_jova.training.loop.checkpoints import (
     CHECKPOINT_NAMES,
     check_fingerprint,
@@ -47,7 +47,16 @@ from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.lora import adapter_digest
 from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog
 from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
-from diffusers_jova.training.loop.model import check_records, gather_weights, prepare_transformer, save_result
+from diffusers_jova.training.loop.model import (
+    check_first_frames,
+    check_meetings,
+    check_records,
+    check_towers,
+    gather_weights,
+    num_mask_channels,
+    prepare_transformer,
+    save_result,
+)
 from diffusers_jova.training.loop.objective import LossTerms, jova_loss
 from diffusers_jova.training.loop.optimization import (
     Part,
@@ -258,7 +267,10 @@ class Trainer:
     def _check_weights(self) -> None:
         """Refuse clips that do not fit the weights and tell DDP where weights may have no part in a step."""
         check_records(self._headers(), self.transformer)
-        config, model = self.config, self.transformer.config
+        check_first_frames(self._headers(), self.transformer, self.config)
+        check_towers(self._datasets(), self.transformer, self.config)
+        check_meetings(self.transformer, self.config)
+        config = self.config
         layouts = [layout for dataset in self._datasets() for layout in dataset.layouts]
         lacking = {name for name in MODALITIES for layout in layouts if layout.latents[f"{name}_latents"] is None}
         trained = {branch_of(name) for name, weight in self.transformer.named_parameters() if weight.requires_grad}
@@ -267,10 +279,8 @@ class Trainer:
                 f"every clip must have {trained.pop()} where nothing else is trained, but some in `{config.data}` "
                 "have none; move those to another folder or train more than one branch"
             )
-        meets_rarely = config.stage != "joint" or config.uncoupled_probability > 0
-        has_idle_terms = model.get("fusion") == "cross_linear" and meets_rarely
         if self.accelerator.ddp_handler is not None:  # it waits for every gradient unless it looks for the absent ones
-            idle = bool(lacking) or has_idle_terms or model.get("speaker_dim") is not None
+            idle = bool(lacking) or idles(self.transformer, config)
             self.accelerator.ddp_handler.find_unused_parameters = idle
 
     def _datasets(self) -> list[PrecomputedDataset]:
@@ -289,16 +299,16 @@ class Trainer:
     def _conditioning(self) -> Conditioning:
         """Read the rates from the prepared clips and the channels from the transformer."""
         config, model = self.config, self.transformer.config
-        num_mask_channels = model.in_channels - 2 * model.out_channels
         header = self.dataset.headers[0]
         return Conditioning(
             config,
             self.dataset.empty_prompt() if config.caption_dropout > 0 else None,
-            num_mask_channels if num_mask_channels >= 0 else None,
+            num_mask_channels(self.transformer),
             frame_rate=max(layout.frame_rate for layout in self.dataset.layouts) or header.number("frame_rate"),
             audio_latent_rate_hz=header.number("audio_latent_rate_hz"),
             temporal_factor=int(header.number("temporal_factor")),
             device=self.device,
+            boundary=model.get("boundary"),
         )
 
     def _report(self, log: MetricsLog | None, clock: Clock) -> bool:

@@ -4,8 +4,10 @@ from typing import Any
 import pytest
 import torch
 
+from diffusers_jova import FlowMatchAudioVideoScheduler
 from diffusers_jova.training.data.dataset import PrecomputedDataset
 from diffusers_jova.training.loop.conditioning import Conditioning, ModelInputs
+from diffusers_jova.training.loop.config import TrainConfig
 from tests.tiny_training import tiny_config, write_clips
 
 
@@ -141,3 +143,62 @@ def test_a_stage_shows_the_model_one_modality(tmp_path: Path, stage: str, absent
 def test_uncoupled_batches_come_with_their_probability(tmp_path: Path) -> None:
     assert conditioned(tmp_path, uncoupled_probability=1.0).arguments["coupled"] is False
     assert conditioned(tmp_path, uncoupled_probability=0.0).arguments["coupled"] is True
+
+
+BOUNDARY = 0.7
+
+
+def many_levels(folder: Path, num_batches: int = 1500, **settings: Any) -> torch.Tensor:
+    """Noise levels of video and audio in many micro-batches of 4 clips, [N, 2, 4]."""
+    config = tiny_config(folder, **settings)
+    dataset = PrecomputedDataset(config.data)
+    conditioning = Conditioning(config, None, 4, 32.0, 31.25, 4, torch.device("cpu"), BOUNDARY)
+    batch = dataset.batch(range(4))
+    inputs = (conditioning(batch, seed) for seed in range(num_batches))
+    return torch.stack([torch.stack([each.sigma, each.audio_sigma]) for each in inputs])
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest difference of two empirical distribution functions."""
+    points = torch.cat([one, other]).sort().values
+    shares = [torch.searchsorted(part.sort().values, points, right=True) / len(part) for part in (one, other)]
+    return float((shares[0] - shares[1]).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("density", "shift", "coupling"),
+    [("mode", 1.0, "shared"), ("uniform", 3.0, "independent"), ("logit_normal", 5.0, "mixed")],
+)
+def test_a_micro_batch_lies_on_one_side_and_every_sample_keeps_the_density(
+    tmp_path: Path, density: str, shift: float, coupling: str
+) -> None:
+    settings = {"density": density, "shift": shift, "coupling": coupling, "caption_dropout": 0}
+    levels = many_levels(tmp_path, **settings)
+    high = levels[:, 0] >= BOUNDARY
+    assert (high == high[:, :1]).all()
+    scheduler = FlowMatchAudioVideoScheduler(shift=shift, audio_shift=TrainConfig.audio_shift)
+    generator = torch.Generator().manual_seed(1)
+    expected = scheduler.sample_training_sigmas(100_000, density, coupling, generator)
+    limit = 1.95 * (1 / len(levels) + 1 / 100_000) ** 0.5  # Kolmogorov and Smirnov: passed by 1 of 1000 seeds
+    for sample in range(4):
+        for modality in range(2):
+            assert distance(levels[:, modality, sample], expected[modality]) < limit
+    for side in (high[:, 0], ~high[:, 0]):  # within a side, samples do not depend on each other
+        one, other = levels[side, 0, 0], levels[side, 0, 1]
+        assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 4 / len(one) ** 0.5
+
+
+def test_the_side_of_a_micro_batch_follows_from_its_seed(tmp_path: Path) -> None:
+    assert torch.equal(*(many_levels(tmp_path, num_batches=20) for _ in range(2)))
+
+
+def test_a_given_beginning_and_a_clip_without_sound_leave_the_side_to_the_noise(tmp_path: Path) -> None:
+    write_clips(tmp_path / "prepared", without_audio=(0, 2))
+    settings = {"prefix_probability": 1.0, "prefix_max_fraction": 0.99, "coupling": "mixed", "image_probability": 0.5}
+    config = tiny_config(tmp_path, **settings, caption_dropout=0)
+    batch = PrecomputedDataset(config.data).batch(range(4))
+    for num_mask_channels in (4, None):
+        conditioning = Conditioning(config, None, num_mask_channels, 32.0, 31.25, 4, torch.device("cpu"), BOUNDARY)
+        for seed in range(100):
+            high = conditioning(batch, seed).arguments["timestep"].amax(1) >= 1000 * BOUNDARY
+            assert (high == high[0]).all()

@@ -16,12 +16,13 @@ from accelerate import DistributedType
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessRaisedException
 
-from diffusers_jova.training.data.dataset import UNFINISHED, write_record
+from diffusers_jova.training.data.dataset import UNFINISHED, PrecomputedDataset, write_record
 from diffusers_jova.training.loop.branches import copy_video_to_audio
 from diffusers_jova.training.loop.conditioning import Conditioning
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.metrics import LossMeter
+from diffusers_jova.training.loop.model import check_meetings, check_towers, load_transformer
 from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import main
@@ -30,7 +31,7 @@ from diffusers_jova.weight_branches import branch_of
 from jova_cli.shipped import launch_names
 from tests.command_words import replaced
 from tests.processes import alone, launch
-from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
+from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG, build_dual_tower
 from tests.tiny_training import (
     HEADER,
     MODEL,
@@ -226,23 +227,75 @@ def test_two_processes_train_clips_of_which_some_lack_a_whole_branch(tmp_path: P
         Trainer(tiny_config(tmp_path, audio_learning_rate=0))
 
 
+SPEAKERS = WAN_TRANSFORMER_CONFIG | NAVA_SHARING | {"_class_name": "JoVAWanTransformer3DModel"}
+
+
+def dual_tower(fusion: str, **overrides: Any) -> dict[str, Any]:
+    config = dict(build_dual_tower(fusion, **overrides).config)
+    return {name: value for name, value in config.items() if not name.startswith("_")} | {
+        "_class_name": "JoVADualTowerTransformer3DModel"
+    }
+
+
 @pytest.mark.parametrize(
-    "model",
+    ("model", "settings"),
     [
-        MODEL | {"fusion": "cross_linear"},  # whose cross terms only coupled samples use
-        WAN_TRANSFORMER_CONFIG | NAVA_SHARING | {"_class_name": "JoVAWanTransformer3DModel"},  # here are no speakers
+        (MODEL | {"fusion": "cross_linear"}, {"uncoupled_probability": 0.5}),  # cross terms are for coupled samples
+        (MODEL | {"fusion": "cross_linear"}, {"stage": "video"}),
+        (SPEAKERS, {}),  # here are none
+        (dual_tower("bridge"), {"uncoupled_probability": 0.5}),
+        (dual_tower("aligned"), {"uncoupled_probability": 0.5}),
+        (dual_tower("text_cross"), {"uncoupled_probability": 0.5}),
+        (dual_tower("aligned"), {"stage": "video"}),
+        (dual_tower("bridge", boundary=0.5), {}),  # of two video towers one works
+        (dual_tower("bridge", boundary=0.5), {"train": "lora", "stage": "video"}),
     ],
-    ids=["cross_linear", "nava"],
+    ids=["cross", "cross-video", "nava", "bridge", "aligned", "text", "aligned-video", "experts", "experts-lora"],
 )
 def test_two_processes_train_a_model_with_weights_that_some_steps_do_not_use(
-    tmp_path: Path, model: dict[str, Any]
+    tmp_path: Path, model: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    config = tiny_config(tmp_path, batch_size=2, distribution="ddp", uncoupled_probability=0.5)
-    (tmp_path / "model.json").write_text(json.dumps(model))
     if "ffn_dim" in model:
         write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    config = tiny_config(tmp_path, model, distribution="ddp", **{"batch_size": 2} | settings)
     launch(train_in_two_processes, config)
-    assert (tmp_path / "run" / "transformer").exists()
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+    assert len([*(tmp_path / "run").glob("checkpoint-00000006")]) == 1
+
+
+def test_two_processes_take_the_steps_of_one_where_each_works_on_a_tower_of_its_own(tmp_path: Path) -> None:
+    write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    model = dual_tower("bridge", boundary=0.5)
+    settings = {"steps": 3, "batch_size": 2, "gradient_accumulation_steps": 4}
+    Trainer(tiny_config(tmp_path, model, **settings)).train()
+    split = settings | {"gradient_accumulation_steps": 2, "distribution": "ddp"}
+    launch(train_in_two_processes, tiny_config(tmp_path, model, output_dir=str(tmp_path / "two"), **split))
+    one, two = result(tmp_path / "run"), result(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)  # sums in another order
+
+
+def test_what_two_video_towers_cannot_share_is_refused(tmp_path: Path) -> None:
+    write_clips(tmp_path / "prepared", without_video=(3,), channels=(16, 4, 16))
+    model = dual_tower("bridge", boundary=0.5)
+    with pytest.raises(ValueError, match=r"clips without video must have a length of their own .* `.*clip-003.*` bes"):
+        Trainer(tiny_config(tmp_path, model))
+    Trainer(tiny_config(tmp_path, dual_tower("bridge")))
+    config = tiny_config(tmp_path, model, distribution="fsdp")
+    transformer = load_transformer(config.model)
+    with pytest.raises(ValueError, match="`distribution` must be ddp or none for a `model` with a `boundary`"):
+        check_towers([PrecomputedDataset(config.data)], transformer, config)
+
+
+@pytest.mark.parametrize("model", [MODEL | {"fusion": "cross_linear"}, dual_tower("text_cross")])
+def test_a_coupling_that_steps_leave_out_is_not_sharded(tmp_path: Path, model: dict[str, Any]) -> None:
+    config = tiny_config(tmp_path, model, distribution="fsdp", uncoupled_probability=0.5)
+    transformer = load_transformer(config.model)
+    with pytest.raises(ValueError, match=r"`uncoupled_probability` must be 0 where a sharded run .*, got 0.5 with"):
+        check_meetings(transformer, config)
+    check_meetings(transformer, replace(config, uncoupled_probability=0))
+    check_meetings(transformer, replace(config, distribution="ddp"))
+    check_meetings(load_transformer(tiny_config(tmp_path).model), config)
 
 
 @pytest.mark.parametrize(
