@@ -1,7 +1,11 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
-from diffusers_jova import JoVAVideoCodec
+from diffusers_jova import JoVAVideoCodec, video_codec
 from tests.tiny_pipeline import build_vae
 
 
@@ -42,3 +46,54 @@ def test_encoding_is_normalising_the_mean_of_the_posterior(codec: JoVAVideoCodec
     with torch.no_grad():
         mean = codec.vae.encode(frames).latent_dist.mean
         torch.testing.assert_close(codec.denormalize(codec.encode(frames)), mean)
+
+
+# one pass or chunks
+
+
+class _Inverted(AutoencoderKLWan):
+    def decode(self, *args: Any, **options: Any) -> tuple[torch.Tensor]:
+        return (-super().decode(*args, **options)[0],)
+
+
+CHUNKED: dict[str, Callable[[Any], Any]] = {
+    "tiling": lambda vae: vae.enable_tiling(),
+    "slicing": lambda vae: vae.enable_slicing(),
+    "a subclass": lambda vae: setattr(vae, "__class__", _Inverted),
+    "a method of its own": lambda vae: setattr(vae, "decode", torch.no_grad()(vae.decode)),
+    "hooks": lambda vae: setattr(vae, "_hf_hook", object()),
+    "a GPU": lambda vae: setattr(vae, "execution_device", "cuda"),
+}
+
+
+@pytest.mark.parametrize("reason", CHUNKED)
+def test_a_vae_that_somebody_changed_is_called_by_its_own_methods(reason: str) -> None:
+    codec = JoVAVideoCodec(build_vae())
+    assert codec.takes_one_pass(1, 9, 16, 24)
+    CHUNKED[reason](codec.vae)
+    assert not codec.takes_one_pass(1, 9, 16, 24)
+
+
+def test_what_a_subclass_decodes_is_what_comes_out() -> None:
+    codec = JoVAVideoCodec(build_vae())
+    latents = torch.randn(1, codec.num_channels, 2, 2, 3)
+    with torch.no_grad():
+        decoded = codec.decode(latents)
+        codec.vae.__class__ = _Inverted
+        torch.testing.assert_close(codec.decode(latents), -decoded, atol=1e-5, rtol=1e-4)
+
+
+def test_large_clips_keep_the_memory_of_chunks(codec: JoVAVideoCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = torch.rand(2, 3, 9, 16, 24) * 2 - 1
+    with torch.no_grad():
+        latents = codec.encode(frames)
+        decoded = codec.decode(latents)
+        monkeypatch.setattr(video_codec, "ONE_PASS_BYTES", 0)
+        assert not codec.takes_one_pass(2, 9, 16, 24)
+        torch.testing.assert_close(codec.encode(frames), latents, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(codec.decode(latents), decoded, atol=1e-5, rtol=1e-4)
+
+
+def test_latents_have_the_frames_of_the_clip_they_are_of(codec: JoVAVideoCodec) -> None:
+    latents = torch.empty(1, *codec.latent_shape(9, 16, 24))
+    assert codec.frame_shape(latents) == (9, 16, 24)

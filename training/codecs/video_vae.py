@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample
 from torch import Tensor, nn
 
 from diffusers_jova.training.codecs.codec_config import VideoStage, VideoVAEConfig
@@ -15,12 +16,33 @@ from diffusers_jova.training.codecs.codec_losses import (
     pixel_loss,
 )
 from diffusers_jova.training.codecs.timed_loop import optimise
-from diffusers_jova.training.codecs.wan_clip import decode_clip, encode_clip, start_from_images
 from diffusers_jova.training.loop.muon import muon_for_kernels
+from diffusers_jova.wan_clip import decode_clip, encode_clip
 
 
 INITIAL_LOGVAR = -6.0
 EVALUATION_BATCH = 8
+
+
+@torch.no_grad()
+def start_from_images(vae: AutoencoderKLWan) -> None:
+    """Set the temporal weights so that what is learnt on single frames holds for clips from the first step on.
+
+    A causal convolution sees a single frame through its last tap alone, so the other taps start at zero; merging in
+    time starts as the mean of two frames and doubling as a repetition.
+    """
+    for module in vae.modules():
+        if isinstance(module, WanCausalConv3d):
+            module.weight[:, :, :-1] = 0
+    for module in vae.modules():
+        if isinstance(module, WanResample) and module.mode == "downsample3d":
+            nn.init.dirac_(module.time_conv.weight[:, :, 2:])
+            module.time_conv.weight[:, :, 1:].copy_(module.time_conv.weight[:, :, 2:].expand(-1, -1, 2, -1, -1) / 2)
+            nn.init.zeros_(module.time_conv.bias)
+        elif isinstance(module, WanResample) and module.mode == "upsample3d":
+            for half in module.time_conv.weight.chunk(2):
+                nn.init.dirac_(half[:, :, 2:])
+            nn.init.zeros_(module.time_conv.bias)
 
 
 def to_pixels(frames: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The Wan video VAE over a whole clip in one pass: the numbers of `AutoencoderKLWan`, several times faster to train.
+"""The Wan video VAE over a whole clip in one pass: the numbers of `AutoencoderKLWan`, several times faster.
 
 The class walks through a clip in chunks (one frame, then four at a time) and hands the last frames of every layer to
-the next chunk. That keeps memory small at inference and starts nine times as many kernels in training. All its
-temporal operations are causal, so one pass over the clip computes the same function; the tests hold the two together.
+the next chunk. That keeps memory small and starts nine times as many kernels, small ones. All its temporal operations
+are causal, so one pass over the clip computes the same function; the tests hold the two together.
 
 Letters: B batch, C channels, F frames (4k + 1), T latent frames (k + 1), H, W pixels, h, w latents.
 """
@@ -11,9 +11,17 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample, patchify, unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, patchify, unpatchify
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
+
+
+def full_map_bytes(vae: AutoencoderKLWan, num_frames: int, height: int, width: int) -> int:
+    """Bytes of what a layer at the full size of one clip makes, frames and pixels counted; a pass holds several."""
+    config = vae.config
+    channels = max(config.base_dim, config.decoder_base_dim or 0) * config.dim_mult[0]
+    positions = num_frames * height * width // (config.patch_size or 1) ** 2
+    return channels * positions * vae.dtype.itemsize
 
 
 def halve_time(time_conv: nn.Module, hidden_states: Tensor) -> Tensor:
@@ -88,24 +96,3 @@ def decode_clip(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
         hidden_states = apply_up_block(block, hidden_states)
     frames = decoder.conv_out(decoder.nonlinearity(decoder.norm_out(hidden_states)))
     return frames if vae.config.patch_size is None else unpatchify(frames, vae.config.patch_size)
-
-
-@torch.no_grad()
-def start_from_images(vae: AutoencoderKLWan) -> None:
-    """Set the temporal weights so that what is learnt on single frames holds for clips from the first step on.
-
-    A causal convolution sees a single frame through its last tap alone, so the other taps start at zero; merging in
-    time starts as the mean of two frames and doubling as a repetition.
-    """
-    for module in vae.modules():
-        if isinstance(module, WanCausalConv3d):
-            module.weight[:, :, :-1] = 0
-    for module in vae.modules():
-        if isinstance(module, WanResample) and module.mode == "downsample3d":
-            nn.init.dirac_(module.time_conv.weight[:, :, 2:])
-            module.time_conv.weight[:, :, 1:].copy_(module.time_conv.weight[:, :, 2:].expand(-1, -1, 2, -1, -1) / 2)
-            nn.init.zeros_(module.time_conv.bias)
-        elif isinstance(module, WanResample) and module.mode == "upsample3d":
-            for half in module.time_conv.weight.chunk(2):
-                nn.init.dirac_(half[:, :, 2:])
-            nn.init.zeros_(module.time_conv.bias)
