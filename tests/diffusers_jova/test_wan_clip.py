@@ -32,7 +32,7 @@ def test_one_pass_over_a_clip_gives_the_numbers_of_the_library_class(size: str, 
 def test_the_size_of_a_full_map_is_that_of_what_the_decoder_makes(size: str) -> None:
     vae = AutoencoderKLWan(**SIZES[size]).eval()
     sizes = []
-    hook = vae.decoder.norm_out.register_forward_hook(lambda module, inputs, output: sizes.append(output.nbytes))
+    hook = vae.decoder.norm_out.register_forward_hook(lambda *call: sizes.append(call[-1].nbytes))
     with torch.no_grad():
         decode_clip(vae, torch.randn(1, 4, 3, 4, 4))
     hook.remove()
