@@ -49,13 +49,13 @@ with torch.inference_mode():
     whole = sample(model, *conds, latent)
     model.detach()
     load = model.load
-    half = model.model_size() / 2
+    tenth = model.model_size() / 10
 
-    def load_half(device_to: object = None, **options: object) -> None:
-        """Load as on a card that half of the model fits on."""
-        load(device_to, **{**options, "lowvram_model_memory": half, "full_load": False})
+    def load_tenth(device_to: object = None, **options: object) -> None:
+        """Load as on a card that a tenth of the model fits on."""
+        load(device_to, **{**options, "lowvram_model_memory": tenth, "full_load": False})
 
-    model.load = load_half
+    model.load = load_tenth
     part = sample(model, *conds, latent)
     cast = [m for m in model.model.modules() if getattr(m, "comfy_cast_weights", False) and m.weight_function]
     errors = [float((a - b).norm() / b.norm()) for a, b in zip(part, whole, strict=True)]

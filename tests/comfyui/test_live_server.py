@@ -646,7 +646,7 @@ def test_a_model_that_is_loaded_in_part_predicts_the_same(server: Server) -> Non
 
 
 def check_partial_loading(model: str, adapter: Path, head: str) -> None:
-    """Hold a model of which core loads half, with an adapter, to the whole one.
+    """Hold a model of which core loads a tenth, with an adapter, to the whole one.
 
     Args:
         model: Folder or shipped name.
