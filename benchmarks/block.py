@@ -98,7 +98,7 @@ def block_calls(transformer: Any, inputs: dict[str, Any]) -> dict[str, BlockCall
 
     def catch(block: Any, arguments: tuple[Any, ...]) -> None:
         streams = getattr(block, "streams", ())
-        kind = {4: "dual-stream", 2: "single-stream", 0: "twin"}[len(streams)]
+        kind = getattr(block, "fusion_kind", None) or {4: "dual-stream", 2: "single-stream", 0: "twin"}[len(streams)]
         calls.setdefault(kind, BlockCall(block, *arguments))
 
     blocks = [part for part in transformer.modules() if type(part).__name__ in transformer._repeated_blocks]

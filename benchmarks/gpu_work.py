@@ -52,7 +52,9 @@ def blocks(is_toy: bool) -> Measurements:
 
 
 def kinds(preset: Preset) -> tuple[str, ...]:
-    """Kinds of blocks that a transformer has."""
+    """Kinds of blocks that a transformer has; those of two towers are named after their fusion."""
+    if "fusion" in preset.config and "audio_num_layers" in preset.config:
+        return (preset.config["fusion"],)
     return ("dual-stream", "single-stream") if "num_single_layers" in preset.config else ("twin",)
 
 
@@ -91,7 +93,8 @@ def time_compiled_block(preset: Preset, clip: str, kind: str, device: str) -> Ro
 def denoising(is_toy: bool) -> Measurements:
     """One prediction, and both of a guided step in one batch, of whole transformers; eager and compiled."""
     rows: Measurements = {}
-    for name, clip in (("5B x 2", "720p"), ("5B x 2", "480p"), ("12B x 2", "480p")):
+    wholes = (("5B x 2", "720p"), ("5B x 2", "480p"), ("12B x 2", "480p"), ("UniAVGen", "736p"), ("MOVA", "360p"))
+    for name, clip in wholes:
         preset = presets(is_toy)[name]
         shape = next(iter(preset.clips.values())) if is_toy else preset.clips[clip]
         rows[f"{name} {clip}"] = partial(time_denoising, preset, shape, is_compiled=False)

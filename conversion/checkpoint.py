@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -131,13 +132,22 @@ def read_metadata(path: Path) -> dict[str, str]:
 def read_pickle(path: Path) -> dict[str, Tensor]:
     """Map tensors of a torch file; a single `generator`, `state_dict` or `model` level is entered.
 
-    Files older than torch 1.6 are read into memory.
-
     Raises:
         ValueError: The pickle wants to run code, is damaged, or holds something that is not a tensor.
     """
+    return state_dict_of(load_pickle(path), path)
+
+
+def load_pickle(path: Path) -> Any:
+    """Map what a torch file holds, tensors and plain values.
+
+    Files older than torch 1.6 are read into memory.
+
+    Raises:
+        ValueError: The pickle wants to run code, or is damaged.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"`{path}` must hold tensors and nothing else, got a pickle that names code; "
@@ -145,6 +155,14 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise ValueError(f"`{path}` must be a complete torch file, got {error}; download it again") from error
+
+
+def state_dict_of(content: Any, path: Path) -> dict[str, Tensor]:
+    """Tensors of a torch file by name.
+
+    Raises:
+        ValueError: It holds something else.
+    """
     for level in ("generator", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(level), dict):
             content = content[level]

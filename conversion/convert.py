@@ -43,6 +43,8 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             audio_channels=args.audio_channels,
             layout=args.to,
             skip_unknown=args.skip_unknown,
+            tower=args.tower,
+            alpha=args.alpha,
             reverse=args.reverse,
             towers_only=args.towers_only,
             components=[local_path(folder, components.FILES) for folder in args.components],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,25 @@ from diffusers_jova.adapter_keys import (
     WAN_BLOCK,
     bare_names,
     check_known,
+    has_halved_heads,
+    is_of_mova,
+    is_of_one_tower,
     listed,
     module_name,
     prefix_of_all,
     split_name,
 )
-from diffusers_jova.conversion.checkpoint import Source, open_checkpoint, open_safetensors, read_metadata
+from diffusers_jova.conversion.checkpoint import (
+    PICKLES,
+    Checkpoint,
+    Source,
+    from_state_dict,
+    load_pickle,
+    open_checkpoint,
+    open_safetensors,
+    read_metadata,
+    state_dict_of,
+)
 from diffusers_jova.conversion.output import (
     Options,
     Parameter,
@@ -48,6 +61,8 @@ from diffusers_jova.conversion.output import (
     write_safetensors,
 )
 from diffusers_jova.conversion.rules import Rule, plan, prefixed
+from diffusers_jova.conversion.wan import HEAD_DIM
+from diffusers_jova.mova_adapter import MOVA_FILE, TOWERS, checked_tower, paired_heads, unwrapped, with_given_alpha
 
 
 CONFIG_KEY = "lora_adapter_metadata"  # diffusers' name of the header entry
@@ -82,10 +97,17 @@ class Adapter:
         return {module: module_alpha(self.config, module, rank) for module, rank in ranks.items()}
 
 
-def read(path: Path, skip_unknown: bool = False) -> Adapter:
-    """Read an adapter of any tool: a file, a peft folder, or a folder with diffusers' file name."""
+def read(path: Path, skip_unknown: bool = False, tower: str | None = None, alpha: float | None = None) -> Adapter:
+    """Read an adapter of any tool: a file, a peft folder, or a folder with a file name of diffusers or MOVA.
+
+    Args:
+        path: Where it lies.
+        skip_unknown: Leave out what is no part of a plain LoRA of our transformers, and say so.
+        tower: Video tower that an adapter of a plain video model changes, `"video"` or `"video_low"`.
+        alpha: Of all modules, whatever the file states.
+    """
     file = adapter_file(path)
-    checkpoint = open_safetensors(file) if file.suffix == ".safetensors" else open_checkpoint(file)
+    checkpoint, header = open_adapter(file)
     bare = plain_names(checkpoint, skip_unknown)
     sources = {new: checkpoint[old] for old, new in bare.items()}
     matrices = {name: source for name, source in sources.items() if not name.endswith(f".{ALPHA}")}
@@ -95,9 +117,37 @@ def read(path: Path, skip_unknown: bool = False) -> Adapter:
     ranks = module_ranks(matrices, alphas)
     config = stored_config(file, prefix_of_all(checkpoint), alphas)
     if config is None:
-        stated = header_alpha(read_metadata(file)) if file.suffix == ".safetensors" else None
-        config = plain_config(ranks, ({} if stated is None else dict.fromkeys(ranks, stated)) | alphas)
-    return for_our_model(with_alphas(Adapter(matrices, config), alphas))
+        stated = header_alpha(header)
+        known = ({} if stated is None else dict.fromkeys(ranks, stated)) | alphas
+        config = plain_config(ranks, with_given_alpha(known, ranks, alpha))
+    alphas = alphas if alpha is None else dict.fromkeys(ranks, alpha)
+    adapter = with_alphas(Adapter(paired(matrices), config), alphas)
+    return for_our_model(adapter, checked_tower(tower, ranks))
+
+
+def open_adapter(file: Path) -> tuple[Checkpoint, dict[str, str]]:
+    """List the tensors of a file, and what it states besides them."""
+    if file.suffix == ".safetensors":
+        return open_safetensors(file), read_metadata(file)
+    if file.suffix not in PICKLES or not file.is_file():
+        return open_checkpoint(file), {}
+    content = load_pickle(file)
+    content, header = unwrapped(content) if isinstance(content, dict) else (content, {})
+    return from_state_dict(state_dict_of(content, file)), header
+
+
+def paired(matrices: Mapping[str, Source]) -> dict[str, Source]:
+    """Describe the same matrices for heads that rotate pairs of channels, which those of MOVA's bridge do not."""
+
+    def with_paired_rows(module: str, source: Source) -> Source:
+        return replace(source, read=lambda: paired_heads(module, source.read(), HEAD_DIM))
+
+    found = dict(matrices)
+    for name, source in matrices.items():
+        module, part = split_name(name)
+        if has_halved_heads(module) and part == MATRIX_B:
+            found[name] = with_paired_rows(module, source)
+    return found
 
 
 def plain_names(names: Collection[str], skip_unknown: bool) -> dict[str, str]:
@@ -109,7 +159,8 @@ def plain_names(names: Collection[str], skip_unknown: bool) -> dict[str, str]:
     bare, unknown = bare_names(names)
     plain = (MATRIX_A, MATRIX_B, ALPHA)
     other = [old for old, new in bare.items() if split_name(new)[1] not in plain]
-    foreign = [old for old, new in bare.items() if WAN_BLOCK.fullmatch(module_name(split_name(new)[0]))]
+    named = {old: module_name(split_name(new)[0]) for old, new in bare.items()}
+    foreign = [old for old, module in named.items() if WAN_BLOCK.fullmatch(module) or is_of_mova(module)]
     left_out = {*unknown, *other, *foreign}
     if not skip_unknown:
         check_known(unknown)
@@ -120,8 +171,8 @@ def plain_names(names: Collection[str], skip_unknown: bool) -> dict[str, str]:
             )
         if foreign:
             raise ValueError(
-                f"adapter of a Wan model must change linear layers of its blocks, got {listed(foreign)}; leave them "
-                "out with `--skip-unknown`"
+                f"adapter of Wan or MOVA must change linear layers that ours have too, got {listed(foreign)}; leave "
+                "them out with `--skip-unknown`"
             )
     if left_out:
         print(f"{len(left_out)} of {len(names)} tensors have no place and are left out: {listed(sorted(left_out))}")
@@ -138,12 +189,17 @@ def read_alpha(source: Source) -> float:
     return float(source.read())
 
 
-def for_our_model(adapter: Adapter) -> Adapter:
-    """Point an adapter made for a plain Wan model at the video tower of a `JoVAWanTransformer3DModel`."""
+def for_our_model(adapter: Adapter, tower: str | None) -> Adapter:
+    """Point an adapter made for a plain Wan model at a video tower of ours, one made for MOVA at both and the rest."""
     ranks = module_ranks(adapter.matrices)
-    names = {module: module_name(module) for module in ranks}
+    names = {module: module_name(module, tower or TOWERS[0]) for module in ranks}
     if all(old == new for old, new in names.items()):
         return adapter
+    if tower is None and any(map(is_of_one_tower, names)):
+        print(
+            f"the adapter is of one video model and changes the tower `{TOWERS[0]}`; where there are two, this is the "
+            f"one for high noise, and `--tower {TOWERS[1]}` the other"
+        )
     matrices = {f"{new}.{part}": adapter.matrices[f"{old}.{part}"] for old, new in names.items() for part in PAIR}
     alphas = {names[module]: alpha for module, alpha in adapter.alphas().items()}
     return Adapter(matrices, plain_config({names[module]: rank for module, rank in ranks.items()}, alphas))
@@ -161,10 +217,12 @@ def adapter_file(path: Path) -> Path:
     """Find the weights of an adapter folder."""
     if not path.is_dir():
         return path
-    for name in (PEFT_FILE, DIFFUSERS_FILE):
+    for name in (PEFT_FILE, DIFFUSERS_FILE, MOVA_FILE):
         if (path / name).is_file():
             return path / name
-    raise ValueError(f"`SOURCE` must hold {PEFT_FILE} or {DIFFUSERS_FILE}, got neither in `{path}`")
+    raise ValueError(
+        f"`SOURCE` must hold {PEFT_FILE}, {DIFFUSERS_FILE} or {MOVA_FILE}, got none of them in `{path}`; name the file"
+    )
 
 
 def stored_config(file: Path, prefix: str | None, alphas: Mapping[str, float]) -> dict[str, Any] | None:
@@ -198,7 +256,7 @@ def header_for(adapter: Adapter) -> dict[str, str]:
 
 def convert(path: Path, output: Path, options: Options) -> None:
     """Write the adapter in `options.layout`: peft makes a folder, comfy a file, diffusers either."""
-    adapter = read(path, options.skip_unknown)
+    adapter = read(path, options.skip_unknown, options.tower, options.alpha)
     found = cast(keys_for(adapter, options.layout), options.dtype, keep=(f".{ALPHA}",))
     is_file = output.suffix == ".safetensors"
     if is_file != (options.layout == "comfy") and options.layout != "diffusers":

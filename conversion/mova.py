@@ -11,30 +11,20 @@ MOVA and [image, mask] here: the columns of the patch embedding are.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from diffusers_jova.adapter_keys import MOVA_BRIDGE, MOVA_BRIDGE_FOLDER, MOVA_EXPERTS, MOVA_TOWERS
 from diffusers_jova.conversion.card import MOVA, WAN
 from diffusers_jova.conversion.checkpoint import Checkpoint, open_shards
 from diffusers_jova.conversion.dual_tower import build, tower_config
-from diffusers_jova.conversion.output import Options, Parameter, constant, parameters
+from diffusers_jova.conversion.output import Options, Parameter, parameters
 from diffusers_jova.conversion.pipeline import Family, guidance_defaults, negative_prompts
-from diffusers_jova.conversion.rules import (
-    Move,
-    Rule,
-    keep,
-    listed,
-    matching_rules,
-    plan,
-    prefixed,
-    refuse_leftovers,
-)
+from diffusers_jova.conversion.rules import Rule, listed, plan, prefixed
 from diffusers_jova.conversion.wan import (
     ATTENTION,
     BLOCK,
@@ -47,13 +37,12 @@ from diffusers_jova.conversion.wan import (
     takes_image,
     write,
 )
+from diffusers_jova.temporal_rope import paired_rows
 
 
-EXPERTS = {"video_dit": "video", "video_dit_2": "video_low"}  # for high noise, for low noise
 BOUNDARY = 0.9  # sigma of the video at which they change
-BRIDGE = {"audio_to_video_conditioners": "video", "video_to_audio_conditioners": "audio"}  # by the modality that reads
 ROTATED = ("q.{p}", "k.{p}", "norm_q.weight", "norm_k.weight")
-FOLDERS = (*EXPERTS, "audio_dit", "dual_tower_bridge")
+FOLDERS = (*MOVA_TOWERS, MOVA_BRIDGE_FOLDER)
 FAMILY = Family(
     title="MOVA for diffusers_jova",
     licences=[MOVA, WAN],
@@ -70,12 +59,6 @@ FAMILY = Family(
     },
     config={"fills_image_with_grey": True, "starts_white": True},
 )
-ADAPTER_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<matrix>[AB])(\.default)?(\.weight)?")
-
-
-def interleaved(tensor: Tensor, head_dim: int) -> Tensor:
-    """Rows of queries or keys [H * K, ...] whose heads hold two halves, as pairs of one channel of each half."""
-    return tensor.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
 
 
 def row_weight(weight: Tensor) -> Tensor:
@@ -90,14 +73,14 @@ def rules(experts: Mapping[str, str], head_dim: int) -> list[Rule]:
     audio = [Rule("patch_embedding.weight", "patch_embedding.weight", row_weight)]
     common = [Rule("patch_embedding.bias", "patch_embedding.bias"), *CONDITION, *block, *HEAD]
     bridge = [
-        Rule(rule.source, rule.target, partial(interleaved, head_dim=head_dim)) if rule.source in ROTATED else rule
+        Rule(rule.source, rule.target, partial(paired_rows, head_dim=head_dim)) if rule.source in ROTATED else rule
         for rule in ATTENTION
     ]
     table = prefixed(owned([*audio, *common], "audio"), "audio_dit.", "")
     for folder, owner in experts.items():
         table += prefixed(owned([*video, *common], owner), f"{folder}.", "")
-    for conditioners, owner in BRIDGE.items():
-        source, target = f"dual_tower_bridge.{conditioners}.{{i}}.", f"blocks.{{i}}.fusion.{owner}."
+    for conditioners, owner in MOVA_BRIDGE.items():
+        source, target = f"{MOVA_BRIDGE_FOLDER}.{conditioners}.{{i}}.", f"blocks.{{i}}.fusion.{owner}."
         table += [
             *prefixed(bridge, f"{source}inner.", target),
             Rule(f"{source}y_norm.{{p}}", f"{target}norm_kv.{{p}}"),
@@ -116,10 +99,10 @@ def convert_transformer(
         head_dim: Channels of one head.
     """
     folders = {name.split(".")[0] for name in checkpoint}
-    taken = [folder for folder in EXPERTS if folder in folders and expert in (None, folder)]
-    others = tuple(f"{folder}." for folder in EXPERTS if expert not in (None, folder))
+    taken = [folder for folder in MOVA_EXPERTS if folder in folders and expert in (None, folder)]
+    others = tuple(f"{folder}." for folder in MOVA_EXPERTS if expert not in (None, folder))
     checkpoint = {name: source for name, source in checkpoint.items() if not name.startswith(others)}
-    experts = {folder: EXPERTS[folder] for folder in taken} if len(taken) > 1 else dict.fromkeys(taken, "video")
+    experts = {folder: MOVA_EXPERTS[folder] for folder in taken} if len(taken) > 1 else dict.fromkeys(taken, "video")
     found = parameters(plan(checkpoint, rules(experts, head_dim)), checkpoint)
     config = tower_config(found, head_dim)
     if not takes_image(config["in_channels"], config["out_channels"]):
@@ -139,40 +122,6 @@ def convert_transformer(
         "fusion_layers": None if is_full else sorted(fused),
         "boundary": BOUNDARY if len(experts) > 1 else None,
     }, found
-
-
-def convert_adapter(
-    checkpoint: Checkpoint, alpha: float, experts: Mapping[str, str] = EXPERTS, head_dim: int = HEAD_DIM
-) -> list[Parameter]:
-    """Return an adapter of MOVA's trainers under our names, as `load_lora_adapter` reads it.
-
-    Args:
-        checkpoint: Its matrices under `<folder>.<module>.lora_A.weight`, `.lora_A.default.weight` or `.lora_A`, and B.
-        alpha: Its alpha; the files state another one, or a rank that is none.
-        experts: Owner of each folder of a video tower; `{"video_dit_2": "video"}` for a model of that expert alone.
-        head_dim: Channels of one head.
-
-    Raises:
-        ValueError: A key means no matrix of a linear layer of the model.
-    """
-    table = rules(experts, head_dim)
-    found, unknown = [], []
-    for name in checkpoint:
-        match = ADAPTER_KEY.fullmatch(name)
-        rows = list(matching_rules(f"{match['module']}.weight", table)) if match else []
-        if match is None or len(rows) != 1 or "patch_embedding" in name:
-            unknown.append(name)
-            continue
-        index, _, holes = rows[0]
-        (target,) = table[index].targets
-        module = target.format(**holes).removesuffix(".weight")
-        transform = table[index].transform if match["matrix"] == "B" else keep  # what permutes rows of a weight
-        move = Move((name,), (f"{module}.lora_{match['matrix']}.weight",), transform)
-        found += parameters([move], checkpoint)
-        if match["matrix"] == "A":
-            found.append(constant(f"{module}.alpha", torch.tensor(float(alpha))))
-    refuse_leftovers(unknown, ())
-    return found
 
 
 def open_release(folder: Path) -> Checkpoint:

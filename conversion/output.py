@@ -43,6 +43,8 @@ class Options:
         audio_channels: Channels of the audio latents that a new audio tower is built for.
         layout: Layout of an adapter file.
         skip_unknown: Whether an adapter is converted without what our transformers have no place for.
+        tower: Video tower that an adapter of a plain video model changes; None for the first.
+        alpha: Of all modules of an adapter; None for what its file states.
         reverse: Whether a converted folder is written back under its original names.
         towers_only: Whether Ovi's towers are converted without their fusion.
         components: Folders whose sub-folders complete a transformer to a pipeline; none writes the transformer alone.
@@ -53,6 +55,8 @@ class Options:
     audio_channels: int = 20
     layout: str = "diffusers"
     skip_unknown: bool = False
+    tower: str | None = None
+    alpha: float | None = None
     reverse: bool = False
     towers_only: bool = False
     components: Sequence[Path] = ()

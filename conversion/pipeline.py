@@ -51,13 +51,21 @@ class Family:
 
 
 def guidance_defaults(preset: str) -> dict[str, Any]:
-    """Defaults of a pipeline that guides as a published model does; see `diffusers_jova.guidance.PRESETS`."""
+    """Defaults of a pipeline that guides as a published model does; see `diffusers_jova.guidance.PRESETS`.
+
+    Scales of audio that are video's follow those of a call: its `guidance_scale=1` then switches off all guidance.
+    """
     video, audio = guidance.PRESETS[preset]
+
+    def own(scale: str) -> float | None:
+        value: float = getattr(audio, scale)
+        return None if value == getattr(video, scale) else value
+
     return {
         "guidance_scale": video.guidance_scale,
-        "audio_guidance_scale": audio.guidance_scale,
+        "audio_guidance_scale": own("guidance_scale"),
         "coupling_scale": video.coupling_scale,
-        "audio_coupling_scale": audio.coupling_scale,
+        "audio_coupling_scale": own("coupling_scale"),
         "audio_speaker_scale": audio.speaker_scale,
         "uncoupled_text": video.uncoupled_text,
         "guidance_interval": list(video.guidance_interval),

@@ -32,12 +32,15 @@ from .adapter_keys import (
     MATRIX_B,
     PREFIXES,
     bare_names,
+    has_halved_heads,
+    is_of_one_tower,
     listed,
     module_name,
     prefix_of_all,
     split_name,
 )
 from .finite import is_finite
+from .mova_adapter import MOVA_FILE, TOWERS, checked_tower, paired_tensors, unwrapped, with_given_alpha
 from .number_arguments import is_finite_number
 from .registration import bake_lokr_alpha, fetch_state_dict
 
@@ -64,11 +67,15 @@ class Adapter:
         tensors: Tensors by `<module>.<part>`, without alphas.
         alphas: Alpha of each module that has one.
         unknown: Keys of the file that mean no part of a module.
+        halved: Modules whose outputs are heads of two halves, as MOVA's bridge has them.
+        untold: Modules of a plain video model, where nothing says which of two video towers is meant.
     """
 
     tensors: Mapping[str, Tensor]
     alphas: Mapping[str, float]
     unknown: Sequence[str] = ()
+    halved: Collection[str] = ()
+    untold: Collection[str] = ()
 
     def of_module(self, module: str) -> dict[str, Tensor]:
         """Tensors of a module, by part."""
@@ -78,6 +85,10 @@ class Adapter:
         """The same adapter without the changes of some modules."""
         kept = {name: tensor for name, tensor in self.tensors.items() if split_name(name)[0] not in modules}
         return replace(self, tensors=kept)
+
+    def with_paired_heads(self, head_dim: int) -> "Adapter":
+        """The same adapter for heads of `head_dim` channels that rotate pairs of them, as ours do."""
+        return replace(self, tensors=paired_tensors(self.tensors, self.halved, head_dim), halved=())
 
     def modules(self) -> list[str]:
         """Modules that the adapter changes."""
@@ -197,12 +208,20 @@ def checked_config(fields: Mapping[str, Any], origin: str) -> dict[str, Any]:
 # 2. Files
 
 
-def read_adapter(source: Any, config: Mapping[str, Any] | None = None, **options: Any) -> Adapter:
+def read_adapter(
+    source: Any,
+    config: Mapping[str, Any] | None = None,
+    tower: str | None = None,
+    alpha: float | None = None,
+    **options: Any,
+) -> Adapter:
     """Read an adapter of any tool.
 
     Args:
         source: Folder, file, hub id, or tensors in memory.
         config: peft's config, where it is known; else it is looked for.
+        tower: Video tower that an adapter of a plain video model changes, `"video"` or `"video_low"`.
+        alpha: Of all modules, whatever the file states.
         options: What `load_lora_weights` takes to find the file.
 
     Raises:
@@ -219,12 +238,20 @@ def read_adapter(source: Any, config: Mapping[str, Any] | None = None, **options
     config = config or stored_config(source, prefix_of_all(raw), stored, bool(alphas), options)
     if config:
         alphas = {module: module_alpha(config, module, rank) for module, rank in ranks.items()} | alphas
-    elif (alpha := header_alpha(header)) is not None:
-        alphas = dict.fromkeys(ranks, alpha) | alphas
+    elif (stated := header_alpha(header)) is not None:
+        alphas = dict.fromkeys(ranks, stated) | alphas
+    alphas = with_given_alpha(alphas, ranks, alpha)
+    owner = checked_tower(tower, ranks) or TOWERS[0]
     return Adapter(
-        {f"{module_name(module)}.{part}": t for name, t in tensors.items() for module, part in [split_name(name)]},
-        {module_name(module): alpha for module, alpha in alphas.items()},
+        {
+            f"{module_name(module, owner)}.{part}": t
+            for name, t in tensors.items()
+            for module, part in [split_name(name)]
+        },
+        {module_name(module, owner): alpha for module, alpha in alphas.items()},
         unknown,
+        halved={module_name(module) for module in ranks if has_halved_heads(module)},
+        untold=[module_name(m, owner) for m in ranks if is_of_one_tower(m)] if tower is None else (),
     )
 
 
@@ -236,6 +263,8 @@ def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any
         options: What `load_lora_weights` takes; those that do not help to find the file are left unread.
     """
     given = options.get("use_safetensors")
+    if isinstance(source, str | Path) and options.get("weight_name") is None and (Path(source) / MOVA_FILE).is_file():
+        options["weight_name"] = MOVA_FILE
     tensors, config, header = fetch_state_dict(
         source,
         **{name: options.get(name) for name in (*HUB_OPTIONS, "proxies", "weight_name")},
@@ -244,7 +273,8 @@ def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any
         user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
         return_file_metadata=True,
     )
-    return tensors, config, header or {}
+    tensors, beside = unwrapped(tensors)
+    return tensors, config, {**(header or {}), **beside}
 
 
 def stored_config(

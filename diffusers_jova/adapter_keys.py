@@ -8,10 +8,12 @@ ComfyUI            (model.)diffusion_model.                self_attn.q, lora_dow
 DiffSynth          none, or pipe.dit.                      self_attn.q, lora_A.default.weight
 kohya, musubi      lora_unet_, lora_transformer_           self_attn_q, lora_down.weight, alpha
 LyCORIS            lycoris_, or one of the others          self_attn_q, lokr_w1, hada_w1_a, dora_scale, alpha
+MOVA's trainers    none                                    video_dit.blocks.0.self_attn.q, lora_A(.default)(.weight)
 =================  ======================================  ====================================================
 
-Modules have the names of our transformers, of Wan, or of diffusers' Wan; the latter two mean the video tower of a
-`JoVAWanTransformer3DModel` or a `JoVADualTowerTransformer3DModel`.
+Modules have the names of our transformers, of Wan, or of diffusers' Wan; the latter two mean a video tower of a
+`JoVAWanTransformer3DModel` or a `JoVADualTowerTransformer3DModel`. MOVA's are Wan's behind the folder of a tower, and
+those of its bridge.
 """
 
 import re
@@ -22,11 +24,16 @@ from collections.abc import Collection, Iterable
 PREFIXES = {"diffusers": "transformer.", "peft": "base_model.model.", "comfy": "diffusion_model."}  # of what we write
 UNDERSCORED = ("lora_unet_", "lora_transformer_", "lycoris_")  # behind them an underscore stands for every dot
 KNOWN_PREFIXES = (*PREFIXES.values(), "model.diffusion_model.", "pipe.dit.", *UNDERSCORED)
+MOVA_EXPERTS = {"video_dit": "video", "video_dit_2": "video_low"}  # for high noise, for low noise
+MOVA_TOWERS = {**MOVA_EXPERTS, "audio_dit": "audio"}
+MOVA_BRIDGE = {"audio_to_video_conditioners": "video", "video_to_audio_conditioners": "audio"}  # by who reads
+MOVA_BRIDGE_FOLDER = "dual_tower_bridge"
 ROOTS = (  # first parts of the names of modules, for keys without a prefix
     *("blocks", "transformer_blocks", "single_transformer_blocks", "embed", "head"),
     *("video", "video_low", "audio", "shared"),
     *("patch_embedding", "text_embedding", "time_embedding", "time_projection", "img_emb"),  # of Wan
     *("condition_embedder", "proj_out", "speaker_embedding"),  # of diffusers' Wan, of NAVA
+    *(*MOVA_TOWERS, MOVA_BRIDGE_FOLDER),
 )
 MATRIX_A, MATRIX_B, BIAS_B, ALPHA = "lora_A.weight", "lora_B.weight", "lora_B.bias", "alpha"
 MAGNITUDE, DIFF, DIFF_BIAS = "lora_magnitude_vector", "diff", "diff_b"
@@ -34,6 +41,8 @@ LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 LOKR = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
 PARTS = {  # of a module, by their names in the files
     **{part: part for part in (MATRIX_A, MATRIX_B, BIAS_B, ALPHA, MAGNITUDE, DIFF, DIFF_BIAS, *LOHA, *LOKR)},
+    "lora_A": MATRIX_A,
+    "lora_B": MATRIX_B,
     "lora_A.default.weight": MATRIX_A,
     "lora_B.default.weight": MATRIX_B,
     "lora_down.weight": MATRIX_A,
@@ -82,6 +91,8 @@ WAN_ENDS = {
 WAN_BLOCK = re.compile(r"(blocks\.\d+)\.((?:self_attn|cross_attn)\..+|ffn\.\d+)")
 DIFFUSERS_BLOCK = re.compile(r"(blocks\.\d+)\.(attn[12]|ffn)\.((?:to_|net\.).+)")
 DIFFUSERS_END = re.compile(r"(?:condition_embedder\..+|proj_out)")
+BRIDGE_LAYER = re.compile(rf"{MOVA_BRIDGE_FOLDER}\.({'|'.join(MOVA_BRIDGE)})\.(\d+)\.inner\.([qkvo])")
+HALVED = ("q", "k")  # layers of a bridge whose heads are two halves in MOVA, pairs of channels here
 
 
 def listed(names: Iterable[str]) -> str:
@@ -135,15 +146,52 @@ def dotted(module: str) -> str:
     return ".".join(word.removesuffix("_") for word in WORD.findall(module))
 
 
-def module_name(module: str) -> str:
-    """Our transformer's name of a module of a plain Wan model; any other name stays."""
+def module_name(module: str, tower: str = "video") -> str:
+    """Our transformer's name of a module of MOVA or of a plain Wan model; any other name stays.
+
+    Args:
+        module: Its name.
+        tower: Owner of the modules of a plain Wan model.
+    """
+    if match := BRIDGE_LAYER.fullmatch(module):
+        projection = WAN_LAYERS[f"self_attn.{match[3]}"].removeprefix("attn1.video.")
+        return f"blocks.{match[2]}.fusion.{MOVA_BRIDGE[match[1]]}.{projection}"
+    folder, _, rest = module.partition(".")
+    if folder not in MOVA_TOWERS:
+        return wan_module_name(module, tower)
+    name = wan_module_name(rest, MOVA_TOWERS[folder])
+    # its columns of mask and image stand in another order, and the audio's is a convolution
+    return module if name == rest or rest == "patch_embedding" else name
+
+
+def wan_module_name(module: str, tower: str) -> str:
+    """Our name of a module of a plain Wan model; any other name stays."""
+    name = module
     if module in WAN_ENDS:
-        return WAN_ENDS[module]
-    if (match := WAN_BLOCK.fullmatch(module)) and match[2] in WAN_LAYERS:
-        return f"{match[1]}.{WAN_LAYERS[match[2]]}"
-    if match := DIFFUSERS_BLOCK.fullmatch(module):
-        return f"{match[1]}.{match[2]}.video.{match[3]}"
-    return f"video.{module}" if DIFFUSERS_END.fullmatch(module) else module
+        name = WAN_ENDS[module]
+    elif (match := WAN_BLOCK.fullmatch(module)) and match[2] in WAN_LAYERS:
+        name = f"{match[1]}.{WAN_LAYERS[match[2]]}"
+    elif match := DIFFUSERS_BLOCK.fullmatch(module):
+        name = f"{match[1]}.{match[2]}.video.{match[3]}"
+    elif DIFFUSERS_END.fullmatch(module):
+        name = f"video.{module}"
+    return module if name == module else ".".join(tower if part == "video" else part for part in name.split("."))
+
+
+def is_of_mova(module: str) -> bool:
+    """Whether a module has a name of MOVA."""
+    return module.partition(".")[0] in (*MOVA_TOWERS, MOVA_BRIDGE_FOLDER)
+
+
+def is_of_one_tower(module: str) -> bool:
+    """Whether a module has a name of a plain video model, which does not say which of two towers it changes."""
+    return not is_of_mova(module) and module_name(module) != module
+
+
+def has_halved_heads(module: str) -> bool:
+    """Whether the outputs of a module are heads of two halves, (i, i + K / 2), as MOVA's bridge rotates them."""
+    match = BRIDGE_LAYER.fullmatch(module)
+    return match is not None and match[3] in HALVED
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ weights in 8 bits      yes, in the compute format      refused: the rounding wou
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
 from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
+from .mova_adapter import HEAD_DIM, TOWERS
 from .number_arguments import finite_number
 
 
@@ -41,6 +42,8 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         adapter_name: str | None = None,
         skip_unknown: bool = False,
         metadata: Mapping[str, Any] | None = None,
+        tower: str | None = None,
+        alpha: float | None = None,
         **kwargs: Any,
     ) -> None:
         """Load an adapter of any tool that `diffusers_jova.adapter_keys` lists, completely or not at all.
@@ -52,6 +55,9 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             adapter_name: Name that the adapter gets.
             skip_unknown: Leave out what this transformer has no place for, and say how much; without, it is refused.
             metadata: peft's config, where the source does not hold it.
+            tower: Which of two video towers an adapter of a plain video model changes: `"video"`, that for high noise,
+                or `"video_low"`.
+            alpha: Of all modules, whatever the file states; MOVA's trainers do not state it.
             kwargs: What `PeftAdapterMixin.load_lora_adapter` takes.
 
         Raises:
@@ -61,7 +67,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         kwargs.pop("prefix", None)  # the keys tell it
         options = {name: kwargs.pop(name) for name in FILE_OPTIONS if name in kwargs}
         config = {name.removeprefix(PREFIX): value for name, value in metadata.items()} if metadata else None
-        adapter = read_adapter(pretrained_model_name_or_path_or_dict, config, **options)
+        adapter = read_adapter(pretrained_model_name_or_path_or_dict, config, tower, alpha, **options)
         adapter = fitting(adapter, self, skip_unknown)
         layers = linear_layers(self)
         tensors, fields = for_peft(adapter, {name: layers[name].in_features for name in adapter.modules()})
@@ -204,6 +210,8 @@ def fitting(adapter: Adapter, model: nn.Module, skip_unknown: bool) -> Adapter:
         ValueError: There is such, or nothing else.
     """
     layers = linear_layers(model)
+    check_tower(adapter, layers)
+    adapter = adapter.with_paired_heads(getattr(model, "config", {}).get("attention_head_dim", HEAD_DIM))
     strange = [module for module in adapter.modules() if module not in layers]
     if not skip_unknown:
         check_known(adapter.unknown)
@@ -225,6 +233,20 @@ def fitting(adapter: Adapter, model: nn.Module, skip_unknown: bool) -> Adapter:
     for module in kept.modules():
         check_shapes(module, kept.of_module(module), layers[module])
     return kept
+
+
+def check_tower(adapter: Adapter, layers: Collection[str]) -> None:
+    """Refuse an adapter of a plain video model for two video towers, unless it is said which it means.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if adapter.untold and any(f".{TOWERS[1]}." in name for name in layers):
+        raise ValueError(
+            f"`tower` must be {' or '.join(map(repr, TOWERS))} for an adapter of one video model in a transformer of "
+            f"two, got none for {listed(adapter.untold)}; `{TOWERS[0]}` is the one for high noise (`jova convert lora "
+            "--tower`)"
+        )
 
 
 def check_shapes(module: str, parts: Mapping[str, Tensor], layer: Any) -> None:

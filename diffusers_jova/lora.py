@@ -8,6 +8,7 @@ from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from .adapter_file import for_peft, read_adapter
 from .adapter_keys import PREFIXES, check_known
 from .adapter_layers import check_mergeable, checked_weights
+from .mova_adapter import HEAD_DIM
 from .provenance import name_of_source
 
 
@@ -36,7 +37,7 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
         with_metadata = kwargs.pop("return_lora_metadata", False)
         adapter = read_adapter(pretrained_model_name_or_path_or_dict, **kwargs)
         check_known(adapter.unknown)
-        tensors, fields = for_peft(adapter)
+        tensors, fields = for_peft(adapter.with_paired_heads(HEAD_DIM))
         state_dict = {f"{PREFIXES['diffusers']}{name}": tensor for name, tensor in tensors.items()}
         metadata = fields and {f"{PREFIXES['diffusers']}{name}": value for name, value in fields.items()}
         return (state_dict, metadata) if with_metadata else state_dict
@@ -47,6 +48,8 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
         adapter_name: str | None = None,
         hotswap: bool = False,
         skip_unknown: bool = False,
+        tower: str | None = None,
+        alpha: float | None = None,
         **kwargs: Any,
     ) -> None:
         """Load an adapter of any tool that `diffusers_jova.adapter_keys` lists, completely or not at all.
@@ -56,6 +59,9 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
             adapter_name: Name that the adapter gets.
             hotswap: Put its weights in the place of the adapter of this name.
             skip_unknown: Leave out what the transformer has no place for, and say how much; without, it is refused.
+            tower: Which of two video towers an adapter of a plain video model changes: `"video"`, that for high noise,
+                or `"video_low"`.
+            alpha: Of all modules, whatever the file states; MOVA's trainers do not state it.
             kwargs: Where the file is found, as `diffusers.loaders.LoraBaseMixin` takes it, and `low_cpu_mem_usage`.
 
         Raises:
@@ -67,6 +73,8 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
             adapter_name=adapter_name,
             hotswap=hotswap,
             skip_unknown=skip_unknown,
+            tower=tower,
+            alpha=alpha,
             _pipeline=self,
             **{"low_cpu_mem_usage": True, **kwargs},
         )

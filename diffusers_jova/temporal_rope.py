@@ -114,3 +114,11 @@ def apply_rotary_emb(hidden_states: Tensor, rotary_emb: tuple[Tensor, Tensor]) -
     x, y = hidden_states.float().unflatten(-1, (-1, 2)).unbind(-1)
     rotated = torch.addcmul(x * cos, y, sin, value=-1), torch.addcmul(x * sin, y, cos)
     return torch.stack(rotated, dim=-1).flatten(-2).type_as(hidden_states)
+
+
+def paired_rows(rows: Tensor, head_dim: int) -> Tensor:
+    """Rows of queries or keys [H * K, ...] whose heads hold two halves, as pairs of one channel of each half.
+
+    A head that rotates its halves, (i, i + K / 2), then rotates pairs, (2 i, 2 i + 1), as ours do.
+    """
+    return rows.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)

@@ -20,6 +20,7 @@ PIPELINES = ("wan", "ovi", "nava", "mova")
 KINDS = (*PIPELINES, "uniavgen", "mmaudio", "lora", "single_file")
 REVERSIBLE = ("wan", "nava")
 LAYOUTS = ("diffusers", "peft", "comfy")
+TOWERS = ("video", "video_low")
 SHARD_GB = 5.0
 AUDIO_CHANNELS = 20
 
@@ -45,6 +46,12 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     add("--reverse", action="store_true", help="wan, nava: back to the original names, one file")
     add("--to", choices=LAYOUTS, help=f"lora: layout to write, {LAYOUTS[0]} if not given; every known one is read")
     add("--skip-unknown", action="store_true", help="lora: leave out what no model has a place for, and say how much")
+    add(
+        "--tower",
+        choices=TOWERS,
+        help="lora of one video model: the tower for high noise or for low noise that it is for",
+    )
+    add("--alpha", type=float, help="lora: alpha of all its modules; MOVA's trainers do not state it in their files")
     args = parser.parse_checked(argv, check)
     for name, default in (("shard_gb", SHARD_GB), ("audio_channels", AUDIO_CHANNELS), ("to", LAYOUTS[0])):
         if getattr(args, name) is None:
@@ -59,11 +66,15 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"`--shard-gb` must be positive and finite, got {args.shard_gb:g}")
     if args.audio_channels is not None and args.audio_channels < 1:
         raise ValueError(f"`--audio-channels` must be at least 1, got {args.audio_channels}")
+    if args.alpha is not None and not 0 < abs(args.alpha) < float("inf"):
+        raise ValueError(f"`--alpha` must be finite and not 0, got {args.alpha:g}")
     if args.reverse and args.kind not in REVERSIBLE:
         raise ValueError(f"`--reverse` must go with {' or '.join(REVERSIBLE)}, got {args.kind}")
     for option, is_given, kinds in (
         ("--skip-unknown", args.skip_unknown, ("lora",)),
         ("--to", args.to is not None, ("lora",)),
+        ("--tower", args.tower is not None, ("lora",)),
+        ("--alpha", args.alpha is not None, ("lora",)),
         ("--towers-only", args.towers_only, ("ovi",)),
         ("--components", bool(args.components), PIPELINES),
         ("--audio-channels", args.audio_channels is not None, ("wan",)),

@@ -10,17 +10,20 @@ import pytest
 import torch
 from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLWan, MMAudioVAE
 from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
+from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
+from benchmarks.random_transformer import presets, random_transformer
 from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.conversion import nava, ovi, wan
 from diffusers_jova.conversion.mmaudio import ltx2_vocoder
 from diffusers_jova.conversion.output import Parameter
 from jova_cli.convert import parse
 from jova_cli.model_info import front_matter
+from jova_cli.shipped import model_folder
 from tests.conversion.test_memory import FULL, ovi_shapes
 from tests.conversion.test_wan import meta_checkpoint, nava_names, wan_tower
-from tests.places import CARDS
+from tests.places import CARDS, ROOT
 from tests.tiny_checkpoints import convert_as_told, convert_commands
 
 
@@ -120,3 +123,45 @@ def test_a_card_states_the_licences_that_the_conversion_finds(
     assert stated["component_licenses"].keys() == {
         "transformer", "tokenizer", "text_encoder", "vae", "audio_vae", "vocoder",
     }  # fmt: skip
+
+
+LISTED = {  # transformers of the README's table: of a card, or of a preset of the benchmarks
+    "jova-tiny": model_folder("jova-tiny") / "transformer" / "config.json",
+    "NAVA": "nava",
+    "Wan2.1-1.3B, twice": "wan-1.3b-twice",
+    "Ovi, towers only": "wan-ovi",
+    "MOVA, both experts": "mova-720p",
+    "UniAVGen": "uniavgen",
+    "jova-1.6b": "jova-1.6b",
+    "jova-12b": "jova-12b",
+}
+
+
+def listed_config(name: str) -> dict[str, Any]:
+    if name == "Ovi":
+        return presets(is_toy=False)["Ovi"].config
+    place = LISTED[name]
+    path = place if isinstance(place, Path) else CARDS / place / "transformer" / "config.json"
+    return json.loads(path.read_text()) | ({"boundary": 0.9} if name == "MOVA, both experts" else {})
+
+
+def test_the_sizes_that_the_readme_lists_are_those_of_the_configs() -> None:
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(
+        r"^\| ([^|]+) \| `(JoVA\w+)` \| (.+?) \| (.+?) \| (.+?) \| (.+?) \| [^|]+ \|$", text, re.MULTILINE
+    )
+    assert {row[0] for row in rows} == {*LISTED, "Ovi"}
+    for name, class_name, *cells in rows:
+        transformer = random_transformer(listed_config(name), "meta", torch.bfloat16)
+        assert type(transformer).__name__ == class_name
+        weights = list(transformer.parameters())
+        count = sum(weight.numel() for weight in weights)
+        half = sum(weight.numel() * weight.element_size() for weight in weights)
+        kept = (*transformer._skip_layerwise_casting_patterns, *(transformer._keep_in_fp32_modules or ()))
+        small = sum(
+            layer.weight.numel()
+            for path, layer in transformer.named_modules()
+            if isinstance(layer, nn.Linear) and not any(pattern in path for pattern in kept)
+        )  # as `store_in_8_bits` of the nodes chooses them
+        expected = [f"{count / 1e9:.2f}", *(f"{size / 1e9:.1f}" for size in (4 * count, half, half - small))]
+        assert cells == expected, name

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_work
 from benchmarks.block import bare_work, block_calls
 from benchmarks.random_transformer import presets, random_inputs, random_transformer
 
@@ -36,6 +36,7 @@ def test_the_script_writes_what_it_measured_and_says_whether_all_went_well(
     assert report["machine"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     rows = {row["name"]: row for row in report["sections"]["blocks"]["rows"]}
     assert {"5B x 2 toy twin", "12B x 2 toy single-stream compiled"} <= rows.keys()
+    assert {"Ovi toy text_cross", "UniAVGen toy aligned", "MOVA toy bridge"} <= rows.keys()
     assert all(row["block_ratio"] > 0 for row in rows.values())
     assert "| 5B x 2 toy twin | ok |" in capsys.readouterr().out
     assert gpu.main(["--toy", "--output", str(path), "--sections", "blocks", "--minutes", "0"]) == 1
@@ -57,20 +58,27 @@ def test_a_measurement_that_fails_costs_only_itself(tmp_path: Path) -> None:
     assert gpu.read_rows(tmp_path / "none", "ended")[0]["outcome"] == "failed"
 
 
-@pytest.mark.parametrize("name", ["12B x 2", "5B x 2"])
+ATTENTIONS = {  # of one block
+    "12B x 2": 1,
+    "5B x 2": 3,
+    **dict.fromkeys(("Ovi", "UniAVGen", "MOVA"), 6),  # of each tower to itself, to text and to the other
+}
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
 def test_the_bare_work_of_a_block_is_all_of_its_products(name: str) -> None:
     preset = presets(is_toy=True)[name]
     transformer = random_transformer(preset.of_depth_one(), "cpu", torch.float32)
     inputs = random_inputs(transformer, preset.clips["toy"], 2, "cpu", torch.float32)
     calls = block_calls(transformer, inputs)
-    assert set(calls) == ({"twin"} if name == "5B x 2" else {"dual-stream", "single-stream"})
+    assert set(calls) == set(gpu_work.kinds(preset))
     for call in calls.values():
         work = bare_work(call)
         layers = [part for part in call.block.modules() if isinstance(part, torch.nn.Linear)]
         assert sum(func is F.linear for func, _ in work.calls) == len(layers)
         weights: list[Tensor | None] = [tensors[1] for func, tensors in work.calls if func is F.linear]
         assert {id(weight) for weight in weights} == {id(layer.weight) for layer in layers}
-        assert sum(func is F.scaled_dot_product_attention for func, _ in work.calls) == (3 if name == "5B x 2" else 1)
+        assert sum(func is F.scaled_dot_product_attention for func, _ in work.calls) == ATTENTIONS[name]
         work.step(True)
         call.step(True)
 
@@ -83,3 +91,6 @@ def test_the_whole_of_a_real_size_is_known_without_a_weight() -> None:
     assert billions["12B x 2"] == pytest.approx(24.62, abs=0.01)
     assert billions["1.6B x 2"] == pytest.approx(3.28, abs=0.01)
     assert 9 < billions["5B x 2"] < 12
+    assert billions["Ovi"] == pytest.approx(11.66, abs=0.01)
+    assert billions["UniAVGen"] == pytest.approx(7.05, abs=0.01)
+    assert billions["MOVA"] == pytest.approx(18.37, abs=0.01)  # one of its experts

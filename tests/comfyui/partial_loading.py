@@ -1,6 +1,6 @@
 """Run by the Python of a ComfyUI: a model that core loads in part, with an adapter, predicts what the whole one does.
 
-    python tests/comfyui/partial_loading.py COMFYUI ADAPTER
+    python tests/comfyui/partial_loading.py COMFYUI ADAPTER MODEL HEAD
 
 On a CPU nothing moves, but core takes the same way as on a card: layers that do not fit cast their weights at use and
 merge the adapter there. Prints the relative error of the final latents, how many layers were left out, and how many
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 
-COMFYUI, ADAPTER = sys.argv[1:3]
+COMFYUI, ADAPTER, MODEL, HEAD = sys.argv[1:5]
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [COMFYUI, str(ROOT)]
 sys.argv = ["main.py", "--cpu"]
@@ -41,27 +41,27 @@ def sample(model: object, positive: object, negative: object, latent: dict) -> l
 
 
 with torch.inference_mode():
-    model, clip, _, audio_vae = loading.load_pipeline("jova-tiny", "fp32")
+    model, clip, _, audio_vae = loading.load_pipeline(MODEL, "fp32")
     frozen = [parameter for parameter in model.model.parameters() if parameter.is_inference()]
     model = adapters.apply_adapter(model, ADAPTER, 1.0, 1.0)
-    conds = clip.encode_prompt("a cartoon dog barks"), clip.encode_prompt("")
-    latent = latents.empty_latent(audio_vae, 0, 0, 9, 0.0, 1)
+    conds = clip.encode_prompt("a dog"), clip.encode_prompt("")
+    latent = latents.empty_latent(audio_vae, 32, 32, 9, 0.0, 1)
     whole = sample(model, *conds, latent)
     model.detach()
     load = model.load
-    half = model.model_size() / 2
+    tenth = model.model_size() / 10
 
-    def load_half(device_to: object = None, **options: object) -> None:
-        """Load as on a card that half of the model fits on."""
-        load(device_to, **{**options, "lowvram_model_memory": half, "full_load": False})
+    def load_tenth(device_to: object = None, **options: object) -> None:
+        """Load as on a card that a tenth of the model fits on."""
+        load(device_to, **{**options, "lowvram_model_memory": tenth, "full_load": False})
 
-    model.load = load_half
+    model.load = load_tenth
     part = sample(model, *conds, latent)
     cast = [m for m in model.model.modules() if getattr(m, "comfy_cast_weights", False) and m.weight_function]
     errors = [float((a - b).norm() / b.norm()) for a, b in zip(part, whole, strict=True)]
     print("result", max(errors), len(cast), len(frozen))
 
-    model.model.diffusion_model.head["audio"].proj_out.bias.data.fill_(float("nan"))
+    model.model.diffusion_model.get_submodule(HEAD).proj_out.bias.data.fill_(float("nan"))
     try:
         sample(model, *conds, latent)
     except FloatingPointError as error:

@@ -92,10 +92,10 @@ MODULES = {  # of jova-tiny: inputs and outputs
 }
 
 
-def loras() -> dict[str, dict[str, Tensor]]:
-    """One random change of four layers in every layout, and changes of every other kind."""
+def loras(modules: dict[str, tuple[int, int]] = MODULES) -> dict[str, dict[str, Tensor]]:
+    """One random change of some layers in every layout, and changes of every other kind."""
     torch.manual_seed(7)
-    pairs = {name: (torch.randn(4, i) / 8, torch.randn(o, 4) / 8) for name, (i, o) in MODULES.items()}
+    pairs = {name: (torch.randn(4, i) / 8, torch.randn(o, 4) / 8) for name, (i, o) in modules.items()}
     alpha = torch.tensor(2.0)
 
     def each(write: Callable[[str, Tensor, Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -111,8 +111,8 @@ def loras() -> dict[str, dict[str, Tensor]]:
         }
     )
     comfy = plain("diffusion_model.", "lora_down.weight", "lora_up.weight")
-    magnitudes = {f"diffusion_model.{n}.dora_scale": torch.rand(o, 1) + 0.5 for n, (_, o) in MODULES.items()}
-    ranks = {n: (torch.randn(o, 3) / 3, torch.randn(3, i) / 3) for n, (i, o) in MODULES.items()}
+    magnitudes = {f"diffusion_model.{n}.dora_scale": torch.rand(o, 1) + 0.5 for n, (_, o) in modules.items()}
+    ranks = {n: (torch.randn(o, 3) / 3, torch.randn(3, i) / 3) for n, (i, o) in modules.items()}
     return {
         "comfy": comfy,
         "diffusers": plain("transformer.", "lora_A.weight", "lora_B.weight"),
@@ -122,7 +122,7 @@ def loras() -> dict[str, dict[str, Tensor]]:
         "dora": {**comfy, **magnitudes},
         "biased": {
             **comfy,
-            **{f"diffusion_model.{n}.lora_B.bias": torch.randn(o) / 8 for n, (_, o) in MODULES.items()},
+            **{f"diffusion_model.{n}.lora_B.bias": torch.randn(o) / 8 for n, (_, o) in modules.items()},
         },
         "loha": each(
             lambda n, a, b: {
@@ -642,10 +642,20 @@ def test_a_seed_beyond_64_bits_is_refused(server: Server) -> None:
 
 
 def test_a_model_that_is_loaded_in_part_predicts_the_same(server: Server) -> None:
-    adapter = server.folder / "models" / "loras" / "comfy.safetensors"
+    check_partial_loading("jova-tiny", server.folder / "models" / "loras" / "comfy.safetensors", "head.audio")
+
+
+def check_partial_loading(model: str, adapter: Path, head: str) -> None:
+    """Hold a model of which core loads a tenth, with an adapter, to the whole one.
+
+    Args:
+        model: Folder or shipped name.
+        adapter: File.
+        head: Module of the transformer with the last layers of the audio.
+    """
     script = ROOT / "tests" / "comfyui" / "partial_loading.py"
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    words = [python, str(script), os.environ["COMFYUI_PATH"], str(adapter)]
+    words = [python, str(script), os.environ["COMFYUI_PATH"], str(adapter), model, head]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     result, broken = ended.stdout.split("result ")[1].splitlines()[:2]

@@ -21,13 +21,14 @@ from diffusers_jova.conversion import dual_tower, mova, ovi, uniavgen
 from diffusers_jova.conversion.checkpoint import open_checkpoint
 from diffusers_jova.conversion.convert import main
 from diffusers_jova.conversion.output import constant, write_weights
-from diffusers_jova.conversion.rules import Rule, inverse, plan
+from diffusers_jova.conversion.rules import inverse, plan
 from diffusers_jova.conversion.wan import HEAD_DIM
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.scheduling_flow_match_av import PRESETS
 from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
 from jova_cli.model_info import front_matter
 from tests.conversion.test_dac import released_names, small_dac
+from tests.conversion.test_memory import mova_shapes
 from tests.places import CARDS
 from tests.tiny_checkpoints import APACHE, DEFAULTS, WAN_2_1_VAE, convert_commands, write_checkpoints
 from tests.tiny_pipeline import build_tokenizer
@@ -75,33 +76,6 @@ def test_ovis_towers_alone_are_another_model_without_the_fusion(
     assert sum("fusion" in name for name in fused) == 14
     assert "JoVADualTowerTransformer3DModel.from_pretrained" in Path("fused/README.md").read_text()
     assert "JoVAWanTransformer3DModel.from_pretrained" in Path("towers/README.md").read_text()
-
-
-def mova_shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of MOVA's folders, tiny: video towers of two blocks, an audio tower of one."""
-    config = {
-        "num_layers": 2,
-        "audio_num_layers": 1,
-        "num_attention_heads": 2,
-        "audio_num_attention_heads": 1,
-        "attention_head_dim": HEAD_DIM,
-        "rope_axes_dim": (44, 42, 42),
-        "audio_rope_axes_dim": (HEAD_DIM, 0, 0),
-        "ffn_dim": 32,
-        "audio_ffn_dim": 16,
-        "in_channels": 36,
-        "out_channels": 16,
-        "audio_in_channels": 6,
-        "text_dim": 16,
-        "audio_text_dim": 16,
-        "temporal_alignment": "none",
-        "fusion": "bridge",
-        "boundary": 0.9,
-    }
-    ours = {name: tuple(tensor.shape) for name, tensor in dual_tower.build(config).state_dict().items()}
-    table = [Rule(rule.source, rule.target) for rule in mova.rules(mova.EXPERTS, HEAD_DIM)]
-    shapes = {move.targets[0]: ours[move.sources[0]] for move in plan(ours, inverse(table))}
-    return shapes | {"audio_dit.patch_embedding.weight": (*shapes["audio_dit.patch_embedding.weight"], 1)}
 
 
 def write_mova(folder: Path) -> Path:

@@ -7,15 +7,19 @@ room.
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from diffusers_jova.conversion import ovi, wan
+from diffusers_jova.adapter_keys import MOVA_EXPERTS
+from diffusers_jova.conversion import dual_tower, mova, ovi, wan
 from diffusers_jova.conversion.convert import main
-from diffusers_jova.conversion.output import Parameter, write_safetensors
-from diffusers_jova.conversion.rules import inverse, plan, prefixed
+from diffusers_jova.conversion.output import Parameter, write_safetensors, write_weights
+from diffusers_jova.conversion.rules import Rule, inverse, plan, prefixed
+from diffusers_jova.conversion.wan import HEAD_DIM
 from tests.places import ROOT
 
 
@@ -31,6 +35,9 @@ print("peak", peak_bytes())
 """
 FULL = {"num_attention_heads": 24, "ffn_dim": 14336, "text_dim": 4096, "in_channels": 48, "out_channels": 48}
 SMALL = {"num_attention_heads": 4, "ffn_dim": 2048, "text_dim": 64, "in_channels": 16, "out_channels": 16}
+MOVA_FULL = {"num_attention_heads": 40, "audio_num_attention_heads": 12, "ffn_dim": 13824, "audio_ffn_dim": 8960}
+MOVA_FULL |= {"text_dim": 4096, "audio_text_dim": 4096, "audio_in_channels": 128, "freq_dim": 256}
+SHARD_GB = 1.0
 needs_proc = pytest.mark.skipif(not CLEAR.exists(), reason="peak memory is read from /proc")
 
 
@@ -59,14 +66,57 @@ def ovi_shapes(num_layers: int, **sizes: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def mova_shapes(**sizes: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of MOVA's folders; tiny if no sizes are given: video towers of two blocks, audio of one."""
+    config = {
+        "num_layers": 2,
+        "audio_num_layers": 1,
+        "num_attention_heads": 2,
+        "audio_num_attention_heads": 1,
+        "attention_head_dim": HEAD_DIM,
+        "rope_axes_dim": (44, 42, 42),
+        "audio_rope_axes_dim": (HEAD_DIM, 0, 0),
+        "ffn_dim": 32,
+        "audio_ffn_dim": 16,
+        "in_channels": 36,
+        "out_channels": 16,
+        "audio_in_channels": 6,
+        "text_dim": 16,
+        "audio_text_dim": 16,
+        "temporal_alignment": "none",
+        "fusion": "bridge",
+        "boundary": 0.9,
+        **sizes,
+    }
+    ours = {name: tuple(tensor.shape) for name, tensor in dual_tower.build(config).state_dict().items()}
+    table = [Rule(rule.source, rule.target) for rule in mova.rules(MOVA_EXPERTS, HEAD_DIM)]
+    shapes = {move.targets[0]: ours[move.sources[0]] for move in plan(ours, inverse(table))}
+    return shapes | {"audio_dit.patch_embedding.weight": (*shapes["audio_dit.patch_embedding.weight"], 1)}
+
+
+def zeros(shapes: Mapping[str, tuple[int, ...]]) -> list[Parameter]:
+    """Weights in bfloat16 that are zero."""
+    return [
+        Parameter(name, shape, torch.bfloat16, lambda shape=shape: torch.zeros(shape, dtype=torch.bfloat16))
+        for name, shape in shapes.items()
+    ]
+
+
 def write_ovi(path: Path, num_layers: int, **sizes: int) -> int:
     """Write a checkpoint of zeros in bfloat16 and return its size in bytes."""
-    zeros = [
-        Parameter(name, shape, torch.bfloat16, lambda shape=shape: torch.zeros(shape, dtype=torch.bfloat16))
-        for name, shape in ovi_shapes(num_layers, **sizes).items()
-    ]
-    write_safetensors(path, zeros)
+    write_safetensors(path, zeros(ovi_shapes(num_layers, **sizes)))
     return path.stat().st_size
+
+
+def write_mova(folder: Path, num_layers: int) -> list[int]:
+    """Write the folders of a release of full width, in shards of zeros; return the sizes of the files in bytes."""
+    found = zeros(mova_shapes(**MOVA_FULL, num_layers=num_layers, audio_num_layers=num_layers))
+    for name in mova.FOLDERS:
+        prefix = f"{name}."
+        part = [replace(one, name=one.name.removeprefix(prefix)) for one in found if one.name.startswith(prefix)]
+        (folder / name).mkdir(parents=True)
+        write_weights(folder / name, part, SHARD_GB)
+    return [path.stat().st_size for path in folder.rglob("*.safetensors")]
 
 
 @needs_proc
@@ -101,3 +151,22 @@ def test_a_large_checkpoint_converts_in_little_memory_and_prints_progress(
     assert "100 % of" in done.stdout
     shutil.rmtree(tmp_path / "out")
     source.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@needs_proc
+def test_the_shards_of_two_experts_convert_in_little_memory(tmp_path: Path) -> None:
+    if shutil.disk_usage(tmp_path).free < (room := 10e9):
+        pytest.skip(f"{room / 1e9:.0f} GB must be free in {tmp_path}")
+    source, output = tmp_path / "MOVA", tmp_path / "out"
+    sizes = write_mova(source, num_layers=2)
+    assert sum(sizes) > 2e9 * 2
+    arguments = [sys.executable, "-c", COMMAND, "mova", str(source), str(output)]
+    done = subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True, text=True)
+    peak = int(done.stdout.rpartition("peak ")[2])
+    print(f"{sum(sizes) / 1e9:.2f} GB, largest shard {max(sizes) / 1e9:.2f} GB, peak {peak / 1e9:.2f} GB")
+    assert peak < 1.3 * max(sizes) + 2 * 2**30
+    assert sum(path.stat().st_size for path in output.rglob("*.safetensors")) > 0.99 * sum(sizes)
+    shutil.rmtree(source)
+    shutil.rmtree(output)

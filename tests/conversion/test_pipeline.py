@@ -13,9 +13,10 @@ from diffusers_jova.conversion.card import copied_licence, model_card
 from diffusers_jova.conversion.components import find_components, locate
 from diffusers_jova.conversion.mmaudio import mmaudio_vocoder
 from diffusers_jova.conversion.output import Options, new_folder
-from diffusers_jova.conversion.pipeline import Family, assemble
+from diffusers_jova.conversion.pipeline import Family, assemble, guidance_defaults
 from diffusers_jova.conversion.source import local_path
 from diffusers_jova.generation_defaults import GenerationDefaults
+from diffusers_jova.guidance import PRESETS
 from diffusers_jova.prompt import JoVAPrompt
 from tests.tiny_pipeline import build_dual_tower, build_tiny_pipeline
 
@@ -141,3 +142,16 @@ def test_a_pipeline_with_a_non_commercial_part_is_tagged_so(tmp_path: Path) -> N
 def test_a_source_that_is_neither_a_path_nor_a_hub_id_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must be an existing path or a hub id"):
         local_path("no/such/file.safetensors/at all")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_converted_pipeline_guides_as_published_and_sound_follows_where_both_are_alike(preset: str) -> None:
+    defaults = GenerationDefaults(**guidance_defaults(preset))
+    video, audio = PRESETS[preset]
+    assert [defaults.guidance()[name].guidance_scale for name in ("video", "audio")] == [
+        video.guidance_scale,
+        audio.guidance_scale,
+    ]
+    assert defaults.guidance()["audio"].coupling_scale == audio.coupling_scale
+    if video.guidance_scale == audio.guidance_scale:
+        assert defaults.override(guidance_scale=1.0).guidance()["audio"].guidance_scale == 1.0
