@@ -210,12 +210,9 @@ class Conditioning:
         continues = task.continues or continue_ < config.prefix_probability
         is_coupled = continues or uncouple >= config.uncoupled_probability
         coupled = task.coupled if is_coupled else False
-        per_sample = send(torch.cat([pair, lone, chances[:1], audio_caption, chances[1:]]), self.device)
-        levels, chances = per_sample[:4], per_sample[4:]
-        sigma, audio_sigma, lone_sigma, lone_audio_sigma = levels
-        caption, own_caption, image, length = chances
-        per_clip = (sigma, audio_sigma, lone_sigma, lone_audio_sigma, caption, own_caption, image, length)
-        return Draws(*per_clip, coupled, continues)
+        per_sample = send(torch.cat([pair, lone, chances, audio_caption]), self.device)
+        sigma, audio_sigma, lone, lone_audio, caption, image, length, own_caption = per_sample
+        return Draws(sigma, audio_sigma, lone, lone_audio, caption, own_caption, image, length, coupled, continues)
 
     def _levels(self, size: int, coupling: Coupling, generator: torch.Generator) -> Tensor:
         """Draws noise levels of video and audio, [2, B]."""

@@ -194,10 +194,11 @@ def check_tasks(datasets: Iterable[PrecomputedDataset], transformer: Any, config
                 f"`fusion` 'aligned' do, got {dict(weights_of(config))}; leave it out"
             )
         for dataset in datasets:
-            if not dataset.voices:
+            if len(dataset.voices) < (len(dataset) if config.distribution in SHARDED else 1):
                 raise ValueError(
-                    "`tasks` with voice must have recordings of several clips with sound of one length, got none in "
-                    f"`{dataset.root}`; prepare longer ones by `jova prepare --cut all`, or leave voice out"
+                    "`tasks` with voice must have recordings of several clips with sound of one length, all of them "
+                    f"in a sharded run, got {len(dataset.voices)} clips of such in `{dataset.root}`; prepare longer "
+                    "ones by `jova prepare --cut all`, or leave voice out"
                 )
     if any(task.gives_video for task in tasks) and transformer.config.get("boundary") is not None:
         raise ValueError(
