@@ -1,5 +1,6 @@
 """FSDP2 through accelerate on two CPU processes. Accelerate starts it on accelerators only; a shim says otherwise."""
 
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -36,6 +37,8 @@ def sharded_accelerator(config: Any) -> Accelerator:
         cpu_ram_efficient_loading=False,
         state_dict_type="FULL_STATE_DICT",
     )
+    # which a run of the test's own process has left in the environment
+    os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.gradient_accumulation_steps)
     accelerator = Accelerator(fsdp_plugin=plugin, mixed_precision=config.mixed_precision)
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     accelerator.state.__dict__.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
