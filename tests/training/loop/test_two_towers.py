@@ -26,6 +26,7 @@ from tests.tiny_training import MODEL, different, dual_tower, forget_accelerate,
 
 EXPERTS = dual_tower("bridge", boundary=0.5)
 ALIGNED = dual_tower("aligned")
+CARDS = ("mova-720p", "uniavgen")
 RATES = {"fusion": 2e-3, "video_low": 0.0, "audio": 5e-4}
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # with the model and the header of the clips
     "mova": (dual_tower("bridge", boundary=0.9), {"loudness_lufs": -23.0}),
@@ -298,3 +299,24 @@ def test_two_processes_take_the_steps_of_one_in_every_task(tmp_path: Path) -> No
     one, two = result(tmp_path / "run"), result(tmp_path / "two")
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)  # sums in another order
+
+
+def test_the_memory_that_the_recipe_states_is_that_of_the_models() -> None:
+    ovi = {
+        "in_channels": 48, "out_channels": 48, "audio_in_channels": 20, "num_layers": 30, "num_attention_heads": 24,
+        "audio_num_attention_heads": 24, "ffn_dim": 14336, "audio_ffn_dim": 14336, "audio_embedding": "conv",
+        "fusion": "text_cross",
+    }  # fmt: skip
+    cards = {name: JoVADualTowerTransformer3DModel.load_config(f"model_cards/{name}/transformer") for name in CARDS}
+    mova, uniavgen = ({n: v for n, v in cards[name].items() if not n.startswith("_")} for name in CARDS)
+    numbers = []
+    for config in (mova | {"boundary": 0.9}, uniavgen, ovi):
+        with torch.device("meta"):
+            model = JoVADualTowerTransformer3DModel(**config)
+        numbers.append(sum(parameter.numel() for parameter in model.parameters()) / 1e9)
+    text = Path("training/README.md").read_text()
+    for number in numbers:
+        assert f"({number:.2f} B)" in text
+    for first, num_bytes in (("adapter: ", 2), ("whole: ", 16)):
+        row = next(line for line in text.splitlines() if line.startswith(f"| {first}"))
+        assert re.findall(r"(\d+) GB", row) == [f"{number * num_bytes:.0f}" for number in numbers]
