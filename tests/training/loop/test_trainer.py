@@ -208,7 +208,7 @@ def test_the_handler_of_sigterm_stays_only_for_the_run(tmp_path: Path) -> None:
 def test_no_two_parts_of_a_run_share_their_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = []
     prepare = Conditioning.__call__
-    spy = lambda self, batch, seed: seeds.append(seed) or prepare(self, batch, seed)  # noqa: E731
+    spy = lambda self, batch, seed, step: seeds.append(seed) or prepare(self, batch, seed, step)  # noqa: E731
     monkeypatch.setattr(Conditioning, "__call__", spy)
     Trainer(tiny_config(tmp_path, steps=3, batch_size=2, gradient_accumulation_steps=4)).train()
     assert len(set(seeds)) == 3 * 4
