@@ -55,7 +55,7 @@ PARTS = {  # of a module, by their names in the files
 KEY = re.compile(rf"(.+)\.({'|'.join(map(re.escape, PARTS))})")
 COMPOUNDS = (  # parts of module names that hold an underscore themselves
     *("single_transformer_blocks", "transformer_blocks", "video_text", "audio_text", "self_attn", "cross_attn"),
-    *("to_q", "to_k", "to_v", "to_out", "norm_q", "norm_k", "k_img", "v_img", "add_k_proj", "add_v_proj"),
+    *("to_q", "to_k", "to_v", "to_out", "to_cross", "norm_q", "norm_k", "k_img", "v_img", "add_k_proj", "add_v_proj"),
     *("condition_embedder", "text_embedder", "time_embedder", "image_embedder", "linear_1", "linear_2", "time_proj"),
     *("patch_embedding", "text_embedding", "time_embedding", "time_projection", "img_emb", "proj_out"),
     *("speaker_embedding", "out_norm", "position_embedding", "mask_head", "video_low"),

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.config import TrainConfig, from_values
+from tests.tiny_pipeline import build_dual_tower
 
 
 MODEL = {
@@ -52,6 +53,14 @@ HEADER = {
 }
 
 
+def dual_tower(fusion: str, **overrides: Any) -> dict[str, Any]:
+    """Config of the tiny towers, as a `.json` file of `model` holds it."""
+    config = dict(build_dual_tower(fusion, **overrides).config)
+    return {name: value for name, value in config.items() if not name.startswith("_")} | {
+        "_class_name": "JoVADualTowerTransformer3DModel"
+    }
+
+
 def forget_accelerate() -> None:
     """Accelerate keeps its settings for the life of a process; this begins a new life."""
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -64,8 +73,13 @@ def write_clips(
     without_audio: tuple[int, ...] = (),
     without_video: tuple[int, ...] = (),
     channels: tuple[int, int, int] = (2, 6, 10),
+    num_recordings: int = 0,
+    **header: Any,
 ) -> Path:
-    """Clips of 3 x 4 x 4 video latents and 8 audio latents, each with one mouth; channels of video, audio and text."""
+    """Clips of 3 x 4 x 4 video latents and 8 audio latents, each with one mouth; channels of video, audio and text.
+
+    They are of so many recordings in turn, and have more in their headers.
+    """
     video_channels, audio_channels, text_dim = channels
     generator = torch.Generator().manual_seed(0)
     for index in range(num_clips):
@@ -79,7 +93,8 @@ def write_clips(
         absent = ["audio_latents"] if index in without_audio else []
         absent += ["video_latents", "image_latents", "mouth_boxes"] if index in without_video else []
         record = {name: tensor for name, tensor in record.items() if name not in absent}
-        write_record(folder / f"clip-{index:03d}.safetensors", record, HEADER)
+        source = {"source": f"recording-{index % num_recordings}.mp4"} if num_recordings else {}
+        write_record(folder / f"clip-{index:03d}.safetensors", record, HEADER | header | source)
     write_record(folder / EMPTY_PROMPT, {"prompt_embeds": torch.zeros(1, text_dim)}, {})
     return folder
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffusers_jova.adapter_file import for_comfy, merge_dora, read_adapter
 from diffusers_jova.adapter_keys import WAN_ENDS, WAN_LAYERS
-from tests.tiny_pipeline import build_wan_transformer
+from tests.tiny_pipeline import build_transformer, build_wan_transformer
 
 
 ROUND_OFF = {"atol": 1e-4, "rtol": 1e-3}  # float32, a sum in another order through two blocks
@@ -104,6 +104,29 @@ def loaded(tensors: dict[str, Tensor], folder: Path, header: dict[str, str] | No
 def test_an_adapter_of_any_tool_does_what_its_merged_weights_do(naming: str, parts: str, tmp_path: Path) -> None:
     transformer = loaded(adapter(naming, parts), tmp_path)
     torch.testing.assert_close(outputs(transformer), merged(ALPHA / RANK), **ROUND_OFF)
+
+
+@pytest.mark.parametrize("layout", ["comfy", "kohya"])
+def test_an_adapter_of_the_cross_terms_survives_the_layouts_of_other_tools(layout: str, tmp_path: Path) -> None:
+    transformer, generator = build_transformer(fusion="cross_linear"), torch.Generator().manual_seed(3)
+    names = [name for name, _ in transformer.named_modules() if name.endswith(("to_cross", "audio.to_q"))]
+    saved = {}
+    for name in names:
+        rows, columns = weight(transformer, name).shape
+        pair = (torch.randn(RANK, columns, generator=generator), torch.randn(rows, RANK, generator=generator))
+        saved |= {f"transformer.{name}.{part}": t for part, t in zip(PARTS["A and B"], pair, strict=True)}
+    assert sum("to_cross" in name for name in saved) == 8  # of video and audio in two blocks
+    other = for_comfy(read_adapter(saved))
+    if layout == "kohya":
+        split = [(name.removeprefix("diffusion_model.").rsplit(".", 2), tensor) for name, tensor in other.items()]
+        other = {f"lora_unet_{a.replace('.', '_')}.{b}.{c}": tensor for (a, b, c), tensor in split}
+    save_file({name: tensor.contiguous() for name, tensor in other.items()}, tmp_path / "it.safetensors")
+    read = read_adapter(tmp_path / "it.safetensors")
+    assert {f"transformer.{name}": tensor.shape for name, tensor in read.tensors.items()} == {
+        name: tensor.shape for name, tensor in saved.items()
+    }
+    assert all(torch.equal(tensor, saved[f"transformer.{name}"]) for name, tensor in read.tensors.items())
+    transformer.load_lora_adapter(tmp_path / "it.safetensors", adapter_name="it")
 
 
 @pytest.mark.parametrize("name", ["ss_network_alpha", "network_alpha", "lora_alpha", "alpha"])

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import pytest
 import torch
 from diffusers.loaders.lora_conversion_utils import (
@@ -7,16 +9,17 @@ from diffusers.loaders.lora_conversion_utils import (
 from torch import nn
 
 from diffusers_jova.adapter_keys import WAN_ENDS, WAN_LAYERS, bare_names, dotted, module_name
+from diffusers_jova.joint_attention import Fusion
 from tests.tiny_pipeline import DUAL_TOWERS, NAVA_SHARING, build_dual_tower, build_transformer, build_wan_transformer
 
 
 @pytest.mark.parametrize(
     "transformer",
     [
-        build_transformer(),
-        build_wan_transformer(),
+        *(build_transformer(fusion=fusion) for fusion in get_args(Fusion)),
+        *(build_wan_transformer(audio_embedding=kind) for kind in ("linear", "conv")),
         build_wan_transformer(**NAVA_SHARING),
-        *(build_dual_tower(name) for name in DUAL_TOWERS),
+        *(build_dual_tower(name, boundary=boundary) for name in DUAL_TOWERS for boundary in (None, 0.9)),
     ],
 )
 def test_underscores_become_the_dots_of_every_linear_layer(transformer: nn.Module) -> None:

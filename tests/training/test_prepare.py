@@ -258,12 +258,14 @@ def test_clips_prepared_with_other_settings_do_not_mix_with_the_earlier_ones(
     source, output = write_clips(tmp_path / "clips"), tmp_path / "cache"
     prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output))
     earlier = PrecomputedDataset(output).preparation
+    assert {header.metadata["loudness_lufs"] for header in PrecomputedDataset(output).headers} == {""}
     louder = make_preparer(tiny_pipeline_folder, output, loudness_lufs=-23.0)
     prepare(read_samples(source)[:1], louder)
     with pytest.raises(ValueError, match="must come from one model and the same settings"):
         PrecomputedDataset(output)
     prepare(read_samples(source), louder)
     assert PrecomputedDataset(output).preparation == louder.preparation != earlier
+    assert {header.metadata["loudness_lufs"] for header in PrecomputedDataset(output).headers} == {"-23.0"}
     other_model = replace(louder, model_fingerprint="another")
     assert other_model.preparation != louder.preparation
 

@@ -19,12 +19,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffusers_jova.finite import is_finite
+from diffusers_jova.training.data.face_crop import faces_of
 from diffusers_jova.training.data.mouth_mask import latent_mask, scale_boxes
 from diffusers_jova.whole_files import written_whole
 from jova_cli.given_paths import kind_of
@@ -175,7 +177,11 @@ class Layout:
 
 
 def collate(
-    records: Iterable[Record], headers: Sequence[RecordHeader], layout: Layout, box_scale: float = 1.0
+    records: Iterable[Record],
+    headers: Sequence[RecordHeader],
+    layout: Layout,
+    box_scale: float = 1.0,
+    with_faces: bool = False,
 ) -> Batch:
     """Stack records of one bucket; a modality that a record lacks is zeros with presence 0.
 
@@ -184,14 +190,15 @@ def collate(
         headers: The header of each record, length B.
         layout: The shapes of the bucket.
         box_scale: Factor by which mouth boxes grow before they become a mask.
+        with_faces: Whether to mark faces as well, as far as mouths tell where they are.
 
     Returns:
         `video_latents` [B, C, F, h, w], `audio_latents` [B, L, C], `image_latents` [B, C, 1 or F, h, w],
         `prompt_embeds` [B, S, D], `prompt_embeds_2` [B, S2, D2], `prompt_mask` bool [B, S + S2], `mouth_mask` bool
-        [B, 1, F, h, w], `has_video`, `has_audio`, `has_image` float [B], `frame_rate` float, `captions` list. What the
-        whole bucket lacks is None.
+        [B, 1, F, h, w], `face_mask` likewise where it is asked for, `has_video`, `has_audio`, `has_image` float [B],
+        `frame_rate` float, `captions` list. What the whole bucket lacks is None.
     """
-    size, batch = len(headers), _empty_batch(len(headers), layout)
+    size, batch = len(headers), _empty_batch(len(headers), layout, with_faces)
     masks = {key: torch.zeros(size, shape[0], dtype=torch.bool) for key, shape in layout.prompts.items() if shape}
     for row, (record, header) in enumerate(zip(records, headers, strict=True)):
         for name in LATENTS:
@@ -204,7 +211,10 @@ def collate(
                 batch[name][row, :length] = record[name]
                 masks[name][row, :length] = record.get(mask_name, torch.ones(length, dtype=torch.bool))
         if "mouth_boxes" in record and batch["mouth_mask"] is not None:
-            batch["mouth_mask"][row, 0] = _mouth_mask(record["mouth_boxes"], header, box_scale)
+            mouths = record["mouth_boxes"].double().numpy()
+            batch["mouth_mask"][row, 0] = _cells(scale_boxes(mouths, box_scale), header)
+            if with_faces:
+                batch["face_mask"][row, 0] = _cells(faces_of(mouths), header)
     batch["prompt_mask"] = torch.cat(list(masks.values()), dim=1) if masks else None
     batch["captions"] = [header.metadata.get("caption", "") for header in headers]
     return batch
@@ -221,6 +231,9 @@ class PrecomputedDataset(Dataset[Batch]):
         in_memory: Read everything once; batches are then rows of stacked tensors, masks included.
         device: Where stacked tensors live; only with `in_memory`.
         mouth_box_scale: Factor by which mouth boxes grow before they become a mask.
+        with_faces: Whether batches have `face_mask`, see `collate`.
+        with_voices: Whether batches have `voice_latents` [B, L, C], for each of their clips the sound of another clip
+            of the same recording; None where one of them has none.
 
     Attributes:
         preparation: Digest of the model and the settings that all records come from; None where they do not say.
@@ -232,7 +245,10 @@ class PrecomputedDataset(Dataset[Batch]):
         in_memory: bool = False,
         device: str | torch.device = "cpu",
         mouth_box_scale: float = 1.0,
+        with_faces: bool = False,
+        with_voices: bool = False,
     ) -> None:
+        self.with_faces, self.with_voices = with_faces, with_voices
         self.root, self.in_memory, self.mouth_box_scale = Path(root), in_memory, mouth_box_scale
         paths = sorted(self.root.glob("*.safetensors")) if kind_of(self.root) == "folder" else []
         if not paths:
@@ -244,6 +260,7 @@ class PrecomputedDataset(Dataset[Batch]):
         self._empty_prompt = _read(self.root / EMPTY_PROMPT) if (self.root / EMPTY_PROMPT).exists() else {}
         self.buckets = _buckets(self.headers)
         self.layouts = [self._layout(bucket) for bucket in self.buckets]
+        self.voices = _other_clips(self.headers, self.buckets) if with_voices else {}
         self._place = {index: (b, row) for b, bucket in enumerate(self.buckets) for row, index in enumerate(bucket)}
         self._stacks = [self._stack(b, device) for b in range(len(self.buckets))] if in_memory else []
 
@@ -275,10 +292,27 @@ class PrecomputedDataset(Dataset[Batch]):
             )
         bucket, rows = buckets.pop(), [row for _, row in places]
         if self.in_memory:
-            return _finish(_rows(self._stacks[bucket], rows))
+            return _finish(_rows(self._stacks[bucket], rows)) | self._voices(bucket, indices)
         headers = [self.headers[index] for index in indices]
+        return _finish(self._collate(headers, bucket)) | self._voices(bucket, indices)
+
+    def _collate(self, headers: Sequence[RecordHeader], bucket: int) -> Batch:
         records = (_read(header.path) for header in headers)
-        return _finish(collate(records, headers, self.layouts[bucket], self.mouth_box_scale))
+        return collate(records, headers, self.layouts[bucket], self.mouth_box_scale, self.with_faces)
+
+    def _voices(self, bucket: int, indices: Sequence[int]) -> Batch:
+        """The sound of other clips, for batches that have it."""
+        if not self.with_voices:
+            return {}
+        others = [self.voices[index] for index in indices if index in self.voices]
+        if len(others) < len(indices):
+            return {"voice_latents": None}
+        if self.in_memory:
+            sound = {"voice_latents": self._stacks[bucket]["audio_latents"]}
+            return _rows(sound, [self._place[other][1] for other in others])
+        return {
+            "voice_latents": torch.stack([_read_one(self.headers[other].path, "audio_latents") for other in others])
+        }
 
     def empty_prompt(self) -> Batch:
         """Return the embedding of the empty prompt as a batch of one, padded like the others, for caption dropout."""
@@ -307,9 +341,7 @@ class PrecomputedDataset(Dataset[Batch]):
         return max(shapes) if shapes else None
 
     def _stack(self, bucket: int, device: str | torch.device) -> Batch:
-        headers = [self.headers[index] for index in self.buckets[bucket]]
-        records = (_read(header.path) for header in headers)
-        batch = collate(records, headers, self.layouts[bucket], self.mouth_box_scale)
+        batch = self._collate([self.headers[index] for index in self.buckets[bucket]], bucket)
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
@@ -323,6 +355,18 @@ def _buckets(headers: Sequence[RecordHeader]) -> list[list[int]]:
         fits = (key for key in complete if video in (None, key[0]) and audio in (None, key[1]))
         buckets[next(fits, (video, audio))].append(index)
     return [buckets[key] for key in sorted(buckets, key=str)]
+
+
+def _other_clips(headers: Sequence[RecordHeader], buckets: Sequence[Sequence[int]]) -> dict[int, int]:
+    """For each clip with sound the next one of its recording and length, the first for the last, if there is any."""
+    recordings: dict[Any, list[int]] = defaultdict(list)
+    for bucket, members in enumerate(buckets):
+        for index in members:
+            header = headers[index]
+            if "audio_latents" in header.shapes and "source" in header.metadata:
+                recordings[bucket, header.metadata["source"]].append(index)
+    several = [clips for clips in recordings.values() if len(clips) > 1]
+    return {clip: other for clips in several for clip, other in zip(clips, [*clips[1:], clips[0]], strict=True)}
 
 
 def _common_preparation(headers: Sequence[RecordHeader]) -> str | None:
@@ -346,14 +390,15 @@ def _key(header: RecordHeader) -> tuple[tuple[Shape, float] | None, Shape | None
     return (video, header.number("frame_rate")) if video else None, audio
 
 
-def _empty_batch(size: int, layout: Layout) -> Batch:
+def _empty_batch(size: int, layout: Layout, with_faces: bool) -> Batch:
     video = layout.latents["video_latents"]
     shapes = {**layout.latents, **layout.prompts}
     batch: Batch = {
         name: torch.zeros(size, *shape, dtype=layout.dtypes[name]) if shape else None for name, shape in shapes.items()
     }
     batch |= {_presence(name): torch.zeros(size) for name in LATENTS}
-    batch["mouth_mask"] = torch.zeros(size, 1, *video[1:], dtype=torch.bool) if video else None
+    for name in ("mouth_mask", *["face_mask"] * with_faces):
+        batch[name] = torch.zeros(size, 1, *video[1:], dtype=torch.bool) if video else None
     batch["frame_rate"] = layout.frame_rate
     return batch
 
@@ -371,10 +416,11 @@ def _count_boxes(boxes: Tensor) -> int:
     return int(boxes.isfinite().all(dim=-1).sum())
 
 
-def _mouth_mask(boxes: Tensor, header: RecordHeader, box_scale: float) -> Tensor:
+def _cells(boxes: NDArray[np.floating[Any]], header: RecordHeader) -> Tensor:
+    """Latent cells [F, h, w] that encode what is in boxes [P, frames, 4]."""
     names = ("num_frames", "height", "width", "spatial_factor", "temporal_factor")
     numbers = (int(header.number(name)) for name in names)
-    return torch.from_numpy(latent_mask(scale_boxes(boxes.double().numpy(), box_scale), *numbers))
+    return torch.from_numpy(latent_mask(boxes, *numbers))
 
 
 def _rows(stack: Batch, rows: Sequence[int]) -> Batch:
@@ -392,9 +438,19 @@ def _rows(stack: Batch, rows: Sequence[int]) -> Batch:
 
 
 def _finish(batch: Batch) -> Batch:
-    """Turn the mask, kept as bool in memory, into the float mask of the loss."""
-    mask = batch["mouth_mask"]
-    return batch if mask is None else batch | {"mouth_mask": mask.float()}
+    """Turn the masks, kept as bool in memory, into the float masks of the loss."""
+    masks = {name: batch[name] for name in ("mouth_mask", "face_mask") if batch.get(name) is not None}
+    return batch | {name: mask.float() for name, mask in masks.items()}
+
+
+def _read_one(path: Path, name: str) -> Tensor:
+    """Read one tensor of a record."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
 
 
 def _read(path: Path) -> Record:

@@ -210,6 +210,7 @@ class Preparer:
             "spatial_factor": encoder.video_codec.spatial_factor,
             "temporal_factor": encoder.video_codec.temporal_factor,
             "start_s": clip.start_s,
+            "loudness_lufs": "" if settings.loudness_lufs is None else settings.loudness_lufs,
             "mouths": json.dumps(mouths),
             "note": SHAPE_NOTES[settings.fit](clip.shape_share) if clip.shape_share < MAX_UNLIKE else "",
             **{name: int(encoder.pipeline.config[name]) for name in FIRST_FRAMES},

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.training.loop.tasks import tasks_of
 from diffusers_jova.transformer_jova_dual_tower import LOW_NOISE
 from diffusers_jova.weight_branches import Branch, branch_of
 
 
 TABLES = ("position_embedding", "scale_shift_table")  # matrices by shape, biases by what they do
 MEETING = {"fusion", "to_cross"}  # parts of the names of what works only where video and audio see each other
+OWN_PARTS = ("mask_head", "fusion", "to_cross", LOW_NOISE)  # that may have rates; what lies in another one first
 NOTHING_TO_TRAIN = "no weight is left to train; check `stage`, `lora_targets` and the learning rates"
 
 
@@ -54,17 +56,40 @@ def freeze(transformer: nn.Module, config: TrainConfig) -> None:
 
 def learns(name: str, config: TrainConfig) -> bool:
     """Tells whether the run trains a parameter or module: its stage uses it, and its branch has a rate above 0."""
-    is_unused = config.stage != "joint" and not MEETING.isdisjoint(name.split("."))
-    return not is_unused and trains(branch_of(name), config)
+    parts, branch = set(name.split(".")), branch_of(name)
+    is_alone = config.stage != "joint" and not (MEETING.isdisjoint(parts) and branch in (config.stage, "joint"))
+    unused = {"high": LOW_NOISE in parts, "low": branch == "video" and LOW_NOISE not in parts}  # of two experts
+    return not is_alone and not unused.get(config.experts, False) and learning_rate_of(name, config) > 0
+
+
+def check_learning_rates(transformer: nn.Module, config: TrainConfig) -> None:
+    """Refuse learning rates of parts that the model has not, which nothing would read.
+
+    Raises:
+        ValueError: There is one.
+    """
+    found = {part for name, _ in transformer.named_parameters() for part in parts_of(name)}
+    branches = {f"{branch}_learning_rate": branch for branch in get_args(Branch)}
+    given = {f"learning_rates.{part}": part for part in config.learning_rates or {}}
+    given |= {name: branch for name, branch in branches.items() if getattr(config, name) is not None}
+    for name, part in given.items():
+        if part not in found:
+            raise ValueError(
+                f"`{name}` must be of a part that this `model` has, which are {', '.join(sorted(found))}, got {part}; "
+                "leave it out"
+            )
 
 
 def idles(transformer: nn.Module, config: TrainConfig) -> bool:
     """Tells whether steps may leave trained weights unused even where every clip has video and audio.
 
-    Those are what meets where a step keeps video and audio apart, one of two video towers, and what embeds speakers.
+    Those are what meets where a step keeps video and audio apart or one of them does not read the other, one of two
+    video towers, and what embeds speakers.
     """
     rare = {LOW_NOISE, "speaker_embedding"}
-    return meets_rarely(transformer, config) or not rare.isdisjoint(trained_parts(transformer))
+    trained = trained_parts(transformer)
+    reads_one_way = any(task.coupled is not True for task in tasks_of(config)) and not MEETING.isdisjoint(trained)
+    return meets_rarely(transformer, config) or reads_one_way or not rare.isdisjoint(trained)
 
 
 def meets_rarely(transformer: nn.Module, config: TrainConfig) -> bool:
@@ -78,40 +103,43 @@ def trained_parts(transformer: nn.Module) -> set[str]:
     return {part for name in trained for part in name.split(".")}
 
 
-def trains(branch: Branch, config: TrainConfig) -> bool:
-    """Tells whether the stage trains a branch with a learning rate above 0."""
-    absent = config.stage != "joint" and branch not in (config.stage, "joint")
-    return not absent and learning_rate_of(branch, config) > 0
+def parts_of(name: str) -> tuple[str, ...]:
+    """Lists the parts with rates of their own that a weight belongs to, the smallest first, last its branch."""
+    parts = name.split(".")
+    return (*(part for part in OWN_PARTS if part in parts), branch_of(name))
 
 
-def learning_rate_of(branch: Branch, config: TrainConfig) -> float:
-    """Resolves the learning rate of one branch; a zero is a zero."""
-    own = {
+def learning_rate_of(name: str, config: TrainConfig) -> float:
+    """Resolves the learning rate of a weight: of its smallest part that has one; a zero is a zero."""
+    rates: dict[str, float | None] = {
         "video": config.video_learning_rate,
         "audio": config.audio_learning_rate,
         "joint": config.joint_learning_rate,
-    }[branch]
-    return config.learning_rate if own is None else own
+        **{str(part): rate for part, rate in (config.learning_rates or {}).items()},
+    }
+    own = (rate for part in parts_of(name) if (rate := rates.get(part)) is not None)
+    return next(own, config.learning_rate)
 
 
 def parameter_groups(transformer: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Groups what is trained; `peak_lr` is the rate that the schedule scales, `orthogonal` what Muon takes."""
-    groups: dict[tuple[Branch, bool, bool], list[Tensor]] = {}
+    groups: dict[tuple[Branch, float, bool, bool], list[Tensor]] = {}
     for name, parameter in transformer.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and not any(table in name for table in TABLES)
             is_orthogonal = config.optimizer == "muon" and is_block_matrix(name, parameter)
-            groups.setdefault((branch_of(name), decays, is_orthogonal), []).append(parameter)
+            rate = learning_rate_of(name, config)
+            groups.setdefault((branch_of(name), rate, decays, is_orthogonal), []).append(parameter)
     if not groups:
         raise ValueError(NOTHING_TO_TRAIN)
     return [
         {
             "params": parameters,
-            "peak_lr": learning_rate_of(branch, config),
+            "peak_lr": rate,
             "weight_decay": config.weight_decay if decays else 0.0,
             "orthogonal": is_orthogonal,
         }
-        for (branch, decays, is_orthogonal), parameters in groups.items()
+        for (_, rate, decays, is_orthogonal), parameters in groups.items()
     ]
 
 

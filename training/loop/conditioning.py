@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 
 from diffusers_jova.conditions import condition_channels
+from diffusers_jova.joint_attention import Coupling as Coupled
 from diffusers_jova.scheduling_flow_match_av import FlowMatchAudioVideoScheduler, add_noise, velocity_target
 from diffusers_jova.training.data.dataset import Batch
 from diffusers_jova.training.loop.config import Coupling, TrainConfig
+from diffusers_jova.training.loop.tasks import TASKS, TaskRule, task_of_step
 from diffusers_jova.transformer_jova_dual_tower import TIMESTEPS
 
 
 NUM_REDRAWN = 256  # levels at once, of which those on the wanted side are taken
+NUM_TRIED, RAREST_SIDE = 10_000, 0.001  # levels by which it is judged whether a side comes at all
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class ModelInputs:
         target: True video velocity [B, C, F, H, W], or None.
         audio_target: True audio velocity [B, L, C], or None.
         mouth_mask: [B, 1, F, H, W], or None.
+        face_mask: [B, 1, F, H, W], or None where the run has no loss on face masks.
         has_video: What of the video is to be learned, bool [B] or [B, F].
         has_audio: What of the audio is to be learned, bool [B] or [B, L].
         sigma: Video noise level of each sample, [B].
@@ -43,6 +47,7 @@ class ModelInputs:
     target: Tensor | None
     audio_target: Tensor | None
     mouth_mask: Tensor | None
+    face_mask: Tensor | None
     has_video: Tensor
     has_audio: Tensor
     sigma: Tensor
@@ -50,7 +55,7 @@ class ModelInputs:
 
 
 class Draws(NamedTuple):
-    """The random decisions of a micro-batch: per sample, [B] each, and two for the whole of it.
+    """The decisions of a micro-batch: per sample, [B] each, and two for the whole of it.
 
     Attributes:
         sigma: Video noise level.
@@ -58,9 +63,10 @@ class Draws(NamedTuple):
         lone_sigma: Video noise level where the sample has no audio.
         lone_audio_sigma: Audio noise level where the sample has no video.
         drop_caption: Uniform in [0, 1): below the probability of its name, it happens.
+        drop_audio_caption: The same.
         give_image: The same.
         prefix_length: Uniform in [0, 1).
-        coupled: Whether video and audio see each other.
+        coupled: Which of video and audio see the other.
         continues: Whether the clips' beginnings are given. Noise levels per latent cost time, so they come in batches.
     """
 
@@ -69,9 +75,10 @@ class Draws(NamedTuple):
     lone_sigma: Tensor
     lone_audio_sigma: Tensor
     drop_caption: Tensor
+    drop_audio_caption: Tensor
     give_image: Tensor
     prefix_length: Tensor
-    coupled: bool
+    coupled: Coupled
     continues: bool
 
 
@@ -91,7 +98,8 @@ class Conditioning:
             serves a micro-batch: its first sample decides which, as it is drawn, and the others are drawn until their
             levels lie on its side. So the levels of every sample have the density that is configured, but those of one
             micro-batch depend on each other; where clips without sound are among others, whose levels `coupling`
-            may draw otherwise, the side comes with the probability that it has for the first.
+            may draw otherwise, the side comes with the probability that it has for the first. `experts` may name
+            the side instead.
     """
 
     def __init__(
@@ -111,12 +119,21 @@ class Conditioning:
         self.frame_rate, self.audio_latent_rate_hz = frame_rate, audio_latent_rate_hz
         self.temporal_factor, self.boundary = temporal_factor, boundary
         self.scheduler = FlowMatchAudioVideoScheduler(shift=config.shift, audio_shift=config.audio_shift)
+        if boundary is not None and config.experts != "drawn":
+            self._check_sides()
         self.image_is_latent = config.image_probability > 0 and num_mask_channels is None
 
-    def __call__(self, batch: Batch, seed: int) -> ModelInputs:
-        """Prepares one micro-batch; the same seed and batch give the same inputs, bit for bit."""
+    def __call__(self, batch: Batch, seed: int, step: int = 0) -> ModelInputs:
+        """Prepares one micro-batch; the same seed, step and batch give the same inputs, bit for bit.
+
+        Args:
+            batch: Cached clips.
+            seed: Of everything that is drawn for this micro-batch.
+            step: Of the run, by which all its micro-batches have one task and one expert.
+        """
+        task = self._task(batch, step)
         batch = to_device(self._of_stage(batch), self.device)
-        draws = self._draw(batch, seed)
+        draws = self._draw(batch, seed, step, task)
         noise = torch.Generator(self.device).manual_seed(seed)
         has_video, has_audio = batch["has_video"].bool(), batch["has_audio"].bool()
         give_image = (draws.give_image < self.config.image_probability) & batch["has_image"].bool()
@@ -124,6 +141,8 @@ class Conditioning:
         # 1. Noise levels; an absent modality is pure noise, and its partner is never clean
         sigma = torch.where(has_audio, draws.sigma, draws.lone_sigma).where(has_video, 1.0)
         audio_sigma = torch.where(has_video, draws.audio_sigma, draws.lone_audio_sigma).where(has_audio, 1.0)
+        sigma = sigma.masked_fill(has_video & has_audio & task.gives_video, 0.0)
+        audio_sigma = audio_sigma.masked_fill(has_video & has_audio & task.gives_audio, 0.0)
         levels, audio_levels = sigma, audio_sigma
         if draws.continues or self.image_is_latent:
             levels, audio_levels = self._per_latent(batch, draws, give_image, sigma, audio_sigma)
@@ -143,7 +162,8 @@ class Conditioning:
             "audio_hidden_states": audio_hidden_states,
             "timestep": 1000 * levels,
             "audio_timestep": 1000 * audio_levels,
-            **self._text(batch, draws.drop_caption < self.config.caption_dropout),
+            **self._texts(batch, draws),
+            **({"audio_reference_hidden_states": batch["voice_latents"].float()} if task.has_voice else {}),
             "frame_rate": batch["frame_rate"] or self.frame_rate,
             "audio_latent_rate_hz": self.audio_latent_rate_hz,
             "coupled": draws.coupled,
@@ -153,6 +173,7 @@ class Conditioning:
             target=target,
             audio_target=audio_target,
             mouth_mask=batch["mouth_mask"],
+            face_mask=batch.get("face_mask"),
             has_video=_expand(has_video, levels) & (levels > 0),
             has_audio=_expand(has_audio, audio_levels) & (audio_levels > 0),
             sigma=sigma,
@@ -168,27 +189,49 @@ class Conditioning:
             return batch | absent | {"has_video": torch.zeros_like(batch["has_video"])}
         return batch
 
-    def _draw(self, batch: Batch, seed: int) -> Draws:
+    def _task(self, batch: Batch, step: int) -> TaskRule:
+        """Rule of the step's task; a clip without another of its recording has no voice to be given."""
+        task = TASKS[task_of_step(self.config, step)]
+        return TASKS["joint"] if task.has_voice and batch.get("voice_latents") is None else task
+
+    def _draw(self, batch: Batch, seed: int, step: int, task: TaskRule) -> Draws:
         """Draws all decisions for the samples of a batch on the CPU."""
         config, generator, size = self.config, torch.Generator().manual_seed(seed), len(batch["has_video"])
         pair = self._levels(size, config.coupling, generator)
         lone = self._levels(size, "shared", generator)
         if self.boundary is not None and batch["video_latents"] is not None:
             first = (pair if batch["has_audio"][0] else lone)[:, :1]
-            is_high = bool(self._is_high(first))
+            is_high = is_high_step(self.config, step, drawn=bool(self._is_high(first)))
             pair = self._on_side(is_high, pair, config.coupling, generator)
             lone = self._on_side(is_high, lone, "shared", generator)
         chances = torch.rand(3, size, generator=generator)
         uncouple, continue_ = torch.rand(2, generator=generator).tolist()
-        continues = continue_ < config.prefix_probability
+        audio_caption = torch.rand(1, size, generator=generator)
+        continues = task.continues or continue_ < config.prefix_probability
         is_coupled = continues or uncouple >= config.uncoupled_probability
-        per_sample = send(torch.cat([pair, lone, chances]), self.device)
-        sigma, audio_sigma, lone_sigma, lone_audio_sigma, caption, image, length = per_sample
-        return Draws(sigma, audio_sigma, lone_sigma, lone_audio_sigma, caption, image, length, is_coupled, continues)
+        coupled = task.coupled if is_coupled else False
+        per_sample = send(torch.cat([pair, lone, chances, audio_caption]), self.device)
+        sigma, audio_sigma, lone, lone_audio, caption, image, length, own_caption = per_sample
+        return Draws(sigma, audio_sigma, lone, lone_audio, caption, own_caption, image, length, coupled, continues)
 
     def _levels(self, size: int, coupling: Coupling, generator: torch.Generator) -> Tensor:
         """Draws noise levels of video and audio, [2, B]."""
         return torch.stack(self.scheduler.sample_training_sigmas(size, self.config.density, coupling, generator))
+
+    def _check_sides(self) -> None:
+        """Refuses a density that hardly comes to the side that an expert is for.
+
+        Raises:
+            ValueError: It does.
+        """
+        config, generator = self.config, torch.Generator().manual_seed(0)
+        share = float(self._is_high(self._levels(NUM_TRIED, config.coupling, generator)).float().mean())
+        for expert, part in (("high", share), ("low", 1 - share)):
+            if part < RAREST_SIDE and config.experts in (expert, "alternate"):
+                raise ValueError(
+                    f"`shift` and `density` must bring levels to both sides of the `boundary` {self.boundary:g}, got "
+                    f"{part:.2%} for the {expert} noise; set `shift: 5` and `density: uniform`, as MOVA has them"
+                )
 
     def _is_high(self, levels: Tensor) -> Tensor:
         """Tells for which samples of levels [2, B] the first video tower works, as the transformer decides it."""
@@ -225,6 +268,14 @@ class Conditioning:
             return levels, audio_sigma
         return levels, _clean_start(audio_sigma, audio.shape[1], (seconds * self.audio_latent_rate_hz).floor())
 
+    def _texts(self, batch: Batch, draws: Draws) -> dict[str, Tensor | None]:
+        """Text of both modalities together, or of each, where its captions are dropped apart."""
+        text = self._text(batch, draws.drop_caption < self.config.caption_dropout)
+        if self.config.audio_caption_dropout is None:
+            return text
+        own = self._text(batch, draws.drop_audio_caption < self.config.audio_caption_dropout)
+        return text | {f"audio_{name}": value for name, value in own.items()}
+
     def _text(self, batch: Batch, drop: Tensor) -> dict[str, Tensor | None]:
         """Chooses the prompt or the empty prompt for each sample."""
         names = {
@@ -252,6 +303,11 @@ class Conditioning:
         resized = {name: _resize(empty[name], length) for name, length in zip(texts, lengths, strict=True)}
         mask = torch.cat([_resize(mask, length) for mask, length in zip(masks, lengths, strict=True)], dim=1)
         return resized | {"prompt_mask": mask}
+
+
+def is_high_step(config: TrainConfig, step: int, drawn: bool) -> bool:
+    """Tells whether a step trains the first of two video towers; MOVA's code begins with it (arXiv:2602.08794)."""
+    return {"drawn": drawn, "alternate": step % 2 == 0, "high": True, "low": False}[config.experts]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -27,6 +27,9 @@ MixedPrecision = Literal["no", "bf16", "fp16"]
 Density = Literal["uniform", "logit_normal", "mode"]
 Coupling = Literal["shared", "independent", "mixed"]
 SaveDtype = Literal["float32", "bfloat16"]
+Experts = Literal["drawn", "alternate", "high", "low"]
+Part = Literal["video", "audio", "joint", "video_low", "fusion", "mask_head", "to_cross"]
+Task = Literal["joint", "voice", "continuation", "video_to_audio", "audio_to_video"]
 Distribution = Literal["none", "ddp", "fsdp", "deepspeed"]
 
 
@@ -64,6 +67,10 @@ class TrainConfig:
         video_learning_rate: Learning rate of the video branch; 0 freezes it.
         audio_learning_rate: Learning rate of the audio branch; 0 freezes it.
         joint_learning_rate: Learning rate of what serves both branches; 0 freezes it.
+        learning_rates: Learning rates of single parts, `{fusion: 2e-5}` say: a branch (`video`, `audio`, `joint`), the
+            second of two video towers (`video_low`), what couples two towers (`fusion`), the face masks in it
+            (`mask_head`), the cross terms of `cross_linear` (`to_cross`). The smallest part that holds a weight
+            counts; 0 freezes it.
         learning_rate_schedule: Course of the learning rate after the warm-up.
         warmup_steps: Steps over which the learning rate rises from 0.
         decay_start: Part of the run after which `cosine` or `linear` begin to fall, in [0, 1).
@@ -76,6 +83,9 @@ class TrainConfig:
         mouth_reduction: `mask` is the paper's Eq. 7; `all` suits small pictures, see
             `diffusers_jova.training.loop.objective`.
         mouth_box_scale: Factor by which mouth boxes grow before they become a mask: lips that move fast, loose boxes.
+        face_mask_weight: lambda_m, factor of the loss on the face masks of UniAVGen's fusion at the first step, from
+            which it falls linearly; 0 has no such loss.
+        face_mask_steps: Step at which that factor is 0; UniAVGen's stage 2 has as many.
         video_weight: Factor of the video loss.
         audio_weight: Factor of the audio loss.
         density: Density of the noise levels.
@@ -83,12 +93,21 @@ class TrainConfig:
         audio_shift: Shift of the audio noise levels towards noise.
         coupling: How the noise levels of the two modalities of one sample belong together; `mixed` also draws clean
             modalities, which audio-driven video and video-to-audio need.
+        experts: Which of the two video towers of a model with a `boundary` a step trains, at noise levels of its side:
+            the one that the first clip of a micro-batch draws, both in turn (`alternate`, MOVA; `high` first), or
+            always the same, while the other one is frozen.
+        tasks: What steps train, by weights, `{joint: 4, voice: 1}` say: `joint` (sound and picture), `voice` (the
+            same, with a voice of another clip in front), `continuation`, `video_to_audio`, `audio_to_video`; see
+            `diffusers_jova.training.loop.tasks`. None trains `joint` with what the probabilities below give.
         uncoupled_probability: Share of micro-batches in which video and audio do not see each other, for guidance
             on their coupling.
         caption_dropout: Share of samples trained with the empty prompt, for guidance and against forgetting.
+        audio_caption_dropout: The same for the text that the audio reads, drawn apart; None drops the text of both.
         image_probability: Share of samples whose first frame is given.
         prefix_probability: Share of micro-batches of clips whose beginnings are given, for the continuation of clips.
         prefix_max_fraction: Longest such beginning, as a part of the clip.
+        loudness_lufs: Loudness that the sound of all clips must have been prepared with (`jova prepare
+            --loudness-lufs`); None takes any.
         prior_data: Folder of prepared clips of the base model's own kind, mixed in against forgetting.
         prior_probability: Share of micro-batches drawn from `prior_data`.
         dataset_on_device: Hold the whole prepared set in the accelerator's memory.
@@ -137,6 +156,7 @@ class TrainConfig:
     video_learning_rate: float | None = None
     audio_learning_rate: float | None = None
     joint_learning_rate: float | None = None
+    learning_rates: Mapping[Part, float] | None = None
     learning_rate_schedule: Schedule = "constant"
     warmup_steps: int = 0
     decay_start: float = 0.0
@@ -149,6 +169,8 @@ class TrainConfig:
     mouth_weight: float = 5.0
     mouth_reduction: MouthReduction = "mask"
     mouth_box_scale: float = 1.0
+    face_mask_weight: float = 0.0
+    face_mask_steps: int = 30000
     video_weight: float = 1.0
     audio_weight: float = 1.0
 
@@ -156,11 +178,15 @@ class TrainConfig:
     shift: float = 3.0
     audio_shift: float = 3.0
     coupling: Coupling = "shared"
+    experts: Experts = "drawn"
+    tasks: Mapping[Task, float] | None = None
     uncoupled_probability: float = 0.0
     caption_dropout: float = 0.1
+    audio_caption_dropout: float | None = None
     image_probability: float = 0.0
     prefix_probability: float = 0.0
     prefix_max_fraction: float = 0.5
+    loudness_lufs: float | None = None
     prior_data: str | None = None
     prior_probability: float = 0.0
 
@@ -191,12 +217,17 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(self.lora_rank is None or self.lora_rank >= 1, "lora_rank", "at least 1", self.lora_rank)
         _require(self.lora_alpha is None or self.lora_alpha > 0, "lora_alpha", "positive", self.lora_alpha)
-        for name in ("checkpoint_every", "keep_checkpoints", "validation_steps"):
+        for name in ("checkpoint_every", "keep_checkpoints", "validation_steps", "face_mask_steps"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         if self.validate_every is not None:
             _require(self.validate_every >= 1, "validate_every", "at least 1", self.validate_every, "null makes none")
         for name in PROBABILITIES:
-            _require(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
+            value = getattr(self, name)
+            _require(value is None or 0 <= value <= 1, name, "in [0, 1]", value)
+        for name in ("learning_rates", "tasks"):
+            for part, value in (getattr(self, name) or {}).items():
+                _require(value >= 0, f"{name}.{part}", "0 or more", value)
+        _require(self.tasks is None or sum(self.tasks.values()) > 0, "tasks", "of a weight above 0", self.tasks)
         for name in ("shift", "audio_shift", "max_grad_norm", "mouth_box_scale"):
             _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         for name in NOT_NEGATIVE:
@@ -241,6 +272,38 @@ class TrainConfig:
             (
                 self.stage != "joint" and self.uncoupled_probability > 0,
                 f"`uncoupled_probability` needs two modalities; set `stage: joint`, got {self.stage!r}",
+            ),
+            (
+                self.stage != "joint" and self.tasks is not None,
+                f"`tasks` need two modalities; set `stage: joint` or leave them out, got {self.stage!r}",
+            ),
+            (
+                self.stage != "joint" and self.face_mask_weight > 0,
+                f"`face_mask_weight` needs what couples two towers; set `stage: joint`, got {self.stage!r}",
+            ),
+            (
+                self.stage != "joint" and self.audio_caption_dropout is not None,
+                f"`audio_caption_dropout` needs two modalities; set `stage: joint`, got {self.stage!r}",
+            ),
+            (
+                self.tasks is not None and self.coupling == "mixed",
+                "`coupling: mixed` draws given modalities of its own; set `coupling: shared` or `independent` beside "
+                "`tasks`",
+            ),
+            (
+                self.tasks is not None and self.prefix_probability > 0,
+                "`prefix_probability` gives beginnings of its own; set it to 0 and `continuation` in `tasks`",
+            ),
+            (
+                self.stage == "audio" and self.experts != "drawn",
+                f"`experts` are of the video; set `experts: drawn` or change `stage: audio`, got {self.experts!r}",
+            ),
+            *(
+                (
+                    getattr(self, f"{part}_learning_rate", None) is not None,
+                    f"`{part}_learning_rate` must be left out where `learning_rates` names {part}; set one of them",
+                )
+                for part in self.learning_rates or {}
             ),
             (
                 self.stage == "audio" and self.image_probability > 0,
@@ -313,6 +376,7 @@ UNREAD = (  # a setting, its value, what nothing reads then, what to do
         "set `train: lora`",
     ),
     ("learning_rate_schedule", "constant", ("decay_start", "final_learning_rate"), "set another schedule"),
+    ("face_mask_weight", 0.0, ("face_mask_steps",), "set `face_mask_weight`"),
     ("push_to_hub", None, ("hub_private_repo",), "set `push_to_hub`"),
     ("stage", "audio", ("video_weight", "mouth_box_scale"), "set `stage: joint` or `video`"),
     ("stage", "video", ("audio_weight",), "set `stage: joint` or `audio`"),
@@ -329,12 +393,13 @@ FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
 KINDS: dict[type, str] = {float: "a finite number", int: "a whole number", str: "a text", bool: "true or false"}
 NOT_NEGATIVE = (
     *("learning_rate", "video_learning_rate", "audio_learning_rate", "joint_learning_rate", "weight_decay"),
-    *("mouth_weight", "video_weight", "audio_weight", "warmup_steps", "num_workers"),
+    *("mouth_weight", "face_mask_weight", "video_weight", "audio_weight", "warmup_steps", "num_workers"),
     "stop_after_minutes",
 )
 PROBABILITIES = (
     "uncoupled_probability",
     "caption_dropout",
+    "audio_caption_dropout",
     "image_probability",
     "prefix_probability",
     "prefix_max_fraction",
@@ -406,6 +471,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         value = "no" if value is False and "no" in get_args(hint) else value  # YAML 1.1 reads a bare no as false
         _require(value in get_args(hint), name, f"one of {', '.join(get_args(hint))}", value)
         return value
+    if options and get_origin(options[0]) is Mapping:
+        return _convert_mapping(name, value, *get_args(options[0]))
     if get_origin(hint) is tuple:
         return _convert_tuple(name, value, get_args(hint))
     return _convert_scalar(name, value, options[0] if options else hint)
@@ -417,6 +484,15 @@ def _convert_tuple(name: str, value: Any, items: tuple[Any, ...]) -> tuple[Any, 
     item_types = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
     _require(len(item_types) == len(value), name, f"a list of {len(item_types)}", value)
     return tuple(_convert_scalar(name, item, kind) for item, kind in zip(value, item_types, strict=True))
+
+
+def _convert_mapping(name: str, value: Any, keys: Any, kind: type) -> dict[str, Any]:
+    """Check `name: value` pairs whose names are known."""
+    known = ", ".join(get_args(keys))
+    _require(isinstance(value, Mapping) and len(value) > 0, name, f"names with numbers, of {known}", value)
+    for key in value:
+        _require(key in get_args(keys), name, f"of {known}", key)
+    return {key: _convert_scalar(f"{name}.{key}", item, kind) for key, item in value.items()}
 
 
 def _convert_scalar(name: str, value: Any, kind: type) -> Any:

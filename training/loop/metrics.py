@@ -17,7 +17,7 @@ from diffusers_jova.whole_files import explained_full_disk, write_text
 
 
 NUM_BUCKETS = 5  # of the noise level
-TERMS = ("video", "audio", "mouth")
+TERMS = ("video", "audio", "mouth", "face")
 
 
 class LossMeter:
@@ -43,10 +43,11 @@ class LossMeter:
             shows_mouth = inputs.mouth_mask.flatten(1).any(1) & has_video.any(1)
             fraction = mouth_fraction(inputs.mouth_mask)
             self.mouth += torch.stack([fraction, (fraction > 0).float()])
+        shows_face = torch.zeros_like(shows_mouth) if inputs.face_mask is None else inputs.face_mask.flatten(1).any(1)
         rows = zip(
-            (terms.video, terms.audio, terms.mouth),
-            (has_video.any(1), has_audio.any(1), shows_mouth),
-            (inputs.sigma, inputs.audio_sigma, inputs.sigma),
+            (terms.video, terms.audio, terms.mouth, terms.face),
+            (has_video.any(1), has_audio.any(1), shows_mouth, shows_face),
+            (inputs.sigma, inputs.audio_sigma, inputs.sigma, inputs.sigma),
             strict=True,
         )
         for row, (loss, counts, sigma) in enumerate(rows):

@@ -16,10 +16,11 @@ from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DMod
 from diffusers_jova.component_fit import check_weights
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
 from diffusers_jova.training.data.encoder import FIRST_FRAMES
-from diffusers_jova.training.loop.branches import copy_video_to_audio, freeze, meets_rarely
+from diffusers_jova.training.loop.branches import check_learning_rates, copy_video_to_audio, freeze, meets_rarely
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import add_adapter, save_adapter
+from diffusers_jova.training.loop.tasks import tasks_of, weights_of
 from diffusers_jova.whole_files import explained_full_disk, written_whole
 from jova_cli.json_text import parse_object, read_object
 from jova_cli.shipped import check_source, find_model
@@ -64,6 +65,11 @@ def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:
         "prompt_embeds": (1, config.text_dim),
         "prompt_embeds_2": (1, config.get("text_dim_2")),
     }
+    if config.get("audio_text_dim", config.text_dim) != config.text_dim:
+        raise ValueError(
+            f"`model` must read one text in both towers, got widths {config.text_dim} and {config.audio_text_dim}; "
+            "`jova prepare` writes no spoken text of its own yet"
+        )
     for header in headers:
         for name, (axis, width) in widths.items():
             if name not in header.shapes:
@@ -134,10 +140,10 @@ def check_towers(datasets: Iterable[PrecomputedDataset], transformer: Any, confi
     """
     if transformer.config.get("boundary") is None or config.stage == "audio":
         return
-    if config.distribution in SHARDED:
+    if config.distribution in SHARDED and config.experts == "drawn":
         raise ValueError(
-            "`distribution` must be ddp or none for a `model` with a `boundary`, whose processes work on different "
-            f"towers, got {config.distribution}; use ddp"
+            "`distribution` must be ddp or none for a `model` with a `boundary` whose processes work on different "
+            f"towers, got {config.distribution} with `experts: drawn`; set `experts: alternate` or use ddp"
         )
     for dataset in datasets:
         for bucket in dataset.buckets:
@@ -150,9 +156,78 @@ def check_towers(datasets: Iterable[PrecomputedDataset], transformer: Any, confi
                 )
 
 
+def check_parts(transformer: Any, config: TrainConfig) -> None:
+    """Refuse settings of parts that the model has not.
+
+    Raises:
+        ValueError: There is one.
+    """
+    check_learning_rates(transformer, config)
+    values = transformer.config
+    if config.experts != "drawn" and values.get("boundary") is None:
+        raise ValueError(
+            f"`experts` must be drawn for a `model` of one video tower, got {config.experts}; leave it out"
+        )
+    if config.face_mask_weight > 0 and not is_aligned(transformer):
+        raise ValueError(
+            "`face_mask_weight` must be 0 for a `model` without face masks, which those of `fusion` 'aligned' have, "
+            f"got {config.face_mask_weight:g}; leave it out"
+        )
+
+
+def is_aligned(transformer: Any) -> bool:
+    """Tell whether a transformer has UniAVGen's fusion, with its face masks and references in front of the clip."""
+    return isinstance(transformer, JoVADualTowerTransformer3DModel) and transformer.config.fusion == "aligned"
+
+
+def check_tasks(datasets: Iterable[PrecomputedDataset], transformer: Any, config: TrainConfig) -> None:
+    """Refuse tasks that the model or the clips do not allow.
+
+    Raises:
+        ValueError: There is one.
+    """
+    tasks = tasks_of(config)
+    if any(task.has_voice for task in tasks):
+        if not is_aligned(transformer):
+            raise ValueError(
+                "`tasks` must be without voice for a `model` that takes no voice in front of the sound, as those of "
+                f"`fusion` 'aligned' do, got {dict(weights_of(config))}; leave it out"
+            )
+        for dataset in datasets:
+            if len(dataset.voices) < (len(dataset) if config.distribution in SHARDED else 1):
+                raise ValueError(
+                    "`tasks` with voice must have recordings of several clips with sound of one length, all of them "
+                    f"in a sharded run, got {len(dataset.voices)} clips of such in `{dataset.root}`; prepare longer "
+                    "ones by `jova prepare --cut all`, or leave voice out"
+                )
+    if any(task.gives_video for task in tasks) and transformer.config.get("boundary") is not None:
+        raise ValueError(
+            "`tasks` must be without video_to_audio for a `model` with a `boundary`, whose tower no noise level would "
+            f"name, got {dict(weights_of(config))}; leave it out"
+        )
+
+
+def check_loudness(headers: Iterable[RecordHeader], config: TrainConfig) -> None:
+    """Refuse clips whose sound was prepared with another loudness than the run is for.
+
+    Raises:
+        ValueError: There is one.
+    """
+    wanted = config.loudness_lufs
+    for header in (header for header in headers if "audio_latents" in header.shapes and wanted is not None):
+        found = header.metadata.get("loudness_lufs") or None
+        if found is None or float(found) != wanted:
+            raise ValueError(
+                f"`loudness_lufs` must be that of the clips, got {wanted:g} for `{header.path}` of "
+                f"{'unchanged loudness' if found is None else found}; run `jova prepare` with `--loudness-lufs="
+                f"{wanted:g}`, or set `loudness_lufs=null`"
+            )
+
+
 def prepare_transformer(config: TrainConfig) -> Any:
     """Load the transformer and leave gradients to what the run trains."""
     transformer = load_transformer(config.model)
+    check_parts(transformer, config)
     if config.init_audio_from_video:
         copy_video_to_audio(transformer)
     if config.train == "lora":

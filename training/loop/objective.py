@@ -1,17 +1,19 @@
 """What training minimises: the flow-matching errors of both modalities and of the mouth.
 
-JoVA (arXiv:2512.13677v1), Eq. 6 and 7, as one pure function of velocities and masks; there is no model in this file.
+JoVA (arXiv:2512.13677v1), Eq. 6 and 7, as one pure function of velocities and masks, and beside it what UniAVGen
+(arXiv:2511.03334) adds for its face masks; there is no model in this file.
 
 Legend of shapes: B samples, C channels, F latent frames, H x W latent pixels, L audio latents.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 MouthReduction = Literal["mask", "all"]
@@ -25,13 +27,19 @@ class LossTerms:
         video: Mean squared velocity error over the video latents.
         audio: Mean squared velocity error over the audio latents.
         mouth: The same error over the mouth, reduced as Eq. 7 or over the clip.
-        total: Weighted sum of the three.
+        face: Of the face masks of an aligned fusion, see `face_mask_loss`.
+        total: Weighted sum of all.
     """
 
     video: Tensor
     audio: Tensor
     mouth: Tensor
+    face: Tensor
     total: Tensor
+
+    def with_face(self, face: Tensor, weight: float) -> LossTerms:
+        """Adds the loss of face masks [B] with its weight."""
+        return replace(self, face=face, total=self.total + weight * face)
 
 
 def jova_loss(
@@ -85,7 +93,30 @@ def jova_loss(
         error, weight = _squared_error(audio_velocity, audio_target, has_audio, channel_dim=-1)  # [B, L]
         audio = _mean(error, weight)
     total = video_weight * video + audio_weight * audio + mouth_weight * mouth
-    return LossTerms(video, audio, mouth, total)
+    return LossTerms(video, audio, mouth, torch.zeros_like(total), total)
+
+
+def face_mask_loss(masks: Tensor, faces: Tensor) -> Tensor:
+    """Computes how far the predicted masks are from the faces, for each sample; 0 for a clip without a known face.
+
+    UniAVGen (arXiv:2511.03334), on the masks M^l of Eq. 8, one for each fusion l:
+        L_m = sum over l of |M^l - M_gt|^2
+    The square is averaged over the rows of the clip, so that its weight suits any size; the paper does not say whether
+    it is. M_gt is 1 in the rows whose latents show a part of a face.
+
+    Args:
+        masks: M, [B, N, F, h, w], of N fusions, on the rows of the video.
+        faces: 1 at latents that show a face, 0 elsewhere, [B, 1, F, H, W]; a row covers H / h x W / w of them.
+    """
+    sizes = [faces.shape[axis] // masks.shape[axis] for axis in (2, 3, 4)]
+    target = F.max_pool3d(faces.float(), sizes)  # [B, 1, F, h, w]
+    error = (masks.float() - target).square().flatten(2).mean(2).sum(1)
+    return torch.where(faces.flatten(1).any(1), error, 0.0)
+
+
+def face_mask_factor(step: int, weight: float, num_steps: int) -> float:
+    """Computes lambda_m at a step: UniAVGen lets it fall linearly from ``weight`` to 0, here within ``num_steps``."""
+    return weight * max(0.0, 1 - step / num_steps)
 
 
 def mouth_fraction(mouth_mask: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from diffusers_jova.training.data.dataset import RecordHeader
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.whole_files import write_text
@@ -30,7 +31,7 @@ import torch
 {code}
 ```
 
-Trained for {step} steps of {batch} clips per process. Losses of the last report: {losses}.
+Trained for {step} steps of {batch} clips per process{loudness}. Losses of the last report: {losses}.
 All settings are in `config.yaml`, all losses in `metrics.jsonl`.
 """
 LOAD_ADAPTER = """pipe = diffusers_jova.JoVAPipeline.from_pretrained("{base_model}", dtype=torch.bfloat16)
@@ -71,12 +72,20 @@ def write_model_card(output_dir: Path, config: TrainConfig) -> Path:
         what="An adapter" if config.train == "lora" else f"The transformer ({config.stage})",
         code=code,
         step=last["step"],
+        loudness=loudness_of(Path(config.data)),
         batch=batch,
         losses=", ".join(f"{term} {value:.4f}" for term, value in losses.items()),
     )
     path = output_dir / "README.md"
     write_text(path, text)
     return path
+
+
+def loudness_of(data: Path) -> str:
+    """What the records of a folder say of their loudness, which is that of all of them; empty where it was left."""
+    record = next(iter(sorted(data.glob("*.safetensors"))), None)
+    loudness = None if record is None else RecordHeader.read(record).metadata.get("loudness_lufs")
+    return f", with sound of {float(loudness):g} LUFS" if loudness else ""
 
 
 def is_hub_name(model: str) -> bool:

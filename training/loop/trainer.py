@@ -49,15 +49,17 @@ from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog
 from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
 from diffusers_jova.training.loop.model import (
     check_first_frames,
+    check_loudness,
     check_meetings,
     check_records,
+    check_tasks,
     check_towers,
     gather_weights,
     num_mask_channels,
     prepare_transformer,
     save_result,
 )
-from diffusers_jova.training.loop.objective import LossTerms, jova_loss
+from diffusers_jova.training.loop.objective import LossTerms, face_mask_factor, face_mask_loss, jova_loss
 from diffusers_jova.training.loop.optimization import (
     Part,
     build_optimizer,
@@ -66,6 +68,7 @@ from diffusers_jova.training.loop.optimization import (
     new_course,
 )
 from diffusers_jova.training.loop.preemption import NAMES, PreemptedError, Preemption
+from diffusers_jova.training.loop.tasks import tasks_of
 from diffusers_jova.transformer_jova import MODALITIES
 from diffusers_jova.weight_branches import branch_of
 from diffusers_jova.whole_files import clear_leftovers
@@ -98,6 +101,8 @@ class Trainer:
             in_memory=config.dataset_on_device,
             device=self.device if config.dataset_on_device else "cpu",
             mouth_box_scale=config.mouth_box_scale,
+            with_faces=config.face_mask_weight > 0,
+            with_voices=any(task.has_voice for task in tasks_of(config)),
         )
         self.dataset = read(config.data)
         self.prior = read(config.prior_data) if config.prior_data else None
@@ -181,9 +186,11 @@ class Trainer:
 
     def loss(self, inputs: ModelInputs) -> LossTerms:
         """Predict the velocities of a micro-batch and compare them with the true ones."""
-        velocity, audio_velocity = self.model(**inputs.arguments, return_dict=False)
-        config = self.config
-        return jova_loss(
+        config, arguments = self.config, inputs.arguments
+        if inputs.face_mask is not None:
+            arguments = {**arguments, "return_face_masks": True}
+        velocity, audio_velocity, *face_masks = self.model(**arguments, return_dict=False)
+        terms = jova_loss(
             velocity,
             audio_velocity,
             inputs.target,
@@ -196,6 +203,10 @@ class Trainer:
             audio_weight=config.audio_weight,
             reduction=config.mouth_reduction,
         )
+        if inputs.face_mask is None:
+            return terms
+        factor = face_mask_factor(self.step, config.face_mask_weight, config.face_mask_steps)
+        return terms.with_face(face_mask_loss(face_masks[0], inputs.face_mask), factor)
 
     def _tell_beginning(self) -> None:
         """Say what goes into the steps, of which the first may take minutes."""
@@ -254,8 +265,9 @@ class Trainer:
                 "prepare them with one pipeline"
             )
         wants_mouths = config.mouth_weight > 0 and config.stage != "audio"
-        if wants_mouths and not any(header.has_mouth() for header in headers):
-            self._tell(f"no clip in {config.data} has mouth boxes: the mouth loss will be 0")
+        for name, wanted in (("mouth", wants_mouths), ("face mask", config.face_mask_weight > 0)):
+            if wanted and not any(header.has_mouth() for header in headers):
+                self._tell(f"no clip in {config.data} has mouth boxes: the {name} loss will be 0")
         prior = "" if self.prior is None else f", against forgetting on {self.prior.describe()}"
         self._tell(f"training on {self.dataset.describe()}{prior}")
         for dataset in (dataset for dataset in self._datasets() if dataset.is_unfinished):
@@ -270,6 +282,8 @@ class Trainer:
         check_first_frames(self._headers(), self.transformer, self.config)
         check_towers(self._datasets(), self.transformer, self.config)
         check_meetings(self.transformer, self.config)
+        check_tasks(self._datasets(), self.transformer, self.config)
+        check_loudness(self._headers(), self.config)
         config = self.config
         layouts = [layout for dataset in self._datasets() for layout in dataset.layouts]
         lacking = {name for name in MODALITIES for layout in layouts if layout.latents[f"{name}_latents"] is None}
@@ -294,15 +308,16 @@ class Trainer:
         part = micro * self.accelerator.num_processes + self.accelerator.process_index
         seed = seed_of(self.config.seed, self.step, part)
         torch.manual_seed(seed)
-        return self.conditioning(batches.next(self.step), seed)
+        return self.conditioning(batches.next(self.step), seed, self.step)
 
     def _conditioning(self) -> Conditioning:
         """Read the rates from the prepared clips and the channels from the transformer."""
         config, model = self.config, self.transformer.config
         header = self.dataset.headers[0]
+        drops_captions = config.caption_dropout > 0 or (config.audio_caption_dropout or 0) > 0
         return Conditioning(
             config,
-            self.dataset.empty_prompt() if config.caption_dropout > 0 else None,
+            self.dataset.empty_prompt() if drops_captions else None,
             num_mask_channels(self.transformer),
             frame_rate=max(layout.frame_rate for layout in self.dataset.layouts) or header.number("frame_rate"),
             audio_latent_rate_hz=header.number("audio_latent_rate_hz"),

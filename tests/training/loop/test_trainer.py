@@ -31,13 +31,14 @@ from diffusers_jova.weight_branches import branch_of
 from jova_cli.shipped import launch_names
 from tests.command_words import replaced
 from tests.processes import alone, launch
-from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG, build_dual_tower
+from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
 from tests.tiny_training import (
     HEADER,
     MODEL,
     MODELS,
     WAN_MODEL,
     different,
+    dual_tower,
     forget_accelerate,
     result,
     tiny_config,
@@ -207,7 +208,7 @@ def test_the_handler_of_sigterm_stays_only_for_the_run(tmp_path: Path) -> None:
 def test_no_two_parts_of_a_run_share_their_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = []
     prepare = Conditioning.__call__
-    spy = lambda self, batch, seed: seeds.append(seed) or prepare(self, batch, seed)  # noqa: E731
+    spy = lambda self, batch, seed, step: seeds.append(seed) or prepare(self, batch, seed, step)  # noqa: E731
     monkeypatch.setattr(Conditioning, "__call__", spy)
     Trainer(tiny_config(tmp_path, steps=3, batch_size=2, gradient_accumulation_steps=4)).train()
     assert len(set(seeds)) == 3 * 4
@@ -228,13 +229,6 @@ def test_two_processes_train_clips_of_which_some_lack_a_whole_branch(tmp_path: P
 
 
 SPEAKERS = WAN_TRANSFORMER_CONFIG | NAVA_SHARING | {"_class_name": "JoVAWanTransformer3DModel"}
-
-
-def dual_tower(fusion: str, **overrides: Any) -> dict[str, Any]:
-    config = dict(build_dual_tower(fusion, **overrides).config)
-    return {name: value for name, value in config.items() if not name.startswith("_")} | {
-        "_class_name": "JoVADualTowerTransformer3DModel"
-    }
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """FSDP2 through accelerate on two CPU processes. Accelerate starts it on accelerators only; a shim says otherwise."""
 
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -17,17 +18,27 @@ from diffusers_jova.training.loop import trainer as trainer_module
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import assemble
 from tests.processes import launch
-from tests.tiny_training import forget_accelerate, tiny_config, write_clips
+from tests.tiny_training import MODEL, dual_tower, forget_accelerate, tiny_config, write_clips
+
+
+TASKS = {"joint": 1, "voice": 1, "continuation": 1, "video_to_audio": 1, "audio_to_video": 1}
+
+
+def block_of(config: Any) -> str:
+    is_dual = config.model.endswith(".json") and "DualTower" in Path(config.model).read_text()
+    return "JoVADualTowerTransformerBlock" if is_dual else "JoVATransformerBlock"
 
 
 def sharded_accelerator(config: Any) -> Accelerator:
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=["JoVATransformerBlock"],
+        transformer_cls_names_to_wrap=[block_of(config)],
         cpu_ram_efficient_loading=False,
         state_dict_type="FULL_STATE_DICT",
     )
+    # which a run of the test's own process has left in the environment
+    os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.gradient_accumulation_steps)
     accelerator = Accelerator(fsdp_plugin=plugin, mixed_precision=config.mixed_precision)
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     accelerator.state.__dict__.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
@@ -80,14 +91,36 @@ def test_sharded_training_takes_the_same_steps_and_resumes_with_the_same_bits(
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     forget_accelerate()
     settings = {"ema_decay": 0.9, "batch_size": 2, "distribution": "fsdp"}
-    launch(train_sharded, tiny_config(tmp_path, **settings))
+    check_sharded(tmp_path, MODEL, settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        (dual_tower("bridge", boundary=0.5), {"experts": "alternate"}),
+        (dual_tower("aligned"), {"tasks": TASKS, "face_mask_weight": 0.1, "image_probability": 1.0}),
+    ],
+    ids=["experts", "tasks"],
+)
+def test_sharded_towers_that_a_step_leaves_out_are_left_out_by_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    forget_accelerate()
+    write_clips(tmp_path / "prepared", channels=(16, 4, 16), num_recordings=2)
+    check_sharded(tmp_path, model, {"batch_size": 2, "distribution": "fsdp", **settings})
+
+
+def check_sharded(tmp_path: Path, model: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Two processes take the steps of one with twice the accumulation, and go on from a checkpoint bit for bit."""
+    launch(train_sharded, tiny_config(tmp_path, model, **settings))
 
     shutil.copytree(tmp_path / "run" / "checkpoint-00000003", tmp_path / "again" / "checkpoint-00000003")
-    again = tiny_config(tmp_path, output_dir=str(tmp_path / "again"), **settings)
+    again = tiny_config(tmp_path, model, output_dir=str(tmp_path / "again"), **settings)
     launch(train_sharded, again)
 
     alone = settings | {"gradient_accumulation_steps": 2, "distribution": "none"}
-    Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "alone"), **alone)).train()
+    Trainer(tiny_config(tmp_path, model, output_dir=str(tmp_path / "alone"), **alone)).train()
     forget_accelerate()
 
     name = "transformer/diffusion_pytorch_model.safetensors"
