@@ -250,7 +250,7 @@ def check_prompt(args: argparse.Namespace) -> None:
     if has_parts == (args.prompt is not None):
         raise ValueError(
             "the prompt must be given either by `--prompt` or by `--video-caption`, `--audio-caption` and "
-            f"`--transcript`, got {'both' if has_parts else 'neither'}"
+            f"`--transcript`, got {'both; leave one out' if has_parts else 'neither; write what the clip shows'}"
         )
 
 

@@ -55,8 +55,15 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], r"jova: the following arguments are required: COMMAND"),
-        (["sing"], r"jova: argument COMMAND: invalid choice: 'sing'"),
+        ([], r"jova: `COMMAND` must be given, got none; `jova --help` explains them"),
+        (["sing"], r"jova: `COMMAND` must be one of generate, app, .*, got sing; `jova --help` explains them"),
+        (["generat"], r"jova: `COMMAND` must be one of .*, got generat; did you mean `generate`\?"),
+        (["generate"], r"jova generate: `--output` must be given, got none; `jova generate --help` explains them"),
+        (["generate", "--output", "a.mp4"], r"jova generate: the prompt must be given .*, got neither; write "),
+        (["generate", "--output", "a.mp4", "--prompt"], r"`--prompt` must be followed by a value, got none; "),
+        ([*CLIP, "clip.mp4", "--steps", "many"], r"`--steps` must be a whole number, got 'many'; use 8, say"),
+        ([*CLIP, "clip.mp4", "--frame-rate", "fast"], r"`--frame-rate` must be a number, got 'fast'; use 1.5, say"),
+        (["prepare", "clips"], r"jova prepare: `--model`, `output` must be given, got none"),
         ([*CLIP, "clip.avi"], r"jova generate: `--output` must end in .mp4"),
         ([*CLIP, "nowhere/clip.mp4"], r"`--output` must be a file that can be written"),
         (
@@ -99,7 +106,7 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
             ["generate", "--prompts", "no.csv", "--output", "clips"],
             r"`--prompts` must be an existing .jsonl or .csv file",
         ),
-        ([*CLIP, "clip.mp4", "--dtype", "int8"], r"argument --dtype: invalid choice: 'int8'"),
+        ([*CLIP, "clip.mp4", "--dtype", "int8"], r"`--dtype` must be one of float32, bfloat16, float16, got int8"),
         (["app", "--port", "0"], r"jova app: `--port` must be from 1 to 65535, got 0; leave it out for a free one"),
         (["app", "--queue-size", "0"], r"jova app: `--queue-size` must be at least 1, got 0"),
         (["app", "--model", "nowhere"], r"jova app: `--model` must be an existing path or a hub name"),
@@ -112,8 +119,9 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
         (["train", "--config", "lora", "lerning_rate=1"], r"did you mean `learning_rate`"),
         ([*LORA, "lerning_rate=1"], r"jova train-lora: .*did you mean `learning_rate`"),
         (LORA, r"jova train-lora: `data` must be an existing folder, got `records` .*; run `jova prepare` first"),
-        ([*LORA, "--targets", "lips"], r"argument --targets: invalid choice: 'lips'"),
-        (["presets", "lorra"], r"jova presets: `name` must be an existing YAML file or one of .*accelerate/fsdp"),
+        ([*LORA, "--targets", "lips"], r"`--targets` must be one of attention, .*, got lips"),
+        (["presets", "lorra"], r"jova presets: `name` must be .* one of .*accelerate/fsdp.*; did you mean `lora`\?"),
+        (["assemble", "new", "vea=x"], r"a component must be one of .*, got `vea`; did you mean `vae`\?"),
         (
             ["convert", "wan", "a", "b", "--shard-gb", "0"],
             r"jova convert: `--shard-gb` must be positive and finite, got 0",
@@ -128,6 +136,38 @@ def test_a_refusal_loads_nothing_and_writes_nothing(words: list[str], message: s
     assert (code, text) == (2, "")
     assert re.search(message, said), said
     assert list(tmp_path.iterdir()) == []
+
+
+RUN = ["model=jova-tiny", "data=records", "output_dir=out"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["steps=abc", *RUN], r"`steps` must be a whole number, got 'abc'"),
+        (["steps=3", "warmup_steps=4", *RUN], r"`warmup_steps` must be at most `steps` = 3, got 4; lower it, "),
+        (["stage=both", *RUN], r"`stage` must be one of video, audio, joint, got 'both'"),
+        (["lora_rank=4", *RUN], r"`lora_rank` must be left at .* with `train: full`"),
+        (["steps=[", *RUN], r"`steps=\[` must be valid YAML"),
+        (RUN[:2], r"`output_dir` must be given"),
+        (["steps=abc", *RUN[::2], "data=nowhere"], r"`data` must be an existing folder, got `nowhere` .*; run `jova pre"),
+        (["steps=abc", *RUN[::2], "data=clips"], r"`data` must hold `\*.safetensors` records, got `clips` without any"),
+        ([*RUN, "prior_data=clips"], r"`prior_data` must hold `\*.safetensors` records, got `clips`"),
+        ([*RUN[1:], "model=nowhere"], r"`model` must be an existing path or a hub name owner/name, got nowhere"),
+        ([*RUN[1:], "model=clips"], r"`model` must be a saved transformer or pipeline, got `clips`"),
+        ([*RUN[1:], "model=clips/a.mp4"], r"`model` must be a folder, or a config that ends in .json, got the file"),
+        ([*RUN, "train=lora", "init_adapter=nowhere"], r"`init_adapter` must be an existing path or a hub name"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_refusal_of_a_training_loads_nothing(words: list[str], message: str, tmp_path: Path) -> None:
+    for path in (tmp_path / "records" / "a.safetensors", tmp_path / "clips" / "a.mp4"):
+        path.parent.mkdir()
+        path.touch()
+    code, text, said = run("train", "--config", "smoke", *words, folder=tmp_path)
+    assert (code, text) == (2, "")
+    assert re.search(message, said), said
+
 
 
 def test_what_only_reads_loads_nothing() -> None:
@@ -154,13 +194,16 @@ def test_a_command_without_its_extra_says_which_to_install(
     assert said.endswith("; install the package with its extra `app`")
 
 
-def test_an_unexpected_error_of_a_command_shows_where_it_arose(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_of_a_command_shows_where_it_arose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: object, args: object) -> None:
         raise ValueError(f"unexpected, with {args}")
 
+    (tmp_path / "a.safetensors").touch()
     monkeypatch.setattr("diffusers_jova.training.train.execute", fail)
     with pytest.raises(ValueError, match=r"unexpected, with .*smoke"):
-        main(["train", "--config", "smoke"])
+        main(["train", "--config", "smoke", "model=jova-tiny", f"data={tmp_path}", f"output_dir={tmp_path / 'out'}"])
 
 
 def test_a_module_that_started_as_a_program_reads_the_same_words(capsys: pytest.CaptureFixture[str]) -> None:
