@@ -1,4 +1,4 @@
-"""Modules of the rooms that need the standard library alone, imported without their package, which would load torch."""
+"""Modules of the rooms that need the standard library alone, imported without their package, which loads torch."""
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location

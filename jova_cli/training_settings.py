@@ -1,4 +1,4 @@
-"""The settings of a training run: which there are, and an error for every one that no run has, before torch is loaded."""
+"""The settings of a training run: which there are, and an error for what no run has, before torch is loaded."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
