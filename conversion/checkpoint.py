@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from jova_cli.convert import PICKLES
 from jova_cli.json_text import read_object
 
 
@@ -30,7 +31,6 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-PICKLES = {".pt", ".pth", ".bin", ".ckpt"}
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from jova_cli.convert import HUB_SOURCE, check_convertible
 from jova_cli.given_paths import kind_of
 
 
-HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+))?")
 WEIGHTS = ("*.safetensors", "*.json", "*.pt", "*.pth")
 
 
@@ -28,9 +27,9 @@ def local_path(source: str, patterns: Sequence[str] = WEIGHTS) -> Path:
     """
     if kind_of(source):
         return Path(source)
-    match = HUB_NAME.fullmatch(source)
-    if match is None:
-        raise ValueError(f"`SOURCE` must be an existing path or a hub id `owner/name[:file]`, got `{source}`")
+    check_convertible("SOURCE", source)
+    match = HUB_SOURCE.fullmatch(source)
+    assert match is not None
     repository, file = match["repository"], match["file"]
     try:
         if file is not None:

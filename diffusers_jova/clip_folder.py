@@ -43,6 +43,7 @@ from .folder_lock import FolderInUseError, held_alone, in_turn
 from .origin import check_origin, digest_path
 from .pipeline_jova import JoVAPipeline
 from .processes import Processes
+from .provenance import name_of_source
 from .ray_cluster import run_on_ray
 from .whole_files import FullDiskError, explained_full_disk, remove, write_text
 
@@ -189,7 +190,8 @@ def task_of(row: Row, folder: Path, digest: Callable[[Path], str]) -> Task:
     paths = {name: Path(values[name]) for name in FILES if values[name] is not None}
     files = {name: digest(path) for name, path in paths.items() if path.exists()}  # a name on the Hub is none
     files |= {f"lora {source}": digest(Path(source)) for source, _ in values["lora"] if Path(source).exists()}
-    return Task(row.line, name, row.args, values | {"files": files})
+    named = {name: name_of_source(path) for name, path in paths.items() if name == "model" and name in files}
+    return Task(row.line, name, row.args, values | named | {"files": files})  # their content decides, not their place
 
 
 def plain(value: Any) -> Any:

@@ -1,5 +1,7 @@
 """Video with sound as arrays: reading, writing, resampling, loudness; the names of several modules under one roof."""
 
+from jova_cli.media_files import PathLike, open_for_reading
+
 from .media_arrays import (
     Audio,
     check_sampling_rate,
@@ -10,7 +12,6 @@ from .media_arrays import (
     to_float_audio,
 )
 from .media_reading import (
-    PathLike,
     Sound,
     Video,
     choose_frames,
@@ -18,7 +19,6 @@ from .media_reading import (
     find_video_stream,
     first_frame,
     frame_to_array,
-    open_for_reading,
     pixel_aspect,
     read_audio,
     read_image,

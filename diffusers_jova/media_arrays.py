@@ -6,6 +6,8 @@ from fractions import Fraction
 import numpy as np
 import torch
 
+from jova_cli.media_files import MAX_SAMPLING_RATE_HZ
+
 
 Audio = np.ndarray | torch.Tensor
 
@@ -14,7 +16,6 @@ MAX_FRAME_RATE_HZ = 1000.0  # a frame of more lasts no sample of a telephone
 NTSC_NOMINAL_HZ = (24, 30, 48, 60, 120)  # the rates that television divides by 1.001
 INTEGER_SCALES = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}  # centre, peak
 LARGEST_OVERSHOOT = 4.0  # peak of floats, 12 dB above full scale; what is louder has another scale
-MAX_SAMPLING_RATE_HZ = 768_000  # of the fastest converters; a header may claim anything
 LOUDNESS_BLOCK_S = 0.4  # ITU-R BS.1770 measures blocks of 0.4 s
 
 

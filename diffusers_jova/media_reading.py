@@ -4,28 +4,31 @@ Letters: F frames, H and W pixels. Frames are uint8 [F, H, W, 3]; sound is float
 """
 
 import math
-import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 from diffusers.utils import logging
 
-from .container_size import missing_bytes
-from .media_arrays import MAX_SAMPLING_RATE_HZ, exact_frame_rate, mix_channels, resample
+from jova_cli.media_files import (
+    PathLike,
+    find_audio_stream,
+    import_av,
+    open_for_reading,
+    opened_image,
+    video_stream,
+)
+
+from .media_arrays import exact_frame_rate, mix_channels, resample
 from .pictures import on_white, to_rgb_image
 
 
 logger = logging.get_logger(__name__)
 
-PathLike = str | os.PathLike[str]
 MAX_GAP_S = 60  # between two frames, or between picture and sound; more is a broken time stamp
 SOUND_JITTER_S = 0.04  # by which the times of sound may lie behind its samples; lost packets add up to more
 MP4_NAMES = {"mov", "mp4"}  # of libav, for a track whose header counts its samples
@@ -179,60 +182,9 @@ def read_image(path: PathLike) -> PIL.Image.Image:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no readable image.
     """
-    path = _existing_file(path)
-    try:
-        with warnings.catch_warnings(action="ignore", category=PIL.Image.DecompressionBombWarning):
-            opened = PIL.Image.open(path)
-        with opened as image:
-            image.load()
-            return to_rgb_image("path", image)
-    except PIL.Image.DecompressionBombError as error:
-        limit = 2 * (PIL.Image.MAX_IMAGE_PIXELS or 0)  # Pillow warns of half as many
-        raise ValueError(
-            f"`path` must be an image of at most {limit / 1e6:.0f} megapixels, got {path} ({error}); scale it down"
-        ) from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise ValueError(f"`path` must be a readable image, got {path} ({error}); open and save it again") from error
-
-
-def import_av() -> Any:
-    """The library that media files need, or how to get it."""
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("media files need PyAV, which is not installed; run `pip install av`") from error
-    return av
-
-
-def _existing_file(path: PathLike) -> Path:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"`path` must be an existing file, got {path}; check the spelling")
-    return Path(path)
-
-
-@contextmanager
-def open_for_reading(path: PathLike, *, allow_truncated: bool = False) -> Iterator[Any]:
-    """Open a file, and turn every failure of libav while it is open into one helpful error.
-
-    Args:
-        path: Of the file.
-        allow_truncated: Whether a file that announces more bytes than it holds is opened.
-    """
-    av = import_av()
-    path = _existing_file(path)
-    missing = missing_bytes(path)
-    if missing and not allow_truncated:
-        raise ValueError(
-            f"`path` must be a whole file, got {path}, which lacks {missing} of the bytes that it announces; copy it "
-            "again, or take what is there by `allow_truncated`"
-        )
-    try:
-        with av.open(str(path.absolute())) as container:  # a relative `a:b.mp4` would be a protocol
-            yield container
-    except av.error.FFmpegError as error:
-        raise ValueError(
-            f"`path` must be a media file that libav can decode, got {path} ({error.strerror}); convert it with ffmpeg"
-        ) from error
+    with opened_image(path) as image:
+        image.load()
+        return to_rgb_image("path", image)
 
 
 def decode(container: Any, stream: Any, allow_truncated: bool = False) -> Iterator[Any]:
@@ -246,11 +198,7 @@ def decode(container: Any, stream: Any, allow_truncated: bool = False) -> Iterat
 
 def find_video_stream(container: Any, path: PathLike) -> tuple[Any, Fraction]:
     """The picture of an open file, and its frames per second; the cover of a record is no video."""
-    attached = import_av().stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & attached]
-    if not streams:
-        raise ValueError(f"`path` must be a file with a video stream, got {path}; use `read_audio` for sound alone")
-    stream = first_default(streams)
+    stream = video_stream(container, path)
     stream.thread_type = "AUTO"
     if curve := HDR_CURVES.get(stream.codec_context.color_trc):
         _warn_of_hdr(str(path), curve)
@@ -258,33 +206,6 @@ def find_video_stream(container: Any, path: PathLike) -> tuple[Any, Fraction]:
     if not rate:
         raise ValueError(f"`path` must be a video that tells its frame rate, got {path}; convert it with ffmpeg")
     return stream, Fraction(rate)
-
-
-def find_audio_stream(container: Any, path: PathLike, audio_track: int | None) -> Any:
-    """The sound track of an open file that is asked for, or that players choose."""
-    streams = container.streams.audio
-    if not streams:
-        raise ValueError(f"`path` must be a file with sound, got {path}; choose a file with an audio stream")
-    if audio_track is None:
-        stream = first_default(streams)
-    elif 0 <= audio_track < len(streams):
-        stream = streams[audio_track]
-    else:
-        raise ValueError(
-            f"`audio_track` must be from 0 to {len(streams) - 1} for {path}, got {audio_track}; choose one"
-        )
-    if not 0 < stream.rate <= MAX_SAMPLING_RATE_HZ:
-        raise ValueError(
-            f"`path` must be a file of up to {MAX_SAMPLING_RATE_HZ} samples per second, got {path}, which claims "
-            f"{stream.rate}; convert it with ffmpeg"
-        )
-    return stream
-
-
-def first_default(streams: Sequence[Any]) -> Any:
-    """The first stream that its file marks as default, else the first."""
-    default = import_av().stream.Disposition.default
-    return next((stream for stream in streams if stream.disposition & default), streams[0])
 
 
 @cache  # once per file

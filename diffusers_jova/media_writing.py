@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from jova_cli.media_files import PathLike, import_av
+
 from .content_credentials import Credentials, sign_file
 from .media_arrays import Audio, check_sampling_rate, exact_frame_rate, to_float_audio
-from .media_reading import PathLike, import_av
 from .pictures import Pictures, to_uint8_frames
 from .provenance_tags import append_wav_info, append_xmp, mp4_tags
 from .whole_files import NOTHING_WRITTEN, explained_full_disk, written_whole

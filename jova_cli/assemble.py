@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .given_paths import check_new, kind_of
-from .parser import NOTHING_WRITTEN, Parser
+from .parser import NOTHING_WRITTEN, Parser, did_you_mean
 from .shipped import model_folder
 
 
@@ -49,7 +49,8 @@ def check(args: argparse.Namespace) -> None:
         if name not in NAMES and kind_of(model_folder(word)) == "folder":  # a folder whose name has the sign
             name, equals = "", ""
         if equals and name not in NAMES:
-            raise ValueError(f"a component must be one of {', '.join(NAMES)}, got `{name}`; correct the word `{word}`")
+            advice = did_you_mean(name, NAMES, f"correct the word `{word}`")
+            raise ValueError(f"a component must be one of {', '.join(NAMES)}, got `{name}`; {advice}")
         if equals and name in args.named:
             raise ValueError(f"a component must be named once, got `{name}` several times; leave one out")
         folder = model_folder(path if equals else word)

@@ -3,14 +3,18 @@
 import argparse
 from pathlib import Path
 
+from .clip_limits import Bucket
 from .file_arguments import FITS, add_file_arguments, check_file_arguments
 from .given_paths import check_file, check_folder, check_output_folder, check_readable
+from .model_clips import read_geometry
 from .model_info import read_index
 from .number_options import MAX_RATE_HZ, check_between
 from .parser import Parser
-from .shipped import model_folder
+from .room_modules import import_alone
+from .shipped import TRAINING, model_folder
 
 
+MANIFEST = TRAINING / "data" / "manifest.py"
 MIN_LUFS = -70.0  # what ITU-R BS.1770 takes for silence
 CUTS = ("first", "all", "pauses")
 
@@ -45,8 +49,13 @@ def count_files(folder: Path, pattern: str) -> int:
     return sum(1 for _ in folder.glob(pattern))
 
 
-def check_clip_arguments(args: argparse.Namespace) -> None:
-    """Refuse what is not there or cannot be read, and numbers that no clip can have."""
+def check_clip_arguments(args: argparse.Namespace, *, captions_required: bool) -> None:
+    """Refuse what is not there or cannot be read, and numbers that no clip can have.
+
+    Args:
+        args: The words.
+        captions_required: Refuse a set in which no clip has a caption.
+    """
     check_file_arguments(args.audio_track)
     if args.centre_crop and args.fit != FITS[0]:
         raise ValueError(
@@ -57,8 +66,18 @@ def check_clip_arguments(args: argparse.Namespace) -> None:
     check_between("--min-sync", args.min_sync, -1, 1, "0.5, say")
     check_readable("source", args.source, "give a manifest or a folder of clips")
     read_index(args.model)
+    check_buckets(args)
     if args.whisper is not None:
         check_folder("--whisper", args.whisper, "download a model first")
     if args.face_landmarker_path is not None:
         check_file("--face-landmarker-path", args.face_landmarker_path)
     check_output_folder("output", args.output)
+    import_alone(MANIFEST).read_samples(args.source, captions_required=captions_required)
+
+
+def check_buckets(args: argparse.Namespace) -> None:
+    """Refuse sizes that the model cannot take."""
+    geometry = read_geometry(args.model)
+    for bucket in map(Bucket.parse, args.buckets or ()):
+        if geometry is not None:  # else the work says what the model lacks
+            bucket.check(geometry.temporal_factor, geometry.spatial_factor * geometry.patch_size[-1])

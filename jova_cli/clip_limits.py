@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .latent_lengths import AudioClock, num_frames_of, num_latent_frames
+from .latent_lengths import AudioClock, num_frames_of, num_latent_frames, whole_frames
 
 
 class GivenLengths(NamedTuple):
@@ -68,6 +68,38 @@ class ClipLimits(NamedTuple):
         limits = self if "video" in modalities else self._replace(num_frames=sys.maxsize)
         longest = limits.longest(frame_rate, clock if "audio" in modalities else None, temporal_factor)
         return limits._replace(num_frames=longest)
+
+
+class Bucket(NamedTuple):
+    """Size of a training clip in frames and pixels."""
+
+    num_frames: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self))
+
+    @classmethod
+    def parse(cls, text: str) -> "Bucket":
+        """Read `FxHxW`."""
+        parts = text.lower().split("x")
+        if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+            raise ValueError(f"a bucket must be written FRAMESxHEIGHTxWIDTH, got `{text}`; 81x512x896, say")
+        return cls(*map(int, parts))
+
+    def check(self, temporal_factor: int, size_multiple: int) -> None:
+        """Refuse a size that the model cannot take."""
+        if (lower := whole_frames(self.num_frames, temporal_factor)) != self.num_frames:
+            raise ValueError(
+                f"the frames of a bucket must be {temporal_factor}k + 1 (the video VAE compresses time by "
+                f"{temporal_factor}), got {self}; use {lower} or {lower + temporal_factor}"
+            )
+        if not self.height or not self.width or self.height % size_multiple or self.width % size_multiple:
+            near = "x".join(str(max(1, round(side / size_multiple)) * size_multiple) for side in self[1:])
+            raise ValueError(
+                f"the sides of a bucket must be multiples of {size_multiple}, got {self}; use {self.num_frames}x{near}"
+            )
 
 
 def clip_limits(transformer: Mapping[str, Any], temporal_factor: int, spatial_factor: int) -> ClipLimits | None:

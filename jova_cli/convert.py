@@ -1,10 +1,12 @@
 """The words of `jova convert`."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .given_paths import check_new, kind_of
+from .given_paths import check_new, check_readable, kind_of
+from .model_info import read_header
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name
 from .shipped import HUB_NAME
 
@@ -21,6 +23,8 @@ KINDS = (*PIPELINES, "uniavgen", "mmaudio", "lora", "single_file")
 REVERSIBLE = ("wan", "nava")
 LAYOUTS = ("diffusers", "peft", "comfy")
 TOWERS = ("video", "video_low")
+HUB_SOURCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+))?")
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SHARD_GB = 5.0
 AUDIO_CHANNELS = 20
 
@@ -60,8 +64,16 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse options that cannot work, and those that the kind does not read."""
+    """Refuse options that cannot work, and those that the kind does not read, then files that are not there."""
+    check_options(args)
+    check_convertible("SOURCE", args.source)
+    for folder in args.components:
+        check_convertible("--components", folder)
     check_new("OUTPUT", args.output)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that cannot work, and those that the kind does not read."""
     if args.shard_gb is not None and not 0 < args.shard_gb < float("inf"):  # written so that NaN fails as well
         raise ValueError(f"`--shard-gb` must be positive and finite, got {args.shard_gb:g}")
     if args.audio_channels is not None and args.audio_channels < 1:
@@ -88,6 +100,23 @@ def check(args: argparse.Namespace) -> None:
             )
         if is_given and args.reverse:  # one file under its original names, of what is there
             raise ValueError(f"`{option}` must go without `--reverse`, got both; leave one out")
+
+
+def check_convertible(option: str, source: str) -> None:
+    """Refuse what is neither here nor a name on the hub, and a file or a folder that holds no weights."""
+    path, kind = Path(source), kind_of(source)
+    if not kind:
+        if HUB_SOURCE.fullmatch(source) is None:
+            advice = "check the spelling, or download it first"
+            rule = "must be an existing path or a hub id `owner/name[:file]`"
+            raise ValueError(f"`{option}` {rule}, got `{source}`; {advice}")
+        return
+    check_readable(option, path, "download it first")
+    if kind == "file" and path.suffix not in (".safetensors", *PICKLES):
+        known = ", ".join((".safetensors", *PICKLES))
+        raise ValueError(f"`{option}` must be a folder or one of {known}, got `{source}`; choose another")
+    if kind == "file" and path.suffix == ".safetensors":
+        read_header(path)
 
 
 def is_folder(source: str) -> bool:

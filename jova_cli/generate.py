@@ -4,17 +4,18 @@ import argparse
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .clip_limits import GivenLengths
-from .file_arguments import add_file_arguments, check_file_arguments
+from .file_arguments import add_file_arguments, as_options, check_file_arguments
 from .given_paths import check_file, check_readable, check_suffix, check_writable
+from .media_files import check_image, check_sound, check_video
 from .model_clips import MODALITIES, check_clip_fits, index_defaults
-from .model_info import read_index
+from .model_info import read_header, read_index
 from .number_options import MAX_RATE_HZ, check_between, check_count
-from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name
+from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name, one_line
 from .prompt_list import check_list, read_rows
 from .shipped import check_source, find_model, model_folder
 
@@ -31,6 +32,7 @@ each was made. `torchrun --nproc-per-node N -m jova_cli generate ...` shares the
 machines."""
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
 SHIPPED = "jova-tiny"
+ADAPTER_SUFFIXES = (".safetensors", ".bin", ".pt")
 LARGEST_SEED = 2**32 - 1
 
 
@@ -199,10 +201,28 @@ def check_clip(args: argparse.Namespace) -> None:
     if args.num_frames is not None or (args.audio is None and args.video is None):  # else their length counts
         check_fits(args)
     check_signature(args)
-    for option in ("image", "audio", "video"):
+    check_media(args)
+
+
+def check_media(args: argparse.Namespace) -> None:
+    """Refuse given files that hold no image, no sound or no video, as their headers tell."""
+    parts = {"allow_truncated": args.allow_truncated}
+    checks: dict[str, Callable[[Path], None]] = {
+        "image": check_image,
+        "audio": lambda path: check_sound(path, args.audio_track, **parts),
+        "video": lambda path: check_video(path, **parts),
+    }
+    for option, check_content in checks.items():
         path = getattr(args, option)
-        if path is not None:
-            check_file(f"--{option}", path)
+        if path is None:
+            continue
+        check_file(f"--{option}", path)
+        try:
+            check_content(path)
+        except (ValueError, OSError) as error:
+            raise ValueError(as_options(one_line(error), path=f"--{option}")) from error
+        except ImportError:  # said by the work, with what to install
+            return
 
 
 def check_fits(args: argparse.Namespace, num_frames: int | None = None, given: GivenLengths | None = None) -> None:
@@ -233,6 +253,7 @@ def check_model(args: argparse.Namespace) -> None:
         if Path(adapter.source).exists():
             check_readable("--lora", Path(adapter.source), "name the file or the folder of an adapter")
             check_finished(Path(adapter.source))
+            check_adapter(Path(adapter.source))
 
 
 def check_finished(path: Path) -> None:
@@ -244,13 +265,28 @@ def check_finished(path: Path) -> None:
         )
 
 
+def check_adapter(path: Path) -> None:
+    """Refuse a file that holds no tensors, and a folder that holds none of such files."""
+    if path.is_dir() and not any(file.suffix in ADAPTER_SUFFIXES for file in path.iterdir()):
+        raise ValueError(
+            f"`--lora` must be the folder of an adapter, got {path} without a {' or '.join(ADAPTER_SUFFIXES)} file; "
+            "name that of a `jova train-lora` that has ended, or the file itself"
+        )
+    if path.is_file() and path.suffix not in ADAPTER_SUFFIXES:
+        raise ValueError(
+            f"`--lora` must be a {' or '.join(ADAPTER_SUFFIXES)} file, or a folder with one, got {path}; name another"
+        )
+    if path.is_file() and path.suffix == ADAPTER_SUFFIXES[0]:
+        read_header(path)
+
+
 def check_prompt(args: argparse.Namespace) -> None:
     """Insist on one prompt, whole or in its parts."""
     has_parts = any(getattr(args, name) for name in PARTS)
     if has_parts == (args.prompt is not None):
         raise ValueError(
             "the prompt must be given either by `--prompt` or by `--video-caption`, `--audio-caption` and "
-            f"`--transcript`, got {'both' if has_parts else 'neither'}"
+            f"`--transcript`, got {'both; leave one out' if has_parts else 'neither; write what the clip shows'}"
         )
 
 

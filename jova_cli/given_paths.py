@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 
+PREPARE_FIRST = "run `jova prepare` first"
+RECORDS = "*.safetensors"  # that `jova prepare` writes
 LONGEST_NAME_BYTES = 200  # of 255 that a file system takes; the rest is for what writing adds
 
 
@@ -43,6 +45,13 @@ def check_folder(option: str, path: Path, advice: str) -> None:
 def check_readable(option: str, path: Path, advice: str = "check the spelling") -> None:
     """Refuse what is neither a file nor a folder that can be read, and an empty one."""
     (check_folder if kind_of(path) == "folder" else check_file)(option, path, advice)
+
+
+def check_prepared(option: str, path: Path) -> None:
+    """Refuse a folder without the records that `jova prepare` writes."""
+    check_folder(option, path, PREPARE_FIRST)
+    if not any(path.glob(RECORDS)):
+        raise ValueError(f"`{option}` must hold `{RECORDS}` records, got `{path}` without any; {PREPARE_FIRST}")
 
 
 def check_output_folder(option: str, path: Path, rule: str = "be a folder that can be written") -> None:

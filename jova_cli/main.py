@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser, args = command.parse(words[1:])
 
     def import_and_work(parser: Parser, args: argparse.Namespace) -> None:
+        if sys.stderr.isatty() and not command.WORK.startswith(f"{__package__}."):  # else nobody waits for a word
+            print(f"{parser.prog}: loading torch and diffusers ...", file=sys.stderr, flush=True)
         try:
             work = importlib.import_module(command.WORK)
         except ImportError as error:

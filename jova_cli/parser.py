@@ -12,7 +12,17 @@ from typing import Any, NoReturn
 DTYPES = ("float32", "bfloat16", "float16")  # the names of torch; the short ones are taken as well
 NOTHING_WRITTEN = "nothing was written"
 OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(=.*)?", re.DOTALL)  # what argparse takes for one; the value may be any text
+REQUIRED = re.compile(r"the following arguments are required: (.*)")  # as argparse says it
+NO_VALUE = re.compile(r"argument (\S+?): expected (?:one|at least one) argument")
+KINDS = {int: "a whole number", float: "a number"}  # of options, by what reads them
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+class RefusedValueError(argparse.ArgumentError):
+    """A value that an option does not take; the message is the whole sentence."""
+
+    def __str__(self) -> str:
+        return str(self.message)
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +48,34 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence to stderr and exit with 2."""
+        help_of_it = f"`{self.prog} --help` explains them"
+        if missing := REQUIRED.fullmatch(message):
+            names = ", ".join(f"`{name}`" for name in missing[1].split(", "))
+            message = f"{names} must be given, got none; {help_of_it}"
+        elif valueless := NO_VALUE.fullmatch(message):
+            option = valueless[1].split("/")[-1]
+            message = f"`{option}` must be followed by a value, got none; {help_of_it}"
         self.exit(2, f"{self.prog}: {message}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse a value that is none of the choices, and name the nearest."""
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            advice = did_you_mean(str(value), known, f"`{self.prog} --help` explains them")
+            rule = f"`{name_of(action)}` must be one of {', '.join(known)}, got {value}"
+            raise RefusedValueError(action, f"{rule}; {advice}")
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Read a value, or say what it must be."""
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            kind = next((kind for of, kind in KINDS.items() if action.type is of), None)
+            if kind is None:
+                raise
+            example = "use 8, say" if action.type is int else "use 1.5, say"
+            rule = f"`{name_of(action)}` must be {kind}, got {arg_string!r}; {example}"
+            raise RefusedValueError(action, rule) from error
 
     def parse_checked(
         self, argv: Sequence[str] | None, check: Callable[[argparse.Namespace], None], *, intermixed: bool = False
@@ -83,6 +120,11 @@ class Parser(argparse.ArgumentParser):
             advice = did_you_mean(name.lstrip("-"), names, f"`{self.prog} --help` lists them", prefix="--")
             self.error(f"an option must be one of `{self.prog}`, got `{name}`; {advice}")
         return meant
+
+
+def name_of(action: argparse.Action) -> str:
+    """What an argument is called on a command line."""
+    return action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
 
 
 def takes_one_value(action: argparse.Action) -> bool:

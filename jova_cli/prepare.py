@@ -38,4 +38,4 @@ def kept(args: argparse.Namespace) -> str:
 def check(args: argparse.Namespace) -> None:
     """Refuse a folder or a number that cannot work before any work is done."""
     check_count("--num-processes", args.num_processes)
-    check_clip_arguments(args)
+    check_clip_arguments(args, captions_required=args.whisper is None)

@@ -43,4 +43,4 @@ def kept(args: argparse.Namespace) -> str:
 def check(args: argparse.Namespace) -> None:
     """Refuse a folder or a number that cannot work before any work is done."""
     check_count("--max-clips", args.max_clips)
-    check_clip_arguments(args)
+    check_clip_arguments(args, captions_required=False)

@@ -85,7 +85,7 @@ def find_preset(what: str, name: str, known: Sequence[str]) -> Path:
         known: Names that it may have.
 
     Raises:
-        ValueError: If there is none; the message lists the names.
+        ValueError: If there is none; the message names the nearest, or lists the names.
     """
     if kind_of(name) == "file":
         check_file(what, Path(name))
@@ -94,7 +94,8 @@ def find_preset(what: str, name: str, known: Sequence[str]) -> Path:
         return CONFIGS / f"{name}.yaml"
     if file := find_file(Path(name)):
         return file
-    raise ValueError(f"`{what}` must be an existing YAML file or one of {', '.join(known)}, got {name}")
+    advice = did_you_mean(name, known, "`jova presets` tells what they are for")
+    raise ValueError(f"`{what}` must be an existing YAML file or one of {', '.join(known)}, got {name}; {advice}")
 
 
 def check_source(option: str, source: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from .parser import Parser
 from .shipped import find_preset, preset_names
-from .training_settings import check_words, describe_settings
+from .training_settings import check_run, describe_settings
 
 
 WORK = "diffusers_jova.training.train"
@@ -23,7 +23,7 @@ words; `jova presets` lists settings of accelerate as well."""
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
-    """Read the words, and refuse a preset or a setting that does not exist."""
+    """Read the words, and refuse what no run has."""
     parser = Parser(
         lambda _: CHECKPOINTS_ARE_KEPT, prog="jova train", description=DESCRIPTION, epilog=describe_settings()
     )
@@ -33,6 +33,6 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what does not exist, and put the preset's file in place of its name."""
+    """Refuse what no run has, and put the preset's file in place of its name."""
     args.config = find_preset("--config", args.config, preset_names())
-    check_words(args.overrides)
+    check_run(args.config, args.overrides, {})

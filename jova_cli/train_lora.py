@@ -4,12 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .given_paths import check_folder
+from .given_paths import check_prepared
 from .parser import Parser
-from .shipped import check_source
+from .shipped import check_source, find_preset, preset_names
 from .train import CHECKPOINTS_ARE_KEPT
-from .train import check as check_words
-from .training_settings import split_settings
+from .training_settings import check_run, check_words, split_settings
 
 
 WORK = "diffusers_jova.training.train_lora"
@@ -34,7 +33,7 @@ TARGETS = ("attention", "attention_ff", "audio", "joint", "video")
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
-    """Read the words, and refuse a preset or a setting that does not exist."""
+    """Read the words, and refuse what no run has."""
     parser = Parser(lambda _: CHECKPOINTS_ARE_KEPT, prog="jova train-lora", description=DESCRIPTION)
     parser.add_argument("data", help="folder written by `jova prepare`")
     parser.add_argument("output_dir", help="folder of the adapter, its checkpoints and its log")
@@ -53,12 +52,20 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what does not exist, and put the preset's file in place of its name."""
-    check_words(args)
+    """Refuse what no run has, and put the preset's file in place of its name."""
+    args.config = find_preset("--config", args.config, preset_names())
+    check_words(args.overrides)
     check_once(args)
-    check_folder("data", Path(args.data), "run `jova prepare` first")
+    check_prepared("data", Path(args.data))
     if args.init_adapter is not None:
         check_source("--init-adapter", args.init_adapter)
+    check_run(args.config, args.overrides, own_settings(args), train="lora")
+
+
+def own_settings(args: argparse.Namespace) -> dict[str, str]:
+    """The settings that have words of their own, as far as these are given."""
+    given = {setting: getattr(args, word) for word, setting in SETTINGS.items()}
+    return {name: value for name, value in given.items() if value}
 
 
 def check_once(args: argparse.Namespace) -> None:

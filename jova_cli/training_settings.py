@@ -1,11 +1,16 @@
-"""The settings of a training run as words name=value: which there are, and what is none."""
+"""The settings of a training run: which there are, and an error for what no run has, before torch is loaded."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from .class_fields import Field, read_fields
+from .given_paths import check_prepared, kind_of
+from .json_text import read_object
 from .parser import did_you_mean
-from .shipped import TRAINING
+from .room_modules import import_alone
+from .shipped import TRAINING, check_source, find_model
 
 
 CONFIG = (TRAINING / "loop" / "config.py", "TrainConfig")  # in diffusers_jova.training.loop
@@ -51,6 +56,55 @@ def check_names(names: Iterable[str], known: Sequence[str], source: str) -> None
 def check_words(words: Iterable[str]) -> None:
     """Refuse words of a command line that set nothing."""
     check_names(split_settings(words), [setting.name for setting in read_settings()], "the command line")
+
+
+def check_run(preset: Path, words: Sequence[str], own: Mapping[str, str], train: str = "") -> None:
+    """Refuse what no run has, the most basic first: settings that do not exist, files that are not there, values.
+
+    Without PyYAML, which reads the preset, the names alone are looked at: the work asks for its extra then.
+
+    Args:
+        preset: File of it.
+        words: Of the form name=value.
+        own: Settings that have words of their own.
+        train: What the run must train; empty for anything.
+    """
+    check_words(words)
+    try:
+        config = import_alone(CONFIG[0])
+    except ModuleNotFoundError:
+        return
+    values = config.read_values(preset, {**own, **config.parse_overrides(words)}, tell=lambda _: None)
+    check_files(values)
+    settings = config.from_values(values, source=str(preset))
+    if train and settings.train != train:
+        raise ValueError(f"`train` must be {train}, got {settings.train} in `{preset}`; use `jova train`")
+
+
+def check_files(values: Mapping[str, Any]) -> None:
+    """Refuse clips, models and adapters that are not there, as far as they are given as paths."""
+    given = {name: value for name, value in values.items() if isinstance(value, str)}
+    for name in ("data", "prior_data"):
+        if name in given:
+            check_prepared(name, Path(given[name]))
+    if "model" in given:
+        check_trainable(find_model(given["model"]))
+    if "init_adapter" in given:
+        check_source("init_adapter", given["init_adapter"])
+
+
+def check_trainable(model: str) -> None:
+    """Refuse a `model` that is no saved transformer or pipeline, no config of one, and no hub name."""
+    check_source("model", model)
+    kind = kind_of(model)
+    if kind == "file" and not model.endswith(".json"):
+        raise ValueError(f"`model` must be a folder, or a config that ends in .json, got the file `{model}`")
+    if kind == "folder":
+        transformer = Path(model) / "transformer"
+        config = (transformer if transformer.is_dir() else Path(model)) / "config.json"
+        if kind_of(config) != "file":
+            raise ValueError(f"`model` must be a saved transformer or pipeline, got `{model}`; it has no config.json")
+        read_object(config)
 
 
 def describe_settings() -> str:

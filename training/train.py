@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -93,8 +94,14 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
     """Train as the words say."""
     with worded_errors(parser):
         with checked_input():
-            config = load_yaml(args.config, parse_overrides(args.overrides))
+            config = load_yaml(args.config, parse_overrides(args.overrides), tell)
         run(config)
+
+
+def tell(line: str) -> None:
+    """Say something once, however many processes were started."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line)
 
 
 def run(config: TrainConfig) -> None:

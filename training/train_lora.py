@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from diffusers_jova.training.loop.config import load_yaml, parse_overrides
-from diffusers_jova.training.train import checked_input, run, worded_errors
+from diffusers_jova.training.train import checked_input, run, tell, worded_errors
 from jova_cli.parser import Parser
-from jova_cli.train_lora import SETTINGS, parse
+from jova_cli.train_lora import own_settings, parse
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,13 +19,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:
     """Train as the words say."""
-    given = {setting: getattr(args, word) for word, setting in SETTINGS.items()}
-    values = {name: value for name, value in given.items() if value}
     with worded_errors(parser):
         with checked_input():
-            config = load_yaml(args.config, values | parse_overrides(args.overrides))
-            if config.train != "lora":
-                raise ValueError(f"`train` must be lora, got {config.train} in `{args.config}`; use `jova train`")
+            config = load_yaml(args.config, own_settings(args) | parse_overrides(args.overrides), tell)
         run(config)
 
 

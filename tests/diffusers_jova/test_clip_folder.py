@@ -147,6 +147,7 @@ def test_a_second_run_makes_only_what_is_missing(
     assert said.out.startswith("made 1, there already 2, refused 0: ")
     assert "line 4 is damaged and left out" in said.err
     after = records(folder)
+    assert {record["settings"]["model"] for record in after.values()} == {tiny_pipeline_folder.name}
     assert clips(folder) == set(after) == set(before)
     for name in set(before) - {lost}:
         assert (folder / name).stat().st_mtime_ns == times[name]

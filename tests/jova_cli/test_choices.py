@@ -31,7 +31,7 @@ def test_choices_are_those_of_the_modules_that_do_the_work() -> None:
 
 
 def test_defaults_are_those_of_the_modules_that_do_the_work() -> None:
-    _, args = convert.parse(["wan", "here", "there"])
+    _, args = convert.parse(["wan", "owner/name", "there"])
     options = Options()
     assert (args.shard_gb, args.audio_channels, args.to) == (options.shard_gb, options.audio_channels, options.layout)
     assert jova_cli.__version__ == __version__
@@ -68,7 +68,7 @@ def test_options_that_a_conversion_does_not_read_are_refused(
 def test_the_size_of_a_shard_is_read_where_one_file_becomes_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "one.safetensors").touch()
+    (tmp_path / "one.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     words = ["--shard-gb", "5"]
     for source in (str(tmp_path / "one.safetensors"), "owner/name:one.safetensors"):
         assert convert.parse(["single_file", source, "output", *words])[1].shard_gb == 5

@@ -4,8 +4,10 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from jova_cli.main import COMMANDS, main
@@ -23,7 +25,12 @@ finally:
 LIMIT_S = 1.0  # of processor time; 0.06 s on a machine of 2026, on which torch and diffusers take 6
 
 
-def run(*words: str, folder: Path | None = None) -> tuple[int, str, str]:
+MEDIA = {"PIL", "av", "numpy"}  # what reads the header of a file
+
+
+def run(
+    *words: str, folder: Path | None = None, allowed: Collection[str] = (), seconds: float = LIMIT_S
+) -> tuple[int, str, str]:
     """Exit code, stdout and last line of stderr before the report of a command that must not load what is heavy."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = subprocess.run(
@@ -35,8 +42,8 @@ def run(*words: str, folder: Path | None = None) -> tuple[int, str, str]:
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     *said, loaded = ended.stderr.splitlines()
-    assert loaded == "loaded:", loaded
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < LIMIT_S
+    assert set(loaded.split()[1:]) <= set(allowed), loaded
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < seconds
     return ended.returncode, ended.stdout, said[-1] if said else ""
 
 
@@ -55,8 +62,15 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], r"jova: the following arguments are required: COMMAND"),
-        (["sing"], r"jova: argument COMMAND: invalid choice: 'sing'"),
+        ([], r"jova: `COMMAND` must be given, got none; `jova --help` explains them"),
+        (["sing"], r"jova: `COMMAND` must be one of generate, app, .*, got sing; `jova --help` explains them"),
+        (["generat"], r"jova: `COMMAND` must be one of .*, got generat; did you mean `generate`\?"),
+        (["generate"], r"jova generate: `--output` must be given, got none; `jova generate --help` explains them"),
+        (["generate", "--output", "a.mp4"], r"jova generate: the prompt must be given .*, got neither; write "),
+        (["generate", "--output", "a.mp4", "--prompt"], r"`--prompt` must be followed by a value, got none; "),
+        ([*CLIP, "clip.mp4", "--steps", "many"], r"`--steps` must be a whole number, got 'many'; use 8, say"),
+        ([*CLIP, "clip.mp4", "--frame-rate", "fast"], r"`--frame-rate` must be a number, got 'fast'; use 1.5, say"),
+        (["prepare", "clips"], r"jova prepare: `--model`, `output` must be given, got none"),
         ([*CLIP, "clip.avi"], r"jova generate: `--output` must end in .mp4"),
         ([*CLIP, "nowhere/clip.mp4"], r"`--output` must be a file that can be written"),
         (
@@ -99,7 +113,7 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
             ["generate", "--prompts", "no.csv", "--output", "clips"],
             r"`--prompts` must be an existing .jsonl or .csv file",
         ),
-        ([*CLIP, "clip.mp4", "--dtype", "int8"], r"argument --dtype: invalid choice: 'int8'"),
+        ([*CLIP, "clip.mp4", "--dtype", "int8"], r"`--dtype` must be one of float32, bfloat16, float16, got int8"),
         (["app", "--port", "0"], r"jova app: `--port` must be from 1 to 65535, got 0; leave it out for a free one"),
         (["app", "--queue-size", "0"], r"jova app: `--queue-size` must be at least 1, got 0"),
         (["app", "--model", "nowhere"], r"jova app: `--model` must be an existing path or a hub name"),
@@ -112,8 +126,9 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
         (["train", "--config", "lora", "lerning_rate=1"], r"did you mean `learning_rate`"),
         ([*LORA, "lerning_rate=1"], r"jova train-lora: .*did you mean `learning_rate`"),
         (LORA, r"jova train-lora: `data` must be an existing folder, got `records` .*; run `jova prepare` first"),
-        ([*LORA, "--targets", "lips"], r"argument --targets: invalid choice: 'lips'"),
-        (["presets", "lorra"], r"jova presets: `name` must be an existing YAML file or one of .*accelerate/fsdp"),
+        ([*LORA, "--targets", "lips"], r"`--targets` must be one of attention, .*, got lips"),
+        (["presets", "lorra"], r"jova presets: `name` must be .* one of .*accelerate/fsdp.*; did you mean `lora`\?"),
+        (["assemble", "new", "vea=x"], r"a component must be one of .*, got `vea`; did you mean `vae`\?"),
         (
             ["convert", "wan", "a", "b", "--shard-gb", "0"],
             r"jova convert: `--shard-gb` must be positive and finite, got 0",
@@ -128,6 +143,70 @@ def test_a_refusal_loads_nothing_and_writes_nothing(words: list[str], message: s
     assert (code, text) == (2, "")
     assert re.search(message, said), said
     assert list(tmp_path.iterdir()) == []
+
+
+RUN = ["model=jova-tiny", "data=records", "output_dir=out"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["steps=abc", *RUN], r"`steps` must be a whole number, got 'abc'"),
+        (["steps=3", "warmup_steps=4", *RUN], r"`warmup_steps` must be at most `steps` = 3, got 4; lower it, "),
+        (["stage=both", *RUN], r"`stage` must be one of video, audio, joint, got 'both'"),
+        (["lora_rank=4", *RUN], r"`lora_rank` must be left at .* with `train: full`"),
+        (["steps=[", *RUN], r"`steps=\[` must be valid YAML"),
+        (RUN[:2], r"`output_dir` must be given"),
+        (["steps=abc", *RUN[::2], "data=nowhere"], r"`data` must be an existing folder, got `nowhere` .*; run `jova"),
+        (["steps=abc", *RUN[::2], "data=clips"], r"`data` must hold `\*.safetensors` records, got `clips` without"),
+        ([*RUN, "prior_data=clips"], r"`prior_data` must hold `\*.safetensors` records, got `clips`"),
+        ([*RUN[1:], "model=nowhere"], r"`model` must be an existing path or a hub name owner/name, got nowhere"),
+        ([*RUN[1:], "model=clips"], r"`model` must be a saved transformer or pipeline, got `clips`"),
+        ([*RUN[1:], "model=clips/a.mp4"], r"`model` must be a folder, or a config that ends in .json, got the file"),
+        ([*RUN, "train=lora", "init_adapter=nowhere"], r"`init_adapter` must be an existing path or a hub name"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_refusal_of_a_training_loads_nothing(words: list[str], message: str, tmp_path: Path) -> None:
+    for path in (tmp_path / "records" / "a.safetensors", tmp_path / "clips" / "a.mp4"):
+        path.parent.mkdir()
+        path.touch()
+    code, text, said = run("train", "--config", "smoke", *words, folder=tmp_path)
+    assert (code, text) == (2, "")
+    assert re.search(message, said), said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*CLIP, "a.mp4", "--image", "notes.txt"], r"`--image` must be a readable image, got notes.txt"),
+        ([*CLIP, "a.mp4", "--audio", "notes.txt"], r"`--audio` must be a media file that libav can decode, got notes"),
+        ([*CLIP, "a.mp4", "--audio", "still.png"], r"`--audio` must be a file with sound, got still.png"),
+        ([*CLIP, "a.mp4", "--video", "notes.txt"], r"`--video` must be a media file that libav can decode, got notes"),
+        ([*CLIP, "a.mp4", "--lora", "notes.txt"], r"`--lora` must be a .safetensors or .bin or .pt file, .*notes.txt"),
+        ([*CLIP, "a.mp4", "--lora", "clips"], r"`--lora` must be the folder of an adapter, got clips without a"),
+        ([*CLIP, "a.mp4", "--lora", "no.safetensors"], r"header of `no.safetensors` .* must be a JSON object"),
+        (["convert", "wan", "nope", "new"], r"`SOURCE` must be an existing path or a hub id .*, got `nope`; check"),
+        (["convert", "wan", "notes.txt", "new"], r"`SOURCE` must be a folder or one of .safetensors, .* `notes.txt`"),
+        (["convert", "wan", "no.safetensors", "new"], r"header of `no.safetensors` .* must be a JSON object"),
+        (["convert", "wan", "a/b", "new", "--components", "nope"], r"`--components` must be an existing .* `nope`"),
+        ([*PREPARE, "--buckets", "big"], r"a bucket must be written FRAMESxHEIGHTxWIDTH, got `big`"),
+        ([*PREPARE, "--buckets", "9x30x32"], r"the sides of a bucket must be multiples of 16, got 9x30x32"),
+        (PREPARE, r"a clip must have a caption, got none for any of 1: .*a.mp4; write one"),
+        (["preview", "columns.csv", *PREPARE[2:]], r"a column must be one of .*, got `vidoe`; did you mean `video`"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_refusal_of_a_file_does_not_load_torch(words: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").touch()
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "still.png")
+    (tmp_path / "notes.txt").write_text("no medium, but some words")
+    (tmp_path / "no.safetensors").write_text("no tensors, but some words")
+    (tmp_path / "columns.csv").write_text("vidoe,caption\na.mp4,words\n")
+    code, text, said = run(*words, folder=tmp_path, allowed=MEDIA, seconds=2 * LIMIT_S)
+    assert (code, text) == (2, "")
+    assert re.search(message, said), said
 
 
 def test_what_only_reads_loads_nothing() -> None:
@@ -154,13 +233,16 @@ def test_a_command_without_its_extra_says_which_to_install(
     assert said.endswith("; install the package with its extra `app`")
 
 
-def test_an_unexpected_error_of_a_command_shows_where_it_arose(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_of_a_command_shows_where_it_arose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: object, args: object) -> None:
         raise ValueError(f"unexpected, with {args}")
 
+    (tmp_path / "a.safetensors").touch()
     monkeypatch.setattr("diffusers_jova.training.train.execute", fail)
     with pytest.raises(ValueError, match=r"unexpected, with .*smoke"):
-        main(["train", "--config", "smoke"])
+        main(["train", "--config", "smoke", "model=jova-tiny", f"data={tmp_path}", f"output_dir={tmp_path / 'out'}"])
 
 
 def test_a_module_that_started_as_a_program_reads_the_same_words(capsys: pytest.CaptureFixture[str]) -> None:

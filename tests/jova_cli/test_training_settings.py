@@ -24,7 +24,6 @@ def test_the_choices_of_the_text_are_those_of_the_class() -> None:
         name: hint if get_origin(hint) is Literal else (*get_args(hint), None)[0] for name, hint in hints.items()
     }
     literals = {name: get_args(hint) for name, hint in choices.items() if get_origin(hint) is Literal}
-    literals.pop("mouth_reduction")  # its choices stand in another file
     assert read == literals
 
 

@@ -509,6 +509,19 @@ def test_a_clip_that_loses_much_of_its_picture_to_the_crop_is_named(
     assert "of another shape 1: upright.mp4, the crop keeps 33% of the picture; give `--buckets`" in describe(outcomes)
 
 
+def test_what_has_no_caption_is_reported_and_left_out(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    source = write_clips(tmp_path / "clips", ["told", "untold"])
+    PIL.Image.new("RGB", (32, 32)).save(source / "face.png")
+    (source / "untold.txt").unlink()
+    outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
+    assert {outcome.name: outcome.status for outcome in outcomes} == {
+        "told.mp4": "kept",
+        "untold.mp4": "skipped",
+        "face.png": "skipped",
+    }
+    assert "skipped 2: it has no caption; write one into a .txt file of the same name, or into" in describe(outcomes)
+
+
 def test_a_lost_empty_prompt_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
     samples = read_samples(write_clips(tmp_path / "clips", ["a"]))
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")

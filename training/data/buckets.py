@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusers_jova.pictures import Fit, fit_pictures, place
 from diffusers_jova.training.data.mouth_mask import clip_visible, transform_boxes
-from jova_cli.latent_lengths import whole_frames
+from jova_cli.clip_limits import Bucket
 
 
 MAX_UNLIKE = 0.6  # share below which the shape of a file is worth a word, a head may be gone
@@ -23,38 +22,6 @@ SHAPE_NOTES: dict[Fit, Callable[[float], str]] = {  # what another shape means f
     "contain": lambda share: f"the picture fills {share:.0%} of the clip",
     "stretch": lambda share: f"the picture is bent by a factor of {1 / share:.2f}",
 }
-
-
-class Bucket(NamedTuple):
-    """Size of a training clip in frames and pixels."""
-
-    num_frames: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return "x".join(map(str, self))
-
-    @classmethod
-    def parse(cls, text: str) -> Bucket:
-        """Read `FxHxW`."""
-        parts = text.lower().split("x")
-        if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-            raise ValueError(f"a bucket must be written FRAMESxHEIGHTxWIDTH, got `{text}`; 81x512x896, say")
-        return cls(*map(int, parts))
-
-    def check(self, temporal_factor: int, size_multiple: int) -> None:
-        """Refuse a size that the model cannot take."""
-        if (lower := whole_frames(self.num_frames, temporal_factor)) != self.num_frames:
-            raise ValueError(
-                f"the frames of a bucket must be {temporal_factor}k + 1 (the video VAE compresses time by "
-                f"{temporal_factor}), got {self}; use {lower} or {lower + temporal_factor}"
-            )
-        if not self.height or not self.width or self.height % size_multiple or self.width % size_multiple:
-            near = "x".join(str(max(1, round(side / size_multiple)) * size_multiple) for side in self[1:])
-            raise ValueError(
-                f"the sides of a bucket must be multiples of {size_multiple}, got {self}; use {self.num_frames}x{near}"
-            )
 
 
 def fit(

@@ -29,7 +29,7 @@ from diffusers_jova.finite import is_finite
 from diffusers_jova.training.data.face_crop import faces_of
 from diffusers_jova.training.data.mouth_mask import latent_mask, scale_boxes
 from diffusers_jova.whole_files import written_whole
-from jova_cli.given_paths import kind_of
+from jova_cli.given_paths import RECORDS, check_prepared
 
 
 Record: TypeAlias = dict[str, Tensor]
@@ -250,9 +250,8 @@ class PrecomputedDataset(Dataset[Batch]):
     ) -> None:
         self.with_faces, self.with_voices = with_faces, with_voices
         self.root, self.in_memory, self.mouth_box_scale = Path(root), in_memory, mouth_box_scale
-        paths = sorted(self.root.glob("*.safetensors")) if kind_of(self.root) == "folder" else []
-        if not paths:
-            raise ValueError(f"a data set must hold `*.safetensors` records, got `{root}`; run `jova prepare` first")
+        check_prepared("data", self.root)
+        paths = sorted(self.root.glob(RECORDS))
         if not in_memory and torch.device(device).type != "cpu":
             raise ValueError(f"`device` must be cpu unless `in_memory` is set, got {device}; move each batch instead")
         self.headers = [RecordHeader.read(path) for path in paths]

@@ -1,4 +1,7 @@
-"""Which clips there are and what they show: a manifest or a folder of clips with sidecar captions -> samples."""
+"""Which clips there are and what they show: a manifest or a folder of clips with sidecar captions -> samples.
+
+This file imports nothing that loads torch: the command line reads it alone, to refuse a data set at once.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ SUBTITLE_SUFFIXES = (".srt", ".vtt")
 PATH_COLUMNS = ("video", "audio", "reference_image", "subtitles")
 TEXT_COLUMNS = ("caption", "video_caption", "audio_caption", "transcript")
 COLUMNS = (*PATH_COLUMNS, *TEXT_COLUMNS, "mouth_boxes")
+CAPTION = "write one into a .txt file of the same name, or into the manifest"
 LONGEST_STEM_BYTES = 150  # of 255 that a file system takes; the rest is for what records add
 
 
@@ -89,7 +93,7 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
             caption is `a.txt` or, with the columns of a manifest, `a.json`; another sound track is `a.wav`; what is
             said when is `a.srt` or `a.vtt`; its mouth boxes are `a.boxes.json`, `a.boxes.npy` or
             `a.boxes.safetensors`.
-        captions_required: Refuse clips without any caption.
+        captions_required: Refuse a set in which no clip has a caption.
 
     Raises:
         FileNotFoundError: If `source` or a file that it names does not exist.
@@ -106,11 +110,8 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
     _check_words(samples)
     samples = _count_occurrences(samples)
     without = [str(sample.source) for sample in samples if not sample.has_caption]
-    if without and captions_required:
-        raise ValueError(
-            f"every clip must have a caption, got {len(without)} of {len(samples)} without: {some(without)}; "
-            "write one into a .txt file of the same name, or into the manifest"
-        )
+    if len(without) == len(samples) and captions_required:
+        raise ValueError(f"a clip must have a caption, got none for any of {len(samples)}: {some(without)}; {CAPTION}")
     return samples
 
 

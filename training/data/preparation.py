@@ -32,7 +32,7 @@ from diffusers_jova.training.data.clips import (
 )
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, UNFINISHED, write_record
 from diffusers_jova.training.data.encoder import FIRST_FRAMES, Encoder
-from diffusers_jova.training.data.manifest import Sample
+from diffusers_jova.training.data.manifest import CAPTION, Sample
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
 from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.summary import (
@@ -103,6 +103,8 @@ class Preparer:
         fingerprint = self.fingerprint(sample)
         if done := self.find_done(sample, fingerprint):
             return done
+        if not sample.has_caption and (sample.is_still or self.settings.whisper is None):
+            return self._leave_out(sample, "skipped", f"it has no caption; {CAPTION}")
         try:
             num_records = self._write_records(sample, fingerprint)
         except SkippedClipError as error:

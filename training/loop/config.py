@@ -1,19 +1,20 @@
-"""The settings of a training run: one frozen dataclass, filled from YAML, written beside every result."""
+"""The settings of a training run: one frozen dataclass, filled from YAML, written beside every result.
+
+This file imports nothing that loads torch: the command line reads it alone, to refuse settings at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from diffusers_jova.training.loop.objective import MouthReduction
-from diffusers_jova.whole_files import write_text
 from jova_cli.training_settings import check_names, split_settings
 
 
@@ -31,6 +32,7 @@ Experts = Literal["drawn", "alternate", "high", "low"]
 Part = Literal["video", "audio", "joint", "video_low", "fusion", "mask_head", "to_cross"]
 Task = Literal["joint", "voice", "continuation", "video_to_audio", "audio_to_video"]
 Distribution = Literal["none", "ddp", "fsdp", "deepspeed"]
+MouthReduction = Literal["mask", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +239,8 @@ class TrainConfig:
             _require(0 <= factor < 1, "betas", "two numbers in [0, 1)", list(self.betas))
         _require(0 <= self.decay_start < 1, "decay_start", "in [0, 1)", self.decay_start)
         limit = f"at most `steps` = {self.steps}"
-        _require(self.warmup_steps <= self.steps, "warmup_steps", limit, self.warmup_steps, "set both")
+        remedy = "lower it, 0 has no warm-up, or raise `steps`"
+        _require(self.warmup_steps <= self.steps, "warmup_steps", limit, self.warmup_steps, remedy)
         if self.ema_decay is not None:
             _require(0 < self.ema_decay < 1, "ema_decay", "in (0, 1)", self.ema_decay, "null averages nothing")
         self._check_use()
@@ -363,6 +366,8 @@ class TrainConfig:
 
     def save(self, path: Path) -> None:
         """Write all fields as YAML that `load_yaml` reads back."""
+        from diffusers_jova.whole_files import write_text  # here: its package loads torch
+
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         write_text(path, yaml.safe_dump(values, sort_keys=False))
 
@@ -409,8 +414,21 @@ PROBABILITIES = (
 )
 
 
-def load_yaml(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
-    """Read a preset and lay ``overrides`` over it; a field that does not exist is an error, never ignored."""
+def load_yaml(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, tell: Callable[[str], None] = print
+) -> TrainConfig:
+    """Read a preset and lay ``overrides`` over it; a field that does not exist is an error, never ignored.
+
+    Args:
+        path: Of the preset.
+        overrides: Settings that differ from it.
+        tell: Told in one line what of the preset is changed because it does not fit ``overrides``.
+    """
+    return from_values(read_values(path, overrides or {}, tell), source=str(path))
+
+
+def read_values(path: str | Path, overrides: Mapping[str, Any], tell: Callable[[str], None] = print) -> dict[str, Any]:
+    """Read the settings of a run as they are given; see `load_yaml`."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"`{path}` must be an existing YAML file; `jova presets` lists some to start from")
     try:
@@ -420,10 +438,23 @@ def load_yaml(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
     values = _parse_yaml(text, str(path)) or {}
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` must hold `name: value` lines, got {type(values).__name__}")
-    _check_names(overrides or {}, "the command line")
-    if (overrides or {}).get("init_adapter") is not None:
+    _check_names(overrides, "the command line")
+    _check_names(values, str(path))
+    if overrides.get("init_adapter") is not None:
         values = {name: value for name, value in values.items() if name not in NEW_ADAPTER}
-    return from_values({**values, **(overrides or {})}, source=str(path))
+    return {**values, **_shortened_warmup(values, overrides, tell), **overrides}
+
+
+def _shortened_warmup(
+    preset: Mapping[str, Any], overrides: Mapping[str, Any], tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """The warm-up of a run that is shorter than the one of its preset: at most a tenth of its steps."""
+    steps, warmup = overrides.get("steps"), preset.get("warmup_steps")
+    if "warmup_steps" in overrides or type(steps) is not int or type(warmup) is not int or not 0 < steps < warmup:
+        return {}
+    shortened = steps // 10
+    tell(f"`warmup_steps` is {shortened} in place of the preset's {warmup}, a tenth of the {steps} steps")
+    return {"warmup_steps": shortened}
 
 
 def from_values(values: Mapping[str, Any], source: str = "the configuration") -> TrainConfig:

@@ -23,7 +23,8 @@ from diffusers_jova.training.loop.lora import add_adapter, save_adapter
 from diffusers_jova.training.loop.tasks import tasks_of, weights_of
 from diffusers_jova.whole_files import explained_full_disk, written_whole
 from jova_cli.json_text import parse_object, read_object
-from jova_cli.shipped import check_source, find_model
+from jova_cli.shipped import find_model
+from jova_cli.training_settings import check_trainable
 
 
 SHARDED = ("fsdp", "deepspeed")
@@ -37,19 +38,10 @@ TRANSFORMERS: tuple[type[Any], ...] = (
 def load_transformer(model: str) -> Any:
     """Load a saved transformer, alone or inside a pipeline, or build one from a `.json` file with random weights."""
     model = find_model(model)
-    check_source("model", model)
+    check_trainable(model)
     if model.endswith(".json"):
         return _new_transformer(Path(model))
-    if Path(model).is_file():
-        raise ValueError(f"`model` must be a folder, or a config that ends in .json, got the file `{model}`")
-    if Path(model).is_dir():
-        subfolder = "transformer" if (Path(model) / "transformer").is_dir() else None
-    else:
-        subfolder = "transformer"
-    if Path(model).is_dir() and not Path(model, subfolder or "", "config.json").is_file():
-        raise ValueError(f"`model` must be a saved transformer or pipeline, got `{model}`; it has no config.json")
-    if Path(model).is_dir():
-        read_object(Path(model, subfolder or "", "config.json"))
+    subfolder = "transformer" if not Path(model).is_dir() or (Path(model) / "transformer").is_dir() else None
     values = JoVATransformer3DModel.load_config(model, subfolder=subfolder)
     transformer = _transformer_class(values, model).from_pretrained(model, subfolder=subfolder)
     check_weights("model", transformer)

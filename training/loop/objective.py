@@ -9,14 +9,12 @@ Legend of shapes: B samples, C channels, F latent frames, H x W latent pixels, L
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-MouthReduction = Literal["mask", "all"]
+from diffusers_jova.training.loop.config import MouthReduction
 
 
 @dataclass(frozen=True)

@@ -115,12 +115,13 @@ def test_an_unknown_column_suggests_the_right_name(tmp_path: Path) -> None:
         read_samples(manifest(tmp_path, {"video": "a.mp4", "captoin": "x"}))
 
 
-def test_clips_without_a_caption_are_named_unless_they_will_be_transcribed(tmp_path: Path) -> None:
-    touch(tmp_path, "a.mp4", "b.mp4")
-    (tmp_path / "b.txt").write_text("b")
-    with pytest.raises(ValueError, match=r"every clip must have a caption, got 1 of 2 without: .*a\.mp4; write one"):
+def test_a_set_without_any_caption_is_refused_unless_it_will_be_transcribed(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.png")
+    with pytest.raises(ValueError, match=r"a clip must have a caption, got none for any of 2: .*a\.mp4.*; write one"):
         read_samples(tmp_path)
     assert len(read_samples(tmp_path, captions_required=False)) == 2
+    (tmp_path / "b.txt").write_text("b")
+    assert [sample.has_caption for sample in read_samples(tmp_path)] == [False, True]
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_values_that_yaml_reads_as_another_type_are_what_was_meant() -> None:
         ("stop_after_minutes", -1, r"`stop_after_minutes` must be 0 or more, got -1\.0"),
         ("betas", [1.5, 0.9], r"`betas` must be two numbers in \[0, 1\), got \[1\.5, 0\.9\]"),
         ("validate_every", 0, "`validate_every` must be at least 1, got 0; null makes none"),
-        ("warmup_steps", 2000, "`warmup_steps` must be at most `steps` = 1000, got 2000; set both"),
+        ("warmup_steps", 2000, "`warmup_steps` must be at most `steps` = 1000, got 2000; lower it, 0 has no warm-up"),
     ],
 )
 def test_a_value_that_breaks_its_rule_is_named_with_the_rule(name: str, value: object, message: str) -> None:
@@ -233,3 +233,14 @@ def test_a_misspelt_setting_is_sought_where_it_was_written(tmp_path: Path) -> No
     preset.write_text("stpes: 60\n")
     with pytest.raises(ValueError, match=r"`stpes` in .*preset\.yaml is not a setting"):
         load_yaml(preset)
+
+
+def test_a_run_shorter_than_the_warmup_of_its_preset_gets_a_shorter_one_and_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert load_yaml("training/configs/lora.yaml", PATHS | {"steps": 3}).warmup_steps == 0
+    assert capsys.readouterr().out == "`warmup_steps` is 0 in place of the preset's 10, a tenth of the 3 steps\n"
+    assert load_yaml("training/configs/lora.yaml", PATHS | {"steps": 10}).warmup_steps == 10
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="`warmup_steps` must be at most `steps` = 3, got 4; lower it"):
+        load_yaml("training/configs/lora.yaml", PATHS | {"steps": 3, "warmup_steps": 4})

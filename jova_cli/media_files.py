@@ -1,0 +1,137 @@
+"""Whether a file is an image, a sound or a video that can be read, as its header tells Pillow and PyAV, without torch.
+
+Both are imported when a file is opened: most commands are given none.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .container_size import missing_bytes
+
+
+PathLike = str | os.PathLike[str]
+MAX_SAMPLING_RATE_HZ = 768_000  # of the fastest converters; a header may claim anything
+
+
+def check_image(path: PathLike) -> None:
+    """Refuse what is no image."""
+    with opened_image(path):
+        pass
+
+
+def check_sound(path: PathLike, audio_track: int | None = None, *, allow_truncated: bool = False) -> None:
+    """Refuse what is no file with the sound track that is asked for, as `find_audio_stream` counts it."""
+    with open_for_reading(path, allow_truncated=allow_truncated) as container:
+        find_audio_stream(container, path, audio_track)
+
+
+def check_video(path: PathLike, *, allow_truncated: bool = False) -> None:
+    """Refuse what is no file with a picture that moves."""
+    with open_for_reading(path, allow_truncated=allow_truncated) as container:
+        video_stream(container, path)
+
+
+@contextmanager
+def opened_image(path: PathLike) -> Iterator[Any]:
+    """Open an image of Pillow, and turn every failure while it is open into one helpful error.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no readable image.
+    """
+    import PIL.Image
+
+    path = existing_file(path)
+    try:
+        with warnings.catch_warnings(action="ignore", category=PIL.Image.DecompressionBombWarning):
+            opened = PIL.Image.open(path)
+        with opened as image:
+            yield image
+    except PIL.Image.DecompressionBombError as error:
+        limit = 2 * (PIL.Image.MAX_IMAGE_PIXELS or 0)  # Pillow warns of half as many
+        raise ValueError(
+            f"`path` must be an image of at most {limit / 1e6:.0f} megapixels, got {path} ({error}); scale it down"
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+        raise ValueError(f"`path` must be a readable image, got {path} ({error}); open and save it again") from error
+
+
+def import_av() -> Any:
+    """The library that media files need, or how to get it."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("media files need PyAV, which is not installed; run `pip install av`") from error
+    return av
+
+
+def existing_file(path: PathLike) -> Path:
+    """The path of a file that must be there."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`path` must be an existing file, got {path}; check the spelling")
+    return Path(path)
+
+
+@contextmanager
+def open_for_reading(path: PathLike, *, allow_truncated: bool = False) -> Iterator[Any]:
+    """Open a file, and turn every failure of libav while it is open into one helpful error.
+
+    Args:
+        path: Of the file.
+        allow_truncated: Whether a file that announces more bytes than it holds is opened.
+    """
+    av = import_av()
+    path = existing_file(path)
+    missing = missing_bytes(path)
+    if missing and not allow_truncated:
+        raise ValueError(
+            f"`path` must be a whole file, got {path}, which lacks {missing} of the bytes that it announces; copy it "
+            "again, or take what is there by `allow_truncated`"
+        )
+    try:
+        with av.open(str(path.absolute())) as container:  # a relative `a:b.mp4` would be a protocol
+            yield container
+    except av.error.FFmpegError as error:
+        raise ValueError(
+            f"`path` must be a media file that libav can decode, got {path} ({error.strerror}); convert it with ffmpeg"
+        ) from error
+
+
+def video_stream(container: Any, path: PathLike) -> Any:
+    """The picture of an open file; the cover of a record is no video."""
+    attached = import_av().stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & attached]
+    if not streams:
+        raise ValueError(f"`path` must be a file with a video stream, got {path}; use `read_audio` for sound alone")
+    return first_default(streams)
+
+
+def find_audio_stream(container: Any, path: PathLike, audio_track: int | None) -> Any:
+    """The sound track of an open file that is asked for, or that players choose."""
+    streams = container.streams.audio
+    if not streams:
+        raise ValueError(f"`path` must be a file with sound, got {path}; choose a file with an audio stream")
+    if audio_track is None:
+        stream = first_default(streams)
+    elif 0 <= audio_track < len(streams):
+        stream = streams[audio_track]
+    else:
+        raise ValueError(
+            f"`audio_track` must be from 0 to {len(streams) - 1} for {path}, got {audio_track}; choose one"
+        )
+    if not 0 < stream.rate <= MAX_SAMPLING_RATE_HZ:
+        raise ValueError(
+            f"`path` must be a file of up to {MAX_SAMPLING_RATE_HZ} samples per second, got {path}, which claims "
+            f"{stream.rate}; convert it with ffmpeg"
+        )
+    return stream
+
+
+def first_default(streams: Sequence[Any]) -> Any:
+    """The first stream that its file marks as default, else the first."""
+    default = import_av().stream.Disposition.default
+    return next((stream for stream in streams if stream.disposition & default), streams[0])
