@@ -29,6 +29,9 @@ def test_what_is_not_in_the_list_can_be_told_and_curly_quotes_are_straight() -> 
     assert tokenizer("a\u2019a \u201ca\u201d").input_ids == [3, 1, 3, 0, 2, 3, 2]
     assert tokenizer("a\u00e9").input_ids == [3, tokenizer.unk_token_id]
     assert tokenizer.unk_token_id == 4
+    tokenizer = character_tokenizer([" ", ".", "-", "a", "\u00e9"])
+    assert tokenizer("a\u2026\u2014\u00a0a\r\na\ta").input_ids == [3, 1, 1, 1, 2, 0, 3, 0, 3, 0, 3]
+    assert tokenizer("e\u0301").input_ids == [4], "however it is written"
     curly = character_tokenizer([" ", "'", "\u2019"])
     assert curly("'\u2019").input_ids == [1, 2], "a list that has them keeps them"
 
