@@ -2,8 +2,8 @@
 
 The index of a character is its line. Both projects read a character that is not in the list as the first, a space, and
 lose it without a word. Signs that text programs put in place of others, and that are not in the list, become these
-others here: curly quotes and apostrophes, long dashes, dots in one, ends of lines. What is then not in the list gets
-an index of its own, by which `diffusers_jova.spoken_text` refuses it.
+others here: wide signs, curly quotes and apostrophes, long dashes, dots in one, ends of lines. What is then not in the
+list gets an index of its own, by which `diffusers_jova.spoken_text` refuses it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 
+WIDE = range(0xFF01, 0xFF5F)  # ASCII as wide as a Chinese character, in the same order
+NARROWER = 0xFEE0
 # fmt: off
-PLAIN = {
+PLAIN = {  # in this order
+    **{chr(code): chr(code - NARROWER) for code in WIDE},
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"',
     "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-", "\u2026": "...",
-    "\u00a0": " ", "\u202f": " ", "\t": " ", "\r\n": " ", "\n": " ",
+    ";": ",", "\u00a0": " ", "\u202f": " ", "\t": " ", "\r\n": " ", "\n": " ",
 }
 # fmt: on
 UNKNOWN = "<unk>"  # behind the list, so that what is not in it can be told

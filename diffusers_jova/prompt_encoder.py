@@ -79,8 +79,9 @@ class JoVAPromptEncoderMixin:
 
         num_prompts, length = count_prompts(prompt, prompt_embeds), settings.max_sequence_length
         self.warn_of_unread_parts(prompt)
-        found = self.encode_or_take(prompt, prompt_embeds, num_prompts, length)
-        negative = audio_negative = None
+        found: PromptEmbeds | None = self.encode_or_take(prompt, prompt_embeds, num_prompts, length)
+        negative: PromptEmbeds | None = None
+        audio_negative: PromptEmbeds | None = None
         if do_classifier_free_guidance:
             negative = self.encode_or_take(settings.negative_prompt, negative_prompt_embeds, num_prompts, length)
             text = None if self.reads_transcripts else settings.audio_negative_prompt
