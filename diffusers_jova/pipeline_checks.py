@@ -287,9 +287,10 @@ def check_reference(inputs: CallInputs, longest_s: float | None, reads_transcrip
         )
     if not np.any(np.asarray(inputs.reference_audio)):
         raise ValueError("`reference_audio` must hold a voice, got silence; use another recording")
-    check_prompt_type("reference_transcript", inputs.reference_transcript)
     texts = inputs.reference_transcript
     said = texts if isinstance(texts, list) else [texts]
+    for text in said if texts is not None else ():
+        check_text("reference_transcript", text)
     if not reads_transcripts and texts is not None:
         raise ValueError(
             f"`reference_transcript` must be None for a model without `spoken_text_encoder`, got {texts!r}; leave it "

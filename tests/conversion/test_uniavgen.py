@@ -314,6 +314,7 @@ def test_batches_of_texts_of_unequal_length_make_what_each_makes_alone(pipe: JoV
             {"reference_audio": voice(), "reference_transcript": ["Hi.", "Hi."]},
             "`reference_transcript` must be one for all or one per prompt, got 2 for 1",
         ),
+        ({"reference_audio": voice(), "reference_transcript": 3}, "`reference_transcript` must be text, got 3; write"),
         ({"num_frames": 6}, r"`num_frames` must be 4k \+ 1"),
         (
             {"prompt": None, "prompt_embeds": torch.zeros(1, 4, 16)},
