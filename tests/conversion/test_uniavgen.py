@@ -421,3 +421,40 @@ def test_what_of_a_prompt_nothing_reads_is_told(pipe: JoVAPipeline, caplog: pyte
     assert "`audio` of a `JoVAPrompt` is not used: `prompt_template` has no place for it" in caplog.text
     assert "a prompt in one text tells what is seen, and nothing is said; pass a `JoVAPrompt`" in caplog.text
     assert "`transcript` of" not in caplog.text
+
+
+def test_encoded_prompts_bring_along_what_is_said(pipe: JoVAPipeline) -> None:
+    voices = {"reference_audio": voice(), "output_type": "latent"}
+    expected, _ = calls_of(pipe, **voices, reference_transcript="Hi.")
+    prompt, negative, audio_negative = pipe.encode_prompt(SAID, reference_transcript="Hi.")
+    assert audio_negative is None
+    encoded = {"prompt": None, "prompt_embeds": prompt, "negative_prompt_embeds": negative}
+    output, _ = calls_of(pipe, **voices, **encoded)
+    torch.testing.assert_close(output.audio, expected.audio)
+    torch.testing.assert_close(output.frames, expected.frames)
+
+
+def test_sound_alone_needs_no_image_and_speaks_with_a_voice_too(pipe: JoVAPipeline) -> None:
+    alone = {"image": None, "modalities": ["audio"], "height": None, "width": None}
+    voices = {"reference_audio": voice(), "reference_transcript": "Hi."}
+    plain, spoken = (calls_of(pipe, **alone, **more)[0].audio for more in ({}, voices))
+    assert plain.shape == spoken.shape == (1, 1, 7500)
+    assert not np.array_equal(plain, spoken)
+
+
+def test_a_saved_pipeline_and_one_in_bfloat16_speak_as_well(pipe: JoVAPipeline, tmp_path: Path) -> None:
+    voices = {"reference_audio": voice(), "reference_transcript": "Hi.", "num_inference_steps": 1}
+    expected, _ = calls_of(pipe, **voices)
+    pipe.save_pretrained(tmp_path)
+    again, _ = calls_of(JoVAPipeline.from_pretrained(tmp_path), **voices)
+    np.testing.assert_allclose(again.audio, expected.audio, atol=1e-5)
+    rounded = JoVAPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert rounded.spoken_text_encoder.dtype == torch.bfloat16
+    assert np.isfinite(calls_of(rounded, **voices)[0].audio).all()
+
+
+def test_a_model_that_reads_no_voice_refuses_one() -> None:
+    with pytest.raises(
+        ValueError, match="`reference_audio` must be None for a model that reads no reference voice, wh"
+    ):
+        build_tiny_pipeline()("a dog", num_frames=5, reference_audio=voice())
