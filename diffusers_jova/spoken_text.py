@@ -31,7 +31,7 @@ def spoken_ids(name: str, text: str, tokenizer: Any) -> Tensor:
     Args:
         name: Argument that the text came from.
         text: What is said.
-        tokenizer: From `conversion.spoken_characters.character_tokenizer`.
+        tokenizer: From `diffusers_jova.conversion.spoken_characters`.
 
     Raises:
         ValueError: The tokenizer does not know a unit; the originals read a space in its place, without a word.
