@@ -17,7 +17,7 @@ from diffusers import __version__ as diffusers_version
 from transformers import AutoConfig
 
 from diffusers_jova.audio_codec import JoVAAudioCodec
-from diffusers_jova.component_fit import check_components, check_skip_layer
+from diffusers_jova.component_fit import check_components, check_reference_length, check_skip_layer
 from diffusers_jova.component_outline import build_outline
 from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, WAVEFORM_VAES, class_of, transformers_class
 from diffusers_jova.conversion.output import new_folder
@@ -32,16 +32,17 @@ from jova_cli.parser import Parser, one_line
 INDEX = "model_index.json"
 OWN = {
     *("JoVATransformer3DModel", "JoVAWanTransformer3DModel", "JoVADualTowerTransformer3DModel"),
-    *("JoVAAutoencoderKLDAC", "JoVALogMel"),
+    *("JoVAAutoencoderKLDAC", "JoVALogMel", "JoVASpokenTextEncoder"),
     "FlowMatchAudioVideoScheduler",
 }
 ENCODERS = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel", "qwen2": "Qwen2Model"}  # the half that a prompt needs
-SECOND = ("tokenizer_2", "text_encoder_2")  # a model may have none
+SECOND = ("tokenizer_2", "text_encoder_2", "spoken_tokenizer", "spoken_text_encoder")  # a model may have none
 SCHEDULER = "scheduler"
 VOCODER = "vocoder"  # a waveform VAE has none
 SETTINGS = (
     *("prompt_template", "pads_text_with_zeros", "speaker_token", "defaults", "domain"),
     *("one_way_coupling", "fills_image_with_grey", "starts_white", "negative_skip_layer"),
+    *("needs_image", "max_reference_s"),
 )
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.ckpt", "*.onnx", "*.gguf")
 
@@ -66,7 +67,7 @@ def locate(named: Mapping[str, Path], folders: Sequence[Path]) -> dict[str, Path
     """Find the folder of every component: the one that is named, else the first that has it.
 
     Raises:
-        ValueError: If one is missing; a second text encoder, the scheduler and the vocoder may be.
+        ValueError: If one is missing; further text encoders, the scheduler and the vocoder may be.
     """
     found = {}
     for name in NAMES:
@@ -102,7 +103,7 @@ def entry(name: str, path: Path) -> list[str]:
     """Library and class of a component, by the index of the pipeline that it lies in, else by its own config."""
     index = path.parent / INDEX
     stored = (read_object(index) if index.is_file() else {}).get(path.name)
-    if name.startswith("tokenizer"):
+    if "tokenizer" in name:
         cls = class_of(path / "tokenizer_config.json", "tokenizer_class") or "AutoTokenizer"
         library = "transformers"
     elif name.startswith("text_encoder"):
@@ -131,20 +132,19 @@ def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
         ValueError: Naming one that is missing, or the two numbers that differ.
     """
     transformer = read_object(found["transformer"] / "config.json")
-    for suffix in ("", "_2"):
-        name = f"text_encoder{suffix}"
-        if transformer.get(f"text_dim{suffix}") is not None and name not in found:
+    for name, field in (("text_encoder", "text_dim"), ("text_encoder_2", "text_dim_2"), ("spoken_text_encoder", "")):
+        if transformer.get(field) is not None and name not in found:
             raise ValueError(f"`{name}` must be given to this transformer, got none; name it as {name}=FOLDER")
-        if (name in found) != (f"tokenizer{suffix}" in found):
-            raise ValueError(
-                f"`{name}` and `tokenizer{suffix}` must be given together, got one; name the other as well"
-            )
-    models = [name for name in ("transformer", "vae", "audio_vae", VOCODER) if name in found]
+        tokenizer = name.replace("text_encoder", "tokenizer")
+        if (name in found) != (tokenizer in found):
+            raise ValueError(f"`{name}` and `{tokenizer}` must be given together, got one; name the other as well")
+    models = [name for name in ("transformer", "vae", "audio_vae", VOCODER, "spoken_text_encoder") if name in found]
     parts: dict[str, Any] = {name: build_outline(index[name], found[name]) for name in models}
     encoders = [name for name in ("text_encoder", "text_encoder_2") if name in found]
     parts |= {name: SimpleNamespace(config=AutoConfig.from_pretrained(found[name])) for name in encoders}
     check_components(parts)
     check_skip_layer(parts["transformer"], index.get("negative_skip_layer"))
+    check_reference_length(parts["transformer"], index.get("max_reference_s"))
     JoVAAudioCodec(parts.get("audio_vae"), parts.get(VOCODER))  # refuses one that needs a vocoder alone
 
 
@@ -169,6 +169,6 @@ def licence_lines(found: Mapping[str, Path]) -> list[str]:
 
 def unneeded(name: str, path: Path) -> tuple[str, ...]:
     """Patterns of files that stay behind: a tokenizer's weights, and other formats beside safetensors."""
-    if name.startswith("tokenizer"):
+    if "tokenizer" in name:
         return (*WEIGHTS, ".git")
     return (*WEIGHTS[1:], ".git") if any(path.glob(WEIGHTS[0])) else (".git",)

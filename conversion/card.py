@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jova_cli.model_info import licence_of
@@ -42,7 +42,24 @@ UNIAVGEN = Licence(
     "transformer",
     "MCG-NJU/UniAVGen",
     "apache-2.0",
-    "By the README of its release; there is no licence file. The encoder of spoken text is from the same file.",
+    "By the README of its release; there is no licence file.",
+)
+UNIAVGEN_SPOKEN = replace(UNIAVGEN, component="spoken_text_encoder", note="From the same file, on the same terms.")
+UNIAVGEN_MEL = replace(
+    UNIAVGEN, component="audio_vae", note="No network: log-mel frames, normalised by two numbers of its code."
+)
+CHARACTERS = Licence(
+    "spoken_tokenizer",
+    "SWivid/F5-TTS",
+    "mit",
+    "A list of characters in the code of F5-TTS, which is MIT; its weights, which are not, are not used.",
+)
+QWEN_VOCODER = Licence(
+    "vocoder",
+    "MCG-NJU/UniAVGen",
+    "unknown",
+    "A vocoder of Qwen2.5-Omni; the release does not say of which model, so its licence is not known here: look at "
+    "theirs before commercial use.",
 )
 MMAUDIO = Licence(
     "audio VAE or vocoder",

@@ -2,7 +2,7 @@
 
 A diffusers repository, a converted MMAudio folder and a diffusers LTX-2 repository hold components in sub-folders. The
 releases of Wan and NAVA hold them in files of their own, anywhere in the folder; MOVA's has its video VAE in
-`video_vae`.
+`video_vae`, UniAVGen's its vocoder in `code2wav_bigvgan_model`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusers_jova.conversion.card import DAC, RELEASED_PARTS, Licence, copied_licence
+from diffusers_jova.conversion.card import DAC, QWEN_VOCODER, RELEASED_PARTS, Licence, copied_licence
 from diffusers_jova.conversion.checkpoint import Checkpoint, open_checkpoint
 from diffusers_jova.conversion.dac import convert_dac
 from diffusers_jova.conversion.ltx2_audio import convert_audio_vae, convert_vocoder, holds_ltx2
@@ -30,7 +30,8 @@ RELEASED = {  # glob patterns
     "text_encoder": ("models_t5_umt5-xxl-enc-*.pth",),
     "vae": ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth", "video_vae"),  # the last a folder of MOVA's
     "audio_vae": ("ltx-2.3-*_audio_vae.safetensors", "vae_128d_48k.pth"),
-    "vocoder": ("ltx-2.3-*_audio_vae.safetensors",),  # the same file
+    "vocoder": ("ltx-2.3-*_audio_vae.safetensors", "code2wav_bigvgan_model"),  # the same file; a folder of UniAVGen's
+    "spoken_tokenizer": ("vocab.txt",),
 }
 FOREIGN = {"audio_vae": {"DAC"}}  # classes of sub-folders that are converted, not copied
 CONVERTERS: Mapping[str, Callable[[Checkpoint], tuple[Model, list[Parameter]]]] = {
@@ -43,7 +44,7 @@ WAVEFORM_VAES = {"JoVAAutoencoderKLDAC", "AutoencoderKLKVAEAudio"}  # need no vo
 FILES = (  # what a repository of the hub is asked for
     "model_index.json",
     "README.md",
-    *(f"{name}/*" for name in NAMES),
+    *(f"{name}/*" for name in RELEASED),
     *(f"*{pattern}*" for patterns in RELEASED.values() for pattern in patterns),
 )
 LIBRARIES = {  # others are diffusers'
@@ -51,7 +52,9 @@ LIBRARIES = {  # others are diffusers'
     "LTX2VocoderWithBWE": "ltx2",
     "JoVAAutoencoderKLDAC": "diffusers_jova",
     "JoVALogMel": "diffusers_jova",
+    "JoVASpokenTextEncoder": "diffusers_jova",
 }
+LICENCES = {"code2wav_bigvgan_model": QWEN_VOCODER}  # of released folders that differ from `RELEASED_PARTS`
 TRUSTED = {"diffusers", "transformers", "ltx2", "diffusers_jova"}  # a pipeline imports what its index names
 
 
@@ -74,17 +77,23 @@ class Component:
     write: Callable[[Path], object]
 
 
-def find_components(folders: Sequence[Path], options: Options) -> list[Component]:
+def find_components(folders: Sequence[Path], options: Options, made: Sequence[Component] = ()) -> list[Component]:
     """Check every component in the first folder that has it; nothing is written.
+
+    Args:
+        folders: Where they lie.
+        options: About their files.
+        made: Components that the conversion brings itself.
 
     Raises:
         ValueError: A component is in none of the folders, or is not what its name says.
     """
-    found = locate(folders)
+    found = locate(folders, [name for name in NAMES if name not in {part.name for part in made}])
     parts = [
         converted(name, path, options) if path.is_file() or is_foreign(name, path) else copied(name, path)
         for name, path in found.items()
     ]
+    parts += made
     audio_vae = next(part for part in parts if part.name == "audio_vae")
     if audio_vae.entry[1] in WAVEFORM_VAES:  # a vocoder beside another audio VAE is none for this one
         return [part for part in parts if part.name != "vocoder"]
@@ -101,18 +110,18 @@ def is_foreign(name: str, path: Path) -> bool:
     return class_of(path / "config.json", "_class_name") in FOREIGN.get(name, ())
 
 
-def locate(folders: Sequence[Path]) -> dict[str, Path]:
-    """Find the folder or the released file of every component.
+def locate(folders: Sequence[Path], names: Sequence[str] = NAMES) -> dict[str, Path]:
+    """Find the folder or the released file of every component that is named.
 
     Raises:
         ValueError: A component is in none of the folders; a waveform VAE needs no vocoder.
     """
-    found = {name: path for name in NAMES if (path := first_place(folders, name))}
-    missing = [name for name in NAMES if name not in found]
+    found = {name: path for name in names if (path := first_place(folders, name))}
+    missing = [name for name in names if name not in found]
     if missing and missing != ["vocoder"]:
         files = ", ".join(dict.fromkeys(pattern for name in missing for pattern in RELEASED[name]))
         raise ValueError(
-            f"`--components` must hold {', '.join(NAMES)} in sub-folders or as released, got no {listed(missing)} in "
+            f"`--components` must hold {', '.join(names)} in sub-folders or as released, got no {listed(missing)} in "
             f"{listed(str(folder) for folder in folders)}; add a folder that has them, or {files}"
         )
     return found
@@ -143,7 +152,7 @@ def copied(name: str, path: Path) -> Component:
         shutil.copytree(path, folder)
 
     is_released = path.name != name
-    licence = RELEASED_PARTS[name] if is_released else copied_licence(name, path)
+    licence = LICENCES.get(path.name, RELEASED_PARTS[name]) if is_released else copied_licence(name, path)
     named = released_tokenizer(path) if is_released and name == "tokenizer" else entry(name, path)
     return Component(name, path, named, licence, write)
 

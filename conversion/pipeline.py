@@ -19,6 +19,7 @@ from diffusers_jova.conversion.components import Component
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
 
 
+OPTIONAL = ("vocoder", "tokenizer_2", "text_encoder_2", "spoken_tokenizer", "spoken_text_encoder")
 NEGATIVE_PROMPTS = Path(__file__).with_name("negative_prompts.json")  # of the releases, word for word
 RUN = """
 import diffusers_jova
@@ -90,7 +91,7 @@ def assemble(folder: Path, transformer: str, family: Family, components: Sequenc
     FlowMatchAudioVideoScheduler(**PRESETS[family.scheduler]).save_pretrained(folder / "scheduler")
     index["scheduler"] = ["diffusers_jova", "FlowMatchAudioVideoScheduler"]
     names = {component.name for component in components}
-    index |= {name: [None, None] for name in ("vocoder", "tokenizer_2", "text_encoder_2") if name not in names}
+    index |= {name: [None, None] for name in OPTIONAL if name not in names}
     index |= {
         "prompt_template": family.prompt_template,
         "pads_text_with_zeros": True,

@@ -1,20 +1,24 @@
-"""UniAVGen -> `JoVADualTowerTransformer3DModel`; the encoder of its spoken text is in the same file.
+"""UniAVGen -> `JoVADualTowerTransformer3DModel` and the encoder of its spoken text, which is in the same file.
 
 All tensors are renamed. `audio_padding` serves batches of unequal length, which the released code does not support
-elsewhere, and is left out.
+elsewhere, and is left out. In a pipeline log-mel frames stand in place of an audio VAE, and `vocab.txt` of the code,
+which is not among the weights, becomes a tokenizer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diffusers_jova.conversion.card import UNIAVGEN, WAN, model_card
+from diffusers_jova.conversion.card import CHARACTERS, UNIAVGEN, UNIAVGEN_MEL, UNIAVGEN_SPOKEN, WAN, model_card
 from diffusers_jova.conversion.checkpoint import Checkpoint, open_checkpoint
+from diffusers_jova.conversion.components import Component, copied, first_place
 from diffusers_jova.conversion.dual_tower import build, tower_config
 from diffusers_jova.conversion.output import (
+    Model,
     Options,
     Parameter,
     cast,
@@ -24,12 +28,37 @@ from diffusers_jova.conversion.output import (
     save_model,
     shape_of,
 )
-from diffusers_jova.conversion.rules import Rule, plan, prefixed
-from diffusers_jova.conversion.wan import ATTENTION, BLOCK, HEAD, HEAD_DIM, PATCH, owned
+from diffusers_jova.conversion.pipeline import Family, guidance_defaults
+from diffusers_jova.conversion.rules import Rule, listed, plan, prefixed
+from diffusers_jova.conversion.spoken_characters import character_tokenizer, read_characters
+from diffusers_jova.conversion.wan import ATTENTION, BLOCK, HEAD, HEAD_DIM, PATCH, owned, write
+from diffusers_jova.log_mel import JoVALogMel
 
 
 FUSION_INTERVAL = 2  # blocks from one with a fusion to the next
 TEXT_ENCODER = "text_embedding."
+LATENTS_MEAN, LATENTS_STD = -5.1753, 2.1544  # of the log-mel frames, all bins alike
+PEAK = 0.999146  # of given sound
+FAMILY = Family(
+    title="UniAVGen for diffusers_jova",
+    licences=[UNIAVGEN, WAN],
+    scheduler="uniavgen",
+    prompt_template="{video}",  # the transcript goes to the sound
+    defaults={
+        "height": 736,
+        "width": 1280,
+        "num_frames": 81,
+        "frame_rate": 16.0,
+        "num_inference_steps": 50,
+        **guidance_defaults("uniavgen"),
+    },
+    config={
+        "one_way_coupling": True,
+        "negative_skip_layer": 11,
+        "needs_image": True,
+        "max_reference_s": 76.5,  # its table of rotations has 8192 rows, of which a clip takes 506
+    },
+)
 RUN = """
 from diffusers_jova import JoVADualTowerTransformer3DModel
 from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
@@ -124,13 +153,11 @@ def convert_text_encoder(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[P
 
 
 def convert(path: Path, output: Path, options: Options) -> None:
-    """Convert a released file or folder of shards into the sub-folders `transformer` and `spoken_text_encoder`.
+    """Convert a released file or folder of shards: transformer and encoder of spoken text, or a whole pipeline.
 
     Raises:
-        ValueError: The tensors are not UniAVGen's.
+        ValueError: The tensors are not UniAVGen's, or a part of the pipeline is missing.
     """
-    from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
-
     checkpoint = open_checkpoint(path)
     if not any(name.startswith("a2v_blocks.") for name in checkpoint):
         raise ValueError(
@@ -138,20 +165,75 @@ def convert(path: Path, output: Path, options: Options) -> None:
             "name the folder of its `diffusion_pytorch_model` shards"
         )
     config, found = convert_transformer(checkpoint)
-    encoder_config, encoder_found = convert_text_encoder(checkpoint)
-    with torch.device("meta"):
-        encoder = JoVASpokenTextEncoder(**encoder_config)
-    parts = {"transformer": (build(config), found), "spoken_text_encoder": (encoder, encoder_found)}
-    stored = {}
-    for name, (model, tensors) in parts.items():
-        stored[name] = cast(tensors, options.dtype, keep=model._keep_in_fp32_modules or ())
-        check_fits(stored[name], model)
-    done = [
-        "`audio_padding`, which no other line of the released code supports, is left out.",
-        "No pipeline: its text encoder, video VAE and vocoder are not in this folder.",
-    ]
+    model, encoder = build(config), spoken_encoder(checkpoint, path, options)
+    done = ["`audio_padding`, which no other line of the released code supports, is left out."]
+    if options.components:
+        made = [encoder, spoken_tokenizer(checkpoint, options.components), log_mel(config["audio_in_channels"], path)]
+        done += [
+            "Clips are 736 x 1280, 81 frames at 16 per second, where a call says nothing else, as in the release.",
+            "The release computes in bfloat16, positions and timesteps too; here these are float32.",
+            "A character that is not in the list is refused, where the release reads a space in its place.",
+        ]
+        write(output, model, found, options, FAMILY, done, made)
+        return
+    found = cast(found, options.dtype, keep=model._keep_in_fp32_modules or ())
+    check_fits(found, model)
+    done += ["No pipeline: its text encoder, video VAE and vocoder are not in this folder."]
     run = RUN.format(folder=output.name)
     with new_folder(output) as folder:
-        (folder / "README.md").write_text(model_card("UniAVGen for diffusers_jova", [UNIAVGEN, WAN], done, run))
-        for name, (model, _) in parts.items():
-            save_model(folder / name, model, stored[name], options)
+        (folder / "README.md").write_text(model_card(FAMILY.title, [*FAMILY.licences, encoder.licence], done, run))
+        save_model(folder / "transformer", model, found, options)
+        encoder.write(folder / encoder.name)
+
+
+def spoken_encoder(checkpoint: Checkpoint, path: Path, options: Options) -> Component:
+    """The encoder of spoken text, checked, ready to be written."""
+    from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
+
+    config, found = convert_text_encoder(checkpoint)
+    with torch.device("meta"):
+        encoder: Model = JoVASpokenTextEncoder(**config)
+    found = cast(found, options.dtype, keep=encoder._keep_in_fp32_modules or ())
+    check_fits(found, encoder)
+    return Component(
+        "spoken_text_encoder",
+        path,
+        ("diffusers_jova", "JoVASpokenTextEncoder"),
+        UNIAVGEN_SPOKEN,
+        lambda folder: save_model(folder, encoder, found, options),
+    )
+
+
+def spoken_tokenizer(checkpoint: Checkpoint, folders: Sequence[Path]) -> Component:
+    """The tokenizer of spoken text, of the list of characters in the code of the release.
+
+    Raises:
+        ValueError: No list is there, or it has another number of characters than the encoder knows.
+    """
+    path = first_place(folders, "spoken_tokenizer")
+    if path is None:
+        raise ValueError(
+            "`--components` must hold `vocab.txt`, the list of characters in UniAVGen's code (MCG-NJU/Sora2-mini), "
+            f"got none in {listed(str(folder) for folder in folders)}; add the file"
+        )
+    if path.is_dir():
+        return copied("spoken_tokenizer", path)
+    config, _ = convert_text_encoder(checkpoint)
+    characters = read_characters(path)
+    if len(characters) != config["vocab_size"]:
+        raise ValueError(
+            f"`{path}` must hold the {config['vocab_size']} characters of the encoder of spoken text, got "
+            f"{len(characters)}; take the list of the release"
+        )
+    tokenizer = character_tokenizer(characters)
+    entry = ("transformers", type(tokenizer).__name__)
+    return Component("spoken_tokenizer", path, entry, CHARACTERS, tokenizer.save_pretrained)
+
+
+def log_mel(num_bins: int, path: Path) -> Component:
+    """Log-mel frames as the release normalises them, in place of an audio VAE."""
+    mel = JoVALogMel(mel_bins=num_bins, peak=PEAK)
+    with torch.no_grad():
+        mel.latents_mean.fill_(LATENTS_MEAN)
+        mel.latents_std.fill_(LATENTS_STD)
+    return Component("audio_vae", path, ("diffusers_jova", "JoVALogMel"), UNIAVGEN_MEL, mel.save_pretrained)

@@ -18,7 +18,7 @@ from torch import Tensor
 from diffusers_jova.conversion import pipeline
 from diffusers_jova.conversion.card import WAN, model_card
 from diffusers_jova.conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
-from diffusers_jova.conversion.components import find_components
+from diffusers_jova.conversion.components import Component, find_components
 from diffusers_jova.conversion.output import (
     Model,
     Options,
@@ -252,11 +252,22 @@ def write(
     options: Options,
     family: Family,
     done: Sequence[str],
+    made: Sequence[Component] = (),
 ) -> None:
-    """Check the parameters against a transformer on the meta device and write its folder, or a whole pipeline's."""
+    """Check the parameters against a transformer on the meta device and write its folder, or a whole pipeline's.
+
+    Args:
+        output: New folder.
+        model: The transformer on the meta device.
+        found: Its parameters.
+        options: About the files.
+        family: What the checkpoints of its kind share.
+        done: Sentences for the card.
+        made: Components of the pipeline that the conversion brings itself.
+    """
     found = cast(found, options.dtype, keep=model._keep_in_fp32_modules or ())
     check_fits(found, model)
-    components = find_components(options.components, options) if options.components else []
+    components = find_components(options.components, options, made) if options.components else []
     licences = [*family.licences, *(component.licence for component in components)]
     run = (pipeline.RUN if components else RUN).format(folder=output.name, cls=type(model).__name__)
     with new_folder(output) as folder:

@@ -21,6 +21,7 @@ from .pipeline_output import JoVAPipelineOutput
 from .prompt import JoVAPrompt, PromptEmbeds
 from .registration import register
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+from .spoken_text_encoder import JoVASpokenTextEncoder
 from .transformer_jova import JoVATransformer3DModel, JoVATransformerBlock
 from .transformer_jova_dual_tower import JoVADualTowerTransformer3DModel, JoVADualTowerTransformerBlock
 from .transformer_jova_wan import JoVAWanTransformer3DModel, JoVAWanTransformerBlock
@@ -43,6 +44,7 @@ __all__ = [
     "JoVAPipeline",
     "JoVAPipelineOutput",
     "JoVAPrompt",
+    "JoVASpokenTextEncoder",
     "JoVATransformer3DModel",
     "JoVATransformerBlock",
     "JoVATransformerOutput",
@@ -63,6 +65,7 @@ register(
         JoVADualTowerTransformer3DModel,
         JoVAAutoencoderKLDAC,
         JoVALogMel,
+        JoVASpokenTextEncoder,
         FlowMatchAudioVideoScheduler,
     ),
     pipelines=(JoVAPipeline,),

@@ -104,10 +104,13 @@ def check_cost(
     elif args.num_frames is None and "audio" in arguments:
         sound_s = arguments["audio"].audio.shape[-1] / arguments["audio"].sampling_rate
         settings = settings.override(num_frames=math.ceil(sound_s * settings.frame_rate))
+    voice = arguments.get("reference_audio")
+    reference_s = 0.0 if voice is None else voice.audio.shape[-1] / voice.sampling_rate
     limits = pipeline.clip_limits(args.modalities, settings.frame_rate)
     if limits is None or settings.num_frames <= limits.num_frames:
         available_bytes = machine_memory_bytes(pipeline._execution_device)
-        check_affordable(estimate(pipeline, settings, tuple(args.modalities)), available_bytes, advice)
+        taken = estimate(pipeline, settings, tuple(args.modalities), reference_s)
+        check_affordable(taken, available_bytes, advice)
 
 
 def prompt_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -134,6 +137,10 @@ def given_media(args: argparse.Namespace, tell: Callable[[str], None] = tell) ->
     if args.audio is not None:
         with errors_name("--audio"):
             given["audio"] = media.read_audio(args.audio, **part_of_file(args))
+    if args.reference_audio is not None:
+        with errors_name("--reference-audio"):
+            voice = media.read_audio(args.reference_audio, allow_truncated=args.allow_truncated)
+        given |= {"reference_audio": voice, "reference_transcript": args.reference_transcript}
     return given
 
 

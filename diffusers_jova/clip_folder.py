@@ -52,7 +52,7 @@ LIST = "clips.jsonl"  # what was made
 WORK = ".work"  # clips that are not whole yet
 ROW_ERRORS = (*BAD_INPUT, torch.OutOfMemoryError)
 PLACES = ("output", "device", "cpu_offload", "yes")  # arguments that decide where, not what
-FILES = ("model", "image", "audio", "video")  # arguments whose content decides, not their path
+FILES = ("model", "image", "audio", "video", "reference_audio")  # arguments whose content decides, not their path
 OF_A_CLIP = ("prompt", "video_caption", "audio_caption", "transcript", "seed")  # that clips of one batch differ in
 OF_A_PIPELINE = ("model", "lora", "skip_unknown", "device", "dtype", "cpu_offload")
 

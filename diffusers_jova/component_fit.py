@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .audio_codec import JoVAAudioCodec, needs_vocoder
-from .number_arguments import is_finite_number, whole_number
+from .number_arguments import is_finite_number, positive_number, whole_number
+from .reference_rows import reads_references
 from .video_codec import JoVAVideoCodec
 
 
 TEXT_WIDTHS = {  # config fields of the transformer
-    "text_encoder": ("text_dim", "audio_text_dim"),  # one text serves both modalities
+    "text_encoder": ("text_dim", "audio_text_dim"),  # one text serves both modalities, unless there is the last
     "text_encoder_2": ("text_dim_2",),
+    "spoken_text_encoder": ("audio_text_dim",),
 }
 
 
@@ -30,13 +32,14 @@ def check_components(components: Mapping[str, Any]) -> None:
         ValueError: Naming the component and the field of its config, or the weights that its checkpoint lacks.
     """
     vae, audio_vae, vocoder = (components.get(name) for name in ("vae", "audio_vae", "vocoder"))
-    for name in ("transformer", "vae", "audio_vae", "vocoder"):
+    for name in ("transformer", "vae", "audio_vae", "vocoder", "spoken_text_encoder"):
         if isinstance(component := components.get(name), nn.Module):
             check_weights(name, component)
     if vae is not None:
         check_video_vae(vae.config)
     if audio_vae is not None:
         check_audio_vae(audio_vae)
+    check_spoken_text(components.get("spoken_tokenizer"), components.get("spoken_text_encoder"))
     if (transformer := components.get("transformer")) is None:
         return
     if vae is not None:
@@ -45,7 +48,10 @@ def check_components(components: Mapping[str, Any]) -> None:
         num_channels = JoVAAudioCodec(audio_vae, vocoder).latent_channels
         require("audio_in_channels", "transformer", transformer.config, num_channels, "the channels of `audio_vae`")
     for name, fields in TEXT_WIDTHS.items():
-        width = getattr(getattr(components.get(name), "config", None), "hidden_size", None)
+        config = getattr(components.get(name), "config", None)
+        width = getattr(config, "dim" if name == "spoken_text_encoder" else "hidden_size", None)
+        if name == "text_encoder" and components.get("spoken_text_encoder") is not None:
+            fields = fields[:1]
         for field in fields:
             if isinstance(width, int) and (field == fields[0] or field in transformer.config):
                 require(field, "transformer", transformer.config, width, f"the width of `{name}`")
@@ -72,6 +78,35 @@ def check_skip_layer(transformer: Any, index: int | None) -> None:
         raise ValueError(
             f"`negative_skip_layer` must be one of the {len(transformer.blocks)} blocks of `transformer`, got {index}"
             "; 0 is the first"
+        )
+
+
+def check_reference_length(transformer: Any, longest_s: float | None) -> None:
+    """Refuse a reference voice for a transformer that reads none, and a length that is none.
+
+    Args:
+        transformer: Of a pipeline; None contradicts nothing.
+        longest_s: Longest reference voice in seconds; None for a model that reads none.
+    """
+    if longest_s is None:
+        return
+    positive_number("max_reference_s", longest_s, "None is a model that reads no reference voice")
+    if transformer is not None and not reads_references(transformer.config):
+        raise ValueError(
+            f"`max_reference_s` must be None for a transformer that reads no reference in front of a clip, got "
+            f"{longest_s:g}; leave it out, or use one of `fusion` 'aligned'"
+        )
+
+
+def check_spoken_text(tokenizer: Any, encoder: Any) -> None:
+    """Refuse a list of characters that is not the one that the encoder of spoken text was trained with."""
+    if tokenizer is None or encoder is None:
+        return
+    num_known = len(tokenizer) - (tokenizer.unk_token_id is not None)
+    if num_known != encoder.config.vocab_size:
+        raise ValueError(
+            f"`spoken_tokenizer` must know the {encoder.config.vocab_size} characters of `spoken_text_encoder`, got "
+            f"{num_known}; load components of one model"
         )
 
 

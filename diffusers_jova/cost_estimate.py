@@ -45,13 +45,16 @@ def num_predictions(settings: GenerationDefaults, modalities: Sequence[str]) -> 
     return len(required_branches(*(guidance[name].weights(0, 1) for name in modalities)))
 
 
-def estimate(pipeline: Any, settings: GenerationDefaults, modalities: Sequence[str]) -> Estimate:
+def estimate(
+    pipeline: Any, settings: GenerationDefaults, modalities: Sequence[str], reference_s: float = 0.0
+) -> Estimate:
     """Estimate what one clip takes at least.
 
     Args:
         pipeline: A loaded `JoVAPipeline`.
         settings: Of the call.
         modalities: What takes part.
+        reference_s: Seconds of a reference voice, which the sound reads in front of its own.
     """
     config = pipeline.transformer.config
     num_rows, num_pixels = 0.0, 0
@@ -62,7 +65,7 @@ def estimate(pipeline: Any, settings: GenerationDefaults, modalities: Sequence[s
         num_rows += frames * height * width / (config.patch_size[0] * config.patch_size[1] * config.patch_size[2])
         num_pixels = settings.num_frames * settings.height * settings.width
     if "audio" in modalities:
-        num_rows += pipeline.audio_codec.num_latents_for(settings.num_frames / settings.frame_rate)
+        num_rows += pipeline.audio_codec.num_latents_for(settings.num_frames / settings.frame_rate + reference_s)
     dim = config.num_attention_heads * config.attention_head_dim
     num_layers = config.num_layers + config.get("num_single_layers", 0)
     device = pipeline._execution_device

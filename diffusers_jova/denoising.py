@@ -4,7 +4,7 @@ Letters in shapes: B clips, C channels, F latent frames, h, w latent height and 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from .prompt import PromptEmbeds, concatenate_prompts
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .speakers import Speakers
 from .transformer_jova import MODALITIES
+
+
+REFERENCES = {"video": "reference_hidden_states", "audio": "audio_reference_hidden_states"}  # of the transformer
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,15 @@ class TextConditions:
     speakers: Speakers | None = None
 
     def named_features(self) -> dict[str, Tensor | None]:
-        """Features of all prompts, by the name of the argument that gives them, `_2` for a second text encoder."""
+        """Features of all prompts by the argument that gives them; `_2` is of a second text encoder."""
         prompts = {
             "prompt_embeds": self.prompt,
             "negative_prompt_embeds": self.negative_prompt,
             "audio_negative_prompt_embeds": self.audio_negative_prompt,
         }
         found = {name: prompt for name, prompt in prompts.items() if prompt is not None}
-        return {name: prompt.features for name, prompt in found.items()} | {
-            f"{name}_2": prompt.features_2 for name, prompt in found.items()
-        }
+        parts = {"": "features", "_2": "features_2", ".audio_features": "audio_features"}
+        return {name + end: getattr(prompt, part) for end, part in parts.items() for name, prompt in found.items()}
 
     def transformer_arguments(self, branches: Sequence[Branch], dtype: torch.dtype) -> dict[str, Tensor | None]:
         """Text arguments of the transformer for one prediction after the other."""
@@ -65,21 +67,26 @@ class TextConditions:
 
     def text_arguments(self, has_text: Sequence[bool], dtype: torch.dtype) -> dict[str, Tensor | None]:
         """Features and masks for a batch of predictions, with the prompt or without."""
-        arguments = as_arguments([self.prompt if text else self.negative_prompt for text in has_text], "", dtype)
-        if self.audio_negative_prompt is None or all(has_text):
+        joined = self.joined(has_text, self.negative_prompt)
+        arguments = as_arguments(joined, "", dtype)
+        if self.audio_negative_prompt is not None and not all(has_text):
+            joined = self.joined(has_text, self.audio_negative_prompt)
+        elif joined.audio_features is None:  # one text serves both modalities
             return arguments
-        audio = [self.prompt if text else self.audio_negative_prompt for text in has_text]
-        return arguments | as_arguments(audio, "audio_", dtype)
+        return arguments | as_arguments(joined.of_audio(), "audio_", dtype)
+
+    def joined(self, has_text: Sequence[bool], negative_prompt: PromptEmbeds | None) -> PromptEmbeds:
+        """The prompt, or what takes its place, for one prediction after the other."""
+        prompts = [self.prompt if text else negative_prompt for text in has_text]
+        return concatenate_prompts([prompt for prompt in prompts if prompt is not None])
 
 
-def as_arguments(prompts: Sequence[PromptEmbeds | None], prefix: str, dtype: torch.dtype) -> dict[str, Tensor | None]:
+def as_arguments(prompts: PromptEmbeds, prefix: str, dtype: torch.dtype) -> dict[str, Tensor | None]:
     """Text arguments of one branch of the transformer, the names with a prefix."""
-    joined = concatenate_prompts([prompt for prompt in prompts if prompt is not None])
-    mask = joined.joint_mask()
     return {
-        f"{prefix}encoder_hidden_states": joined.features.to(dtype),
-        f"{prefix}encoder_hidden_states_2": None if joined.features_2 is None else joined.features_2.to(dtype),
-        f"{prefix}encoder_attention_mask": mask,
+        f"{prefix}encoder_hidden_states": prompts.features.to(dtype),
+        f"{prefix}encoder_hidden_states_2": None if prompts.features_2 is None else prompts.features_2.to(dtype),
+        f"{prefix}encoder_attention_mask": prompts.joint_mask(),
     }
 
 
@@ -95,7 +102,11 @@ class JoVADenoiser:
         channels: Condition channels of the video [B, C, F, h, w]; None where the model has none.
         frame_rate: Frames per second.
         audio_latent_rate_hz: Audio latents per second.
-        coupling: Attention between audio and video in coupled predictions: all of it, or one direction.
+        coupling: Attention between audio and video in coupled predictions with the prompt: all of it, or one
+            direction.
+        negative_coupling: The same in those without the prompt.
+        references: Clean latents that the transformer reads in front of a clip: an image [B, C, 1, h, w] by `"video"`,
+            a voice [B, R, C] by `"audio"`.
         negative_skip_layer: Block that predictions without the prompt leave out; None for none.
         is_sequential: Whether predictions are made one after the other, to save memory, or in one batch.
         attention_kwargs: Of the transformer.
@@ -111,6 +122,8 @@ class JoVADenoiser:
     frame_rate: float
     audio_latent_rate_hz: float
     coupling: Coupling = True
+    negative_coupling: Coupling = True
+    references: Mapping[str, Tensor] = field(default_factory=dict)
     negative_skip_layer: int | None = None
     is_sequential: bool = False
     attention_kwargs: dict[str, Any] | None = None
@@ -229,6 +242,10 @@ class JoVADenoiser:
         """Whether a prediction leaves out a block."""
         return self.negative_skip_layer is not None and not branch.text
 
+    def coupling_of(self, branch: Branch) -> Coupling:
+        """Attention between audio and video in a prediction."""
+        return branch.coupled and (self.coupling if branch.text else self.negative_coupling)
+
     def ask(
         self,
         group: Sequence[Branch],
@@ -239,10 +256,14 @@ class JoVADenoiser:
     ) -> tuple[Tensor | None, Tensor | None]:
         """One forward of the transformer: velocities of video and of audio, of one branch after the other."""
         batch_size = timesteps["video"].shape[0]
-        repeated = {name: torch.cat([x] * len(group)) for name, x in inputs.items()}
+        repeated, references = (
+            {name: torch.cat([x] * len(group)) for name, x in of.items()} for of in (inputs, self.references)
+        )
         label = "_".join(branch.label for branch in group)
-        skips = self.skips_a_layer(group[0])
-        options = {"skip_layers": [self.negative_skip_layer]} if skips else {}  # not every transformer knows the word
+        # not every transformer knows these words
+        options: dict[str, Any] = {REFERENCES[name]: x.to(self.transformer.dtype) for name, x in references.items()}
+        if self.skips_a_layer(group[0]):
+            options["skip_layers"] = [self.negative_skip_layer]
         with self.transformer.cache_context(label, **self.progress(step, list(inputs))):
             return self.transformer(
                 hidden_states=repeated.get("video"),
@@ -252,7 +273,7 @@ class JoVADenoiser:
                 **text.transformer_arguments(group, self.transformer.dtype),
                 frame_rate=self.frame_rate,
                 audio_latent_rate_hz=self.audio_latent_rate_hz,
-                coupled=[branch.coupled and self.coupling for branch in group for _ in range(batch_size)],
+                coupled=[self.coupling_of(branch) for branch in group for _ in range(batch_size)],
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
                 **options,

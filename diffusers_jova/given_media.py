@@ -34,57 +34,64 @@ def unpack_video(video: Any, frame_rate: float | None) -> tuple[Any, float | Non
     return video.frames, float(video.frame_rate)
 
 
-def unpack_audio(audio: Any, sampling_rate: int | None) -> tuple[Audio, int]:
-    """Sound and its sampling rate, of a `media.Sound` or `media.Video` as a whole or of an array with its rate."""
+def unpack_audio(audio: Any, sampling_rate: int | None, name: str = "audio") -> tuple[Audio, int]:
+    """Sound and its sampling rate, of a `media.Sound` or `media.Video` as a whole or of an array with its rate.
+
+    Args:
+        audio: Sound.
+        sampling_rate: That is given beside it.
+        name: Argument that it came from.
+    """
     if isinstance(audio, Sound | Video):
         if audio.audio is None or audio.sampling_rate is None:
-            raise ValueError("`audio` must hold sound, got a video without; leave it out")
+            raise ValueError(f"`{name}` must hold sound, got a video without; leave it out")
         if sampling_rate not in (None, audio.sampling_rate):
             raise ValueError(
-                f"`audio_sampling_rate` must be that of the given `audio`, {audio.sampling_rate}, got "
+                f"`{name}_sampling_rate` must be that of the given `{name}`, {audio.sampling_rate}, got "
                 f"{sampling_rate}; leave it out"
             )
         return audio.audio, audio.sampling_rate
     if isinstance(audio, str | os.PathLike):
         raise ValueError(
-            f"`audio` must be an array or a tensor, got the name {str(audio)!r}; read the file first, by "
+            f"`{name}` must be an array or a tensor, got the name {str(audio)!r}; read the file first, by "
             f"`media.read_audio({str(audio)!r})`"
         )
     if not isinstance(audio, np.ndarray | Tensor):
         raise ValueError(
-            f"`audio` must be an array or a tensor, got {type(audio).__name__}; `media.read_audio` reads a file"
+            f"`{name}` must be an array or a tensor, got {type(audio).__name__}; `media.read_audio` reads a file"
         )
     if sampling_rate is None:
         raise ValueError(
-            "`audio_sampling_rate` must be given with an array of sound, got None; pass its samples per second, or "
+            f"`{name}_sampling_rate` must be given with an array of sound, got None; pass its samples per second, or "
             "pass what `media.read_audio` returns as a whole"
         )
     return audio, sampling_rate
 
 
-def to_waveform_batch(audio: Audio, num_channels: int) -> Tensor:
+def to_waveform_batch(audio: Audio, num_channels: int, name: str = "audio") -> Tensor:
     """Float waveform [B, num_channels, S] of any sound, mixed to the channels that are wanted.
 
     Args:
         audio: One sound, [S] or [channels, S], or a batch [B, channels, S], of numbers as `to_unit_floats` takes them.
         num_channels: Wanted.
+        name: Argument that it came from.
     """
-    sound = to_unit_floats("audio", audio)
+    sound = to_unit_floats(name, audio)
     sound = sound.reshape((1,) * (3 - sound.ndim) + sound.shape)
     if sound.ndim != 3 or 0 in sound.shape:
         raise ValueError(
-            f"`audio` must be [S], [channels, S] or [B, channels, S] with S > 0, got {list(np.shape(audio))}; bring "
+            f"`{name}` must be [S], [channels, S] or [B, channels, S] with S > 0, got {list(np.shape(audio))}; bring "
             "it into one of these"
         )
     if sound.shape[1] > max(sound.shape[2], MAX_FEW_CHANNELS):
         raise ValueError(
-            f"`audio` must have its samples last, got {list(np.shape(audio))}; transpose it to [channels, S]"
+            f"`{name}` must have its samples last, got {list(np.shape(audio))}; transpose it to [channels, S]"
         )
     if (peak := float(np.abs(sound).max())) > 1:
-        logger.warning(f"`audio` reaches {peak:.2f}: what lies beyond [-1, 1] is clipped")
+        logger.warning(f"`{name}` reaches {peak:.2f}: what lies beyond [-1, 1] is clipped")
         sound = sound.clip(-1, 1)
     if sound.shape[1] != num_channels:
-        logger.info(f"`audio` of {sound.shape[1]} channels is mixed to {num_channels}")
+        logger.info(f"`{name}` of {sound.shape[1]} channels is mixed to {num_channels}")
     return torch.from_numpy(np.ascontiguousarray(mix_channels(sound, num_channels)))
 
 

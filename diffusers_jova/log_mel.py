@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
+from .number_arguments import finite_number
+
 
 MEL_FLOOR = 1e-5
 POWER_FLOOR = 1e-9  # of HiFi-GAN's front end, whose gradient is finite in silence
@@ -79,6 +81,12 @@ def centred_log_mel(
     return (magnitudes @ filters.to(waveform.device)).clamp(min=MEL_FLOOR).log()
 
 
+def brought_to_peak(waveform: Tensor, peak: float) -> Tensor:
+    """Sound [B, S] whose largest amplitude is `peak`, each by itself; silence as it is."""
+    largest = waveform.abs().amax(dim=1, keepdim=True)
+    return waveform * torch.where(largest > 0, peak / largest, 1.0)
+
+
 class JoVALogMel(ModelMixin, ConfigMixin):
     """Sound as normalised log-mel frames: what stands in place of an audio VAE where a model generates them.
 
@@ -93,6 +101,8 @@ class JoVALogMel(ModelMixin, ConfigMixin):
         hop_length: Samples of one frame; differs from `n_fft` by an even number.
         mel_bins: M.
         max_frequency_hz: Upper end of the mel filters, which begin at 0 Hz.
+        peak: Largest amplitude, to which every sound is brought before it is encoded, as UniAVGen brings the given
+            ones to 0.999146; None leaves it as it is. Silence stays silence.
     """
 
     @register_to_config
@@ -103,12 +113,15 @@ class JoVALogMel(ModelMixin, ConfigMixin):
         hop_length: int = 240,
         mel_bins: int = 80,
         max_frequency_hz: float = 8000.0,
+        peak: float | None = None,
     ) -> None:
         super().__init__()
         if (n_fft - hop_length) % 2 or n_fft < hop_length:
             raise ValueError(
                 f"`n_fft` must exceed `hop_length` by an even number, got {n_fft} and {hop_length}; use 1024 and 240"
             )
+        if peak is not None and not 0 < finite_number("peak", peak) <= 1:
+            raise ValueError(f"`peak` must lie within (0, 1], got {peak:g}; None leaves sound as it is")
         # parameters, so that loading tells a checkpoint that lacks them; nothing trains them
         self.latents_mean = nn.Parameter(torch.zeros(mel_bins), requires_grad=False)
         self.latents_std = nn.Parameter(torch.ones(mel_bins), requires_grad=False)
@@ -117,6 +130,8 @@ class JoVALogMel(ModelMixin, ConfigMixin):
     def encode(self, waveform: Tensor) -> Tensor:
         """Normalised log-mel frames [B, S // hop, M] of sound [B, S]."""
         config = self.config
+        if config.peak is not None:
+            waveform = brought_to_peak(waveform, config.peak)
         frames = spectrum(waveform, config.n_fft, config.hop_length, is_centred=False)
         magnitudes = (frames.real.square() + frames.imag.square() + POWER_FLOOR).sqrt().transpose(1, 2)
         filters = mel_filters(config.sample_rate, config.n_fft, config.mel_bins, config.max_frequency_hz)

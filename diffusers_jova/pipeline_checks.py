@@ -44,6 +44,9 @@ class CallInputs:
     frame_rate: float | None
     fit: Fit
     speaker_embeds: Tensor | None
+    reference_audio: Any
+    reference_transcript: str | list[str] | None
+    reference_audio_sampling_rate: int | None
     num_frames: int | None
     modalities: Sequence[str]
     num_videos_per_prompt: int
@@ -56,6 +59,13 @@ class CallInputs:
     output_type: str
     callback_on_step_end: Callable[..., dict[str, Any] | None] | None
     callback_on_step_end_tensor_inputs: Sequence[str]
+
+    @property
+    def reference_s(self) -> float:
+        """Seconds of a reference voice, once settled; 0 without."""
+        if self.reference_audio is None or self.reference_audio_sampling_rate is None:
+            return 0.0
+        return np.shape(self.reference_audio)[-1] / self.reference_audio_sampling_rate
 
     @property
     def negatives(self) -> dict[str, tuple[Prompts | None, PromptEmbeds | Tensor | None]]:
@@ -124,7 +134,11 @@ def check_masks(name: str, embeds: PromptEmbeds | Tensor | None) -> None:
     """Refuse encoded prompts whose masks do not belong to their features."""
     if not isinstance(embeds, PromptEmbeds):
         return
-    for features, mask in ((embeds.features, embeds.mask), (embeds.features_2, embeds.mask_2)):
+    parts = (
+        *((embeds.features, embeds.mask), (embeds.features_2, embeds.mask_2)),
+        (embeds.audio_features, embeds.audio_mask),
+    )
+    for features, mask in parts:
         if features is not None and mask is not None and mask.shape != features.shape[:2]:
             raise ValueError(
                 f"mask of `{name}` must be {list(features.shape[:2])}, one value per row of its features, got "
@@ -169,18 +183,30 @@ def check_output(inputs: CallInputs, known_tensors: Sequence[str]) -> None:
 GIVEN_FOR = (  # a modality
     *(("image", "video"), ("video", "video"), ("latents", "video")),
     *(("audio", "audio"), ("speaker_embeds", "audio"), ("audio_latents", "audio")),
+    *(("reference_audio", "audio"), ("reference_transcript", "audio")),
 )
 
 
-def check_modalities(inputs: CallInputs) -> None:
-    """Refuse modalities that do not exist, and what is given for one that takes no part."""
+def check_modalities(inputs: CallInputs, reads_reference_image: bool, needs_image: bool) -> None:
+    """Refuse modalities that do not exist, what is given for one that takes no part, and what excludes each other.
+
+    Args:
+        inputs: Of the call.
+        reads_reference_image: Whether the model reads an image in front of a clip, which then may begin otherwise.
+        needs_image: Whether no clip begins without a given first frame.
+    """
     modalities = inputs.modalities
     if not modalities or any(name not in MODALITIES for name in modalities):
         raise ValueError(f"`modalities` must be a choice of {list(MODALITIES)}, got {list(modalities)}")
     for name, modality in GIVEN_FOR:
         if getattr(inputs, name) is not None and modality not in modalities:
             raise ValueError(f"`{name}` must be None where `modalities` lacks {modality!r}; leave one of them out")
-    if inputs.image is not None and inputs.video is not None:
+    if needs_image and "video" in modalities and inputs.image is None and inputs.video is None:
+        raise ValueError(
+            "`image` must be given to this model, whose clips begin with one, got neither `image` nor `video`; pass "
+            "the first frame, or `modalities=['audio']`"
+        )
+    if inputs.image is not None and inputs.video is not None and not reads_reference_image:
         raise ValueError("`image` and `video` must not both be given; a given video brings its first frame")
 
 
@@ -232,6 +258,58 @@ def check_speakers(
         raise ValueError(
             "`speaker_token` must be in the config of a pipeline that is given `speaker_embeds`, got None; pass "
             "`speaker_token='<extra_id_2>'` to `from_pretrained` for NAVA"
+        )
+
+
+def check_reference(inputs: CallInputs, longest_s: float | None, reads_transcripts: bool) -> None:
+    """Refuse a reference voice that the model cannot read, or a transcript that does not go with one.
+
+    Args:
+        inputs: Settled.
+        longest_s: Longest reference voice in seconds that the model reads; None for one that reads none.
+        reads_transcripts: Whether the sound reads what is said, that of the reference voice too.
+    """
+    if inputs.reference_audio is None:
+        if inputs.reference_transcript is not None:
+            raise ValueError(
+                "`reference_transcript` must go with `reference_audio`, got it alone; pass the voice that says it"
+            )
+        return
+    if longest_s is None:
+        raise ValueError(
+            "`reference_audio` must be None for a model that reads no reference voice, which `max_reference_s` in the "
+            "config of its pipeline tells, got sound; leave it out, or load one that does, such as UniAVGen"
+        )
+    if inputs.reference_s > longest_s:
+        raise ValueError(
+            f"`reference_audio` must last at most {longest_s:g} s beside a clip of this model, got "
+            f"{inputs.reference_s:.3f} s; cut it"
+        )
+    if not np.any(np.asarray(inputs.reference_audio)):
+        raise ValueError("`reference_audio` must hold a voice, got silence; use another recording")
+    texts = inputs.reference_transcript
+    said = texts if isinstance(texts, list) else [texts]
+    for text in said if texts is not None else ():
+        check_text("reference_transcript", text)
+    if not reads_transcripts and texts is not None:
+        raise ValueError(
+            f"`reference_transcript` must be None for a model without `spoken_text_encoder`, got {texts!r}; leave it "
+            "out"
+        )
+    is_encoded = inputs.prompt_embeds is not None
+    if reads_transcripts and not is_encoded and not all(isinstance(text, str) and text.strip() for text in said):
+        raise ValueError(
+            "`reference_transcript` must be what `reference_audio` says, which this model reads with it, got "
+            f"{texts!r}; write it down"
+        )
+
+
+def check_spoken_features(name: str, embeds: PromptEmbeds | Tensor | None) -> None:
+    """Refuse encoded prompts without what is said, for a model whose sound reads that alone."""
+    if embeds is not None and (not isinstance(embeds, PromptEmbeds) or embeds.audio_features is None):
+        raise ValueError(
+            f"`{name}` must be `PromptEmbeds` with `audio_features` for this model, whose sound reads what is said, "
+            "got none; take them from `encode_prompt`"
         )
 
 

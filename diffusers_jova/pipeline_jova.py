@@ -25,7 +25,8 @@ from jova_cli.clip_limits import check_sound_fits
 
 from .call_guard import one_thread_at_a_time
 from .clip_shape import ClipShape
-from .component_fit import check_components, check_skip_layer
+from .component_fit import check_components, check_reference_length, check_skip_layer
+from .current_call import JoVACurrentCallMixin
 from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
 from .finite import check_finite_inputs, check_finite_samples
@@ -46,9 +47,11 @@ from .pipeline_checks import (
     check_modalities,
     check_output,
     check_prompts,
+    check_reference,
     check_size,
     check_something_is_generated,
     check_speakers,
+    check_spoken_features,
     check_template,
     check_whole_frames,
     given_lengths,
@@ -59,7 +62,9 @@ from .pipeline_output import JoVAPipelineOutput
 from .prompt import PROMPT_TEMPLATE, PromptEmbeds
 from .prompt_encoder import JoVAPromptEncoderMixin
 from .provenance import describe_call
+from .reference_rows import reads_references
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+from .spoken_text_encoder import JoVASpokenTextEncoder
 from .step_callback import CALLBACK_TENSORS, call_back, settings_after_callback
 from .transformer_jova import MODALITIES, JoVATransformer3DModel
 from .transformer_jova_dual_tower import JoVADualTowerTransformer3DModel
@@ -69,7 +74,12 @@ from .video_codec import JoVAVideoCodec
 
 
 class JoVAPipeline(
-    JoVALoadingMixin, JoVAPromptEncoderMixin, JoVAMediaMixin, JoVALoraLoaderMixin, JoVAGuidanceParallelMixin
+    JoVALoadingMixin,
+    JoVAPromptEncoderMixin,
+    JoVAMediaMixin,
+    JoVACurrentCallMixin,
+    JoVALoraLoaderMixin,
+    JoVAGuidanceParallelMixin,
 ):
     """Text, image, voice or video to video with sound.
 
@@ -89,6 +99,9 @@ class JoVAPipeline(
         scheduler: `FlowMatchAudioVideoScheduler`, or a flow scheduler of diffusers, applied to each modality.
         tokenizer_2: Of the second text encoder.
         text_encoder_2: Second text encoder (Qwen2.5-Instruct in the paper).
+        spoken_tokenizer: Of the next.
+        spoken_text_encoder: Of what is said, character by character, for a transformer whose sound reads the
+            transcript alone, as UniAVGen's does; None where one text serves both modalities.
         prompt_template: Form of each part of a `JoVAPrompt`, one per line; checkpoints differ in it.
         pads_text_with_zeros: Whether prompts are padded with zeros that take part, as in Wan; otherwise with a mask.
         speaker_token: Token that goes behind every `<S>` of a prompt, for a voice to replace its text row; None for
@@ -98,18 +111,23 @@ class JoVAPipeline(
             training.
         fills_image_with_grey: Whether the condition channels of latent frames behind a first frame hold grey frames,
             encoded together with it, as in Wan and MOVA; otherwise zeros.
+        needs_image: Whether no clip begins without a given first frame, as in UniAVGen.
+        max_reference_s: Longest reference voice in seconds that the model reads in front of its own sound, for a
+            transformer that reads references (`fusion` "aligned"); None for a model that was not trained with any.
         negative_skip_layer: Block of the transformer that predictions without the prompt leave out, in UniAVGen and
             Ovi number 11; for a transformer whose `forward` takes `skip_layers`.
         starts_white: Whether a clip without an image or a video has a white first frame, as MOVA is asked without one.
         domain: What a model of few things knows: its `name`, and `words`, all those of its prompts; None for others.
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae->audio_vae->vocoder"
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->spoken_text_encoder->transformer->vae->audio_vae->vocoder"
     _optional_components = [
         "tokenizer",
         "text_encoder",
         "tokenizer_2",
         "text_encoder_2",
+        "spoken_tokenizer",
+        "spoken_text_encoder",
         "vae",
         "audio_vae",
         "vocoder",
@@ -127,6 +145,8 @@ class JoVAPipeline(
         scheduler: SchedulerMixin | None,
         tokenizer_2: PreTrainedTokenizerBase | None = None,
         text_encoder_2: PreTrainedModel | None = None,
+        spoken_tokenizer: PreTrainedTokenizerBase | None = None,
+        spoken_text_encoder: JoVASpokenTextEncoder | None = None,
         prompt_template: str = PROMPT_TEMPLATE,
         pads_text_with_zeros: bool = False,
         speaker_token: str | None = None,
@@ -135,6 +155,8 @@ class JoVAPipeline(
         one_way_coupling: bool = False,
         fills_image_with_grey: bool = False,
         starts_white: bool = False,
+        needs_image: bool = False,
+        max_reference_s: float | None = None,
         negative_skip_layer: int | None = None,
     ) -> None:
         super().__init__()
@@ -148,6 +170,8 @@ class JoVAPipeline(
             scheduler=scheduler,
             tokenizer_2=tokenizer_2,
             text_encoder_2=text_encoder_2,
+            spoken_tokenizer=spoken_tokenizer,
+            spoken_text_encoder=spoken_text_encoder,
         )
         check_domain(domain)
         check_template(prompt_template)
@@ -161,69 +185,25 @@ class JoVAPipeline(
             one_way_coupling=one_way_coupling,
             fills_image_with_grey=fills_image_with_grey,
             starts_white=starts_white,
+            needs_image=needs_image,
+            max_reference_s=max_reference_s,
             negative_skip_layer=negative_skip_layer,
         )
         check_components(self.components)
         check_skip_layer(transformer, negative_skip_layer)
+        check_reference_length(transformer, max_reference_s)
         spatial_factor = 8 if vae is None else JoVAVideoCodec(vae).spatial_factor
         self.video_processor = VideoProcessor(vae_scale_factor=spatial_factor)
         self.begin_call(self.defaults, None)
 
-    # 1. What a call is about
-
-    def begin_call(self, settings: GenerationDefaults, attention_kwargs: dict[str, Any] | None) -> None:
-        """Set what the properties below tell, and what a callback may change."""
-        self._guidance_scale, self._audio_guidance_scale = settings.guidance_scale, settings.audio_guidance_scale
-        self._attention_kwargs, self._needs_negative_prompt = attention_kwargs, False
-        self._num_timesteps, self._current_timestep, self._interrupt = 0, None, False
-
-    @property
-    def guidance_scale(self) -> float:
-        """Text guidance of video in the current call, or the default.
-
-        A callback may set `_guidance_scale`; the 0 with which those of diffusers cut guidance off is off for both
-        modalities. Guidance by coupling and by voices keeps its own scales.
-        """
-        return self._guidance_scale
-
-    @property
-    def audio_guidance_scale(self) -> float:
-        """Text guidance of audio, that of video unless it has its own; a callback may set `_audio_guidance_scale`."""
-        return self._guidance_scale if self._audio_guidance_scale is None else self._audio_guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        """Whether any modality of the current call needs a prediction without the prompt."""
-        return self._needs_negative_prompt
-
-    @property
-    def num_timesteps(self) -> int:
-        """Steps of the current call; 0 before the first."""
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> Tensor | None:
-        """Video timestep of the current step; None between calls."""
-        return self._current_timestep
-
-    @property
-    def attention_kwargs(self) -> dict[str, Any] | None:
-        """What the current call passes to the transformer's `attention_kwargs`."""
-        return self._attention_kwargs
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the remaining steps are skipped; a callback may set `_interrupt`."""
-        return self._interrupt
-
-    # 2. Settling and checking
+    # 1. Settling and checking
 
     def settle(self, inputs: CallInputs, settings: GenerationDefaults) -> tuple[CallInputs, GenerationDefaults]:
         """Bring given media into one form, and let them say how long a clip is; drop guidance without an object."""
         for name in ("transformer", "scheduler"):
             if getattr(self, name) is None:
                 raise ValueError(f"`{name}` must be loaded to generate anything, got None; load it")
-        check_modalities(inputs)
+        check_modalities(inputs, reads_references(self.transformer.config), self.config.needs_image)
         inputs = self.settle_media(inputs)
         settings = settings.override(frame_rate=inputs.frame_rate)
         given, inputs = inputs, self.settle_length(inputs, settings.frame_rate)
@@ -245,6 +225,10 @@ class JoVAPipeline(
         check_output(inputs, self._callback_tensor_inputs)
         check_generator(inputs.generator, inputs.num_clips)
         config = self.transformer.config
+        check_reference(inputs, self.config.max_reference_s, self.reads_transcripts)
+        if self.reads_transcripts:
+            check_spoken_features("prompt_embeds", inputs.prompt_embeds)
+            check_spoken_features("audio_negative_prompt_embeds", inputs.audio_negative_prompt_embeds)
         check_speakers(
             inputs.speaker_embeds, config.get("speaker_dim"), self.config.speaker_token, inputs.prompt_embeds
         )
@@ -264,7 +248,7 @@ class JoVAPipeline(
             num_audio_latents=self.audio_codec.num_latents_for(duration_s) if "audio" in inputs.modalities else 0,
         )
 
-    # 3. The call
+    # 2. The call
 
     @torch.no_grad()
     @one_thread_at_a_time
@@ -279,6 +263,9 @@ class JoVAPipeline(
         audio_sampling_rate: int | None = None,
         fit: Fit = "cover",
         speaker_embeds: Tensor | None = None,
+        reference_audio: Audio | Sound | ReadVideo | None = None,
+        reference_transcript: str | list[str] | None = None,
+        reference_audio_sampling_rate: int | None = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -322,7 +309,8 @@ class JoVAPipeline(
             prompt: What is to be seen, heard and said: strings or `JoVAPrompt`.
             negative_prompt: What guidance moves away from.
             audio_negative_prompt: The same for the audio branch's text; None follows `negative_prompt`.
-            image: Reference image, the first frame: one for all, or a list of one per prompt. PIL images of any mode,
+            image: Reference image, the first frame, or with a `video` who is seen, for models that read it in front of
+                a clip (`fusion` "aligned"): one for all, or a list of one per prompt. PIL images of any mode,
                 arrays and tensors of any layout of the channels, see `diffusers_jova.pictures.to_pictures`; whole
                 numbers are scaled by their type, floats lie in [0, 1], what is transparent lies on white.
             audio: Given sound: what `media.read_audio` or `media.read_video` returns, or [S], [channels, S], or one
@@ -339,6 +327,12 @@ class JoVAPipeline(
                 fill up where another prompt has more. D and the speaker encoder are those that the model was trained
                 with; NAVA: D = 192, ReDimNet (IDRnD/ReDimNet, MIT; "M", "ft_mix", "vb2+vox2+cnc" of its torch.hub
                 entry) on at most 30 s of mono sound at 16 kHz.
+            reference_audio: A recording of the voice to speak with, in the forms of `audio`, one for all or one per
+                prompt, for models that read one (`max_reference_s` in the config of the pipeline). It is no part of
+                the clip.
+            reference_transcript: What it says, one for all or one per prompt, for models that read transcripts
+                (`spoken_text_encoder`).
+            reference_audio_sampling_rate: Samples per second of `reference_audio`, if it is an array.
             height: Pixels.
             width: Pixels.
             num_frames: Frames, 4k + 1. None takes the length of a given `video`, cut to 4k + 1, or of a given `audio`,
@@ -393,6 +387,9 @@ class JoVAPipeline(
             frame_rate=frame_rate,
             fit=fit,
             speaker_embeds=speaker_embeds,
+            reference_audio=reference_audio,
+            reference_transcript=reference_transcript,
+            reference_audio_sampling_rate=reference_audio_sampling_rate,
             num_frames=num_frames,
             modalities=modalities,
             num_videos_per_prompt=num_videos_per_prompt,
@@ -453,7 +450,8 @@ class JoVAPipeline(
             channels=media.channels,
             frame_rate=clip.frame_rate,
             audio_latent_rate_hz=self.audio_codec.latent_rate_hz if "audio" in modalities else clip.frame_rate,
-            coupling=media.coupling() if self.config.one_way_coupling else True,
+            references=media.references,
+            **(media.couplings() if self.config.one_way_coupling else {}),
             negative_skip_layer=self.config.negative_skip_layer,
             is_sequential=sequential_guidance,
             attention_kwargs=attention_kwargs,
@@ -486,6 +484,7 @@ class JoVAPipeline(
             negative_prompt_embeds,
             audio_negative_prompt_embeds,
             settings.max_sequence_length,
+            reference_transcript,
         )
         text = TextConditions(*encoded, speakers=speakers)
         check_finite_inputs(text.named_features())

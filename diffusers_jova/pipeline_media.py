@@ -23,6 +23,7 @@ from .conditions import GivenLatents, condition_channels, repeat_to_batch
 from .finite import check_finite_inputs, finite_output
 from .given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
 from .joint_attention import Coupling
+from .media import resample
 from .media_arrays import check_sampling_rate
 from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
@@ -33,6 +34,7 @@ from .video_codec import JoVAVideoCodec
 
 logger = logging.get_logger(__name__)
 
+SILENCE_BEHIND_VOICE_S = 0.3  # in UniAVGen; a reference voice that ends in a word would be gone on with
 FADE_S = 0.02  # from a given sound to what goes on: longer than a click, shorter than a syllable
 
 
@@ -44,19 +46,27 @@ class GivenMedia:
         latents: Clean latents by modality.
         originals: The media that they come from: frames [1, 3, N, H, W] in [-1, 1] and sound [1 or B, channels, S].
         channels: Condition channels of the video [B, C, F, h, w]; None where the model has none.
+        references: Latents that are read in front of a clip and are no part of it: an image [B, C, 1, h, w] by
+            `"video"`, a voice [B, R, C] by `"audio"`.
     """
 
     latents: dict[str, GivenLatents]
     originals: dict[str, Tensor]
     channels: Tensor | None
+    references: dict[str, Tensor]
 
     def covers_all(self, name: str) -> bool:
         """Whether a modality is given as long as the clip."""
         return name in self.latents and self.latents[name].covers_all
 
-    def coupling(self) -> Coupling:
-        """The direction that remains where a modality that is given as a whole does not read the other one."""
-        return one_way(self.covers_all("video"), self.covers_all("audio"))
+    def couplings(self) -> dict[str, Coupling]:
+        """The directions that remain where a modality that is given as a whole does not read the other one.
+
+        Sound with a reference voice does not either where the prompt is read, and does without, as in UniAVGen.
+        """
+        remaining = one_way(self.covers_all("video"), self.covers_all("audio"))
+        with_prompt = "a2v" if remaining is True and "audio" in self.references else remaining
+        return {"coupling": with_prompt, "negative_coupling": remaining}
 
 
 class JoVAMediaMixin:
@@ -173,6 +183,12 @@ class JoVAMediaMixin:
             audio, sampling_rate = unpack_audio(inputs.audio, inputs.audio_sampling_rate)
             waveform = to_waveform_batch(audio, self.audio_codec.num_channels)
             inputs = replace(inputs, audio=waveform, audio_sampling_rate=sampling_rate)
+        if inputs.reference_audio is not None:
+            name, rate = "reference_audio", inputs.reference_audio_sampling_rate
+            voice, rate = unpack_audio(unpack_moviepy("audio", inputs.reference_audio), rate, name)
+            check_sampling_rate(f"{name}_sampling_rate", whole_number(f"{name}_sampling_rate", rate))
+            voice = to_waveform_batch(voice, self.audio_codec.num_channels, name)
+            inputs = replace(inputs, reference_audio=voice, reference_audio_sampling_rate=rate)
         return inputs
 
     def settle_length(self, inputs: CallInputs, frame_rate: float) -> CallInputs:
@@ -197,6 +213,7 @@ class JoVAMediaMixin:
         """Encode what a call is given besides text, once it is settled."""
         given: dict[str, GivenLatents] = {}
         originals: dict[str, Tensor] = {}
+        references: dict[str, Tensor] = {}
         image_latents = channels = None
         if "video" in inputs.modalities:
             num_latent_frames = self.video_codec.num_latent_frames(clip.num_frames)
@@ -209,12 +226,17 @@ class JoVAMediaMixin:
             if inputs.video is not None:
                 encoded = self.encode_video(originals["video"], clip)
                 given["video"] = GivenLatents.prefix(encoded, num_latent_frames, axis=2)
+                if inputs.image is not None and image_latents is not None:
+                    references["video"] = image_latents
             channels = self.condition_channels(clip, image_latents)
         if inputs.audio is not None and inputs.audio_sampling_rate is not None:
             originals["audio"] = clip.fit_given_audio(inputs.audio, inputs.audio_sampling_rate, self.audio_codec)
             encoded = self.encode_audio(originals["audio"], clip)
             given["audio"] = GivenLatents.prefix(encoded, clip.num_audio_latents, axis=1)
-        return GivenMedia(given, originals, channels)
+        media = GivenMedia(given, originals, channels, references)
+        if inputs.reference_audio is not None and not media.covers_all("audio"):
+            references["audio"] = self.encode_voice(inputs, clip)
+        return media
 
     def fit_to_clip(self, name: str, pictures: np.ndarray, clip: ClipShape, fit: Fit) -> Tensor:
         """Pictures in one form [N, h, w, 3] at the size of the clip, [N, 3, H, W] in [-1, 1]; says what is cut."""
@@ -271,6 +293,17 @@ class JoVAMediaMixin:
         """Latents [B, L, C] of a given waveform [1 or B, channels, S] at the codec's sampling rate."""
         latents = finite_output(self.audio_codec.encode(waveform.to(self._execution_device)), "audio_vae", "encodes")
         return repeat_to_batch("audio", latents[:, : clip.num_audio_latents], clip.batch_size)
+
+    def encode_voice(self, inputs: CallInputs, clip: ClipShape) -> Tensor:
+        """Latents [B, R, C] of a reference voice with a short silence behind it."""
+        assert inputs.reference_audio_sampling_rate is not None
+        rate, target = inputs.reference_audio_sampling_rate, self.audio_codec.sampling_rate
+        voice = inputs.reference_audio
+        if rate != target:
+            voice = torch.from_numpy(resample(voice.numpy(), rate, target))
+        voice = set_length(voice, voice.shape[2] + int(SILENCE_BEHIND_VOICE_S * target))
+        latents = finite_output(self.audio_codec.encode(voice.to(self._execution_device)), "audio_vae", "encodes")
+        return repeat_to_batch("reference_audio", latents, clip.batch_size)
 
     def condition_channels(self, clip: ClipShape, image_latents: Tensor | None) -> Tensor | None:
         """Condition channels of the video [B, C, F, h, w]; None where the model has none."""

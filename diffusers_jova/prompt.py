@@ -31,6 +31,10 @@ class JoVAPrompt:
     audio: str = ""
     transcript: str = ""
 
+    def unread_parts(self, template: str) -> list[str]:
+        """Names of the parts that are not empty and have no form in a template."""
+        return [name for name, text in asdict(self).items() if text.strip() and f"{{{name}}}" not in template]
+
     def render(self, template: str) -> str:
         """One string: the parts that are not empty, each in its form, in the order of the template.
 
@@ -69,6 +73,9 @@ class PromptEmbeds(NamedTuple):
         mask_2: Its mask.
         speaker_positions: Rows of `features` that voices of speakers replace, int64 [B, P], behind the last one -1;
             None for models without.
+        audio_features: What the sound reads in place of all these, [B, S3, D3], such as the characters of what is
+            said; None where one text serves both modalities.
+        audio_mask: Its mask.
     """
 
     features: Tensor
@@ -76,6 +83,8 @@ class PromptEmbeds(NamedTuple):
     features_2: Tensor | None = None
     mask_2: Tensor | None = None
     speaker_positions: Tensor | None = None
+    audio_features: Tensor | None = None
+    audio_mask: Tensor | None = None
 
     def joint_mask(self) -> Tensor | None:
         """Mask of the concatenated features, bool [B, S + S2]; None where nothing is padded."""
@@ -85,6 +94,10 @@ class PromptEmbeds(NamedTuple):
         if all(mask is None or bool(mask.all()) for _, mask in pairs):
             return None
         return torch.cat([full_mask(features) if mask is None else mask for features, mask in pairs], dim=1)
+
+    def of_audio(self) -> "PromptEmbeds":
+        """What the sound reads."""
+        return self if self.audio_features is None else PromptEmbeds(self.audio_features, self.audio_mask)
 
     def repeat(self, num_per_prompt: int) -> "PromptEmbeds":
         """Every prompt `num_per_prompt` times, copies beside each other."""
@@ -106,7 +119,7 @@ def pad_rows(features: Tensor, mask: Tensor | None, num_rows: int) -> tuple[Tens
 
 def concatenate_prompts(prompts: Sequence[PromptEmbeds]) -> PromptEmbeds:
     """Features of batches of prompts as one batch, padded to the longest."""
-    if len({part.features_2 is None for part in prompts}) > 1:
+    if len({(part.features_2 is None, part.audio_features is None) for part in prompts}) > 1:
         raise ValueError(
             "`negative_prompt_embeds` must have features of the same text encoders as `prompt_embeds`, got others; "
             "pass `PromptEmbeds` from `encode_prompt`"
@@ -122,5 +135,6 @@ def concatenate_prompts(prompts: Sequence[PromptEmbeds]) -> PromptEmbeds:
 
     features, mask = join([part.features for part in prompts], [part.mask for part in prompts])
     features_2, mask_2 = join([part.features_2 for part in prompts], [part.mask_2 for part in prompts])
+    audio_features, audio_mask = join([part.audio_features for part in prompts], [part.audio_mask for part in prompts])
     assert features is not None
-    return PromptEmbeds(features, mask, features_2, mask_2)
+    return PromptEmbeds(features, mask, features_2, mask_2, audio_features=audio_features, audio_mask=audio_mask)

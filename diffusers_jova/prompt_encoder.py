@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers.utils import logging
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from .conditions import repeat_to_batch
 from .generation_defaults import GenerationDefaults
@@ -15,18 +16,21 @@ from .offloading import execution_device
 from .pipeline_checks import Prompts, count_prompts
 from .prompt import JoVAPrompt, PromptEmbeds, check_text, pad_rows
 from .speakers import Speakers, find_speakers, mark_speakers
+from .spoken_text import NOTHING, spoken_ids
 
 
 logger = logging.get_logger(__name__)
 
 
 class JoVAPromptEncoderMixin:
-    """What a pipeline with one or two text encoders does with prompts."""
+    """What a pipeline with one or two text encoders does with prompts, and with one of what is said."""
 
     tokenizer: Any
     text_encoder: Any
     tokenizer_2: Any
     text_encoder_2: Any
+    spoken_tokenizer: Any
+    spoken_text_encoder: Any
     config: Any
     defaults: GenerationDefaults
     _execution_device: torch.device
@@ -42,8 +46,12 @@ class JoVAPromptEncoderMixin:
         negative_prompt_embeds: PromptEmbeds | Tensor | None = None,
         audio_negative_prompt_embeds: PromptEmbeds | Tensor | None = None,
         max_sequence_length: int | None = None,
+        reference_transcript: str | list[str] | None = None,
     ) -> tuple[PromptEmbeds, PromptEmbeds | None, PromptEmbeds | None]:
         """Encode prompts, once per clip.
+
+        With an encoder of spoken text the sound reads the transcripts of the prompts, the picture what the template
+        makes of the rest.
 
         Args:
             prompt: Strings, or three-part prompts that the template turns into strings.
@@ -56,6 +64,8 @@ class JoVAPromptEncoderMixin:
             negative_prompt_embeds: The same for `negative_prompt`.
             audio_negative_prompt_embeds: The same for `audio_negative_prompt`.
             max_sequence_length: Longest prompt in tokens.
+            reference_transcript: What a reference voice says, one for all or one per prompt; an encoder of spoken text
+                reads it in front of every transcript.
 
         Returns:
             Prompts, negative prompts (None if not needed), negative prompts of the audio branch (None if they are
@@ -68,18 +78,83 @@ class JoVAPromptEncoderMixin:
         )
 
         num_prompts, length = count_prompts(prompt, prompt_embeds), settings.max_sequence_length
-        prompt_embeds = self.encode_or_take(prompt, prompt_embeds, num_prompts, length).repeat(num_videos_per_prompt)
-        negatives = (
-            (settings.negative_prompt, negative_prompt_embeds),
-            (settings.audio_negative_prompt, audio_negative_prompt_embeds),
+        self.warn_of_unread_parts(prompt)
+        found: PromptEmbeds | None = self.encode_or_take(prompt, prompt_embeds, num_prompts, length)
+        negative: PromptEmbeds | None = None
+        audio_negative: PromptEmbeds | None = None
+        if do_classifier_free_guidance:
+            negative = self.encode_or_take(settings.negative_prompt, negative_prompt_embeds, num_prompts, length)
+            text = None if self.reads_transcripts else settings.audio_negative_prompt
+            if text is not None or audio_negative_prompt_embeds is not None:
+                audio_negative = self.encode_or_take(text, audio_negative_prompt_embeds, num_prompts, length)
+        if self.reads_transcripts:
+            found = self.with_spoken("transcript", found, said_by(prompt), reference_transcript)
+            unsaid = said_by(settings.audio_negative_prompt or NOTHING, is_caption=False)
+            negative = self.with_spoken("audio_negative_prompt", negative, unsaid, reference_transcript)
+        found, negative, audio_negative = (
+            None if embeds is None else embeds.repeat(num_videos_per_prompt)
+            for embeds in (found, negative, audio_negative)
         )
-        negative_prompt_embeds, audio_negative_prompt_embeds = (
-            None
-            if not do_classifier_free_guidance or (text is None and embeds is None)
-            else self.encode_or_take(text, embeds, num_prompts, length).repeat(num_videos_per_prompt)
-            for text, embeds in negatives
-        )
-        return prompt_embeds, negative_prompt_embeds, audio_negative_prompt_embeds
+        assert found is not None
+        return found, negative, audio_negative
+
+    # 1. What is said
+
+    @property
+    def reads_transcripts(self) -> bool:
+        """Whether the sound reads the transcript alone, and the picture the rest of a prompt."""
+        return self.spoken_text_encoder is not None
+
+    def with_spoken(
+        self, name: str, embeds: PromptEmbeds | None, texts: list[str], reference: str | list[str] | None
+    ) -> PromptEmbeds | None:
+        """Encoded prompts with the features of what is said in them, unless they bring these along.
+
+        Args:
+            name: Argument that the texts come from.
+            embeds: B prompts; None where they are not needed.
+            texts: What is said, one for all or one per prompt.
+            reference: What a reference voice says in front of it, likewise.
+        """
+        if embeds is None or embeds.audio_features is not None:
+            return embeds
+        self.check_text_components()
+        num_prompts = embeds.features.shape[0]
+        texts = repeated("prompt", texts, num_prompts)
+        if reference is not None:
+            references = repeated("reference_transcript", reference, num_prompts)
+            for one in references:
+                spoken_ids("reference_transcript", one, self.spoken_tokenizer)  # refuses its characters by its name
+            texts = [f"{one.strip()} {text.strip()}" for one, text in zip(references, texts, strict=True)]
+        features, mask = self.encode_spoken(name, texts)
+        return embeds._replace(audio_features=features, audio_mask=mask)
+
+    @torch.no_grad()
+    def encode_spoken(self, name: str, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Features [B, S, D] of what is said, each text by itself, and their mask [B, S]."""
+        device = execution_device(self.spoken_text_encoder)
+        ids = [spoken_ids(name, text, self.spoken_tokenizer).to(device) for text in texts]
+        rows = [self.spoken_text_encoder(one)[0] for one in ids]
+        masks = [torch.ones(len(one), dtype=torch.bool, device=device) for one in rows]
+        return pad_sequence(rows, batch_first=True), pad_sequence(masks, batch_first=True)
+
+    def warn_of_unread_parts(self, prompts: Prompts | None) -> None:
+        """Say which parts of the prompts nothing reads."""
+        listed = prompts if isinstance(prompts, list) else [prompts]
+        unread: dict[str, None] = {}
+        for prompt in listed:
+            if isinstance(prompt, JoVAPrompt):
+                unread |= dict.fromkeys(prompt.unread_parts(self.config.prompt_template))
+            elif prompt is not None and self.reads_transcripts:
+                logger.warning(
+                    "a prompt in one text tells what is seen, and nothing is said; pass a `JoVAPrompt` with its "
+                    "`transcript`"
+                )
+        for name in unread:
+            if name != "transcript" or not self.reads_transcripts:
+                logger.warning(f"`{name}` of a `JoVAPrompt` is not used: `prompt_template` has no place for it")
+
+    # 2. What one text encoder or two read
 
     def encode_or_take(
         self,
@@ -120,7 +195,12 @@ class JoVAPromptEncoderMixin:
 
     def check_text_components(self) -> None:
         """Refuse to read text without what reads it."""
-        pairs = {"tokenizer": True, "text_encoder": True, "tokenizer_2": self.text_encoder_2 is not None}
+        pairs = {
+            "tokenizer": True,
+            "text_encoder": True,
+            "tokenizer_2": self.text_encoder_2 is not None,
+            "spoken_tokenizer": self.reads_transcripts,
+        }
         for name, is_needed in pairs.items():
             if is_needed and getattr(self, name) is None:
                 raise ValueError(
@@ -165,6 +245,20 @@ class JoVAPromptEncoderMixin:
         sets = speaker_embeds[None] if speaker_embeds.ndim == 2 else speaker_embeds
         sets = repeat_to_batch("speaker_embeds", sets, positions.shape[0])
         return Speakers.match(sets.to(self._execution_device), positions.to(self._execution_device))
+
+
+def said_by(prompts: Prompts | None, is_caption: bool = True) -> list[str]:
+    """What is said by each of some prompts; one in one text is a caption, or what is said itself."""
+    listed: list[Any] = prompts if isinstance(prompts, list) else [prompts]
+    return [text.transcript.strip() if isinstance(text, JoVAPrompt) else "" if is_caption else text for text in listed]
+
+
+def repeated(name: str, texts: str | list[str], num_prompts: int) -> list[str]:
+    """One text per prompt, of one for all or one per prompt."""
+    listed = [texts] if isinstance(texts, str) else texts
+    if len(listed) not in (1, num_prompts):
+        raise ValueError(f"`{name}` must be one for all or one per prompt, got {len(listed)} for {num_prompts}")
+    return listed * (num_prompts // len(listed))
 
 
 def tokenize_text(tokenizer: Any, texts: list[str], max_sequence_length: int) -> Any:

@@ -36,6 +36,7 @@ GIVEN = (  # arguments that shape a clip and that a record does not hold, but na
     "audio",
     "video",
     "speaker_embeds",
+    "reference_audio",
     "latents",
     "audio_latents",
     "prompt_embeds",
@@ -113,6 +114,8 @@ def describe_call(
         "negative_prompt": first_given(inputs.negative_prompt, settings.negative_prompt),
         "audio_negative_prompt": first_given(inputs.audio_negative_prompt, settings.audio_negative_prompt),
     }
+    if inputs.reference_transcript is not None:
+        texts["reference_transcript"] = inputs.reference_transcript
     records = []
     for index in range(inputs.num_clips):
         of_clip = {name: text_of_clip(text, index, inputs.num_videos_per_prompt) for name, text in texts.items()}
@@ -127,7 +130,7 @@ def first_given(*values: Any) -> Any:
 
 def text_of_clip(text: Any, index: int, clips_per_prompt: int) -> Any:
     """The prompt of one clip of a batch, as JSON holds it."""
-    own = text[index // clips_per_prompt] if isinstance(text, list) else text
+    own = text[index // clips_per_prompt % len(text)] if isinstance(text, list) else text
     return asdict(own) if isinstance(own, JoVAPrompt) else own
 
 

@@ -8,13 +8,18 @@ of a voice.
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .joint_transformer import ModalityInput
+
+
+def reads_references(config: Mapping[str, Any]) -> bool:
+    """Whether a transformer reads an image and a voice in front of a clip, by its config."""
+    return config.get("fusion") == "aligned"
 
 
 class ClipRows(NamedTuple):

@@ -17,7 +17,10 @@ from .pipeline_jova import JoVAPipeline
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 
 
-TEXT = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+TEXT = (
+    *("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
+    *("spoken_tokenizer", "spoken_text_encoder"),
+)
 CODECS = ("vae", "audio_vae", "vocoder")
 COMPONENTS = (*TEXT, *CODECS, "transformer", "scheduler")
 

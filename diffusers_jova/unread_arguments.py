@@ -81,7 +81,7 @@ RULES: Sequence[Rule] = (  # where it holds, what is then not read, and why
         lambda call: "audio" not in call.generated,
         (
             *("audio_guidance_scale", "audio_guidance_rescale", "audio_apg_threshold", "audio_speaker_scale"),
-            *("audio_sigmas", "audio_latents"),
+            *("audio_sigmas", "audio_latents", "reference_audio"),
         ),
         "no sound is generated",
     ),
@@ -106,6 +106,11 @@ RULES: Sequence[Rule] = (  # where it holds, what is then not read, and why
     (lambda call: not call.guides_by_text, ("guidance_interval",), "guidance by text is off"),
     (lambda call: call.lacks("speaker_embeds"), ("audio_speaker_scale",), "no `speaker_embeds` are given"),
     (lambda call: call.lacks("audio"), ("audio_sampling_rate",), "no `audio` is given"),
+    (
+        lambda call: call.lacks("reference_audio"),
+        ("reference_audio_sampling_rate",),
+        "no `reference_audio` is given",
+    ),
     (lambda call: call.lacks("image", "video"), ("fit",), "neither `image` nor `video` is given"),
     (
         lambda call: call.lacks("callback_on_step_end"),

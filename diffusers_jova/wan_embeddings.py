@@ -8,7 +8,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
+from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding
 from diffusers.models.modeling_utils import get_parameter_dtype
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 CONV_KERNEL = 7  # of Ovi's and NAVA's audio embedding
 CONV_HIDDEN_MULTIPLE = 256
+TIMESTEP_THETA = 10000.0
+WITHOUT_FLOAT64 = ("mps", "npu")  # devices
 
 
 class JoVAWanPatchEmbedding(nn.Conv3d):
@@ -104,6 +106,18 @@ class Voices(NamedTuple):
         return torch.where(is_at.any(-1, keepdim=True), is_at.type_as(text) @ self.rows.type_as(text), text)
 
 
+def timestep_sinusoid(timestep: Tensor, dim: int) -> Tensor:
+    """Cosines, then sines of timesteps [N], float32 [N, dim].
+
+    In float64 where the device has it, as in Wan and the models that grew from it: float32 rounds an angle of up to
+    1000 so far that a prediction moves by up to 5e-6.
+    """
+    dtype = torch.float32 if timestep.device.type in WITHOUT_FLOAT64 else torch.float64
+    exponents = torch.arange(dim // 2, device=timestep.device, dtype=dtype) / (dim // 2)
+    angles = timestep.to(dtype)[:, None] * TIMESTEP_THETA**-exponents
+    return torch.cat([angles.cos(), angles.sin()], dim=1).float()
+
+
 class JoVAWanConditionEmbedder(nn.Module):
     """Timesteps and text features to what the blocks read.
 
@@ -118,7 +132,7 @@ class JoVAWanConditionEmbedder(nn.Module):
         super().__init__()
         if text_embedding not in ("mlp", "linear"):
             raise ValueError(f"`audio_text_embedding` must be 'mlp' or 'linear', got {text_embedding!r}")
-        self.timesteps_proj = Timesteps(num_channels=freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.freq_dim = freq_dim
         self.time_embedder = TimestepEmbedding(freq_dim, dim)
         self.time_proj = nn.Linear(dim, 6 * dim)
         self.text_embedder = (
@@ -134,7 +148,7 @@ class JoVAWanConditionEmbedder(nn.Module):
             Embeddings of the timesteps [B, N, D], their projection [B, N, 6, D], text rows [B, S, D].
         """
         text = self.text_embedder(text)
-        frequencies = self.timesteps_proj(timestep.float().flatten())  # float32: rounding a timestep moves the output
+        frequencies = timestep_sinusoid(timestep.flatten(), self.freq_dim)
         temb = self.time_embedder(frequencies.to(get_parameter_dtype(self.time_embedder)))
         temb = temb.type_as(text).unflatten(0, timestep.shape)
         return temb, self.time_proj(F.silu(temb)).unflatten(2, (6, -1)), text

@@ -24,6 +24,8 @@ NAMES = (
     "text_encoder",
     "tokenizer_2",
     "text_encoder_2",
+    "spoken_tokenizer",
+    "spoken_text_encoder",
     "transformer",
     "vae",
     "audio_vae",

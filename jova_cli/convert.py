@@ -15,11 +15,11 @@ WORK = "diffusers_jova.conversion.convert"
 DESCRIPTION = """Convert other people's weights into folders for `from_pretrained`, and adapters between layouts.
 
 Kinds: `wan`, `ovi`, `nava`, `mova` (transformers; of MOVA the folder of its release, both experts), `uniavgen` (its
-transformer and its encoder of spoken text, no pipeline), `mmaudio` (audio VAE and vocoder), `lora` (adapters),
-`single_file` (a component folder into one file, and back). Everything is checked before anything is written, and an
-interrupted run leaves no output."""
-PIPELINES = ("wan", "ovi", "nava", "mova")
-KINDS = (*PIPELINES, "uniavgen", "mmaudio", "lora", "single_file")
+transformer and its encoder of spoken text), `mmaudio` (audio VAE and vocoder), `lora` (adapters), `single_file` (a
+component folder into one file, and back). Everything is checked before anything is written, and an interrupted run
+leaves no output."""
+PIPELINES = ("wan", "ovi", "nava", "mova", "uniavgen")
+KINDS = (*PIPELINES, "mmaudio", "lora", "single_file")
 REVERSIBLE = ("wan", "nava")
 LAYOUTS = ("diffusers", "peft", "comfy")
 TOWERS = ("video", "video_low")
@@ -44,7 +44,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
         nargs="+",
         default=[],
         help=f"{', '.join(PIPELINES)}: write a whole pipeline, with tokenizer, text_encoder, vae, audio_vae, vocoder "
-        "from here: sub-folders, or the files of Wan's, NAVA's and MOVA's releases",
+        "from here: sub-folders, or the files of Wan's, NAVA's, MOVA's and UniAVGen's releases, of the last with "
+        "vocab.txt of its code",
     )
     add("--towers-only", action="store_true", help="ovi: leave the fusion out, for a joint attention to be trained")
     add("--reverse", action="store_true", help="wan, nava: back to the original names, one file")

@@ -70,6 +70,8 @@ def add_arguments(parser: Parser) -> None:
     add("--image", type=Path, help="the first frame")
     add("--audio", type=Path, help="sound that drives the picture; with a longer --num-frames it goes on")
     add("--video", type=Path, help="video to add sound to; --num-frames cuts it, or lets it go on with its sound")
+    add("--reference-audio", type=Path, help="a voice to speak with, for models that read one; no part of the clip")
+    add("--reference-transcript", help="what --reference-audio says, for models that read it")
     add("--start", type=float, help="seconds to leave out at the beginning of --audio and --video")
     add("--duration", type=float, help="seconds to take of --audio and --video")
     add_file_arguments(parser)
@@ -201,7 +203,33 @@ def check_clip(args: argparse.Namespace) -> None:
     if args.num_frames is not None or (args.audio is None and args.video is None):  # else their length counts
         check_fits(args)
     check_signature(args)
+    check_reference(args)
     check_media(args)
+
+
+def check_reference(args: argparse.Namespace) -> None:
+    """Refuse a reference voice that the model does not read, or the transcript of none."""
+    if args.reference_audio is None:
+        if args.reference_transcript is not None:
+            raise ValueError(
+                "`--reference-transcript` must go with `--reference-audio`, got it alone; give the voice that says it"
+            )
+        return
+    if "audio" not in args.modalities:
+        raise ValueError("`--reference-audio` must go with sound, got `--modalities video`; leave one of them out")
+    if not Path(args.model).exists():  # on the hub: the pipeline refuses the same
+        return
+    index = read_index(Path(args.model))
+    if index.get("max_reference_s") is None:
+        raise ValueError(
+            f"`--reference-audio` must go with a model that reads a voice, got {args.model}, which reads none; leave "
+            "it out, or use a model such as UniAVGen"
+        )
+    if index.get("spoken_text_encoder", [None])[0] is not None and not (args.reference_transcript or "").strip():
+        raise ValueError(
+            "`--reference-transcript` must be what `--reference-audio` says, which this model reads with it, got "
+            f"{args.reference_transcript!r}; write it down"
+        )
 
 
 def check_media(args: argparse.Namespace) -> None:
@@ -211,16 +239,18 @@ def check_media(args: argparse.Namespace) -> None:
         "image": check_image,
         "audio": lambda path: check_sound(path, args.audio_track, **parts),
         "video": lambda path: check_video(path, **parts),
+        "reference_audio": lambda path: check_sound(path, None, **parts),
     }
     for option, check_content in checks.items():
         path = getattr(args, option)
+        words = f"--{option.replace('_', '-')}"
         if path is None:
             continue
-        check_file(f"--{option}", path)
+        check_file(words, path)
         try:
             check_content(path)
         except (ValueError, OSError) as error:
-            raise ValueError(as_options(one_line(error), path=f"--{option}")) from error
+            raise ValueError(as_options(one_line(error), path=words)) from error
         except ImportError:  # said by the work, with what to install
             return
 
@@ -243,7 +273,7 @@ def check_model(args: argparse.Namespace) -> None:
     """Refuse a model or an adapter that is not there."""
     check_source("--model", args.model)
     if Path(args.model).exists():
-        read_index(Path(args.model))
+        check_first_frame(args, read_index(Path(args.model)))
     if args.skip_unknown and not args.lora:
         raise ValueError("`--skip-unknown` must go with `--lora`, got no adapter")
     for adapter in args.lora:
@@ -254,6 +284,15 @@ def check_model(args: argparse.Namespace) -> None:
             check_readable("--lora", Path(adapter.source), "name the file or the folder of an adapter")
             check_finished(Path(adapter.source))
             check_adapter(Path(adapter.source))
+
+
+def check_first_frame(args: argparse.Namespace, index: Mapping[str, Any]) -> None:
+    """Refuse a clip without a first frame of a model that never begins without one."""
+    if index.get("needs_image") and "video" in args.modalities and args.image is None and args.video is None:
+        raise ValueError(
+            "`--image` must be given to this model, whose clips begin with one, got neither `--image` nor `--video`; "
+            "give the first frame, or `--modalities audio`"
+        )
 
 
 def check_finished(path: Path) -> None:

@@ -104,7 +104,8 @@ def read_rows(
 ) -> tuple[list[Row], list[Refusal]]:
     """Read the rows of a list, and refuse those that cannot become a clip.
 
-    Files in the columns `image`, `audio` and `video` are relative to the list, clips in `output` to the folder.
+    Files in the columns `image`, `audio`, `video` and `reference_audio` are relative to the list, clips in `output` to
+    the folder.
 
     Args:
         common: The command line: `prompts` is the list, `output` the folder, and the rest holds for all rows.
@@ -155,7 +156,7 @@ def _row_args(
         name = _default_name(args, f"{key} {seen[key]}")
         seen[key] += 1
     args.output = _clip_path(common.output, name)
-    for column in ("image", "audio", "video"):
+    for column in ("image", "audio", "video", "reference_audio"):
         if column in cells:
             setattr(args, column, common.prompts.parent.absolute() / getattr(args, column))
     return args

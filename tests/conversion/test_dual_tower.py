@@ -172,7 +172,7 @@ def test_a_damaged_release_of_mova_is_refused(
     assert list(tmp_path.iterdir()) == [release]
 
 
-def write_uniavgen(folder: Path) -> Path:
+def write_uniavgen(folder: Path, **sizes: int) -> Path:
     """A release: one tiny transformer with one fusion, and the encoder of spoken text, in two shards."""
     torch.manual_seed(0)
     config = {
@@ -195,6 +195,7 @@ def write_uniavgen(folder: Path) -> Path:
         "temporal_alignment": "none",
         "fusion": "aligned",
         "fusion_layers": [0],
+        **sizes,
     }
     encoder = JoVASpokenTextEncoder(vocab_size=9, dim=8, hidden_dim=16, num_layers=1).state_dict()
     shapes = {"audio_padding": (HEAD_DIM,)}

@@ -464,6 +464,7 @@ def test_log_mel_frames_and_their_vocoder_are_those_of_uniavgen(tmp_path: Path) 
     expected = given["log_mel"].mT.double().exp()
     assert ((mel.decode(latents).double().exp() - expected).abs() / expected.amax(2, keepdim=True)).max() < 1e-5
     assert (latents - given["latents"]).abs().max() < 5e-5 / 2.1544
+    assert relative_error(latents, given["latents"]) < 1e-5
 
     stored = load_file(PARITY / "uniavgen" / "vocoder_tiny.safetensors")
     config = Qwen2_5OmniToken2WavBigVGANModel.config_class(mel_dim=80, upsample_initial_channel=64)
@@ -475,6 +476,17 @@ def test_log_mel_frames_and_their_vocoder_are_those_of_uniavgen(tmp_path: Path) 
         for chunk_mel_frames in (512, 7):
             waveform = JoVAAudioCodec(mel, vocoder, chunk_mel_frames).decode(latents)
             assert relative_error(waveform[:, 0], stored["waveform"]) < 1e-4
+
+
+def test_sound_is_brought_to_the_peak_of_its_log_mel_frames_each_by_itself() -> None:
+    sound = torch.randn(2, 2400, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.1], [0.01]])
+    plain, peaked = JoVALogMel(), JoVALogMel(peak=0.5)
+    expected = plain.encode(0.5 * sound / sound.abs().amax(1, keepdim=True))
+    torch.testing.assert_close(peaked.encode(sound), expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(peaked.encode(torch.zeros(1, 2400)), plain.encode(torch.zeros(1, 2400)))
+    for peak in (0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="`peak` must "):
+            JoVALogMel(peak=peak)
 
 
 def test_the_shortest_sound_that_is_accepted_gives_latents() -> None:

@@ -22,6 +22,8 @@ def test_memory_holds_weights_frames_and_rows() -> None:
     frame_bytes = 32 * 32 * 3 * 4  # decoded floats alone
     assert few.memory_bytes > weights + 9 * frame_bytes
     assert many.memory_bytes - few.memory_bytes > 40 * frame_bytes
+    with_voice = estimate(pipeline, settings, BOTH, reference_s=5.0)
+    assert with_voice.memory_bytes > estimate(pipeline, settings, BOTH).memory_bytes  # its rows are in front
     guided = estimate(pipeline, settings.override(guidance_scale=3.0, num_frames=49), BOTH)
     alone = estimate(pipeline, settings.override(guidance_scale=1.0, num_frames=49), BOTH)
     assert guided.memory_bytes > alone.memory_bytes  # a batch of two predictions has twice the rows

@@ -203,6 +203,14 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         (["--image", "missing.png"], r"`--image` must be an existing file, got missing.png"),
         (["--lora", "runs/nope"], r"`--lora` must be an adapter of this model, got runs/nope \(.*; name its file or"),
         (["--lora", "runs/nope:nan"], r"`--lora` must have a finite scale, got nan"),
+        (
+            ["--reference-transcript", "Hi."],
+            r"`--reference-transcript` must go with `--reference-audio`, got",
+        ),
+        (
+            ["--reference-audio", "v.wav"],
+            r"`--reference-audio` must go with a model that reads a voice, got .*; ",
+        ),
         (["--skip-unknown"], r"`--skip-unknown` must go with `--lora`, got no adapter"),
         (["--lora", "missing.safetensors"], r"`--lora` must be an existing path or a hub name owner/name"),
         (["--device", "cuda:99"], r"`--device` must be a device of this machine, got cuda:99"),

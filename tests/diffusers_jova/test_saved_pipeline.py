@@ -41,9 +41,11 @@ def test_an_outline_has_all_settings_of_the_pipeline(tmp_path: Path) -> None:
         "one_way_coupling": True,
         "fills_image_with_grey": True,
         "starts_white": True,
+        "needs_image": True,
+        "max_reference_s": 5.0,
         "negative_skip_layer": 1,
     }
-    pipeline = build_tiny_pipeline(transformer=build_dual_tower(), **settings)
+    pipeline = build_tiny_pipeline(transformer=build_dual_tower("aligned"), **settings)
     pipeline.save_pretrained(tmp_path)
     names = signature(JoVAPipeline).parameters.keys() - {*COMPONENTS}
     assert names == settings.keys() | {"defaults"}, "a setting that this test does not know"

@@ -76,8 +76,9 @@ def broadcast(pipeline: JoVAPipeline, kind: str = "spatial") -> PyramidAttention
 
 WORKING = {
     "broadcast": broadcast,
-    "taylor": lambda _: TaylorSeerCacheConfig(),
-    "taylor lite": lambda _: TaylorSeerCacheConfig(use_lite_mode=True),
+    # not in bfloat16, where a last bit of a sum decides which way a factor is rounded
+    "taylor": lambda _: TaylorSeerCacheConfig(taylor_factors_dtype=torch.float32),
+    "taylor lite": lambda _: TaylorSeerCacheConfig(taylor_factors_dtype=torch.float32, use_lite_mode=True),
     "sea": lambda _: SeaCacheConfig(threshold=0.6),  # random weights: latents turn faster than those of a clip
 }
 

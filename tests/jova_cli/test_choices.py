@@ -50,7 +50,7 @@ def test_defaults_are_those_of_the_modules_that_do_the_work() -> None:
         ["lora", "--shard-gb", "5"],  # what the others have, if not told
         ["ovi", "--audio-channels", "20"],
         ["mova", "--to", "diffusers"],
-        ["uniavgen", "--components", "parts"],
+        ["uniavgen", "--to", "diffusers"],
         ["mmaudio", "--to", "diffusers"],
         ["lora", "--skip-unknown", "--components", "parts"],
         *(["wan", "--shard-gb", value] for value in ("nan", "inf", "0", "-1")),
