@@ -13,12 +13,12 @@ import torch
 from diffusers_jova.devices import choose_device
 from diffusers_jova.media import exact_frame_rate
 from diffusers_jova.saved_pipeline import model_defaults
-from diffusers_jova.training.data.buckets import Bucket
 from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.data.encoder import fingerprint_model, video_factors
 from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_samples
 from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, prepare
 from diffusers_jova.training.data.summary import describe, describe_whole_captions, find_strangers
+from jova_cli.clip_limits import Bucket
 from jova_cli.parser import Parser, one_line
 from jova_cli.prepare import parse
 

@@ -1,6 +1,6 @@
 import pytest
 
-from diffusers_jova.training.data.buckets import Bucket
+from jova_cli.clip_limits import Bucket
 from jova_cli.latent_lengths import check_whole_frames, num_frames_of, num_latent_frames, whole_frames
 
 

@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import write_video
 from diffusers_jova.prompt import JoVAPrompt
-from diffusers_jova.training.data.buckets import Bucket
 from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDataset, write_record
 from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, video_factors
@@ -29,6 +28,7 @@ from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, 
 from diffusers_jova.training.data.subtitles import Speech
 from diffusers_jova.training.data.summary import Outcome, describe
 from diffusers_jova.training.prepare import main
+from jova_cli.clip_limits import Bucket
 from jova_cli.parser import DTYPES
 from tests.command_words import replaced
 from tests.unusual_media import case

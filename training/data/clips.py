@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from diffusers_jova.media import normalize_loudness, read_audio, read_image
 from diffusers_jova.pictures import Fit, check_fit, fit_pictures
 from diffusers_jova.training.data.buckets import (
-    Bucket,
     crop_size,
     crop_windows,
     fit,
@@ -46,6 +45,7 @@ from diffusers_jova.training.data.segments import (
 )
 from diffusers_jova.training.data.subtitles import Speech, parts_within, read_subtitles, spoken_within
 from jova_cli.clip_arguments import MIN_LUFS
+from jova_cli.clip_limits import Bucket
 from jova_cli.number_options import MAX_RATE_HZ, check_between
 from jova_cli.parser import one_line
 

@@ -15,7 +15,7 @@ from PIL import Image
 from diffusers_jova.drawn.avatars import make_clip
 from diffusers_jova.media import read_audio, read_video, write_audio, write_video
 from diffusers_jova.pictures import fit_pictures
-from diffusers_jova.training.data.buckets import Bucket, fit
+from diffusers_jova.training.data.buckets import fit
 from diffusers_jova.training.data.clips import (
     BrokenFileError,
     Clip,
@@ -27,6 +27,7 @@ from diffusers_jova.training.data.clips import (
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import NoMouths
 from diffusers_jova.training.data.subtitles import Speech
+from jova_cli.clip_limits import Bucket
 from tests.unusual_media import case
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from diffusers_jova.training.data.buckets import Bucket, crop_size, crop_windows, fit_along
+from diffusers_jova.training.data.buckets import crop_size, crop_windows, fit_along
 from diffusers_jova.training.data.face_crop import crop_path, cut_share, faces_of
+from jova_cli.clip_limits import Bucket
 
 
 SIZE = (100, 300)
