@@ -81,6 +81,10 @@ class JoVACacheConfig:
         """Whether what the steps find decides when a full one is due."""
         return self.video_threshold is not None or self.audio_threshold is not None
 
+    def lies_on(self, device: torch.device) -> bool:
+        """Whether a device that computes holds what is kept."""
+        return self.storage_device is None or torch.device(self.storage_device).type == device.type
+
     def described(self) -> dict[str, Any]:
         """What differs from the default, with the interval, as JSON holds it."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -318,7 +322,7 @@ def nothing_to_spare(given: Mapping[str, Any], num_steps: int) -> str | None:
     if absent:
         return f"it has no {'video' if absent[0] == 'hidden_states' else 'sound'}"
     audio_timestep = given.get("audio_timestep")
-    if not (given["timestep"] if audio_timestep is None else audio_timestep).any():
+    if audio_timestep is not None and audio_timestep.ndim == 2 and not audio_timestep.any():  # one for each latent
         return "its sound is given"
     if num_steps <= NUM_FIRST + 1:
         return f"it has {num_steps} steps, of which the first {NUM_FIRST} and the last are full"
