@@ -10,16 +10,17 @@ weights, beside the memory that the cache keeps there.
 
 import argparse
 import json
+import math
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import FirstBlockCacheConfig
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.random_transformer import Preset, presets, random_inputs, random_transformer
 from diffusers_jova import JoVACacheConfig, JoVAPipeline, JoVAPrompt
@@ -29,6 +30,7 @@ from diffusers_jova.sound_cache import kept_bytes, num_full_steps
 NUM_STEPS = 24  # of jova-tiny, as by its defaults
 NUM_STEPS_OF_SIZES = 50
 FIRST_SEED = 1000
+BATCH_SIZE = 4  # clips at a time, which share the choices of an adaptive schedule
 SPOKEN = ("hello blue moon", "good morning", "red lamp", "yellow sun")
 LOOKS = (
     "tan skin and spiky red hair, wearing a navy shirt, speaks on a mint background",
@@ -45,23 +47,22 @@ class Run(NamedTuple):
 
     Args:
         name: In the table.
-        steps: Of the solver.
-        cache: Of the transformer; None for none.
+        cache: Of the transformer.
     """
 
     name: str
-    steps: int = NUM_STEPS
-    cache: Any = None
+    cache: JoVACacheConfig
 
 
 RUNS = (
-    Run("16 steps", steps=16),
-    Run("FirstBlockCache, threshold .10", cache=FirstBlockCacheConfig(threshold=0.1)),
     Run("video_interval=2", cache=JoVACacheConfig(video_interval=2)),
     Run("video_interval=3", cache=JoVACacheConfig(video_interval=3)),
     Run("video_interval=3, float8", cache=JoVACacheConfig(video_interval=3, storage_dtype=torch.float8_e4m3fn)),
     Run("video_interval=4", cache=JoVACacheConfig(video_interval=4)),
-    Run("video_threshold=.02", cache=JoVACacheConfig(video_interval=8, video_threshold=0.02)),
+    Run(
+        "video_interval=8, video_threshold=.08, audio_threshold=.2",
+        cache=JoVACacheConfig(video_interval=8, video_threshold=0.08, audio_threshold=0.2),
+    ),
 )
 
 
@@ -71,27 +72,43 @@ def prompt_of(index: int) -> JoVAPrompt:
     return JoVAPrompt(video=f"A cartoon {who} with {look}.", audio=voice, transcript=SPOKEN[(index // 8 + index) % 4])
 
 
-def generate(pipeline: JoVAPipeline, index: int, steps: int) -> tuple[Tensor, ...]:
-    """Video latents, audio latents and waveform of one clip."""
+def generate(pipeline: JoVAPipeline, clips: Sequence[int], steps: int) -> tuple[Tensor, ...]:
+    """Video latents, audio latents and waveforms of a batch of clips."""
     output: Any = pipeline(
-        prompt_of(index),
+        [prompt_of(index) for index in clips],
         num_inference_steps=steps,
-        generator=torch.Generator().manual_seed(FIRST_SEED + index),
+        generator=[torch.Generator().manual_seed(FIRST_SEED + index) for index in clips],
         output_type="latent",
     )
     return output.frames, output.audio, pipeline.decode_audio_latents(output.audio)
 
 
-def signal_to_noise_db(made: Tensor, reference: Tensor) -> float:
-    """Energy of a reference over that of the difference from it, any one shape, in dB."""
-    reference = reference.float()
-    return float(10 * torch.log10(reference.square().sum() / (made.float() - reference).square().sum()))
+def signal_to_noise_db(made: Tensor, reference: Tensor) -> list[float]:
+    """Energy of a reference over that of the difference from it, any one shape [B, ...], in dB for each clip."""
+    made, reference = made.float().flatten(1), reference.float().flatten(1)
+    ratio = reference.square().sum(1) / (made - reference).square().sum(1)
+    return list((10 * torch.log10(ratio)).tolist())
+
+
+def attention_operations(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    """Operations of attention on a CPU, which torch does not count, from shapes [B, H, L, K]."""
+    return int(sdpa_flop_count(query, key, value))
+
+
+def operation_counter() -> FlopCounterMode:
+    """Counts products of matrices and attention wherever they are computed.
+
+    Goes when torch counts attention on a CPU:
+    https://github.com/pytorch/pytorch/blob/v2.13.0/torch/utils/flop_counter.py
+    """
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={on_cpu: attention_operations})
 
 
 @contextmanager
 def counted_operations(transformer: nn.Module) -> Iterator[Callable[[], int]]:
     """Count the operations of the forwards of a transformer."""
-    total, counter = 0, FlopCounterMode(display=False)
+    total, counter = 0, operation_counter()
 
     def begin(*_: Any) -> None:
         counter.__enter__()
@@ -110,11 +127,8 @@ def counted_operations(transformer: nn.Module) -> Iterator[Callable[[], int]]:
 
 
 @contextmanager
-def cached(transformer: Any, cache: Any) -> Iterator[None]:
-    """Enable a cache, or none."""
-    if cache is None:
-        yield
-        return
+def cached(transformer: Any, cache: JoVACacheConfig) -> Iterator[None]:
+    """Enable a cache."""
     transformer.enable_cache(cache)
     try:
         yield
@@ -122,26 +136,37 @@ def cached(transformer: Any, cache: Any) -> Iterator[None]:
         transformer.disable_cache()
 
 
-def measure_clips(pipeline: JoVAPipeline, num_clips: int, reference_steps: int) -> list[dict[str, Any]]:
-    """One row per run: speed, and nearness to the plain run and to one of many steps, medians over clips."""
+def measure_clips(pipeline: JoVAPipeline, clips: Sequence[int], reference_steps: int) -> dict[str, list[list[float]]]:
+    """For each run and each clip: speed, and nearness to the plain run and to one of many steps, in dB."""
     figures: dict[str, list[list[float]]] = {}
-    for index in range(num_clips):
+    for first in range(0, len(clips), BATCH_SIZE):
+        batch = clips[first : first + BATCH_SIZE]
         with counted_operations(pipeline.transformer) as count:
-            plain = generate(pipeline, index, NUM_STEPS)
+            plain = generate(pipeline, batch, NUM_STEPS)
         plain_operations = count()
-        fine = generate(pipeline, index, reference_steps)
-        figures.setdefault(f"{NUM_STEPS} steps", []).append([1.0, *[float("inf")] * 3, *nearness(plain, fine)])
+        fine = generate(pipeline, batch, reference_steps)
+        rows_of_plain = [[1.0, *[math.inf] * len(MEASURES), *own] for own in nearness(plain, fine)]
+        note(figures, f"{NUM_STEPS} steps", batch, rows_of_plain)
         for run in RUNS:
             with cached(pipeline.transformer, run.cache), counted_operations(pipeline.transformer) as count:
-                made = generate(pipeline, index, run.steps)
+                made = generate(pipeline, batch, NUM_STEPS)
             speed = plain_operations / count()
-            figures.setdefault(run.name, []).append([speed, *nearness(made, plain), *nearness(made, fine)])
-    return [{"run": name, **summary(rows)} for name, rows in figures.items()]
+            rows = [
+                [speed, *one, *other] for one, other in zip(nearness(made, plain), nearness(made, fine), strict=True)
+            ]
+            note(figures, run.name, batch, rows)
+    return figures
 
 
-def nearness(made: Sequence[Tensor], reference: Sequence[Tensor]) -> list[float]:
-    """In dB: video latents, audio latents, waveform."""
-    return [signal_to_noise_db(*pair) for pair in zip(made, reference, strict=True)]
+def note(figures: dict[str, list[list[float]]], name: str, clips: Sequence[int], rows: list[list[float]]) -> None:
+    """Add the rows of a batch to those of a run, and say them, because a measurement takes long."""
+    figures.setdefault(name, []).extend(rows)
+    print(f"{name}, clips {clips[0]} to {clips[-1]}: {rows}", file=sys.stderr, flush=True)
+
+
+def nearness(made: Sequence[Tensor], reference: Sequence[Tensor]) -> list[tuple[float, ...]]:
+    """In dB for each clip: video latents, audio latents, waveform."""
+    return list(zip(*(signal_to_noise_db(*pair) for pair in zip(made, reference, strict=True)), strict=True))
 
 
 def summary(rows: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -205,7 +230,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     pipeline = JoVAPipeline.from_pretrained("jova-tiny")
     pipeline.set_progress_bar_config(disable=True)
     pipeline.transformer.requires_grad_(False)
-    clips = measure_clips(pipeline, args.clips, args.reference_steps)
+    figures = measure_clips(pipeline, range(args.clips), args.reference_steps)
+    clips = [{"run": name, **summary(rows)} for name, rows in figures.items()]
     print(table(clips))
     args.output.write_text(json.dumps({"sizes": sizes, "clips": clips}, indent=1) + "\n")
 

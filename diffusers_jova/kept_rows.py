@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 
-
 SCALED = (torch.float8_e4m3fn, torch.float8_e5m2)  # overflow instead of saturating, and know few small numbers
 
 

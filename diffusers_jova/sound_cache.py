@@ -1,9 +1,9 @@
 """A cache between denoising steps that minds the sound: audio rows are computed in every step, video rows in some.
 
-A waveform shows an error long before a picture does, and audio rows are few. A full step computes everything and keeps
-the keys and values of the video branch in every joint attention, and the video velocity with its noise level. An audio
-step computes the audio branch alone; its queries read what was kept, and the video velocity is extrapolated on the line
-through those of the last two full steps:
+A waveform shows an error long before a picture does, and audio rows are few. A full step computes everything and
+keeps the keys and values of the video branch in every joint attention, and the video velocity with its noise level. An
+audio step computes the audio branch alone; its queries read what was kept, and the video velocity is extrapolated on
+the line through those of the last two full steps:
 
     v(sigma) = v_1 + (v_1 - v_2) (sigma - sigma_1) / (sigma_1 - sigma_2)
 
@@ -165,7 +165,9 @@ class BranchState(BaseState):  # type: ignore[misc]
         """Memory of what is kept, wherever it lies."""
         velocities = [velocity for _, velocity in self.velocities]
         velocities += [] if self.audio_velocity is None else [self.audio_velocity]
-        return sum(rows.num_bytes for rows in self.kept) + sum(part.numel() * part.element_size() for part in velocities)
+        return sum(rows.num_bytes for rows in self.kept) + sum(
+            part.numel() * part.element_size() for part in velocities
+        )
 
 
 class BranchStates(StateManager):  # type: ignore[misc]
@@ -375,7 +377,7 @@ def kept_bytes(
         config: Of the cache.
         grid: Latent frames, height and width of the video.
         num_text_rows: Text rows of the video branch, which belong to the packed rows of a JoVATransformer3DModel.
-        num_predictions: Clips times predictions per clip; one whose audio does not read video keeps its velocity alone.
+        num_predictions: Of all clips together; one whose audio reads no video keeps its velocity alone.
     """
     attentions = [part for part in model.modules() if isinstance(part, JoVAJointAttention)]
     num_rows = math.prod(grid) // math.prod(model.config.patch_size)

@@ -1,5 +1,5 @@
+import pytest
 import torch
-from pytest import MonkeyPatch
 
 from diffusers_jova import JoVACacheConfig, cost_estimate
 from diffusers_jova.cost_estimate import estimate, stored_bytes
@@ -30,7 +30,9 @@ def test_memory_holds_weights_frames_and_rows() -> None:
     assert guided.memory_bytes > alone.memory_bytes  # a batch of two predictions has twice the rows
 
 
-def test_a_cache_that_keeps_video_rows_takes_their_memory_and_spares_operations(monkeypatch: MonkeyPatch) -> None:
+def test_a_cache_of_video_rows_takes_their_memory_and_spares_operations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(cost_estimate, "operations_per_second", lambda *_: 1e9)
     pipeline = build_tiny_pipeline()
     settings = GenerationDefaults(num_inference_steps=24, num_frames=49, height=32, width=32, frame_rate=16)
