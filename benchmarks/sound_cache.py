@@ -182,7 +182,7 @@ def measure_size(name: str, preset: Preset, clip_name: str, cache: JoVACacheConf
     transformer = random_transformer(preset.config, "meta", torch.bfloat16).requires_grad_(False)
     clip = preset.clips[clip_name]
     inputs = random_inputs(transformer, clip, 2, "meta", torch.bfloat16)
-    steps = []
+    steps: list[int] = []
     with cached(transformer, cache), counted_operations(transformer) as count:
         for step in range(3):
             context = {"step_index": step, "sigma": 1 - step / 9, "num_inference_steps": 9}

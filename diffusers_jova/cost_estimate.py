@@ -62,7 +62,7 @@ def estimate(pipeline: Any, settings: GenerationDefaults, modalities: Sequence[s
     transformer = pipeline.transformer
     config = transformer.config
     num_video_rows, num_audio_rows, num_pixels = 0.0, 0, 0
-    grid = (0, 0, 0)
+    grid: Sequence[int] = (0, 0, 0)
     if "video" in modalities:
         _, *grid = pipeline.video_codec.latent_shape(settings.num_frames, settings.height, settings.width)
         num_video_rows = math.prod(grid) / math.prod(config.patch_size)
@@ -89,7 +89,7 @@ def estimate(pipeline: Any, settings: GenerationDefaults, modalities: Sequence[s
     operations = (num_full * full + (steps - num_full) * audio) * num_own
     kept = 0
     if is_sparing and num_full < steps and cache.lies_on(device):
-        kept = kept_bytes(transformer, cache, tuple(grid), num_text_rows=0, num_predictions=num_coupled)
+        kept = kept_bytes(transformer, cache, grid, num_text_rows=0, num_predictions=num_coupled)
     rows_bytes = num_rows * dim * ROWS_KEPT * transformer.dtype.itemsize * num_own
     frames_bytes = num_pixels * 3 * (4 + 4 + 1)  # decoded, brought to [0, 1], and as they are written
     schedule_bytes = SCHEDULE_BYTES * steps

@@ -250,7 +250,7 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
         has_padding = mask is not None and mask.shape[1] > 1
         cross = self.attend(media_query, *kept_rows.restored(query), mask if has_padding else None)
         if attn.fusion == "cross_linear":
-            cross = attn.get_submodule("audio").to_cross(cross.flatten(2)).view_as(cross)
+            cross = attn.weights_of("audio").to_cross(cross.flatten(2)).view_as(cross)
         attended = attended.clone()
         attended[list(readers), : lengths.audio] += cross
         return attended

@@ -5,7 +5,7 @@ dimension.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ class KeptRows:
         joined = torch.cat([kept_key, key], dim=1), torch.cat([kept_value, value], dim=1)
         if self.mask is None and mask is None:
             return *joined, None
-        shards = self.mask if mask is None else mask
+        shards: Any = self.mask if mask is None else mask
         masks = [
             key.new_ones(1, dtype=torch.bool).expand(*shards.shape[:3], rows.shape[1]) if part is None else part
             for part, rows in ((self.mask, kept_key), (mask, key))
@@ -93,7 +93,7 @@ class KeptRows:
         return sum(part.num_bytes for part in (self.key, self.value) if part is not None)
 
 
-def take(samples: Sequence[int], *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def take(samples: Sequence[int], *tensors: Tensor | None) -> tuple[Any, ...]:
     """Some samples of tensors [B, ...]; None stays None, and all samples are the tensor itself."""
     return tuple(
         tensor if tensor is None or len(samples) == tensor.shape[0] else tensor[list(samples)] for tensor in tensors

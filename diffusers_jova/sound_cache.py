@@ -114,7 +114,7 @@ def relative_change(new: Tensor, old: Tensor) -> float:
     return float(((new - old).norm(dim=1) / new.norm(dim=1).clamp(min=TINY)).amax())
 
 
-class BranchState(BaseState):  # type: ignore[misc]
+class BranchState(BaseState):
     """What is kept between the steps of one branch of guidance, or of the branches of one batch.
 
     Args:
@@ -170,7 +170,7 @@ class BranchState(BaseState):  # type: ignore[misc]
         )
 
 
-class BranchStates(StateManager):  # type: ignore[misc]
+class BranchStates(StateManager):
     """The states of all branches; those that the last step did not ask for are dropped."""
 
     def all(self) -> list[BranchState]:
@@ -189,7 +189,7 @@ class BranchStates(StateManager):  # type: ignore[misc]
                 self.drop(name)
 
 
-class SoundCacheHook(ModelHook):  # type: ignore[misc]
+class SoundCacheHook(ModelHook):
     """Stands in front of the forward of a transformer and makes its steps full ones or audio steps.
 
     Args:
@@ -218,7 +218,7 @@ class SoundCacheHook(ModelHook):  # type: ignore[misc]
         self.decided = None
         return module
 
-    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
+    @torch.compiler.disable(recursive=False)
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Make a full step or an audio step of one call; arguments and output are those of the model."""
         bound = inspect.signature(type(unwrap_module(module)).forward).bind(module, *args, **kwargs)
@@ -368,7 +368,7 @@ def num_full_steps(config: JoVACacheConfig, num_steps: int) -> int:
 
 
 def kept_bytes(
-    model: Any, config: JoVACacheConfig, grid: tuple[int, int, int], num_text_rows: int, num_predictions: int
+    model: Any, config: JoVACacheConfig, grid: Sequence[int], num_text_rows: int, num_predictions: int
 ) -> int:
     """Memory of what is kept for some predictions of a guided step in which audio reads video.
 

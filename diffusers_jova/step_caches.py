@@ -42,6 +42,8 @@ REFUSED = {
 class JoVACacheMixin(CacheMixin):
     """`enable_cache` for transformers that pack the rows of both modalities."""
 
+    _cache_config: Any
+
     def enable_cache(self, config: Any) -> None:
         """Reuse work from step to step until `disable_cache`.
 
