@@ -102,8 +102,9 @@ fix:        ## before committing
 	ruff check --fix .
 	ruff format .
 
-bench:      ## one joint block beside its bare matrix products; writes bench.json
+bench:      ## one joint block beside its bare products, and the cache that minds the sound; writes bench.json, sound_cache.json
 	python -m benchmarks.block
+	python -m benchmarks.sound_cache
 
 gpu:        ## everything that needs a GPU: tests, times, memory; writes gpu.json; 8 minutes on one of 80 GB
 	python -m benchmarks.gpu

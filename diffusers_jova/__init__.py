@@ -21,6 +21,7 @@ from .pipeline_output import JoVAPipelineOutput
 from .prompt import JoVAPrompt, PromptEmbeds
 from .registration import register
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+from .sound_cache import JoVACacheConfig
 from .spoken_text_encoder import JoVASpokenTextEncoder
 from .transformer_jova import JoVATransformer3DModel, JoVATransformerBlock
 from .transformer_jova_dual_tower import JoVADualTowerTransformer3DModel, JoVADualTowerTransformerBlock
@@ -36,6 +37,7 @@ __all__ = [
     "Guidance",
     "JoVAAudioCodec",
     "JoVAAutoencoderKLDAC",
+    "JoVACacheConfig",
     "JoVADualTowerTransformer3DModel",
     "JoVADualTowerTransformerBlock",
     "JoVAJointAttnProcessor",

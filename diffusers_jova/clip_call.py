@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from jova_cli.cache_words import cache_settings
 from jova_cli.clip_limits import GivenLengths
 from jova_cli.file_arguments import as_options
 from jova_cli.generate import LARGEST_SEED, Adapter, check_fits
@@ -26,6 +27,7 @@ from .domain import describe_strangers
 from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
 from .saved_pipeline import model_defaults
+from .sound_cache import JoVACacheConfig
 
 
 BAD_INPUT = (ValueError, FloatingPointError, OSError, ImportError, SafetensorError)  # what one sentence explains
@@ -176,10 +178,21 @@ def load_pipeline(args: argparse.Namespace, device: torch.device) -> JoVAPipelin
     for name, adapter in zip(adapter_names(args.lora), args.lora, strict=True):
         load_adapter(pipeline, name, adapter.source, args.skip_unknown)
     weigh_adapters(pipeline, args.lora)
+    if args.cache is not None:
+        enable_cache(pipeline, args.cache)
     if args.cpu_offload:
         pipeline.enable_model_cpu_offload(device=device)
         return pipeline
     return pipeline.to(device)
+
+
+def enable_cache(pipeline: JoVAPipeline, words: str) -> None:
+    """Enable the cache between steps that `--cache` describes."""
+    settings = cache_settings(words)
+    if "storage_dtype" in settings:
+        settings["storage_dtype"] = getattr(torch, settings["storage_dtype"])
+    with errors_name("--cache"):
+        pipeline.transformer.enable_cache(JoVACacheConfig(**settings))
 
 
 def adapter_names(adapters: Sequence[Adapter]) -> list[str]:

@@ -54,7 +54,7 @@ ROW_ERRORS = (*BAD_INPUT, torch.OutOfMemoryError)
 PLACES = ("output", "device", "cpu_offload", "yes")  # arguments that decide where, not what
 FILES = ("model", "image", "audio", "video", "reference_audio")  # arguments whose content decides, not their path
 OF_A_CLIP = ("prompt", "video_caption", "audio_caption", "transcript", "seed")  # that clips of one batch differ in
-OF_A_PIPELINE = ("model", "lora", "skip_unknown", "device", "dtype", "cpu_offload")
+OF_A_PIPELINE = ("model", "lora", "skip_unknown", "device", "dtype", "cpu_offload", "cache")
 
 
 class Task(NamedTuple):
@@ -215,8 +215,11 @@ def is_there(task: Task, folder: Path, known: Mapping[str, Any]) -> bool:
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that two runs must share; a seed that is not given is any, and content counts for files."""
-    settings = {name: value for name, value in settings.items() if name != "seed" or value is not None}
+    """The settings that two runs must share; a seed that is not given is any, and content counts for files.
+
+    No cache is as good as a list that knows of none.
+    """
+    settings = {name: value for name, value in settings.items() if name not in ("seed", "cache") or value is not None}
     return {name: value for name, value in settings.items() if name not in settings["files"]}
 
 

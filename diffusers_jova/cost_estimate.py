@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from .generation_defaults import GenerationDefaults
-from .guidance import required_branches
+from .guidance import Branch, required_branches
+from .sound_cache import JoVACacheConfig, kept_bytes, num_full_steps
 
 
 LONGEST_S = 24 * 3600.0  # of a run that nobody has to confirm
@@ -38,11 +39,16 @@ class Estimate(NamedTuple):
     seconds: float
 
 
-def num_predictions(settings: GenerationDefaults, modalities: Sequence[str]) -> int:
-    """Predictions of the transformer in a step on which all guidance of the modalities holds, without given voices."""
+def predictions(settings: GenerationDefaults, modalities: Sequence[str]) -> list[Branch]:
+    """What the transformer predicts in a step on which all guidance of the modalities holds, without given voices."""
     settings = replace(settings, guidance_interval=ALL_STEPS, coupling_interval=ALL_STEPS, audio_speaker_scale=1.0)
     guidance = settings.guidance()
-    return len(required_branches(*(guidance[name].weights(0, 1) for name in modalities)))
+    return required_branches(*(guidance[name].weights(0, 1) for name in modalities))
+
+
+def num_predictions(settings: GenerationDefaults, modalities: Sequence[str]) -> int:
+    """How many these are."""
+    return len(predictions(settings, modalities))
 
 
 def estimate(
@@ -56,32 +62,42 @@ def estimate(
         modalities: What takes part.
         reference_s: Seconds of a reference voice, which the sound reads in front of its own.
     """
-    config = pipeline.transformer.config
-    num_rows, num_pixels = 0.0, 0
+    transformer = pipeline.transformer
+    config = transformer.config
+    num_video_rows, num_audio_rows, num_pixels = 0.0, 0, 0
+    grid: Sequence[int] = (0, 0, 0)
     if "video" in modalities:
-        _, frames, height, width = pipeline.video_codec.latent_shape(
-            settings.num_frames, settings.height, settings.width
-        )
-        num_rows += frames * height * width / (config.patch_size[0] * config.patch_size[1] * config.patch_size[2])
+        _, *grid = pipeline.video_codec.latent_shape(settings.num_frames, settings.height, settings.width)
+        num_video_rows = math.prod(grid) / math.prod(config.patch_size)
         num_pixels = settings.num_frames * settings.height * settings.width
     if "audio" in modalities:
-        num_rows += pipeline.audio_codec.num_latents_for(settings.num_frames / settings.frame_rate + reference_s)
+        num_audio_rows = pipeline.audio_codec.num_latents_for(settings.num_frames / settings.frame_rate + reference_s)
+    num_rows = num_video_rows + num_audio_rows
     dim = config.num_attention_heads * config.attention_head_dim
     num_layers = config.num_layers + config.get("num_single_layers", 0)
     device = pipeline._execution_device
     modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    stored = stored_bytes(modules, is_offloaded=pipeline.transformer.device.type != device.type)
-    num_weights = sum(weight.numel() for weight in pipeline.transformer.parameters())
+    stored = stored_bytes(modules, is_offloaded=transformer.device.type != device.type)
+    num_weights = sum(weight.numel() for weight in transformer.parameters())
     # a row passes the half of the weights that its modality has, and meets every other row in each layer
-    operations = num_rows * num_weights + 4 * num_rows**2 * dim * num_layers
-    sharing = pipeline.branch_sharing
-    predictions = math.ceil(num_predictions(settings, modalities) / (1 if sharing is None else sharing.num_processes))
-    operations *= settings.num_inference_steps * predictions
-    rows_bytes = num_rows * dim * ROWS_KEPT * pipeline.transformer.dtype.itemsize * predictions
+    full, audio = (rows * (num_weights + 4 * num_rows * dim * num_layers) for rows in (num_rows, num_audio_rows))
+    steps, cache = settings.num_inference_steps, transformer._cache_config
+    is_sparing = isinstance(cache, JoVACacheConfig) and {"video", "audio"} <= set(modalities)
+    num_full = num_full_steps(cache, steps) if is_sparing else steps
+    branches, sharing = predictions(settings, modalities), pipeline.branch_sharing
+    num_processes = 1 if sharing is None else sharing.num_processes
+    num_own, num_coupled = (
+        math.ceil(number / num_processes) for number in (len(branches), sum(branch.coupled for branch in branches))
+    )
+    operations = (num_full * full + (steps - num_full) * audio) * num_own
+    kept = 0
+    if is_sparing and num_full < steps and cache.lies_on(device):
+        kept = kept_bytes(transformer, cache, grid, num_text_rows=0, num_predictions=num_coupled)
+    rows_bytes = num_rows * dim * ROWS_KEPT * transformer.dtype.itemsize * num_own
     frames_bytes = num_pixels * 3 * (4 + 4 + 1)  # decoded, brought to [0, 1], and as they are written
-    schedule_bytes = SCHEDULE_BYTES * settings.num_inference_steps
-    seconds = operations / operations_per_second(device, pipeline.transformer.dtype, dim)
-    return Estimate(stored + rows_bytes + frames_bytes + schedule_bytes, seconds)
+    schedule_bytes = SCHEDULE_BYTES * steps
+    seconds = operations / operations_per_second(device, transformer.dtype, dim)
+    return Estimate(stored + kept + rows_bytes + frames_bytes + schedule_bytes, seconds)
 
 
 def stored_bytes(modules: Sequence[torch.nn.Module], is_offloaded: bool) -> int:

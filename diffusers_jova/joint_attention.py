@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .context_parallel import heads_to_rows, rows_to_heads, ulysses_group
+from .kept_rows import KeptRows, take
 from .temporal_rope import apply_rotary_emb
 
 
@@ -52,6 +53,11 @@ class CouplingRun(NamedTuple):
     coupled: Coupling
     num_samples: int
 
+    @property
+    def audio_reads_video(self) -> bool:
+        """Whether audio rows read video rows."""
+        return self.coupled in (True, "v2a")
+
 
 def coupling_runs(coupled: Coupling | Sequence[Coupling], batch_size: int) -> tuple[CouplingRun, ...]:
     """Check `coupled`, one value for the batch or one per sample, and group equal neighbours.
@@ -70,6 +76,12 @@ def coupling_runs(coupled: Coupling | Sequence[Coupling], batch_size: int) -> tu
         if value not in allowed:
             raise ValueError(f"`coupled` must be True, False, 'a2v' or 'v2a', got {value!r}")
     return tuple(CouplingRun(value, len(list(group))) for value, group in groupby(per_sample))
+
+
+def readers_of_video(coupling: Sequence[CouplingRun]) -> tuple[list[int], list[int]]:
+    """Samples whose audio rows read video rows, and those whose do not."""
+    reads = [run.audio_reads_video for run in coupling for _ in range(run.num_samples)]
+    return [index for index, is_so in enumerate(reads) if is_so], [i for i, is_so in enumerate(reads) if not is_so]
 
 
 def per_stream(attended: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -122,7 +134,13 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
         query, key, value = (torch.cat(parts, dim=1) for parts in zip(*projections, strict=True))  # [B, L, H, K]
         query, key = apply_rotary_emb(query, rotary_emb), apply_rotary_emb(key, rotary_emb)
 
-        if attn.fusion == "joint":
+        if attn.kept_rows is not None and lengths.video:
+            self.keep_video(attn, attn.kept_rows, key, value, lengths, coupling, attention_mask)
+        if attn.kept_rows is not None and not lengths.video:
+            hidden_states = self.read_kept(
+                attn, attn.kept_rows, query, key, value, lengths, coupling, attention_mask
+            ).flatten(2)
+        elif attn.fusion == "joint":
             hidden_states = self.attend_coupled(query, key, value, lengths, coupling, attention_mask).flatten(2)
         else:
             own = (CouplingRun(False, query.shape[0]),)
@@ -174,6 +192,68 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
             outputs.append(self.attend(query[:, own], key[:, keys], value[:, keys], mask))
             start += rows
         return torch.cat(outputs, dim=1)
+
+    def keep_video(
+        self,
+        attn: "JoVAJointAttention",
+        kept_rows: KeptRows,
+        key: Tensor,
+        value: Tensor,
+        lengths: StreamLengths,
+        coupling: tuple[CouplingRun, ...],
+        attention_mask: Tensor | None,
+    ) -> None:
+        """Keep what audio rows read of the video branch, for the samples that do."""
+        video = slice(0, lengths.branches[0] if attn.fusion == "joint" else lengths.video)
+        mask = None if attention_mask is None else attention_mask[..., video]
+        readers, _ = readers_of_video(coupling)
+        if readers:
+            kept_rows.keep(*take(readers, key[:, video], value[:, video], mask))
+
+    def read_kept(
+        self,
+        attn: "JoVAJointAttention",
+        kept_rows: KeptRows,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        lengths: StreamLengths,
+        coupling: tuple[CouplingRun, ...],
+        attention_mask: Tensor | None,
+    ) -> Tensor:
+        """Attention of the audio branch [B, L, H, K] to itself and, where coupled, to the kept rows of video."""
+        rows = (query, key, value, attention_mask)
+        readers, others = readers_of_video(coupling)
+        if not readers:
+            return self.attend(*rows)
+        if attn.fusion != "joint":
+            return self.add_kept_cross_terms(attn, kept_rows, query, self.attend(*rows), lengths, readers)
+        query, *read = take(readers, *rows)
+        attended = self.attend(query, *kept_rows.in_front_of(*read))
+        if not others:
+            return attended
+        order = torch.tensor([*readers, *others], device=query.device).argsort()
+        return torch.cat([attended, self.attend(*take(others, *rows))])[order]
+
+    def add_kept_cross_terms(
+        self,
+        attn: "JoVAJointAttention",
+        kept_rows: KeptRows,
+        query: Tensor,
+        attended: Tensor,
+        lengths: StreamLengths,
+        readers: Sequence[int],
+    ) -> Tensor:
+        """Add to audio media rows what they read from the kept ones of video by a second softmax, as below."""
+        media_query = query[list(readers), : lengths.audio]
+        mask = kept_rows.mask
+        has_padding = mask is not None and mask.shape[1] > 1
+        cross = self.attend(media_query, *kept_rows.restored(query), mask if has_padding else None)
+        if attn.fusion == "cross_linear":
+            cross = attn.weights_of("audio").to_cross(cross.flatten(2)).view_as(cross)
+        attended = attended.clone()
+        attended[list(readers), : lengths.audio] += cross
+        return attended
 
     def add_cross_terms(
         self,
@@ -350,6 +430,7 @@ class JoVAJointAttention(JoVAStreamAttention):
     _default_processor_cls = JoVAJointAttnProcessor
     _available_processors = [JoVAJointAttnProcessor]
     processor: JoVAJointAttnProcessor
+    kept_rows: KeptRows | None = None  # of video, where a cache between steps puts them for one forward
 
     def __init__(
         self,

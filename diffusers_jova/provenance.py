@@ -19,6 +19,7 @@ from jova_cli.shipped import HUB_NAME
 from .generation_defaults import GenerationDefaults
 from .pipeline_checks import CallInputs
 from .prompt import JoVAPrompt
+from .sound_cache import JoVACacheConfig
 
 
 __all__ = ["SOURCE_TYPES", "Record", "basic_record", "describe_call", "name_of_source", "read_provenance"]
@@ -94,6 +95,7 @@ def describe_call(
         "fit": inputs.fit if {"image", "video"} & {*given} else None,
         "scheduler": type(pipeline.scheduler).__name__,
         "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
+        "cache": describe_cache(pipeline.transformer._cache_config),
     }
     record = {
         **basic_record(is_recorded=is_recorded),
@@ -121,6 +123,13 @@ def describe_call(
         of_clip = {name: text_of_clip(text, index, inputs.num_videos_per_prompt) for name, text in texts.items()}
         records.append({**record, **seed_of_clip(inputs.generator, index), **of_clip})
     return records
+
+
+def describe_cache(config: Any) -> Record | None:
+    """The cache between steps that a transformer has, with its settings where they are ours; None for none."""
+    if config is None:
+        return None
+    return {"class": type(config).__name__, **(config.described() if isinstance(config, JoVACacheConfig) else {})}
 
 
 def first_given(*values: Any) -> Any:

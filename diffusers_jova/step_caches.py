@@ -26,6 +26,8 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
+from .sound_cache import JoVACacheConfig, apply_sound_cache, remove_sound_cache
+
 
 ATTENTION = r"(?:.*\.)?attn1?"  # the attention in which the modalities meet, as `re.fullmatch` finds it
 BLOCK = r"[^.]*blocks\.\d+"
@@ -40,19 +42,26 @@ REFUSED = {
 class JoVACacheMixin(CacheMixin):
     """`enable_cache` for transformers that pack the rows of both modalities."""
 
+    _cache_config: Any
+
     def enable_cache(self, config: Any) -> None:
         """Reuse work from step to step until `disable_cache`.
 
         Args:
-            config: `FirstBlockCacheConfig`, `MagCacheConfig`, `TaylorSeerCacheConfig`, `SeaCacheConfig` or
-                `PyramidAttentionBroadcastConfig`. Where it names no modules or latents, those of this model are taken:
-                the joint attention, the heads of both modalities, the noisy latents of both.
+            config: `JoVACacheConfig`, which minds the sound, or of diffusers `FirstBlockCacheConfig`,
+                `MagCacheConfig`, `TaylorSeerCacheConfig`, `SeaCacheConfig` or `PyramidAttentionBroadcastConfig`.
+                Where such a one names no modules or latents, those of this model are taken: the joint attention, the
+                heads of both modalities, the noisy latents of both.
 
         Raises:
             ValueError: The cache cannot serve both modalities, would change nothing, or would hook a module that is
                 called for one modality after the other and therefore mix them up.
         """
         check_kind(self, config)
+        if isinstance(config, JoVACacheConfig) and not self.is_cache_enabled:
+            apply_sound_cache(self, config)
+            self._cache_config = config
+            return
         if isinstance(config, TaylorSeerCacheConfig):
             config = with_module_names(config)
         elif isinstance(config, SeaCacheConfig) and config.raw_vision_callback is None:
@@ -67,6 +76,14 @@ class JoVACacheMixin(CacheMixin):
             raise
         if isinstance(config, PyramidAttentionBroadcastConfig):
             key_broadcasts_by_context(self, hooked)
+
+    def disable_cache(self) -> None:
+        """Compute every step as a whole again, and let go of what is kept."""
+        if not isinstance(self._cache_config, JoVACacheConfig):
+            super().disable_cache()
+            return
+        remove_sound_cache(self)
+        self._cache_config = None
 
 
 class ContextBroadcastHook(PyramidAttentionBroadcastHook):

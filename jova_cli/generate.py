@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .cache_words import cache_settings
 from .clip_limits import GivenLengths
 from .file_arguments import add_file_arguments, as_options, check_file_arguments
 from .given_paths import check_file, check_readable, check_suffix, check_writable
@@ -108,6 +109,11 @@ def add_model_arguments(parser: Parser) -> None:
         help="of transformer and text encoders; bfloat16 on a GPU, float32 elsewhere",
     )
     add("--cpu-offload", action="store_true", help="keep on the GPU only what is working")
+    add(
+        "--cache",
+        metavar="NAME=VALUE[,...]",
+        help="compute the sound in every step and the video in some: video_interval=3, say, is every third",
+    )
     add("--yes", action="store_true", help="begin even what is estimated to take more than the memory, or than a day")
 
 
@@ -274,6 +280,8 @@ def check_model(args: argparse.Namespace) -> None:
     check_source("--model", args.model)
     if Path(args.model).exists():
         check_first_frame(args, read_index(Path(args.model)))
+    if args.cache is not None:
+        cache_settings(args.cache)
     if args.skip_unknown and not args.lora:
         raise ValueError("`--skip-unknown` must go with `--lora`, got no adapter")
     for adapter in args.lora:

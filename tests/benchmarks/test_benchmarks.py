@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from benchmarks import gpu, gpu_work
 from benchmarks.block import bare_work, block_calls
 from benchmarks.random_transformer import presets, random_inputs, random_transformer
+from benchmarks.sound_cache import measure_size, signal_to_noise_db, summary, table
+from diffusers_jova import JoVACacheConfig
 
 
 def rows_of(path: Path) -> dict[str, dict[str, object]]:
@@ -94,3 +96,21 @@ def test_the_whole_of_a_real_size_is_known_without_a_weight() -> None:
     assert billions["Ovi"] == pytest.approx(11.66, abs=0.01)
     assert billions["UniAVGen"] == pytest.approx(7.05, abs=0.01)
     assert billions["MOVA"] == pytest.approx(18.37, abs=0.01)  # one of its experts
+
+
+@pytest.mark.parametrize("name", ["12B x 2", "5B x 2"])
+def test_what_the_cache_spares_and_keeps_is_counted_without_weights(name: str) -> None:
+    preset = presets(is_toy=True)[name]
+    row = measure_size(name, preset, "toy", JoVACacheConfig())
+    num_full = 18  # of 50: the first two, 15 at intervals of three, the last
+    assert row["speed"] == pytest.approx(50 / (num_full + (50 - num_full) * row["audio_step_share"]))
+    assert 0 < row["audio_step_share"] < 1
+    assert row["kept_float8_gb"] < row["kept_bfloat16_gb"]
+
+
+def test_medians_over_clips_become_a_table() -> None:
+    made, reference = torch.tensor([[1.1, 0.0], [1.0, 0.01]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert signal_to_noise_db(made, reference) == pytest.approx([20, 40], abs=1e-3)
+    row = summary([[1.0, 2.0, 3.0, 9.0, 5.0, 6.0, 7.0], [3.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]])
+    assert (row["speed"], row["waveform_db"], row["lowest_waveform_db"]) == (2.0, 6.5, 4.0)
+    assert "| 2.00 |" in table([row])

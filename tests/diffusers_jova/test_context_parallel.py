@@ -13,7 +13,7 @@ from diffusers import FirstBlockCacheConfig
 from diffusers.models._modeling_parallel import ContextParallelConfig
 from torch import Tensor, distributed
 
-from diffusers_jova import JoVAPipeline
+from diffusers_jova import JoVACacheConfig, JoVAPipeline
 from diffusers_jova.context_parallel import key_mask
 from tests.processes import start
 from tests.tiny_pipeline import DUAL_TOWERS, NAVA_SHARING, build_dual_tower, build_transformer, build_wan_transformer
@@ -32,6 +32,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "experts": partial(build_dual_tower, "bridge", in_channels=36, boundary=0.9),
 }
 KINDS = {2: tuple(BUILDERS), 3: ("jova", "cross", "nava", "aligned")}  # by number of processes, which is that of heads
+KEEPS_ROWS = ("jova", "cross", "nava")  # of these, those on which audio steps are tried
 # of a build for GPUs on a machine without one
 LACKS_ITS_DEVICE = torch.accelerator.current_accelerator() is not None and not torch.accelerator.is_available()
 TEXT_MASK = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
@@ -89,6 +90,17 @@ def summed(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: part.view_as(gradients[name]) for name, part in zip(gradients, parts, strict=True)}
 
 
+@torch.no_grad()
+def keep_and_read(model: Any) -> list[Tensor]:
+    """Velocities of a step that reads video rows which an earlier one has kept; some text is padding."""
+    model.enable_cache(JoVACacheConfig())
+    for step in range(3):
+        with model.cache_context("text", step_index=step, sigma=1 - step / 9, num_inference_steps=9):
+            velocities = model(**inputs(), **CASES["masked_one_way"])
+    model.disable_cache()
+    return list(velocities)
+
+
 def generate(pipeline: JoVAPipeline) -> list[Tensor]:
     """Latents of a clip whose streams have odd lengths."""
     output = pipeline(
@@ -125,6 +137,8 @@ def share_the_work(rank: int, num_processes: int, folder: Path) -> None:
         for name, case in CASES.items():
             velocities, gradients = learn(model, case)
             results[f"{kind}-{name}"] = velocities, summed(gradients)
+        if kind in KEEPS_ROWS:
+            results[f"{kind}-kept"] = keep_and_read(model)
         with pytest.raises(ValueError, match="got `FirstBlockCacheConfig`, which looks at each shard alone"):
             model.enable_cache(FirstBlockCacheConfig())
     if num_processes == 2:
@@ -182,6 +196,8 @@ def test_processes_that_share_the_rows_predict_and_learn_as_one(shared: tuple[in
             assert not any(torch.equal(predicted, other) for other in seen)  # each case asks something else
             seen.append(predicted)
             assert_learnt(f"{kind}-{name}", results[f"{kind}-{name}"], (velocities, gradients))
+        if kind in KEEPS_ROWS:
+            torch.testing.assert_close(results[f"{kind}-kept"], keep_and_read(model), **ROUND_OFF)
 
 
 def assert_learnt(case: str, actual: Any, expected: tuple[list[Tensor], dict[str, Tensor]]) -> None:

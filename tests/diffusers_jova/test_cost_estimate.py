@@ -1,7 +1,10 @@
+import pytest
 import torch
 
+from diffusers_jova import JoVACacheConfig, cost_estimate
 from diffusers_jova.cost_estimate import estimate, stored_bytes
 from diffusers_jova.generation_defaults import GenerationDefaults
+from diffusers_jova.sound_cache import kept_bytes
 from tests.tiny_pipeline import build_tiny_pipeline
 
 
@@ -27,3 +30,22 @@ def test_memory_holds_weights_frames_and_rows() -> None:
     guided = estimate(pipeline, settings.override(guidance_scale=3.0, num_frames=49), BOTH)
     alone = estimate(pipeline, settings.override(guidance_scale=1.0, num_frames=49), BOTH)
     assert guided.memory_bytes > alone.memory_bytes  # a batch of two predictions has twice the rows
+
+
+def test_a_cache_of_video_rows_takes_their_memory_and_spares_operations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cost_estimate, "operations_per_second", lambda *_: 1e9)
+    pipeline = build_tiny_pipeline()
+    settings = GenerationDefaults(num_inference_steps=24, num_frames=49, height=32, width=32, frame_rate=16)
+    plain = estimate(pipeline, settings, BOTH)
+    config = JoVACacheConfig()
+    pipeline.transformer.enable_cache(config)
+    kept = kept_bytes(pipeline.transformer, config, (13, 4, 4), num_text_rows=0, num_predictions=2)
+    cached = estimate(pipeline, settings, BOTH)
+    assert cached.memory_bytes == plain.memory_bytes + kept
+    assert 1 < plain.seconds / cached.seconds < 24 / 10
+    assert estimate(pipeline, settings, ["video"]) == estimate(build_tiny_pipeline(), settings, ["video"])
+    pipeline.transformer.disable_cache()
+    pipeline.transformer.enable_cache(JoVACacheConfig(storage_device="meta"))
+    assert estimate(pipeline, settings, BOTH).memory_bytes == plain.memory_bytes

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from diffusers_jova import media, media_writing
 from diffusers_jova.clip_call import given_video
 from diffusers_jova.pipeline_jova import JoVAPipeline
+from diffusers_jova.provenance import read_provenance
 from jova_cli.generate import parse, parse_adapter
 from jova_cli.main import main
 from tests.command_words import replaced
@@ -92,6 +93,18 @@ def test_the_same_seed_makes_the_same_sound_and_another_seed_another(
         sounds.append(media.read_audio(path)[0])
     assert np.array_equal(sounds[0], sounds[1])
     assert not np.array_equal(sounds[0], sounds[2])
+
+
+def test_a_cache_is_enabled_and_the_clip_says_so(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    words = ["--steps", "6", "--cache", "video_interval=2,storage_dtype=float8_e4m3fn"]
+    generate(tiny_pipeline_folder, tmp_path / "dog.mp4", *words)
+    record = read_provenance(tmp_path / "dog.mp4")
+    assert record is not None
+    assert record["settings"]["cache"] == {
+        "class": "JoVACacheConfig",
+        "video_interval": 2,
+        "storage_dtype": "float8_e4m3fn",
+    }
 
 
 def test_the_three_parts_of_a_prompt_take_the_place_of_the_prompt(

@@ -1,0 +1,100 @@
+"""Keys and values of video rows that attention keeps from one denoising step for the next ones.
+
+Letters in shapes: B samples that read them, R devices that share the rows, L rows on this device, H heads, K head
+dimension.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+SCALED = (torch.float8_e4m3fn, torch.float8_e5m2)  # overflow instead of saturating, and know few small numbers
+
+
+class StoredTensor(NamedTuple):
+    """A tensor as it is kept.
+
+    Args:
+        values: In the number format and on the device of the store.
+        scale: What they are multiplied by when read, [B, 1, H, 1]; None for 1.
+    """
+
+    values: Tensor
+    scale: Tensor | None = None
+
+    @classmethod
+    def of(cls, tensor: Tensor, dtype: torch.dtype | None, device: torch.device | None) -> "StoredTensor":
+        """Store [B, L, H, K], a copy without the rows beside it; in 8 bits each head fills their range."""
+        scale = None
+        if dtype in SCALED:
+            largest = tensor.float().abs().amax((1, 3), keepdim=True)
+            scale = largest.clamp(min=torch.finfo(torch.float32).tiny) / torch.finfo(dtype).max
+            tensor = tensor / scale
+            scale = scale.to(device)
+        return cls(tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format), scale)
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """What is stored, in the number format and on the device of a tensor."""
+        values = self.values.to(tensor.device, tensor.dtype)
+        return values if self.scale is None else values * self.scale.to(tensor)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(part.numel() * part.element_size() for part in self if part is not None)
+
+
+class KeptRows:
+    """What one attention keeps: `keep` in a step that computes video rows, `in_front_of` in those that do not.
+
+    Args:
+        dtype: Number format of the store; None for that of the rows.
+        device: Where it lies; None for where the rows are.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
+        self.dtype = dtype
+        self.device = device
+        self.key: StoredTensor | None = None
+        self.value: StoredTensor | None = None
+        self.mask: Tensor | None = None
+
+    def keep(self, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
+        """Keep keys and values [B, L, H, K] and which of them are read, bool [B, R, 1, L], in place of the last."""
+        self.key = StoredTensor.of(key, self.dtype, self.device)
+        self.value = StoredTensor.of(value, self.dtype, self.device)
+        self.mask = mask
+
+    def restored(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, in the number format and on the device of a tensor."""
+        if self.key is None or self.value is None:
+            raise ValueError("video rows must be kept before audio rows read them, got none; begin with a full step")
+        return self.key.like(like), self.value.like(like)
+
+    def in_front_of(self, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The kept rows and others [B, L, H, K], with the mask of all of them."""
+        kept_key, kept_value = self.restored(key)
+        joined = torch.cat([kept_key, key], dim=1), torch.cat([kept_value, value], dim=1)
+        if self.mask is None and mask is None:
+            return *joined, None
+        shards: Any = self.mask if mask is None else mask
+        masks = [
+            key.new_ones(1, dtype=torch.bool).expand(*shards.shape[:3], rows.shape[1]) if part is None else part
+            for part, rows in ((self.mask, kept_key), (mask, key))
+        ]
+        return *joined, torch.cat(masks, dim=-1)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(part.num_bytes for part in (self.key, self.value) if part is not None)
+
+
+def take(samples: Sequence[int], *tensors: Tensor | None) -> tuple[Any, ...]:
+    """Some samples of tensors [B, ...]; None stays None, and all samples are the tensor itself."""
+    return tuple(
+        tensor if tensor is None or len(samples) == tensor.shape[0] else tensor[list(samples)] for tensor in tensors
+    )

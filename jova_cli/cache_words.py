@@ -1,0 +1,49 @@
+"""The settings of a cache between steps as words name=value; torch is not needed to refuse them."""
+
+from typing import Any
+
+from .class_fields import read_fields
+from .parser import did_you_mean
+from .shipped import PACKAGE
+
+
+CONFIG = (PACKAGE / "sound_cache.py", "JoVACacheConfig")
+FORMATS = ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32")
+EXAMPLE = "video_interval=3"
+
+
+def cache_settings(text: str) -> dict[str, Any]:
+    """Settings of a `JoVACacheConfig`, numbers as such; its `storage_dtype` by its name.
+
+    Args:
+        text: Words name=value with a comma between them.
+
+    Raises:
+        ValueError: Naming the option.
+    """
+    known = [field.name for field in read_fields(*CONFIG)]
+    settings: dict[str, Any] = {}
+    for word in text.split(","):
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if not equals:
+            raise ValueError(f"`--cache` must be words name=value, got {word!r}; write {EXAMPLE}, say")
+        if name not in known:
+            hint = did_you_mean(name, known, f"there are {', '.join(known)}")
+            raise ValueError(f"`--cache` must name a setting of the cache, got {name!r}; {hint}")
+        if name in settings:
+            raise ValueError(f"`--cache` must name a setting once, got `{name}` several times; leave all but one out")
+        settings[name] = value if name.startswith("storage_") else number(name, value)
+    if (dtype := settings.get("storage_dtype", FORMATS[0])) not in FORMATS:
+        raise ValueError(f"`storage_dtype` of `--cache` must be one of {', '.join(FORMATS)}, got {dtype!r}")
+    return settings
+
+
+def number(name: str, value: str) -> float:
+    """A number of a setting, whole where it is written so."""
+    try:
+        found = float(value)
+    except ValueError as error:
+        raise ValueError(f"`{name}` of `--cache` must be a number, got {value!r}; write {EXAMPLE}, say") from error
+    if not 0 < found < float("inf"):
+        raise ValueError(f"`{name}` of `--cache` must be positive and finite, got {value}; write {EXAMPLE}, say")
+    return int(value) if value.isdecimal() else found
