@@ -84,6 +84,13 @@ NAVA_SHARING = {
     "speaker_dim": 5,
     "temporal_alignment": 0.24,
 }
+WAN_VAES = {  # of both releases of Wan: the second shortcuts its blocks and patches its pixels
+    "plain": {"base_dim": 4, "z_dim": 4, "num_res_blocks": 1},
+    "residual": {
+        "base_dim": 8, "decoder_base_dim": 12, "z_dim": 4, "num_res_blocks": 1, "dim_mult": [1, 2, 2], "patch_size": 2,
+        "temperal_downsample": [True, True], "in_channels": 12, "out_channels": 12, "is_residual": True,
+    },
+}  # fmt: skip
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -3,23 +3,17 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from diffusers_jova.wan_clip import decode_clip, encode_clip, full_map_bytes
+from tests.tiny_pipeline import WAN_VAES
 
 
 ROUND_OFF = {"atol": 1e-5, "rtol": 1e-4}  # float32, another order of additions
-SIZES = {
-    "plain": {"base_dim": 4, "z_dim": 4, "num_res_blocks": 1},
-    "residual": {
-        "base_dim": 8, "decoder_base_dim": 12, "z_dim": 4, "num_res_blocks": 1, "dim_mult": [1, 2, 2], "patch_size": 2,
-        "temperal_downsample": [True, True], "in_channels": 12, "out_channels": 12, "is_residual": True,
-    },
-}  # fmt: skip
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", WAN_VAES)
 @pytest.mark.parametrize("frames", [1, 9])
 def test_one_pass_over_a_clip_gives_the_numbers_of_the_library_class(size: str, frames: int) -> None:
     torch.manual_seed(0)
-    vae = AutoencoderKLWan(**SIZES[size]).eval()
+    vae = AutoencoderKLWan(**WAN_VAES[size]).eval()
     video = torch.randn(2, 3, frames, 16, 16)
     with torch.no_grad():
         moments = vae.encode(video).latent_dist.parameters
@@ -28,9 +22,9 @@ def test_one_pass_over_a_clip_gives_the_numbers_of_the_library_class(size: str, 
         torch.testing.assert_close(decode_clip(vae, moments[:, :4]).clamp(-1, 1), decoded, **ROUND_OFF)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", WAN_VAES)
 def test_the_size_of_a_full_map_is_that_of_what_the_decoder_makes(size: str) -> None:
-    vae = AutoencoderKLWan(**SIZES[size]).eval()
+    vae = AutoencoderKLWan(**WAN_VAES[size]).eval()
     sizes = []
     hook = vae.decoder.norm_out.register_forward_hook(lambda *call: sizes.append(call[-1].nbytes))
     with torch.no_grad():

@@ -31,21 +31,15 @@ from diffusers_jova.training.codecs.vocoder import VocoderTraining, vocode
 from diffusers_jova.training.loop.muon import orthogonalise
 from diffusers_jova.wan_clip import decode_clip, encode_clip
 from tests.places import CONFIGS
+from tests.tiny_pipeline import WAN_VAES
 
 
 CONFIG = CONFIGS / "codecs_tiny.yaml"
 ROUND_OFF = {"atol": 1e-5, "rtol": 1e-4}  # float32, another order of additions
-SIZES = {
-    "plain": {"base_dim": 4, "z_dim": 4, "num_res_blocks": 1},
-    "residual": {
-        "base_dim": 8, "decoder_base_dim": 12, "z_dim": 4, "num_res_blocks": 1, "dim_mult": [1, 2, 2], "patch_size": 2,
-        "temperal_downsample": [True, True], "in_channels": 12, "out_channels": 12, "is_residual": True,
-    },
-}  # fmt: skip
 TINY = {
     "corpus": {"clips": 4, "held_out": 2},
     "video_vae": {
-        "model": SIZES["residual"],
+        "model": WAN_VAES["residual"],
         "schedule": {"steps": 3},
         "stages": [{"until": 0.5, "frames": 1, "batch": 2}, {"until": 1.0, "frames": 5, "batch": 1}],
     },
@@ -106,7 +100,7 @@ def drop(training: Trainee, steps: int, learning_rate: float) -> tuple[float, fl
 
 def test_a_vae_that_knows_only_images_repeats_a_still_picture() -> None:
     torch.manual_seed(0)
-    vae = AutoencoderKLWan(**SIZES["plain"]).eval()
+    vae = AutoencoderKLWan(**WAN_VAES["plain"]).eval()
     start_from_images(vae)
     with torch.no_grad():
         clip = decode_clip(vae, encode_clip(vae, torch.randn(1, 3, 1, 16, 16).expand(-1, -1, 9, -1, -1)).mean)
@@ -189,7 +183,7 @@ def test_a_few_steps_lower_the_video_loss(clips: ClipBatch, config: Path) -> Non
 def test_the_decoder_learns_on_while_the_latents_stay_to_the_bit(clips: ClipBatch) -> None:
     frames, boxes = torch.from_numpy(clips.frames[:, :9]), torch.from_numpy(clips.mouth_boxes[:, :, :9])
     torch.manual_seed(0)
-    vae = AutoencoderKLWan(**SIZES["residual"])
+    vae = AutoencoderKLWan(**WAN_VAES["residual"])
     video = to_pixels(frames[:2])
     with torch.no_grad():
         latents = encode_clip(vae, video).mean.clone()
@@ -381,7 +375,7 @@ def test_saved_weights_are_rounded_but_filters_and_statistics_are_exact(tmp_path
 
 def test_stored_statistics_normalise_the_latents(clips: ClipBatch, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    vae = AutoencoderKLWan(**SIZES["residual"])
+    vae = AutoencoderKLWan(**WAN_VAES["residual"])
     frames = torch.from_numpy(clips.frames)[:2]
     set_video_statistics(vae, frames)
     loaded = save_rounded(vae, tmp_path)
