@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from jova_cli.convert import PICKLES
+from jova_cli.given_paths import PICKLES
 from jova_cli.json_text import read_object
 
 

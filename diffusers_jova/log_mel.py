@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
+from .media_arrays import SILENT
 from .number_arguments import finite_number
 
 
@@ -84,7 +85,7 @@ def centred_log_mel(
 def brought_to_peak(waveform: Tensor, peak: float) -> Tensor:
     """Sound [B, S] whose largest amplitude is `peak`, each by itself; silence as it is."""
     largest = waveform.abs().amax(dim=1, keepdim=True)
-    return waveform * torch.where(largest > 0, peak / largest, 1.0)
+    return waveform * torch.where(largest >= SILENT, peak / largest.clamp(min=SILENT), 1.0)
 
 
 class JoVALogMel(ModelMixin, ConfigMixin):

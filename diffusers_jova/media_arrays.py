@@ -15,6 +15,7 @@ MIN_FRAME_RATE_HZ = 1e-3  # less becomes 0 as a fraction of small numbers
 MAX_FRAME_RATE_HZ = 1000.0  # a frame of more lasts no sample of a telephone
 NTSC_NOMINAL_HZ = (24, 30, 48, 60, 120)  # the rates that television divides by 1.001
 INTEGER_SCALES = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}  # centre, peak
+SILENT = 1e-8  # amplitude below which sound is none
 LARGEST_OVERSHOOT = 4.0  # peak of floats, 12 dB above full scale; what is louder has another scale
 LOUDNESS_BLOCK_S = 0.4  # ITU-R BS.1770 measures blocks of 0.4 s
 

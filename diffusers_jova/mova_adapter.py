@@ -30,7 +30,7 @@ from .adapter_keys import (
     listed,
     split_name,
 )
-from .number_arguments import finite_number
+from .number_arguments import positive_number
 from .temporal_rope import paired_rows
 
 
@@ -56,7 +56,7 @@ def with_given_alpha(alphas: Mapping[str, float], modules: Iterable[str], given:
         ValueError: None is given, and the file is of a trainer of MOVA and states none.
     """
     if given is not None:
-        return dict.fromkeys(modules, finite_number("alpha", given, "it is divided by the rank"))
+        return dict.fromkeys(modules, positive_number("alpha", given, "it is divided by the rank"))
     if lost := [module for module in modules if is_of_mova(module) and module not in alphas]:
         raise ValueError(
             f"`alpha` must be given for an adapter of MOVA's trainers, whose file does not state it, got none for "

@@ -15,7 +15,7 @@ from jova_cli.latent_lengths import check_whole_frames as check_whole_frames
 
 from .finite import check_finite_inputs
 from .generation_defaults import GenerationDefaults
-from .media_arrays import MAX_FRAME_RATE_HZ, MIN_FRAME_RATE_HZ
+from .media_arrays import MAX_FRAME_RATE_HZ, MIN_FRAME_RATE_HZ, SILENT
 from .number_arguments import whole_number
 from .pictures import Fit, check_fit
 from .prompt import JoVAPrompt, PromptEmbeds, check_text
@@ -261,13 +261,16 @@ def check_speakers(
         )
 
 
-def check_reference(inputs: CallInputs, longest_s: float | None, reads_transcripts: bool) -> None:
+def check_reference(
+    inputs: CallInputs, longest_s: float | None, reads_transcripts: bool, is_guided: bool = True
+) -> None:
     """Refuse a reference voice that the model cannot read, or a transcript that does not go with one.
 
     Args:
         inputs: Settled.
         longest_s: Longest reference voice in seconds that the model reads; None for one that reads none.
         reads_transcripts: Whether the sound reads what is said, that of the reference voice too.
+        is_guided: Whether predictions without the prompt are made, which read what the voice says as well.
     """
     if inputs.reference_audio is None:
         if inputs.reference_transcript is not None:
@@ -285,8 +288,11 @@ def check_reference(inputs: CallInputs, longest_s: float | None, reads_transcrip
             f"`reference_audio` must last at most {longest_s:g} s beside a clip of this model, got "
             f"{inputs.reference_s:.3f} s; cut it"
         )
-    if not np.any(np.asarray(inputs.reference_audio)):
-        raise ValueError("`reference_audio` must hold a voice, got silence; use another recording")
+    if np.abs(np.asarray(inputs.reference_audio)).max(initial=0) < SILENT:
+        raise ValueError(
+            "`reference_audio` must hold a voice, got silence in what its channels have in common; use another "
+            "recording, or one of its channels"
+        )
     texts = inputs.reference_transcript
     said = texts if isinstance(texts, list) else [texts]
     for text in said if texts is not None else ():
@@ -296,7 +302,10 @@ def check_reference(inputs: CallInputs, longest_s: float | None, reads_transcrip
             f"`reference_transcript` must be None for a model without `spoken_text_encoder`, got {texts!r}; leave it "
             "out"
         )
-    is_encoded = inputs.prompt_embeds is not None
+    negative = inputs.negative_prompt_embeds
+    is_encoded = inputs.prompt_embeds is not None and (
+        not is_guided or (isinstance(negative, PromptEmbeds) and negative.audio_features is not None)
+    )
     if reads_transcripts and not is_encoded and not all(isinstance(text, str) and text.strip() for text in said):
         raise ValueError(
             "`reference_transcript` must be what `reference_audio` says, which this model reads with it, got "

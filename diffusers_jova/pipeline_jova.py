@@ -225,7 +225,8 @@ class JoVAPipeline(
         check_output(inputs, self._callback_tensor_inputs)
         check_generator(inputs.generator, inputs.num_clips)
         config = self.transformer.config
-        check_reference(inputs, self.config.max_reference_s, self.reads_transcripts)
+        is_guided = any(scale not in (None, 1) for scale in (settings.guidance_scale, settings.audio_guidance_scale))
+        check_reference(inputs, self.config.max_reference_s, self.reads_transcripts, is_guided)
         if self.reads_transcripts:
             check_spoken_features("prompt_embeds", inputs.prompt_embeds)
             check_spoken_features("audio_negative_prompt_embeds", inputs.audio_negative_prompt_embeds)
@@ -484,7 +485,7 @@ class JoVAPipeline(
             negative_prompt_embeds,
             audio_negative_prompt_embeds,
             settings.max_sequence_length,
-            reference_transcript,
+            reference_transcript if "audio" in media.references else None,
         )
         text = TextConditions(*encoded, speakers=speakers)
         check_finite_inputs(text.named_features())

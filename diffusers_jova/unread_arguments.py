@@ -81,7 +81,7 @@ RULES: Sequence[Rule] = (  # where it holds, what is then not read, and why
         lambda call: "audio" not in call.generated,
         (
             *("audio_guidance_scale", "audio_guidance_rescale", "audio_apg_threshold", "audio_speaker_scale"),
-            *("audio_sigmas", "audio_latents", "reference_audio"),
+            *("audio_sigmas", "audio_latents", "reference_audio", "reference_transcript"),
         ),
         "no sound is generated",
     ),

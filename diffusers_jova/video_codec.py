@@ -52,7 +52,9 @@ class JoVAVideoCodec:
     def encode(self, frames: Tensor) -> Tensor:
         """Normalised posterior means, float32 [B, C, F, h, w], of frames [B, 3, N, H, W] in [-1, 1]."""
         frames = frames.to(execution_device(self.vae), self.vae.dtype)
-        encode = encode_clip if self.takes_one_pass(len(frames), *frames.shape[2:]) else _host_encode
+        is_whole = (frames.shape[2] - 1) % self.temporal_factor == 0  # the VAE's chunks drop the rest
+        is_one_pass = is_whole and self.takes_one_pass(len(frames), *frames.shape[2:])
+        encode = encode_clip if is_one_pass else _host_encode
         return self.normalize(encode(self.vae, frames).mode())
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ class JoVAVideoCodec:
         keep the chunks, whose memory does not grow, as do VAEs that somebody tiles, offloads, compiles or subclasses.
         """
         vae = self.vae
-        if type(vae) is not AutoencoderKLWan or {"encode", "decode"} & vars(vae).keys() or hasattr(vae, "_hf_hook"):
+        if type(vae) is not AutoencoderKLWan or not _is_plain(vae, vae.encoder, vae.decoder):
             return False
         if execution_device(vae).type != "cpu" or vae.use_tiling or vae.use_slicing:
             return False
@@ -100,3 +102,16 @@ def _host_encode(vae: Any, frames: Tensor) -> Any:
 def _host_decode(vae: Any, latents: Tensor) -> Tensor:
     decoded: Tensor = vae.decode(latents, return_dict=False)[0]
     return decoded
+
+
+def _is_plain(*modules: Any) -> bool:
+    """Whether nobody compiled modules, put hooks on them, or methods in place of those of their classes."""
+    changes = {"encode", "decode", "forward", "_hf_hook"}
+    return not any(
+        changes & vars(module).keys()
+        or "_orig_mod" in module._modules  # as torch.compile leaves it
+        or module._compiled_call_impl is not None
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        for module in modules
+    )

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 CONV_KERNEL = 7  # of Ovi's and NAVA's audio embedding
 CONV_HIDDEN_MULTIPLE = 256
 TIMESTEP_THETA = 10000.0
-WITHOUT_FLOAT64 = ("mps", "npu")  # devices
+WITHOUT_FLOAT64 = ("mps", "npu", "xpu", "privateuseone")  # devices
 
 
 class JoVAWanPatchEmbedding(nn.Conv3d):

@@ -21,7 +21,7 @@ def cache_settings(text: str) -> dict[str, Any]:
     Raises:
         ValueError: Naming the option.
     """
-    known = [field.name for field in read_fields(*CONFIG)]
+    known = {field.name: field.default for field in read_fields(*CONFIG)}
     settings: dict[str, Any] = {}
     for word in text.split(","):
         name, equals, value = (part.strip() for part in word.partition("="))
@@ -32,18 +32,22 @@ def cache_settings(text: str) -> dict[str, Any]:
             raise ValueError(f"`--cache` must name a setting of the cache, got {name!r}; {hint}")
         if name in settings:
             raise ValueError(f"`--cache` must name a setting once, got `{name}` several times; leave all but one out")
-        settings[name] = value if name.startswith("storage_") else number(name, value)
+        settings[name] = (
+            value if name.startswith("storage_") else number(name, value, is_whole=known[name].isdecimal())
+        )
     if (dtype := settings.get("storage_dtype", FORMATS[0])) not in FORMATS:
         raise ValueError(f"`storage_dtype` of `--cache` must be one of {', '.join(FORMATS)}, got {dtype!r}")
     return settings
 
 
-def number(name: str, value: str) -> float:
-    """A number of a setting, whole where it is written so."""
+def number(name: str, value: str, is_whole: bool) -> float:
+    """A number of a setting, whole where its default is."""
     try:
         found = float(value)
     except ValueError as error:
         raise ValueError(f"`{name}` of `--cache` must be a number, got {value!r}; write {EXAMPLE}, say") from error
     if not 0 < found < float("inf"):
         raise ValueError(f"`{name}` of `--cache` must be positive and finite, got {value}; write {EXAMPLE}, say")
-    return int(value) if value.isdecimal() else found
+    if is_whole and not found.is_integer():
+        raise ValueError(f"`{name}` of `--cache` must be a whole number, got {value}; write {EXAMPLE}, say")
+    return int(found) if is_whole else found

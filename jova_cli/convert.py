@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .given_paths import check_new, check_readable, kind_of
+from .given_paths import WEIGHT_FILES, check_new, check_readable, kind_of
 from .model_info import read_header
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name
 from .shipped import HUB_NAME
@@ -24,7 +24,6 @@ REVERSIBLE = ("wan", "nava")
 LAYOUTS = ("diffusers", "peft", "comfy")
 TOWERS = ("video", "video_low")
 HUB_SOURCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+))?")
-PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SHARD_GB = 5.0
 AUDIO_CHANNELS = 20
 
@@ -113,8 +112,8 @@ def check_convertible(option: str, source: str) -> None:
             raise ValueError(f"`{option}` {rule}, got `{source}`; {advice}")
         return
     check_readable(option, path, "download it first")
-    if kind == "file" and path.suffix not in (".safetensors", *PICKLES):
-        known = ", ".join((".safetensors", *PICKLES))
+    if kind == "file" and path.suffix not in WEIGHT_FILES:
+        known = ", ".join(WEIGHT_FILES)
         raise ValueError(f"`{option}` must be a folder or one of {known}, got `{source}`; choose another")
     if kind == "file" and path.suffix == ".safetensors":
         read_header(path)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from .cache_words import cache_settings
 from .clip_limits import GivenLengths
 from .file_arguments import add_file_arguments, as_options, check_file_arguments
-from .given_paths import check_file, check_readable, check_suffix, check_writable
+from .given_paths import WEIGHT_FILES, check_file, check_readable, check_suffix, check_writable
 from .media_files import check_image, check_sound, check_video
 from .model_clips import MODALITIES, check_clip_fits, index_defaults
 from .model_info import read_header, read_index
@@ -33,7 +33,6 @@ each was made. `torchrun --nproc-per-node N -m jova_cli generate ...` shares the
 machines."""
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
 SHIPPED = "jova-tiny"
-ADAPTER_SUFFIXES = (".safetensors", ".bin", ".pt")
 LARGEST_SEED = 2**32 - 1
 
 
@@ -209,6 +208,7 @@ def check_clip(args: argparse.Namespace) -> None:
     if args.num_frames is not None or (args.audio is None and args.video is None):  # else their length counts
         check_fits(args)
     check_signature(args)
+    check_first_frame(args)
     check_reference(args)
     check_media(args)
 
@@ -258,7 +258,7 @@ def check_media(args: argparse.Namespace) -> None:
         except (ValueError, OSError) as error:
             raise ValueError(as_options(one_line(error), path=words)) from error
         except ImportError:  # said by the work, with what to install
-            return
+            continue
 
 
 def check_fits(args: argparse.Namespace, num_frames: int | None = None, given: GivenLengths | None = None) -> None:
@@ -279,7 +279,7 @@ def check_model(args: argparse.Namespace) -> None:
     """Refuse a model or an adapter that is not there."""
     check_source("--model", args.model)
     if Path(args.model).exists():
-        check_first_frame(args, read_index(Path(args.model)))
+        read_index(Path(args.model))
     if args.cache is not None:
         cache_settings(args.cache)
     if args.skip_unknown and not args.lora:
@@ -294,9 +294,12 @@ def check_model(args: argparse.Namespace) -> None:
             check_adapter(Path(adapter.source))
 
 
-def check_first_frame(args: argparse.Namespace, index: Mapping[str, Any]) -> None:
+def check_first_frame(args: argparse.Namespace) -> None:
     """Refuse a clip without a first frame of a model that never begins without one."""
-    if index.get("needs_image") and "video" in args.modalities and args.image is None and args.video is None:
+    has_one = args.image is not None or args.video is not None
+    if has_one or "video" not in args.modalities or not Path(args.model).exists():  # on the hub: the pipeline refuses
+        return
+    if read_index(Path(args.model)).get("needs_image"):
         raise ValueError(
             "`--image` must be given to this model, whose clips begin with one, got neither `--image` nor `--video`; "
             "give the first frame, or `--modalities audio`"
@@ -314,16 +317,16 @@ def check_finished(path: Path) -> None:
 
 def check_adapter(path: Path) -> None:
     """Refuse a file that holds no tensors, and a folder that holds none of such files."""
-    if path.is_dir() and not any(file.suffix in ADAPTER_SUFFIXES for file in path.iterdir()):
+    if path.is_dir() and not any(file.suffix in WEIGHT_FILES for file in path.iterdir()):
         raise ValueError(
-            f"`--lora` must be the folder of an adapter, got {path} without a {' or '.join(ADAPTER_SUFFIXES)} file; "
+            f"`--lora` must be the folder of an adapter, got {path} without a {' or '.join(WEIGHT_FILES)} file; "
             "name that of a `jova train-lora` that has ended, or the file itself"
         )
-    if path.is_file() and path.suffix not in ADAPTER_SUFFIXES:
+    if path.is_file() and path.suffix not in WEIGHT_FILES:
         raise ValueError(
-            f"`--lora` must be a {' or '.join(ADAPTER_SUFFIXES)} file, or a folder with one, got {path}; name another"
+            f"`--lora` must be a {' or '.join(WEIGHT_FILES)} file, or a folder with one, got {path}; name another"
         )
-    if path.is_file() and path.suffix == ADAPTER_SUFFIXES[0]:
+    if path.is_file() and path.suffix == WEIGHT_FILES[0]:
         read_header(path)
 
 

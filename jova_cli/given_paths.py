@@ -9,6 +9,8 @@ from typing import Literal
 
 PREPARE_FIRST = "run `jova prepare` first"
 RECORDS = "*.safetensors"  # that `jova prepare` writes
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+WEIGHT_FILES = (".safetensors", *PICKLES)
 LONGEST_NAME_BYTES = 200  # of 255 that a file system takes; the rest is for what writing adds
 
 

@@ -298,6 +298,10 @@ class TrainConfig:
                 "`prefix_probability` gives beginnings of its own; set it to 0 and `continuation` in `tasks`",
             ),
             (
+                self.prefix_max_fraction == 0 and (self.tasks or {}).get("continuation", 0) > 0,
+                "`prefix_max_fraction` must be above 0 for the `continuation` in `tasks`, got 0; leave it out",
+            ),
+            (
                 self.stage == "audio" and self.experts != "drawn",
                 f"`experts` are of the video; set `experts: drawn` or change `stage: audio`, got {self.experts!r}",
             ),

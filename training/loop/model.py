@@ -205,7 +205,7 @@ def check_loudness(headers: Iterable[RecordHeader], config: TrainConfig) -> None
     Raises:
         ValueError: There is one.
     """
-    wanted = config.loudness_lufs
+    wanted = None if config.stage == "video" else config.loudness_lufs
     for header in (header for header in headers if "audio_latents" in header.shapes and wanted is not None):
         found = header.metadata.get("loudness_lufs") or None
         if found is None or float(found) != wanted:
