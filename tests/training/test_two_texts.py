@@ -44,7 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two clips, each of another text."""
     folder = tmp_path_factory.mktemp("clips")
-    source = write_clips(folder / "source")
+    source = write_clips(folder / "source", num_frames=9)
     for name, words in SAID.items():
         (source / f"{name}.txt").unlink()
         (source / f"{name}.json").write_text(json.dumps({"video_caption": f"man {name}", "transcript": words}))
@@ -117,17 +117,18 @@ def test_records_of_a_pipeline_that_reads_one_text_are_as_before(tiny_pipeline_f
 
 
 def test_what_the_model_cannot_say_leaves_out_its_clip_before_it_is_encoded(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = write_clips(tmp_path / "source")
+    source = write_clips(tmp_path / "source", num_frames=9)
     (source / "b.txt").unlink()
-    (source / "b.json").write_text(json.dumps({"video_caption": "b", "transcript": "3 men"}))
+    (source / "b.json").write_text(json.dumps({"video_caption": "b", "audio_caption": "rain", "transcript": "3 men"}))
     write_recording(source, (*WORDS[:-1], "5"))
     prepare([str(source), str(tmp_path / "prepared"), "--model", str(model), "--cut", "all", *OPTIONS])
     told = capsys.readouterr().out
-    assert re.search(
-        r"skipped 1: `transcript` must be of characters that the model can say, got '3'; .*\(b\.mp4\)", told
-    )
+    reason = r"skipped 1: `transcript` must be of characters that the model can say, got '3'; .*\(b\.mp4\)"
+    assert re.search(reason, told)
+    assert "`audio_caption` of 1 is not read by this model: b.mp4" in told
+    assert "`transcript` of" not in told
     assert "left out of 1: talk.mp4; the words hold characters that the model cannot say" in told
     assert "no words for the sound in 1: a.mp4; this model reads them from `transcript`" in told
     said = [header.metadata["transcript"] for header in PrecomputedDataset(tmp_path / "prepared").headers]
@@ -136,14 +137,14 @@ def test_what_the_model_cannot_say_leaves_out_its_clip_before_it_is_encoded(
 
 
 def test_a_clip_of_words_alone_is_prepared(model: Path, tmp_path: Path) -> None:
-    source = write_clips(tmp_path / "source", ["a"])
+    source = write_clips(tmp_path / "source", ["a"], num_frames=9)
     (source / "a.txt").unlink()
     (source / "a.json").write_text(json.dumps({"transcript": "Hi"}))
     prepare([str(source), str(tmp_path / "prepared"), "--model", str(model), *OPTIONS])
     assert PrecomputedDataset(tmp_path / "prepared").headers[0].metadata["transcript"] == "Hi"
 
 
-def test_another_encoder_of_spoken_text_makes_the_records_anew(model: Path, prepared: Path, tmp_path: Path) -> None:
+def test_another_encoder_of_spoken_text_makes_the_records_anew(prepared: Path, tmp_path: Path) -> None:
     before = {path.name: load_file(path) for path in prepared.glob("*.safetensors")}
     other = build_spoken_pipeline()
     with torch.no_grad():
@@ -195,8 +196,7 @@ def conditions(data: Path, model: Path, folder: Path, num_clips: int, **settings
 def test_the_sound_reads_its_own_text_and_drops_it(
     model: Path, prepared: Path, tmp_path: Path, dropout: dict[str, float], in_memory: bool
 ) -> None:
-    (tmp_path / "run").mkdir()
-    settings = {"caption_dropout": 0.0, "in_memory": in_memory} | dropout
+    settings = {"caption_dropout": 0.0, "dataset_on_device": in_memory} | dropout
     arguments = conditions(prepared, model, tmp_path, 2, **settings)
     pipe = JoVAPipeline.from_pretrained(model)
     seen, heard = arguments["encoder_hidden_states"], arguments["audio_encoder_hidden_states"]
@@ -210,11 +210,12 @@ def test_the_sound_reads_its_own_text_and_drops_it(
         torch.testing.assert_close(seen[row][arguments["encoder_attention_mask"][row]], text)
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 1.0])
 def test_a_step_with_a_voice_reads_what_a_call_with_one_reads(
-    model: Path, recording: Path, tmp_path: Path, dropout: float
+    model: Path, recording: Path, tmp_path: Path, dropout: float, in_memory: bool
 ) -> None:
-    settings = {"tasks": {"voice": 1}, "caption_dropout": dropout}
+    settings = {"tasks": {"voice": 1}, "caption_dropout": dropout, "dataset_on_device": in_memory}
     arguments = conditions(recording, model, tmp_path, 2, **settings)
     dataset = PrecomputedDataset(recording, with_voices=True)
     pipe = JoVAPipeline.from_pretrained(model)
@@ -285,6 +286,18 @@ def test_words_change_what_the_sound_learns(model: Path, prepared: Path, tmp_pat
     assert not torch.equal(trainer.loss(inputs).audio, first.audio)
 
 
+@pytest.mark.parametrize(("stage", "probability"), [("audio", 0.0), ("video", 1.0)])
+def test_a_stage_of_one_modality_reads_the_text_of_that_one(
+    model: Path, prepared: Path, tmp_path: Path, stage: str, probability: float
+) -> None:
+    settings = {"data": str(prepared), "model": str(model), "batch_size": 2, "image_probability": probability}
+    trainer = Trainer(tiny_config(tmp_path, **settings, mouth_weight=0, stage=stage))
+    arguments = trainer.conditioning(trainer.dataset.batch(range(2)), seed=0).arguments
+    assert ("audio_encoder_hidden_states" in arguments) == (stage == "audio")
+    trainer.train()
+    assert trainer.step == 6
+
+
 # 3. Refusals
 
 
@@ -307,16 +320,11 @@ def test_records_without_spoken_text_are_refused(
     for source in (model, model / "transformer"):
         with pytest.raises(ValueError, match=message):
             Trainer(tiny_config(tmp_path, data=str(data), model=str(source), **settings))
+    mixed = without_spoken(prepared, tmp_path / "mixed", "a*")
     with pytest.raises(ValueError, match=message):
-        mixed = without_spoken(prepared, tmp_path / "mixed", "a*")
         Trainer(tiny_config(tmp_path, data=str(mixed), model=str(model), **settings))
-    alike = build_spoken_pipeline(
-        transformer=None, spoken_text_encoder=None, spoken_tokenizer=None, prompt_template="{video}"
-    )
-    assert alike.spoken_text_encoder is None
-    shutil.copy(data / EMPTY_PROMPT, tmp_path / "empty")
     shutil.copytree(prepared, tmp_path / "half")
-    shutil.copy(tmp_path / "empty", tmp_path / "half" / EMPTY_PROMPT)
+    shutil.copy(data / EMPTY_PROMPT, tmp_path / "half" / EMPTY_PROMPT)
     with pytest.raises(ValueError, match=r"`.*empty\.safetensors` must hold `spoken_embeds` as the clips do, got"):
         Trainer(tiny_config(tmp_path, data=str(tmp_path / "half"), model=str(model), **settings))
     with pytest.raises(ValueError, match=r"must have no `spoken_embeds`|must be 16 wide|must be 4 wide"):

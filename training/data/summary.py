@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.training.data.manifest import IMAGE_SUFFIXES, Sample
 from diffusers_jova.whole_files import write_text
 from jova_cli.tables import some
@@ -117,6 +118,27 @@ def describe_whole_captions(samples: Sequence[Sample]) -> str:
     return (
         f"`--whisper` leaves {len(whole)} captions as they are: {some(whole)}; write them as `video_caption` "
         "to have the words added\n"
+    )
+
+
+def describe_unread(samples: Sequence[Sample], template: str, reads_transcripts: bool) -> str:
+    """Say which parts of captions the model does not read; empty if it reads all.
+
+    Args:
+        samples: Of the data set.
+        template: `prompt_template` of the pipeline.
+        reads_transcripts: Whether its sound reads the transcripts.
+    """
+    unread: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        prompt = JoVAPrompt(sample.video_caption, sample.audio_caption, sample.transcript)
+        for part in prompt.unread_parts(template):
+            unread[part].append(sample.source.name)
+    columns = {"audio": "audio_caption"} | ({} if reads_transcripts else {"transcript": "transcript"})
+    return "".join(
+        f"`{column}` of {len(unread[part])} is not read by this model: {some(unread[part])}\n"
+        for part, column in columns.items()
+        if part in unread
     )
 
 

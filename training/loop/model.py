@@ -209,9 +209,10 @@ def check_tasks(datasets: Iterable[PrecomputedDataset], transformer: Any, config
         for dataset in datasets:
             if len(dataset.voices) < (len(dataset) if config.distribution in SHARDED else 1):
                 raise ValueError(
-                    "`tasks` with voice must have recordings of several clips with sound of one length, and with words "
-                    "where the model reads them, all of them in a sharded run, got "
-                    f"{len(dataset.voices)} clips of such in `{dataset.root}`; prepare longer ones by `jova prepare --cut all`, or leave voice out"
+                    "`tasks` with voice must have recordings of several clips with sound of one length, and with "
+                    "words where the model reads them, all of them in a sharded run, got "
+                    f"{len(dataset.voices)} clips of such in `{dataset.root}`; prepare longer ones by `jova prepare "
+                    "--cut all`, or leave voice out"
                 )
     if any(task.gives_video for task in tasks) and transformer.config.get("boundary") is not None:
         raise ValueError(
