@@ -25,6 +25,7 @@ LAYOUTS = ("diffusers", "peft", "comfy")
 TOWERS = ("video", "video_low")
 HUB_SOURCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+))?")
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+CHARACTERS = ".txt"  # the list of UniAVGen's release
 SHARD_GB = 5.0
 AUDIO_CHANNELS = 20
 
@@ -113,8 +114,9 @@ def check_convertible(option: str, source: str) -> None:
             raise ValueError(f"`{option}` {rule}, got `{source}`; {advice}")
         return
     check_readable(option, path, "download it first")
-    if kind == "file" and path.suffix not in (".safetensors", *PICKLES):
-        known = ", ".join((".safetensors", *PICKLES))
+    suffixes = (".safetensors", *PICKLES, *([CHARACTERS] if option == "--components" else []))
+    if kind == "file" and path.suffix not in suffixes:
+        known = ", ".join(suffixes)
         raise ValueError(f"`{option}` must be a folder or one of {known}, got `{source}`; choose another")
     if kind == "file" and path.suffix == ".safetensors":
         read_header(path)
