@@ -230,6 +230,7 @@ class JoVAPipeline(
         if self.reads_transcripts:
             check_spoken_features("prompt_embeds", inputs.prompt_embeds)
             check_spoken_features("audio_negative_prompt_embeds", inputs.audio_negative_prompt_embeds)
+            self.check_said(inputs.prompt, inputs.reference_transcript)
         check_speakers(
             inputs.speaker_embeds, config.get("speaker_dim"), self.config.speaker_token, inputs.prompt_embeds
         )

@@ -79,18 +79,20 @@ class JoVAPromptEncoderMixin:
 
         num_prompts, length = count_prompts(prompt, prompt_embeds), settings.max_sequence_length
         self.warn_of_unread_parts(prompt)
-        found: PromptEmbeds | None = self.encode_or_take(prompt, prompt_embeds, num_prompts, length)
+        found: PromptEmbeds | None = self.encode_read(
+            prompt, said_by(prompt), num_prompts, length, prompt_embeds, reference_transcript
+        )
         negative: PromptEmbeds | None = None
         audio_negative: PromptEmbeds | None = None
         if do_classifier_free_guidance:
-            negative = self.encode_or_take(settings.negative_prompt, negative_prompt_embeds, num_prompts, length)
+            unsaid = said_by(settings.audio_negative_prompt or NOTHING, is_caption=False)
+            negative = self.encode_read(
+                settings.negative_prompt,
+                *(unsaid, num_prompts, length, negative_prompt_embeds, reference_transcript, "audio_negative_prompt"),
+            )
             text = None if self.reads_transcripts else settings.audio_negative_prompt
             if text is not None or audio_negative_prompt_embeds is not None:
                 audio_negative = self.encode_or_take(text, audio_negative_prompt_embeds, num_prompts, length)
-        if self.reads_transcripts:
-            found = self.with_spoken("transcript", found, said_by(prompt), reference_transcript)
-            unsaid = said_by(settings.audio_negative_prompt or NOTHING, is_caption=False)
-            negative = self.with_spoken("audio_negative_prompt", negative, unsaid, reference_transcript)
         found, negative, audio_negative = (
             None if embeds is None else embeds.repeat(num_videos_per_prompt)
             for embeds in (found, negative, audio_negative)
@@ -105,29 +107,60 @@ class JoVAPromptEncoderMixin:
         """Whether the sound reads the transcript alone, and the picture the rest of a prompt."""
         return self.spoken_text_encoder is not None
 
-    def with_spoken(
-        self, name: str, embeds: PromptEmbeds | None, texts: list[str], reference: str | list[str] | None
-    ) -> PromptEmbeds | None:
-        """Encoded prompts with the features of what is said in them, unless they bring these along.
+    def encode_read(
+        self,
+        prompts: Prompts | None,
+        said: list[str],
+        num_prompts: int,
+        max_sequence_length: int,
+        embeds: PromptEmbeds | Tensor | None = None,
+        reference: str | list[str] | None = None,
+        name: str = "transcript",
+    ) -> PromptEmbeds:
+        """Encode all that a model reads of prompts: for a call, and for the clips of a training.
 
         Args:
-            name: Argument that the texts come from.
-            embeds: B prompts; None where they are not needed.
-            texts: What is said, one for all or one per prompt.
-            reference: What a reference voice says in front of it, likewise.
+            prompts: Strings, or three-part prompts.
+            said: What is said in them, one for all or one per prompt; read with an encoder of spoken text.
+            num_prompts: How many there are.
+            max_sequence_length: Longest prompt in tokens.
+            embeds: Encoded prompts, in place of `prompts`, and of `said` where they bring it along.
+            reference: What a reference voice says in front of `said`, likewise.
+            name: Argument that `said` comes from.
         """
-        if embeds is None or embeds.audio_features is not None:
-            return embeds
+        found = self.encode_or_take(prompts, embeds, num_prompts, max_sequence_length)
+        if not self.reads_transcripts or found.audio_features is not None:
+            return found
         self.check_text_components()
-        num_prompts = embeds.features.shape[0]
-        texts = repeated("prompt", texts, num_prompts)
-        if reference is not None:
-            references = repeated("reference_transcript", reference, num_prompts)
-            for one in references:
-                spoken_ids("reference_transcript", one, self.spoken_tokenizer)  # refuses its characters by its name
-            texts = [f"{one.strip()} {text.strip()}" for one, text in zip(references, texts, strict=True)]
+        texts = self.joined_texts(name, repeated("prompt", said, found.features.shape[0]), reference)
         features, mask = self.encode_spoken(name, texts)
-        return embeds._replace(audio_features=features, audio_mask=mask)
+        return found._replace(audio_features=features, audio_mask=mask)
+
+    def joined_texts(self, name: str, said: list[str], reference: str | list[str] | None) -> list[str]:
+        """What is said, behind what a reference voice says, if there is one.
+
+        Raises:
+            ValueError: A character is none that the model can say.
+        """
+        for text in said:
+            spoken_ids(name, text, self.spoken_tokenizer)
+        if reference is None:
+            return said
+        references = repeated("reference_transcript", reference, len(said))
+        for one in references:
+            spoken_ids("reference_transcript", one, self.spoken_tokenizer)
+        return [f"{one.strip()} {text.strip()}" for one, text in zip(references, said, strict=True)]
+
+    def check_said(self, prompts: Prompts | None, reference: str | list[str] | None = None) -> None:
+        """Refuse characters that the model cannot say, before anything is encoded.
+
+        Args:
+            prompts: Strings, or three-part prompts; None where encoded ones take their place.
+            reference: What a reference voice says.
+        """
+        if self.reads_transcripts and prompts is not None:
+            self.check_text_components()
+            self.joined_texts("transcript", said_by(prompts), reference)
 
     @torch.no_grad()
     def encode_spoken(self, name: str, texts: list[str]) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,10 @@ ASCII_WORD = re.compile(r"[A-Za-z0-9]+(?:\.[0-9]+)?%?|.", re.DOTALL)
 NO_SPACE_BEHIND = " :'\""  # in front of a word of ASCII
 
 
+class UnsayableError(ValueError):
+    """What is said holds characters that the model cannot say."""
+
+
 def spoken_ids(name: str, text: str, tokenizer: Any) -> Tensor:
     """Indices of the units of a text, int64 [1, S], with fillers up to `MIN_UNITS`.
 
@@ -34,13 +38,13 @@ def spoken_ids(name: str, text: str, tokenizer: Any) -> Tensor:
         tokenizer: From `diffusers_jova.conversion.spoken_characters`.
 
     Raises:
-        ValueError: The tokenizer does not know a unit; the originals read a space in its place, without a word.
+        UnsayableError: The tokenizer does not know a unit; the originals read a space in its place, without a word.
     """
     units = spoken_units(tokenizer.backend_tokenizer.normalizer.normalize_str(text))
     ids = tokenizer.convert_tokens_to_ids(units)
     unknown = (unit for unit, index in zip(units, ids, strict=True) if index == tokenizer.unk_token_id)
     if signs := ", ".join(repr(unit) for unit in dict.fromkeys(unknown)):
-        raise ValueError(
+        raise UnsayableError(
             f"`{name}` must be of characters that the model can say, got {signs}; write it in other words"
         )
     return torch.tensor([ids + [FILLER] * (MIN_UNITS - len(ids))], dtype=torch.long)

@@ -24,6 +24,7 @@ REVERSIBLE = ("wan", "nava")
 LAYOUTS = ("diffusers", "peft", "comfy")
 TOWERS = ("video", "video_low")
 HUB_SOURCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+))?")
+CHARACTERS = ".txt"  # the list of UniAVGen's release
 SHARD_GB = 5.0
 AUDIO_CHANNELS = 20
 
@@ -112,8 +113,9 @@ def check_convertible(option: str, source: str) -> None:
             raise ValueError(f"`{option}` {rule}, got `{source}`; {advice}")
         return
     check_readable(option, path, "download it first")
-    if kind == "file" and path.suffix not in WEIGHT_FILES:
-        known = ", ".join(WEIGHT_FILES)
+    suffixes = (*WEIGHT_FILES, *([CHARACTERS] if option == "--components" else []))
+    if kind == "file" and path.suffix not in suffixes:
+        known = ", ".join(suffixes)
         raise ValueError(f"`{option}` must be a folder or one of {known}, got `{source}`; choose another")
     if kind == "file" and path.suffix == ".safetensors":
         read_header(path)

@@ -6,6 +6,7 @@ import torch
 from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniToken2WavBigVGANModel
 
 from diffusers_jova import (
     FlowMatchAudioVideoScheduler,
@@ -14,6 +15,9 @@ from diffusers_jova import (
     JoVATransformer3DModel,
     JoVAWanTransformer3DModel,
 )
+from diffusers_jova.conversion.spoken_characters import character_tokenizer
+from diffusers_jova.log_mel import JoVALogMel
+from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
 
 
 DEFAULTS = {
@@ -196,3 +200,27 @@ def build_tiny_pipeline(**overrides: object) -> JoVAPipeline:
     pipeline = JoVAPipeline(**{**parts, **overrides})
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def build_spoken_pipeline(**overrides: object) -> JoVAPipeline:
+    """What a converted UniAVGen consists of: its sound reads characters of letters and four signs."""
+    torch.manual_seed(0)
+    characters = [" ", *string.ascii_letters, *".,!'"]
+    encoder = JoVASpokenTextEncoder(vocab_size=len(characters), dim=8, hidden_dim=16, num_layers=1)
+    vocoder = Qwen2_5OmniToken2WavBigVGANModel.config_class(mel_dim=8, upsample_initial_channel=64)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.2)
+    parts = {
+        "transformer": build_dual_tower("aligned", audio_in_channels=8, audio_text_dim=8),
+        "audio_vae": JoVALogMel(mel_bins=8),
+        "vocoder": Qwen2_5OmniToken2WavBigVGANModel(vocoder).eval(),
+        "spoken_tokenizer": character_tokenizer(characters),
+        "spoken_text_encoder": encoder.eval(),
+        "prompt_template": "{video}",
+        "one_way_coupling": True,
+        "needs_image": True,
+        "max_reference_s": 5.0,
+    }
+    return build_tiny_pipeline(**{**parts, **overrides})

@@ -4,8 +4,13 @@ Letters: B batch, C latent channels, F latent frames, h x w latent cells, L audi
 
 A record holds, without a batch dimension, any of `video_latents` [C, F, h, w], `audio_latents` [L, C], `image_latents`
 [C, 1, h, w] or with grey frames behind the first [C, F, h, w], `prompt_embeds` [S, D], `prompt_embeds_2` [S2, D2],
-their bool masks `prompt_mask` [S], `prompt_mask_2` [S2] and `mouth_boxes` [P, pixel frames, 4]. The numbers of the
-clip stand in the header as strings. An absent tensor is an absent modality.
+their bool masks `prompt_mask` [S], `prompt_mask_2` [S2] and `mouth_boxes` [P, pixel frames, 4], and for a model whose
+sound reads what is said alone, `spoken_embeds` [S3, D3]. The numbers of the clip stand in the header as strings. An
+absent tensor is an absent modality.
+
+Such a model reads of a clip with a voice in front of it the words of both. A clip with another one of its recording
+has them in a file of its name in the folder `voices`: `voice_spoken_embeds`, `voice_empty_embeds` (where its own words
+are dropped), [S4, D3] each, and the other one's file name in the header.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from diffusers_jova.finite import is_finite
@@ -39,14 +45,18 @@ Batch: TypeAlias = dict[str, Any]
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64, "BOOL": torch.bool}
 LATENTS = ("video_latents", "audio_latents", "image_latents")
 PROMPTS = (("prompt_embeds", "prompt_mask"), ("prompt_embeds_2", "prompt_mask_2"))
+SPOKEN = ("spoken_embeds", "spoken_mask")  # the mask is that of a batch alone
+VOICE_TEXTS = (("voice_spoken_embeds", "voice_spoken_mask"), ("voice_empty_embeds", "voice_empty_mask"))
 SHAPES: dict[str, Sequence[int | None]] = {  # of the tensors of a record; None is any size
     "video_latents": (None,) * 4,
     "audio_latents": (None,) * 2,
     "image_latents": (None, 1, None, None),
     **{name: (None,) * (1 + name.startswith("prompt_embeds")) for pair in PROMPTS for name in pair},
+    **{embeds: (None, None) for embeds, _ in (SPOKEN, *VOICE_TEXTS)},
     "mouth_boxes": (None, None, 4),
 }
 EMPTY_PROMPT = Path("prompts", "empty.safetensors")  # inside the cache; what caption dropout puts in place of a prompt
+VOICES = Path("voices")  # inside the cache; the words of clips behind a voice
 UNFINISHED = Path("prepare.unfinished")  # inside the cache; stands there until all clips are prepared
 
 
@@ -194,8 +204,9 @@ def collate(
 
     Returns:
         `video_latents` [B, C, F, h, w], `audio_latents` [B, L, C], `image_latents` [B, C, 1 or F, h, w],
-        `prompt_embeds` [B, S, D], `prompt_embeds_2` [B, S2, D2], `prompt_mask` bool [B, S + S2], `mouth_mask` bool
-        [B, 1, F, h, w], `face_mask` likewise where it is asked for, `has_video`, `has_audio`, `has_image` float [B],
+        `prompt_embeds` [B, S, D], `prompt_embeds_2` [B, S2, D2], `prompt_mask` bool [B, S + S2], `spoken_embeds`
+        [B, S3, D3], `spoken_mask` bool [B, S3], `mouth_mask` bool [B, 1, F, h, w], `face_mask` likewise where it is
+        asked for, `has_video`, `has_audio`, `has_image` float [B],
         `frame_rate` float, `captions` list. What the whole bucket lacks is None.
     """
     size, batch = len(headers), _empty_batch(len(headers), layout, with_faces)
@@ -205,7 +216,7 @@ def collate(
             if name in record:
                 batch[name][row] = record[name]
                 batch[_presence(name)][row] = 1
-        for name, mask_name in PROMPTS:
+        for name, mask_name in (*PROMPTS, SPOKEN):
             if name in record:
                 length = len(record[name])
                 batch[name][row, :length] = record[name]
@@ -215,6 +226,7 @@ def collate(
             batch["mouth_mask"][row, 0] = _cells(scale_boxes(mouths, box_scale), header)
             if with_faces:
                 batch["face_mask"][row, 0] = _cells(faces_of(mouths), header)
+    batch["spoken_mask"] = masks.pop(SPOKEN[0], None)
     batch["prompt_mask"] = torch.cat(list(masks.values()), dim=1) if masks else None
     batch["captions"] = [header.metadata.get("caption", "") for header in headers]
     return batch
@@ -233,7 +245,8 @@ class PrecomputedDataset(Dataset[Batch]):
         mouth_box_scale: Factor by which mouth boxes grow before they become a mask.
         with_faces: Whether batches have `face_mask`, see `collate`.
         with_voices: Whether batches have `voice_latents` [B, L, C], for each of their clips the sound of another clip
-            of the same recording; None where one of them has none.
+            of the same recording; None where one of them has none. For a model that reads what is said, also the
+            tensors of the folder `voices` and masks of them, `voice_spoken_mask` and `voice_empty_mask` bool [B, S4].
 
     Attributes:
         preparation: Digest of the model and the settings that all records come from; None where they do not say.
@@ -259,7 +272,7 @@ class PrecomputedDataset(Dataset[Batch]):
         self._empty_prompt = _read(self.root / EMPTY_PROMPT) if (self.root / EMPTY_PROMPT).exists() else {}
         self.buckets = _buckets(self.headers)
         self.layouts = [self._layout(bucket) for bucket in self.buckets]
-        self.voices = _other_clips(self.headers, self.buckets) if with_voices else {}
+        self.voices = self._pairs() if with_voices else {}
         self._place = {index: (b, row) for b, bucket in enumerate(self.buckets) for row, index in enumerate(bucket)}
         self._stacks = [self._stack(b, device) for b in range(len(self.buckets))] if in_memory else []
 
@@ -306,21 +319,53 @@ class PrecomputedDataset(Dataset[Batch]):
         others = [self.voices[index] for index in indices if index in self.voices]
         if len(others) < len(indices):
             return {"voice_latents": None}
+        texts = self._voice_texts([self.headers[index].path for index in indices]) if self.is_spoken else {}
         if self.in_memory:
             sound = {"voice_latents": self._stacks[bucket]["audio_latents"]}
-            return _rows(sound, [self._place[other][1] for other in others])
-        return {
-            "voice_latents": torch.stack([_read_one(self.headers[other].path, "audio_latents") for other in others])
-        }
+            return _rows(sound, [self._place[other][1] for other in others]) | texts
+        sounds = [_read_one(self.headers[other].path, "audio_latents") for other in others]
+        return {"voice_latents": torch.stack(sounds)} | texts
+
+    @property
+    def is_spoken(self) -> bool:
+        """Whether the clips are for a model whose sound reads what is said."""
+        return any(SPOKEN[0] in header.shapes for header in self.headers)
+
+    def _pairs(self) -> dict[int, int]:
+        """For each clip with a voice the clip that it is of; with words for both where they are read."""
+        if not self.is_spoken:
+            return other_clips(self.headers)
+        numbers = {header.path.name: index for index, header in enumerate(self.headers)}
+        pairs: dict[int, int] = {}
+        for index, header in enumerate(self.headers):
+            if (path := voice_file(header.path)).exists():
+                other = numbers.get(RecordHeader.read(path).metadata["voice"])
+                pairs |= {} if other is None else {index: other}
+        return pairs
+
+    def _voice_texts(self, paths: Sequence[Path]) -> Batch:
+        """What is read of clips behind their voices, padded to the longest of them, and masks."""
+        records = [_read(voice_file(path)) for path in paths]
+        batch: Batch = {}
+        for name, mask_name in VOICE_TEXTS:
+            rows = [record[name] for record in records]
+            batch[name] = pad_sequence(rows, batch_first=True)
+            batch[mask_name] = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
+        return batch
 
     def empty_prompt(self) -> Batch:
         """Return the embedding of the empty prompt as a batch of one, padded like the others, for caption dropout."""
         if not self._empty_prompt:
             raise ValueError(f"`{self.root / EMPTY_PROMPT}` must exist for caption dropout; run `jova prepare` again")
+        if self.is_spoken and SPOKEN[0] not in self._empty_prompt:
+            raise ValueError(
+                f"`{self.root / EMPTY_PROMPT}` must hold `{SPOKEN[0]}` as the clips do, got "
+                f"{sorted(self._empty_prompt)}; run `jova prepare` again"
+            )
         header = RecordHeader(self.root / EMPTY_PROMPT, {}, {}, {})
         layout = replace(self.layouts[0], latents=dict.fromkeys(LATENTS))
         batch = collate([self._empty_prompt], [header], layout)
-        return {name: batch[name] for name in ("prompt_embeds", "prompt_embeds_2", "prompt_mask")}
+        return {name: batch[name] for name in ("prompt_embeds", "prompt_embeds_2", "prompt_mask", *SPOKEN)}
 
     def _layout(self, bucket: Sequence[int]) -> Layout:
         members = [self.headers[index] for index in bucket]
@@ -332,7 +377,7 @@ class PrecomputedDataset(Dataset[Batch]):
         latents = {name: next((h.shapes[name] for h in members if name in h.shapes), None) for name in LATENTS}
         rate = next((h.number("frame_rate") for h in members if "video_latents" in h.shapes), 0.0)
         dtypes = {name: dtype for header in self.headers for name, dtype in header.dtypes.items()}
-        return Layout(latents, {name: self._longest(name) for name, _ in PROMPTS}, dtypes, rate)
+        return Layout(latents, {name: self._longest(name) for name, _ in (*PROMPTS, SPOKEN)}, dtypes, rate)
 
     def _longest(self, name: str) -> Shape | None:
         shapes = [header.shapes[name] for header in self.headers if name in header.shapes]
@@ -356,16 +401,25 @@ def _buckets(headers: Sequence[RecordHeader]) -> list[list[int]]:
     return [buckets[key] for key in sorted(buckets, key=str)]
 
 
-def _other_clips(headers: Sequence[RecordHeader], buckets: Sequence[Sequence[int]]) -> dict[int, int]:
-    """For each clip with sound the next one of its recording and length, the first for the last, if there is any."""
+def other_clips(headers: Sequence[RecordHeader]) -> dict[int, int]:
+    """For each clip with sound the next one of its recording and length, the first for the last, if there is any.
+
+    Clips without words are no voices for a model that reads words.
+    """
     recordings: dict[Any, list[int]] = defaultdict(list)
-    for bucket, members in enumerate(buckets):
+    for bucket, members in enumerate(_buckets(headers)):
         for index in members:
             header = headers[index]
-            if "audio_latents" in header.shapes and "source" in header.metadata:
+            is_said = header.metadata.get("transcript") != ""
+            if "audio_latents" in header.shapes and "source" in header.metadata and is_said:
                 recordings[bucket, header.metadata["source"]].append(index)
     several = [clips for clips in recordings.values() if len(clips) > 1]
     return {clip: other for clips in several for clip, other in zip(clips, [*clips[1:], clips[0]], strict=True)}
+
+
+def voice_file(record: Path) -> Path:
+    """Where the words of a clip behind a voice lie."""
+    return record.parent / VOICES / record.name
 
 
 def _common_preparation(headers: Sequence[RecordHeader]) -> str | None:

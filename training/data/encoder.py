@@ -19,12 +19,15 @@ from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import mix_channels, resample
 from diffusers_jova.origin import digest_path
 from diffusers_jova.prompt import JoVAPrompt
+from diffusers_jova.prompt_encoder import said_by
+from diffusers_jova.spoken_text import NOTHING
 from jova_cli.model_clips import read_geometry
 from jova_cli.model_info import read_index
 
 
-FIRST_FRAMES = ("fills_image_with_grey", "starts_white")  # config of the pipeline; stands in the header of a record
-ENCODER_PARTS = ("vae", "audio_vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+FIRST_FRAMES = ("fills_image_with_grey", "starts_white", "needs_image")  # config of the pipeline, in each header
+TEXT_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "spoken_text_encoder", "spoken_tokenizer")
+ENCODER_PARTS = ("vae", "audio_vae", *TEXT_PARTS)
 
 
 class Encoder:
@@ -89,11 +92,52 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_prompt(self, prompt: JoVAPrompt | str) -> dict[str, Tensor]:
-        """Encode a prompt to the tensors of a record: features [S, D] and mask [S] of one text encoder or of both."""
-        texts = self.pipeline.render_prompts([prompt])
-        embeds = self.pipeline.encode_texts(texts, self.pipeline.defaults.max_sequence_length)
-        features = {"prompt_embeds": embeds.features, "prompt_embeds_2": embeds.features_2}
-        masks = {"prompt_mask": embeds.mask, "prompt_mask_2": embeds.mask_2}
+        """Encode a prompt to the tensors of a record.
+
+        Returns:
+            Features [S, D] and mask [S] of one text encoder or of both, and `spoken_embeds` [S3, D3] where the sound
+            of the model reads what is said.
+        """
+        return self._read(prompt, self.said_by(prompt))
+
+    @torch.inference_mode()
+    def encode_empty_prompt(self) -> dict[str, Tensor]:
+        """Encode what predictions without the prompt read, likewise."""
+        return self._read("", NOTHING)
+
+    @torch.inference_mode()
+    def encode_with_voice(self, said: str, voice: str) -> dict[str, Tensor]:
+        """Encode what is said behind what the voice in front of it says, and that alone, as the sound reads them.
+
+        Returns:
+            `voice_spoken_embeds` and `voice_empty_embeds`, [S3, D3] each.
+        """
+        names = {"voice_spoken_embeds": said, "voice_empty_embeds": NOTHING}
+        texts = self.pipeline.joined_texts("transcript", list(names.values()), voice)
+        rows = [self.pipeline.encode_spoken("transcript", [text])[0][0] for text in texts]
+        return {name: self._store(one) for name, one in zip(names, rows, strict=True)}
+
+    @property
+    def reads_transcripts(self) -> bool:
+        """Whether the sound reads what is said alone, and the picture the rest of a prompt."""
+        return bool(self.pipeline.reads_transcripts)
+
+    def said_by(self, prompt: JoVAPrompt | str) -> str:
+        """What is said, where the sound reads it; else empty."""
+        return said_by(prompt)[0] if self.reads_transcripts else ""
+
+    def check_said(self, prompt: JoVAPrompt | str) -> None:
+        """Refuse characters that the model cannot say."""
+        self.pipeline.check_said(prompt)
+
+    def _read(self, prompt: JoVAPrompt | str, said: str) -> dict[str, Tensor]:
+        embeds = self.pipeline.encode_read(prompt, [said], 1, self.pipeline.defaults.max_sequence_length)
+        features = {
+            "prompt_embeds": embeds.features,
+            "prompt_embeds_2": embeds.features_2,
+            "spoken_embeds": embeds.audio_features,
+        }
+        masks = {"prompt_mask": embeds.mask, "prompt_mask_2": embeds.mask_2}  # of one text alone no row is padding
         tensors = {name: self._store(value[0]) for name, value in features.items() if value is not None}
         return tensors | {name: mask[0].cpu() for name, mask in masks.items() if mask is not None}
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.ray_cluster import run_on_ray
+from diffusers_jova.spoken_text import UnsayableError
 from diffusers_jova.training.data.buckets import MAX_UNLIKE, SHAPE_NOTES
 from diffusers_jova.training.data.clips import (
     BrokenFileError,
@@ -30,13 +31,22 @@ from diffusers_jova.training.data.clips import (
     Transcribe,
     read_recording,
 )
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, UNFINISHED, write_record
+from diffusers_jova.training.data.dataset import (
+    EMPTY_PROMPT,
+    UNFINISHED,
+    VOICES,
+    RecordHeader,
+    other_clips,
+    voice_file,
+    write_record,
+)
 from diffusers_jova.training.data.encoder import FIRST_FRAMES, Encoder
 from diffusers_jova.training.data.manifest import CAPTION, Sample
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
 from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.summary import (
     EMPTY_PROMPT_REASON,
+    UNSAYABLE,
     WITHOUT_PROMPT,
     Outcome,
     Status,
@@ -45,6 +55,7 @@ from diffusers_jova.training.data.summary import (
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.whole_files import explained_full_disk
 from jova_cli.file_arguments import as_options
+from jova_cli.given_paths import RECORDS
 from jova_cli.parser import DTYPES, dtype_name, one_line
 
 
@@ -151,6 +162,7 @@ class Preparer:
             length_s=float(last["recording_s"]),
             used_s=sum(int(header["num_frames"]) / float(header["frame_rate"]) for header in headers),
             unused_s=json.loads(last["unused_s"]),
+            num_unsaid=sum(header["has_audio"] == "1" and header.get("transcript") == "" for header in headers),
         )
 
     def write_empty_prompt(self) -> None:
@@ -158,7 +170,25 @@ class Preparer:
         path = self.output / EMPTY_PROMPT
         fingerprint = f"{self.model_fingerprint} {self.settings.dtype}"
         if _header(path).get("fingerprint") != fingerprint:
-            write_record(path, self._encoder.encode_prompt(""), {"fingerprint": fingerprint})
+            write_record(path, self._encoder.encode_empty_prompt(), {"fingerprint": fingerprint})
+
+    def write_voices(self) -> None:
+        """Write what the sound reads of each clip that has another one of its recording for a voice, of both.
+
+        Only where it reads what is said. Files of pairs that are no more are removed.
+        """
+        paths = [path for path in sorted(self.output.glob(RECORDS)) if "transcript" in _header(path)]
+        headers = [RecordHeader.read(path) for path in paths]
+        pairs = other_clips(headers)
+        wanted = {voice_file(headers[clip].path): (headers[clip], headers[other]) for clip, other in pairs.items()}
+        for path in set((self.output / VOICES).glob(RECORDS)) - wanted.keys():
+            path.unlink()
+        for path, both in wanted.items():
+            said, voice = (header.metadata["transcript"] for header in both)
+            fingerprint = _digest([said, voice, self.model_fingerprint, self.settings.dtype])
+            state = {"voice": both[1].path.name, "fingerprint": fingerprint}
+            if {**_header(path), **state} != _header(path):
+                write_record(path, self._encoder.encode_with_voice(said, voice), state)
 
     def _write_records(self, sample: Sample, fingerprint: str) -> int:
         """Write the records of one sample clip by clip, with the last what became of the rest; returns how many."""
@@ -171,22 +201,42 @@ class Preparer:
             with unusable_results():
                 write_record(self._record(sample, num_written), tensors, header)
             num_written += 1
-        if not num_written:
-            raise SkippedClipError(EMPTY_PROMPT_REASON)
         return num_written
 
     def _encode_all(self, sample: Sample, recording: Recording) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-        """Encode the clips whose prompt is not empty; the seconds of the others are not used."""
+        """Encode the clips whose prompt the model can read; the seconds of the others are not used.
+
+        Raises:
+            SkippedClipError: At the end, if there was none, with what the last one lacked.
+        """
+        is_any, lacking = False, EMPTY_PROMPT_REASON
         for clip in recording.clips:
             prompt = _prompt(sample, clip)
+            try:
+                is_empty = self._is_empty(prompt)
+                reason, lacking = WITHOUT_PROMPT, EMPTY_PROMPT_REASON
+            except UnsayableError as error:
+                is_empty, reason, lacking = True, UNSAYABLE, one_line(error)
+            if is_empty:
+                recording.unused_s[reason] += clip.bucket.num_frames / self.settings.clips.frame_rate
+                continue
             with unusable_results():
-                is_empty = not self._render(prompt)
-            if not is_empty:
-                with unusable_results():
-                    record = self._encode(sample, clip, prompt)
-                yield record
-            else:
-                recording.unused_s[WITHOUT_PROMPT] += clip.bucket.num_frames / self.settings.clips.frame_rate
+                record = self._encode(sample, clip, prompt)
+            is_any = True
+            yield record
+        if not is_any:
+            raise SkippedClipError(lacking)
+
+    def _is_empty(self, prompt: JoVAPrompt | str) -> bool:
+        """Whether the model reads nothing of a prompt.
+
+        Raises:
+            UnsayableError: It reads characters that it cannot say.
+        """
+        with unusable_results():
+            text = self._render(prompt)
+        self._encoder.check_said(prompt)
+        return not text and not self._encoder.said_by(prompt)
 
     def _encode(
         self, sample: Sample, clip: Clip, prompt: JoVAPrompt | str
@@ -220,6 +270,7 @@ class Preparer:
             "has_audio": int(clip.audio is not None),
             "caption": self._render(prompt),
             "source": sample.source,
+            **({"transcript": encoder.said_by(prompt)} if encoder.reads_transcripts else {}),
         }
 
     def _render(self, prompt: JoVAPrompt | str) -> str:
@@ -273,6 +324,7 @@ def prepare(
         (preparer if run is _run_here else replace(preparer)).write_empty_prompt()
         if todo:
             outcomes += tqdm(run(todo, preparer, num_processes), total=len(todo), desc="preparing", unit="clip")
+        (preparer if run is _run_here else replace(preparer)).write_voices()
         origin = {"model": str(preparer.model), "settings": asdict(preparer.settings)}
         write_summary(preparer.output, origin, outcomes)
     (preparer.output / UNFINISHED).unlink(missing_ok=True)

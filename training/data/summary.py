@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.training.data.manifest import IMAGE_SUFFIXES, Sample
 from diffusers_jova.whole_files import write_text
 from jova_cli.tables import some
@@ -20,7 +21,12 @@ LOW_SHARE = 0.5  # of the frames with a mouth
 MANY_JUMPS = 3  # in one clip
 MUCH_CUT = 0.1  # of the faces of a clip
 WITHOUT_PROMPT = "whose prompt is empty"
+UNSAYABLE = "whose words the model cannot say"
 EMPTY_PROMPT_REASON = "the prompt is empty, nothing is written and no words were heard; give a caption"
+LEFT_OUT = {  # clips of a file whose others are kept, and why
+    WITHOUT_PROMPT: EMPTY_PROMPT_REASON,
+    UNSAYABLE: "the words hold characters that the model cannot say; write them in others",
+}
 
 
 class Outcome(NamedTuple):
@@ -36,6 +42,7 @@ class Outcome(NamedTuple):
         length_s: Seconds of the file; 0 where it became no record.
         used_s: Seconds of it that the records hold.
         unused_s: Seconds of it that they do not hold, for each reason.
+        num_unsaid: Records with sound of which a model that reads what is said reads nothing.
     """
 
     source: str
@@ -47,6 +54,7 @@ class Outcome(NamedTuple):
     length_s: float = 0.0
     used_s: float = 0.0
     unused_s: Mapping[str, float] = {}
+    num_unsaid: int = 0
 
     @property
     def name(self) -> str:
@@ -82,8 +90,14 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
         lines.append(f"no sound in {len(silent)}: {some(silent)}; they train the picture alone")
     if unlike := [f"{o.name}, {o.note}" for o in outcomes if o.num_records and o.note]:
         lines.append(f"of another shape {len(unlike)}: {some(unlike)}; give `--buckets` of theirs, or another `--fit`")
-    if cut_off := [o.name for o in outcomes if o.unused_s.get(WITHOUT_PROMPT)]:
-        lines.append(f"left out of {len(cut_off)}: {some(cut_off)}; {EMPTY_PROMPT_REASON}")
+    if unsaid := [o.name for o in outcomes if o.num_unsaid]:
+        lines.append(
+            f"no words for the sound in {len(unsaid)}: {some(unsaid)}; this model reads them from `transcript`, "
+            "subtitles or `--whisper`, not from a whole `caption`"
+        )
+    for reason, advice in LEFT_OUT.items():
+        if cut_off := [o.name for o in outcomes if o.unused_s.get(reason)]:
+            lines.append(f"left out of {len(cut_off)}: {some(cut_off)}; {advice}")
     reasons = Counter(outcome.note for outcome in outcomes if outcome.status == "skipped")
     sources = {outcome.note: outcome.name for outcome in outcomes}
     lines += [f"skipped {count}: {reason} ({sources[reason]})" for reason, count in reasons.most_common()]
@@ -104,6 +118,27 @@ def describe_whole_captions(samples: Sequence[Sample]) -> str:
     return (
         f"`--whisper` leaves {len(whole)} captions as they are: {some(whole)}; write them as `video_caption` "
         "to have the words added\n"
+    )
+
+
+def describe_unread(samples: Sequence[Sample], template: str, reads_transcripts: bool) -> str:
+    """Say which parts of captions the model does not read; empty if it reads all.
+
+    Args:
+        samples: Of the data set.
+        template: `prompt_template` of the pipeline.
+        reads_transcripts: Whether its sound reads the transcripts.
+    """
+    unread: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        prompt = JoVAPrompt(sample.video_caption, sample.audio_caption, sample.transcript)
+        for part in prompt.unread_parts(template):
+            unread[part].append(sample.source.name)
+    columns = {"audio": "audio_caption"} | ({} if reads_transcripts else {"transcript": "transcript"})
+    return "".join(
+        f"`{column}` of {len(unread[part])} is not read by this model: {some(unread[part])}\n"
+        for part, column in columns.items()
+        if part in unread
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from diffusers_jova.conditions import condition_channels
 from diffusers_jova.joint_attention import Coupling as Coupled
 from diffusers_jova.scheduling_flow_match_av import FlowMatchAudioVideoScheduler, add_noise, velocity_target
-from diffusers_jova.training.data.dataset import Batch
+from diffusers_jova.training.data.dataset import SPOKEN, VOICE_TEXTS, Batch
 from diffusers_jova.training.loop.config import Coupling, TrainConfig
 from diffusers_jova.training.loop.tasks import TASKS, TaskRule, task_of_step
 from diffusers_jova.transformer_jova_dual_tower import TIMESTEPS
@@ -25,6 +25,12 @@ from diffusers_jova.transformer_jova_dual_tower import TIMESTEPS
 
 NUM_REDRAWN = 256  # levels at once, of which those on the wanted side are taken
 NUM_TRIED, RAREST_SIDE = 10_000, 0.001  # levels by which it is judged whether a side comes at all
+TEXTS = {  # of a batch, and the argument of the transformer that reads it
+    "prompt_embeds": "encoder_hidden_states",
+    "prompt_embeds_2": "encoder_hidden_states_2",
+    "prompt_mask": "encoder_attention_mask",
+}
+SPOKEN_TEXT = dict(zip(SPOKEN, ("encoder_hidden_states", "encoder_attention_mask"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ class Conditioning:
             "audio_hidden_states": audio_hidden_states,
             "timestep": 1000 * levels,
             "audio_timestep": 1000 * audio_levels,
-            **self._texts(batch, draws),
+            **self._texts(batch, draws, task),
             **({"audio_reference_hidden_states": batch["voice_latents"].float()} if task.has_voice else {}),
             "frame_rate": batch["frame_rate"] or self.frame_rate,
             "audio_latent_rate_hz": self.audio_latent_rate_hz,
@@ -268,41 +274,64 @@ class Conditioning:
             return levels, audio_sigma
         return levels, _clean_start(audio_sigma, audio.shape[1], (seconds * self.audio_latent_rate_hz).floor())
 
-    def _texts(self, batch: Batch, draws: Draws) -> dict[str, Tensor | None]:
-        """Text of both modalities together, or of each, where its captions are dropped apart."""
-        text = self._text(batch, draws.drop_caption < self.config.caption_dropout)
-        if self.config.audio_caption_dropout is None:
-            return text
-        own = self._text(batch, draws.drop_audio_caption < self.config.audio_caption_dropout)
+    def _texts(self, batch: Batch, draws: Draws, task: TaskRule) -> dict[str, Tensor | None]:
+        """Text of both modalities together, or of each, where its captions are dropped apart or it has its own."""
+        rate = self.config.audio_caption_dropout
+        drop = draws.drop_caption < self.config.caption_dropout
+        drop_audio = drop if rate is None else draws.drop_audio_caption < rate
+        empty = self._empty_prompt_like(batch)
+        text = chosen(batch, empty, drop, TEXTS)
+        if batch.get(SPOKEN[0]) is None:
+            own = {} if rate is None else chosen(batch, empty, drop_audio, TEXTS)
+        elif batch["audio_latents"] is None:
+            own = {}
+        elif task.has_voice:
+            own = chosen(*of_voice(batch), drop_audio, SPOKEN_TEXT)
+        else:
+            own = chosen(batch, empty, drop_audio, SPOKEN_TEXT)
         return text | {f"audio_{name}": value for name, value in own.items()}
-
-    def _text(self, batch: Batch, drop: Tensor) -> dict[str, Tensor | None]:
-        """Chooses the prompt or the empty prompt for each sample."""
-        names = {
-            "prompt_embeds": "encoder_hidden_states",
-            "prompt_embeds_2": "encoder_hidden_states_2",
-            "prompt_mask": "encoder_attention_mask",
-        }
-        text, empties = {}, self._empty_prompt_like(batch)
-        for name, argument in names.items():
-            value, empty = batch[name], empties.get(name)
-            if value is not None and empty is not None:
-                value = torch.where(drop.reshape(-1, *[1] * (value.ndim - 1)), empty, value)
-            is_feature = value is not None and value.is_floating_point()
-            text[argument] = value.float() if is_feature else value  # records are in half precision, weights need not
-        return text
 
     def _empty_prompt_like(self, batch: Batch) -> Batch:
         """Brings the empty prompt to the lengths of a batch: prior clips may have longer or shorter prompts."""
         empty = {name: value for name, value in self.empty_prompt.items() if value is not None}
-        texts = [name for name in ("prompt_embeds", "prompt_embeds_2") if name in empty and batch[name] is not None]
-        if not texts or all(empty[name].shape[1] == batch[name].shape[1] for name in texts):
-            return empty
-        masks = empty["prompt_mask"].split([empty[name].shape[1] for name in texts], dim=1)
-        lengths = [batch[name].shape[1] for name in texts]
-        resized = {name: _resize(empty[name], length) for name, length in zip(texts, lengths, strict=True)}
-        mask = torch.cat([_resize(mask, length) for mask, length in zip(masks, lengths, strict=True)], dim=1)
-        return resized | {"prompt_mask": mask}
+        resized: Batch = {}
+        for names, mask_name in ((("prompt_embeds", "prompt_embeds_2"), "prompt_mask"), (SPOKEN[:1], SPOKEN[1])):
+            texts = [name for name in names if name in empty and batch[name] is not None]
+            if not texts or all(empty[name].shape[1] == batch[name].shape[1] for name in texts):
+                continue
+            masks = empty[mask_name].split([empty[name].shape[1] for name in texts], dim=1)
+            lengths = [batch[name].shape[1] for name in texts]
+            resized |= {name: _resize(empty[name], length) for name, length in zip(texts, lengths, strict=True)}
+            parts = [_resize(mask, length) for mask, length in zip(masks, lengths, strict=True)]
+            resized[mask_name] = torch.cat(parts, dim=1)
+        return empty | resized
+
+
+def chosen(batch: Batch, empty: Batch, drop: Tensor, names: dict[str, str]) -> dict[str, Tensor | None]:
+    """Chooses the text or the empty one for each sample.
+
+    Args:
+        batch: With texts and masks, [B, S, ...].
+        empty: With the same, of one for all or one per sample; what it lacks is never dropped.
+        drop: Which samples read the empty one, bool [B].
+        names: Argument of the transformer for each that is read.
+    """
+    text = {}
+    for name, argument in names.items():
+        value, other = batch[name], empty.get(name)
+        if value is not None and other is not None:
+            value = torch.where(drop.reshape(-1, *[1] * (value.ndim - 1)), other, value)
+        is_feature = value is not None and value.is_floating_point()
+        text[argument] = value.float() if is_feature else value  # records are in half precision, weights need not
+    return text
+
+
+def of_voice(batch: Batch) -> tuple[Batch, Batch]:
+    """What the sound reads behind a voice, with the words of the clip and without, padded alike."""
+    said, empty = ({own: batch[name] for own, name in zip(SPOKEN, names, strict=True)} for names in VOICE_TEXTS)
+    length = max(said[SPOKEN[0]].shape[1], empty[SPOKEN[0]].shape[1])
+    said, empty = ({name: _resize(rows, length) for name, rows in text.items()} for text in (said, empty))
+    return said, empty
 
 
 def is_high_step(config: TrainConfig, step: int, drawn: bool) -> bool:
@@ -323,8 +352,8 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _resize(rows: Tensor, length: int) -> Tensor:
-    """Pads [1, S, ...] to ``length`` rows by zeros, or cuts rows that are padding."""
-    padding = rows.new_zeros(1, max(0, length - rows.shape[1]), *rows.shape[2:])
+    """Pads [B, S, ...] to ``length`` rows by zeros, or cuts rows that are padding."""
+    padding = rows.new_zeros(rows.shape[0], max(0, length - rows.shape[1]), *rows.shape[2:])
     return torch.cat([rows[:, :length], padding], dim=1)
 
 

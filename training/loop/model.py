@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from jova_cli.training_settings import check_trainable
 
 
 SHARDED = ("fsdp", "deepspeed")
+IMAGE_FIRST = ("starts_white", "needs_image")  # of `FIRST_FRAMES`, those of a pipeline that never begins without one
 TRANSFORMERS: tuple[type[Any], ...] = (
     JoVATransformer3DModel,
     JoVAWanTransformer3DModel,
@@ -56,12 +57,8 @@ def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:
         "audio_latents": (1, config.audio_in_channels),
         "prompt_embeds": (1, config.text_dim),
         "prompt_embeds_2": (1, config.get("text_dim_2")),
+        "spoken_embeds": (1, config.get("audio_text_dim")),
     }
-    if config.get("audio_text_dim", config.text_dim) != config.text_dim:
-        raise ValueError(
-            f"`model` must read one text in both towers, got widths {config.text_dim} and {config.audio_text_dim}; "
-            "`jova prepare` writes no spoken text of its own yet"
-        )
     for header in headers:
         for name, (axis, width) in widths.items():
             if name not in header.shapes:
@@ -78,6 +75,25 @@ def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:
                 )
 
 
+def check_spoken(headers: Iterable[RecordHeader], transformer: Any, config: TrainConfig) -> None:
+    """Refuse clips without text of their own for the sound where the model reads one, or where other clips have it.
+
+    Raises:
+        ValueError: There is one.
+    """
+    listed, values = list(headers), transformer.config
+    is_needed = values.get("audio_text_dim", values.text_dim) != values.text_dim
+    index = pipeline_index(config.model) or {}
+    is_needed |= (index.get("spoken_text_encoder") or [None])[0] is not None
+    is_needed |= any("spoken_embeds" in header.shapes for header in listed)
+    for header in listed:
+        if is_needed and config.stage != "video" and "spoken_embeds" not in header.shapes:
+            raise ValueError(
+                "every clip must have `spoken_embeds` for this `model`, whose sound reads what is said, got none in "
+                f"`{header.path}`; run `jova prepare` with the pipeline of the model"
+            )
+
+
 def num_mask_channels(transformer: Any) -> int | None:
     """Mask channels of a transformer that takes a first frame on extra channels; None for one that does not."""
     number = transformer.config.in_channels - 2 * transformer.config.out_channels
@@ -85,15 +101,16 @@ def num_mask_channels(transformer: Any) -> int | None:
 
 
 def check_first_frames(headers: Iterable[RecordHeader], transformer: Any, config: TrainConfig) -> None:
-    """Refuse to train on other first frames than the pipeline generates behind: white ones, or grey behind them."""
+    """Refuse other first frames than the pipeline generates behind: white or given ones, or grey behind them."""
     for header in (header for header in headers if "video_latents" in header.shapes and config.stage != "audio"):
-        is_filled, is_white = first_frame_settings(config.model, header)
+        settings = first_frame_settings(config.model, header)
+        is_filled, never_without = settings["fills_image_with_grey"], [name for name in IMAGE_FIRST if settings[name]]
         image = header.shapes.get("image_latents")
-        if is_white and (config.image_probability < 1 or image is None):
+        if never_without and (config.image_probability < 1 or image is None):
             got = f"{config.image_probability:g}" if image is not None else f"no first frame in `{header.path}`"
             raise ValueError(
                 "`image_probability` must be 1, and every clip have a first frame, for a `model` whose pipeline never "
-                f"begins without one (`starts_white`), got {got}; set `image_probability=1` and leave out stills"
+                f"begins without one (`{never_without[0]}`), got {got}; set `image_probability=1` and leave out stills"
             )
         if image is None or config.image_probability == 0 or num_mask_channels(transformer) is None:
             continue
@@ -106,14 +123,18 @@ def check_first_frames(headers: Iterable[RecordHeader], transformer: Any, config
             )
 
 
-def first_frame_settings(model: str, header: RecordHeader) -> tuple[bool, bool]:
+def first_frame_settings(model: str, header: RecordHeader) -> dict[str, bool]:
     """Values of `FIRST_FRAMES`: of the pipeline that the model lies in, else of the one that prepared the clip."""
+    index = pipeline_index(model)
+    values: Mapping[str, Any] = header.metadata if index is None else index
+    return {name: values.get(name) in (True, "1") for name in FIRST_FRAMES}
+
+
+def pipeline_index(model: str) -> dict[str, Any] | None:
+    """The index of the pipeline that a model lies in; None for one that lies in none."""
     folder = Path(find_model(model))
-    folder = folder.parent if folder.name == "transformer" else folder
-    is_pipeline = (folder / "model_index.json").is_file()
-    values = read_object(folder / "model_index.json") if is_pipeline else header.metadata
-    grey, white = (values.get(name) in (True, "1") for name in FIRST_FRAMES)
-    return grey, white
+    index = (folder.parent if folder.name == "transformer" else folder) / "model_index.json"
+    return read_object(index) if index.is_file() else None
 
 
 def check_meetings(transformer: Any, config: TrainConfig) -> None:
@@ -188,9 +209,10 @@ def check_tasks(datasets: Iterable[PrecomputedDataset], transformer: Any, config
         for dataset in datasets:
             if len(dataset.voices) < (len(dataset) if config.distribution in SHARDED else 1):
                 raise ValueError(
-                    "`tasks` with voice must have recordings of several clips with sound of one length, all of them "
-                    f"in a sharded run, got {len(dataset.voices)} clips of such in `{dataset.root}`; prepare longer "
-                    "ones by `jova prepare --cut all`, or leave voice out"
+                    "`tasks` with voice must have recordings of several clips with sound of one length, and with "
+                    "words where the model reads them, all of them in a sharded run, got "
+                    f"{len(dataset.voices)} clips of such in `{dataset.root}`; prepare longer ones by `jova prepare "
+                    "--cut all`, or leave voice out"
                 )
     if any(task.gives_video for task in tasks) and transformer.config.get("boundary") is not None:
         raise ValueError(

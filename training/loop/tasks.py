@@ -14,7 +14,9 @@ audio_to_video   first frame (`image_probability`)   all                      vi
 ===============  ==================================  =======================  ======================
 
 All clips of a step have one task, in every process, so that sharded weights are used by all of them or by none. A clip
-that lacks a modality, or a step of `voice` with a clip whose recording has no other, is trained as `joint`.
+that lacks a modality, or a step of `voice` with a clip whose recording has no other, is trained as `joint`. The voice
+is the sound of another clip, as long as the clip itself; a model whose sound reads what is said reads the words of
+both, as in a call with `reference_transcript`.
 """
 
 from __future__ import annotations

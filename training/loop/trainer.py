@@ -52,6 +52,7 @@ from diffusers_jova.training.loop.model import (
     check_loudness,
     check_meetings,
     check_records,
+    check_spoken,
     check_tasks,
     check_towers,
     gather_weights,
@@ -279,6 +280,7 @@ class Trainer:
     def _check_weights(self) -> None:
         """Refuse clips that do not fit the weights and tell DDP where weights may have no part in a step."""
         check_records(self._headers(), self.transformer)
+        check_spoken(self._headers(), self.transformer, self.config)
         check_first_frames(self._headers(), self.transformer, self.config)
         check_towers(self._datasets(), self.transformer, self.config)
         check_meetings(self.transformer, self.config)
