@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from diffusers_jova.hub_access import explained_hub
 from jova_cli.convert import HUB_SOURCE, check_convertible
 from jova_cli.given_paths import kind_of
 
@@ -23,7 +23,7 @@ def local_path(source: str, patterns: Sequence[str] = WEIGHTS) -> Path:
         patterns: Files of a repository that are wanted.
 
     Raises:
-        ValueError: The source is neither here nor on the hub.
+        HubAccessError: The source is neither here nor does the hub give it.
     """
     if kind_of(source):
         return Path(source)
@@ -31,11 +31,7 @@ def local_path(source: str, patterns: Sequence[str] = WEIGHTS) -> Path:
     match = HUB_SOURCE.fullmatch(source)
     assert match is not None
     repository, file = match["repository"], match["file"]
-    try:
+    with explained_hub("SOURCE", source):
         if file is not None:
             return Path(hf_hub_download(repository, file))
         return Path(snapshot_download(repository, allow_patterns=list(patterns)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"`SOURCE` must exist here or be reachable on the hub, got `{source}`: {type(error).__name__}"
-        ) from error

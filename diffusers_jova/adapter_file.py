@@ -8,6 +8,7 @@ beside it), or as a number in the header; an adapter that says nothing has a sca
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
@@ -40,6 +41,7 @@ from .adapter_keys import (
     split_name,
 )
 from .finite import is_finite
+from .hub_access import check_named, explained_hub
 from .mova_adapter import MOVA_FILE, TOWERS, checked_tower, paired_tensors, unwrapped, with_given_alpha
 from .number_arguments import is_finite_number
 from .registration import bake_lokr_alpha, fetch_state_dict
@@ -265,14 +267,17 @@ def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any
     given = options.get("use_safetensors")
     if isinstance(source, str | Path) and options.get("weight_name") is None and (Path(source) / MOVA_FILE).is_file():
         options["weight_name"] = MOVA_FILE
-    tensors, config, header = fetch_state_dict(
-        source,
-        **{name: options.get(name) for name in (*HUB_OPTIONS, "proxies", "weight_name")},
-        use_safetensors=True if given is None else given,
-        allow_pickle=given is None,
-        user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
-        return_file_metadata=True,
-    )
+    if isinstance(source, str):
+        check_named("adapter", source, options.get("weight_name"))
+    with explained_hub("adapter", source) if isinstance(source, str) else nullcontext():
+        tensors, config, header = fetch_state_dict(
+            source,
+            **{name: options.get(name) for name in (*HUB_OPTIONS, "proxies", "weight_name")},
+            use_safetensors=True if given is None else given,
+            allow_pickle=given is None,
+            user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
+            return_file_metadata=True,
+        )
     tensors, beside = unwrapped(tensors)
     return tensors, config, {**(header or {}), **beside}
 

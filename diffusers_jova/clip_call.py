@@ -24,6 +24,7 @@ from .clip_shape import frames_of_given_media
 from .content_credentials import Credentials
 from .cost_estimate import check_affordable, estimate, machine_memory_bytes
 from .domain import describe_strangers
+from .hub_access import HubAccessError
 from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
 from .saved_pipeline import model_defaults
@@ -174,7 +175,9 @@ def load_pipeline(args: argparse.Namespace, device: torch.device) -> JoVAPipelin
     if args.cpu_offload and device.type == "cpu":
         raise ValueError("`--cpu-offload` must be used with a GPU, got the device cpu; leave it out")
     dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-    pipeline: JoVAPipeline = JoVAPipeline.from_pretrained(args.model, dtype=dtype)
+    with errors_name("--model", model="--model"):
+        pipeline: JoVAPipeline = JoVAPipeline.from_pretrained(args.model, dtype=dtype)
+    pipeline.set_progress_bar_config(disable=None)  # in a file, as tqdm has it
     for name, adapter in zip(adapter_names(args.lora), args.lora, strict=True):
         load_adapter(pipeline, name, adapter.source, args.skip_unknown)
     weigh_adapters(pipeline, args.lora)
@@ -210,6 +213,8 @@ def load_adapter(pipeline: JoVAPipeline, name: str, source: str, skip_unknown: b
     """Load one adapter, and insist that the model has places for it, or say how much is left out."""
     try:
         pipeline.load_lora_weights(source, adapter_name=name, skip_unknown=skip_unknown)
+    except HubAccessError as error:
+        raise ValueError(as_options(one_line(error), adapter="--lora")) from error
     except Exception as error:  # of the file, or of the Hub and the network that it is looked for on
         raise ValueError(
             f"`--lora` must be an adapter of this model, got {source} ({one_line(error)}); name its file or folder"

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from jova_cli import __version__
 from jova_cli.parser import one_line
+from jova_cli.progress import followed
 from jova_cli.prompt_list import Row
 
 from .clip_call import (
@@ -123,15 +124,16 @@ def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
 
 
 def follow(outcomes: Iterable[Sequence[Outcome]], total: int, processes: Processes) -> list[Outcome]:
-    """Collect outcomes as they come, with a progress bar of the main process."""
-    collected: list[Outcome] = []
-    with tqdm(total=total, desc="generating", unit="clip", disable=not (processes.is_main and total)) as bar:
-        for batch in outcomes:
-            if processes.is_main or not processes.share_clips:
-                tell(batch)
-            collected += batch
-            bar.update(len(batch))
-    return collected
+    """Collect outcomes as they come, which the main process shows."""
+    singles = (outcome for batch in outcomes for outcome in told(batch, processes))
+    return list(followed(singles, total, "generating") if processes.is_main and total else singles)
+
+
+def told(outcomes: Sequence[Outcome], processes: Processes) -> Sequence[Outcome]:
+    """The same outcomes, of which one process has said why lines have no clip."""
+    if processes.is_main or not processes.share_clips:
+        tell(outcomes)
+    return outcomes
 
 
 def tell(outcomes: Iterable[Outcome]) -> None:
@@ -309,7 +311,7 @@ class ClipMaker:
         if self._failure is not None:
             raise self._failure
         assert self._pipeline is not None
-        self._pipeline.set_progress_bar_config(position=1, leave=False, disable=not self.shows_steps)
+        self._pipeline.set_progress_bar_config(position=1, leave=False, disable=None if self.shows_steps else True)
         return self._pipeline
 
     def write(self, output: Any, index: int, task: Task, made: dict[str, Any]) -> None:

@@ -5,14 +5,21 @@ from pathlib import Path
 from typing import Any, Self
 
 from diffusers import DiffusionPipeline
+from huggingface_hub import hf_hub_download
 
+from jova_cli.given_paths import kind_of
+from jova_cli.model_info import INDEX
 from jova_cli.shipped import find_model
 
 from .component_fit import check_text_weights
+from .hub_access import explained_hub
 from .model_folder import explained_configs
 from .number_formats import component_dtype, component_dtypes
 from .provenance import name_of_source
 from .single_file import load_single_file
+
+
+HUB_OPTIONS = ("cache_dir", "local_files_only", "revision", "token")  # that say which file is meant
 
 
 class JoVALoadingMixin(DiffusionPipeline):
@@ -45,6 +52,10 @@ class JoVALoadingMixin(DiffusionPipeline):
             pretrained_model_name_or_path: Folder, repository or shipped name.
             kwargs: What diffusers takes; `dtype` is one for transformer and text encoders, or a dict by the name of
                 the component, `"default"` for the others.
+
+        Raises:
+            HubAccessError: If the hub does not give it.
+            ValueError: If it is no pipeline whose configs its components take.
         """
         given = kwargs.pop("dtype", None)
         older_name = kwargs.pop("torch_dtype", None)
@@ -52,7 +63,10 @@ class JoVALoadingMixin(DiffusionPipeline):
         source = find_model(pretrained_model_name_or_path)
         names, _ = cls._get_signature_keys(cls)
         own = sorted(kwargs.keys() - {"dtype"})
-        with explained_configs(Path(source), [name for name in names if name not in kwargs], own):
+        read = [name for name in names if name not in kwargs]
+        with explained_hub("model", source), explained_configs(Path(source), read, own):
+            if not kind_of(source):  # found out here, before diffusers warns of what it tries next
+                hf_hub_download(source, INDEX, **{name: kwargs[name] for name in HUB_OPTIONS if name in kwargs})
             made = super().from_pretrained(source, **kwargs)
         check_text_weights({name: part for name, part in made.components.items() if name not in kwargs})
         made.handed_in = frozenset(name for name in made.handed_in if name in kwargs)

@@ -13,6 +13,7 @@ from jova_cli.shipped import model_folder
 
 from .component_outline import build_outline
 from .generation_defaults import GenerationDefaults
+from .hub_access import explained_hub
 from .pipeline_jova import JoVAPipeline
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 
@@ -32,7 +33,8 @@ def model_defaults(source: str | os.PathLike[str]) -> GenerationDefaults:
         source: Folder of a saved pipeline, or its name on the Hub.
     """
     folder = Path(source)
-    index = read_index(folder) if kind_of(folder) else JoVAPipeline.load_config(source)
+    with explained_hub("model", source):
+        index = read_index(folder) if kind_of(folder) else JoVAPipeline.load_config(source)
     return GenerationDefaults.from_dict(index_defaults(index))
 
 

@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from .model_clips import MODALITIES, check_clip_fits, index_defaults
 from .model_info import read_header, read_index
 from .number_options import MAX_RATE_HZ, check_between, check_count
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name, one_line
-from .prompt_list import check_list, read_rows
+from .prompt_list import RowParser, check_list, read_rows
 from .shipped import check_source, find_model, model_folder
 
 
@@ -27,10 +28,10 @@ DESCRIPTION = """Make one clip of video with sound, or one for each row of a lis
     jova generate --prompt "A cartoon dog barks." --output dog.mp4
     jova generate --prompts list.jsonl --output clips/ --steps 24
 
-Every option of a single clip is a column of the list (.jsonl, .csv), with _ for -; on the command line it holds for
-the rows that leave it empty. The same command again makes only what is missing; clips.jsonl in the folder tells how
-each was made. `torchrun --nproc-per-node N -m jova_cli generate ...` shares the rows between N GPUs, `--ray` between
-machines."""
+Every option of a single clip is a column of the list (.jsonl, .csv), with _ for -; the last lines here name them.
+On the command line it holds for the rows that leave it empty. The same command again makes only what is missing;
+clips.jsonl in the folder tells how each was made. `torchrun --nproc-per-node N -m jova_cli generate ...` shares the
+rows between N GPUs, `--ray` between machines."""
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
 SHIPPED = "jova-tiny"
 LARGEST_SEED = 2**32 - 1
@@ -45,7 +46,9 @@ class Adapter(NamedTuple):
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
     """Read the words, and refuse what cannot work."""
-    parser = Parser(said_of_interrupt, prog="jova generate", description=DESCRIPTION)
+    columns = ", ".join(RowParser(add_arguments).options)
+    epilog = textwrap.fill(f"columns of a list, all of which may be left out: {columns}", break_on_hyphens=False)
+    parser = Parser(said_of_interrupt, prog="jova generate", description=DESCRIPTION, epilog=epilog)
     add_arguments(parser)
     add_sharing_arguments(parser)
     return parser, parser.parse_checked(argv, check)

@@ -2,45 +2,109 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
+from .adapter_info import describe_adapter, find_adapter
 from .clip_info import CLIP_SUFFIXES, read_provenance
+from .given_paths import kind_of
+from .json_text import read_object
 from .model_clips import describe_clips
-from .model_info import info_table, read_index
-from .parser import Parser, one_line
-from .shipped import model_folder
+from .model_info import INDEX, describe_component, info_table, read_index
+from .parser import Parser, did_you_mean, one_line
+from .shipped import HUB_NAME, model_folder, model_names
+from .training_info import describe_prepared, describe_training, is_prepared, is_training
 
 
 WORK = "jova_cli.info"
+DESCRIPTION = """Print what a file or a folder holds, without loading it:
+
+    a model           its parts and the longest clip that it makes
+    a clip            how it was generated (.mp4, .wav)
+    an adapter        rank, alpha, what it changes (.safetensors, or its folder)
+    a training        how far it is, and its settings
+    prepared clips    how many, of which sizes, for which model"""
+READABLE = (
+    "a saved pipeline or a component of one, a generated clip (.mp4, .wav), an adapter (.safetensors), the folder of "
+    "a training, or one of prepared clips"
+)
+
+
+class Kind(NamedTuple):
+    """Something that can be described.
+
+    Attributes:
+        is_it: Whether a path holds it.
+        describe: Says what it holds.
+    """
+
+    is_it: Callable[[Path], bool]
+    describe: Callable[[Path], str]
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
-    """Read the words, and refuse what is no model."""
-    parser = Parser(
-        prog="jova info",
-        description="Print the parts of a model and the longest clip that it makes, or how a clip was made.",
-    )
-    parser.add_argument(
-        "model", type=model_folder, help="folder of a saved pipeline, or jova-tiny; or a clip that was generated"
-    )
+    """Read the words, and refuse what nothing is known of."""
+    parser = Parser(prog="jova info", description=DESCRIPTION)
+    parser.add_argument("path", type=model_folder, help="file or folder, or jova-tiny")
     return parser, parser.parse_checked(argv, check)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse a folder that holds no pipeline."""
-    if not is_clip(args):
-        read_index(args.model)
+    """Refuse what cannot be described."""
+    args.kinds = kinds_of(args.path)
 
 
-def is_clip(args: argparse.Namespace) -> bool:
-    """Whether the words name a clip in place of a model."""
-    return args.model.suffix.lower() in CLIP_SUFFIXES and not args.model.is_dir()
+def kinds_of(path: Path) -> list[Kind]:
+    """What a path holds; the folder of a training holds an adapter as well.
+
+    Raises:
+        ValueError: If it is none of what can be described.
+    """
+    if found := [kind for kind in KINDS if kind.is_it(path)]:
+        return found
+    kind = kind_of(path)
+    if kind:
+        raise ValueError(f"the path must be {READABLE}, got the {kind} `{path}`, which is none; name one of these")
+    if HUB_NAME.fullmatch(str(path)):
+        advice = f"a repository of the hub comes by `hf download {path} --local-dir {path.name}`"
+    else:
+        advice = did_you_mean(str(path), model_names(), "check the spelling")
+    raise ValueError(f"the path must be {READABLE}, got `{path}`, which is not there; {advice}")
+
+
+def is_clip(path: Path) -> bool:
+    """Whether it is a clip, as its name says."""
+    return kind_of(path) != "folder" and path.suffix.lower() in CLIP_SUFFIXES
+
+
+def describe_model(folder: Path) -> str:
+    """Describe a saved pipeline."""
+    read_index(folder)
+    return f"{info_table(folder)}\n\n{describe_clips(folder)}"
+
+
+def describe_part(folder: Path) -> str:
+    """Describe a component that lies alone."""
+    values = read_object(folder / "config.json")
+    name = values.get("_class_name") or ", ".join(map(str, values.get("architectures") or ["not stated"]))
+    found = describe_component(folder.absolute().parent, folder.absolute().name, name)
+    return f"component {name}: {found.num_parameters:,} parameters, licence of the weights {found.licence}"
+
+
+KINDS = (
+    Kind(lambda path: kind_of(path / INDEX) == "file", describe_model),
+    Kind(is_clip, lambda path: json.dumps(read_provenance(path), indent=2)),
+    Kind(is_training, describe_training),
+    Kind(lambda path: find_adapter(path) is not None, lambda path: describe_adapter(find_adapter(path) or path)),
+    Kind(is_prepared, describe_prepared),
+    Kind(lambda path: kind_of(path / "config.json") == "file" and kind_of(path / INDEX) != "file", describe_part),
+)
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:
-    """Print the table of the model, or the record of the clip."""
+    """Print what the path holds."""
     try:
-        table = "" if is_clip(args) else f"{info_table(args.model)}\n\n{describe_clips(args.model)}"
-        print(table or json.dumps(read_provenance(args.model), indent=2))
+        print("\n\n".join(kind.describe(args.path) for kind in args.kinds))
     except (ValueError, OSError) as error:
         parser.error(one_line(error))

@@ -16,6 +16,7 @@ from .json_text import ANEW, parse_object, read_object, shown
 
 NOT_STATED = "not stated"
 INDEX, CARD = "model_index.json", "README.md"
+METADATA = "__metadata__"  # in the header of a safetensors file, beside its tensors
 ABSENT = [None, None]  # in an index, of a component that a pipeline goes without
 SAVED = "name the folder that `save_pretrained` of a pipeline wrote"
 FRONT_MATTER = re.compile(r"---\s*\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
@@ -121,10 +122,7 @@ def read_header(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is no such file.
     """
-    with file.open("rb") as stored:
-        length = int.from_bytes(stored.read(8), "little")
-        header = parse_object(stored.read(min(length, file.stat().st_size)), f"header of `{file}` (safetensors)")
-    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    tensors = {name: entry for name, entry in whole_header(file).items() if name != METADATA}
     for name, entry in tensors.items():
         shape = entry.get("shape") if isinstance(entry, dict) else None
         if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
@@ -133,6 +131,25 @@ def read_header(file: Path) -> dict[str, Any]:
                 f"`{name}`; {ANEW}"
             )
     return tensors
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """What else the header of a safetensors file says; empty where it says nothing.
+
+    Raises:
+        ValueError: If it is no such file.
+    """
+    values = whole_header(file).get(METADATA) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"`{METADATA}` in the header of `{file}` must be a JSON object, got {shown(values)}; {ANEW}")
+    return {name: str(value) for name, value in values.items()}
+
+
+def whole_header(file: Path) -> dict[str, Any]:
+    """The header of a safetensors file; see `read_header`."""
+    with file.open("rb") as stored:
+        length = int.from_bytes(stored.read(8), "little")
+        return parse_object(stored.read(min(length, file.stat().st_size)), f"header of `{file}` (safetensors)")
 
 
 def licence_of(folder: Path, name: str) -> str:

@@ -18,7 +18,8 @@ import pytest
 
 from diffusers_jova import media
 from diffusers_jova.training.loop.config import load_yaml, parse_overrides
-from jova_cli.main import COMMANDS
+from jova_cli.generate import default_arguments
+from jova_cli.main import COMMANDS, main
 from jova_cli.shipped import find_file, find_preset, launch_names, preset_names
 from tests.places import ROOT
 from tests.test_rooms import ARROWS
@@ -148,11 +149,39 @@ def test_the_commands_of_the_readme_are_ones_that_exist(tmp_path: Path, monkeypa
     Path("list.jsonl").write_text('{"prompt": "a dog"}')
     Path("clips").mkdir()
     Path("clips/a.txt").write_text("a dog")
+    Path("clips/a.mp4").touch()
+    Path("adapter").mkdir()
+    Path("adapter/pytorch_lora_weights.safetensors").touch()
     Path("prepared").mkdir()
     Path("prepared/a-000.safetensors").touch()
     for command in commands:
         _, name, *words = shlex.split(command)
         importlib.import_module(f"jova_cli.{COMMANDS[name][0]}").parse(words)
+
+
+@pytest.mark.parametrize("kind", ["json", "csv"])
+def test_the_lists_of_the_readme_become_their_clips(
+    kind: str, tiny_pipeline_folder: Path, reader_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = re.findall(rf"^```{kind}\n(.*?)^```", section("Command line"), re.DOTALL | re.MULTILINE)
+    rows = reader_folder / ("list.csv" if kind == "csv" else "list.jsonl")
+    rows.write_text(block)
+    (reader_folder / "portrait.png").rename(reader_folder / "ann.png")
+    words = ["--model", str(tiny_pipeline_folder), "--steps", "1", "--yes", "--output", "clips"]
+    main(["generate", "--prompts", str(rows), *words])
+    assert "made 2, there already 0, refused 0" in capsys.readouterr().out
+    assert len(media.read_video("clips/ann.mp4").frames) == 33
+
+
+def test_the_help_of_generate_names_every_column_of_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    told = " ".join(capsys.readouterr().out.split()).partition("columns of a list, all of which may be left out: ")[2]
+    columns = told.split(", ")
+    assert set(columns) == set(vars(default_arguments()))
+    header = re.search(r"^```csv\n(.*)$", section("Command line"), re.MULTILINE)
+    assert header
+    assert set(header[1].split(",")) <= set(columns)
 
 
 def test_the_readme_trains_whole_models_with_presets_and_sizes_that_exist() -> None:

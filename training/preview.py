@@ -44,6 +44,7 @@ from diffusers_jova.training.prepare import check_detector, clip_settings, defau
 from jova_cli.file_arguments import as_options
 from jova_cli.parser import Parser, one_line
 from jova_cli.preview import parse
+from jova_cli.progress import followed
 
 
 Frames = NDArray[np.uint8]
@@ -245,7 +246,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         num_left = 0
         transcriber = None if args.whisper is None else Transcriber(args.whisper, device)
         shown = islice(previews(samples, settings, transcriber), args.max_clips)
-        for sample, clip, num_following in tqdm(shown, desc="previewing", unit="clip"):
+        for sample, clip, num_following in followed(shown, None, "previewing"):
             num_left = num_following
             paths.append(args.output / f"{len(paths):03d}-{sample.source.stem}.mp4")
             spoken = spoken_parts(sample, clip, settings.clips.frame_rate) if args.subtitles else None

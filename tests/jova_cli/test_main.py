@@ -119,7 +119,10 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
         (["app", "--model", "nowhere"], r"jova app: `--model` must be an existing path or a hub name"),
         (["demo", "--output", "demo.gif"], r"jova demo: `--output` must end in .mp4, got demo.gif; use demo.mp4"),
         (["demo", "--model", "nowhere"], r"`--model` must be the folder of a saved JoVAPipeline, got `nowhere`"),
-        (["info", "nowhere"], r"jova info: the model must be a folder with a `model_index.json`, got nowhere"),
+        (
+            ["info", "nowhere"],
+            r"jova info: the path must be a saved pipeline .*, got `nowhere`, which is not there; check",
+        ),
         ([*PREPARE, "--num-processes", "0"], r"jova prepare: `--num-processes` must be at least 1, got 0"),
         (["preview", *PREPARE[1:], "--max-clips", "0"], r"jova preview: `--max-clips` must be at least 1, got 0"),
         (["train", "--config", "lorra"], r"jova train: `--config` must be an existing YAML file or one of .*lora"),

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.ray_cluster import run_on_ray
@@ -57,6 +56,7 @@ from diffusers_jova.whole_files import explained_full_disk
 from jova_cli.file_arguments import as_options
 from jova_cli.given_paths import RECORDS
 from jova_cli.parser import DTYPES, dtype_name, one_line
+from jova_cli.progress import followed
 
 
 Item = TypeVar("Item")
@@ -323,7 +323,7 @@ def prepare(
         run = _run_ray if use_ray else _run_processes if num_processes > 1 else _run_here
         (preparer if run is _run_here else replace(preparer)).write_empty_prompt()
         if todo:
-            outcomes += tqdm(run(todo, preparer, num_processes), total=len(todo), desc="preparing", unit="clip")
+            outcomes += followed(run(todo, preparer, num_processes), len(todo), "preparing")
         (preparer if run is _run_here else replace(preparer)).write_voices()
         origin = {"model": str(preparer.model), "settings": asdict(preparer.settings)}
         write_summary(preparer.output, origin, outcomes)

@@ -390,7 +390,9 @@ UNREAD = (  # a setting, its value, what nothing reads then, what to do
     ("stage", "audio", ("video_weight", "mouth_box_scale"), "set `stage: joint` or `video`"),
     ("stage", "video", ("audio_weight",), "set `stage: joint` or `audio`"),
 )
-LENGTH_AND_RATE = ("steps", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_grad_norm")
+LENGTH_AND_RATE = (
+    *("steps", "warmup_steps", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_grad_norm"),
+)
 FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
     *LENGTH_AND_RATE,  # what a run that diverged, or ends too early, needs
     *("model", "data", "output_dir", "prior_data", "pipeline", "push_to_hub", "hub_private_repo", "init_adapter"),

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.component_fit import check_weights
+from diffusers_jova.hub_access import explained_hub
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
 from diffusers_jova.training.data.encoder import FIRST_FRAMES
 from diffusers_jova.training.loop.branches import check_learning_rates, copy_video_to_audio, freeze, meets_rarely
@@ -43,8 +44,9 @@ def load_transformer(model: str) -> Any:
     if model.endswith(".json"):
         return _new_transformer(Path(model))
     subfolder = "transformer" if not Path(model).is_dir() or (Path(model) / "transformer").is_dir() else None
-    values = JoVATransformer3DModel.load_config(model, subfolder=subfolder)
-    transformer = _transformer_class(values, model).from_pretrained(model, subfolder=subfolder)
+    with explained_hub("model", model):
+        values = JoVATransformer3DModel.load_config(model, subfolder=subfolder)
+        transformer = _transformer_class(values, model).from_pretrained(model, subfolder=subfolder)
     check_weights("model", transformer)
     return transformer
 

@@ -374,6 +374,7 @@ class Trainer:
             state = {
                 "fingerprint": self._fingerprint(),
                 "course": self.course,
+                "warmup_steps": self.config.warmup_steps,
                 "optimizer": values,
                 "scaler": scaler and scaler.state_dict(),
             }
@@ -415,6 +416,16 @@ class Trainer:
         course = [Part(*part) for part in state.get("course", ())]  # older checkpoints have none
         self.course = continued_course(course, self.step, self.config)
         self._tell(f"continuing from {path} at step {self.step}")
+        self._tell_warmup(state.get("warmup_steps", state["fingerprint"].get("warmup_steps")))  # there in older ones
+
+    def _tell_warmup(self, before: int) -> None:
+        """Say that a warm-up of another length than before lies ahead, as after a first run of few steps."""
+        warmup_steps = self.config.warmup_steps
+        if warmup_steps != before and self.step < max(before, warmup_steps):
+            self._tell(
+                f"`warmup_steps` is {warmup_steps}, {before} until now: the learning rate "
+                + (f"rises until step {warmup_steps}" if self.step < warmup_steps else "has risen")
+            )
 
     def _agreed_checkpoint(self) -> Path | None:
         """Find the checkpoint to continue from: the newest that the main process sees, which alone writes them."""

@@ -711,3 +711,19 @@ def test_clips_prepared_with_different_sound_codecs_are_refused(tmp_path: Path) 
     write_record(prior / "clip-000.safetensors", record, HEADER | {"audio_latent_rate_hz": 43.07})
     with pytest.raises(ValueError, match=r"one `audio_latent_rate_hz`, got \['31\.25', '43\.07'\]"):
         Trainer(tiny_config(tmp_path, prior_data=str(prior), prior_probability=0.5))
+
+
+def test_a_first_run_of_few_steps_goes_on_with_the_warmup_of_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"learning_rate_schedule": "constant", "log_every": 1, "warmup_steps": 0, "steps": 2}
+    Trainer(tiny_config(tmp_path, **few)).train()
+    more = few | {"warmup_steps": 4, "steps": 6}
+    Trainer(tiny_config(tmp_path, **more)).train()
+    said = "`warmup_steps` is 4, 0 until now: the learning rate rises until step 4"
+    assert said in capsys.readouterr().out.splitlines()
+    rates = {line["step"]: line["learning_rate"] for line in losses(tmp_path / "run")}
+    peak = rates[6]
+    assert [rate / peak for rate in rates.values()] == pytest.approx([1, 1, 0.75, 1, 1, 1])
+    Trainer(tiny_config(tmp_path, **more | {"steps": 7})).train()
+    assert "until now" not in capsys.readouterr().out

@@ -1,0 +1,132 @@
+"""What an adapter consists of, from the header of its file: rank, alpha, what it changes, and of which model."""
+
+import json
+import struct
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .json_text import parse_object, read_object
+from .model_info import format_bytes, front_matter, read_header, read_metadata
+from .room_modules import import_alone
+from .shipped import PACKAGE
+
+
+FILES = (
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+)  # of a folder, as diffusers and peft name them
+PEFT_CONFIG = "adapter_config.json"
+PEFT_METADATA = "lora_adapter_metadata"  # in a header, as diffusers writes it
+BASES = ("ss_base_model_version", "modelspec.architecture")  # in a header, as trainers tell the base model
+SCALARS = {"F64": "<d", "F32": "<f", "F16": "<e"}  # how struct reads a number
+RANK_AXES = {  # of the parts that tell the rank of a module
+    "lora_A.weight": 0,
+    "hada_w1_a": 1,
+    "lokr_w1_a": 1,
+    "lokr_w2_a": 1,
+}
+
+
+def find_adapter(path: Path) -> Path | None:
+    """File of an adapter: `path` itself, or that of a folder; None where there is none."""
+    if path.is_dir():
+        return next((path / name for name in FILES if (path / name).is_file()), None)
+    return path if path.suffix.lower() == ".safetensors" and path.is_file() and is_adapter(path) else None
+
+
+def is_adapter(file: Path) -> bool:
+    """Whether a safetensors file holds parts of adapters."""
+    keys, names = key_rules(), read_header(file)
+    return any(keys.KEY.fullmatch(name) and keys.prefix_of(name) is not None for name in names)
+
+
+def key_rules() -> ModuleType:
+    """How keys of adapters are read."""
+    return import_alone(PACKAGE / "adapter_keys.py")
+
+
+def describe_adapter(file: Path) -> str:
+    """Describe an adapter in a few lines.
+
+    Raises:
+        ValueError: If the file holds no adapter of a transformer.
+    """
+    keys = key_rules()
+    branch_of = import_alone(PACKAGE / "weight_branches.py").branch_of
+    tensors, metadata = read_header(file), read_metadata(file)
+    bare, unknown = keys.bare_names(tensors)
+    parts = {new: tensors[old] for old, new in bare.items()}
+    modules = {keys.split_name(name)[0] for name in parts}
+    branches = Counter(branch_of(keys.module_name(module)) for module in modules)
+    config = peft_config(file, metadata)
+    size = file.stat().st_size
+    lines = {
+        "adapter": f"{file.name}, {len(parts)} tensors, {format_bytes(size)}",
+        "base model": base_model(file, metadata, config),
+        "rank": listed(ranks_of(parts, keys)),
+        "alpha": listed(alphas_of(file, parts, config)) or "not stated: the scale is 1",
+        "targets": f"{len(modules)} modules: " + ", ".join(f"{n} {name}" for name, n in sorted(branches.items())),
+        "not read": f"{len(unknown)} tensors of something else" if unknown else "",
+    }
+    return "\n".join(f"{name:<11} {said}" for name, said in lines.items() if said)
+
+
+def listed(values: Iterable[float]) -> str:
+    """Different numbers with how often each occurs, the most frequent first; the number alone where there is one."""
+    counts = Counter(values).most_common()
+    if len(counts) == 1:
+        return f"{counts[0][0]:g}"
+    return ", ".join(f"{value:g} ({count} modules)" for value, count in counts)
+
+
+def ranks_of(parts: Mapping[str, Any], keys: ModuleType) -> list[int]:
+    """The rank of each module that has one."""
+    ranks = {}
+    for name, entry in parts.items():
+        module, part = keys.split_name(name)
+        if part in RANK_AXES and len(entry["shape"]) > RANK_AXES[part]:
+            ranks[module] = entry["shape"][RANK_AXES[part]]
+    return list(ranks.values())
+
+
+def alphas_of(file: Path, parts: Mapping[str, Any], config: Mapping[str, Any]) -> list[float]:
+    """The alpha of each module that states one beside its matrices, else those of the adapter as a whole."""
+    own = [read_scalar(file, entry) for name, entry in parts.items() if name.endswith(".alpha")]
+    if own:
+        return own
+    alpha = config.get("lora_alpha")
+    alphas = [float(alpha)] if isinstance(alpha, int | float) else []
+    pattern = config.get("alpha_pattern")
+    return alphas + [float(value) for value in pattern.values()] if isinstance(pattern, dict) else alphas
+
+
+def read_scalar(file: Path, entry: Mapping[str, Any]) -> float:
+    """Read the first number of a tensor."""
+    code = SCALARS.get(entry["dtype"])
+    width = struct.calcsize(code) if code else 2
+    with file.open("rb") as stored:
+        length = int.from_bytes(stored.read(8), "little")
+        stored.seek(8 + length + entry["data_offsets"][0])
+        found = stored.read(width)
+    if code:
+        return float(struct.unpack(code, found)[0])
+    return float(struct.unpack("<f", b"\0\0" + found)[0])  # bfloat16 is the upper half of a float32
+
+
+def peft_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Config of peft, from the header or beside the file; empty without one."""
+    if PEFT_METADATA in metadata:
+        values = parse_object(metadata[PEFT_METADATA], f"`{PEFT_METADATA}` in the header of `{file}`")
+        return {name.removeprefix("transformer."): value for name, value in values.items()}
+    beside = file.parent / PEFT_CONFIG
+    return read_object(beside) if beside.is_file() else {}
+
+
+def base_model(file: Path, metadata: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    """The model that an adapter says it is of: in its config, its header or its card; empty where none does."""
+    told = [config.get("base_model_name_or_path"), *(metadata.get(name) for name in BASES)]
+    told.append(front_matter(file.parent).get("base_model"))
+    return next((value if isinstance(value, str) else json.dumps(value) for value in told if value), "not stated")

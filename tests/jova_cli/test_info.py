@@ -1,0 +1,137 @@
+"""`jova info` of what is no model: adapters, trainings, prepared clips, and anything else."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from diffusers_jova import JoVATransformer3DModel
+from diffusers_jova.training.loop.trainer import Trainer
+from jova_cli.adapter_info import describe_adapter
+from jova_cli.main import main
+from tests.places import ROOT
+from tests.tiny_training import MODEL, tiny_config, write_clips
+
+
+def said_of(path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    capsys.readouterr()
+    main(["info", str(path)])
+    return capsys.readouterr().out.splitlines()
+
+
+def table(lines: list[str]) -> dict[str, str]:
+    return {line[:12].strip(): line[12:] for line in lines}
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """The folder of a finished training of an adapter, beside the clips `prepared`."""
+    torch.manual_seed(0)
+    JoVATransformer3DModel(**MODEL).save_pretrained(tmp_path / "base")
+    write_clips(tmp_path / "prepared", num_clips=3)
+    settings = {"train": "lora", "lora_rank": 4, "lora_alpha": 8, "lora_targets": "attention"}
+    Trainer(tiny_config(tmp_path, model=str(tmp_path / "base"), steps=3, checkpoint_every=2, **settings)).train()
+    return tmp_path / "run"
+
+
+def test_info_tells_how_far_a_training_is_and_what_its_adapter_changes(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training, _, adapter = "\n".join(said_of(trained, capsys)).partition("\n\n")
+    lines = training.splitlines()
+    assert lines[0] == "training of an adapter: step 3 of 3"
+    assert "  last checkpoint: checkpoint-00000003" in lines
+    assert "  result: pytorch_lora_weights.safetensors" in lines
+    assert "  lora_rank: 4" in lines
+    assert not any(line.startswith("  decay_start") for line in lines)  # a default
+    assert any(line.startswith("  losses at step 3: video ") for line in lines)
+    said = table(adapter.splitlines())
+    assert (said["rank"], said["alpha"]) == ("4", "8")
+    assert said["targets"].endswith(" audio, 8 video") or "video" in said["targets"]
+    assert table(said_of(trained / "pytorch_lora_weights.safetensors", capsys)) == said
+    (trained / "pytorch_lora_weights.safetensors").unlink()
+    assert "  result: none yet, the same command goes on" in said_of(trained, capsys)
+
+
+def test_info_counts_prepared_clips_by_bucket(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = trained.parent / "prepared"
+    (folder / "prepare.json").write_text(json.dumps({"model": "jova-tiny", "clips": [{"num_records": 0}]}))
+    lines = said_of(folder, capsys)
+    assert lines[0] == f"prepared clips: 3 records, {3 * 9 / 32:.1f} s"
+    assert lines[1] == "  3 of 9x32x32"
+    assert "  prepared for: jova-tiny" in lines
+    assert "  files left out: 1; prepare.json says why" in lines
+    (folder / "prepare.unfinished").touch()
+    assert said_of(folder, capsys)[-1] == "  not finished: the same `jova prepare` makes the rest"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_info_reads_the_alphas_that_stand_in_the_file_of_an_adapter(dtype: torch.dtype, tmp_path: Path) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    for index, alpha in enumerate((2, 2, 0.5)):
+        name = f"lora_unet_blocks_{index}_self_attn_q"
+        tensors[f"{name}.lora_down.weight"] = torch.zeros(4 + index // 2, 8)
+        tensors[f"{name}.lora_up.weight"] = torch.zeros(8, 4 + index // 2)
+        tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=dtype)
+    file = tmp_path / "kohya.safetensors"
+    save_file(tensors, file, metadata={"ss_base_model_version": "wan2.1"})
+    said = table(describe_adapter(file).splitlines())
+    assert said["rank"] == "4 (2 modules), 5 (1 modules)"
+    assert said["alpha"] == "2 (2 modules), 0.5 (1 modules)"
+    assert said["targets"] == "3 modules: 3 video"
+    assert said["base model"] == "wan2.1"
+
+
+def test_info_describes_an_adapter_of_peft_by_its_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "base_model.model.blocks.0.attn.audio.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.zeros(2, 8), f"{name}.lora_B.weight": torch.zeros(8, 2)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "lora_alpha": 16, "base_model_name_or_path": "owner/model"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    said = table(said_of(tmp_path, capsys))
+    assert (said["rank"], said["alpha"], said["base model"]) == ("2", "16", "owner/model")
+    assert said["targets"] == "1 modules: 1 audio"
+
+
+def test_info_of_a_component_names_its_class(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = said_of(trained.parent / "base", capsys)
+    assert line.startswith("component JoVATransformer3DModel: 41,262 parameters")
+
+
+@pytest.mark.parametrize("name", ["text.txt", "weights.safetensors", "weights.pt", "folder"])
+def test_info_says_in_one_sentence_what_it_reads(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+    elif name == "weights.safetensors":
+        save_file({"layer.weight": torch.zeros(2)}, path)
+    else:
+        path.write_text("something")
+    with pytest.raises(SystemExit) as ended:
+        main(["info", str(path)])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    kind = "folder" if name == "folder" else "file"
+    assert line.startswith("jova info: the path must be a saved pipeline or a component of one, a generated clip")
+    assert line.endswith(f"got the {kind} `{path}`, which is none; name one of these")
+
+
+def test_info_of_a_name_of_the_hub_says_how_it_comes_here(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["info", "some/body"])
+    assert capsys.readouterr().err.endswith("comes by `hf download some/body --local-dir body`\n")
+
+
+def test_info_of_an_adapter_loads_no_torch(tmp_path: Path) -> None:
+    name = "transformer.blocks.0.attn.video.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.zeros(2, 8), f"{name}.lora_B.weight": torch.zeros(8, 2)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    script = f"import sys; from jova_cli.main import main; main(['info', '{tmp_path}/a.safetensors']); "
+    script += "assert not {'torch', 'numpy', 'safetensors'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
