@@ -70,7 +70,7 @@ def chosen_dtype(dtype: str) -> torch.dtype:
 def wrap(transformer: Any, saved: Any, vae: JovaVideoVAE, compute_dtype: torch.dtype, is_8_bits: bool) -> Any:
     """What a MODEL socket carries, of a transformer of the package."""
     scheduler, outline = saved.scheduler(), vae.outline
-    check_text(outline)
+    check_text(saved)
     check_schedule(scheduler)
     check_fits(transformer, outline)
     make_castable(transformer.eval())
@@ -86,12 +86,12 @@ def wrap(transformer: Any, saved: Any, vae: JovaVideoVAE, compute_dtype: torch.d
     return make_patcher(JovaModel(transformer, checkpoint, compute_dtype))
 
 
-def check_text(outline: Any) -> None:
+def check_text(saved: Any) -> None:
     """Refuse a pipeline whose sound reads a text of its own, for which no socket has a place."""
-    if outline.index.get("spoken_text_encoder", [None])[0] is not None:
+    if saved.has("spoken_text_encoder"):
         raise ValueError(
-            "`pipeline` must have one text for picture and sound in ComfyUI, got one with a `spoken_text_encoder`, such "
-            "as UniAVGen; make its clips with `jova generate`"
+            "`pipeline` must have one text for picture and sound in ComfyUI, got one with a `spoken_text_encoder`, "
+            "such as UniAVGen; make its clips with `jova generate`"
         )
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .given_paths import WEIGHT_FILES
 from .json_text import parse_object, read_object
 from .model_info import format_bytes, front_matter, read_header, read_metadata
+from .parser import one_line
 from .room_modules import import_alone
 from .shipped import PACKAGE
 
@@ -28,6 +30,34 @@ RANK_AXES = {  # of the parts that tell the rank of a module
     "lokr_w1_a": 1,
     "lokr_w2_a": 1,
 }
+
+
+def check_adapter(option: str, path: Path) -> None:
+    """Refuse a file that holds no tensors, a folder without such files, and that of a training that has not ended.
+
+    Args:
+        option: That names it.
+        path: That exists.
+    """
+    suffixes = " or ".join(WEIGHT_FILES)
+    if path.is_dir() and not any(path.glob("*.safetensors")) and any(path.glob("checkpoint-*")):
+        raise ValueError(
+            f"`{option}` must be an adapter whose training has ended, got {path}; run the same `jova train-lora` "
+            "again, it continues from its last checkpoint"
+        )
+    if path.is_dir() and not any(file.suffix in WEIGHT_FILES for file in path.iterdir()):
+        raise ValueError(
+            f"`{option}` must be the folder of an adapter, got {path} without a {suffixes} file; name that of a `jova "
+            "train-lora` that has ended, or the file itself"
+        )
+    if path.is_file() and path.suffix not in WEIGHT_FILES:
+        raise ValueError(f"`{option}` must be a {suffixes} file, or a folder with one, got {path}; name another")
+    if path.is_file() and path.suffix == WEIGHT_FILES[0]:
+        try:
+            read_header(path)
+        except ValueError as error:
+            got = f"{path} ({one_line(error)})"
+            raise ValueError(f"`{option}` must be an adapter, got {got}; name its file or folder") from error
 
 
 def find_adapter(path: Path) -> Path | None:

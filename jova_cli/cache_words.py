@@ -28,7 +28,7 @@ def cache_settings(text: str) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"`--cache` must be words name=value, got {word!r}; write {EXAMPLE}, say")
         if name not in known:
-            hint = did_you_mean(name, known, f"there are {', '.join(known)}")
+            hint = did_you_mean(name, list(known), f"there are {', '.join(known)}")
             raise ValueError(f"`--cache` must name a setting of the cache, got {name!r}; {hint}")
         if name in settings:
             raise ValueError(f"`--cache` must name a setting once, got `{name}` several times; leave all but one out")

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .adapter_info import check_adapter
 from .cache_words import cache_settings
 from .clip_limits import GivenLengths
 from .file_arguments import add_file_arguments, as_options, check_file_arguments
-from .given_paths import WEIGHT_FILES, check_file, check_readable, check_suffix, check_writable
+from .given_paths import check_file, check_readable, check_suffix, check_writable
 from .media_files import check_image, check_sound, check_video
 from .model_clips import MODALITIES, check_clip_fits, index_defaults
-from .model_info import read_header, read_index
+from .model_info import read_index
 from .number_options import MAX_RATE_HZ, check_between, check_count
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name, one_line
 from .prompt_list import RowParser, check_list, read_rows
@@ -293,8 +294,7 @@ def check_model(args: argparse.Namespace) -> None:
         check_source("--lora", adapter.source)
         if Path(adapter.source).exists():
             check_readable("--lora", Path(adapter.source), "name the file or the folder of an adapter")
-            check_finished(Path(adapter.source))
-            check_adapter(Path(adapter.source))
+            check_adapter("--lora", Path(adapter.source))
 
 
 def check_first_frame(args: argparse.Namespace) -> None:
@@ -307,30 +307,6 @@ def check_first_frame(args: argparse.Namespace) -> None:
             "`--image` must be given to this model, whose clips begin with one, got neither `--image` nor `--video`; "
             "give the first frame, or `--modalities audio`"
         )
-
-
-def check_finished(path: Path) -> None:
-    """Refuse the folder of a training that has not written its adapter yet."""
-    if path.is_dir() and not any(path.glob("*.safetensors")) and any(path.glob("checkpoint-*")):
-        raise ValueError(
-            f"`--lora` must be an adapter whose training has ended, got {path}; run the same `jova train-lora` again, "
-            "it continues from its last checkpoint"
-        )
-
-
-def check_adapter(path: Path) -> None:
-    """Refuse a file that holds no tensors, and a folder that holds none of such files."""
-    if path.is_dir() and not any(file.suffix in WEIGHT_FILES for file in path.iterdir()):
-        raise ValueError(
-            f"`--lora` must be the folder of an adapter, got {path} without a {' or '.join(WEIGHT_FILES)} file; "
-            "name that of a `jova train-lora` that has ended, or the file itself"
-        )
-    if path.is_file() and path.suffix not in WEIGHT_FILES:
-        raise ValueError(
-            f"`--lora` must be a {' or '.join(WEIGHT_FILES)} file, or a folder with one, got {path}; name another"
-        )
-    if path.is_file() and path.suffix == WEIGHT_FILES[0]:
-        read_header(path)
 
 
 def check_prompt(args: argparse.Namespace) -> None:

@@ -44,7 +44,7 @@ class RowParser(Parser):
     """
 
     def __init__(self, add_arguments: Callable[[Parser], None]) -> None:
-        super().__init__(add_help=False)
+        super().__init__(prog="jova generate", add_help=False)
         self.options: dict[str, argparse.Action] = {}
         add_arguments(self)
 

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from .adapter_info import check_adapter
 from .given_paths import check_prepared
 from .parser import Parser
 from .shipped import check_source, find_preset, preset_names
@@ -59,6 +60,8 @@ def check(args: argparse.Namespace) -> None:
     check_prepared("data", Path(args.data))
     if args.init_adapter is not None:
         check_source("--init-adapter", args.init_adapter)
+        if Path(args.init_adapter).exists():
+            check_adapter("--init-adapter", Path(args.init_adapter))
     check_run(args.config, args.overrides, own_settings(args), train="lora")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .adapter_info import check_adapter
 from .class_fields import Field, read_fields
 from .given_paths import check_prepared, kind_of
 from .json_text import read_object
@@ -91,6 +92,8 @@ def check_files(values: Mapping[str, Any]) -> None:
         check_trainable(find_model(given["model"]))
     if "init_adapter" in given:
         check_source("init_adapter", given["init_adapter"])
+        if Path(given["init_adapter"]).exists():
+            check_adapter("init_adapter", Path(given["init_adapter"]))
 
 
 def check_trainable(model: str) -> None:

@@ -105,8 +105,11 @@ def test_the_config_beside_a_card_is_what_its_conversion_writes(name: str) -> No
 
 
 @pytest.mark.parametrize("name", CONVERTED)
-def test_a_card_makes_the_folder_that_it_is_about(name: str) -> None:
+def test_a_card_makes_the_folder_that_it_is_about(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = convert_commands(CARDS / name / "README.md")
+    monkeypatch.chdir(tmp_path)
+    for word in {word for word in commands[-1] if re.fullmatch(r"[a-z][\w.-]+", word)} - {name}:
+        Path(word).mkdir()  # what the commands above it make
     assert str(parse(commands[-1])[1].output) == name
 
 

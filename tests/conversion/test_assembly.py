@@ -74,7 +74,7 @@ def test_components_are_taken_one_by_one_from_folders_without_an_index(
             ["vae={pipe}/vae"],
             "got no `tokenizer`, `text_encoder`, `transformer`, `audio_vae`, `vocoder`; name its folder",
         ),
-        (["{pipe}", "vea={pipe}/vae"], "a component must be one of tokenizer, .* got `vea`; correct the word"),
+        (["{pipe}", "vea={pipe}/vae"], "a component must be one of tokenizer, .* got `vea`; did you mean `vae`"),
         (["{pipe}", "vae={pipe}/vae", "vae={pipe}/vae"], "a component must be named once, got `vae` several times"),
         (["{pipe}/nowhere"], "a component must be an existing folder"),
         (["{pipe}", "scheduler={tmp}"], "with the class in its config, got no class"),

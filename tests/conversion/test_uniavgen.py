@@ -27,6 +27,7 @@ from diffusers_jova.provenance import read_provenance
 from diffusers_jova.scheduling_flow_match_av import PRESETS
 from diffusers_jova.spoken_text import MIN_UNITS
 from diffusers_jova.spoken_text_encoder import FILLER, JoVASpokenTextEncoder
+from jova_cli.app import parse as parse_app
 from jova_cli.main import main as cli
 from jova_cli.model_info import front_matter
 from tests.conversion.test_dual_tower import write_uniavgen
@@ -239,6 +240,38 @@ def test_a_reference_voice_is_read_in_front_with_what_it_says_and_is_no_part_of_
     record = output.provenance[0]
     assert "reference_audio" in record["given"]
     assert record["reference_transcript"] == "Hi."
+
+
+def test_a_reference_voice_that_is_not_read_brings_no_text_either(
+    pipe: JoVAPipeline,
+) -> None:
+    sound = voice(5 / 16)
+    plain, _ = calls_of(pipe, audio=sound)
+    output, calls = calls_of(pipe, audio=sound, reference_audio=voice(), reference_transcript="Hi.")
+    assert "audio_reference_hidden_states" not in calls[0]
+    np.testing.assert_array_equal(output.frames, plain.frames)
+
+
+def test_encoded_prompts_beside_a_reference_voice_need_what_it_says_for_the_negative_one(pipe: JoVAPipeline) -> None:
+    embeds, negative, _ = pipe.encode_prompt(SAID, reference_transcript="Hi.")
+    given = {"prompt": None, "prompt_embeds": embeds, "reference_audio": voice()}
+    with pytest.raises(ValueError, match=r"`reference_transcript` must be what `reference_audio` says"):
+        calls_of(pipe, **given)
+    texts, _ = calls_of(pipe, reference_audio=voice(), reference_transcript="Hi.")
+    both, _ = calls_of(pipe, **given, negative_prompt_embeds=negative)
+    np.testing.assert_allclose(both.frames, texts.frames, atol=1e-5)
+    calls_of(pipe, **given, guidance_scale=1.0, audio_guidance_scale=1.0)
+
+
+@pytest.mark.parametrize("sound", [np.full((1, 12000), 1e-41), np.array([[0.3], [-0.3]]).repeat(12000, axis=1)])
+def test_a_voice_without_sound_is_refused(pipe: JoVAPipeline, sound: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="`reference_audio` must hold a voice, got silence in what its channels"):
+        calls_of(pipe, reference_audio=Sound(sound.astype(np.float32), 24000), reference_transcript="Hi.")
+
+
+@pytest.mark.usefixtures("pipe")  # whose folder it is
+def test_the_page_takes_a_model_that_never_begins_without_an_image(release: list[str]) -> None:
+    assert parse_app(["--model", release[2]])[1].model == release[2]
 
 
 def log_mel_of(pipe: JoVAPipeline) -> JoVALogMel:

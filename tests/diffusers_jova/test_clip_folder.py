@@ -205,8 +205,8 @@ def test_broken_rows_are_named_by_their_lines_and_the_others_made(
         (2, "`height` must be a positive multiple of 16, got 20"),
         (3, "`--image` must be a readable image"),
         (4, "`--steps` must be at least 1, got 0"),
-        (5, "`--lora` must be an adapter of this model"),
-        (6, "`--lora` must be an adapter of this model"),
+        (5, "`--lora` must be a .safetensors or .pt or"),
+        (6, "`--lora` must be a .safetensors or .pt or"),
     ):
         assert f"{path}, line {line}: {message}" in said.err
     assert clips(tmp_path / "clips") == {"a.mp4", "g.mp4"}

@@ -61,7 +61,10 @@ CHUNKED: dict[str, Callable[[Any], Any]] = {
     "slicing": lambda vae: vae.enable_slicing(),
     "a subclass": lambda vae: setattr(vae, "__class__", _Inverted),
     "a method of its own": lambda vae: setattr(vae, "decode", torch.no_grad()(vae.decode)),
-    "hooks": lambda vae: setattr(vae, "_hf_hook", object()),
+    "hooks of accelerate": lambda vae: setattr(vae, "_hf_hook", object()),
+    "hooks on its parts": lambda vae: vae.decoder.register_forward_hook(lambda *_: None),
+    "a compiled part": lambda vae: vae.decoder.compile(),
+    "a compiled part in its place": lambda vae: setattr(vae, "decoder", torch.compile(vae.decoder)),
     "a GPU": lambda vae: setattr(vae, "execution_device", "cuda"),
 }
 
@@ -92,6 +95,14 @@ def test_large_clips_keep_the_memory_of_chunks(codec: JoVAVideoCodec, monkeypatc
         assert not codec.takes_one_pass(2, 9, 16, 24)
         torch.testing.assert_close(codec.encode(frames), latents, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(codec.decode(latents), decoded, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_frames", [2, 3, 4, 6])
+def test_frames_that_fill_no_latent_are_left_to_the_vae(codec: JoVAVideoCodec, num_frames: int) -> None:
+    frames = torch.rand(1, 3, num_frames, 16, 16) * 2 - 1
+    with torch.no_grad():
+        expected = codec.normalize(codec.vae.encode(frames).latent_dist.mode())
+        torch.testing.assert_close(codec.encode(frames), expected)
 
 
 def test_latents_have_the_frames_of_the_clip_they_are_of(codec: JoVAVideoCodec) -> None:

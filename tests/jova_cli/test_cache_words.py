@@ -18,6 +18,7 @@ def test_words_become_the_settings_of_a_cache() -> None:
 REFUSED = {
     "3": r"`--cache` must be words name=value, got '3'",
     "video_intervall=3": r"must name a setting of the cache, got 'video_intervall'; .*video_interval",
+    "video_interval=2.5": r"`video_interval` of `--cache` must be a whole number, got 2.5",
     "video_interval=three": r"`video_interval` of `--cache` must be a number, got 'three'",
     "audio_threshold=-1": r"`audio_threshold` of `--cache` must be positive and finite, got -1",
     "video_interval=2,video_interval=3": r"once, got `video_interval` several times",

@@ -3,6 +3,7 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from jova_cli.generate import Adapter, parse
@@ -28,7 +29,7 @@ def only_refusal(args: Namespace) -> Refusal:
 
 
 def test_every_option_of_a_single_clip_is_a_column(tmp_path: Path) -> None:
-    (tmp_path / "face.png").write_bytes(b"not empty")
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "face.png")
     words = ["--video-caption", "a man", "--transcript=-5 degrees", "--image", str(tmp_path / "face.png")]
     words += ["--fit", "contain", "--modalities", "audio", "video", "--seed", "3", "--steps", "4", "--height", "32"]
     words += ["--guidance-scale", "2.5", "--lora", "a/b:0.5", "--lora", "c/d", "--skip-unknown", "--dtype", "bf16"]
@@ -82,18 +83,21 @@ def test_a_list_of_windows_is_read_without_its_mark_and_with_its_line_ends(tmp_p
     path.write_bytes('\ufeffprompt,steps\r\n"a\r\nb",3\r\n\r\nc,x\r\nd,5\r\n'.encode())
     args = read(path)
     assert [(line, row.prompt, row.steps) for line, row in args.rows] == [(2, "a\nb", 3), (6, "d", 5)]
-    assert args.refused == [Refusal(5, f"{path}, line 5: argument --steps: invalid int value: 'x'")]
+    assert args.refused == [Refusal(5, f"{path}, line 5: `--steps` must be a whole number, got 'x'; use 8, say")]
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"prompt": "a", "steps": 0}, r": `--steps` must be at least 1, got 0"),
-        ({"prompt": "a", "steps": 2.5}, r": argument --steps: invalid int value: '2.5'"),
+        ({"prompt": "a", "steps": 2.5}, r": `--steps` must be a whole number, got '2\.5'; use 8, say"),
         ({"prompt": "a", "steps": True}, r": `steps` must be a text or a number, got True; correct the cell"),
         ({"prompt": ["a", "b"]}, r": `prompt` must be a text or a number, got \['a', 'b'\]"),
         ({"prompt": "\ud800"}, r": `prompt` must be a text or a number, got '\\ud800'"),
-        ({"prompt": "a", "fit": "crop"}, r": argument --fit: invalid choice: 'crop'"),
+        (
+            {"prompt": "a", "fit": "crop"},
+            r": `--fit` must be one of cover, .* got crop; `jova generate --help`",
+        ),
         ({"prompt": "a", "cpu_offload": "maybe"}, r": `cpu_offload` must be true or false, got 'maybe'"),
         ({"prompt": "a", "image": "no.png"}, r": `--image` must be an existing file, got .*/no\.png"),
         ({"steps": 3}, r": the prompt must be given either by .*got neither"),
@@ -172,7 +176,7 @@ def test_the_readme_turns_verse_bench_into_a_list(tmp_path: Path, monkeypatch: p
     (block,) = re.findall(r"^```python\n([^`]*verse_bench[^`]*)^```", (ROOT / "README.md").read_text(), re.MULTILINE)
     folder = tmp_path / "verse_bench" / "set1"
     folder.mkdir(parents=True)
-    (folder / "00023.jpg").write_bytes(b"not empty")
+    PIL.Image.new("RGB", (8, 8)).save(folder / "00023.jpg")
     item = {"video_prompt": "a man", "audio_prompt": ["rain", "wind"], "speech_prompt": {"text": "hello"}}
     (folder / "00023.json").write_text(json.dumps(item))
     monkeypatch.chdir(tmp_path)

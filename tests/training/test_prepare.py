@@ -391,7 +391,7 @@ def test_a_clip_whose_prompt_stays_empty_is_reported_and_skipped(tmp_path: Path,
     samples = read_samples(source, captions_required=False)
     outcomes = prepare(samples, make_preparer(tiny_pipeline_folder, output))
     assert [outcome.status for outcome in outcomes] == ["skipped", "kept"]
-    assert "skipped 1: the prompt is empty, nothing is written and no words were heard" in describe(outcomes)
+    assert "skipped 1: it has no caption; write one into" in describe(outcomes)
     assert [path.name[:2] for path in output.glob("*.safetensors")] == ["b-"]
 
 
@@ -401,6 +401,7 @@ def test_the_clips_of_a_file_in_which_no_word_is_heard_are_left_out_alone(
     source = write_clips(tmp_path / "clips", ["a"], num_frames=27)
     (source / "a.txt").unlink()
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache", cut="all")
+    preparer = replace(preparer, settings=replace(preparer.settings, whisper=tmp_path))
     vars(preparer)["_transcriber"] = lambda *_: [Speech("one", 0.0, 0.5), Speech("three", 1.2, 1.6)]
     outcomes = prepare(read_samples(source, captions_required=False), preparer)
     headers = [record(path)[0] for path in sorted((tmp_path / "cache").glob("*.safetensors"))]
@@ -656,7 +657,7 @@ def test_truncated_files_tracks_and_shapes_are_asked_for_by_the_words_of_generat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--fit", "zoom"], "invalid choice: 'zoom'"),
+        (["--fit", "zoom"], "`--fit` must be one of cover, contain, stretch, got zoom"),
         (["--fit", "contain", "--centre-crop"], "`--centre-crop` must go with `--fit cover`, got `--fit contain`"),
         (["--audio-track=-1"], "`--audio-track` must be counted from 0, got -1"),
         (["--buckets", "10x32x32"], "use 9 or 13"),
@@ -669,7 +670,7 @@ def test_truncated_files_tracks_and_shapes_are_asked_for_by_the_words_of_generat
         (["--loudness-lufs", "nan"], "`--loudness-lufs` must be a number from -70 to 0, got nan; use -23, say"),
         (["--loudness-lufs=-inf"], "`--loudness-lufs` must be a number from -70 to 0, got -inf"),
         (["--min-sync", "nan"], "`--min-sync` must be a number from -1 to 1, got nan; use 0.5, say"),
-        (["--dtype", "fp8"], "invalid choice: 'fp8'"),
+        (["--dtype", "fp8"], "`--dtype` must be one of float32, bfloat16, float16, got fp8"),
         (["--num-processes", "0"], "`--num-processes` must be at least 1, got 0"),
         (["--device", "abacus"], "`--device` must be a device of this machine, got abacus"),
         (["--whisper", "nowhere"], "`--whisper` must be an existing folder, got `nowhere` (No such"),

@@ -46,7 +46,10 @@ def fail_with(error: BaseException) -> Any:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("data=nowhere", "a data set must hold `*.safetensors` records, got `nowhere`"),
+        (
+            "data=nowhere",
+            "`data` must be an existing folder, got `nowhere` (No such file or directory); run `jova prepare` first",
+        ),
         ("model=nowhere", "`model` must be"),
         ("model={}/list.json", "list.json`, must be a JSON object, got [1]; training/configs"),
         ("output_dir={}/model.json", "`output_dir` must be a folder of its own"),
@@ -84,7 +87,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(tmp_path: Path, capsys: 
 
 def test_the_adapter_command_refuses_the_preset_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.safetensors").touch()
-    paths = [str(tmp_path), str(tmp_path / "run"), "--model", "m"]
+    paths = [str(tmp_path), str(tmp_path / "run"), "--model", "jova-tiny"]
     with pytest.raises(SystemExit, match="2"):
         train_lora.main([*paths, "--config", "training/configs/smoke.yaml"])
     (line,) = capsys.readouterr().err.splitlines()

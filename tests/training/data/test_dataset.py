@@ -153,7 +153,9 @@ def test_the_empty_prompt_has_the_shape_of_the_others(mixed: Path) -> None:
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a data set must hold .* run `jova prepare` first"):
+    with pytest.raises(
+        ValueError, match=r"`data` must be an existing folder, got .* \(it is empty\); run `jova prepare` first"
+    ):
         PrecomputedDataset(tmp_path)
 
 
