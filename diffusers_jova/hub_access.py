@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from httpx import HTTPError  # what huggingface_hub lets through
 from huggingface_hub import constants
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of its client
     EntryNotFoundError,
     GatedRepoError,
     HFValidationError,

@@ -42,6 +42,8 @@ def describe_training(folder: Path) -> str:
     last = max((path for path in folder.iterdir() if CHECKPOINT.fullmatch(path.name)), default=None)
     step = 0 if last is None else read_object(last / "state.json").get("step")
     result = next((name for name in RESULTS if (folder / name).is_file()), None)
+    if result and step != values.get("steps"):
+        result += ", of an earlier end; the same command goes on"
     defaults = {field.name: field.default for field in fields(config.TrainConfig)}
     shown = {name: value for name, value in values.items() if is_shown(value, defaults[name])}
     return "\n".join(
