@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from httpx import HTTPError  # what huggingface_hub lets through
 from huggingface_hub import constants
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of its client
     EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
