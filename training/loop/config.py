@@ -302,6 +302,13 @@ class TrainConfig:
                 "`prefix_max_fraction` must be above 0 for the `continuation` in `tasks`, got 0; leave it out",
             ),
             (
+                self.prefix_max_fraction != TrainConfig.prefix_max_fraction
+                and self.prefix_probability == 0
+                and (self.tasks or {}).get("continuation", 0) == 0,
+                "`prefix_max_fraction` is read with `prefix_probability` or `continuation` in `tasks`; set one, or "
+                f"leave it out, got {self.prefix_max_fraction:g}",
+            ),
+            (
                 self.stage == "audio" and self.experts != "drawn",
                 f"`experts` are of the video; set `experts: drawn` or change `stage: audio`, got {self.experts!r}",
             ),

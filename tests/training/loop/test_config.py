@@ -164,6 +164,8 @@ def test_a_run_that_is_built_in_python_is_checked_as_one_of_a_file_is(values: di
             {"ema_decay": 0.99, "distribution": "deepspeed"},
             r"`ema_decay` must be null with DeepSpeed in half precision, got 0\.99; D",
         ),
+        ({"tasks": {"joint": 1}, "prefix_max_fraction": 0.3}, "`prefix_max_fraction` is read with `prefix_pro"),
+        ({"tasks": {"continuation": 1}, "prefix_max_fraction": 0}, "`prefix_max_fraction` must be above 0 for the"),
         ({"stop_after_minutes": 5, "distribution": "deepspeed"}, "`stop_after_minutes` must be null with DeepSpeed"),
     ],
 )
