@@ -49,13 +49,18 @@ def count_files(folder: Path, pattern: str) -> int:
     return sum(1 for _ in folder.glob(pattern))
 
 
-def check_clip_arguments(args: argparse.Namespace, *, captions_required: bool) -> None:
-    """Refuse what is not there or cannot be read, and numbers that no clip can have.
+def check_data_set(args: argparse.Namespace, *, captions_required: bool) -> None:
+    """Refuse a set of clips that cannot be read.
 
     Args:
         args: The words.
         captions_required: Refuse a set in which no clip has a caption.
     """
+    import_alone(MANIFEST).read_samples(args.source, captions_required=captions_required)
+
+
+def check_clip_arguments(args: argparse.Namespace) -> None:
+    """Refuse what is not there or cannot be read, and numbers that no clip can have."""
     check_file_arguments(args.audio_track)
     if args.centre_crop and args.fit != FITS[0]:
         raise ValueError(
@@ -72,7 +77,6 @@ def check_clip_arguments(args: argparse.Namespace, *, captions_required: bool) -
     if args.face_landmarker_path is not None:
         check_file("--face-landmarker-path", args.face_landmarker_path)
     check_output_folder("output", args.output)
-    import_alone(MANIFEST).read_samples(args.source, captions_required=captions_required)
 
 
 def check_buckets(args: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .clip_arguments import add_clip_arguments, check_clip_arguments, count_files
+from .clip_arguments import add_clip_arguments, check_clip_arguments, check_data_set, count_files
 from .number_options import check_count
 from .parser import DTYPES, Parser, dtype_name
 
@@ -38,4 +38,5 @@ def kept(args: argparse.Namespace) -> str:
 def check(args: argparse.Namespace) -> None:
     """Refuse a folder or a number that cannot work before any work is done."""
     check_count("--num-processes", args.num_processes)
-    check_clip_arguments(args, captions_required=args.whisper is None)
+    check_clip_arguments(args)
+    check_data_set(args, captions_required=args.whisper is None)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .clip_arguments import add_clip_arguments, check_clip_arguments, count_files
+from .clip_arguments import add_clip_arguments, check_clip_arguments, check_data_set, count_files
 from .number_options import check_count
 from .parser import Parser
 
@@ -41,6 +41,12 @@ def kept(args: argparse.Namespace) -> str:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse a folder or a number that cannot work before any work is done."""
+    """Refuse a folder, clips or a number that cannot work before any work is done."""
+    check_words(args)
+    check_data_set(args, captions_required=False)
+
+
+def check_words(args: argparse.Namespace) -> None:
+    """The same without the clips, for one that is no set."""
     check_count("--max-clips", args.max_clips)
-    check_clip_arguments(args, captions_required=False)
+    check_clip_arguments(args)

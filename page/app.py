@@ -303,7 +303,7 @@ class Page:
             parser = Parser()
             preview_words.add_arguments(parser)
             args = parser.parse_args([clip, str(folder), "--model", str(self.model_folder)])
-            preview_words.check(args)
+            preview_words.check_words(args)
             settings = PrepareSettings(clips=clip_settings(args))
             sample = Sample(video=Path(clip), mouth_boxes=Path(boxes) if boxes else None)
             check_detector([sample], settings)

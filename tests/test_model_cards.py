@@ -109,7 +109,8 @@ def test_a_card_makes_the_folder_that_it_is_about(name: str, tmp_path: Path, mon
     commands = convert_commands(CARDS / name / "README.md")
     monkeypatch.chdir(tmp_path)
     for word in {word for word in commands[-1] if re.fullmatch(r"[a-z][\w.-]+", word)} - {name}:
-        Path(word).mkdir()  # what the commands above it make
+        Path(word).mkdir()
+        Path(word, "config.json").write_text("{}")  # in place of what the commands above it make
     assert str(parse(commands[-1])[1].output) == name
 
 
