@@ -6,7 +6,7 @@ from pathlib import Path
 from .clip_limits import Bucket
 from .file_arguments import FITS, add_file_arguments, check_file_arguments
 from .given_paths import check_file, check_folder, check_output_folder, check_readable
-from .model_clips import read_geometry
+from .model_clips import config_of, read_geometry
 from .model_info import read_index
 from .number_options import MAX_RATE_HZ, check_between
 from .parser import Parser
@@ -71,12 +71,23 @@ def check_clip_arguments(args: argparse.Namespace) -> None:
     check_between("--min-sync", args.min_sync, -1, 1, "0.5, say")
     check_readable("source", args.source, "give a manifest or a folder of clips")
     read_index(args.model)
+    check_loudness(args)
     check_buckets(args)
     if args.whisper is not None:
         check_folder("--whisper", args.whisper, "download a model first")
     if args.face_landmarker_path is not None:
         check_file("--face-landmarker-path", args.face_landmarker_path)
     check_output_folder("output", args.output)
+
+
+def check_loudness(args: argparse.Namespace) -> None:
+    """Refuse a loudness that the model would undo."""
+    peak = config_of(args.model, "audio_vae").get("peak")
+    if args.loudness_lufs is not None and peak is not None:
+        raise ValueError(
+            "`--loudness-lufs` must be left out for a model whose `audio_vae` brings every sound to a peak of "
+            f"{peak:g}, got {args.loudness_lufs:g}; leave it out"
+        )
 
 
 def check_buckets(args: argparse.Namespace) -> None:

@@ -361,3 +361,14 @@ def test_a_call_refuses_what_cannot_be_said_before_anything_is_encoded(
         with pytest.raises(ValueError, match=signs):
             pipe(JoVAPrompt(video="a man", transcript=words), image=image, **voice, **CALL)
     assert encoded == []
+
+
+def test_a_loudness_that_the_model_would_undo_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_spoken_pipeline().save_pretrained(tmp_path / "model")
+    config = tmp_path / "model" / "audio_vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "peak": 0.9}))
+    source = write_clips(tmp_path / "source", num_frames=9)
+    words = [str(source), str(tmp_path / "out"), "--model", str(tmp_path / "model"), "--loudness-lufs=-23"]
+    with pytest.raises(SystemExit, match="2"):
+        prepare([*words, *OPTIONS])
+    assert "`--loudness-lufs` must be left out for a model whose `audio_vae` brings" in capsys.readouterr().err
