@@ -1,6 +1,7 @@
 """What the folder of a training and a folder of prepared clips hold, without loading torch."""
 
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import MISSING, fields
@@ -117,11 +118,14 @@ def bucket_of(record: Path, shapes: dict[str, Any], said: dict[str, str]) -> str
 
 
 def number(record: Path, said: dict[str, str], name: str) -> float:
-    """A number of a record's header."""
+    """A number of a record's header, all of which are above 0."""
     try:
-        return float(said[name])
-    except (KeyError, ValueError) as error:
+        found = float(said[name])
+    except (KeyError, ValueError):
+        found = 0.0
+    if not 0 < found < math.inf:  # written so that NaN fails as well
         raise ValueError(
-            f"`{name}` in the header of `{record}` must be a number, got {said.get(name)!r}; delete the record and "
-            "run `jova prepare` again"
-        ) from error
+            f"`{name}` in the header of `{record}` must be a positive number, got {said.get(name)!r}; delete the "
+            "record and run `jova prepare` again"
+        )
+    return found

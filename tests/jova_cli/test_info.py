@@ -1,6 +1,7 @@
 """`jova info` of what is no model: adapters, trainings, prepared clips, and anything else."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,17 @@ def test_info_counts_prepared_clips_by_bucket(trained: Path, capsys: pytest.Capt
     assert "  files left out: 1; prepare.json says why" in lines
     (folder / "prepare.unfinished").touch()
     assert said_of(folder, capsys)[-1] == "  not finished: the same `jova prepare` makes the rest"
+
+
+@pytest.mark.parametrize("value", ["0", "nan", "fast", None])
+def test_a_damaged_record_is_named(value: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prepare.json").write_text("{}")
+    header = {"num_frames": "9", "spatial_factor": "8"} | ({} if value is None else {"frame_rate": value})
+    save_file({"video_latents": torch.zeros(1, 3, 4, 4)}, tmp_path / "a.safetensors", header)
+    with pytest.raises(SystemExit, match="2"):
+        main(["info", str(tmp_path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(rf"`frame_rate` in the header of `.*` must be a positive number, got {value!r}; delete", line)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
