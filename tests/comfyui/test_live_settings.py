@@ -18,7 +18,7 @@ from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVAPromp
 from diffusers_jova.conversion.convert import main as convert
 from tests.comfyui.graphs import Socket, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started
-from tests.tiny_pipeline import build_dual_tower, build_tiny_pipeline, build_wan_transformer
+from tests.tiny_pipeline import build_dual_tower, build_spoken_pipeline, build_tiny_pipeline, build_wan_transformer
 
 
 if "COMFYUI_PATH" not in os.environ:
@@ -46,6 +46,7 @@ def tiny_models() -> dict[str, JoVAPipeline]:
         "skipping": build_tiny_pipeline(transformer=build_dual_tower(), negative_skip_layer=1, **twins),
         "one_way": build_tiny_pipeline(transformer=build_dual_tower(), one_way_coupling=True, **twins),
         "last": build_tiny_pipeline(scheduler=FlowMatchAudioVideoScheduler(last_sigma=0.001)),
+        "spoken": build_spoken_pipeline(),
     }
 
 
@@ -177,6 +178,14 @@ def test_a_schedule_that_comfyui_cannot_walk_is_refused(server: Server) -> None:
     graph = worded("last")
     graph.keep(graph.sample(1), "never")
     said = r"`last_sigma` of the scheduler of `pipeline` must be None in ComfyUI, .*got 0\.001"
+    with pytest.raises(PromptError, match=said):
+        server.run(graph)
+
+
+def test_a_text_of_the_sounds_own_has_no_socket_and_is_refused(server: Server) -> None:
+    graph = worded("spoken")
+    graph.keep(graph.sample(1), "never")
+    said = r"`pipeline` must have one text for picture and sound in ComfyUI, got one with a `spoken_text_encoder`"
     with pytest.raises(PromptError, match=said):
         server.run(graph)
 
