@@ -85,7 +85,7 @@ def centred_log_mel(
 def brought_to_peak(waveform: Tensor, peak: float) -> Tensor:
     """Sound [B, S] whose largest amplitude is `peak`, each by itself; silence as it is."""
     largest = waveform.abs().amax(dim=1, keepdim=True)
-    return waveform * torch.where(largest >= SILENT, peak / largest.clamp(min=SILENT), 1.0)
+    return waveform * torch.where(largest >= SILENT, peak / largest, 1.0)
 
 
 class JoVALogMel(ModelMixin, ConfigMixin):

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Qwen2_5OmniToken2WavBigVGANModel
 
 from diffusers_jova import JoVAAutoencoderKLDAC, JoVALogMel, JoVAPipeline
+from diffusers_jova.log_mel import brought_to_peak
 from diffusers_jova.saved_pipeline import SavedPipeline
 from jova_cli.main import main
 from tests.tiny_pipeline import build_tiny_pipeline, build_transformer
@@ -134,3 +135,9 @@ def test_frames_of_silence_lie_at_the_floor_and_stay_there() -> None:
     silence: Tensor = mel.decode(mel.encode(torch.zeros(1, 24000)))
     assert silence.shape == (1, 100, 80)
     assert silence.exp().max() < 2e-5
+
+
+def test_each_sound_is_brought_to_one_peak_and_silence_stays_silence() -> None:
+    sounds = torch.tensor([[0.1, -0.2], [0.5, 0.25], [0.0, 0.0], [1e-42, 0.0]])
+    expected = torch.tensor([[0.4, -0.8], [0.8, 0.4], [0.0, 0.0], [1e-42, 0.0]])  # the last is below all that sounds
+    torch.testing.assert_close(brought_to_peak(sounds, 0.8), expected)
