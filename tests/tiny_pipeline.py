@@ -1,6 +1,9 @@
 """A pipeline of tiny real components with random weights, for tests: real geometry, real code paths, no meaning."""
 
 import string
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder
@@ -224,3 +227,11 @@ def build_spoken_pipeline(**overrides: object) -> JoVAPipeline:
         "max_reference_s": 5.0,
     }
     return build_tiny_pipeline(**{**parts, **overrides})
+
+
+TRANSFORMERS: dict[str, Callable[..., Any]] = {  # of each class, and of each fusion of two towers
+    "jova": build_transformer,
+    "wan": build_wan_transformer,
+    "nava": partial(build_wan_transformer, **NAVA_SHARING),
+    **{name: partial(build_dual_tower, name) for name in DUAL_TOWERS},
+}

@@ -51,6 +51,18 @@ HEADER = {
     "spatial_factor": 8,
     "temporal_factor": 4,
 }
+EVERYTHING_RANDOM = {
+    "ema_decay": 0.9,
+    "coupling": "mixed",
+    "image_probability": 0.5,
+    "prefix_probability": 0.5,
+    "uncoupled_probability": 0.3,
+    "caption_dropout": 0.5,
+    "gradient_accumulation_steps": 2,
+    "batch_size": 2,
+    "learning_rate_schedule": "cosine",
+    "warmup_steps": 2,
+}
 
 
 def dual_tower(fusion: str, **overrides: Any) -> dict[str, Any]:
@@ -128,3 +140,8 @@ def result(folder: Path) -> dict[str, torch.Tensor]:
 def different(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
     assert one.keys() == other.keys()
     return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "samples_per_second"} for line in lines]

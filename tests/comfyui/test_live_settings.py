@@ -174,18 +174,16 @@ def test_what_is_given_as_a_whole_reads_nothing(server: Server, modality: str, g
     )
 
 
-def test_a_schedule_that_comfyui_cannot_walk_is_refused(server: Server) -> None:
-    graph = worded("last")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("last", r"`last_sigma` of the scheduler of `pipeline` must be None in ComfyUI, .*got 0\.001"),
+        ("spoken", r"`pipeline` must have one text for picture and sound in ComfyUI, got one with a `spoken_text_en"),
+    ],
+)
+def test_a_pipeline_that_core_has_no_place_for_is_refused(server: Server, name: str, said: str) -> None:
+    graph = worded(name)
     graph.keep(graph.sample(1), "never")
-    said = r"`last_sigma` of the scheduler of `pipeline` must be None in ComfyUI, .*got 0\.001"
-    with pytest.raises(PromptError, match=said):
-        server.run(graph)
-
-
-def test_a_text_of_the_sounds_own_has_no_socket_and_is_refused(server: Server) -> None:
-    graph = worded("spoken")
-    graph.keep(graph.sample(1), "never")
-    said = r"`pipeline` must have one text for picture and sound in ComfyUI, got one with a `spoken_text_encoder`"
     with pytest.raises(PromptError, match=said):
         server.run(graph)
 

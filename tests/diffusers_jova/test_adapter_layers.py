@@ -1,7 +1,6 @@
 """Adapters of the transformer over fused projections and over weights that are stored in 8 bits."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,18 @@ from torch import Tensor
 
 from diffusers_jova import JoVAPipeline
 from tests.tiny_pipeline import (
-    DUAL_TOWERS,
-    NAVA_SHARING,
-    build_dual_tower,
+    TRANSFORMERS,
     build_tiny_pipeline,
-    build_transformer,
-    build_wan_transformer,
 )
 
 
-BUILDERS: dict[str, Callable[..., Any]] = {
-    "jova": build_transformer,
-    "wan": build_wan_transformer,
-    "nava": partial(build_wan_transformer, **NAVA_SHARING),
-    **{name: partial(build_dual_tower, name) for name in DUAL_TOWERS},
-}
 CONFIG = LoraConfig(r=2, lora_alpha=6, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False)
 FLOAT8 = {"storage_dtype": torch.float8_e4m3fn, "compute_dtype": torch.bfloat16}
 ROUND_OFF = {"atol": 1e-4, "rtol": 1e-3}  # float32 through two steps of a random network
 Build = Callable[..., Any]
 
 
-@pytest.fixture(params=BUILDERS.values(), ids=BUILDERS.keys())
+@pytest.fixture(params=TRANSFORMERS.values(), ids=TRANSFORMERS.keys())
 def build(request: pytest.FixtureRequest) -> Build:
     """Builds a tiny transformer of each class."""
     return request.param

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import pytest
@@ -21,24 +20,16 @@ from diffusers_jova import JoVAPipeline
 from diffusers_jova.joint_attention import JoVAStreamAttention
 from tests.tiny_pipeline import (
     DUAL_TOWERS,
-    NAVA_SHARING,
+    TRANSFORMERS,
     build_dual_tower,
     build_tiny_pipeline,
-    build_transformer,
-    build_wan_transformer,
 )
 
 
-BUILDERS: dict[str, Callable[..., Any]] = {
-    "jova": build_transformer,
-    "wan": build_wan_transformer,
-    "nava": partial(build_wan_transformer, **NAVA_SHARING),
-    **{name: partial(build_dual_tower, name) for name in DUAL_TOWERS},
-}
 NUM_STEPS = 8
 
 
-@pytest.fixture(params=BUILDERS.values(), ids=BUILDERS.keys())
+@pytest.fixture(params=TRANSFORMERS.values(), ids=TRANSFORMERS.keys())
 def pipeline(request: pytest.FixtureRequest) -> JoVAPipeline:
     """A tiny pipeline around each class of transformer."""
     return build_tiny_pipeline(transformer=request.param())
@@ -161,7 +152,7 @@ def test_blocks_by_which_a_cache_goes_are_not_skipped(index: int, is_refused: bo
 
 @pytest.mark.parametrize("kind", ["wan", *DUAL_TOWERS])
 def test_text_attention_is_broadcast_where_each_modality_has_its_own(kind: str) -> None:
-    pipeline = build_tiny_pipeline(transformer=BUILDERS[kind]())
+    pipeline = build_tiny_pipeline(transformer=TRANSFORMERS[kind]())
     plain = generate(pipeline)
     pipeline.transformer.enable_cache(broadcast(pipeline, "cross"))
     for latents, expected in zip(generate(pipeline, sequential_guidance=True), plain, strict=True):
@@ -173,7 +164,7 @@ def test_text_attention_is_broadcast_where_each_modality_has_its_own(kind: str) 
     [("jova", "has no cross attention"), ("nava", r"got `blocks.1.attn2.shared`, which serves picture and sound")],
 )
 def test_text_attention_that_is_absent_or_serves_both_modalities_is_not_broadcast(kind: str, message: str) -> None:
-    pipeline = build_tiny_pipeline(transformer=BUILDERS[kind]())
+    pipeline = build_tiny_pipeline(transformer=TRANSFORMERS[kind]())
     with pytest.raises(ValueError, match=message):
         pipeline.transformer.enable_cache(broadcast(pipeline, "cross"))
     assert not pipeline.transformer.is_cache_enabled

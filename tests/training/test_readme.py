@@ -15,9 +15,9 @@ from diffusers_jova.media import read_video
 from diffusers_jova.training.train import main as train
 from jova_cli.main import main as jova
 from tests.places import CARDS, ROOT
+from tests.prepared_clips import write_clips
 from tests.tiny_checkpoints import convert_as_told
 from tests.tiny_training import forget_accelerate
-from tests.training.test_prepare import write_clips
 
 
 LAUNCH = 'accelerate launch --config_file "$(jova presets accelerate/fsdp)" -m diffusers_jova.training.train'

@@ -21,9 +21,9 @@ from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.prepare import main as prepare
 from diffusers_jova.training.train import main as train
 from diffusers_jova.training.train_lora import main as train_lora
+from tests.prepared_clips import write_clips
 from tests.tiny_pipeline import build_spoken_pipeline
 from tests.tiny_training import tiny_config
-from tests.training.test_prepare import write_clips
 
 
 SAID = {"a": "Hi, Bob!", "b": "a longer text of more words than the other one."}
