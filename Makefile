@@ -102,9 +102,10 @@ fix:        ## before committing
 	ruff check --fix .
 	ruff format .
 
-bench:      ## one joint block beside its bare products, and the cache that minds the sound; writes bench.json, sound_cache.json
+bench:      ## a joint block, the cache that minds the sound and a VAE at once, each beside the plain way
 	python -m benchmarks.block
 	python -m benchmarks.sound_cache
+	python -m benchmarks.video_vae
 
 gpu:        ## everything that needs a GPU: tests, times, memory; writes gpu.json; 8 minutes on one of 80 GB
 	python -m benchmarks.gpu

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -10,7 +11,9 @@ from benchmarks import gpu, gpu_work
 from benchmarks.block import bare_work, block_calls
 from benchmarks.random_transformer import presets, random_inputs, random_transformer
 from benchmarks.sound_cache import measure_size, signal_to_noise_db, summary, table
+from benchmarks.video_vae import Case, measure
 from diffusers_jova import JoVACacheConfig
+from tests.tiny_pipeline import WAN_VAES
 
 
 def rows_of(path: Path) -> dict[str, dict[str, object]]:
@@ -114,3 +117,12 @@ def test_medians_over_clips_become_a_table() -> None:
     row = summary([[1.0, 2.0, 3.0, 9.0, 5.0, 6.0, 7.0], [3.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]])
     assert (row["speed"], row["waveform_db"], row["lowest_waveform_db"]) == (2.0, 6.5, 4.0)
     assert "| 2.00 |" in table([row])
+
+
+@pytest.mark.parametrize("name", WAN_VAES)
+def test_a_clip_at_once_is_measured_beside_the_chunks_of_its_vae(name: str) -> None:
+    row = measure(Case(name, AutoencoderKLWan(**WAN_VAES[name]).eval(), 9, 16), repeats=1)
+    assert row["clip"] == "9x16x16"
+    assert row["decode, times faster"] > 0
+    assert 0 < row["decoded apart, 1e-6"] < 20  # another order of the same sums
+    assert 0 < row["encoded apart, 1e-6"] < 20
