@@ -64,7 +64,7 @@ class JoVAVideoCodec:
         return decode(self.vae, latents).clamp(-1, 1)
 
     def takes_one_pass(self, batch_size: int, num_frames: int, height: int, width: int) -> bool:
-        """Whether clips are coded as a whole, which a CPU does 1.6 to 2.8 times faster than the VAE's own chunks.
+        """Whether clips are coded as a whole, faster on a CPU than the VAE's own chunks (`benchmarks.video_vae`).
 
         torch computes the many small convolutions of a short clip's chunks by its slowest kernel there. Larger clips
         keep the chunks, whose memory does not grow, as do VAEs that somebody tiles, offloads, compiles or subclasses.
