@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+
+
+REMAP_BYTES = 2**27
 
 
 @dataclass(frozen=True)
@@ -103,21 +107,37 @@ def open_safetensors(path: Path) -> dict[str, Source]:
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return {name: lazy(path, name, part.get_shape(), part.get_dtype()) for name, part in slices.items()}
+            mapped = MappedFile(path)
+            return {name: lazy(mapped, name, part.get_shape(), part.get_dtype()) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"`{path}` must be a complete safetensors file, got {error}; download it again") from error
 
 
-def lazy(path: Path, name: str, shape: list[int], dtype: str) -> Source:
-    """Describe a tensor that is read from its file on demand; the file is mapped only while the tensor lives."""
+class MappedFile:
+    """A safetensors file, mapped anew after every 128 MiB that were read.
+
+    What was read of a mapping counts as memory as long as it lasts; opening the file for every tensor would parse its
+    header thousands of times.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.mapping: Any = None
+        self.num_bytes = 0
+
+    def read(self, name: str) -> Tensor:
+        if self.mapping is None or self.num_bytes > REMAP_BYTES:
+            self.mapping, self.num_bytes = safe_open(self.path, framework="pt"), 0
+        tensor = self.mapping.get_tensor(name)
+        self.num_bytes += tensor.nbytes
+        return tensor
+
+
+def lazy(file: MappedFile, name: str, shape: list[int], dtype: str) -> Source:
+    """Describe a tensor that is read from its file on demand."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype of `{name}` must be one of {', '.join(DTYPES)}, got {dtype}")
-
-    def read() -> Tensor:
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor(name)
-
-    return Source(tuple(shape), DTYPES[dtype], read)
+    return Source(tuple(shape), DTYPES[dtype], partial(file.read, name))
 
 
 def read_metadata(path: Path) -> dict[str, str]:

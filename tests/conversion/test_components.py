@@ -1,6 +1,7 @@
 """Components in the layouts of Wan's and NAVA's releases; the numbers are those of the original code."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import UMT5EncoderModel
 
 from diffusers_jova import JoVAAutoencoderKLDAC, JoVAPipeline
 from diffusers_jova.conversion.checkpoint import from_state_dict
-from diffusers_jova.conversion.components import NAMES, find_components, locate
+from diffusers_jova.conversion.components import NAMES, converted, find_components, locate
 from diffusers_jova.conversion.convert import main
 from diffusers_jova.conversion.output import Options
 from diffusers_jova.conversion.wan_vae import convert_vae
@@ -51,29 +52,39 @@ def write_release(folder: Path) -> Path:
     return folder
 
 
-def convert(name: str, part: str, folder: Path) -> Path:
-    """One component through its file, the way that a conversion takes."""
-    release = write_release(folder / "release")
-    if part == "wan_2.1_vae":
-        (release / "Wan2.2-TI2V-5B" / RELEASED_FILES["wan_2.2_vae"]).unlink()
-        write_released(release, part)
-    (component,) = (found for found in find_components([release], Options()) if found.name == name)
-    component.write(folder / name)
-    return folder / name
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of a release; tests must not write among them."""
+    return write_release(tmp_path_factory.mktemp("released") / "release")
+
+
+@pytest.fixture(scope="module")
+def convert(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a component that took the way of a conversion."""
+    components = {component.name: component for component in find_components([release], Options())}
+    output = tmp_path_factory.mktemp("converted")
+
+    def written(name: str) -> Path:
+        components[name].write(output / name)
+        return output / name
+
+    return written
 
 
 @pytest.mark.numeric
 @pytest.mark.parametrize(("part", "size"), [("wan_2.1_vae", 16), ("wan_2.2_vae", 32)])
 def test_a_released_video_vae_computes_what_the_original_computes(part: str, size: int, tmp_path: Path) -> None:
-    vae = AutoencoderKLWan.from_pretrained(convert("vae", part, tmp_path))
+    component = converted("vae", write_released(tmp_path, part), Options())
+    component.write(tmp_path / "vae")
+    vae = AutoencoderKLWan.from_pretrained(tmp_path / "vae")
     video, latents = filled([1, 3, 5, size, size], 1), filled([1, 4, 2, 2, 2], 2)
     assert_computes(vae, lambda dtype: vae.encode(video.to(dtype)).latent_dist.mode(), result(f"{part}.encoded"))
     assert_computes(vae, lambda dtype: vae.decode(latents.to(dtype)).sample, result(f"{part}.decoded"))
 
 
 @pytest.mark.numeric
-def test_a_released_text_encoder_computes_what_the_original_computes(tmp_path: Path) -> None:
-    encoder = UMT5EncoderModel.from_pretrained(convert("text_encoder", "umt5", tmp_path))
+def test_a_released_text_encoder_computes_what_the_original_computes(convert: Callable[[str], Path]) -> None:
+    encoder = UMT5EncoderModel.from_pretrained(convert("text_encoder"))
     assert encoder.encoder.embed_tokens.weight.any()
     mask = torch.ones(2, 9, dtype=torch.long)
     mask[1, 5:] = 0
@@ -83,8 +94,8 @@ def test_a_released_text_encoder_computes_what_the_original_computes(tmp_path: P
 
 
 @pytest.mark.numeric
-def test_a_released_audio_vae_computes_what_the_original_computes(tmp_path: Path) -> None:
-    vae = AutoencoderKLLTX2Audio.from_pretrained(convert("audio_vae", "ltx2_audio", tmp_path))
+def test_a_released_audio_vae_computes_what_the_original_computes(convert: Callable[[str], Path]) -> None:
+    vae = AutoencoderKLLTX2Audio.from_pretrained(convert("audio_vae"))
     mel, latents = filled([1, 2, 13, 64], 3), filled([1, 1, 4, 16], 4)
 
     def statistics(dtype: torch.dtype) -> list[Tensor]:  # per channel and bin
@@ -103,9 +114,9 @@ def test_a_released_audio_vae_computes_what_the_original_computes(tmp_path: Path
 
 
 @pytest.mark.numeric
-def test_a_released_vocoder_computes_what_the_original_computes(tmp_path: Path) -> None:
+def test_a_released_vocoder_computes_what_the_original_computes(convert: Callable[[str], Path]) -> None:
     """The stored sound was computed in float64 and rounded once."""
-    vocoder = LTX2VocoderWithBWE.from_pretrained(convert("vocoder", "ltx2_audio", tmp_path))
+    vocoder = LTX2VocoderWithBWE.from_pretrained(convert("vocoder"))
     mel, waveform = filled([1, 2, 13, 64], 3), result("ltx2_audio.waveform")
     assert 0.01 < waveform.std() < 0.5
     assert waveform.abs().max() < 1, "clipped samples hide differences"
@@ -122,8 +133,6 @@ def test_latents_of_wan_2_2_keep_their_released_statistics() -> None:
 
 @pytest.mark.parametrize("name", list(FROM))
 def test_a_released_file_with_another_tensor_or_without_one_is_refused(name: str, tmp_path: Path) -> None:
-    release = write_release(tmp_path / "release")
-    (path,) = release.rglob(RELEASED_FILES[FROM[name]])
     whole = released_checkpoint(FROM[name])
     prefix = {"audio_vae": "audio_vae.encoder.", "vocoder": "vocoder.vocoder."}.get(name, "")
     one = next(key for key in whole if key.startswith(prefix) and "norm" not in key)
@@ -132,9 +141,9 @@ def test_a_released_file_with_another_tensor_or_without_one_is_refused(name: str
         ({key: tensor for key, tensor in whole.items() if key != one}, r"must (fit|hold) .* got (1 missing|none)"),
         (whole | {one: torch.ones(*whole[one].shape, 2)}, r"must (fit|hold) .*, 2\]"),
     ):
-        write_released(path.parent, FROM[name], state)
+        path = write_released(tmp_path, FROM[name], state)
         with pytest.raises(ValueError, match=message):
-            find_components([release], Options())
+            converted(name, path, Options())
 
 
 def test_the_files_of_a_release_become_a_pipeline(tmp_path: Path) -> None:
