@@ -126,6 +126,7 @@ class MappedFile:
         self.num_bytes = 0
 
     def read(self, name: str) -> Tensor:
+        """Map one tensor; the file stays mapped as long as it lives."""
         if self.mapping is None or self.num_bytes > REMAP_BYTES:
             self.mapping, self.num_bytes = safe_open(self.path, framework="pt"), 0
         tensor = self.mapping.get_tensor(name)

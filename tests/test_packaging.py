@@ -39,7 +39,9 @@ def test_an_engine_that_calls_the_entry_point_can_load_a_saved_pipeline_and_no_r
     tiny_pipeline_folder: Path,
 ) -> None:
     words = [entry_point(ENGINES[0], "diffusers_jova"), str(tiny_pipeline_folder)]
-    ended = subprocess.run([sys.executable, "-c", ENGINE, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", ENGINE, *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     *_, modules, pipeline = ended.stdout.splitlines()
     assert pipeline == "JoVAPipeline"
     assert "diffusers_jova.media" in modules.split()
