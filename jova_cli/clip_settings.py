@@ -10,11 +10,17 @@ from typing import Any
 from .json_text import parse_object
 
 
-MEDIA = ("image", "audio", "video")  # options that give files, of which the settings hold the names alone
+MEDIA = (
+    "image",
+    "audio",
+    "video",
+    "reference_audio",
+)  # options that give files, of which the settings hold the names alone
 # fmt: off
 NAMES = (
-    "video_caption", "audio_caption", "transcript", "prompt", "negative_prompt", *MEDIA, "seed", "num_frames", "width",
-    "height", "frame_rate", "steps", "guidance_scale", "audio_guidance_scale", "fit", "modalities", "lora",
+    "video_caption", "audio_caption", "transcript", "prompt", "negative_prompt", *MEDIA, "reference_transcript",
+    "seed", "num_frames", "width", "height", "frame_rate", "steps", "guidance_scale", "audio_guidance_scale", "fit",
+    "modalities", "lora",
 )
 LISTS = ("modalities", "lora")
 FILLED = ("num_frames", "width", "height", "frame_rate", "steps", "guidance_scale", *LISTS, "fit")  # never null

@@ -124,6 +124,8 @@ class Page:
         image: str | None = None,
         audio: str | None = None,
         video: str | None = None,
+        reference_audio: str | None = None,
+        reference_transcript: str = "",
         seed: str = "",
         audio_guidance_scale: str = "",
         as_given: bool = True,
@@ -133,8 +135,9 @@ class Page:
 
         The parameters are the options of `jova generate`; `as_given` makes the clip as long as a given voice or video.
         """
-        given = {"image": image, "audio": audio, "video": video}
+        given = {"image": image, "audio": audio, "video": video, "reference_audio": reference_audio}
         values = {**fields, **given, "seed": seed, "audio_guidance_scale": audio_guidance_scale}
+        values["reference_transcript"] = reference_transcript or None  # an empty field is none
         with self.new_folder(request.session_hash) as folder, page_errors():
             args = self.arguments(values, folder, as_given)
             with self.one_at_a_time:

@@ -21,7 +21,8 @@ LABELS = {  # name of the option: what the page calls it
     "negative_prompt": "Away from", "image": "First frame", "audio": "Own voice", "video": "Own video", "seed": "Seed",
     "num_frames": "Frames", "width": "Width", "height": "Height", "frame_rate": "Frames per second", "steps": "Steps",
     "guidance_scale": "Guidance", "audio_guidance_scale": "Guidance of the sound", "fit": "Other shapes",
-    "modalities": "Made", "lora": "Adapters",
+    "modalities": "Made", "lora": "Adapters", "reference_audio": "Voice to speak with",
+    "reference_transcript": "What that voice says",
 }
 # fmt: on
 
@@ -45,6 +46,10 @@ def lay_form(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> dict[str, A
     with gr.Row():
         add(gr.Image, "image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=200)
         add(gr.Audio, "audio", type="filepath")
+    if pipeline.config.max_reference_s is not None:
+        add(gr.Audio, "reference_audio", type="filepath")
+        if pipeline.reads_transcripts:
+            add(gr.Textbox, "reference_transcript", value="", placeholder="word for word")
     with gr.Accordion("A video of yours, to get a sound or to go on", open=False):
         add(gr.Video, "video", sources=["upload"], height=200)
     slide("num_frames", 1, pipeline.temporal_factor)

@@ -28,6 +28,7 @@ from diffusers_jova.scheduling_flow_match_av import PRESETS
 from diffusers_jova.spoken_text import MIN_UNITS
 from diffusers_jova.spoken_text_encoder import FILLER, JoVASpokenTextEncoder
 from jova_cli.app import parse as parse_app
+from jova_cli.clip_settings import read_settings
 from jova_cli.main import main as cli
 from jova_cli.model_info import front_matter
 from tests.conversion.test_dual_tower import write_uniavgen
@@ -272,6 +273,33 @@ def test_a_voice_without_sound_is_refused(pipe: JoVAPipeline, sound: np.ndarray)
 @pytest.mark.usefixtures("pipe")  # whose folder it is
 def test_the_page_takes_a_model_that_never_begins_without_an_image(release: list[str]) -> None:
     assert parse_app(["--model", release[2]])[1].model == release[2]
+
+
+def test_the_page_speaks_with_a_reference_voice_and_keeps_what_makes_the_clip_again(
+    release: list[str], pipe: JoVAPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradio = pytest.importorskip("gradio")
+    from diffusers_jova.page.app import Page
+    from diffusers_jova.page.form import lay_form
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    write_audio(tmp_path / "voice.wav", voice().audio, 24000)
+    PIL.Image.fromarray(picture()).save(tmp_path / "face.png")
+    with gradio.Blocks(analytics_enabled=False):
+        values = {name: field.value for name, field in lay_form(pipe, []).items()}
+    values |= {"image": str(tmp_path / "face.png"), "reference_audio": str(tmp_path / "voice.wav"), "steps": 1}
+    values |= {"num_frames": 5, "width": 64, "height": 64, "video_caption": "a man", "transcript": "Hello!"}
+    page, visitor = Page(parse_app(["--model", release[2]])[1], pipe), gradio.Request(session_hash="one")
+    with pytest.raises(gradio.Error, match="`What that voice says` must be what `Voice to speak with` says"):
+        page.generate(visitor, **values)
+    calls: list[str] = []
+    hook = pipe.spoken_text_encoder.register_forward_hook(lambda *_: calls.append("read"))
+    clip, _, settings, *_ = page.generate(visitor, **{**values, "reference_transcript": "Hi."})
+    hook.remove()
+    assert calls
+    assert clip is not None
+    kept = read_settings(Path(settings))
+    assert (kept["reference_audio"], kept["reference_transcript"]) == ("voice.wav", "Hi.")
 
 
 def log_mel_of(pipe: JoVAPipeline) -> JoVALogMel:

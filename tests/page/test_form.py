@@ -10,7 +10,7 @@ import gradio as gr
 from diffusers_jova.page.form import BEYOND_DEFAULT, LABELS, largest_clip, lay_form
 from jova_cli.clip_settings import NAMES
 from jova_cli.generate import default_arguments
-from tests.tiny_pipeline import DEFAULTS, build_tiny_pipeline, build_wan_transformer
+from tests.tiny_pipeline import DEFAULTS, build_dual_tower, build_tiny_pipeline, build_wan_transformer
 
 
 def test_the_sliders_end_where_the_model_does() -> None:
@@ -30,6 +30,14 @@ def test_a_model_without_limits_has_sliders_that_end_beside_its_defaults() -> No
     largest = largest_clip(build_tiny_pipeline(transformer=build_wan_transformer()))
     assert largest.height == BEYOND_DEFAULT * DEFAULTS["height"]
     assert largest.num_frames == 17  # 4k + 1, at most twice the 9 of the defaults
+
+
+def test_a_voice_to_speak_with_is_asked_for_where_the_model_reads_one() -> None:
+    with gr.Blocks(analytics_enabled=False):
+        assert not {"reference_audio", "reference_transcript"} & lay_form(build_tiny_pipeline(), []).keys()
+        aligned = build_tiny_pipeline(transformer=build_dual_tower("aligned"), max_reference_s=2.0)
+        assert "reference_audio" in lay_form(aligned, [])
+        assert "reference_transcript" not in lay_form(aligned, [])  # whose sound reads the prompt's own text
 
 
 def test_labels_name_the_options_of_the_command() -> None:
