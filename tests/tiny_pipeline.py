@@ -1,10 +1,11 @@
 """A pipeline of tiny real components with random weights, for tests: real geometry, real code paths, no meaning."""
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -229,9 +230,15 @@ def build_spoken_pipeline(**overrides: object) -> JoVAPipeline:
     return build_tiny_pipeline(**{**parts, **overrides})
 
 
+ONE_OF_EACH_CLASS = ("jova", "nava", "bridge")
 TRANSFORMERS: dict[str, Callable[..., Any]] = {  # of each class, and of each fusion of two towers
     "jova": build_transformer,
     "wan": build_wan_transformer,
     "nava": partial(build_wan_transformer, **NAVA_SHARING),
     **{name: partial(build_dual_tower, name) for name in DUAL_TOWERS},
 }
+
+
+def one_of_each_class(names: Iterable[str]) -> list[Any]:
+    """Parameters of a test that takes one kind of transformer the way of another; those are slow."""
+    return [name if name in ONE_OF_EACH_CLASS else pytest.param(name, marks=pytest.mark.slow) for name in names]

@@ -11,17 +11,16 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from diffusers_jova import JoVAPipeline
-from tests.tiny_pipeline import TRANSFORMERS, build_tiny_pipeline
+from tests.tiny_pipeline import TRANSFORMERS, build_tiny_pipeline, one_of_each_class
 
 
 CONFIG = LoraConfig(r=2, lora_alpha=6, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False)
 FLOAT8 = {"storage_dtype": torch.float8_e4m3fn, "compute_dtype": torch.bfloat16}
 ROUND_OFF = {"atol": 1e-4, "rtol": 1e-3}  # float32 through two steps of a random network
-ONE_OF_EACH, SLOW = ("jova", "nava", "bridge"), pytest.mark.slow
 Build = Callable[..., Any]
 
 
-@pytest.fixture(params=[name if name in ONE_OF_EACH else pytest.param(name, marks=SLOW) for name in TRANSFORMERS])
+@pytest.fixture(params=one_of_each_class(TRANSFORMERS))
 def build(request: pytest.FixtureRequest) -> Build:
     """Builds a tiny transformer of each class, in the slow tests of each kind."""
     return TRANSFORMERS[request.param]

@@ -28,6 +28,7 @@ from tests.tiny_pipeline import (
     build_dual_tower,
     build_transformer,
     build_wan_transformer,
+    one_of_each_class,
 )
 
 
@@ -263,8 +264,9 @@ def test_gradient_checkpointing_changes_neither_outputs_nor_gradients(build: Cal
 
 
 @compiles
-def test_compiled_forward_is_one_graph_and_serves_every_timestep(build: Callable[..., Any]) -> None:
-    model, coupled = build(), (True, False)
+@pytest.mark.parametrize("kind", one_of_each_class(BUILDERS))
+def test_compiled_forward_is_one_graph_and_serves_every_timestep(kind: str) -> None:
+    model, coupled = BUILDERS[kind](), (True, False)
     plain = [run(model, timestep=torch.full((2,), time), coupled=coupled) for time in (500.0, 37.5)]
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
