@@ -5,6 +5,8 @@ Letters in shapes: B clips, C channels, F latent frames, h, w latent height and 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,8 +15,8 @@ from torch import Tensor
 from .conditions import GivenLatents
 from .guidance import Branch, Guidance, Weights, required_branches
 from .guidance_parallel import BranchSharing
-from .joint_attention import Coupling
 from .prompt import PromptEmbeds, concatenate_prompts
+from .sample_runs import Coupling
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .speakers import Speakers
 from .transformer_jova import MODALITIES
@@ -50,7 +52,7 @@ class TextConditions:
         parts = {"": "features", "_2": "features_2", ".audio_features": "audio_features"}
         return {name + end: getattr(prompt, part) for end, part in parts.items() for name, prompt in found.items()}
 
-    def transformer_arguments(self, branches: Sequence[Branch], dtype: torch.dtype) -> dict[str, Tensor | None]:
+    def transformer_arguments(self, branches: Sequence[Branch], dtype: torch.dtype) -> dict[str, Any]:
         """Text arguments of the transformer for one prediction after the other."""
         arguments = self.text_arguments([branch.text for branch in branches], dtype)
         if self.speakers is None:
@@ -65,28 +67,53 @@ class TextConditions:
                 "begin with the scale that the first step needs"
             )
 
-    def text_arguments(self, has_text: Sequence[bool], dtype: torch.dtype) -> dict[str, Tensor | None]:
-        """Features and masks for a batch of predictions, with the prompt or without."""
-        joined = self.joined(has_text, self.negative_prompt)
-        arguments = as_arguments(joined, "", dtype)
+    def text_arguments(self, has_text: Sequence[bool], dtype: torch.dtype) -> dict[str, Any]:
+        """Features and lengths, or masks, for a batch of predictions, with the prompt or without."""
+        texts = ["prompt" if has else "negative_prompt" for has in has_text]
+        joined = self.joined(texts)
+        arguments = as_arguments(joined, self.lengths_of(texts, ""), "", dtype)
         if self.audio_negative_prompt is not None and not all(has_text):
-            joined = self.joined(has_text, self.audio_negative_prompt)
+            texts = ["prompt" if has else "audio_negative_prompt" for has in has_text]
+            joined = self.joined(texts)
         elif joined.audio_features is None:  # one text serves both modalities
             return arguments
-        return arguments | as_arguments(joined.of_audio(), "audio_", dtype)
+        return arguments | as_arguments(joined.of_audio(), self.lengths_of(texts, "audio_"), "audio_", dtype)
 
-    def joined(self, has_text: Sequence[bool], negative_prompt: PromptEmbeds | None) -> PromptEmbeds:
-        """The prompt, or what takes its place, for one prediction after the other."""
-        prompts = [self.prompt if text else negative_prompt for text in has_text]
-        return concatenate_prompts([prompt for prompt in prompts if prompt is not None])
+    def joined(self, texts: Sequence[str]) -> PromptEmbeds:
+        """The prompt, or what takes its place, for one prediction after the other, by the names of the fields."""
+        return concatenate_prompts([getattr(self, name) for name in texts])
+
+    def lengths_of(self, texts: Sequence[str], prefix: str) -> list[tuple[int, ...]] | None:
+        """Rows that each of these prompts has; None where a mask has to say which."""
+        found = [self.lengths[prefix + name] for name in texts]
+        known = [part for part in found if part is not None]
+        return list(chain.from_iterable(known)) if len(known) == len(found) else None
+
+    @cached_property
+    def lengths(self) -> dict[str, list[tuple[int, ...]] | None]:
+        """Rows of every prompt, and of what the sound reads of it, read from a device once for all steps."""
+        lengths = {}
+        for name in ("prompt", "negative_prompt", "audio_negative_prompt"):
+            if (prompt := getattr(self, name)) is not None:
+                lengths[name] = prompt.text_lengths()
+                lengths[f"audio_{name}"] = (
+                    lengths[name] if prompt.audio_features is None else prompt.of_audio().text_lengths()
+                )
+        return lengths
 
 
-def as_arguments(prompts: PromptEmbeds, prefix: str, dtype: torch.dtype) -> dict[str, Tensor | None]:
-    """Text arguments of one branch of the transformer, the names with a prefix."""
+def as_arguments(
+    prompts: PromptEmbeds, lengths: list[tuple[int, ...]] | None, prefix: str, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Text arguments of one branch of the transformer, the names with a prefix; no mask where lengths tell it."""
+    features, features_2 = prompts.features.to(dtype), prompts.features_2
+    sizes = (features.shape[1],) if features_2 is None else (features.shape[1], features_2.shape[1])
+    is_whole = lengths is not None and all(own == sizes for own in lengths)
     return {
-        f"{prefix}encoder_hidden_states": prompts.features.to(dtype),
-        f"{prefix}encoder_hidden_states_2": None if prompts.features_2 is None else prompts.features_2.to(dtype),
-        f"{prefix}encoder_attention_mask": prompts.joint_mask(),
+        f"{prefix}encoder_hidden_states": features,
+        f"{prefix}encoder_hidden_states_2": None if features_2 is None else features_2.to(dtype),
+        f"{prefix}encoder_attention_mask": prompts.joint_mask() if lengths is None else None,
+        f"{prefix}text_lengths": None if is_whole else lengths,
     }
 
 

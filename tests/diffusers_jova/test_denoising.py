@@ -114,15 +114,24 @@ def test_uncoupled_predictions_lie_in_the_same_batch_as_coupled_ones() -> None:
     assert calls[0]["timestep"].shape[0] == 3 * BATCH_SIZE
 
 
-def test_texts_of_equal_length_go_without_a_mask_and_others_with_one() -> None:
-    masks = []
+def test_texts_of_different_lengths_go_with_their_lengths_and_without_a_mask() -> None:
+    found = []
     for num_negative_rows in (5, 3):
         engine = denoiser(guidance_scale=3.0)
         calls = record(engine)
         first_step(engine, text(num_negative_rows))
-        masks.append(calls[0]["encoder_attention_mask"])
-    assert masks[0] is None
-    assert masks[1].sum(1).tolist() == [5, 5, 3, 3]
+        assert calls[0]["encoder_attention_mask"] is None
+        found.append(calls[0]["text_lengths"])
+    assert found == [None, [(5,), (5,), (3,), (3,)]]
+
+
+def test_a_mask_that_keeps_other_rows_than_the_first_stays_one() -> None:
+    engine, whole = denoiser(guidance_scale=3.0), text()
+    mask = torch.tensor([[True] * 5, [False] + [True] * 4])  # padded in front
+    calls = record(engine)
+    first_step(engine, replace(whole, prompt=whole.prompt._replace(mask=mask)))
+    assert calls[0]["text_lengths"] is None
+    assert calls[0]["encoder_attention_mask"].sum(1).tolist() == [5, 4, 3, 3]
 
 
 def test_the_audio_branch_reads_its_own_negative_prompt_only_where_there_is_no_prompt() -> None:
