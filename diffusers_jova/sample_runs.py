@@ -11,6 +11,13 @@ from .row_spans import Spans, joined_spans
 
 
 Coupling = bool | Literal["a2v", "v2a"]
+OTHER = {"video": "audio", "audio": "video"}
+DIRECTIONS = {"video": "a2v", "audio": "v2a"}  # by the modality that reads
+
+
+def reads_other(modality: str, coupled: Coupling) -> bool:
+    """Whether the rows of a modality read those of the other one."""
+    return coupled in (True, DIRECTIONS[modality])
 
 
 class StreamLengths(NamedTuple):
@@ -62,7 +69,7 @@ class SampleRun(NamedTuple):
     @property
     def audio_reads_video(self) -> bool:
         """Whether audio rows read video rows."""
-        return self.coupled in (True, "v2a")
+        return reads_other("audio", self.coupled)
 
     @property
     def is_plain(self) -> bool:

@@ -18,13 +18,9 @@ from torch import Tensor, nn
 from .joint_attention import JoVARMSNorm, JoVARowAttnProcessor, normed_heads
 from .joint_transformer import MODALITIES
 from .number_arguments import finite_number
-from .sample_runs import Coupling, sample_runs
+from .sample_runs import OTHER, Coupling, reads_other, sample_runs
 from .temporal_rope import apply_rotary_emb
 from .wan_tower import JoVAKeyValueMixin, JoVAWanCrossAttention, Rotary
-
-
-OTHER = {"video": "audio", "audio": "video"}
-DIRECTIONS = {"video": "a2v", "audio": "v2a"}  # of `coupled`, by the modality that reads
 
 
 class Readers(NamedTuple):
@@ -76,7 +72,7 @@ def readers_of(
     readers = {}
     for name, factor in zip(MODALITIES, scales, strict=True):
         finite_number("fusion_scale", factor, "1 is as trained")
-        reads = tuple(run.coupled in (True, DIRECTIONS[name]) for run in runs)
+        reads = tuple(reads_other(name, run.coupled) for run in runs)
         if any(reads) and factor:
             readers[name] = Readers(tuple(run.num_samples for run in runs), reads, float(factor))
     return readers

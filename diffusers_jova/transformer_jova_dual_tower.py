@@ -41,9 +41,9 @@ from .modulation import modulated_norm
 from .number_arguments import finite_number
 from .reference_rows import ClipRows, JoVAUpdatedRows, with_references
 from .row_spans import TextLengths, span_runs
-from .sample_runs import Coupling
+from .sample_runs import OTHER, Coupling
 from .temporal_rope import JoVARotaryPosEmbed, TemporalAlignment, media_positions
-from .tower_fusion import OTHER, JoVABridge, JoVATextCross, Readers, readers_of
+from .tower_fusion import JoVABridge, JoVATextCross, Readers, readers_of
 from .wan_embeddings import JoVAWanConditionEmbedder, JoVAWanPatchEmbedding, audio_patch_embedding
 from .wan_tower import (
     JoVARowLevels,

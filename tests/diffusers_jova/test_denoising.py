@@ -12,7 +12,6 @@ from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAWanTransformer3DMod
 from diffusers_jova.conditions import GivenLatents
 from diffusers_jova.denoising import JoVADenoiser, TextConditions
 from diffusers_jova.generation_defaults import GenerationDefaults
-from diffusers_jova.guidance import required_branches
 from tests.tiny_pipeline import build_dual_tower, build_tiny_pipeline, build_transformer, build_wan_transformer
 
 
@@ -236,12 +235,12 @@ def test_predictions_without_the_prompt_leave_blocks_out_and_the_others_do_not(i
     settings: dict[str, Any] = {"guidance_scale": 3.0, "coupling_scale": 2.0}
     plain = replace(denoiser(**settings), transformer=transformer, is_sequential=is_sequential)
     skipping = replace(plain, negative_skip_layer=1)
-    branches = required_branches(*skipping.weights(0, ["video", "audio"]).values())
+    weights = skipping.weights(0, ["video", "audio"])
     timesteps = {name: torch.full((BATCH_SIZE,), 700.0) for name in ("video", "audio")}
     with torch.no_grad():
-        own, other = (each.predict(branches, samples(), timesteps, text(), 0) for each in (skipping, plain))
+        own, other = (each.predict(weights, samples(), timesteps, text(), 0) for each in (skipping, plain))
         expected = replace(plain, transformer=fewer_blocks(transformer)).predict(
-            branches, samples(), timesteps, text(), 0
+            weights, samples(), timesteps, text(), 0
         )
     for name, predictions in own.items():
         for branch, prediction in predictions.items():
