@@ -102,10 +102,11 @@ fix:        ## before committing
 	ruff check --fix .
 	ruff format .
 
-bench:      ## a joint block, the cache that minds the sound and a VAE at once, each beside the plain way
+bench:      ## a joint block, the cache that minds the sound and a VAE at once, a guided batch, each beside the plain way
 	python -m benchmarks.block
 	python -m benchmarks.sound_cache
 	python -m benchmarks.video_vae
+	python -m benchmarks.guided_batch
 
 gpu:        ## everything that needs a GPU: tests, times, memory; writes gpu.json; 8 minutes on one of 80 GB
 	python -m benchmarks.gpu

@@ -5,16 +5,18 @@ Letters in shapes: B clips, C channels, F latent frames, h, w latent height and 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property, partial
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .conditions import GivenLatents
-from .guidance import Branch, Guidance, Weights, required_branches
+from .guidance import Branch, Guidance, Weights, merged, required_branches
 from .guidance_parallel import BranchSharing
-from .joint_attention import Coupling
 from .prompt import PromptEmbeds, concatenate_prompts
+from .sample_runs import OTHER, Coupling, reads_other
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .speakers import Speakers
 from .transformer_jova import MODALITIES
@@ -50,7 +52,7 @@ class TextConditions:
         parts = {"": "features", "_2": "features_2", ".audio_features": "audio_features"}
         return {name + end: getattr(prompt, part) for end, part in parts.items() for name, prompt in found.items()}
 
-    def transformer_arguments(self, branches: Sequence[Branch], dtype: torch.dtype) -> dict[str, Tensor | None]:
+    def transformer_arguments(self, branches: Sequence[Branch], dtype: torch.dtype) -> dict[str, Any]:
         """Text arguments of the transformer for one prediction after the other."""
         arguments = self.text_arguments([branch.text for branch in branches], dtype)
         if self.speakers is None:
@@ -65,29 +67,66 @@ class TextConditions:
                 "begin with the scale that the first step needs"
             )
 
-    def text_arguments(self, has_text: Sequence[bool], dtype: torch.dtype) -> dict[str, Tensor | None]:
-        """Features and masks for a batch of predictions, with the prompt or without."""
-        joined = self.joined(has_text, self.negative_prompt)
-        arguments = as_arguments(joined, "", dtype)
+    def text_arguments(self, has_text: Sequence[bool], dtype: torch.dtype) -> dict[str, Any]:
+        """Features and lengths, or masks, for a batch of predictions, with the prompt or without."""
+        texts = ["prompt" if has else "negative_prompt" for has in has_text]
+        joined = self.joined(texts)
+        arguments = as_arguments(joined, self.lengths_of(texts, ""), "", dtype)
         if self.audio_negative_prompt is not None and not all(has_text):
-            joined = self.joined(has_text, self.audio_negative_prompt)
+            texts = ["prompt" if has else "audio_negative_prompt" for has in has_text]
+            joined = self.joined(texts)
         elif joined.audio_features is None:  # one text serves both modalities
             return arguments
-        return arguments | as_arguments(joined.of_audio(), "audio_", dtype)
+        return arguments | as_arguments(joined.of_audio(), self.lengths_of(texts, "audio_"), "audio_", dtype)
 
-    def joined(self, has_text: Sequence[bool], negative_prompt: PromptEmbeds | None) -> PromptEmbeds:
-        """The prompt, or what takes its place, for one prediction after the other."""
-        prompts = [self.prompt if text else negative_prompt for text in has_text]
-        return concatenate_prompts([prompt for prompt in prompts if prompt is not None])
+    def joined(self, texts: Sequence[str]) -> PromptEmbeds:
+        """The prompt, or what takes its place, for one prediction after the other, by the names of the fields."""
+        return concatenate_prompts([getattr(self, name) for name in texts])
+
+    def lengths_of(self, texts: Sequence[str], prefix: str) -> list[tuple[int, ...]] | None:
+        """Rows that each of these prompts has; None where a mask has to say which."""
+        found = [self.lengths[prefix + name] for name in texts]
+        known = [part for part in found if part is not None]
+        return list(chain.from_iterable(known)) if len(known) == len(found) else None
+
+    @cached_property
+    def lengths(self) -> dict[str, list[tuple[int, ...]] | None]:
+        """Rows of every prompt, and of what the sound reads of it, read from a device once for all steps."""
+        lengths = {}
+        for name in ("prompt", "negative_prompt", "audio_negative_prompt"):
+            if (prompt := getattr(self, name)) is not None:
+                lengths[name] = prompt.text_lengths()
+                lengths[f"audio_{name}"] = (
+                    lengths[name] if prompt.audio_features is None else prompt.of_audio().text_lengths()
+                )
+        return lengths
 
 
-def as_arguments(prompts: PromptEmbeds, prefix: str, dtype: torch.dtype) -> dict[str, Tensor | None]:
-    """Text arguments of one branch of the transformer, the names with a prefix."""
+def as_arguments(
+    prompts: PromptEmbeds, lengths: list[tuple[int, ...]] | None, prefix: str, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Text arguments of one branch of the transformer, the names with a prefix; no mask where lengths tell it."""
+    features, features_2 = prompts.features.to(dtype), prompts.features_2
+    sizes = (features.shape[1],) if features_2 is None else (features.shape[1], features_2.shape[1])
+    is_whole = lengths is not None and all(own == sizes for own in lengths)
     return {
-        f"{prefix}encoder_hidden_states": prompts.features.to(dtype),
-        f"{prefix}encoder_hidden_states_2": None if prompts.features_2 is None else prompts.features_2.to(dtype),
-        f"{prefix}encoder_attention_mask": prompts.joint_mask(),
+        f"{prefix}encoder_hidden_states": features,
+        f"{prefix}encoder_hidden_states_2": None if features_2 is None else features_2.to(dtype),
+        f"{prefix}encoder_attention_mask": prompts.joint_mask() if lengths is None else None,
+        f"{prefix}text_lengths": None if is_whole else lengths,
     }
+
+
+class BranchGroup(NamedTuple):
+    """Predictions that one forward answers.
+
+    Args:
+        branches: One after the other in the batch.
+        names: Modalities of which they need rows.
+    """
+
+    branches: list[Branch]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +151,7 @@ class JoVADenoiser:
         attention_kwargs: Of the transformer.
         generator: Of stochastic solvers.
         sharing: Processes that share the predictions; None for this one alone.
+        has_voices: Whether the prompt's speakers have voices, without which a prediction that leaves them out is none.
     """
 
     transformer: Any
@@ -129,6 +169,7 @@ class JoVADenoiser:
     attention_kwargs: dict[str, Any] | None = None
     generator: torch.Generator | list[torch.Generator] | None = None
     sharing: BranchSharing | None = None
+    has_voices: bool = False
 
     def generates(self, name: str) -> bool:
         """Whether anything of a modality is left to generate."""
@@ -139,9 +180,41 @@ class JoVADenoiser:
         return {name: self.given[name].impose(x) if name in self.given else x for name, x in samples.items()}
 
     def weights(self, step: int, names: Sequence[str]) -> dict[str, Weights]:
-        """Guidance weights of the modalities that are generated."""
+        """Guidance weights of the modalities that are generated, of predictions that differ."""
         num_steps = len(self.scheduler.timesteps)
-        return {name: self.guidance[name].weights(step, num_steps) for name in names if self.generates(name)}
+        return {
+            name: merged(self.guidance[name].weights(step, num_steps), partial(self.question, name, names))
+            for name in names
+            if self.generates(name)
+        }
+
+    def question(self, name: str, names: Sequence[str], branch: Branch) -> Branch:
+        """The branch that stands for all which ask a modality the same.
+
+        Args:
+            name: The modality.
+            names: Modalities that take part.
+            branch: One of them.
+        """
+        with_coupling = branch._replace(coupled=True)
+        is_coupled = branch.coupled or not self.reads_other(name, names, with_coupling)
+        is_voiced = branch.voiced if self.has_voices else branch.text and is_coupled
+        return Branch(branch.text, is_coupled, is_voiced)
+
+    def reads_other(self, name: str, names: Sequence[str], branch: Branch) -> bool:
+        """Whether a modality reads the other one in a prediction."""
+        return OTHER[name] in names and reads_other(name, self.coupling_of(branch))
+
+    def rows_read(self, branch: Branch, wanted: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+        """Modalities of which a prediction needs rows: those whose velocity is wanted, and what these read.
+
+        Args:
+            branch: The prediction.
+            wanted: Modalities in whose guidance it has a weight.
+            names: Modalities that take part.
+        """
+        read = [OTHER[name] for name in wanted if self.reads_other(name, names, branch)]
+        return tuple(name for name in names if name in (*wanted, *read))
 
     def progress(self, step: int, names: Sequence[str]) -> dict[str, Any]:
         """Where a step stands, as `cache_context` takes it; the noise level is video's where video is generated.
@@ -182,7 +255,7 @@ class JoVADenoiser:
 
         # 1. Ask for the predictions that guidance needs
         weights = self.weights(step, list(samples))
-        predictions = self.predict(required_branches(*weights.values()), samples, timesteps, text, step)
+        predictions = self.predict(weights, samples, timesteps, text, step)
 
         # 2. Combine them
         velocities = {
@@ -210,33 +283,44 @@ class JoVADenoiser:
 
     def predict(
         self,
-        branches: Sequence[Branch],
+        weights: Mapping[str, Weights],
         samples: Mapping[str, Tensor],
         timesteps: Mapping[str, Tensor],
         text: TextConditions,
         step: int,
     ) -> dict[str, dict[Branch, Tensor]]:
-        """Velocities by modality and branch, in one batch or one branch after the other, here or elsewhere."""
+        """Velocities by modality and branch, for every weight, in few batches or one by one, here or elsewhere."""
+        branches = required_branches(*weights.values())
         text.check_branches(branches)
+        wanted = {branch: [name for name in weights if branch in weights[name]] for branch in branches}
         dtype = self.transformer.dtype
         inputs = {name: latents.to(dtype) for name, latents in samples.items()}
         if self.channels is not None and "video" in inputs:
             inputs["video"] = torch.cat([inputs["video"], self.channels.to(dtype)], dim=1)
         velocities: dict[str, dict[Branch, Tensor]] = {name: {} for name in samples}
         own = list(branches) if self.sharing is None else self.sharing.own(branches)
-        for group in self.groups(own):
+        for group in self.groups({branch: self.rows_read(branch, wanted[branch], list(samples)) for branch in own}):
             outputs = self.ask(group, inputs, timesteps, text, step)
             for name, output in zip(MODALITIES, outputs, strict=True):
                 if output is not None:
-                    velocities[name].update(zip(group, output.chunk(len(group)), strict=True))
-        return velocities if self.sharing is None else self.sharing.exchange(branches, velocities, samples)
+                    velocities[name].update(zip(group.branches, output.chunk(len(group.branches)), strict=True))
+        return velocities if self.sharing is None else self.sharing.exchange(wanted, velocities, samples)
 
-    def groups(self, branches: Sequence[Branch]) -> list[list[Branch]]:
-        """Branches that one forward answers: each alone, or all that leave out the same block."""
-        if self.is_sequential:
-            return [[branch] for branch in branches]
-        parts = ([branch for branch in branches if self.skips_a_layer(branch) == skips] for skips in (False, True))
-        return [part for part in parts if part]
+    def groups(self, rows_read: Mapping[Branch, tuple[str, ...]]) -> list["BranchGroup"]:
+        """What one forward each answers: a branch, or all that need the same rows and leave out the same block.
+
+        Args:
+            rows_read: Modalities of which each branch needs rows.
+
+        Returns:
+            Those that need both modalities first, because a cache between steps learns from them what a call has.
+        """
+        groups: dict[tuple[Any, ...], list[Branch]] = {}
+        for branch, names in rows_read.items():
+            alike = (branch,) if self.is_sequential else (self.skips_a_layer(branch),)
+            groups.setdefault((names, *alike), []).append(branch)
+        found = [BranchGroup(branches, names) for (names, *_), branches in groups.items()]
+        return sorted(found, key=lambda group: -len(group.names))
 
     def skips_a_layer(self, branch: Branch) -> bool:
         """Whether a prediction leaves out a block."""
@@ -248,32 +332,35 @@ class JoVADenoiser:
 
     def ask(
         self,
-        group: Sequence[Branch],
+        group: "BranchGroup",
         inputs: Mapping[str, Tensor],
         timesteps: Mapping[str, Tensor],
         text: TextConditions,
         step: int,
     ) -> tuple[Tensor | None, Tensor | None]:
         """One forward of the transformer: velocities of video and of audio, of one branch after the other."""
-        batch_size = timesteps["video"].shape[0]
+        batch_size, branches = timesteps["video"].shape[0], group.branches
         repeated, references = (
-            {name: torch.cat([x] * len(group)) for name, x in of.items()} for of in (inputs, self.references)
+            {name: torch.cat([x] * len(branches)) for name, x in of.items() if name in group.names}
+            for of in (inputs, self.references)
         )
-        label = "_".join(branch.label for branch in group)
+        label = "_".join(
+            [branch.label for branch in branches] + (list(group.names) if len(group.names) < len(inputs) else [])
+        )
         # not every transformer knows these words
         options: dict[str, Any] = {REFERENCES[name]: x.to(self.transformer.dtype) for name, x in references.items()}
-        if self.skips_a_layer(group[0]):
+        if self.skips_a_layer(branches[0]):
             options["skip_layers"] = [self.negative_skip_layer]
         with self.transformer.cache_context(label, **self.progress(step, list(inputs))):
             return self.transformer(
                 hidden_states=repeated.get("video"),
                 audio_hidden_states=repeated.get("audio"),
-                timestep=torch.cat([timesteps["video"]] * len(group)),
-                audio_timestep=torch.cat([timesteps["audio"]] * len(group)),
-                **text.transformer_arguments(group, self.transformer.dtype),
+                timestep=torch.cat([timesteps["video"]] * len(branches)),
+                audio_timestep=torch.cat([timesteps["audio"]] * len(branches)),
+                **text.transformer_arguments(branches, self.transformer.dtype),
                 frame_rate=self.frame_rate,
                 audio_latent_rate_hz=self.audio_latent_rate_hz,
-                coupled=[self.coupling_of(branch) for branch in group for _ in range(batch_size)],
+                coupled=[self.coupling_of(branch) for branch in branches for _ in range(batch_size)],
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
                 **options,

@@ -26,7 +26,7 @@ A scale of 1 switches its term off; a scale of 0 is a scale of 0.
 Letters: B batch, C channels, F latent frames, H and W latent height and width, L audio latents.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -99,6 +99,23 @@ def branch_weights(
     weights[CONDITIONAL] += speaker_scale - 1
     weights[NO_VOICE] = 1 - speaker_scale
     return {branch: weight for branch, weight in weights.items() if weight != 0}
+
+
+def merged(weights: Weights, question: Callable[[Branch], Branch]) -> Weights:
+    """Sum the weights of branches that ask a modality the same.
+
+    Args:
+        weights: From `Guidance.weights`.
+        question: The branch that stands for all which ask the same.
+
+    Returns:
+        The weights without those that have become 0; one that was 0 before stays, for what is compared with it.
+    """
+    found: Weights = {}
+    for branch, weight in weights.items():
+        asked = question(branch)
+        found[asked] = found.get(asked, 0.0) + weight
+    return {branch: weight for branch, weight in found.items() if weight != 0 or weights.get(branch) == 0}
 
 
 def required_branches(*weights: Weights) -> list[Branch]:

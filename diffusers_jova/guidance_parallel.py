@@ -37,18 +37,23 @@ class BranchSharing(NamedTuple):
         return list(branches)[distributed.get_rank(self.group) :: self.num_processes]
 
     def exchange(
-        self, branches: Sequence[Branch], velocities: Mapping[str, Mapping[Branch, Tensor]], like: Mapping[str, Tensor]
+        self,
+        wanted: Mapping[Branch, Sequence[str]],
+        velocities: Mapping[str, Mapping[Branch, Tensor]],
+        like: Mapping[str, Tensor],
     ) -> dict[str, dict[Branch, Tensor]]:
         """The predictions of all processes, float32.
 
         Args:
-            branches: All that the step needs, in the same order on all processes.
+            wanted: All that the step needs, in the same order on all processes, with the modalities that need them.
             velocities: Those of `own`, by modality.
             like: A tensor per modality with the shape and on the device of its velocities.
         """
         found: dict[str, dict[Branch, Tensor]] = {name: {} for name in like}
         for name, sample in like.items():
-            for index, branch in enumerate(branches):
+            for index, branch in enumerate(wanted):
+                if name not in wanted[branch]:
+                    continue
                 made = velocities[name].get(branch)
                 velocity = torch.empty_like(sample, dtype=torch.float32) if made is None else made.float()
                 velocity = velocity.contiguous()

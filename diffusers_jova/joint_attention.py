@@ -3,15 +3,15 @@
 JoVA (arXiv:2512.13677v1), Eq. 4:  [h_v; h_a; h_t] = JointAttn([h_v; h_a; h_t])
 
 The rows lie packed as [video; video_text; audio; audio_text]: each branch (a medium and its text) is contiguous, so
-cutting the coupling between the branches means two attention calls on views, never a mask.
+cutting the coupling between the branches means two attention calls on views, never a mask. Texts of different lengths
+mean a call for each run of samples with the same rows, likewise.
 
 Letters in shapes: B batch, L packed rows on this device, R devices that share the rows, H heads, K head dimension, D
 model width.
 """
 
 from collections.abc import Sequence
-from itertools import groupby
-from typing import Literal, NamedTuple, get_args
+from typing import Literal
 
 import torch
 from diffusers.models.attention import AttentionModuleMixin
@@ -21,67 +21,12 @@ from torch.nn import functional as F
 
 from .context_parallel import heads_to_rows, rows_to_heads, ulysses_group
 from .kept_rows import KeptRows, take
+from .row_spans import SpanRun, Spans, existing, put_back, span_runs
+from .sample_runs import WHOLE, SampleRun, StreamLengths, grouped, readers_of_video, with_coupling
 from .temporal_rope import apply_rotary_emb
 
 
-Coupling = bool | Literal["a2v", "v2a"]
 Fusion = Literal["joint", "cross", "cross_linear"]
-
-
-class StreamLengths(NamedTuple):
-    """Rows of each stream in the packed sequence on this device; 0 where the modality is absent."""
-
-    video: int
-    video_text: int
-    audio: int
-    audio_text: int
-
-    @property
-    def branches(self) -> tuple[int, int]:
-        """Rows of the video branch and of the audio branch."""
-        return self.video + self.video_text, self.audio + self.audio_text
-
-    def rows_of(self, streams: Sequence[str]) -> dict[str, int]:
-        """Rows of four streams, or of two whose text is part of the medium's stream; absent streams are left out."""
-        per_stream = self._asdict() if len(streams) == len(self) else dict(zip(streams, self.branches, strict=True))
-        return {name: rows for name, rows in per_stream.items() if rows}
-
-
-class CouplingRun(NamedTuple):
-    """Consecutive samples of a batch that share one coupling."""
-
-    coupled: Coupling
-    num_samples: int
-
-    @property
-    def audio_reads_video(self) -> bool:
-        """Whether audio rows read video rows."""
-        return self.coupled in (True, "v2a")
-
-
-def coupling_runs(coupled: Coupling | Sequence[Coupling], batch_size: int) -> tuple[CouplingRun, ...]:
-    """Check `coupled`, one value for the batch or one per sample, and group equal neighbours.
-
-    Args:
-        coupled: True: both directions; False: none; `"a2v"`: video reads audio; `"v2a"`: audio reads video.
-        batch_size: Samples in the batch.
-    """
-    per_sample = [coupled] * batch_size if isinstance(coupled, bool | str) else list(coupled)
-    if len(per_sample) != batch_size:
-        raise ValueError(
-            f"`coupled` must be one value or one per sample, got {len(per_sample)} values for a batch of {batch_size}"
-        )
-    allowed = (True, False, *get_args(get_args(Coupling)[1]))
-    for value in per_sample:
-        if value not in allowed:
-            raise ValueError(f"`coupled` must be True, False, 'a2v' or 'v2a', got {value!r}")
-    return tuple(CouplingRun(value, len(list(group))) for value, group in groupby(per_sample))
-
-
-def readers_of_video(coupling: Sequence[CouplingRun]) -> tuple[list[int], list[int]]:
-    """Samples whose audio rows read video rows, and those whose do not."""
-    reads = [run.audio_reads_video for run in coupling for _ in range(run.num_samples)]
-    return [index for index, is_so in enumerate(reads) if is_so], [i for i, is_so in enumerate(reads) if not is_so]
 
 
 def per_stream(attended: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -99,8 +44,27 @@ class JoVARowAttnProcessor:
     _attention_backend = None
     _parallel_config = None
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Softmax attention of queries [B, Lq, H, K] to keys and values [B, Lk, H, K]; mask bool [B, R, 1, Lk]."""
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        query_spans: Spans | None = None,
+        key_spans: Spans | None = None,
+    ) -> Tensor:
+        """Softmax attention of queries [B, Lq, H, K] to keys and values [B, Lk, H, K].
+
+        Args:
+            query: Of the rows that read.
+            key: Of those that are read.
+            value: Likewise.
+            attention_mask: Keys that are read, bool [B, R, 1, Lk]; None for all.
+            query_spans: Queries that exist; the others get zeros. None for all.
+            key_spans: Keys that exist; None for all.
+        """
+        num_queries, query = query.shape[1], existing(query, query_spans)
+        key, value = existing(key, key_spans), existing(value, key_spans)
         group = ulysses_group(self._parallel_config)
         if group is not None:  # here, because diffusers' own has no gradient where Lq and Lk differ
             query, key, value = (rows_to_heads(part, group) for part in (query, key, value))
@@ -114,7 +78,16 @@ class JoVARowAttnProcessor:
             backend=self._attention_backend,
             parallel_config=self._parallel_config if group is None else None,
         )
-        return attended if group is None else heads_to_rows(attended, group)
+        return put_back(attended if group is None else heads_to_rows(attended, group), query_spans, num_queries)
+
+    def attend_runs(
+        self, runs: Sequence[SpanRun], query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """The same, with one call for each run of samples that has rows of its own."""
+        sizes = [run.num_samples for run in runs]
+        masks = [None] * len(sizes) if attention_mask is None else attention_mask.split(sizes)
+        parts = zip(runs, query.split(sizes), key.split(sizes), value.split(sizes), masks, strict=True)
+        return concatenated([self.attend(q, k, v, mask, *run.spans) for run, q, k, v, mask in parts])
 
 
 class JoVAJointAttnProcessor(JoVARowAttnProcessor):
@@ -126,7 +99,7 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
         streams: dict[str, Tensor],
         lengths: StreamLengths,
         rotary_emb: tuple[Tensor, Tensor],
-        coupling: tuple[CouplingRun, ...],
+        runs: tuple[SampleRun, ...],
         attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """See `JoVAJointAttention.forward`."""
@@ -135,19 +108,17 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
         query, key = apply_rotary_emb(query, rotary_emb), apply_rotary_emb(key, rotary_emb)
 
         if attn.kept_rows is not None and lengths.video:
-            self.keep_video(attn, attn.kept_rows, key, value, lengths, coupling, attention_mask)
+            self.keep_video(attn, attn.kept_rows, key, value, lengths, runs, attention_mask)
         if attn.kept_rows is not None and not lengths.video:
             hidden_states = self.read_kept(
-                attn, attn.kept_rows, query, key, value, lengths, coupling, attention_mask
+                attn, attn.kept_rows, query, key, value, lengths, runs, attention_mask
             ).flatten(2)
         elif attn.fusion == "joint":
-            hidden_states = self.attend_coupled(query, key, value, lengths, coupling, attention_mask).flatten(2)
+            hidden_states = self.attend_coupled(query, key, value, lengths, runs, attention_mask).flatten(2)
         else:
-            own = (CouplingRun(False, query.shape[0]),)
+            own = with_coupling(runs, False)
             hidden_states = self.attend_coupled(query, key, value, lengths, own, attention_mask).flatten(2)
-            hidden_states = self.add_cross_terms(
-                attn, hidden_states, query, key, value, lengths, coupling, attention_mask
-            )
+            hidden_states = self.add_cross_terms(attn, hidden_states, query, key, value, lengths, runs, attention_mask)
 
         rows_of_streams = hidden_states.split([rows.shape[1] for rows in streams.values()], dim=1)
         return tuple(
@@ -160,36 +131,39 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
         key: Tensor,
         value: Tensor,
         lengths: StreamLengths,
-        coupling: tuple[CouplingRun, ...],
+        runs: tuple[SampleRun, ...],
         attention_mask: Tensor | None,
     ) -> Tensor:
-        """Attention over the packed rows [B, L, H, K], each sample with its own coupling."""
-        if 0 in lengths.branches or (len(coupling) == 1 and coupling[0].coupled is True):
-            return self.attend(query, key, value, attention_mask)
-        sizes = [run.num_samples for run in coupling]
+        """Attention over the packed rows [B, L, H, K], each sample with its own coupling and its own rows."""
+        if 0 in lengths.branches:  # nothing to couple
+            runs = with_coupling(runs, True)
+        sizes = [run.num_samples for run in runs]
         masks = [None] * len(sizes) if attention_mask is None else attention_mask.split(sizes)
-        parts = zip(coupling, query.split(sizes), key.split(sizes), value.split(sizes), masks, strict=True)
-        return torch.cat([self.attend_branches(run.coupled, q, k, v, lengths, mask) for run, q, k, v, mask in parts])
+        parts = zip(runs, query.split(sizes), key.split(sizes), value.split(sizes), masks, strict=True)
+        return concatenated([self.attend_run(run, q, k, v, lengths, mask) for run, q, k, v, mask in parts])
 
-    def attend_branches(
+    def attend_run(
         self,
-        coupled: Coupling,
+        run: SampleRun,
         query: Tensor,
         key: Tensor,
         value: Tensor,
         lengths: StreamLengths,
         attention_mask: Tensor | None,
     ) -> Tensor:
-        """One attention call per branch: its queries read all rows, or only their own branch's."""
-        if coupled is True:
-            return self.attend(query, key, value, attention_mask)
+        """Attention of samples that are alike: one call, or one per branch, which reads all rows or its own."""
+        spans = run.spans.joined(lengths)
+        if run.coupled is True:
+            return self.attend(query, key, value, attention_mask, spans, spans)
         outputs = []
         start = 0
-        for rows, reads_all in zip(lengths.branches, (coupled == "a2v", coupled == "v2a"), strict=True):
+        directions = (run.coupled == "a2v", run.coupled == "v2a")
+        for rows, own_spans, reads_all in zip(lengths.branches, run.spans, directions, strict=True):
             own = slice(start, start + rows)
             keys = slice(None) if reads_all else own
             mask = None if attention_mask is None else attention_mask[..., keys]
-            outputs.append(self.attend(query[:, own], key[:, keys], value[:, keys], mask))
+            read = key[:, keys], value[:, keys], mask, own_spans, spans if reads_all else own_spans
+            outputs.append(self.attend(query[:, own], *read))
             start += rows
         return torch.cat(outputs, dim=1)
 
@@ -200,15 +174,17 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
         key: Tensor,
         value: Tensor,
         lengths: StreamLengths,
-        coupling: tuple[CouplingRun, ...],
+        runs: tuple[SampleRun, ...],
         attention_mask: Tensor | None,
     ) -> None:
         """Keep what audio rows read of the video branch, for the samples that do."""
         video = slice(0, lengths.branches[0] if attn.fusion == "joint" else lengths.video)
         mask = None if attention_mask is None else attention_mask[..., video]
-        readers, _ = readers_of_video(coupling)
+        readers, _ = readers_of_video(runs)
+        spans = [run.spans.video for run in runs if run.audio_reads_video for _ in range(run.num_samples)]
         if readers:
-            kept_rows.keep(*take(readers, key[:, video], value[:, video], mask))
+            key, value, mask = take(readers, key[:, video], value[:, video], mask)
+            kept_rows.keep(key, value, mask, spans if attn.fusion == "joint" else None)
 
     def read_kept(
         self,
@@ -218,22 +194,27 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
         key: Tensor,
         value: Tensor,
         lengths: StreamLengths,
-        coupling: tuple[CouplingRun, ...],
+        runs: tuple[SampleRun, ...],
         attention_mask: Tensor | None,
     ) -> Tensor:
         """Attention of the audio branch [B, L, H, K] to itself and, where coupled, to the kept rows of video."""
         rows = (query, key, value, attention_mask)
-        readers, others = readers_of_video(coupling)
-        if not readers:
-            return self.attend(*rows)
-        if attn.fusion != "joint":
-            return self.add_kept_cross_terms(attn, kept_rows, query, self.attend(*rows), lengths, readers)
-        query, *read = take(readers, *rows)
-        attended = self.attend(query, *kept_rows.in_front_of(*read))
+        readers, others = readers_of_video(runs)
+        if not readers or attn.fusion != "joint":
+            attended = self.attend_coupled(query, key, value, lengths, runs, attention_mask)
+            if not readers:
+                return attended
+            return self.add_kept_cross_terms(attn, kept_rows, query, attended, lengths, readers)
+        spans = [run.spans.audio for run in runs for _ in range(run.num_samples)]
+        own = [spans[index] for index in readers]
+        query, key, value, mask = take(readers, *rows)
+        key, value, mask, read_spans = kept_rows.in_front_of(key, value, mask, own)
+        attended = self.attend_runs(span_runs(own, read_spans), query, key, value, mask)
         if not others:
             return attended
+        own = [spans[index] for index in others]
         order = torch.tensor([*readers, *others], device=query.device).argsort()
-        return torch.cat([attended, self.attend(*take(others, *rows))])[order]
+        return torch.cat([attended, self.attend_runs(span_runs(own, own), *take(others, *rows))])[order]
 
     def add_kept_cross_terms(
         self,
@@ -263,7 +244,7 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
         key: Tensor,
         value: Tensor,
         lengths: StreamLengths,
-        coupling: tuple[CouplingRun, ...],
+        runs: tuple[SampleRun, ...],
         attention_mask: Tensor | None,
     ) -> Tensor:
         """Add to the media rows what they read from the other medium by a second softmax (Fig. 4 b, c).
@@ -277,9 +258,10 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
         if attention_mask is not None and attention_mask.shape[1] == 1:
             attention_mask = None  # only shards of media have padding, of which there is one
         hidden_states = hidden_states.clone()
+        runs = grouped((run.coupled, WHOLE) for run in runs for _ in range(run.num_samples))  # media have all rows
         for medium, other, direction in (("video", "audio", "a2v"), ("audio", "video", "v2a")):
             start = 0
-            for run in coupling:
+            for run in runs:
                 samples = slice(start, start + run.num_samples)
                 start += run.num_samples
                 if run.coupled is not True and run.coupled != direction:
@@ -292,6 +274,11 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
                     cross = getattr(attn, medium).to_cross(cross)
                 hidden_states[samples, rows[medium]] += cross
         return hidden_states
+
+
+def concatenated(parts: Sequence[Tensor]) -> Tensor:
+    """Samples of several tensors [B, ...] as one; a lone tensor is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 class JoVARMSNorm(nn.RMSNorm):
@@ -458,7 +445,7 @@ class JoVAJointAttention(JoVAStreamAttention):
         streams: dict[str, Tensor],
         lengths: StreamLengths,
         rotary_emb: tuple[Tensor, Tensor],
-        coupling: tuple[CouplingRun, ...],
+        runs: tuple[SampleRun, ...],
         attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Attend jointly.
@@ -467,13 +454,13 @@ class JoVAJointAttention(JoVAStreamAttention):
             streams: Normed rows [B, rows, D] of every stream that is present, in packed order.
             lengths: Rows of the four streams.
             rotary_emb: Cosines and sines of the packed rows, [L, K/2] each.
-            coupling: Which modalities read each other, per run of samples.
+            runs: Which modalities read each other and which rows exist, per run of samples.
             attention_mask: Bool [B, R, 1, L], False for padding, of the shards of R devices; None where there is none.
 
         Returns:
             The projected rows [B, rows, D] of every stream in `streams`, in its order.
         """
-        return self.processor(self, streams, lengths, rotary_emb, coupling, attention_mask)
+        return self.processor(self, streams, lengths, rotary_emb, runs, attention_mask)
 
     def weights_of(self, stream: str) -> JoVAStreamProjections:
         """Projections of a stream, its own or the shared ones."""

@@ -22,6 +22,7 @@ from .adapter_layers import JoVAAdapterMixin
 from .context_parallel import JoVAContextParallelMixin
 from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
 from .number_arguments import finite_number, whole_numbers
+from .row_spans import Spans, TextLengths, check_text_lengths, text_spans
 from .single_file import JoVASingleFileMixin
 from .step_caches import JoVACacheMixin
 from .temporal_rope import TemporalAlignment, check_alignment
@@ -41,6 +42,10 @@ ARGUMENTS = {
     "audio_timestep": "The same for audio, [B] or per latent [B, L]; None takes `timestep`, which is then [B].",
     "audio_encoder_hidden_states": "Text that audio reads; None takes the video's text and mask.",
     "audio_encoder_attention_mask": "Its mask.",
+    "text_lengths": "In place of `encoder_attention_mask`, the first rows of the features that each sample reads: one "
+    "Python int for each text encoder, such as `[(7,), (1,)]`. Attention then runs without a mask, so that every "
+    "attention backend is available.",
+    "audio_text_lengths": "The same in place of `audio_encoder_attention_mask`.",
     "frame_rate": "Frames per second of the video, for the clock that both modalities share.",
     "audio_latent_rate_hz": "Audio latents per second.",
     "coupled": "Whether video and audio read each other: True, False, `'a2v'` (video reads audio), `'v2a'` (audio "
@@ -69,11 +74,19 @@ class JoVATransformerOutput(BaseOutput):
 
 
 class TextInput(NamedTuple):
-    """Text of one modality: features of one or two encoders, [B, S, text_dim] and [B, S2, text_dim_2], and a mask."""
+    """Text of one modality.
+
+    Args:
+        features_1: Of the first encoder, [B, S, text_dim].
+        features_2: Of the second, [B, S2, text_dim_2].
+        mask: Rows that are read, bool [B, S + S2]; None for all, or where there are lengths.
+        lengths: Rows that are read, per sample and encoder; None for all, or where there is a mask.
+    """
 
     features_1: Tensor
     features_2: Tensor | None
     mask: Tensor | None
+    lengths: TextLengths | None
 
     @property
     def features(self) -> tuple[Tensor, Tensor | None]:
@@ -83,7 +96,27 @@ class TextInput(NamedTuple):
     @property
     def num_rows(self) -> int:
         """Rows of the concatenated features, S + S2."""
-        return sum(part.shape[1] for part in self.features if part is not None)
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each encoder's features."""
+        return [part.shape[1] for part in self.features if part is not None]
+
+    @property
+    def spans(self) -> tuple[Spans | None, ...] | None:
+        """Rows that each sample has, by its lengths."""
+        return None if self.lengths is None else text_spans(self.lengths, self.sizes)
+
+    def check(self, prefix: str) -> None:
+        """Refuse a mask beside lengths, and lengths that do not fit the features."""
+        if self.lengths is None:
+            return
+        if self.mask is not None:
+            raise ValueError(
+                f"`{prefix}text_lengths` must be None beside `{prefix}encoder_attention_mask`, got both; leave one out"
+            )
+        check_text_lengths(f"{prefix}text_lengths", self.lengths, self.features_1.shape[0], self.sizes)
 
 
 class ModalityInput(NamedTuple):
@@ -153,8 +186,8 @@ class JoVATransformerMixin(JoVAContextParallelMixin, JoVAAdapterMixin, JoVACache
         self,
         latents: tuple[Tensor | None, Tensor | None],
         timesteps: tuple[Tensor, Tensor | None],
-        text: tuple[Tensor, Tensor | None, Tensor | None],
-        audio_text: tuple[Tensor | None, Tensor | None, Tensor | None],
+        text: tuple[Tensor, Tensor | None, Tensor | None, TextLengths | None],
+        audio_text: tuple[Tensor | None, Tensor | None, Tensor | None, TextLengths | None],
         attention_kwargs: Mapping[str, Any] | None,
     ) -> dict[str, ModalityInput]:
         """Check the arguments of a `forward` and let audio take from video what it does not have.
@@ -162,7 +195,7 @@ class JoVATransformerMixin(JoVAContextParallelMixin, JoVAAdapterMixin, JoVACache
         Args:
             latents: Of video and audio; None where a modality is absent.
             timesteps: Of video and audio; None for audio takes video's.
-            text: Features of both encoders and mask, for video.
+            text: Features of both encoders, mask and lengths, for video.
             audio_text: The same for audio, which without features reads `text`.
             attention_kwargs: What is left of them once adapters are weighed.
 
@@ -170,14 +203,16 @@ class JoVATransformerMixin(JoVAContextParallelMixin, JoVAAdapterMixin, JoVACache
             The inputs of every modality that is present, in packed order.
 
         Raises:
-            ValueError: Shapes do not fit, both modalities are absent, the audio has a mask without a text, or
-                `attention_kwargs` hold more than `scale`.
+            ValueError: Shapes do not fit, both modalities are absent, the audio has a mask without a text, a text has
+                a mask and lengths, or `attention_kwargs` hold more than `scale`.
         """
         check_attention_kwargs(attention_kwargs)
         media = present_media(*latents)
         timestep, audio_timestep = timesteps
         times = {"video": timestep, "audio": timestep if audio_timestep is None else audio_timestep}
         texts = {"video": TextInput(*text), "audio": own_text(*audio_text) or TextInput(*text)}
+        texts["video"].check("")
+        texts["audio"].check("audio_")
         grids = {name: self.grid_of(name, part) for name, part in media.items()}
         for name, grid in grids.items():
             check_timestep(name, times[name], grid[0])
@@ -202,15 +237,17 @@ class JoVATransformerMixin(JoVAContextParallelMixin, JoVAAdapterMixin, JoVACache
         return JoVATransformerOutput(sample=sample, audio_sample=audio_sample)
 
 
-def own_text(features: Tensor | None, features_2: Tensor | None, mask: Tensor | None) -> TextInput | None:
+def own_text(
+    features: Tensor | None, features_2: Tensor | None, mask: Tensor | None, lengths: TextLengths | None
+) -> TextInput | None:
     """Text of the audio; None where it reads the video's.
 
     Raises:
-        ValueError: Second features or a mask are given without the text that they belong to.
+        ValueError: Second features, a mask or lengths are given without the text that they belong to.
     """
     if features is not None:
-        return TextInput(features, features_2, mask)
-    if features_2 is not None or mask is not None:
+        return TextInput(features, features_2, mask, lengths)
+    if features_2 is not None or mask is not None or lengths is not None:
         raise ValueError(
             "`audio_encoder_hidden_states` must be given with its mask and second features, got None; leave all out "
             "for the video's text"

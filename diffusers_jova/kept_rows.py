@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .row_spans import Spans, joined_spans, mask_of
+
 
 SCALED = (torch.float8_e4m3fn, torch.float8_e5m2)  # overflow instead of saturating, and know few small numbers
 
@@ -61,12 +63,23 @@ class KeptRows:
         self.key: StoredTensor | None = None
         self.value: StoredTensor | None = None
         self.mask: Tensor | None = None
+        self.spans: Sequence[Spans | None] = ()
 
-    def keep(self, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
-        """Keep keys and values [B, L, H, K] and which of them are read, bool [B, R, 1, L], in place of the last."""
+    def keep(
+        self, key: Tensor, value: Tensor, mask: Tensor | None, spans: Sequence[Spans | None] | None = None
+    ) -> None:
+        """Keep keys and values in place of the last.
+
+        Args:
+            key: [B, L, H, K].
+            value: Likewise.
+            mask: Which of them are read, bool [B, R, 1, L]; None for all.
+            spans: Rows of each sample that exist; None where all do.
+        """
         self.key = StoredTensor.of(key, self.dtype, self.device)
         self.value = StoredTensor.of(value, self.dtype, self.device)
         self.mask = mask
+        self.spans = [None] * len(key) if spans is None else spans
 
     def restored(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values, in the number format and on the device of a tensor."""
@@ -74,18 +87,24 @@ class KeptRows:
             raise ValueError("video rows must be kept before audio rows read them, got none; begin with a full step")
         return self.key.like(like), self.value.like(like)
 
-    def in_front_of(self, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The kept rows and others [B, L, H, K], with the mask of all of them."""
+    def in_front_of(
+        self, key: Tensor, value: Tensor, mask: Tensor | None, spans: Sequence[Spans | None]
+    ) -> tuple[Tensor, Tensor, Tensor | None, Sequence[Spans | None]]:
+        """The kept rows and others [B, L, H, K], with their mask, or the rows of each sample that exist."""
         kept_key, kept_value = self.restored(key)
         joined = torch.cat([kept_key, key], dim=1), torch.cat([kept_value, value], dim=1)
+        sizes = kept_key.shape[1], key.shape[1]
         if self.mask is None and mask is None:
-            return *joined, None
+            pairs = zip(self.spans, spans, strict=True)
+            return *joined, None, [joined_spans(list(zip(pair, sizes, strict=True))) for pair in pairs]
         shards: Any = self.mask if mask is None else mask
-        masks = [
-            key.new_ones(1, dtype=torch.bool).expand(*shards.shape[:3], rows.shape[1]) if part is None else part
-            for part, rows in ((self.mask, kept_key), (mask, key))
-        ]
-        return *joined, torch.cat(masks, dim=-1)
+        masks = []
+        for part, own, rows in ((self.mask, self.spans, sizes[0]), (mask, spans, sizes[1])):
+            found = mask_of(own, rows, key.device) if part is None else part
+            whole = key.new_ones(1, dtype=torch.bool)
+            shape = (*shards.shape[:3], rows)
+            masks.append((whole if found is None else found.view(len(key), -1, 1, rows)).expand(shape))
+        return *joined, torch.cat(masks, dim=-1), [None] * len(key)
 
     @property
     def num_bytes(self) -> int:

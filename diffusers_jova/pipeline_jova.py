@@ -459,6 +459,7 @@ class JoVAPipeline(
             attention_kwargs=attention_kwargs,
             generator=generator,
             sharing=self.branch_sharing,
+            has_voices=speakers is not None,
         )
         generated = [name for name in modalities if denoiser.generates(name)]
         check_something_is_generated(generated, list(media.latents))

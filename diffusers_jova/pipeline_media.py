@@ -22,13 +22,13 @@ from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given
 from .conditions import GivenLatents, condition_channels, repeat_to_batch
 from .finite import check_finite_inputs, finite_output
 from .given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
-from .joint_attention import Coupling
 from .media import resample
 from .media_arrays import check_sampling_rate
 from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
 from .pictures import Fit, describe_fit, fit_pictures, to_frames, to_pictures, to_signed
 from .pipeline_checks import CallInputs, check_frame_rate, check_generator
+from .sample_runs import Coupling
 from .video_codec import JoVAVideoCodec
 
 

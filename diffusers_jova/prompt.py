@@ -95,6 +95,15 @@ class PromptEmbeds(NamedTuple):
             return None
         return torch.cat([full_mask(features) if mask is None else mask for features, mask in pairs], dim=1)
 
+    def text_lengths(self) -> list[tuple[int, ...]] | None:
+        """Rows of each encoder's features that are read, per prompt; None where these are not the first ones."""
+        pairs = [(self.features, self.mask)]
+        if self.features_2 is not None:
+            pairs.append((self.features_2, self.mask_2))
+        parts = [first_rows(features, mask) for features, mask in pairs]
+        found = [part for part in parts if part is not None]
+        return list(zip(*found, strict=True)) if len(found) == len(parts) else None
+
     def of_audio(self) -> "PromptEmbeds":
         """What the sound reads."""
         return self if self.audio_features is None else PromptEmbeds(self.audio_features, self.audio_mask)
@@ -103,6 +112,16 @@ class PromptEmbeds(NamedTuple):
         """Every prompt `num_per_prompt` times, copies beside each other."""
         parts: list[Any] = [None if part is None else part.repeat_interleave(num_per_prompt, 0) for part in self]
         return PromptEmbeds(*parts)
+
+
+def first_rows(features: Tensor, mask: Tensor | None) -> list[int] | None:
+    """How many rows of features [B, S, D] a mask [B, S] keeps; None where these are not the first ones, or none."""
+    if mask is None:
+        return [features.shape[1]] * features.shape[0]
+    kept: list[list[bool]] = mask.bool().tolist()
+    lengths = [sum(row) for row in kept]
+    is_padding = all(length > 0 and all(row[:length]) for row, length in zip(kept, lengths, strict=True))
+    return lengths if is_padding else None
 
 
 def full_mask(features: Tensor) -> Tensor:

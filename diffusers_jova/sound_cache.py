@@ -229,6 +229,8 @@ class SoundCacheHook(ModelHook):
             self.reason = nothing_to_spare(given, context.num_inference_steps)
             if self.reason:
                 logger.warning(f"the cache of video rows makes every step full in this call: {self.reason}")
+        if not self.reason and absent_latents(given):  # a prediction that needs one modality, beside others
+            return self.fn_ref.original_forward(**given)
         if self.reason:
             self.decided = (context.step_index, True)
             return self.fn_ref.original_forward(**given)
@@ -313,6 +315,11 @@ def position(states: StateManager) -> CacheContext:
     return context
 
 
+def absent_latents(given: Mapping[str, Any]) -> list[str]:
+    """Arguments of a model that would be the latents of a modality, but are None."""
+    return [name for name in ("hidden_states", "audio_hidden_states") if given.get(name) is None]
+
+
 def nothing_to_spare(given: Mapping[str, Any], num_steps: int) -> str | None:
     """Why no step of a call can go without video rows; None where some can.
 
@@ -320,8 +327,7 @@ def nothing_to_spare(given: Mapping[str, Any], num_steps: int) -> str | None:
         given: Arguments of the model.
         num_steps: Of the call.
     """
-    absent = [name for name in ("hidden_states", "audio_hidden_states") if given.get(name) is None]
-    if absent:
+    if absent := absent_latents(given):
         return f"it has no {'video' if absent[0] == 'hidden_states' else 'sound'}"
     audio_timestep = given.get("audio_timestep")
     if audio_timestep is not None and audio_timestep.ndim == 2 and not audio_timestep.any():  # one for each latent

@@ -15,15 +15,12 @@ import torch
 from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 
-from .joint_attention import Coupling, JoVARMSNorm, JoVARowAttnProcessor, coupling_runs, normed_heads
+from .joint_attention import JoVARMSNorm, JoVARowAttnProcessor, normed_heads
 from .joint_transformer import MODALITIES
 from .number_arguments import finite_number
+from .sample_runs import OTHER, Coupling, reads_other, sample_runs
 from .temporal_rope import apply_rotary_emb
 from .wan_tower import JoVAKeyValueMixin, JoVAWanCrossAttention, Rotary
-
-
-OTHER = {"video": "audio", "audio": "video"}
-DIRECTIONS = {"video": "a2v", "audio": "v2a"}  # of `coupled`, by the modality that reads
 
 
 class Readers(NamedTuple):
@@ -61,23 +58,23 @@ def readers_of(
     """Who reads, by the modality that reads; a modality by which nobody reads is left out.
 
     Args:
-        coupled: See `coupling_runs`.
+        coupled: See `sample_runs`.
         scale: Factor of what is read, one number or one for each modality that reads.
         batch_size: Samples in the batch.
 
     Raises:
         ValueError: Either is of another form.
     """
-    coupling = coupling_runs(coupled, batch_size)
+    runs = sample_runs(coupled, batch_size)
     scales = list(scale) if isinstance(scale, Sequence) else [scale, scale]
     if len(scales) != len(MODALITIES):
         raise ValueError(f"`fusion_scale` must be a number or a pair of numbers, got {scale!r}; 1 is as trained")
     readers = {}
     for name, factor in zip(MODALITIES, scales, strict=True):
         finite_number("fusion_scale", factor, "1 is as trained")
-        reads = tuple(run.coupled in (True, DIRECTIONS[name]) for run in coupling)
+        reads = tuple(reads_other(name, run.coupled) for run in runs)
         if any(reads) and factor:
-            readers[name] = Readers(tuple(run.num_samples for run in coupling), reads, float(factor))
+            readers[name] = Readers(tuple(run.num_samples for run in runs), reads, float(factor))
     return readers
 
 

@@ -30,12 +30,8 @@ from torch.nn import functional as F
 
 from .context_parallel import key_mask
 from .joint_attention import (
-    Coupling,
-    CouplingRun,
     Fusion,
     JoVAJointAttention,
-    StreamLengths,
-    coupling_runs,
     per_stream,
 )
 from .joint_transformer import (
@@ -49,6 +45,8 @@ from .joint_transformer import (
     describe_arguments,
 )
 from .modulation import Modulation, modulated_norm, select_level
+from .row_spans import Spans, TextLengths, joined_spans, mask_of
+from .sample_runs import BranchSpans, Coupling, SampleRun, StreamLengths, sample_runs
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
@@ -108,7 +106,7 @@ class BlockContext(NamedTuple):
         levels: Noise levels of the branches that are present, by name.
         position: Learned positions of the packed rows, zero for text, [L, D].
         rotary_emb: Cosines and sines of the packed rows, [L, K/2] each.
-        coupling: Which modalities read each other, per run of samples.
+        runs: Which modalities read each other and which rows exist, per run of samples.
         attention_mask: Bool [B, R, 1, L] of the shards of R devices, or None.
     """
 
@@ -116,7 +114,7 @@ class BlockContext(NamedTuple):
     levels: dict[str, NoiseLevels]
     position: Tensor
     rotary_emb: tuple[Tensor, Tensor]
-    coupling: tuple[CouplingRun, ...]
+    runs: tuple[SampleRun, ...]
     attention_mask: Tensor | None
 
 
@@ -323,7 +321,7 @@ class JoVATransformerBlock(nn.Module):
             name: modulated_norm(x, modulation[name].attn_shift, modulation[name].attn_scale, self.eps)
             for name, x in streams.items()
         }
-        attended = self.attn(normed, context.lengths, context.rotary_emb, context.coupling, context.attention_mask)
+        attended = self.attn(normed, context.lengths, context.rotary_emb, context.runs, context.attention_mask)
 
         # 2. Feed-forward network of each stream
         outputs = []
@@ -459,7 +457,7 @@ class JoVATransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         encoder_hidden_states="Features of the first text encoder, [B, S, text_dim].",
         encoder_hidden_states_2="Features of the second text encoder, [B, S2, text_dim_2].",
         encoder_attention_mask="Bool over the concatenated text [B, S + S2], False for padding. Pass None where "
-        "nothing is padded: every attention backend is then available.",
+        "nothing is padded, or give `text_lengths`: every attention backend is then available.",
         audio_encoder_hidden_states_2="Second features of the text that audio reads.",
     )
     def forward(
@@ -475,6 +473,8 @@ class JoVATransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         audio_encoder_hidden_states_2: Tensor | None = None,
         audio_encoder_attention_mask: Tensor | None = None,
         *,
+        text_lengths: TextLengths | None = None,
+        audio_text_lengths: TextLengths | None = None,
         frame_rate: float,
         audio_latent_rate_hz: float,
         coupled: Coupling | Sequence[Coupling] = True,
@@ -488,8 +488,13 @@ class JoVATransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         inputs = self.read_inputs(
             (hidden_states, audio_hidden_states),
             (timestep, audio_timestep),
-            (encoder_hidden_states, encoder_hidden_states_2, encoder_attention_mask),
-            (audio_encoder_hidden_states, audio_encoder_hidden_states_2, audio_encoder_attention_mask),
+            (encoder_hidden_states, encoder_hidden_states_2, encoder_attention_mask, text_lengths),
+            (
+                audio_encoder_hidden_states,
+                audio_encoder_hidden_states_2,
+                audio_encoder_attention_mask,
+                audio_text_lengths,
+            ),
             attention_kwargs,
         )
 
@@ -507,7 +512,7 @@ class JoVATransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
             levels={branch: part.levels for branch, part in rows.items()},
             position=pack_positions(rows).to(packed.dtype),
             rotary_emb=rotary_emb,
-            coupling=coupling_runs(coupled, packed.shape[0]),
+            runs=sample_runs(coupled, packed.shape[0], self.spans(inputs)),
             attention_mask=pack_attention_mask(inputs, packed, self._parallel_config),
         )
 
@@ -522,6 +527,19 @@ class JoVATransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         streams = dict(zip(DUAL_STREAMS, packed.split(list(lengths), dim=1), strict=True))
         velocities = {branch: self.head[branch](streams[branch], part.levels) for branch, part in rows.items()}
         return self.join_outputs(velocities, inputs, return_dict)
+
+    def spans(self, inputs: Mapping[str, ModalityInput]) -> list[BranchSpans] | None:
+        """Rows of each sample that exist; None where all do, or where devices share the rows and a mask tells it."""
+        texts = {branch: part.text.spans for branch, part in inputs.items() if part.text.spans is not None}
+        if not texts or self._parallel_config is not None:
+            return None
+        branches = {}
+        for branch, spans in texts.items():
+            part = inputs[branch]
+            branches[branch] = [joined_spans([(None, part.num_rows), (own, part.text.num_rows)]) for own in spans]
+        nothing: list[Spans | None] = [None] * len(next(iter(branches.values())))
+        per_sample = zip(*(branches.get(branch, nothing) for branch in MODALITIES), strict=True)
+        return [BranchSpans(*own) for own in per_sample]
 
     def rotate(
         self, inputs: Mapping[str, ModalityInput], frame_rate: float, audio_latent_rate_hz: float
@@ -560,5 +578,7 @@ def pack_attention_mask(
     num_rows: dict[str, int] = {}
     for branch, part in inputs.items():
         masks |= {branch: None, f"{branch}_text": part.text.mask}
+        if parallel_config is not None and part.text.spans is not None:
+            masks[f"{branch}_text"] = mask_of(part.text.spans, part.text.num_rows, packed.device)
         num_rows |= {branch: part.num_rows, f"{branch}_text": part.text.num_rows}
     return key_mask(masks, num_rows, packed.shape[0], packed.device, parallel_config)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .aligned_fusion import Alignment, JoVAAlignedFusion, JoVAAlignment
 from .context_parallel import check_whole_rows, key_mask
-from .joint_attention import Coupling, per_stream
+from .joint_attention import per_stream
 from .joint_transformer import (
     MODALITIES,
     JoVATransformerMixin,
@@ -40,8 +40,10 @@ from .latent_rows import pack, unpack
 from .modulation import modulated_norm
 from .number_arguments import finite_number
 from .reference_rows import ClipRows, JoVAUpdatedRows, with_references
+from .row_spans import TextLengths, span_runs
+from .sample_runs import OTHER, Coupling
 from .temporal_rope import JoVARotaryPosEmbed, TemporalAlignment, media_positions
-from .tower_fusion import OTHER, JoVABridge, JoVATextCross, Readers, readers_of
+from .tower_fusion import JoVABridge, JoVATextCross, Readers, readers_of
 from .wan_embeddings import JoVAWanConditionEmbedder, JoVAWanPatchEmbedding, audio_patch_embedding
 from .wan_tower import (
     JoVARowLevels,
@@ -173,7 +175,7 @@ class JoVADualTowerTransformerBlock(nn.Module):
             if self.fusion_kind == "text_cross" and OTHER[name] in attended_rows:  # which no fusion has updated
                 read_more = partial(self.fusion, name, attended_rows[OTHER[name]], context)
             rotary_embs = context.text_rotary_embs.get(name)
-            x = x + self.attn2[tower](self.norm2[tower](x), text.rows, text.mask, rotary_embs, read_more)
+            x = x + self.attn2[tower](self.norm2[tower](x), text.rows, text.mask, text.runs, rotary_embs, read_more)
             ff_input = modulated_norm(x, noise.at_rows(mod.ff_shift), noise.at_rows(mod.ff_scale), self.eps)
             outputs[name] = gated_sum(x, noise.at_rows(mod.ff_gate), self.ffn[tower](ff_input))
         return outputs
@@ -349,6 +351,8 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         audio_encoder_hidden_states_2: Tensor | None = None,
         audio_encoder_attention_mask: Tensor | None = None,
         *,
+        text_lengths: TextLengths | None = None,
+        audio_text_lengths: TextLengths | None = None,
         frame_rate: float,
         audio_latent_rate_hz: float,
         coupled: Coupling | Sequence[Coupling] = True,
@@ -370,8 +374,8 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         inputs = self.read_inputs(
             (hidden_states, audio_hidden_states),
             (timestep, audio_timestep),
-            (encoder_hidden_states, None, encoder_attention_mask),
-            (audio_encoder_hidden_states, None, audio_encoder_attention_mask),
+            (encoder_hidden_states, None, encoder_attention_mask, text_lengths),
+            (audio_encoder_hidden_states, None, audio_encoder_attention_mask, audio_text_lengths),
             attention_kwargs,
         )
         self.check_text(inputs)
@@ -482,8 +486,9 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         levels = part.timestep if part.timestep.ndim == 2 else part.timestep[:, None]  # [B, N]
         temb, modulation, text = getattr(self, tower).condition_embedder(levels, part.text.features_1)
         text_mask = None if part.text.mask is None else part.text.mask.bool()[:, None, None]
+        text_runs = None if part.text.spans is None else span_runs(part.text.spans)
         noise = NoiseCondition(temb, modulation, self.row_levels(part.timestep, part.grid))
-        return noise, TextCondition(text, text_mask)
+        return noise, TextCondition(text, text_mask, text_runs)
 
     def rotate(
         self, modality: str, grid: tuple[int, ...], rates_hz: tuple[float, float], device: torch.device

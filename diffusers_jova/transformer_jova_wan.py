@@ -26,11 +26,7 @@ from torch import Tensor, nn
 
 from .context_parallel import key_mask
 from .joint_attention import (
-    Coupling,
-    CouplingRun,
     JoVAJointAttention,
-    StreamLengths,
-    coupling_runs,
     per_stream,
 )
 from .joint_transformer import (
@@ -42,6 +38,8 @@ from .joint_transformer import (
     describe_arguments,
 )
 from .modulation import modulated_norm
+from .row_spans import TextLengths, span_runs
+from .sample_runs import Coupling, SampleRun, StreamLengths, sample_runs
 from .temporal_rope import (
     JoVARotaryPosEmbed,
     TemporalAlignment,
@@ -77,7 +75,7 @@ class BlockContext(NamedTuple):
         noise: Noise levels.
         text: Text.
         rotary_emb: Cosines and sines of the packed rows, [L, K/2] each.
-        coupling: Which modalities read each other, per run of samples.
+        runs: Which modalities read each other and which rows exist, per run of samples.
         attention_mask: Bool [B, R, 1, L] of the shards of R devices, False for padding; None where there is none.
     """
 
@@ -85,7 +83,7 @@ class BlockContext(NamedTuple):
     noise: dict[str, NoiseCondition]
     text: dict[str, TextCondition]
     rotary_emb: tuple[Tensor, Tensor]
-    coupling: tuple[CouplingRun, ...]
+    runs: tuple[SampleRun, ...]
     attention_mask: Tensor | None
 
 
@@ -143,14 +141,14 @@ class JoVAWanTransformerBlock(nn.Module):
         for name, x in streams.items():
             mod, noise = modulation[name], context.noise[name]
             normed[name] = modulated_norm(x, noise.at_rows(mod.attn_shift), noise.at_rows(mod.attn_scale), self.eps)
-        attended = self.attn1(normed, context.lengths, context.rotary_emb, context.coupling, context.attention_mask)
+        attended = self.attn1(normed, context.lengths, context.rotary_emb, context.runs, context.attention_mask)
 
         # 2. Cross-attention to text and feed-forward network of each modality
         outputs = []
         for (name, x), attention in zip(streams.items(), per_stream(attended), strict=True):
             mod, noise, text = modulation[name], context.noise[name], context.text[name]
             x = gated_sum(x, noise.at_rows(mod.attn_gate), attention)
-            x = x + self.attn2.of(name)(self.norm2.of(name)(x), text.rows, text.mask)
+            x = x + self.attn2.of(name)(self.norm2.of(name)(x), text.rows, text.mask, text.runs)
             ff_input = modulated_norm(x, noise.at_rows(mod.ff_shift), noise.at_rows(mod.ff_scale), self.eps)
             outputs.append(gated_sum(x, noise.at_rows(mod.ff_gate), self.ffn.of(name)(ff_input)))
         return torch.cat(outputs, dim=1)
@@ -279,6 +277,8 @@ class JoVAWanTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         audio_encoder_hidden_states_2: Tensor | None = None,
         audio_encoder_attention_mask: Tensor | None = None,
         *,
+        text_lengths: TextLengths | None = None,
+        audio_text_lengths: TextLengths | None = None,
         frame_rate: float,
         audio_latent_rate_hz: float,
         coupled: Coupling | Sequence[Coupling] = True,
@@ -296,8 +296,8 @@ class JoVAWanTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         inputs = self.read_inputs(
             (hidden_states, audio_hidden_states),
             (timestep, audio_timestep),
-            (encoder_hidden_states, None, encoder_attention_mask),
-            (audio_encoder_hidden_states, None, audio_encoder_attention_mask),
+            (encoder_hidden_states, None, encoder_attention_mask, text_lengths),
+            (audio_encoder_hidden_states, None, audio_encoder_attention_mask, audio_text_lengths),
             attention_kwargs,
         )
         voices = None if speaker_embeds is None else self.embed_voices(speaker_embeds, speaker_positions)
@@ -317,7 +317,7 @@ class JoVAWanTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
             noise=noise,
             text=text,
             rotary_emb=self.rotate(inputs, frame_rate, audio_latent_rate_hz, packed.device),
-            coupling=coupling_runs(coupled, packed.shape[0]),
+            runs=sample_runs(coupled, packed.shape[0]),
             attention_mask=key_mask(
                 dict.fromkeys(inputs), whole_lengths, packed.shape[0], packed.device, self._parallel_config
             ),
@@ -345,8 +345,9 @@ class JoVAWanTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         if voices is not None:
             text = voices.put_into(text)
         text_mask = None if part.text.mask is None else part.text.mask.bool()[:, None, None]
+        text_runs = None if part.text.spans is None else span_runs(part.text.spans)
         noise = NoiseCondition(temb, modulation, self.row_levels(part.timestep, part.grid))
-        return noise, TextCondition(text, text_mask)
+        return noise, TextCondition(text, text_mask, text_runs)
 
     def embed_voices(self, speaker_embeds: Tensor, speaker_positions: Tensor | None) -> Voices:
         """Embed voices [B, P, speaker_dim] for the text rows [B, P] that they replace."""

@@ -18,9 +18,11 @@ from .joint_attention import (
     JoVAStreamAttention,
     JoVAStreamProjections,
     check_unadapted,
+    concatenated,
     concatenated_linear,
 )
 from .modulation import Modulation, modulated_norm, select_level
+from .row_spans import SpanRun, existing
 from .temporal_rope import apply_rotary_emb
 from .wan_embeddings import JoVAWanConditionEmbedder
 
@@ -33,11 +35,13 @@ class TextCondition(NamedTuple):
 
     Args:
         rows: Rows [B, S, D].
-        mask: Bool [B, 1, 1, S], False for padding; None where every row is read.
+        mask: Bool [B, 1, 1, S], False for padding; None where every row is read, or where there are runs.
+        runs: Rows that exist, per run of samples; None where every row is read, or where there is a mask.
     """
 
     rows: Tensor
     mask: Tensor | None
+    runs: tuple[SpanRun, ...] | None
 
 
 class NoiseCondition(NamedTuple):
@@ -145,6 +149,7 @@ class JoVAWanCrossAttnProcessor:
         hidden_states: Tensor,
         text: Tensor,
         attention_mask: Tensor | None = None,
+        text_runs: tuple[SpanRun, ...] | None = None,
         rotary_embs: tuple[Rotary, Rotary] | None = None,
         read_more: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
@@ -153,10 +158,32 @@ class JoVAWanCrossAttnProcessor:
         rotated = query, key
         if rotary_embs is not None:
             rotated = apply_rotary_emb(query, rotary_embs[0]), apply_rotary_emb(key, rotary_embs[1])
-        read = dispatch_attention_fn(*rotated, value, attn_mask=attention_mask, backend=self._attention_backend)
+        read = self.attend(*rotated, value, attention_mask, text_runs)
         if read_more is not None:
             read = read_more(read, query)
         return attn.to_out[0](read.flatten(2))
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        text_runs: tuple[SpanRun, ...] | None,
+    ) -> Tensor:
+        """Attention of queries [B, L, H, K] to text [B, S, H, K], one call for each run of texts of equal length."""
+        if text_runs is None:
+            read: Tensor = dispatch_attention_fn(
+                query, key, value, attn_mask=attention_mask, backend=self._attention_backend
+            )
+            return read
+        sizes = [run.num_samples for run in text_runs]
+        parts = zip(text_runs, query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
+        read_parts = [
+            dispatch_attention_fn(q, *(existing(part, *run.spans) for part in (k, v)), backend=self._attention_backend)
+            for run, q, k, v in parts
+        ]
+        return concatenated(read_parts)
 
 
 class JoVAKeyValueMixin(AttentionModuleMixin):
@@ -212,6 +239,7 @@ class JoVAWanCrossAttention(JoVAStreamProjections, JoVAKeyValueMixin):
         hidden_states: Tensor,
         text: Tensor,
         attention_mask: Tensor | None = None,
+        text_runs: tuple[SpanRun, ...] | None = None,
         rotary_embs: tuple[Rotary, Rotary] | None = None,
         read_more: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
@@ -221,13 +249,14 @@ class JoVAWanCrossAttention(JoVAStreamProjections, JoVAKeyValueMixin):
             hidden_states: Rows [B, L, D].
             text: Text rows [B, S, D].
             attention_mask: Bool [B, 1, 1, S], False for text rows that are not read.
+            text_runs: Text rows that exist, per run of samples; None for all.
             rotary_embs: Cosines and sines of the rows, [L, K/2] each, and of the text; None rotates nothing.
             read_more: Adds to what was read [B, L, H, K] what the normed queries of that shape read besides the text.
 
         Returns:
             Rows [B, L, D].
         """
-        return self.processor(self, hidden_states, text, attention_mask, rotary_embs, read_more)
+        return self.processor(self, hidden_states, text, attention_mask, text_runs, rotary_embs, read_more)
 
     def project_both(self, hidden_states: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normed queries of rows [B, L, D], normed keys and values of text [B, S, D]; heads split."""

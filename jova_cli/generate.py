@@ -27,7 +27,7 @@ WORK = "diffusers_jova.generate"
 DESCRIPTION = """Make one clip of video with sound, or one for each row of a list.
 
     jova generate --prompt "A cartoon dog barks." --output dog.mp4
-    jova generate --prompts list.jsonl --output clips/ --steps 24
+    jova generate --prompts list.jsonl --output clips/
 
 Every option of a single clip is a column of the list (.jsonl, .csv), with _ for -; the last lines here name them.
 On the command line it holds for the rows that leave it empty. The same command again makes only what is missing;

@@ -50,6 +50,7 @@ Pair = tuple[Frames, npt.NDArray[np.floating]]
 Measures = dict[str, float]
 
 FIRST_OBJECT_SEED = FIRST_SEED + 100_000
+SOLVER_NAMES = {"euler": "Euler", "unipc": "UniPC"}
 EXAMPLES = {"text": 4, "audio": 1, "image": 1}  # clips shown of each task
 
 
@@ -229,11 +230,12 @@ def _number(value: float, is_share: bool) -> str:
 def describe(report: Mapping[str, Any]) -> str:
     """The section of the model card."""
     settings = report["settings"]
+    steps = f"{settings['num_inference_steps']} {SOLVER_NAMES.get(settings['solver'], settings['solver'])} steps"
     return "\n\n".join(
         (
             "## Evidence",
-            f"Measured on {settings['clips']} held-out prompts and seeds ({settings['num_inference_steps']} steps, "
-            f"guidance {settings['guidance_scale']:g}) on {report['date'][:10]} at commit {report['commit']}; "
+            f"Measured on {settings['clips']} held-out prompts and seeds ({steps}, guidance "
+            f"{settings['guidance_scale']:g}) on {report['date'][:10]} at commit {report['commit']}; "
             f"{report['seconds_per_clip']:.2f} s per clip on {report['device']}; +- is one standard error over clips. "
             "`make evidence` repeats it.",
             result_table(report["tasks"]),
@@ -332,6 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "clips": args.clips,
             "first_seed": FIRST_SEED,
             "speech": args.speech,
+            "solver": pipeline.scheduler.config.solver,
             "num_inference_steps": settings.num_inference_steps,
             "guidance_scale": settings.guidance_scale,
             **arguments,

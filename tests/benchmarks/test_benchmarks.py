@@ -7,7 +7,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import gpu, gpu_work
+from benchmarks import gpu, gpu_work, guided_batch
 from benchmarks.block import bare_work, block_calls
 from benchmarks.random_transformer import presets, random_inputs, random_transformer
 from benchmarks.sound_cache import measure_size, signal_to_noise_db, summary, table
@@ -126,3 +126,14 @@ def test_a_clip_at_once_is_measured_beside_the_chunks_of_its_vae(name: str) -> N
     assert row["decode, times faster"] > 0
     assert 0 < row["decoded apart, 1e-6"] < 20  # another order of the same sums
     assert 0 < row["encoded apart, 1e-6"] < 20
+
+
+def test_a_guided_batch_by_lengths_predicts_what_the_others_predict_with_less_work_than_under_a_mask() -> None:
+    model = random_transformer(presets(is_toy=True)["1.6B x 2"].config, "cpu", torch.float32).requires_grad_(False)
+    ways = guided_batch.ways(model)
+    masked, apart, lengths = (step() for step in ways.values())
+    for index, modality in enumerate(masked):
+        torch.testing.assert_close(lengths[index], modality, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(torch.cat([part[index] for part in apart]), modality, atol=1e-5, rtol=1e-4)
+    row = guided_batch.measure("toy", model, 1)
+    assert row["apart_gflop"] < row["lengths_gflop"] < row["masked_gflop"]

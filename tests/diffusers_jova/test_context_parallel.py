@@ -42,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "coupled": {},
     "uncoupled": {"coupled": False},
     "masked": {"encoder_attention_mask": TEXT_MASK},
-    "masked_one_way": {"coupled": [True, "a2v"], "encoder_attention_mask": TEXT_MASK},
+    "lengths_one_way": {"coupled": [True, "a2v"], "text_lengths": [(7,), (4,)]},
     "the_other_way": {"coupled": "v2a"},
     "video_alone": {"audio_hidden_states": None},
     "audio_alone": {"hidden_states": None},
@@ -96,7 +96,7 @@ def keep_and_read(model: Any) -> list[Tensor]:
     model.enable_cache(JoVACacheConfig())
     for step in range(3):
         with model.cache_context("text", step_index=step, sigma=1 - step / 9, num_inference_steps=9):
-            velocities = model(**inputs(), **CASES["masked_one_way"])
+            velocities = model(**inputs(), **CASES["lengths_one_way"])
     model.disable_cache()
     return list(velocities)
 

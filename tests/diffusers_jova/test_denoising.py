@@ -12,7 +12,6 @@ from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAWanTransformer3DMod
 from diffusers_jova.conditions import GivenLatents
 from diffusers_jova.denoising import JoVADenoiser, TextConditions
 from diffusers_jova.generation_defaults import GenerationDefaults
-from diffusers_jova.guidance import required_branches
 from tests.tiny_pipeline import build_dual_tower, build_tiny_pipeline, build_transformer, build_wan_transformer
 
 
@@ -114,15 +113,24 @@ def test_uncoupled_predictions_lie_in_the_same_batch_as_coupled_ones() -> None:
     assert calls[0]["timestep"].shape[0] == 3 * BATCH_SIZE
 
 
-def test_texts_of_equal_length_go_without_a_mask_and_others_with_one() -> None:
-    masks = []
+def test_texts_of_different_lengths_go_with_their_lengths_and_without_a_mask() -> None:
+    found = []
     for num_negative_rows in (5, 3):
         engine = denoiser(guidance_scale=3.0)
         calls = record(engine)
         first_step(engine, text(num_negative_rows))
-        masks.append(calls[0]["encoder_attention_mask"])
-    assert masks[0] is None
-    assert masks[1].sum(1).tolist() == [5, 5, 3, 3]
+        assert calls[0]["encoder_attention_mask"] is None
+        found.append(calls[0]["text_lengths"])
+    assert found == [None, [(5,), (5,), (3,), (3,)]]
+
+
+def test_a_mask_that_keeps_other_rows_than_the_first_stays_one() -> None:
+    engine, whole = denoiser(guidance_scale=3.0), text()
+    mask = torch.tensor([[True] * 5, [False] + [True] * 4])  # padded in front
+    calls = record(engine)
+    first_step(engine, replace(whole, prompt=whole.prompt._replace(mask=mask)))
+    assert calls[0]["text_lengths"] is None
+    assert calls[0]["encoder_attention_mask"].sum(1).tolist() == [5, 4, 3, 3]
 
 
 def test_the_audio_branch_reads_its_own_negative_prompt_only_where_there_is_no_prompt() -> None:
@@ -227,12 +235,12 @@ def test_predictions_without_the_prompt_leave_blocks_out_and_the_others_do_not(i
     settings: dict[str, Any] = {"guidance_scale": 3.0, "coupling_scale": 2.0}
     plain = replace(denoiser(**settings), transformer=transformer, is_sequential=is_sequential)
     skipping = replace(plain, negative_skip_layer=1)
-    branches = required_branches(*skipping.weights(0, ["video", "audio"]).values())
+    weights = skipping.weights(0, ["video", "audio"])
     timesteps = {name: torch.full((BATCH_SIZE,), 700.0) for name in ("video", "audio")}
     with torch.no_grad():
-        own, other = (each.predict(branches, samples(), timesteps, text(), 0) for each in (skipping, plain))
+        own, other = (each.predict(weights, samples(), timesteps, text(), 0) for each in (skipping, plain))
         expected = replace(plain, transformer=fewer_blocks(transformer)).predict(
-            branches, samples(), timesteps, text(), 0
+            weights, samples(), timesteps, text(), 0
         )
     for name, predictions in own.items():
         for branch, prediction in predictions.items():

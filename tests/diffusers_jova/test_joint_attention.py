@@ -2,14 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusers_jova.joint_attention import (
-    Coupling,
-    CouplingRun,
-    Fusion,
-    JoVAJointAttention,
-    StreamLengths,
-    coupling_runs,
-)
+from diffusers_jova.joint_attention import Fusion, JoVAJointAttention
+from diffusers_jova.sample_runs import Coupling, SampleRun, StreamLengths, sample_runs
 
 
 DIM, HEADS, HEAD_DIM = 12, 2, 6
@@ -48,7 +42,7 @@ def attend(
     lengths: StreamLengths = LENGTHS,
 ) -> dict[str, Tensor]:
     batch_size = next(iter(streams.values())).shape[0]
-    outputs = attn(streams, lengths, rotation(sum(lengths)), coupling_runs(coupled, batch_size), mask)
+    outputs = attn(streams, lengths, rotation(sum(lengths)), sample_runs(coupled, batch_size), mask)
     return dict(zip(streams, outputs, strict=True))
 
 
@@ -169,16 +163,16 @@ def test_a_fresh_cross_linear_layer_adds_nothing() -> None:
 
 
 def test_equal_neighbours_share_one_attention_call() -> None:
-    assert coupling_runs([True, True, False, "a2v", "a2v"], 5) == (
-        CouplingRun(True, 2),
-        CouplingRun(False, 1),
-        CouplingRun("a2v", 2),
+    assert sample_runs([True, True, False, "a2v", "a2v"], 5) == (
+        SampleRun(True, 2),
+        SampleRun(False, 1),
+        SampleRun("a2v", 2),
     )
-    assert coupling_runs("v2a", 3) == (CouplingRun("v2a", 3),)
+    assert sample_runs("v2a", 3) == (SampleRun("v2a", 3),)
 
 
 def test_wrong_couplings_are_refused() -> None:
     with pytest.raises(ValueError, match="one value or one per sample, got 2 values for a batch of 3"):
-        coupling_runs([True, False], 3)
+        sample_runs([True, False], 3)
     with pytest.raises(ValueError, match="`coupled` must be True, False, 'a2v' or 'v2a', got 'both'"):
-        coupling_runs("both", 1)  # type: ignore[arg-type]
+        sample_runs("both", 1)  # type: ignore[arg-type]

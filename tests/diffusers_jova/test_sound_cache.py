@@ -44,6 +44,7 @@ ROUND_OFF = {"atol": 2e-6, "rtol": 1e-4}  # float32, another order of the same s
 SEVERAL_STEPS = {"atol": 1e-5, "rtol": 1e-3}  # the same, through the steps of a call
 NUM_STEPS = 8
 TEXT_MASK = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+TEXT_LENGTHS = [(7,), (4,)]
 
 
 @pytest.fixture(params=BUILDERS.values(), ids=BUILDERS.keys())
@@ -128,6 +129,11 @@ CASES: dict[str, dict[str, Any]] = {
     "each_its_own": {"coupled": [False, "v2a"]},
     "masked": {"encoder_attention_mask": TEXT_MASK},
     "masked_each_its_own": {"coupled": [True, "a2v"], "encoder_attention_mask": TEXT_MASK},
+    "lengths_each_its_own": {"coupled": [True, "a2v"], "text_lengths": TEXT_LENGTHS},
+    "video_text_of_lengths": {
+        "text_lengths": TEXT_LENGTHS,
+        "audio_encoder_hidden_states": torch.linspace(-2, 2, 2 * 5 * 16).view(2, 5, 16),
+    },
     "video_text_masked": {
         "encoder_attention_mask": TEXT_MASK,
         "audio_encoder_hidden_states": torch.linspace(-2, 2, 2 * 5 * 16).view(2, 5, 16),
@@ -152,6 +158,17 @@ def test_audio_alone_is_what_it_is_beside_the_video_whose_rows_are_kept(model: A
     for step in (2, 3):  # the same input, of which the video is not looked at
         torch.testing.assert_close(answers[step][1], plain[1], **ROUND_OFF)
         torch.testing.assert_close(answers[step][0], plain[0], **ROUND_OFF)
+
+
+def test_rows_kept_under_a_mask_are_read_beside_text_of_known_lengths() -> None:
+    """A callback may replace the text between two steps."""
+    model = build_transformer()
+    model.enable_cache(JoVACacheConfig())
+    *_, masked = walk(model, 9, 3, encoder_attention_mask=TEXT_MASK)
+    walk(model, 9, 2, encoder_attention_mask=TEXT_MASK)
+    with model.cache_context("text", step_index=2, sigma=1 - 2 / 9, num_inference_steps=9):
+        answer = model(**inputs(text_lengths=TEXT_LENGTHS))
+    torch.testing.assert_close(answer[1], masked[1], **ROUND_OFF)
 
 
 def test_audio_hears_video_only_from_full_steps_on(model: Any) -> None:

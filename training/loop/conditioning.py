@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffusers_jova.conditions import condition_channels
-from diffusers_jova.joint_attention import Coupling as Coupled
+from diffusers_jova.sample_runs import Coupling as Coupled
 from diffusers_jova.scheduling_flow_match_av import FlowMatchAudioVideoScheduler, add_noise, velocity_target
 from diffusers_jova.training.data.dataset import SPOKEN, VOICE_TEXTS, Batch
 from diffusers_jova.training.loop.config import Coupling, TrainConfig

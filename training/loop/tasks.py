@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
-from diffusers_jova.joint_attention import Coupling
+from diffusers_jova.sample_runs import Coupling
 from diffusers_jova.training.loop.config import Task, TrainConfig
 from diffusers_jova.training.loop.microbatches import seed_of
 
