@@ -67,12 +67,17 @@ class SavedPipeline:
         others = {name: None for name in COMPONENTS if name not in names}
         return JoVAPipeline.from_pretrained(self.folder, **others, **options)
 
-    def outline(self) -> JoVAPipeline:
-        """The codecs without their weights, on the meta device, with all settings of the pipeline."""
-        codecs = {name: build_outline(self.index[name], self.folder / name) for name in CODECS if self.has(name)}
-        names = signature(JoVAPipeline).parameters.keys() - {*COMPONENTS}
-        settings = {name: self.index[name] for name in names if name in self.index}
-        arguments: dict[str, Any] = {name: codecs.get(name) for name in COMPONENTS} | settings
+    def outline(self, *names: str) -> JoVAPipeline:
+        """Some components without their weights, on the meta device, with all settings of the pipeline.
+
+        Args:
+            names: Of the components; the codecs if none are named.
+        """
+        named = names or CODECS
+        found = {name: build_outline(self.index[name], self.folder / name) for name in named if self.has(name)}
+        options = signature(JoVAPipeline).parameters.keys() - {*COMPONENTS}
+        settings = {name: self.index[name] for name in options if name in self.index}
+        arguments: dict[str, Any] = {name: found.get(name) for name in COMPONENTS} | settings
         return JoVAPipeline(**arguments)
 
     def component_config(self, name: str) -> dict[str, Any]:

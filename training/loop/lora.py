@@ -139,14 +139,6 @@ def target_modules(transformer: nn.Module, config: TrainConfig) -> str | list[st
     return target_pattern(transformer, config.lora_targets) if names == reached else names
 
 
-def cast_weights(transformer: Any, dtype: torch.dtype) -> None:
-    """Cast all weights but those that `from_pretrained` keeps in float32 too: what is trained is what is loaded."""
-    kept = {*(transformer._keep_in_fp32_modules or ())}
-    for name, parameter in transformer.named_parameters():
-        if kept.isdisjoint(name.split(".")):
-            parameter.data = parameter.data.to(dtype)
-
-
 def quantize_nf4_(module: nn.Module) -> None:
     """Replace every linear layer below ``module`` by a frozen one of 4-bit normal floats, in place."""
     try:
