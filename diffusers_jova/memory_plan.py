@@ -26,8 +26,7 @@ import torch
 from torch import nn
 
 from .call_stages import TEXT_ENCODERS, CallStages, PlannedCall, Stage
-from .cost_estimate import GIGA
-from .number_formats import CODECS, cast_weights
+from .number_formats import cast_weights
 
 
 Weights: TypeAlias = Literal["resident", "text_streamed", "offloaded", "streamed"]
@@ -217,6 +216,10 @@ class MemoryEstimate:
         """Codecs that encode what is given."""
         first = self.stages.all()[0]
         return first.components if first.name == "media encoding" else ()
+
+    def least_bytes(self, plan: MemoryPlan) -> int:
+        """What weights alone take by a plan."""
+        return max(self.weight_bytes(plan, stage) for stage in self.stages.all())
 
     def first_fitting(self, budget_bytes: float) -> MemoryPlan | None:
         """The first plan in the order whose peak is no more; None where none is."""
