@@ -172,7 +172,9 @@ class CallStages:
     @cached_property
     def sound_prediction(self) -> Counted:
         """The same in a step that computes audio rows alone, which read the video rows that were kept."""
-        counted = self.runs.count(lambda: self.parts["transformer"](**self.transformer_arguments() | {"hidden_states": None}))
+        counted = self.runs.count(
+            lambda: self.parts["transformer"](**self.transformer_arguments() | {"hidden_states": None})
+        )
         config = self.pipeline.transformer.config
         num_layers = config.num_layers + config.get("num_single_layers", 0)
         dim = config.num_attention_heads * config.attention_head_dim
@@ -259,15 +261,11 @@ class CallStages:
         counted = self.video_work(self.decode_latents, self.num_latent_frames, tiles_video)
         if tiles_video and self.is_tiled:
             kept = self.tile_bytes
-            counted = counted._replace(
-                peak_bytes=max(counted.peak_bytes + kept, kept + NUM_JOINED * self.frame_bytes)
-            )
+            counted = counted._replace(peak_bytes=max(counted.peak_bytes + kept, kept + NUM_JOINED * self.frame_bytes))
         finished = self.finished_bytes
         if self.call.device.type == "cpu":
             finished += FRAMES_IN_NUMPY * self.frame_bytes
-        return self.of_clips(
-            "video decoding", ["vae"], counted._replace(peak_bytes=max(counted.peak_bytes, finished))
-        )
+        return self.of_clips("video decoding", ["vae"], counted._replace(peak_bytes=max(counted.peak_bytes, finished)))
 
     def decode_latents(self, num_latent_frames: int, height: int, width: int) -> Any:
         """Run the decoder of the video VAE on a clip of a length and size."""
@@ -290,9 +288,7 @@ class CallStages:
     def sound_decoding(self) -> Stage:
         """Latents to a waveform."""
         codec = self.pipeline.audio_codec
-        counted = self.runs.count(
-            lambda: codec.decode(torch.empty(1, self.num_audio_latents, codec.latent_channels))
-        )
+        counted = self.runs.count(lambda: codec.decode(torch.empty(1, self.num_audio_latents, codec.latent_channels)))
         names = [name for name in ("audio_vae", "vocoder") if name in self.parts]
         return self.of_clips("sound decoding", names, counted)
 
@@ -337,9 +333,7 @@ class CallStages:
     def is_tiled(self) -> bool:
         """Whether the frames are larger than a tile."""
         vae = self.pipeline.vae
-        return (
-            self.settings.height > vae.tile_sample_min_height or self.settings.width > vae.tile_sample_min_width
-        )
+        return self.settings.height > vae.tile_sample_min_height or self.settings.width > vae.tile_sample_min_width
 
     @property
     def tile_areas(self) -> list[int]:

@@ -45,7 +45,12 @@ def describe(args: argparse.Namespace) -> str:
     estimate = saved_estimate(saved, call, dtype)
     plan = MemoryPlan()
     if args.memory is not None:
-        plan = fitting_plan(lambda other: estimate if other is call else saved_estimate(saved, other, dtype), call, args.memory, "--memory")
+        plan = fitting_plan(
+            lambda other: estimate if other is call else saved_estimate(saved, other, dtype),
+            call,
+            args.memory,
+            "--memory",
+        )
     rate = args.rate and args.rate * TERA
     if args.measure_rate:
         config = estimate.transformer.config
@@ -91,4 +96,6 @@ def plan_table(estimate: MemoryEstimate) -> str:
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Cells beside each other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,7 +1,7 @@
 """JoVAMemoryMixin: a loaded pipeline made to fit into a memory, and a refusal that says what would fit."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from typing import Any
@@ -13,7 +13,7 @@ from torch import nn
 
 from jova_cli.latent_lengths import whole_frames
 
-from .call_stages import PlannedCall
+from .call_stages import CallStages, PlannedCall
 from .component_outline import outline_of_loaded
 from .cost_estimate import GIGA
 from .devices import choose_device
@@ -186,38 +186,38 @@ def fitting_plan(
 
 
 def smaller_clips(
-    build: Callable[[PlannedCall], MemoryEstimate], estimate: MemoryEstimate, budget: float
+    build: Callable[[PlannedCall], MemoryEstimate], estimate: MemoryEstimate, budget_bytes: float
 ) -> str:
     """What whoever asked for too much can do: clips of fewer frames, or smaller ones, that do fit."""
-    if min(estimate.least_bytes(plan) for plan in estimate.plans()) > budget:
+    plan = estimate.smallest()
+    if estimate.least_bytes(plan) > budget_bytes:
         return "no clip of this model fits into less than its weights take; use a smaller model"
     call, stages = estimate.call, estimate.stages
-    has_video = "video" in call.modalities
-    factor = stages.video_codec.temporal_factor if has_video else 1
-    settings = call.settings
-    fewer = ({"num_frames": whole_frames(settings.num_frames // share, factor)} for share in SHARES)
-    words = [first_words(build, call, budget, fewer, "{num_frames} frames")]
-    if has_video:
-        multiple = stages.video_codec.spatial_factor * stages.pipeline.transformer.config.patch_size[-1]
-        smaller = (
-            {name: max(1, getattr(settings, name) // share // multiple) * multiple for name in ("width", "height")}
-            for share in SHARES
-        )
-        words.append(first_words(build, call, budget, smaller, "{width}x{height} pixels"))
-    found = [word for word in words if word]
-    return f"use {' or '.join(found)}" if found else "use fewer frames and a smaller size together"
+
+    def fits(change: Mapping[str, int]) -> bool:
+        smaller = replace(call, settings=call.settings.override(**change))
+        return build(smaller).peak_bytes(plan) <= budget_bytes
+
+    fewer = next(filter(fits, fewer_frames(stages)), None)
+    smaller = next(filter(fits, smaller_sizes(stages)), None)
+    words = [] if fewer is None else ["{num_frames} frames".format(**fewer)]
+    words += [] if smaller is None else ["{width}x{height} pixels".format(**smaller)]
+    return f"use {' or '.join(words)}" if words else "use fewer frames and a smaller size together"
 
 
-def first_words(
-    build: Callable[[PlannedCall], MemoryEstimate],
-    call: PlannedCall,
-    budget: float,
-    changes: Any,
-    words: str,
-) -> str:
-    """Words for the first of some changes of a call's settings with which it fits; empty without."""
-    for change in changes:
-        tried: Mapping[str, Any] = change
-        if build(replace(call, settings=call.settings.override(**tried))).first_fitting(budget) is not None:
-            return words.format(**tried)
-    return ""
+def fewer_frames(stages: CallStages) -> Iterator[dict[str, int]]:
+    """Shorter clips."""
+    factor = stages.video_codec.temporal_factor if "video" in stages.call.modalities else 1
+    for share in SHARES:
+        if (num_frames := whole_frames(stages.settings.num_frames // share, factor)) > 1:
+            yield {"num_frames": num_frames}
+
+
+def smaller_sizes(stages: CallStages) -> Iterator[dict[str, int]]:
+    """Smaller frames, where there are any."""
+    if "video" not in stages.call.modalities:
+        return
+    settings = stages.settings
+    multiple = stages.video_codec.spatial_factor * stages.pipeline.transformer.config.patch_size[-1]
+    for share in SHARES:
+        yield {name: max(1, getattr(settings, name) // share // multiple) * multiple for name in ("width", "height")}

@@ -110,9 +110,7 @@ def plans_of(device: torch.device) -> Iterator[MemoryPlan]:
         if device.type in HOST_DEVICES and (weights != AT_HOME or (float8 and device.type != "cpu")):
             continue
         for branches_apart, tiles_video in PARTS:
-            yield MemoryPlan(
-                weights=weights, float8=float8, branches_apart=branches_apart, tiles_video=tiles_video
-            )
+            yield MemoryPlan(weights=weights, float8=float8, branches_apart=branches_apart, tiles_video=tiles_video)
 
 
 class Sizes(NamedTuple):
@@ -202,7 +200,11 @@ class MemoryEstimate:
     def together(self, stage: Stage) -> int:
         """Bytes of text encoders that offloading has on the device at once: the next prompt goes to the first again."""
         has_two_texts = any(not branch.text for branch in self.stages.branches)
-        return sum(self.sizes[name].whole for name in stage.components) if stage.name == "text encoding" and has_two_texts else 0
+        return (
+            sum(self.sizes[name].whole for name in stage.components)
+            if stage.name == "text encoding" and has_two_texts
+            else 0
+        )
 
     def left_over(self, stage: Stage) -> int:
         """Bytes of the codec that encoded what is given, which offloading leaves until the next codec comes."""

@@ -68,7 +68,9 @@ def check(args: argparse.Namespace) -> None:
     if args.rate is not None and args.measure_rate:
         raise ValueError("`--rate` must be given without `--measure-rate`, got both; leave one out")
     for option in ("guidance_scale", "audio_guidance_scale"):
-        check_between(f"--{option.replace('_', '-')}", getattr(args, option), -LARGEST_SCALE, LARGEST_SCALE, "1 for none")
+        check_between(
+            f"--{option.replace('_', '-')}", getattr(args, option), -LARGEST_SCALE, LARGEST_SCALE, "1 for none"
+        )
     for option in ("steps", "height", "width", "num_frames", "batch_size"):
         if getattr(args, option) is not None:
             check_count(f"--{option.replace('_', '-')}", getattr(args, option))

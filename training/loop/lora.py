@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from diffusers_jova.adapter_file import for_peft, module_alpha, module_ranks, read_adapter
 from diffusers_jova.adapter_keys import MATRIX_A, MATRIX_B, listed
 from diffusers_jova.adapter_layers import fitting
+from diffusers_jova.number_formats import cast_weights
 from diffusers_jova.training.loop.branches import NOTHING_TO_TRAIN, learns
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
