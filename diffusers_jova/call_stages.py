@@ -10,13 +10,13 @@ Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height a
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .allocation_count import Counted, ValuelessRuns
+from .allocation_count import DEVICE, Counted, ValuelessRuns
 from .cost_estimate import predictions
 from .generation_defaults import GenerationDefaults
 from .guidance import required_branches
@@ -51,7 +51,7 @@ class PlannedCall:
     reference_s: float = 0.0
     num_clips: int = 1
     cache: JoVACacheConfig | None = None
-    device: torch.device = torch.device("cpu")
+    device: torch.device = DEVICE
 
     @property
     def generated(self) -> list[str]:
@@ -141,7 +141,7 @@ class CallStages:
     def text(self) -> Stage:
         """Prompts to features, one after the other."""
         names = [name for name in TEXT_ENCODERS if name in self.parts]
-        counted = [self.runs.count(lambda name=name: self.encode_text(name)) for name in names]
+        counted = [self.runs.count(partial(self.encode_text, name)) for name in names]
         num_texts = 2 if any(not branch.text for branch in self.branches) else 1
         peak = max((one.peak_bytes for one in counted), default=0)
         operations = num_texts * sum(one.operations for one in counted)
@@ -195,7 +195,7 @@ class CallStages:
         is_spoken = pipeline.spoken_text_encoder is not None or audio_text_dim != config.text_dim
         references = self.num_reference_latents
 
-        def rows(*shape: int | None) -> Tensor | None:
+        def rows(*shape: Any) -> Tensor | None:
             return None if None in shape else torch.empty(1, *shape, dtype=dtype)
 
         arguments = {
@@ -309,7 +309,8 @@ class CallStages:
         """Count a run over so many latent frames, of which a few tell how much each adds."""
         if isinstance(self.pipeline.vae, nn.Module) and hasattr(self.pipeline.vae, "use_slicing"):
             # without a cut of the batch that it means, a clip of a few frames would be coded in another way
-            self.pipeline.vae.use_slicing = not self.takes_one_pass
+            vae: Any = self.pipeline.vae
+            vae.use_slicing = not self.takes_one_pass
 
         def count(number: int) -> Counted:
             if (key := (run.__name__, number, height, width)) not in self.counted:

@@ -117,8 +117,8 @@ class JoVAMemoryMixin:
         for name, part in self.components.items():
             if isinstance(part, nn.Module) and is_managed(part):
                 raise ValueError(
-                    "`fit_memory` must be called on a pipeline whose weights nothing moves or casts yet, got one whose "
-                    f"`{name}` is offloaded or cast; load it anew"
+                    "`fit_memory` must be called on a pipeline whose weights nothing moves or casts yet, got one "
+                    f"whose `{name}` is offloaded or cast; load it anew"
                 )
 
 

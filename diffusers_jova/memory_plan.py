@@ -198,13 +198,10 @@ class MemoryEstimate:
         return stay + max(streamed, default=0) + cast
 
     def together(self, stage: Stage) -> int:
-        """Bytes of text encoders that offloading has on the device at once: the next prompt goes to the first again."""
-        has_two_texts = any(not branch.text for branch in self.stages.branches)
-        return (
-            sum(self.sizes[name].whole for name in stage.components)
-            if stage.name == "text encoding" and has_two_texts
-            else 0
-        )
+        """Bytes of text encoders that offloading has on the device at once: of two texts each goes to all of them."""
+        if stage.name != "text encoding" or all(branch.text for branch in self.stages.branches):
+            return 0
+        return sum(self.sizes[name].whole for name in stage.components)
 
     def left_over(self, stage: Stage) -> int:
         """Bytes of the codec that encoded what is given, which offloading leaves until the next codec comes."""

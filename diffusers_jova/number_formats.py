@@ -35,7 +35,7 @@ def component_dtype(dtype: torch.dtype | Mapping[str, Any] | str | None, name: s
 
 
 def cast_weights(model: Any, dtype: torch.dtype) -> None:
-    """Cast all weights but those that `from_pretrained` keeps in float32 too: what is counted or trained is what is loaded.
+    """Cast all weights but those that `from_pretrained` keeps in float32: trained or counted is what is loaded.
 
     Args:
         model: Of diffusers or transformers.

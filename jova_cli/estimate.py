@@ -18,8 +18,8 @@ GIVEN = ("image", "audio", "video", "reference_audio")
 FASTEST_TFLOPS = 1e6
 LONGEST_REFERENCE_S = 3600.0
 LARGEST_SCALE = 1e6
-DESCRIPTION = """Print what a clip takes, before anything is loaded: memory and operations of every stage, and what each way
-to use the memory holds.
+DESCRIPTION = """Print what a clip takes, before anything is loaded: memory and operations of every stage, and what
+each way to use the memory holds.
 
     jova estimate MODEL --num-frames 81 --height 480 --width 832
     jova estimate MODEL --memory 24
@@ -29,7 +29,8 @@ The ways stand from the fastest to the smallest: all weights on the device; text
 at a time; these again with the transformer in float8; transformer and text encoders layer by layer; that in float8.
 Each is tried as it is, then with the predictions of guidance one after the other, then with the video VAE in tiles,
 then with both. `jova generate --memory GB` and `pipe.fit_memory(GB)` take the first that fits. A GB is 10^9 bytes, of
-which a card of 24 GB has 25.8: the rest is for what is not counted, the context of CUDA and what kernels allocate within.
+which a card of 24 GB has 25.8: the rest is for what is not counted, the context of CUDA and what kernels allocate
+within.
 Weights in 4 or 8 bits are chosen when a pipeline is loaded (`quantization_config`), not here."""
 
 

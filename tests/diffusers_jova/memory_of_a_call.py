@@ -1,4 +1,4 @@
-"""A process of its own that prints, as JSON, what a call was estimated to hold and what it held: `python -m`, a kind."""
+"""A process that prints, as JSON, what a call was estimated to hold and what it held: `python -m`, a kind, a way."""
 
 import gc
 import json
