@@ -17,8 +17,11 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import nn
 
+import diffusers_jova
 from benchmarks.block import bare_work, block_calls, compare, describe, milliseconds, overhead_shares, synchronize
 from benchmarks.random_transformer import Clip, Preset, presets, random_inputs, random_transformer
+from diffusers_jova.allocation_count import ValuelessRuns
+from diffusers_jova.number_formats import cast_weights
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.config import from_values
 from diffusers_jova.training.loop.microbatches import MicroBatches
@@ -123,10 +126,22 @@ def time_denoising(preset: Preset, clip: Clip, device: str, is_compiled: bool) -
         times = [milliseconds(partial(transformer, **inputs), device) for _ in range(NUM_TIMED_STEPS)]
         row[f"{name}_ms"] = statistics.median(times)
         row |= peak_gb(device, f"{name}_peak_gb")
+        if not is_compiled:
+            row[f"{name}_counted_gb"] = counted_gb(preset, clip, batch_size)
     outputs = transformer(**inputs)
     if not all(bool(part.isfinite().all()) for part in outputs):
         raise FloatingPointError("velocities must be finite, got NaN or infinity")
     return row
+
+
+def counted_gb(preset: Preset, clip: Clip, batch_size: int) -> float:
+    """What `jova estimate` counts for a forward: weights, and all that is made of them; to hold against the peak."""
+    with torch.device("meta"):
+        outline = getattr(diffusers_jova, preset.config["_class_name"]).from_config(preset.config)
+    cast_weights(outline, torch.bfloat16)
+    runs = ValuelessRuns([outline])
+    counted = runs.count(lambda: outline(**random_inputs(outline, clip, batch_size, "cpu", torch.bfloat16)))
+    return (sum(weight.nbytes for weight in outline.parameters()) + counted.peak_bytes) / 1e9
 
 
 def training(is_toy: bool) -> Measurements:

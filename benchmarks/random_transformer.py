@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import diffusers_jova
-from diffusers_jova.training.loop.lora import cast_weights
+from diffusers_jova.number_formats import cast_weights
 
 
 CARDS = Path(__file__).parents[1] / "model_cards"

@@ -15,25 +15,29 @@ from safetensors import SafetensorError
 from jova_cli.cache_words import cache_settings
 from jova_cli.clip_limits import GivenLengths
 from jova_cli.file_arguments import as_options
-from jova_cli.generate import LARGEST_SEED, Adapter, check_fits
+from jova_cli.generate import LARGEST_SEED, Adapter, check_fits, default_arguments
 from jova_cli.model_clips import read_geometry
 from jova_cli.parser import one_line
 
 from . import media
+from .call_stages import PlannedCall
 from .clip_shape import frames_of_given_media
 from .content_credentials import Credentials
 from .cost_estimate import check_affordable, estimate, machine_memory_bytes
 from .domain import describe_strangers
+from .generation_defaults import GenerationDefaults
 from .hub_access import HubAccessError
+from .memory_fitting import GIVEN, fitting_plan
+from .memory_plan import MemoryPlan
 from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
-from .saved_pipeline import model_defaults
+from .saved_pipeline import SavedPipeline, model_defaults, saved_estimate
 from .sound_cache import JoVACacheConfig
 
 
 BAD_INPUT = (ValueError, FloatingPointError, OSError, ImportError, SafetensorError)  # what one sentence explains
 CONFIRM = "use fewer `--num-frames` or `--steps` or a smaller size, or confirm it by `--yes`"
-OUT_OF_MEMORY = "the clip must fit into the memory; use `--cpu-offload`, fewer frames or a smaller size"
+OUT_OF_MEMORY = "the clip must fit into the memory; use `--memory GB`, fewer frames or a smaller size"
 
 
 def draw_seed(args: argparse.Namespace) -> int:
@@ -101,19 +105,32 @@ def check_cost(
     """
     if args.yes:
         return
-    settings = pipeline.defaults.override(**number_arguments(args))
+    settings, reference_s = call_settings(pipeline.defaults, args, arguments)
+    limits = pipeline.clip_limits(args.modalities, settings.frame_rate)
+    if limits is None or settings.num_frames <= limits.num_frames:
+        available_bytes = machine_memory_bytes(pipeline._execution_device)
+        taken = estimate(pipeline, settings, tuple(args.modalities), reference_s)
+        check_affordable(taken, available_bytes, advice)
+
+
+def call_settings(
+    defaults: GenerationDefaults, args: argparse.Namespace, arguments: Mapping[str, Any]
+) -> tuple[GenerationDefaults, float]:
+    """Settings of a call, and the seconds of its reference voice.
+
+    Args:
+        defaults: Of the model.
+        args: The words of a single clip.
+        arguments: Of the pipeline's call, whose media may say how long the clip is.
+    """
+    settings = defaults.override(**number_arguments(args))
     if args.num_frames is None and "video" in arguments:
         settings = settings.override(num_frames=len(arguments["video"]))
     elif args.num_frames is None and "audio" in arguments:
         sound_s = arguments["audio"].audio.shape[-1] / arguments["audio"].sampling_rate
         settings = settings.override(num_frames=math.ceil(sound_s * settings.frame_rate))
     voice = arguments.get("reference_audio")
-    reference_s = 0.0 if voice is None else voice.audio.shape[-1] / voice.sampling_rate
-    limits = pipeline.clip_limits(args.modalities, settings.frame_rate)
-    if limits is None or settings.num_frames <= limits.num_frames:
-        available_bytes = machine_memory_bytes(pipeline._execution_device)
-        taken = estimate(pipeline, settings, tuple(args.modalities), reference_s)
-        check_affordable(taken, available_bytes, advice)
+    return settings, 0.0 if voice is None else voice.audio.shape[-1] / voice.sampling_rate
 
 
 def prompt_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -170,11 +187,23 @@ def part_of_file(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def load_pipeline(args: argparse.Namespace, device: torch.device) -> JoVAPipeline:
-    """Load the model with its adapters, ready to run."""
+def load_pipeline(
+    args: argparse.Namespace, device: torch.device, arguments: Mapping[str, Any] | None = None
+) -> JoVAPipeline:
+    """Load the model with its adapters, ready to run.
+
+    Args:
+        args: The words of a single clip.
+        device: Where it is to run.
+        arguments: Of the pipeline's call, which say how large it is; None for the model's own clip.
+
+    Raises:
+        ValueError: What it says cannot be loaded or does not fit; of a model that is here, before it is loaded.
+    """
     if args.cpu_offload and device.type == "cpu":
         raise ValueError("`--cpu-offload` must be used with a GPU, got the device cpu; leave it out")
     dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+    plan = None if args.memory is None else plan_memory(args, device, dtype, arguments or {})
     with errors_name("--model", model="--model"):
         pipeline: JoVAPipeline = JoVAPipeline.from_pretrained(args.model, dtype=dtype)
     pipeline.set_progress_bar_config(disable=None)  # in a file, as tqdm has it
@@ -183,19 +212,72 @@ def load_pipeline(args: argparse.Namespace, device: torch.device) -> JoVAPipelin
     weigh_adapters(pipeline, args.lora)
     if args.cache is not None:
         enable_cache(pipeline, args.cache)
+    if plan is not None:
+        tell(f"memory: {plan}")
+        pipeline.take_plan(plan, device)
+        return pipeline
     if args.cpu_offload:
         pipeline.enable_model_cpu_offload(device=device)
         return pipeline
     return pipeline.to(device)
 
 
+def plan_memory(
+    args: argparse.Namespace, device: torch.device, dtype: torch.dtype, arguments: Mapping[str, Any]
+) -> MemoryPlan:
+    """How the clip fits into `--memory`, found out from configs and the sizes of adapters.
+
+    Args:
+        args: As in `load_pipeline`.
+        device: Where it is to run.
+        dtype: Of transformer and text encoders.
+        arguments: Of the pipeline's call.
+
+    Raises:
+        ValueError: If nothing fits.
+    """
+    with errors_name("--model", model="--model"):
+        if not Path(args.model).exists():
+            raise ValueError(
+                f"`--memory` must go with a model in a folder, whose configs are read before it is loaded, got "
+                f"{args.model} of the hub; fetch it by `hf download {args.model} --local-dir FOLDER`"
+            )
+        saved = SavedPipeline(args.model)
+    words = argparse.Namespace(**{**vars(default_arguments()), **vars(args)})  # a page has no single clip yet
+    settings, reference_s = call_settings(saved.defaults, words, arguments)
+    call = PlannedCall(
+        settings=settings,
+        modalities=tuple(words.modalities),
+        given=frozenset(GIVEN) & {name for name, value in arguments.items() if value is not None},
+        reference_s=reference_s,
+        num_clips=getattr(words, "batch_size", 1),
+        cache=None if args.cache is None else cache_config(args.cache),
+        device=device,
+    )
+    adapters = sum(file_bytes(Path(adapter.source)) for adapter in args.lora)
+    return fitting_plan(lambda call: saved_estimate(saved, call, dtype, adapters), call, args.memory, "--memory")
+
+
+def file_bytes(path: Path) -> int:
+    """Size of an adapter's file, or of the weights in its folder; 0 for one on the hub."""
+    files = path.glob("*.safetensors") if path.is_dir() else [path] if path.is_file() else []
+    return sum(file.stat().st_size for file in files)
+
+
 def enable_cache(pipeline: JoVAPipeline, words: str) -> None:
     """Enable the cache between steps that `--cache` describes."""
+    config = cache_config(words)
+    with errors_name("--cache"):
+        pipeline.transformer.enable_cache(config)
+
+
+def cache_config(words: str) -> JoVACacheConfig:
+    """The cache that `--cache` describes."""
     settings = cache_settings(words)
     if "storage_dtype" in settings:
         settings["storage_dtype"] = getattr(torch, settings["storage_dtype"])
     with errors_name("--cache"):
-        pipeline.transformer.enable_cache(JoVACacheConfig(**settings))
+        return JoVACacheConfig(**settings)
 
 
 def adapter_names(adapters: Sequence[Adapter]) -> list[str]:

@@ -55,7 +55,11 @@ ROW_ERRORS = (*BAD_INPUT, torch.OutOfMemoryError)
 PLACES = ("output", "device", "cpu_offload", "yes")  # arguments that decide where, not what
 FILES = ("model", "image", "audio", "video", "reference_audio")  # arguments whose content decides, not their path
 OF_A_CLIP = ("prompt", "video_caption", "audio_caption", "transcript", "seed")  # that clips of one batch differ in
-OF_A_PIPELINE = ("model", "lora", "skip_unknown", "device", "dtype", "cpu_offload", "cache")
+OF_A_PIPELINE = ("model", "lora", "skip_unknown", "device", "dtype", "cpu_offload", "cache", "memory")
+OF_A_PLAN = (  # arguments that decide, with a `memory`, how it is used
+    *("height", "width", "num_frames", "frame_rate", "guidance_scale", "audio_guidance_scale", "modalities"),
+    *("image", "audio", "video", "start", "duration", "reference_audio"),
+)
 
 
 class Task(NamedTuple):
@@ -264,7 +268,7 @@ class ClipMaker:
         """Make and write the clips of tasks."""
         started = time.monotonic()
         arguments = [call_arguments(task.args) for task in tasks]
-        pipeline = self.load(tasks[0].args)
+        pipeline = self.load(tasks[0].args, arguments[0])
         for task, given in zip(tasks, arguments, strict=True):
             check_cost(pipeline, task.args, given)
         generators = [torch.Generator().manual_seed(task.args.seed) for task in tasks]
@@ -299,12 +303,17 @@ class ClipMaker:
         if said := self.processes.from_main(reason):
             raise ValueError(said)
 
-    def load(self, args: argparse.Namespace) -> JoVAPipeline:
-        """The pipeline that arguments ask for; only the last one stays loaded."""
+    def load(self, args: argparse.Namespace, arguments: Mapping[str, Any]) -> JoVAPipeline:
+        """The pipeline that the words of a clip ask for; only the last one stays loaded.
+
+        Args:
+            args: The words.
+            arguments: Of its call, whose media say how much memory it takes.
+        """
         if (key := pipeline_key(args)) != self._loaded:
             self._pipeline, self._failure, self._loaded = None, None, key
             try:
-                self._pipeline = load_pipeline(args, choose_device(self.processes.place(args.device)))
+                self._pipeline = load_pipeline(args, choose_device(self.processes.place(args.device)), arguments)
                 self.processes.share_clip(self._pipeline)
             except ROW_ERRORS as error:
                 self._failure = error.with_traceback(None)  # which would keep what was loaded
@@ -356,7 +365,8 @@ def in_batches(tasks: Sequence[Task], batch_size: int) -> list[list[Task]]:
 
 def pipeline_key(args: argparse.Namespace) -> str:
     """Which pipeline arguments ask for."""
-    return json.dumps([plain(getattr(args, name)) for name in OF_A_PIPELINE])
+    names = OF_A_PIPELINE if args.memory is None else (*OF_A_PIPELINE, *OF_A_PLAN)
+    return json.dumps([plain(getattr(args, name)) for name in names])
 
 
 # 3. What was made

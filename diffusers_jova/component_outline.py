@@ -7,6 +7,9 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.utils.torch_utils import unwrap_module
+
+from .number_formats import cast_weights
 
 
 def component_class(library: str, class_name: str) -> Any:
@@ -29,3 +32,13 @@ def build_outline(entry: Sequence[str], folder: Path) -> Any:
         if hasattr(cls, "config_class"):  # of transformers
             return cls(cls.config_class.from_pretrained(folder))
         return cls.from_config(cls.load_config(folder))
+
+
+def outline_of_loaded(component: Any) -> Any:
+    """A loaded component once more, on the meta device, in its number formats but without adapters and hooks."""
+    plain = unwrap_module(component)
+    cls = type(plain)
+    with torch.device("meta"):
+        outline = cls.from_config(plain.config) if hasattr(cls, "from_config") else cls(plain.config)
+    cast_weights(outline, plain.dtype)
+    return outline

@@ -51,7 +51,7 @@ def generate(args: argparse.Namespace, processes: Processes = ALONE) -> None:
     device = choose_device(processes.place(args.device))
     seed = processes.from_main(lambda: draw_seed(args))
     credentials = read_credentials(args)
-    pipeline = load_pipeline(args, device)
+    pipeline = load_pipeline(args, device, arguments)
     processes.share_clip(pipeline)
     check_cost(pipeline, args, arguments)
     if processes.is_main:

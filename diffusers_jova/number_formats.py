@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 
 CODECS = ("vae", "audio_vae", "vocoder")  # in bfloat16 they lose what the transformer never will: the sound
@@ -31,3 +32,17 @@ def component_dtype(dtype: torch.dtype | Mapping[str, Any] | str | None, name: s
     """
     formats = component_dtypes(dtype)
     return None if isinstance(formats, str) else formats.get(name, formats["default"])
+
+
+def cast_weights(model: Any, dtype: torch.dtype) -> None:
+    """Cast all weights but those that `from_pretrained` keeps in float32: trained or counted is what is loaded.
+
+    Args:
+        model: Of diffusers or transformers.
+        dtype: Of the others.
+    """
+    is_strict = isinstance(model, PreTrainedModel) and dtype != torch.float16  # whose other list is for float16 alone
+    kept = {*(getattr(model, "_keep_in_fp32_modules_strict" if is_strict else "_keep_in_fp32_modules", None) or ())}
+    for name, parameter in model.named_parameters():
+        if kept.isdisjoint(name.split(".")):
+            parameter.data = parameter.data.to(dtype)

@@ -38,6 +38,7 @@ from .lora import JoVALoraLoaderMixin
 from .media_arrays import Audio
 from .media_reading import Sound
 from .media_reading import Video as ReadVideo
+from .memory_fitting import JoVAMemoryMixin
 from .pictures import Fit, Pictures
 from .pipeline_checks import (
     CallInputs,
@@ -80,6 +81,7 @@ class JoVAPipeline(
     JoVACurrentCallMixin,
     JoVALoraLoaderMixin,
     JoVAGuidanceParallelMixin,
+    JoVAMemoryMixin,
 ):
     """Text, image, voice or video to video with sound.
 
@@ -287,7 +289,7 @@ class JoVAPipeline(
         audio_guidance_rescale: float | None = None,
         apg_threshold: float | None = None,
         audio_apg_threshold: float | None = None,
-        sequential_guidance: bool = False,
+        sequential_guidance: bool | None = None,
         modalities: Sequence[str] = MODALITIES,
         num_videos_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -356,7 +358,7 @@ class JoVAPipeline(
             apg_threshold: Norm limit of adaptive projected guidance of video.
             audio_apg_threshold: The same for audio.
             sequential_guidance: Whether the predictions that guidance needs are made one after the other, to save
-                memory; otherwise in one batch.
+                memory; otherwise in one batch. None does what `fit_memory` chose, without it one batch.
             modalities: What takes part: both, `["video"]` or `["audio"]`.
             num_videos_per_prompt: Clips per prompt.
             generator: Of the noise: one per clip, or one that draws clip by clip, so that the first is that of a call
@@ -455,7 +457,7 @@ class JoVAPipeline(
             references=media.references,
             **(media.couplings() if self.config.one_way_coupling else {}),
             negative_skip_layer=self.config.negative_skip_layer,
-            is_sequential=sequential_guidance,
+            is_sequential=self.makes_branches_apart if sequential_guidance is None else sequential_guidance,
             attention_kwargs=attention_kwargs,
             generator=generator,
             sharing=self.branch_sharing,

@@ -96,6 +96,7 @@ def describe_call(
         "scheduler": type(pipeline.scheduler).__name__,
         "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
         "cache": describe_cache(pipeline.transformer._cache_config),
+        "memory_plan": None if pipeline.memory_plan is None else asdict(pipeline.memory_plan),
     }
     record = {
         **basic_record(is_recorded=is_recorded),

@@ -5,15 +5,20 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from jova_cli.given_paths import kind_of
 from jova_cli.json_text import read_object
 from jova_cli.model_clips import index_defaults
 from jova_cli.model_info import read_index
 from jova_cli.shipped import model_folder
 
+from .call_stages import TEXT_ENCODERS, PlannedCall
 from .component_outline import build_outline
 from .generation_defaults import GenerationDefaults
 from .hub_access import explained_hub
+from .memory_plan import MemoryEstimate, Sizes
+from .number_formats import CODECS, cast_weights, component_dtype
 from .pipeline_jova import JoVAPipeline
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 
@@ -22,7 +27,6 @@ TEXT = (
     *("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
     *("spoken_tokenizer", "spoken_text_encoder"),
 )
-CODECS = ("vae", "audio_vae", "vocoder")
 COMPONENTS = (*TEXT, *CODECS, "transformer", "scheduler")
 
 
@@ -67,12 +71,17 @@ class SavedPipeline:
         others = {name: None for name in COMPONENTS if name not in names}
         return JoVAPipeline.from_pretrained(self.folder, **others, **options)
 
-    def outline(self) -> JoVAPipeline:
-        """The codecs without their weights, on the meta device, with all settings of the pipeline."""
-        codecs = {name: build_outline(self.index[name], self.folder / name) for name in CODECS if self.has(name)}
-        names = signature(JoVAPipeline).parameters.keys() - {*COMPONENTS}
-        settings = {name: self.index[name] for name in names if name in self.index}
-        arguments: dict[str, Any] = {name: codecs.get(name) for name in COMPONENTS} | settings
+    def outline(self, *names: str) -> JoVAPipeline:
+        """Some components without their weights, on the meta device, with all settings of the pipeline.
+
+        Args:
+            names: Of the components; the codecs if none are named.
+        """
+        named = names or CODECS
+        found = {name: build_outline(self.index[name], self.folder / name) for name in named if self.has(name)}
+        options = signature(JoVAPipeline).parameters.keys() - {*COMPONENTS}
+        settings = {name: self.index[name] for name in options if name in self.index}
+        arguments: dict[str, Any] = {name: found.get(name) for name in COMPONENTS} | settings
         return JoVAPipeline(**arguments)
 
     def component_config(self, name: str) -> dict[str, Any]:
@@ -86,3 +95,22 @@ class SavedPipeline:
     def scheduler(self) -> FlowMatchAudioVideoScheduler:
         """Its scheduler, for both modalities."""
         return FlowMatchAudioVideoScheduler.from_scheduler(self.load("scheduler").scheduler)
+
+
+def saved_estimate(
+    saved: SavedPipeline, call: PlannedCall, dtype: torch.dtype, adapter_bytes: int = 0
+) -> MemoryEstimate:
+    """What a call of a saved pipeline holds, from its configs alone.
+
+    Args:
+        saved: The pipeline.
+        call: What it is about.
+        dtype: Of transformer and text encoders; codecs are in float32.
+        adapter_bytes: Of adapters that come to the transformer.
+    """
+    outline = saved.outline(*TEXT_ENCODERS, *CODECS, "transformer")
+    for name, part in outline.components.items():
+        if part is not None:
+            cast_weights(part, component_dtype(dtype, name) or dtype)
+    size = Sizes.of(outline.transformer)
+    return MemoryEstimate(outline, call, {"transformer": size._replace(whole=size.whole + adapter_bytes)})

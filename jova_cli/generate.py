@@ -17,7 +17,7 @@ from .given_paths import check_file, check_readable, check_suffix, check_writabl
 from .media_files import check_image, check_sound, check_video
 from .model_clips import MODALITIES, check_clip_fits, index_defaults
 from .model_info import read_index
-from .number_options import MAX_RATE_HZ, check_between, check_count
+from .number_options import MAX_RATE_HZ, MEMORY_GB, check_between, check_count
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name, one_line
 from .prompt_list import RowParser, check_list, read_rows
 from .shipped import check_source, find_model, model_folder
@@ -112,6 +112,7 @@ def add_model_arguments(parser: Parser) -> None:
         help="of transformer and text encoders; bfloat16 on a GPU, float32 elsewhere",
     )
     add("--cpu-offload", action="store_true", help="keep on the GPU only what is working")
+    add("--memory", type=float, metavar="GB", help="fit into so much of the device; `jova estimate --help` tells how")
     add(
         "--cache",
         metavar="NAME=VALUE[,...]",
@@ -286,6 +287,11 @@ def check_model(args: argparse.Namespace) -> None:
         read_index(Path(args.model))
     if args.cache is not None:
         cache_settings(args.cache)
+    check_between("--memory", args.memory, *MEMORY_GB, "24, say")
+    if args.memory is not None and args.cpu_offload:
+        raise ValueError(
+            "`--memory` must be given without `--cpu-offload`, got both, two answers to one question; leave one out"
+        )
     if args.skip_unknown and not args.lora:
         raise ValueError("`--skip-unknown` must go with `--lora`, got no adapter")
     for adapter in args.lora:

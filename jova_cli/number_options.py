@@ -1,6 +1,7 @@
 """Options whose values are numbers: what counts nothing, or lies beyond its limits, is refused by name."""
 
 MAX_RATE_HZ = 1000.0  # frames per second; the least is its inverse
+MEMORY_GB = (0.001, 100000.0)  # of a device
 
 
 def check_between(option: str, value: float | None, low: float, high: float, advice: str) -> None:

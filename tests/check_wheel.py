@@ -44,7 +44,7 @@ print(type(DiffusionPipeline.from_pretrained(sys.argv[2])).__name__)
 """
 FIND_MODEL = "from jova_cli.shipped import find_model; print(find_model('jova-tiny'))"
 COMMANDS = ("generate", "app", "demo", "info", "prepare", "preview", "train", "train-lora", "presets", "assemble")
-COMMANDS += ("convert",)
+COMMANDS += ("convert", "estimate")
 SHORT = ["steps=2", "batch_size=1", "mixed_precision=no", "warmup_steps=0", "checkpoint_every=2", "log_every=1"]
 
 

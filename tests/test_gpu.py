@@ -12,7 +12,11 @@ from diffusers import attention_backend
 from torch import Tensor
 
 from diffusers_jova import JoVAPipeline
-from diffusers_jova.training.loop.lora import cast_weights
+from diffusers_jova.call_stages import PlannedCall
+from diffusers_jova.memory_fitting import outline_of
+from diffusers_jova.memory_plan import MemoryEstimate, MemoryPlan
+from diffusers_jova.number_formats import cast_weights
+from tests.diffusers_jova.memory_of_a_call import CALL, TOLERANCE, build_roomy_pipeline
 from tests.diffusers_jova.test_transformer_jova import BUILDERS, CACHES, LORA, ROUND_OFF, assert_same, difference
 from tests.tiny_pipeline import build_tiny_pipeline
 
@@ -193,6 +197,36 @@ def peak_of(model: Any) -> int:
     torch.cuda.reset_peak_memory_stats()
     run(model, **inputs())
     return torch.cuda.max_memory_allocated()
+
+
+ESTIMATED = {
+    "resident": MemoryPlan(),
+    "apart": MemoryPlan(branches_apart=True),
+    "text_streamed": MemoryPlan(weights="text_streamed"),
+    "offloaded": MemoryPlan(weights="offloaded"),
+    "float8": MemoryPlan(float8=True),
+    "streamed": MemoryPlan(weights="streamed"),
+}
+
+
+@pytest.mark.parametrize("plan", ESTIMATED.values(), ids=ESTIMATED.keys())
+def test_a_call_takes_the_memory_that_is_estimated(
+    plan: MemoryPlan, record_property: Callable[[str, object], None]
+) -> None:
+    pipeline = build_roomy_pipeline("jova")
+    pipeline.transformer.to(torch.bfloat16)
+    call = PlannedCall(settings=pipeline.defaults, device=GPU)
+    peaks = MemoryEstimate(outline_of(pipeline), call).peaks(plan)
+    estimated = max(peak for stage, peak in peaks if "decoding" not in stage.name)
+    plan.apply(pipeline, GPU)
+    pipeline.memory_plan = plan
+    for _ in range(2):  # the second finds libraries and streams at work
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        pipeline(**CALL, generator=torch.Generator().manual_seed(0))
+    measured = torch.cuda.max_memory_allocated()
+    record_property("estimated_of_measured", estimated / measured)
+    assert abs(estimated - measured) <= TOLERANCE * measured
 
 
 def weight_bytes(model: Any) -> int:

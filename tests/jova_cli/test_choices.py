@@ -11,16 +11,18 @@ from diffusers_jova import __version__
 from diffusers_jova.conversion import convert as conversion
 from diffusers_jova.conversion import lora
 from diffusers_jova.conversion.output import Options
+from diffusers_jova.memory_fitting import GIVEN
 from diffusers_jova.pictures import Fit
 from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.loop.config import LoraTargets
 from diffusers_jova.training.loop.lora import TARGETS
 from diffusers_jova.transformer_jova import MODALITIES
-from jova_cli import clip_arguments, convert, file_arguments, model_clips, parser, train_lora
+from jova_cli import clip_arguments, convert, estimate, file_arguments, model_clips, parser, train_lora
 
 
 def test_choices_are_those_of_the_modules_that_do_the_work() -> None:
     assert model_clips.MODALITIES == MODALITIES
+    assert estimate.GIVEN == GIVEN
     assert get_args(Fit) == file_arguments.FITS
     assert set(convert.KINDS) == set(conversion.KINDS)
     assert set(convert.LAYOUTS) == set(lora.LAYOUTS)

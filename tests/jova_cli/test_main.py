@@ -56,6 +56,7 @@ def test_help_loads_nothing(words: list[str]) -> None:
 
 CLIP = ["generate", "--prompt", "a", "--output"]
 PREPARE = ["prepare", "clips", "records", "--model", "jova-tiny"]
+ESTIMATE = ["estimate", "jova-tiny"]
 LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
 
 
@@ -119,6 +120,24 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
         (["app", "--model", "nowhere"], r"jova app: `--model` must be an existing path or a hub name"),
         (["demo", "--output", "demo.gif"], r"jova demo: `--output` must end in .mp4, got demo.gif; use demo.mp4"),
         (["demo", "--model", "nowhere"], r"`--model` must be the folder of a saved JoVAPipeline, got `nowhere`"),
+        (
+            [*CLIP, "clip.mp4", "--memory", "0"],
+            r"`--memory` must be a number from 0.001 to 100000, got 0; use 24, say",
+        ),
+        ([*CLIP, "clip.mp4", "--memory", "nan"], r"`--memory` must be a number from .*, got nan; use 24, say"),
+        (["app", "--memory", "-1"], r"jova app: `--memory` must be a number from .*, got -1; use 24, say"),
+        (
+            [*CLIP, "clip.mp4", "--memory", "24", "--cpu-offload"],
+            r"`--memory` must be given without `--cpu-offload`, got both, two answers to one question; leave one out",
+        ),
+        (["estimate"], r"jova estimate: `model` must be given, got none; `jova estimate --help` explains them"),
+        (["estimate", "nowhere"], r"jova estimate: the model must be a folder with a `model_index.json`, got nowhere"),
+        ([*ESTIMATE, "--memory", "nan"], r"`--memory` must be a number from .*, got nan; use 24, say"),
+        ([*ESTIMATE, "--rate", "0"], r"`--rate` must be a number from 1e-06 to 1e\+06, got 0; use 400, say"),
+        ([*ESTIMATE, "--rate", "1", "--measure-rate"], r"`--rate` must be given without `--measure-rate`, got both"),
+        ([*ESTIMATE, "--num-frames", "10"], r"`num_frames` must be 4k \+ 1 .*, got 10; use 9 or 13"),
+        ([*ESTIMATE, "--batch-size", "0"], r"`--batch-size` must be at least 1, got 0"),
+        ([*ESTIMATE, "--given", "audio", "video"], r"`--given` must leave something to generate, got audio and video"),
         (
             ["info", "nowhere"],
             r"jova info: the path must be a saved pipeline .*, got `nowhere`, which is not there; check",

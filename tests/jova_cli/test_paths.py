@@ -28,6 +28,7 @@ WORDS = {  # option: the command with every other word right, and what there may
     "demo --model": ("demo --model {path} --output {new}.mp4", "folder"),
     "demo --output": ("demo --model {model} --output {path}", "new file"),
     "info": ("info {path}", "folder"),
+    "estimate": ("estimate {path}", "folder"),
     "prepare source": (f"prepare {CLIPS}".replace("{clips}", "{path}"), "either"),
     "prepare output": (f"prepare {CLIPS}".replace("{new}", "{path}"), "new folder"),
     "prepare --model": (f"prepare {CLIPS}".replace("{model}", "{path}"), "folder"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from diffusers_jova.adapter_file import for_peft, module_alpha, module_ranks, read_adapter
 from diffusers_jova.adapter_keys import MATRIX_A, MATRIX_B, listed
 from diffusers_jova.adapter_layers import fitting
+from diffusers_jova.number_formats import cast_weights
 from diffusers_jova.training.loop.branches import NOTHING_TO_TRAIN, learns
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
@@ -137,14 +138,6 @@ def target_modules(transformer: nn.Module, config: TrainConfig) -> str | list[st
     if not names:
         raise ValueError(NOTHING_TO_TRAIN)
     return target_pattern(transformer, config.lora_targets) if names == reached else names
-
-
-def cast_weights(transformer: Any, dtype: torch.dtype) -> None:
-    """Cast all weights but those that `from_pretrained` keeps in float32 too: what is trained is what is loaded."""
-    kept = {*(transformer._keep_in_fp32_modules or ())}
-    for name, parameter in transformer.named_parameters():
-        if kept.isdisjoint(name.split(".")):
-            parameter.data = parameter.data.to(dtype)
 
 
 def quantize_nf4_(module: nn.Module) -> None:

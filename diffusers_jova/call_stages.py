@@ -1,0 +1,395 @@
+"""The stages of a call, each with what it holds and computes, counted on a pipeline without weights.
+
+Everything grows in proportion to the clips of a batch, and the work of a video VAE in proportion to latent frames once
+it is under way, so one clip of a few latent frames is counted and the rest is arithmetic. Texts count as long as a
+call lets them be.
+
+Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, L audio latents, S tokens.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .allocation_count import DEVICE, Counted, ValuelessRuns
+from .cost_estimate import predictions
+from .generation_defaults import GenerationDefaults
+from .guidance import required_branches
+from .sound_cache import JoVACacheConfig, kept_bytes, num_full_steps
+from .transformer_jova import MODALITIES
+from .video_codec import JoVAVideoCodec
+
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "spoken_text_encoder")
+STEADY = (4, 5)  # latent frames of two clips in which a causal VAE is under way, to tell what each further one adds
+FRAMES_IN_NUMPY = 3  # copies of the frames, as floats, on their way to pictures on the CPU
+NUM_JOINED = 3  # copies of all frames that tiles become: their rows, these joined, and that without its outliers
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCall:
+    """What a call of a pipeline is about, without its media.
+
+    Args:
+        settings: Of the call.
+        modalities: What takes part.
+        given: Arguments that give media: of `"image"`, `"audio"`, `"video"`, `"reference_audio"`.
+        reference_s: Seconds of a reference voice.
+        num_clips: Of its batch.
+        cache: Between its steps; None without.
+        device: Where it takes place.
+    """
+
+    settings: GenerationDefaults
+    modalities: tuple[str, ...] = MODALITIES
+    given: frozenset[str] = frozenset()
+    reference_s: float = 0.0
+    num_clips: int = 1
+    cache: JoVACacheConfig | None = None
+    device: torch.device = DEVICE
+
+    @property
+    def generated(self) -> list[str]:
+        """Modalities of which something is left to generate: what is given counts as long as the clip."""
+        return [name for name in self.modalities if name not in self.given]
+
+
+class Stage(NamedTuple):
+    """One part of a call.
+
+    Attributes:
+        name: What it does.
+        components: Of the pipeline, that are at work in it, one after the other.
+        held_bytes: What it holds at most, besides weights.
+        operations: Multiplications and additions in all of the call.
+    """
+
+    name: str
+    components: tuple[str, ...]
+    held_bytes: int
+    operations: int
+
+
+class CallStages:
+    """Counts the stages of a call, each once.
+
+    Args:
+        pipeline: Without weights; its components leave the meta device.
+        call: What it is about.
+    """
+
+    def __init__(self, pipeline: Any, call: PlannedCall) -> None:
+        self.pipeline, self.call, self.settings = pipeline, call, call.settings
+        self.parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+        self.runs = ValuelessRuns(self.parts.values())
+        self.counted: dict[tuple[Any, ...], Counted] = {}  # of the video VAE, by what it did
+
+    def all(self, branches_apart: bool = False, tiles_video: bool = False) -> list[Stage]:
+        """The stages in their order.
+
+        Args:
+            branches_apart: Whether the predictions of guidance are made one after the other.
+            tiles_video: Whether the video VAE works tile by tile.
+        """
+        stages = [] if not self.call.given else [self.encoding(tiles_video)]
+        stages += [self.text, self.denoising(branches_apart)]
+        if "video" in self.call.generated:
+            stages.append(self.video_decoding(tiles_video))
+        if "audio" in self.call.generated:
+            stages.append(self.sound_decoding)
+        return stages
+
+    def of_clips(self, name: str, components: Sequence[str], counted: Counted) -> Stage:
+        """A stage that grows with the clips of the batch, from what one takes."""
+        return Stage(name, tuple(components), *(self.call.num_clips * number for number in counted))
+
+    # 1. What is given
+
+    def encoding(self, tiles_video: bool) -> Stage:
+        """Given media to latents."""
+        given, counted = self.call.given, [Counted(0, 0)]
+        components = []
+        if {"image", "video"} & given:
+            components.append("vae")
+            is_long = "video" in given or self.pipeline.config.fills_image_with_grey
+            counted.append(self.video_work(self.encode_frames, self.num_latent_frames if is_long else 1, tiles_video))
+        if {"audio", "reference_audio"} & given:
+            components.append("audio_vae")
+            counted.append(self.runs.count(self.encode_sound))
+        peak, operations = max(one.peak_bytes for one in counted), sum(one.operations for one in counted)
+        return self.of_clips("media encoding", components, Counted(peak, operations))
+
+    def encode_frames(self, num_latent_frames: int, height: int, width: int) -> Any:
+        """Run the encoder of the video VAE on a clip of a length and size."""
+        num_frames = (num_latent_frames - 1) * self.video_codec.temporal_factor + 1
+        return self.video_codec.encode(torch.empty(1, 3, num_frames, height, width))
+
+    def encode_sound(self) -> Any:
+        """Run the encoder of the audio VAE."""
+        codec = self.pipeline.audio_codec
+        num_latents = max(self.num_audio_latents if "audio" in self.call.given else 0, self.num_reference_latents)
+        return codec.encode(torch.empty(1, codec.num_channels, codec.num_samples_for(num_latents)))
+
+    # 2. Text
+
+    @cached_property
+    def text(self) -> Stage:
+        """Prompts to features, one after the other."""
+        names = [name for name in TEXT_ENCODERS if name in self.parts]
+        counted = [self.runs.count(partial(self.encode_text, name)) for name in names]
+        num_texts = 2 if any(not branch.text for branch in self.branches) else 1
+        peak = max((one.peak_bytes for one in counted), default=0)
+        operations = num_texts * sum(one.operations for one in counted)
+        return Stage("text encoding", tuple(names), peak, operations)
+
+    def encode_text(self, name: str) -> Any:
+        """Run one text encoder on the longest text."""
+        ids = torch.zeros(1, self.settings.max_sequence_length, dtype=torch.long)
+        if name == "spoken_text_encoder":
+            return self.parts[name](ids)
+        return self.parts[name](ids, attention_mask=torch.ones_like(ids))[0]
+
+    # 3. Steps
+
+    @cached_property
+    def branches(self) -> list[Any]:
+        """Predictions of a guided step."""
+        settings = self.settings
+        if len(self.call.modalities) == 1:  # nothing to couple
+            settings = settings.override(coupling_scale=1.0, audio_coupling_scale=1.0)
+        return predictions(settings, self.call.generated)
+
+    @cached_property
+    def prediction(self) -> Counted:
+        """One prediction of one clip."""
+        return self.runs.count(lambda: self.parts["transformer"](**self.transformer_arguments()))
+
+    @cached_property
+    def sound_prediction(self) -> Counted:
+        """The same in a step that computes audio rows alone, which read the video rows that were kept."""
+        counted = self.runs.count(
+            lambda: self.parts["transformer"](**self.transformer_arguments() | {"hidden_states": None})
+        )
+        config = self.pipeline.transformer.config
+        num_layers = config.num_layers + config.get("num_single_layers", 0)
+        dim = config.num_attention_heads * config.attention_head_dim
+        return counted._replace(operations=counted.operations + 4 * self.num_kept_pairs * dim * num_layers)
+
+    @property
+    def num_kept_pairs(self) -> int:
+        """Pairs of an audio row and a kept video row."""
+        return self.num_audio_latents * math.prod(self.grid) // math.prod(self.pipeline.transformer.config.patch_size)
+
+    def transformer_arguments(self) -> dict[str, Any]:
+        """Arguments of the transformer's forward for one prediction of one clip."""
+        pipeline, modalities = self.pipeline, self.call.modalities
+        transformer = pipeline.transformer
+        config, dtype, length = transformer.config, transformer.dtype, self.settings.max_sequence_length
+        has_video, has_audio = ("video" in modalities), ("audio" in modalities)
+        audio_text_dim = config.get("audio_text_dim", config.text_dim)
+        is_spoken = pipeline.spoken_text_encoder is not None or audio_text_dim != config.text_dim
+        references = self.num_reference_latents
+
+        def rows(*shape: Any) -> Tensor | None:
+            return None if None in shape else torch.empty(1, *shape, dtype=dtype)
+
+        arguments = {
+            "hidden_states": rows(config.in_channels, *self.grid) if has_video else None,
+            "audio_hidden_states": rows(self.num_audio_latents, config.audio_in_channels) if has_audio else None,
+            "timestep": self.timestep(self.grid[0] if self.gives_frames else 0),
+            "audio_timestep": self.timestep(self.num_audio_latents if "audio" in self.call.given else 0),
+            "encoder_hidden_states": rows(length, config.text_dim),
+            "encoder_hidden_states_2": rows(length, config.get("text_dim_2")),
+            "audio_encoder_hidden_states": rows(length, audio_text_dim) if is_spoken else None,
+            "frame_rate": self.settings.frame_rate,
+            "audio_latent_rate_hz": pipeline.audio_codec.latent_rate_hz if has_audio else self.settings.frame_rate,
+            "return_dict": False,
+        }
+        if references and has_audio:
+            arguments["audio_reference_hidden_states"] = rows(references, config.audio_in_channels)
+        return arguments
+
+    def timestep(self, num_latents: int) -> Tensor:
+        """Timesteps [1, latents], one per latent, where some are given; else [1]."""
+        return torch.full((1, num_latents) if num_latents else (1,), 500.0)
+
+    @property
+    def gives_frames(self) -> bool:
+        """Whether some video latents are given, as clean ones among the noisy."""
+        return bool({"image", "video"} & self.call.given) and (
+            "video" in self.call.given or self.pipeline.num_condition_channels == 0
+        )
+
+    def denoising(self, branches_apart: bool) -> Stage:
+        """All steps."""
+        num_at_once = 1 if branches_apart else len(self.branches)
+        held = num_at_once * self.prediction.peak_bytes
+        operations = self.num_predictions * self.prediction.operations
+        cache, num_steps = self.call.cache, self.settings.num_inference_steps
+        if cache is not None and set(self.call.generated) == {*MODALITIES}:
+            num_sparing = num_steps - num_full_steps(cache, num_steps)
+            spared = self.prediction.operations - self.sound_prediction.operations if num_sparing else 0
+            operations -= self.num_predictions * num_sparing * spared // num_steps
+            if num_sparing and cache.lies_on(self.call.device):
+                held += self.kept_by(cache)
+        return self.of_clips("denoising", ["transformer"], Counted(held, operations))
+
+    @property
+    def num_predictions(self) -> int:
+        """Predictions of all steps."""
+        guidance, num_steps = self.settings.guidance(), self.settings.num_inference_steps
+        by_step = (
+            [guidance[name].weights(step, num_steps) for name in self.call.generated] for step in range(num_steps)
+        )
+        return sum(len(required_branches(*weights)) for weights in by_step)
+
+    def kept_by(self, cache: JoVACacheConfig) -> int:
+        """Bytes that the cache between steps keeps of one clip."""
+        length, transformer = self.settings.max_sequence_length, self.pipeline.transformer
+        num_text_rows = length * (1 if transformer.config.get("text_dim_2") is None else 2)
+        return kept_bytes(transformer, cache, self.grid, num_text_rows, sum(one.coupled for one in self.branches))
+
+    # 4. Decoding
+
+    def video_decoding(self, tiles_video: bool) -> Stage:
+        """Latents to frames, and these to pictures."""
+        counted = self.video_work(self.decode_latents, self.num_latent_frames, tiles_video)
+        if tiles_video and self.is_tiled:
+            kept = self.tile_bytes
+            counted = counted._replace(peak_bytes=max(counted.peak_bytes + kept, kept + NUM_JOINED * self.frame_bytes))
+        finished = self.finished_bytes
+        if self.call.device.type == "cpu":
+            finished += FRAMES_IN_NUMPY * self.frame_bytes
+        return self.of_clips("video decoding", ["vae"], counted._replace(peak_bytes=max(counted.peak_bytes, finished)))
+
+    def decode_latents(self, num_latent_frames: int, height: int, width: int) -> Any:
+        """Run the decoder of the video VAE on a clip of a length and size."""
+        num_frames = (num_latent_frames - 1) * self.video_codec.temporal_factor + 1
+        return self.video_codec.decode(torch.empty(1, *self.video_codec.latent_shape(num_frames, height, width)))
+
+    @cached_property
+    def finished_bytes(self) -> int:
+        """Bytes of frames on their way to pictures, as far as tensors go."""
+        return self.runs.count(self.finish_frames).peak_bytes
+
+    def finish_frames(self) -> Any:
+        """Make pictures of frames."""
+        settings = self.settings
+        frames = torch.empty(1, 3, settings.num_frames, settings.height, settings.width).clamp(-1, 1)
+        frames.isfinite()
+        return self.pipeline.video_processor.postprocess_video(frames, output_type="pt")
+
+    @cached_property
+    def sound_decoding(self) -> Stage:
+        """Latents to a waveform."""
+        codec = self.pipeline.audio_codec
+        counted = self.runs.count(lambda: codec.decode(torch.empty(1, self.num_audio_latents, codec.latent_channels)))
+        names = [name for name in ("audio_vae", "vocoder") if name in self.parts]
+        return self.of_clips("sound decoding", names, counted)
+
+    # 5. A video VAE
+
+    def video_work(self, run: Callable[[int, int, int], Any], num_latent_frames: int, tiles_video: bool) -> Counted:
+        """What a VAE takes for a clip, or for one tile of it; operations are those of the whole clip."""
+        height, width = self.settings.height, self.settings.width
+        if tiles_video and self.is_tiled:
+            vae = self.pipeline.vae
+            sizes = (min(height, vae.tile_sample_min_height), min(width, vae.tile_sample_min_width))
+            tile = self.along_time(run, num_latent_frames, *sizes)
+            overlap = sum(self.tile_areas) / math.prod(sizes)
+            return tile._replace(operations=round(tile.operations * overlap))
+        return self.along_time(run, num_latent_frames, height, width)
+
+    def along_time(self, run: Callable[[int, int, int], Any], num_latents: int, height: int, width: int) -> Counted:
+        """Count a run over so many latent frames, of which a few tell how much each adds."""
+        if isinstance(self.pipeline.vae, nn.Module) and hasattr(self.pipeline.vae, "use_slicing"):
+            # without a cut of the batch that it means, a clip of a few frames would be coded in another way
+            vae: Any = self.pipeline.vae
+            vae.use_slicing = not self.takes_one_pass
+
+        def count(number: int) -> Counted:
+            if (key := (run.__name__, number, height, width)) not in self.counted:
+                self.counted[key] = self.runs.count(lambda: run(number, height, width))
+            return self.counted[key]
+
+        if num_latents <= STEADY[-1]:
+            return count(num_latents)
+        few, more = map(count, STEADY)
+        numbers = (least + (num_latents - STEADY[0]) * (most - least) for least, most in zip(few, more, strict=True))
+        return Counted(*numbers)
+
+    @cached_property
+    def takes_one_pass(self) -> bool:
+        """Whether the clip is short enough to be coded at once, on a CPU."""
+        settings = self.settings
+        sizes = (settings.num_frames, settings.height, settings.width)
+        return self.call.device.type == "cpu" and self.video_codec.takes_one_pass(self.call.num_clips, *sizes)
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether the frames are larger than a tile."""
+        vae = self.pipeline.vae
+        return self.settings.height > vae.tile_sample_min_height or self.settings.width > vae.tile_sample_min_width
+
+    @property
+    def tile_areas(self) -> list[int]:
+        """Pixels of each tile of a frame."""
+        vae = self.pipeline.vae
+        height, width = (
+            [min(least, size - start) for start in range(0, size, round(stride))]
+            for size, least, stride in (
+                (self.settings.height, vae.tile_sample_min_height, vae.tile_sample_stride_height),
+                (self.settings.width, vae.tile_sample_min_width, vae.tile_sample_stride_width),
+            )
+        )
+        return [one * other for one in height for other in width]
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of all tiles of the frames."""
+        return 3 * self.settings.num_frames * sum(self.tile_areas) * self.pipeline.vae.dtype.itemsize
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of the frames as floats."""
+        return 3 * self.settings.num_frames * self.settings.height * self.settings.width * 4
+
+    # 6. Lengths
+
+    @cached_property
+    def video_codec(self) -> JoVAVideoCodec:
+        """The video VAE as the pipeline sees it."""
+        codec: JoVAVideoCodec = self.pipeline.video_codec
+        return codec
+
+    @property
+    def grid(self) -> Sequence[int]:
+        """Latent frames, height and width of the video."""
+        settings = self.settings
+        return self.video_codec.latent_shape(settings.num_frames, settings.height, settings.width)[1:]
+
+    @property
+    def num_latent_frames(self) -> int:
+        """Latent frames of the clip."""
+        return self.video_codec.num_latent_frames(self.settings.num_frames)
+
+    @property
+    def num_audio_latents(self) -> int:
+        """Latents of the sound; 0 without."""
+        if "audio" not in self.call.modalities:
+            return 0
+        number: int = self.pipeline.audio_codec.num_latents_for(self.settings.num_frames / self.settings.frame_rate)
+        return number
+
+    @property
+    def num_reference_latents(self) -> int:
+        """Latents of a reference voice; 0 without."""
+        if "reference_audio" not in self.call.given or not self.call.reference_s:
+            return 0
+        number: int = self.pipeline.audio_codec.num_latents_for(self.call.reference_s)
+        return number

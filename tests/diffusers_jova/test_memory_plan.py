@@ -1,0 +1,196 @@
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diffusers_jova import JoVACacheConfig
+from diffusers_jova.call_stages import PlannedCall
+from diffusers_jova.memory_fitting import fitting_plan, outline_of
+from diffusers_jova.memory_plan import MemoryEstimate, MemoryPlan, Sizes, plans_of
+from diffusers_jova.sound_cache import kept_bytes
+from tests.diffusers_jova.memory_of_a_call import KINDS, TOLERANCE
+from tests.places import ROOT
+from tests.tiny_pipeline import build_tiny_pipeline
+
+
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def estimate() -> MemoryEstimate:
+    """Of a clip on a GPU that need not be there; what is counted once is kept."""
+    pipeline = build_tiny_pipeline()
+    return MemoryEstimate(outline_of(pipeline), PlannedCall(settings=pipeline.defaults, device=CUDA))
+
+
+def test_an_outline_weighs_what_the_pipeline_does(estimate: MemoryEstimate) -> None:
+    parts = {
+        name: part for name, part in build_tiny_pipeline().components.items() if isinstance(part, torch.nn.Module)
+    }
+    assert {name: size.whole for name, size in estimate.sizes.items()} == {
+        name: sum(weight.nbytes for weight in [*part.parameters(), *part.buffers()]) for name, part in parts.items()
+    }
+
+
+def test_every_way_to_use_memory_holds_the_weights_that_it_says(estimate: MemoryEstimate) -> None:
+    held = {}
+    for plan in plans_of(CUDA):
+        if not (plan.branches_apart or plan.tiles_video):
+            stages = {stage.name: estimate.weight_bytes(plan, stage) for stage, _ in estimate.peaks(plan)}
+            held[plan.weights, plan.float8] = stages
+    whole = {name: size.whole for name, size in estimate.sizes.items()}
+    assert set(held["resident", False].values()) == {sum(whole.values())}
+    offloaded = held["offloaded", False]
+    assert offloaded["denoising"] == whole["transformer"]
+    assert offloaded["sound decoding"] == max(whole["audio_vae"], whole["vocoder"])
+    without_text = sum(whole.values()) - whole["text_encoder"]
+    assert held["text_streamed", False]["denoising"] == without_text
+    assert without_text < held["text_streamed", False]["text encoding"] < sum(whole.values())
+    codecs = without_text - whole["transformer"]
+    assert codecs < held["streamed", False]["denoising"] < without_text
+    assert held["streamed", False]["video decoding"] == codecs
+    for weights in ("resident", "text_streamed", "offloaded"):
+        assert held[weights, True]["denoising"] < held[weights, False]["denoising"]
+
+
+def test_predictions_apart_hold_those_of_one(estimate: MemoryEstimate) -> None:
+    together, apart = (
+        next(stage.held_bytes for stage, _ in estimate.peaks(plan) if stage.name == "denoising")
+        for plan in (MemoryPlan(), MemoryPlan(branches_apart=True))
+    )
+    assert together == 2 * apart  # with the prompt and without
+
+
+def test_the_first_plan_that_fits_is_taken_and_every_budget_below_it_takes_a_later_one(
+    estimate: MemoryEstimate,
+) -> None:
+    plans, budget, taken = list(estimate.plans()), float("inf"), []
+    assert not any(plan.tiles_video for plan in plans)  # frames are smaller than a tile
+    while (plan := estimate.first_fitting(budget)) is not None:
+        taken.append(plans.index(plan))
+        budget = estimate.peak_bytes(plan) - 1
+    assert taken == sorted(taken)
+    assert taken[0] == 0
+    assert len(taken) > 2
+    assert estimate.peak_bytes(estimate.smallest()) == budget + 1
+
+
+def test_the_memory_of_an_accelerator_is_not_that_of_its_host() -> None:
+    assert {plan.weights for plan in plans_of(CUDA)} == {"resident", "text_streamed", "offloaded", "streamed"}
+    assert {(plan.weights, plan.float8) for plan in plans_of(CPU)} == {("resident", False), ("resident", True)}
+    assert {plan.float8 for plan in plans_of(torch.device("mps"))} == {False}
+
+
+def test_a_cache_between_steps_holds_its_rows_and_spares_operations(estimate: MemoryEstimate) -> None:
+    stages = estimate.stages
+    plain = stages.denoising(False)
+    settings = stages.settings.override(num_inference_steps=24)
+    stages.settings, cache = settings, JoVACacheConfig()
+    try:
+        many = stages.denoising(False)
+        stages.call = replace(stages.call, settings=settings, cache=cache)
+        cached = stages.denoising(False)
+    finally:
+        stages.call = replace(stages.call, cache=None, settings=stages.call.settings.override(num_inference_steps=2))
+        stages.settings = stages.call.settings
+    kept = kept_bytes(stages.pipeline.transformer, cache, stages.grid, settings.max_sequence_length, 2)
+    assert cached.held_bytes - plain.held_bytes == kept
+    assert many.operations == 12 * plain.operations
+    assert 1 < many.operations / cached.operations < 2.4
+
+
+def test_a_streamed_pipeline_makes_the_same_clip_and_its_record_says_the_plan() -> None:
+    def call(pipeline: Any) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        return pipeline("a dog", num_frames=5, num_inference_steps=1, output_type="np", generator=generator)
+
+    plain = call(build_tiny_pipeline())
+    pipeline = build_tiny_pipeline()
+    pipeline.take_plan(MemoryPlan(weights="streamed"), CPU)
+    made = call(pipeline)
+    np.testing.assert_array_equal(made.frames, plain.frames)
+    torch.testing.assert_close(torch.as_tensor(made.audio), torch.as_tensor(plain.audio), rtol=0, atol=0)
+    assert made.provenance[0]["settings"]["memory_plan"]["weights"] == "streamed"
+    assert "memory_plan" not in plain.provenance[0]["settings"]
+    with pytest.raises(ValueError, match=r"`fit_memory` must be called on a pipeline whose weights nothing moves"):
+        pipeline.fit_memory(10)
+
+
+def test_a_plan_makes_predictions_apart_and_casts_to_float8_unless_a_call_says_otherwise() -> None:
+    pipeline = build_tiny_pipeline()
+    sizes: list[int] = []
+    pipeline.transformer.register_forward_pre_hook(
+        lambda _, __, given: sizes.append(len(given["audio_hidden_states"])), with_kwargs=True
+    )
+    pipeline.take_plan(MemoryPlan(float8=True, branches_apart=True, tiles_video=True), CPU)
+    assert pipeline.vae.use_tiling
+    arguments = {"num_frames": 5, "num_inference_steps": 1, "output_type": "latent"}
+    pipeline("a dog", **arguments)
+    pipeline("a dog", **arguments, sequential_guidance=False)
+    assert sizes == [1, 1, 2]
+    assert torch.float8_e4m3fn in {weight.dtype for weight in pipeline.transformer.parameters()}
+    with pytest.raises(ValueError, match=r"got one whose `transformer` is offloaded or cast; load it anew"):
+        pipeline.fit_memory(10)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "message"),
+    [
+        (0, r"`gigabytes` must be positive and finite, got 0; 24, say"),
+        (-1, r"`gigabytes` must be positive and finite, got -1; 24, say"),
+        (float("nan"), r"`gigabytes` must be positive and finite, got nan; 24, say"),
+        ("24", r"`gigabytes` must be .*number.*, got '24'"),
+    ],
+    ids=str,
+)
+def test_memory_that_is_none_is_refused(gigabytes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_tiny_pipeline().fit_memory(gigabytes)
+
+
+def test_given_media_have_names() -> None:
+    with pytest.raises(ValueError, match=r"`given` must name arguments of image, audio, .*, got 'picture'"):
+        build_tiny_pipeline().fit_memory(1, given=["picture"])
+
+
+def test_what_cannot_fit_is_refused_with_what_would() -> None:
+    defaults = build_tiny_pipeline().defaults.override(num_frames=61)
+
+    @functools.cache
+    def build(call: PlannedCall) -> MemoryEstimate:
+        return MemoryEstimate(outline_of(build_tiny_pipeline()), call)
+
+    call = PlannedCall(settings=defaults, modalities=("audio",), device=CUDA)  # a video VAE takes longer to count
+    estimate = build(call)
+    peak, weights = estimate.peak_bytes(estimate.smallest()), min(map(estimate.least_bytes, estimate.plans()))
+    with pytest.raises(ValueError, match=r"^`--memory` must be at least .* for 61 frames .*, got .*; use 30 frames$"):
+        fitting_plan(build, call, (peak - 1) / 1e9, "--memory")
+    with pytest.raises(ValueError, match=r"; no clip of this model fits into less than its weights take"):
+        fitting_plan(build, call, (weights - 1) / 1e9)
+
+
+def test_layers_that_neighbour_each_other_are_on_the_device_together() -> None:
+    layers = torch.nn.Sequential(*(torch.nn.Linear(size, 1, bias=False) for size in (1, 8, 16, 2)))
+    layers.register_parameter("loose", torch.nn.Parameter(torch.zeros(3)))
+    assert Sizes.of(layers) == Sizes(whole=4 * 30, streamed=4 * (8 + 16 + 3))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of a process")
+@pytest.mark.parametrize(("kind", "way"), [("jova", "apart"), *((kind, "together") for kind in KINDS)])
+def test_a_call_holds_what_is_estimated(kind: str, way: str, record_property: Callable[[str, object], None]) -> None:
+    command = [sys.executable, "-m", "tests.diffusers_jova.memory_of_a_call", kind, way]
+    # the C library returns what is freed at once, so that the resident set is what tensors hold
+    options = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), "65536")
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | options, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    record_property("estimated_of_measured", found["estimated"] / found["measured"])
+    assert abs(found["estimated"] - found["measured"]) <= TOLERANCE * found["measured"], found
