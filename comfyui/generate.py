@@ -10,6 +10,7 @@ from .guider import make_guider
 from .latents import decode, empty_latent, encode_first_frame, set_audio, set_video, with_image, with_rate
 from .loading import load_pipeline
 from .model_files import SHIPPED, fingerprint
+from .steps import steps_and_sampler
 from .text import encode_negative, encode_parts
 
 
@@ -56,8 +57,9 @@ def generate(
     if own_audio is not None:
         latent = set_audio(latent, audio_vae, own_audio)
     guider = make_guider(model, positive, negative_text, {"cfg": cfg, "audio_cfg": audio_cfg})
-    num_steps = steps or model.model.checkpoint.defaults.num_inference_steps
-    return decode(sample(guider, latent, num_steps, sampler, seed), vae, audio_vae, 0)
+    checkpoint = model.model.checkpoint
+    walk = steps_and_sampler(steps, sampler, checkpoint.defaults.num_inference_steps, checkpoint.solver)
+    return decode(sample(guider, latent, *walk, seed), vae, audio_vae, 0)
 
 
 def loaded(source: str, dtype: str) -> Any:

@@ -82,6 +82,7 @@ def wrap(transformer: Any, saved: Any, vae: JovaVideoVAE, compute_dtype: torch.d
         shift=scheduler.config.shift,
         audio_shift=scheduler.config.audio_shift,
         num_train_timesteps=scheduler.config.num_train_timesteps,
+        solver=scheduler.config.solver,
     )
     return make_patcher(JovaModel(transformer, checkpoint, compute_dtype))
 

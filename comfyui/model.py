@@ -79,6 +79,7 @@ class Checkpoint:
         shift: Shift of the video schedule.
         audio_shift: Shift of the audio schedule.
         num_train_timesteps: Timestep at sigma 1.
+        solver: Of its scheduler.
     """
 
     outline: Any
@@ -86,6 +87,7 @@ class Checkpoint:
     shift: float
     audio_shift: float
     num_train_timesteps: int
+    solver: str
 
     @property
     def defaults(self) -> Any:

@@ -53,7 +53,12 @@ class JovaGenerate(io.ComfyNode):
                     "order.",
                 ),
                 io.Int.Input(
-                    "steps", default=0, min=0, max=1000, step=1, tooltip="Sampling steps; 0 takes the model's own."
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    step=1,
+                    tooltip="Sampling steps; 0 takes the model's own, and its own solver in place of `sampler`.",
                 ),
                 scale_input("cfg", "How much the picture follows the text."),
                 scale_input("audio_cfg", "How much the sound follows the text."),

@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -57,12 +57,13 @@ from jova_cli.shipped import CONFIGS
 
 
 SHIFT = 2.0  # of the noise levels, in training and in sampling
+SOLVER: Literal["unipc"] = "unipc"  # with the steps below, chosen by `step_curve.py`
 DEFAULTS: dict[str, Any] = {
     "height": 64,
     "width": 64,
     "num_frames": 33,
     "frame_rate": 16.0,
-    "num_inference_steps": 24,
+    "num_inference_steps": 8,
     "guidance_scale": 1.5,
     "max_sequence_length": 96,
 }
@@ -102,7 +103,7 @@ def assemble(
         vae=AutoencoderKLWan.from_pretrained(codecs / "vae", torch_dtype=dtype).eval(),
         audio_vae=MMAudioVAE.from_pretrained(codecs / "audio_vae", torch_dtype=dtype).eval(),
         vocoder=LTX2Vocoder.from_pretrained(codecs / "vocoder", torch_dtype=dtype).eval(),
-        scheduler=FlowMatchAudioVideoScheduler(shift=SHIFT, audio_shift=SHIFT),
+        scheduler=FlowMatchAudioVideoScheduler(shift=SHIFT, audio_shift=SHIFT, solver=SOLVER),
         defaults=DEFAULTS,
         domain={"name": "drawn speakers and a few sounding objects", "words": caption_words()},
     )

@@ -122,7 +122,7 @@ def describe(report: Mapping[str, Any]) -> str:
             f"error over clips. The default is the fewest steps that lose at most {SHARE:g} times what the codecs "
             "lose on a drawn clip (the last line), in both. "
             f"Measured on {report['date'][:10]} at commit {report['commit']}; "
-            "`python -m diffusers_jova.recipes.step_curve` repeats it.",
+            f"`python -m diffusers_jova.recipes.step_curve --clips {report['clips']}` repeats it.",
             markdown_table(header, rows),
         )
     )

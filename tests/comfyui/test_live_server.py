@@ -56,9 +56,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
+def euler(pipeline: JoVAPipeline) -> FlowMatchAudioVideoScheduler:
+    """Its scheduler with the solver that is the same in core; core's `uni_pc` is another one."""
+    return FlowMatchAudioVideoScheduler.from_config(pipeline.scheduler.config, solver="euler")
+
+
 @pytest.fixture(scope="module")
 def pipeline() -> JoVAPipeline:
     loaded = JoVAPipeline.from_pretrained("jova-tiny", dtype=torch.float32)
+    loaded.scheduler = euler(loaded)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 
@@ -68,6 +74,7 @@ def exact_pipeline() -> JoVAPipeline:
     """The same with a transformer that computes in float64."""
     exact = JoVAPipeline.from_pretrained("jova-tiny", dtype=torch.float32)
     exact.transformer.to(torch.float64)
+    exact.scheduler = euler(exact)
     exact.set_progress_bar_config(disable=True)
     return exact
 

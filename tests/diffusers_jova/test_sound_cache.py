@@ -500,6 +500,7 @@ def test_a_call_that_does_not_say_where_it_stands_is_refused() -> None:
 
 def test_the_shipped_model_keeps_picture_and_sound() -> None:
     pipeline = JoVAPipeline.from_pretrained("jova-tiny")
+    pipeline.scheduler = FlowMatchAudioVideoScheduler.from_config(pipeline.scheduler.config, solver="euler")
     pipeline.set_progress_bar_config(disable=True)
 
     pipeline.transformer.requires_grad_(False)

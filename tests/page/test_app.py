@@ -144,7 +144,7 @@ def test_the_page_is_for_this_machine_alone_and_tells_nobody(blocks: gr.Blocks) 
 def test_a_prompt_becomes_the_clip_of_the_command_its_sound_its_settings_and_an_estimate(
     user: Client, page: Page, tmp_path: Path
 ) -> None:
-    shown = (33, 64, 64, 16.0, 24, 1.5, "", ["video", "audio"])
+    shown = (33, 64, 64, 16.0, 8, 1.5, "", ["video", "audio"])
     assert page.estimate(*shown).startswith("33 frames are 2.06 s. How long it takes is not known yet")
     clip, sound, settings, seed, _ = user.predict(**SHORT, seed=7, api_name="/generate")
     video = media.read_video(clip)
@@ -356,7 +356,7 @@ def test_a_clip_beyond_the_machine_is_refused_before_it_is_begun(user: Client, g
 
 
 def test_an_estimate_of_what_is_half_typed_is_nothing(page: Page) -> None:
-    shown = [33, 64, 64, 16.0, 24, 1.5, "", ["video", "audio"]]
+    shown = [33, 64, 64, 16.0, 8, 1.5, "", ["video", "audio"]]
     assert page.estimate(*shown).startswith("33 frames are 2.06 s.")
     for place, half in ((0, None), (3, 0), (4, -2), (6, "-"), (7, [])):
         assert page.estimate(*shown[:place], half, *shown[place + 1 :]) == ""
