@@ -9,8 +9,10 @@ from jova_cli.main import main
 SOUND = ("--num-frames", "5", "--modalities", "audio", "--steps", "1")  # a video VAE takes longer to count
 
 
-def test_a_clip_is_described_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["estimate", "jova-tiny", *SOUND, "--memory", "1", "--rate", "0.001"])
+def test_a_clip_is_described_before_anything_is_loaded(
+    tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["estimate", str(tiny_pipeline_folder), *SOUND, "--memory", "1", "--rate", "0.001"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "all weights on the device:"
     assert lines[1].split("  ")[0] == "stage"
@@ -33,4 +35,4 @@ def test_the_words_of_a_clip_take_a_plan_that_its_record_names_or_are_refused_be
     assert ended.value.code == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("jova generate: `--memory` must be at least 0.0")
-    assert said.endswith("no clip of this model fits into less than its weights take; use a smaller model")
+    assert said.endswith("for the weights of this model alone, got 0.001; use a smaller model")
