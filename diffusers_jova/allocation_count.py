@@ -2,7 +2,7 @@
 
 PyTorch's fake tensors have shapes, formats and storages of a size, and every operator on them says which tensors it
 would make. So no formula of a model stands here, and nothing is loaded. What a kernel allocates within itself is not
-seen: a workspace of a convolution, say.
+seen: a workspace of a convolution, say. A truth value that code asks of a tensor counts as true.
 """
 
 import weakref
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 # what attention is called on DEVICE, which PyTorch's own table leaves out; arguments begin with query, key and value
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+READ_SCALAR = torch.ops.aten._local_scalar_dense.default  # which no tensor without values can
 DEVICE = torch.device("cpu")  # of the tensors without values; a fake CUDA device needs a build with CUDA
 
 
@@ -68,6 +69,8 @@ class AllocationCounter(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run one operator, and count what it makes."""
+        if func is READ_SCALAR and args[0].dtype == torch.bool:
+            return True  # of MOVA's two towers, say, which are of one size, the first
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):

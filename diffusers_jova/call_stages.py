@@ -25,6 +25,8 @@ from .transformer_jova import MODALITIES
 from .video_codec import JoVAVideoCodec
 
 
+ENCODING, TEXT, DENOISING = "media encoding", "text encoding", "denoising"  # names of stages
+VIDEO_DECODING, SOUND_DECODING = "video decoding", "sound decoding"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "spoken_text_encoder")
 STEADY = (4, 5)  # latent frames of two clips in which a causal VAE is under way, to tell what each further one adds
 FRAMES_IN_NUMPY = 3  # copies of the frames, as floats, on their way to pictures on the CPU
@@ -96,33 +98,46 @@ class CallStages:
             branches_apart: Whether the predictions of guidance are made one after the other.
             tiles_video: Whether the video VAE works tile by tile.
         """
-        stages = [] if not self.call.given else [self.encoding(tiles_video)]
-        stages += [self.text, self.denoising(branches_apart)]
-        if "video" in self.call.generated:
-            stages.append(self.video_decoding(tiles_video))
-        if "audio" in self.call.generated:
-            stages.append(self.sound_decoding)
-        return stages
+        count = {
+            ENCODING: lambda: self.encoding(tiles_video),
+            TEXT: lambda: self.text,
+            DENOISING: lambda: self.denoising(branches_apart),
+            VIDEO_DECODING: lambda: self.video_decoding(tiles_video),
+            SOUND_DECODING: lambda: self.sound_decoding,
+        }
+        return [count[name]() for name in self.components]
 
-    def of_clips(self, name: str, components: Sequence[str], counted: Counted) -> Stage:
+    @cached_property
+    def components(self) -> dict[str, tuple[str, ...]]:
+        """Components at work by the name of the stage, in the order of the stages; nothing is counted for it."""
+        call = self.call
+        encoders = {"vae": {"image", "video"}, "audio_vae": {"audio", "reference_audio"}}
+        found = {
+            ENCODING: [name for name, media in encoders.items() if media & call.given],
+            TEXT: list(TEXT_ENCODERS),
+            DENOISING: ["transformer"],
+            VIDEO_DECODING: ["vae"] if "video" in call.generated else [],
+            SOUND_DECODING: ["audio_vae", "vocoder"] if "audio" in call.generated else [],
+        }
+        at_work = {stage: tuple(name for name in names if name in self.parts) for stage, names in found.items()}
+        return {stage: names for stage, names in at_work.items() if names}
+
+    def of_clips(self, name: str, counted: Counted) -> Stage:
         """A stage that grows with the clips of the batch, from what one takes."""
-        return Stage(name, tuple(components), *(self.call.num_clips * number for number in counted))
+        return Stage(name, self.components[name], *(self.call.num_clips * number for number in counted))
 
     # 1. What is given
 
     def encoding(self, tiles_video: bool) -> Stage:
         """Given media to latents."""
-        given, counted = self.call.given, [Counted(0, 0)]
-        components = []
-        if {"image", "video"} & given:
-            components.append("vae")
+        given, counted = self.call.given, []
+        if "vae" in self.components[ENCODING]:
             is_long = "video" in given or self.pipeline.config.fills_image_with_grey
             counted.append(self.video_work(self.encode_frames, self.num_latent_frames if is_long else 1, tiles_video))
-        if {"audio", "reference_audio"} & given:
-            components.append("audio_vae")
+        if "audio_vae" in self.components[ENCODING]:
             counted.append(self.runs.count(self.encode_sound))
         peak, operations = max(one.peak_bytes for one in counted), sum(one.operations for one in counted)
-        return self.of_clips("media encoding", components, Counted(peak, operations))
+        return self.of_clips(ENCODING, Counted(peak, operations))
 
     def encode_frames(self, num_latent_frames: int, height: int, width: int) -> Any:
         """Run the encoder of the video VAE on a clip of a length and size."""
@@ -140,12 +155,12 @@ class CallStages:
     @cached_property
     def text(self) -> Stage:
         """Prompts to features, one after the other."""
-        names = [name for name in TEXT_ENCODERS if name in self.parts]
+        names = self.components[TEXT]
         counted = [self.runs.count(partial(self.encode_text, name)) for name in names]
         num_texts = 2 if any(not branch.text for branch in self.branches) else 1
-        peak = max((one.peak_bytes for one in counted), default=0)
+        peak = max(one.peak_bytes for one in counted)
         operations = num_texts * sum(one.operations for one in counted)
-        return Stage("text encoding", tuple(names), peak, operations)
+        return Stage(TEXT, names, peak, operations)
 
     def encode_text(self, name: str) -> Any:
         """Run one text encoder on the longest text."""
@@ -237,7 +252,7 @@ class CallStages:
             operations -= self.num_predictions * num_sparing * spared // num_steps
             if num_sparing and cache.lies_on(self.call.device):
                 held += self.kept_by(cache)
-        return self.of_clips("denoising", ["transformer"], Counted(held, operations))
+        return self.of_clips(DENOISING, Counted(held, operations))
 
     @property
     def num_predictions(self) -> int:
@@ -265,7 +280,7 @@ class CallStages:
         finished = self.finished_bytes
         if self.call.device.type == "cpu":
             finished += FRAMES_IN_NUMPY * self.frame_bytes
-        return self.of_clips("video decoding", ["vae"], counted._replace(peak_bytes=max(counted.peak_bytes, finished)))
+        return self.of_clips(VIDEO_DECODING, counted._replace(peak_bytes=max(counted.peak_bytes, finished)))
 
     def decode_latents(self, num_latent_frames: int, height: int, width: int) -> Any:
         """Run the decoder of the video VAE on a clip of a length and size."""
@@ -289,8 +304,7 @@ class CallStages:
         """Latents to a waveform."""
         codec = self.pipeline.audio_codec
         counted = self.runs.count(lambda: codec.decode(torch.empty(1, self.num_audio_latents, codec.latent_channels)))
-        names = [name for name in ("audio_vae", "vocoder") if name in self.parts]
-        return self.of_clips("sound decoding", names, counted)
+        return self.of_clips(SOUND_DECODING, counted)
 
     # 5. A video VAE
 

@@ -173,16 +173,26 @@ def fitting_plan(
     Raises:
         ValueError: If none fits, with what would.
     """
-    estimate, budget = build(call), gigabytes * GIGA
-    if (plan := estimate.first_fitting(budget)) is not None:
+    estimate, budget_bytes = build(call), gigabytes * GIGA
+    least_bytes = min(map(estimate.least_bytes, estimate.plans()))  # known without counting
+    if least_bytes > budget_bytes:
+        raise ValueError(
+            f"`{name}` must be at least {gigabytes_up(least_bytes):g} for the weights of this model alone, got "
+            f"{gigabytes:g}; use a smaller model"
+        )
+    if (plan := estimate.first_fitting(budget_bytes)) is not None:
         return plan
-    smallest = estimate.smallest()
-    settings = call.settings
-    needed = math.ceil(estimate.peak_bytes(smallest) / GIGA * 1000) / 1000
+    smallest, settings = estimate.smallest(), call.settings
     raise ValueError(
-        f"`{name}` must be at least {needed:g} for {settings.num_frames} frames of {settings.width}x{settings.height} "
-        f"pixels by the smallest plan ({smallest}), got {gigabytes:g}; {smaller_clips(build, estimate, budget)}"
+        f"`{name}` must be at least {gigabytes_up(estimate.peak_bytes(smallest)):g} for {settings.num_frames} frames "
+        f"of {settings.width}x{settings.height} pixels by the smallest plan ({smallest}), got {gigabytes:g}; "
+        f"{smaller_clips(build, estimate, budget_bytes)}"
     )
+
+
+def gigabytes_up(num_bytes: float) -> float:
+    """Bytes as gigabytes that they fit into, with three decimals."""
+    return math.ceil(num_bytes / GIGA * 1000) / 1000
 
 
 def smaller_clips(
@@ -190,8 +200,6 @@ def smaller_clips(
 ) -> str:
     """What whoever asked for too much can do: clips of fewer frames, or smaller ones, that do fit."""
     plan = estimate.smallest()
-    if estimate.least_bytes(plan) > budget_bytes:
-        return "no clip of this model fits into less than its weights take; use a smaller model"
     call, stages = estimate.call, estimate.stages
 
     def fits(change: Mapping[str, int]) -> bool:

@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import nn
 
-from .call_stages import TEXT_ENCODERS, CallStages, PlannedCall, Stage
+from .call_stages import DENOISING, ENCODING, TEXT, TEXT_ENCODERS, CallStages, PlannedCall, Stage
 from .number_formats import cast_weights
 
 
@@ -177,7 +177,7 @@ class MemoryEstimate:
     def peaks(self, plan: MemoryPlan) -> list[tuple[Stage, int]]:
         """Every stage with the bytes that are on the device at most while it runs, weights included."""
         stages = self.stages.all(plan.branches_apart, plan.tiles_video)
-        return [(stage, self.weight_bytes(plan, stage) + stage.held_bytes) for stage in stages]
+        return [(stage, self.weight_bytes(plan, stage.name) + stage.held_bytes) for stage in stages]
 
     def peak_bytes(self, plan: MemoryPlan) -> int:
         """The highest of them."""
@@ -187,38 +187,31 @@ class MemoryEstimate:
         """Weights of a component, in the format that a plan keeps them in."""
         return self.float8_sizes if plan.float8 and name == "transformer" else self.sizes[name]
 
-    def weight_bytes(self, plan: MemoryPlan, stage: Stage) -> int:
+    def weight_bytes(self, plan: MemoryPlan, stage: str) -> int:
         """Bytes of weights on the device at most during a stage."""
-        at_work = [self.size_of(plan, name) for name in stage.components]
+        components = self.stages.components[stage]
+        at_work = [self.size_of(plan, name) for name in components]
         cast = max((size.cast for size in at_work), default=0)
         if plan.weights == "offloaded":
             return max([*(size.whole for size in at_work), self.together(stage)]) + self.left_over(stage) + cast
         stay = sum(self.size_of(plan, name).whole for name in self.sizes if not plan.streams(name))
-        streamed = [self.size_of(plan, name).streamed for name in stage.components if plan.streams(name)]
+        streamed = [self.size_of(plan, name).streamed for name in components if plan.streams(name)]
         return stay + max(streamed, default=0) + cast
 
-    def together(self, stage: Stage) -> int:
+    def together(self, stage: str) -> int:
         """Bytes of text encoders that offloading has on the device at once: of two texts each goes to all of them."""
-        if stage.name != "text encoding" or all(branch.text for branch in self.stages.branches):
+        if stage != TEXT or all(branch.text for branch in self.stages.branches):
             return 0
-        return sum(self.sizes[name].whole for name in stage.components)
+        return sum(self.sizes[name].whole for name in self.stages.components[stage])
 
-    def left_over(self, stage: Stage) -> int:
+    def left_over(self, stage: str) -> int:
         """Bytes of the codec that encoded what is given, which offloading leaves until the next codec comes."""
-        encoders = [name for name in ("audio_vae", "vae") if name in self.encoders]
-        if not encoders or stage.name not in ("text encoding", "denoising"):
-            return 0
-        return self.sizes[encoders[0]].whole
-
-    @property
-    def encoders(self) -> Sequence[str]:
-        """Codecs that encode what is given."""
-        first = self.stages.all()[0]
-        return first.components if first.name == "media encoding" else ()
+        encoders = self.stages.components.get(ENCODING, ())
+        return self.sizes[encoders[-1]].whole if encoders and stage in (TEXT, DENOISING) else 0
 
     def least_bytes(self, plan: MemoryPlan) -> int:
         """What weights alone take by a plan."""
-        return max(self.weight_bytes(plan, stage) for stage in self.stages.all())
+        return max(self.weight_bytes(plan, stage) for stage in self.stages.components)
 
     def first_fitting(self, budget_bytes: float) -> MemoryPlan | None:
         """The first plan in the order whose peak is no more; None where none is."""

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .cache_words import cache_settings
-from .generate import MODALITIES, check_fits
+from .generate import check_fits
+from .model_clips import MODALITIES
 from .model_info import read_index
 from .number_options import MAX_RATE_HZ, MEMORY_GB, check_between, check_count
 from .parser import DTYPES, Parser, dtype_name

@@ -4,6 +4,7 @@ import gc
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ KINDS = {
     ),
 }
 # Latents come back: what a convolution of a video VAE needs besides its output is the kernel's affair
-CALL = {"prompt": "a dog!!", "output_type": "latent"}
+CALL: dict[str, Any] = {"prompt": "a dog!!", "output_type": "latent"}
 
 
 def build_roomy_pipeline(kind: str) -> JoVAPipeline:
@@ -56,7 +57,7 @@ def main() -> None:
     """Estimate, make one clip, and print both numbers of bytes."""
     torch.set_num_threads(1)
     plan = MemoryPlan(branches_apart=sys.argv[2] == "apart")
-    small = {**CALL, "num_frames": 5, "num_inference_steps": 1, "height": 32, "width": 32}
+    small: dict[str, Any] = {**CALL, "num_frames": 5, "num_inference_steps": 1, "height": 32, "width": 32}
     warm = build_tiny_pipeline()
     warm(**small)  # libraries load what they need
     outline = build_roomy_pipeline(sys.argv[1])

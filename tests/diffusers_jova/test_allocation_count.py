@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -36,3 +37,9 @@ def test_attention_holds_no_square_of_its_rows() -> None:
     counted = ValuelessRuns([]).count(attend)
     assert counted.operations == 2 * 2 * 2 * rows * rows * width
     assert counted.peak_bytes < 4 * 2 * rows * width * 2.1 < 4 * rows * rows
+
+
+def test_code_that_asks_for_a_truth_value_gets_one_and_for_a_number_none() -> None:
+    assert ValuelessRuns([]).count(lambda: (torch.empty(2) > 0).tolist() == [True, True]).peak_bytes == 2 * 4 + 2
+    with pytest.raises(RuntimeError):
+        ValuelessRuns([]).count(lambda: float(torch.empty(1)))
