@@ -12,6 +12,7 @@ import torch
 from torch.multiprocessing import ProcessRaisedException
 
 from diffusers_jova.training.data.dataset import PrecomputedDataset, write_record
+from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.model import check_meetings, check_towers, load_transformer
 from diffusers_jova.training.loop.preemption import PreemptedError
@@ -35,20 +36,6 @@ from tests.tiny_training import (
 def train_in_two_processes(config: Any) -> None:
     forget_accelerate()
     Trainer(config).train()
-
-
-def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(tmp_path: Path) -> None:
-    settings = EVERYTHING_RANDOM | {"steps": 3}
-    Trainer(tiny_config(tmp_path, **settings)).train()
-    split = settings | {"gradient_accumulation_steps": 1, "distribution": "ddp"}
-    config = tiny_config(tmp_path, output_dir=str(tmp_path / "two"), **split)
-    launch(train_in_two_processes, config)
-    one, two = result(tmp_path / "run"), result(tmp_path / "two")
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)  # sums in another order
-    assert losses(tmp_path / "two")[-1]["loss/video"] == pytest.approx(
-        losses(tmp_path / "run")[-1]["loss/video"], rel=1e-4
-    )
 
 
 def train_with_a_disk_of_its_own(config: Any, other_output_dir: str) -> None:
@@ -110,53 +97,72 @@ def test_two_processes_train_clips_of_which_some_lack_a_whole_branch(tmp_path: P
 
 
 SPEAKERS = WAN_TRANSFORMER_CONFIG | NAVA_SHARING | {"_class_name": "JoVAWanTransformer3DModel"}
+EXPERTS = dual_tower("bridge", boundary=0.5)
+UNUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # models with weights that some steps do not use
+    "cross": (MODEL | {"fusion": "cross_linear"}, {"uncoupled_probability": 0.5}),  # are for coupled samples
+    "cross-video": (MODEL | {"fusion": "cross_linear"}, {"stage": "video"}),
+    "nava": (SPEAKERS, {}),  # here are none
+    "bridge": (dual_tower("bridge"), {"uncoupled_probability": 0.5}),
+    "aligned": (dual_tower("aligned"), {"uncoupled_probability": 0.5}),
+    "text": (dual_tower("text_cross"), {"uncoupled_probability": 0.5}),
+    "aligned-video": (dual_tower("aligned"), {"stage": "video"}),
+    "experts": (EXPERTS, {}),  # of two video towers one works
+    "experts-lora": (EXPERTS, {"train": "lora", "stage": "video"}),
+}
+SPLIT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # runs that one process takes with twice the accumulation
+    "everything random": (MODEL, EVERYTHING_RANDOM | {"steps": 3, "gradient_accumulation_steps": 1}),
+    "a tower each": (EXPERTS, {"steps": 3, "gradient_accumulation_steps": 2}),
+}
 
 
-@pytest.mark.parametrize(
-    ("model", "settings"),
-    [
-        (MODEL | {"fusion": "cross_linear"}, {"uncoupled_probability": 0.5}),  # cross terms are for coupled samples
-        (MODEL | {"fusion": "cross_linear"}, {"stage": "video"}),
-        (SPEAKERS, {}),  # here are none
-        (dual_tower("bridge"), {"uncoupled_probability": 0.5}),
-        (dual_tower("aligned"), {"uncoupled_probability": 0.5}),
-        (dual_tower("text_cross"), {"uncoupled_probability": 0.5}),
-        (dual_tower("aligned"), {"stage": "video"}),
-        (dual_tower("bridge", boundary=0.5), {}),  # of two video towers one works
-        (dual_tower("bridge", boundary=0.5), {"train": "lora", "stage": "video"}),
-    ],
-    ids=["cross", "cross-video", "nava", "bridge", "aligned", "text", "aligned-video", "experts", "experts-lora"],
-)
-def test_two_processes_train_a_model_with_weights_that_some_steps_do_not_use(
-    tmp_path: Path, model: dict[str, Any], settings: dict[str, Any]
+def config_of(folder: Path, case: str, **changes: Any) -> TrainConfig:
+    model, settings = (UNUSED | SPLIT)[case]
+    return tiny_config(folder / case, model, **{"batch_size": 2, "distribution": "ddp"} | settings | changes)
+
+
+def train_one_after_the_other(configs: list[TrainConfig]) -> None:
+    for config in configs:
+        train_in_two_processes(config)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of each case, in which the same two processes have trained it."""
+    folder = tmp_path_factory.mktemp("trained")
+    for case, (model, _) in (UNUSED | SPLIT).items():
+        (folder / case).mkdir()
+        if "ffn_dim" in model:
+            write_clips(folder / case / "prepared", channels=(16, 4, 16))
+    launch(train_one_after_the_other, [config_of(folder, case) for case in UNUSED | SPLIT])
+    return folder
+
+
+@pytest.mark.parametrize("case", UNUSED)
+def test_two_processes_train_a_model_with_weights_that_some_steps_do_not_use(trained: Path, case: str) -> None:
+    assert (trained / case / "run" / "metrics.jsonl").exists()
+    assert len([*(trained / case / "run").glob("checkpoint-00000006")]) == 1
+
+
+@pytest.mark.parametrize("case", SPLIT)
+def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(
+    trained: Path, tmp_path: Path, case: str
 ) -> None:
-    if "ffn_dim" in model:
-        write_clips(tmp_path / "prepared", channels=(16, 4, 16))
-    config = tiny_config(tmp_path, model, distribution="ddp", **{"batch_size": 2} | settings)
-    launch(train_in_two_processes, config)
-    assert (tmp_path / "run" / "metrics.jsonl").exists()
-    assert len([*(tmp_path / "run").glob("checkpoint-00000006")]) == 1
-
-
-def test_two_processes_take_the_steps_of_one_where_each_works_on_a_tower_of_its_own(tmp_path: Path) -> None:
-    write_clips(tmp_path / "prepared", channels=(16, 4, 16))
-    model = dual_tower("bridge", boundary=0.5)
-    settings = {"steps": 3, "batch_size": 2, "gradient_accumulation_steps": 4}
-    Trainer(tiny_config(tmp_path, model, **settings)).train()
-    split = settings | {"gradient_accumulation_steps": 2, "distribution": "ddp"}
-    launch(train_in_two_processes, tiny_config(tmp_path, model, output_dir=str(tmp_path / "two"), **split))
-    one, two = result(tmp_path / "run"), result(tmp_path / "two")
+    num_batches = 2 * SPLIT[case][1]["gradient_accumulation_steps"]
+    alone = {"gradient_accumulation_steps": num_batches, "distribution": "none", "output_dir": str(tmp_path)}
+    Trainer(config_of(trained, case, **alone)).train()
+    one, two = result(tmp_path), result(trained / case / "run")
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)  # sums in another order
+    last, other = losses(tmp_path)[-1], losses(trained / case / "run")[-1]
+    assert other["loss/video"] == pytest.approx(last["loss/video"], rel=1e-4)
 
 
 def test_what_two_video_towers_cannot_share_is_refused(tmp_path: Path) -> None:
     write_clips(tmp_path / "prepared", without_video=(3,), channels=(16, 4, 16))
-    model = dual_tower("bridge", boundary=0.5)
     with pytest.raises(ValueError, match=r"clips without video must have a length of their own .* `.*clip-003.*` bes"):
-        Trainer(tiny_config(tmp_path, model))
+        Trainer(tiny_config(tmp_path, EXPERTS))
     Trainer(tiny_config(tmp_path, dual_tower("bridge")))
-    config = tiny_config(tmp_path, model, distribution="fsdp")
+    config = tiny_config(tmp_path, EXPERTS, distribution="fsdp")
     transformer = load_transformer(config.model)
     with pytest.raises(ValueError, match="`distribution` must be ddp or none for a `model` with a `boundary`"):
         check_towers([PrecomputedDataset(config.data)], transformer, config)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,26 @@ import pytest
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import PartialState
-from safetensors.torch import load_file
+from torch import distributed
 from torch.distributed.tensor import DTensor
 
 from diffusers_jova.pipeline_output import JoVAPipelineOutput
 from diffusers_jova.training.loop import trainer as trainer_module
+from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import assemble
 from tests.processes import launch
-from tests.tiny_training import MODEL, dual_tower, forget_accelerate, tiny_config, write_clips
+from tests.tiny_pipeline import TRANSFORMER_CONFIG
+from tests.tiny_training import different, dual_tower, forget_accelerate, result, tiny_config, write_clips
 
 
+TINY = {**TRANSFORMER_CONFIG, "_class_name": "JoVATransformer3DModel"}  # of the pipeline that is validated
 TASKS = {"joint": 1, "voice": 1, "continuation": 1, "video_to_audio": 1, "audio_to_video": 1}
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # with the model and the settings of a run
+    "jova": (TINY, {"steps": 4, "checkpoint_every": 2, "ema_decay": 0.9}),
+    "experts": (dual_tower("bridge", boundary=0.5), {"steps": 4, "checkpoint_every": 2, "experts": "alternate"}),
+    "tasks": (dual_tower("aligned"), {"tasks": TASKS, "face_mask_weight": 0.1, "image_probability": 1.0}),
+}
 
 
 def block_of(config: Any) -> str:
@@ -70,61 +79,57 @@ def train_while_one_process_cannot_write(config: Any) -> None:
     assemble(config).train()
 
 
-def test_a_validation_that_fails_in_one_of_the_processes_ends_in_all_and_the_run_goes_on(
-    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    forget_accelerate()
-    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
-    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "steps": 2, "distribution": "fsdp"}
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline_folder: Path) -> Path:
+    """A folder of each kind, in which two processes have trained and gone on from a checkpoint, and a validated run.
+
+    They do it one after the other: what torch finds out about how to shard an operation holds for all of them.
+    """
+    folder = tmp_path_factory.mktemp("sharded")
+    for kind in (*KINDS, "validated"):
+        (folder / kind).mkdir()
+        write_clips(folder / kind / "prepared", channels=(16, 4, 16), num_recordings=2)
+    settings = {"model": str(tiny_pipeline_folder), "batch_size": 2, "steps": 2, "distribution": "fsdp"}
     settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
-    config = tiny_config(tmp_path, batch_size=2, **settings)
-    launch(train_while_one_process_cannot_write, config)
-    clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
-    assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step, prompt in ((2, 0), (2, 1))]
-    assert (tmp_path / "run" / "transformer").exists()
+    launch(
+        train_all, [config_of(folder / kind, kind) for kind in KINDS], tiny_config(folder / "validated", **settings)
+    )
+    return folder
 
 
+def config_of(folder: Path, kind: str, **changes: Any) -> TrainConfig:
+    model, settings = KINDS[kind]
+    return tiny_config(folder, model, **{"batch_size": 2, "distribution": "fsdp"} | settings | changes)
+
+
+def train_all(kinds: list[TrainConfig], validated: TrainConfig) -> None:
+    for config in kinds:
+        train_sharded(config)
+        again = Path(config.output_dir).with_name("again")
+        if distributed.get_rank() == 0:
+            name = f"checkpoint-{config.checkpoint_every:08d}"
+            shutil.copytree(Path(config.output_dir, name), again / name)
+        distributed.barrier()
+        train_sharded(replace(config, output_dir=str(again)))
+    train_while_one_process_cannot_write(validated)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_sharded_training_takes_the_same_steps_and_resumes_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
+    """As one process with twice the accumulation does; what a step leaves out is left out by all processes."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     forget_accelerate()
-    settings = {"ema_decay": 0.9, "batch_size": 2, "distribution": "fsdp"}
-    check_sharded(tmp_path, MODEL, settings)
-
-
-@pytest.mark.parametrize(
-    ("model", "settings"),
-    [
-        (dual_tower("bridge", boundary=0.5), {"experts": "alternate"}),
-        (dual_tower("aligned"), {"tasks": TASKS, "face_mask_weight": 0.1, "image_probability": 1.0}),
-    ],
-    ids=["experts", "tasks"],
-)
-def test_sharded_towers_that_a_step_leaves_out_are_left_out_by_all_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any], settings: dict[str, Any]
-) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    forget_accelerate()
-    write_clips(tmp_path / "prepared", channels=(16, 4, 16), num_recordings=2)
-    check_sharded(tmp_path, model, {"batch_size": 2, "distribution": "fsdp", **settings})
-
-
-def check_sharded(tmp_path: Path, model: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Two processes take the steps of one with twice the accumulation, and go on from a checkpoint bit for bit."""
-    launch(train_sharded, tiny_config(tmp_path, model, **settings))
-
-    shutil.copytree(tmp_path / "run" / "checkpoint-00000003", tmp_path / "again" / "checkpoint-00000003")
-    again = tiny_config(tmp_path, model, output_dir=str(tmp_path / "again"), **settings)
-    launch(train_sharded, again)
-
-    alone = settings | {"gradient_accumulation_steps": 2, "distribution": "none"}
-    Trainer(tiny_config(tmp_path, model, output_dir=str(tmp_path / "alone"), **alone)).train()
-    forget_accelerate()
-
-    name = "transformer/diffusion_pytorch_model.safetensors"
-    sharded, resumed, single = (load_file(tmp_path / run / name) for run in ("run", "again", "alone"))
-    assert [name for name in sharded if not torch.equal(sharded[name], resumed[name])] == []
+    alone = {"gradient_accumulation_steps": 2, "distribution": "none", "output_dir": str(tmp_path)}
+    Trainer(config_of(runs / kind, kind, **alone)).train()
+    sharded, resumed, single = (result(folder) for folder in (runs / kind / "run", runs / kind / "again", tmp_path))
+    assert different(sharded, resumed) == []
     for name in single:
         torch.testing.assert_close(sharded[name], single[name], rtol=1e-4, atol=1e-6)  # sums in another order
+
+
+def test_a_validation_that_fails_in_one_of_the_processes_ends_in_all_and_the_run_goes_on(runs: Path) -> None:
+    clips = sorted(path.name for path in (runs / "validated" / "run" / "validation").iterdir())
+    assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step, prompt in ((2, 0), (2, 1))]
+    assert (runs / "validated" / "run" / "transformer").exists()
