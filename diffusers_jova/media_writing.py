@@ -198,23 +198,38 @@ def _check_aac_rate(sampling_rate: int | None) -> int:
     return sampling_rate
 
 
+def check_place(path: PathLike, suffix: str) -> None:
+    """Refuse a path at which no file of a kind can be written.
+
+    Raises:
+        ValueError: For another ending.
+        OSError: For a folder, or one in a folder that is not there.
+    """
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"`path` must end in {suffix}, got {path}; write to {path.with_suffix(suffix)}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        path.parent.stat()  # which is not made
+    except OSError as error:
+        raise OSError(_unwritable(path, error)) from error
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"`path` must be a file that can be written, got {path} ({error.strerror or error}); choose another"
+
+
 @contextmanager
 def _written(path: PathLike, suffix: str) -> Iterator[Path]:
     """Give a file beside ``path`` to write to, which takes its name at the end and vanishes on an error."""
     path = Path(path)
-    if path.suffix.lower() != suffix:
-        raise ValueError(f"`path` must end in {suffix}, got {path}; write to {path.with_suffix(suffix)}")
+    check_place(path, suffix)
     with ExitStack() as stack:
         try:
-            if path.is_dir():
-                raise IsADirectoryError("it is a folder")
-            path.parent.stat()  # which is not made
             temporary = stack.enter_context(written_whole(path))
         except OSError as error:
-            reason = error.strerror or error
-            raise OSError(
-                f"`path` must be a file that can be written, got {path} ({reason}); choose another"
-            ) from error
+            raise OSError(_unwritable(path, error)) from error
         stack.enter_context(explained_full_disk(path, NOTHING_WRITTEN))
         yield temporary
 
