@@ -7,6 +7,7 @@ Letters in shapes: N frames, C channels of the sound, S samples, H, W height and
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -31,7 +32,7 @@ from .reference_rows import reads_references
 from .spoken_tail import words_at_end
 from .transformer_jova import MODALITIES
 from .window_folder import KeptWindow, WindowFolder, window_folder
-from .window_joint import SOUND_FADE_S, joined_frames, joined_sound
+from .window_joint import SOUND_FADE_S, joined_frames, joined_sound, quietest
 
 
 OWN = (  # arguments of a call that a long clip gives itself
@@ -105,10 +106,15 @@ class LongClip:
         num_frames: Of the clip, 4k + 1.
         seed: Of the noise. The first window has the noise of a single clip with this seed.
         window_frames: Frames of a window, 4k + 1; None takes the length of the clips that the model makes.
-        overlap_frames: Frames that windows share, 4k + 1; None takes a quarter of a window, or up to half of it where a
-            line is short.
+        overlap_frames: Frames that windows share, 4k + 1; None takes a quarter of a window, and more, up to half of
+            it, where a line is short.
         arguments: Others of the pipeline's call, for every window; `image` is the first frame of the clip.
         announce: Told the number of a window, from 0, and how many there are, before each.
+
+    Attributes:
+        windows: What is made at a time.
+        record: How the clip is made, from the first piece on.
+        fades: Samples of the clip in which its sound goes over to that of another window, as far as it is made.
 
     Raises:
         ValueError: If the model makes no such windows, or the lines do not fit into the clip.
@@ -123,6 +129,7 @@ class LongClip:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     announce: Callable[[int, int], None] | None = None
     record: Record = field(default_factory=basic_record, init=False)
+    fades: list[slice] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         if unfit := [name for name in OWN if name in self.arguments]:
@@ -185,6 +192,7 @@ class LongClip:
         Args:
             kept: Where windows are kept; None keeps none.
         """
+        self.fades.clear()
         held: MadeWindow | None = None  # the end of the last window, which the next one shares
         begun: list[str] = []  # the words in it
         voice: dict[str, Any] = {}
@@ -202,7 +210,7 @@ class LongClip:
                 self.record = self.describe(found.record)
                 voice = self.voice_of(made, prompt)
             if held is not None:
-                made = self.join(held, made)
+                made = self.join(held, made, index)
             begun = self.words_begun(prompt, made, index)
             piece, held = self.split(made, index)
             yield piece
@@ -256,7 +264,7 @@ class LongClip:
         return KeptWindow({name: x for name, x in latents.items() if x is not None}, output.provenance[0])
 
     def voice_of(self, made: MadeWindow, prompt: str | JoVAPrompt) -> dict[str, Any]:
-        """Arguments that let later windows speak as the first does, for models that read a voice and are given none."""
+        """Arguments with the voice of the first window, for models that read a voice and are given none."""
         longest_s = self.pipeline.config.max_reference_s
         if longest_s is None or made.audio is None or self.arguments.get("reference_audio") is not None:
             return {}
@@ -280,14 +288,18 @@ class LongClip:
         num_samples = self.sample_at(window.end_frame) - self.sample_at(window.first_frame)
         return MadeWindow(frames, set_length(sound[None], num_samples)[0], max(0, num_samples - sound.shape[1]))
 
-    def join(self, held: MadeWindow, made: MadeWindow) -> MadeWindow:
+    def join(self, held: MadeWindow, made: MadeWindow, index: int) -> MadeWindow:
         """A window whose beginning goes over from the end of the one before."""
         num_frames = len(held.frames)
         frames = torch.cat([joined_frames(held.frames, made.frames[:num_frames]), made.frames[num_frames:]])
         if held.audio is None or made.audio is None or self.sampling_rate is None:
             return made._replace(frames=frames)
         num_samples = held.audio.shape[1]
-        shared = joined_sound(held.audio, made.audio[:, :num_samples], round(SOUND_FADE_S * self.sampling_rate))
+        sound = made.audio[:, :num_samples]
+        fade = quietest(held.audio, sound, round(SOUND_FADE_S * self.sampling_rate))
+        first = self.sample_at(self.windows[index].first_frame)
+        self.fades.append(slice(first + fade.start, first + fade.stop))
+        shared = joined_sound(held.audio, sound, fade)
         return made._replace(frames=frames, audio=torch.cat([shared, made.audio[:, num_samples:]], dim=1))
 
     def num_own_frames(self, index: int) -> int:
@@ -351,7 +363,7 @@ def check_starts(starts_s: Sequence[float]) -> None:
     """Refuse times of lines that do not ascend from 0."""
     if not starts_s or starts_s[0] != 0:
         raise ValueError(f"`lines` must begin at 0 s, got {list(starts_s[:1])}; say what the clip begins with")
-    for before, start_s in zip(starts_s, starts_s[1:], strict=False):
+    for before, start_s in itertools.pairwise(starts_s):
         if not before < start_s < float("inf"):
             raise ValueError(f"`lines` must have ascending times, got {start_s} s after {before} s; sort them")
 

@@ -18,8 +18,8 @@ def joined_frames(before: Tensor, after: Tensor) -> Tensor:
     return before * (1 - weight) + after * weight
 
 
-def joined_sound(before: Tensor, after: Tensor, num_fade_samples: int) -> Tensor:
-    """Sound [C, O] that goes over from that of one window to that of the next where both are quietest.
+def joined_sound(before: Tensor, after: Tensor, fade: slice) -> Tensor:
+    """Sound [C, O] that goes over from that of one window to that of the next.
 
     The weights keep the power: they sum to 1 where both windows hold the same waveform, and their squares do where
     they hold the same sound in other phases, as vocoders leave them.
@@ -27,26 +27,31 @@ def joined_sound(before: Tensor, after: Tensor, num_fade_samples: int) -> Tensor
     Args:
         before: Of the earlier window, [C, O].
         after: Of the later one, [C, O].
-        num_fade_samples: Length of the cross-fade, as far as the overlap has room.
+        fade: Samples of the cross-fade.
     """
-    num_samples = before.shape[1]
-    length = min(num_fade_samples, num_samples)
-    first = quietest(before.square().sum(0) + after.square().sum(0), length)
-    fade = slice(first, first + length)
+    length = fade.stop - fade.start
     weight = torch.arange(1, length + 1) / (length + 1)
-    norm = (weight.square() + (1 - weight).square() + 2 * alikeness(before[:, fade], after[:, fade]) * weight * (
-        1 - weight
-    )).sqrt()
+    cross = 2 * weight * (1 - weight) * alikeness(before[:, fade], after[:, fade])
+    norm = (weight.square() + (1 - weight).square() + cross).sqrt()
     faded = (before[:, fade] * (1 - weight) + after[:, fade] * weight) / norm
-    return torch.cat([before[:, :first], faded, after[:, first + length :]], dim=1)
+    return torch.cat([before[:, : fade.start], faded, after[:, fade.stop :]], dim=1)
 
 
-def quietest(power: Tensor, length: int) -> int:
-    """First sample of the stretch of least energy in power [O], away from the ends where there is room."""
+def quietest(before: Tensor, after: Tensor, length: int) -> slice:
+    """The samples of least energy of two sounds [C, O], away from the ends where there is room.
+
+    Args:
+        before: Of the earlier window.
+        after: Of the later one.
+        length: Samples, as far as there are so many.
+    """
+    power = (before.square() + after.square()).sum(0)
+    length = min(length, len(power))
     margin = min(round(EDGE_SHARE * len(power)), (len(power) - length) // 2)
     sums = torch.cat([power.new_zeros(1, dtype=torch.float64), power.double().cumsum(0)])
     energies = (sums[length:] - sums[: len(sums) - length])[margin : len(power) - length - margin + 1]
-    return margin + int(energies.argmin())
+    first = margin + int(energies.argmin())
+    return slice(first, first + length)
 
 
 def alikeness(before: Tensor, after: Tensor) -> float:

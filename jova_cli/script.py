@@ -18,7 +18,7 @@ COLUMNS = (*TIMES, *TEXTS)
 EXAMPLE = '{"start": 0, "transcript": "hello blue moon"}'
 
 
-class ScriptLine(NamedTuple):
+class ScriptRow(NamedTuple):
     """One line of a script.
 
     Attributes:
@@ -31,10 +31,16 @@ class ScriptLine(NamedTuple):
     end_s: float | None
     texts: Mapping[str, str]
 
+    @property
+    def silent(self) -> "ScriptRow":
+        """What holds when its words are said."""
+        assert self.end_s is not None
+        return ScriptRow(self.end_s, None, {**self.texts, "transcript": ""})
+
 
 def read_script(
     path: Path, common: argparse.Namespace, check_prompt: Callable[[argparse.Namespace], None]
-) -> list[ScriptLine]:
+) -> list[ScriptRow]:
     """Read the lines of a script, .jsonl or .csv, in the order of their times.
 
     Args:
@@ -47,7 +53,7 @@ def read_script(
     """
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         raise ValueError(f"`--script` must be an existing .jsonl or .csv file, got {path}; see the README")
-    lines: list[ScriptLine] = []
+    lines: list[ScriptRow] = []
     for number, cells in _rows(path):
         where = f"{path}, line {number}"
         try:
@@ -91,7 +97,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _line_of(
     cells: Mapping[str, Any], common: argparse.Namespace, check_prompt: Callable[[argparse.Namespace], None]
-) -> ScriptLine:
+) -> ScriptRow:
     """A line by its cells; those that are empty are not given."""
     given = {name: value for name, value in cells.items() if value is not None and str(value).strip()}
     if not given:
@@ -108,10 +114,10 @@ def _line_of(
     for name, text in texts.items():
         setattr(merged, name, text)
     check_prompt(merged)
-    return ScriptLine(times["start"], times.get("end"), {name: getattr(merged, name) for name in TEXTS})
+    return ScriptRow(times["start"], times.get("end"), {name: getattr(merged, name) for name in TEXTS})
 
 
-def _check_order(lines: Sequence[ScriptLine]) -> None:
+def _check_order(lines: Sequence[ScriptRow]) -> None:
     """Refuse a last line that does not come after those before it."""
     line = lines[-1]
     if len(lines) == 1 and line.start_s != 0:

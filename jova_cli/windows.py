@@ -6,6 +6,7 @@ beginning that can be given to the next.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -69,6 +70,7 @@ class WindowSize(NamedTuple):
         Raises:
             ValueError: If the model makes no such window, or nothing of it is new.
         """
+        own = own if longest is None else min(own, longest)
         size = own if num_frames is None else num_frames
         if longest is not None and size > longest:
             raise ValueError(
@@ -84,7 +86,8 @@ class WindowSize(NamedTuple):
             shared = num_overlap
             if not 1 <= shared <= most:
                 raise ValueError(
-                    f"`overlap_frames` must be from 1 to {most}, half of a window of {size}, got {shared}; leave it out"
+                    f"`overlap_frames` must be from 1 to {most}, half of a window of {size}, got {shared}; leave it "
+                    "out"
                 )
             check_whole_frames(shared, factor, "overlap_frames")
         return cls(size, shared, factor)
@@ -113,7 +116,7 @@ def plan_windows(starts_s: Sequence[float], num_frames: int, frame_rate: float, 
     check_whole_frames(num_frames, size.factor)
     bounds = [0, *(_bound(start_s, frame_rate, size.factor) for start_s in starts_s[1:]), num_frames]
     windows: list[Window] = []
-    for line, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for line, (first, last) in enumerate(itertools.pairwise(bounds)):
         if last <= first:
             raise ValueError(_too_short(line, starts_s, num_frames, frame_rate, size.factor))
         position = first
@@ -151,8 +154,8 @@ def _too_short(line: int, starts_s: Sequence[float], num_frames: int, frame_rate
     duration_s = num_frames / frame_rate
     if starts_s[line] >= duration_s or line == len(starts_s) - 1:
         return (
-            f"`start` must come before the end of the clip, {duration_s:g} s, by {factor / frame_rate:g} s at least, got "
-            f"{starts_s[line]:g}; lengthen the clip, or leave the line out"
+            f"`start` must come before the end of the clip, {duration_s:g} s, by {factor / frame_rate:g} s at least, "
+            f"got {starts_s[line]:g}; lengthen the clip, or leave the line out"
         )
     return (
         f"`start` must come {factor / frame_rate:g} s, a latent, after that of the line before at least, got "
