@@ -145,13 +145,14 @@ def long_clip(pipeline: JoVAPipeline, args: argparse.Namespace, seed: int) -> Lo
         seed=seed,
         window_frames=args.window_frames,
         overlap_frames=args.overlap_frames,
+        tries=args.tries or 1,
         arguments={name: value for name, value in own.items() if name not in ("prompt", "num_frames")},
     )
     if not args.yes:
         settings = pipeline.defaults.override(**number_arguments(args))
         settings = settings.override(num_frames=max(window.num_frames for window in clip.windows))
         taken = estimate(pipeline, settings, tuple(args.modalities))
-        taken = taken._replace(seconds=taken.seconds * len(clip.windows))
+        taken = taken._replace(seconds=taken.seconds * len(clip.windows) * clip.tries)
         check_affordable(taken, machine_memory_bytes(pipeline._execution_device), CONFIRM)
     return clip
 

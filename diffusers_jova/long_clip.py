@@ -19,6 +19,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from jova_cli.latent_lengths import num_frames_of
 from jova_cli.windows import Window, WindowSize, plan_windows
 
 from .clip_shape import set_length
@@ -29,7 +30,7 @@ from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
 from .provenance import Record, active_adapters, basic_record, name_of_source
 from .reference_rows import reads_references
-from .spoken_tail import words_at_end
+from .spoken_tail import ends_in_pause, words_at_end
 from .transformer_jova import MODALITIES
 from .window_folder import KeptWindow, WindowFolder, window_folder
 from .window_joint import SOUND_FADE_S, joined_frames, joined_sound, quietest
@@ -50,6 +51,7 @@ OWN = (  # arguments of a call that a long clip gives itself
     "return_dict",
 )
 OF_VOICES = ("speaker_embeds", "audio_speaker_scale")
+LEAST_LATENTS = 1  # behind the first, of a shared part that is shortened: a frame alone does not hold looks or motion
 NUM_DIGESTED = 64  # weights of each tensor, in a digest of all
 
 
@@ -108,11 +110,14 @@ class LongClip:
         window_frames: Frames of a window, 4k + 1; None takes the length of the clips that the model makes.
         overlap_frames: Frames that windows share, 4k + 1; None takes a quarter of a window, and more, up to half of
             it, where a line is short.
+        tries: How often a window that ends amid words is made, at most, until it ends in a pause; it takes so much
+            longer. Models say words in the middle of a window better than such that it begins with.
         arguments: Others of the pipeline's call, for every window; `image` is the first frame of the clip.
         announce: Told the number of a window, from 0, and how many there are, before each.
 
     Attributes:
-        windows: What is made at a time.
+        planned: What is made at a time.
+        windows: The same, as far as it is made; a window that follows a pause shares no more than that.
         record: How the clip is made, from the first piece on.
         fades: Samples of the clip in which its sound goes over to that of another window, as far as it is made.
 
@@ -126,6 +131,7 @@ class LongClip:
     seed: int
     window_frames: int | None = None
     overlap_frames: int | None = None
+    tries: int = 1
     arguments: Mapping[str, Any] = field(default_factory=dict)
     announce: Callable[[int, int], None] | None = None
     record: Record = field(default_factory=basic_record, init=False)
@@ -134,6 +140,8 @@ class LongClip:
     def __post_init__(self) -> None:
         if unfit := [name for name in OWN if name in self.arguments]:
             raise ValueError(f"`arguments` must leave `{unfit[0]}` to the windows, got it; leave it out")
+        if self.tries < 1:
+            raise ValueError(f"`tries` must be at least 1, got {self.tries}; use 3, say")
         if "video" not in self.modalities:
             raise ValueError("`modalities` must hold 'video' in a long clip, got sound alone; leave them out")
         check_starts([line.start_s for line in self.lines])
@@ -146,7 +154,8 @@ class LongClip:
             num_overlap=self.overlap_frames,
         )
         starts_s = [line.start_s for line in self.lines]
-        self.windows = plan_windows(starts_s, self.num_frames, self.frame_rate, size)
+        self.planned = plan_windows(starts_s, self.num_frames, self.frame_rate, size)
+        self.windows = list(self.planned)
 
     # 1. What all windows share
 
@@ -174,7 +183,8 @@ class LongClip:
         """What decides the clip, as JSON holds it."""
         return {
             "seed": self.seed,
-            "windows": [list(window) for window in self.windows],
+            "tries": self.tries,
+            "windows": [list(window) for window in self.planned],
             "prompts": [described(line.prompt) for line in self.lines],
             "arguments": {name: described(value) for name, value in sorted(self.arguments.items())},
             "model": name_of_source(self.pipeline.config.get("_name_or_path")),
@@ -193,16 +203,18 @@ class LongClip:
             kept: Where windows are kept; None keeps none.
         """
         self.fades.clear()
+        self.windows = list(self.planned)
         held: MadeWindow | None = None  # the end of the last window, which the next one shares
         begun: list[str] = []  # the words in it
         voice: dict[str, Any] = {}
-        for index, window in enumerate(self.windows):
+        for index in range(len(self.planned)):
+            window = self.windows[index]
             if self.announce is not None:
                 self.announce(index, len(self.windows))
             prompt = self.prompt_of(window, begun)
             found = None if kept is None else kept.read(index)
             if found is None:
-                found = self.generate(index, prompt, held, voice)
+                found = self.generate_with_pause(index, prompt, held, voice)
                 if kept is not None:
                     kept.keep(index, found)
             made = self.decode(found, window)
@@ -211,7 +223,9 @@ class LongClip:
                 voice = self.voice_of(made, prompt)
             if held is not None:
                 made = self.join(held, made, index)
-            begun = self.words_begun(prompt, made, index)
+            if index + 1 < len(self.windows):
+                self.windows[index + 1] = self.after_pause(prompt, made.audio, index) or self.windows[index + 1]
+                begun = self.words_begun(prompt, made, index)
             piece, held = self.split(made, index)
             yield piece
 
@@ -224,21 +238,61 @@ class LongClip:
         first, last = (round(len(words) * share) for share in window.share)
         return replace(prompt, transcript=" ".join([*begun, *words[first:last]]))
 
+    def after_pause(self, prompt: str | JoVAPrompt, sound: Tensor | None, index: int) -> Window | None:
+        """The next window where it shares a pause at the end of this one and no more; None where words are there.
+
+        Words in what a window begins with are told to it again, which models heed less than they say new ones.
+
+        Args:
+            prompt: Of this window.
+            sound: Of this window [C, S]; None without.
+            index: Which it is.
+        """
+        following = self.windows[index + 1]
+        if sound is None or self.sampling_rate is None or isinstance(prompt, str) or not prompt.transcript:
+            return following
+        factor = self.pipeline.temporal_factor
+        least = min(following.num_overlap, num_frames_of(1 + LEAST_LATENTS, factor))
+        for num_overlap in range(following.num_overlap, least - 1, -factor):
+            less = following.num_overlap - num_overlap
+            first, num_frames = following.first_frame + less, following.num_frames - less
+            num_shared = self.sample_at(self.windows[index].end_frame) - self.sample_at(first)
+            if ends_in_pause(sound, num_shared, self.sampling_rate):
+                return following._replace(first_frame=first, num_frames=num_frames, num_overlap=num_overlap)
+        return None
+
     def words_begun(self, prompt: str | JoVAPrompt, made: MadeWindow, index: int) -> list[str]:
         """The words of a window that lie in what the next one shares with it."""
-        if isinstance(prompt, str) or made.audio is None or index + 1 == len(self.windows):
+        if isinstance(prompt, str) or made.audio is None or self.sampling_rate is None:
             return []
-        assert self.sampling_rate is not None
         num_shared = made.audio.shape[1] - self.num_own_samples(index)
         return words_at_end(prompt.transcript, made.audio, num_shared, self.sampling_rate)
 
-    def generate(
+    def generate_with_pause(
         self, index: int, prompt: str | JoVAPrompt, held: MadeWindow | None, voice: Mapping[str, Any]
+    ) -> KeptWindow:
+        """Latents of a window, made anew as often as there are `tries` until it ends in a pause; see `generate`."""
+        for attempt in range(self.tries):
+            made = self.generate(index, attempt, prompt, held, voice)
+            if attempt + 1 == self.tries or index + 1 == len(self.windows):
+                break
+            if self.after_pause(prompt, self.decode_sound(made, self.windows[index])[0], index) is not None:
+                break
+        return made
+
+    def generate(
+        self,
+        index: int,
+        attempt: int,
+        prompt: str | JoVAPrompt,
+        held: MadeWindow | None,
+        voice: Mapping[str, Any],
     ) -> KeptWindow:
         """Latents of one window.
 
         Args:
             index: Which.
+            attempt: Which of the `tries`, from 0.
             prompt: Its own.
             held: What it begins with; None for the first.
             voice: Arguments that hold the voice of the first window.
@@ -249,14 +303,15 @@ class LongClip:
             if not reads_references(self.pipeline.transformer.config):
                 arguments.pop("image", None)  # which is the first frame of the clip
             if held.audio is not None:
-                sound = held.audio[:, : held.audio.shape[1] - held.num_filled]
-                arguments |= {"audio": sound.numpy(), "audio_sampling_rate": self.sampling_rate}
+                sound = held.audio[:, : max(0, held.audio.shape[1] - held.num_filled)]
+                if sound.shape[1] >= self.pipeline.audio_codec.min_num_samples:
+                    arguments |= {"audio": sound.numpy(), "audio_sampling_rate": self.sampling_rate}
         if isinstance(prompt, JoVAPrompt) and not prompt.transcript:
             arguments = {name: value for name, value in arguments.items() if name not in OF_VOICES}  # nobody speaks
         output: Any = self.pipeline(
             prompt=prompt,
             num_frames=self.windows[index].num_frames,
-            generator=torch.Generator().manual_seed(seed_of_window(self.seed, index)),
+            generator=torch.Generator().manual_seed(seed_of_window(self.seed, index, attempt)),
             output_type="latent",
             **arguments,
         )
@@ -282,11 +337,16 @@ class LongClip:
         """Frames and samples of the latents of a window."""
         device = self.pipeline._execution_device
         frames = self.pipeline.decode_video(kept.latents["video"].to(device), "pt")[0].float().cpu()
+        return MadeWindow(frames, *self.decode_sound(kept, window))
+
+    def decode_sound(self, kept: KeptWindow, window: Window) -> tuple[Tensor | None, int]:
+        """Samples [C, S] of the latents of a window, None without, and how many at their end are filled up."""
         if "audio" not in kept.latents:
-            return MadeWindow(frames, None)
-        sound = self.pipeline.decode_audio_latents(kept.latents["audio"].to(device))[0].float().clamp(-1, 1).cpu()
+            return None, 0
+        latents = kept.latents["audio"].to(self.pipeline._execution_device)
+        sound = self.pipeline.decode_audio_latents(latents)[0].float().clamp(-1, 1).cpu()
         num_samples = self.sample_at(window.end_frame) - self.sample_at(window.first_frame)
-        return MadeWindow(frames, set_length(sound[None], num_samples)[0], max(0, num_samples - sound.shape[1]))
+        return set_length(sound[None], num_samples)[0], max(0, num_samples - sound.shape[1])
 
     def join(self, held: MadeWindow, made: MadeWindow, index: int) -> MadeWindow:
         """A window whose beginning goes over from the end of the one before."""
@@ -368,11 +428,11 @@ def check_starts(starts_s: Sequence[float]) -> None:
             raise ValueError(f"`lines` must have ascending times, got {start_s} s after {before} s; sort them")
 
 
-def seed_of_window(seed: int, index: int) -> int:
+def seed_of_window(seed: int, index: int, attempt: int = 0) -> int:
     """The seed of a window's noise; the first has that of the clip."""
-    if index == 0:
+    if index == attempt == 0:
         return seed
-    return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(np.random.SeedSequence((seed, index, attempt)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def described(value: Any) -> Any:

@@ -8,13 +8,14 @@ from pathlib import Path
 from .latent_lengths import num_frames_of
 from .model_clips import index_defaults, read_geometry
 from .model_info import INDEX, read_index
+from .number_options import check_count
 from .parser import Parser
 from .script import TEXTS, ScriptRow, read_script
 from .windows import WindowSize, plan_windows
 
 
 Check = Callable[[argparse.Namespace], None]
-LONG_OPTIONS = ("script", "window_frames", "overlap_frames")
+LONG_OPTIONS = ("script", "window_frames", "overlap_frames", "tries")
 
 
 def add_long_arguments(parser: Parser) -> None:
@@ -23,6 +24,7 @@ def add_long_arguments(parser: Parser) -> None:
     group("--script", type=Path, metavar="FILE", help="prompts by their time, .jsonl or .csv")
     group("--window-frames", type=int, help="frames to make at a time, 4k + 1; those of the model's own clips")
     group("--overlap-frames", type=int, help="frames that a window shares with the last; a quarter of it")
+    group("--tries", type=int, help="make a window that ends amid words anew, at most so often; 1 if not given")
 
 
 def is_long(args: argparse.Namespace) -> bool:
@@ -65,6 +67,8 @@ def check_long(args: argparse.Namespace, check_clip: Check, check_prompt: Check)
         check_clip: Refuses what is wrong with a single clip.
         check_prompt: Refuses what is wrong with its prompt.
     """
+    if args.tries is not None:
+        check_count("--tries", args.tries)
     for option in ("audio", "video"):
         if getattr(args, option) is not None:
             raise ValueError(f"`--{option}` must be left out of a clip made by windows, got {getattr(args, option)}")

@@ -2,7 +2,7 @@
 
     python -m diffusers_jova.recipes.long_clip_evidence
 
-The first window is given a portrait that no prompt describes; all others only what they begin with. Measured are the
+The first window is given a portrait, all others only what they begin with and the prompt. Measured are the
 sync of every window, clicks where windows meet, the drift of colours while the mouth rests, the words of every
 sentence, and the memory. Windows are kept in a work folder, so that the command goes on where it was interrupted. The
 exit code is 1 if a goal is missed.
@@ -71,9 +71,15 @@ GOALS = (
 # fmt: on
 
 
-def script(speaker: AvatarClip, generator: np.random.Generator) -> list[ScriptLine]:
-    """Ten sentences of random words, one every three seconds, by a speaker whom only the portrait shows."""
-    caption = without_look(speaker.video_caption)
+def script(speaker: AvatarClip, generator: np.random.Generator, *, describes_look: bool) -> list[ScriptLine]:
+    """Ten sentences of random words, one every three seconds.
+
+    Args:
+        speaker: Who says them.
+        generator: Of the words.
+        describes_look: Whether the prompts do; otherwise only the portrait shows it, to the first window alone.
+    """
+    caption = speaker.video_caption if describes_look else without_look(speaker.video_caption)
     sentences = [generator.choice(WORDS, WORDS_PER_SENTENCE, replace=False) for _ in range(NUM_SENTENCES)]
     return [
         ScriptLine(SENTENCE_S * index, JoVAPrompt(caption, speaker.audio_caption, " ".join(words)))
@@ -81,16 +87,17 @@ def script(speaker: AvatarClip, generator: np.random.Generator) -> list[ScriptLi
     ]
 
 
-def long_clip(pipeline: JoVAPipeline, speaker: AvatarClip, seed: int, seconds: float | None = None) -> LongClip:
-    """The clip that is measured; `seconds` takes its beginning."""
+def long_clip(
+    pipeline: JoVAPipeline, speaker: AvatarClip, seed: int, *, tries: int = 1, describes_look: bool = True
+) -> LongClip:
+    """The clip that is measured."""
     rate, factor = pipeline.defaults.frame_rate, pipeline.temporal_factor
-    lines = script(speaker, np.random.default_rng(seed))
-    seconds = SENTENCE_S * NUM_SENTENCES if seconds is None else seconds
     return LongClip(
         pipeline=pipeline,
-        lines=[line for line in lines if line.start_s < seconds],
-        num_frames=factor * round(seconds * rate / factor) + 1,
+        lines=script(speaker, np.random.default_rng(seed), describes_look=describes_look),
+        num_frames=factor * round(SENTENCE_S * NUM_SENTENCES * rate / factor) + 1,
         seed=seed,
+        tries=tries,
         arguments={"image": PIL.Image.fromarray(speaker.frames[0])},
     )
 
@@ -209,14 +216,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/long_clip.json"))
     parser.add_argument("--work", type=Path, default=Path("runs/long_clip"), help="folder that keeps the windows")
     parser.add_argument("--speech", choices=("espeak", "formant"), default="espeak", help="voice of the training set")
+    parser.add_argument("--tries", type=int, default=1, help="of a window that ends amid words")
+    parser.add_argument("--portrait-alone", action="store_true", help="let no prompt describe the looks")
     args = parser.parse_args(argv)
     pipeline = load_pipeline(args.model)
     origin = {**provenance(), "device": device_name()}
-    work = args.work / work_name(args.model, {"speech": args.speech})
+    choices = {"tries": args.tries, "describes_look": not args.portrait_alone}
+    work = args.work / work_name(args.model, {"speech": args.speech, **choices})
     reports: list[dict[str, object]] = []
     for seed in range(FIRST_LONG_SEED, FIRST_LONG_SEED + args.clips):
         (speaker,) = held_out_clips(pipeline, [seed], subject="speaker", speech=args.speech)
-        clip = long_clip(pipeline, speaker, seed)
+        clip = long_clip(pipeline, speaker, seed, **choices)
         (work / str(seed)).mkdir(parents=True, exist_ok=True)
         report = measure(clip, speaker, WindowFolder(work / str(seed)), args.speech)
         frames, sound = report.pop("frames"), report.pop("sound")
@@ -224,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_video(work / f"{seed}.mp4", frames, *rates, provenance=clip.record)  # type: ignore[arg-type]
         reports.append({"seed": seed, "caption": speaker.video_caption, **report})
         print(reports[-1])
-    write_json(args.output, {**origin, "clips": reports})
+    write_json(args.output, {**origin, **choices, "clips": reports})
     print(table(reports))
     values = ((goal, float(report[goal.measure])) for goal in GOALS for report in reports)  # type: ignore[arg-type]
     return int(not all(goal.is_met(value) for goal, value in values))
