@@ -206,7 +206,10 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         (["--frame-rate", "1e-5"], r"`--frame-rate` must be a number from 0.001 to 1000, got 1e-05; use 24"),
         (["--frame-rate", "nan"], r"`--frame-rate` must be a number from 0.001 to 1000, got nan"),
         (["--guidance-scale", "inf"], r"`--guidance-scale` must be finite, got inf; 1 is off"),
-        (["--window-frames", "65"], r"`window_frames` must be at most 61, the longest clip of this model, got 65; use 9"),
+        (
+            ["--num-frames", "69", "--window-frames", "65"],
+            r"`window_frames` must be at most 61, the longest clip of this model, got 65; use 9",
+        ),
         (
             ["--steps", "1000000000"],
             r"a clip must take no more than the [\d,.]+ GB of memory here and a day, got, estimated, [\d,.]+ GB and "
@@ -267,7 +270,10 @@ def test_sound_without_a_prompt_is_refused(command: list[str], capsys: pytest.Ca
     ("more", "message"),
     [
         (["--num-frames", "6"], "`num_frames` must be 4k + 1 (the video VAE compresses time by 4), got 6; use 5 or 9"),
-        (["--num-frames", "102"], "`num_frames` must be 4k + 1 (the video VAE compresses time by 4), got 102; use 101"),
+        (
+            ["--num-frames", "102"],
+            "`num_frames` must be 4k + 1 (the video VAE compresses time by 4), got 102; use 101",
+        ),
         (
             ["--frame-rate", "2", "--num-frames", "13", "--window-frames", "9"],
             "`window_frames` must be at most 5, the longest clip of this model, got 9; use 5",

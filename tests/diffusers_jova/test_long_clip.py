@@ -13,6 +13,7 @@ from diffusers_jova import JoVAPipeline, JoVAPrompt, media
 from diffusers_jova.long_clip import LongClip, Piece, ScriptLine
 from diffusers_jova.provenance import read_provenance
 from diffusers_jova.window_folder import WindowFolder, folder_of
+from jova_cli.generate import parse, said_of_interrupt
 from jova_cli.main import main
 from tests.tiny_pipeline import build_tiny_pipeline
 
@@ -238,6 +239,12 @@ def test_more_frames_than_the_model_makes_are_made_by_windows(
     main([*words, "--output", str(tmp_path / "clip.mp4")])
     assert len(media.read_video(tmp_path / "clip.mp4").frames) == 9
     assert "preview.mp4` shows what is done" in capsys.readouterr().err
+
+
+def test_ctrl_c_tells_where_the_windows_lie(tiny_pipeline_folder: Path) -> None:
+    words = ["--model", str(tiny_pipeline_folder), "--prompt", "a dog", "--num-frames", "65", "--output", "clip.mp4"]
+    said = said_of_interrupt(parse(words)[1])
+    assert said == "the windows in `clip.mp4.windows` are whole; the same command goes on"
 
 
 @pytest.mark.parametrize(
