@@ -26,6 +26,7 @@ from .clip_shape import set_length
 from .content_credentials import Credentials
 from .media_arrays import exact_frame_rate
 from .media_writing import check_place, streamed_video
+from .pipeline_checks import SILENT
 from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
 from .provenance import Record, active_adapters, basic_record, name_of_source
@@ -220,7 +221,7 @@ class LongClip:
             made = self.decode(found, window)
             if index == 0:
                 self.record = self.describe(found.record)
-                voice = self.voice_of(made, prompt)
+            voice = voice or self.voice_of(made, prompt)
             if held is not None:
                 made = self.join(held, made, index)
             if index + 1 < len(self.windows):
@@ -295,7 +296,7 @@ class LongClip:
             attempt: Which of the `tries`, from 0.
             prompt: Its own.
             held: What it begins with; None for the first.
-            voice: Arguments that hold the voice of the first window.
+            voice: Arguments that hold the voice of an earlier window.
         """
         arguments = {**self.arguments, **voice}
         if held is not None:
@@ -319,12 +320,14 @@ class LongClip:
         return KeptWindow({name: x for name, x in latents.items() if x is not None}, output.provenance[0])
 
     def voice_of(self, made: MadeWindow, prompt: str | JoVAPrompt) -> dict[str, Any]:
-        """Arguments with the voice of the first window, for models that read a voice and are given none."""
+        """Arguments with the voice of the first window that is heard, for models that read one and are given none."""
         longest_s = self.pipeline.config.max_reference_s
         if longest_s is None or made.audio is None or self.arguments.get("reference_audio") is not None:
             return {}
         assert self.sampling_rate is not None
         sound = made.audio[:, : min(int(longest_s * self.sampling_rate), made.audio.shape[1] - made.num_filled)]
+        if float(sound.mean(0).abs().max()) < SILENT:
+            return {}
         voice = {"reference_audio": sound.numpy(), "reference_audio_sampling_rate": self.sampling_rate}
         if not self.pipeline.reads_transcripts:
             return voice

@@ -186,6 +186,7 @@ def check(args: argparse.Namespace) -> None:
         check_no_long_options(args)
         args.rows, args.refused = read_rows(args, add_arguments, check_clip)
         return
+    check_numbers(args)
     if is_long(args):
         check_long(args, check_clip, check_prompt)
     else:

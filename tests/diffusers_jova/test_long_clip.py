@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from diffusers_jova import JoVAPipeline, JoVAPrompt, media
-from diffusers_jova.long_clip import LongClip, Piece, ScriptLine
+from diffusers_jova.long_clip import LongClip, MadeWindow, Piece, ScriptLine
 from diffusers_jova.provenance import read_provenance
 from diffusers_jova.window_folder import WindowFolder, folder_of
 from jova_cli.generate import parse, said_of_interrupt
 from jova_cli.main import main
-from tests.tiny_pipeline import build_tiny_pipeline
+from tests.tiny_pipeline import build_spoken_pipeline, build_tiny_pipeline
 
 
 NUM_FRAMES = 17  # two windows
@@ -117,6 +117,18 @@ def test_a_video_without_sound_is_made_and_no_more_than_two_windows_are_held(pip
         frames += len(piece.frames)
         assert sum(made() is not None for made in decoded) <= 2
     assert (frames, len(decoded)) == (25, 3)
+
+
+def test_a_model_that_reads_a_voice_reads_that_of_the_first_window() -> None:
+    clip = long_clip(build_spoken_pipeline(), arguments={"image": Image.new("RGB", (32, 32))})
+    heard = MadeWindow(torch.rand(9, 3, 32, 32), torch.rand(1, 200_000) - 0.5, num_filled=190_000)
+    prompt = JoVAPrompt(transcript="one two")
+    voice = clip.voice_of(heard, prompt)
+    assert voice["reference_audio"].shape == (1, 10_000)
+    assert voice["reference_transcript"] == "one two"
+    whole = clip.voice_of(heard._replace(num_filled=0), prompt)["reference_audio"]
+    assert whole.shape == (1, 5 * clip.pipeline.sampling_rate)  # as much as the model reads
+    assert clip.voice_of(heard._replace(audio=torch.zeros(1, 9000), num_filled=0), prompt) == {}
 
 
 # 2. Going on
@@ -251,6 +263,7 @@ def test_ctrl_c_tells_where_the_windows_lie(tiny_pipeline_folder: Path) -> None:
     ("more", "message"),
     [
         (["--num-frames", "62"], "`num_frames` must be 4k + 1"),
+        (["--num-frames", "65", "--frame-rate", "0"], "`--frame-rate` must be a number from 0.001 to 1000, got 0"),
         (["--num-frames", "65", "--window-frames", "65"], "`window_frames` must be at most 61"),
         (["--script", "none.csv"], "`--script` must be an existing .jsonl or .csv file, got none.csv"),
         (["--script", "script.csv"], "the length of the clip must be given by `--num-frames` or by the `end`"),
