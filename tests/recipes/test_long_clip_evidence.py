@@ -45,7 +45,7 @@ def test_a_missed_goal_is_told() -> None:
 
 @pytest.mark.slow
 def test_half_a_minute_of_jova_tiny_reaches_the_goals(tmp_path: Path) -> None:
-    words = ["--clips", "1", "--tries", "3", "--work", str(tmp_path), "--output", str(tmp_path / "report.json")]
+    words = ["--clips", "1", "--tries", "5", "--work", str(tmp_path), "--output", str(tmp_path / "report.json")]
     assert main(words) == 0
     (clip,) = read_object(tmp_path / "report.json")["clips"]
     assert len(clip["sync_offsets"]) == 20
