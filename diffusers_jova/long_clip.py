@@ -24,15 +24,15 @@ from jova_cli.windows import Window, WindowSize, plan_windows
 
 from .clip_shape import set_length
 from .content_credentials import Credentials
-from .media_arrays import exact_frame_rate
+from .media_arrays import SILENT, exact_frame_rate
 from .media_writing import check_place, streamed_video
-from .pipeline_checks import SILENT
 from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
 from .provenance import Record, active_adapters, basic_record, name_of_source
 from .reference_rows import reads_references
 from .spoken_tail import ends_in_pause, words_at_end
 from .transformer_jova import MODALITIES
+from .whole_files import explained_full_disk
 from .window_folder import KeptWindow, WindowFolder, window_folder
 from .window_joint import SOUND_FADE_S, joined_frames, joined_sound, quietest
 
@@ -408,6 +408,7 @@ class LongClip:
         path = Path(path)
         check_place(path, ".mp4")
         with (
+            explained_full_disk(path),
             window_folder(path, self.origin()) as kept,
             streamed_video(
                 path,
@@ -465,5 +466,6 @@ def digest_weights(module: torch.nn.Module) -> str:
     for name, weight in sorted(module.named_parameters()):
         flat = weight.detach().flatten()
         digest.update(f"{name} {list(weight.shape)} {weight.dtype}".encode())
-        digest.update(flat[:: max(1, len(flat) // NUM_DIGESTED)].float().cpu().numpy().tobytes())
+        if not weight.is_meta:  # as offloading leaves it
+            digest.update(flat[:: max(1, len(flat) // NUM_DIGESTED)].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
