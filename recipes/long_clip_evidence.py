@@ -163,7 +163,7 @@ def peak_bytes() -> int:
 
 
 def measure(clip: LongClip, speaker: AvatarClip, kept: WindowFolder | None, synthesizer: str) -> dict[str, object]:
-    """Make a clip and measure it; adds its `frames` and `sound`. Memory counts where all windows are made, not read."""
+    """Make a clip and measure it; adds its `frames` and `sound`. Memory counts where all windows are made."""
     pieces, memory = [], []
     is_made = kept is None or kept.num_kept == 0
     for piece in clip.pieces(kept):
