@@ -107,6 +107,12 @@ class JoVAAudioCodec:
         """Number of samples that ``num_latents`` decode to, and that encode to ``num_latents``."""
         return self._vae.num_mel_frames_for(num_latents) * self._vocoder.hop_length_samples
 
+    @property
+    def min_num_samples(self) -> int:
+        """Number of samples of the shortest sound that can be encoded."""
+        shortest = math.ceil(self._vae.min_num_samples * self.sampling_rate / self._vae.sampling_rate)
+        return max(shortest, self.num_samples_for(1))
+
     def encode(self, waveform: Tensor) -> Tensor:
         """Encode sound to the mean of its posterior, scaled as the transformer sees it.
 

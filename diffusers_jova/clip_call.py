@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from safetensors import SafetensorError
 from jova_cli.cache_words import cache_settings
 from jova_cli.clip_limits import GivenLengths
 from jova_cli.file_arguments import as_options
-from jova_cli.generate import LARGEST_SEED, Adapter, check_fits, default_arguments
+from jova_cli.generate import LARGEST_SEED, PARTS, Adapter, check_fits, default_arguments
+from jova_cli.long_clips import lay_out
 from jova_cli.model_clips import read_geometry
 from jova_cli.parser import one_line
 
@@ -27,6 +29,7 @@ from .cost_estimate import check_affordable, estimate, machine_memory_bytes
 from .domain import describe_strangers
 from .generation_defaults import GenerationDefaults
 from .hub_access import HubAccessError
+from .long_clip import LongClip, ScriptLine
 from .memory_fitting import GIVEN, fitting_plan
 from .memory_plan import MemoryPlan
 from .pipeline_jova import JoVAPipeline
@@ -52,10 +55,18 @@ def tell(line: str) -> None:
 
 def tell_strangers(pipeline: JoVAPipeline, args: argparse.Namespace, tell: Callable[[str], None] = tell) -> None:
     """Say what of a prompt a model of few things may not know, or that there is nothing to know."""
-    text = args.prompt or " ".join((args.video_caption, args.audio_caption, args.transcript))
+    tell_strangers_of([prompt_of(vars(args))], pipeline, args.image is not None, tell)
+
+
+def tell_strangers_of(
+    prompts: Sequence[str | JoVAPrompt], pipeline: JoVAPipeline, has_image: bool, tell: Callable[[str], None] = tell
+) -> None:
+    """The same of one or several prompts of a clip."""
+    parts = [[prompt] if isinstance(prompt, str) else [*asdict(prompt).values()] for prompt in prompts]
+    text = " ".join(part for of_prompt in parts for part in of_prompt)
     if not text.strip():
         tell("the prompt is empty: what the clip shows is left to the model")
-    if strangers := describe_strangers(pipeline.config.get("domain"), text, args.image is not None):
+    if strangers := describe_strangers(pipeline.config.get("domain"), text, has_image):
         tell(strangers)
 
 
@@ -133,10 +144,47 @@ def call_settings(
     return settings, 0.0 if voice is None else voice.audio.shape[-1] / voice.sampling_rate
 
 
+def long_clip(pipeline: JoVAPipeline, args: argparse.Namespace, seed: int) -> LongClip:
+    """The clip that words ask for to be made window by window.
+
+    Args:
+        pipeline: Loaded.
+        args: The words, checked.
+        seed: Of the noise.
+    """
+    frame_rate = args.frame_rate or pipeline.defaults.frame_rate
+    num_frames, rows = lay_out(args, frame_rate, pipeline.temporal_factor)
+    own = {**prompt_arguments(args), **number_arguments(args), **given_media(args), "modalities": args.modalities}
+    clip = LongClip(
+        pipeline=pipeline,
+        lines=[ScriptLine(row.start_s, prompt_of(row.texts)) for row in rows],
+        num_frames=num_frames,
+        seed=seed,
+        window_frames=args.window_frames,
+        overlap_frames=args.overlap_frames,
+        tries=args.tries or 1,
+        arguments={name: value for name, value in own.items() if name not in ("prompt", "num_frames")},
+    )
+    if not args.yes:
+        settings = pipeline.defaults.override(**number_arguments(args))
+        settings = settings.override(num_frames=max(window.num_frames for window in clip.windows))
+        taken = estimate(pipeline, settings, tuple(args.modalities))
+        taken = taken._replace(seconds=taken.seconds * len(clip.windows) * clip.tries)
+        check_affordable(taken, machine_memory_bytes(pipeline._execution_device), CONFIRM)
+    return clip
+
+
+def prompt_of(texts: Mapping[str, str | None]) -> str | JoVAPrompt:
+    """The prompt, whole or in three parts, by the names of its options."""
+    if (whole := texts["prompt"]) is not None:
+        return whole
+    parts = (texts[name] or "" for name in PARTS)
+    return JoVAPrompt(*parts)
+
+
 def prompt_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """The prompt, whole or in three parts."""
-    parts = JoVAPrompt(video=args.video_caption, audio=args.audio_caption, transcript=args.transcript)
-    return {"prompt": parts if args.prompt is None else args.prompt, "negative_prompt": args.negative_prompt}
+    return {"prompt": prompt_of(vars(args)), "negative_prompt": args.negative_prompt}
 
 
 def number_arguments(args: argparse.Namespace) -> dict[str, Any]:

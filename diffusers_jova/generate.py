@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from jova_cli.long_clips import is_long, words_of_a_window
 from jova_cli.parser import Parser, one_line
 
 from .clip_call import (
@@ -14,13 +15,16 @@ from .clip_call import (
     check_cost,
     draw_seed,
     load_pipeline,
+    long_clip,
     read_credentials,
     tell,
     tell_strangers,
+    tell_strangers_of,
 )
 from .clip_folder import make_clips
 from .devices import choose_device
 from .processes import ALONE, Processes, joined_processes
+from .window_folder import PREVIEW, folder_of, kept_seed
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:
@@ -39,10 +43,32 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
 
 def make_all(args: argparse.Namespace, processes: Processes) -> bool:
     """Make one clip, or those of a list; returns whether all of them are there."""
-    if args.prompts is None:
+    if args.prompts is not None:
+        return make_clips(args, processes)
+    if is_long(args):
+        generate_long(args)
+    else:
         generate(args, processes)
-        return True
-    return make_clips(args, processes)
+    return True
+
+
+def generate_long(args: argparse.Namespace) -> None:
+    """Make one clip window by window, and write it while it is made."""
+    device = choose_device(args.device)
+    begun = kept_seed(args.output) if args.seed is None else None
+    seed = draw_seed(args) if begun is None else begun
+    credentials = read_credentials(args)
+    pipeline = load_pipeline(words_of_a_window(args), device, dict.fromkeys(args.modalities, True))  # which go on
+    clip = long_clip(pipeline, args, seed)
+    tell_strangers_of([line.prompt for line in clip.lines], pipeline, args.image is not None)
+    tell(f"seed {seed}; `{folder_of(args.output) / PREVIEW}` shows what is done")
+
+    def announce(index: int, total: int) -> None:
+        pipeline.set_progress_bar_config(disable=None, desc=f"window {index + 1} of {total}")
+
+    clip.announce = announce
+    clip.save(args.output, metadata=not args.no_metadata, credentials=credentials)
+    print(f"wrote {args.output}")
 
 
 def generate(args: argparse.Namespace, processes: Processes = ALONE) -> None:

@@ -4,7 +4,7 @@ Letters: F frames, H and W pixels.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +23,15 @@ from .whole_files import NOTHING_WRITTEN, explained_full_disk, written_whole
 
 AAC_SAMPLING_RATES_HZ = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_MAX_BITS_PER_SAMPLE = 6  # 6144 bits per frame of 1024 samples and channel
+# without the second flag, keys beyond those of iTunes would be dropped
+FINAL_OPTIONS = {"movflags": "+faststart+use_metadata_tags"}
+PREVIEW_OPTIONS = {  # fragments of a second, each on the disk when it ends
+    "movflags": "+empty_moov+delay_moov+default_base_moof+use_metadata_tags",
+    "frag_duration": "1000000",
+    "flush_packets": "1",
+}
+
+WritePiece = Callable[[Pictures, Audio | None], None]  # frames, then sound as long as they
 
 
 def write_video(
@@ -56,28 +65,74 @@ def write_video(
         ValueError: If the frames, the sound or a number is not as described, or a certificate is refused.
         OSError: If ``path`` cannot be written.
     """
-    av = import_av()
     _check_record(provenance, credentials)
     rate = exact_frame_rate(frame_rate)
     pictures = to_uint8_frames(frames)
     sound = None if audio is None else (to_float_audio(audio), _check_aac_rate(sampling_rate))
     if not 0 <= crf <= 51:
         raise ValueError(f"`crf` must be from 0 to 51, got {crf}; 18 looks like the original")
+    sound_rate = None if sound is None else sound[1]
     with _written(path, ".mp4") as temporary:
-        # A movie clock that both streams divide: the default of 1 ms would cut the sound at a wrong sample.
-        clock_hz = math.lcm(rate.numerator, sound[1] if sound else 1)
-        # without the second flag, keys beyond those of iTunes would be dropped
-        options = {"movflags": "+faststart+use_metadata_tags", "movie_timescale": str(clock_hz)}
-        with av.open(str(temporary.absolute()), "w", format="mp4", options=options) as container:
-            container.metadata.update({} if provenance is None else mp4_tags(provenance))
-            video_stream = _add_video_stream(container, pictures, rate, crf)
-            audio_stream = _add_audio_stream(container, *sound) if sound else None
-            _encode_video(container, video_stream, pictures)
-            if sound:
-                _encode_audio(container, audio_stream, *sound)
-        if provenance is not None:
-            append_xmp(temporary, provenance)
-            _sign(temporary, provenance, credentials)
+        with _opened(temporary, rate, sound_rate, FINAL_OPTIONS, provenance) as container:
+            encoder = _Encoder(container, rate, sound_rate, {"crf": str(crf)})
+            encoder.write(pictures, None if sound is None else sound[0])
+            encoder.finish()
+        _mark(temporary, provenance, credentials)
+
+
+@contextmanager
+def streamed_video(
+    path: PathLike,
+    frame_rate: float | Fraction,
+    sampling_rate: int | None = None,
+    *,
+    preview: Path | None = None,
+    crf: int = 18,
+    provenance: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    credentials: Credentials | None = None,
+) -> Iterator[WritePiece]:
+    """Give what writes the pieces of a clip one after the other, into one mp4 as `write_video` writes them at once.
+
+    The file appears under its name when the block ends; until then, `preview` grows and can be watched.
+
+    Args:
+        path: Ends in .mp4; the folder must exist.
+        frame_rate: Frames per second.
+        sampling_rate: Samples per second of the sound; None for pieces without.
+        preview: A fragmented mp4 of the same pieces, each of which is on the disk when it is written; it stays.
+        crf: As of `write_video`.
+        provenance: Gives the record for the file to carry, asked for at the first piece.
+        credentials: As of `write_video`.
+    """
+    rate = exact_frame_rate(frame_rate)
+    if sampling_rate is not None:
+        _check_aac_rate(sampling_rate)
+    with _written(path, ".mp4") as temporary, ExitStack() as stack:
+        encoders: list[_Encoder] = []
+        record: Mapping[str, Any] | None = None
+
+        def write(frames: Pictures, audio: Audio | None) -> None:
+            nonlocal record
+            if not encoders:
+                record = provenance()
+                _check_record(record, credentials)
+                places = [(temporary, FINAL_OPTIONS, {"crf": str(crf)})]
+                if preview is not None:
+                    places.append((preview, PREVIEW_OPTIONS, {"crf": str(crf), "tune": "zerolatency"}))
+                for place, options, codec_options in places:
+                    container = stack.enter_context(_opened(place, rate, sampling_rate, options, record))
+                    encoders.append(_Encoder(container, rate, sampling_rate, codec_options))
+            pictures = to_uint8_frames(frames)
+            for encoder in encoders:
+                encoder.write(pictures, None if audio is None else to_float_audio(audio))
+
+        yield write
+        if not encoders:
+            raise ValueError("`write` must be called before the file ends, got no piece; write one")
+        for encoder in encoders:
+            encoder.finish()
+        stack.close()
+        _mark(temporary, record, credentials)
 
 
 def write_audio(
@@ -116,6 +171,13 @@ def _check_record(provenance: Mapping[str, Any] | None, credentials: Credentials
         raise ValueError("`credentials` must have a record to sign, got none; pass `provenance`, or leave them out")
 
 
+def _mark(path: Path, provenance: Mapping[str, Any] | None, credentials: Credentials | None) -> None:
+    """Let a complete mp4 say where it comes from."""
+    if provenance is not None:
+        append_xmp(path, provenance)
+        _sign(path, provenance, credentials)
+
+
 def _sign(path: Path, provenance: Mapping[str, Any], credentials: Credentials | None) -> None:
     """Put the signed file in the place of a complete one, where there is somebody to sign."""
     if credentials is None:
@@ -136,29 +198,97 @@ def _check_aac_rate(sampling_rate: int | None) -> int:
     return sampling_rate
 
 
+def check_place(path: PathLike, suffix: str) -> None:
+    """Refuse a path at which no file of a kind can be written.
+
+    Raises:
+        ValueError: For another ending.
+        OSError: For a folder, or one in a folder that is not there.
+    """
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"`path` must end in {suffix}, got {path}; write to {path.with_suffix(suffix)}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        path.parent.stat()  # which is not made
+    except OSError as error:
+        raise OSError(_unwritable(path, error)) from error
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"`path` must be a file that can be written, got {path} ({error.strerror or error}); choose another"
+
+
 @contextmanager
 def _written(path: PathLike, suffix: str) -> Iterator[Path]:
     """Give a file beside ``path`` to write to, which takes its name at the end and vanishes on an error."""
     path = Path(path)
-    if path.suffix.lower() != suffix:
-        raise ValueError(f"`path` must end in {suffix}, got {path}; write to {path.with_suffix(suffix)}")
+    check_place(path, suffix)
     with ExitStack() as stack:
         try:
-            if path.is_dir():
-                raise IsADirectoryError("it is a folder")
-            path.parent.stat()  # which is not made
             temporary = stack.enter_context(written_whole(path))
         except OSError as error:
-            reason = error.strerror or error
-            raise OSError(
-                f"`path` must be a file that can be written, got {path} ({reason}); choose another"
-            ) from error
+            raise OSError(_unwritable(path, error)) from error
         stack.enter_context(explained_full_disk(path, NOTHING_WRITTEN))
         yield temporary
 
 
-def _add_video_stream(container: Any, frames: np.ndarray, rate: Fraction, crf: int) -> Any:
-    stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
+@contextmanager
+def _opened(
+    path: Path,
+    rate: Fraction,
+    sampling_rate: int | None,
+    options: Mapping[str, str],
+    provenance: Mapping[str, Any] | None,
+) -> Iterator[Any]:
+    """An mp4 to mux into, with the tags of its record."""
+    # A movie clock that both streams divide: the default of 1 ms would cut the sound at a wrong sample.
+    clock = {"movie_timescale": str(math.lcm(rate.numerator, sampling_rate or 1))}
+    with import_av().open(str(path.absolute()), "w", format="mp4", options={**options, **clock}) as container:
+        container.metadata.update({} if provenance is None else mp4_tags(provenance))
+        yield container
+
+
+class _Encoder:
+    """Encodes a clip into an open mp4, piece by piece; the first tells its size.
+
+    Args:
+        container: Opened for writing.
+        rate: Frames per second.
+        sampling_rate: Samples per second; None without sound.
+        options: Of the video encoder.
+    """
+
+    def __init__(self, container: Any, rate: Fraction, sampling_rate: int | None, options: Mapping[str, str]) -> None:
+        self.container = container
+        self.rate = rate
+        self.sampling_rate = sampling_rate
+        self.options = options
+        self.video: Any = None
+        self.audio: Any = None
+        self.num_samples = 0
+
+    def write(self, pictures: np.ndarray, sound: np.ndarray | None) -> None:
+        """Encode the next frames [F, H, W, 3] and samples [channels, samples]."""
+        if self.video is None:
+            self.video = _add_video_stream(self.container, pictures, self.rate, self.options)
+            if self.sampling_rate is not None and sound is not None:
+                self.audio = _add_audio_stream(self.container, sound, self.sampling_rate)
+        _encode_video(self.container, self.video, pictures)
+        if self.audio is not None and sound is not None and sound.shape[1]:
+            _encode_audio(self.container, self.audio, sound, self.num_samples)
+            self.num_samples += sound.shape[1]
+
+    def finish(self) -> None:
+        """Take what the encoders still hold."""
+        for stream in (self.video, self.audio):
+            if stream is not None:
+                self.container.mux(stream.encode(None))
+
+
+def _add_video_stream(container: Any, frames: np.ndarray, rate: Fraction, options: Mapping[str, str]) -> Any:
+    stream = container.add_stream("libx264", rate=rate, options=dict(options))
     height, width = frames.shape[1:3]
     stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
     context = stream.codec_context  # 1 is BT.709 in all of libav's tables; untagged colours are guessed by players
@@ -180,12 +310,11 @@ def _encode_video(container: Any, stream: Any, frames: np.ndarray) -> None:
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.pad(frame, padding, mode="edge")), format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         container.mux(stream.encode(picture))
-    container.mux(stream.encode(None))
 
 
-def _encode_audio(container: Any, stream: Any, audio: np.ndarray, sampling_rate: int) -> None:
+def _encode_audio(container: Any, stream: Any, audio: np.ndarray, first_sample: int) -> None:
+    audio = np.ascontiguousarray(audio)
     frame = import_av().AudioFrame.from_ndarray(audio, format="fltp", layout=stream.layout.name)
     # Without a pts the encoder's priming of 1024 samples is not taken back on reading, and the sound comes late.
-    frame.sample_rate, frame.pts, frame.time_base = sampling_rate, 0, Fraction(1, sampling_rate)
+    frame.sample_rate, frame.pts, frame.time_base = stream.rate, first_sample, Fraction(1, stream.rate)
     container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))

@@ -14,6 +14,7 @@ from .cache_words import cache_settings
 from .clip_limits import GivenLengths
 from .file_arguments import add_file_arguments, as_options, check_file_arguments
 from .given_paths import check_file, check_readable, check_suffix, check_writable
+from .long_clips import add_long_arguments, check_long, check_no_long_options, is_long
 from .media_files import check_image, check_sound, check_video
 from .model_clips import MODALITIES, check_clip_fits, index_defaults
 from .model_info import read_index
@@ -28,11 +29,17 @@ DESCRIPTION = """Make one clip of video with sound, or one for each row of a lis
 
     jova generate --prompt "A cartoon dog barks." --output dog.mp4
     jova generate --prompts list.jsonl --output clips/
+    jova generate --script script.csv --num-frames 481 --output long.mp4
 
 Every option of a single clip is a column of the list (.jsonl, .csv), with _ for -; the last lines here name them.
 On the command line it holds for the rows that leave it empty. The same command again makes only what is missing;
 clips.jsonl in the folder tells how each was made. `torchrun --nproc-per-node N -m jova_cli generate ...` shares the
-rows between N GPUs, `--ray` between machines."""
+rows between N GPUs, `--ray` between machines.
+
+A clip of more frames than the model makes, or with a script, is made window by window; `OUTPUT.windows/preview.mp4`
+shows what is done, and the same command goes on where one ended. A script (.jsonl, .csv) has a row for each time from
+which a prompt holds: the columns start (seconds), prompt or video_caption, audio_caption and transcript, and perhaps
+end, when its words are said."""
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
 SHIPPED = "jova-tiny"
 LARGEST_SEED = 2**32 - 1
@@ -51,12 +58,15 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     epilog = textwrap.fill(f"columns of a list, all of which may be left out: {columns}", break_on_hyphens=False)
     parser = Parser(said_of_interrupt, prog="jova generate", description=DESCRIPTION, epilog=epilog)
     add_arguments(parser)
+    add_long_arguments(parser)
     add_sharing_arguments(parser)
     return parser, parser.parse_checked(argv, check)
 
 
 def said_of_interrupt(args: argparse.Namespace) -> str:
     """What Ctrl-C leaves behind."""
+    if args.prompts is None and is_long(args):
+        return f"the windows in `{args.output}.windows` are whole; the same command goes on"
     if args.prompts is None:
         return NOTHING_WRITTEN
     return f"the clips in `{args.output}` are whole; the same command goes on"
@@ -174,9 +184,14 @@ def check(args: argparse.Namespace) -> None:
     check_sharing(args)
     if args.prompts is not None:
         check_list(args.prompts, args.output)
+        check_no_long_options(args)
         args.rows, args.refused = read_rows(args, add_arguments, check_clip)
         return
-    check_clip(args)
+    check_numbers(args)
+    if is_long(args):
+        check_long(args, check_clip, check_prompt)
+    else:
+        check_clip(args)
     check_writable("--output", args.output)
 
 

@@ -147,6 +147,8 @@ def test_the_commands_of_the_readme_are_ones_that_exist(tmp_path: Path, monkeypa
     assert commands, "README.md lost its command line"
     monkeypatch.chdir(tmp_path)
     Path("list.jsonl").write_text('{"prompt": "a dog"}')
+    (script,) = re.findall(r"^```csv\n(.*?)^```", section("Long clips"), re.DOTALL | re.MULTILINE)
+    Path("script.csv").write_text(script)
     Path("clips").mkdir()
     Path("clips/a.txt").write_text("a dog")
     Path("clips/a.mp4").touch()

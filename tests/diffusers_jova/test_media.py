@@ -10,6 +10,8 @@ import torch
 from diffusers.utils import encode_video
 
 from diffusers_jova import media, media_reading, media_writing
+from diffusers_jova.media_writing import streamed_video
+from diffusers_jova.provenance import read_provenance
 
 
 NTSC_FILM = Fraction(24000, 1001)
@@ -458,6 +460,34 @@ def test_wrong_numbers_are_refused(tmp_path: Path) -> None:
         media.write_audio(tmp_path / "sound.wav", clicks(100), 16000.5)
     with pytest.raises(ValueError, match="`target_rate` must be a positive whole number"):
         media.resample(np.zeros((1, 9)), 16000, 0)
+
+
+def test_a_clip_that_comes_in_pieces_is_that_of_one_piece(tmp_path: Path) -> None:
+    frames, sound = moving_square(30), clicks(20000)
+    record = {"generated": True, "package": "test"}
+    media.write_video(tmp_path / "whole.mp4", frames, 24, sound, SAMPLING_RATE, provenance=record)
+    rates = (24, SAMPLING_RATE)
+    preview = tmp_path / "preview.mp4"
+    with streamed_video(tmp_path / "pieces.mp4", *rates, preview=preview, provenance=lambda: record) as write:
+        for first, last in ((0, 7), (7, 8), (8, 30)):
+            samples = slice(first * 20000 // 30, last * 20000 // 30)
+            write(frames[first:last], sound[:, samples])
+            assert not (tmp_path / "pieces.mp4").exists()
+        assert 0 < len(media.read_video(preview).frames) <= len(frames)  # fragments of a second
+    whole, pieces, shown = (media.read_video(tmp_path / f"{name}.mp4") for name in ("whole", "pieces", "preview"))
+    np.testing.assert_array_equal(pieces.frames, whole.frames)
+    np.testing.assert_array_equal(pieces.audio, whole.audio)
+    assert len(shown.frames) == len(frames)
+    assert read_provenance(tmp_path / "pieces.mp4") == record
+
+
+def test_a_file_without_a_piece_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="`write` must be called before the file ends"),
+        streamed_video(tmp_path / "clip.mp4", 24),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_path_that_cannot_be_written_fails_before_anything_is_encoded(

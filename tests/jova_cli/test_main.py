@@ -105,8 +105,8 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
         ([*CLIP, "clip.mp4", "--width", "4096"], r"`width` must be at most \d+ for this model, got 4096; use \d+"),
         ([*CLIP, "clip.mp4", "--num-frames", "10"], r"`num_frames` must be 4k \+ 1 .*, got 10; use 9 or 13"),
         (
-            [*CLIP, "clip.mp4", "--num-frames", "4001"],
-            r"`num_frames` must be at most \d+ \(.* the longest clip of this",
+            [*CLIP, "clip.mp4", "--num-frames", "4001", "--window-frames", "2001"],
+            r"`window_frames` must be at most \d+, the longest clip of this",
         ),
         ([*CLIP, "clip.mp4", "--image", "none.png"], r"`--image` must be an existing file, got none.png"),
         ([*CLIP, "clip.mp4", "--transcript", "hello"], r"either by `--prompt` or by .* got both"),

@@ -1,0 +1,471 @@
+"""Clips longer than a model makes at a time: windows that overlap in picture and sound, joined on one clock.
+
+Each window but the first is given the end of the one before it, frames and samples, at timestep 0, and goes on from
+there. What both hold is joined by a cross-fade. No more than two windows are in memory at a time.
+
+Letters in shapes: N frames, C channels of the sound, S samples, H, W height and width.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from jova_cli.latent_lengths import num_frames_of
+from jova_cli.windows import Window, WindowSize, plan_windows
+
+from .clip_shape import set_length
+from .content_credentials import Credentials
+from .media_arrays import SILENT, exact_frame_rate
+from .media_writing import check_place, streamed_video
+from .pipeline_jova import JoVAPipeline
+from .prompt import JoVAPrompt
+from .provenance import Record, active_adapters, basic_record, name_of_source
+from .reference_rows import reads_references
+from .spoken_tail import ends_in_pause, words_at_end
+from .transformer_jova import MODALITIES
+from .whole_files import explained_full_disk
+from .window_folder import KeptWindow, WindowFolder, window_folder
+from .window_joint import SOUND_FADE_S, joined_frames, joined_sound, quietest
+
+
+OWN = (  # arguments of a call that a long clip gives itself
+    "prompt",
+    "prompt_embeds",
+    "audio",
+    "video",
+    "audio_sampling_rate",
+    "num_frames",
+    "num_videos_per_prompt",
+    "generator",
+    "latents",
+    "audio_latents",
+    "output_type",
+    "return_dict",
+)
+OF_VOICES = ("speaker_embeds", "audio_speaker_scale")
+LEAST_LATENTS = 1  # behind the first, of a shared part that is shortened: a frame alone does not hold looks or motion
+NUM_DIGESTED = 64  # weights of each tensor, in a digest of all
+
+
+@dataclass(frozen=True)
+class ScriptLine:
+    """What holds from a time on.
+
+    Args:
+        start_s: Seconds from the beginning of the clip.
+        prompt: What is seen, heard and said; a `JoVAPrompt` has its words spread evenly over the windows of the line.
+    """
+
+    start_s: float
+    prompt: str | JoVAPrompt
+
+
+class Piece(NamedTuple):
+    """A part of a clip, in the order of its time.
+
+    Attributes:
+        frames: [N, 3, H, W] in [0, 1].
+        audio: [C, S] in [-1, 1]; None without sound. On the clock of the whole clip a piece ends with its frames.
+    """
+
+    frames: Tensor
+    audio: Tensor | None
+
+
+class MadeWindow(NamedTuple):
+    """A window, decoded.
+
+    Attributes:
+        frames: [N, 3, H, W] in [0, 1].
+        audio: [C, S]; None without sound.
+        num_filled: Samples at its end that no latent stands for, which are silence.
+    """
+
+    frames: Tensor
+    audio: Tensor | None
+    num_filled: int = 0
+
+
+@dataclass(kw_only=True)
+class LongClip:
+    """A clip of any length, made window by window.
+
+    Voice and looks are held by what each window is given: the end of the one before it, `speaker_embeds`, and, for
+    models that read an image or a voice in front of a clip, the `image` and `reference_audio` of the call or the sound
+    of the first window.
+
+    Args:
+        pipeline: Any `JoVAPipeline`; it says how long a window is.
+        lines: Prompts by their time, ascending, the first at 0.
+        num_frames: Of the clip, 4k + 1.
+        seed: Of the noise. The first window has the noise of a single clip with this seed.
+        window_frames: Frames of a window, 4k + 1; None takes the length of the clips that the model makes.
+        overlap_frames: Frames that windows share, 4k + 1; None takes a quarter of a window, and more, up to half of
+            it, where a line is short.
+        tries: How often a window that ends amid words is made, at most, until it ends in a pause; it takes so much
+            longer. Models say words in the middle of a window better than such that it begins with.
+        arguments: Others of the pipeline's call, for every window; `image` is the first frame of the clip.
+        announce: Told the number of a window, from 0, and how many there are, before each.
+
+    Attributes:
+        planned: What is made at a time.
+        windows: The same, as far as it is made; a window that follows a pause shares no more than that.
+        record: How the clip is made, from the first piece on.
+        fades: Samples of the clip in which its sound goes over to that of another window, as far as it is made.
+
+    Raises:
+        ValueError: If the model makes no such windows, or the lines do not fit into the clip.
+    """
+
+    pipeline: JoVAPipeline
+    lines: Sequence[ScriptLine]
+    num_frames: int
+    seed: int
+    window_frames: int | None = None
+    overlap_frames: int | None = None
+    tries: int = 1
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    announce: Callable[[int, int], None] | None = None
+    record: Record = field(default_factory=basic_record, init=False)
+    fades: list[slice] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if unfit := [name for name in OWN if name in self.arguments]:
+            raise ValueError(f"`arguments` must leave `{unfit[0]}` to the windows, got it; leave it out")
+        if self.tries < 1:
+            raise ValueError(f"`tries` must be at least 1, got {self.tries}; use 3, say")
+        if "video" not in self.modalities:
+            raise ValueError("`modalities` must hold 'video' in a long clip, got sound alone; leave them out")
+        check_starts([line.start_s for line in self.lines])
+        limits = self.pipeline.clip_limits(self.modalities, self.frame_rate)
+        size = WindowSize.of_model(
+            own=self.pipeline.defaults.num_frames,
+            longest=None if limits is None else limits.num_frames,
+            factor=self.pipeline.temporal_factor,
+            num_frames=self.window_frames,
+            num_overlap=self.overlap_frames,
+        )
+        starts_s = [line.start_s for line in self.lines]
+        self.planned = plan_windows(starts_s, self.num_frames, self.frame_rate, size)
+        self.windows = list(self.planned)
+
+    # 1. What all windows share
+
+    @property
+    def modalities(self) -> Sequence[str]:
+        """What takes part."""
+        return tuple(self.arguments.get("modalities", MODALITIES))
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        given = self.arguments.get("frame_rate")
+        return self.pipeline.defaults.frame_rate if given is None else float(given)
+
+    @property
+    def sampling_rate(self) -> int | None:
+        """Samples per second; None without sound."""
+        return self.pipeline.sampling_rate if "audio" in self.modalities else None
+
+    def sample_at(self, frame: int) -> int:
+        """The sample with which a frame begins: the one clock of the clip."""
+        return round(Fraction(frame * (self.sampling_rate or 0)) / exact_frame_rate(self.frame_rate))
+
+    def origin(self) -> dict[str, Any]:
+        """What decides the clip, as JSON holds it."""
+        return {
+            "seed": self.seed,
+            "tries": self.tries,
+            "windows": [list(window) for window in self.planned],
+            "prompts": [described(line.prompt) for line in self.lines],
+            "arguments": {name: described(value) for name, value in sorted(self.arguments.items())},
+            "model": name_of_source(self.pipeline.config.get("_name_or_path")),
+            "adapters": active_adapters(self.pipeline),
+            "weights": digest_weights(self.pipeline.transformer),
+            "dtype": str(self.pipeline.transformer.dtype),
+        }
+
+    # 2. Making
+
+    @torch.no_grad()
+    def pieces(self, kept: WindowFolder | None = None) -> Iterator[Piece]:
+        """Make the clip piece by piece, in the order of its time; windows that are kept are only decoded.
+
+        Args:
+            kept: Where windows are kept; None keeps none.
+        """
+        self.fades.clear()
+        self.windows = list(self.planned)
+        held: MadeWindow | None = None  # the end of the last window, which the next one shares
+        begun: list[str] = []  # the words in it
+        voice: dict[str, Any] = {}
+        for index in range(len(self.planned)):
+            window = self.windows[index]
+            if self.announce is not None:
+                self.announce(index, len(self.windows))
+            prompt = self.prompt_of(window, begun)
+            found = None if kept is None else kept.read(index)
+            if found is None:
+                found = self.generate_with_pause(index, prompt, held, voice)
+                if kept is not None:
+                    kept.keep(index, found)
+            made = self.decode(found, window)
+            if index == 0:
+                self.record = self.describe(found.record)
+            voice = voice or self.voice_of(made, prompt)
+            if held is not None:
+                made = self.join(held, made, index)
+            if index + 1 < len(self.windows):
+                self.windows[index + 1] = self.after_pause(prompt, made.audio, index) or self.windows[index + 1]
+                begun = self.words_begun(prompt, made, index)
+            piece, held = self.split(made, index)
+            yield piece
+
+    def prompt_of(self, window: Window, begun: Sequence[str]) -> str | JoVAPrompt:
+        """The prompt of a window: of the words of its line those of its share, behind those that it begins with."""
+        prompt = self.lines[window.line].prompt
+        if isinstance(prompt, str):
+            return prompt
+        words = prompt.transcript.split()
+        first, last = (round(len(words) * share) for share in window.share)
+        return replace(prompt, transcript=" ".join([*begun, *words[first:last]]))
+
+    def after_pause(self, prompt: str | JoVAPrompt, sound: Tensor | None, index: int) -> Window | None:
+        """The next window where it shares a pause at the end of this one and no more; None where words are there.
+
+        Words in what a window begins with are told to it again, which models heed less than they say new ones.
+
+        Args:
+            prompt: Of this window.
+            sound: Of this window [C, S]; None without.
+            index: Which it is.
+        """
+        following = self.windows[index + 1]
+        if sound is None or self.sampling_rate is None or isinstance(prompt, str) or not prompt.transcript:
+            return following
+        factor = self.pipeline.temporal_factor
+        least = min(following.num_overlap, num_frames_of(1 + LEAST_LATENTS, factor))
+        for num_overlap in range(following.num_overlap, least - 1, -factor):
+            less = following.num_overlap - num_overlap
+            first, num_frames = following.first_frame + less, following.num_frames - less
+            num_shared = self.sample_at(self.windows[index].end_frame) - self.sample_at(first)
+            if ends_in_pause(sound, num_shared, self.sampling_rate):
+                return following._replace(first_frame=first, num_frames=num_frames, num_overlap=num_overlap)
+        return None
+
+    def words_begun(self, prompt: str | JoVAPrompt, made: MadeWindow, index: int) -> list[str]:
+        """The words of a window that lie in what the next one shares with it."""
+        if isinstance(prompt, str) or made.audio is None or self.sampling_rate is None:
+            return []
+        num_shared = made.audio.shape[1] - self.num_own_samples(index)
+        return words_at_end(prompt.transcript, made.audio, num_shared, self.sampling_rate)
+
+    def generate_with_pause(
+        self, index: int, prompt: str | JoVAPrompt, held: MadeWindow | None, voice: Mapping[str, Any]
+    ) -> KeptWindow:
+        """Latents of a window, made anew as often as there are `tries` until it ends in a pause; see `generate`."""
+        for attempt in range(self.tries):
+            made = self.generate(index, attempt, prompt, held, voice)
+            if attempt + 1 == self.tries or index + 1 == len(self.windows):
+                break
+            if self.after_pause(prompt, self.decode_sound(made, self.windows[index])[0], index) is not None:
+                break
+        return made
+
+    def generate(
+        self,
+        index: int,
+        attempt: int,
+        prompt: str | JoVAPrompt,
+        held: MadeWindow | None,
+        voice: Mapping[str, Any],
+    ) -> KeptWindow:
+        """Latents of one window.
+
+        Args:
+            index: Which.
+            attempt: Which of the `tries`, from 0.
+            prompt: Its own.
+            held: What it begins with; None for the first.
+            voice: Arguments that hold the voice of an earlier window.
+        """
+        arguments = {**self.arguments, **voice}
+        if held is not None:
+            arguments["video"] = held.frames.movedim(1, -1).numpy()
+            if not reads_references(self.pipeline.transformer.config):
+                arguments.pop("image", None)  # which is the first frame of the clip
+            if held.audio is not None:
+                sound = held.audio[:, : max(0, held.audio.shape[1] - held.num_filled)]
+                if sound.shape[1] >= self.pipeline.audio_codec.min_num_samples:
+                    arguments |= {"audio": sound.numpy(), "audio_sampling_rate": self.sampling_rate}
+        if isinstance(prompt, JoVAPrompt) and not prompt.transcript:
+            arguments = {name: value for name, value in arguments.items() if name not in OF_VOICES}  # nobody speaks
+        output: Any = self.pipeline(
+            prompt=prompt,
+            num_frames=self.windows[index].num_frames,
+            generator=torch.Generator().manual_seed(seed_of_window(self.seed, index, attempt)),
+            output_type="latent",
+            **arguments,
+        )
+        latents = {"video": output.frames, "audio": output.audio}
+        return KeptWindow({name: x for name, x in latents.items() if x is not None}, output.provenance[0])
+
+    def voice_of(self, made: MadeWindow, prompt: str | JoVAPrompt) -> dict[str, Any]:
+        """Arguments with the voice of the first window that is heard, for models that read one and are given none."""
+        longest_s = self.pipeline.config.max_reference_s
+        if longest_s is None or made.audio is None or self.arguments.get("reference_audio") is not None:
+            return {}
+        assert self.sampling_rate is not None
+        sound = made.audio[:, : min(int(longest_s * self.sampling_rate), made.audio.shape[1] - made.num_filled)]
+        if float(sound.mean(0).abs().max()) < SILENT:
+            return {}
+        voice = {"reference_audio": sound.numpy(), "reference_audio_sampling_rate": self.sampling_rate}
+        if not self.pipeline.reads_transcripts:
+            return voice
+        said = prompt.transcript if isinstance(prompt, JoVAPrompt) else ""
+        return voice | {"reference_transcript": said} if said else {}
+
+    # 3. Decoding and joining
+
+    def decode(self, kept: KeptWindow, window: Window) -> MadeWindow:
+        """Frames and samples of the latents of a window."""
+        device = self.pipeline._execution_device
+        frames = self.pipeline.decode_video(kept.latents["video"].to(device), "pt")[0].float().cpu()
+        return MadeWindow(frames, *self.decode_sound(kept, window))
+
+    def decode_sound(self, kept: KeptWindow, window: Window) -> tuple[Tensor | None, int]:
+        """Samples [C, S] of the latents of a window, None without, and how many at their end are filled up."""
+        if "audio" not in kept.latents:
+            return None, 0
+        latents = kept.latents["audio"].to(self.pipeline._execution_device)
+        sound = self.pipeline.decode_audio_latents(latents)[0].float().clamp(-1, 1).cpu()
+        num_samples = self.sample_at(window.end_frame) - self.sample_at(window.first_frame)
+        return set_length(sound[None], num_samples)[0], max(0, num_samples - sound.shape[1])
+
+    def join(self, held: MadeWindow, made: MadeWindow, index: int) -> MadeWindow:
+        """A window whose beginning goes over from the end of the one before."""
+        num_frames = len(held.frames)
+        frames = torch.cat([joined_frames(held.frames, made.frames[:num_frames]), made.frames[num_frames:]])
+        if held.audio is None or made.audio is None or self.sampling_rate is None:
+            return made._replace(frames=frames)
+        num_samples = held.audio.shape[1]
+        sound = made.audio[:, :num_samples]
+        fade = quietest(held.audio, sound, round(SOUND_FADE_S * self.sampling_rate))
+        first = self.sample_at(self.windows[index].first_frame)
+        self.fades.append(slice(first + fade.start, first + fade.stop))
+        shared = joined_sound(held.audio, sound, fade)
+        return made._replace(frames=frames, audio=torch.cat([shared, made.audio[:, num_samples:]], dim=1))
+
+    def num_own_frames(self, index: int) -> int:
+        """Frames of a window in front of the next one."""
+        window = self.windows[index]
+        following = self.windows[index + 1].first_frame if index + 1 < len(self.windows) else window.end_frame
+        return following - window.first_frame
+
+    def num_own_samples(self, index: int) -> int:
+        """Samples of a window in front of the next one."""
+        first = self.windows[index].first_frame
+        return self.sample_at(first + self.num_own_frames(index)) - self.sample_at(first)
+
+    def split(self, made: MadeWindow, index: int) -> tuple[Piece, MadeWindow]:
+        """A window in front of the next one, and what the next one shares with it."""
+        frame, sample = self.num_own_frames(index), self.num_own_samples(index)
+        sound, rest = (None, None) if made.audio is None else (made.audio[:, :sample], made.audio[:, sample:])
+        return Piece(made.frames[:frame], sound), MadeWindow(made.frames[frame:].clone(), rest, made.num_filled)
+
+    # 4. Writing
+
+    def describe(self, record: Record) -> Record:
+        """The record of the clip, from that of its first window."""
+        script = [{"start": line.start_s, "prompt": described(line.prompt)} for line in self.lines]
+        settings = {**record["settings"], "num_frames": self.num_frames}
+        windows = {"num_frames": max(window.num_frames for window in self.windows), "count": len(self.windows)}
+        return {**record, "prompt": script[0]["prompt"], "script": script, "windows": windows, "settings": settings}
+
+    def save(self, path: str | Path, *, metadata: bool = True, credentials: Credentials | None = None) -> None:
+        """Make the clip and write it, piece by piece; the same call goes on where one was interrupted.
+
+        What is done lies in the folder `<path>.windows` until the clip is whole: the latents of the windows, and
+        `preview.mp4`, which grows by each window and can be watched.
+
+        Args:
+            path: Ends in .mp4; the folder must exist.
+            metadata: Whether the file says how it was made.
+            credentials: Certificate and key that sign what it says, after C2PA.
+
+        Raises:
+            OriginError: If windows of another clip lie there.
+        """
+        path = Path(path)
+        check_place(path, ".mp4")
+        with (
+            explained_full_disk(path),
+            window_folder(path, self.origin()) as kept,
+            streamed_video(
+                path,
+                self.frame_rate,
+                self.sampling_rate,
+                preview=kept.preview,
+                provenance=lambda: self.record if metadata else None,
+                credentials=credentials,
+            ) as write,
+        ):
+            for piece in self.pieces(kept):
+                write(piece.frames, piece.audio)
+
+
+def check_starts(starts_s: Sequence[float]) -> None:
+    """Refuse times of lines that do not ascend from 0."""
+    if not starts_s or starts_s[0] != 0:
+        raise ValueError(f"`lines` must begin at 0 s, got {list(starts_s[:1])}; say what the clip begins with")
+    for before, start_s in itertools.pairwise(starts_s):
+        if not before < start_s < float("inf"):
+            raise ValueError(f"`lines` must have ascending times, got {start_s} s after {before} s; sort them")
+
+
+def seed_of_window(seed: int, index: int, attempt: int = 0) -> int:
+    """The seed of a window's noise; the first has that of the clip."""
+    if index == attempt == 0:
+        return seed
+    return int(np.random.SeedSequence((seed, index, attempt)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def described(value: Any) -> Any:
+    """A value as JSON holds it; of media a digest, of other objects the kind alone."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, JoVAPrompt):
+        return asdict(value)
+    if isinstance(value, PIL.Image.Image):
+        return described(np.asarray(value))
+    if isinstance(value, Tensor):
+        return described(value.detach().float().cpu().numpy())
+    if isinstance(value, np.ndarray):
+        return hashlib.sha256(f"{value.shape} {value.dtype}".encode() + value.tobytes()).hexdigest()[:16]
+    if isinstance(value, Mapping):
+        return {str(name): described(item) for name, item in value.items()}
+    if isinstance(value, Sequence):
+        return [described(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: described(getattr(value, name)) for name in value.__dataclass_fields__}
+    return type(value).__name__
+
+
+def digest_weights(module: torch.nn.Module) -> str:
+    """Digest some of the weights of each tensor: weights that were trained on differ everywhere."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.named_parameters()):
+        flat = weight.detach().flatten()
+        digest.update(f"{name} {list(weight.shape)} {weight.dtype}".encode())
+        if not weight.is_meta:  # as offloading leaves it
+            digest.update(flat[:: max(1, len(flat) // NUM_DIGESTED)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

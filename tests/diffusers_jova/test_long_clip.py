@@ -1,0 +1,294 @@
+import re
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_jova import JoVAPipeline, JoVAPrompt, media
+from diffusers_jova.long_clip import LongClip, MadeWindow, Piece, ScriptLine
+from diffusers_jova.provenance import read_provenance
+from diffusers_jova.window_folder import WindowFolder, folder_of
+from jova_cli.generate import parse, said_of_interrupt
+from jova_cli.main import main
+from tests.tiny_pipeline import build_spoken_pipeline, build_tiny_pipeline
+
+
+NUM_FRAMES = 17  # two windows
+LINES = (
+    ScriptLine(0.0, JoVAPrompt(video="a man", transcript="one two three")),
+    ScriptLine(0.5, JoVAPrompt(video="a dog", transcript="four")),
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> JoVAPipeline:
+    return build_tiny_pipeline()
+
+
+def long_clip(pipeline: JoVAPipeline, **options: Any) -> LongClip:
+    arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, **options.pop("arguments", {})}
+    return LongClip(
+        **{"pipeline": pipeline, "lines": LINES, "num_frames": NUM_FRAMES, "seed": 3, **options}, arguments=arguments
+    )
+
+
+def joined(pieces: Iterator[Piece]) -> tuple[torch.Tensor, torch.Tensor]:
+    frames, sound = zip(*pieces, strict=True)
+    return torch.cat(frames), torch.cat(sound, dim=1)
+
+
+# 1. Pieces
+
+
+def test_pieces_have_the_frames_and_the_samples_of_one_clock(pipeline: JoVAPipeline) -> None:
+    frame_rate = 23.976  # of which no frame begins with a sample
+    clip = long_clip(pipeline, lines=[ScriptLine(0.0, "a dog")], arguments={"frame_rate": frame_rate})
+    frame = 0
+    for piece in clip.pieces():
+        frame += len(piece.frames)
+        assert piece.audio is not None
+        begun = clip.sample_at(frame - len(piece.frames))
+        assert piece.audio.shape == (1, clip.sample_at(frame) - begun)
+        assert abs(begun / 16000 - (frame - len(piece.frames)) / float(media.exact_frame_rate(frame_rate))) < 1 / 16000
+        assert 0 <= float(piece.frames.min()) <= float(piece.frames.max()) <= 1
+    assert frame == NUM_FRAMES
+    assert len(clip.fades) == len(clip.windows) - 1
+
+
+def test_the_first_window_is_the_clip_of_a_single_call(pipeline: JoVAPipeline) -> None:
+    lines = [ScriptLine(0.0, "a dog")]
+    (piece,) = long_clip(pipeline, lines=lines, num_frames=9).pieces()
+    options = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "pt"}
+    output: Any = pipeline("a dog", generator=torch.Generator().manual_seed(3), **options)
+    assert torch.equal(piece.frames, output.frames[0])
+    assert piece.audio is not None
+    assert torch.equal(piece.audio, output.audio[0])
+
+
+def test_every_window_but_the_first_begins_with_the_end_of_the_one_before(
+    pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Mapping[str, Any]] = []
+    monkeypatch.setattr(JoVAPipeline, "__call__", recording(JoVAPipeline.__call__, calls))
+    image = Image.new("RGB", (32, 32), "red")
+    clip = long_clip(pipeline, arguments={"image": image})
+    made: list[Any] = []
+    decode = clip.decode
+    clip.decode = lambda *args: made.append(decode(*args)) or made[-1]  # type: ignore[method-assign, func-returns-value]
+    list(clip.pieces())
+    assert [call.get("image") for call in calls] == [image, *[None] * (len(calls) - 1)]
+    for call, before, window in zip(calls[1:], made, clip.windows[1:], strict=False):
+        assert len(call["video"]) == window.num_overlap
+        shared = before.frames[len(before.frames) - window.num_overlap :].movedim(1, -1).numpy()
+        np.testing.assert_array_equal(call["video"][-1:], shared[-1:])  # behind the last joint nothing is mixed
+        assert call["audio"].shape[1] <= 1000 * window.num_overlap
+    own = ["one two three", "four"]  # behind the words of a beginning, which are told again
+    assert all(call["prompt"].transcript.endswith(words) for call, words in zip(calls, own, strict=True))
+
+
+def recording(call: Any, calls: list[Mapping[str, Any]]) -> Any:
+    def recorded(self: JoVAPipeline, **arguments: Any) -> Any:
+        calls.append(arguments)
+        return call(self, **arguments)
+
+    return recorded
+
+
+def test_a_video_without_sound_is_made_and_no_more_than_two_windows_are_held(pipeline: JoVAPipeline) -> None:
+    lines = [ScriptLine(0.0, "a dog")]
+    clip = long_clip(pipeline, lines=lines, num_frames=25, arguments={"modalities": ["video"]})
+    decoded: list[weakref.ref[torch.Tensor]] = []
+    decode = clip.decode
+
+    def watched(*args: Any) -> Any:
+        made = decode(*args)
+        decoded.append(weakref.ref(made.frames))
+        return made
+
+    clip.decode = watched  # type: ignore[method-assign]
+    frames = 0
+    for piece in clip.pieces():
+        assert piece.audio is None
+        frames += len(piece.frames)
+        assert sum(made() is not None for made in decoded) <= 2
+    assert (frames, len(decoded)) == (25, 3)
+
+
+def test_a_model_that_reads_a_voice_reads_that_of_the_first_window() -> None:
+    clip = long_clip(build_spoken_pipeline(), arguments={"image": Image.new("RGB", (32, 32))})
+    heard = MadeWindow(torch.rand(9, 3, 32, 32), torch.rand(1, 200_000) - 0.5, num_filled=190_000)
+    prompt = JoVAPrompt(transcript="one two")
+    voice = clip.voice_of(heard, prompt)
+    assert voice["reference_audio"].shape == (1, 10_000)
+    assert voice["reference_transcript"] == "one two"
+    whole = clip.voice_of(heard._replace(num_filled=0), prompt)["reference_audio"]
+    assert whole.shape == (1, 5 * clip.pipeline.sampling_rate)  # as much as the model reads
+    assert clip.voice_of(heard._replace(audio=torch.zeros(1, 9000), num_filled=0), prompt) == {}
+
+
+# 2. Going on
+
+
+def test_a_clip_that_goes_on_is_that_of_one_run(pipeline: JoVAPipeline, tmp_path: Path) -> None:
+    frames, sound = joined(long_clip(pipeline).pieces(WindowFolder(tmp_path)))
+    WindowFolder(tmp_path).path(1).unlink()
+    assert WindowFolder(tmp_path).num_kept == 1
+    again, again_sound = joined(long_clip(pipeline).pieces(WindowFolder(tmp_path)))
+    assert torch.equal(again, frames)
+    assert torch.equal(again_sound, sound)
+
+
+def test_an_interrupted_file_goes_on_and_its_preview_can_be_watched(
+    pipeline: JoVAPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "clip.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        long_clip(pipeline, announce=interrupted_at(1)).save(path)
+    assert not path.exists()
+    seen = media.read_video(folder_of(path) / "preview.mp4")
+    assert 0 < len(seen.frames) < NUM_FRAMES
+    made: list[Mapping[str, Any]] = []
+    monkeypatch.setattr(JoVAPipeline, "__call__", recording(JoVAPipeline.__call__, made))
+    clip = long_clip(pipeline)
+    clip.save(path)
+    assert len(made) == len(clip.windows) - 1
+    assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]
+    film = media.read_video(path)
+    assert film.frames.shape == (NUM_FRAMES, 32, 32, 3)
+    assert film.audio is not None
+    assert film.audio.shape == (1, clip.sample_at(NUM_FRAMES))
+    record = read_provenance(path)
+    assert record is not None
+    assert record["settings"]["num_frames"] == NUM_FRAMES
+    assert [line["prompt"]["transcript"] for line in record["script"]] == ["one two three", "four"]
+
+
+def interrupted_at(number: int) -> Any:
+    def announce(index: int, _: int) -> None:
+        if index == number:
+            raise KeyboardInterrupt
+
+    return announce
+
+
+@pytest.mark.parametrize("change", ["seed", "lines", "arguments", "weights"])
+def test_windows_of_another_clip_are_not_gone_on_with(
+    pipeline: JoVAPipeline, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = long_clip(pipeline).origin()
+    options: dict[str, Any] = {
+        "seed": {"seed": 4},
+        "lines": {"lines": [ScriptLine(0.0, "a dog")]},
+        "arguments": {"arguments": {"image": Image.new("RGB", (32, 32))}},
+        "weights": {},
+    }[change]
+    if change == "weights":
+        weight = next(pipeline.transformer.parameters())
+        monkeypatch.setattr(weight, "data", weight.data + 1)
+    assert long_clip(pipeline, **options).origin() != origin
+
+
+# 3. Refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_frames": 65}, "`window_frames` must be at most 61, the longest clip of this model, got 65; use 9"),
+        ({"num_frames": 30}, "`num_frames` must be 4k + 1 (the video VAE compresses time by 4), got 30; use 29 or 33"),
+        ({"tries": 0}, "`tries` must be at least 1, got 0; use 3, say"),
+        ({"lines": []}, "`lines` must begin at 0 s, got []; say what the clip begins with"),
+        ({"lines": [ScriptLine(1.0, "a")]}, "`lines` must begin at 0 s, got [1.0]; say what the clip begins with"),
+        (
+            {"lines": [ScriptLine(0.0, "a"), ScriptLine(float("nan"), "b")]},
+            "`lines` must have ascending times, got nan s after 0.0 s; sort them",
+        ),
+        ({"arguments": {"video": 1}}, "`arguments` must leave `video` to the windows, got it; leave it out"),
+        ({"arguments": {"modalities": ["audio"]}}, "`modalities` must hold 'video' in a long clip, got sound alone"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_a_clip_that_cannot_be_made_is_refused(pipeline: JoVAPipeline, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        long_clip(pipeline, **options)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(
+    pipeline: JoVAPipeline, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"`path` must end in \.mp4, got .*clip\.avi"):
+        long_clip(pipeline).save(tmp_path / "clip.avi")
+    with pytest.raises(OSError, match="`path` must be a file that can be written, got"):
+        long_clip(pipeline).save(tmp_path / "missing" / "clip.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+# 4. The command
+
+
+def test_a_script_becomes_a_long_clip(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.csv"
+    script.write_text("start,end,transcript\n0,,one\n0.5,1,two\n")
+    words = ["generate", "--model", str(tiny_pipeline_folder), "--script", str(script), "--video-caption", "a man"]
+    main([*words, "--steps", "1", "--guidance-scale", "1", "--output", str(tmp_path / "clip.mp4"), "--seed", "1"])
+    assert len(media.read_video(tmp_path / "clip.mp4").frames) == NUM_FRAMES
+    record = read_provenance(tmp_path / "clip.mp4")
+    assert record is not None
+    assert [(line["start"], line["prompt"]["transcript"]) for line in record["script"]] == [(0, "one"), (0.5, "two")]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["clip.mp4", "script.csv"]
+
+
+def test_more_frames_than_the_model_makes_are_made_by_windows(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "--model", str(tiny_pipeline_folder), "--prompt", "a dog", "--steps", "1"]
+    words += ["--guidance-scale", "1", "--frame-rate", "2", "--num-frames", "9"]  # positions hold the sound of 5
+    main([*words, "--output", str(tmp_path / "clip.mp4")])
+    assert len(media.read_video(tmp_path / "clip.mp4").frames) == 9
+    assert "preview.mp4` shows what is done" in capsys.readouterr().err
+
+
+def test_ctrl_c_tells_where_the_windows_lie(tiny_pipeline_folder: Path) -> None:
+    words = ["--model", str(tiny_pipeline_folder), "--prompt", "a dog", "--num-frames", "65", "--output", "clip.mp4"]
+    said = said_of_interrupt(parse(words)[1])
+    assert said == "the windows in `clip.mp4.windows` are whole; the same command goes on"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--num-frames", "62"], "`num_frames` must be 4k + 1"),
+        (["--num-frames", "65", "--frame-rate", "0"], "`--frame-rate` must be a number from 0.001 to 1000, got 0"),
+        (["--num-frames", "65", "--window-frames", "65"], "`window_frames` must be at most 61"),
+        (["--script", "none.csv"], "`--script` must be an existing .jsonl or .csv file, got none.csv"),
+        (["--script", "script.csv"], "the length of the clip must be given by `--num-frames` or by the `end`"),
+        (["--script", "script.csv", "--num-frames", "33"], "`start` must come before the end of the clip, 2.0625 s"),
+        (["--window-frames", "9", "--num-frames", "65", "--audio", "a.wav"], "`--audio` must be left out of a clip"),
+        (["--script", "script.csv", "--num-frames", "65", "--height", "20"], "`height` must be a positive multiple"),
+        (["--script", "script.csv", "--prompts", "list.csv"], "must be used without `--prompts`, got both"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_long_clips_that_cannot_be_meant_are_refused_in_one_sentence(
+    more: list[str],
+    message: str,
+    tiny_pipeline_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("script.csv").write_text("start,prompt\n0,a dog\n3,a cat\n")
+    Path("list.csv").write_text("prompt\na dog\n")
+    prompt = [] if "--script" in more else ["--prompt", "a dog"]
+    output = "clips" if "--prompts" in more else "clip.mp4"
+    with pytest.raises(SystemExit):
+        main(["generate", "--model", str(tiny_pipeline_folder), *prompt, "--output", output, *more])
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert message in said
+    assert not Path(output).exists()
