@@ -88,6 +88,7 @@ def test_the_bare_work_of_a_block_is_all_of_its_products(name: str) -> None:
         call.step(True)
 
 
+@pytest.mark.slow
 def test_the_whole_of_a_real_size_is_known_without_a_weight() -> None:
     billions = {}
     for name, preset in presets(is_toy=False).items():

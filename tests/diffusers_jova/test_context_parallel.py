@@ -58,6 +58,16 @@ CASES: dict[str, dict[str, Any]] = {
         "encoder_hidden_states": torch.linspace(-2, 2, 2 * 6 * 16).view(2, 6, 16),
     },
 }
+WHOLE = ("jova", "nava", "aligned")  # of each way in which streams meet, one that takes all cases by default
+MEETINGS = ("coupled", "masked_one_way", "the_other_way", "own_text_of_audio")  # the cases of the others
+ON_THREE = ("coupled", "uncoupled", "masked_one_way", "timesteps_per_latent", "one_row", "divisible")
+
+
+def cases_of(kind: str, num_processes: int, everything: bool) -> dict[str, dict[str, Any]]:
+    if everything:
+        return CASES
+    names = ON_THREE if num_processes == 3 else CASES if kind in WHOLE else MEETINGS
+    return {name: CASES[name] for name in names}
 
 
 def inputs() -> dict[str, Any]:
@@ -121,7 +131,7 @@ def jova_tiny() -> JoVAPipeline:
     return pipeline
 
 
-def share_the_work(rank: int, num_processes: int, folder: Path) -> None:
+def share_the_work(rank: int, num_processes: int, everything: bool, folder: Path) -> None:
     """Worker: everything that is tested on so many processes; rank 0 saves what came out."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # torch warns about the collective that diffusers calls
@@ -134,7 +144,7 @@ def share_the_work(rank: int, num_processes: int, folder: Path) -> None:
         model.enable_parallelism(config=config)
         if kind in ("jova", "nava", "bridge"):
             model.enable_gradient_checkpointing()
-        for name, case in CASES.items():
+        for name, case in cases_of(kind, num_processes, everything).items():
             velocities, gradients = learn(model, case)
             results[f"{kind}-{name}"] = velocities, summed(gradients)
         if kind in KEEPS_ROWS:
@@ -177,20 +187,34 @@ def share_otherwise() -> dict[str, Any]:
     return results
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda number: f"{number}_processes")
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any]]:
-    """How many processes shared the work, and what came out."""
+Shared = tuple[int, bool, dict[str, Any]]  # number of processes, whether every kind took every case, what came out
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((2, False), id="2_processes"),
+        pytest.param((3, False), id="3_processes"),
+        pytest.param((2, True), id="2_processes_in_all_cases", marks=pytest.mark.slow),
+        pytest.param((3, True), id="3_processes_in_all_cases", marks=pytest.mark.slow),
+    ],
+)
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, bool, dict[str, Any]]:
+    """Two or three processes share the work."""
     folder = tmp_path_factory.mktemp("shared")
-    start(share_the_work, (request.param, folder), request.param)
-    return request.param, torch.load(folder / "results.pt")
+    num_processes, everything = request.param
+    start(share_the_work, (num_processes, everything, folder), num_processes)
+    return num_processes, everything, torch.load(folder / "results.pt")
 
 
-def test_processes_that_share_the_rows_predict_and_learn_as_one(shared: tuple[int, dict[str, Any]]) -> None:
-    num_processes, results = shared
+def test_processes_that_share_the_rows_predict_and_learn_as_one(shared: Shared) -> None:
+    num_processes, everything, results = shared
     for kind in KINDS[num_processes]:
         model = BUILDERS[kind](num_attention_heads=num_processes)
         seen: list[Tensor] = []
-        for name, case in CASES.items():
+        for name, case in cases_of(kind, num_processes, everything).items():
             velocities, gradients = learn(model, case)
             predicted = torch.cat([part.flatten() for part in velocities])
             assert not any(torch.equal(predicted, other) for other in seen)  # each case asks something else
@@ -209,16 +233,18 @@ def assert_learnt(case: str, actual: Any, expected: tuple[list[Tensor], dict[str
         assert error < GRADIENT_ROUND_OFF, f"{case}, {parameter}: {error}"
 
 
-@pytest.mark.parametrize("shared", [3], indirect=True)
-def test_a_pipeline_generates_on_three_processes_what_it_does_on_one(shared: tuple[int, dict[str, Any]]) -> None:
-    _, results = shared
+@pytest.mark.parametrize("shared", [(3, False)], indirect=True)
+def test_a_pipeline_generates_on_three_processes_what_it_does_on_one(shared: Shared) -> None:
+    *_, results = shared
     torch.testing.assert_close(results["pipeline"], generate(jova_tiny()), **PIPELINE_ROUND_OFF)
 
 
 @pytest.mark.skipif(LACKS_ITS_DEVICE, reason="diffusers gathers lengths on the device that torch was built for")
-@pytest.mark.parametrize("shared", [2], indirect=True)
-def test_heads_that_do_not_divide_are_shared_where_the_user_asks_for_it(shared: tuple[int, dict[str, Any]]) -> None:
-    _, results = shared
+@pytest.mark.parametrize("shared", [(2, False)], indirect=True)
+def test_heads_that_do_not_divide_are_shared_where_the_user_asks_for_it(
+    shared: tuple[int, bool, dict[str, Any]],
+) -> None:
+    *_, results = shared
     for kind, build in BUILDERS.items():
         if kind == "aligned":  # refused
             continue

@@ -41,6 +41,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def pipe(model: Path) -> JoVAPipeline:
+    """What encodes texts as a call does; tests must not change it."""
+    return JoVAPipeline.from_pretrained(model)
+
+
+@pytest.fixture(scope="module")
 def prepared(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two clips, each of another text."""
     folder = tmp_path_factory.mktemp("clips")
@@ -92,8 +98,7 @@ def unsaid_by(pipe: JoVAPipeline, reference: str | None = None) -> Tensor:
 # 1. Preparation
 
 
-def test_a_record_holds_what_picture_and_sound_read_in_a_call(model: Path, prepared: Path) -> None:
-    pipe = JoVAPipeline.from_pretrained(model)
+def test_a_record_holds_what_picture_and_sound_read_in_a_call(pipe: JoVAPipeline, prepared: Path) -> None:
     for name, words in SAID.items():
         record = load_file(next(prepared.glob(f"{name}-*.safetensors")))
         torch.testing.assert_close(record["spoken_embeds"], spoken_by(pipe, words))
@@ -160,9 +165,8 @@ def test_another_encoder_of_spoken_text_makes_the_records_anew(prepared: Path, t
 
 
 def test_a_clip_behind_a_voice_has_the_words_of_both_and_what_is_left_of_them_is_removed(
-    model: Path, recording: Path, tmp_path: Path
+    model: Path, pipe: JoVAPipeline, recording: Path, tmp_path: Path
 ) -> None:
-    pipe = JoVAPipeline.from_pretrained(model)
     said = {path.name: RecordHeader.read(path).metadata["transcript"] for path in recording.glob("*.safetensors")}
     assert len(said) > 2
     assert {*" ".join(said.values()).split()} <= {*WORDS}
@@ -194,11 +198,10 @@ def conditions(data: Path, model: Path, folder: Path, num_clips: int, **settings
 @pytest.mark.parametrize("dropout", [{}, {"caption_dropout": 1.0}, {"audio_caption_dropout": 1.0}])
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_the_sound_reads_its_own_text_and_drops_it(
-    model: Path, prepared: Path, tmp_path: Path, dropout: dict[str, float], in_memory: bool
+    model: Path, pipe: JoVAPipeline, prepared: Path, tmp_path: Path, dropout: dict[str, float], in_memory: bool
 ) -> None:
     settings = {"caption_dropout": 0.0, "dataset_on_device": in_memory} | dropout
     arguments = conditions(prepared, model, tmp_path, 2, **settings)
-    pipe = JoVAPipeline.from_pretrained(model)
     seen, heard = arguments["encoder_hidden_states"], arguments["audio_encoder_hidden_states"]
     for row, (name, words) in enumerate(SAID.items()):
         expected = unsaid_by(pipe) if dropout else spoken_by(pipe, words)
@@ -213,12 +216,11 @@ def test_the_sound_reads_its_own_text_and_drops_it(
 @pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 1.0])
 def test_a_step_with_a_voice_reads_what_a_call_with_one_reads(
-    model: Path, recording: Path, tmp_path: Path, dropout: float, in_memory: bool
+    model: Path, pipe: JoVAPipeline, recording: Path, tmp_path: Path, dropout: float, in_memory: bool
 ) -> None:
     settings = {"tasks": {"voice": 1}, "caption_dropout": dropout, "dataset_on_device": in_memory}
     arguments = conditions(recording, model, tmp_path, 2, **settings)
     dataset = PrecomputedDataset(recording, with_voices=True)
-    pipe = JoVAPipeline.from_pretrained(model)
     said = [header.metadata["transcript"] for header in dataset.headers]
     for row in range(2):
         voice = said[dataset.voices[row]]

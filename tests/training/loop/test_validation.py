@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,21 +13,33 @@ from diffusers_jova.training.train import assemble, run
 from tests.tiny_training import different, result, tiny_config, write_clips
 
 
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline_folder: Path) -> tuple[dict[str, Any], Path]:
+    """Settings of a run that makes no clips, and the folder of its result."""
+    folder = tmp_path_factory.mktemp("quiet")
+    data = write_clips(folder / "prepared", channels=(16, 4, 16))
+    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "ema_decay": 0.9, "steps": 2}
+    Trainer(tiny_config(folder, **settings)).train()
+    return settings, folder / "run"
+
+
+VALIDATED = {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
+
+
 def test_validation_without_a_pipeline_is_refused_before_the_first_step(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, validate_every=1, validation_prompts=["a"])
     with pytest.raises(ValueError, match="`pipeline` must be a saved pipeline to make validation clips"):
         run(config)
 
 
-def test_validation_makes_clips_and_leaves_the_run_as_it_was(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
-    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
-    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "ema_decay": 0.9, "steps": 2}
-    Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "quiet"), **settings)).train()
-    settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
-    run(tiny_config(tmp_path, **settings))
+def test_validation_makes_clips_and_leaves_the_run_as_it_was(
+    tmp_path: Path, quiet: tuple[dict[str, Any], Path]
+) -> None:
+    settings, without = quiet
+    run(tiny_config(tmp_path, **settings, **VALIDATED))
     clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
     assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step in (1, 2) for prompt in (0, 1)]
-    assert different(result(tmp_path / "quiet"), result(tmp_path / "run")) == []
+    assert different(result(without), result(tmp_path / "run")) == []
 
 
 @pytest.mark.parametrize(
@@ -39,11 +52,13 @@ def test_validation_makes_clips_and_leaves_the_run_as_it_was(tmp_path: Path, tin
     ids=["load", "memory", "disk"],
 )
 def test_a_validation_that_fails_is_announced_and_takes_no_step_from_the_run(
-    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+    tmp_path: Path,
+    quiet: tuple[dict[str, Any], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    error: Exception,
 ) -> None:
-    data = write_clips(tmp_path / "prepared", channels=(16, 4, 16))
-    settings = {"model": str(tiny_pipeline_folder), "data": str(data), "ema_decay": 0.9, "steps": 2}
-    Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "quiet"), **settings)).train()
+    settings, without = quiet
     owner, name = place.split(".")
     working, calls = getattr(getattr(diffusers_jova, owner), name), []
 
@@ -54,8 +69,7 @@ def test_a_validation_that_fails_is_announced_and_takes_no_step_from_the_run(
         return working(*arguments, **options)
 
     monkeypatch.setattr(getattr(diffusers_jova, owner), name, fails_at_first)
-    settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
-    trainer = assemble(tiny_config(tmp_path, **settings))
+    trainer = assemble(tiny_config(tmp_path, **settings, **VALIDATED))
     message = f"validation failed at step 1, the run goes on: .*{re.escape(str(error))}"
     with pytest.warns(UserWarning, match=message) as warned:
         trainer.train()
@@ -63,7 +77,7 @@ def test_a_validation_that_fails_is_announced_and_takes_no_step_from_the_run(
     assert trainer.transformer.training
     clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
     assert clips == [f"step-00000002-0{prompt}.mp4" for prompt in (0, 1)]
-    assert different(result(tmp_path / "quiet"), result(tmp_path / "run")) == []
+    assert different(result(without), result(tmp_path / "run")) == []
 
 
 def test_an_interruption_of_a_validation_ends_the_run(
