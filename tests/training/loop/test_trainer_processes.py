@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing import ProcessRaisedException
+from torch import distributed
 
 from diffusers_jova.training.data.dataset import PrecomputedDataset, write_record
 from diffusers_jova.training.loop.config import TrainConfig
@@ -38,42 +38,23 @@ def train_in_two_processes(config: Any) -> None:
     Trainer(config).train()
 
 
-def train_with_a_disk_of_its_own(config: Any, other_output_dir: str) -> None:
-    forget_accelerate()
-    Trainer(config if torch.distributed.get_rank() == 0 else replace(config, output_dir=other_output_dir)).train()
-
-
-def test_all_processes_continue_from_the_checkpoint_that_the_first_one_sees(tmp_path: Path) -> None:
-    settings = {"batch_size": 2, "distribution": "ddp"}
-    launch(train_in_two_processes, tiny_config(tmp_path, **settings))
-    first, other = tmp_path / "first", tmp_path / "other"
-    shutil.copytree(tmp_path / "run" / "checkpoint-00000003", first / "checkpoint-00000003")
-    config = tiny_config(tmp_path, output_dir=str(first), **settings)
-    message = "`output_dir` must be on a disk that all machines share, got `.*`, where 1 of 2 processes find `check"
-    with pytest.raises(ProcessRaisedException, match=message):
-        launch(train_with_a_disk_of_its_own, config, str(other))
-    shutil.copytree(tmp_path / "run", other)  # with a newer checkpoint, from which the second would go on alone
-    launch(train_with_a_disk_of_its_own, config, str(other))
-    assert different(result(tmp_path / "run"), result(first)) == []
-
-
-def train_until_the_second_process_is_told_to_end(config: Any) -> None:
+def train_until_the_second_process_is_told_to_end_and_go_on(config: Any) -> None:
     forget_accelerate()
 
     def tell(_: Trainer, step: int) -> None:
-        if step == 1 and torch.distributed.get_rank() == 1:
+        if step == 1 and distributed.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(PreemptedError, match="ended by SIGTERM after step 2"):
         Trainer(config, on_validate=tell).train()
+    assert [path.name for path in Path(config.output_dir).glob("checkpoint-*")] == ["checkpoint-00000002"]
+    train_in_two_processes(replace(config, validate_every=None))
 
 
 def test_processes_end_together_when_one_of_them_is_told_to(tmp_path: Path) -> None:
     settings = {"batch_size": 2, "distribution": "ddp", "validate_every": 1, "validation_prompts": ["a"]}
     config = tiny_config(tmp_path, **settings)
-    launch(train_until_the_second_process_is_told_to_end, config)
-    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-00000002"]
-    launch(train_in_two_processes, replace(config, validate_every=None))
+    launch(train_until_the_second_process_is_told_to_end_and_go_on, config)
     assert (tmp_path / "run" / "transformer").exists()
 
 
@@ -155,6 +136,26 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)  # sums in another order
     last, other = losses(tmp_path)[-1], losses(trained / case / "run")[-1]
     assert other["loss/video"] == pytest.approx(last["loss/video"], rel=1e-4)
+
+
+def train_with_a_disk_of_its_own(config: TrainConfig, whole_run: Path, other: Path) -> None:
+    rank = distributed.get_rank()
+    own = config if rank == 0 else replace(config, output_dir=str(other))
+    message = "`output_dir` must be on a disk that all machines share, got `.*`, where 1 of 2 processes find `check"
+    with pytest.raises(ValueError, match=message):
+        train_in_two_processes(own)
+    if rank == 0:
+        shutil.copytree(whole_run, other)  # with a newer checkpoint, from which the second would go on alone
+    distributed.barrier()
+    train_in_two_processes(own)
+
+
+def test_all_processes_continue_from_the_checkpoint_that_the_first_one_sees(trained: Path, tmp_path: Path) -> None:
+    whole_run, first = trained / "cross" / "run", tmp_path / "first"
+    shutil.copytree(whole_run / "checkpoint-00000003", first / "checkpoint-00000003")
+    config = config_of(trained, "cross", output_dir=str(first))
+    launch(train_with_a_disk_of_its_own, config, whole_run, tmp_path / "other")
+    assert different(result(whole_run), result(first)) == []
 
 
 def test_what_two_video_towers_cannot_share_is_refused(tmp_path: Path) -> None:
