@@ -34,7 +34,7 @@ DTYPES = {
 }
 
 
-REMAP_BYTES = 2**27
+REMAP_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def open_safetensors(path: Path) -> dict[str, Source]:
 
 
 class MappedFile:
-    """A safetensors file, mapped anew after every 128 MiB that were read.
+    """A safetensors file, mapped anew after every 16 MiB that were read.
 
     What was read of a mapping counts as memory as long as it lasts; opening the file for every tensor would parse its
     header thousands of times.

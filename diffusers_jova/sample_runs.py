@@ -4,7 +4,6 @@ The rows lie packed as [video; video_text; audio; audio_text]; a branch is a med
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import Literal, NamedTuple, get_args
 
 from .row_spans import Spans, joined_spans
@@ -100,8 +99,14 @@ def sample_runs(
 
 
 def grouped(samples: Iterable[tuple[Coupling, BranchSpans]]) -> tuple[SampleRun, ...]:
-    """Runs of samples, each given by its coupling and its rows."""
-    return tuple(SampleRun(coupled, len(list(run)), spans) for (coupled, spans), run in groupby(samples))
+    """Runs of samples, each given by its coupling and its rows; a loop that a compiler follows."""
+    runs: list[SampleRun] = []
+    for coupled, spans in samples:
+        if runs and runs[-1].coupled == coupled and runs[-1].spans == spans:
+            runs[-1] = SampleRun(coupled, runs[-1].num_samples + 1, spans)
+        else:
+            runs.append(SampleRun(coupled, 1, spans))
+    return tuple(runs)
 
 
 def with_coupling(runs: Sequence[SampleRun], coupled: Coupling) -> tuple[SampleRun, ...]:

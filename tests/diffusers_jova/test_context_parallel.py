@@ -59,8 +59,8 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 WHOLE = ("jova", "nava", "aligned")  # of each way in which streams meet, one that takes all cases by default
-MEETINGS = ("coupled", "masked_one_way", "the_other_way", "own_text_of_audio")  # the cases of the others
-ON_THREE = ("coupled", "uncoupled", "masked_one_way", "timesteps_per_latent", "one_row", "divisible")
+MEETINGS = ("coupled", "lengths_one_way", "the_other_way", "own_text_of_audio")  # the cases of the others
+ON_THREE = ("coupled", "uncoupled", "lengths_one_way", "timesteps_per_latent", "one_row", "divisible")
 
 
 def cases_of(kind: str, num_processes: int, everything: bool) -> dict[str, dict[str, Any]]:
