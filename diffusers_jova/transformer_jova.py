@@ -529,9 +529,9 @@ class JoVATransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         return self.join_outputs(velocities, inputs, return_dict)
 
     def spans(self, inputs: Mapping[str, ModalityInput]) -> list[BranchSpans] | None:
-        """Rows of each sample that exist; None where all do, or where devices share the rows and a mask tells it."""
+        """Rows of each sample that exist; None where all do, or where a mask tells it."""
         texts = {branch: part.text.spans for branch, part in inputs.items() if part.text.spans is not None}
-        if not texts or self._parallel_config is not None:
+        if not texts or needs_mask(inputs, self._parallel_config):
             return None
         branches = {}
         for branch, spans in texts.items():
@@ -570,6 +570,11 @@ def pack_positions(rows: dict[str, BranchRows]) -> Tensor:
     return torch.cat(parts)
 
 
+def needs_mask(inputs: Mapping[str, ModalityInput], parallel_config: ParallelConfig | None) -> bool:
+    """Whether a mask tells which rows exist: where devices share them, or where a text comes with one."""
+    return parallel_config is not None or any(part.text.mask is not None for part in inputs.values())
+
+
 def pack_attention_mask(
     inputs: Mapping[str, ModalityInput], packed: Tensor, parallel_config: ParallelConfig | None
 ) -> Tensor | None:
@@ -578,7 +583,7 @@ def pack_attention_mask(
     num_rows: dict[str, int] = {}
     for branch, part in inputs.items():
         masks |= {branch: None, f"{branch}_text": part.text.mask}
-        if parallel_config is not None and part.text.spans is not None:
+        if part.text.spans is not None and needs_mask(inputs, parallel_config):
             masks[f"{branch}_text"] = mask_of(part.text.spans, part.text.num_rows, packed.device)
         num_rows |= {branch: part.num_rows, f"{branch}_text": part.text.num_rows}
     return key_mask(masks, num_rows, packed.shape[0], packed.device, parallel_config)

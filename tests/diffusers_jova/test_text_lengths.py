@@ -87,6 +87,18 @@ def test_lengths_predict_what_a_mask_predicts(kind: str, lengths: dict[str, Any]
         assert not torch.allclose(masked[0], run(model, **given, coupled=coupled)[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_the_text_of_one_modality_may_have_lengths_and_that_of_the_other_a_mask(kind: str) -> None:
+    model, behind = BUILDERS[kind](), TEXT_MASK.flip(1)
+    given = inputs(BATCH_SIZE) | {"audio_encoder_hidden_states": OWN_AUDIO_TEXT, "coupled": COUPLED}
+    masks = {"encoder_attention_mask": TEXT_MASK, "audio_encoder_attention_mask": behind}
+    mixed = {"text_lengths": LENGTHS, "audio_encoder_attention_mask": behind}
+    assert_same(run(model, **given, **mixed), run(model, **given, **masks))
+    masks = {"encoder_attention_mask": behind, "audio_encoder_attention_mask": TEXT_MASK}
+    mixed = {"encoder_attention_mask": behind, "audio_text_lengths": LENGTHS}
+    assert_same(run(model, **given, **mixed), run(model, **given, **masks))
+
+
 @pytest.mark.parametrize("fusion", ["cross", "cross_linear"])
 def test_lengths_predict_what_a_mask_predicts_with_either_cross_term(fusion: str) -> None:
     model, given = build_transformer(fusion=fusion), {**inputs(BATCH_SIZE), "coupled": COUPLED}
