@@ -239,6 +239,12 @@ TRANSFORMERS: dict[str, Callable[..., Any]] = {  # of each class, and of each fu
 }
 
 
-def one_of_each_class(names: Iterable[str]) -> list[Any]:
-    """Parameters of a test that takes one kind of transformer the way of another; those are slow."""
-    return [name if name in ONE_OF_EACH_CLASS else pytest.param(name, marks=pytest.mark.slow) for name in names]
+def one_of_each_class(names: Iterable[str], *others: str) -> list[Any]:
+    """Parameters of a test that takes most kinds of transformers the way of one of their class; those are slow.
+
+    Args:
+        names: Of all kinds.
+        others: Kinds that take a way of their own.
+    """
+    kept = (*ONE_OF_EACH_CLASS, *others)
+    return [name if name in kept else pytest.param(name, marks=pytest.mark.slow) for name in names]
