@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from jova_cli.latent_lengths import num_frames_of
-from jova_cli.windows import Window, WindowSize, plan_windows
+from jova_cli.windows import Window, WindowSize, plan_windows, with_shorter_overlap
 
 from .clip_shape import set_length
 from .content_credentials import Credentials
@@ -208,6 +208,7 @@ class LongClip:
         held: MadeWindow | None = None  # the end of the last window, which the next one shares
         begun: list[str] = []  # the words in it
         voice: dict[str, Any] = {}
+        num_frames = num_samples = 0
         for index in range(len(self.planned)):
             window = self.windows[index]
             if self.announce is not None:
@@ -225,10 +226,20 @@ class LongClip:
             if held is not None:
                 made = self.join(held, made, index)
             if index + 1 < len(self.windows):
-                self.windows[index + 1] = self.after_pause(prompt, made.audio, index) or self.windows[index + 1]
+                num_overlap = self.overlap_in_pause(prompt, made.audio, index)
+                if num_overlap is not None:
+                    factor = self.pipeline.temporal_factor
+                    self.windows = with_shorter_overlap(self.windows, index + 1, num_overlap, factor)
                 begun = self.words_begun(prompt, made, index)
             piece, held = self.split(made, index)
+            num_frames += len(piece.frames)
+            num_samples += 0 if piece.audio is None else piece.audio.shape[1]
             yield piece
+        if (num_frames, num_samples) != (self.num_frames, self.sample_at(self.num_frames)):
+            raise RuntimeError(
+                f"the pieces must hold {self.num_frames} frames and {self.sample_at(self.num_frames)} samples, got "
+                f"{num_frames} and {num_samples}; report it with the script, and use longer lines"
+            )
 
     def prompt_of(self, window: Window, begun: Sequence[str]) -> str | JoVAPrompt:
         """The prompt of a window: of the words of its line those of its share, behind those that it begins with."""
@@ -239,27 +250,28 @@ class LongClip:
         first, last = (round(len(words) * share) for share in window.share)
         return replace(prompt, transcript=" ".join([*begun, *words[first:last]]))
 
-    def after_pause(self, prompt: str | JoVAPrompt, sound: Tensor | None, index: int) -> Window | None:
-        """The next window where it shares a pause at the end of this one and no more; None where words are there.
+    def overlap_in_pause(self, prompt: str | JoVAPrompt, sound: Tensor | None, index: int) -> int | None:
+        """Frames of the pause at the end of a window that the next one shares; None where words are there.
 
         Words in what a window begins with are told to it again, which models heed less than they say new ones.
 
         Args:
-            prompt: Of this window.
-            sound: Of this window [C, S]; None without.
+            prompt: Of the window.
+            sound: Of the window [C, S]; None without.
             index: Which it is.
+
+        Returns:
+            At most what is planned, which it is where nobody speaks.
         """
-        following = self.windows[index + 1]
+        most, end_frame = self.windows[index + 1].num_overlap, self.windows[index].end_frame
         if sound is None or self.sampling_rate is None or isinstance(prompt, str) or not prompt.transcript:
-            return following
+            return most
         factor = self.pipeline.temporal_factor
-        least = min(following.num_overlap, num_frames_of(1 + LEAST_LATENTS, factor))
-        for num_overlap in range(following.num_overlap, least - 1, -factor):
-            less = following.num_overlap - num_overlap
-            first, num_frames = following.first_frame + less, following.num_frames - less
-            num_shared = self.sample_at(self.windows[index].end_frame) - self.sample_at(first)
+        least = min(most, num_frames_of(1 + LEAST_LATENTS, factor))
+        for num_overlap in range(most, least - 1, -factor):
+            num_shared = self.sample_at(end_frame) - self.sample_at(end_frame - num_overlap)
             if ends_in_pause(sound, num_shared, self.sampling_rate):
-                return following._replace(first_frame=first, num_frames=num_frames, num_overlap=num_overlap)
+                return num_overlap
         return None
 
     def words_begun(self, prompt: str | JoVAPrompt, made: MadeWindow, index: int) -> list[str]:
@@ -277,7 +289,7 @@ class LongClip:
             made = self.generate(index, attempt, prompt, held, voice)
             if attempt + 1 == self.tries or index + 1 == len(self.windows):
                 break
-            if self.after_pause(prompt, self.decode_sound(made, self.windows[index])[0], index) is not None:
+            if self.overlap_in_pause(prompt, self.decode_sound(made, self.windows[index])[0], index) is not None:
                 break
         return made
 

@@ -131,6 +131,35 @@ def test_a_model_that_reads_a_voice_reads_that_of_the_first_window() -> None:
     assert clip.voice_of(heard._replace(audio=torch.zeros(1, 9000), num_filled=0), prompt) == {}
 
 
+def test_a_line_behind_one_as_long_as_a_window_is_made(pipeline: JoVAPipeline) -> None:
+    lines = [ScriptLine(0.0, "a dog"), ScriptLine(9 / 16, "a cat")]  # of which the second wants all of the first
+    clip = long_clip(pipeline, lines=lines, window_frames=17, arguments={"modalities": ["video"]})
+    assert [len(piece.frames) for piece in clip.pieces()] == [4, 13]
+
+
+def test_a_clip_is_as_long_as_it_says_where_a_window_that_begins_in_a_pause_can_give_less_to_the_next(
+    pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffusers_jova.long_clip.ends_in_pause", lambda _, samples, rate: samples < 0.4 * rate)
+    lines = [ScriptLine(start / 16, JoVAPrompt(video="a man", transcript="one two")) for start in (0, 25, 29)]
+    clip = long_clip(pipeline, lines=lines, num_frames=33, window_frames=25, overlap_frames=13)
+    pieces = list(clip.pieces())
+    assert [window.num_overlap for window in clip.planned] == [0, 13, 13]
+    assert [window.num_overlap for window in clip.windows] == [0, 5, 5]
+    assert [len(piece.frames) for piece in pieces] == [20, 4, 9]
+    assert joined(iter(pieces))[1].shape[1] == clip.sample_at(33)
+
+
+def test_pieces_that_do_not_make_up_the_clip_are_an_error_and_no_file(pipeline: JoVAPipeline, tmp_path: Path) -> None:
+    def announce(*_: int) -> None:
+        clip.windows[-1] = clip.planned[-1]._replace(num_frames=clip.planned[-1].num_frames - 4)
+
+    clip = long_clip(pipeline, announce=announce)
+    with pytest.raises(RuntimeError, match=r"pieces must hold 17 frames and 17000 samples, got 13 and 13000"):
+        clip.save(tmp_path / "clip.mp4")
+    assert not (tmp_path / "clip.mp4").exists()
+
+
 # 2. Going on
 
 
