@@ -140,7 +140,9 @@ def test_a_line_behind_one_as_long_as_a_window_is_made(pipeline: JoVAPipeline) -
 def test_a_clip_is_as_long_as_it_says_where_a_window_that_begins_in_a_pause_can_give_less_to_the_next(
     pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffusers_jova.long_clip.ends_in_pause", lambda _, samples, rate: samples < 0.4 * rate)
+    paused = 25_000, 5_000  # samples of the first window, and of its quiet end
+    told = "diffusers_jova.long_clip.ends_in_pause"
+    monkeypatch.setattr(told, lambda sound, num_end, _: (sound.shape[1], num_end) == paused)
     lines = [ScriptLine(start / 16, JoVAPrompt(video="a man", transcript="one two")) for start in (0, 25, 29)]
     clip = long_clip(pipeline, lines=lines, num_frames=33, window_frames=25, overlap_frames=13)
     pieces = list(clip.pieces())
