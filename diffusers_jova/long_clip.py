@@ -8,8 +8,9 @@ Letters in shapes: N frames, C channels of the sound, S samples, H, W height and
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +52,7 @@ OWN = (  # arguments of a call that a long clip gives itself
     "output_type",
     "return_dict",
 )
+OF_FILES = ("_class_name", "_diffusers_version", "_name_or_path", "_use_default_values")  # of a config: decide nothing
 OF_VOICES = ("speaker_embeds", "audio_speaker_scale")
 LEAST_LATENTS = 1  # behind the first, of a shared part that is shortened: a frame alone does not hold looks or motion
 NUM_DIGESTED = 64  # weights of each tensor, in a digest of all
@@ -181,17 +183,31 @@ class LongClip:
         return round(Fraction(frame * (self.sampling_rate or 0)) / exact_frame_rate(self.frame_rate))
 
     def origin(self) -> dict[str, Any]:
-        """What decides the clip, as JSON holds it."""
+        """What decides the clip, as JSON holds it: by the same names for every clip, or nothing would be compared."""
+        pipeline = self.pipeline
+        names = {item.name for item in fields(pipeline.defaults)}
+        settings = pipeline.defaults.override(**{name: self.arguments[name] for name in names & {*self.arguments}})
+        others = {name: value for name, value in self.arguments.items() if name not in names}
+        config = {name: value for name, value in pipeline.config.items() if name not in pipeline.components}
         return {
             "seed": self.seed,
             "tries": self.tries,
             "windows": [list(window) for window in self.planned],
             "prompts": [described(line.prompt) for line in self.lines],
-            "arguments": {name: described(value) for name, value in sorted(self.arguments.items())},
-            "model": name_of_source(self.pipeline.config.get("_name_or_path")),
-            "adapters": active_adapters(self.pipeline),
-            "weights": digest_weights(self.pipeline.transformer),
-            "dtype": str(self.pipeline.transformer.dtype),
+            "arguments": listed(others),
+            "settings": {name: leaf(getattr(settings, name)) for name in sorted(names - {"num_frames"})},
+            "model": name_of_source(pipeline.config.get("_name_or_path")),
+            "config": {
+                name: leaf(value) for name, value in sorted(config.items()) if name[0] != "_" and name != "defaults"
+            },
+            "scheduler": described_scheduler(pipeline.scheduler),
+            "cache": described_cache(pipeline.transformer._cache_config),
+            "adapters": active_adapters(pipeline),
+            "weights": {
+                name: digest_weights(part) if isinstance(part, torch.nn.Module) else type(part).__name__
+                for name, part in sorted(pipeline.components.items())
+            },
+            "dtype": str(pipeline.transformer.dtype),
         }
 
     # 2. Making
@@ -453,8 +469,13 @@ def seed_of_window(seed: int, index: int, attempt: int = 0) -> int:
 
 def described(value: Any) -> Any:
     """A value as JSON holds it; of media a digest, of other objects the kind alone."""
+    if isinstance(value, np.generic):
+        item = value.item()
+        return str(item) if isinstance(item, np.generic) else described(item)  # a long double stays one
     if value is None or isinstance(value, str | int | float):
         return value
+    if isinstance(value, torch.dtype | torch.device):
+        return str(value)
     if isinstance(value, JoVAPrompt):
         return asdict(value)
     if isinstance(value, PIL.Image.Image):
@@ -470,6 +491,29 @@ def described(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         return {name: described(getattr(value, name)) for name in value.__dataclass_fields__}
     return type(value).__name__
+
+
+def listed(values: Mapping[str, Any]) -> list[str]:
+    """Values by their names in one list, which is compared as a whole: a name in one of two counts as a difference."""
+    return [f"{name}={json.dumps(described(value))}" for name, value in sorted(values.items())]
+
+
+def leaf(value: Any) -> Any:
+    """A value as JSON holds it, without names within."""
+    return listed(value) if isinstance(value, Mapping) else described(value)
+
+
+def described_scheduler(scheduler: Any) -> list[str]:
+    """The kind of a scheduler and what its config says."""
+    own = {name: value for name, value in scheduler.config.items() if name not in OF_FILES}
+    return [type(scheduler).__name__, *listed(own)]
+
+
+def described_cache(config: Any) -> list[str] | None:
+    """The kind of a cache between steps and its settings, of diffusers' kinds as well; None for none."""
+    if config is None:
+        return None
+    return [type(config).__name__, *listed({item.name: getattr(config, item.name) for item in fields(config)})]
 
 
 def digest_weights(module: torch.nn.Module) -> str:

@@ -1,16 +1,19 @@
+import json
 import re
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import MagCacheConfig, UniPCMultistepScheduler
 from PIL import Image
 
-from diffusers_jova import JoVAPipeline, JoVAPrompt, media
+from diffusers_jova import FlowMatchAudioVideoScheduler, JoVACacheConfig, JoVAPipeline, JoVAPrompt, media
 from diffusers_jova.long_clip import LongClip, MadeWindow, Piece, ScriptLine
+from diffusers_jova.origin import OriginError, check_origin
 from diffusers_jova.provenance import read_provenance
 from diffusers_jova.window_folder import WindowFolder, folder_of
 from jova_cli.generate import parse, said_of_interrupt
@@ -207,21 +210,75 @@ def interrupted_at(number: int) -> Any:
     return announce
 
 
-@pytest.mark.parametrize("change", ["seed", "lines", "arguments", "weights"])
-def test_windows_of_another_clip_are_not_gone_on_with(
-    pipeline: JoVAPipeline, change: str, monkeypatch: pytest.MonkeyPatch
+OTHERS: dict[str, dict[str, Any]] = {
+    "seed": {"seed": 4},
+    "lines": {"lines": [ScriptLine(0.0, "a dog")]},
+    "image": {"arguments": {"image": Image.new("RGB", (32, 32))}},
+    "number of numpy": {"arguments": {"num_inference_steps": np.int64(2)}},
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_windows_of_another_clip_are_not_gone_on_with(pipeline: JoVAPipeline, change: str) -> None:
+    origin = long_clip(pipeline, arguments={"num_inference_steps": np.int64(1)}).origin()
+    assert long_clip(pipeline).origin() == origin
+    with pytest.raises(OriginError):
+        check_origin(origin, long_clip(pipeline, **OTHERS[change]).origin(), Path("clip.mp4.windows"))
+
+
+def changed_weight(component: str) -> Callable[[JoVAPipeline, pytest.MonkeyPatch], None]:
+    def change(pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+        weight = list(getattr(pipeline, component).parameters())[-1]
+        monkeypatch.setattr(weight, "data", weight.data + 1)
+
+    return change
+
+
+def cached(config: Any) -> Callable[[JoVAPipeline, pytest.MonkeyPatch], None]:
+    return lambda pipeline, monkeypatch: monkeypatch.setattr(pipeline.transformer, "_cache_config", config)
+
+
+MODELS: dict[str, Callable[[JoVAPipeline, pytest.MonkeyPatch], None]] = {
+    **{name: changed_weight(name) for name in ("transformer", "text_encoder", "vae", "audio_vae", "vocoder")},
+    "cache": cached(JoVACacheConfig(video_interval=2)),
+    "interval of a cache": cached(JoVACacheConfig(video_interval=3)),
+    "format of a cache": cached(JoVACacheConfig(video_interval=2, storage_dtype=torch.float8_e4m3fn)),
+    "cache of diffusers": cached(MagCacheConfig(mag_ratios=torch.ones(2), num_inference_steps=2)),
+    "scheduler": lambda pipeline, monkeypatch: monkeypatch.setattr(pipeline, "scheduler", UniPCMultistepScheduler()),
+    "shift": lambda pipeline, monkeypatch: monkeypatch.setattr(
+        pipeline, "scheduler", FlowMatchAudioVideoScheduler(shift=7.0)
+    ),
+    "default": lambda pipeline, monkeypatch: monkeypatch.setattr(
+        pipeline, "defaults", pipeline.defaults.override(guidance_rescale=0.5)
+    ),
+    "template": lambda pipeline, _: pipeline.register_to_config(prompt_template="{video}"),
+}
+
+
+def test_windows_of_another_model_or_other_settings_of_it_are_not_gone_on_with(pipeline: JoVAPipeline) -> None:
+    origins = [long_clip(pipeline).origin()]
+    template = pipeline.config["prompt_template"]
+    for change in MODELS.values():
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            change(pipeline, monkeypatch)
+            origins.append(long_clip(pipeline).origin())
+    pipeline.register_to_config(prompt_template=template)
+    assert long_clip(pipeline).origin() == origins[0]
+    texts = [json.dumps(origin, sort_keys=True) for origin in origins]
+    same = [name for name, text in zip(["none", *MODELS], texts, strict=True) if texts.count(text) > 1]
+    assert not same
+    for name, origin in zip(MODELS, origins[1:], strict=True):
+        with pytest.raises(OriginError):
+            check_origin(origins[0], origin, Path(name))
+
+
+def test_a_default_that_a_call_replaces_and_a_clip_that_was_made_change_no_origin(
+    pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = long_clip(pipeline).origin()
-    options: dict[str, Any] = {
-        "seed": {"seed": 4},
-        "lines": {"lines": [ScriptLine(0.0, "a dog")]},
-        "arguments": {"arguments": {"image": Image.new("RGB", (32, 32))}},
-        "weights": {},
-    }[change]
-    if change == "weights":
-        weight = next(pipeline.transformer.parameters())
-        monkeypatch.setattr(weight, "data", weight.data + 1)
-    assert long_clip(pipeline, **options).origin() != origin
+    list(long_clip(pipeline, lines=[ScriptLine(0.0, "a dog")], num_frames=9).pieces())
+    monkeypatch.setattr(pipeline, "defaults", pipeline.defaults.override(guidance_scale=5.0))
+    assert long_clip(pipeline).origin() == origin
 
 
 # 3. Refusals
