@@ -8,8 +8,9 @@ Letters in shapes: N frames, C channels of the sound, S samples, H, W height and
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from jova_cli.latent_lengths import num_frames_of
-from jova_cli.windows import Window, WindowSize, plan_windows
+from jova_cli.windows import Window, WindowSize, plan_windows, with_shorter_overlap
 
 from .clip_shape import set_length
 from .content_credentials import Credentials
@@ -51,6 +52,7 @@ OWN = (  # arguments of a call that a long clip gives itself
     "output_type",
     "return_dict",
 )
+OF_FILES = ("_class_name", "_diffusers_version", "_name_or_path", "_use_default_values")  # of a config: decide nothing
 OF_VOICES = ("speaker_embeds", "audio_speaker_scale")
 LEAST_LATENTS = 1  # behind the first, of a shared part that is shortened: a frame alone does not hold looks or motion
 NUM_DIGESTED = 64  # weights of each tensor, in a digest of all
@@ -181,17 +183,31 @@ class LongClip:
         return round(Fraction(frame * (self.sampling_rate or 0)) / exact_frame_rate(self.frame_rate))
 
     def origin(self) -> dict[str, Any]:
-        """What decides the clip, as JSON holds it."""
+        """What decides the clip, as JSON holds it: by the same names for every clip, or nothing would be compared."""
+        pipeline = self.pipeline
+        names = {item.name for item in fields(pipeline.defaults)}
+        settings = pipeline.defaults.override(**{name: self.arguments[name] for name in names & {*self.arguments}})
+        others = {name: value for name, value in self.arguments.items() if name not in names}
+        config = {name: value for name, value in pipeline.config.items() if name not in pipeline.components}
         return {
             "seed": self.seed,
             "tries": self.tries,
             "windows": [list(window) for window in self.planned],
             "prompts": [described(line.prompt) for line in self.lines],
-            "arguments": {name: described(value) for name, value in sorted(self.arguments.items())},
-            "model": name_of_source(self.pipeline.config.get("_name_or_path")),
-            "adapters": active_adapters(self.pipeline),
-            "weights": digest_weights(self.pipeline.transformer),
-            "dtype": str(self.pipeline.transformer.dtype),
+            "arguments": listed(others),
+            "settings": {name: leaf(getattr(settings, name)) for name in sorted(names - {"num_frames"})},
+            "model": name_of_source(pipeline.config.get("_name_or_path")),
+            "config": {
+                name: leaf(value) for name, value in sorted(config.items()) if name[0] != "_" and name != "defaults"
+            },
+            "scheduler": described_scheduler(pipeline.scheduler),
+            "cache": described_cache(pipeline.transformer._cache_config),
+            "adapters": active_adapters(pipeline),
+            "weights": {
+                name: digest_weights(part) if isinstance(part, torch.nn.Module) else type(part).__name__
+                for name, part in sorted(pipeline.components.items())
+            },
+            "dtype": str(pipeline.transformer.dtype),
         }
 
     # 2. Making
@@ -208,6 +224,7 @@ class LongClip:
         held: MadeWindow | None = None  # the end of the last window, which the next one shares
         begun: list[str] = []  # the words in it
         voice: dict[str, Any] = {}
+        num_frames = num_samples = 0
         for index in range(len(self.planned)):
             window = self.windows[index]
             if self.announce is not None:
@@ -225,10 +242,20 @@ class LongClip:
             if held is not None:
                 made = self.join(held, made, index)
             if index + 1 < len(self.windows):
-                self.windows[index + 1] = self.after_pause(prompt, made.audio, index) or self.windows[index + 1]
+                num_overlap = self.overlap_in_pause(prompt, made.audio, index)
+                if num_overlap is not None:
+                    factor = self.pipeline.temporal_factor
+                    self.windows = with_shorter_overlap(self.windows, index + 1, num_overlap, factor)
                 begun = self.words_begun(prompt, made, index)
             piece, held = self.split(made, index)
+            num_frames += len(piece.frames)
+            num_samples += 0 if piece.audio is None else piece.audio.shape[1]
             yield piece
+        if (num_frames, num_samples) != (self.num_frames, self.sample_at(self.num_frames)):
+            raise RuntimeError(
+                f"the pieces must hold {self.num_frames} frames and {self.sample_at(self.num_frames)} samples, got "
+                f"{num_frames} and {num_samples}; report it with the script, and use longer lines"
+            )
 
     def prompt_of(self, window: Window, begun: Sequence[str]) -> str | JoVAPrompt:
         """The prompt of a window: of the words of its line those of its share, behind those that it begins with."""
@@ -239,27 +266,28 @@ class LongClip:
         first, last = (round(len(words) * share) for share in window.share)
         return replace(prompt, transcript=" ".join([*begun, *words[first:last]]))
 
-    def after_pause(self, prompt: str | JoVAPrompt, sound: Tensor | None, index: int) -> Window | None:
-        """The next window where it shares a pause at the end of this one and no more; None where words are there.
+    def overlap_in_pause(self, prompt: str | JoVAPrompt, sound: Tensor | None, index: int) -> int | None:
+        """Frames of the pause at the end of a window that the next one shares; None where words are there.
 
         Words in what a window begins with are told to it again, which models heed less than they say new ones.
 
         Args:
-            prompt: Of this window.
-            sound: Of this window [C, S]; None without.
+            prompt: Of the window.
+            sound: Of the window [C, S]; None without.
             index: Which it is.
+
+        Returns:
+            At most what is planned, which it is where nobody speaks.
         """
-        following = self.windows[index + 1]
+        most, end_frame = self.windows[index + 1].num_overlap, self.windows[index].end_frame
         if sound is None or self.sampling_rate is None or isinstance(prompt, str) or not prompt.transcript:
-            return following
+            return most
         factor = self.pipeline.temporal_factor
-        least = min(following.num_overlap, num_frames_of(1 + LEAST_LATENTS, factor))
-        for num_overlap in range(following.num_overlap, least - 1, -factor):
-            less = following.num_overlap - num_overlap
-            first, num_frames = following.first_frame + less, following.num_frames - less
-            num_shared = self.sample_at(self.windows[index].end_frame) - self.sample_at(first)
+        least = min(most, num_frames_of(1 + LEAST_LATENTS, factor))
+        for num_overlap in range(most, least - 1, -factor):
+            num_shared = self.sample_at(end_frame) - self.sample_at(end_frame - num_overlap)
             if ends_in_pause(sound, num_shared, self.sampling_rate):
-                return following._replace(first_frame=first, num_frames=num_frames, num_overlap=num_overlap)
+                return num_overlap
         return None
 
     def words_begun(self, prompt: str | JoVAPrompt, made: MadeWindow, index: int) -> list[str]:
@@ -277,7 +305,7 @@ class LongClip:
             made = self.generate(index, attempt, prompt, held, voice)
             if attempt + 1 == self.tries or index + 1 == len(self.windows):
                 break
-            if self.after_pause(prompt, self.decode_sound(made, self.windows[index])[0], index) is not None:
+            if self.overlap_in_pause(prompt, self.decode_sound(made, self.windows[index])[0], index) is not None:
                 break
         return made
 
@@ -441,8 +469,13 @@ def seed_of_window(seed: int, index: int, attempt: int = 0) -> int:
 
 def described(value: Any) -> Any:
     """A value as JSON holds it; of media a digest, of other objects the kind alone."""
+    if isinstance(value, np.generic):
+        item = value.item()
+        return str(item) if isinstance(item, np.generic) else described(item)  # a long double stays one
     if value is None or isinstance(value, str | int | float):
         return value
+    if isinstance(value, torch.dtype | torch.device):
+        return str(value)
     if isinstance(value, JoVAPrompt):
         return asdict(value)
     if isinstance(value, PIL.Image.Image):
@@ -458,6 +491,29 @@ def described(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         return {name: described(getattr(value, name)) for name in value.__dataclass_fields__}
     return type(value).__name__
+
+
+def listed(values: Mapping[str, Any]) -> list[str]:
+    """Values by their names in one list, which is compared as a whole: a name in one of two counts as a difference."""
+    return [f"{name}={json.dumps(described(value))}" for name, value in sorted(values.items())]
+
+
+def leaf(value: Any) -> Any:
+    """A value as JSON holds it, without names within."""
+    return listed(value) if isinstance(value, Mapping) else described(value)
+
+
+def described_scheduler(scheduler: Any) -> list[str]:
+    """The kind of a scheduler and what its config says."""
+    own = {name: value for name, value in scheduler.config.items() if name not in OF_FILES}
+    return [type(scheduler).__name__, *listed(own)]
+
+
+def described_cache(config: Any) -> list[str] | None:
+    """The kind of a cache between steps and its settings, of diffusers' kinds as well; None for none."""
+    if config is None:
+        return None
+    return [type(config).__name__, *listed({item.name: getattr(config, item.name) for item in fields(config)})]
 
 
 def digest_weights(module: torch.nn.Module) -> str:

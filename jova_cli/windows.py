@@ -92,17 +92,24 @@ class WindowSize(NamedTuple):
             check_whole_frames(shared, factor, "overlap_frames")
         return cls(size, shared, factor)
 
-    @property
-    def longest_overlap(self) -> int:
-        """Frames that two windows share at most."""
-        return max(self.num_overlap, whole_frames(math.ceil(LONGEST_OVERLAP_SHARE * self.num_frames), self.factor))
+    def overlap_of(self, length: int, before: Window) -> int:
+        """Frames that a window shares with the one before it, to which at least one latent of its own is left.
+
+        Args:
+            length: Of its new part.
+            before: The window before.
+        """
+        half = length + 1  # of a window of `2 * length + 1`
+        wanted = max(self.num_overlap, min(self.num_frames - length, half))
+        return min(wanted, before.num_frames - self.factor)
 
 
 def plan_windows(starts_s: Sequence[float], num_frames: int, frame_rate: float, size: WindowSize) -> list[Window]:
     """Cover a clip with windows, of which none has the prompts of two lines.
 
     A line that is longer than a window is divided evenly. Where the new part of a window is short, it shares more with
-    the window before, so that windows have the length that the model was trained with.
+    the window before, up to half of itself, so that windows come close to the length that the model was trained with;
+    it shares less than `size` says where the window before would keep nothing of its own. First frames ascend.
 
     Args:
         starts_s: Seconds at which the lines begin, ascending from 0.
@@ -117,18 +124,42 @@ def plan_windows(starts_s: Sequence[float], num_frames: int, frame_rate: float, 
     bounds = [0, *(_bound(start_s, frame_rate, size.factor) for start_s in starts_s[1:]), num_frames]
     windows: list[Window] = []
     for line, (first, last) in enumerate(itertools.pairwise(bounds)):
-        if last <= first:
+        least = 1 if line or len(starts_s) == 1 else 1 + size.factor  # the first window has a frame that is shared
+        if last - first < least:
             raise ValueError(_too_short(line, starts_s, num_frames, frame_rate, size.factor))
         position = first
         for length in _lengths(last - first, size, is_first=line == 0):
             share = ((position - first) / (last - first), (position + length - first) / (last - first))
-            overlap = 0
-            if windows:
-                wanted = max(size.num_overlap, min(size.num_frames - length, size.longest_overlap))
-                overlap = min(wanted, windows[-1].num_frames)
+            overlap = size.overlap_of(length, windows[-1]) if windows else 0
             windows.append(Window(position - overlap, overlap + length, overlap, line, share))
             position += length
     return windows
+
+
+def with_shorter_overlap(windows: Sequence[Window], index: int, num_overlap: int, factor: int) -> list[Window]:
+    """Windows of which one shares less with the one before it, and each behind it no more than that one can give.
+
+    Where new parts begin and end stays as it is.
+
+    Args:
+        windows: Of a clip, as `plan_windows` gives them.
+        index: Of the window that shares less, at least 1.
+        num_overlap: Frames that it shares, `factor * k + 1`, no more than planned.
+        factor: Frames per latent after the first.
+    """
+    shortened = list(windows[:index])
+    for window in windows[index:]:
+        new_frame = window.first_frame + window.num_overlap
+        num_overlap = min(num_overlap, window.num_overlap)
+        shortened.append(
+            window._replace(
+                first_frame=new_frame - num_overlap,
+                num_frames=window.end_frame - new_frame + num_overlap,
+                num_overlap=num_overlap,
+            )
+        )
+        num_overlap = shortened[-1].num_frames - factor  # the most that the next can share
+    return shortened
 
 
 def _bound(start_s: float, frame_rate: float, factor: int) -> int:

@@ -1,16 +1,19 @@
+import json
 import re
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import MagCacheConfig, UniPCMultistepScheduler
 from PIL import Image
 
-from diffusers_jova import JoVAPipeline, JoVAPrompt, media
+from diffusers_jova import FlowMatchAudioVideoScheduler, JoVACacheConfig, JoVAPipeline, JoVAPrompt, media
 from diffusers_jova.long_clip import LongClip, MadeWindow, Piece, ScriptLine
+from diffusers_jova.origin import OriginError, check_origin
 from diffusers_jova.provenance import read_provenance
 from diffusers_jova.window_folder import WindowFolder, folder_of
 from jova_cli.generate import parse, said_of_interrupt
@@ -131,6 +134,37 @@ def test_a_model_that_reads_a_voice_reads_that_of_the_first_window() -> None:
     assert clip.voice_of(heard._replace(audio=torch.zeros(1, 9000), num_filled=0), prompt) == {}
 
 
+def test_a_line_behind_one_as_long_as_a_window_is_made(pipeline: JoVAPipeline) -> None:
+    lines = [ScriptLine(0.0, "a dog"), ScriptLine(9 / 16, "a cat")]  # of which the second wants all of the first
+    clip = long_clip(pipeline, lines=lines, window_frames=17, arguments={"modalities": ["video"]})
+    assert [len(piece.frames) for piece in clip.pieces()] == [4, 13]
+
+
+def test_a_clip_is_as_long_as_it_says_where_a_window_that_begins_in_a_pause_can_give_less_to_the_next(
+    pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused = 25_000, 5_000  # samples of the first window, and of its quiet end
+    told = "diffusers_jova.long_clip.ends_in_pause"
+    monkeypatch.setattr(told, lambda sound, num_end, _: (sound.shape[1], num_end) == paused)
+    lines = [ScriptLine(start / 16, JoVAPrompt(video="a man", transcript="one two")) for start in (0, 25, 29)]
+    clip = long_clip(pipeline, lines=lines, num_frames=33, window_frames=25, overlap_frames=13)
+    pieces = list(clip.pieces())
+    assert [window.num_overlap for window in clip.planned] == [0, 13, 13]
+    assert [window.num_overlap for window in clip.windows] == [0, 5, 5]
+    assert [len(piece.frames) for piece in pieces] == [20, 4, 9]
+    assert joined(iter(pieces))[1].shape[1] == clip.sample_at(33)
+
+
+def test_pieces_that_do_not_make_up_the_clip_are_an_error_and_no_file(pipeline: JoVAPipeline, tmp_path: Path) -> None:
+    def announce(*_: int) -> None:
+        clip.windows[-1] = clip.planned[-1]._replace(num_frames=clip.planned[-1].num_frames - 4)
+
+    clip = long_clip(pipeline, announce=announce)
+    with pytest.raises(RuntimeError, match=r"pieces must hold 17 frames and 17000 samples, got 13 and 13000"):
+        clip.save(tmp_path / "clip.mp4")
+    assert not (tmp_path / "clip.mp4").exists()
+
+
 # 2. Going on
 
 
@@ -176,21 +210,75 @@ def interrupted_at(number: int) -> Any:
     return announce
 
 
-@pytest.mark.parametrize("change", ["seed", "lines", "arguments", "weights"])
-def test_windows_of_another_clip_are_not_gone_on_with(
-    pipeline: JoVAPipeline, change: str, monkeypatch: pytest.MonkeyPatch
+OTHERS: dict[str, dict[str, Any]] = {
+    "seed": {"seed": 4},
+    "lines": {"lines": [ScriptLine(0.0, "a dog")]},
+    "image": {"arguments": {"image": Image.new("RGB", (32, 32))}},
+    "number of numpy": {"arguments": {"num_inference_steps": np.int64(2)}},
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_windows_of_another_clip_are_not_gone_on_with(pipeline: JoVAPipeline, change: str) -> None:
+    origin = long_clip(pipeline, arguments={"num_inference_steps": np.int64(1)}).origin()
+    assert long_clip(pipeline).origin() == origin
+    with pytest.raises(OriginError):
+        check_origin(origin, long_clip(pipeline, **OTHERS[change]).origin(), Path("clip.mp4.windows"))
+
+
+def changed_weight(component: str) -> Callable[[JoVAPipeline, pytest.MonkeyPatch], None]:
+    def change(pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+        weight = list(getattr(pipeline, component).parameters())[-1]
+        monkeypatch.setattr(weight, "data", weight.data + 1)
+
+    return change
+
+
+def cached(config: Any) -> Callable[[JoVAPipeline, pytest.MonkeyPatch], None]:
+    return lambda pipeline, monkeypatch: monkeypatch.setattr(pipeline.transformer, "_cache_config", config)
+
+
+MODELS: dict[str, Callable[[JoVAPipeline, pytest.MonkeyPatch], None]] = {
+    **{name: changed_weight(name) for name in ("transformer", "text_encoder", "vae", "audio_vae", "vocoder")},
+    "cache": cached(JoVACacheConfig(video_interval=2)),
+    "interval of a cache": cached(JoVACacheConfig(video_interval=3)),
+    "format of a cache": cached(JoVACacheConfig(video_interval=2, storage_dtype=torch.float8_e4m3fn)),
+    "cache of diffusers": cached(MagCacheConfig(mag_ratios=torch.ones(2), num_inference_steps=2)),
+    "scheduler": lambda pipeline, monkeypatch: monkeypatch.setattr(pipeline, "scheduler", UniPCMultistepScheduler()),
+    "shift": lambda pipeline, monkeypatch: monkeypatch.setattr(
+        pipeline, "scheduler", FlowMatchAudioVideoScheduler(shift=7.0)
+    ),
+    "default": lambda pipeline, monkeypatch: monkeypatch.setattr(
+        pipeline, "defaults", pipeline.defaults.override(guidance_rescale=0.5)
+    ),
+    "template": lambda pipeline, _: pipeline.register_to_config(prompt_template="{video}"),
+}
+
+
+def test_windows_of_another_model_or_other_settings_of_it_are_not_gone_on_with(pipeline: JoVAPipeline) -> None:
+    origins = [long_clip(pipeline).origin()]
+    template = pipeline.config["prompt_template"]
+    for change in MODELS.values():
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            change(pipeline, monkeypatch)
+            origins.append(long_clip(pipeline).origin())
+    pipeline.register_to_config(prompt_template=template)
+    assert long_clip(pipeline).origin() == origins[0]
+    texts = [json.dumps(origin, sort_keys=True) for origin in origins]
+    same = [name for name, text in zip(["none", *MODELS], texts, strict=True) if texts.count(text) > 1]
+    assert not same
+    for name, origin in zip(MODELS, origins[1:], strict=True):
+        with pytest.raises(OriginError):
+            check_origin(origins[0], origin, Path(name))
+
+
+def test_a_default_that_a_call_replaces_and_a_clip_that_was_made_change_no_origin(
+    pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = long_clip(pipeline).origin()
-    options: dict[str, Any] = {
-        "seed": {"seed": 4},
-        "lines": {"lines": [ScriptLine(0.0, "a dog")]},
-        "arguments": {"arguments": {"image": Image.new("RGB", (32, 32))}},
-        "weights": {},
-    }[change]
-    if change == "weights":
-        weight = next(pipeline.transformer.parameters())
-        monkeypatch.setattr(weight, "data", weight.data + 1)
-    assert long_clip(pipeline, **options).origin() != origin
+    list(long_clip(pipeline, lines=[ScriptLine(0.0, "a dog")], num_frames=9).pieces())
+    monkeypatch.setattr(pipeline, "defaults", pipeline.defaults.override(guidance_scale=5.0))
+    assert long_clip(pipeline).origin() == origin
 
 
 # 3. Refusals
