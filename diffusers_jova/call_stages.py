@@ -41,24 +41,37 @@ class PlannedCall:
         settings: Of the call.
         modalities: What takes part.
         given: Arguments that give media: of `"image"`, `"audio"`, `"video"`, `"reference_audio"`.
+        continued: Of them, `"audio"` and `"video"` that end before the clip, which goes on with them. They are counted
+            as long as it where they are encoded, and are generated.
         reference_s: Seconds of a reference voice.
         num_clips: Of its batch.
         cache: Between its steps; None without.
         device: Where it takes place.
+
+    Raises:
+        ValueError: If nothing is left to generate.
     """
 
     settings: GenerationDefaults
     modalities: tuple[str, ...] = MODALITIES
     given: frozenset[str] = frozenset()
+    continued: frozenset[str] = frozenset()
     reference_s: float = 0.0
     num_clips: int = 1
     cache: JoVACacheConfig | None = None
     device: torch.device = DEVICE
 
+    def __post_init__(self) -> None:
+        if not self.generated:
+            raise ValueError(
+                f"what is given must leave something to generate, got {' and '.join(self.modalities)} for the whole "
+                "clip; leave one out, or let the clip go on after it"
+            )
+
     @property
     def generated(self) -> list[str]:
-        """Modalities of which something is left to generate: what is given counts as long as the clip."""
-        return [name for name in self.modalities if name not in self.given]
+        """Modalities of which something is left to generate: what is given is whole unless it is continued."""
+        return [name for name in self.modalities if name not in self.given - self.continued]
 
 
 class Stage(NamedTuple):

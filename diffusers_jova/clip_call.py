@@ -1,7 +1,6 @@
 """From the words of a single clip to a loaded pipeline and the arguments of its call; what is wrong is said before."""
 
 import argparse
-import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from jova_cli.parser import one_line
 
 from . import media
 from .call_stages import PlannedCall
-from .clip_shape import frames_of_given_media
+from .clip_shape import frames_of_given_media, lacks_frames
 from .content_credentials import Credentials
 from .cost_estimate import check_affordable, estimate, machine_memory_bytes
 from .domain import describe_strangers
@@ -116,7 +115,7 @@ def check_cost(
     """
     if args.yes:
         return
-    settings, reference_s = call_settings(pipeline.defaults, args, arguments)
+    settings, reference_s = call_settings(pipeline.defaults, args, arguments, pipeline.temporal_factor)
     limits = pipeline.clip_limits(args.modalities, settings.frame_rate)
     if limits is None or settings.num_frames <= limits.num_frames:
         available_bytes = machine_memory_bytes(pipeline._execution_device)
@@ -125,7 +124,7 @@ def check_cost(
 
 
 def call_settings(
-    defaults: GenerationDefaults, args: argparse.Namespace, arguments: Mapping[str, Any]
+    defaults: GenerationDefaults, args: argparse.Namespace, arguments: Mapping[str, Any], temporal_factor: int
 ) -> tuple[GenerationDefaults, float]:
     """Settings of a call, and the seconds of its reference voice.
 
@@ -133,28 +132,47 @@ def call_settings(
         defaults: Of the model.
         args: The words of a single clip.
         arguments: Of the pipeline's call, whose media may say how long the clip is.
+        temporal_factor: Frames per latent after the first.
     """
     settings = defaults.override(**number_arguments(args))
-    if args.num_frames is None and "video" in arguments:
-        settings = settings.override(num_frames=len(arguments["video"]))
-    elif args.num_frames is None and "audio" in arguments:
-        sound_s = arguments["audio"].audio.shape[-1] / arguments["audio"].sampling_rate
-        settings = settings.override(num_frames=math.ceil(sound_s * settings.frame_rate))
+    if args.num_frames is None:
+        video, sound = arguments.get("video"), arguments.get("audio")
+        samples, rate = (None, None) if sound is None else (sound.audio, sound.sampling_rate)
+        num_frames = frames_of_given_media(video, samples, rate, settings.frame_rate, temporal_factor)
+        settings = settings.override(num_frames=num_frames)
     voice = arguments.get("reference_audio")
     return settings, 0.0 if voice is None else voice.audio.shape[-1] / voice.sampling_rate
 
 
-def long_clip(pipeline: JoVAPipeline, args: argparse.Namespace, seed: int) -> LongClip:
+def continued_media(arguments: Mapping[str, Any], settings: GenerationDefaults, fills_clip: bool) -> frozenset[str]:
+    """Names of given media that end before the clip, which goes on with them.
+
+    Args:
+        arguments: Of the pipeline's call.
+        settings: Of the call; the clip is as long as they say.
+        fills_clip: Whether nothing but the media said how long the clip is: a sound alone is filled up then.
+    """
+    video, sound = arguments.get("video"), arguments.get("audio")
+    names = {"video"} if video is not None and len(video) < settings.num_frames else set()
+    if sound is not None and (video is not None or not fills_clip):
+        num_samples = settings.num_frames / settings.frame_rate * sound.sampling_rate
+        if lacks_frames(num_samples - sound.audio.shape[-1], sound.sampling_rate, settings.frame_rate):
+            names.add("audio")
+    return frozenset(names)
+
+
+def long_clip(pipeline: JoVAPipeline, args: argparse.Namespace, seed: int, given: Mapping[str, Any]) -> LongClip:
     """The clip that words ask for to be made window by window.
 
     Args:
         pipeline: Loaded.
         args: The words, checked.
         seed: Of the noise.
+        given: Media that the words name, as `given_media` reads them.
     """
     frame_rate = args.frame_rate or pipeline.defaults.frame_rate
     num_frames, rows = lay_out(args, frame_rate, pipeline.temporal_factor)
-    own = {**prompt_arguments(args), **number_arguments(args), **given_media(args), "modalities": args.modalities}
+    own = {**prompt_arguments(args), **number_arguments(args), **given, "modalities": args.modalities}
     clip = LongClip(
         pipeline=pipeline,
         lines=[ScriptLine(row.start_s, prompt_of(row.texts)) for row in rows],
@@ -236,7 +254,10 @@ def part_of_file(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_pipeline(
-    args: argparse.Namespace, device: torch.device, arguments: Mapping[str, Any] | None = None
+    args: argparse.Namespace,
+    device: torch.device,
+    arguments: Mapping[str, Any] | None = None,
+    is_window: bool = False,
 ) -> JoVAPipeline:
     """Load the model with its adapters, ready to run.
 
@@ -244,6 +265,7 @@ def load_pipeline(
         args: The words of a single clip.
         device: Where it is to run.
         arguments: Of the pipeline's call, which say how large it is; None for the model's own clip.
+        is_window: Whether the clip is a window of a longer one.
 
     Raises:
         ValueError: What it says cannot be loaded or does not fit; of a model that is here, before it is loaded.
@@ -251,7 +273,7 @@ def load_pipeline(
     if args.cpu_offload and device.type == "cpu":
         raise ValueError("`--cpu-offload` must be used with a GPU, got the device cpu; leave it out")
     dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-    plan = None if args.memory is None else plan_memory(args, device, dtype, arguments or {})
+    plan = None if args.memory is None else plan_memory(args, device, dtype, arguments or {}, is_window)
     with errors_name("--model", model="--model"):
         pipeline: JoVAPipeline = JoVAPipeline.from_pretrained(args.model, dtype=dtype)
     pipeline.set_progress_bar_config(disable=None)  # in a file, as tqdm has it
@@ -271,7 +293,11 @@ def load_pipeline(
 
 
 def plan_memory(
-    args: argparse.Namespace, device: torch.device, dtype: torch.dtype, arguments: Mapping[str, Any]
+    args: argparse.Namespace,
+    device: torch.device,
+    dtype: torch.dtype,
+    arguments: Mapping[str, Any],
+    is_window: bool = False,
 ) -> MemoryPlan:
     """How the clip fits into `--memory`, found out from configs and the sizes of adapters.
 
@@ -280,6 +306,7 @@ def plan_memory(
         device: Where it is to run.
         dtype: Of transformer and text encoders.
         arguments: Of the pipeline's call.
+        is_window: Whether the clip is a window of a longer one.
 
     Raises:
         ValueError: If nothing fits.
@@ -291,19 +318,53 @@ def plan_memory(
                 f"{args.model} of the hub; fetch it by `hf download {args.model} --local-dir FOLDER`"
             )
         saved = SavedPipeline(args.model)
+    call = planned_call(saved, args, device, arguments, is_window)
+    adapters = sum(file_bytes(Path(adapter.source)) for adapter in args.lora)
+    return fitting_plan(lambda call: saved_estimate(saved, call, dtype, adapters), call, args.memory, "--memory")
+
+
+def planned_call(
+    saved: SavedPipeline,
+    args: argparse.Namespace,
+    device: torch.device,
+    arguments: Mapping[str, Any],
+    is_window: bool = False,
+) -> PlannedCall:
+    """What the call of a clip is about.
+
+    Args:
+        saved: The model.
+        args: As in `load_pipeline`.
+        device: Where it is to run.
+        arguments: Of the pipeline's call.
+        is_window: Whether the clip is a window of a longer one: it goes on with the end of the one before, and with
+            the voice of the first, where the model reads one and is given none.
+
+    Raises:
+        ValueError: If what is given leaves nothing to generate.
+    """
     words = argparse.Namespace(**{**vars(default_arguments()), **vars(args)})  # a page has no single clip yet
-    settings, reference_s = call_settings(saved.defaults, words, arguments)
-    call = PlannedCall(
+    geometry = read_geometry(saved.folder)
+    factor = 1 if geometry is None else geometry.temporal_factor
+    settings, reference_s = call_settings(saved.defaults, words, arguments, factor)
+    given = frozenset(GIVEN) & {name for name, value in arguments.items() if value is not None}
+    continued = continued_media(arguments, settings, words.num_frames is None)
+    if is_window:
+        continued = frozenset(words.modalities)
+        given |= continued
+        if not reference_s and "audio" in continued and (longest_s := saved.index.get("max_reference_s")) is not None:
+            given |= {"reference_audio"}
+            reference_s = min(longest_s, settings.num_frames / settings.frame_rate)
+    return PlannedCall(
         settings=settings,
         modalities=tuple(words.modalities),
-        given=frozenset(GIVEN) & {name for name, value in arguments.items() if value is not None},
+        given=given,
+        continued=continued,
         reference_s=reference_s,
         num_clips=getattr(words, "batch_size", 1),
         cache=None if args.cache is None else cache_config(args.cache),
         device=device,
     )
-    adapters = sum(file_bytes(Path(adapter.source)) for adapter in args.lora)
-    return fitting_plan(lambda call: saved_estimate(saved, call, dtype, adapters), call, args.memory, "--memory")
 
 
 def file_bytes(path: Path) -> int:

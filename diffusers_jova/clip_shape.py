@@ -59,10 +59,21 @@ class ClipShape(NamedTuple):
         if sampling_rate != codec.sampling_rate:
             waveform = torch.from_numpy(resample(waveform.numpy(), sampling_rate, codec.sampling_rate))
         num_samples = max(self.num_samples(codec.sampling_rate), codec.num_samples_for(self.num_audio_latents))
-        lacks_frames = num_samples - waveform.shape[2] >= 2 * codec.sampling_rate / self.frame_rate
-        if not lacks_frames and (cut_s := (waveform.shape[-1] - num_samples) / codec.sampling_rate) >= 1e-3:
+        goes_on = lacks_frames(num_samples - waveform.shape[2], codec.sampling_rate, self.frame_rate)
+        if not goes_on and (cut_s := (waveform.shape[-1] - num_samples) / codec.sampling_rate) >= 1e-3:
             logger.warning(f"`audio` loses {cut_s:.3f} s at its end, to fit the clip")
-        return waveform if lacks_frames else set_length(waveform, num_samples)
+        return waveform if goes_on else set_length(waveform, num_samples)
+
+
+def lacks_frames(num_missing: float, sampling_rate: int, frame_rate: float) -> bool:
+    """Whether given sound is so much shorter than a clip, by two frames or more, that the clip goes on with it.
+
+    Args:
+        num_missing: Samples that it lacks.
+        sampling_rate: Of them, per second.
+        frame_rate: Frames per second of the clip.
+    """
+    return num_missing >= 2 * sampling_rate / frame_rate
 
 
 def set_length(waveform: Tensor, num_samples: int) -> Tensor:

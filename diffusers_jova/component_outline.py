@@ -12,6 +12,12 @@ from diffusers.utils.torch_utils import unwrap_module
 from .number_formats import cast_weights
 
 
+with torch.device(
+    "meta"
+):  # torch lists what it builds there at the first use; transformers replaces some while it loads
+    torch.empty(0)
+
+
 def component_class(library: str, class_name: str) -> Any:
     """Class of a component, by library and name as `DiffusionPipeline` stores them."""
     if hasattr(diffusers.pipelines, library):  # a pipeline's own component, such as a vocoder

@@ -32,7 +32,7 @@ def describe(args: argparse.Namespace) -> str:
     """The stages of the clip by the way that is taken, and the ways that there are."""
     saved = SavedPipeline(args.model)
     dtype = getattr(torch, args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
-    settings, _ = call_settings(saved.defaults, args, {})
+    settings, _ = call_settings(saved.defaults, args, {}, 1)  # without media
     call = PlannedCall(
         settings=settings,
         modalities=tuple(args.modalities),

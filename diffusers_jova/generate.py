@@ -14,6 +14,7 @@ from .clip_call import (
     call_arguments,
     check_cost,
     draw_seed,
+    given_media,
     load_pipeline,
     long_clip,
     read_credentials,
@@ -58,8 +59,9 @@ def generate_long(args: argparse.Namespace) -> None:
     begun = kept_seed(args.output) if args.seed is None else None
     seed = draw_seed(args) if begun is None else begun
     credentials = read_credentials(args)
-    pipeline = load_pipeline(words_of_a_window(args), device, dict.fromkeys(args.modalities, True))  # which go on
-    clip = long_clip(pipeline, args, seed)
+    given = given_media(args)
+    pipeline = load_pipeline(words_of_a_window(args), device, given, is_window=True)
+    clip = long_clip(pipeline, args, seed, given)
     tell_strangers_of([line.prompt for line in clip.lines], pipeline, args.image is not None)
     tell(f"seed {seed}; `{folder_of(args.output) / PREVIEW}` shows what is done")
 

@@ -50,6 +50,7 @@ class JoVAMemoryMixin:
         device: str | torch.device | None = None,
         modalities: Sequence[str] = MODALITIES,
         given: Collection[str] = (),
+        continued: Collection[str] = (),
         reference_s: float = 0.0,
         num_clips: int = 1,
         **settings: Any,
@@ -65,7 +66,10 @@ class JoVAMemoryMixin:
                 is not counted: the context of CUDA, and what kernels allocate within.
             device: Where the pipeline computes; the fastest there is if None.
             modalities: Of the clip.
-            given: Arguments that will give media: of "image", "audio", "video", "reference_audio".
+            given: Arguments that will give media: of "image", "audio", "video", "reference_audio"; audio and video as
+                long as the clip.
+            continued: Of them, "audio" and "video" that are shorter than the clip, which goes on with them; both in
+                the windows of a `LongClip`.
             reference_s: Seconds of a reference voice.
             num_clips: Of one call.
             settings: Of the largest clip, as `GenerationDefaults` names them; the model's own if not given.
@@ -74,7 +78,8 @@ class JoVAMemoryMixin:
             What was chosen; `str` of it is one line.
 
         Raises:
-            ValueError: If nothing fits, with what would; or if something manages the memory already.
+            ValueError: If nothing fits, with what would; if something manages the memory already; or if what is
+                given leaves nothing to generate.
         """
         gigabytes = positive_number("gigabytes", gigabytes, "24, say")
         self.check_unmanaged()
@@ -82,6 +87,7 @@ class JoVAMemoryMixin:
             settings=self.defaults.override(**settings),
             modalities=tuple(modalities),
             given=checked_given(given),
+            continued=checked_continued(continued, given),
             reference_s=reference_s,
             num_clips=num_clips,
             cache=cache_of(self.transformer),
@@ -157,6 +163,18 @@ def checked_given(given: Collection[str]) -> frozenset[str]:
         if name not in GIVEN:
             raise ValueError(f"`given` must name arguments of {', '.join(GIVEN)}, got {name!r}; leave it out")
     return frozenset(given)
+
+
+def checked_continued(continued: Collection[str], given: Collection[str]) -> frozenset[str]:
+    """Names of given media that the clip goes on with.
+
+    Raises:
+        ValueError: One is not given, or has no time.
+    """
+    for name in continued:
+        if name not in given or name not in MODALITIES:
+            raise ValueError(f"`continued` must name audio or video that `given` names, got {name!r}; leave it out")
+    return frozenset(continued)
 
 
 def fitting_plan(

@@ -90,6 +90,8 @@ class MemoryPlan:
             transformer.enable_layerwise_casting(storage_dtype=FLOAT8, compute_dtype=transformer.dtype)
         if self.tiles_video:
             pipeline.enable_vae_tiling()
+        elif pipeline.memory_plan is not None and pipeline.memory_plan.tiles_video:  # not what a user enabled
+            pipeline.disable_vae_tiling()
         if self.weights == "resident":
             pipeline.to(device)
         elif self.weights == "offloaded":

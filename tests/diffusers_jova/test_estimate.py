@@ -1,9 +1,20 @@
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
+import torch
 
+from diffusers_jova.call_stages import PlannedCall
+from diffusers_jova.clip_call import planned_call
+from diffusers_jova.media_reading import Sound
 from diffusers_jova.provenance import read_provenance
+from diffusers_jova.saved_pipeline import SavedPipeline
+from jova_cli.generate import parse
 from jova_cli.main import main
+from tests.tiny_pipeline import build_spoken_pipeline
 
 
 SOUND = ("--num-frames", "5", "--modalities", "audio", "--steps", "1")  # a video VAE takes longer to count
@@ -21,18 +32,86 @@ def test_a_clip_is_described_before_anything_is_loaded(
         assert line.endswith("seconds")
 
 
-def test_the_words_of_a_clip_take_a_plan_that_its_record_names_or_are_refused_before_weights_are_read(
+@pytest.mark.slow
+def test_the_words_of_a_clip_take_a_plan_that_its_record_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "sound.wav"
-    words = ["generate", "--prompt", "a dog", "--output", str(path), "--device", "cpu", *SOUND]
-    main([*words, "--memory", "0.2"])
+    main(["generate", "--prompt", "a dog", "--output", str(path), "--device", "cpu", *SOUND, "--memory", "0.2"])
     assert "memory: all weights on the device" in capsys.readouterr().err.splitlines()
     plan = read_provenance(path)["settings"]["memory_plan"]
     assert plan == {"weights": "resident", "float8": False, "branches_apart": False, "tiles_video": False}
+
+
+def test_a_clip_that_does_not_fit_is_refused_before_weights_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "--prompt", "a dog", "--device", "cpu", *SOUND]
     with pytest.raises(SystemExit) as ended:
-        main([*words, "--memory", "0.001"])
+        main([*words, "--output", str(tmp_path / "sound.wav"), "--memory", "0.001"])
     assert ended.value.code == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("jova generate: `--memory` must be at least 0.0")
     assert said.endswith("for the weights of this model alone, got 0.001; use a smaller model")
+
+
+# 2. Media
+
+
+def planned(folder: Path, arguments: dict[str, Any], *more: str, is_window: bool = False) -> PlannedCall:
+    """The call of words; a clip of the tiny pipeline has 9 frames, 16 per second."""
+    args = parse(["--model", str(folder), "--prompt", "a dog", "--output", "clip.mp4", *more])[1]
+    return planned_call(SavedPipeline(folder), args, torch.device("cpu"), arguments, is_window)
+
+
+def frames(number: int) -> np.ndarray:
+    return np.zeros((number, 32, 32, 3), np.uint8)
+
+
+def sound(num_frames: float) -> Sound:
+    """As long as frames."""
+    return Sound(np.zeros((1, round(num_frames * 1000)), np.float32), 16000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "generated", "num_frames"),
+    [
+        ({"video": frames(9)}, (), ["audio"], 9),
+        ({"video": frames(5)}, ("--num-frames", "9"), ["video", "audio"], 9),
+        ({"video": frames(5), "audio": sound(5)}, ("--num-frames", "9"), ["video", "audio"], 9),
+        ({"video": frames(5), "audio": sound(9)}, ("--num-frames", "9"), ["video"], 9),
+        ({"video": frames(5), "audio": sound(12)}, (), ["video"], 13),  # goes on until the sound ends
+        ({"video": frames(9), "audio": sound(5)}, (), ["audio"], 9),
+        ({"audio": sound(10.5)}, (), ["video"], 13),  # is filled up with silence
+        ({"audio": sound(7.5)}, ("--num-frames", "9"), ["video"], 9),
+        ({"audio": sound(5)}, ("--num-frames", "9"), ["video", "audio"], 9),
+    ],
+    ids=str,
+)
+def test_given_media_that_end_before_the_clip_leave_the_rest_of_it_to_generate(
+    tiny_pipeline_folder: Path, arguments: dict[str, Any], more: Sequence[str], generated: list[str], num_frames: int
+) -> None:
+    call = planned(tiny_pipeline_folder, arguments, *more)
+    assert call.generated == generated
+    assert call.given == arguments.keys()
+    assert call.settings.num_frames == num_frames
+
+
+def test_media_of_the_whole_clip_leave_nothing_to_plan(tiny_pipeline_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"what is given must leave something to generate, got video and audio"):
+        planned(tiny_pipeline_folder, {"video": frames(9), "audio": sound(9)})
+
+
+def test_a_window_is_generated_and_reads_the_media_of_the_clip_or_the_voice_of_the_first(tmp_path: Path) -> None:
+    build_spoken_pipeline().save_pretrained(tmp_path)
+    picture = tmp_path / "picture.png"
+    PIL.Image.new("RGB", (32, 32)).save(picture)
+    words = ("--image", str(picture), "--num-frames", "9")
+    window = planned(tmp_path, {"image": frames(1)}, *words, is_window=True)
+    assert window.generated == ["video", "audio"]
+    assert window.given == {"image", "video", "audio", "reference_audio"}
+    assert window.reference_s == 9 / 16
+    voiced = planned(tmp_path, {"image": frames(1), "reference_audio": sound(32)}, *words, is_window=True)
+    assert voiced.reference_s == 2
+    silent = planned(tmp_path, {"image": frames(1)}, *words, "--modalities", "video", is_window=True)
+    assert silent.given == {"image", "video"}

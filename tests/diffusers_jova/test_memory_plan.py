@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from diffusers_jova import JoVACacheConfig
-from diffusers_jova.call_stages import PlannedCall
+from diffusers_jova.call_stages import CallStages, PlannedCall
 from diffusers_jova.memory_fitting import fitting_plan, outline_of
 from diffusers_jova.memory_plan import MemoryEstimate, MemoryPlan, Sizes, plans_of
 from diffusers_jova.sound_cache import kept_bytes
@@ -156,28 +157,81 @@ def test_memory_that_is_none_is_refused(gigabytes: Any, message: str) -> None:
         build_tiny_pipeline().fit_memory(gigabytes)
 
 
+def test_what_is_given_leaves_something_to_generate() -> None:
+    pipeline = build_tiny_pipeline()
+    with pytest.raises(
+        ValueError, match=r"what is given must leave something .*, got video and audio for the whole cl"
+    ):
+        pipeline.fit_memory(1, given=["video", "audio"])
+    with pytest.raises(ValueError, match=r"`continued` must name audio or video that `given` names, got 'image'"):
+        pipeline.fit_memory(1, given=["image"], continued=["image"])
+
+
+def test_media_that_the_clip_goes_on_with_are_encoded_denoised_and_decoded(estimate: MemoryEstimate) -> None:
+    media = frozenset({"video", "audio"})
+    call = replace(estimate.call, given=media, continued=media)
+    names = CallStages(outline_of(build_tiny_pipeline()), call).components
+    assert [*names] == ["media encoding", "text encoding", "denoising", "video decoding", "sound decoding"]
+    call = replace(call, continued=frozenset({"video"}))
+    whole_sound = CallStages(outline_of(build_tiny_pipeline()), call).components
+    assert [*whole_sound] == ["media encoding", "text encoding", "denoising", "video decoding"]
+
+
+def test_a_plan_without_tiles_ends_those_of_an_earlier_plan_alone() -> None:
+    pipeline = build_tiny_pipeline()
+    pipeline.enable_vae_tiling()
+    pipeline.take_plan(MemoryPlan(), CPU)
+    assert pipeline.vae.use_tiling
+    pipeline.take_plan(MemoryPlan(tiles_video=True), CPU)
+    pipeline.take_plan(MemoryPlan(), CPU)
+    assert not pipeline.vae.use_tiling
+
+
+@pytest.mark.slow  # a process that imports everything
+def test_the_lines_of_the_manual_work_in_a_fresh_process(tiny_pipeline_folder: Path) -> None:
+    model = repr(str(tiny_pipeline_folder))
+    lines = f"from diffusers_jova import JoVAPipeline; p = JoVAPipeline.from_pretrained({model}); "
+    fit = (
+        "print(p.fit_memory(24, device='cpu', modalities=['audio'], num_frames=5))"  # a video VAE takes long to count
+    )
+    command = [sys.executable, "-c", lines + fit]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["all weights on the device"], done.stderr
+
+
 def test_given_media_have_names() -> None:
     with pytest.raises(ValueError, match=r"`given` must name arguments of image, audio, .*, got 'picture'"):
         build_tiny_pipeline().fit_memory(1, given=["picture"])
 
 
-def test_what_cannot_fit_is_refused_with_what_would() -> None:
-    defaults = build_tiny_pipeline().defaults.override(num_frames=61)
+def build_of_sound(call: PlannedCall) -> MemoryEstimate:
+    return MemoryEstimate(outline_of(build_tiny_pipeline()), call)
 
-    @functools.cache
-    def build(call: PlannedCall) -> MemoryEstimate:
-        return MemoryEstimate(outline_of(build_tiny_pipeline()), call)
 
-    call = PlannedCall(settings=defaults, modalities=("audio",), device=CUDA)  # a video VAE takes longer to count
-    estimate = build(call)
-    peak, weights = estimate.peak_bytes(estimate.smallest()), min(map(estimate.least_bytes, estimate.plans()))
-    with pytest.raises(ValueError, match=r"^`--memory` must be at least .* for 61 frames .*, got .*; use 30 frames$"):
-        fitting_plan(build, call, (peak - 1) / 1e9, "--memory")
+@pytest.fixture
+def sound_call() -> PlannedCall:
+    """A video VAE takes longer to count."""
+    settings = build_tiny_pipeline().defaults.override(num_frames=61)
+    return PlannedCall(settings=settings, modalities=("audio",), device=CUDA)
+
+
+def test_what_is_less_than_the_weights_is_refused_without_counting(sound_call: PlannedCall) -> None:
+    estimate = build_of_sound(sound_call)
+    weights = min(map(estimate.least_bytes, estimate.plans()))
     with pytest.raises(
         ValueError,
         match=r"`gigabytes` must be at least .* for the weights of this model alone, got .*; use a smaller model",
     ):
-        fitting_plan(build, call, (weights - 1) / 1e9)
+        fitting_plan(lambda _: estimate, sound_call, (weights - 1) / 1e9)
+
+
+@pytest.mark.slow
+def test_what_cannot_fit_is_refused_with_what_would(sound_call: PlannedCall) -> None:
+    build = functools.cache(build_of_sound)
+    estimate = build(sound_call)
+    peak = estimate.peak_bytes(estimate.smallest())
+    with pytest.raises(ValueError, match=r"^`--memory` must be at least .* for 61 frames .*, got .*; use 30 frames$"):
+        fitting_plan(build, sound_call, (peak - 1) / 1e9, "--memory")
 
 
 def test_layers_that_neighbour_each_other_are_on_the_device_together() -> None:
