@@ -86,7 +86,6 @@ def sound(num_frames: float) -> Sound:
         ({"audio": sound(7.5)}, ("--num-frames", "9"), ["video"], 9),
         ({"audio": sound(5)}, ("--num-frames", "9"), ["video", "audio"], 9),
     ],
-    ids=str,
 )
 def test_given_media_that_end_before_the_clip_leave_the_rest_of_it_to_generate(
     tiny_pipeline_folder: Path, arguments: dict[str, Any], more: Sequence[str], generated: list[str], num_frames: int
