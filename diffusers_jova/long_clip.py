@@ -112,7 +112,7 @@ class LongClip:
         seed: Of the noise. The first window has the noise of a single clip with this seed.
         window_frames: Frames of a window, 4k + 1; None takes the length of the clips that the model makes.
         overlap_frames: Frames that windows share, 4k + 1; None takes a quarter of a window, and more, up to half of
-            it, where a line is short.
+            it, where a line is short; less behind a window that would keep no frames of its own.
         tries: How often a window that ends amid words is made, at most, until it ends in a pause; it takes so much
             longer. Models say words in the middle of a window better than such that it begins with.
         arguments: Others of the pipeline's call, for every window; `image` is the first frame of the clip.
@@ -230,11 +230,11 @@ class LongClip:
             if self.announce is not None:
                 self.announce(index, len(self.windows))
             prompt = self.prompt_of(window, begun)
-            found = None if kept is None else kept.read(index)
+            found = None if kept is None else kept.read(index, window)
             if found is None:
                 found = self.generate_with_pause(index, prompt, held, voice)
                 if kept is not None:
-                    kept.keep(index, found)
+                    kept.keep(index, found, window)
             made = self.decode(found, window)
             if index == 0:
                 self.record = self.describe(found.record)

@@ -14,8 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from jova_cli.windows import Window
+
 from .folder_lock import FolderInUseError, held_alone
-from .origin import keep_origin, read_origin
+from .origin import NOTE, check_origin, keep_origin, read_origin
 from .provenance import Record
 from .whole_files import delete_whole, explained_full_disk, written_whole
 
@@ -62,19 +64,36 @@ class WindowFolder:
             index += 1
         return index
 
-    def read(self, index: int) -> KeptWindow | None:
-        """A window that is done; None where it is not."""
+    @property
+    def holds_windows(self) -> bool:
+        """Whether any window is done."""
+        return any(self.folder.glob("window-*.safetensors"))
+
+    def read(self, index: int, window: Window) -> KeptWindow | None:
+        """A window that is done; None where it is not.
+
+        Args:
+            index: Its number.
+            window: Where it is to lie, which the sound of the one before it decides.
+
+        Raises:
+            OriginError: If it was made for another place.
+        """
         if not self.path(index).exists():
             return None
         with safe_open(self.path(index), "pt") as file:
+            metadata = file.metadata()
+            if "window" in metadata:
+                check_origin({"window": json.loads(metadata["window"])}, {"window": window}, self.path(index))
             latents = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return KeptWindow(latents, json.loads(file.metadata()["record"]))
+            return KeptWindow(latents, json.loads(metadata["record"]))
 
-    def keep(self, index: int, window: KeptWindow) -> None:
-        """Write a window that is done."""
-        tensors = {name: latents.contiguous().cpu() for name, latents in window.latents.items()}
+    def keep(self, index: int, made: KeptWindow, window: Window) -> None:
+        """Write a window that is done, and where it lies."""
+        tensors = {name: latents.contiguous().cpu() for name, latents in made.latents.items()}
+        metadata = {"record": json.dumps(made.record), "window": json.dumps(window)}
         with explained_full_disk(self.path(index)), written_whole(self.path(index)) as partial:
-            save_file(tensors, partial, {"record": json.dumps(window.record)})
+            save_file(tensors, partial, metadata)
 
     def delete(self) -> None:
         """Delete the folder, once the clip is whole."""
@@ -98,8 +117,10 @@ def window_folder(path: Path, origin: Mapping[str, Any]) -> Iterator[WindowFolde
     folder = folder_of(path)
     try:
         with held_alone(folder, "output"):
-            keep_origin(folder, origin)
             kept = WindowFolder(folder)
+            if not kept.holds_windows:
+                (folder / NOTE).unlink(missing_ok=True)  # of a clip that came to no window
+            keep_origin(folder, origin)
             try:
                 yield kept
             except BaseException:

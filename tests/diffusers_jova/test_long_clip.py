@@ -13,9 +13,9 @@ from PIL import Image
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVACacheConfig, JoVAPipeline, JoVAPrompt, media
 from diffusers_jova.long_clip import LongClip, MadeWindow, Piece, ScriptLine
-from diffusers_jova.origin import OriginError, check_origin
+from diffusers_jova.origin import OriginError, check_origin, keep_origin, read_origin
 from diffusers_jova.provenance import read_provenance
-from diffusers_jova.window_folder import WindowFolder, folder_of
+from diffusers_jova.window_folder import WindowFolder, folder_of, window_folder
 from jova_cli.generate import parse, said_of_interrupt
 from jova_cli.main import main
 from tests.tiny_pipeline import build_spoken_pipeline, build_tiny_pipeline
@@ -208,6 +208,27 @@ def interrupted_at(number: int) -> Any:
             raise KeyboardInterrupt
 
     return announce
+
+
+def test_a_kept_window_of_another_place_is_refused(pipeline: JoVAPipeline, tmp_path: Path) -> None:
+    list(long_clip(pipeline).pieces(WindowFolder(tmp_path)))
+    clip = long_clip(pipeline)
+    clip.planned[-1] = clip.planned[-1]._replace(num_overlap=5)  # as where a sound is told to end otherwise
+    with pytest.raises(OriginError, match=r"window-00001\.safetensors` must be made .*, got `window` \["):
+        list(clip.pieces(WindowFolder(tmp_path)))
+
+
+def test_a_folder_without_a_window_refuses_no_other_settings(pipeline: JoVAPipeline, tmp_path: Path) -> None:
+    origin = long_clip(pipeline).origin()
+    path = tmp_path / "clip.mp4"
+    folder_of(path).mkdir()
+    keep_origin(folder_of(path), origin)
+    with window_folder(path, origin | {"seed": 4}) as kept:
+        assert read_origin(kept.folder)["seed"] == 4
+    keep_origin(folder_of(path), origin)
+    WindowFolder(folder_of(path)).path(1).touch()
+    with pytest.raises(OriginError, match="`seed` 3 there, 4 here"), window_folder(path, origin | {"seed": 4}):
+        pass
 
 
 OTHERS: dict[str, dict[str, Any]] = {

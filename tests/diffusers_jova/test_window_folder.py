@@ -5,9 +5,11 @@ import torch
 
 from diffusers_jova.origin import OriginError
 from diffusers_jova.window_folder import KeptWindow, folder_of, kept_seed, window_folder
+from jova_cli.windows import Window
 
 
 WINDOW = KeptWindow({"video": torch.rand(1, 2, 3, 4, 4), "audio": torch.rand(1, 5, 2)}, {"seed": 1, "given": []})
+PLACE = Window(0, 9, 0, 0, (0.0, 1.0))
 
 
 def begin(path: Path, origin: dict[str, object]) -> None:
@@ -18,7 +20,7 @@ def begin(path: Path, origin: dict[str, object]) -> None:
 
 def fail_after_one(path: Path, origin: dict[str, object]) -> None:
     with window_folder(path, origin) as kept:
-        kept.keep(0, WINDOW)
+        kept.keep(0, WINDOW, PLACE)
         raise ZeroDivisionError
 
 
@@ -33,11 +35,11 @@ def test_windows_stay_after_an_error_and_come_back_as_they_were(tmp_path: Path) 
     assert kept_seed(path) == 7
     with window_folder(path, {"seed": 7}) as kept:
         assert kept.num_kept == 1
-        found = kept.read(0)
+        found = kept.read(0, PLACE)
         assert found is not None
         assert found.record == WINDOW.record
         assert all(torch.equal(found.latents[name], WINDOW.latents[name]) for name in WINDOW.latents)
-        assert kept.read(1) is None
+        assert kept.read(1, PLACE) is None
     assert not folder_of(path).exists()
     assert kept_seed(path) is None
 
