@@ -38,7 +38,7 @@ pytestmark = pytest.mark.comfyui
 
 STEPS = 6  # no divisor of core's thousand levels: our own table must be read
 LARGEST_ERROR = 4e-6  # float32 through a few steps of a network, in another order of sums; twice what was measured
-LARGEST_RATIO = 6.0  # of two errors of float32 in one clip, which some clips amplify; twice what was measured
+LARGEST_RATIO = 3.0  # of two errors of float32 in one clip: both are round-off, which some clips amplify
 SEED = 5
 RESULTS = os.environ.get("COMFYUI_RESULTS")  # a file for the measured errors
 

@@ -178,7 +178,11 @@ def test_what_is_given_as_a_whole_reads_nothing(server: Server, modality: str, g
     ("name", "said"),
     [
         ("last", r"`last_sigma` of the scheduler of `pipeline` must be None in ComfyUI, .*got 0\.001"),
-        ("spoken", r"`pipeline` must have one text for picture and sound in ComfyUI, got one with a `spoken_text_en"),
+        (
+            "spoken",
+            r"`pipeline` must have one text for picture and sound in ComfyUI, got one with a "
+            r"`spoken_text_encoder`",
+        ),
     ],
 )
 def test_a_pipeline_that_core_has_no_place_for_is_refused(server: Server, name: str, said: str) -> None:

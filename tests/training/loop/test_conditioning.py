@@ -148,7 +148,7 @@ def test_uncoupled_batches_come_with_their_probability(tmp_path: Path) -> None:
 BOUNDARY = 0.7
 
 
-def many_levels(folder: Path, num_batches: int = 600, **settings: Any) -> torch.Tensor:
+def many_levels(folder: Path, num_batches: int = 1500, **settings: Any) -> torch.Tensor:
     """Noise levels of video and audio in many micro-batches of 4 clips, [N, 2, 4]."""
     config = tiny_config(folder, **settings)
     dataset = PrecomputedDataset(config.data)
