@@ -9,8 +9,8 @@ import comfy.samplers
 import comfy.utils
 from torch import Tensor
 
-from .latent_parts import named_parts
-from .model import VOICE_KEYS, check_model
+from .latent_parts import modality_names, named_parts
+from .model import VOICE_KEYS, WANTED_KEY, check_model
 from .package import jova
 
 
@@ -51,62 +51,71 @@ class JovaCFGGuider(comfy.samplers.CFGGuider):
         """Guided denoised prediction of packed latents [B, 1, N] at a noise level [B]."""
         options = model_options or {}
         step, num_steps = place_of(timestep, options["transformer_options"]["sample_sigmas"])
-        shapes = self.conds["positive"][0]["model_conds"]["latent_shapes"].cond
-        has_voices = VOICE_KEYS[0] in self.conds["positive"][0]["model_conds"]
-        weights = {
-            name: self.settled(name, has_voices, len(shapes)).weights(step, num_steps)
-            for name, shape in zip(("video", "audio"), named_parts(shapes), strict=True)
-            if shape is not None
-        }
-        branches = jova("guidance").required_branches(*weights.values())
-        asked = [self.conditioning_of(branch) for branch in branches]
+        plan = self.plan()
+        weights = plan.weights(self.guidance, step, num_steps)
+        wanted = jova("prediction_plan").wanted_of(weights)
+        asked = [self.conditioning_of(branch, names) for branch, names in wanted.items()]
         answers = comfy.samplers.calc_cond_batch(self.inner_model, asked, x, timestep, options)
-        by_branch = dict(zip(branches, answers, strict=True))
-        guided = self.combine(by_branch, weights, shapes)
+        by_branch = dict(zip(wanted, answers, strict=True))
+        guided = self.combine(x, by_branch, weights)
         return self.after(guided, by_branch, x, timestep, options)
 
-    def settled(self, name: str, has_voices: bool, num_modalities: int) -> Any:
-        """Guidance of a modality without terms that have no object, as in the pipeline."""
-        guidance = self.guidance[name]
-        if not has_voices:
-            guidance = replace(guidance, speaker_scale=1.0)
-        return guidance if num_modalities > 1 else replace(guidance, coupling_scale=1.0)
+    def told(self, kind: str) -> dict[str, Any]:
+        """What the model reads of a conditioning, `"positive"` or `"negative"`, besides tensors of the latents."""
+        entries: list[dict[str, Any]] = self.conds[kind]
+        conds: dict[str, Any] = entries[0]["model_conds"]
+        return conds
 
-    def conditioning_of(self, branch: Any) -> list[dict[str, Any]]:
-        """What the model reads for one of the questions that guidance asks."""
+    def plan(self) -> Any:
+        """`PredictionPlan` of what is sampled, as in the pipeline."""
+        positive, negative = self.told("positive"), self.told("negative")
+        return jova("prediction_plan").PredictionPlan(
+            names=modality_names(positive["latent_shapes"].cond),
+            generated=positive[WANTED_KEY].cond,
+            coupling=positive["coupled"].cond,
+            negative_coupling=negative["coupled"].cond,
+            has_voices=VOICE_KEYS[0] in positive,
+        )
+
+    def conditioning_of(self, branch: Any, wanted: Sequence[str]) -> list[dict[str, Any]]:
+        """What the model reads for one of the questions that guidance asks.
+
+        Args:
+            branch: The question.
+            wanted: Modalities whose answer is read.
+        """
         entries: list[dict[str, Any]] = self.conds["positive" if branch.text else "negative"]
         dropped = () if branch.voiced else VOICE_KEYS
-        uncoupled = {} if branch.coupled else {"coupled": comfy.conds.CONDConstant(False)}
+        constant = {WANTED_KEY: tuple(wanted)} | ({} if branch.coupled else {"coupled": False})
         return [
             {
                 **entry,
                 "model_conds": {
                     **{name: value for name, value in entry["model_conds"].items() if name not in dropped},
-                    **uncoupled,
+                    **{name: comfy.conds.CONDConstant(value) for name, value in constant.items()},
                 },
             }
             for entry in entries
         ]
 
-    def combine(
-        self, answers: Mapping[Any, Tensor], weights: Mapping[str, Any], shapes: Sequence[Sequence[int]]
-    ) -> Tensor:
-        """Let `Guidance` make one prediction of each modality's, and pack them.
+    def combine(self, x: Tensor, answers: Mapping[Any, Tensor], weights: Mapping[str, Any]) -> Tensor:
+        """Let `Guidance` make one prediction of each modality's, and pack them; what is given stays as it is.
 
         Args:
+            x: Packed latents [B, 1, N].
             answers: Denoised predictions, packed, by branch.
             weights: Of the branches, by modality.
-            shapes: Of the latents.
         """
-        parts = {branch: named_parts(comfy.utils.unpack_latents(x, shapes)) for branch, x in answers.items()}
-        shared, guided = self.inner_model.shared_sigma, []
+        shapes = self.told("positive")["latent_shapes"].cond
+        parts = {branch: named_parts(comfy.utils.unpack_latents(answer, shapes)) for branch, answer in answers.items()}
+        shared, (video, audio) = self.inner_model.shared_sigma, named_parts(comfy.utils.unpack_latents(x, shapes))
         if "video" in weights:
-            videos = {branch: video for branch, (video, _) in parts.items()}
-            guided.append(self.guidance["video"].guide_data(videos, weights["video"]))
+            videos = {branch: found for branch, (found, _) in parts.items()}
+            video = self.guidance["video"].guide_data(videos, weights["video"])
         if "audio" in weights:
-            sounds = {branch: shared.recover(audio.transpose(1, 2)) for branch, (_, audio) in parts.items()}
-            sound = self.guidance["audio"].guide_data(sounds, weights["audio"])
-            guided.append(shared.carry(sound).transpose(1, 2))
+            sounds = {branch: shared.recover(found.transpose(1, 2)) for branch, (_, found) in parts.items()}
+            audio = shared.carry(self.guidance["audio"].guide_data(sounds, weights["audio"])).transpose(1, 2)
+        guided = [part for part in (video, audio) if part is not None]
         return comfy.utils.pack_latents(guided)[0] if len(guided) > 1 else guided[0]
 
     def after(

@@ -6,8 +6,12 @@ Letters in shapes: B batch, C channels, F latent frames, h, w latent height and 
 from collections.abc import Sequence
 from typing import Any
 
+import comfy.utils
 import torch
 from torch import Tensor
+
+
+MODALITIES = ("video", "audio")
 
 
 def named_parts(parts: Sequence[Any]) -> tuple[Any, Any]:
@@ -19,6 +23,24 @@ def named_parts(parts: Sequence[Any]) -> tuple[Any, Any]:
             "Latent"
         )
     return axes.get(5), axes.get(3)
+
+
+def modality_names(parts: Sequence[Any]) -> tuple[str, ...]:
+    """Modalities among latents or their shapes."""
+    return tuple(name for name, part in zip(MODALITIES, named_parts(parts), strict=True) if part is not None)
+
+
+def generated_names(mask: Tensor | None, shapes: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    """Modalities of which something is generated.
+
+    Args:
+        mask: Denoise mask, packed as the latents are; 0 is given. None where all is generated.
+        shapes: Of the latents.
+    """
+    if mask is None:
+        return modality_names(shapes)
+    parts = zip(MODALITIES, named_parts(comfy.utils.unpack_latents(mask, shapes)), strict=True)
+    return tuple(name for name, part in parts if part is not None and bool(part.any()))
 
 
 def video_or(audio: Tensor | None, video: Tensor | None) -> Tensor:

@@ -26,7 +26,16 @@ from torch import Tensor
 
 from .casting import settle
 from .first_frame import IMAGE_KEY, fills_image_with_grey, num_condition_channels, start_white
-from .latent_parts import at_share, named_parts, on_device, video_or, without_first
+from .latent_parts import (
+    MODALITIES,
+    at_share,
+    generated_names,
+    modality_names,
+    named_parts,
+    on_device,
+    video_or,
+    without_first,
+)
 from .package import jova
 
 
@@ -35,6 +44,7 @@ SAMPLE_KEY = "jova"
 # of model width per latent patch: residual, modulated copy, q, k, v, attention, four of the feed-forward, thrice
 ROWS_IN_FLIGHT = 30
 RATE_KEY = "frame_rate"  # as core's LTXVConditioning writes it
+WANTED_KEY = "jova_wanted"  # of a conditioning: modalities whose velocity a prediction is asked for
 TEXT_KEYS = ("jova_text_2", "jova_text_mask", "jova_audio_text", "jova_audio_text_2", "jova_audio_text_mask")
 VOICE_KEYS = ("jova_voices", "jova_voice_places")
 
@@ -142,6 +152,7 @@ class JovaModel(comfy.model_base.BaseModel):
         constant = {
             "latent_shapes": list(shapes),
             "coupled": self.coupling(kwargs.get("denoise_mask"), shapes),  # JoVA Guider asks without as well
+            WANTED_KEY: generated_names(kwargs.get("denoise_mask"), shapes),  # JoVA Guider asks for one alone as well
             "skip_layers": self.skip_layers(kwargs.get("prompt_type")),
             "frame_rate": float(kwargs.get(RATE_KEY) or self.checkpoint.defaults.frame_rate),
         }
@@ -156,8 +167,8 @@ class JovaModel(comfy.model_base.BaseModel):
         """
         if mask is None or not self.checkpoint.outline.config.one_way_coupling:
             return True
-        parts = named_parts(comfy.utils.unpack_latents(mask, shapes))
-        return jova("pipeline_media").one_way(*(part is not None and not bool(part.any()) for part in parts))
+        given = {*modality_names(shapes)} - {*generated_names(mask, shapes)}
+        return jova("pipeline_media").one_way("video" in given, "audio" in given)
 
     def skip_layers(self, prompt_type: str | None) -> tuple[int, ...]:
         """Blocks that a prediction leaves out; core says whether it is one without the prompt."""
@@ -269,7 +280,7 @@ class JovaModel(comfy.model_base.BaseModel):
         first_frame = kwargs.get("first_frame")
 
         # 1. Noisy latents and noise levels as the model knows them
-        sigmas = {name: at_share(sigma, kwargs.get(f"{name}_share")) for name in ("video", "audio")}
+        sigmas = {name: at_share(sigma, kwargs.get(f"{name}_share")) for name in MODALITIES}
         if video is not None and first_frame is not None:
             video = torch.cat([first_frame.to(video), video[:, :, 1:]], dim=2)
             sigmas["video"] = without_first(sigmas["video"], video.shape[2])
@@ -277,17 +288,20 @@ class JovaModel(comfy.model_base.BaseModel):
             audio = shared.audio_sample(audio.transpose(1, 2), sigmas["audio"])
         sigmas["audio"] = shared.audio_sigma(sigmas["audio"])
 
-        # 2. Velocities
-        velocity, audio_velocity = self.predict(video, audio, sigmas, kwargs)
+        # 2. Velocities of what is wanted and of what that reads; the rest stays as it is
+        read = rows_read(kwargs)
+        velocity, audio_velocity = self.predict(
+            video if "video" in read else None, audio if "audio" in read else None, sigmas, kwargs
+        )
 
         # 3. Denoised predictions, carried
-        parts = []
-        if video is not None:
-            data = schedules.predict_data(video, velocity.float(), sigmas["video"])
-            parts.append(data)
+        if velocity is not None:
+            video = schedules.predict_data(video, velocity.float(), sigmas["video"])
+        if audio_velocity is not None:
+            audio = schedules.predict_data(audio, audio_velocity.float(), sigmas["audio"])
+        parts = [] if video is None else [video]
         if audio is not None:
-            data = schedules.predict_data(audio, audio_velocity.float(), sigmas["audio"])
-            parts.append(shared.carry(data).transpose(1, 2))
+            parts.append(shared.carry(audio).transpose(1, 2))
         return comfy.utils.pack_latents(parts)[0] if len(parts) > 1 else parts[0]
 
     def predict(
@@ -358,6 +372,18 @@ class JovaModel(comfy.model_base.BaseModel):
         patch = config.out_channels * config.patch_size[0] * config.patch_size[1] * config.patch_size[2]
         rows = input_shape[0] * torch.Size(input_shape[1:]).numel() / patch
         return rows * width * ROWS_IN_FLIGHT * comfy.model_management.dtype_size(self.compute_dtype)
+
+
+def rows_read(conds: Mapping[str, Any]) -> tuple[str, ...]:
+    """Modalities of which a prediction needs rows.
+
+    Args:
+        conds: From `extra_conds`.
+    """
+    plan = jova("prediction_plan").PredictionPlan(
+        names=modality_names(conds["latent_shapes"]), generated=conds[WANTED_KEY], coupling=conds["coupled"]
+    )
+    return plan.rows_of(jova("guidance").CONDITIONAL, conds[WANTED_KEY])
 
 
 def refuse_patches(control: Any, concat: Any, crossattn: Any, options: Mapping[str, Any]) -> None:
@@ -436,7 +462,7 @@ def sample_raw(
 
     def call_back(step: int, data: Tensor, sample: Tensor, num_steps: int) -> None:
         parts = named_parts(comfy.utils.unpack_latents(data, wire.shapes))
-        found = {name: part for name, part in zip(("video", "audio"), parts, strict=True) if part is not None}
+        found = {name: part for name, part in zip(MODALITIES, parts, strict=True) if part is not None}
         jova("finite").check_finite_samples(found, step, num_steps, model.diffusion_model)
         if callback is not None:
             callback(step, wire.leave(data), sample, num_steps)  # packed and whole: a sampler's second output

@@ -5,7 +5,7 @@ Letters in shapes: B clips, C channels, F latent frames, h, w latent height and 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from .conditions import GivenLatents
-from .guidance import Branch, Guidance, Weights, merged, required_branches
+from .guidance import Branch, Guidance, Weights
 from .guidance_parallel import BranchSharing
+from .prediction_plan import PredictionPlan, wanted_of
 from .prompt import PromptEmbeds, concatenate_prompts
-from .sample_runs import OTHER, Coupling, reads_other
+from .sample_runs import Coupling
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .speakers import Speakers
 from .transformer_jova import MODALITIES
@@ -179,42 +180,15 @@ class JoVADenoiser:
         """The samples, with clean latents where they are given."""
         return {name: self.given[name].impose(x) if name in self.given else x for name, x in samples.items()}
 
-    def weights(self, step: int, names: Sequence[str]) -> dict[str, Weights]:
-        """Guidance weights of the modalities that are generated, of predictions that differ."""
-        num_steps = len(self.scheduler.timesteps)
-        return {
-            name: merged(self.guidance[name].weights(step, num_steps), partial(self.question, name, names))
-            for name in names
-            if self.generates(name)
-        }
-
-    def question(self, name: str, names: Sequence[str], branch: Branch) -> Branch:
-        """The branch that stands for all which ask a modality the same.
-
-        Args:
-            name: The modality.
-            names: Modalities that take part.
-            branch: One of them.
-        """
-        with_coupling = branch._replace(coupled=True)
-        is_coupled = branch.coupled or not self.reads_other(name, names, with_coupling)
-        is_voiced = branch.voiced if self.has_voices else branch.text and is_coupled
-        return Branch(branch.text, is_coupled, is_voiced)
-
-    def reads_other(self, name: str, names: Sequence[str], branch: Branch) -> bool:
-        """Whether a modality reads the other one in a prediction."""
-        return OTHER[name] in names and reads_other(name, self.coupling_of(branch))
-
-    def rows_read(self, branch: Branch, wanted: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-        """Modalities of which a prediction needs rows: those whose velocity is wanted, and what these read.
-
-        Args:
-            branch: The prediction.
-            wanted: Modalities in whose guidance it has a weight.
-            names: Modalities that take part.
-        """
-        read = [OTHER[name] for name in wanted if self.reads_other(name, names, branch)]
-        return tuple(name for name in names if name in (*wanted, *read))
+    def plan(self, names: Sequence[str]) -> PredictionPlan:
+        """What a step asks of the modalities that take part."""
+        return PredictionPlan(
+            names=names,
+            generated=[name for name in names if self.generates(name)],
+            coupling=self.coupling,
+            negative_coupling=self.negative_coupling,
+            has_voices=self.has_voices,
+        )
 
     def progress(self, step: int, names: Sequence[str]) -> dict[str, Any]:
         """Where a step stands, as `cache_context` takes it; the noise level is video's where video is generated.
@@ -233,8 +207,8 @@ class JoVADenoiser:
 
     def branches_by_step(self, names: Sequence[str]) -> list[list[Branch]]:
         """Predictions that each step asks for."""
-        steps = range(len(self.scheduler.timesteps))
-        return [list(required_branches(*self.weights(step, names).values())) for step in steps]
+        num_steps, plan = len(self.scheduler.timesteps), self.plan(names)
+        return [list(wanted_of(plan.weights(self.guidance, step, num_steps))) for step in range(num_steps)]
 
     def needs_negative_prompt(self, names: Sequence[str]) -> bool:
         """Whether any step asks for a prediction without the prompt."""
@@ -254,8 +228,9 @@ class JoVADenoiser:
         timesteps |= {name: given.timesteps(timesteps[name]) for name, given in self.given.items()}
 
         # 1. Ask for the predictions that guidance needs
-        weights = self.weights(step, list(samples))
-        predictions = self.predict(weights, samples, timesteps, text, step)
+        plan = self.plan(list(samples))
+        weights = plan.weights(self.guidance, step, len(self.scheduler.timesteps))
+        predictions = self.predict(plan, weights, samples, timesteps, text, step)
 
         # 2. Combine them
         velocities = {
@@ -283,6 +258,7 @@ class JoVADenoiser:
 
     def predict(
         self,
+        plan: PredictionPlan,
         weights: Mapping[str, Weights],
         samples: Mapping[str, Tensor],
         timesteps: Mapping[str, Tensor],
@@ -290,17 +266,17 @@ class JoVADenoiser:
         step: int,
     ) -> dict[str, dict[Branch, Tensor]]:
         """Velocities by modality and branch, for every weight, in few batches or one by one, here or elsewhere."""
-        branches = required_branches(*weights.values())
-        text.check_branches(branches)
-        wanted = {branch: [name for name in weights if branch in weights[name]] for branch in branches}
+        wanted = wanted_of(weights)
+        text.check_branches(list(wanted))
         dtype = self.transformer.dtype
         inputs = {name: latents.to(dtype) for name, latents in samples.items()}
         if self.channels is not None and "video" in inputs:
             inputs["video"] = torch.cat([inputs["video"], self.channels.to(dtype)], dim=1)
         velocities: dict[str, dict[Branch, Tensor]] = {name: {} for name in samples}
-        own = list(branches) if self.sharing is None else self.sharing.own(branches)
-        for group in self.groups({branch: self.rows_read(branch, wanted[branch], list(samples)) for branch in own}):
-            outputs = self.ask(group, inputs, timesteps, text, step)
+        rows_read = plan.rows_read(weights)
+        own = list(wanted) if self.sharing is None else self.sharing.own(list(wanted))
+        for group in self.groups({branch: rows_read[branch] for branch in own}):
+            outputs = self.ask(group, plan, inputs, timesteps, text, step)
             for name, output in zip(MODALITIES, outputs, strict=True):
                 if output is not None:
                     velocities[name].update(zip(group.branches, output.chunk(len(group.branches)), strict=True))
@@ -326,13 +302,10 @@ class JoVADenoiser:
         """Whether a prediction leaves out a block."""
         return self.negative_skip_layer is not None and not branch.text
 
-    def coupling_of(self, branch: Branch) -> Coupling:
-        """Attention between audio and video in a prediction."""
-        return branch.coupled and (self.coupling if branch.text else self.negative_coupling)
-
     def ask(
         self,
         group: "BranchGroup",
+        plan: PredictionPlan,
         inputs: Mapping[str, Tensor],
         timesteps: Mapping[str, Tensor],
         text: TextConditions,
@@ -360,7 +333,7 @@ class JoVADenoiser:
                 **text.transformer_arguments(branches, self.transformer.dtype),
                 frame_rate=self.frame_rate,
                 audio_latent_rate_hz=self.audio_latent_rate_hz,
-                coupled=[self.coupling_of(branch) for branch in branches for _ in range(batch_size)],
+                coupled=[plan.coupling_of(branch) for branch in branches for _ in range(batch_size)],
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
                 **options,

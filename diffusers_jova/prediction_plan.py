@@ -1,0 +1,94 @@
+"""Which predictions a step needs, and the modalities of which each needs rows.
+
+A pipeline and the guider of ComfyUI both ask no more than this.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from .guidance import Branch, Guidance, Weights, merged, required_branches
+from .sample_runs import OTHER, Coupling, reads_other
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionPlan:
+    """What the modalities of a call ask of the model.
+
+    Args:
+        names: Modalities that take part.
+        generated: Those of which something is left to generate.
+        coupling: Attention between audio and video in coupled predictions with the prompt: all of it, or one
+            direction.
+        negative_coupling: The same in those without the prompt.
+        has_voices: Whether the prompt's speakers have voices, without which a prediction that leaves them out is none.
+    """
+
+    names: Sequence[str]
+    generated: Sequence[str]
+    coupling: Coupling = True
+    negative_coupling: Coupling = True
+    has_voices: bool = False
+
+    def weights(self, guidance: Mapping[str, Guidance], step: int, num_steps: int) -> dict[str, Weights]:
+        """Weights of the modalities that are generated, of predictions that differ.
+
+        Args:
+            guidance: Of each modality.
+            step: Index of the step.
+            num_steps: Number of steps.
+        """
+        return {
+            name: merged(guidance[name].weights(step, num_steps), partial(self.question, name))
+            for name in self.generated
+        }
+
+    def question(self, name: str, branch: Branch) -> Branch:
+        """The branch that stands for all which ask a modality the same.
+
+        Args:
+            name: The modality.
+            branch: One of them.
+        """
+        with_coupling = branch._replace(coupled=True)
+        is_coupled = branch.coupled or not self.reads_other(name, with_coupling)
+        is_voiced = branch.voiced if self.has_voices else branch.text and is_coupled
+        return Branch(branch.text, is_coupled, is_voiced)
+
+    def coupling_of(self, branch: Branch) -> Coupling:
+        """Attention between audio and video in a prediction."""
+        return branch.coupled and (self.coupling if branch.text else self.negative_coupling)
+
+    def reads_other(self, name: str, branch: Branch) -> bool:
+        """Whether a modality reads the other one in a prediction."""
+        return OTHER[name] in self.names and reads_other(name, self.coupling_of(branch))
+
+    def rows_read(self, weights: Mapping[str, Weights]) -> dict[Branch, tuple[str, ...]]:
+        """Modalities of which each prediction needs rows: those whose velocity is wanted, and what these read.
+
+        Args:
+            weights: From `weights`.
+        """
+        return {branch: self.rows_of(branch, wanted) for branch, wanted in wanted_of(weights).items()}
+
+    def rows_of(self, branch: Branch, wanted: Sequence[str]) -> tuple[str, ...]:
+        """Modalities of which one prediction needs rows.
+
+        Args:
+            branch: The prediction.
+            wanted: Modalities whose velocity is wanted.
+        """
+        read = [OTHER[name] for name in wanted if self.reads_other(name, branch)]
+        return tuple(name for name in self.names if name in (*wanted, *read))
+
+
+def wanted_of(weights: Mapping[str, Weights]) -> dict[Branch, list[str]]:
+    """Modalities that want each prediction's velocity, in the order of `required_branches`.
+
+    Args:
+        weights: By modality.
+    """
+    return {
+        branch: [name for name, of_modality in weights.items() if branch in of_modality]
+        for branch in required_branches(*weights.values())
+    }
