@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from diffusers_jova.folder_lock import FolderInUseError
 from diffusers_jova.training.loop.config import TrainConfig, load_yaml, parse_overrides
@@ -17,6 +19,7 @@ from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation import ValidationClips
 from diffusers_jova.whole_files import FullDiskError
 from jova_cli.parser import Parser, one_line
+from jova_cli.progress import is_seen
 from jova_cli.train import parse
 
 
@@ -98,14 +101,27 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         run(config)
 
 
+def is_first_process() -> bool:
+    """Whether this one speaks for all that were started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def tell(line: str) -> None:
     """Say something once, however many processes were started."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(line)
+
+
+def keep_bars_on_the_terminal() -> None:
+    """Let libraries draw bars while they load where somebody sees them, and once."""
+    if not (is_seen() and is_first_process()):
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
 
 
 def run(config: TrainConfig) -> None:
     """Train, describe the result and upload it if the configuration asks for that."""
+    keep_bars_on_the_terminal()
     with explained_out_of_memory(config):
         with checked_input():
             trainer = assemble(config)

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file
+from transformers.utils import logging as transformers_logging
 
 from diffusers_jova.training import train, train_lora
 from diffusers_jova.training.data.dataset import RecordHeader, write_record
@@ -246,6 +248,23 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(tmp_pa
     assert [(step, code, line.startswith(refusal)) for step, code, line in said] == [(3, 2, True)]
     assert (tmp_path / "run" / "transformer").is_dir()
     train.main(["--config", str(tmp_path / "run.yaml"), "validate_every=null", "steps=4"])  # nobody is there any more
+
+
+@pytest.mark.parametrize(("is_seen", "rank", "draws"), [(True, "0", True), (True, "1", False), (False, "0", False)])
+def test_libraries_draw_bars_on_a_terminal_and_in_the_first_process_alone(
+    monkeypatch: pytest.MonkeyPatch, is_seen: bool, rank: str, draws: bool
+) -> None:
+    monkeypatch.setattr(train, "is_seen", lambda: is_seen)
+    monkeypatch.setenv("RANK", rank)
+    libraries = (diffusers_logging, transformers_logging)
+    for library in libraries:
+        library.enable_progress_bar()
+    try:
+        train.keep_bars_on_the_terminal()
+        assert [library.is_progress_bar_enabled() for library in libraries] == [draws, draws]
+    finally:
+        for library in libraries:
+            library.enable_progress_bar()
 
 
 def test_a_configuration_is_built_without_a_look_at_its_folders(tmp_path: Path) -> None:
