@@ -35,6 +35,10 @@ ROOTS = (  # first parts of the names of modules, for keys without a prefix
     *("condition_embedder", "proj_out", "speaker_embedding"),  # of diffusers' Wan, of NAVA
     *(*MOVA_TOWERS, MOVA_BRIDGE_FOLDER),
 )
+STREAMS = {  # parts of the names of our modules, each of which says what it serves
+    *("video", "audio", "video_text", "audio_text", "video_low"),
+    *("shared", "fusion", "speaker_embedding"),
+}
 MATRIX_A, MATRIX_B, BIAS_B, ALPHA = "lora_A.weight", "lora_B.weight", "lora_B.bias", "alpha"
 MAGNITUDE, DIFF, DIFF_BIAS = "lora_magnitude_vector", "diff", "diff_b"
 LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
@@ -178,6 +182,12 @@ def wan_module_name(module: str, tower: str) -> str:
     return module if name == module else ".".join(tower if part == "video" else part for part in name.split("."))
 
 
+def is_known(module: str) -> bool:
+    """Whether a module has a name of a transformer of ours, or one that means such a name."""
+    parts = module_name(module).split(".")
+    return parts[0] in ROOTS and not STREAMS.isdisjoint(parts)
+
+
 def is_of_mova(module: str) -> bool:
     """Whether a module has a name of MOVA."""
     return module.partition(".")[0] in (*MOVA_TOWERS, MOVA_BRIDGE_FOLDER)
@@ -199,6 +209,19 @@ def split_name(name: str) -> tuple[str, str]:
     match = KEY.fullmatch(name)
     assert match is not None
     return match[1], match[2]
+
+
+def unpaired(names: Iterable[str]) -> list[str]:
+    """Modules with one matrix of a LoRA without the other.
+
+    Args:
+        names: Bare ones.
+    """
+    halves: dict[str, set[str]] = {}
+    for module, part in map(split_name, names):
+        if part in (MATRIX_A, MATRIX_B):
+            halves.setdefault(module, set()).add(part)
+    return [module for module, found in halves.items() if len(found) == 1]
 
 
 def check_known(unknown: Collection[str]) -> None:

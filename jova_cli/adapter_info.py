@@ -68,9 +68,10 @@ def find_adapter(path: Path) -> Path | None:
 
 
 def is_adapter(file: Path) -> bool:
-    """Whether a safetensors file holds parts of adapters."""
-    keys, names = key_rules(), read_header(file)
-    return any(keys.KEY.fullmatch(name) and keys.prefix_of(name) is not None for name in names)
+    """Whether a safetensors file holds matrices of adapters, of whatever model."""
+    keys = key_rules()
+    matrices = {keys.MATRIX_A, keys.MATRIX_B, *keys.LOHA, *keys.LOKR}
+    return any((match := keys.KEY.fullmatch(name)) and keys.PARTS[match[2]] in matrices for name in read_header(file))
 
 
 def key_rules() -> ModuleType:
@@ -90,7 +91,8 @@ def describe_adapter(file: Path) -> str:
     bare, unknown = keys.bare_names(tensors)
     parts = {new: tensors[old] for old, new in bare.items()}
     modules = {keys.split_name(name)[0] for name in parts}
-    branches = Counter(branch_of(keys.module_name(module)) for module in modules)
+    known = {module for module in modules if keys.is_known(module)}
+    branches = Counter(branch_of(keys.module_name(module)) for module in known)
     config = peft_config(file, metadata)
     size = file.stat().st_size
     lines = {
@@ -98,7 +100,11 @@ def describe_adapter(file: Path) -> str:
         "base model": base_model(file, metadata, config),
         "rank": listed(ranks_of(parts, keys)),
         "alpha": listed(alphas_of(file, parts, config)) or "not stated: the scale is 1",
-        "targets": f"{len(modules)} modules: " + ", ".join(f"{n} {name}" for name, n in sorted(branches.items())),
+        "targets": f"{len(known)} modules: " + ", ".join(f"{n} {name}" for name, n in sorted(branches.items()))
+        if known
+        else "",
+        "foreign": f"{keys.listed(sorted(modules - known))}, which no model here has" if modules - known else "",
+        "incomplete": f"{keys.listed(halves)}, with one matrix of two" if (halves := keys.unpaired(parts)) else "",
         "not read": f"{len(unknown)} tensors of something else" if unknown else "",
     }
     return "\n".join(f"{name:<11} {said}" for name, said in lines.items() if said)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .adapter_info import describe_adapter, find_adapter
 from .clip_info import CLIP_SUFFIXES, read_provenance
-from .given_paths import kind_of
+from .given_paths import WEIGHT_FILES, kind_of
 from .json_text import read_object
 from .model_clips import describe_clips
 from .model_info import INDEX, describe_component, info_table, read_index
@@ -66,7 +66,7 @@ def kinds_of(path: Path) -> list[Kind]:
     kind = kind_of(path)
     if kind:
         raise ValueError(f"the path must be {READABLE}, got the {kind} `{path}`, which is none; name one of these")
-    if HUB_NAME.fullmatch(str(path)):
+    if HUB_NAME.fullmatch(str(path)) and path.suffix.lower() not in (*CLIP_SUFFIXES, *WEIGHT_FILES):
         advice = f"a repository of the hub comes by `hf download {path} --local-dir {path.name}`"
     else:
         advice = did_you_mean(str(path), model_names(), "check the spelling")

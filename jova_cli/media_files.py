@@ -14,6 +14,7 @@ from .container_size import missing_bytes
 
 
 PathLike = str | os.PathLike[str]
+STILLS = ("_pipe", "image2")  # in which names of libav's formats of pictures end
 MAX_SAMPLING_RATE_HZ = 768_000  # of the fastest converters; a header may claim anything
 
 
@@ -33,6 +34,8 @@ def check_video(path: PathLike, *, allow_truncated: bool = False) -> None:
     """Refuse what is no file with a picture that moves."""
     with open_for_reading(path, allow_truncated=allow_truncated) as container:
         video_stream(container, path)
+        if container.format.name.endswith(STILLS):
+            raise ValueError(f"`path` must be a video, got the picture {path}; a clip begins with it as `image`")
 
 
 @contextmanager
@@ -57,7 +60,17 @@ def opened_image(path: PathLike) -> Iterator[Any]:
             f"`path` must be an image of at most {limit / 1e6:.0f} megapixels, got {path} ({error}); scale it down"
         ) from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise ValueError(f"`path` must be a readable image, got {path} ({error}); open and save it again") from error
+        advice = "save one of its frames as a picture" if is_video(path) else "open and save it again"
+        raise ValueError(f"`path` must be a readable image, got {path} ({error}); {advice}") from error
+
+
+def is_video(path: PathLike) -> bool:
+    """Whether a file holds a picture that moves, whatever its name says."""
+    try:
+        check_video(path, allow_truncated=True)
+    except (OSError, ValueError, ImportError):
+        return False
+    return True
 
 
 def import_av() -> Any:

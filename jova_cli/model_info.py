@@ -130,7 +130,30 @@ def read_header(file: Path) -> dict[str, Any]:
                 f"header of `{file}` (safetensors) must hold the shape of every tensor, got {shown(entry)} for "
                 f"`{name}`; {ANEW}"
             )
+    check_whole(file, tensors)
     return tensors
+
+
+def check_whole(file: Path, tensors: dict[str, Any]) -> None:
+    """Refuse a safetensors file that ends before its last tensor does, as one whose download was cut off.
+
+    Args:
+        file: That the header is of.
+        tensors: Its header.
+    """
+    ends = [entry["data_offsets"][1] for entry in tensors.values() if is_span(entry.get("data_offsets"))]
+    with file.open("rb") as stored:
+        begin = 8 + int.from_bytes(stored.read(8), "little")
+    if ends and (missing := begin + max(ends) - file.stat().st_size) > 0:
+        raise ValueError(
+            f"`{file}` (safetensors) must hold all that its header names, got one that is {format_bytes(missing)} too "
+            f"short; {ANEW}"
+        )
+
+
+def is_span(offsets: Any) -> bool:
+    """Whether these are the two ends of a tensor in its file."""
+    return isinstance(offsets, list) and len(offsets) == 2 and all(type(end) is int for end in offsets)
 
 
 def read_metadata(file: Path) -> dict[str, str]:

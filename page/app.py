@@ -162,15 +162,18 @@ class Page:
             setattr(args, name, values[name] and Path(values[name]))
         if as_given and (args.audio or args.video):
             args.num_frames = None
-        args.lora = self.weighed(values.get("lora") or [])
+        chosen = values.get("lora") or []
+        args.lora = self.weighed([chosen] if isinstance(chosen, str) else chosen)
         args.output = folder / ("clip.mp4" if "video" in args.modalities else "sound.wav")
         check_clip(args)
         return args
 
     def weighed(self, words: list[str]) -> list[Adapter]:
         """All adapters of the page, with the scales of those that are chosen and 0 for the others."""
-        chosen = {adapter.source: adapter.scale for adapter in map(parse_adapter, words)}
-        names = self.adapter_names()
+        adapters, names = [parse_adapter(word) for word in words], self.adapter_names()
+        chosen = {adapter.source: adapter.scale for adapter in adapters}
+        if len(chosen) < len(adapters):
+            raise ValueError(f"`lora` must name each adapter once, got {', '.join(words)}; leave one out")
         for name in chosen:
             if name not in names:
                 raise ValueError(f"`lora` must be one of {', '.join(names) or 'none'}, got {name}; choose from them")

@@ -1,7 +1,8 @@
 """The form of the page: fields under the names of `jova generate`'s options."""
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -35,7 +36,9 @@ def lay_form(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> dict[str, A
     fields: dict[str, Any] = {}
 
     def add(kind: Any, name: str, **options: Any) -> None:
-        fields[name] = kind(label=LABELS.get(name, options.pop("label", None)), **options)
+        label = LABELS.get(name, options.pop("label", None))
+        fields[name] = kind(label=label, **options)
+        fields[name].preprocess = worded(fields[name].preprocess, label)
 
     def slide(name: str, least: int, step: int) -> None:
         ends = {"minimum": least, "maximum": getattr(largest, name), "step": step}
@@ -79,6 +82,29 @@ def lay_form(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> dict[str, A
     return fields
 
 
+def worded(preprocess: Callable[[Any], Any], label: str) -> Callable[[Any], Any]:
+    """What Gradio makes of the value of a field before anybody sees it, or a sentence where it cannot.
+
+    Args:
+        preprocess: Of the field; opens a picture, say.
+        label: Of the field.
+    """
+
+    def answer(value: Any) -> Any:
+        try:
+            return preprocess(value)
+        except gr.Error:
+            raise
+        except Exception as error:  # of whichever library reads it
+            got = getattr(value, "orig_name", None) or repr(value)
+            raise gr.Error(
+                f"`{label}` must hold what the field is for, got {got} ({type(error).__name__}); choose another",
+                print_exception=False,
+            ) from error
+
+    return answer
+
+
 def largest_clip(pipeline: JoVAPipeline) -> ClipLimits:
     """The largest clip that a model makes; one that has no limit gets one beside its defaults, for the sliders."""
     own = pipeline.defaults
@@ -104,7 +130,8 @@ def number_or_none(name: str, text: str, kind: type[int] | type[float]) -> float
 
 
 def on_page(message: str) -> str:
-    """A message about options and arguments, with the names that the page has for them."""
+    """A message about options, arguments and files, with the names that the page has for them: no places here."""
+    message = re.sub(re.escape(gr.utils.get_upload_folder()) + r"/(?:[^/\s]+/)*", "", message)
     names = {**LABELS, "num_inference_steps": LABELS["steps"]}
     for name, label in names.items():
         for said in (f"`--{name.replace('_', '-')}`", f"`{name}`"):

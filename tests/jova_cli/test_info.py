@@ -146,6 +146,46 @@ def test_info_of_a_name_of_the_hub_says_how_it_comes_here(capsys: pytest.Capture
     assert capsys.readouterr().err.endswith("comes by `hf download some/body --local-dir body`\n")
 
 
+def test_info_of_a_file_that_is_not_there_speaks_of_no_hub(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["info", "lora/mine.safetensors"])
+    assert "hf download" not in capsys.readouterr().err
+
+
+def adapter_file(path: Path, *modules: str, halves: int = 2) -> Path:
+    """A LoRA of rank 2 of some modules, the last of which may have one matrix alone."""
+    pairs = [(f"{module}.lora_A.weight", f"{module}.lora_B.weight") for module in modules]
+    names = [name for pair in pairs for name in pair][: 2 * len(pairs) - 2 + halves]
+    save_file({name: torch.zeros(2, 2) for name in names}, path)
+    return path
+
+
+def test_info_tells_apart_what_no_model_here_has_and_what_lacks_a_matrix(tmp_path: Path) -> None:
+    ours, sdxl = "transformer.blocks.0.attn1.video.to_q", "lora_unet_input_blocks_4_1_attn1_to_q"
+    said = table(describe_adapter(adapter_file(tmp_path / "a.safetensors", sdxl)).splitlines())
+    assert "targets" not in said
+    assert said["foreign"] == "`input.blocks.4.1.attn1.to_q`, which no model here has"
+    half = adapter_file(tmp_path / "b.safetensors", ours, ours.replace("to_q", "to_k"), halves=1)
+    said = table(describe_adapter(half).splitlines())
+    assert said["targets"] == "2 modules: 2 video"
+    assert said["incomplete"] == "`blocks.0.attn1.video.to_k`, with one matrix of two"
+
+
+def test_info_calls_an_adapter_of_another_model_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = adapter_file(tmp_path / "sd.safetensors", "unet.down_blocks.0.attentions.0.attn1.to_q")
+    with pytest.raises(SystemExit):
+        main(["info", str(file)])
+    assert "jova info: adapter keys must start with one of transformer." in capsys.readouterr().err
+
+
+def test_a_file_that_was_cut_off_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = adapter_file(tmp_path / "a.safetensors", "transformer.blocks.0.attn1.video.to_q")
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(SystemExit):
+        main(["info", str(file)])
+    assert "must hold all that its header names, got one that is 20.0 B too short; write or" in capsys.readouterr().err
+
+
 def test_info_of_an_adapter_loads_no_torch(tmp_path: Path) -> None:
     name = "transformer.blocks.0.attn.video.to_q"
     tensors = {f"{name}.lora_A.weight": torch.zeros(2, 8), f"{name}.lora_B.weight": torch.zeros(8, 2)}

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 
+from diffusers_jova.media_writing import write_video
 from jova_cli.main import COMMANDS, main
 
 
@@ -205,6 +207,11 @@ def test_a_refusal_of_a_training_loads_nothing(words: list[str], message: str, t
         ([*CLIP, "a.mp4", "--audio", "notes.txt"], r"`--audio` must be a media file that libav can decode, got notes"),
         ([*CLIP, "a.mp4", "--audio", "still.png"], r"`--audio` must be a file with sound, got still.png"),
         ([*CLIP, "a.mp4", "--video", "notes.txt"], r"`--video` must be a media file that libav can decode, got notes"),
+        (
+            [*CLIP, "a.mp4", "--video", "still.png"],
+            r"`--video` must be a video, got the picture still.png; a clip",
+        ),
+        ([*CLIP, "a.mp4", "--image", "moving.mov"], r"`--image` must be a readable image, .*; save one of its frames"),
         ([*CLIP, "a.mp4", "--lora", "notes.txt"], r"`--lora` must be a .safetensors or .pt or .* file, .*notes.txt"),
         ([*CLIP, "a.mp4", "--lora", "clips"], r"`--lora` must be the folder of an adapter, got clips without a"),
         ([*CLIP, "a.mp4", "--lora", "no.safetensors"], r"header of `no.safetensors` .* must be a JSON object"),
@@ -223,6 +230,8 @@ def test_a_refusal_of_a_file_does_not_load_torch(words: list[str], message: str,
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "a.mp4").touch()
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "still.png")
+    write_video(tmp_path / "moving.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8.0)
+    (tmp_path / "moving.mp4").rename(tmp_path / "moving.mov")
     (tmp_path / "notes.txt").write_text("no medium, but some words")
     (tmp_path / "no.safetensors").write_text("no tensors, but some words")
     (tmp_path / "columns.csv").write_text("vidoe,caption\na.mp4,words\n")

@@ -207,6 +207,7 @@ def test_settings_fill_the_form_again_and_others_are_refused(page: Page, tmp_pat
         ({"seed": -1}, r"`Seed` must be from 0"),
         ({"seed": "1.5"}, r"`Seed` must be a whole number, got 1.5; or leave it empty"),
         ({"audio_guidance_scale": "loud"}, r"`Guidance of the sound` must be a number, got loud"),
+        ({"modalities": None}, r"`Made` must hold what the field is for, got None"),
     ],
 )
 def test_bad_input_is_shown_as_a_sentence_with_the_names_of_the_page(
@@ -215,6 +216,16 @@ def test_bad_input_is_shown_as_a_sentence_with_the_names_of_the_page(
     with pytest.raises(AppError, match=message):
         user.predict(**{**SHORT, **fields}, api_name="/generate")
     assert not list(files.rglob("running"))
+
+
+def test_a_file_that_is_none_of_its_kind_is_named_as_its_owner_knows_it(user: Client, tmp_path: Path) -> None:
+    text = tmp_path / "portrait.png"
+    text.write_text("no picture")
+    with pytest.raises(AppError, match=r"`First frame` must hold what the field is for, got portrait.png \(Unidentif"):
+        user.predict(**SHORT, image=handle_file(text), api_name="/generate")
+    text = text.rename(tmp_path / "voice.wav")
+    with pytest.raises(AppError, match=r"`Own voice` must be a media file that libav can decode, got voice.wav \("):
+        user.predict(**SHORT, audio=handle_file(text), api_name="/generate")
 
 
 @pytest.mark.slow
@@ -309,6 +320,8 @@ def test_only_the_adapters_of_the_page_can_be_chosen(page: Page, monkeypatch: py
     assert page.weighed([]) == [Adapter(first, 0.0), Adapter(second, 0.0)]
     with pytest.raises(ValueError, match="`lora` must be one of one, one-2, got three"):
         page.weighed(["three"])
+    with pytest.raises(ValueError, match=r"`lora` must name each adapter once, got one:0\.5, one:0\.7; leave"):
+        page.weighed(["one:0.5", "one:0.7"])
 
 
 def test_examples_and_licences_are_those_of_the_model(blocks: gr.Blocks) -> None:
