@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import termios
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -258,16 +259,22 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     path, folder = write_rows(tmp_path / "list.jsonl", rows), tmp_path / "clips"
     words = ["generate", "--prompts", str(path), "--output", str(folder), "--device", "cpu"]
     short = ["--steps", "2", "--num-frames", "5", "--height", "32", "--width", "32"]
+    terminal, its_end = os.openpty()  # where a bar is drawn, once there is room for it
+    termios.tcsetwinsize(terminal, (24, 80))
     killed = subprocess.Popen(
-        [sys.executable, "-m", "jova_cli", *words, *short], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "jova_cli", *words, *short],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"},
+        stderr=its_end,
+        stdout=subprocess.DEVNULL,
     )
-    assert killed.stderr is not None
+    os.close(its_end)
     said = b""
     while b" 2/5 " not in said:  # the bar, after the second clip
-        said += killed.stderr.read(1) or pytest.fail(said.decode())
+        said += os.read(terminal, 1024)  # an error once the process has ended
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
-    killed.stderr.close()
+    os.close(terminal)
     early = {name for name in clips(folder) if not name.startswith(WORK)}
     assert {"0.wav", "1.mp4"} <= early < names_of(rows)
     main([*words, *short])
