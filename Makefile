@@ -75,7 +75,7 @@ wheel: .venv/installed  ## build what pip installs, and run every command of it 
 	@.venv/bin/python -m twine check --strict dist/*
 	@.venv/bin/python tests/check_wheel.py dist/*.whl --constraint .venv/constraints.txt
 
-test-slow: .venv/installed  ## what `make test` leaves out: long trainings, more processes, further kinds of models; minutes
+test-slow: .venv/espeak  ## what `make test` leaves out: long trainings, more processes, further kinds of models; minutes
 	@.venv/bin/python -m pytest -m "slow$(if $(GPU),, and not gpu)"
 
 test-portable: .venv/installed  ## the numeric tests under other instruction sets, as on other processors; minutes

@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import termios
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +26,7 @@ from jova_cli.main import main
 from tests.command_words import replaced
 from tests.places import ROOT
 from tests.processes import start
+from tests.terminal import OnTerminal
 
 
 # Between two processes or two batch sizes. An H.264 picture is quantised: a value that rounds differently moves its
@@ -259,22 +259,11 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     path, folder = write_rows(tmp_path / "list.jsonl", rows), tmp_path / "clips"
     words = ["generate", "--prompts", str(path), "--output", str(folder), "--device", "cpu"]
     short = ["--steps", "2", "--num-frames", "5", "--height", "32", "--width", "32"]
-    terminal, its_end = os.openpty()  # where a bar is drawn, once there is room for it
-    termios.tcsetwinsize(terminal, (24, 80))
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "jova_cli", *words, *short],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"},
-        stderr=its_end,
-        stdout=subprocess.DEVNULL,
-    )
-    os.close(its_end)
-    said = b""
-    while b" 2/5 " not in said:  # the bar, after the second clip
-        said += os.read(terminal, 1024)  # an error once the process has ended
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    os.close(terminal)
+    command = [sys.executable, "-m", "jova_cli", *words, *short]
+    with OnTerminal(command, stdout=subprocess.DEVNULL, cwd=ROOT) as killed:
+        killed.read_until(b" 2/5 ")  # the bar, after the second clip
+        killed.send_signal(signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
     early = {name for name in clips(folder) if not name.startswith(WORK)}
     assert {"0.wav", "1.mp4"} <= early < names_of(rows)
     main([*words, *short])

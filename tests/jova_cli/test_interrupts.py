@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from diffusers_jova.training.loop.trainer import Trainer
 from jova_cli.main import main
 from tests.interrupts import heeding_interrupts
 from tests.places import ROOT
+from tests.terminal import OnTerminal
 from tests.tiny_pipeline import build_wan_transformer
 from tests.tiny_training import tiny_config
 
@@ -104,15 +104,10 @@ def test_prepare_in_several_processes(tiny_pipeline_folder: Path, tmp_path: Path
     clips, records = write_clips(tmp_path / "clips", [f"{number:02d}" for number in range(40)]), tmp_path / "records"
     words = ["prepare", str(clips), str(records), "--model", str(tiny_pipeline_folder), "--no-mouth"]
     command = heeding_interrupts([sys.executable, "-m", "jova_cli", *words, "--num-processes", "2"])
-    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, cwd=ROOT) as process:
-        assert process.stderr is not None
-        said = b""
-        while b"| 1/40" not in said:
-            more = process.stderr.read1()
-            assert more, said.decode()
-            said += more
+    with OnTerminal(command, start_new_session=True, cwd=ROOT) as process:
+        said = process.read_until(b"| 1/40")
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        said += process.stderr.read()
+        said += process.read_all()
     assert process.returncode == 130
     assert b"Traceback" not in said
     assert said.decode().strip().splitlines()[-1].startswith("jova prepare: ended by Ctrl-C; the ")
