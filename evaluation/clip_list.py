@@ -112,7 +112,7 @@ def _recorded_transcript(path: Path) -> str:
 
 
 def _generated(path: Path) -> dict[str, dict[str, Any]]:
-    """Settings of the clips of a list that `jova generate --prompts` wrote, by their files; damaged lines tell nothing."""
+    """Settings of the clips that `jova generate --prompts` wrote, by their files; damaged lines tell nothing."""
     settings = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -47,9 +46,7 @@ def measure_clips(
     return list(followed(measured, len(clips), "measuring"))
 
 
-def _row(
-    clip: ListedClip, pending: Sequence[str], meter: Meter, known: MeasuredClips, groups: Sequence[str]
-) -> Row:
+def _row(clip: ListedClip, pending: Sequence[str], meter: Meter, known: MeasuredClips, groups: Sequence[str]) -> Row:
     row = Row(clip.name, clip.sample.source)
     try:
         fresh = meter.measure(clip, pending) if pending else {}
@@ -101,17 +98,18 @@ def evaluate(args: argparse.Namespace) -> Report:
 
 def describe_unjudged(report: Report) -> str:
     """Say which clips cannot be read, why others cannot be judged, and how two sides were compared."""
+    rows = [*report.rows, *report.other_rows]
     lines = []
-    if broken := [row.name for row in report.rows + report.other_rows if row.error]:
+    if broken := [row.name for row in rows if row.error]:
         lines.append(f"not read {len(broken)}: {some(broken)}")
     reasons: dict[str, list[str]] = {}
-    for row in report.rows + report.other_rows:
+    for row in rows:
         for group, reason in row.reasons.items():
             if group not in report.missing:
                 reasons.setdefault(f"{group}: {reason}", []).append(row.name)
-    lines += [f"{reason}: {len(names)} of {len(report.rows + report.other_rows)}, {some(names)}" for reason, names in reasons.items()]
+    lines += [f"{reason}: {len(names)} of {len(rows)}, {some(names)}" for reason, names in reasons.items()]
     if report.against and not report.is_paired:
-        lines.append("no clip has the same name on both sides, so the means are compared, which takes more clips to be certain")
+        lines.append("no clip has the same name on both sides, so the means of all are compared, which is less certain")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -61,7 +61,9 @@ def measure_lip_sync(
     least = max(5, round(MIN_SEEN_S * frame_rate))
     seen = [opening for opening in openings if np.isfinite(opening).sum() >= least]
     if not seen:
-        return _unjudged("no face" if not np.isfinite(openings).any() else f"a mouth is seen in less than {least} frames")
+        return _unjudged(
+            "no face" if not np.isfinite(openings).any() else f"a mouth is seen in less than {least} frames"
+        )
     loudness = envelope(waveform, openings.shape[1], frame_rate, sampling_rate)
     if loudness.std() < MIN_LOUDNESS:
         return _unjudged("the sound is as loud all the time, so nobody speaks")

@@ -102,7 +102,11 @@ class Meter:
 
     def _take(self, group: str, clip: ListedClip, signals: Signals) -> Measured:
         sound = (signals.audio, signals.sampling_rate)
-        if group in self.missing and not (group == "sync" and clip.sample.mouth_boxes is not None) and group != "sound":
+        if (
+            group in self.missing
+            and not (group == "sync" and clip.sample.mouth_boxes is not None)
+            and group != "sound"
+        ):
             return Measured({}, self.missing[group])
         takers: dict[str, Callable[[], Measured]] = {
             "sync": lambda: measure_sync(signals),

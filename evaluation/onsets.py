@@ -35,7 +35,7 @@ def measure_timing(signals: Signals) -> Measured:
 
 
 def first_sound_s(audio: FloatArray, sampling_rate: int) -> float | None:
-    """When sound [channels, samples] begins after silence, in seconds; None where it is there from the first moment."""
+    """When sound [channels, samples] begins after silence, in seconds; None where it is there at once, or never."""
     levels = block_levels_dbfs(audio, sampling_rate, BLOCK_S)
     loud = levels >= max(levels.max() - RISE_DB, SILENCE_DBFS)
     if not loud.any() or levels.max() < SILENCE_DBFS:

