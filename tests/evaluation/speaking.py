@@ -13,18 +13,19 @@ from diffusers_jova.media import write_video
 
 
 FRAME_RATE, SAMPLING_RATE = 25, 16000
+LEVEL_RATE = 1000  # of how loud a voice is
 
 
 def syllables(seed: int, duration_s: float = 5.0) -> npt.NDArray[np.float64]:
     """How loud a voice is, in [0, 1], one number for each sample: irregular syllables and pauses."""
     rng = np.random.default_rng(seed)
-    level = np.zeros(round(duration_s * SAMPLING_RATE))
-    at_s = 0.2
+    level = np.zeros(round(duration_s * LEVEL_RATE))
+    at_s = rng.uniform(0.0, 0.5)
     while at_s < duration_s - 0.3:
         end_s = at_s + rng.uniform(0.08, 0.25)
-        level[round(at_s * SAMPLING_RATE) : round(end_s * SAMPLING_RATE)] = rng.uniform(0.4, 1.0)
+        level[round(at_s * LEVEL_RATE) : round(end_s * LEVEL_RATE)] = rng.uniform(0.4, 1.0)
         at_s = end_s + (rng.uniform(0.3, 0.6) if rng.random() < 0.25 else rng.uniform(0.02, 0.1))
-    return gaussian_filter1d(level, 0.02 * SAMPLING_RATE)
+    return gaussian_filter1d(level, 0.02 * LEVEL_RATE).repeat(SAMPLING_RATE // LEVEL_RATE)
 
 
 def voice(level: npt.NDArray[np.float64], late_s: float = 0.0) -> npt.NDArray[np.float32]:

@@ -16,9 +16,9 @@ def sync_of(opening: np.ndarray, waveform: np.ndarray | None) -> LipSync:
     return measure_lip_sync(opening[None], waveform, FRAME_RATE, SAMPLING_RATE)
 
 
-@pytest.mark.parametrize("late_s", [-0.4, -0.1, 0.0, 0.1, 0.4])
+@pytest.mark.parametrize("late_s", [-0.4, 0.0, 0.1])
 def test_the_offset_of_shifted_sound_is_found_within_half_a_frame(late_s: float) -> None:
-    for seed in range(4):
+    for seed in range(3):
         level = syllables(seed)
         sync = sync_of(mouth(level), voice(level, late_s))
         assert sync.confidence is not None
@@ -35,10 +35,10 @@ def test_sound_that_fits_as_it_is_correlates_more_than_the_same_sound_later() ->
 
 
 def test_mouths_and_sounds_of_different_clips_get_an_offset_about_as_rarely_as_the_confidence_says() -> None:
-    levels = [syllables(seed) for seed in range(12)]
-    pairs = [(a, b) for a in range(12) for b in (a + 1, a + 3)]
-    told = [sync_of(mouth(levels[a]), voice(levels[b % 12])).offset_ms is not None for a, b in pairs]
-    assert sum(told) <= 5  # of 24, of which 1.2 are expected; more than five come once in 500 times
+    levels = [syllables(seed) for seed in range(8)]
+    pairs = [(a, (a + apart) % 8) for a in range(8) for apart in (1, 2, 3)]
+    told = [sync_of(mouth(levels[a]), voice(levels[b])).offset_ms is not None for a, b in pairs]
+    assert sum(told) <= 4  # of 24; at 5 in a hundred, more come once in 150 times
 
 
 def test_of_two_mouths_the_one_that_speaks_counts() -> None:
