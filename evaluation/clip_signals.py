@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,29 +159,33 @@ def _boxes_by_frame(tracks: FloatArray) -> list[Any]:
     return [boxes[np.isfinite(boxes).all(-1)] for boxes in np.moveaxis(tracks, 1, 0)]
 
 
-def read_signals(sample: Sample, detector: MouthDetector | None = None) -> Signals:
+def read_signals(sample: Sample, detector: MouthDetector | None = None, *, with_picture: bool = True) -> Signals:
     """Read the tracks of a clip at the frame rate and sampling rate that its file has.
 
     Args:
         sample: The files; a sound beside a video takes the place of its own.
         detector: Finds mouths; None looks for none.
+        with_picture: Whether the frames are looked at.
 
     Raises:
         ValueError: If a file cannot be read.
     """
-    picture, audio, sampling_rate = None, None, None
-    if sample.video is not None:
-        with open_for_reading(sample.video) as container:
-            rate = exact_frame_rate(find_video_stream(container, sample.video)[1])
-        is_given = sample.mouth_boxes is not None
-        picture = track_pictures(decode_frames(sample.video, rate), float(rate), None if is_given else detector)
-        if sample.mouth_boxes is not None:
-            taken = survey(sample.video, rate)
-            boxes = read_boxes(sample.mouth_boxes, taken.num_stored)[:, taken.numbers]
-            picture = replace(picture, boxes=boxes)
-        audio, sampling_rate = read_sound_of_video(sample.video) if sample.audio is None else (None, None)
+    picture = None if sample.video is None or not with_picture else _read_picture(sample, sample.video, detector)
+    audio, sampling_rate = None, None
     if sample.audio is not None:
         audio, sampling_rate = read_audio(sample.audio)
+    elif sample.video is not None:
+        audio, sampling_rate = read_sound_of_video(sample.video)
     if audio is not None and not np.isfinite(audio).all():
         raise ValueError("the sound must be finite, got NaN or infinity; export it again")
     return Signals(picture=picture, audio=audio, sampling_rate=sampling_rate or 0)
+
+
+def _read_picture(sample: Sample, video: Path, detector: MouthDetector | None) -> PictureTracks:
+    with open_for_reading(video) as container:
+        rate = exact_frame_rate(find_video_stream(container, video)[1])
+    if sample.mouth_boxes is None:
+        return track_pictures(decode_frames(video, rate), float(rate), detector)
+    taken = survey(video, rate)
+    boxes = read_boxes(sample.mouth_boxes, taken.num_stored)[:, taken.numbers]
+    return replace(track_pictures(decode_frames(video, rate), float(rate)), boxes=boxes)

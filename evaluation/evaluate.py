@@ -109,7 +109,9 @@ def describe_unjudged(report: Report) -> str:
                 reasons.setdefault(f"{group}: {reason}", []).append(row.name)
     lines += [f"{reason}: {len(names)} of {len(rows)}, {some(names)}" for reason, names in reasons.items()]
     if report.against and not report.is_paired:
-        lines.append("no clip has the same name on both sides, so the means of all are compared, which is less certain")
+        lines.append(
+            "no clip has the same name on both sides, so the means of all are compared, which is less certain"
+        )
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -27,6 +27,7 @@ from jova_cli.parser import one_line
 
 
 MAX_POINTS = 240  # of a curve
+SEEN = {"sync", "timing", "picture"}  # groups that look at frames
 
 
 @dataclass
@@ -97,16 +98,16 @@ class Meter:
             ValueError: If it cannot be read.
         """
         needs_mouths = "sync" in groups and "sync" not in self.missing
-        signals = read_signals(clip.sample, self.detector if needs_mouths else NoMouths())
+        detector = self.detector if needs_mouths else NoMouths()
+        signals = read_signals(clip.sample, detector, with_picture=not SEEN.isdisjoint(groups))
         return {group: self._take(group, clip, signals) for group in groups}
 
     def _take(self, group: str, clip: ListedClip, signals: Signals) -> Measured:
         sound = (signals.audio, signals.sampling_rate)
+        has_boxes = group == "sync" and clip.sample.mouth_boxes is not None
         if (
-            group in self.missing
-            and not (group == "sync" and clip.sample.mouth_boxes is not None)
-            and group != "sound"
-        ):
+            group in self.missing and group != "sound" and not has_boxes
+        ):  # all of sound but one number needs no package
             return Measured({}, self.missing[group])
         takers: dict[str, Callable[[], Measured]] = {
             "sync": lambda: measure_sync(signals),

@@ -23,7 +23,9 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / f"{name}.mp4").write_bytes(b"not looked into")
     (tmp_path / "words.json").write_text('{"transcript": "hello moon"}')
     (tmp_path / "prompt.txt").write_text("Two men.\n<S>one<E> and <S>two<E>\n<AUDCAP>voices<ENDAUDCAP>")
-    (tmp_path / "cues.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nblue\n\n2\n00:00:01,000 --> 00:00:02,000\nsun\n")
+    (tmp_path / "cues.srt").write_text(
+        "1\n00:00:00,000 --> 00:00:01,000\nblue\n\n2\n00:00:01,000 --> 00:00:02,000\nsun\n"
+    )
     (tmp_path / "silent.png").write_bytes(b"a picture of the clip beside it")
     return tmp_path
 

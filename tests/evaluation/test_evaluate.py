@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diffusers_jova.evaluation import meter
+from diffusers_jova.evaluation.clip_signals import Signals
 from diffusers_jova.evaluation.evaluate import main
 from diffusers_jova.evaluation.measures import MEASURES, VERSIONS
+from diffusers_jova.training.data.manifest import Sample
 from jova_cli.evaluate import GROUPS
 from tests.evaluation.speaking import write_speaker
 
@@ -76,9 +79,9 @@ def test_what_is_known_is_not_measured_again_and_half_a_line_is_no_harm(
     read: list[str] = []
     measured = meter.read_signals
 
-    def counted(sample: meter.Any, detector: meter.Any) -> meter.Signals:
+    def counted(sample: Sample, *detector: Any, **options: Any) -> Signals:
         read.append(sample.source.stem)
-        return measured(sample, detector)
+        return measured(sample, *detector, **options)
 
     monkeypatch.setattr(meter, "read_signals", counted)
     words = [str(folders[0]), "--against", str(folders[1]), "--output", str(output), *FAST]
