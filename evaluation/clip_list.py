@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,8 @@ class ListedClip(NamedTuple):
     """A clip to evaluate.
 
     Attributes:
-        name: Within its folder, without a suffix: what pairs it with a clip of another folder.
+        name: Within its folder, without a suffix: what pairs it with a clip of another folder; where two clips of one
+            evaluation would have the same, their whole paths.
         sample: Its files, and what stands beside them.
         transcript: What should be said; empty where nobody knows.
         reference_voice: A sound of the voice that should be heard, if one was given.
@@ -55,11 +57,12 @@ def list_clips(sources: Sequence[Path]) -> list[ListedClip]:
         FileNotFoundError: If a file is not there.
         ValueError: If a source holds no clip, or what lies beside a clip is not as `read_samples` describes.
     """
-    found: dict[tuple[Path | None, Path | None], ListedClip] = {}
+    found: dict[tuple[Path | None, Path | None, int], ListedClip] = {}
     for source in sources:
         for clip in _clips_of(source.absolute()):
-            found.setdefault((clip.sample.video, clip.sample.audio), clip)
-    return list(found.values())
+            found.setdefault((clip.sample.video, clip.sample.audio, clip.sample.occurrence), clip)
+    counts = Counter(clip.name for clip in found.values())
+    return [clip if counts[clip.name] == 1 else clip._replace(name=f"{clip.sample.source}") for clip in found.values()]
 
 
 def _clips_of(source: Path) -> Iterable[ListedClip]:

@@ -42,10 +42,11 @@ def measure_pictures(picture: PictureTracks | None) -> Measured:
 
 
 def frozen_share(same: npt.NDArray[np.bool_], frame_rate: float) -> float:
-    """Share of the steps between frames [F - 1] that lie in half a second or more without a change."""
+    """Share of the steps between frames [F - 1] that lie in half a second or more of one picture."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]])))
     lengths = edges[1::2] - edges[::2]
-    return float(lengths[lengths >= max(1, round(FROZEN_S * frame_rate))].sum() / len(same))
+    is_long = lengths + 1 >= max(2, round(FROZEN_S * frame_rate))  # frames that show one picture
+    return float(lengths[is_long].sum() / len(same))
 
 
 def flicker(luma: FloatArray) -> float:

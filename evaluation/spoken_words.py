@@ -56,6 +56,8 @@ def make_listener(whisper: Path | None, device: str = "cpu") -> Hear:
 def plain_words(text: str, language: str) -> str:
     """A text as Whisper's own evaluation compares it: no case, no signs, numbers and contractions in one spelling.
 
+    Of numbers that follow each other one is made: "one two" is "12", so that an error in one is an error in both.
+
     Args:
         text: Of any kind.
         language: "en", or another, whose words are only freed of case and signs.
@@ -63,7 +65,7 @@ def plain_words(text: str, language: str) -> str:
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
     normalize = EnglishTextNormalizer({}) if language == ENGLISH else BasicTextNormalizer()
-    return " ".join(normalize(text).split())
+    return " ".join(word for word in normalize(text).split() if any(map(str.isalnum, word)))
 
 
 def measure_words(

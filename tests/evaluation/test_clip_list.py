@@ -54,6 +54,13 @@ def test_a_list_of_generate_and_the_record_of_a_clip_tell_what_was_asked_for(tmp
         assert (own.transcript, own.reference_voice) == ("good night", None)
 
 
+def test_clips_of_one_name_in_two_folders_are_told_apart(folder: Path) -> None:
+    (folder / "more").mkdir()
+    (folder / "more" / "words.mp4").write_bytes(b"another")
+    names = [clip.name for clip in list_clips([folder / "words.mp4", folder / "more", folder / "cues.mp4"])]
+    assert names == [str(folder / "words.mp4"), str(folder / "more" / "words.mp4"), "cues"]
+
+
 def test_another_file_or_other_words_are_another_clip_to_measure(folder: Path) -> None:
     def digest(clip: ListedClip, **settings: str) -> str:
         return clip.digest(settings)
