@@ -65,7 +65,7 @@ class Meter:
             try:
                 needs.get(group, lambda: None)()
             except ImportError as error:
-                self.missing[group] = one_line(error)
+                self.missing[group] = one_line(error.__cause__ or error)  # what lacks; the help says how to get it
 
     @cached_property
     def detector(self) -> MouthDetector:

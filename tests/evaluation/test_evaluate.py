@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,19 @@ def test_what_is_known_is_not_measured_again_and_half_a_line_is_no_harm(
     clip.touch()
     main(words)
     assert read == ["broken", "broken", "clip1"]
+
+
+def test_a_missing_package_is_named_once_and_the_rest_is_measured(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    clips = [str(folders[1] / f"clip{index}.mp4") for index in range(2)]
+    main([*clips, "--output", str(tmp_path), "--measures", "words", "timing"])
+    assert capsys.readouterr().err.count("words is left out: import of jiwer") == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["left_out"]) == {"words"}
+    assert report["summary"]["length_difference_ms"]["count"] == 2
+    assert '"words"' not in (tmp_path / "measured.jsonl").read_text()  # so that it is measured once it can be
 
 
 def test_folders_without_common_names_are_compared_as_a_whole(
