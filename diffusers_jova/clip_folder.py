@@ -331,7 +331,7 @@ class ClipMaker:
             path.parent.mkdir(parents=True, exist_ok=True)
             signs = read_credentials(task.args)
             output.save(unfinished, index, metadata=not task.args.no_metadata, credentials=signs)
-            append_line(self.folder, {"output": task.name, "settings": task.settings, "made": made})
+            append_line(self.folder / LIST, {"output": task.name, "settings": task.settings, "made": made})
             unfinished.replace(path)
 
 
@@ -372,9 +372,9 @@ def pipeline_key(args: argparse.Namespace) -> str:
 # 3. What was made
 
 
-def append_line(folder: Path, record: Mapping[str, Any]) -> None:
-    """Add the line of a clip, whoever else adds one; behind half a line of a killed run a new one begins."""
-    with (folder / LIST).open("a+b") as file, in_turn(file):
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a line of JSON, whoever else adds one; behind half a line of a killed run a new one begins."""
+    with path.open("a+b") as file, in_turn(file):
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         is_open = file.read(1) not in (b"", b"\n")

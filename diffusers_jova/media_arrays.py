@@ -140,19 +140,24 @@ def normalize_loudness(
         target_lufs: Integrated loudness wanted, in LUFS.
         peak_dbfs: Highest sample allowed, in dB of full scale.
     """
-    try:
-        import pyloudnorm
-    except ImportError as error:
-        raise ImportError(
-            "`normalize_loudness` needs pyloudnorm, which is not installed; "
-            "install the package with its extra `loudness`"
-        ) from error
-    if audio.shape[1] < LOUDNESS_BLOCK_S * sampling_rate or not np.abs(audio).max() > 0:
-        return audio
-    with np.errstate(divide="ignore"):  # a block of zeros is -inf LUFS
-        loudness_lufs = pyloudnorm.Meter(sampling_rate).integrated_loudness(audio.T)
-    if not math.isfinite(loudness_lufs):
+    loudness_lufs = integrated_loudness(audio, sampling_rate)
+    if loudness_lufs is None:
         return audio
     gain = 10 ** ((target_lufs - loudness_lufs) / 20)
     largest_gain = 10 ** (peak_dbfs / 20) / np.abs(audio).max()
     return (audio * min(gain, largest_gain)).astype(np.float32)
+
+
+def integrated_loudness(audio: np.ndarray, sampling_rate: int) -> float | None:
+    """Loudness of sound [channels, samples] in LUFS after ITU-R BS.1770-4; None where it has none."""
+    try:
+        import pyloudnorm
+    except ImportError as error:
+        raise ImportError(
+            "loudness needs pyloudnorm, which is not installed; install the package with its extra `loudness`"
+        ) from error
+    if audio.shape[1] < LOUDNESS_BLOCK_S * sampling_rate or not np.abs(audio).max() > 0:
+        return None
+    with np.errstate(divide="ignore"):  # a block of zeros is -inf LUFS
+        loudness_lufs = float(pyloudnorm.Meter(sampling_rate).integrated_loudness(audio.T))
+    return loudness_lufs if math.isfinite(loudness_lufs) else None

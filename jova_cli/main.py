@@ -12,6 +12,7 @@ from .progress import hide_bars_in_files
 
 COMMANDS = {  # command: its module here, what it does
     "generate": ("generate", "make a clip"),
+    "evaluate": ("evaluate", "tell how good clips are, and compare two folders of them"),
     "estimate": ("estimate", "tell what a clip takes, before anything is loaded"),
     "app": ("app", "make clips on a page in the browser"),
     "demo": ("demo", "let jova-tiny speak, in two clips and a contact sheet"),

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from diffusers_jova import JoVAPipeline
+from diffusers_jova.evaluation.summary import summarize
 from diffusers_jova.origin import check_origin, digest_components, keep_origin, read_origin
-from diffusers_jova.recipes.evidence import load_pipeline, measure, summarize
+from diffusers_jova.recipes.evidence import load_pipeline, measure
 from diffusers_jova.recipes.generation import BATCH_SIZE, FIRST_SEED, generate, held_out_clips
 from diffusers_jova.recipes.jova_tiny import assemble, start_training, wait_for
 from diffusers_jova.training.loop.branches import copy_branch

@@ -27,6 +27,7 @@ from diffusers_jova.drawn.sounding_objects import SOUNDING_OBJECTS
 from diffusers_jova.drawn.speaker_evaluation import evaluate_clip, evaluate_reconstruction
 from diffusers_jova.evaluation.contact_sheet import save_contact_sheet
 from diffusers_jova.evaluation.fidelity import Frames
+from diffusers_jova.evaluation.summary import summarize
 from diffusers_jova.evaluation.viewing import enlarge
 from diffusers_jova.media import write_video
 from diffusers_jova.provenance import basic_record
@@ -112,17 +113,6 @@ def mismatch(clips: Sequence[AvatarClip], distance: int = 1) -> list[Pair]:
     """Pair every picture with the sound of the clip that comes `distance` later."""
     others = [*clips[distance:], *clips[:distance]]
     return [(clip.frames, other.waveform) for clip, other in zip(clips, others, strict=True)]
-
-
-def summarize(rows: Sequence[Measures]) -> dict[str, dict[str, float]]:
-    """Mean and standard error of each measure over clips, without the clips to which it does not apply."""
-    summary = {}
-    for name in rows[0]:
-        values = np.array([row[name] for row in rows if not np.isnan(row[name])])
-        if len(values):
-            error = values.std(ddof=min(len(values) - 1, 1)) / np.sqrt(len(values))
-            summary[name] = {"mean": float(values.mean()), "standard_error": float(error), "count": len(values)}
-    return summary
 
 
 class Measurement(NamedTuple):

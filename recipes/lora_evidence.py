@@ -18,10 +18,11 @@ from diffusers_jova import JoVAPipeline
 from diffusers_jova.drawn.avatars import AvatarClip, write_corpus
 from diffusers_jova.drawn.portraits import Colour, Identity
 from diffusers_jova.evaluation.contact_sheet import save_contact_sheet
+from diffusers_jova.evaluation.summary import summarize
 from diffusers_jova.evaluation.viewing import enlarge
 from diffusers_jova.media import write_video
 from diffusers_jova.provenance import basic_record
-from diffusers_jova.recipes.evidence import add_arguments, device_name, load_pipeline, measure, summarize, work_name
+from diffusers_jova.recipes.evidence import add_arguments, device_name, load_pipeline, measure, work_name
 from diffusers_jova.recipes.generation import FIRST_SEED, Generated, fingerprint, generate, held_out_clips
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
 from diffusers_jova.training import prepare, train_lora

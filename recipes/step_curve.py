@@ -20,7 +20,8 @@ from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline
 from diffusers_jova.drawn.avatars import AvatarClip
 from diffusers_jova.drawn.speaker_evaluation import evaluate_reconstruction
 from diffusers_jova.evaluation.fidelity import mel_error, psnr_db
-from diffusers_jova.recipes.evidence import SOLVER_NAMES, add_arguments, load_pipeline, measure, summarize, work_name
+from diffusers_jova.evaluation.summary import summarize
+from diffusers_jova.recipes.evidence import SOLVER_NAMES, add_arguments, load_pipeline, measure, work_name
 from diffusers_jova.recipes.generation import FIRST_SEED, Generated, fingerprint, generate, held_out_clips
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
 from diffusers_jova.whole_files import write_json

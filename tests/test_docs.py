@@ -154,6 +154,9 @@ def test_the_commands_of_the_readme_are_ones_that_exist(tmp_path: Path, monkeypa
     Path("clips/a.mp4").touch()
     Path("adapter").mkdir()
     Path("adapter/pytorch_lora_weights.safetensors").touch()
+    for folder in ("with", "without"):
+        Path(folder).mkdir()
+        Path(folder, "a.mp4").touch()
     Path("prepared").mkdir()
     Path("prepared/a-000.safetensors").touch()
     for command in commands:

@@ -4,7 +4,8 @@ import diffusers
 import pytest
 
 from diffusers_jova import JoVAPipeline
-from diffusers_jova.recipes.evidence import load_pipeline, measure, summarize
+from diffusers_jova.evaluation.summary import summarize
+from diffusers_jova.recipes.evidence import load_pipeline, measure
 from diffusers_jova.recipes.generation import FIRST_SEED, generate, held_out_clips
 from jova_cli import shipped
 from tests.places import ROOT

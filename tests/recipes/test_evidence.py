@@ -12,8 +12,9 @@ from diffusers_jova import JoVAPipeline
 from diffusers_jova.drawn.avatars import AvatarClip, make_clip
 from diffusers_jova.drawn.object_evaluation import evaluate_object
 from diffusers_jova.drawn.sounding_objects import SOUNDING_OBJECTS
+from diffusers_jova.evaluation.summary import summarize
 from diffusers_jova.recipes import evidence, generation
-from diffusers_jova.recipes.evidence import GOALS, judge, measure, mismatch, result_table, summarize
+from diffusers_jova.recipes.evidence import GOALS, judge, measure, mismatch, result_table
 from diffusers_jova.recipes.generation import fingerprint, generate, held_out_clips
 from diffusers_jova.recipes.model_card import fill_section, markdown_table
 from tests.tiny_pipeline import DEFAULTS, build_tiny_pipeline

@@ -27,7 +27,7 @@ from diffusers_jova.training.data.buckets import (
     is_upscaled,
     shape_stretch,
 )
-from diffusers_jova.training.data.envelope_sync import envelope, envelope_sync
+from diffusers_jova.training.data.envelope_sync import envelope, envelope_sync, mouth_openings
 from diffusers_jova.training.data.face_crop import crop_path, cut_share
 from diffusers_jova.training.data.frame_stream import FrameStream, StillImage, read_sound_of_video
 from diffusers_jova.training.data.manifest import Sample
@@ -342,11 +342,8 @@ def sync_of(clip: Clip, frame_rate: float) -> float:
     if clip.audio is None:
         return 0.0
     loudness = envelope(clip.audio.mean(axis=0), clip.bucket.num_frames, frame_rate, clip.sampling_rate)
-    x1, y1, x2, y2 = np.moveaxis(clip.mouth_boxes, -1, 0)
-    openings = (y2 - y1) / (x2 - x1)  # [P, F]
-    seen = (np.isfinite(opening) for opening in openings)
-    scores = [envelope_sync(o[s], loudness[s], 0).correlation for o, s in zip(openings, seen, strict=True) if s.any()]
-    return max(scores, default=0.0)
+    openings = [opening for opening in mouth_openings(clip.mouth_boxes) if np.isfinite(opening).any()]
+    return max((envelope_sync(opening, loudness, 0).correlation for opening in openings), default=0.0)
 
 
 def cut_sound(

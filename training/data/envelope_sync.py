@@ -29,18 +29,42 @@ def envelope(waveform: FloatArray, num_frames: int, frame_rate: float, sampling_
     return np.log(np.sqrt(np.maximum(sums, 0) / np.diff(edges)) + ENVELOPE_FLOOR)
 
 
+def mouth_openings(boxes: FloatArray) -> FloatArray:
+    """How far the mouths of boxes [P, F, 4] are open: height over width, [P, F]; NaN where there is no mouth."""
+    x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
+    return (y2 - y1) / np.maximum(x2 - x1, 1e-6)
+
+
 def envelope_sync(aperture: FloatArray, loudness: FloatArray, max_lag: int = MAX_LAG) -> EnvelopeSync:
-    """Correlate aperture [F] with envelope [F] at all lags; a constant track correlates 0."""
+    """Correlate aperture [F] with envelope [F] at all lags, as `lag_correlations` does."""
+    correlations = lag_correlations(aperture, loudness, max_lag)
+    return EnvelopeSync(float(correlations[max_lag]), int(np.argmax(correlations)) - max_lag)
+
+
+def lag_correlations(aperture: FloatArray, loudness: FloatArray, max_lag: int) -> npt.NDArray[np.float64]:
+    """Correlation at each lag from `-max_lag` on, positive for late lips: [2 * max_lag + 1].
+
+    Args:
+        aperture: [F]; NaN in frames that do not count.
+        loudness: [F].
+        max_lag: In frames, less than F.
+
+    Returns:
+        Correlations; that of a constant track is 0.
+    """
     count = len(aperture)
     correlations = []
     for lag in range(-max_lag, max_lag + 1):
         late, early = max(lag, 0), max(-lag, 0)
         length = count - abs(lag)
         correlations.append(_correlation(aperture[late : late + length], loudness[early : early + length]))
-    return EnvelopeSync(correlations[max_lag], int(np.argmax(correlations)) - max_lag)
+    return np.array(correlations)
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> float:
-    a, b = a - a.mean(), b - b.mean()
+    seen = np.isfinite(a)
+    if not seen.any():
+        return 0.0
+    a, b = a[seen] - a[seen].mean(), b[seen] - b[seen].mean()
     scale = np.sqrt((a**2).sum() * (b**2).sum())
     return float((a * b).sum() / scale) if scale > 1e-9 else 0.0

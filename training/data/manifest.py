@@ -84,7 +84,7 @@ class Sample:
         return f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
 
 
-def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
+def read_samples(source: Path, captions_required: bool = True, stills: bool = True) -> list[Sample]:
     """Read the samples of a data set.
 
     Args:
@@ -94,6 +94,7 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
             said when is `a.srt` or `a.vtt`; its mouth boxes are `a.boxes.json`, `a.boxes.npy` or
             `a.boxes.safetensors`.
         captions_required: Refuse a set in which no clip has a caption.
+        stills: Whether images of a folder are samples.
 
     Raises:
         FileNotFoundError: If `source` or a file that it names does not exist.
@@ -101,7 +102,7 @@ def read_samples(source: Path, captions_required: bool = True) -> list[Sample]:
             and parts of one.
     """
     source = source.absolute()  # records keep their names wherever the command is run
-    samples = _read_folder(source) if source.is_dir() else _read_manifest(source)
+    samples = _read_folder(source, stills) if source.is_dir() else _read_manifest(source)
     if not samples:
         raise ValueError(f"`source` must hold at least one clip, got `{source}`; give a manifest or a folder of clips")
     _check_files(samples)
@@ -141,7 +142,31 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, row | ({"mouth_boxes": parse_json(boxes, where)} if boxes.startswith("[") else {})
 
 
-def _read_folder(folder: Path) -> list[Sample]:
+def read_clip(path: Path) -> Sample:
+    """Read one clip, a video or a sound, with what lies beside it as in a folder.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the name is that of no clip, or what lies beside it is not as described.
+    """
+    path = path.absolute()
+    if path.suffix.lower() not in (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES):
+        kinds = ", ".join((*VIDEO_SUFFIXES, *AUDIO_SUFFIXES))
+        raise ValueError(f"a clip must be a file that ends in one of {kinds}, got `{path.name}`; convert it")
+    if not path.is_file():
+        raise FileNotFoundError(f"a clip must be an existing file, got `{path}`; check the spelling")
+    beside = by_small_suffix(sibling for sibling in path.parent.iterdir() if sibling.is_file())
+    if path.suffix.lower() in AUDIO_SUFFIXES:
+        sample = Sample(audio=path)
+    else:
+        sample = Sample(video=path, audio=find_beside(path, AUDIO_SUFFIXES, beside))
+    sample = _with_sidecars(sample, beside)
+    _check_files([sample])
+    _check_words([sample])
+    return sample
+
+
+def _read_folder(folder: Path, stills: bool) -> list[Sample]:
     if (manifest := _manifest_of(folder)) is not None:
         return _read_manifest(manifest)
     files = _files_of(folder)
@@ -154,7 +179,8 @@ def _read_folder(folder: Path) -> list[Sample]:
         _with_sidecars(Sample(video=path, audio=find_beside(path, AUDIO_SUFFIXES, beside)), beside) for path in videos
     ]
     samples += [_with_sidecars(Sample(audio=path), beside) for path in lone_audios]
-    return samples + [_with_sidecars(Sample(video=path), beside) for path in _stills(files, samples)]
+    images = _stills(files, samples) if stills else []
+    return samples + [_with_sidecars(Sample(video=path), beside) for path in images]
 
 
 def _files_of(folder: Path) -> list[Path]:

@@ -1,0 +1,127 @@
+"""Which clips are evaluated, and what was asked of them: by files beside them, by their list, by their own record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diffusers_jova.clip_folder import LIST
+from diffusers_jova.training.data.manifest import Sample, read_clip, read_samples
+from diffusers_jova.training.data.subtitles import read_subtitles
+from jova_cli.clip_info import read_provenance
+
+
+SPOKEN = re.compile(r"<S>(.*?)<E>", re.DOTALL)  # in a whole prompt
+MANIFESTS = (".jsonl", ".csv")
+
+
+class ListedClip(NamedTuple):
+    """A clip to evaluate.
+
+    Attributes:
+        name: Within its folder, without a suffix: what pairs it with a clip of another folder; where two clips of one
+            evaluation would have the same, their whole paths.
+        sample: Its files, and what stands beside them.
+        transcript: What should be said; empty where nobody knows.
+        reference_voice: A sound of the voice that should be heard, if one was given.
+    """
+
+    name: str
+    sample: Sample
+    transcript: str = ""
+    reference_voice: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """All that decides what is measured."""
+        named = (self.sample.video, self.sample.audio, self.sample.mouth_boxes, self.reference_voice)
+        return [path for path in named if isinstance(path, Path)]
+
+    def digest(self, settings: Mapping[str, Any]) -> str:
+        """Changes with a file's size or time, with the words, and with the settings of a measure."""
+        stats = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in self.files]
+        boxes = self.sample.mouth_boxes if isinstance(self.sample.mouth_boxes, list) else None
+        text = json.dumps([stats, boxes, self.transcript, settings], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def list_clips(sources: Sequence[Path]) -> list[ListedClip]:
+    """Find the clips of folders, manifests and files, each once.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If a source holds no clip, or what lies beside a clip is not as `read_samples` describes.
+    """
+    found: dict[tuple[Path | None, Path | None, int], ListedClip] = {}
+    for source in sources:
+        for clip in _clips_of(source.absolute()):
+            found.setdefault((clip.sample.video, clip.sample.audio, clip.sample.occurrence), clip)
+    counts = Counter(clip.name for clip in found.values())
+    return [clip if counts[clip.name] == 1 else clip._replace(name=f"{clip.sample.source}") for clip in found.values()]
+
+
+def _clips_of(source: Path) -> Iterable[ListedClip]:
+    if not source.is_dir() and source.suffix.lower() not in MANIFESTS:
+        sample = read_clip(source)
+        yield _asked(sample.source.stem, sample, {})
+        return
+    folder = source if source.is_dir() else source.parent
+    rows = _generated(folder / LIST)
+    # the list of `jova generate --prompts` tells what was made, and is no manifest
+    samples = read_samples(folder if source.name == LIST else source, captions_required=False, stills=False)
+    clips = [sample for sample in samples if not sample.is_still]
+    if not clips:
+        raise ValueError(f"`clips` must hold at least one clip that moves or sounds, got stills alone in `{source}`")
+    for sample in clips:
+        path = sample.source
+        name = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+        clip = _asked(name.with_suffix("").as_posix(), sample, rows.get(name.as_posix(), {}))
+        yield clip._replace(name=f"{clip.name} {sample.occurrence + 1}") if sample.occurrence else clip
+
+
+def _asked(name: str, sample: Sample, settings: Mapping[str, Any]) -> ListedClip:
+    """A clip with what its files say; what they leave open comes from its list or from its own record."""
+    voice = settings.get("reference_audio")
+    path = Path(voice) if isinstance(voice, str) and Path(voice).is_file() else None
+    if sample.subtitles is not None:
+        transcript = " ".join(part.text for part in read_subtitles(sample.subtitles))
+    elif sample.has_caption:
+        transcript = sample.transcript or _spoken(sample.caption)
+    else:
+        transcript = str(settings.get("transcript") or "") or _spoken(str(settings.get("prompt") or ""))
+        transcript = transcript or _recorded_transcript(sample.source)
+    return ListedClip(name, sample, transcript.strip(), path)
+
+
+def _spoken(prompt: str) -> str:
+    """What is said in a whole prompt."""
+    return " ".join(SPOKEN.findall(prompt))
+
+
+def _recorded_transcript(path: Path) -> str:
+    """What the record inside a clip of this package says was asked for."""
+    try:
+        prompt = read_provenance(path).get("prompt")
+    except ValueError:
+        return ""
+    if isinstance(prompt, Mapping):
+        return str(prompt.get("transcript") or "")
+    return _spoken(prompt) if isinstance(prompt, str) else ""
+
+
+def _generated(path: Path) -> dict[str, dict[str, Any]]:
+    """Settings of the clips that `jova generate --prompts` wrote, by their files; damaged lines tell nothing."""
+    settings = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                row = json.loads(line)
+                settings[str(row["output"])] = dict(row["settings"])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue
+    return settings

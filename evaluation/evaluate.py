@@ -1,0 +1,119 @@
+"""Tell how good clips are, by measures of clips that nobody drew: the work of `jova evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from tqdm.auto import tqdm
+
+from diffusers_jova.devices import choose_device
+from diffusers_jova.evaluation.clip_list import ListedClip, list_clips
+from diffusers_jova.evaluation.measured_clips import MeasuredClips
+from diffusers_jova.evaluation.meter import Meter
+from diffusers_jova.evaluation.report import Report, Row
+from diffusers_jova.evaluation.report_page import write_page
+from diffusers_jova.folder_lock import held_alone
+from diffusers_jova.whole_files import write_json
+from jova_cli.evaluate import GROUPS, parse
+from jova_cli.parser import Parser, one_line
+from jova_cli.progress import followed
+from jova_cli.tables import some
+
+
+REPORT, PAGE = "report.json", "report.html"
+UNREADABLE = (ValueError, OSError)
+
+
+def measure_clips(
+    clips: Sequence[ListedClip], meter: Meter, known: MeasuredClips, groups: Sequence[str] = GROUPS
+) -> list[Row]:
+    """Measure what is not known of clips; one that cannot be read is a row that says why.
+
+    Args:
+        clips: To measure.
+        meter: Takes the measures.
+        known: What was measured before, and takes what is measured now.
+        groups: Of measures.
+    """
+    pending = [tuple(group for group in groups if known.find(clip, group) is None) for clip in clips]
+    meter.load({group for of_clip in pending for group in of_clip})
+    for group, reason in meter.missing.items():
+        tqdm.write(f"{group} is left out: {reason}; see `jova evaluate --help`", file=sys.stderr)
+    work = zip(clips, pending, strict=True)
+    measured = (_row(clip, of_clip, meter, known, groups) for clip, of_clip in work)
+    return list(followed(measured, len(clips), "measuring"))
+
+
+def _row(clip: ListedClip, pending: Sequence[str], meter: Meter, known: MeasuredClips, groups: Sequence[str]) -> Row:
+    row = Row(clip.name, clip.sample.source)
+    try:
+        fresh = meter.measure(clip, pending) if pending else {}
+    except UNREADABLE as error:
+        row.error = one_line(error)
+        tqdm.write(f"{clip.sample.source.name}: {row.error}", file=sys.stderr)
+        return row
+    for group, measured in fresh.items():
+        if group not in meter.missing:
+            known.add(clip, group, measured)
+    for group in groups:
+        measured_now = fresh.get(group) or known.find(clip, group)
+        assert measured_now is not None
+        row.add(group, measured_now)
+    return row
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Evaluate clips."""
+    parser, args = parse(argv)
+    parser.run(execute, args)
+
+
+def execute(parser: Parser, args: argparse.Namespace) -> None:
+    """Evaluate the clips that the words name, print a table, and write the report."""
+    try:
+        with held_alone(args.output, "--output"):
+            report = evaluate(args)
+            write_json(args.output / REPORT, report.as_json())
+            write_page(args.output / PAGE, report)
+    except (ValueError, OSError) as error:
+        parser.error(one_line(error))
+    print(report.table())
+    print(describe_unjudged(report), end="")
+    print(f"{args.output / REPORT} has a row for each clip, {args.output / PAGE} shows them")
+    if all(row.error for row in report.rows):
+        parser.exit(1, "no clip can be read\n")
+
+
+def evaluate(args: argparse.Namespace) -> Report:
+    """Measure both sides."""
+    meter = Meter(args.whisper, args.language, args.voice, str(choose_device(args.device or "cpu")))
+    known = MeasuredClips(args.output, meter)
+    clips, others = list_clips(args.clips), list_clips([args.against]) if args.against else []
+    rows = measure_clips([*clips, *others], meter, known, args.measures or GROUPS)
+    against = str(args.against or "")
+    return Report(list(map(str, args.clips)), rows[: len(clips)], against, rows[len(clips) :], dict(meter.missing))
+
+
+def describe_unjudged(report: Report) -> str:
+    """Say which clips cannot be read, why others cannot be judged, and how two sides were compared."""
+    rows = [*report.rows, *report.other_rows]
+    lines = []
+    if broken := [row.name for row in rows if row.error]:
+        lines.append(f"not read {len(broken)}: {some(broken)}")
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        for group, reason in row.reasons.items():
+            if group not in report.missing:
+                reasons.setdefault(f"{group}: {reason}", []).append(row.name)
+    lines += [f"{reason}: {len(names)} of {len(rows)}, {some(names)}" for reason, names in reasons.items()]
+    if report.against and not report.is_paired:
+        lines.append(
+            "no clip has the same name on both sides, so the means of all are compared, which is less certain"
+        )
+    return "".join(f"{line}\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

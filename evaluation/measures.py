@@ -1,0 +1,95 @@
+"""The measures of `jova evaluate`, as a table: what each says, in which unit, from where, and what it cannot see."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Measure(NamedTuple):
+    """One number of a clip.
+
+    Attributes:
+        name: In reports.
+        group: Of measures that are taken together.
+        label: For a reader.
+        unit: Of the number; empty for a plain one.
+        better: "higher", "lower", "zero" (near it, on either side), or "" where neither is.
+        source: Where it comes from.
+        blind: What it cannot see.
+    """
+
+    name: str
+    group: str
+    label: str
+    unit: str
+    better: str
+    source: str
+    blind: str
+
+    def to_compare(self, value: float) -> float:
+        """A number of which less or more is better: the distance of one that should be near zero."""
+        return abs(value) if self.better == "zero" else value
+
+
+VERSIONS = {  # of each group; another version measures again
+    "sync": 1,
+    "timing": 1,
+    "sound": 1,
+    "picture": 1,
+    "words": 1,
+    "speech": 1,
+    "voice": 1,
+}
+LIPS = "mouth boxes of the face mesh against the envelope of the sound"
+CHANCE = "Bartlett 1946, effective number of frames; Fisher's z"
+BLACKDETECT, FREEZE = "ffmpeg's blackdetect", "differences of tiles, as ffmpeg's freezedetect of whole frames"
+BS1770, DNSMOS = "ITU-R BS.1770-4", "DNSMOS (Reddy et al. 2021, 2022), package speechmos"
+
+# fmt: off
+MEASURES = (
+    Measure("sync_correlation", "sync", "lips and sound correlate", "", "higher", LIPS,
+            "which sounds lips should form; two short sentences of one rhythm fit each other as well"),
+    Measure("sync_offset_ms", "sync", "lips come late by", "ms", "zero", LIPS,
+            "more than a second or a third of the clip; under a third of a frame it is noise"),
+    Measure("sync_confidence", "sync", "confidence of that offset", "", "higher", CHANCE,
+            "that somebody else may speak; it is low for clips of two seconds"),
+    Measure("face_share", "sync", "frames with a face", "", "", "BlazeFace and MediaPipe's face mesh",
+            "faces in profile and smaller than a twentieth of the picture"),
+    Measure("length_difference_ms", "timing", "sound longer than picture by", "ms", "zero", "time stamps of the file",
+            "padding that a codec hides"),
+    Measure("onset_difference_ms", "timing", "first movement after first sound by", "ms", "zero",
+            "first step of the tiles and of the level", "clips that move or sound from the first moment, and whether "
+            "the one is the cause of the other"),
+    Measure("loudness_lufs", "sound", "loudness", "LUFS", "", f"{BS1770}, package pyloudnorm",
+            "what is heard"),
+    Measure("true_peak_dbtp", "sound", "true peak", "dBTP", "lower", f"{BS1770}, Annex 2", "how often"),
+    Measure("clipped_share", "sound", "clipped samples", "", "lower", "three samples in a row at full scale",
+            "distortion below full scale"),
+    Measure("silence_share", "sound", "silence", "", "", "50 ms below -60 dB of full scale",
+            "whether a pause belongs there"),
+    Measure("black_share", "picture", "black frames", "", "lower", BLACKDETECT, "dark scenes that should be dark"),
+    Measure("frozen_share", "picture", "frozen for half a second or more", "", "lower", FREEZE,
+            "stills that should be still"),
+    Measure("repeated_share", "picture", "frames like the one before", "", "lower", FREEZE,
+            "repeats that a codec has made slightly different"),
+    Measure("sharpness", "picture", "sharpness", "", "higher",
+            "median variance of the Laplacian (Pech-Pacheco 2000) in 0..255",
+            "noise, which counts as sharp; clips of another size or content are not comparable"),
+    Measure("flicker", "picture", "flicker", "% of white", "lower", "second difference of the brightness",
+            "flicker of parts that leaves the mean alone; cuts count as flicker"),
+    Measure("motion_share", "picture", "moving tiles", "", "", "tiles that change by a hundredth of white",
+            "whether the motion is the right one"),
+    Measure("word_error_rate", "words", "word error rate", "", "lower", "Whisper, its normaliser, jiwer",
+            "errors of the recogniser, which count as errors of the clip"),
+    Measure("character_error_rate", "words", "character error rate", "", "lower", "Whisper, its normaliser, jiwer",
+            "likewise"),
+    Measure("dnsmos_overall", "speech", "speech quality", "MOS 1..5", "higher", DNSMOS,
+            "music and noises, which count as bad speech"),
+    Measure("dnsmos_signal", "speech", "quality of the voice", "MOS 1..5", "higher", DNSMOS, "likewise"),
+    Measure("dnsmos_background", "speech", "quiet of the background", "MOS 1..5", "higher", DNSMOS, "likewise"),
+    Measure("dnsmos_p808", "speech", "speech quality (P.808)", "MOS 1..5", "higher", DNSMOS, "likewise"),
+    Measure("voice_similarity", "voice", "voice like the given one", "cosine", "higher",
+            "GE2E (Wan et al. 2018), package resemblyzer", "other languages than English, several speakers"),
+)
+# fmt: on
+BY_NAME = {measure.name: measure for measure in MEASURES}

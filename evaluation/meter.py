@@ -1,0 +1,157 @@
+"""Takes the measures of clips, one clip at a time; what a missing package leaves out is said once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusers_jova.evaluation.clip_list import ListedClip
+from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, read_signals
+from diffusers_jova.evaluation.lip_sync import measure_lip_sync
+from diffusers_jova.evaluation.measured import Measured
+from diffusers_jova.evaluation.onsets import measure_timing
+from diffusers_jova.evaluation.picture_faults import measure_pictures
+from diffusers_jova.evaluation.sound_level import measure_sound
+from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
+from diffusers_jova.evaluation.spoken_words import Hear, make_listener, measure_words
+from diffusers_jova.media import integrated_loudness
+from diffusers_jova.training.data.envelope_sync import envelope, mouth_openings
+from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
+from jova_cli.parser import one_line
+
+
+MAX_POINTS = 240  # of a curve
+SEEN = {"sync", "timing", "picture"}  # groups that look at frames
+
+
+@dataclass
+class Meter:
+    """Measures clips, by the groups of `measures.VERSIONS`.
+
+    Attributes:
+        whisper: Folder of a recogniser that transformers reads; None takes the small one.
+        language: Of the transcripts.
+        voice: Sound of the voice that every clip should have; one that a clip was made with comes before it.
+        device: Where the recogniser of `whisper` runs.
+        missing: By group, why it is left out.
+    """
+
+    whisper: Path | None = None
+    language: str = "en"
+    voice: Path | None = None
+    device: str = "cpu"
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def load(self, groups: Iterable[str]) -> None:
+        """Load what groups need, so that what is missing is known before the first clip.
+
+        Raises:
+            ValueError: If `whisper` holds no recogniser.
+        """
+        needs: dict[str, Callable[[], Any]] = {
+            "sync": lambda: self.detector,
+            "words": lambda: (import_module("jiwer"), self.hear),
+            "speech": lambda: import_module("speechmos.dnsmos"),
+            "voice": lambda: self.voices,
+            "sound": lambda: integrated_loudness(np.ones((1, 4000), np.float32), 8000),
+        }
+        for group in groups:
+            try:
+                needs.get(group, lambda: None)()
+            except ImportError as error:
+                self.missing[group] = one_line(error.__cause__ or error)  # what lacks; the help says how to get it
+
+    @cached_property
+    def detector(self) -> MouthDetector:
+        """Finds mouths."""
+        detector = make_detector()
+        return MouthsOnDemand(lambda: detector)
+
+    @cached_property
+    def hear(self) -> Hear:
+        """Writes down what is said."""
+        return make_listener(self.whisper, self.device)
+
+    @cached_property
+    def voices(self) -> VoiceComparer:
+        """Compares voices."""
+        return VoiceComparer()
+
+    def settings(self, group: str) -> Mapping[str, Any]:
+        """What decides the numbers of a group besides the clip; another setting measures again."""
+        if group == "words":
+            return {"whisper": "tiny.en" if self.whisper is None else str(self.whisper), "language": self.language}
+        if group == "voice":
+            return {"voice": None if self.voice is None else [str(self.voice), self.voice.stat().st_mtime_ns]}
+        return {}
+
+    def measure(self, clip: ListedClip, groups: Sequence[str]) -> dict[str, Measured]:
+        """Measure one clip.
+
+        Raises:
+            ValueError: If it cannot be read.
+        """
+        needs_mouths = "sync" in groups and "sync" not in self.missing
+        detector = self.detector if needs_mouths else NoMouths()
+        signals = read_signals(clip.sample, detector, with_picture=not SEEN.isdisjoint(groups))
+        return {group: self._take(group, clip, signals) for group in groups}
+
+    def _take(self, group: str, clip: ListedClip, signals: Signals) -> Measured:
+        sound = (signals.audio, signals.sampling_rate)
+        has_boxes = group == "sync" and clip.sample.mouth_boxes is not None
+        if (
+            group in self.missing and group != "sound" and not has_boxes
+        ):  # all of sound but one number needs no package
+            return Measured({}, self.missing[group])
+        takers: dict[str, Callable[[], Measured]] = {
+            "sync": lambda: measure_sync(signals),
+            "timing": lambda: measure_timing(signals),
+            "sound": lambda: measure_sound(*sound),
+            "picture": lambda: measure_pictures(signals.picture),
+            "words": lambda: measure_words(*sound, clip.transcript, self.hear, self.language),
+            "speech": lambda: measure_speech(*sound),
+            "voice": lambda: self.voices.measure(*sound, clip.reference_voice or self.voice),
+        }
+        return takers[group]()
+
+
+def measure_sync(signals: Signals) -> Measured:
+    """Lip sync of a clip, with the tracks that it comes from."""
+    picture, waveform = signals.picture, signals.waveform
+    if picture is None or picture.boxes is None:
+        return Measured({}, "no picture")
+    openings = mouth_openings(picture.boxes)
+    sync = measure_lip_sync(openings, waveform, picture.frame_rate, signals.sampling_rate)
+    values = {
+        "sync_correlation": sync.correlation,
+        "sync_offset_ms": sync.offset_ms,
+        "sync_confidence": sync.confidence,
+        "face_share": float(np.isfinite(openings).any(0).mean()) if len(openings) else 0.0,
+    }
+    return Measured(values, sync.reason, curves=_curves(picture, openings, waveform, signals.sampling_rate))
+
+
+def _curves(
+    picture: PictureTracks, openings: np.ndarray, waveform: np.ndarray | None, sampling_rate: int
+) -> dict[str, list[float | None]]:
+    """The mouth that is seen most and the loudness, each between 0 and 1, at no more points than can be seen."""
+    step = -(-len(picture.luma) // MAX_POINTS)
+    curves = {}
+    if len(openings):
+        curves["mouth"] = _unit(openings[np.isfinite(openings).sum(1).argmax()][::step])
+    if waveform is not None:
+        curves["loudness"] = _unit(envelope(waveform, len(picture.luma), picture.frame_rate, sampling_rate)[::step])
+    return curves
+
+
+def _unit(track: np.ndarray) -> list[float | None]:
+    seen = track[np.isfinite(track)]
+    low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 1.0)
+    scale = max(high - low, 1e-9)
+    return [round((float(value) - low) / scale, 3) if np.isfinite(value) else None for value in track]

@@ -1,0 +1,199 @@
+"""What an evaluation says: a row for each clip, means, differences; as JSON for programs, as a table for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from diffusers_jova.evaluation.measured import Measured
+from diffusers_jova.evaluation.measures import BY_NAME, MEASURES, VERSIONS, Measure
+from diffusers_jova.evaluation.summary import Difference, compare, summarize
+from jova_cli import __version__
+
+
+FORMAT, FORMAT_VERSION = "jova-evaluation", 1
+MARKS = {"higher": "more", "lower": "less", "zero": "near 0", "": "-"}  # which is better
+
+
+@dataclass
+class Row:
+    """A clip in the report.
+
+    Attributes:
+        name: Within its folder.
+        file: That was measured.
+        values: By the measure; None where it cannot be judged.
+        reasons: By the group of measures, why.
+        texts: What should be said, and what is heard.
+        curves: Tracks to draw.
+        error: Why the clip cannot be read; empty if it can.
+    """
+
+    name: str
+    file: Path
+    values: dict[str, float | None] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, Sequence[float | None]] = field(default_factory=dict)
+    error: str = ""
+
+    def add(self, group: str, measured: Measured) -> None:
+        """Take in what a group of measures says; what is not finite cannot be judged."""
+        names = [measure.name for measure in MEASURES if measure.group == group]
+        for name in names:
+            value = measured.values.get(name)
+            self.values[name] = value if value is not None and math.isfinite(value) else None
+        if measured.reason:
+            self.reasons[group] = measured.reason
+        self.texts |= measured.texts
+        self.curves |= measured.curves
+
+
+@dataclass
+class Report:
+    """An evaluation.
+
+    Attributes:
+        sources: What was evaluated.
+        rows: Of its clips.
+        against: What it was compared with; empty for nothing.
+        other_rows: Of those clips.
+        missing: By the group of measures, why it was left out.
+    """
+
+    sources: list[str]
+    rows: list[Row]
+    against: str = ""
+    other_rows: list[Row] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def measures(self) -> list[Measure]:
+        """Those that a clip has a number of."""
+        rows = [*self.rows, *self.other_rows]
+        return [measure for measure in MEASURES if any(row.values.get(measure.name) is not None for row in rows)]
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether clips of both sides have the same names."""
+        return bool({row.name for row in self.rows} & {row.name for row in self.other_rows})
+
+    def differences(self) -> dict[str, Difference]:
+        """The first side less the other, by the measure; distances of numbers that should be near zero."""
+        found = {}
+        for measure in self.measures if self.against else []:
+            ours, theirs = (_comparable(rows, measure) for rows in (self.rows, self.other_rows))
+            if (difference := compare(ours, theirs, is_paired=self.is_paired)) is not None:
+                found[measure.name] = difference
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as JSON holds it."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "package": f"diffusers_jova {__version__}",
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "sources": self.sources,
+            "measures": {
+                measure.name: {
+                    "group": measure.group,
+                    "version": VERSIONS[measure.group],
+                    "label": measure.label,
+                    "unit": measure.unit,
+                    "better": measure.better or None,
+                    "source": measure.source,
+                    "cannot_see": measure.blind,
+                }
+                for measure in MEASURES
+            },
+            "left_out": self.missing,
+            "rows": [_json_row(row) for row in self.rows],
+            "summary": summarize([row.values for row in self.rows]),
+            **self._comparison(),
+        }
+
+    def _comparison(self) -> dict[str, Any]:
+        if not self.against:
+            return {}
+        differences = {name: difference._asdict() for name, difference in self.differences().items()}
+        return {
+            "against": {
+                "source": self.against,
+                "paired": self.is_paired,
+                "rows": [_json_row(row) for row in self.other_rows],
+                "summary": summarize([row.values for row in self.other_rows]),
+                "differences": differences,
+            }
+        }
+
+    def table(self) -> str:
+        """Means of all clips, and how they differ from the other side's."""
+        summary, other = (summarize([row.values for row in rows]) for rows in (self.rows, self.other_rows))
+        differences = self.differences()
+        header = ["measure", "unit", "better", "mean +- s.e.", "clips"]
+        if self.against:
+            header += ["against", "difference [95 %]", ""]
+        lines = [header]
+        for measure in self.measures:
+            cells = [measure.label, measure.unit or "-", MARKS[measure.better], *_figures(summary.get(measure.name))]
+            if self.against:
+                cells += [_figures(other.get(measure.name))[0], *_difference(measure, differences.get(measure.name))]
+            lines.append(cells)
+        return columns(lines)
+
+
+def _comparable(rows: Iterable[Row], measure: Measure) -> dict[str, float]:
+    values = {row.name: row.values.get(measure.name) for row in rows}
+    return {name: measure.to_compare(value) for name, value in values.items() if value is not None}
+
+
+def _json_row(row: Row) -> dict[str, Any]:
+    return {
+        "clip": row.name,
+        "file": str(row.file),
+        "error": row.error or None,
+        "values": row.values,
+        "cannot_judge": row.reasons,
+        **({"texts": row.texts} if row.texts else {}),
+    }
+
+
+def _figures(summary: Mapping[str, float] | None) -> list[str]:
+    if summary is None:
+        return ["-", "0"]
+    return [f"{summary['mean']:.3g} +- {summary['standard_error']:.2g}", str(int(summary["count"]))]
+
+
+def _difference(measure: Measure, difference: Difference | None) -> list[str]:
+    if difference is None:
+        return ["-", ""]
+    interval = "[too few clips]" if difference.low is None else f"[{difference.low:+.3g}, {difference.high:+.3g}]"
+    name = "|.| " if measure.better == "zero" else ""
+    return [f"{name}{difference.difference:+.3g} {interval}", verdict(measure, difference)]
+
+
+def verdict(measure: Measure, difference: Difference) -> str:
+    """Whether the first side is better, as far as that is certain."""
+    if not measure.better or not difference.is_certain:
+        return ""
+    return "better" if (difference.difference > 0) == (measure.better == "higher") else "worse"
+
+
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Cells in columns that are as wide as they must be."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def worst_first(rows: Iterable[Row], name: str) -> list[Row]:
+    """Rows that have a number, the worst first."""
+    measure = BY_NAME[name]
+    judged = [(measure.to_compare(value), row) for row in rows if (value := row.values.get(name)) is not None]
+    return [row for _, row in sorted(judged, key=lambda pair: pair[0], reverse=measure.better != "higher")]

@@ -1,0 +1,79 @@
+"""How loud a sound is, where it clips, how much of it is silence."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusers_jova.evaluation.measured import Measured
+from diffusers_jova.media import integrated_loudness, resample
+from jova_cli.media_files import MAX_SAMPLING_RATE_HZ
+
+
+FloatArray = npt.NDArray[np.floating]
+
+OVERSAMPLING = 4  # ITU-R BS.1770-4, Annex 2
+FULL_SCALE = 0.999
+CLIPPED_RUN = 3  # samples at full scale in a row; fewer may be a peak
+BLOCK_S = 0.05
+SILENCE_DBFS = -60.0
+FLOOR = 1e-9
+
+
+def measure_sound(audio: FloatArray | None, sampling_rate: int) -> Measured:
+    """Measure sound [channels, samples]; the loudness is left out where pyloudnorm is not installed.
+
+    Args:
+        audio: Of the clip; None for a silent file.
+        sampling_rate: Samples per second.
+    """
+    if audio is None or not audio.size:
+        return Measured({}, "no sound")
+    reason = ""
+    try:
+        loudness_lufs = integrated_loudness(audio, sampling_rate)
+    except ImportError as error:
+        loudness_lufs, reason = None, str(error)
+    silent = silence_share(audio, sampling_rate)
+    return Measured(
+        {
+            "loudness_lufs": loudness_lufs,
+            "true_peak_dbtp": true_peak_dbtp(audio, sampling_rate),
+            "clipped_share": clipped_share(audio),
+            "silence_share": silent,
+        },
+        reason or ("the sound is silence" if silent == 1 else ""),
+    )
+
+
+def true_peak_dbtp(audio: FloatArray, sampling_rate: int) -> float | None:
+    """Largest value between the samples, by four times as many (ITU-R BS.1770-4, Annex 2); None for silence."""
+    factor = min(OVERSAMPLING, MAX_SAMPLING_RATE_HZ // sampling_rate)
+    peak = max(float(np.abs(audio).max()), float(np.abs(resample(audio, sampling_rate, factor * sampling_rate)).max()))
+    return float(20 * np.log10(peak)) if peak > FLOOR else None
+
+
+def clipped_share(audio: FloatArray) -> float:
+    """Share of the samples that stand at full scale together with their neighbours."""
+    full = np.abs(audio) >= FULL_SCALE
+    if full.shape[1] < CLIPPED_RUN:
+        return 0.0
+    runs = np.lib.stride_tricks.sliding_window_view(full, CLIPPED_RUN, axis=1).all(-1)
+    clipped = np.zeros_like(full)
+    for offset in range(CLIPPED_RUN):
+        clipped[:, offset : offset + runs.shape[1]] |= runs
+    return float(clipped.mean())
+
+
+def silence_share(audio: FloatArray, sampling_rate: int) -> float:
+    """Share of the time in which the loudest channel stays below -60 dB of full scale."""
+    levels = block_levels_dbfs(audio, sampling_rate, BLOCK_S)
+    return float((levels < SILENCE_DBFS).mean())
+
+
+def block_levels_dbfs(audio: FloatArray, sampling_rate: int, block_s: float) -> npt.NDArray[np.float64]:
+    """RMS of the loudest channel in each block, in dB of full scale; what is left of a block counts as one."""
+    length = max(1, round(block_s * sampling_rate))
+    starts = np.arange(0, audio.shape[1], length)
+    power = np.add.reduceat(np.asarray(audio, np.float64) ** 2, starts, axis=1) / np.diff([*starts, audio.shape[1]])
+    return np.asarray(10 * np.log10(np.maximum(power.max(0), FLOOR**2)))

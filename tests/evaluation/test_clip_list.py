@@ -1,0 +1,88 @@
+"""What should be said is found wherever it stands: beside a clip, in its list, in its own record."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffusers_jova.evaluation.clip_list import ListedClip, list_clips
+from diffusers_jova.media import write_audio, write_video
+from diffusers_jova.provenance import basic_record
+
+
+FRAMES = np.zeros((2, 16, 16, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("words", "prompt", "cues", "silent"):
+        (tmp_path / f"{name}.mp4").write_bytes(b"not looked into")
+    (tmp_path / "words.json").write_text('{"transcript": "hello moon"}')
+    (tmp_path / "prompt.txt").write_text("Two men.\n<S>one<E> and <S>two<E>\n<AUDCAP>voices<ENDAUDCAP>")
+    (tmp_path / "cues.srt").write_text(
+        "1\n00:00:00,000 --> 00:00:01,000\nblue\n\n2\n00:00:01,000 --> 00:00:02,000\nsun\n"
+    )
+    (tmp_path / "silent.png").write_bytes(b"a picture of the clip beside it")
+    return tmp_path
+
+
+def test_the_words_beside_clips_are_what_should_be_said(folder: Path) -> None:
+    said = {clip.name: clip.transcript for clip in list_clips([folder])}
+    assert said == {"words": "hello moon", "prompt": "one two", "cues": "blue sun", "silent": ""}
+    assert [clip.transcript for clip in list_clips([folder / "words.mp4", folder])] == [
+        "hello moon", "blue sun", "one two", "",
+    ]  # fmt: skip
+
+
+def test_a_list_of_generate_and_the_record_of_a_clip_tell_what_was_asked_for(tmp_path: Path) -> None:
+    write_audio(tmp_path / "voice.wav", np.zeros((1, 800), np.float32), 16000)
+    (tmp_path / "clips" / "night").mkdir(parents=True)
+    (tmp_path / "clips" / "night" / "a.mp4").write_bytes(b"made")
+    record = {**basic_record(), "prompt": {"video": "a man", "audio": "", "transcript": "good night"}}
+    write_video(tmp_path / "clips" / "b.mp4", FRAMES, 8, provenance=record)
+    settings = {"transcript": "good morning", "reference_audio": str(tmp_path / "voice.wav"), "prompt": ""}
+    line = json.dumps({"output": "night/a.mp4", "settings": settings, "made": {}})
+    (tmp_path / "clips" / "clips.jsonl").write_text(f"{line}\n{{half a line")
+    for source in (tmp_path / "clips", tmp_path / "clips" / "clips.jsonl"):
+        own, listed = list_clips([source])
+        assert (listed.name, listed.transcript) == ("night/a", "good morning")
+        assert listed.reference_voice == tmp_path / "voice.wav"
+        assert (own.transcript, own.reference_voice) == ("good night", None)
+
+
+def test_clips_of_one_name_in_two_folders_are_told_apart(folder: Path) -> None:
+    (folder / "more").mkdir()
+    (folder / "more" / "words.mp4").write_bytes(b"another")
+    names = [clip.name for clip in list_clips([folder / "words.mp4", folder / "more", folder / "cues.mp4"])]
+    assert names == [str(folder / "words.mp4"), str(folder / "more" / "words.mp4"), "cues"]
+
+
+def test_another_file_or_other_words_are_another_clip_to_measure(folder: Path) -> None:
+    def digest(clip: ListedClip, **settings: str) -> str:
+        return clip.digest(settings)
+
+    clip = list_clips([folder / "words.mp4"])[0]
+    before = digest(clip)
+    assert before == digest(clip)
+    assert before != digest(clip, language="de")
+    assert before != digest(clip._replace(transcript="hello sun"))
+    os.utime(folder / "words.mp4", (1, 1))
+    assert before != digest(clip)
+
+
+def test_sources_without_clips_are_refused_in_one_sentence(folder: Path) -> None:
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "a.png").write_bytes(b"a picture")
+    with pytest.raises(ValueError, match="must hold at least one clip"):
+        list_clips([folder / "pictures"])
+    (folder / "pictures" / "manifest.jsonl").write_text('{"video": "a.png"}')
+    with pytest.raises(ValueError, match="got stills alone"):
+        list_clips([folder / "pictures"])
+    with pytest.raises(ValueError, match="must be a file that ends in one of"):
+        list_clips([folder / "words.json"])
+    with pytest.raises(FileNotFoundError, match="must be an existing file"):
+        list_clips([folder / "none.mp4"])

@@ -1,0 +1,73 @@
+"""An offset between lips and sound is found where there is one, and none is made up where nothing fits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffusers_jova.evaluation.lip_sync import ENOUGH, LipSync, measure_lip_sync
+from tests.evaluation.speaking import FRAME_RATE, SAMPLING_RATE, mouth, syllables, voice
+
+
+FRAME_MS = 1000 / FRAME_RATE
+
+
+def sync_of(opening: np.ndarray, waveform: np.ndarray | None) -> LipSync:
+    return measure_lip_sync(opening[None], waveform, FRAME_RATE, SAMPLING_RATE)
+
+
+@pytest.mark.parametrize("late_s", [-0.4, 0.0, 0.1])
+def test_the_offset_of_shifted_sound_is_found_within_half_a_frame(late_s: float) -> None:
+    for seed in range(3):
+        level = syllables(seed)
+        sync = sync_of(mouth(level), voice(level, late_s))
+        assert sync.confidence is not None
+        assert sync.confidence > ENOUGH
+        assert sync.offset_ms == pytest.approx(-1000 * late_s, abs=FRAME_MS / 2)  # late sound is an early picture
+
+
+def test_sound_that_fits_as_it_is_correlates_more_than_the_same_sound_later() -> None:
+    level = syllables(0)
+    true, late = (sync_of(mouth(level), voice(level, late_s)).correlation for late_s in (0, 0.3))
+    assert true is not None
+    assert late is not None
+    assert true > 0.8 > 0.3 > late
+
+
+def test_mouths_and_sounds_of_different_clips_get_an_offset_about_as_rarely_as_the_confidence_says() -> None:
+    levels = [syllables(seed) for seed in range(8)]
+    pairs = [(a, (a + apart) % 8) for a in range(8) for apart in (1, 2, 3)]
+    told = [sync_of(mouth(levels[a]), voice(levels[b])).offset_ms is not None for a, b in pairs]
+    assert sum(told) <= 4  # of 24; at 5 in a hundred, more come once in 150 times
+
+
+def test_of_two_mouths_the_one_that_speaks_counts() -> None:
+    level, other = syllables(0), syllables(7)
+    both = np.stack([mouth(other), mouth(level)])
+    sync = measure_lip_sync(both, voice(level), FRAME_RATE, SAMPLING_RATE)
+    assert sync == sync_of(mouth(level), voice(level))
+
+
+def test_frames_without_a_mouth_do_not_count() -> None:
+    level = syllables(0)
+    opening = mouth(level)
+    opening[40:60] = np.nan
+    sync = sync_of(opening, voice(level))
+    assert sync.offset_ms == pytest.approx(0, abs=FRAME_MS / 2)
+
+
+def test_what_cannot_be_judged_says_why() -> None:
+    level = syllables(0)
+    opening, steady = mouth(level), np.random.default_rng(0).normal(0, 0.1, len(level)).astype(np.float32)
+    nobody = np.full((1, len(opening)), np.nan)
+    assert sync_of(opening, None).reason == "no sound"
+    assert sync_of(opening, np.zeros_like(steady)).reason == "no sound"
+    assert sync_of(nobody[0], voice(level)).reason == "no face"
+    assert measure_lip_sync(nobody[:0], voice(level), FRAME_RATE, SAMPLING_RATE).reason == "no face"
+    assert "nobody speaks" in sync_of(opening, steady).reason
+    still = sync_of(np.full(len(opening), 0.4), voice(level))
+    assert still.reason == "the mouth does not move"
+    assert still.correlation == 0
+    seldom = np.full(len(opening), np.nan)
+    seldom[:10] = opening[:10]
+    assert "is seen in less than 25 frames" in sync_of(seldom, voice(level)).reason

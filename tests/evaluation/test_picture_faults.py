@@ -1,0 +1,78 @@
+"""Faults that were put into pictures are found, in the share in which they were put."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from diffusers_jova.evaluation.clip_signals import track_pictures
+from diffusers_jova.evaluation.picture_faults import measure_pictures
+
+
+RATE = 20.0
+
+
+def moving(num_frames: int = 40, size: tuple[int, int] = (48, 64)) -> np.ndarray:
+    """A texture that drifts by a pixel a frame, [F, H, W, 3]."""
+    noise = np.random.default_rng(0).normal(size=(size[0], size[1] + num_frames))
+    texture = 128 + 300 * gaussian_filter(noise, 1.5)
+    frames = np.stack([texture[:, f : f + size[1]] for f in range(num_frames)])
+    return np.repeat(frames.clip(40, 255).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def faults(frames: np.ndarray) -> dict[str, float | None]:
+    return dict(measure_pictures(track_pictures(frames, RATE)).values)
+
+
+def test_a_drifting_picture_has_no_fault() -> None:
+    values = faults(moving())
+    assert values["black_share"] == values["frozen_share"] == values["repeated_share"] == 0
+    assert values["motion_share"] == pytest.approx(1, abs=0.05)
+    assert values["flicker"] is not None
+    assert values["flicker"] < 0.3
+
+
+def test_black_and_frozen_and_repeated_frames_are_counted() -> None:
+    frames = moving()
+    frames[:10] = 0
+    black = faults(frames)
+    assert black["black_share"] == 0.25
+    assert black["frozen_share"] == pytest.approx(9 / 39)  # of the steps; they are black and do not change
+    frames = moving()
+    frames[21::2] = frames[20:-1:2]  # each second one is a repeat
+    repeated = faults(frames)
+    assert repeated["repeated_share"] == pytest.approx(10 / 39)
+    assert repeated["frozen_share"] == 0
+    still = faults(moving()[:1].repeat(40, axis=0))
+    assert still["frozen_share"] == still["repeated_share"] == 1
+    assert still["motion_share"] == 0
+
+
+def test_a_small_mouth_that_moves_in_a_large_still_picture_is_no_repeat() -> None:
+    frames = np.full((20, 180, 320, 3), 90, np.uint8)
+    frames[::2, 100:106, 150:160] = 40
+    assert faults(frames)["repeated_share"] == 0
+
+
+def test_flicker_is_told_from_a_fade_and_blur_from_detail() -> None:
+    fade, lit = moving(), moving()
+    steps = np.linspace(1, 0.6, 40)[:, None, None, None]
+    fading = faults((fade * steps).astype(np.uint8))["flicker"]
+    lit[::2] = (lit[::2] * 0.9).astype(np.uint8)
+    flickering = faults(lit)["flicker"]
+    blurred = gaussian_filter(moving().astype(np.float32), (0, 2, 2, 0)).astype(np.uint8)
+    sharp, soft = faults(moving())["sharpness"], faults(blurred)["sharpness"]
+    assert fading is not None
+    assert flickering is not None
+    assert flickering > 10 * fading
+    assert sharp is not None
+    assert soft is not None
+    assert sharp > 4 * soft
+
+
+def test_a_picture_of_two_frames_says_that_it_is_too_short() -> None:
+    assert measure_pictures(track_pictures(moving(2), RATE)).reason == "fewer than three frames"
+    assert measure_pictures(None).reason == "no picture"
+    with pytest.raises(ValueError, match="one size"):
+        track_pictures([*moving(2), *moving(2, (32, 32))], RATE)

@@ -1,0 +1,48 @@
+"""Scores of networks that come in packages: they tell noise from a voice, and voices from each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffusers_jova.drawn.speech import speak
+from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
+from diffusers_jova.media import write_audio
+
+
+RATE = 16000
+
+
+def voice(kind: str, seed: int) -> np.ndarray:
+    said = speak(["hello", "blue", "moon"] * 2, kind, np.random.default_rng(seed), sampling_rate=RATE)
+    return said.waveform[None].astype(np.float32)
+
+
+@pytest.mark.slow
+def test_noise_makes_speech_worse() -> None:
+    pytest.importorskip("speechmos.dnsmos")
+    clean = voice("woman", 0)
+    noisy = clean + np.random.default_rng(0).normal(0, 0.05, clean.shape).astype(np.float32)
+    scores = [measure_speech(sound, RATE).values["dnsmos_background"] for sound in (clean, noisy)]
+    assert scores[0] is not None
+    assert scores[1] is not None
+    assert scores[0] > scores[1] + 0.5
+    assert measure_speech(None, 0).reason == "no sound"
+    assert measure_speech(np.zeros_like(clean), RATE).reason == "the sound is silence"
+
+
+@pytest.mark.slow
+def test_a_voice_is_more_like_itself_than_like_another(tmp_path: Path) -> None:
+    pytest.importorskip("resemblyzer")
+    write_audio(tmp_path / "woman.wav", voice("woman", 0), RATE)
+    comparer = VoiceComparer()
+    same, other = (
+        comparer.measure(voice(kind, 1), RATE, tmp_path / "woman.wav").values["voice_similarity"]
+        for kind in ("woman", "man")
+    )
+    assert same is not None
+    assert other is not None
+    assert same > other
+    assert comparer.measure(voice("man", 1), RATE, None).reason == "no voice to compare with"

