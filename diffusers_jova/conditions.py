@@ -1,6 +1,7 @@
 """Conditions of the model besides text: pictures on the channel axis, and clean latents at timestep 0.
 
-Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L audio latents, M mask channels.
+Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L audio latents, M channels of a
+mask.
 """
 
 from collections.abc import Iterable

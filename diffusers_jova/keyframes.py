@@ -2,8 +2,8 @@
 
 What a causal VAE makes of time decides what can be given. Its latents hold 4 frames each, but for the first:
 
-- On condition channels with grey frames (MOVA), the clip is encoded with each picture at its frame among grey ones, and
-  a mask channel stands for each frame of a latent, as `WanImageToVideoPipeline` has it for its `last_image`.
+- On condition channels with grey frames (MOVA), the clip is encoded with each picture at its frame among grey ones,
+  and a mask channel stands for each frame of a latent, as `WanImageToVideoPipeline` has it for its `last_image`.
 - On the others (JoVA), and as a clean latent at timestep 0 (Wan towers, Ovi, NAVA, UniAVGen), a picture is its latent:
   that of a clip in which it stands still. LTX-2 encodes a picture alone and adds it as rows of their own, at the time
   of its frame, which its weights were trained for; its `index` counts latents, ours counts frames.

@@ -329,7 +329,7 @@ class JoVAMediaMixin:
         return torch.cat([found.get(index, empty) for index in range(num_latent_frames)], dim=2)
 
     def encode_picture(self, picture: Tensor, frame: int) -> Tensor:
-        """Normalised latent [P, C, 1, h, w] of a picture [P, 3, 1, H, W] in [-1, 1] that fills the latent of a frame."""
+        """Normalised latent [P, C, 1, h, w] of the latent that a picture [P, 3, 1, H, W] in [-1, 1] fills."""
         encoded = self.video_codec.encode_still(picture) if frame > 0 else self.video_codec.encode(picture)
         return finite_output(encoded, "vae", "encodes")
 

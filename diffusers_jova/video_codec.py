@@ -15,7 +15,9 @@ from .offloading import execution_device
 from .wan_clip import decode_clip, encode_clip, full_map_bytes
 
 
-NUM_STILL_BEFORE = 1  # latents behind the first: one leaves 1 % of a deviation to the fifth, none 7 % (jova-tiny's VAE)
+NUM_STILL_BEFORE = (
+    1  # latents behind the first: one leaves 1 % of a deviation to the fifth, none 7 % (jova-tiny's VAE)
+)
 ONE_PASS_BYTES = 32 * 2**20  # of a layer at full size, in clips that are coded in one pass; several are held at once
 
 

@@ -27,6 +27,12 @@ def parse_keyframe(text: str) -> Keyframe:
         ) from error
 
 
+def named_frames(args: argparse.Namespace) -> list[tuple[str, int]]:
+    """Argument and frame of each picture that the words of a clip give for a frame."""
+    last = [] if args.last_image is None else [("last_image", LAST)]
+    return last + [("keyframes", keyframe.frame) for keyframe in args.keyframe]
+
+
 def place_frames(given: Sequence[tuple[str, int]], num_frames: int, num_given_frames: int = 0) -> list[int]:
     """Frames of a clip, counted from its beginning.
 

@@ -71,6 +71,8 @@ class Parser(argparse.ArgumentParser):
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:
             kind = next((kind for of, kind in KINDS.items() if action.type is of), None)
+            if kind is None and (error.message or "").startswith("`"):  # a sentence of what reads the value
+                raise RefusedValueError(action, str(error.message)) from error
             if kind is None:
                 raise
             example = "use 8, say" if action.type is int else "use 1.5, say"
