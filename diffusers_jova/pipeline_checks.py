@@ -30,8 +30,8 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 class CallInputs:
     """What a call is given, all but the values that a checkpoint has defaults for; see `JoVAPipeline.__call__`.
 
-    Once settled, `image` and `last_image` are lists of pictures [H, W, 3], `keyframes` is a dict of such lists by frame
-    and `video` an array [N, H, W, 3], all in one form (see `pictures.py`), `audio` a batch [B, C, S], and
+    Once settled, `image` and `last_image` are lists of pictures [H, W, 3], `keyframes` is a dict of such lists by
+    frame and `video` an array [N, H, W, 3], all in one form (see `pictures.py`), `audio` a batch [B, C, S], and
     `audio_sampling_rate` is that of a given `audio`.
     """
 

@@ -36,6 +36,8 @@ class Parser(argparse.ArgumentParser):
             options: Of `argparse.ArgumentParser`.
         """
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+        numbers = self._negative_number_matcher.pattern  # what begins with a minus and is a value
+        self._negative_number_matcher = re.compile(rf"{numbers}|^-\d+=")
         self.kept = kept
 
     def run(self, work: Callable[["Parser", argparse.Namespace], None], args: argparse.Namespace) -> None:

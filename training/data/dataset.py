@@ -128,13 +128,11 @@ class RecordHeader:
         shapes = self.shapes
         wanted: dict[str, Sequence[int | None]] = {name: size for name, size in SHAPES.items() if name in shapes}
         if len(shapes.get("video_latents", ())) == 4:
-            channels, num_latent_frames, *sizes = shapes["video_latents"]
+            channels, num_latent_frames, height, width = shapes["video_latents"]
             is_filled = shapes.get("image_latents", ())[1:2] == (num_latent_frames,)
-            of_pictures = {
-                "image_latents": num_latent_frames if is_filled else 1,
-                "keyframe_latents": num_latent_frames - 1,
-            }
-            wanted |= {name: (channels, num, *sizes) for name, num in of_pictures.items() if name in shapes}
+            lengths = {"image_latents": num_latent_frames if is_filled else 1}
+            lengths["keyframe_latents"] = num_latent_frames - 1
+            wanted |= {name: (channels, num, height, width) for name, num in lengths.items() if name in shapes}
         for embeds, mask in PROMPTS:
             if mask in shapes:
                 wanted[mask] = shapes.get(embeds, (0,))[:1]
@@ -210,9 +208,9 @@ def collate(
 
     Returns:
         `video_latents` [B, C, F, h, w], `audio_latents` [B, L, C], `image_latents` [B, C, 1 or F, h, w],
-        `keyframe_latents` [B, C, F - 1, h, w], `prompt_embeds` [B, S, D], `prompt_embeds_2` [B, S2, D2], `prompt_mask` bool [B, S + S2], `spoken_embeds`
-        [B, S3, D3], `spoken_mask` bool [B, S3], `mouth_mask` bool [B, 1, F, h, w], `face_mask` likewise where it is
-        asked for, `has_video`, `has_audio`, `has_image`, `has_keyframe` float [B],
+        `keyframe_latents` [B, C, F - 1, h, w], `prompt_embeds` [B, S, D], `prompt_embeds_2` [B, S2, D2], `prompt_mask`
+        bool [B, S + S2], `spoken_embeds` [B, S3, D3], `spoken_mask` bool [B, S3], `mouth_mask` bool [B, 1, F, h, w],
+        `face_mask` likewise where it is asked for, `has_video`, `has_audio`, `has_image`, `has_keyframe` float [B],
         `frame_rate` float, `captions` list. What the whole bucket lacks is None.
     """
     size, batch = len(headers), _empty_batch(len(headers), layout, with_faces)
