@@ -18,6 +18,7 @@ import numpy as np
 from jova_cli.keyframes import LAST, place_frames
 from jova_cli.latent_lengths import latent_of_frame, num_frames_of
 
+from .conditions import check_repeats
 from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
 from .pictures import to_pictures
@@ -68,12 +69,17 @@ def place_keyframes(inputs: CallInputs, num_frames: int) -> dict[int, Keyframe]:
 
 
 def check_keyframes(
-    keyframes: Mapping[int, Keyframe], temporal_factor: int, num_mask_channels: int | None, encodes_grey: bool
+    keyframes: Mapping[int, Keyframe],
+    num_clips: int,
+    temporal_factor: int,
+    num_mask_channels: int | None,
+    encodes_grey: bool,
 ) -> None:
-    """Refuse pictures that a model has no place for.
+    """Refuse pictures that a model has no place for, or as many as fit no clips.
 
     Args:
         keyframes: By their frames.
+        num_clips: Of the call.
         temporal_factor: Frames per latent after the first.
         num_mask_channels: Condition channels that say what is given; None for a model that reads clean tokens.
         encodes_grey: Whether pictures are encoded at their frames among grey ones; otherwise one fills its latent.
@@ -85,6 +91,7 @@ def check_keyframes(
         )
     frame_of_latent: dict[int, int] = {}
     for frame, given in keyframes.items():
+        check_repeats(given.name, len(given.pictures), num_clips)
         latent = latent_of_frame(frame, temporal_factor)
         if latent in frame_of_latent and not encodes_grey:
             last = num_frames_of(latent + 1, temporal_factor) - 1

@@ -1,6 +1,8 @@
 """Pictures at given frames: where the transformer gets them, what of them comes back, and what is refused."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,12 @@ from torch import Tensor
 
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.long_clip import LongClip, ScriptLine
+from diffusers_jova.provenance import read_provenance
+from jova_cli.main import main
 from tests.tiny_pipeline import ONE_OF_EACH_CLASS, TRANSFORMERS, build_tiny_pipeline, build_transformer
 
 
-SHORT = {"num_frames": 9, "num_inference_steps": 1, "guidance_scale": 1.0, "modalities": ["video"], "vocoder": None}
+SHORT = {"num_frames": 9, "num_inference_steps": 1, "guidance_scale": 1.0, "modalities": ["video"]}
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +45,7 @@ def first_call(pipeline: JoVAPipeline, **arguments: Any) -> tuple[dict[str, Any]
     hook = pipeline.transformer.register_forward_pre_hook(
         lambda _, __, call: calls.append(dict(call)), with_kwargs=True
     )
-    options = {name: value for name, value in SHORT.items() if name != "vocoder"}
-    call = {"prompt": "a dog", "generator": torch.Generator().manual_seed(0), "output_type": "latent", **options}
+    call = {"prompt": "a dog", "generator": torch.Generator().manual_seed(0), "output_type": "latent", **SHORT}
     try:
         output = pipeline(**{**call, **arguments})
     finally:
@@ -150,6 +153,26 @@ def test_windows_of_a_long_clip_get_the_pictures_of_their_frames(pipelines: dict
     assert "keyframes" in clip.record["given"]
 
 
+def test_the_content_of_pictures_decides_the_clip_of_a_list(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PIL.Image.fromarray(picture(1)).save(tmp_path / "a.png")
+    row = {"output": "a.mp4", "prompt": "a dog", "seed": 1, "last_image": "a.png", "keyframe": "4=a.png"}
+    (tmp_path / "list.jsonl").write_text(json.dumps(row))
+    words = ["generate", "--model", str(tiny_pipeline_folder), "--prompts", str(tmp_path / "list.jsonl"), "--output"]
+    words += [str(tmp_path / "clips"), "--steps", "1", "--num-frames", "9", "--guidance-scale", "1"]
+    main(words)
+    record = read_provenance(tmp_path / "clips" / "a.mp4")
+    assert record["given"] == ["last_image", "keyframes"]
+    assert record["settings"]["keyframes"] == [4]
+    main(words)
+    assert "made 0, there already 1, refused 0" in capsys.readouterr().out
+    PIL.Image.fromarray(picture(2)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "made 0, there already 0, refused 1" in capsys.readouterr().out
+
+
 # 3. What is refused
 
 
@@ -178,7 +201,7 @@ def test_windows_of_a_long_clip_get_the_pictures_of_their_frames(pipelines: dict
         ({"last_image": picture(), "video": [picture()] * 9}, "`last_image` must be behind the 9 frames of the given"),
         ({"last_image": np.full((32, 32, 3), np.nan)}, "`last_image` of floats must lie in [0, 1], got [nan, nan]"),
         ({"keyframes": {4: "dog.png"}}, "read the file first, by `diffusers.utils.load_image('dog.png')`"),
-        ({"last_image": [picture()] * 2}, "must be one for all clips or one per prompt, got 2 for 1 clips"),
+        ({"last_image": [picture()] * 2}, "`last_image` must be one for all clips or one per prompt, got 2 for 1"),
         (
             {"last_image": picture(), "modalities": ["audio"]},
             "`last_image` must be None where `modalities` lacks",
