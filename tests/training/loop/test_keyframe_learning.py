@@ -44,7 +44,7 @@ def middle_error(transformer: Any, has_channels: bool) -> float:
             audio_latent_rate_hz=31.25,
             return_dict=False,
         )[0]
-    return float(((noise - velocity - data)[:, :, 1].square().mean() / data[:, :, 1].var()))
+    return float((noise - velocity - data)[:, :, 1].square().mean() / data[:, :, 1].var())
 
 
 @pytest.mark.slow
