@@ -329,7 +329,7 @@ class JoVAPipeline(
                 frames that end with a multiple of 4, so there is one per latent: as a clean latent, which the clip
                 shows in all 4, or on the condition channels. Models with grey frames there (MOVA) get the pictures at
                 their very frames among grey ones, with a mask by frame, as `WanImageToVideoPipeline` does. See
-                `keyframes.py`; models must be trained for it, and no released one was.
+                `keyframes.py`; no model was trained for it yet, see the README.
             audio: Given sound: what `media.read_audio` or `media.read_video` returns, or [S], [channels, S], or one
                 per prompt [B, channels, S], of whole numbers or floats in [-1, 1]; mixed to the channels of the model.
                 As long as the clip it drives the video; shorter, it is continued.
