@@ -85,7 +85,7 @@ def encode_pictures(vae: Any, pictures: Sequence[Any], shape: Any, fit: str, fil
     encoded = []
     for picture in pictures:
         signed = fitted("image", picture[None], shape, fit).movedim(0, 1)[None]  # [1, 3, 1, H, W]
-        signed = media.followed_by_grey(signed, shape.num_frames) if fills_with_grey else signed
+        signed = media.among_grey({0: signed}, shape.num_frames) if fills_with_grey else signed
         encoded.append(vae.encode(to_image(signed[0].movedim(0, 1))))
     return jova("conditions").repeat_to_batch("image", torch.cat(encoded), shape.batch_size)
 

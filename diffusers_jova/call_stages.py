@@ -20,9 +20,10 @@ from .allocation_count import DEVICE, Counted, ValuelessRuns
 from .cost_estimate import predictions
 from .generation_defaults import GenerationDefaults
 from .guidance import required_branches
+from .pictures import STILLS
 from .sound_cache import JoVACacheConfig, kept_bytes, num_full_steps
 from .transformer_jova import MODALITIES
-from .video_codec import JoVAVideoCodec
+from .video_codec import NUM_STILL_BEFORE, JoVAVideoCodec
 
 
 ENCODING, TEXT, DENOISING = "media encoding", "text encoding", "denoising"  # names of stages
@@ -40,7 +41,8 @@ class PlannedCall:
     Args:
         settings: Of the call.
         modalities: What takes part.
-        given: Arguments that give media: of `"image"`, `"audio"`, `"video"`, `"reference_audio"`.
+        given: Arguments that give media: of `"image"`, `"last_image"`, `"keyframes"`, `"audio"`, `"video"`,
+            `"reference_audio"`.
         continued: Of them, `"audio"` and `"video"` that end before the clip, which goes on with them. They are counted
             as long as it where they are encoded, and are generated.
         reference_s: Seconds of a reference voice.
@@ -124,7 +126,7 @@ class CallStages:
     def components(self) -> dict[str, tuple[str, ...]]:
         """Components at work by the name of the stage, in the order of the stages; nothing is counted for it."""
         call = self.call
-        encoders = {"vae": {"image", "video"}, "audio_vae": {"audio", "reference_audio"}}
+        encoders = {"vae": {*STILLS, "video"}, "audio_vae": {"audio", "reference_audio"}}
         found = {
             ENCODING: [name for name, media in encoders.items() if media & call.given],
             TEXT: list(TEXT_ENCODERS),
@@ -146,7 +148,9 @@ class CallStages:
         given, counted = self.call.given, []
         if "vae" in self.components[ENCODING]:
             is_long = "video" in given or self.pipeline.config.fills_image_with_grey
-            counted.append(self.video_work(self.encode_frames, self.num_latent_frames if is_long else 1, tiles_video))
+            num_still = 1 if {*STILLS} & given == {"image"} else 2 + NUM_STILL_BEFORE
+            num_latent_frames = self.num_latent_frames if is_long else num_still
+            counted.append(self.video_work(self.encode_frames, num_latent_frames, tiles_video))
         if "audio_vae" in self.components[ENCODING]:
             counted.append(self.runs.count(self.encode_sound))
         peak, operations = max(one.peak_bytes for one in counted), sum(one.operations for one in counted)
@@ -249,7 +253,7 @@ class CallStages:
     @property
     def gives_frames(self) -> bool:
         """Whether some video latents are given, as clean ones among the noisy."""
-        return bool({"image", "video"} & self.call.given) and (
+        return bool({*STILLS, "video"} & self.call.given) and (
             "video" in self.call.given or self.pipeline.num_condition_channels == 0
         )
 

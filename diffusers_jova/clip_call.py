@@ -16,6 +16,7 @@ from jova_cli.cache_words import cache_settings
 from jova_cli.clip_limits import GivenLengths
 from jova_cli.file_arguments import as_options
 from jova_cli.generate import LARGEST_SEED, PARTS, Adapter, check_fits, default_arguments
+from jova_cli.keyframes import Keyframe
 from jova_cli.long_clips import lay_out
 from jova_cli.model_clips import read_geometry
 from jova_cli.parser import one_line
@@ -54,7 +55,12 @@ def tell(line: str) -> None:
 
 def tell_strangers(pipeline: JoVAPipeline, args: argparse.Namespace, tell: Callable[[str], None] = tell) -> None:
     """Say what of a prompt a model of few things may not know, or that there is nothing to know."""
-    tell_strangers_of([prompt_of(vars(args))], pipeline, args.image is not None, tell)
+    tell_strangers_of([prompt_of(vars(args))], pipeline, has_picture(args), tell)
+
+
+def has_picture(args: argparse.Namespace) -> bool:
+    """Whether the words of a clip give it a single picture."""
+    return args.image is not None or args.last_image is not None or bool(args.keyframe)
 
 
 def tell_strangers_of(
@@ -217,6 +223,12 @@ def given_media(args: argparse.Namespace, tell: Callable[[str], None] = tell) ->
     if args.image is not None:
         with errors_name("--image"):
             given["image"] = media.read_image(args.image)
+    if args.last_image is not None:
+        with errors_name("--last-image"):
+            given["last_image"] = media.read_image(args.last_image)
+    if args.keyframe:
+        with errors_name("--keyframe"):
+            given["keyframes"] = read_keyframes(args.keyframe)
     if args.video is not None:
         with errors_name("--video"):
             given |= given_video(args, tell)
@@ -228,6 +240,16 @@ def given_media(args: argparse.Namespace, tell: Callable[[str], None] = tell) ->
             voice = media.read_audio(args.reference_audio, allow_truncated=args.allow_truncated)
         given |= {"reference_audio": voice, "reference_transcript": args.reference_transcript}
     return given
+
+
+def read_keyframes(keyframes: Sequence[Keyframe]) -> dict[int, Any]:
+    """Pictures by the frames that words name, each once."""
+    pictures: dict[int, Any] = {}
+    for frame, path in keyframes:
+        if frame in pictures:
+            raise ValueError(f"`--keyframe` must be at a frame of its own, got {frame} twice; leave one out")
+        pictures[frame] = media.read_image(path)
+    return pictures
 
 
 def given_video(args: argparse.Namespace, tell: Callable[[str], None] = tell) -> dict[str, Any]:

@@ -52,13 +52,14 @@ from .whole_files import FullDiskError, explained_full_disk, remove, write_text
 LIST = "clips.jsonl"  # what was made
 WORK = ".work"  # clips that are not whole yet
 ROW_ERRORS = (*BAD_INPUT, torch.OutOfMemoryError)
+SILENT = ("seed", "cache", "last_image", "keyframe")  # settings that say nothing where they are not given
 PLACES = ("output", "device", "cpu_offload", "yes")  # arguments that decide where, not what
-FILES = ("model", "image", "audio", "video", "reference_audio")  # arguments whose content decides, not their path
+FILES = ("model", "image", "last_image", "audio", "video", "reference_audio")  # whose content decides, not their path
 OF_A_CLIP = ("prompt", "video_caption", "audio_caption", "transcript", "seed")  # that clips of one batch differ in
 OF_A_PIPELINE = ("model", "lora", "skip_unknown", "device", "dtype", "cpu_offload", "cache", "memory")
 OF_A_PLAN = (  # arguments that decide, with a `memory`, how it is used
     *("height", "width", "num_frames", "frame_rate", "guidance_scale", "audio_guidance_scale", "modalities"),
-    *("image", "audio", "video", "start", "duration", "reference_audio"),
+    *("image", "last_image", "keyframe", "audio", "video", "start", "duration", "reference_audio"),
 )
 
 
@@ -196,13 +197,14 @@ def task_of(row: Row, folder: Path, digest: Callable[[Path], str]) -> Task:
     paths = {name: Path(values[name]) for name in FILES if values[name] is not None}
     files = {name: digest(path) for name, path in paths.items() if path.exists()}  # a name on the Hub is none
     files |= {f"lora {source}": digest(Path(source)) for source, _ in values["lora"] if Path(source).exists()}
+    values["keyframe"] = [[keyframe.frame, digest(keyframe.path)] for keyframe in row.args.keyframe]
     named = {name: name_of_source(path) for name, path in paths.items() if name == "model" and name in files}
     return Task(row.line, name, row.args, values | named | {"files": files})  # their content decides, not their place
 
 
 def plain(value: Any) -> Any:
     """An argument as JSON gives it back."""
-    return str(value.absolute()) if isinstance(value, Path) else json.loads(json.dumps(value))
+    return str(value.absolute()) if isinstance(value, Path) else json.loads(json.dumps(value, default=str))
 
 
 def is_there(task: Task, folder: Path, known: Mapping[str, Any]) -> bool:
@@ -223,9 +225,9 @@ def is_there(task: Task, folder: Path, known: Mapping[str, Any]) -> bool:
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that two runs must share; a seed that is not given is any, and content counts for files.
 
-    No cache is as good as a list that knows of none.
+    Of some settings none is as good as a list that knows of none.
     """
-    settings = {name: value for name, value in settings.items() if name not in ("seed", "cache") or value is not None}
+    settings = {name: value for name, value in settings.items() if name not in SILENT or value not in (None, [])}
     return {name: value for name, value in settings.items() if name not in settings["files"]}
 
 

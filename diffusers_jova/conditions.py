@@ -1,16 +1,22 @@
-"""Conditions of the model besides text: a reference image on the channel axis, and clean latents at timestep 0.
+"""Conditions of the model besides text: pictures on the channel axis, and clean latents at timestep 0.
 
-Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L audio latents.
+Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L audio latents, M channels of a
+mask.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from jova_cli.latent_lengths import latent_of_frame
 
-def condition_channels(latents: Tensor, image_latents: Tensor | None, num_mask_channels: int) -> Tensor:
-    """Channels behind the noisy video latents: the reference image's latent and the mask of what is given.
+
+def condition_channels(
+    latents: Tensor, image_latents: Tensor | None, num_mask_channels: int, mask: Tensor | None = None
+) -> Tensor:
+    """Channels behind the noisy video latents: the latents of given pictures and the mask of what is given.
 
     JoVA (arXiv:2512.13677v1), Sec. 3.2.1 concatenates the reference image's VAE latent on the channel axis. It stands
     at latent frame 0 with mask 1; latent frames without an image hold zeros, the mean latent, with mask 0. Wan and
@@ -18,9 +24,10 @@ def condition_channels(latents: Tensor, image_latents: Tensor | None, num_mask_c
 
     Args:
         latents: Video latents [B, C, F, H, W]; gives shape, dtype and device.
-        image_latents: Normalised latent of the reference image [B, C, 1, H, W], or with the grey frames behind it
-            [B, C, F, H, W]; None without one.
-        num_mask_channels: Channels of the mask.
+        image_latents: Normalised latent of the reference image [B, C, 1, H, W], or of the pictures of the clip with
+            grey frames or zeros among them [B, C, F, H, W]; None without one.
+        num_mask_channels: Channels of the mask, M.
+        mask: What is given, [M, F], or [B, M, F] of each clip, see `frame_mask`; None for the first latent frame.
 
     Returns:
         [B, C + num_mask_channels, F, H, W].
@@ -29,8 +36,39 @@ def condition_channels(latents: Tensor, image_latents: Tensor | None, num_mask_c
     channels = latents.new_zeros(batch_size, num_channels + num_mask_channels, *sizes)
     if image_latents is not None:
         channels[:, :num_channels, : image_latents.shape[2]] = image_latents
-        channels[:, num_channels:, :1] = 1
+        if mask is None:
+            channels[:, num_channels:, :1] = 1
+        else:
+            channels[:, num_channels:] = mask.to(channels)[..., None, None]
     return channels
+
+
+def frame_mask(
+    frames: Iterable[int], num_latent_frames: int, temporal_factor: int, num_channels: int, by_frame: bool
+) -> Tensor:
+    """Mask of the frames of a clip that are given.
+
+    Wan2.1's FLF2V and I2V (`WanImageToVideoPipeline`) have a mask channel for each frame of a latent; latent 0 holds
+    one frame, which counts for all.
+
+    Args:
+        frames: That are given, from 0.
+        num_latent_frames: Of the clip, F.
+        temporal_factor: Frames per latent after the first.
+        num_channels: Of the mask, M.
+        by_frame: Whether a channel stands for a frame where there are as many; otherwise all of a latent counts as
+            given where one of its frames is.
+
+    Returns:
+        Bool [M, F].
+    """
+    by_latent = torch.zeros(num_latent_frames, temporal_factor, dtype=torch.bool)
+    for frame in frames:
+        within = (frame - 1) % temporal_factor if frame > 0 else slice(None)
+        by_latent[latent_of_frame(frame, temporal_factor), within] = True
+    if by_frame and num_channels == temporal_factor:
+        return by_latent.T
+    return by_latent.any(1).expand(num_channels, -1)
 
 
 class GivenLatents(NamedTuple):
@@ -59,6 +97,10 @@ class GivenLatents(NamedTuple):
         latents = torch.cat([clean.narrow(axis, 0, num_given), clean.new_zeros(shape)], dim=axis)
         return cls(latents, torch.arange(num_latents, device=clean.device) < num_given)
 
+    def joined(self, other: "GivenLatents") -> "GivenLatents":
+        """These latents, and those of another that these do not give."""
+        return GivenLatents(self.impose(other.latents), self.is_given | other.is_given)
+
     @property
     def covers_all(self) -> bool:
         """Whether nothing is left to generate."""
@@ -76,9 +118,14 @@ class GivenLatents(NamedTuple):
 
 def repeat_to_batch(name: str, rows: Tensor, batch_size: int) -> Tensor:
     """Rows of one clip, or of one per prompt, to one per clip: [1 or P, ...] -> [B, ...]."""
-    if batch_size % rows.shape[0]:
+    check_repeats(name, rows.shape[0], batch_size)
+    return rows.repeat_interleave(batch_size // rows.shape[0], dim=0)
+
+
+def check_repeats(name: str, number: int, batch_size: int) -> None:
+    """Refuse so many of something that they are neither one for all clips nor one per prompt."""
+    if batch_size % number:
         raise ValueError(
-            f"`{name}` must be one for all clips or one per prompt, got {rows.shape[0]} for {batch_size} clips; "
+            f"`{name}` must be one for all clips or one per prompt, got {number} for {batch_size} clips; "
             "pass one, or as many as there are prompts"
         )
-    return rows.repeat_interleave(batch_size // rows.shape[0], dim=0)

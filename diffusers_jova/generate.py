@@ -15,6 +15,7 @@ from .clip_call import (
     check_cost,
     draw_seed,
     given_media,
+    has_picture,
     load_pipeline,
     long_clip,
     read_credentials,
@@ -62,7 +63,7 @@ def generate_long(args: argparse.Namespace) -> None:
     given = given_media(args)
     pipeline = load_pipeline(words_of_a_window(args), device, given, is_window=True)
     clip = long_clip(pipeline, args, seed, given)
-    tell_strangers_of([line.prompt for line in clip.lines], pipeline, args.image is not None)
+    tell_strangers_of([line.prompt for line in clip.lines], pipeline, has_picture(args))
     tell(f"seed {seed}; `{folder_of(args.output) / PREVIEW}` shows what is done")
 
     def announce(index: int, total: int) -> None:

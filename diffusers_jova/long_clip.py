@@ -20,6 +20,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from jova_cli.keyframes import LAST, place_frames
 from jova_cli.latent_lengths import num_frames_of
 from jova_cli.windows import Window, WindowSize, plan_windows, with_shorter_overlap
 
@@ -115,7 +116,8 @@ class LongClip:
             it, where a line is short; less behind a window that would keep no frames of its own.
         tries: How often a window that ends amid words is made, at most, until it ends in a pause; it takes so much
             longer. Models say words in the middle of a window better than such that it begins with.
-        arguments: Others of the pipeline's call, for every window; `image` is the first frame of the clip.
+        arguments: Others of the pipeline's call, for every window; `image`, `last_image` and `keyframes` are of the
+            frames of the clip.
         announce: Told the number of a window, from 0, and how many there are, before each.
 
     Attributes:
@@ -158,6 +160,7 @@ class LongClip:
         )
         starts_s = [line.start_s for line in self.lines]
         self.planned = plan_windows(starts_s, self.num_frames, self.frame_rate, size)
+        self.keyframes = self.place_keyframes()
         self.windows = list(self.planned)
 
     # 1. What all windows share
@@ -177,6 +180,21 @@ class LongClip:
     def sampling_rate(self) -> int | None:
         """Samples per second; None without sound."""
         return self.pipeline.sampling_rate if "audio" in self.modalities else None
+
+    def place_keyframes(self) -> dict[int, Any]:
+        """Pictures by their frames in the clip."""
+        pictures = dict(self.arguments.get("keyframes") or {})
+        named = [("keyframes", frame) for frame in pictures]
+        if (last_image := self.arguments.get("last_image")) is not None:
+            named, pictures = [*named, ("last_image", LAST)], {**pictures, LAST: last_image}
+        return dict(zip(place_frames(named, self.num_frames), pictures.values(), strict=True))
+
+    def keyframes_of(self, index: int) -> dict[int, Any]:
+        """Pictures by their frames in a window, of those that it does not begin with."""
+        window = self.windows[index]
+        first_own = window.first_frame + window.num_overlap
+        own = {frame: picture for frame, picture in self.keyframes.items() if first_own <= frame < window.end_frame}
+        return {frame - window.first_frame: picture for frame, picture in own.items()}
 
     def sample_at(self, frame: int) -> int:
         """The sample with which a frame begins: the one clock of the clip."""
@@ -327,6 +345,8 @@ class LongClip:
             voice: Arguments that hold the voice of an earlier window.
         """
         arguments = {**self.arguments, **voice}
+        if self.keyframes:
+            arguments |= {"last_image": None, "keyframes": self.keyframes_of(index) or None}
         if held is not None:
             arguments["video"] = held.frames.movedim(1, -1).numpy()
             if not reads_references(self.pipeline.transformer.config):
@@ -416,6 +436,9 @@ class LongClip:
         """The record of the clip, from that of its first window."""
         script = [{"start": line.start_s, "prompt": described(line.prompt)} for line in self.lines]
         settings = {**record["settings"], "num_frames": self.num_frames}
+        if self.keyframes:  # those of the first window are not all
+            record = {**record, "given": list(dict.fromkeys([*record["given"], "keyframes"]))}
+            settings["keyframes"] = sorted(self.keyframes)
         windows = {"num_frames": max(window.num_frames for window in self.windows), "count": len(self.windows)}
         return {**record, "prompt": script[0]["prompt"], "script": script, "windows": windows, "settings": settings}
 

@@ -28,7 +28,7 @@ logger = logging.get_logger(__name__)
 
 SHARES = (2, 4)  # of the frames, or of the sides, that are tried where a clip does not fit
 MANAGERS = ("group_offloading", "layerwise_casting")  # hooks of diffusers that move or cast weights
-GIVEN = ("image", "audio", "video", "reference_audio")  # arguments that give media
+GIVEN = ("image", "last_image", "keyframes", "audio", "video", "reference_audio")  # arguments that give media
 
 
 class JoVAMemoryMixin:
@@ -66,8 +66,8 @@ class JoVAMemoryMixin:
                 is not counted: the context of CUDA, and what kernels allocate within.
             device: Where the pipeline computes; the fastest there is if None.
             modalities: Of the clip.
-            given: Arguments that will give media: of "image", "audio", "video", "reference_audio"; audio and video as
-                long as the clip.
+            given: Arguments that will give media: of "image", "last_image", "keyframes", "audio", "video",
+                "reference_audio"; audio and video as long as the clip.
             continued: Of them, "audio" and "video" that are shorter than the clip, which goes on with them; both in
                 the windows of a `LongClip`.
             reference_s: Seconds of a reference voice.

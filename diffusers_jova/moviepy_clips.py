@@ -16,7 +16,7 @@ import numpy as np
 
 from .media_arrays import Audio, check_sampling_rate, exact_frame_rate, to_float_audio
 from .media_reading import Sound, Video
-from .pictures import Pictures, on_white, to_uint8_frames
+from .pictures import STILLS, Pictures, on_white, to_uint8_frames
 
 
 PHASE = 0.499  # of a frame or a sample: below one half, so that rounding names the same one as cutting off
@@ -98,10 +98,10 @@ def unpack_moviepy(name: str, given: Any) -> Any:
         return [unpack_moviepy(name, entry) for entry in given]
     if not is_moviepy_clip(given):
         return given
-    if name != "image":
+    if name not in STILLS:
         return from_moviepy(given, name)
     if not hasattr(given, "mask"):
-        raise ValueError("`image` must be a picture, got sound of moviepy; pass it as `audio`")
+        raise ValueError(f"`{name}` must be a picture, got sound of moviepy; pass it as `audio`")
     return _picture(given, 0.0)
 
 

@@ -19,6 +19,7 @@ Fit = Literal["cover", "contain", "stretch"]
 
 NUM_CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, RGB, RGB and alpha
 LARGEST = {"bool": 1, "uint8": 255, "uint16": 65535}  # value of white, by type
+STILLS = ("image", "last_image", "keyframes")  # arguments that take single pictures
 READERS = ("`media.read_video({!r})`", "`diffusers.utils.load_image({!r})`")  # of a video, of an image
 SIDES = ("columns on either side", "rows above and below")
 TRANSPARENT_MODES = ("LA", "PA", "La", "RGBA", "RGBa")
@@ -212,12 +213,12 @@ def _wrong_type(name: str, given: Any) -> str:
     if listed and isinstance(listed[0], str | os.PathLike):
         return (
             f"`{name}` must be an array, a tensor or a non-empty list of PIL images, got the name {str(listed[0])!r}; "
-            f"read the file first, by {READERS[name == 'image'].format(str(listed[0]))}"
+            f"read the file first, by {READERS[name in STILLS].format(str(listed[0]))}"
         )
     entries = f" of {type(given[0]).__name__}" if isinstance(given, list) and given else ""
     return (
         f"`{name}` must be an array, a tensor or a non-empty list of PIL images, got {type(given).__name__}{entries}; "
-        f"read a file by {READERS[name == 'image'].format('name')}"
+        f"read a file by {READERS[name in STILLS].format('name')}"
     )
 
 

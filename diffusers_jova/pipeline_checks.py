@@ -30,14 +30,17 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 class CallInputs:
     """What a call is given, all but the values that a checkpoint has defaults for; see `JoVAPipeline.__call__`.
 
-    Once settled, `image` is a list of pictures [H, W, 3] and `video` an array [N, H, W, 3], both in one form (see
-    `pictures.py`), `audio` a batch [B, C, S], and `audio_sampling_rate` is that of a given `audio`.
+    Once settled, `image` and `last_image` are lists of pictures [H, W, 3], `keyframes` is a dict of such lists by
+    frame and `video` an array [N, H, W, 3], all in one form (see `pictures.py`), `audio` a batch [B, C, S], and
+    `audio_sampling_rate` is that of a given `audio`.
     """
 
     prompt: Prompts | None
     negative_prompt: Prompts | None
     audio_negative_prompt: Prompts | None
     image: Any
+    last_image: Any
+    keyframes: Any
     audio: Any
     video: Any
     audio_sampling_rate: int | None
@@ -181,7 +184,7 @@ def check_output(inputs: CallInputs, known_tensors: Sequence[str]) -> None:
 
 
 GIVEN_FOR = (  # a modality
-    *(("image", "video"), ("video", "video"), ("latents", "video")),
+    *(("image", "video"), ("last_image", "video"), ("keyframes", "video"), ("video", "video"), ("latents", "video")),
     *(("audio", "audio"), ("speaker_embeds", "audio"), ("audio_latents", "audio")),
     *(("reference_audio", "audio"), ("reference_transcript", "audio")),
 )

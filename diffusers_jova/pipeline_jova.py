@@ -33,6 +33,7 @@ from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
 from .guidance_parallel import JoVAGuidanceParallelMixin
 from .joint_transformer import check_attention_kwargs
+from .keyframes import check_keyframes, place_keyframes
 from .log_mel import JoVALogMel
 from .lora import JoVALoraLoaderMixin
 from .media_arrays import Audio
@@ -238,6 +239,9 @@ class JoVAPipeline(
         )
         if "video" in inputs.modalities or self.vae is not None:
             check_size(settings, self.video_codec.spatial_factor, config.patch_size)
+            keyframes = place_keyframes(inputs, settings.num_frames)
+            places = (self.temporal_factor, self.num_mask_channels, self.encodes_grey)
+            check_keyframes(keyframes, inputs.num_clips, *places)
         check_sound_fits(given_lengths(inputs), settings.num_frames, settings.frame_rate, self.temporal_factor)
 
     def clip_shape(self, inputs: CallInputs, settings: GenerationDefaults) -> ClipShape:
@@ -262,6 +266,8 @@ class JoVAPipeline(
         negative_prompt: Prompts | None = None,
         audio_negative_prompt: Prompts | None = None,
         image: Pictures | None = None,
+        last_image: Pictures | None = None,
+        keyframes: Mapping[int, Pictures] | None = None,
         audio: Audio | Sound | ReadVideo | None = None,
         video: Pictures | ReadVideo | None = None,
         audio_sampling_rate: int | None = None,
@@ -317,6 +323,13 @@ class JoVAPipeline(
                 a clip (`fusion` "aligned"): one for all, or a list of one per prompt. PIL images of any mode,
                 arrays and tensors of any layout of the channels, see `diffusers_jova.pictures.to_pictures`; whole
                 numbers are scaled by their type, floats lie in [0, 1], what is transparent lies on white.
+            last_image: The last frame, in the forms of `image`; the same as frame -1 of `keyframes`.
+            keyframes: Pictures, in the forms of `image`, by the frames where the clip is to show them, `{40: image}`;
+                negative frames count from the end, frame 0 is `image`. A picture stands for the latent of its frame, 4
+                frames that end with a multiple of 4, so there is one per latent: as a clean latent, which the clip
+                shows in all 4, or on the condition channels. Models with grey frames there (MOVA) get the pictures at
+                their very frames among grey ones, with a mask by frame, as `WanImageToVideoPipeline` does. See
+                `keyframes.py`; no model was trained for it yet, see the README.
             audio: Given sound: what `media.read_audio` or `media.read_video` returns, or [S], [channels, S], or one
                 per prompt [B, channels, S], of whole numbers or floats in [-1, 1]; mixed to the channels of the model.
                 As long as the clip it drives the video; shorter, it is continued.
@@ -324,7 +337,7 @@ class JoVAPipeline(
                 in the forms of `image`; the first 4k + 1 count. As long as the clip it gets a sound; shorter, it is
                 continued.
             audio_sampling_rate: Samples per second of `audio`; not needed where it was read from a file as a whole.
-            fit: How a given `image` or `video` of another shape becomes one of the clip's: `"cover"` crops the centre,
+            fit: How a given picture or `video` of another shape becomes one of the clip's: `"cover"` crops the centre,
                 `"contain"` fills up with black, `"stretch"` bends what is seen.
             speaker_embeds: Voices of the speakers, [P, D], or one set per prompt [B, P, D], for models that read them:
                 the i-th stands at the i-th `<S>`. Zeros are an unknown voice, which speakers without one have, and
@@ -377,7 +390,8 @@ class JoVAPipeline(
             callback_on_step_end_tensor_inputs: Names of the tensors it gets, of `_callback_tensor_inputs`.
 
         Returns:
-            `JoVAPipelineOutput`, or the tuple `(frames, audio)`. Given frames and samples come back as given.
+            `JoVAPipelineOutput`, or the tuple `(frames, audio)`. Given `video` and `audio` come back as given; single
+            pictures as the VAE decodes them, so that they do not flash among their neighbours.
         """
         # 1. Settle what the call is about
         inputs = CallInputs(
@@ -385,6 +399,8 @@ class JoVAPipeline(
             negative_prompt=negative_prompt,
             audio_negative_prompt=audio_negative_prompt,
             image=image,
+            last_image=last_image,
+            keyframes=keyframes,
             audio=audio,
             video=video,
             audio_sampling_rate=audio_sampling_rate,

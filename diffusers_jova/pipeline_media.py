@@ -3,7 +3,7 @@
 Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, L audio latents, S samples.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,16 +12,16 @@ import torch
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
-from torch.nn import functional as F
 
 from jova_cli.clip_limits import ClipLimits, clip_limits
-from jova_cli.latent_lengths import num_frames_of
+from jova_cli.latent_lengths import latent_of_frame, num_frames_of
 
 from .audio_codec import JoVAAudioCodec, needs_vocoder
 from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given_media, set_length
-from .conditions import GivenLatents, condition_channels, repeat_to_batch
+from .conditions import GivenLatents, condition_channels, frame_mask, repeat_to_batch
 from .finite import check_finite_inputs, finite_output
 from .given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
+from .keyframes import place_keyframes, settle_keyframes
 from .media import resample
 from .media_arrays import check_sampling_rate
 from .moviepy_clips import unpack_moviepy
@@ -166,7 +166,7 @@ class JoVAMediaMixin:
     def settle_media(self, inputs: CallInputs) -> CallInputs:
         """Bring given media into one form each, and let what was read from a file bring its rates."""
         given = {name: unpack_moviepy(name, getattr(inputs, name)) for name in ("image", "video", "audio")}
-        inputs = replace(inputs, **given)
+        inputs = settle_keyframes(replace(inputs, **given))
         if inputs.image is not None:
             inputs = replace(inputs, image=to_pictures("image", inputs.image))
         if inputs.video is not None:
@@ -214,21 +214,22 @@ class JoVAMediaMixin:
         given: dict[str, GivenLatents] = {}
         originals: dict[str, Tensor] = {}
         references: dict[str, Tensor] = {}
-        image_latents = channels = None
+        channels = None
         if "video" in inputs.modalities:
-            num_latent_frames = self.video_codec.num_latent_frames(clip.num_frames)
             if inputs.video is not None:
                 originals["video"] = self.fit_to_clip("video", inputs.video, clip, inputs.fit).movedim(0, 1)[None]
-            if (pixels := self.first_frames(inputs, clip, originals.get("video"))) is not None:
-                image_latents = self.encode_image(pixels, clip)
-                if self.num_condition_channels == 0:
-                    given["video"] = GivenLatents.prefix(image_latents, num_latent_frames, axis=2)
+            pictures = self.pictures_by_frame(inputs, clip, originals.get("video"))
             if inputs.video is not None:
+                if inputs.image is not None:
+                    encoded = self.encode_picture(pictures.pop(0), 0)
+                    references["video"] = repeat_to_batch("image", encoded, clip.batch_size)
                 encoded = self.encode_video(originals["video"], clip)
+                num_latent_frames = self.video_codec.num_latent_frames(clip.num_frames)
                 given["video"] = GivenLatents.prefix(encoded, num_latent_frames, axis=2)
-                if inputs.image is not None and image_latents is not None:
-                    references["video"] = image_latents
-            channels = self.condition_channels(clip, image_latents)
+            channels = self.condition_channels(clip, pictures)
+            if pictures and channels is None:
+                clean = self.clean_pictures(pictures, clip)
+                given["video"] = given["video"].joined(clean) if "video" in given else clean
         if inputs.audio is not None and inputs.audio_sampling_rate is not None:
             originals["audio"] = clip.fit_given_audio(inputs.audio, inputs.audio_sampling_rate, self.audio_codec)
             encoded = self.encode_audio(originals["audio"], clip)
@@ -273,17 +274,70 @@ class JoVAMediaMixin:
             images = [white_picture(clip)]
         if images is None:
             return None
-        return torch.cat([self.fit_to_clip("image", image[None], clip, inputs.fit) for image in images])[:, :, None]
+        return self.fit_all_to_clip("image", images, clip, inputs.fit)
 
-    def encode_image(self, pixels: Tensor, clip: ClipShape) -> Tensor:
-        """Normalised latents of one reference image [1, 3, 1, H, W] in [-1, 1], or of one per prompt.
+    def pictures_by_frame(self, inputs: CallInputs, clip: ClipShape, video: Tensor | None) -> dict[int, Tensor]:
+        """Single pictures of the clips by their frame, of all or of each prompt, [1 or P, 3, 1, H, W] in [-1, 1].
 
-        Returns:
-            [B, C, 1, h, w], or [B, C, F, h, w] where the model has condition channels and grey frames follow in them.
+        Args:
+            inputs: Of the call.
+            clip: Its shape.
+            video: Given frames [1, 3, N, H, W] in [-1, 1].
         """
-        if self.config.fills_image_with_grey and self.num_condition_channels > 0:
-            pixels = followed_by_grey(pixels, clip.num_frames)
-        return repeat_to_batch("image", self.encode_frames(pixels), clip.batch_size)
+        first = self.first_frames(inputs, clip, video)
+        behind = {
+            frame: self.fit_all_to_clip(given.name, given.pictures, clip, inputs.fit)
+            for frame, given in place_keyframes(inputs, clip.num_frames).items()
+        }
+        return behind if first is None else {0: first, **behind}
+
+    def fit_all_to_clip(self, name: str, pictures: Sequence[np.ndarray], clip: ClipShape, fit: Fit) -> Tensor:
+        """Pictures in one form [h, w, 3] at the size of the clip, [P, 3, 1, H, W] in [-1, 1]; see `fit_to_clip`."""
+        return torch.cat([self.fit_to_clip(name, picture[None], clip, fit) for picture in pictures])[:, :, None]
+
+    @property
+    def encodes_grey(self) -> bool:
+        """Whether pictures are encoded at their frames among grey ones; otherwise each fills its latent."""
+        return bool(self.config.fills_image_with_grey) and self.num_condition_channels > 0
+
+    @property
+    def num_mask_channels(self) -> int | None:
+        """Condition channels that say what of the video is given; None for models that read clean tokens."""
+        return self.num_condition_channels - self.video_codec.num_channels if self.num_condition_channels > 0 else None
+
+    def encode_pictures(self, pictures: Mapping[int, Tensor], clip: ClipShape) -> Tensor:
+        """Normalised latents [B, C, F, h, w] of pictures at given frames.
+
+        Models that were trained with grey frames have the clip encoded with those; for the others each picture is its
+        latent alone, behind the first as one that stands still, and latents without are zeros.
+
+        Args:
+            pictures: By their frame, at least one, [1 or P, 3, 1, H, W] in [-1, 1].
+            clip: Whose frames they are.
+        """
+        if self.encodes_grey:
+            encoded = self.encode_frames(among_grey(pictures, clip.num_frames))
+            return repeat_to_batch("image", encoded, clip.batch_size)
+        found = {
+            latent_of_frame(frame, self.temporal_factor): repeat_to_batch(
+                "keyframes" if frame else "image", self.encode_picture(picture, frame), clip.batch_size
+            )
+            for frame, picture in pictures.items()
+        }
+        empty = torch.zeros_like(next(iter(found.values())))
+        num_latent_frames = self.video_codec.num_latent_frames(clip.num_frames)
+        return torch.cat([found.get(index, empty) for index in range(num_latent_frames)], dim=2)
+
+    def encode_picture(self, picture: Tensor, frame: int) -> Tensor:
+        """Normalised latent [P, C, 1, h, w] of the latent that a picture [P, 3, 1, H, W] in [-1, 1] fills."""
+        encoded = self.video_codec.encode_still(picture) if frame > 0 else self.video_codec.encode(picture)
+        return finite_output(encoded, "vae", "encodes")
+
+    def clean_pictures(self, pictures: Mapping[int, Tensor], clip: ClipShape) -> GivenLatents:
+        """Pictures at given frames, at least one, as clean latents; see `encode_pictures`."""
+        latents = self.encode_pictures(pictures, clip)
+        (is_given,) = frame_mask(pictures, latents.shape[2], self.temporal_factor, 1, by_frame=False)
+        return GivenLatents(latents, is_given.to(latents.device))
 
     def encode_video(self, frames: Tensor, clip: ClipShape) -> Tensor:
         """Normalised latents [B, C, F, h, w] of given frames [1, 3, N, H, W] in [-1, 1]."""
@@ -305,14 +359,16 @@ class JoVAMediaMixin:
         latents = finite_output(self.audio_codec.encode(voice.to(self._execution_device)), "audio_vae", "encodes")
         return repeat_to_batch("reference_audio", latents, clip.batch_size)
 
-    def condition_channels(self, clip: ClipShape, image_latents: Tensor | None) -> Tensor | None:
-        """Condition channels of the video [B, C, F, h, w]; None where the model has none."""
-        num_mask_channels = self.num_condition_channels - self.video_codec.num_channels
-        if num_mask_channels < 0:
+    def condition_channels(self, clip: ClipShape, pictures: Mapping[int, Tensor]) -> Tensor | None:
+        """Condition channels of the video [B, C, F, h, w] with pictures by their frames; None without channels."""
+        if (num_mask_channels := self.num_mask_channels) is None:
             return None
         shape = self.video_codec.latent_shape(clip.num_frames, clip.height, clip.width)
         latents = torch.zeros(clip.batch_size, *shape, device=self._execution_device)
-        return condition_channels(latents, image_latents, num_mask_channels)
+        if not pictures:
+            return condition_channels(latents, None, num_mask_channels)
+        mask = frame_mask(pictures, shape[1], self.temporal_factor, num_mask_channels, by_frame=self.encodes_grey)
+        return condition_channels(latents, self.encode_pictures(pictures, clip), num_mask_channels, mask)
 
     # 3. Noise
 
@@ -431,6 +487,11 @@ def white_picture(clip: ClipShape) -> np.ndarray:
     return np.full((clip.height, clip.width, 3), 255, dtype=np.uint8)
 
 
-def followed_by_grey(pixels: Tensor, num_frames: int) -> Tensor:
-    """First frames [B, 3, 1, H, W] in [-1, 1] with grey ones behind them, [B, 3, N, H, W]."""
-    return F.pad(pixels, (0, 0, 0, 0, 0, num_frames - 1))  # 0 is grey
+def among_grey(pictures: Mapping[int, Tensor], num_frames: int) -> Tensor:
+    """Pictures by their frame, at least one, [1 or P, 3, 1, H, W] in [-1, 1], among grey frames, [P, 3, N, H, W]."""
+    num_clips = max(map(len, pictures.values()))
+    shape = next(iter(pictures.values())).shape
+    frames = torch.zeros(num_clips, 3, num_frames, *shape[3:])  # 0 is grey
+    for frame, picture in pictures.items():
+        frames[:, :, frame : frame + 1] = repeat_to_batch("keyframes" if frame else "image", picture, num_clips)
+    return frames

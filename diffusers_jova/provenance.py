@@ -17,6 +17,7 @@ from jova_cli.clip_info import read_provenance
 from jova_cli.shipped import HUB_NAME
 
 from .generation_defaults import GenerationDefaults
+from .pictures import STILLS
 from .pipeline_checks import CallInputs
 from .prompt import JoVAPrompt
 from .sound_cache import JoVACacheConfig
@@ -34,6 +35,8 @@ SOURCE_TYPES = {
 GENERIC_NAMES = {"pytorch_lora_weights", "adapter_model", "model", "diffusion_pytorch_model"}  # of files in a folder
 GIVEN = (  # arguments that shape a clip and that a record does not hold, but names
     "image",
+    "last_image",
+    "keyframes",
     "audio",
     "video",
     "speaker_embeds",
@@ -92,7 +95,8 @@ def describe_call(
         "audio_sigmas": None if audio_sigmas is None else [float(sigma) for sigma in audio_sigmas],
         "lora_scale": (attention_kwargs or {}).get("scale"),
         "modalities": list(inputs.modalities),
-        "fit": inputs.fit if {"image", "video"} & {*given} else None,
+        "keyframes": [*(inputs.keyframes or {})] or None,  # their frames
+        "fit": inputs.fit if {*STILLS, "video"} & {*given} else None,
         "scheduler": type(pipeline.scheduler).__name__,
         "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
         "cache": describe_cache(pipeline.transformer._cache_config),

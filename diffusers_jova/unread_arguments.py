@@ -10,6 +10,7 @@ from typing import Any
 from diffusers.utils import logging
 
 from .generation_defaults import GenerationDefaults
+from .pictures import STILLS
 
 
 logger = logging.get_logger(__name__)
@@ -111,7 +112,7 @@ RULES: Sequence[Rule] = (  # where it holds, what is then not read, and why
         ("reference_audio_sampling_rate",),
         "no `reference_audio` is given",
     ),
-    (lambda call: call.lacks("image", "video"), ("fit",), "neither `image` nor `video` is given"),
+    (lambda call: call.lacks(*STILLS, "video"), ("fit",), "no picture or `video` is given"),
     (
         lambda call: call.lacks("callback_on_step_end"),
         ("callback_on_step_end_tensor_inputs",),

@@ -12,6 +12,7 @@ from .json_text import parse_object
 
 MEDIA = (
     "image",
+    "last_image",
     "audio",
     "video",
     "reference_audio",

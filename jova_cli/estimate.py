@@ -15,7 +15,7 @@ from .shipped import find_model
 
 WORK = "diffusers_jova.estimate"  # torch runs the model on tensors without values: no formula could keep up with it
 DEVICES = ("cuda", "cpu")
-GIVEN = ("image", "audio", "video", "reference_audio")
+GIVEN = ("image", "last_image", "keyframes", "audio", "video", "reference_audio")
 FASTEST_TFLOPS = 1e6
 LONGEST_REFERENCE_S = 3600.0
 LARGEST_SCALE = 1e6

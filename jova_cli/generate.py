@@ -14,6 +14,7 @@ from .cache_words import cache_settings
 from .clip_limits import GivenLengths
 from .file_arguments import add_file_arguments, as_options, check_file_arguments
 from .given_paths import check_file, check_readable, check_suffix, check_writable
+from .keyframes import named_frames, parse_keyframe, place_frames
 from .long_clips import add_long_arguments, check_long, check_no_long_options, is_long
 from .media_files import check_image, check_sound, check_video
 from .model_clips import MODALITIES, check_clip_fits, index_defaults
@@ -43,6 +44,13 @@ end, when its words are said."""
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
 SHIPPED = "jova-tiny"
 LARGEST_SEED = 2**32 - 1
+OPTIONS_OF_PICTURES = {  # arguments that give pictures for frames, and what their refusals speak of
+    "last_image": "--last-image",
+    "keyframes": "--keyframe",
+    "image": "--image",
+    "video": "--video",
+    "num_frames": "--num-frames",
+}
 
 
 class Adapter(NamedTuple):
@@ -82,6 +90,15 @@ def add_arguments(parser: Parser) -> None:
         add(f"--{name.replace('_', '-')}", default="", help=f"what is to be {what}, in place of --prompt")
     add("--negative-prompt", help="what guidance moves away from")
     add("--image", type=Path, help="the first frame")
+    add("--last-image", type=Path, help="the last frame, for models that were trained with some")
+    add(
+        "--keyframe",
+        type=parse_keyframe,
+        action="append",
+        default=[],
+        metavar="FRAME=FILE",
+        help="a picture at a frame, counted from 0, or from the end where it is negative; may be repeated",
+    )
     add("--audio", type=Path, help="sound that drives the picture; with a longer --num-frames it goes on")
     add("--video", type=Path, help="video to add sound to; --num-frames cuts it, or lets it go on with its sound")
     add("--reference-audio", type=Path, help="a voice to speak with, for models that read one; no part of the clip")
@@ -189,6 +206,8 @@ def check(args: argparse.Namespace) -> None:
         return
     check_numbers(args)
     if is_long(args):
+        check_keyframes(args)
+        check_media(args)
         check_long(args, check_clip, check_prompt)
     else:
         check_clip(args)
@@ -229,6 +248,7 @@ def check_clip(args: argparse.Namespace) -> None:
         check_fits(args)
     check_signature(args)
     check_first_frame(args)
+    check_keyframes(args)
     check_reference(args)
     check_media(args)
 
@@ -263,12 +283,14 @@ def check_media(args: argparse.Namespace) -> None:
     parts = {"allow_truncated": args.allow_truncated}
     checks: dict[str, Callable[[Path], None]] = {
         "image": check_image,
+        "last_image": check_image,
         "audio": lambda path: check_sound(path, args.audio_track, **parts),
         "video": lambda path: check_video(path, **parts),
         "reference_audio": lambda path: check_sound(path, None, **parts),
     }
-    for option, check_content in checks.items():
-        path = getattr(args, option)
+    found = [(option, getattr(args, option), check_content) for option, check_content in checks.items()]
+    found += [("keyframe", keyframe.path, check_image) for keyframe in args.keyframe]
+    for option, path, check_content in found:
         words = f"--{option.replace('_', '-')}"
         if path is None:
             continue
@@ -328,6 +350,22 @@ def check_first_frame(args: argparse.Namespace) -> None:
             "`--image` must be given to this model, whose clips begin with one, got neither `--image` nor `--video`; "
             "give the first frame, or `--modalities audio`"
         )
+
+
+def check_keyframes(args: argparse.Namespace) -> None:
+    """Refuse pictures for frames that the clip has not, as far as its length is known."""
+    given, num_frames = named_frames(args), args.num_frames
+    if given and "video" not in args.modalities:
+        raise ValueError(
+            "`--last-image` and `--keyframe` must go with video, got `--modalities audio`; leave one of them out"
+        )
+    if num_frames is None and args.audio is None and args.video is None and Path(args.model).exists():
+        num_frames = index_defaults(read_index(Path(args.model)))["num_frames"]
+    if num_frames is not None:
+        try:
+            place_frames(given, num_frames)
+        except ValueError as error:
+            raise ValueError(as_options(one_line(error), **OPTIONS_OF_PICTURES)) from error
 
 
 def check_prompt(args: argparse.Namespace) -> None:

@@ -48,6 +48,11 @@ def num_frames_of(num_latents: int, temporal_factor: int) -> int:
     return (num_latents - 1) * temporal_factor + 1
 
 
+def latent_of_frame(frame: int, temporal_factor: int) -> int:
+    """Index of the latent frame that holds a frame, both counted from 0."""
+    return (frame + temporal_factor - 1) // temporal_factor
+
+
 def whole_frames(num_frames: int, temporal_factor: int) -> int:
     """The largest number of frames up to `num_frames` that fills whole latents; at least 1."""
     return num_frames_of(num_latent_frames(max(1, num_frames), temporal_factor), temporal_factor)

@@ -106,6 +106,7 @@ def words_of_a_window(args: argparse.Namespace) -> argparse.Namespace:
     window = copy.copy(args)
     for name, text in args.script_rows[0].texts.items():
         setattr(window, name, text)
+    window.last_image, window.keyframe = None, []  # of the whole clip
     size = size_of_a_window(args)
     window.num_frames = None if size is None else size.num_frames
     return window

@@ -36,6 +36,8 @@ class Parser(argparse.ArgumentParser):
             options: Of `argparse.ArgumentParser`.
         """
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+        numbers = self._negative_number_matcher.pattern  # what begins with a minus and is a value
+        self._negative_number_matcher = re.compile(rf"{numbers}|^-\d+=")
         self.kept = kept
 
     def run(self, work: Callable[["Parser", argparse.Namespace], None], args: argparse.Namespace) -> None:
@@ -71,6 +73,8 @@ class Parser(argparse.ArgumentParser):
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:
             kind = next((kind for of, kind in KINDS.items() if action.type is of), None)
+            if kind is None and (error.message or "").startswith("`"):  # a sentence of what reads the value
+                raise RefusedValueError(action, str(error.message)) from error
             if kind is None:
                 raise
             example = "use 8, say" if action.type is int else "use 1.5, say"

@@ -23,6 +23,11 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     parser.add_argument(
         "--dtype", type=dtype_name, choices=DTYPES, default="bfloat16", help="number format of the records"
     )
+    parser.add_argument(
+        "--keyframes",
+        action="store_true",
+        help="store single frames as pictures as well, which training on a last frame or on keyframes needs",
+    )
     parser.add_argument("--device", help="for the encoders; a GPU of CUDA if there is one, else the CPU")
     parser.add_argument("--num-processes", type=int, default=1, help="processes (or Ray actors) to share the work")
     parser.add_argument("--ray", action="store_true", help="use a Ray cluster, or start a local one")

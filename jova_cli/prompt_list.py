@@ -19,6 +19,7 @@ from .tables import check_once, csv_rows, is_encodable, jsonl_lines, parse_json,
 
 SUFFIXES = (".jsonl", ".csv")
 TRUTHS = {"true": True, "false": False}  # how a column of an option without a value says whether it is given
+LISTS = ("lora", "modalities", "keyframe")  # columns that may hold several values
 SLUG_LENGTH = 40
 
 
@@ -104,8 +105,8 @@ def read_rows(
 ) -> tuple[list[Row], list[Refusal]]:
     """Read the rows of a list, and refuse those that cannot become a clip.
 
-    Files in the columns `image`, `audio`, `video` and `reference_audio` are relative to the list, clips in `output` to
-    the folder.
+    Files in the columns `image`, `last_image`, `keyframe`, `audio`, `video` and `reference_audio` are relative to the
+    list, clips in `output` to the folder.
 
     Args:
         common: The command line: `prompts` is the list, `output` the folder, and the rest holds for all rows.
@@ -156,9 +157,12 @@ def _row_args(
         name = _default_name(args, f"{key} {seen[key]}")
         seen[key] += 1
     args.output = _clip_path(common.output, name)
-    for column in ("image", "audio", "video", "reference_audio"):
+    folder = common.prompts.parent.absolute()
+    for column in ("image", "last_image", "audio", "video", "reference_audio"):
         if column in cells:
-            setattr(args, column, common.prompts.parent.absolute() / getattr(args, column))
+            setattr(args, column, folder / getattr(args, column))
+    if "keyframe" in cells:
+        args.keyframe = [keyframe._replace(path=folder / keyframe.path) for keyframe in args.keyframe]
     return args
 
 
@@ -225,6 +229,6 @@ def _cells_of(columns: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
     if len(cells) != len(columns):
         raise ValueError(f"a row must have a cell for each of {len(columns)} columns, got {len(cells)}; quote commas")
     return {
-        column: parse_json(cell, f"`{column}`") if column in ("lora", "modalities") and cell.startswith("[") else cell
+        column: parse_json(cell, f"`{column}`") if column in LISTS and cell.startswith("[") else cell
         for column, cell in zip(columns, cells, strict=True)
     }

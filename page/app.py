@@ -122,6 +122,7 @@ class Page:
         progress: gr.Progress = gr.Progress(),  # noqa: B008  (how Gradio is asked for one)
         *,
         image: str | None = None,
+        last_image: str | None = None,
         audio: str | None = None,
         video: str | None = None,
         reference_audio: str | None = None,
@@ -135,7 +136,8 @@ class Page:
 
         The parameters are the options of `jova generate`; `as_given` makes the clip as long as a given voice or video.
         """
-        given = {"image": image, "audio": audio, "video": video, "reference_audio": reference_audio}
+        given = {"image": image, "last_image": last_image, "audio": audio, "video": video}
+        given["reference_audio"] = reference_audio
         values = {**fields, **given, "seed": seed, "audio_guidance_scale": audio_guidance_scale}
         values["reference_transcript"] = reference_transcript or None  # an empty field is none
         with self.new_folder(request.session_hash) as folder, page_errors():

@@ -19,7 +19,8 @@ BEYOND_DEFAULT = 2  # lengths and sizes of the default that sliders go to, where
 # fmt: off
 LABELS = {  # name of the option: what the page calls it
     "video_caption": "Seen", "audio_caption": "Heard", "transcript": "Said", "prompt": "All three in one text",
-    "negative_prompt": "Away from", "image": "First frame", "audio": "Own voice", "video": "Own video", "seed": "Seed",
+    "negative_prompt": "Away from", "image": "First frame", "last_image": "Last frame", "audio": "Own voice",
+    "video": "Own video", "seed": "Seed",
     "num_frames": "Frames", "width": "Width", "height": "Height", "frame_rate": "Frames per second", "steps": "Steps",
     "guidance_scale": "Guidance", "audio_guidance_scale": "Guidance of the sound", "fit": "Other shapes",
     "modalities": "Made", "lora": "Adapters", "reference_audio": "Voice to speak with",
@@ -49,6 +50,8 @@ def lay_form(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> dict[str, A
     with gr.Row():
         add(gr.Image, "image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=200)
         add(gr.Audio, "audio", type="filepath")
+    with gr.Accordion("A last frame, for models that were trained with some", open=False):
+        add(gr.Image, "last_image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=200)
     if pipeline.config.max_reference_s is not None:
         add(gr.Audio, "reference_audio", type="filepath")
         if pipeline.reads_transcripts:

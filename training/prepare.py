@@ -81,6 +81,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             mouths=not args.no_mouth,
             face_landmarker=args.face_landmarker_path,
             whisper=args.whisper,
+            keyframes=args.keyframes,
         )
         samples = read_samples(args.source, captions_required=args.whisper is None)
         check_detector(samples, settings)

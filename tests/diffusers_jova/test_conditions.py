@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusers_jova.conditions import GivenLatents, condition_channels, repeat_to_batch
+from diffusers_jova.conditions import GivenLatents, condition_channels, frame_mask, repeat_to_batch
 
 
 def test_the_reference_image_stands_at_the_first_latent_frame_with_mask_one() -> None:
@@ -55,3 +55,19 @@ def test_what_is_given_once_or_per_prompt_is_repeated_for_all_clips() -> None:
         ValueError, match="`image` must be one for all clips or one per prompt, got 2 for 3 clips; pass one"
     ):
         repeat_to_batch("image", rows, 3)
+
+
+def test_a_mask_has_a_channel_for_each_frame_of_a_latent_or_counts_latents() -> None:
+    by_frame = frame_mask([0, 3, 8], 3, temporal_factor=4, num_channels=4, by_frame=True)
+    assert by_frame.T.tolist() == [[True] * 4, [False, False, True, False], [False, False, False, True]]
+    by_latent = frame_mask([3], 3, temporal_factor=4, num_channels=4, by_frame=False)
+    assert by_latent.tolist() == [[False, True, False]] * 4
+    assert frame_mask([3], 3, temporal_factor=4, num_channels=1, by_frame=True).tolist() == [[False, True, False]]
+
+
+def test_what_is_given_twice_keeps_its_first_form() -> None:
+    beginning = GivenLatents.prefix(torch.ones(1, 2, 2, 1, 1), num_latents=4, axis=2)
+    other = GivenLatents(torch.full((1, 2, 4, 1, 1), 2.0), torch.tensor([True, False, False, True]))
+    joined = beginning.joined(other)
+    assert joined.is_given.tolist() == [True, True, False, True]
+    assert joined.impose(torch.zeros(1, 2, 4, 1, 1))[0, 0, :, 0, 0].tolist() == [1, 1, 0, 2]

@@ -200,7 +200,7 @@ def test_the_lines_of_the_manual_work_in_a_fresh_process(tiny_pipeline_folder: P
 
 
 def test_given_media_have_names() -> None:
-    with pytest.raises(ValueError, match=r"`given` must name arguments of image, audio, .*, got 'picture'"):
+    with pytest.raises(ValueError, match=r"`given` must name arguments of image, .*, audio, .*, got 'picture'"):
         build_tiny_pipeline().fit_memory(1, given=["picture"])
 
 

@@ -43,7 +43,7 @@ UNREAD: list[tuple[dict[str, Any], str, str]] = [
     ({}, "uncoupled_text", "video and audio are not guided by each other"),
     ({}, "audio_speaker_scale", "no `speaker_embeds` are given"),
     ({}, "audio_sampling_rate", "no `audio` is given"),
-    ({}, "fit", "neither `image` nor `video` is given"),
+    ({}, "fit", "no picture or `video` is given"),
     ({}, "callback_on_step_end_tensor_inputs", "no `callback_on_step_end` is given"),
     ({"audio": np.zeros(RATE * 5 // 16, np.float32), "audio_sampling_rate": RATE}, "audio_latents", "no sound is g"),
 ]

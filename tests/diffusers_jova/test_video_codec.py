@@ -108,3 +108,12 @@ def test_frames_that_fill_no_latent_are_left_to_the_vae(codec: JoVAVideoCodec, n
 def test_latents_have_the_frames_of_the_clip_they_are_of(codec: JoVAVideoCodec) -> None:
     latents = torch.empty(1, *codec.latent_shape(9, 16, 24))
     assert codec.frame_shape(latents) == (9, 16, 24)
+
+
+def test_a_still_is_the_latent_of_a_picture_that_others_of_it_stand_before(codec: JoVAVideoCodec) -> None:
+    picture = torch.rand(2, 3, 1, 16, 16) * 2 - 1
+    with torch.no_grad():
+        still = codec.encode_still(picture)
+        clip = codec.encode(picture.expand(-1, -1, 9, -1, -1))
+    torch.testing.assert_close(still, clip[:, :, 2:])
+    assert (still - clip[:, :, :1]).abs().max() > 0.01  # that of a first frame is another

@@ -35,6 +35,7 @@ from diffusers_jova.devices import choose_device
 from diffusers_jova.page.app import Page, open_page
 from diffusers_jova.provenance import read_provenance
 from jova_cli.app import parse
+from jova_cli.clip_settings import MEDIA
 from jova_cli.generate import Adapter
 from jova_cli.generate import parse as parse_words
 from jova_cli.model_info import front_matter
@@ -174,7 +175,7 @@ def test_a_prompt_becomes_the_clip_of_the_command_its_sound_its_settings_and_an_
 
 @pytest.mark.usefixtures("blocks")
 def test_settings_fill_the_form_again_and_others_are_refused(page: Page, tmp_path: Path) -> None:
-    names = [name for name in page.field_names if name not in ("image", "audio", "video")]
+    names = [name for name in page.field_names if name not in MEDIA]
     path = tmp_path / "settings.jsonl"
     path.write_text(json.dumps({"model": "jova-tiny", "seed": 5, "transcript": "hello"}))
     filled = dict(zip(names, page.fill(str(path)), strict=True))

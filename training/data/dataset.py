@@ -3,7 +3,8 @@
 Letters: B batch, C latent channels, F latent frames, h x w latent cells, L audio latents, S prompt tokens, P persons.
 
 A record holds, without a batch dimension, any of `video_latents` [C, F, h, w], `audio_latents` [L, C], `image_latents`
-[C, 1, h, w] or with grey frames behind the first [C, F, h, w], `prompt_embeds` [S, D], `prompt_embeds_2` [S2, D2],
+[C, 1, h, w] or with grey frames behind the first [C, F, h, w], `keyframe_latents` [C, F - 1, h, w], the last frame of
+each further latent as a picture that stands still, `prompt_embeds` [S, D], `prompt_embeds_2` [S2, D2],
 their bool masks `prompt_mask` [S], `prompt_mask_2` [S2] and `mouth_boxes` [P, pixel frames, 4], and for a model whose
 sound reads what is said alone, `spoken_embeds` [S3, D3]. The numbers of the clip stand in the header as strings. An
 absent tensor is an absent modality.
@@ -43,7 +44,7 @@ Shape: TypeAlias = tuple[int, ...]
 Batch: TypeAlias = dict[str, Any]
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64, "BOOL": torch.bool}
-LATENTS = ("video_latents", "audio_latents", "image_latents")
+LATENTS = ("video_latents", "audio_latents", "image_latents", "keyframe_latents")
 PROMPTS = (("prompt_embeds", "prompt_mask"), ("prompt_embeds_2", "prompt_mask_2"))
 SPOKEN = ("spoken_embeds", "spoken_mask")  # the mask is that of a batch alone
 VOICE_TEXTS = (("voice_spoken_embeds", "voice_spoken_mask"), ("voice_empty_embeds", "voice_empty_mask"))
@@ -51,6 +52,7 @@ SHAPES: dict[str, Sequence[int | None]] = {  # of the tensors of a record; None 
     "video_latents": (None,) * 4,
     "audio_latents": (None,) * 2,
     "image_latents": (None, 1, None, None),
+    "keyframe_latents": (None,) * 4,
     **{name: (None,) * (1 + name.startswith("prompt_embeds")) for pair in PROMPTS for name in pair},
     **{embeds: (None, None) for embeds, _ in (SPOKEN, *VOICE_TEXTS)},
     "mouth_boxes": (None, None, 4),
@@ -125,10 +127,12 @@ class RecordHeader:
         """
         shapes = self.shapes
         wanted: dict[str, Sequence[int | None]] = {name: size for name, size in SHAPES.items() if name in shapes}
-        if "image_latents" in shapes and "video_latents" in shapes and len(shapes["video_latents"]) == 4:
+        if len(shapes.get("video_latents", ())) == 4:
             channels, num_latent_frames, height, width = shapes["video_latents"]
-            is_filled = shapes["image_latents"][1:2] == (num_latent_frames,)
-            wanted["image_latents"] = (channels, num_latent_frames if is_filled else 1, height, width)
+            is_filled = shapes.get("image_latents", ())[1:2] == (num_latent_frames,)
+            lengths = {"image_latents": num_latent_frames if is_filled else 1}
+            lengths["keyframe_latents"] = num_latent_frames - 1
+            wanted |= {name: (channels, num, height, width) for name, num in lengths.items() if name in shapes}
         for embeds, mask in PROMPTS:
             if mask in shapes:
                 wanted[mask] = shapes.get(embeds, (0,))[:1]
@@ -204,9 +208,9 @@ def collate(
 
     Returns:
         `video_latents` [B, C, F, h, w], `audio_latents` [B, L, C], `image_latents` [B, C, 1 or F, h, w],
-        `prompt_embeds` [B, S, D], `prompt_embeds_2` [B, S2, D2], `prompt_mask` bool [B, S + S2], `spoken_embeds`
-        [B, S3, D3], `spoken_mask` bool [B, S3], `mouth_mask` bool [B, 1, F, h, w], `face_mask` likewise where it is
-        asked for, `has_video`, `has_audio`, `has_image` float [B],
+        `keyframe_latents` [B, C, F - 1, h, w], `prompt_embeds` [B, S, D], `prompt_embeds_2` [B, S2, D2], `prompt_mask`
+        bool [B, S + S2], `spoken_embeds` [B, S3, D3], `spoken_mask` bool [B, S3], `mouth_mask` bool [B, 1, F, h, w],
+        `face_mask` likewise where it is asked for, `has_video`, `has_audio`, `has_image`, `has_keyframe` float [B],
         `frame_rate` float, `captions` list. What the whole bucket lacks is None.
     """
     size, batch = len(headers), _empty_batch(len(headers), layout, with_faces)

@@ -70,6 +70,20 @@ class Encoder:
         return self._store(self.video_codec.encode(pixels)[0])
 
     @torch.inference_mode()
+    def encode_keyframes(self, frames: NDArray[np.uint8]) -> Tensor:
+        """Encode the last frame of each latent behind the first, as the pipeline does with a picture for it.
+
+        Args:
+            frames: uint8 [frames, H, W, 3], of two latents or more.
+
+        Returns:
+            Normalised latents [C, F - 1, h, w].
+        """
+        factor = self.video_codec.temporal_factor
+        ends = [self.video_codec.encode_still(_pixels(frame[None])) for frame in frames[factor::factor]]
+        return self._store(torch.cat(ends, dim=2)[0])
+
+    @torch.inference_mode()
     def encode_audio(self, waveform: NDArray[np.float32], sampling_rate: int, duration_s: float) -> Tensor:
         """Encode sound to as many latents as a clip of `duration_s` has.
 

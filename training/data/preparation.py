@@ -72,6 +72,7 @@ class PrepareSettings:
         mouths: Look for mouths; without, only given boxes count.
         face_landmarker: MediaPipe's `.task` file, in place of the face mesh.
         whisper: Folder of a speech recognition model that writes missing transcripts.
+        keyframes: Encode single frames as well, for `keyframe_probability`.
     """
 
     clips: ClipSettings
@@ -79,6 +80,7 @@ class PrepareSettings:
     mouths: bool = True
     face_landmarker: Path | None = None
     whisper: Path | None = None
+    keyframes: bool = False
 
     def __post_init__(self) -> None:
         """Refuse another number format, and let short names mean the same records."""
@@ -130,7 +132,10 @@ class Preparer:
     @functools.cached_property
     def preparation(self) -> str:
         """Digest of model and settings, which all records of a data set share."""
-        return _digest([asdict(self.settings), self.model_fingerprint])
+        settings = asdict(self.settings)
+        if not settings["keyframes"]:  # such records hold what they held before there were any
+            del settings["keyframes"]
+        return _digest([settings, self.model_fingerprint])
 
     def fingerprint(self, sample: Sample) -> str:
         """Digest of everything that decides the records of a sample."""
@@ -249,6 +254,8 @@ class Preparer:
             image = clip.frames[0] if clip.reference_image is None else clip.reference_image
             if len(clip.frames) > 1 or clip.reference_image is not None:  # a still given as its first frame is no task
                 tensors["image_latents"] = encoder.encode_image(image, len(clip.frames))
+            if self.settings.keyframes and tensors["video_latents"].shape[1] > 1:
+                tensors["keyframe_latents"] = encoder.encode_keyframes(clip.frames)
             tensors["mouth_boxes"] = torch.from_numpy(clip.mouth_boxes)
             mouths = measure_mouths(clip.mouth_boxes, clip.cut_share)._asdict()
         if clip.audio is not None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from diffusers_jova.conditions import condition_channels
 from diffusers_jova.sample_runs import Coupling as Coupled
@@ -72,6 +73,8 @@ class Draws(NamedTuple):
         drop_audio_caption: The same.
         give_image: The same.
         prefix_length: Uniform in [0, 1).
+        keyframes: Three numbers, uniform in [0, 1): below `keyframe_probability` pictures are given, which of them,
+            and where, [3, B].
         coupled: Which of video and audio see the other.
         continues: Whether the clips' beginnings are given. Noise levels per latent cost time, so they come in batches.
     """
@@ -84,6 +87,7 @@ class Draws(NamedTuple):
     drop_audio_caption: Tensor
     give_image: Tensor
     prefix_length: Tensor
+    keyframes: Tensor
     coupled: Coupled
     continues: bool
 
@@ -127,7 +131,7 @@ class Conditioning:
         self.scheduler = FlowMatchAudioVideoScheduler(shift=config.shift, audio_shift=config.audio_shift)
         if boundary is not None and config.experts != "drawn":
             self._check_sides()
-        self.image_is_latent = config.image_probability > 0 and num_mask_channels is None
+        self.gives_latents = num_mask_channels is None and config.image_probability + config.keyframe_probability > 0
 
     def __call__(self, batch: Batch, seed: int, step: int = 0) -> ModelInputs:
         """Prepares one micro-batch; the same seed, step and batch give the same inputs, bit for bit.
@@ -150,17 +154,27 @@ class Conditioning:
         sigma = sigma.masked_fill(has_video & has_audio & task.gives_video, 0.0)
         audio_sigma = audio_sigma.masked_fill(has_video & has_audio & task.gives_audio, 0.0)
         levels, audio_levels = sigma, audio_sigma
-        if draws.continues or self.image_is_latent:
+        if draws.continues or self.gives_latents:
             levels, audio_levels = self._per_latent(batch, draws, give_image, sigma, audio_sigma)
+        keyframes = self._keyframes(batch, draws, levels)
+        latents = batch["video_latents"]
+        if keyframes is not None and self.num_mask_channels is None:
+            levels = levels.masked_fill(keyframes, 0.0)
+            latents = behind_first(batch["keyframe_latents"]).where(keyframes[:, None, :, None, None], latents)
 
         # 2. Noisy latents and condition channels
-        hidden_states, target = _noised(batch["video_latents"], levels, noise)
+        hidden_states, target = _noised(latents, levels, noise)
         audio_hidden_states, audio_target = _noised(batch["audio_latents"], audio_levels, noise)
         if hidden_states is not None and self.num_mask_channels is not None:
             channels = condition_channels(hidden_states, None, self.num_mask_channels)
             if batch["image_latents"] is not None:
                 with_image = condition_channels(hidden_states, batch["image_latents"], self.num_mask_channels)
                 channels = with_image.where(give_image[:, None, None, None, None], channels)
+            if keyframes is not None:
+                mask = torch.ones(self.num_mask_channels, hidden_states.shape[2])
+                stills = behind_first(batch["keyframe_latents"])
+                with_keyframe = condition_channels(hidden_states, stills, self.num_mask_channels, mask)
+                channels = with_keyframe.where(keyframes[:, None, :, None, None], channels)
             hidden_states = torch.cat([hidden_states, channels], dim=1)
 
         arguments = {
@@ -191,7 +205,7 @@ class Conditioning:
         if self.config.stage == "video":
             return batch | {"audio_latents": None, "has_audio": torch.zeros_like(batch["has_audio"])}
         if self.config.stage == "audio":
-            absent = {"video_latents": None, "image_latents": None, "mouth_mask": None}
+            absent = dict.fromkeys(("video_latents", "image_latents", "keyframe_latents", "mouth_mask"))
             return batch | absent | {"has_video": torch.zeros_like(batch["has_video"])}
         return batch
 
@@ -213,12 +227,25 @@ class Conditioning:
         chances = torch.rand(3, size, generator=generator)
         uncouple, continue_ = torch.rand(2, generator=generator).tolist()
         audio_caption = torch.rand(1, size, generator=generator)
+        keyframes = torch.rand(3, size, generator=generator)
         continues = task.continues or continue_ < config.prefix_probability
         is_coupled = continues or uncouple >= config.uncoupled_probability
         coupled = task.coupled if is_coupled else False
-        per_sample = send(torch.cat([pair, lone, chances, audio_caption]), self.device)
-        sigma, audio_sigma, lone, lone_audio, caption, image, length, own_caption = per_sample
-        return Draws(sigma, audio_sigma, lone, lone_audio, caption, own_caption, image, length, coupled, continues)
+        per_sample = send(torch.cat([pair, lone, chances, audio_caption, keyframes]), self.device)
+        sigma, audio_sigma, lone, lone_audio, caption, image, length, own_caption, *keyframe = per_sample
+        return Draws(
+            sigma=sigma,
+            audio_sigma=audio_sigma,
+            lone_sigma=lone,
+            lone_audio_sigma=lone_audio,
+            drop_caption=caption,
+            drop_audio_caption=own_caption,
+            give_image=image,
+            prefix_length=length,
+            keyframes=torch.stack(keyframe),
+            coupled=coupled,
+            continues=continues,
+        )
 
     def _levels(self, size: int, coupling: Coupling, generator: torch.Generator) -> Tensor:
         """Draws noise levels of video and audio, [2, B]."""
@@ -273,6 +300,23 @@ class Conditioning:
         if audio is None:
             return levels, audio_sigma
         return levels, _clean_start(audio_sigma, audio.shape[1], (seconds * self.audio_latent_rate_hz).floor())
+
+    def _keyframes(self, batch: Batch, draws: Draws, levels: Tensor) -> Tensor | None:
+        """Tells of which latents a picture is given, bool [B, F]; None where no clip has any.
+
+        Nothing is given twice, and pictures leave something of a clip to be generated.
+        """
+        if self.config.keyframe_probability == 0 or batch.get("keyframe_latents") is None:
+            return None
+        num_latents = batch["video_latents"].shape[2]
+        chance, kind, place = draws.keyframes
+        index = torch.arange(num_latents, device=levels.device)
+        anywhere = index == 1 + (place * (num_latents - 1)).long()[:, None]
+        last = (index == num_latents - 1).expand_as(anywhere)
+        given = (last & (kind < 2 / 3)[:, None]) | (anywhere & (kind >= 1 / 3)[:, None])
+        given &= ((chance < self.config.keyframe_probability) & batch["has_keyframe"].bool())[:, None]
+        is_open = (levels if levels.ndim == 2 else levels[:, None].expand_as(given)) > 0
+        return given & is_open & (is_open & ~given).any(1, keepdim=True)
 
     def _texts(self, batch: Batch, draws: Draws, task: TaskRule) -> dict[str, Tensor | None]:
         """Text of both modalities together, or of each, where its captions are dropped apart or it has its own."""
@@ -332,6 +376,11 @@ def of_voice(batch: Batch) -> tuple[Batch, Batch]:
     length = max(said[SPOKEN[0]].shape[1], empty[SPOKEN[0]].shape[1])
     said, empty = ({name: _resize(rows, length) for name, rows in text.items()} for text in (said, empty))
     return said, empty
+
+
+def behind_first(latents: Tensor) -> Tensor:
+    """Latents of pictures behind the first [B, C, F - 1, H, W] at their places, [B, C, F, H, W], float32."""
+    return pad(latents.float(), (0, 0, 0, 0, 1, 0))
 
 
 def is_high_step(config: TrainConfig, step: int, drawn: bool) -> bool:

@@ -106,6 +106,8 @@ class TrainConfig:
         caption_dropout: Share of samples trained with the empty prompt, for guidance and against forgetting.
         audio_caption_dropout: The same for the text that the audio reads, drawn apart; None drops the text of both.
         image_probability: Share of samples whose first frame is given.
+        keyframe_probability: Share of samples of which pictures behind the first frame are given, in equal parts the
+            last frame, the end of any latent, or both; for clips prepared by `jova prepare --keyframes`.
         prefix_probability: Share of micro-batches of clips whose beginnings are given, for the continuation of clips.
         prefix_max_fraction: Longest such beginning, as a part of the clip.
         loudness_lufs: Loudness that the sound of all clips must have been prepared with (`jova prepare
@@ -186,6 +188,7 @@ class TrainConfig:
     caption_dropout: float = 0.1
     audio_caption_dropout: float | None = None
     image_probability: float = 0.0
+    keyframe_probability: float = 0.0
     prefix_probability: float = 0.0
     prefix_max_fraction: float = 0.5
     loudness_lufs: float | None = None
@@ -324,6 +327,10 @@ class TrainConfig:
                 "`image_probability` needs a video branch; set it to 0 or change `stage: audio`",
             ),
             (
+                self.stage == "audio" and self.keyframe_probability > 0,
+                "`keyframe_probability` needs a video branch; set it to 0 or change `stage: audio`",
+            ),
+            (
                 self.train == "lora"
                 and self.lora_targets in ("video", "audio")
                 and self.stage not in ("joint", self.lora_targets),
@@ -415,14 +422,8 @@ NOT_NEGATIVE = (
     "stop_after_minutes",
 )
 PROBABILITIES = (
-    "uncoupled_probability",
-    "caption_dropout",
-    "audio_caption_dropout",
-    "image_probability",
-    "prefix_probability",
-    "prefix_max_fraction",
-    "prior_probability",
-    "lora_dropout",
+    *("uncoupled_probability", "caption_dropout", "audio_caption_dropout", "image_probability"),
+    *("keyframe_probability", "prefix_probability", "prefix_max_fraction", "prior_probability", "lora_dropout"),
     "final_learning_rate",
 )
 

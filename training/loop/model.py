@@ -125,6 +125,25 @@ def check_first_frames(headers: Iterable[RecordHeader], transformer: Any, config
             )
 
 
+def check_keyframes(headers: Iterable[RecordHeader], transformer: Any, config: TrainConfig) -> None:
+    """Refuse to give pictures behind the first frame where the model has no place for them, or clips have none."""
+    if config.keyframe_probability == 0:
+        return
+    number = num_mask_channels(transformer)
+    for header in (header for header in headers if header.shapes.get("video_latents", (0, 0))[1] > 1):
+        if number == 0 or (number is not None and first_frame_settings(config.model, header)["fills_image_with_grey"]):
+            lacking = "has no mask in its condition channels" if number == 0 else "encodes pictures among grey frames"
+            raise ValueError(
+                f"`keyframe_probability` must be 0 for a `model` that {lacking}, got {config.keyframe_probability:g}; "
+                "leave it out"
+            )
+        if "keyframe_latents" not in header.shapes:
+            raise ValueError(
+                "every clip must have `keyframe_latents` where `keyframe_probability` is above 0, got none in "
+                f"`{header.path}`; run `jova prepare --keyframes` into a new folder"
+            )
+
+
 def first_frame_settings(model: str, header: RecordHeader) -> dict[str, bool]:
     """Values of `FIRST_FRAMES`: of the pipeline that the model lies in, else of the one that prepared the clip."""
     index = pipeline_index(model)

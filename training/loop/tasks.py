@@ -13,6 +13,7 @@ video_to_audio   all                                 -                        au
 audio_to_video   first frame (`image_probability`)   all                      video
 ===============  ==================================  =======================  ======================
 
+Where the video is not given as a whole, pictures behind its first frame may be given as well (`keyframe_probability`).
 All clips of a step have one task, in every process, so that sharded weights are used by all of them or by none. A clip
 that lacks a modality, or a step of `voice` with a clip whose recording has no other, is trained as `joint`. The voice
 is the sound of another clip, as long as the clip itself; a model whose sound reads what is said reads the words of

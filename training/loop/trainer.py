@@ -49,6 +49,7 @@ from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog
 from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
 from diffusers_jova.training.loop.model import (
     check_first_frames,
+    check_keyframes,
     check_loudness,
     check_meetings,
     check_records,
@@ -282,6 +283,7 @@ class Trainer:
         check_records(self._headers(), self.transformer)
         check_spoken(self._headers(), self.transformer, self.config)
         check_first_frames(self._headers(), self.transformer, self.config)
+        check_keyframes(self._headers(), self.transformer, self.config)
         check_towers(self._datasets(), self.transformer, self.config)
         check_meetings(self.transformer, self.config)
         check_tasks(self._datasets(), self.transformer, self.config)

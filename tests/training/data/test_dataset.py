@@ -219,6 +219,7 @@ def test_a_record_without_its_numbers_is_named(tmp_path: Path) -> None:
         ),
         ({"audio_latents": torch.zeros(1, 8, 6)}, r"shape \[any, any\], got \[1, 8, 6\]"),
         ({"image_latents": torch.zeros(2, 2, 4, 4)}, r"`image_latents` .* of shape \[\d+, 1, "),
+        ({"keyframe_latents": torch.zeros(4, 9, 4, 4)}, r"`keyframe_latents` .* of shape \[4, \d+, 4, 4\], got "),
         ({"prompt_embeds": torch.zeros(5)}, r"`prompt_embeds` .* of shape \[any, any\], got \[5\]"),
         ({"prompt_embeds": torch.zeros(0, 5)}, r"`prompt_embeds` .*, got \[0, 5\]"),
         ({"prompt_mask": torch.ones(99, dtype=torch.bool)}, r"`prompt_mask` .* of shape \[5\], got \[99\]"),

@@ -61,6 +61,27 @@ def test_a_record_is_what_the_pipeline_encodes(prepared: Path, tiny_pipeline_fol
     torch.testing.assert_close(batch["prompt_embeds"], embeds.features)
 
 
+def test_single_frames_are_encoded_as_the_pipeline_encodes_keyframes(
+    prepared: Path, tiny_pipeline_folder: Path
+) -> None:
+    from diffusers_jova.media import read_video
+
+    samples = read_samples(prepared.parent / "clips")[:1]
+    without = make_preparer(tiny_pipeline_folder, prepared)
+    settings = replace(without.settings, keyframes=True)
+    preparer = replace(without, output=prepared.parent / "keyframes", settings=settings)
+    (outcome,) = prepare(samples, preparer)
+    assert outcome.status == "kept"
+    batch = PrecomputedDataset(prepared.parent / "keyframes").batch([0])
+    last = torch.from_numpy(read_video(prepared.parent / "clips" / "a.mp4").frames[8])
+    pixels = last.movedim(2, 0)[None, :, None].float() / 127.5 - 1
+    with torch.no_grad():
+        still = JoVAPipeline.from_pretrained(tiny_pipeline_folder).video_codec.encode_still(pixels)
+    torch.testing.assert_close(batch["keyframe_latents"][:, :, -1:], still, rtol=1e-4, atol=1e-4)
+    assert batch["has_keyframe"].tolist() == [1]
+    assert without.preparation != preparer.preparation
+
+
 def test_prepared_clips_make_batches_with_masks(prepared: Path) -> None:
     dataset = PrecomputedDataset(prepared)
     (indices,) = dataset.buckets

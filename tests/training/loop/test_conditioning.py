@@ -1,14 +1,16 @@
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from diffusers_jova import FlowMatchAudioVideoScheduler
-from diffusers_jova.training.data.dataset import PrecomputedDataset
+from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader, write_record
 from diffusers_jova.training.loop.conditioning import Conditioning, ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
-from tests.tiny_training import tiny_config, write_clips
+from tests.tiny_training import EVERYTHING_RANDOM, tiny_config, write_clips
 
 
 def conditioned(folder: Path, seed: int = 0, num_mask_channels: int | None = 4, **settings: Any) -> ModelInputs:
@@ -202,3 +204,70 @@ def test_a_given_beginning_and_a_clip_without_sound_leave_the_side_to_the_noise(
         for seed in range(100):
             high = conditioning(batch, seed).arguments["timestep"].amax(1) >= 1000 * BOUNDARY
             assert (high == high[0]).all()
+
+
+def with_stills(folder: Path, num_clips: int = 64) -> torch.Tensor:
+    """Clips whose records hold pictures of single frames, which are returned at their places, [B, C, F, h, w]."""
+    prepared = write_clips(folder / "prepared", num_clips=num_clips)
+    generator = torch.Generator().manual_seed(1)
+    stills = torch.randn(num_clips, 2, 2, 4, 4, generator=generator)
+    for path, still in zip(sorted(prepared.glob("*.safetensors")), stills, strict=True):
+        header = RecordHeader.read(path)
+        write_record(path, load_file(path) | {"keyframe_latents": still}, header.metadata)
+    return torch.cat([torch.zeros(num_clips, 2, 1, 4, 4), stills], dim=2)
+
+
+def test_keyframes_are_the_last_frame_one_of_any_latent_or_both_in_equal_parts(tmp_path: Path) -> None:
+    stills = with_stills(tmp_path)
+    inputs = conditioned(tmp_path, keyframe_probability=1.0)
+    condition, mask = inputs.arguments["hidden_states"][:, 2:4], inputs.arguments["hidden_states"][:, 4:]
+    given = mask[:, 0, :, 0, 0].bool()  # [B, F]
+    assert not given[:, 0].any()
+    assert given.any(1).all()
+    kinds = Counter(map(tuple, given[:, 1:].tolist()))
+    expected = {(False, True): 1 / 3 + 1 / 6 + 1 / 6, (True, False): 1 / 6, (True, True): 1 / 6}  # of two latents
+    for kind, share in expected.items():
+        assert abs(kinds[kind] / 64 - share) < 4 * (share * (1 - share) / 64) ** 0.5
+    shown = given[:, None, :, None, None]
+    assert torch.equal(condition, stills.where(shown, torch.zeros(())))
+    assert torch.equal(mask, shown.float().expand_as(mask))
+    assert inputs.arguments["timestep"].ndim == 1
+    assert inputs.has_video.all()
+
+
+def test_a_keyframe_of_a_model_without_channels_is_clean_and_is_not_learned(tmp_path: Path) -> None:
+    stills = with_stills(tmp_path)
+    inputs = conditioned(tmp_path, num_mask_channels=None, keyframe_probability=0.5, image_probability=0.5)
+    clean = inputs.arguments["timestep"] == 0
+    assert 0.3 < clean[:, 1:].any(1).float().mean() < 0.7
+    assert 0.3 < clean[:, 0].float().mean() < 0.7
+    assert torch.equal(inputs.has_video, ~clean)
+    assert not clean.all(1).any()  # something is left to be generated
+    behind = clean & (torch.arange(3) > 0)
+    seen = inputs.arguments["hidden_states"].movedim(1, 2)
+    assert torch.equal(seen[behind], stills.movedim(1, 2)[behind])
+
+
+def test_a_given_beginning_stays_what_it_is_beside_keyframes(tmp_path: Path) -> None:
+    with_stills(tmp_path)
+    settings = {"keyframe_probability": 1.0, "prefix_probability": 1.0, "prefix_max_fraction": 1.0}
+    for num_mask_channels in (None, 4):
+        inputs = conditioned(tmp_path, num_mask_channels=num_mask_channels, **settings)
+        without = conditioned(
+            tmp_path, num_mask_channels=num_mask_channels, **settings | {"keyframe_probability": 0.0}
+        )
+        begun = without.arguments["timestep"] == 0
+        seen, expected = (each.arguments["hidden_states"][:, :2].movedim(1, 2) for each in (inputs, without))
+        assert torch.equal(seen[begun], expected[begun])
+        if num_mask_channels is not None:
+            assert not inputs.arguments["hidden_states"][:, 4, :, 0, 0][begun].any()
+
+
+def test_nothing_else_is_drawn_otherwise_where_keyframes_are_given(tmp_path: Path) -> None:
+    with_stills(tmp_path, num_clips=8)
+    everything = {name: EVERYTHING_RANDOM[name] for name in ("image_probability", "caption_dropout", "coupling")}
+    some, none = (conditioned(tmp_path, keyframe_probability=share, **everything) for share in (1.0, 0.0))
+    assert torch.equal(some.target, none.target)
+    assert torch.equal(some.sigma, none.sigma)
+    for name in ("encoder_hidden_states", "audio_hidden_states"):
+        assert torch.equal(some.arguments[name], none.arguments[name])

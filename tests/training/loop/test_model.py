@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusers_jova import JoVATransformer3DModel
-from diffusers_jova.training.loop.model import load_transformer, prepare_transformer
+from diffusers_jova.training.data.dataset import RecordHeader
+from diffusers_jova.training.loop.model import check_keyframes, load_transformer, prepare_transformer
 from tests.tiny_training import MODEL, tiny_config
 
 
@@ -34,3 +35,31 @@ def test_a_checkpoint_that_lacks_a_weight_is_not_trained(lost: str, tmp_path: Pa
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=rf"weights of `model` must all be in its checkpoint, got none for `{lost}`"):
         load_transformer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("channels", "metadata", "message"),
+    [
+        (
+            8,
+            {},
+            r"every clip must have `keyframe_latents` .*, got none in `clip`; run `jova prepare --keyframes`",
+        ),
+        (4, {}, "must be 0 for a `model` that has no mask in its condition channels, got 0.5; leave it out"),
+        (
+            8,
+            {"fills_image_with_grey": "1"},
+            "must be 0 for a `model` that encodes pictures among grey frames, got",
+        ),
+    ],
+)
+def test_keyframes_that_the_model_or_the_clips_do_not_allow_are_refused(
+    channels: int, metadata: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path, keyframe_probability=0.5)
+    transformer = JoVATransformer3DModel(**{**MODEL, "in_channels": channels})
+    header = RecordHeader(Path("clip"), {"video_latents": (2, 3, 4, 4)}, {}, metadata)
+    with pytest.raises(ValueError, match=message):
+        check_keyframes([header], transformer, config)
+    check_keyframes([header], transformer, tiny_config(tmp_path))
+    check_keyframes([RecordHeader(Path("still"), {"video_latents": (2, 1, 4, 4)}, {}, {})], transformer, config)

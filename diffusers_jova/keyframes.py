@@ -1,0 +1,103 @@
+"""Pictures at given frames of a clip behind the first: in one form, at their place, or refused.
+
+What a causal VAE makes of time decides what can be given. Its latents hold 4 frames each, but for the first:
+
+- On condition channels with grey frames (MOVA), the clip is encoded with each picture at its frame among grey ones,
+  and a mask channel stands for each frame of a latent, as `WanImageToVideoPipeline` has it for its `last_image`.
+- On the others (JoVA), and as a clean latent at timestep 0 (Wan towers, Ovi, NAVA, UniAVGen), a picture is its latent:
+  that of a clip in which it stands still. LTX-2 encodes a picture alone and adds it as rows of their own, at the time
+  of its frame, which its weights were trained for; its `index` counts latents, ours counts frames.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from jova_cli.keyframes import LAST, place_frames
+from jova_cli.latent_lengths import latent_of_frame, num_frames_of
+
+from .conditions import check_repeats
+from .moviepy_clips import unpack_moviepy
+from .number_arguments import whole_number
+from .pictures import to_pictures
+from .pipeline_checks import CallInputs
+
+
+class Keyframe(NamedTuple):
+    """What is given for one frame.
+
+    Attributes:
+        name: Argument that it came from.
+        pictures: [H, W, 3], one for all clips or one per prompt, in one form (see `pictures.py`).
+    """
+
+    name: str
+    pictures: list[np.ndarray]
+
+
+def settle_keyframes(inputs: CallInputs) -> CallInputs:
+    """Bring the pictures at given frames into one form."""
+    last_image, keyframes = inputs.last_image, inputs.keyframes
+    if last_image is not None:
+        last_image = to_pictures("last_image", unpack_moviepy("last_image", last_image))
+    if keyframes is not None:
+        if not isinstance(keyframes, Mapping):
+            raise ValueError(
+                f"`keyframes` must be a dict of pictures by their frames, got {type(keyframes).__name__}; pass "
+                "{40: picture}, say"
+            )
+        keyframes = {
+            whole_number("frame in keyframes", frame): to_pictures("keyframes", unpack_moviepy("keyframes", pictures))
+            for frame, pictures in keyframes.items()
+        }
+    return replace(inputs, last_image=last_image, keyframes=keyframes or None)
+
+
+def place_keyframes(inputs: CallInputs, num_frames: int) -> dict[int, Keyframe]:
+    """The pictures of settled inputs by their frames in a clip of so many, ascending.
+
+    Raises:
+        ValueError: A frame is outside the clip, within the given video, or given twice.
+    """
+    found = [] if inputs.last_image is None else [(LAST, Keyframe("last_image", inputs.last_image))]
+    found += [(frame, Keyframe("keyframes", pictures)) for frame, pictures in (inputs.keyframes or {}).items()]
+    num_given_frames = 0 if inputs.video is None else len(inputs.video)
+    frames = place_frames([(given.name, frame) for frame, given in found], num_frames, num_given_frames)
+    return dict(sorted(zip(frames, (given for _, given in found), strict=True), key=lambda pair: pair[0]))
+
+
+def check_keyframes(
+    keyframes: Mapping[int, Keyframe],
+    num_clips: int,
+    temporal_factor: int,
+    num_mask_channels: int | None,
+    encodes_grey: bool,
+) -> None:
+    """Refuse pictures that a model has no place for, or as many as fit no clips.
+
+    Args:
+        keyframes: By their frames.
+        num_clips: Of the call.
+        temporal_factor: Frames per latent after the first.
+        num_mask_channels: Condition channels that say what is given; None for a model that reads clean tokens.
+        encodes_grey: Whether pictures are encoded at their frames among grey ones; otherwise one fills its latent.
+    """
+    if keyframes and num_mask_channels == 0:
+        raise ValueError(
+            f"`{next(iter(keyframes.values())).name}` must be None for a model whose condition channels hold no mask, "
+            "which would say where a picture stands, got pictures; leave them out"
+        )
+    frame_of_latent: dict[int, int] = {}
+    for frame, given in keyframes.items():
+        check_repeats(given.name, len(given.pictures), num_clips)
+        latent = latent_of_frame(frame, temporal_factor)
+        if latent in frame_of_latent and not encodes_grey:
+            last = num_frames_of(latent + 1, temporal_factor) - 1
+            raise ValueError(
+                f"`{given.name}` must be the only picture of its latent, which holds the frames "
+                f"{last - temporal_factor + 1} to {last}, got the frames {frame_of_latent[latent]} and {frame}; leave "
+                "one out"
+            )
+        frame_of_latent[latent] = frame
