@@ -1,11 +1,13 @@
 """Components of a pipeline that contradict each other, or themselves, found when it is put together."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from inspect import signature
+from inspect import isclass, signature
 from typing import Any
 
 import torch
+from diffusers import ModelMixin, SchedulerMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,6 +22,35 @@ TEXT_WIDTHS = {  # config fields of the transformer
     "text_encoder_2": ("text_dim_2",),
     "spoken_text_encoder": ("audio_text_dim",),
 }
+
+
+CODECS = ("vae", "audio_vae", "vocoder")  # of any class that offers what is asked of its config
+
+
+def check_kinds(components: Mapping[str, Any], kinds: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse names, classes, and components where those of another kind belong; wrappers of modules pass.
+
+    Args:
+        components: Of a pipeline, by name.
+        kinds: Classes that each may have, by name, as `JoVAPipeline` declares them.
+
+    Raises:
+        ValueError: Naming the component, the classes that it may have and the one that it has.
+    """
+    wanted = {name: tuple(kind for kind in kinds[name] if kind is not type(None)) for name in components}
+    elsewhere = {kind for classes in wanted.values() for kind in classes}
+    for name, component in components.items():
+        if component is None or isinstance(component, wanted[name]):
+            continue
+        others = tuple(elsewhere) if name in CODECS else (*elsewhere, ModelMixin, SchedulerMixin)
+        if isclass(component) or isinstance(component, (*others, str, os.PathLike)):
+            classes = sorted({kind.__name__ for kind in wanted[name]})
+            found = repr(component) if isinstance(component, str | os.PathLike) else type(component).__name__
+            found = f"the class {component.__name__} itself" if isclass(component) else found
+            raise ValueError(
+                f"`{name}` must be {'one of ' if len(classes) > 1 else ''}{', '.join(classes)}, got {found}; load or "
+                "name a component of this kind"
+            )
 
 
 def check_components(components: Mapping[str, Any]) -> None:

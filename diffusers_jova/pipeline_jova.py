@@ -25,7 +25,7 @@ from jova_cli.clip_limits import check_sound_fits
 
 from .call_guard import one_thread_at_a_time
 from .clip_shape import ClipShape
-from .component_fit import check_components, check_reference_length, check_skip_layer
+from .component_fit import check_components, check_kinds, check_reference_length, check_skip_layer
 from .current_call import JoVACurrentCallMixin
 from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
@@ -194,6 +194,7 @@ class JoVAPipeline(
             max_reference_s=max_reference_s,
             negative_skip_layer=negative_skip_layer,
         )
+        check_kinds(self.components, self._get_signature_types())
         check_components(self.components)
         check_skip_layer(transformer, negative_skip_layer)
         check_reference_length(transformer, max_reference_s)
@@ -208,6 +209,7 @@ class JoVAPipeline(
         for name in ("transformer", "scheduler"):
             if getattr(self, name) is None:
                 raise ValueError(f"`{name}` must be loaded to generate anything, got None; load it")
+        check_kinds(self.components, self._get_signature_types())  # again, for they may have been replaced
         check_modalities(inputs, reads_references(self.transformer.config), self.config.needs_image)
         inputs = self.settle_media(inputs)
         settings = settings.override(frame_rate=inputs.frame_rate)
@@ -366,7 +368,7 @@ class JoVAPipeline(
             audio_apg_threshold: The same for audio.
             sequential_guidance: Whether the predictions that guidance needs are made one after the other, to save
                 memory; otherwise in one batch. None does what `fit_memory` chose, without it one batch.
-            modalities: What takes part: both, `["video"]` or `["audio"]`. None is all that the pipeline has codecs for.
+            modalities: What takes part: both, `["video"]` or `["audio"]`; None is all that there are codecs for.
             num_videos_per_prompt: Clips per prompt.
             generator: Of the noise: one per clip, or one that draws clip by clip, so that the first is that of a call
                 of its own.
@@ -540,4 +542,5 @@ class JoVAPipeline(
             frame_rate=clip.frame_rate,
             sampling_rate=self.sampling_rate,
             provenance=records,
+            is_latent=output_type == "latent",
         )

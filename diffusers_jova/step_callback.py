@@ -142,12 +142,12 @@ def replaced_features(
 def check_features(key: str, features: Any, num_clips: int, width: int | None) -> None:
     """Refuse features that are not [num_clips, S, width]; any width where a model reads none, which is refused."""
     shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
-    wanted = [num_clips, "S", "D" if width is None else width]
+    form = f"[{num_clips}, S, {'D' if width is None else width}]"
     is_fit = isinstance(shape, list) and len(shape) == 3 and [shape[0], shape[2]] == [num_clips, width or shape[2]]
     if not is_fit:
         raise ValueError(
-            f"`{key}` of a callback must be a tensor [{', '.join(map(str, wanted))}], one row per clip, got {shape}; return it in "
-            "the shape it came in"
+            f"`{key}` of a callback must be a tensor {form}, one row per clip, got {shape}; return it in the shape it "
+            "came in"
         )
 
 
