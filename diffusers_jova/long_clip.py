@@ -7,6 +7,7 @@ Letters in shapes: N frames, C channels of the sound, S samples, H, W height and
 """
 
 import hashlib
+import inspect
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,12 +22,16 @@ import torch
 from torch import Tensor
 
 from jova_cli.latent_lengths import num_frames_of
+from jova_cli.parser import did_you_mean
+from jova_cli.script import with_silence
 from jova_cli.windows import Window, WindowSize, plan_windows, with_shorter_overlap
 
 from .clip_shape import set_length
 from .content_credentials import Credentials
 from .media_arrays import SILENT, exact_frame_rate
 from .media_writing import check_place, streamed_video
+from .number_arguments import finite_number, whole_number
+from .pipeline_checks import check_prompt_type
 from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
 from .provenance import Record, active_adapters, basic_record, name_of_source
@@ -55,20 +60,49 @@ OWN = (  # arguments of a call that a long clip gives itself
 OF_FILES = ("_class_name", "_diffusers_version", "_name_or_path", "_use_default_values")  # of a config: decide nothing
 OF_VOICES = ("speaker_embeds", "audio_speaker_scale")
 LEAST_LATENTS = 1  # behind the first, of a shared part that is shortened: a frame alone does not hold looks or motion
+LARGEST_SEED = 2**64 - 1  # of torch
 NUM_DIGESTED = 64  # weights of each tensor, in a digest of all
 
 
 @dataclass(frozen=True)
 class ScriptLine:
-    """What holds from a time on.
+    """What holds from a time on, until the next line or the end of the clip.
 
     Args:
         start_s: Seconds from the beginning of the clip.
         prompt: What is seen, heard and said; a `JoVAPrompt` has its words spread evenly over the windows of the line.
+        end_s: Until when its words are said, as `end` of a script for the command line; what is seen and heard holds
+            on. None until the next line. A plain text has no words of its own, and holds on as it is.
+
+    Raises:
+        ValueError: A time that is none, or no prompt.
     """
 
     start_s: float
     prompt: str | JoVAPrompt
+    end_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("start_s", "end_s"):
+            if (value := getattr(self, name)) is not None or name == "start_s":
+                seconds = finite_number(name, value, "give seconds from the beginning of the clip")
+                if seconds < 0:
+                    raise ValueError(f"`{name}` must be 0 s or later, got {seconds:g}; 0 is the beginning of the clip")
+                object.__setattr__(self, name, seconds)
+        if self.end_s is not None and self.end_s <= self.start_s:
+            raise ValueError(f"`end_s` must come after `start_s`, {self.start_s:g}, got {self.end_s:g}; correct it")
+        if not isinstance(self.prompt, str | JoVAPrompt):
+            raise ValueError(
+                f"`prompt` of a line must be a str or a JoVAPrompt, got {self.prompt!r}; pass one of them"
+            )
+        check_prompt_type("prompt", self.prompt)
+
+    @property
+    def silent(self) -> "ScriptLine":
+        """What holds when its words are said."""
+        assert self.end_s is not None
+        prompt = self.prompt if isinstance(self.prompt, str) else replace(self.prompt, transcript="")
+        return ScriptLine(self.end_s, prompt)
 
 
 class Piece(NamedTuple):
@@ -107,7 +141,8 @@ class LongClip:
 
     Args:
         pipeline: Any `JoVAPipeline`; it says how long a window is.
-        lines: Prompts by their time, ascending, the first at 0.
+        lines: Prompts by their time, ascending, the first at 0. Behind the end of a line's words stands one more that
+            is silent, as soon as the clip is put together.
         num_frames: Of the clip, 4k + 1.
         seed: Of the noise. The first window has the noise of a single clip with this seed.
         window_frames: Frames of a window, 4k + 1; None takes the length of the clips that the model makes.
@@ -125,7 +160,8 @@ class LongClip:
         fades: Samples of the clip in which its sound goes over to that of another window, as far as it is made.
 
     Raises:
-        ValueError: If the model makes no such windows, or the lines do not fit into the clip.
+        ValueError: If an argument is of another kind, the model makes no such windows, or the lines do not fit into
+            the clip.
     """
 
     pipeline: JoVAPipeline
@@ -141,13 +177,15 @@ class LongClip:
     fades: list[slice] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        self.check_kinds()
         if unfit := [name for name in OWN if name in self.arguments]:
             raise ValueError(f"`arguments` must leave `{unfit[0]}` to the windows, got it; leave it out")
         if self.tries < 1:
             raise ValueError(f"`tries` must be at least 1, got {self.tries}; use 3, say")
         if "video" not in self.modalities:
             raise ValueError("`modalities` must hold 'video' in a long clip, got sound alone; leave them out")
-        check_starts([line.start_s for line in self.lines])
+        check_lines(self.lines)
+        self.lines = with_silence(self.lines, self.num_frames, self.frame_rate, self.pipeline.temporal_factor)
         limits = self.pipeline.clip_limits(self.modalities, self.frame_rate)
         size = WindowSize.of_model(
             own=self.pipeline.defaults.num_frames,
@@ -160,12 +198,38 @@ class LongClip:
         self.planned = plan_windows(starts_s, self.num_frames, self.frame_rate, size)
         self.windows = list(self.planned)
 
+    def check_kinds(self) -> None:
+        """Refuse what is of another kind than the arguments are, and arguments that no call has."""
+        if not isinstance(self.pipeline, JoVAPipeline):
+            raise ValueError(
+                f"`pipeline` must be a JoVAPipeline, got {self.pipeline!r}; load one by `from_pretrained`"
+            )
+        if not isinstance(self.lines, list | tuple) or not all(isinstance(line, ScriptLine) for line in self.lines):
+            raise ValueError(
+                f"`lines` must be a list of ScriptLine, got {self.lines!r}; pass `[ScriptLine(0, prompt)]`"
+            )
+        for name in ("num_frames", "seed", "window_frames", "overlap_frames", "tries"):
+            value = getattr(self, name)
+            if value is not None or name in ("num_frames", "seed", "tries"):
+                setattr(self, name, whole_number(name, value, least=0 if name == "seed" else None))
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"`seed` must be at most {LARGEST_SEED}, got {self.seed}; use a smaller one")
+        if not isinstance(self.arguments, Mapping):
+            raise ValueError(f"`arguments` must be a dict of arguments of a call, got {self.arguments!r}; pass a dict")
+        if self.announce is not None and not callable(self.announce):
+            raise ValueError(f"`announce` must be callable, got {self.announce!r}; pass a function or leave it out")
+        known = list(inspect.signature(JoVAPipeline.__call__).parameters)[1:]
+        for name in self.arguments:
+            if name not in known:
+                advice = did_you_mean(str(name), known, "leave it out")
+                raise ValueError(f"`arguments` must be those of a call of the pipeline, got {name!r}; {advice}")
+
     # 1. What all windows share
 
     @property
     def modalities(self) -> Sequence[str]:
         """What takes part."""
-        return tuple(self.arguments.get("modalities", MODALITIES))
+        return self.pipeline.settle_modalities(self.arguments.get("modalities", MODALITIES))
 
     @property
     def frame_rate(self) -> float:
@@ -451,13 +515,21 @@ class LongClip:
                 write(piece.frames, piece.audio)
 
 
-def check_starts(starts_s: Sequence[float]) -> None:
-    """Refuse times of lines that do not ascend from 0."""
-    if not starts_s or starts_s[0] != 0:
-        raise ValueError(f"`lines` must begin at 0 s, got {list(starts_s[:1])}; say what the clip begins with")
-    for before, start_s in itertools.pairwise(starts_s):
-        if not before < start_s < float("inf"):
-            raise ValueError(f"`lines` must have ascending times, got {start_s} s after {before} s; sort them")
+def check_lines(lines: Sequence[ScriptLine]) -> None:
+    """Refuse lines whose times do not ascend from 0, or that overlap."""
+    if not lines or lines[0].start_s != 0:
+        found = [line.start_s for line in lines[:1]]
+        raise ValueError(f"`lines` must begin at 0 s, got {found}; say what the clip begins with")
+    for before, line in itertools.pairwise(lines):
+        if not before.start_s < line.start_s:
+            raise ValueError(
+                f"`lines` must have ascending times, got {line.start_s} s after {before.start_s} s; sort them"
+            )
+        if before.end_s is not None and before.end_s > line.start_s:
+            raise ValueError(
+                f"`lines` must not overlap, got one from {line.start_s} s before `end_s` {before.end_s} of the last; "
+                "correct one of them"
+            )
 
 
 def seed_of_window(seed: int, index: int, attempt: int = 0) -> int:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusers_jova import JoVATransformer3DModel
-from diffusers_jova.training.loop.model import load_transformer, prepare_transformer
+from diffusers_jova.training.loop.model import describe_start, load_transformer, prepare_transformer
+from diffusers_jova.weight_branches import branch_of
 from tests.tiny_training import MODEL, tiny_config
 
 
@@ -34,3 +36,25 @@ def test_a_checkpoint_that_lacks_a_weight_is_not_trained(lost: str, tmp_path: Pa
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=rf"weights of `model` must all be in its checkpoint, got none for `{lost}`"):
         load_transformer(str(tmp_path))
+
+
+def test_a_run_says_what_its_weights_begin_as(tmp_path: Path) -> None:
+    copied = {"stage": "audio", "init_audio_from_video": True}
+    random = tiny_config(tmp_path, **copied)
+    JoVATransformer3DModel(**MODEL).save_pretrained(tmp_path / "trained")
+    loaded = tiny_config(tmp_path, model=str(tmp_path / "trained"), **copied)
+    said = [describe_start(prepare_transformer(config), config) for config in (random, loaded, tiny_config(tmp_path))]
+    start = f"the weights begin at random, in the sizes of `{tmp_path / 'model.json'}`"
+    assert re.fullmatch(
+        re.escape(start)
+        + r", the audio branch as a copy of the random video branch: \d+ of its \d+ tensors, the others "
+        r"have no twin of their shape; `model` may name a trained one, such as the result of stage 1 for video",
+        said[0],
+    )
+    assert said[1].startswith(
+        f"the weights begin as those of `{loaded.model}`, the audio branch as a copy of the loaded video branch: "
+    )
+    assert said[2] == start
+    num_copied, num_all = map(int, re.findall(r"(\d+) of its (\d+)", said[1])[0])
+    own = [name for name, _ in JoVATransformer3DModel(**MODEL).named_parameters() if branch_of(name) == "audio"]
+    assert 0 < num_copied < num_all == len(own)
