@@ -427,7 +427,11 @@ class JoVAMediaMixin:
         return self.finish_audio(given, output_type, clip)
 
     def finish_audio(self, waveform: Tensor, output_type: str, clip: ClipShape) -> Any:
-        """Cut a waveform [1 or B, channels, S] to the clip, or fill it up with silence: float32, one per clip."""
+        """Cut a waveform [1 or B, channels, S] to the clip, or fill it up with silence: float32, one per clip.
+
+        Codecs that round to the nearest latent lack up to half of one. One latent more would cover the clip, but clips
+        were encoded by the same rule for training: a transformer never saw what such a latent holds.
+        """
         waveform = set_length(waveform.float().clamp(-1, 1).cpu(), clip.num_samples(self.audio_codec.sampling_rate))
         waveform = repeat_to_batch("audio", waveform, clip.batch_size)
         return waveform.numpy() if output_type == "np" else waveform
