@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import ModelMixin, SchedulerMixin
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .audio_codec import JoVAAudioCodec, needs_vocoder
 from .number_arguments import is_finite_number, positive_number, whole_number
@@ -32,20 +32,22 @@ def check_kinds(components: Mapping[str, Any], kinds: Mapping[str, Sequence[Any]
 
     Args:
         components: Of a pipeline, by name.
-        kinds: Classes that each may have, by name, as `JoVAPipeline` declares them.
+        kinds: Classes that each may have, by name, as `JoVAPipeline` declares them among its other arguments.
 
     Raises:
         ValueError: Naming the component, the classes that it may have and the one that it has.
     """
-    wanted = {name: tuple(kind for kind in kinds[name] if kind is not type(None)) for name in components}
-    elsewhere = {kind for classes in wanted.values() for kind in classes}
+    roots = (nn.Module, SchedulerMixin, PreTrainedTokenizerBase)
+    known = {kind for classes in kinds.values() for kind in classes if isclass(kind) and issubclass(kind, roots)}
     for name, component in components.items():
-        if component is None or isinstance(component, wanted[name]):
+        wanted = tuple(kind for kind in kinds.get(name, ()) if kind in known)
+        if component is None or not wanted or isinstance(component, wanted):
             continue
-        others = tuple(elsewhere) if name in CODECS else (*elsewhere, ModelMixin, SchedulerMixin)
-        if isclass(component) or isinstance(component, (*others, str, os.PathLike)):
-            classes = sorted({kind.__name__ for kind in wanted[name]})
-            found = repr(component) if isinstance(component, str | os.PathLike) else type(component).__name__
+        others = tuple(known) if name in CODECS else (*known, ModelMixin, SchedulerMixin)
+        is_plain = not hasattr(component, "__module__") or isinstance(component, os.PathLike)
+        if is_plain or isclass(component) or isinstance(component, others):
+            classes = sorted({kind.__name__ for kind in wanted})
+            found = repr(component) if is_plain else type(component).__name__
             found = f"the class {component.__name__} itself" if isclass(component) else found
             raise ValueError(
                 f"`{name}` must be {'one of ' if len(classes) > 1 else ''}{', '.join(classes)}, got {found}; load or "

@@ -25,7 +25,7 @@ from jova_cli.clip_limits import check_sound_fits
 
 from .call_guard import one_thread_at_a_time
 from .clip_shape import ClipShape
-from .component_fit import check_components, check_kinds, check_reference_length, check_skip_layer
+from .component_fit import check_components, check_reference_length, check_skip_layer
 from .current_call import JoVACurrentCallMixin
 from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
@@ -194,7 +194,6 @@ class JoVAPipeline(
             max_reference_s=max_reference_s,
             negative_skip_layer=negative_skip_layer,
         )
-        check_kinds(self.components, self._get_signature_types())
         check_components(self.components)
         check_skip_layer(transformer, negative_skip_layer)
         check_reference_length(transformer, max_reference_s)
@@ -209,7 +208,6 @@ class JoVAPipeline(
         for name in ("transformer", "scheduler"):
             if getattr(self, name) is None:
                 raise ValueError(f"`{name}` must be loaded to generate anything, got None; load it")
-        check_kinds(self.components, self._get_signature_types())  # again, for they may have been replaced
         check_modalities(inputs, reads_references(self.transformer.config), self.config.needs_image)
         inputs = self.settle_media(inputs)
         settings = settings.override(frame_rate=inputs.frame_rate)

@@ -144,11 +144,16 @@ def test_a_component_of_another_kind_is_named_as_what_it_is(parts: Callable[[], 
         build_tiny_pipeline(**parts())
 
 
-def test_a_component_that_is_replaced_by_its_name_is_refused_in_the_call() -> None:
+def test_a_component_is_not_replaced_by_a_name_or_one_of_another_kind() -> None:
     pipeline = build_tiny_pipeline()
-    pipeline.scheduler = "euler"
     with pytest.raises(ValueError, match="`scheduler` must be SchedulerMixin, got 'euler'; load or name a component"):
-        pipeline("a dog")
+        pipeline.scheduler = "euler"
+    with pytest.raises(
+        ValueError, match="`vocoder` must be one of .*, got AutoencoderKLWan; load or name a component"
+    ):
+        pipeline.vocoder = pipeline.vae
+    assert pipeline.scheduler.config.shift == 1
+    assert isinstance(pipeline.vocoder, MMAudioVocoder)
 
 
 @pytest.mark.parametrize(("parts", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS.keys())

@@ -212,8 +212,8 @@ def test_one_file_of_this_package_is_told_from_a_release(tmp_path: Path, capsys:
             main([kind, str(path), str(tmp_path / "out")])
         assert (
             f"`SOURCE` of `{kind}` must be as its authors released it, got a JoVATransformer3DModel in the layout of "
-            f"diffusers, with its config in the header of `{path}`; make a folder of it by `jova convert single_file`, "
-            "or load it by `JoVATransformer3DModel.from_single_file`"
+            f"diffusers, with its config in the header of `{path}`; make a folder of it by `jova convert single_file"
+            "`, or load it by `JoVATransformer3DModel.from_single_file`"
         ) in capsys.readouterr().err
     num_parameters = build_transformer().num_parameters()
     jova(["info", str(path)])
