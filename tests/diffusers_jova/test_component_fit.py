@@ -149,7 +149,7 @@ def test_a_component_is_not_replaced_by_a_name_or_one_of_another_kind() -> None:
     with pytest.raises(ValueError, match="`scheduler` must be SchedulerMixin, got 'euler'; load or name a component"):
         pipeline.scheduler = "euler"
     with pytest.raises(
-        ValueError, match="`vocoder` must be one of .*, got AutoencoderKLWan; load or name a component"
+        ValueError, match=r"`vocoder` must be one of .*, got AutoencoderKLWan; load or name a component"
     ):
         pipeline.vocoder = pipeline.vae
     assert pipeline.scheduler.config.shift == 1
