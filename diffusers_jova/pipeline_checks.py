@@ -1,6 +1,6 @@
 """What a call of `JoVAPipeline` may be given, and an error for every way to be wrong."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -201,6 +201,11 @@ def check_embeds(name: str, embeds: Any, widths: TextWidths) -> None:
                 f"{features.shape[0]}; {advice}"
             )
         check_mask(name, mask, features)
+    if widths.features_2 is not None and embeds.features_2 is None:
+        raise ValueError(
+            f"`{name}` must be `PromptEmbeds` with `features_2` for this model, which has a second text encoder, got "
+            f"none; {advice}"
+        )
     if (positions := embeds.speaker_positions) is not None:
         check_tensor(f"{name}.speaker_positions", positions, "a tensor of rows of the features [B, P]", advice)
 
@@ -274,7 +279,8 @@ def check_names(argument: str, names: Any, known: Sequence[str]) -> None:
         names: What is given.
         known: Those that there are, for advice.
     """
-    if isinstance(names, list | tuple | set | frozenset) and all(isinstance(name, str) for name in names):
+    is_list = isinstance(names, Sequence | Set) and not isinstance(names, str | bytes)
+    if is_list and all(isinstance(name, str) for name in names):
         return
     example = [names] if isinstance(names, str) and names in known else [known[0]]
     raise ValueError(f"`{argument}` must be a list of names out of {list(known)}, got {names!r}; pass {example}, say")
@@ -291,7 +297,9 @@ def check_modality_names(modalities: Any) -> None:
     """Refuse modalities that do not exist or come twice, and what is no list of them."""
     check_names("modalities", modalities, MODALITIES)
     if not modalities or any(name not in MODALITIES for name in modalities):
-        raise ValueError(f"`modalities` must be a choice of {list(MODALITIES)}, got {list(modalities)}; None is both")
+        raise ValueError(
+            f"`modalities` must be a choice of {list(MODALITIES)}, got {list(modalities)}; None takes all"
+        )
     if len({*modalities}) < len(modalities):
         raise ValueError(f"`modalities` must name each modality once, got {list(modalities)}; leave the others out")
 

@@ -127,9 +127,14 @@ def test_a_batch_without_an_index_writes_its_first_clip_and_says_so(
 
 def test_features_of_a_second_encoder_and_of_what_is_said_have_the_widths_that_are_read() -> None:
     widths = TextWidths(16, 8, 4)
-    check_embeds("prompt_embeds", PromptEmbeds(RIGHT, None, RIGHT[..., :8], audio_features=RIGHT[..., :4]), widths)
-    for name in ("features_2", "audio_features"):
-        with pytest.raises(ValueError, match=rf"`prompt_embeds.{name}` must be a tensor of floats \[B, S, [84]\]"):
-            check_embeds("prompt_embeds", PromptEmbeds(RIGHT)._replace(**{name: RIGHT}), widths)
-    with pytest.raises(ValueError, match=r"must be as many prompts as its `features`, 1, got 2"):
-        check_embeds("prompt_embeds", PromptEmbeds(RIGHT, features_2=torch.zeros(2, 3, 8)), widths)
+    right = PromptEmbeds(RIGHT, None, RIGHT[..., :8], audio_features=RIGHT[..., :4])
+    check_embeds("prompt_embeds", right, widths)
+    wrong = {
+        r"`prompt_embeds.features_2` must be a tensor of floats \[B, S, 8\], got": right._replace(features_2=RIGHT),
+        r"`prompt_embeds.audio_features` must be a tensor of floats": right._replace(audio_features=RIGHT),
+        "must be as many prompts as its `features`, 1, got 2": right._replace(features_2=torch.zeros(2, 3, 8)),
+        "`prompt_embeds` must be `PromptEmbeds` with `features_2` for this model": right._replace(features_2=None),
+    }
+    for message, embeds in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            check_embeds("prompt_embeds", embeds, widths)
