@@ -327,7 +327,6 @@ def test_a_default_that_a_call_replaces_and_a_clip_that_was_made_change_no_origi
         ({"seed": "x"}, "`seed` must be a whole number, got 'x'; write it without quotes"),
         ({"seed": -1}, "`seed` must be at least 0, got -1"),
         ({"seed": 2**64}, f"`seed` must be at most {2**64 - 1}, got {2**64}; use a smaller one"),
-        ({"pipeline": "x"}, "`pipeline` must be a JoVAPipeline, got 'x'; load one by `from_pretrained`"),
         ({"announce": 3}, "`announce` must be callable, got 3; pass a function or leave it out"),
         ({"arguments": {"hieght": 32}}, "`arguments` must be those of a call of the pipeline, got 'hieght'; did you"),
         (
@@ -372,7 +371,12 @@ def test_the_words_of_a_line_end_and_its_picture_holds_on(pipeline: JoVAPipeline
         (2.0, "a dog"),
     ]
     ends = [ScriptLine(0.0, said, 0.9), ScriptLine(1.0, "a dog")]  # a pause of less than a latent, 0.25 s, is none
-    assert len(long_clip(pipeline, lines=ends).lines) == 2
+    assert len(long_clip(pipeline, lines=ends, num_frames=33).lines) == 2
+
+
+def test_a_long_clip_is_made_by_a_loaded_pipeline() -> None:
+    with pytest.raises(ValueError, match="`pipeline` must be a JoVAPipeline, got 'x'; load one by `from_pretrained`"):
+        LongClip(pipeline="x", lines=LINES, num_frames=NUM_FRAMES, seed=3)
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(
