@@ -218,10 +218,11 @@ class LongClip:
             raise ValueError(f"`arguments` must be a dict of arguments of a call, got {self.arguments!r}; pass a dict")
         if self.announce is not None and not callable(self.announce):
             raise ValueError(f"`announce` must be callable, got {self.announce!r}; pass a function or leave it out")
-        known = list(inspect.signature(JoVAPipeline.__call__).parameters)[1:]
+        taken = inspect.signature(type(self.pipeline).__call__).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
         for name in self.arguments:
-            if name not in known:
-                advice = did_you_mean(str(name), known, "leave it out")
+            if name not in taken and not takes_all:
+                advice = did_you_mean(str(name), [*taken], "leave it out")
                 raise ValueError(f"`arguments` must be those of a call of the pipeline, got {name!r}; {advice}")
 
     # 1. What all windows share

@@ -43,7 +43,9 @@ def remedy(value: Any, wanted: str) -> str:
     if isinstance(value, bool | np.bool_):
         return f"give {wanted}, no flag"
     if isinstance(value, numbers.Real):
-        return "write it without a point" if is_finite_number(value) and float(value).is_integer() else f"give {wanted}"
+        return (
+            "write it without a point" if is_finite_number(value) and float(value).is_integer() else f"give {wanted}"
+        )
     if hasattr(value, "item"):  # tensors and arrays
         return f"give {wanted} of Python, by `.item()` of one that holds it alone"
     return f"give {wanted} alone"
