@@ -231,8 +231,7 @@ def check_mask(name: str, mask: Any, features: Tensor | None) -> None:
     if not isinstance(mask, Tensor) or list(mask.shape) != shape:
         found = list(mask.shape) if isinstance(mask, Tensor) else describe_tensor(mask)
         raise ValueError(
-            f"mask of `{name}` must be a tensor {shape}, one value per row of its features, got {found}; pad both "
-            "alike"
+            f"mask of `{name}` must be {shape}, one value per row of its features, got {found}; pad both alike"
         )
 
 

@@ -34,7 +34,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"prompt_embeds": [RIGHT]}, "`prompt_embeds` must be a tensor [B, S, 16] or `PromptEmbeds`, got a list; take"),
     ({"prompt_embeds": PromptEmbeds(RIGHT.numpy())}, f"of floats [B, S, 16], got an array [1, 3, 16]; {ARRAY}"),
-    ({"prompt_embeds": PromptEmbeds(RIGHT, np.ones((1, 3)))}, "mask of `prompt_embeds` must be a tensor [1, 3], one"),
+    ({"prompt_embeds": PromptEmbeds(RIGHT, np.ones((1, 3)))}, "mask of `prompt_embeds` must be [1, 3], one"),
     ({"prompt_embeds": PromptEmbeds(RIGHT, features_2=RIGHT)}, "`prompt_embeds.features_2` must be None for this"),
     ({"prompt_embeds": PromptEmbeds(RIGHT, mask_2=RIGHT[..., 0])}, "mask of `prompt_embeds` must go with features"),
     (
