@@ -17,11 +17,12 @@ from diffusers import __version__ as diffusers_version
 from transformers import AutoConfig
 
 from diffusers_jova.audio_codec import JoVAAudioCodec
-from diffusers_jova.component_fit import check_components, check_reference_length, check_skip_layer
+from diffusers_jova.component_fit import check_components, check_kinds, check_reference_length, check_skip_layer
 from diffusers_jova.component_outline import build_outline
 from diffusers_jova.conversion.components import LIBRARIES, TRUSTED, WAVEFORM_VAES, class_of, transformers_class
 from diffusers_jova.conversion.output import new_folder
 from diffusers_jova.conversion.rules import listed
+from diffusers_jova.pipeline_jova import JoVAPipeline
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
 from jova_cli.assemble import NAMES
 from jova_cli.json_text import read_object
@@ -104,6 +105,8 @@ def entry(name: str, path: Path) -> list[str]:
     index = path.parent / INDEX
     stored = (read_object(index) if index.is_file() else {}).get(path.name)
     if "tokenizer" in name:
+        if other := class_of(path / "config.json", "_class_name"):
+            raise ValueError(f"`{name}` must be a tokenizer, got {other} in `{path}`; name the folder of a tokenizer")
         cls = class_of(path / "tokenizer_config.json", "tokenizer_class") or "AutoTokenizer"
         library = "transformers"
     elif name.startswith("text_encoder"):
@@ -140,6 +143,7 @@ def check_fit(found: Mapping[str, Path], index: Mapping[str, Any]) -> None:
             raise ValueError(f"`{name}` and `{tokenizer}` must be given together, got one; name the other as well")
     models = [name for name in ("transformer", "vae", "audio_vae", VOCODER, "spoken_text_encoder") if name in found]
     parts: dict[str, Any] = {name: build_outline(index[name], found[name]) for name in models}
+    check_kinds(parts, JoVAPipeline._get_signature_types())
     encoders = [name for name in ("text_encoder", "text_encoder_2") if name in found]
     parts |= {name: SimpleNamespace(config=AutoConfig.from_pretrained(found[name])) for name in encoders}
     check_components(parts)

@@ -113,11 +113,12 @@ class JoVAAudioCodec:
         shortest = math.ceil(self._vae.min_num_samples * self.sampling_rate / self._vae.sampling_rate)
         return max(shortest, self.num_samples_for(1))
 
-    def encode(self, waveform: Tensor) -> Tensor:
+    def encode(self, waveform: Tensor, name: str = "waveform") -> Tensor:
         """Encode sound to the mean of its posterior, scaled as the transformer sees it.
 
         Args:
             waveform: Float [B, num_channels, S] in [-1, 1] at `sampling_rate`.
+            name: Argument that it came from, which errors name.
 
         Returns:
             Latents [B, L, C], float32. A remainder shorter than one latent is dropped, by a waveform VAE filled up.
@@ -127,7 +128,7 @@ class JoVAAudioCodec:
         """
         if waveform.ndim != 3 or waveform.shape[1] != self.num_channels:
             raise ValueError(
-                f"`waveform` must have the shape [B, {self.num_channels}, S], got {list(waveform.shape)}; "
+                f"`{name}` must have the shape [B, {self.num_channels}, S], got {list(waveform.shape)}; "
                 "`media.mix_channels` changes the number of channels"
             )
         waveform = _resample(waveform.float(), self.sampling_rate, self._vae.sampling_rate)
@@ -135,7 +136,7 @@ class JoVAAudioCodec:
             min_s, duration_s = (
                 samples / self._vae.sampling_rate for samples in (self._vae.min_num_samples, waveform.shape[2])
             )
-            raise ValueError(f"`waveform` must last at least {min_s:.4f} s, got {duration_s:.4f} s; use longer sound")
+            raise ValueError(f"`{name}` must last at least {min_s:.4f} s, got {duration_s:.4f} s; use longer sound")
         return self._vae.encode(waveform).float()
 
     def decode(self, latents: Tensor) -> Tensor:

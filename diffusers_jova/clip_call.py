@@ -177,11 +177,11 @@ def long_clip(pipeline: JoVAPipeline, args: argparse.Namespace, seed: int, given
         given: Media that the words name, as `given_media` reads them.
     """
     frame_rate = args.frame_rate or pipeline.defaults.frame_rate
-    num_frames, rows = lay_out(args, frame_rate, pipeline.temporal_factor)
+    num_frames, _ = lay_out(args, frame_rate, pipeline.temporal_factor)
     own = {**prompt_arguments(args), **number_arguments(args), **given, "modalities": args.modalities}
     clip = LongClip(
         pipeline=pipeline,
-        lines=[ScriptLine(row.start_s, prompt_of(row.texts)) for row in rows],
+        lines=[ScriptLine(row.start_s, prompt_of(row.texts), row.end_s) for row in args.script_rows],
         num_frames=num_frames,
         seed=seed,
         window_frames=args.window_frames,

@@ -1,13 +1,15 @@
 """Components of a pipeline that contradict each other, or themselves, found when it is put together."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from inspect import signature
+from inspect import isclass, signature
 from typing import Any
 
 import torch
+from diffusers import ModelMixin, SchedulerMixin
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .audio_codec import JoVAAudioCodec, needs_vocoder
 from .number_arguments import is_finite_number, positive_number, whole_number
@@ -20,6 +22,37 @@ TEXT_WIDTHS = {  # config fields of the transformer
     "text_encoder_2": ("text_dim_2",),
     "spoken_text_encoder": ("audio_text_dim",),
 }
+
+
+CODECS = ("vae", "audio_vae", "vocoder")  # of any class that offers what is asked of its config
+
+
+def check_kinds(components: Mapping[str, Any], kinds: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse names, classes, and components where those of another kind belong; wrappers of modules pass.
+
+    Args:
+        components: Of a pipeline, by name.
+        kinds: Classes that each may have, by name, as `JoVAPipeline` declares them among its other arguments.
+
+    Raises:
+        ValueError: Naming the component, the classes that it may have and the one that it has.
+    """
+    roots = (nn.Module, SchedulerMixin, PreTrainedTokenizerBase)
+    known = {kind for classes in kinds.values() for kind in classes if isclass(kind) and issubclass(kind, roots)}
+    for name, component in components.items():
+        wanted = tuple(kind for kind in kinds.get(name, ()) if kind in known)
+        if component is None or not wanted or isinstance(component, wanted):
+            continue
+        others = tuple(known) if name in CODECS else (*known, ModelMixin, SchedulerMixin)
+        is_plain = not hasattr(component, "__module__") or isinstance(component, os.PathLike)
+        if is_plain or isclass(component) or isinstance(component, others):
+            classes = sorted({kind.__name__ for kind in wanted})
+            found = repr(component) if is_plain else type(component).__name__
+            found = f"the class {component.__name__} itself" if isclass(component) else found
+            raise ValueError(
+                f"`{name}` must be {'one of ' if len(classes) > 1 else ''}{', '.join(classes)}, got {found}; load or "
+                "name a component of this kind"
+            )
 
 
 def check_components(components: Mapping[str, Any]) -> None:

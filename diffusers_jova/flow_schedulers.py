@@ -1,8 +1,10 @@
-"""Which plain schedulers of diffusers predict our velocity, and how one of them gets another shift."""
+"""Which plain schedulers of diffusers predict our velocity, and how one of them walks the levels of a shift."""
 
 import inspect
 from typing import Any
 
+import numpy as np
+import torch
 from diffusers import (
     FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -21,6 +23,7 @@ FLOW_MATCH_CLASSES = (
     LTXEulerAncestralRFScheduler,
 )
 FLOW_OPTIONS = {"prediction_type", "use_flow_sigmas", "flow_shift"}  # of those that can be told to
+EULER_OPTIONS = set(inspect.signature(FlowMatchEulerDiscreteScheduler).parameters)
 OWN_SCHEDULER = "build ours with `FlowMatchAudioVideoScheduler.from_config(pipe.scheduler.config)`"
 
 
@@ -43,6 +46,37 @@ def check_predicts_flow(scheduler: Any) -> None:
                 f"`{option}` must be {neutral} for two modalities, got {config[option]} in a {name}; "
                 f"{rebuilt if option in options else OWN_SCHEDULER}"
             )
+
+
+def lay_out_levels(
+    scheduler: Any, num_inference_steps: int, even: np.ndarray, device: str | torch.device | None = None
+) -> None:
+    """Let a plain flow scheduler lay out its levels, each shifted once.
+
+    Left to themselves, those of `FLOW_MATCH_CLASSES` shift twice: their even levels end at `sigma_min`, which is the
+    least level after the shift. Pipelines of diffusers give them even levels instead, and so do we; the others shift
+    once by themselves.
+
+    Args:
+        scheduler: Of diffusers; an own copy.
+        num_inference_steps: N.
+        even: Even levels from 1 on before any shift, [N], the final 0 left out.
+        device: Where its timesteps live.
+    """
+    levels = even.tolist()
+    if isinstance(scheduler, LTXEulerAncestralRFScheduler):  # shifts nothing that it is given
+        plain = FlowMatchEulerDiscreteScheduler(
+            **{name: scheduler.config[name] for name in EULER_OPTIONS if name in scheduler.config}
+        )
+        plain.set_timesteps(sigmas=levels, device=device)
+        scheduler.set_timesteps(sigmas=plain.sigmas, device=device)
+    elif isinstance(scheduler, FlowMatchHeunDiscreteScheduler):  # takes none
+        scheduler.sigma_max, scheduler.sigma_min = levels[0], levels[-1]
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    elif isinstance(scheduler, FLOW_MATCH_CLASSES):
+        scheduler.set_timesteps(sigmas=levels, device=device)
+    else:
+        scheduler.set_timesteps(num_inference_steps, device=device)
 
 
 def declared_shift(scheduler: Any) -> float:

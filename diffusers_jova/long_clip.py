@@ -7,7 +7,7 @@ Letters in shapes: N frames, C channels of the sound, S samples, H, W height and
 """
 
 import hashlib
-import itertools
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -22,16 +22,21 @@ from torch import Tensor
 
 from jova_cli.keyframes import LAST, place_frames
 from jova_cli.latent_lengths import num_frames_of
+from jova_cli.parser import did_you_mean
+from jova_cli.script import with_silence
 from jova_cli.windows import Window, WindowSize, plan_windows, with_shorter_overlap
 
 from .clip_shape import set_length
 from .content_credentials import Credentials
 from .media_arrays import SILENT, exact_frame_rate
 from .media_writing import check_place, streamed_video
+from .number_arguments import whole_number
 from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
 from .provenance import Record, active_adapters, basic_record, name_of_source
 from .reference_rows import reads_references
+from .script_lines import ScriptLine as ScriptLine
+from .script_lines import check_lines
 from .spoken_tail import ends_in_pause, words_at_end
 from .transformer_jova import MODALITIES
 from .whole_files import explained_full_disk
@@ -56,20 +61,8 @@ OWN = (  # arguments of a call that a long clip gives itself
 OF_FILES = ("_class_name", "_diffusers_version", "_name_or_path", "_use_default_values")  # of a config: decide nothing
 OF_VOICES = ("speaker_embeds", "audio_speaker_scale")
 LEAST_LATENTS = 1  # behind the first, of a shared part that is shortened: a frame alone does not hold looks or motion
+LARGEST_SEED = 2**64 - 1  # of torch
 NUM_DIGESTED = 64  # weights of each tensor, in a digest of all
-
-
-@dataclass(frozen=True)
-class ScriptLine:
-    """What holds from a time on.
-
-    Args:
-        start_s: Seconds from the beginning of the clip.
-        prompt: What is seen, heard and said; a `JoVAPrompt` has its words spread evenly over the windows of the line.
-    """
-
-    start_s: float
-    prompt: str | JoVAPrompt
 
 
 class Piece(NamedTuple):
@@ -108,7 +101,8 @@ class LongClip:
 
     Args:
         pipeline: Any `JoVAPipeline`; it says how long a window is.
-        lines: Prompts by their time, ascending, the first at 0.
+        lines: Prompts by their time, ascending, the first at 0. Behind the end of a line's words stands one more that
+            is silent, as soon as the clip is put together.
         num_frames: Of the clip, 4k + 1.
         seed: Of the noise. The first window has the noise of a single clip with this seed.
         window_frames: Frames of a window, 4k + 1; None takes the length of the clips that the model makes.
@@ -127,7 +121,8 @@ class LongClip:
         fades: Samples of the clip in which its sound goes over to that of another window, as far as it is made.
 
     Raises:
-        ValueError: If the model makes no such windows, or the lines do not fit into the clip.
+        ValueError: If an argument is of another kind, the model makes no such windows, or the lines do not fit into
+            the clip.
     """
 
     pipeline: JoVAPipeline
@@ -143,13 +138,15 @@ class LongClip:
     fades: list[slice] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        self.check_kinds()
         if unfit := [name for name in OWN if name in self.arguments]:
             raise ValueError(f"`arguments` must leave `{unfit[0]}` to the windows, got it; leave it out")
         if self.tries < 1:
             raise ValueError(f"`tries` must be at least 1, got {self.tries}; use 3, say")
         if "video" not in self.modalities:
             raise ValueError("`modalities` must hold 'video' in a long clip, got sound alone; leave them out")
-        check_starts([line.start_s for line in self.lines])
+        check_lines(self.lines)
+        self.lines = with_silence(self.lines, self.num_frames, self.frame_rate, self.pipeline.temporal_factor)
         limits = self.pipeline.clip_limits(self.modalities, self.frame_rate)
         size = WindowSize.of_model(
             own=self.pipeline.defaults.num_frames,
@@ -163,12 +160,39 @@ class LongClip:
         self.keyframes = self.place_keyframes()
         self.windows = list(self.planned)
 
+    def check_kinds(self) -> None:
+        """Refuse what is of another kind than the arguments are, and arguments that no call has."""
+        if not isinstance(self.pipeline, JoVAPipeline):
+            raise ValueError(
+                f"`pipeline` must be a JoVAPipeline, got {self.pipeline!r}; load one by `from_pretrained`"
+            )
+        if not isinstance(self.lines, list | tuple) or not all(isinstance(line, ScriptLine) for line in self.lines):
+            raise ValueError(
+                f"`lines` must be a list of ScriptLine, got {self.lines!r}; pass `[ScriptLine(0, prompt)]`"
+            )
+        for name in ("num_frames", "seed", "window_frames", "overlap_frames", "tries"):
+            value = getattr(self, name)
+            if value is not None or name in ("num_frames", "seed", "tries"):
+                setattr(self, name, whole_number(name, value, least=0 if name == "seed" else None))
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"`seed` must be at most {LARGEST_SEED}, got {self.seed}; use a smaller one")
+        if not isinstance(self.arguments, Mapping):
+            raise ValueError(f"`arguments` must be a dict of arguments of a call, got {self.arguments!r}; pass a dict")
+        if self.announce is not None and not callable(self.announce):
+            raise ValueError(f"`announce` must be callable, got {self.announce!r}; pass a function or leave it out")
+        taken = inspect.signature(type(self.pipeline).__call__).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+        for name in self.arguments:
+            if name not in taken and not takes_all:
+                advice = did_you_mean(str(name), [*taken], "leave it out")
+                raise ValueError(f"`arguments` must be those of a call of the pipeline, got {name!r}; {advice}")
+
     # 1. What all windows share
 
     @property
     def modalities(self) -> Sequence[str]:
         """What takes part."""
-        return tuple(self.arguments.get("modalities", MODALITIES))
+        return self.pipeline.settle_modalities(self.arguments.get("modalities", MODALITIES))
 
     @property
     def frame_rate(self) -> float:
@@ -472,15 +496,6 @@ class LongClip:
         ):
             for piece in self.pieces(kept):
                 write(piece.frames, piece.audio)
-
-
-def check_starts(starts_s: Sequence[float]) -> None:
-    """Refuse times of lines that do not ascend from 0."""
-    if not starts_s or starts_s[0] != 0:
-        raise ValueError(f"`lines` must begin at 0 s, got {list(starts_s[:1])}; say what the clip begins with")
-    for before, start_s in itertools.pairwise(starts_s):
-        if not before < start_s < float("inf"):
-            raise ValueError(f"`lines` must have ascending times, got {start_s} s after {before} s; sort them")
 
 
 def seed_of_window(seed: int, index: int, attempt: int = 0) -> int:

@@ -1,9 +1,11 @@
-"""What counts as a number where a caller gives one: numpy's numbers do; a bool, a text or NaN is refused by name."""
+"""What counts as a number where a caller gives one, or as a flag: numpy's do; others are refused by name."""
 
 import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 
 def is_finite_number(value: Any) -> bool:
@@ -23,12 +25,41 @@ def whole_number(name: str, value: Any, least: int | None = None) -> int:
         ValueError: Naming the argument.
     """
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise ValueError(
-            f"`{name}` must be a whole number, got {value!r}; write it without quotes and without a point"
-        )
+        raise ValueError(f"`{name}` must be a whole number, got {value!r}; {remedy(value, 'a whole number')}")
     if least is not None and value < least:
         raise ValueError(f"`{name}` must be at least {least}, got {value}; use {max(least, 1)}, say")
     return int(value)
+
+
+def remedy(value: Any, wanted: str) -> str:
+    """What to do about a value that is not the number that is wanted, by what it is.
+
+    Args:
+        value: No such number.
+        wanted: In words.
+    """
+    if isinstance(value, str):
+        return "write it without quotes"
+    if isinstance(value, bool | np.bool_):
+        return f"give {wanted}, no flag"
+    if isinstance(value, numbers.Real):
+        return (
+            "write it without a point" if is_finite_number(value) and float(value).is_integer() else f"give {wanted}"
+        )
+    if hasattr(value, "item"):  # tensors and arrays
+        return f"give {wanted} of Python, by `.item()` of one that holds it alone"
+    return f"give {wanted} alone"
+
+
+def check_flags(flags: Mapping[str, Any]) -> None:
+    """Refuse flags by name that are neither True nor False.
+
+    Raises:
+        ValueError: Naming the argument.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"`{name}` must be True or False, got {value!r}; write one of them, without quotes")
 
 
 def whole_numbers(counts: Mapping[str, Any], least: int) -> dict[str, int]:
@@ -48,7 +79,7 @@ def finite_number(name: str, value: Any, advice: str = "leave it out for the mod
         ValueError: Naming the argument.
     """
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise ValueError(f"`{name}` must be a number, got {value!r}; write it without quotes")
+        raise ValueError(f"`{name}` must be a number, got {value!r}; {remedy(value, 'a number')}")
     if not math.isfinite(value):
         raise ValueError(f"`{name}` must be finite, got {value}; {advice}")
     return float(value)

@@ -1,8 +1,8 @@
 """What a call of `JoVAPipeline` may be given, and an error for every way to be wrong."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -84,6 +84,28 @@ class CallInputs:
         return count_prompts(self.prompt, self.prompt_embeds) * self.num_videos_per_prompt
 
 
+class TextWidths(NamedTuple):
+    """Widths of the features that a transformer reads, by their names in `PromptEmbeds`; None for those it has not."""
+
+    features: int
+    features_2: int | None
+    audio_features: int | None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], reads_transcripts: bool) -> "TextWidths":
+        """Those of a config, and of whether the sound reads the transcript alone."""
+        audio = config.get("audio_text_dim", config["text_dim"]) if reads_transcripts else None
+        return cls(config["text_dim"], config.get("text_dim_2"), audio)
+
+    @classmethod
+    def of_embeds(cls, embeds: PromptEmbeds) -> "TextWidths":
+        """Those of encoded prompts."""
+        parts = (embeds.features, embeds.features_2, embeds.audio_features)
+        features, features_2, audio_features = (None if part is None else part.shape[2] for part in parts)
+        assert features is not None
+        return cls(features, features_2, audio_features)
+
+
 def count_prompts(prompt: Prompts | None, prompt_embeds: PromptEmbeds | Tensor | None) -> int:
     """Prompts of a call."""
     if prompt is not None:
@@ -97,22 +119,24 @@ def check_prompts(
     prompt: Prompts | None,
     prompt_embeds: PromptEmbeds | Tensor | None,
     negatives: Mapping[str, tuple[Prompts | None, PromptEmbeds | Tensor | None]],
+    widths: TextWidths,
 ) -> None:
-    """Refuse prompts that are missing, doubled, of a wrong type, or as many as fit nothing.
+    """Refuse prompts that are missing, doubled, of a wrong type or shape, or as many as fit nothing.
 
     Args:
         prompt: Texts of the clips.
         prompt_embeds: Or their features.
         negatives: Negative prompts and their features, by the name of the argument.
+        widths: Of features that the transformer reads.
     """
     if (prompt is None) == (prompt_embeds is None):
         raise ValueError("exactly one of `prompt` and `prompt_embeds` must be given; describe the clip in `prompt`")
     check_prompt_type("prompt", prompt)
-    check_masks("prompt_embeds", prompt_embeds)
+    check_embeds("prompt_embeds", prompt_embeds, widths)
     num_prompts = count_prompts(prompt, prompt_embeds)
     for name, (negative_prompt, embeds) in negatives.items():
         check_prompt_type(name, negative_prompt)
-        check_masks(f"{name}_embeds", embeds)
+        check_embeds(f"{name}_embeds", embeds, widths)
         if negative_prompt is not None and embeds is not None:
             raise ValueError(f"`{name}` and `{name}_embeds` must not both be given; leave one out")
         if embeds is not None and (num_negative := count_prompts(None, embeds)) != num_prompts:
@@ -133,20 +157,85 @@ def check_prompt_type(name: str, prompt: Prompts | None) -> None:
             check_text(name, text)
 
 
-def check_masks(name: str, embeds: PromptEmbeds | Tensor | None) -> None:
-    """Refuse encoded prompts whose masks do not belong to their features."""
-    if not isinstance(embeds, PromptEmbeds):
+def describe_tensor(value: Any) -> str:
+    """The shape of a tensor, what else a value is."""
+    if isinstance(value, Tensor):
+        kind = "" if value.is_floating_point() else f" of {value.dtype}"
+        return f"{list(value.shape)}{kind}"
+    return f"an array {list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
+def check_tensor(name: str, value: Any, form: str, advice: str) -> None:
+    """Refuse what is no tensor, arrays above all, which look alike.
+
+    Args:
+        name: Argument, or part of one.
+        value: What is given.
+        form: What it must be, in words.
+        advice: What to do where it is no array.
+    """
+    if not isinstance(value, Tensor):
+        advice = "turn it into one by `torch.from_numpy`" if isinstance(value, np.ndarray) else advice
+        raise ValueError(f"`{name}` must be {form}, got {describe_tensor(value)}; {advice}")
+
+
+def check_embeds(name: str, embeds: Any, widths: TextWidths) -> None:
+    """Refuse encoded prompts of other types or shapes than the transformer reads.
+
+    Args:
+        name: Argument that they are given as.
+        embeds: A tensor stands for features of one encoder; None for nothing.
+        widths: Of features that the transformer reads.
+    """
+    if embeds is None:
         return
-    parts = (
-        *((embeds.features, embeds.mask), (embeds.features_2, embeds.mask_2)),
-        (embeds.audio_features, embeds.audio_mask),
-    )
-    for features, mask in parts:
-        if features is not None and mask is not None and mask.shape != features.shape[:2]:
+    advice = "take it from `encode_prompt` of this pipeline"
+    if not isinstance(embeds, PromptEmbeds):
+        form = f"a tensor [B, S, {widths.features}] or `PromptEmbeds`"
+        check_tensor(name, embeds, form, advice)
+        embeds = PromptEmbeds(embeds)
+    for part, mask_name in (("features", "mask"), ("features_2", "mask_2"), ("audio_features", "audio_mask")):
+        features, mask = getattr(embeds, part), getattr(embeds, mask_name)
+        if features is not None or part == "features":
+            check_part(name if part == "features" else f"{name}.{part}", features, getattr(widths, part), advice)
+        if features is not None and features.shape[0] != embeds.features.shape[0]:
             raise ValueError(
-                f"mask of `{name}` must be {list(features.shape[:2])}, one value per row of its features, got "
-                f"{list(mask.shape)}; pad both alike"
+                f"`{name}.{part}` must be as many prompts as its `features`, {embeds.features.shape[0]}, got "
+                f"{features.shape[0]}; {advice}"
             )
+        check_mask(name, mask, features)
+    if widths.features_2 is not None and embeds.features_2 is None:
+        raise ValueError(
+            f"`{name}` must be `PromptEmbeds` with `features_2` for this model, which has a second text encoder, got "
+            f"none; {advice}"
+        )
+    if (positions := embeds.speaker_positions) is not None:
+        check_tensor(f"{name}.speaker_positions", positions, "a tensor of rows of the features [B, P]", advice)
+
+
+def check_part(name: str, features: Any, width: int | None, advice: str) -> None:
+    """Refuse features that are not [B, S, width], and such that the transformer does not read."""
+    if width is None:
+        raise ValueError(f"`{name}` must be None for this model, which reads none, got {describe_tensor(features)}")
+    form = f"a tensor of floats [B, S, {width}]"
+    check_tensor(name, features, form, advice)
+    is_whole = features.ndim == 3 and features.shape[2] == width and 0 not in features.shape
+    if not is_whole or not features.is_floating_point():
+        raise ValueError(f"`{name}` must be {form}, got {describe_tensor(features)}; {advice}")
+
+
+def check_mask(name: str, mask: Any, features: Tensor | None) -> None:
+    """Refuse a mask of encoded prompts that does not belong to their features."""
+    if mask is None:
+        return
+    if features is None:
+        raise ValueError(f"mask of `{name}` must go with features, got it alone; leave it out")
+    shape = list(features.shape[:2])
+    if not isinstance(mask, Tensor) or list(mask.shape) != shape:
+        found = list(mask.shape) if isinstance(mask, Tensor) else describe_tensor(mask)
+        raise ValueError(
+            f"mask of `{name}` must be {shape}, one value per row of its features, got {found}; pad both alike"
+        )
 
 
 def check_template(template: str) -> None:
@@ -172,6 +261,7 @@ def check_output(inputs: CallInputs, known_tensors: Sequence[str]) -> None:
         raise ValueError(f"`output_type` must be one of {list(OUTPUT_TYPES)}, got {output_type!r}; use 'np', say")
     if callback is not None and not callable(callback):
         raise ValueError(f"`callback_on_step_end` must be callable, got {callback!r}; pass a function or leave it out")
+    check_names("callback_on_step_end_tensor_inputs", inputs.callback_on_step_end_tensor_inputs, known_tensors)
     if unknown := [name for name in inputs.callback_on_step_end_tensor_inputs if name not in known_tensors]:
         if hasattr(callback, "tensor_inputs"):
             raise ValueError(
@@ -183,6 +273,21 @@ def check_output(inputs: CallInputs, known_tensors: Sequence[str]) -> None:
         )
 
 
+def check_names(argument: str, names: Any, known: Sequence[str]) -> None:
+    """Refuse what is no list of names, such as one of them alone.
+
+    Args:
+        argument: That they are given as.
+        names: What is given.
+        known: Those that there are, for advice.
+    """
+    is_list = isinstance(names, Sequence | Set) and not isinstance(names, str | bytes)
+    if is_list and all(isinstance(name, str) for name in names):
+        return
+    example = [names] if isinstance(names, str) and names in known else [known[0]]
+    raise ValueError(f"`{argument}` must be a list of names out of {list(known)}, got {names!r}; pass {example}, say")
+
+
 GIVEN_FOR = (  # a modality
     *(("image", "video"), ("last_image", "video"), ("keyframes", "video"), ("video", "video"), ("latents", "video")),
     *(("audio", "audio"), ("speaker_embeds", "audio"), ("audio_latents", "audio")),
@@ -190,8 +295,19 @@ GIVEN_FOR = (  # a modality
 )
 
 
+def check_modality_names(modalities: Any) -> None:
+    """Refuse modalities that do not exist or come twice, and what is no list of them."""
+    check_names("modalities", modalities, MODALITIES)
+    if not modalities or any(name not in MODALITIES for name in modalities):
+        raise ValueError(
+            f"`modalities` must be a choice of {list(MODALITIES)}, got {list(modalities)}; None takes all"
+        )
+    if len({*modalities}) < len(modalities):
+        raise ValueError(f"`modalities` must name each modality once, got {list(modalities)}; leave the others out")
+
+
 def check_modalities(inputs: CallInputs, reads_reference_image: bool, needs_image: bool) -> None:
-    """Refuse modalities that do not exist, what is given for one that takes no part, and what excludes each other.
+    """Refuse what is given for a modality that takes no part, and what excludes each other.
 
     Args:
         inputs: Of the call.
@@ -199,8 +315,6 @@ def check_modalities(inputs: CallInputs, reads_reference_image: bool, needs_imag
         needs_image: Whether no clip begins without a given first frame.
     """
     modalities = inputs.modalities
-    if not modalities or any(name not in MODALITIES for name in modalities):
-        raise ValueError(f"`modalities` must be a choice of {list(MODALITIES)}, got {list(modalities)}")
     for name, modality in GIVEN_FOR:
         if getattr(inputs, name) is not None and modality not in modalities:
             raise ValueError(f"`{name}` must be None where `modalities` lacks {modality!r}; leave one of them out")

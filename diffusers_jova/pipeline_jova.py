@@ -40,10 +40,12 @@ from .media_arrays import Audio
 from .media_reading import Sound
 from .media_reading import Video as ReadVideo
 from .memory_fitting import JoVAMemoryMixin
+from .number_arguments import check_flags
 from .pictures import Fit, Pictures
 from .pipeline_checks import (
     CallInputs,
     Prompts,
+    TextWidths,
     check_generator,
     check_limits,
     check_modalities,
@@ -55,6 +57,7 @@ from .pipeline_checks import (
     check_speakers,
     check_spoken_features,
     check_template,
+    check_tensor,
     check_whole_frames,
     given_lengths,
 )
@@ -224,7 +227,11 @@ class JoVAPipeline(
 
     def check_inputs(self, inputs: CallInputs, settings: GenerationDefaults) -> None:
         """Raise a ValueError that says what to do for every settled argument of a call that cannot be served."""
-        check_prompts(inputs.prompt, inputs.prompt_embeds, inputs.negatives)
+        widths = TextWidths.of(self.transformer.config, self.reads_transcripts)
+        check_prompts(inputs.prompt, inputs.prompt_embeds, inputs.negatives, widths)
+        for name, shape in (("latents", "[B, C, F, h, w]"), ("audio_latents", "[B, L, C]")):
+            if (start := getattr(inputs, name)) is not None:
+                check_tensor(name, start, f"a tensor {shape}", "leave it out for noise")
         check_output(inputs, self._callback_tensor_inputs)
         check_generator(inputs.generator, inputs.num_clips)
         config = self.transformer.config
@@ -296,7 +303,7 @@ class JoVAPipeline(
         apg_threshold: float | None = None,
         audio_apg_threshold: float | None = None,
         sequential_guidance: bool | None = None,
-        modalities: Sequence[str] = MODALITIES,
+        modalities: Sequence[str] | None = MODALITIES,
         num_videos_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -372,7 +379,7 @@ class JoVAPipeline(
             audio_apg_threshold: The same for audio.
             sequential_guidance: Whether the predictions that guidance needs are made one after the other, to save
                 memory; otherwise in one batch. None does what `fit_memory` chose, without it one batch.
-            modalities: What takes part: both, `["video"]` or `["audio"]`.
+            modalities: What takes part: both, `["video"]` or `["audio"]`; None is all that there are codecs for.
             num_videos_per_prompt: Clips per prompt.
             generator: Of the noise: one per clip, or one that draws clip by clip, so that the first is that of a call
                 of its own.
@@ -394,6 +401,10 @@ class JoVAPipeline(
             pictures as the VAE decodes them, so that they do not flash among their neighbours.
         """
         # 1. Settle what the call is about
+        check_flags({"return_dict": return_dict})
+        if sequential_guidance is not None:
+            check_flags({"sequential_guidance": sequential_guidance})
+        modalities = self.settle_modalities(modalities)
         inputs = CallInputs(
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -545,4 +556,5 @@ class JoVAPipeline(
             frame_rate=clip.frame_rate,
             sampling_rate=self.sampling_rate,
             provenance=records,
+            is_latent=output_type == "latent",
         )

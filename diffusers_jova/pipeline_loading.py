@@ -11,7 +11,7 @@ from jova_cli.given_paths import kind_of
 from jova_cli.model_info import INDEX
 from jova_cli.shipped import find_model
 
-from .component_fit import check_text_weights
+from .component_fit import check_kinds, check_text_weights
 from .hub_access import explained_hub
 from .model_folder import explained_configs
 from .number_formats import component_dtype, component_dtypes
@@ -38,8 +38,14 @@ class JoVALoadingMixin(DiffusionPipeline):
         is_component = isinstance(vars(self).get("_internal_dict", {}).get(name), tuple)
         is_same = getattr(value, "_orig_mod", value) is vars(self).get(name)  # or its compiled form
         if is_component and not is_same:
+            check_kinds({name: value}, self._get_signature_types())
             self.handed_in = self.handed_in - {name} if value is None else self.handed_in | {name}
         super().__setattr__(name, value)
+
+    def register_modules(self, **kwargs: Any) -> None:
+        """Keep components by their names, as diffusers does; what is of another kind is refused."""
+        check_kinds(kwargs, self._get_signature_types())
+        super().register_modules(**kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:

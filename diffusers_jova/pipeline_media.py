@@ -27,8 +27,9 @@ from .media_arrays import check_sampling_rate
 from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
 from .pictures import Fit, describe_fit, fit_pictures, to_frames, to_pictures, to_signed
-from .pipeline_checks import CallInputs, check_frame_rate, check_generator
+from .pipeline_checks import CallInputs, check_frame_rate, check_generator, check_modality_names
 from .sample_runs import Coupling
+from .transformer_jova import MODALITIES
 from .video_codec import JoVAVideoCodec
 
 
@@ -162,6 +163,18 @@ class JoVAMediaMixin:
             raise ValueError(said) from error
 
     # 2. What is given besides text
+
+    def settle_modalities(self, modalities: Sequence[str] | None) -> tuple[str, ...]:
+        """What takes part in a call, in the order of `MODALITIES`; of None all that there are codecs for.
+
+        Raises:
+            ValueError: Another name, one that comes twice, or what is no list of names.
+        """
+        if modalities is None:
+            has_codec = {"video": self.vae is not None, "audio": not self.missing_of_sound}
+            return tuple(name for name in MODALITIES if has_codec[name]) or MODALITIES
+        check_modality_names(modalities)
+        return tuple(name for name in MODALITIES if name in modalities)
 
     def settle_media(self, inputs: CallInputs) -> CallInputs:
         """Bring given media into one form each, and let what was read from a file bring its rates."""
@@ -345,7 +358,8 @@ class JoVAMediaMixin:
 
     def encode_audio(self, waveform: Tensor, clip: ClipShape) -> Tensor:
         """Latents [B, L, C] of a given waveform [1 or B, channels, S] at the codec's sampling rate."""
-        latents = finite_output(self.audio_codec.encode(waveform.to(self._execution_device)), "audio_vae", "encodes")
+        encoded = self.audio_codec.encode(waveform.to(self._execution_device), "audio")
+        latents = finite_output(encoded, "audio_vae", "encodes")
         return repeat_to_batch("audio", latents[:, : clip.num_audio_latents], clip.batch_size)
 
     def encode_voice(self, inputs: CallInputs, clip: ClipShape) -> Tensor:
@@ -356,7 +370,8 @@ class JoVAMediaMixin:
         if rate != target:
             voice = torch.from_numpy(resample(voice.numpy(), rate, target))
         voice = set_length(voice, voice.shape[2] + int(SILENCE_BEHIND_VOICE_S * target))
-        latents = finite_output(self.audio_codec.encode(voice.to(self._execution_device)), "audio_vae", "encodes")
+        encoded = self.audio_codec.encode(voice.to(self._execution_device), "reference_audio")
+        latents = finite_output(encoded, "audio_vae", "encodes")
         return repeat_to_batch("reference_audio", latents, clip.batch_size)
 
     def condition_channels(self, clip: ClipShape, pictures: Mapping[int, Tensor]) -> Tensor | None:
@@ -468,7 +483,11 @@ class JoVAMediaMixin:
         return self.finish_audio(given, output_type, clip)
 
     def finish_audio(self, waveform: Tensor, output_type: str, clip: ClipShape) -> Any:
-        """Cut a waveform [1 or B, channels, S] to the clip, or fill it up with silence: float32, one per clip."""
+        """Cut a waveform [1 or B, channels, S] to the clip, or fill it up with silence: float32, one per clip.
+
+        Codecs that round to the nearest latent lack up to half of one. One latent more would cover the clip, but clips
+        were encoded by the same rule for training: a transformer never saw what such a latent holds.
+        """
         waveform = set_length(waveform.float().clamp(-1, 1).cpu(), clip.num_samples(self.audio_codec.sampling_rate))
         waveform = repeat_to_batch("audio", waveform, clip.batch_size)
         return waveform.numpy() if output_type == "np" else waveform

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, logging
 
 from .content_credentials import Credentials
 from .media import to_float_audio, to_moviepy, write_audio, write_video
 from .notebook_player import players
 from .pictures import to_uint8_frames
 from .provenance import Record, basic_record
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -28,6 +31,7 @@ class JoVAPipelineOutput(BaseOutput):
         frame_rate: Frames per second.
         sampling_rate: Samples per second.
         provenance: How each clip was made, see `diffusers_jova.provenance.describe_call`; None where nobody says.
+        is_latent: Whether frames and audio are latents, of `output_type="latent"`.
     """
 
     frames: Any = None
@@ -35,9 +39,15 @@ class JoVAPipelineOutput(BaseOutput):
     frame_rate: float = 0.0
     sampling_rate: int = 0
     provenance: list[Record] | None = None
+    is_latent: bool = False
 
     def save(
-        self, path: str | Path, index: int = 0, *, metadata: bool = True, credentials: Credentials | None = None
+        self,
+        path: str | Path,
+        index: int | None = None,
+        *,
+        metadata: bool = True,
+        credentials: Credentials | None = None,
     ) -> None:
         """Write one clip of the batch: an mp4 with its sound, or the sound alone as a wav.
 
@@ -45,13 +55,20 @@ class JoVAPipelineOutput(BaseOutput):
 
         Args:
             path: File to write; what is there is replaced once the new file is complete.
-            index: Which clip.
+            index: Which clip; None is the first, and says so where there are several.
             metadata: Whether the file says so.
             credentials: Certificate and key that sign what it says, after C2PA.
 
         Raises:
             ValueError: There is nothing of the kind to write, or nothing for the credentials to sign.
         """
+        self.check_decoded("save")
+        if index is None:
+            index = 0
+            if (num_clips := len(self.audio if self.frames is None else self.frames)) > 1:
+                logger.warning(
+                    f"`{path}` holds the first of {num_clips} clips; save the others with `index`, each under its name"
+                )
         record = self.record(index) if metadata else None
         if Path(path).suffix.lower() == ".wav":
             if self.audio is None:
@@ -79,6 +96,7 @@ class JoVAPipelineOutput(BaseOutput):
         Args:
             index: Which clip.
         """
+        self.check_decoded("to_moviepy")
         frames, audio = (None if part is None else part[index] for part in (self.frames, self.audio))
         if frames is None and audio is None:
             raise ValueError("`to_moviepy` must have frames or sound, got neither; generate some")
@@ -87,7 +105,7 @@ class JoVAPipelineOutput(BaseOutput):
     def _repr_html_(self) -> str | None:
         """Players with sound, for a notebook that shows an output; None for latents, which nothing plays."""
         modality = self.audio if self.frames is None else self.frames
-        if modality is None:
+        if modality is None or self.is_latent:
             return None
         try:
             width = 0 if self.frames is None else to_uint8_frames(self.frames[0][:1]).shape[2]
@@ -97,6 +115,18 @@ class JoVAPipelineOutput(BaseOutput):
             return players(self.save, records, self.frames is not None, width)
         except ValueError:  # no pictures, no sound, or a rate of sound that no mp4 has
             return None
+
+    def check_decoded(self, method: str) -> None:
+        """Refuse latents where pictures and sound belong.
+
+        Raises:
+            ValueError: Naming the method.
+        """
+        if self.is_latent:
+            raise ValueError(
+                f"`{method}` must have pictures or sound, got latents; call the pipeline with `output_type` 'pil', "
+                "'np' or 'pt', or decode them by `decode_video` and `decode_audio_latents` of it"
+            )
 
     def record(self, index: int = 0) -> Record:
         """How one clip was made, or what is true of all where nobody says more."""

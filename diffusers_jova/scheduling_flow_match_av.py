@@ -32,7 +32,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
-from .flow_schedulers import OWN_SCHEDULER, check_predicts_flow, declared_shift, with_shift
+from .flow_schedulers import OWN_SCHEDULER, check_predicts_flow, declared_shift, lay_out_levels, with_shift
 from .number_arguments import finite_number, positive_number, whole_number
 
 
@@ -260,9 +260,11 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         """Apply a plain diffusers scheduler to each modality, on its own schedule.
 
         Args:
-            scheduler: Any scheduler that predicts flow: one of `flow_schedulers.FLOW_MATCH_CLASSES`, or one with
-                ``prediction_type="flow_prediction"`` and ``use_flow_sigmas=True``. It is copied, never stepped. If its
-                config came from ours, the ratio of ``audio_shift`` to ``shift`` is kept. Ours is returned as it is.
+            scheduler: Any scheduler that predicts flow: one of `flow_schedulers.FLOW_MATCH_CLASSES`, which walks the
+                levels that ours would walk, or one with ``prediction_type="flow_prediction"`` and
+                ``use_flow_sigmas=True``, whose own are shifted once as well. It is copied, never stepped. If its
+                config came from ours, the ratio of ``audio_shift`` to ``shift`` is kept, and by the first also
+                ``last_sigma``. Ours is returned as it is.
 
         Raises:
             ValueError: If the scheduler does not predict flow or needs a shift that depends on the resolution.
@@ -272,7 +274,8 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         check_predicts_flow(scheduler)
         shift = declared_shift(scheduler)
         audio_shift = shift * scheduler.config.get("_audio_shift_ratio", 1.0)
-        pair = cls(shift, audio_shift, scheduler.config.num_train_timesteps)
+        last_sigma = scheduler.config.get("last_sigma")
+        pair = cls(shift, audio_shift, scheduler.config.num_train_timesteps, last_sigma=last_sigma)
         pair.register_to_config(solver=type(scheduler).__name__)
         pair.order = scheduler.order
         pair.video = copy.deepcopy(scheduler)
@@ -321,8 +324,10 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
                 f"`sigmas` and `audio_sigmas` must be None with a {name}, which has its own schedule, got {given}; "
                 "give them to a FlowMatchAudioVideoScheduler"
             )
+        num_steps = whole_number("num_inference_steps", num_inference_steps, least=1)
+        even = self._even_sigmas(num_steps)
         for solver in (self.video, self.audio):
-            solver.set_timesteps(num_inference_steps, device=device)
+            lay_out_levels(solver, num_steps, even, device)
             if solver.sigmas[-1] != 0:
                 raise ValueError(
                     f"`scheduler` must end at sigma 0, got {solver.sigmas[-1]:.3g} from a {name}; {OWN_SCHEDULER}"

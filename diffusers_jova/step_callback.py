@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .denoising import TextConditions
 from .generation_defaults import GenerationDefaults
-from .pipeline_checks import CallInputs, check_masks
+from .pipeline_checks import CallInputs, TextWidths, check_embeds
 from .prompt import PromptEmbeds
 
 
@@ -91,7 +91,7 @@ def replaced_samples(samples: Mapping[str, Tensor], answer: Mapping[str, Any]) -
 
 def replaced_text(text: TextConditions, answer: Mapping[str, Any]) -> TextConditions:
     """Text of both kinds of predictions, with the features that a callback returned."""
-    num_clips = text.prompt.features.shape[0]
+    num_clips, widths = text.prompt.features.shape[0], TextWidths.of_embeds(text.prompt)
     changes: dict[str, Any] = {}
     for field, name in EMBEDS_OF.items():
         embeds: PromptEmbeds | None = getattr(text, field)
@@ -105,29 +105,31 @@ def replaced_text(text: TextConditions, answer: Mapping[str, Any]) -> TextCondit
                     f"`{key}` of a callback must stay {list(old.shape)}, got None; leave it out to keep it"
                 )
             if isinstance(new, PromptEmbeds):
-                check_features(key, new.features, num_clips)
-                check_masks(key, new)
+                check_features(key, new.features, num_clips, widths.features)
+                check_embeds(key, new, widths)
                 embeds = new
             else:
-                embeds = replaced_features(key, embeds, part, new, num_clips)
+                embeds = replaced_features(key, embeds, part, new, (num_clips, getattr(widths, part)))
             changes[field] = embeds
     return replace(text, **changes) if changes else text
 
 
-def replaced_features(key: str, embeds: PromptEmbeds | None, part: str, new: Any, num_clips: int) -> PromptEmbeds:
-    """Encoded prompts with other features of one text encoder.
+def replaced_features(
+    key: str, embeds: PromptEmbeds | None, part: str, new: Any, size: tuple[int, int | None]
+) -> PromptEmbeds:
+    """Encoded prompts with other features of one text encoder; `size` is clips and width.
 
     The last row alone changes nothing: so callbacks of diffusers drop unconditional rows, and there are none here.
     """
     if embeds is None:
-        check_features(key, new, num_clips)
+        check_features(key, new, *size)
         if part != "features":
             raise ValueError(f"`{key}` of a callback must stay None without `{key[:-2]}`; return both, or neither")
         return PromptEmbeds(new)
     old = getattr(embeds, part)
     if old is not None and isinstance(new, Tensor) and new.shape == old[-1:].shape and torch.equal(new, old[-1:]):
         return embeds
-    check_features(key, new, num_clips)
+    check_features(key, new, *size)
     mask = embeds.mask if part == "features" else embeds.mask_2
     if mask is not None and mask.shape[1] != new.shape[1]:
         raise ValueError(
@@ -137,13 +139,15 @@ def replaced_features(key: str, embeds: PromptEmbeds | None, part: str, new: Any
     return embeds._replace(**{part: new})
 
 
-def check_features(key: str, features: Any, num_clips: int) -> None:
-    """Refuse features that are not [num_clips, S, D]."""
+def check_features(key: str, features: Any, num_clips: int, width: int | None) -> None:
+    """Refuse features that are not [num_clips, S, width]; any width where a model reads none, which is refused."""
     shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
-    if not isinstance(features, Tensor) or features.ndim != 3 or features.shape[0] != num_clips:
+    form = f"[{num_clips}, S, {'D' if width is None else width}]"
+    is_fit = isinstance(shape, list) and len(shape) == 3 and [shape[0], shape[2]] == [num_clips, width or shape[2]]
+    if not is_fit:
         raise ValueError(
-            f"`{key}` of a callback must be a tensor [{num_clips}, S, D], one row per clip, got {shape}; return it in "
-            "the shape it came in"
+            f"`{key}` of a callback must be a tensor {form}, one row per clip, got {shape}; return it in the shape it "
+            "came in"
         )
 
 

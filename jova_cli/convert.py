@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .given_paths import WEIGHT_FILES, check_new, check_readable, kind_of
 from .model_info import read_header
+from .one_file import check_no_component
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name
 from .shipped import HUB_NAME
 
@@ -68,6 +69,8 @@ def check(args: argparse.Namespace) -> None:
     """Refuse options that cannot work, and those that the kind does not read, then files that are not there."""
     check_options(args)
     check_convertible("SOURCE", args.source)
+    if args.kind != "single_file" and not args.reverse:
+        check_no_component(args.kind, Path(args.source))
     for folder in args.components:
         check_convertible("--components", folder)
     check_new("OUTPUT", args.output)

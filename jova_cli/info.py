@@ -12,6 +12,7 @@ from .given_paths import WEIGHT_FILES, kind_of
 from .json_text import read_object
 from .model_clips import describe_clips
 from .model_info import INDEX, describe_component, info_table, read_index
+from .one_file import class_in_header, describe_one_file
 from .parser import Parser, did_you_mean, one_line
 from .shipped import HUB_NAME, model_folder, model_names
 from .training_info import describe_prepared, describe_training, is_prepared, is_training
@@ -98,6 +99,7 @@ KINDS = (
     Kind(is_training, describe_training),
     Kind(lambda path: find_adapter(path) is not None, lambda path: describe_adapter(find_adapter(path) or path)),
     Kind(is_prepared, describe_prepared),
+    Kind(lambda path: bool(class_in_header(path)), describe_one_file),
     Kind(lambda path: kind_of(path / "config.json") == "file" and kind_of(path / INDEX) != "file", describe_part),
 )
 

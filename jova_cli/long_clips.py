@@ -10,7 +10,7 @@ from .model_clips import index_defaults, read_geometry
 from .model_info import INDEX, read_index
 from .number_options import check_count
 from .parser import Parser
-from .script import TEXTS, ScriptRow, read_script
+from .script import TEXTS, ScriptRow, read_script, with_silence
 from .windows import WindowSize, plan_windows
 
 
@@ -124,10 +124,4 @@ def lay_out(args: argparse.Namespace, frame_rate: float, factor: int) -> tuple[i
     num_frames = args.num_frames
     if num_frames is None:
         num_frames = num_frames_of(1 + round(rows[-1].end_s * frame_rate / factor), factor)
-    laid_out: list[ScriptRow] = []
-    ends = [*(row.start_s for row in rows[1:]), num_frames / frame_rate]
-    for row, end_s in zip(rows, ends, strict=True):
-        laid_out.append(row)
-        if row.end_s is not None and end_s - row.end_s > factor / frame_rate:
-            laid_out.append(row.silent)
-    return num_frames, laid_out
+    return num_frames, with_silence(rows, num_frames, frame_rate, factor)

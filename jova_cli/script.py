@@ -5,7 +5,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from .parser import did_you_mean, one_line
 from .tables import check_once, csv_rows, is_encodable, jsonl_lines, parse_row
@@ -16,6 +16,28 @@ TIMES = ("start", "end")  # seconds
 TEXTS = ("prompt", "video_caption", "audio_caption", "transcript")
 COLUMNS = (*TIMES, *TEXTS)
 EXAMPLE = '{"start": 0, "transcript": "hello blue moon"}'
+
+
+class TimedLine(Protocol):
+    """A line whose words may end before the next one begins."""
+
+    @property
+    def start_s(self) -> float:
+        """Seconds from the beginning of the clip."""
+        ...
+
+    @property
+    def end_s(self) -> float | None:
+        """Until when its words are said; None until the next line."""
+        ...
+
+    @property
+    def silent(self) -> Self:
+        """What holds when its words are said."""
+        ...
+
+
+Line = TypeVar("Line", bound=TimedLine)
 
 
 class ScriptRow(NamedTuple):
@@ -65,6 +87,24 @@ def read_script(
     if not lines:
         raise ValueError(f"`--script` must have at least one line, got the empty {path}; write {EXAMPLE}")
     return lines
+
+
+def with_silence(lines: Sequence[Line], num_frames: int, frame_rate: float, factor: int) -> list[Line]:
+    """Lines with one more behind each whose words end a latent or more before the next line, or before the clip.
+
+    Args:
+        lines: Of a script, in the order of their times.
+        num_frames: Of the clip.
+        frame_rate: Frames per second.
+        factor: Frames per latent after the first.
+    """
+    laid_out: list[Line] = []
+    ends = [*(line.start_s for line in lines[1:]), num_frames / frame_rate]
+    for line, end_s in zip(lines, ends, strict=True):
+        laid_out.append(line)
+        if line.end_s is not None and end_s - line.end_s > factor / frame_rate:
+            laid_out.append(line.silent)
+    return laid_out
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

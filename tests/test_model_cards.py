@@ -19,7 +19,8 @@ from diffusers_jova.conversion import nava, ovi, wan
 from diffusers_jova.conversion.mmaudio import ltx2_vocoder
 from diffusers_jova.conversion.output import Parameter
 from jova_cli.convert import parse
-from jova_cli.model_info import front_matter
+from jova_cli.model_clips import index_defaults, read_geometry
+from jova_cli.model_info import front_matter, read_index
 from jova_cli.shipped import model_folder
 from tests.conversion.test_memory import FULL, ovi_shapes
 from tests.conversion.test_wan import meta_checkpoint, nava_names, wan_tower
@@ -71,6 +72,18 @@ def num_parameters(card: Path, component: str, what: str) -> int:
 def sizes(count: int) -> list[str]:
     """The cells of a card: parameters, bytes in bfloat16, bytes in float32."""
     return [f"{count / 1e9:.2f} B", f"{2 * count / 1e9:.1f} GB", f"{4 * count / 1e9:.1f} GB"]
+
+
+def test_the_card_of_jova_tiny_states_the_sound_of_its_clips() -> None:
+    geometry = read_geometry(model_folder("jova-tiny"))
+    assert geometry is not None
+    assert geometry.clock is not None
+    defaults = index_defaults(read_index(model_folder("jova-tiny")))
+    duration_s, clock = defaults["num_frames"] / defaults["frame_rate"], geometry.clock
+    num_latents = clock.num_latents(duration_s)
+    num_silent = round(duration_s * clock.sampling_rate) - num_latents * clock.samples_per_latent
+    stated = f"{duration_s:g} s, of mono sound at 16 kHz, {num_latents} latents of it and {num_silent} samples of sil"
+    assert stated in (CARDS / "jova-tiny" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", CONVERTED)

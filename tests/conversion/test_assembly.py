@@ -67,6 +67,12 @@ def test_components_are_taken_one_by_one_from_folders_without_an_index(
         (["{pipe}", "text_encoder={tmp}/text"], "`text_dim` of `transformer` must be 24, the width of .* got 16"),
         (["{pipe}", "transformer={tmp}/transformer"], "`text_encoder_2` must be given to this transformer, got none"),
         (
+            ["{pipe}", "transformer={pipe}/vae"],
+            "`transformer` must be one of .*, got AutoencoderKLWan; load or name a component of this kind",
+        ),
+        (["{pipe}", "vae={pipe}/transformer"], "`vae` must be AutoencoderKLWan, got JoVATransformer3DModel; load"),
+        (["{pipe}", "tokenizer={pipe}/vae"], "`tokenizer` must be a tokenizer, got AutoencoderKLWan in .*; name"),
+        (
             ["{pipe}", "text_encoder_2={pipe}/text_encoder"],
             "`text_encoder_2` and `tokenizer_2` must be given together",
         ),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder
+from diffusers import AutoencoderKLWan, DDIMScheduler, MMAudioVAE, MMAudioVocoder
 from safetensors.torch import load_file, save_file
 from transformers import UMT5EncoderModel
 
@@ -43,6 +43,29 @@ def vocoder(**changes: Any) -> MMAudioVocoder:
 
 
 STD = list(build_vae().config.latents_std)
+KINDS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "a VAE as the transformer": (
+        lambda: {"transformer": build_vae()},
+        "`transformer` must be one of JoVADualTowerTransformer3DModel, JoVATransformer3DModel, "
+        "JoVAWanTransformer3DModel, got AutoencoderKLWan; load or name a component of this kind",
+    ),
+    "a transformer as the VAE": (
+        lambda: {"vae": build_transformer()},
+        "`vae` must be AutoencoderKLWan, got JoVATransformer3DModel; load",
+    ),
+    "a name as the audio VAE": (
+        lambda: {"audio_vae": "mmaudio"},
+        "`audio_vae` must be one of .*, got 'mmaudio'; load",
+    ),
+    "a class as the scheduler": (
+        lambda: {"scheduler": DDIMScheduler},
+        "`scheduler` must be SchedulerMixin, got the class DDIMScheduler itself; load",
+    ),
+    "a VAE as the text encoder": (
+        lambda: {"text_encoder": build_vae()},
+        "`text_encoder` must be PreTrainedModel, got",
+    ),
+}
 CONTRADICTIONS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "the temporal factor of the VAE": (
         lambda: {"vae": vae(scale_factor_temporal=8)},
@@ -113,6 +136,24 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         "`vocoder.num_mel_bins` must be 16 to fit `audio_vae`, got 8",
     ),
 }
+
+
+@pytest.mark.parametrize(("parts", "message"), KINDS.values(), ids=KINDS.keys())
+def test_a_component_of_another_kind_is_named_as_what_it_is(parts: Callable[[], dict[str, Any]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_tiny_pipeline(**parts())
+
+
+def test_a_component_is_not_replaced_by_a_name_or_one_of_another_kind() -> None:
+    pipeline = build_tiny_pipeline()
+    with pytest.raises(ValueError, match="`scheduler` must be SchedulerMixin, got 'euler'; load or name a component"):
+        pipeline.scheduler = "euler"
+    with pytest.raises(
+        ValueError, match=r"`vocoder` must be one of .*, got AutoencoderKLWan; load or name a component"
+    ):
+        pipeline.vocoder = pipeline.vae
+    assert pipeline.scheduler.config.shift == 1
+    assert isinstance(pipeline.vocoder, MMAudioVocoder)
 
 
 @pytest.mark.parametrize(("parts", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS.keys())

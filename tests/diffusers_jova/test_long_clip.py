@@ -314,8 +314,24 @@ def test_a_default_that_a_call_replaces_and_a_clip_that_was_made_change_no_origi
         ({"lines": []}, "`lines` must begin at 0 s, got []; say what the clip begins with"),
         ({"lines": [ScriptLine(1.0, "a")]}, "`lines` must begin at 0 s, got [1.0]; say what the clip begins with"),
         (
-            {"lines": [ScriptLine(0.0, "a"), ScriptLine(float("nan"), "b")]},
-            "`lines` must have ascending times, got nan s after 0.0 s; sort them",
+            {"lines": [ScriptLine(0.0, "a"), ScriptLine(0.0, "b")]},
+            "`lines` must have ascending times, got 0.0 s after 0.0 s; sort them",
+        ),
+        (
+            {"lines": [ScriptLine(0.0, "a", 0.9), ScriptLine(0.5, "b")]},
+            "`lines` must not overlap, got one from 0.5 s before `end_s` 0.9 of the last; correct one of them",
+        ),
+        ({"lines": "hi"}, "`lines` must be a list of ScriptLine, got 'hi'; pass `[ScriptLine(0, prompt)]`"),
+        ({"num_frames": "49"}, "`num_frames` must be a whole number, got '49'; write it without quotes"),
+        ({"window_frames": 9.0}, "`window_frames` must be a whole number, got 9.0; write it without a point"),
+        ({"seed": "x"}, "`seed` must be a whole number, got 'x'; write it without quotes"),
+        ({"seed": -1}, "`seed` must be at least 0, got -1"),
+        ({"seed": 2**64}, f"`seed` must be at most {2**64 - 1}, got {2**64}; use a smaller one"),
+        ({"announce": 3}, "`announce` must be callable, got 3; pass a function or leave it out"),
+        ({"arguments": {"hieght": 32}}, "`arguments` must be those of a call of the pipeline, got 'hieght'; did you"),
+        (
+            {"arguments": {"modalities": "video"}},
+            "`modalities` must be a list of names out of ['video', 'audio'], got",
         ),
         ({"arguments": {"video": 1}}, "`arguments` must leave `video` to the windows, got it; leave it out"),
         ({"arguments": {"modalities": ["audio"]}}, "`modalities` must hold 'video' in a long clip, got sound alone"),
@@ -325,6 +341,42 @@ def test_a_default_that_a_call_replaces_and_a_clip_that_was_made_change_no_origi
 def test_a_clip_that_cannot_be_made_is_refused(pipeline: JoVAPipeline, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         long_clip(pipeline, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((float("nan"), "a"), "`start_s` must be finite, got nan; give seconds from the beginning of the clip"),
+        ((-1, "a"), "`start_s` must be 0 s or later, got -1; 0 is the beginning of the clip"),
+        (("0", "a"), "`start_s` must be a number, got '0'; write it without quotes"),
+        ((None, "a"), "`start_s` must be a number, got None; give a number alone"),
+        ((0, 3), "`prompt` of a line must be a str or a JoVAPrompt, got 3; pass one of them"),
+        ((0, ["a"]), "`prompt` of a line must be a str or a JoVAPrompt, got ['a']; pass one of them"),
+        ((2, "a", 1.5), "`end_s` must come after `start_s`, 2, got 1.5; correct it"),
+    ],
+)
+def test_a_line_has_a_time_and_a_prompt(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ScriptLine(*arguments)
+
+
+def test_the_words_of_a_line_end_and_its_picture_holds_on(pipeline: JoVAPipeline) -> None:
+    said, seen = JoVAPrompt(video="a man", transcript="one two"), JoVAPrompt(video="a man")
+    lines = [ScriptLine(0.0, said, 0.5), ScriptLine(1.5, "a dog", 2.0)]
+    clip = long_clip(pipeline, lines=lines, num_frames=49)
+    assert [(line.start_s, line.prompt) for line in clip.lines] == [
+        (0.0, said),
+        (0.5, seen),
+        (1.5, "a dog"),
+        (2.0, "a dog"),
+    ]
+    ends = [ScriptLine(0.0, said, 0.9), ScriptLine(1.0, "a dog")]  # a pause of less than a latent, 0.25 s, is none
+    assert len(long_clip(pipeline, lines=ends, num_frames=33).lines) == 2
+
+
+def test_a_long_clip_is_made_by_a_loaded_pipeline() -> None:
+    with pytest.raises(ValueError, match="`pipeline` must be a JoVAPipeline, got 'x'; load one by `from_pretrained`"):
+        LongClip(pipeline="x", lines=LINES, num_frames=NUM_FRAMES, seed=3)
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(

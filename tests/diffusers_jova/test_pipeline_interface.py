@@ -367,7 +367,8 @@ WRONG_ANSWERS: list[tuple[Any, str]] = [
         r"`latents` of a callback must stay \[2, 16, 2, 4, 4\], got \[1\]; return it in the",
     ),
     ({"latents": None}, r"`latents` of a callback must stay \[2, 16, 2, 4, 4\], got NoneType"),
-    ({"prompt_embeds": torch.zeros(1, 6, 16)}, r"`prompt_embeds` of a callback must be a tensor \[2, S, D\], one row"),
+    ({"prompt_embeds": torch.zeros(1, 6, 16)}, r"`prompt_embeds` of a callback must be a tensor \[2, S, 16\], one"),
+    ({"prompt_embeds": torch.zeros(2, 8, 8)}, r"a callback must be a tensor \[2, S, 16\], one .*, got \[2, 8, 8\]"),
     (
         {"prompt_embeds": torch.zeros(2, 3, 16)},
         r"`prompt_embeds` of a callback must keep its 8 rows, which have a mask",

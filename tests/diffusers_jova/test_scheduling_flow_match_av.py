@@ -115,6 +115,30 @@ def test_every_plain_flow_scheduler_serves_both_modalities(name: str) -> None:
         assert error.abs().max() < 1e-4
 
 
+@host_warning
+@pytest.mark.parametrize("name", sorted(SERVE_BOTH))
+def test_a_plain_flow_scheduler_walks_the_levels_of_ours(name: str) -> None:
+    """Those that diffusers shifts twice by itself, to the end; UniPC and DPM++ end at 1 / 1000 before they go to 0."""
+    ours = FlowMatchAudioVideoScheduler(shift=3.0, audio_shift=5.0)
+    ours.set_timesteps(8)
+    scheduler = FlowMatchAudioVideoScheduler.from_scheduler(plain(name, shift=3.0, audio_shift=5.0))
+    scheduler.set_timesteps(8)
+    logarithmic = name.startswith(("UniPC", "DPM"))
+    for levels, wanted in ((scheduler.sigmas, ours.sigmas), (scheduler.audio_sigmas, ours.audio_sigmas)):
+        found = levels.unique().flip(0)  # Heun takes most levels twice
+        torch.testing.assert_close(found, wanted, atol=5e-3 if logarithmic else 1e-6, rtol=0)
+
+
+def test_the_last_level_of_ours_reaches_a_plain_flow_scheduler() -> None:
+    ours = FlowMatchAudioVideoScheduler(**PRESETS["uniavgen"])
+    ours.set_timesteps(8)
+    scheduler = FlowMatchAudioVideoScheduler.from_scheduler(
+        diffusers.FlowMatchEulerDiscreteScheduler.from_config(ours.config)
+    )
+    scheduler.set_timesteps(8)
+    torch.testing.assert_close(scheduler.sigmas, ours.sigmas, atol=1e-6, rtol=0)
+
+
 def advice(scheduler: diffusers.SchedulerMixin) -> diffusers.SchedulerMixin | None:
     """The scheduler that a refusal says to build instead; None if there was no refusal."""
     try:

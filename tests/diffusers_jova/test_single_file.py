@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.conversion.convert import main
+from jova_cli.main import main as jova
 from tests.tiny_pipeline import DUAL_TOWERS, NAVA_SHARING, build_dual_tower, build_transformer, build_wan_transformer
 
 
@@ -202,3 +203,24 @@ def test_tensors_in_memory_load_with_the_folder_of_a_config(tmp_path: Path) -> N
 )
 def test_diffusers_finds_the_way_to_load_a_single_file_of_our_classes_and_of_its_own(name: str) -> None:
     assert _get_single_file_loadable_mapping_class(getattr(diffusers, name)) == name
+
+
+def test_one_file_of_this_package_is_told_from_a_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = export(build_transformer(), tmp_path)
+    for kind in ("wan", "nava", "lora", "mmaudio"):
+        with pytest.raises(SystemExit, match="2"):
+            main([kind, str(path), str(tmp_path / "out")])
+        assert (
+            f"`SOURCE` of `{kind}` must be as its authors released it, got a JoVATransformer3DModel in the layout of "
+            f"diffusers, with its config in the header of `{path}`; make a folder of it by `jova convert single_file"
+            "`, or load it by `JoVATransformer3DModel.from_single_file`"
+        ) in capsys.readouterr().err
+    num_parameters = build_transformer().num_parameters()
+    jova(["info", str(path)])
+    assert capsys.readouterr().out.startswith(
+        f"component JoVATransformer3DModel in one file: {num_parameters:,} parameters\n`JoVATransformer3DModel.from_"
+    )
+    other = rewritten(path, config={"transformer": {"in_channels": 128}})  # as files of LTX have it
+    with pytest.raises(SystemExit, match="2"):
+        main(["nava", str(other), str(tmp_path / "out")])
+    assert "released it" not in capsys.readouterr().err

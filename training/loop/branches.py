@@ -26,16 +26,24 @@ def copy_video_to_audio(transformer: nn.Module) -> list[str]:
     Returns:
         The audio parameters that have no video twin of their shape and keep their values: latents in and out.
     """
-    parameters = dict(transformer.named_parameters())
     kept = []
-    for name, parameter in parameters.items():
-        if branch_of(name) == "audio":
-            twin = parameters.get(_video_twin(name))
-            if twin is not None and twin.shape == parameter.shape:
-                parameter.copy_(twin)
-            else:
-                kept.append(name)
+    for name, (parameter, twin) in audio_twins(transformer).items():
+        if twin is None:
+            kept.append(name)
+        else:
+            parameter.copy_(twin)
     return kept
+
+
+def audio_twins(transformer: nn.Module) -> dict[str, tuple[nn.Parameter, nn.Parameter | None]]:
+    """Lists the audio parameters by name, each with its video twin; None where there is none of its shape."""
+    parameters = dict(transformer.named_parameters())
+    pairs = {name: (x, parameters.get(_video_twin(name))) for name, x in parameters.items()}
+    return {
+        name: (parameter, twin if twin is not None and twin.shape == parameter.shape else None)
+        for name, (parameter, twin) in pairs.items()
+        if branch_of(name) == "audio"
+    }
 
 
 @torch.no_grad()

@@ -17,7 +17,13 @@ from diffusers_jova.component_fit import check_weights
 from diffusers_jova.hub_access import explained_hub
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
 from diffusers_jova.training.data.encoder import FIRST_FRAMES
-from diffusers_jova.training.loop.branches import check_learning_rates, copy_video_to_audio, freeze, meets_rarely
+from diffusers_jova.training.loop.branches import (
+    audio_twins,
+    check_learning_rates,
+    copy_video_to_audio,
+    freeze,
+    meets_rarely,
+)
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import add_adapter, save_adapter
@@ -275,6 +281,24 @@ def prepare_transformer(config: TrainConfig) -> Any:
             raise ValueError(f"`compile` must have torch 2.8 or later, got {torch.__version__}; set `compile=false`")
         transformer.compile_repeated_blocks()
     return transformer.train()
+
+
+def describe_start(transformer: Any, config: TrainConfig) -> str:
+    """Say in one line what the weights of a run are when it begins.
+
+    Args:
+        transformer: From `prepare_transformer`.
+        config: The run's settings.
+    """
+    is_random = config.model.endswith(".json")
+    start = f"the weights begin {'at random, in the sizes of' if is_random else 'as those of'} `{config.model}`"
+    if not config.init_audio_from_video:
+        return start
+    twins = [twin for _, twin in audio_twins(transformer).values()]
+    num_copied = sum(twin is not None for twin in twins)
+    copied = f"{start}, the audio branch as a copy of the {'random' if is_random else 'loaded'} video branch"
+    advice = "; `model` may name a trained one, such as the result of stage 1 for video" if is_random else ""
+    return f"{copied}: {num_copied} of its {len(twins)} tensors, the others have no twin of their shape{advice}"
 
 
 def gather_weights(transformer: nn.Module, only_trained: bool) -> dict[str, Tensor]:

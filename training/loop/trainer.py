@@ -56,6 +56,7 @@ from diffusers_jova.training.loop.model import (
     check_spoken,
     check_tasks,
     check_towers,
+    describe_start,
     gather_weights,
     num_mask_channels,
     prepare_transformer,
@@ -113,6 +114,7 @@ class Trainer:
         torch.manual_seed(config.seed)  # the same weights in every process
         self.transformer: Any = prepare_transformer(config)
         self._check_weights()
+        self.start = describe_start(self.transformer, config)
         optimizer = build_optimizer(self.transformer, config, self.device)
         self.model, self.optimizer = self.accelerator.prepare(self.transformer, optimizer)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -215,6 +217,8 @@ class Trainer:
         config = self.config
         if self.step == config.steps:
             return
+        if self.step == 0:
+            self._tell(self.start)
         num_trained, num_all = (
             sum(weight.numel() for weight in weights) for weights in (self.trained, self.model.parameters())
         )

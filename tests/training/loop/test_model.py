@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from diffusers_jova import JoVATransformer3DModel
 from diffusers_jova.training.data.dataset import RecordHeader
-from diffusers_jova.training.loop.model import check_keyframes, load_transformer, prepare_transformer
+from diffusers_jova.training.loop.model import check_keyframes, describe_start, load_transformer, prepare_transformer
+from diffusers_jova.weight_branches import branch_of
 from tests.tiny_training import MODEL, tiny_config
 
 
@@ -63,3 +65,25 @@ def test_keyframes_that_the_model_or_the_clips_do_not_allow_are_refused(
         check_keyframes([header], transformer, config)
     check_keyframes([header], transformer, tiny_config(tmp_path))
     check_keyframes([RecordHeader(Path("still"), {"video_latents": (2, 1, 4, 4)}, {}, {})], transformer, config)
+
+
+def test_a_run_says_what_its_weights_begin_as(tmp_path: Path) -> None:
+    copied = {"stage": "audio", "init_audio_from_video": True}
+    random = tiny_config(tmp_path, **copied)
+    JoVATransformer3DModel(**MODEL).save_pretrained(tmp_path / "trained")
+    loaded = tiny_config(tmp_path, model=str(tmp_path / "trained"), **copied)
+    said = [describe_start(prepare_transformer(config), config) for config in (random, loaded, tiny_config(tmp_path))]
+    start = f"the weights begin at random, in the sizes of `{tmp_path / 'model.json'}`"
+    assert re.fullmatch(
+        re.escape(start)
+        + r", the audio branch as a copy of the random video branch: \d+ of its \d+ tensors, the others "
+        r"have no twin of their shape; `model` may name a trained one, such as the result of stage 1 for video",
+        said[0],
+    )
+    assert said[1].startswith(
+        f"the weights begin as those of `{loaded.model}`, the audio branch as a copy of the loaded video branch: "
+    )
+    assert said[2] == start
+    num_copied, num_all = map(int, re.findall(r"(\d+) of its (\d+)", said[1])[0])
+    own = [name for name, _ in JoVATransformer3DModel(**MODEL).named_parameters() if branch_of(name) == "audio"]
+    assert 0 < num_copied < num_all == len(own)

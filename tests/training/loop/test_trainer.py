@@ -203,6 +203,7 @@ def test_a_run_speaks_before_its_first_step_and_when_that_is_done(
     before, after_first, after_second = said
     num_weights = sum(weight.numel() for weight in Trainer(config).transformer.parameters())
     assert before.startswith("training on 8 clips")
+    assert f"the weights begin at random, in the sizes of `{config.model}`\n" in before
     assert f"step 1 of 3 begins: {config.batch_size} clips a step, {num_weights:,} of {num_weights:,} we" in before
     assert re.fullmatch(r"step 1 is done after \d+\.\d s\n", after_first)
     assert after_second == ""
