@@ -25,6 +25,7 @@ WIDGETS = {  # of the node: the argument of the pipeline
 }
 INTERVALS = {"guidance_interval": ("start", "end"), "coupling_interval": ("coupling_start", "coupling_end")}
 OWN = "model"  # of a combo: the model's own value
+AFTERWARDS = "sampler_post_cfg_function"  # what other nodes do with the result
 OTHER_GUIDANCE = "sampler_cfg_function"  # what another node puts in the place of the combination
 
 
@@ -54,27 +55,29 @@ class JovaCFGGuider(comfy.samplers.CFGGuider):
         plan = self.plan()
         weights = plan.weights(self.guidance, step, num_steps)
         wanted = jova("prediction_plan").wanted_of(weights)
+        if options.get(AFTERWARDS):  # nodes that read whole predictions
+            wanted = dict.fromkeys(wanted, plan.generated)
         asked = [self.conditioning_of(branch, names) for branch, names in wanted.items()]
         answers = comfy.samplers.calc_cond_batch(self.inner_model, asked, x, timestep, options)
         by_branch = dict(zip(wanted, answers, strict=True))
         guided = self.combine(x, by_branch, weights)
         return self.after(guided, by_branch, x, timestep, options)
 
-    def told(self, kind: str) -> dict[str, Any]:
-        """What the model reads of a conditioning, `"positive"` or `"negative"`, besides tensors of the latents."""
-        entries: list[dict[str, Any]] = self.conds[kind]
+    def told(self) -> dict[str, Any]:
+        """What the model is told beside the latents, with the prompt."""
+        entries: list[dict[str, Any]] = self.conds["positive"]
         conds: dict[str, Any] = entries[0]["model_conds"]
         return conds
 
     def plan(self) -> Any:
         """`PredictionPlan` of what is sampled, as in the pipeline."""
-        positive, negative = self.told("positive"), self.told("negative")
+        told = self.told()
         return jova("prediction_plan").PredictionPlan(
-            names=modality_names(positive["latent_shapes"].cond),
-            generated=positive[WANTED_KEY].cond,
-            coupling=positive["coupled"].cond,
-            negative_coupling=negative["coupled"].cond,
-            has_voices=VOICE_KEYS[0] in positive,
+            names=modality_names(told["latent_shapes"].cond),
+            generated=told[WANTED_KEY].cond,
+            coupling=told["coupled"].cond,
+            negative_coupling=told["coupled"].cond,  # what is given decides it, not the text
+            has_voices=VOICE_KEYS[0] in told,
         )
 
     def conditioning_of(self, branch: Any, wanted: Sequence[str]) -> list[dict[str, Any]]:
@@ -106,7 +109,7 @@ class JovaCFGGuider(comfy.samplers.CFGGuider):
             answers: Denoised predictions, packed, by branch.
             weights: Of the branches, by modality.
         """
-        shapes = self.told("positive")["latent_shapes"].cond
+        shapes = self.told()["latent_shapes"].cond
         parts = {branch: named_parts(comfy.utils.unpack_latents(answer, shapes)) for branch, answer in answers.items()}
         shared, (video, audio) = self.inner_model.shared_sigma, named_parts(comfy.utils.unpack_latents(x, shapes))
         if "video" in weights:
@@ -123,7 +126,7 @@ class JovaCFGGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """Apply what other nodes want to do with the result of guidance."""
         branches = jova("guidance")
-        for function in options.get("sampler_post_cfg_function", []):
+        for function in options.get(AFTERWARDS, []):
             guided = function(
                 {
                     "denoised": guided,

@@ -146,8 +146,7 @@ def check_whole(file: Path, tensors: dict[str, Any]) -> None:
         begin = 8 + int.from_bytes(stored.read(8), "little")
     if ends and (missing := begin + max(ends) - file.stat().st_size) > 0:
         raise ValueError(
-            f"`{file}` (safetensors) must hold all that its header names, got one that is {format_bytes(missing)} too "
-            f"short; {ANEW}"
+            f"`{file}` must be a complete safetensors file, got one that is {format_bytes(missing)} too short; {ANEW}"
         )
 
 

@@ -73,9 +73,11 @@ def state(kind: str) -> dict[str, Tensor]:
     return {name: torch.zeros(shape) for name, shape in shapes.items()}
 
 
-def write(path: Path, tensors: dict[str, Tensor]) -> Path:
+def write(path: Path, tensors: dict[str, Tensor], kind: str = "") -> Path:
+    """A file of weights; what `single_file` reads carries its config."""
     config = json.dumps({"_class_name": "MMAudioVAE", **MEL})
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"config": config})
+    metadata = {"config": config} if kind == "single_file" else None
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
     return path
 
 
@@ -90,7 +92,7 @@ def assert_refused(kind: str, source: Path, message: str, capsys: pytest.Capture
 
 @pytest.mark.parametrize("kind", FILES)
 def test_a_truncated_file_is_refused(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = write(tmp_path / "x.safetensors", state(kind))
+    source = write(tmp_path / "x.safetensors", state(kind), kind)
     source.write_bytes(source.read_bytes()[:-1])
     assert_refused(kind, source, "must be a complete safetensors file", capsys)
 
@@ -101,7 +103,7 @@ def test_tensors_of_a_wrong_shape_are_refused(kind: str, tmp_path: Path, capsys:
         whole = state(kind)
         for number, wrong in enumerate((torch.ones(3, 5, 7, 2), torch.ones(()), torch.ones(0))):
             if wrong.numel() != whole[name].numel():  # an alpha is one number
-                source = write(tmp_path / f"{name}{number}.safetensors", whole | {name: wrong})
+                source = write(tmp_path / f"{name}{number}.safetensors", whole | {name: wrong}, kind)
                 assert_refused(kind, source, message, capsys)
 
 
@@ -111,9 +113,11 @@ def test_missing_and_unknown_tensors_are_refused(
 ) -> None:
     whole = state(kind)
     first = next(iter(DAMAGED[kind]))
-    source = write(tmp_path / "few.safetensors", {name: tensor for name, tensor in whole.items() if name != first})
+    source = write(
+        tmp_path / "few.safetensors", {name: tensor for name, tensor in whole.items() if name != first}, kind
+    )
     assert_refused(kind, source, MISSING[kind], capsys)
-    source = write(tmp_path / "many.safetensors", whole | {"x.unknown": torch.ones(1)})
+    source = write(tmp_path / "many.safetensors", whole | {"x.unknown": torch.ones(1)}, kind)
     assert_refused(kind, source, "`x.unknown`", capsys)
 
 
@@ -137,7 +141,7 @@ def test_code_in_a_pickle_is_not_run(kind: str, tmp_path: Path, capsys: pytest.C
 def test_an_index_cannot_name_files_elsewhere(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "source"
     folder.mkdir()
-    write(tmp_path / "secret.safetensors", state(kind))
+    write(tmp_path / "secret.safetensors", state(kind), kind)
     (folder / "config.json").write_text(json.dumps({"_class_name": "MMAudioVAE", **MEL}))
     (folder / "x.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
     assert_refused(kind, folder, "must name files in its own folder", capsys)
@@ -147,7 +151,7 @@ def test_an_index_cannot_name_files_elsewhere(kind: str, tmp_path: Path, capsys:
 def test_an_interrupted_conversion_leaves_nothing_and_runs_again(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = write(tmp_path / "x.safetensors", state(kind))
+    source = write(tmp_path / "x.safetensors", state(kind), kind)
     target = tmp_path / ("out.safetensors" if kind == "lora" else "out")
     write_tensor, written = output.write_tensor, []
 

@@ -332,7 +332,7 @@ def test_bad_files_are_refused_by_the_name_of_their_option(
     corrupt.write_bytes(b"no image")
     assert "`--audio` must be a file with sound" in refusal([*command, "--audio", str(silent)], capsys)
     assert "`--image` must be a readable image" in refusal([*command, "--image", str(corrupt)], capsys)
-    assert "`--video` must be a media file" in refusal([*command, "--video", str(corrupt)], capsys)
+    assert "`--video` must be a video, got the picture" in refusal([*command, "--video", str(corrupt)], capsys)
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(silent.read_bytes()[:-9])
     assert "`--video` must be a whole file" in refusal([*command, "--video", str(cut)], capsys)

@@ -183,7 +183,7 @@ def test_a_file_that_was_cut_off_is_told_so(tmp_path: Path, capsys: pytest.Captu
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(SystemExit):
         main(["info", str(file)])
-    assert "must hold all that its header names, got one that is 20.0 B too short; write or" in capsys.readouterr().err
+    assert "must be a complete safetensors file, got one that is 20.0 B too short; write or" in capsys.readouterr().err
 
 
 def test_info_of_an_adapter_loads_no_torch(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
     ("words", "message"),
     [
         ([], r"jova: `COMMAND` must be given, got none; `jova --help` explains them"),
-        (["sing"], r"jova: `COMMAND` must be one of generate, estimate, .*, got sing; `jova --help` explains them"),
+        (["sing"], r"jova: `COMMAND` must be one of generate, evaluate, .*, got sing; `jova --help` explains them"),
         (["generat"], r"jova: `COMMAND` must be one of .*, got generat; did you mean `generate`\?"),
         (["generate"], r"jova generate: `--output` must be given, got none; `jova generate --help` explains them"),
         (["generate", "--output", "a.mp4"], r"jova generate: the prompt must be given .*, got neither; write "),
