@@ -10,6 +10,7 @@ weights in 8 bits      yes, in the compute format      refused: the rounding wou
 """
 
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -72,7 +73,8 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         layers = linear_layers(self)
         tensors, fields = for_peft(adapter, {name: layers[name].in_features for name in adapter.modules()})
         before = {*getattr(self, "peft_config", {})}
-        with weights_in_compute_format(self):
+        with weights_in_compute_format(self), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a second adapter is meant
             super().load_lora_adapter(
                 {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
                 adapter_name=adapter_name,

@@ -337,7 +337,6 @@ def test_peft_alone_would_name_the_same_lokr(tmp_path: Path) -> None:
     torch.testing.assert_close(outputs(transformer), outputs(wrapped.base_model.model), **ROUND_OFF)
 
 
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")  # peft, for a second one
 @pytest.mark.parametrize("names", [("lora", "lokr"), ("lokr", "lora"), ("0", "weight")])
 def test_a_lora_and_a_lokr_add_up_whatever_their_names(names: tuple[str, str]) -> None:
     torch.manual_seed(0)

@@ -81,7 +81,6 @@ def test_the_scale_of_a_call_weighs_the_adapter(adapters: dict[str, Path], plain
     torch.testing.assert_close(generate(pipeline), half, **ROUND_OFF)
 
 
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")  # peft, for a second one
 def test_adapters_add_up_with_their_weights(adapters: dict[str, Path]) -> None:
     pipeline = load(adapters, "voice", "sound")
     assert pipeline.get_list_adapters() == {"transformer": ["voice", "sound"]}

@@ -16,7 +16,7 @@ from jova_cli.parser import did_you_mean
 from jova_cli.tables import csv_rows, is_encodable, jsonl_lines, parse_json, parse_row, read_text, some
 
 
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+VIDEO_SUFFIXES = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 AUDIO_SUFFIXES = (".flac", ".m4a", ".mp3", ".ogg", ".wav")
 CLIP_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, *AUDIO_SUFFIXES)

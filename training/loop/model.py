@@ -292,6 +292,8 @@ def describe_start(transformer: Any, config: TrainConfig) -> str:
     """
     is_random = config.model.endswith(".json")
     start = f"the weights begin {'at random, in the sizes of' if is_random else 'as those of'} `{config.model}`"
+    if config.init_adapter is not None:
+        start += f", the adapter as `{config.init_adapter}`"
     if not config.init_audio_from_video:
         return start
     twins = [twin for _, twin in audio_twins(transformer).values()]

@@ -84,6 +84,8 @@ def test_a_run_says_what_its_weights_begin_as(tmp_path: Path) -> None:
         f"the weights begin as those of `{loaded.model}`, the audio branch as a copy of the loaded video branch: "
     )
     assert said[2] == start
+    onward = tiny_config(tmp_path, train="lora", init_adapter="mine")
+    assert describe_start(prepare_transformer(random), onward) == f"{start}, the adapter as `mine`"
     num_copied, num_all = map(int, re.findall(r"(\d+) of its (\d+)", said[1])[0])
     own = [name for name, _ in JoVATransformer3DModel(**MODEL).named_parameters() if branch_of(name) == "audio"]
     assert 0 < num_copied < num_all == len(own)
