@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jova_cli.keyframes import LAST, place_frames
-from jova_cli.latent_lengths import latent_of_frame, num_frames_of
+from jova_cli.keyframes import LAST, PicturePlaces, place_frames
 
 from .conditions import check_repeats
 from .moviepy_clips import unpack_moviepy
@@ -68,36 +67,14 @@ def place_keyframes(inputs: CallInputs, num_frames: int) -> dict[int, Keyframe]:
     return dict(sorted(zip(frames, (given for _, given in found), strict=True), key=lambda pair: pair[0]))
 
 
-def check_keyframes(
-    keyframes: Mapping[int, Keyframe],
-    num_clips: int,
-    temporal_factor: int,
-    num_mask_channels: int | None,
-    encodes_grey: bool,
-) -> None:
+def check_keyframes(keyframes: Mapping[int, Keyframe], num_clips: int, places: PicturePlaces) -> None:
     """Refuse pictures that a model has no place for, or as many as fit no clips.
 
     Args:
         keyframes: By their frames.
         num_clips: Of the call.
-        temporal_factor: Frames per latent after the first.
-        num_mask_channels: Condition channels that say what is given; None for a model that reads clean tokens.
-        encodes_grey: Whether pictures are encoded at their frames among grey ones; otherwise one fills its latent.
+        places: Of the model.
     """
-    if keyframes and num_mask_channels == 0:
-        raise ValueError(
-            f"`{next(iter(keyframes.values())).name}` must be None for a model whose condition channels hold no mask, "
-            "which would say where a picture stands, got pictures; leave them out"
-        )
-    frame_of_latent: dict[int, int] = {}
-    for frame, given in keyframes.items():
+    for given in keyframes.values():
         check_repeats(given.name, len(given.pictures), num_clips)
-        latent = latent_of_frame(frame, temporal_factor)
-        if latent in frame_of_latent and not encodes_grey:
-            last = num_frames_of(latent + 1, temporal_factor) - 1
-            raise ValueError(
-                f"`{given.name}` must be the only picture of its latent, which holds the frames "
-                f"{last - temporal_factor + 1} to {last}, got the frames {frame_of_latent[latent]} and {frame}; leave "
-                "one out"
-            )
-        frame_of_latent[latent] = frame
+    places.check({frame: given.name for frame, given in keyframes.items()})

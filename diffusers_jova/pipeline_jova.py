@@ -247,8 +247,7 @@ class JoVAPipeline(
         if "video" in inputs.modalities or self.vae is not None:
             check_size(settings, self.video_codec.spatial_factor, config.patch_size)
             keyframes = place_keyframes(inputs, settings.num_frames)
-            places = (self.temporal_factor, self.num_mask_channels, self.encodes_grey)
-            check_keyframes(keyframes, inputs.num_clips, *places)
+            check_keyframes(keyframes, inputs.num_clips, self.picture_places)
         check_sound_fits(given_lengths(inputs), settings.num_frames, settings.frame_rate, self.temporal_factor)
 
     def clip_shape(self, inputs: CallInputs, settings: GenerationDefaults) -> ClipShape:

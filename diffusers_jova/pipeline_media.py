@@ -14,6 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from jova_cli.clip_limits import ClipLimits, clip_limits
+from jova_cli.keyframes import PicturePlaces
 from jova_cli.latent_lengths import latent_of_frame, num_frames_of
 
 from .audio_codec import JoVAAudioCodec, needs_vocoder
@@ -317,6 +318,11 @@ class JoVAMediaMixin:
     def num_mask_channels(self) -> int | None:
         """Condition channels that say what of the video is given; None for models that read clean tokens."""
         return self.num_condition_channels - self.video_codec.num_channels if self.num_condition_channels > 0 else None
+
+    @property
+    def picture_places(self) -> PicturePlaces:
+        """Where the model has places for pictures."""
+        return PicturePlaces(self.temporal_factor, self.num_mask_channels, self.encodes_grey)
 
     def encode_pictures(self, pictures: Mapping[int, Tensor], clip: ClipShape) -> Tensor:
         """Normalised latents [B, C, F, h, w] of pictures at given frames.

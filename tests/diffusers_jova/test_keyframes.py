@@ -16,6 +16,7 @@ from diffusers_jova.drawn.avatars import make_clip
 from diffusers_jova.drawn.corpus import HELD_OUT_SEED
 from diffusers_jova.evaluation.fidelity import psnr_db
 from diffusers_jova.long_clip import LongClip, ScriptLine
+from diffusers_jova.media import write_video
 from diffusers_jova.pictures import to_uint8_frames
 from diffusers_jova.provenance import read_provenance
 from jova_cli.main import main
@@ -245,3 +246,15 @@ def test_condition_channels_without_a_mask_cannot_say_where_a_picture_stands() -
     pipeline = build_tiny_pipeline(transformer=build_transformer(in_channels=32))
     with pytest.raises(ValueError, match="`last_image` must be None for a model whose condition channels hold no"):
         first_call(pipeline, last_image=picture())
+
+
+def test_a_picture_within_a_given_video_is_refused_by_its_option_before_weights_are_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JoVAPipeline, "from_pretrained", None)
+    PIL.Image.fromarray(picture()).save(tmp_path / "a.png")
+    write_video(tmp_path / "a.mp4", [picture()] * 9, 16.0)
+    words = ["generate", "--prompt", "a dog", "--video", str(tmp_path / "a.mp4"), "--num-frames", "17"]
+    with pytest.raises(SystemExit):
+        main([*words, "--keyframe", f"4={tmp_path / 'a.png'}", "--output", str(tmp_path / "b.mp4")])
+    assert "`--keyframe` must be behind the 9 frames of the given `--video`, got frame 4" in capsys.readouterr().err

@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 import torch
 
-from diffusers_jova.guidance import CONDITIONAL, NO_COUPLING, NO_TEXT, NO_VOICE, UNCONDITIONAL, Branch, Guidance, combine
+from diffusers_jova.guidance import (
+    CONDITIONAL,
+    NO_COUPLING,
+    NO_TEXT,
+    NO_VOICE,
+    UNCONDITIONAL,
+    Branch,
+    Guidance,
+    combine,
+)
 from diffusers_jova.prediction_plan import PredictionPlan, wanted_of
 
 
