@@ -89,7 +89,9 @@ def call_arguments(args: argparse.Namespace, tell: Callable[[str], None] = tell)
 
 
 def check_given_lengths(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
-    """Refuse given media that are too long, and pictures within them, before weights are loaded, where the configs of the model are here.
+    """Refuse given media that are too long, and pictures within them, before weights are loaded.
+
+    That is where the configs of the model are here.
 
     Args:
         args: The words of a single clip.

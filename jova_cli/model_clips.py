@@ -117,14 +117,14 @@ def read_geometry(folder: Path) -> Geometry | None:
 def read_places(folder: Path) -> PicturePlaces | None:
     """Where a saved pipeline has places for pictures; None where its configs are not there."""
     transformer = config_of(folder, "transformer")
-    channels = transformer.get("in_channels"), transformer.get("out_channels")
+    num_in, num_out = transformer.get("in_channels"), transformer.get("out_channels")
     if kind_of(folder / INDEX) != "file" or (geometry := read_geometry(folder)) is None:
         return None
-    if not all(type(number) is int for number in channels):
+    if not isinstance(num_in, int) or not isinstance(num_out, int):
         return None
-    num_given = channels[0] - channels[1]  # of the latents of what is given, as many as go out, and of its mask
+    num_given = num_in - num_out  # of the latents of what is given, as many as go out, and of its mask
     encodes_grey = bool(read_index(folder).get("fills_image_with_grey")) and num_given > 0
-    return PicturePlaces(geometry.temporal_factor, num_given - channels[1] if num_given > 0 else None, encodes_grey)
+    return PicturePlaces(geometry.temporal_factor, num_given - num_out if num_given > 0 else None, encodes_grey)
 
 
 def check_clip_fits(
