@@ -206,8 +206,8 @@ def check(args: argparse.Namespace) -> None:
         return
     check_numbers(args)
     if is_long(args):
-        check_media(args)
         check_long(args, check_clip, check_prompt, check_keyframes)
+        check_media(args)
     else:
         check_clip(args)
     check_writable("--output", args.output)
