@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from jova_cli.cache_words import cache_settings
 from jova_cli.clip_limits import GivenLengths
 from jova_cli.file_arguments import as_options
-from jova_cli.generate import LARGEST_SEED, PARTS, Adapter, check_fits, default_arguments
+from jova_cli.generate import LARGEST_SEED, PARTS, Adapter, check_fits, check_keyframes, default_arguments
 from jova_cli.keyframes import Keyframe
+from jova_cli.latent_lengths import whole_frames
 from jova_cli.long_clips import lay_out
 from jova_cli.model_clips import read_geometry
 from jova_cli.parser import one_line
@@ -88,7 +89,9 @@ def call_arguments(args: argparse.Namespace, tell: Callable[[str], None] = tell)
 
 
 def check_given_lengths(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
-    """Refuse given media that are too long, before weights are loaded, where the configs of the model are here.
+    """Refuse given media that are too long, and pictures within them, before weights are loaded.
+
+    That is where the configs of the model are here.
 
     Args:
         args: The words of a single clip.
@@ -106,6 +109,8 @@ def check_given_lengths(args: argparse.Namespace, given: Mapping[str, Any]) -> N
         num_frames = frames_of_given_media(video, samples, rate, frame_rate, geometry.temporal_factor)
     sound_length = () if sound is None else (sound.audio.shape[-1], sound.sampling_rate)
     check_fits(args, num_frames, GivenLengths(None if video is None else len(video), *sound_length))
+    num_given_frames = 0 if video is None else whole_frames(min(len(video), num_frames), geometry.temporal_factor)
+    check_keyframes(args, num_frames, num_given_frames)
 
 
 def check_cost(
@@ -230,7 +235,7 @@ def given_media(args: argparse.Namespace, tell: Callable[[str], None] = tell) ->
         with errors_name("--keyframe"):
             given["keyframes"] = read_keyframes(args.keyframe)
     if args.video is not None:
-        with errors_name("--video"):
+        with errors_name("--video", image="--image"):
             given |= given_video(args, tell)
     if args.audio is not None:
         with errors_name("--audio"):

@@ -118,14 +118,19 @@ class GivenLatents(NamedTuple):
 
 def repeat_to_batch(name: str, rows: Tensor, batch_size: int) -> Tensor:
     """Rows of one clip, or of one per prompt, to one per clip: [1 or P, ...] -> [B, ...]."""
-    check_repeats(name, rows.shape[0], batch_size)
+    if batch_size % rows.shape[0]:
+        raise ValueError(
+            f"`{name}` must be one for all clips or one per prompt, got {rows.shape[0]} for {batch_size} clips; "
+            "pass one, or as many as there are prompts"
+        )
     return rows.repeat_interleave(batch_size // rows.shape[0], dim=0)
 
 
-def check_repeats(name: str, number: int, batch_size: int) -> None:
+def check_repeats(name: str, number: int, num_prompts: int) -> None:
     """Refuse so many of something that they are neither one for all clips nor one per prompt."""
-    if batch_size % number:
+    if number not in (1, num_prompts):
+        prompts = "1 prompt" if num_prompts == 1 else f"{num_prompts} prompts"
         raise ValueError(
-            f"`{name}` must be one for all clips or one per prompt, got {number} for {batch_size} clips; "
-            "pass one, or as many as there are prompts"
+            f"`{name}` must be one for all clips or one per prompt, got {number} for {prompts}; pass one, or as many "
+            "as there are prompts"
         )

@@ -109,13 +109,13 @@ def merged(weights: Weights, question: Callable[[Branch], Branch]) -> Weights:
         question: The branch that stands for all which ask the same.
 
     Returns:
-        The weights without those that have become 0; one that was 0 before stays, for what is compared with it.
+        The weights that are not 0.
     """
     found: Weights = {}
     for branch, weight in weights.items():
         asked = question(branch)
         found[asked] = found.get(asked, 0.0) + weight
-    return {branch: weight for branch, weight in found.items() if weight != 0 or weights.get(branch) == 0}
+    return {branch: weight for branch, weight in found.items() if weight != 0}
 
 
 def required_branches(*weights: Weights) -> list[Branch]:

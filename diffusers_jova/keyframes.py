@@ -9,20 +9,17 @@ What a causal VAE makes of time decides what can be given. Its latents hold 4 fr
   of its frame, which its weights were trained for; its `index` counts latents, ours counts frames.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Mapping, Sized
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jova_cli.keyframes import LAST, place_frames
-from jova_cli.latent_lengths import latent_of_frame, num_frames_of
+from jova_cli.keyframes import LAST, PicturePlaces, place_frames
 
 from .conditions import check_repeats
 from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
 from .pictures import to_pictures
-from .pipeline_checks import CallInputs
 
 
 class Keyframe(NamedTuple):
@@ -37,67 +34,61 @@ class Keyframe(NamedTuple):
     pictures: list[np.ndarray]
 
 
-def settle_keyframes(inputs: CallInputs) -> CallInputs:
-    """Bring the pictures at given frames into one form."""
-    last_image, keyframes = inputs.last_image, inputs.keyframes
+def given_keyframes(keyframes: Any) -> Mapping[Any, Any] | None:
+    """Pictures by their frames as a call is given them; None where it is given none."""
+    if keyframes is not None and not isinstance(keyframes, Mapping):
+        raise ValueError(
+            f"`keyframes` must be a dict of pictures by their frames, got {type(keyframes).__name__}; pass "
+            "{40: picture}, say"
+        )
+    return keyframes or None
+
+
+def settle_keyframes(
+    last_image: Any, keyframes: Any
+) -> tuple[list[np.ndarray] | None, dict[int, list[np.ndarray]] | None]:
+    """The pictures at given frames of a call in one form, `last_image` and `keyframes`."""
     if last_image is not None:
         last_image = to_pictures("last_image", unpack_moviepy("last_image", last_image))
-    if keyframes is not None:
-        if not isinstance(keyframes, Mapping):
-            raise ValueError(
-                f"`keyframes` must be a dict of pictures by their frames, got {type(keyframes).__name__}; pass "
-                "{40: picture}, say"
-            )
-        keyframes = {
-            whole_number("frame in keyframes", frame): to_pictures("keyframes", unpack_moviepy("keyframes", pictures))
-            for frame, pictures in keyframes.items()
-        }
-    return replace(inputs, last_image=last_image, keyframes=keyframes or None)
+    settled = {
+        whole_number("frame in keyframes", frame): to_pictures("keyframes", unpack_moviepy("keyframes", pictures))
+        for frame, pictures in (given_keyframes(keyframes) or {}).items()
+    }
+    return last_image, settled or None
 
 
-def place_keyframes(inputs: CallInputs, num_frames: int) -> dict[int, Keyframe]:
-    """The pictures of settled inputs by their frames in a clip of so many, ascending.
+def place_keyframes(
+    last_image: list[np.ndarray] | None,
+    keyframes: Mapping[int, list[np.ndarray]] | None,
+    num_frames: int,
+    video: Sized | None = None,
+) -> dict[int, Keyframe]:
+    """Settled pictures by their frames in a clip, ascending.
+
+    Args:
+        last_image: In one form.
+        keyframes: In one form.
+        num_frames: Of the clip.
+        video: Given frames that it begins with.
 
     Raises:
         ValueError: A frame is outside the clip, within the given video, or given twice.
     """
-    found = [] if inputs.last_image is None else [(LAST, Keyframe("last_image", inputs.last_image))]
-    found += [(frame, Keyframe("keyframes", pictures)) for frame, pictures in (inputs.keyframes or {}).items()]
-    num_given_frames = 0 if inputs.video is None else len(inputs.video)
+    found = [] if last_image is None else [(LAST, Keyframe("last_image", last_image))]
+    found += [(frame, Keyframe("keyframes", pictures)) for frame, pictures in (keyframes or {}).items()]
+    num_given_frames = 0 if video is None else len(video)
     frames = place_frames([(given.name, frame) for frame, given in found], num_frames, num_given_frames)
     return dict(sorted(zip(frames, (given for _, given in found), strict=True), key=lambda pair: pair[0]))
 
 
-def check_keyframes(
-    keyframes: Mapping[int, Keyframe],
-    num_clips: int,
-    temporal_factor: int,
-    num_mask_channels: int | None,
-    encodes_grey: bool,
-) -> None:
-    """Refuse pictures that a model has no place for, or as many as fit no clips.
+def check_keyframes(keyframes: Mapping[int, Keyframe], num_prompts: int, places: PicturePlaces) -> None:
+    """Refuse pictures that a model has no place for, or as many as fit no prompts.
 
     Args:
         keyframes: By their frames.
-        num_clips: Of the call.
-        temporal_factor: Frames per latent after the first.
-        num_mask_channels: Condition channels that say what is given; None for a model that reads clean tokens.
-        encodes_grey: Whether pictures are encoded at their frames among grey ones; otherwise one fills its latent.
+        num_prompts: Of the call.
+        places: Of the model.
     """
-    if keyframes and num_mask_channels == 0:
-        raise ValueError(
-            f"`{next(iter(keyframes.values())).name}` must be None for a model whose condition channels hold no mask, "
-            "which would say where a picture stands, got pictures; leave them out"
-        )
-    frame_of_latent: dict[int, int] = {}
-    for frame, given in keyframes.items():
-        check_repeats(given.name, len(given.pictures), num_clips)
-        latent = latent_of_frame(frame, temporal_factor)
-        if latent in frame_of_latent and not encodes_grey:
-            last = num_frames_of(latent + 1, temporal_factor) - 1
-            raise ValueError(
-                f"`{given.name}` must be the only picture of its latent, which holds the frames "
-                f"{last - temporal_factor + 1} to {last}, got the frames {frame_of_latent[latent]} and {frame}; leave "
-                "one out"
-            )
-        frame_of_latent[latent] = frame
+    for given in keyframes.values():
+        check_repeats(given.name, len(given.pictures), num_prompts)
+    places.check({frame: given.name for frame, given in keyframes.items()})

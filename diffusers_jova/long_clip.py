@@ -20,17 +20,20 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from jova_cli.keyframes import LAST, place_frames
 from jova_cli.latent_lengths import num_frames_of
 from jova_cli.parser import did_you_mean
 from jova_cli.script import with_silence
 from jova_cli.windows import Window, WindowSize, plan_windows, with_shorter_overlap
 
 from .clip_shape import set_length
+from .conditions import check_repeats
 from .content_credentials import Credentials
+from .keyframes import check_keyframes, place_keyframes, settle_keyframes
 from .media_arrays import SILENT, exact_frame_rate
 from .media_writing import check_place, streamed_video
+from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
+from .pictures import check_fit, to_pictures
 from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
 from .provenance import Record, active_adapters, basic_record, name_of_source
@@ -206,12 +209,14 @@ class LongClip:
         return self.pipeline.sampling_rate if "audio" in self.modalities else None
 
     def place_keyframes(self) -> dict[int, Any]:
-        """Pictures by their frames in the clip."""
-        pictures = dict(self.arguments.get("keyframes") or {})
-        named = [("keyframes", frame) for frame in pictures]
-        if (last_image := self.arguments.get("last_image")) is not None:
-            named, pictures = [*named, ("last_image", LAST)], {**pictures, LAST: last_image}
-        return dict(zip(place_frames(named, self.num_frames), pictures.values(), strict=True))
+        """Pictures in one form by their frames in the clip, once they are checked; no window is begun otherwise."""
+        check_fit(self.arguments.get("fit", "cover"))
+        if (image := self.arguments.get("image")) is not None:
+            check_repeats("image", len(to_pictures("image", unpack_moviepy("image", image))), 1)
+        settled = settle_keyframes(self.arguments.get("last_image"), self.arguments.get("keyframes"))
+        keyframes = place_keyframes(*settled, self.num_frames)
+        check_keyframes(keyframes, 1, self.pipeline.picture_places)
+        return {frame: given.pictures for frame, given in keyframes.items()}
 
     def keyframes_of(self, index: int) -> dict[int, Any]:
         """Pictures by their frames in a window, of those that it does not begin with."""
@@ -371,6 +376,8 @@ class LongClip:
         arguments = {**self.arguments, **voice}
         if self.keyframes:
             arguments |= {"last_image": None, "keyframes": self.keyframes_of(index) or None}
+            if held is None and arguments["keyframes"] is None and arguments.get("image") is None:
+                arguments.pop("fit", None)  # which is for the pictures of later windows
         if held is not None:
             arguments["video"] = held.frames.movedim(1, -1).numpy()
             if not reads_references(self.pipeline.transformer.config):
@@ -462,7 +469,7 @@ class LongClip:
         settings = {**record["settings"], "num_frames": self.num_frames}
         if self.keyframes:  # those of the first window are not all
             record = {**record, "given": list(dict.fromkeys([*record["given"], "keyframes"]))}
-            settings["keyframes"] = sorted(self.keyframes)
+            settings |= {"keyframes": sorted(self.keyframes), "fit": self.arguments.get("fit", "cover")}
         windows = {"num_frames": max(window.num_frames for window in self.windows), "count": len(self.windows)}
         return {**record, "prompt": script[0]["prompt"], "script": script, "windows": windows, "settings": settings}
 

@@ -17,7 +17,7 @@ from .finite import check_finite_inputs
 from .generation_defaults import GenerationDefaults
 from .media_arrays import MAX_FRAME_RATE_HZ, MIN_FRAME_RATE_HZ, SILENT
 from .number_arguments import whole_number
-from .pictures import Fit, check_fit
+from .pictures import STILLS, Fit, check_fit
 from .prompt import JoVAPrompt, PromptEmbeds, check_text
 from .transformer_jova import MODALITIES
 
@@ -79,9 +79,14 @@ class CallInputs:
         }
 
     @property
+    def num_prompts(self) -> int:
+        """Prompts of the call."""
+        return count_prompts(self.prompt, self.prompt_embeds)
+
+    @property
     def num_clips(self) -> int:
         """Clips of the call."""
-        return count_prompts(self.prompt, self.prompt_embeds) * self.num_videos_per_prompt
+        return self.num_prompts * self.num_videos_per_prompt
 
 
 class TextWidths(NamedTuple):
@@ -456,11 +461,21 @@ def check_speaker_positions(prompt_embeds: PromptEmbeds | Tensor) -> None:
         )
 
 
-def check_something_is_generated(generated: Sequence[str], given: Sequence[str]) -> None:
-    """Refuse a call whose given media leave nothing to generate."""
+def check_something_is_generated(generated: Sequence[str], given: Sequence[str], inputs: CallInputs) -> None:
+    """Refuse a call whose given media leave nothing to generate.
+
+    Args:
+        generated: Modalities of which something is left.
+        given: Those of which something is given.
+        inputs: Of the call.
+    """
     if not generated:
+        said = dict(zip(given, given, strict=True))
+        if inputs.video is None and "video" in given:
+            stills = [f"`{name}`" for name in STILLS if getattr(inputs, name) is not None]
+            said["video"] = f"pictures ({' and '.join(stills)})"
         raise ValueError(
-            f"something must be left to generate, got given {' and '.join(given)} for the whole clip; "
+            f"something must be left to generate, got given {' and '.join(said.values())} for the whole clip; "
             f"raise `num_frames` to continue it, or let the other modality take part"
         )
 

@@ -26,6 +26,7 @@ from jova_cli.clip_limits import check_sound_fits
 from .call_guard import one_thread_at_a_time
 from .clip_shape import ClipShape
 from .component_fit import check_components, check_reference_length, check_skip_layer
+from .conditions import check_repeats
 from .current_call import JoVACurrentCallMixin
 from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
@@ -33,7 +34,7 @@ from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
 from .guidance_parallel import JoVAGuidanceParallelMixin
 from .joint_transformer import check_attention_kwargs
-from .keyframes import check_keyframes, place_keyframes
+from .keyframes import check_keyframes, given_keyframes, place_keyframes
 from .log_mel import JoVALogMel
 from .lora import JoVALoraLoaderMixin
 from .media_arrays import Audio
@@ -246,9 +247,10 @@ class JoVAPipeline(
         )
         if "video" in inputs.modalities or self.vae is not None:
             check_size(settings, self.video_codec.spatial_factor, config.patch_size)
-            keyframes = place_keyframes(inputs, settings.num_frames)
-            places = (self.temporal_factor, self.num_mask_channels, self.encodes_grey)
-            check_keyframes(keyframes, inputs.num_clips, *places)
+            if inputs.image is not None:
+                check_repeats("image", len(inputs.image), inputs.num_prompts)
+            keyframes = place_keyframes(inputs.last_image, inputs.keyframes, settings.num_frames, inputs.video)
+            check_keyframes(keyframes, inputs.num_prompts, self.picture_places)
         check_sound_fits(given_lengths(inputs), settings.num_frames, settings.frame_rate, self.temporal_factor)
 
     def clip_shape(self, inputs: CallInputs, settings: GenerationDefaults) -> ClipShape:
@@ -411,7 +413,7 @@ class JoVAPipeline(
             audio_negative_prompt=audio_negative_prompt,
             image=image,
             last_image=last_image,
-            keyframes=keyframes,
+            keyframes=given_keyframes(keyframes),
             audio=audio,
             video=video,
             audio_sampling_rate=audio_sampling_rate,
@@ -491,7 +493,7 @@ class JoVAPipeline(
             has_voices=speakers is not None,
         )
         generated = [name for name in modalities if denoiser.generates(name)]
-        check_something_is_generated(generated, list(media.latents))
+        check_something_is_generated(generated, list(media.latents), inputs)
         if denoiser.sharing is not None:
             denoiser.sharing.tell_idle(denoiser.branches_by_step(modalities))
 

@@ -14,11 +14,12 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from jova_cli.clip_limits import ClipLimits, clip_limits
+from jova_cli.keyframes import PicturePlaces
 from jova_cli.latent_lengths import latent_of_frame, num_frames_of
 
 from .audio_codec import JoVAAudioCodec, needs_vocoder
 from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given_media, set_length
-from .conditions import GivenLatents, condition_channels, frame_mask, repeat_to_batch
+from .conditions import GivenLatents, check_repeats, condition_channels, frame_mask, repeat_to_batch
 from .finite import check_finite_inputs, finite_output
 from .given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
 from .keyframes import place_keyframes, settle_keyframes
@@ -179,7 +180,8 @@ class JoVAMediaMixin:
     def settle_media(self, inputs: CallInputs) -> CallInputs:
         """Bring given media into one form each, and let what was read from a file bring its rates."""
         given = {name: unpack_moviepy(name, getattr(inputs, name)) for name in ("image", "video", "audio")}
-        inputs = settle_keyframes(replace(inputs, **given))
+        given["last_image"], given["keyframes"] = settle_keyframes(inputs.last_image, inputs.keyframes)
+        inputs = replace(inputs, **given)
         if inputs.image is not None:
             inputs = replace(inputs, image=to_pictures("image", inputs.image))
         if inputs.video is not None:
@@ -298,9 +300,10 @@ class JoVAMediaMixin:
             video: Given frames [1, 3, N, H, W] in [-1, 1].
         """
         first = self.first_frames(inputs, clip, video)
+        placed = place_keyframes(inputs.last_image, inputs.keyframes, clip.num_frames, inputs.video)
         behind = {
             frame: self.fit_all_to_clip(given.name, given.pictures, clip, inputs.fit)
-            for frame, given in place_keyframes(inputs, clip.num_frames).items()
+            for frame, given in placed.items()
         }
         return behind if first is None else {0: first, **behind}
 
@@ -317,6 +320,11 @@ class JoVAMediaMixin:
     def num_mask_channels(self) -> int | None:
         """Condition channels that say what of the video is given; None for models that read clean tokens."""
         return self.num_condition_channels - self.video_codec.num_channels if self.num_condition_channels > 0 else None
+
+    @property
+    def picture_places(self) -> PicturePlaces:
+        """Where the model has places for pictures."""
+        return PicturePlaces(self.temporal_factor, self.num_mask_channels, self.encodes_grey)
 
     def encode_pictures(self, pictures: Mapping[int, Tensor], clip: ClipShape) -> Tensor:
         """Normalised latents [B, C, F, h, w] of pictures at given frames.
@@ -512,5 +520,6 @@ def among_grey(pictures: Mapping[int, Tensor], num_frames: int) -> Tensor:
     shape = next(iter(pictures.values())).shape
     frames = torch.zeros(num_clips, 3, num_frames, *shape[3:])  # 0 is grey
     for frame, picture in pictures.items():
-        frames[:, :, frame : frame + 1] = repeat_to_batch("keyframes" if frame else "image", picture, num_clips)
+        check_repeats("keyframes" if frame else "image", len(picture), num_clips)
+        frames[:, :, frame : frame + 1] = picture
     return frames

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from .guidance import Branch, Guidance, Weights, merged, required_branches
+from .guidance import CONDITIONAL, Branch, Guidance, Weights, merged, required_branches
 from .sample_runs import OTHER, Coupling, reads_other
 
 
@@ -38,10 +38,14 @@ class PredictionPlan:
             step: Index of the step.
             num_steps: Number of steps.
         """
-        return {
+        found = {
             name: merged(guidance[name].weights(step, num_steps), partial(self.question, name))
             for name in self.generated
         }
+        for name, weights in found.items():
+            if not guidance[name].is_linear:
+                weights.setdefault(CONDITIONAL, 0.0)  # what projection and rescaling compare with, whatever its sum
+        return found
 
     def question(self, name: str, branch: Branch) -> Branch:
         """The branch that stands for all which ask a modality the same.

@@ -17,7 +17,7 @@ from .given_paths import check_file, check_readable, check_suffix, check_writabl
 from .keyframes import named_frames, parse_keyframe, place_frames
 from .long_clips import add_long_arguments, check_long, check_no_long_options, is_long
 from .media_files import check_image, check_sound, check_video
-from .model_clips import MODALITIES, check_clip_fits, index_defaults
+from .model_clips import MODALITIES, check_clip_fits, index_defaults, read_places
 from .model_info import read_index
 from .number_options import MAX_RATE_HZ, MEMORY_GB, check_between, check_count
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name, one_line
@@ -206,9 +206,8 @@ def check(args: argparse.Namespace) -> None:
         return
     check_numbers(args)
     if is_long(args):
-        check_keyframes(args)
+        check_long(args, check_clip, check_prompt, check_keyframes)
         check_media(args)
-        check_long(args, check_clip, check_prompt)
     else:
         check_clip(args)
     check_writable("--output", args.output)
@@ -298,7 +297,7 @@ def check_media(args: argparse.Namespace) -> None:
         try:
             check_content(path)
         except (ValueError, OSError) as error:
-            raise ValueError(as_options(one_line(error), path=words)) from error
+            raise ValueError(as_options(one_line(error), path=words, **OPTIONS_OF_PICTURES)) from error
         except ImportError:  # said by the work, with what to install
             continue
 
@@ -352,18 +351,27 @@ def check_first_frame(args: argparse.Namespace) -> None:
         )
 
 
-def check_keyframes(args: argparse.Namespace) -> None:
-    """Refuse pictures for frames that the clip has not, as far as its length is known."""
-    given, num_frames = named_frames(args), args.num_frames
+def check_keyframes(args: argparse.Namespace, num_frames: int | None = None, num_given_frames: int = 0) -> None:
+    """Refuse pictures for frames that the clip has not, or that the model has no place for, as far as that is known.
+
+    Args:
+        args: The words of a clip.
+        num_frames: Of the clip, where something else than its words decides it.
+        num_given_frames: Of a given video that the clip begins with, once it is read.
+    """
+    given = named_frames(args)
+    num_frames = args.num_frames if num_frames is None else num_frames
     if given and "video" not in args.modalities:
         raise ValueError(
             "`--last-image` and `--keyframe` must go with video, got `--modalities audio`; leave one of them out"
         )
     if num_frames is None and args.audio is None and args.video is None and Path(args.model).exists():
         num_frames = index_defaults(read_index(Path(args.model)))["num_frames"]
-    if num_frames is not None:
+    if given and num_frames is not None:
         try:
-            place_frames(given, num_frames)
+            frames = place_frames(given, num_frames, num_given_frames)
+            if (places := read_places(Path(args.model))) is not None:
+                places.check({frame: name for frame, (name, _) in zip(frames, given, strict=True)})
         except ValueError as error:
             raise ValueError(as_options(one_line(error), **OPTIONS_OF_PICTURES)) from error
 

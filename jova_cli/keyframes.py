@@ -1,9 +1,11 @@
 """Pictures at given frames of a clip: the words that name them, and the frames that they mean."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from .latent_lengths import latent_of_frame, num_frames_of
 
 
 LAST = -1  # frame of the clip
@@ -14,6 +16,43 @@ class Keyframe(NamedTuple):
 
     frame: int
     path: Path
+
+
+class PicturePlaces(NamedTuple):
+    """Where a model has places for pictures.
+
+    Attributes:
+        temporal_factor: Frames per latent after the first.
+        num_mask_channels: Condition channels that say what is given; None for a model that reads clean tokens.
+        encodes_grey: Whether pictures are encoded at their frames among grey ones; otherwise one fills its latent.
+    """
+
+    temporal_factor: int
+    num_mask_channels: int | None
+    encodes_grey: bool
+
+    def check(self, names: Mapping[int, str]) -> None:
+        """Refuse pictures that the model has no place for.
+
+        Args:
+            names: Argument of each, by its frame, counted from the beginning.
+        """
+        if names and self.num_mask_channels == 0:
+            raise ValueError(
+                f"`{next(iter(names.values()))}` must be None for a model whose condition channels hold no mask, "
+                "which would say where a picture stands, got pictures; leave them out"
+            )
+        frame_of_latent: dict[int, int] = {}
+        for frame, name in sorted(names.items()):
+            latent = latent_of_frame(frame, self.temporal_factor)
+            if latent in frame_of_latent and not self.encodes_grey:
+                last = num_frames_of(latent + 1, self.temporal_factor) - 1
+                raise ValueError(
+                    f"`{name}` must be the only picture of its latent, which holds the frames "
+                    f"{last - self.temporal_factor + 1} to {last}, got the frames {frame_of_latent[latent]} and "
+                    f"{frame}; leave one out"
+                )
+            frame_of_latent[latent] = frame
 
 
 def parse_keyframe(text: str) -> Keyframe:

@@ -59,13 +59,19 @@ def check_no_long_options(args: argparse.Namespace) -> None:
             raise ValueError(f"`{option}` must be used without `--prompts`, got both; make long clips one by one")
 
 
-def check_long(args: argparse.Namespace, check_clip: Check, check_prompt: Check) -> None:
+def check_long(
+    args: argparse.Namespace,
+    check_clip: Check,
+    check_prompt: Check,
+    check_keyframes: Callable[[argparse.Namespace, int], None],
+) -> None:
     """Refuse a long clip that shows to be wrong before anything is loaded, and read the rows of its script.
 
     Args:
         args: The words of a single clip; `script_rows` is added.
         check_clip: Refuses what is wrong with a single clip.
         check_prompt: Refuses what is wrong with its prompt.
+        check_keyframes: Refuses pictures that a clip of so many frames has no place for.
     """
     if args.tries is not None:
         check_count("--tries", args.tries)
@@ -87,9 +93,12 @@ def check_long(args: argparse.Namespace, check_clip: Check, check_prompt: Check)
             "got neither; give one"
         )
     values, _, factor = geometry_of(args)
+    num_frames = args.num_frames
     if values is not None and (size := size_of_a_window(args)) is not None:
         num_frames, rows = lay_out(args, values["frame_rate"], factor)
         plan_windows([row.start_s for row in rows], num_frames, values["frame_rate"], size)
+    if num_frames is not None:
+        check_keyframes(args, num_frames)
     check_clip(words_of_a_window(args))
 
 

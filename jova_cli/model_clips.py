@@ -20,6 +20,7 @@ from .clip_limits import (
 )
 from .given_paths import kind_of
 from .json_text import read_object
+from .keyframes import PicturePlaces
 from .latent_lengths import AudioClock, Rounding, check_whole_frames
 from .model_info import INDEX, read_index
 from .shipped import PACKAGE
@@ -111,6 +112,19 @@ def read_geometry(folder: Path) -> Geometry | None:
             f"the configs of `transformer`, `vae` and `audio_vae` in `{folder}` must hold sizes and rates, got an "
             f"error ({error!r}); save or fetch them anew"
         ) from error
+
+
+def read_places(folder: Path) -> PicturePlaces | None:
+    """Where a saved pipeline has places for pictures; None where its configs are not there."""
+    transformer = config_of(folder, "transformer")
+    num_in, num_out = transformer.get("in_channels"), transformer.get("out_channels")
+    if kind_of(folder / INDEX) != "file" or (geometry := read_geometry(folder)) is None:
+        return None
+    if not isinstance(num_in, int) or not isinstance(num_out, int):
+        return None
+    num_given = num_in - num_out  # of the latents of what is given, as many as go out, and of its mask
+    encodes_grey = bool(read_index(folder).get("fills_image_with_grey")) and num_given > 0
+    return PicturePlaces(geometry.temporal_factor, num_given - num_out if num_given > 0 else None, encodes_grey)
 
 
 def check_clip_fits(

@@ -16,6 +16,7 @@ from diffusers_jova.drawn.avatars import make_clip
 from diffusers_jova.drawn.corpus import HELD_OUT_SEED
 from diffusers_jova.evaluation.fidelity import psnr_db
 from diffusers_jova.long_clip import LongClip, ScriptLine
+from diffusers_jova.media import write_video
 from diffusers_jova.pictures import to_uint8_frames
 from diffusers_jova.provenance import read_provenance
 from jova_cli.main import main
@@ -199,6 +200,24 @@ def test_jova_tiny_ends_where_it_is_told_although_it_was_not_trained_to() -> Non
     assert told > misled
 
 
+def test_a_dict_without_pictures_is_none(pipelines: dict[str, JoVAPipeline], caplog: pytest.LogCaptureFixture) -> None:
+    _, made = first_call(pipelines["nava"], keyframes={}, fit="contain")
+    assert "`fit` is not used: no picture or `video` is given" in caplog.text
+    assert made.provenance[0]["given"] == []
+    first_call(pipelines["nava"], keyframes={}, modalities=["audio"])
+
+
+def test_the_fit_of_a_long_clip_is_told_once_and_of_all_its_windows(
+    pipelines: dict[str, JoVAPipeline], caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, "modalities": ("video",), "fit": "contain"}
+    settings = {"pipeline": pipelines["nava"], "lines": [ScriptLine(0.0, "a dog")], "num_frames": 17, "seed": 0}
+    clip = LongClip(**settings, arguments=arguments | {"last_image": picture()})
+    list(clip.pieces())
+    assert "`fit`" not in caplog.text
+    assert clip.record["settings"]["fit"] == "contain"
+
+
 # 3. What is refused
 
 
@@ -227,6 +246,22 @@ def test_jova_tiny_ends_where_it_is_told_although_it_was_not_trained_to() -> Non
         ({"last_image": picture(), "video": [picture()] * 9}, "`last_image` must be behind the 9 frames of the given"),
         ({"last_image": np.full((32, 32, 3), np.nan)}, "`last_image` of floats must lie in [0, 1], got [nan, nan]"),
         ({"keyframes": {4: "dog.png"}}, "read the file first, by `diffusers.utils.load_image('dog.png')`"),
+        (
+            {"keyframes": [], "modalities": ["audio"]},
+            "`keyframes` must be a dict of pictures by their frames, got list",
+        ),
+        (
+            {"image": picture(), "last_image": picture(), "num_frames": 5},
+            "something must be left to generate, got given pictures (`image` and `last_image`) for the whole",
+        ),
+        (
+            {"prompt": ["a", "b"], "num_videos_per_prompt": 3, "last_image": [picture()] * 3},
+            "`last_image` must be one for all clips or one per prompt, got 3 for 2 prompts; pass one, or as many",
+        ),
+        (
+            {"prompt": ["a", "b", "c", "d"], "image": [picture()] * 2},
+            "`image` must be one for all clips or one per prompt, got 2 for 4 prompts; pass one, or as many",
+        ),
         ({"last_image": [picture()] * 2}, "`last_image` must be one for all clips or one per prompt, got 2 for 1"),
         (
             {"last_image": picture(), "modalities": ["audio"]},
@@ -245,3 +280,42 @@ def test_condition_channels_without_a_mask_cannot_say_where_a_picture_stands() -
     pipeline = build_tiny_pipeline(transformer=build_transformer(in_channels=32))
     with pytest.raises(ValueError, match="`last_image` must be None for a model whose condition channels hold no"):
         first_call(pipeline, last_image=picture())
+
+
+def test_a_picture_within_a_given_video_is_refused_by_its_option_before_weights_are_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JoVAPipeline, "from_pretrained", None)
+    PIL.Image.fromarray(picture()).save(tmp_path / "a.png")
+    write_video(tmp_path / "a.mp4", [picture()] * 9, 16.0)
+    words = ["generate", "--prompt", "a dog", "--video", str(tmp_path / "a.mp4"), "--num-frames", "17"]
+    with pytest.raises(SystemExit):
+        main([*words, "--keyframe", f"4={tmp_path / 'a.png'}", "--output", str(tmp_path / "b.mp4")])
+    assert "`--keyframe` must be behind the 9 frames of the given `--video`, got frame 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"keyframes": {13: picture(), 15: picture()}}, "holds the frames 13 to 16, got the frames 13 and 15"),
+        ({"keyframes": {13: "a.png"}}, "read the file first, by `diffusers.utils.load_image('a.png')`"),
+        ({"keyframes": {13.5: picture()}}, "`frame in keyframes` must be a whole number, got 13.5"),
+        ({"keyframes": {"13": picture()}}, "`frame in keyframes` must be a whole number, got '13'"),
+        ({"keyframes": [picture()]}, "`keyframes` must be a dict of pictures by their frames, got list"),
+        ({"last_image": [picture()] * 2}, "`last_image` must be one for all clips or one per prompt, got 2 for 1"),
+        ({"image": [picture()] * 2}, "`image` must be one for all clips or one per prompt, got 2 for 1"),
+    ],
+)
+def test_pictures_of_a_long_clip_are_refused_before_its_first_window(
+    pipelines: dict[str, JoVAPipeline], given: dict[str, Any], message: str
+) -> None:
+    settings = {"pipeline": pipelines["nava"], "lines": [ScriptLine(0.0, "a dog")], "num_frames": 17, "seed": 0}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        LongClip(**settings, arguments=given)
+
+
+def test_windows_of_a_model_without_masks_are_not_begun_with_pictures() -> None:
+    pipeline = build_tiny_pipeline(transformer=build_transformer(in_channels=32))
+    settings = {"pipeline": pipeline, "lines": [ScriptLine(0.0, "a dog")], "num_frames": 17, "seed": 0}
+    with pytest.raises(ValueError, match="`last_image` must be None for a model whose condition channels hold no"):
+        LongClip(**settings, arguments={"last_image": picture()})

@@ -3,8 +3,18 @@
 from typing import Any
 
 import pytest
+import torch
 
-from diffusers_jova.guidance import CONDITIONAL, NO_COUPLING, NO_TEXT, NO_VOICE, UNCONDITIONAL, Branch, Guidance
+from diffusers_jova.guidance import (
+    CONDITIONAL,
+    NO_COUPLING,
+    NO_TEXT,
+    NO_VOICE,
+    UNCONDITIONAL,
+    Branch,
+    Guidance,
+    combine,
+)
 from diffusers_jova.prediction_plan import PredictionPlan, wanted_of
 
 
@@ -64,3 +74,21 @@ def test_a_prediction_without_voices_is_asked_where_there_are_some() -> None:
 def test_predictions_that_a_modality_cannot_tell_apart_are_one_with_the_sum_of_their_weights() -> None:
     plan = PredictionPlan(names=("video",), generated=("video",))
     assert plan.weights({"video": DUAL}, 0, 4) == {"video": {CONDITIONAL: 3.0, NO_TEXT: -2.0}}
+
+
+@pytest.mark.parametrize("settings", [{"apg_threshold": 0.0}, {"guidance_rescale": 0.5}])
+@pytest.mark.parametrize("coupling_scale", [1.0, 2.0])
+def test_what_projection_and_rescaling_compare_with_is_asked_where_its_weights_sum_to_nothing(
+    settings: dict[str, Any], coupling_scale: float
+) -> None:
+    scales = {"guidance_scale": 0.0, "coupling_scale": coupling_scale, "speaker_scale": 2.0}
+    plan = PredictionPlan(names=BOTH, generated=BOTH)
+    linear = plan.weights(guidance(**scales), 0, 4)["video"]
+    assert CONDITIONAL not in linear  # its share is that of the prediction without voices, of which there are none
+    bent = Guidance(**scales, **settings)
+    weights = plan.weights(dict.fromkeys(BOTH, bent), 0, 4)["video"]
+    assert weights == {CONDITIONAL: 0.0, **linear}
+    generator = torch.Generator().manual_seed(0)
+    answers = {branch: torch.randn(1, 2, 1, 4, 4, generator=generator) for branch in weights}
+    guided = bent.guide_data(answers, weights)
+    assert not torch.allclose(guided, combine(answers, weights))

@@ -8,6 +8,7 @@ import pytest
 
 from jova_cli.generate import parse
 from jova_cli.keyframes import Keyframe, parse_keyframe, place_frames
+from jova_cli.shipped import find_model
 
 
 def test_frames_count_from_the_beginning_or_from_the_end() -> None:
@@ -65,6 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pictures")
     PIL.Image.new("RGB", (8, 8)).save(path / "a.png")
     (path / "text.png").write_text("no picture")
+    (path / "s.jsonl").write_text(json.dumps({"start": 0, "end": 6, "prompt": "a dog"}))  # 97 frames at 16 per second
     return path
 
 
@@ -84,6 +86,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--last-image", "a.png", "--modalities", "audio"], "`--last-image` and `--keyframe` must go with video"),
         (["--keyframe", "481=a.png", "--num-frames", "481"], "must be at a frame from 1 to 480 of this clip"),
         (["--keyframe", "40=none.png", "--num-frames", "481"], "`--keyframe` must be an existing file, got "),
+        (["--script", "s.jsonl", "--keyframe", "97=a.png"], "`--keyframe` must be at a frame from 1 to 96 of this"),
+        (
+            ["--keyframe", "21=a.png", "--keyframe", "24=a.png"],
+            "`--keyframe` must be the only picture of its latent, which holds the frames 21 to 24, got the frames 21",
+        ),
+        (
+            ["--num-frames", "481", "--keyframe", "477=a.png", "--last-image", "a.png"],
+            "`--last-image` must be the only picture of its latent, which holds the frames 477 to 480, got",
+        ),
+        (["--video", "a.png"], "`--video` must be a video, got the picture a.png; a clip begins with it as `--image`"),
     ],
 )
 def test_words_that_cannot_work_are_refused_before_anything_is_loaded(
@@ -92,9 +104,38 @@ def test_words_that_cannot_work_are_refused_before_anything_is_loaded(
     monkeypatch.chdir(folder)
     output = "clip.wav" if "audio" in words else "clip.mp4"
     with pytest.raises(SystemExit):
-        parse(["--prompt", "a dog", "--output", output, *words])
+        parse([*([] if "--script" in words else ["--prompt", "a dog"]), "--output", output, *words])
     (said,) = capsys.readouterr().err.splitlines()
     assert message in said
+
+
+def test_a_script_has_the_frames_of_all_its_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    words = ["--script", "s.jsonl", "--output", "clip.mp4", "--keyframe", "60=a.png", "--last-image", "a.png"]
+    assert parse(words)[1].keyframe == [Keyframe(60, Path("a.png"))]
+
+
+def test_pictures_of_a_model_without_masks_are_refused_before_it_is_loaded(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = find_model("jova-tiny")
+    for name in ("transformer", "vae"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_bytes((Path(model) / name / "config.json").read_bytes())
+    (tmp_path / "model_index.json").write_bytes((Path(model) / "model_index.json").read_bytes())
+    words = ["--model", str(tmp_path), "--prompt", "a dog", "--output", str(tmp_path / "a.mp4"), "--keyframe"]
+    words += [f"21={folder / 'a.png'}", "--keyframe", f"24={folder / 'a.png'}"]
+
+    def change(file: str, **values: object) -> None:
+        path = tmp_path / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    change("model_index.json", fills_image_with_grey=True)  # each picture has its own mask channel
+    assert len(parse(words)[1].keyframe) == 2
+    change("transformer/config.json", in_channels=32)
+    with pytest.raises(SystemExit):
+        parse(words)
+    assert "`--keyframe` must be None for a model whose condition channels hold no mask" in capsys.readouterr().err
 
 
 def test_pictures_of_frames_are_columns_of_a_list_whose_files_lie_beside_it(folder: Path) -> None:

@@ -10,7 +10,7 @@ from diffusers_jova import FlowMatchAudioVideoScheduler
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader, write_record
 from diffusers_jova.training.loop.conditioning import Conditioning, ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
-from tests.tiny_training import EVERYTHING_RANDOM, tiny_config, write_clips
+from tests.tiny_training import tiny_config, write_clips
 
 
 def conditioned(folder: Path, seed: int = 0, num_mask_channels: int | None = 4, **settings: Any) -> ModelInputs:
@@ -263,11 +263,24 @@ def test_a_given_beginning_stays_what_it_is_beside_keyframes(tmp_path: Path) -> 
             assert not inputs.arguments["hidden_states"][:, 4, :, 0, 0][begun].any()
 
 
-def test_nothing_else_is_drawn_otherwise_where_keyframes_are_given(tmp_path: Path) -> None:
+def test_pictures_are_drawn_behind_everything_that_was_drawn_before_there_were_any(tmp_path: Path) -> None:
     with_stills(tmp_path, num_clips=8)
-    everything = {name: EVERYTHING_RANDOM[name] for name in ("image_probability", "caption_dropout", "coupling")}
-    some, none = (conditioned(tmp_path, keyframe_probability=share, **everything) for share in (1.0, 0.0))
-    assert torch.equal(some.target, none.target)
-    assert torch.equal(some.sigma, none.sigma)
-    for name in ("encoder_hidden_states", "audio_hidden_states"):
-        assert torch.equal(some.arguments[name], none.arguments[name])
+    shares = {"image_probability": 0.5, "caption_dropout": 0.5, "audio_caption_dropout": 0.5, "coupling": "mixed"}
+    shares |= {"uncoupled_probability": 0.5, "prefix_probability": 0.5, "keyframe_probability": 1.0}
+    config = tiny_config(tmp_path, **shares)
+    scheduler = FlowMatchAudioVideoScheduler(shift=config.shift, audio_shift=config.audio_shift)
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        sigma, audio_sigma = scheduler.sample_training_sigmas(8, config.density, "mixed", generator)
+        scheduler.sample_training_sigmas(8, config.density, "shared", generator)  # of clips with one modality
+        drop_caption, give_image, _ = torch.rand(3, 8, generator=generator)
+        uncouple, continues = torch.rand(2, generator=generator).tolist()
+        drop_own = torch.rand(8, generator=generator)
+        inputs = conditioned(tmp_path, seed, **shares)
+        assert torch.equal(inputs.sigma, sigma)
+        assert torch.equal(inputs.audio_sigma, audio_sigma)
+        for name, drawn in (("encoder_hidden_states", drop_caption), ("audio_encoder_hidden_states", drop_own)):
+            assert torch.equal(~inputs.arguments[name].flatten(1).any(1), drawn < 0.5)
+        assert torch.equal(inputs.arguments["hidden_states"][:, 4, 0, 0, 0] == 1, give_image < 0.5)
+        assert (inputs.arguments["timestep"].ndim == 2) == (continues < 0.5)
+        assert inputs.arguments["coupled"] == (continues < 0.5 or uncouple >= 0.5)
