@@ -75,7 +75,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
     try:
         with held_alone(args.output, "--output"):
             report = evaluate(args)
-            write_json(args.output / REPORT, report.as_json())
+            write_json(args.output / REPORT, report.as_json(), allow_nan=False)
             write_page(args.output / PAGE, report)
     except (ValueError, OSError) as error:
         parser.error(one_line(error))
