@@ -55,7 +55,7 @@ class Difference(NamedTuple):
 
 
 def compare(ours: Mapping[str, float], theirs: Mapping[str, float], *, is_paired: bool) -> Difference | None:
-    """Compare a measure of two sets of clips by a t interval: of the differences of pairs, or Welch's; None without clips.
+    """Compare a measure of two sets of clips by a t interval, of differences of pairs or Welch's; None without clips.
 
     Without a difference, one comparison in twenty is certain all the same: of 20 measures one, by chance.
 
