@@ -152,10 +152,14 @@ def write_text(path: Path, text: str, kept: str = COMPLETE_IS_KEPT) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write an object as JSON, whole or not at all; its folder is made."""
+def write_json(path: Path, values: Mapping[str, Any], *, allow_nan: bool = True) -> None:
+    """Write an object as JSON, whole or not at all; its folder is made.
+
+    Raises:
+        ValueError: If a number is not finite, which JSON does not know, and not `allow_nan`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    write_text(path, json.dumps(values, indent=2, allow_nan=allow_nan) + "\n")
 
 
 def remove(path: Path) -> None:

@@ -14,10 +14,10 @@ from diffusers_jova.clip_folder import LIST
 from diffusers_jova.training.data.manifest import Sample, read_clip, read_samples
 from diffusers_jova.training.data.subtitles import read_subtitles
 from jova_cli.clip_info import read_provenance
+from jova_cli.evaluate import MANIFESTS
 
 
 SPOKEN = re.compile(r"<S>(.*?)<E>", re.DOTALL)  # in a whole prompt
-MANIFESTS = (".jsonl", ".csv")
 
 
 class ListedClip(NamedTuple):
@@ -68,12 +68,13 @@ def list_clips(sources: Sequence[Path]) -> list[ListedClip]:
 def _clips_of(source: Path) -> Iterable[ListedClip]:
     if not source.is_dir() and source.suffix.lower() not in MANIFESTS:
         sample = read_clip(source)
-        yield _asked(sample.source.stem, sample, {})
+        yield _asked(sample.source.stem, sample, _generated(source.parent / LIST).get(source.name, {}))
         return
     folder = source if source.is_dir() else source.parent
     rows = _generated(folder / LIST)
     # the list of `jova generate --prompts` tells what was made, and is no manifest
-    samples = read_samples(folder if source.name == LIST else source, captions_required=False, stills=False)
+    is_list = source.name == LIST and bool(rows)
+    samples = read_samples(folder if is_list else source, captions_required=False, stills=False)
     clips = [sample for sample in samples if not sample.is_still]
     if not clips:
         raise ValueError(f"`clips` must hold at least one clip that moves or sounds, got stills alone in `{source}`")

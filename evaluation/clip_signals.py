@@ -143,7 +143,7 @@ def track_pictures(
         luma=np.array(tracker.luma),
         dark=np.array(tracker.dark),
         detail=np.array(tracker.detail),
-        changes=np.array(tracker.changes).reshape(len(tracker.luma) - 1, -1),
+        changes=np.array(tracker.changes).reshape(len(tracker.luma) - 1, tile_means(np.zeros(size)).size),
         boxes=None if detector is None else link_tracks(mouths),
     )
 

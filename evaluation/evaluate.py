@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from tqdm.auto import tqdm
 
@@ -12,8 +13,9 @@ from diffusers_jova.devices import choose_device
 from diffusers_jova.evaluation.clip_list import ListedClip, list_clips
 from diffusers_jova.evaluation.measured_clips import MeasuredClips
 from diffusers_jova.evaluation.meter import Meter
-from diffusers_jova.evaluation.report import Report, Row
+from diffusers_jova.evaluation.report import Report, Row, left_out
 from diffusers_jova.evaluation.report_page import write_page
+from diffusers_jova.evaluation.speech_quality import read_voice
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.whole_files import write_json
 from jova_cli.evaluate import GROUPS, parse
@@ -37,17 +39,33 @@ def measure_clips(
         known: What was measured before, and takes what is measured now.
         groups: Of measures.
     """
-    pending = [tuple(group for group in groups if known.find(clip, group) is None) for clip in clips]
-    meter.load({group for of_clip in pending for group in of_clip})
+    keys = [{group: known.key(clip, group) for group in groups} for clip in clips]  # of the files as they are now
+    in_need = Counter(
+        group
+        for clip, of_clip in zip(clips, keys, strict=True)
+        for group, key in of_clip.items()
+        if known.find(key) is None and meter.needs_package(group, clip)
+    )
+    meter.load(in_need)
     for group, reason in meter.missing.items():
-        tqdm.write(f"{group} is left out: {reason}; see `jova evaluate --help`", file=sys.stderr)
-    work = zip(clips, pending, strict=True)
-    measured = (_row(clip, of_clip, meter, known, groups) for clip, of_clip in work)
+        told = left_out(group, in_need[group], len(clips), reason)
+        tqdm.write(f"{told}; see `jova evaluate --help`", file=sys.stderr)
+    measured = (_row(clip, of_clip, meter, known) for clip, of_clip in zip(clips, keys, strict=True))
     return list(followed(measured, len(clips), "measuring"))
 
 
-def _row(clip: ListedClip, pending: Sequence[str], meter: Meter, known: MeasuredClips, groups: Sequence[str]) -> Row:
+def _row(clip: ListedClip, keys: Mapping[str, str | None], meter: Meter, known: MeasuredClips) -> Row:
+    """The row of a clip.
+
+    Args:
+        clip: To measure.
+        keys: Of what is wanted, by the group.
+        meter: Takes the measures.
+        known: What was measured before, and takes what is measured now.
+    """
     row = Row(clip.name, clip.sample.source)
+    found = {group: measured for group, key in keys.items() if (measured := known.find(key)) is not None}
+    pending = [group for group in keys if group not in found]
     try:
         fresh = meter.measure(clip, pending) if pending else {}
     except UNREADABLE as error:
@@ -55,12 +73,9 @@ def _row(clip: ListedClip, pending: Sequence[str], meter: Meter, known: Measured
         tqdm.write(f"{clip.sample.source.name}: {row.error}", file=sys.stderr)
         return row
     for group, measured in fresh.items():
-        if group not in meter.missing:
-            known.add(clip, group, measured)
-    for group in groups:
-        measured_now = fresh.get(group) or known.find(clip, group)
-        assert measured_now is not None
-        row.add(group, measured_now)
+        known.add(keys[group], clip, group, measured)
+    for group in keys:
+        row.add(group, (found | fresh)[group])
     return row
 
 
@@ -75,7 +90,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
     try:
         with held_alone(args.output, "--output"):
             report = evaluate(args)
-            write_json(args.output / REPORT, report.as_json())
+            write_json(args.output / REPORT, report.as_json(), allow_nan=False)
             write_page(args.output / PAGE, report)
     except (ValueError, OSError) as error:
         parser.error(one_line(error))
@@ -91,9 +106,11 @@ def evaluate(args: argparse.Namespace) -> Report:
     meter = Meter(args.whisper, args.language, args.voice, str(choose_device(args.device or "cpu")))
     known = MeasuredClips(args.output, meter)
     clips, others = list_clips(args.clips), list_clips([args.against]) if args.against else []
+    if args.voice is not None:
+        read_voice(args.voice)
     rows = measure_clips([*clips, *others], meter, known, args.measures or GROUPS)
     against = str(args.against or "")
-    return Report(list(map(str, args.clips)), rows[: len(clips)], against, rows[len(clips) :], dict(meter.missing))
+    return Report(list(map(str, args.clips)), rows[: len(clips)], against, rows[len(clips) :])
 
 
 def describe_unjudged(report: Report) -> str:
@@ -105,9 +122,16 @@ def describe_unjudged(report: Report) -> str:
     reasons: dict[str, list[str]] = {}
     for row in rows:
         for group, reason in row.reasons.items():
-            if group not in report.missing:
+            if group not in row.missing:
                 reasons.setdefault(f"{group}: {reason}", []).append(row.name)
     lines += [f"{reason}: {len(names)} of {len(rows)}, {some(names)}" for reason, names in reasons.items()]
+    if report.against:
+        lines.append("of measures that do not differ, about one in twenty seems better or worse by chance")
+    if report.is_paired:
+        lines.append(
+            f"{report.num_pairs} pairs of clips were compared, "
+            f"{report.num_alone} clips without a partner count in the means only"
+        )
     if report.against and not report.is_paired:
         lines.append(
             "no clip has the same name on both sides, so the means of all are compared, which is less certain"

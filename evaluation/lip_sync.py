@@ -48,7 +48,7 @@ def measure_lip_sync(
     """Search the offset at which a mouth opens with the loudness; of several mouths that which fits best counts.
 
     The confidence takes the smoothness of both tracks into account, by the effective number of frames of Bartlett
-    (J. R. Stat. Soc. B 8, 1946): N / (1 + 2 sum_k r_a(k) r_b(k)), and the number of offsets that were tried.
+    (J. R. Stat. Soc. B 8, 1946): N / (1 + 2 sum_k r_a(k) r_b(k)), and the number of offsets and mouths tried.
 
     Args:
         openings: [P, F], NaN in frames without a mouth.
@@ -69,7 +69,7 @@ def measure_lip_sync(
         return _unjudged("the sound is as loud all the time, so nobody speaks")
     if all(np.nanstd(opening) < MIN_MOVEMENT for opening in seen):
         return LipSync(0.0, None, 0.0, "the mouth does not move")
-    return max((_best_offset(opening, loudness, frame_rate) for opening in seen), key=_fit)
+    return max((_best_offset(opening, loudness, frame_rate, len(seen)) for opening in seen), key=_fit)
 
 
 def _unjudged(reason: str) -> LipSync:
@@ -80,12 +80,13 @@ def _fit(sync: LipSync) -> tuple[float, float]:
     return sync.confidence or 0.0, sync.correlation or 0.0
 
 
-def _best_offset(opening: FloatArray, loudness: FloatArray, frame_rate: float) -> LipSync:
+def _best_offset(opening: FloatArray, loudness: FloatArray, frame_rate: float, num_mouths: int) -> LipSync:
+    """The offset of one mouth; the best of several mouths is the best of as many times the offsets."""
     max_lag = max(1, min(round(MAX_OFFSET_S * frame_rate), int(LARGEST_SHARE * len(opening))))
     correlations = lag_correlations(opening, loudness, max_lag)
     best = int(correlations.argmax())
     num_seen = int(np.isfinite(opening).sum()) - abs(best - max_lag)
-    confidence = chance_below(float(correlations[best]), num_seen, len(correlations), opening, loudness)
+    confidence = chance_below(float(correlations[best]), num_seen, num_mouths * len(correlations), opening, loudness)
     correlation = float(correlations[max_lag])
     if confidence < ENOUGH or best in (0, len(correlations) - 1):
         return LipSync(correlation, None, confidence, "no offset fits better than chance")
@@ -103,7 +104,7 @@ def chance_below(
     Args:
         correlation: The largest.
         num_frames: From which it comes.
-        num_offsets: That were tried.
+        num_offsets: That were tried, of all mouths.
         opening: [F], NaN where it is not known.
         loudness: [F].
     """

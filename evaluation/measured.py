@@ -14,9 +14,18 @@ class Measured(NamedTuple):
         reason: Why something cannot be judged; empty if all is.
         texts: What was heard, for a reader.
         curves: Tracks to draw, by their name, at evenly spaced times.
+        missing: Why a package that numbers need lacks; empty if none does.
+        has_failed: Whether what was given made the measures impossible.
     """
 
     values: Mapping[str, float | None]
     reason: str = ""
     texts: Mapping[str, str] = {}
     curves: Mapping[str, Sequence[float | None]] = {}
+    missing: str = ""
+    has_failed: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        """Whether measuring the same again could say no more."""
+        return not self.missing and not self.has_failed

@@ -35,18 +35,23 @@ class MeasuredClips:
         """Remember a line; half a line of a killed run tells nothing."""
         try:
             row = json.loads(line)
-            self._known[str(row["key"])] = Measured(**{name: row[name] for name in Measured._fields})
+            self._known[str(row["key"])] = Measured(**{name: row[name] for name in Measured._fields if name in row})
         except (ValueError, TypeError, KeyError, RecursionError):
             return
 
-    def find(self, clip: ListedClip, group: str) -> Measured | None:
-        """What is known of a clip as it is now; None if it must be measured."""
-        return self._known.get(self._key(clip, group))
+    def key(self, clip: ListedClip, group: str) -> str | None:
+        """Of what a group says of a clip as it is now; None if a file is gone."""
+        try:
+            return f"{group} {VERSIONS[group]} {clip.digest(self._meter.settings(group))}"
+        except OSError:
+            return None
 
-    def add(self, clip: ListedClip, group: str, measured: Measured) -> None:
-        """Keep what was measured."""
-        row: dict[str, Any] = {"key": self._key(clip, group), "clip": clip.name, "group": group}
-        append_line(self._path, row | measured._asdict())
+    def find(self, key: str | None) -> Measured | None:
+        """What was known at the beginning; None if it must be measured."""
+        return None if key is None else self._known.get(key)
 
-    def _key(self, clip: ListedClip, group: str) -> str:
-        return f"{group} {VERSIONS[group]} {clip.digest(self._meter.settings(group))}"
+    def add(self, key: str | None, clip: ListedClip, group: str, measured: Measured) -> None:
+        """Keep what was measured, unless another run may say more."""
+        if key is not None and measured.is_final:
+            row: dict[str, Any] = {"key": key, "clip": clip.name, "group": group}
+            append_line(self._path, row | measured._asdict())

@@ -52,13 +52,13 @@ class Meter:
         """Load what groups need, so that what is missing is known before the first clip.
 
         Raises:
-            ValueError: If `whisper` holds no recogniser.
+            ValueError: If `whisper` holds no recogniser, or `voice` no voice.
         """
         needs: dict[str, Callable[[], Any]] = {
             "sync": lambda: self.detector,
             "words": lambda: (import_module("jiwer"), self.hear),
             "speech": lambda: import_module("speechmos.dnsmos"),
-            "voice": lambda: self.voices,
+            "voice": lambda: self.voices if self.voice is None else self.voices.know(self.voice),
             "sound": lambda: integrated_loudness(np.ones((1, 4000), np.float32), 8000),
         }
         for group in groups:
@@ -91,34 +91,52 @@ class Meter:
             return {"voice": None if self.voice is None else [str(self.voice), self.voice.stat().st_mtime_ns]}
         return {}
 
+    def needs_package(self, group: str, clip: ListedClip) -> bool:
+        """Whether what `load` loads has a part in what a group says of a clip."""
+        parts = {
+            "sync": clip.sample.video is not None and clip.sample.mouth_boxes is None,
+            "words": bool(clip.transcript),
+            "voice": (clip.reference_voice or self.voice) is not None,
+        }
+        return parts.get(group, group in {"sound", "speech"})
+
     def measure(self, clip: ListedClip, groups: Sequence[str]) -> dict[str, Measured]:
-        """Measure one clip.
+        """Measure one clip; a group that cannot take what was given says why.
 
         Raises:
-            ValueError: If it cannot be read.
+            ValueError: If the clip cannot be read.
         """
-        needs_mouths = "sync" in groups and "sync" not in self.missing
+        needs_mouths = "sync" in groups and "sync" not in self.missing and self.needs_package("sync", clip)
         detector = self.detector if needs_mouths else NoMouths()
         signals = read_signals(clip.sample, detector, with_picture=not SEEN.isdisjoint(groups))
-        return {group: self._take(group, clip, signals) for group in groups}
+        measured = {}
+        for group in groups:
+            try:
+                measured[group] = self._take(group, clip, signals)
+            except ValueError as error:
+                measured[group] = Measured({}, one_line(error), has_failed=True)
+        return measured
 
     def _take(self, group: str, clip: ListedClip, signals: Signals) -> Measured:
         sound = (signals.audio, signals.sampling_rate)
-        has_boxes = group == "sync" and clip.sample.mouth_boxes is not None
-        if (
-            group in self.missing and group != "sound" and not has_boxes
-        ):  # all of sound but one number needs no package
-            return Measured({}, self.missing[group])
+        missing = self.missing.get(group, "") if self.needs_package(group, clip) else ""
+        if missing and group != "sound":  # of which one number alone needs a package
+            return Measured({}, missing, missing=missing)
         takers: dict[str, Callable[[], Measured]] = {
             "sync": lambda: measure_sync(signals),
             "timing": lambda: measure_timing(signals),
             "sound": lambda: measure_sound(*sound),
             "picture": lambda: measure_pictures(signals.picture),
-            "words": lambda: measure_words(*sound, clip.transcript, self.hear, self.language),
+            "words": lambda: measure_words(*sound, clip.transcript, lambda *heard: self.hear(*heard), self.language),
             "speech": lambda: measure_speech(*sound),
-            "voice": lambda: self.voices.measure(*sound, clip.reference_voice or self.voice),
+            "voice": lambda: self._compare_voice(signals, clip.reference_voice or self.voice),
         }
-        return takers[group]()
+        return takers[group]()._replace(missing=missing)
+
+    def _compare_voice(self, signals: Signals, reference: Path | None) -> Measured:
+        if reference is None:
+            return Measured({}, "no voice to compare with")
+        return self.voices.measure(signals.audio, signals.sampling_rate, reference)
 
 
 def measure_sync(signals: Signals) -> Measured:

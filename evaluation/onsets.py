@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals
 from diffusers_jova.evaluation.measured import Measured
-from diffusers_jova.evaluation.sound_level import SILENCE_DBFS, block_levels_dbfs
+from diffusers_jova.evaluation.sound_level import SILENCE_DBFS, block_length, block_levels_dbfs
 
 
 FloatArray = npt.NDArray[np.floating]
@@ -40,8 +40,8 @@ def first_sound_s(audio: FloatArray, sampling_rate: int) -> float | None:
     loud = levels >= max(levels.max() - RISE_DB, SILENCE_DBFS)
     if not loud.any() or levels.max() < SILENCE_DBFS:
         return None
-    first = int(loud.argmax())
-    return first * BLOCK_S if first * BLOCK_S >= QUIET_S else None
+    first_s = int(loud.argmax()) * block_length(sampling_rate, BLOCK_S) / sampling_rate
+    return first_s if first_s >= QUIET_S else None
 
 
 def first_movement_s(picture: PictureTracks) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_jova.evaluation.measured import Measured
-from diffusers_jova.evaluation.measures import BY_NAME, MEASURES, VERSIONS, Measure
+from diffusers_jova.evaluation.measures import MEASURES, VERSIONS, Measure
 from diffusers_jova.evaluation.summary import Difference, compare, summarize
 from jova_cli import __version__
 
 
 FORMAT, FORMAT_VERSION = "jova-evaluation", 1
+PARTLY = {"sound": "loudness"}  # what of a group needs a package, where that is not all
 MARKS = {"higher": "more", "lower": "less", "zero": "near 0", "": "-"}  # which is better
 
 
@@ -30,6 +32,7 @@ class Row:
         reasons: By the group of measures, why.
         texts: What should be said, and what is heard.
         curves: Tracks to draw.
+        missing: By the group of measures, why a package that this clip needs lacks.
         error: Why the clip cannot be read; empty if it can.
     """
 
@@ -39,6 +42,7 @@ class Row:
     reasons: dict[str, str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     curves: dict[str, Sequence[float | None]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     error: str = ""
 
     def add(self, group: str, measured: Measured) -> None:
@@ -49,6 +53,8 @@ class Row:
             self.values[name] = value if value is not None and math.isfinite(value) else None
         if measured.reason:
             self.reasons[group] = measured.reason
+        if measured.missing:
+            self.missing[group] = measured.missing
         self.texts |= measured.texts
         self.curves |= measured.curves
 
@@ -62,14 +68,19 @@ class Report:
         rows: Of its clips.
         against: What it was compared with; empty for nothing.
         other_rows: Of those clips.
-        missing: By the group of measures, why it was left out.
     """
 
     sources: list[str]
     rows: list[Row]
     against: str = ""
     other_rows: list[Row] = field(default_factory=list)
-    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[str]:
+        """What was left out of clips that needed a package, in sentences."""
+        rows = [*self.rows, *self.other_rows]
+        counts = Counter((group, reason) for row in rows for group, reason in row.missing.items())
+        return [left_out(group, count, len(rows), reason) for (group, reason), count in counts.items()]
 
     @property
     def measures(self) -> list[Measure]:
@@ -80,7 +91,18 @@ class Report:
     @property
     def is_paired(self) -> bool:
         """Whether clips of both sides have the same names."""
-        return bool({row.name for row in self.rows} & {row.name for row in self.other_rows})
+        return self.num_pairs > 0
+
+    @property
+    def num_pairs(self) -> int:
+        """Names of clips that can be read on both sides."""
+        ours, theirs = ({row.name for row in rows if not row.error} for rows in (self.rows, self.other_rows))
+        return len(ours & theirs)
+
+    @property
+    def num_alone(self) -> int:
+        """Clips that can be read and have no partner."""
+        return sum(not row.error for row in [*self.rows, *self.other_rows]) - 2 * self.num_pairs
 
     def differences(self) -> dict[str, Difference]:
         """The first side less the other, by the measure; distances of numbers that should be near zero."""
@@ -113,7 +135,7 @@ class Report:
             },
             "left_out": self.missing,
             "rows": [_json_row(row) for row in self.rows],
-            "summary": summarize([row.values for row in self.rows]),
+            "summary": _summary(self.rows),
             **self._comparison(),
         }
 
@@ -126,14 +148,14 @@ class Report:
                 "source": self.against,
                 "paired": self.is_paired,
                 "rows": [_json_row(row) for row in self.other_rows],
-                "summary": summarize([row.values for row in self.other_rows]),
+                "summary": _summary(self.other_rows),
                 "differences": differences,
             }
         }
 
     def table(self) -> str:
         """Means of all clips, and how they differ from the other side's."""
-        summary, other = (summarize([row.values for row in rows]) for rows in (self.rows, self.other_rows))
+        summary, other = (_summary(rows) for rows in (self.rows, self.other_rows))
         differences = self.differences()
         header = ["measure", "unit", "better", "mean +- s.e.", "clips"]
         if self.against:
@@ -145,6 +167,20 @@ class Report:
                 cells += [_figures(other.get(measure.name))[0], *_difference(measure, differences.get(measure.name))]
             lines.append(cells)
         return columns(lines)
+
+
+def left_out(group: str, count: int, num_clips: int, reason: str) -> str:
+    """Say which measures of how many clips lack a package."""
+    return f"{PARTLY.get(group, group)} is left out of {count} of {num_clips} clips: {reason}"
+
+
+def _summary(rows: Iterable[Row]) -> dict[str, dict[str, float | None]]:
+    """Means and standard errors, which a single clip has not."""
+    summary = summarize([row.values for row in rows])
+    return {
+        name: {**figures, "standard_error": figures["standard_error"] if figures["count"] > 1 else None}
+        for name, figures in summary.items()
+    }
 
 
 def _comparable(rows: Iterable[Row], measure: Measure) -> dict[str, float]:
@@ -163,18 +199,19 @@ def _json_row(row: Row) -> dict[str, Any]:
     }
 
 
-def _figures(summary: Mapping[str, float] | None) -> list[str]:
+def _figures(summary: Mapping[str, float | None] | None) -> list[str]:
     if summary is None:
         return ["-", "0"]
-    return [f"{summary['mean']:.3g} +- {summary['standard_error']:.2g}", str(int(summary["count"]))]
+    error = summary["standard_error"]
+    return [f"{summary['mean']:.3g}" + ("" if error is None else f" +- {error:.2g}"), f"{summary['count']}"]
 
 
 def _difference(measure: Measure, difference: Difference | None) -> list[str]:
     if difference is None:
         return ["-", ""]
     interval = "[too few clips]" if difference.low is None else f"[{difference.low:+.3g}, {difference.high:+.3g}]"
-    name = "|.| " if measure.better == "zero" else ""
-    return [f"{name}{difference.difference:+.3g} {interval}", verdict(measure, difference)]
+    distances = f"|.| {difference.mean:.3g} - {difference.other_mean:.3g} = " if measure.better == "zero" else ""
+    return [f"{distances}{difference.difference:+.3g} {interval}", verdict(measure, difference)]
 
 
 def verdict(measure: Measure, difference: Difference) -> str:
@@ -190,10 +227,3 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
-
-
-def worst_first(rows: Iterable[Row], name: str) -> list[Row]:
-    """Rows that have a number, the worst first."""
-    measure = BY_NAME[name]
-    judged = [(measure.to_compare(value), row) for row in rows if (value := row.values.get(name)) is not None]
-    return [row for _, row in sorted(judged, key=lambda pair: pair[0], reverse=measure.better != "higher")]

@@ -19,9 +19,8 @@ PLACE = "@@REPORT@@"
 
 def write_page(path: Path, report: Report) -> None:
     """Write the page; clips are played from where they lie, by links relative to it."""
-    text = json.dumps(page_data(report, path.parent)).replace(
-        "<", "\\u003c"
-    )  # no tag can end the script that holds it
+    text = json.dumps(page_data(report, path.parent), allow_nan=False)
+    text = text.replace("<", "\\u003c")  # no tag can end the script that holds it
     write_text(path, TEMPLATE.read_text(encoding="utf-8").replace(PLACE, text))
 
 

@@ -18,6 +18,14 @@ CLIPPED_RUN = 3  # samples at full scale in a row; fewer may be a peak
 BLOCK_S = 0.05
 SILENCE_DBFS = -60.0
 FLOOR = 1e-9
+SILENT_PEAK = 1e-4  # of full scale; no voice is as quiet
+
+
+def why_unheard(audio: FloatArray | None) -> str:
+    """Why in sound [channels, samples], None for a silent file, nothing can be heard; empty if something may."""
+    if audio is None:
+        return "no sound"
+    return "" if float(np.abs(audio).max(initial=0)) >= SILENT_PEAK else "the sound is silence"
 
 
 def measure_sound(audio: FloatArray | None, sampling_rate: int) -> Measured:
@@ -71,9 +79,14 @@ def silence_share(audio: FloatArray, sampling_rate: int) -> float:
     return float((levels < SILENCE_DBFS).mean())
 
 
+def block_length(sampling_rate: int, block_s: float) -> int:
+    """Samples of a block."""
+    return max(1, round(block_s * sampling_rate))
+
+
 def block_levels_dbfs(audio: FloatArray, sampling_rate: int, block_s: float) -> npt.NDArray[np.float64]:
     """RMS of the loudest channel in each block, in dB of full scale; what is left of a block counts as one."""
-    length = max(1, round(block_s * sampling_rate))
+    length = block_length(sampling_rate, block_s)
     starts = np.arange(0, audio.shape[1], length)
     power = np.add.reduceat(np.asarray(audio, np.float64) ** 2, starts, axis=1) / np.diff([*starts, audio.shape[1]])
     return np.asarray(10 * np.log10(np.maximum(power.max(0), FLOOR**2)))

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusers_jova.evaluation.measured import Measured
+from diffusers_jova.evaluation.sound_level import why_unheard
 from diffusers_jova.media import mix_channels, read_audio, resample
 
 
 FloatArray = npt.NDArray[np.floating]
 
 RATE_HZ = 16000  # of both networks
-SILENT_PEAK = 1e-4
-MIN_VOICE_S = 1.0  # of a sound; less tells no voice
+MIN_VOICE_S = 1.0  # less tells no voice
 
 
 def measure_speech(audio: FloatArray | None, sampling_rate: int) -> Measured:
@@ -31,8 +31,8 @@ def measure_speech(audio: FloatArray | None, sampling_rate: int) -> Measured:
     """
     from speechmos import dnsmos
 
-    if audio is None or float(np.abs(audio).max(initial=0)) < SILENT_PEAK:
-        return Measured({}, "no sound" if audio is None else "the sound is silence")
+    if audio is None or why_unheard(audio):
+        return Measured({}, why_unheard(audio))
     scores = dnsmos.run(_mono(audio, sampling_rate), RATE_HZ)
     names = {"ovrl_mos": "overall", "sig_mos": "signal", "bak_mos": "background", "p808_mos": "p808"}
     return Measured({f"dnsmos_{name}": float(scores[key]) for key, name in names.items()})
@@ -51,29 +51,65 @@ class VoiceComparer:
         self._encoder: Any = VoiceEncoder("cpu", verbose=False)
         self._known: dict[Path, FloatArray] = {}
 
-    def measure(self, audio: FloatArray | None, sampling_rate: int, reference: Path | None) -> Measured:
+    def know(self, reference: Path) -> FloatArray:
+        """The voice of a file as a unit vector [256].
+
+        Raises:
+            ValueError: If the file cannot be read, or no voice is heard in it.
+        """
+        if reference not in self._known:
+            voice = self._embed(*read_voice(reference))
+            if voice is None:
+                raise ValueError(
+                    f"`{reference}` must be sound in which somebody speaks for {MIN_VOICE_S:g} s or more, got less; "
+                    "give another voice"
+                )
+            self._known[reference] = voice
+        return self._known[reference]
+
+    def measure(self, audio: FloatArray | None, sampling_rate: int, reference: Path) -> Measured:
         """Cosine between the voice of sound [channels, samples] and that of a file.
 
         Args:
             audio: Of the clip; None for a silent file.
             sampling_rate: Samples per second.
-            reference: Sound of the voice that should be heard; None where none was given.
-        """
-        if reference is None:
-            return Measured({}, "no voice to compare with")
-        if audio is None or float(np.abs(audio).max(initial=0)) < SILENT_PEAK:
-            return Measured({}, "no sound" if audio is None else "the sound is silence")
-        if audio.shape[1] < MIN_VOICE_S * sampling_rate:
-            return Measured({}, f"less than {MIN_VOICE_S:g} s of sound")
-        if reference not in self._known:
-            self._known[reference] = self._embed(*read_audio(reference))
-        return Measured({"voice_similarity": float(self._embed(audio, sampling_rate) @ self._known[reference])})
+            reference: Sound of the voice that should be heard.
 
-    def _embed(self, audio: FloatArray, sampling_rate: int) -> FloatArray:
-        """The voice of sound as a unit vector [256]."""
+        Raises:
+            ValueError: If no voice is heard in the reference.
+        """
+        known = self.know(reference)
+        if audio is None or why_unheard(audio):
+            return Measured({}, why_unheard(audio))
+        voice = self._embed(audio, sampling_rate)
+        if voice is None:
+            return Measured({}, f"less than {MIN_VOICE_S:g} s of a voice")
+        return Measured({"voice_similarity": float(voice @ known)})
+
+    def _embed(self, audio: FloatArray, sampling_rate: int) -> FloatArray | None:
+        """The voice of sound as a unit vector [256]; None where too little is left without its pauses."""
         from resemblyzer import preprocess_wav
 
-        return np.asarray(self._encoder.embed_utterance(preprocess_wav(_mono(audio, sampling_rate))))
+        spoken = preprocess_wav(_mono(audio, sampling_rate))
+        if len(spoken) < MIN_VOICE_S * RATE_HZ:
+            return None
+        return np.asarray(self._encoder.embed_utterance(spoken))
+
+
+def read_voice(path: Path) -> tuple[FloatArray, int]:
+    """Read sound [channels, samples] of a voice, and its sampling rate.
+
+    Raises:
+        ValueError: If the file cannot be read, or is too quiet or too short for a voice.
+    """
+    audio, sampling_rate = read_audio(path)
+    duration_s = audio.shape[1] / sampling_rate
+    if duration_s < MIN_VOICE_S or why_unheard(audio):
+        raise ValueError(
+            f"`{path}` must be sound of a voice, {MIN_VOICE_S:g} s or more, got "
+            f"{why_unheard(audio) or f'{duration_s:.2g} s'}; give another voice"
+        )
+    return audio, sampling_rate
 
 
 def _mono(audio: FloatArray, sampling_rate: int) -> FloatArray:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusers_jova.evaluation.measured import Measured
+from diffusers_jova.evaluation.sound_level import why_unheard
 from diffusers_jova.media import mix_channels, resample
 from diffusers_jova.training.data.transcriber import WHISPER_RATE_HZ, Transcriber
 
@@ -17,7 +18,6 @@ FloatArray = npt.NDArray[np.floating]
 Hear = Callable[[FloatArray, int], str]  # sound [channels, samples] and its sampling rate to what is said
 
 ENGLISH = "en"
-SILENT_PEAK = 1e-4
 
 
 class SmallWhisper:
@@ -54,8 +54,9 @@ def make_listener(whisper: Path | None, device: str = "cpu") -> Hear:
 
 
 def plain_words(text: str, language: str) -> str:
-    """A text as Whisper's own evaluation compares it: no case, no signs, numbers and contractions in one spelling.
+    """A text as compared: no case, no signs, numbers and contractions in one spelling.
 
+    By Whisper's normalisers; of the English one without its list of spellings, so "colour" is not "color".
     Of numbers that follow each other one is made: "one two" is "12", so that an error in one is an error in both.
 
     Args:
@@ -80,16 +81,16 @@ def measure_words(
         hear: Writes down what is said.
         language: Of the transcript.
     """
-    import jiwer
-
     wanted = plain_words(transcript, language)
     if not wanted:
         return Measured({}, "nobody wrote what should be said")
-    is_silent = audio is None or float(np.abs(audio).max(initial=0)) < SILENT_PEAK
-    text = "" if audio is None or is_silent else hear(audio, sampling_rate)
+    import jiwer
+
+    reason = why_unheard(audio)
+    text = "" if audio is None or reason else hear(audio, sampling_rate)
     heard = plain_words(text, language)
     values = {
         "word_error_rate": float(jiwer.wer(wanted, heard)),
         "character_error_rate": float(jiwer.cer(wanted, heard)),
     }
-    return Measured(values, "the sound is silence" if is_silent else "", {"asked": transcript, "heard": text})
+    return Measured(values, reason, {"asked": transcript, "heard": text})

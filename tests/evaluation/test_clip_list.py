@@ -54,6 +54,19 @@ def test_a_list_of_generate_and_the_record_of_a_clip_tell_what_was_asked_for(tmp
         assert (own.transcript, own.reference_voice) == ("good night", None)
 
 
+def test_a_single_clip_has_the_list_beside_it(folder: Path) -> None:
+    line = {"output": "silent.mp4", "settings": {"transcript": "good night"}}
+    (folder / "clips.jsonl").write_text(json.dumps(line))
+    assert [clip.transcript for clip in list_clips([folder / "silent.mp4"])] == ["good night"]
+
+
+def test_a_manifest_named_as_the_list_is_a_manifest(folder: Path) -> None:
+    line = {"video": "silent.mp4", "transcript": "good morning"}
+    (folder / "clips.jsonl").write_text(json.dumps(line))
+    (only,) = list_clips([folder / "clips.jsonl"])
+    assert only.transcript == "good morning"
+
+
 def test_clips_of_one_name_in_two_folders_are_told_apart(folder: Path) -> None:
     (folder / "more").mkdir()
     (folder / "more" / "words.mp4").write_bytes(b"another")

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from diffusers_jova.evaluation import meter
+from diffusers_jova.evaluation.clip_list import list_clips
 from diffusers_jova.evaluation.clip_signals import Signals
-from diffusers_jova.evaluation.evaluate import main
+from diffusers_jova.evaluation.evaluate import main, measure_clips
+from diffusers_jova.evaluation.measured import Measured
+from diffusers_jova.evaluation.measured_clips import MeasuredClips
 from diffusers_jova.evaluation.measures import MEASURES, VERSIONS
 from diffusers_jova.training.data.manifest import Sample
 from jova_cli.evaluate import GROUPS
@@ -100,13 +103,75 @@ def test_a_missing_package_is_named_once_and_the_rest_is_measured(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "jiwer", None)
-    clips = [str(folders[1] / f"clip{index}.mp4") for index in range(2)]
-    main([*clips, "--output", str(tmp_path), "--measures", "words", "timing"])
-    assert capsys.readouterr().err.count("words is left out: import of jiwer") == 1
+    clips = [str(write_speaker(tmp_path / "said", f"clip{index}", seed=0, transcript="hello")) for index in range(2)]
+    main([*clips, str(folders[1] / "clip0.mp4"), "--output", str(tmp_path), "--measures", "words", "timing"])
+    assert capsys.readouterr().err.count("words is left out of 2 of 3 clips: import of jiwer") == 1
     report = json.loads((tmp_path / "report.json").read_text())
-    assert set(report["left_out"]) == {"words"}
-    assert report["summary"]["length_difference_ms"]["count"] == 2
-    assert '"words"' not in (tmp_path / "measured.jsonl").read_text()  # so that it is measured once it can be
+    assert [told.split(":")[0] for told in report["left_out"]] == ["words is left out of 2 of 3 clips"]
+    assert report["rows"][2]["cannot_judge"]["words"] == "nobody wrote what should be said"  # which needs no package
+    assert report["summary"]["length_difference_ms"]["count"] == 3
+    kept = map(json.loads, (tmp_path / "measured.jsonl").read_text().splitlines())
+    assert [line["clip"] for line in kept if line["group"] == "words"] == [report["rows"][2]["clip"]]
+
+
+def test_what_a_package_adds_is_left_out_alone(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyloudnorm", None)
+    words = [str(folders[1] / "clip0.mp4"), "--output", str(tmp_path), "--measures", "sound", "sync"]
+    main(words)
+    assert "loudness is left out of 1 of 1 clips: " in capsys.readouterr().err
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [told.split()[0] for told in report["left_out"]] == ["loudness"]  # boxes beside a clip need no detector
+    assert report["rows"][0]["values"]["silence_share"] is not None
+    assert [json.loads(line)["group"] for line in (tmp_path / "measured.jsonl").read_text().splitlines()] == ["sync"]
+
+
+def test_what_fails_in_one_group_is_its_reason_and_a_voice_that_cannot_be_read_is_refused(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_sound: object) -> Measured:
+        raise ValueError("`sampling_rate` must be one that it knows")
+
+    monkeypatch.setattr(meter, "measure_sound", refuse)
+    words = [str(folders[1] / "clip0.mp4"), "--output", str(tmp_path), *FAST]
+    main(words)
+    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert row["error"] is None
+    assert row["cannot_judge"]["sound"] == "`sampling_rate` must be one that it knows"
+    assert row["values"]["sync_correlation"] is not None
+    assert '"sound"' not in (tmp_path / "measured.jsonl").read_text()
+    (tmp_path / "voice.wav").write_bytes(b"no sound")
+    with pytest.raises(SystemExit):
+        main([*words, "--voice", str(tmp_path / "voice.wav")])
+    assert "must be a media file" in capsys.readouterr().err
+
+
+def test_a_clip_that_goes_or_changes_while_it_is_measured_is_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = [write_speaker(tmp_path / "clips", f"clip{index}", seed=0) for index in range(3)]
+    measured = meter.read_signals
+
+    def disturbed(sample: Sample, *detector: Any, **options: Any) -> Signals:
+        if sample.source == clips[0]:
+            clips[1].unlink()
+            clips[2].touch()
+        return measured(sample, *detector, **options)
+
+    words = [str(tmp_path / "clips"), "--output", str(tmp_path), "--measures", "timing"]
+    main(words)
+    monkeypatch.setattr(meter, "read_signals", disturbed)
+    clips[0].touch()
+    main(words)
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert [row["error"] for row in rows] == [None, None, None]  # what was known before is of the clips of that time
+    clips[0].touch()
+    monkeypatch.setattr(meter, "read_signals", measured)
+    listed = list_clips([tmp_path / "clips"])
+    clips[2].unlink()
+    rows_now = measure_clips(listed, meter.Meter(), MeasuredClips(tmp_path, meter.Meter()), ["timing"])
+    assert [bool(row.error) for row in rows_now] == [False, True]
 
 
 def test_folders_without_common_names_are_compared_as_a_whole(

@@ -46,6 +46,13 @@ def test_what_begins_with_the_clip_or_never_has_no_onset() -> None:
     assert first_movement_s(with_noise.picture) == pytest.approx(1.0)
 
 
+def test_the_time_of_a_block_is_that_of_its_samples() -> None:
+    rate = 11025  # of which a hundredth of a second is no whole number
+    sound = np.zeros((1, 30 * rate), np.float32)
+    sound[0, 29 * rate :] = 0.1
+    assert first_sound_s(sound, rate) == pytest.approx(29, abs=0.01)
+
+
 def test_a_longer_sound_is_told_in_milliseconds() -> None:
     signals = bark(0.8, 0.8)
     assert signals.audio is not None

@@ -76,3 +76,11 @@ def test_a_picture_of_two_frames_says_that_it_is_too_short() -> None:
     assert measure_pictures(None).reason == "no picture"
     with pytest.raises(ValueError, match="one size"):
         track_pictures([*moving(2), *moving(2, (32, 32))], RATE)
+
+
+def test_a_clip_of_one_frame_is_measured() -> None:
+    tracks = track_pictures(np.full((1, 36, 64, 3), 80, np.uint8), 25.0)
+    measured = measure_pictures(tracks)
+    assert measured.reason == "fewer than three frames"
+    assert measured.values["black_share"] == 0
+    assert tracks.changes.shape == (0, 144)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusers_jova.drawn.speech import speak
-from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
+from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech, read_voice
 from diffusers_jova.media import write_audio
 
 
@@ -45,4 +45,17 @@ def test_a_voice_is_more_like_itself_than_like_another(tmp_path: Path) -> None:
     assert same is not None
     assert other is not None
     assert same > other
-    assert comparer.measure(voice("man", 1), RATE, None).reason == "no voice to compare with"
+    hiss = np.random.default_rng(0).normal(0, 0.003, (1, 3 * RATE)).astype(np.float32)
+    assert comparer.measure(hiss, RATE, tmp_path / "woman.wav").reason == "less than 1 s of a voice"
+    write_audio(tmp_path / "hiss.wav", hiss, RATE)
+    with pytest.raises(ValueError, match="must be sound in which somebody speaks"):
+        comparer.know(tmp_path / "hiss.wav")
+
+
+def test_a_sound_that_can_hold_no_voice_is_refused(tmp_path: Path) -> None:
+    for name, sound in {"silence": np.zeros((1, 2 * RATE)), "short": np.full((1, RATE // 2), 0.1)}.items():
+        write_audio(tmp_path / f"{name}.wav", sound.astype(np.float32), RATE)
+    with pytest.raises(ValueError, match="must be sound of a voice, 1 s or more, got the sound is silence"):
+        read_voice(tmp_path / "silence.wav")
+    with pytest.raises(ValueError, match=r"got 0\.5 s; give another voice"):
+        read_voice(tmp_path / "short.wav")

@@ -37,10 +37,10 @@ def test_silence_says_no_word_and_a_clip_without_a_transcript_cannot_be_judged()
     def never(_audio: np.ndarray, _rate: int) -> str:
         raise AssertionError("silence needs no ears")
 
-    for sound in (None, 0 * SOUND):
+    for sound, reason in ((None, "no sound"), (0 * SOUND, "the sound is silence")):
         measured = measure_words(sound, 16000, "hello", never)
         assert measured.values == {"word_error_rate": 1, "character_error_rate": 1}
-        assert measured.reason == "the sound is silence"
+        assert measured.reason == reason
     assert measure_words(SOUND, 16000, " ... ", never).reason == "nobody wrote what should be said"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffusers_jova.evaluation.summary import compare
+from diffusers_jova.evaluation.summary import Difference, compare
 
 
 def named(values: np.ndarray) -> dict[str, float]:
@@ -40,3 +40,30 @@ def test_clips_without_a_partner_do_not_count_and_few_clips_have_no_interval() -
     same = compare(ours, ours, is_paired=True)
     assert same is not None
     assert (same.low, same.high) == (0, 0)
+
+
+@pytest.mark.parametrize("is_paired", [True, False])
+@pytest.mark.parametrize("num_clips", [3, 10])
+def test_without_a_difference_one_comparison_in_twenty_is_certain(num_clips: int, is_paired: bool) -> None:
+    draws, times = np.random.default_rng(0), 500
+    compared = [
+        compare(named(draws.normal(size=num_clips)), named(draws.normal(size=num_clips)), is_paired=is_paired)
+        for _ in range(times)
+    ]
+    share = sum(difference is not None and difference.is_certain for difference in compared) / times
+    assert 0.02 <= share <= 0.07  # Welch's interval of three clips is wider than it need be
+
+
+def test_values_that_differ_by_rounding_alone_are_equal_and_equal_differences_have_a_finite_interval() -> None:
+    values = np.array([0.1, 0.7, 1.3, 2.9])
+    for is_paired in (True, False):
+        same = compare(named(values * 3 / 3 + 1e-16), named(values), is_paired=is_paired)
+        assert same is not None
+        assert not same.is_certain
+    shifted = compare(named(values + 0.1), named(values), is_paired=True)  # 0.1 up to rounding, each time
+    assert shifted is not None
+    assert shifted.low == pytest.approx(0.1)
+    assert shifted.high == pytest.approx(0.1)
+    assert shifted.is_certain
+    endless = Difference(1.0, 0.0, 1.0, float("nan"), float("nan"), 4)
+    assert not endless.is_certain

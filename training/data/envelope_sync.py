@@ -30,9 +30,9 @@ def envelope(waveform: FloatArray, num_frames: int, frame_rate: float, sampling_
 
 
 def mouth_openings(boxes: FloatArray) -> FloatArray:
-    """How far the mouths of boxes [P, F, 4] are open: height over width, [P, F]; NaN where there is no mouth."""
+    """How far the mouths of boxes [P, F, 4] are open: height over width, [P, F]; NaN without a box or its width."""
     x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
-    return (y2 - y1) / np.maximum(x2 - x1, 1e-6)
+    return (y2 - y1) / np.where(x2 > x1, x2 - x1, np.nan)
 
 
 def envelope_sync(aperture: FloatArray, loudness: FloatArray, max_lag: int = MAX_LAG) -> EnvelopeSync:

@@ -1,0 +1,41 @@
+"""A report says how many clips its numbers come from, and shows no certainty that they do not have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers_jova.evaluation.evaluate import describe_unjudged
+from diffusers_jova.evaluation.report import Report, Row
+
+
+def row(name: str, offset_ms: float, error: str = "") -> Row:
+    return Row(
+        name, Path(f"{name}.mp4"), {} if error else {"sync_offset_ms": offset_ms, "true_peak_dbtp": -1}, error=error
+    )
+
+
+def test_pairs_are_of_clips_that_can_be_read_and_are_counted() -> None:
+    ours = [row("a", -10), row("b", 10), row("c", -30), row("alone", 0)]
+    theirs = [row("a", -100), row("b", 120), row("c", 140), row("alone", 0, "cannot be read")]
+    report = Report(["with"], ours, "without", theirs)
+    told = describe_unjudged(report)
+    assert "3 pairs of clips were compared, 1 clips without a partner count in the means only" in told
+    assert "one in twenty seems better or worse by chance" in told
+    assert "|.| 16.7 - 120 = -103 [" in report.table()  # of the distances of three pairs
+    broken = Report(["with"], [row("a", 0, "cannot be read"), row("b", 1)], "without", [row("a", 0), row("d", 1)])
+    assert not broken.is_paired
+    assert broken.differences()["sync_offset_ms"].num_pairs == 0
+    assert "no clip has the same name" in describe_unjudged(broken)
+
+
+def test_one_clip_has_no_standard_error() -> None:
+    report = Report(["with"], [row("a", 5)])
+    assert "+- 0" not in report.table()
+    assert report.as_json()["summary"]["sync_offset_ms"] == {"mean": 5, "standard_error": None, "count": 1}
+
+
+def test_a_louder_peak_is_neither_better_nor_worse() -> None:
+    sides = [[Row(name, Path(name), {"true_peak_dbtp": peak}) for name in "abc"] for peak in (-1.0, -3.0)]
+    report = Report(["with"], sides[0], "without", sides[1])
+    assert report.differences()["true_peak_dbtp"].is_certain
+    assert "worse" not in report.table()
