@@ -31,6 +31,7 @@ NEEDED = (  # files without which a command cannot work, beside its code
     "diffusers_jova/training/configs/jova_tiny_transformer.json",
     "diffusers_jova/training/configs/accelerate/fsdp.yaml",
     "diffusers_jova/model_cards/jova-1.6b/transformer/config.json",
+    "diffusers_jova/evaluation/report_page.html",
 )
 ROOT = Path(__file__).parents[1]
 ROOMS = ("conversion", "drawn", "evaluation", "page", "recipes", "training")
@@ -44,7 +45,7 @@ print(type(DiffusionPipeline.from_pretrained(sys.argv[2])).__name__)
 """
 FIND_MODEL = "from jova_cli.shipped import find_model; print(find_model('jova-tiny'))"
 COMMANDS = ("generate", "app", "demo", "info", "prepare", "preview", "train", "train-lora", "presets", "assemble")
-COMMANDS += ("convert", "estimate")
+COMMANDS += ("convert", "estimate", "evaluate")
 SHORT = ["steps=2", "batch_size=1", "mixed_precision=no", "warmup_steps=0", "checkpoint_every=2", "log_every=1"]
 
 
@@ -125,6 +126,7 @@ def check_commands(environment: Environment, model: str) -> None:
     words = ["--prompt", "a cartoon dog barks", "--steps", "2", "--lora", "adapter", "--output", "dog.mp4"]
     run("jova", "generate", *words)
     assert '"name": "adapter"' in run("jova", "info", "dog.mp4")
+    assert "sharpness" in run("jova", "evaluate", "dog.mp4", "--output", "report")
     tiny = ["model=training/configs/jova_tiny_transformer.json", "data=prepared", "output_dir=trained"]
     run("jova", "train", "--config", "jova_tiny_video", "distribution=none", "tensorboard=false", *tiny, *SHORT)
     run("jova", "convert", "single_file", f"{model}/transformer", "transformer.safetensors")
@@ -134,6 +136,7 @@ def check_commands(environment: Environment, model: str) -> None:
         "joined/model_index.json",
         "adapter/pytorch_lora_weights.safetensors",
         "dog.mp4",
+        "report/report.html",
         "trained/transformer/config.json",
     )
     for name in (*results, "transformer.safetensors"):
