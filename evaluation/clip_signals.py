@@ -1,4 +1,4 @@
-"""What measures look at: the tracks of a clip, from one pass through its file, whatever its length.
+"""What measures look at: the tracks of a clip, from one pass through its pictures; the sound is held whole.
 
 Letters: F frames, P persons, H and W pixels.
 """

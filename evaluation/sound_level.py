@@ -13,6 +13,8 @@ from jova_cli.media_files import MAX_SAMPLING_RATE_HZ
 FloatArray = npt.NDArray[np.floating]
 
 OVERSAMPLING = 4  # ITU-R BS.1770-4, Annex 2
+PIECE = 2**18  # samples that are oversampled at a time
+MARGIN = 256  # samples on either side of a piece, more than the filter reaches
 FULL_SCALE = 0.999
 CLIPPED_RUN = 3  # samples at full scale in a row; fewer may be a peak
 BLOCK_S = 0.05
@@ -57,7 +59,12 @@ def measure_sound(audio: FloatArray | None, sampling_rate: int) -> Measured:
 def true_peak_dbtp(audio: FloatArray, sampling_rate: int) -> float | None:
     """Largest value between the samples, by four times as many (ITU-R BS.1770-4, Annex 2); None for silence."""
     factor = min(OVERSAMPLING, MAX_SAMPLING_RATE_HZ // sampling_rate)
-    peak = max(float(np.abs(audio).max()), float(np.abs(resample(audio, sampling_rate, factor * sampling_rate)).max()))
+    peak = float(np.abs(audio).max())
+    for start in range(0, audio.shape[1], PIECE):  # a long file many times over does not fit into memory
+        before = min(start, MARGIN)
+        piece = audio[:, start - before : start + PIECE + MARGIN]
+        between = resample(piece, sampling_rate, factor * sampling_rate)[:, factor * before :][:, : factor * PIECE]
+        peak = max(peak, float(np.abs(between).max()))
     return float(20 * np.log10(peak)) if peak > FLOOR else None
 
 

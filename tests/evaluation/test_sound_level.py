@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from diffusers_jova.evaluation import sound_level
 from diffusers_jova.evaluation.sound_level import clipped_share, measure_sound, silence_share, true_peak_dbtp
 
 
@@ -23,6 +24,15 @@ def test_a_tone_has_the_loudness_that_the_standard_gives_it() -> None:
         -20.0, abs=0.1
     )  # BS.1770: 997 Hz at 0 dBFS is -3.01 in one
     assert not measured.reason
+
+
+@pytest.mark.parametrize("place", [0, 299, 300, 700, 999])
+def test_the_true_peak_of_a_long_sound_is_found_piece_by_piece(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    audio = 0.1 * np.random.default_rng(0).standard_normal((2, 1000)).astype(np.float32) + 0.3  # a step at wrong edges
+    audio[1, max(place - 1, 0) : place + 1] += 0.5
+    whole = true_peak_dbtp(audio, RATE)
+    monkeypatch.setattr(sound_level, "PIECE", 300)
+    assert true_peak_dbtp(audio, RATE) == pytest.approx(whole, abs=1e-4)
 
 
 def test_the_true_peak_lies_between_samples() -> None:
