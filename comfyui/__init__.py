@@ -5,7 +5,14 @@ Nothing heavy is imported here: torch's own work begins when a node runs.
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from .nodes_conditioning import JovaConditioning, JovaImageToVideo, JovaNegativePrompt, JovaPrompt, JovaVoices
+from .nodes_conditioning import (
+    JovaConditioning,
+    JovaImageToVideo,
+    JovaKeyframe,
+    JovaNegativePrompt,
+    JovaPrompt,
+    JovaVoices,
+)
 from .nodes_generate import JovaGenerate, JovaMouthMaskPreview
 from .nodes_latent import JovaDecode, JovaEmptyLatent, JovaSetAudio, JovaSetVideo
 from .nodes_loading import JovaDiffusionModelLoader, JovaLoader, JovaLoraLoader
@@ -20,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     JovaNegativePrompt,
     JovaConditioning,
     JovaImageToVideo,
+    JovaKeyframe,
     JovaVoices,
     JovaEmptyLatent,
     JovaSetAudio,

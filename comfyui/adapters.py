@@ -8,7 +8,6 @@ import comfy.weight_adapter
 import torch
 from torch import Tensor
 
-from .model import check_model
 from .package import jova
 
 
@@ -65,7 +64,6 @@ def apply_adapter(model: Any, path: str, strength: float, audio_strength: float,
     Raises:
         ValueError: The adapter does not fit completely.
     """
-    check_model(model)
     adapter = jova("adapter_file").read_adapter(path)
     adapter = jova("adapter_layers").fitting(adapter, model.model.diffusion_model, skip_unknown)
     patches = patches_of(adapter)

@@ -113,6 +113,7 @@ class JovaVideoVAE(Component):
 
     def decode(self, samples: Tensor, vae_options: Any = None) -> Tensor:
         """Frames [B, N, H, W, 3] of raw latents [B, C, F, h, w]; tile by tile where memory does not suffice."""
+        self._check_latents(samples)
         pipeline = self._ready_for(samples.shape[3] * samples.shape[4] * self.spacial_compression_decode() ** 2)
         try:
             return self._decode(pipeline, samples)
@@ -122,6 +123,7 @@ class JovaVideoVAE(Component):
 
     def decode_tiled(self, samples: Tensor, tile_x: int = 32, tile_y: int = 32, overlap: int = 8, **_: Any) -> Tensor:
         """The same in tiles; sizes are in latent cells. Time needs no tiles: the VAE works frame by frame."""
+        self._check_latents(samples)
         factor = self.spacial_compression_decode()
         pipeline = self._ready_for(tile_x * tile_y * factor**2)
         with tiles(pipeline.vae, tile_x * factor, tile_y * factor, overlap * factor):
@@ -154,6 +156,13 @@ class JovaVideoVAE(Component):
 
     def _ready_for(self, num_pixels: int) -> Any:
         return self.ready(num_pixels * BYTES_PER_PIXEL)
+
+    def _check_latents(self, samples: Tensor) -> None:
+        if samples.ndim != 5 or samples.shape[1] != self.latent_channels or 0 in samples.shape:
+            raise ValueError(
+                f"`samples` must hold video latents [B, {self.latent_channels}, F, h, w] of this VAE, got "
+                f"{list(samples.shape)}; connect the VAE of the model that made them"
+            )
 
     def _decode(self, pipeline: Any, samples: Tensor) -> Tensor:
         frames = pipeline.decode_latents(pipeline.video_codec.normalize(samples))  # [B, 3, N, H, W] in [-1, 1]
@@ -189,10 +198,10 @@ class JovaAudioVAE(Component):
         resampled = jova("media").resample(sound.numpy(), ENCODER_RATE_HZ, self.codec.sampling_rate)
         return self.encode_sound(torch.from_numpy(resampled)).transpose(1, 2)
 
-    def encode_sound(self, waveform: Tensor) -> Tensor:
-        """Latents [B, L, C] of a waveform [B, channels, S] at the model's own rate and channels."""
+    def encode_sound(self, waveform: Tensor, name: str = "audio") -> Tensor:
+        """Latents [B, L, C] of a waveform [B, channels, S] at the model's own rate and channels, from a socket."""
         pipeline = self.ready()
-        latents = pipeline.audio_codec.encode(waveform.to(comfy.model_management.vae_device()))
+        latents = pipeline.audio_codec.encode(waveform.to(comfy.model_management.vae_device()), name)
         return to_socket(jova("finite").finite_output(latents, "audio_vae", "encodes"))
 
 

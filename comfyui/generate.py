@@ -7,7 +7,7 @@ import comfy.sample
 import comfy.samplers
 
 from .guider import make_guider
-from .latents import decode, empty_latent, encode_first_frame, set_audio, set_video, with_image, with_rate
+from .latents import decode, empty_latent, set_audio, set_video, with_picture, with_rate
 from .loading import load_pipeline
 from .model_files import SHIPPED, fingerprint
 from .steps import steps_and_sampler
@@ -37,6 +37,7 @@ def generate(
     image: Any = None,
     own_audio: Any = None,
     own_video: Any = None,
+    last_image: Any = None,
 ) -> tuple[Any, Any, Any]:
     """VIDEO, IMAGE and AUDIO; arguments are the widgets of JoVA Generate.
 
@@ -44,18 +45,20 @@ def generate(
         ValueError: What is given does not go together.
     """
     if image is not None and own_video is not None:
-        raise ValueError("`image` and `own_video` must not both be given; given frames bring their first one")
+        raise ValueError("`image` must be left out beside `own_video`, got both; given frames bring their first one")
     model, clip, vae, audio_vae = loaded(source, dtype)
     latent = empty_latent(audio_vae, width, height, length, frame_rate, 1, own_audio, own_video)
     positive, negative_text = encode_parts(clip, video, audio, transcript), encode_negative(clip, negative, "")
-    positive, negative_text = (with_rate(c, latent) for c in (positive, negative_text))
-    if image is not None:
-        first = encode_first_frame(vae, latent, image, fit)
-        positive, negative_text = (with_image(c, first) for c in (positive, negative_text))
+    texts = [with_rate(conditioning, latent) for conditioning in (positive, negative_text)]
     if own_video is not None:
-        latent = set_video(latent, vae, own_video, fit)
+        latent = set_video(latent, vae, own_video, fit, "own_video")
+    if image is not None:
+        texts = with_picture(texts, vae, latent, image, fit)
+    if last_image is not None:
+        texts = with_picture(texts, vae, latent, last_image, fit, -1, "last_image")
     if own_audio is not None:
-        latent = set_audio(latent, audio_vae, own_audio)
+        latent = set_audio(latent, audio_vae, own_audio, "own_audio")
+    positive, negative_text = texts
     guider = make_guider(model, positive, negative_text, {"cfg": cfg, "audio_cfg": audio_cfg})
     checkpoint = model.model.checkpoint
     walk = steps_and_sampler(steps, sampler, checkpoint.defaults.num_inference_steps, checkpoint.solver)

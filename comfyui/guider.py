@@ -9,9 +9,10 @@ import comfy.samplers
 import comfy.utils
 from torch import Tensor
 
-from .latent_parts import modality_names, named_parts
-from .model import VOICE_KEYS, WANTED_KEY, check_model
+from .latent_parts import imposed, modality_names, named_parts
+from .model import WANTED_KEY
 from .package import jova
+from .sampling_checks import VOICE_KEYS
 
 
 WIDGETS = {  # of the node: the argument of the pipeline
@@ -115,11 +116,20 @@ class JovaCFGGuider(comfy.samplers.CFGGuider):
         if "video" in weights:
             videos = {branch: found for branch, (found, _) in parts.items()}
             video = self.guidance["video"].guide_data(videos, weights["video"])
+            video = self.with_pictures(video)
         if "audio" in weights:
             sounds = {branch: shared.recover(found.transpose(1, 2)) for branch, (_, found) in parts.items()}
             audio = shared.carry(self.guidance["audio"].guide_data(sounds, weights["audio"])).transpose(1, 2)
         guided = [part for part in (video, audio) if part is not None]
         return comfy.utils.pack_latents(guided)[0] if len(guided) > 1 else guided[0]
+
+    def with_pictures(self, video: Tensor) -> Tensor:
+        """Denoised video [B, C, F, h, w] whose given pictures are as they were: rescaling would change them."""
+        told = self.told()
+        if "pictures" not in told:
+            return video
+        pictures, is_picture = (told[name].cond.to(video.device) for name in ("pictures", "is_picture"))
+        return imposed(video, pictures, is_picture)
 
     def after(
         self, guided: Tensor, answers: Mapping[Any, Tensor], x: Tensor, timestep: Tensor, options: Mapping[str, Any]
@@ -168,7 +178,10 @@ def guidance_of(defaults: Any, widgets: Mapping[str, Any]) -> dict[str, Any]:
     for argument, names in INTERVALS.items():
         own = getattr(defaults, argument)
         given = [widgets.get(name, -1) for name in names]
-        values[argument] = tuple(old if new < 0 else new for old, new in zip(own, given, strict=True))
+        start, end = (old if new < 0 else new for old, new in zip(own, given, strict=True))
+        if start > end:
+            raise ValueError(f"`{names[0]}` must be at most `{names[1]}`, {end:g}, got {start:g}; swap them")
+        values[argument] = (start, end)
     if widgets.get("uncoupled_text", OWN) != OWN:
         values["uncoupled_text"] = widgets["uncoupled_text"]
     settings = defaults.override(**values)
@@ -183,7 +196,6 @@ def guidance_of(defaults: Any, widgets: Mapping[str, Any]) -> dict[str, Any]:
 
 def make_guider(model: Any, positive: Any, negative: Any, widgets: Mapping[str, Any]) -> JovaCFGGuider:
     """A GUIDER of the widgets of JoVA Guider."""
-    check_model(model)
     guider = JovaCFGGuider(model, guidance_of(model.model.checkpoint.defaults, widgets))
     guider.set_conds(positive, negative)
     return guider

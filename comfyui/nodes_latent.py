@@ -4,10 +4,11 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from .node import JovaNode
 from .sockets import audio_vae_input, fit_input, length_input, media_outputs, rate_input, size_inputs, vae_input
 
 
-class JovaEmptyLatent(io.ComfyNode):
+class JovaEmptyLatent(JovaNode):
     """Where sampling starts."""
 
     @classmethod
@@ -50,7 +51,7 @@ class JovaEmptyLatent(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
+    def run(
         cls,
         audio_vae: Any,
         width: int,
@@ -67,7 +68,7 @@ class JovaEmptyLatent(io.ComfyNode):
         return io.NodeOutput(empty_latent(audio_vae, width, height, length, frame_rate, batch_size, audio, images))
 
 
-class JovaSetAudio(io.ComfyNode):
+class JovaSetAudio(JovaNode):
     """Own sound: it drives the picture, or is continued."""
 
     @classmethod
@@ -92,14 +93,14 @@ class JovaSetAudio(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent: Any, audio_vae: Any, audio: Any) -> io.NodeOutput:
+    def run(cls, latent: Any, audio_vae: Any, audio: Any) -> io.NodeOutput:
         """Encode it and mask it."""
         from .latents import set_audio
 
         return io.NodeOutput(set_audio(latent, audio_vae, audio))
 
 
-class JovaSetVideo(io.ComfyNode):
+class JovaSetVideo(JovaNode):
     """Own frames: they get a sound, or are continued."""
 
     @classmethod
@@ -121,14 +122,14 @@ class JovaSetVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent: Any, vae: Any, images: Any, fit: str) -> io.NodeOutput:
+    def run(cls, latent: Any, vae: Any, images: Any, fit: str) -> io.NodeOutput:
         """Encode them and mask them."""
         from .latents import set_video
 
         return io.NodeOutput(set_video(latent, vae, images, fit))
 
 
-class JovaDecode(io.ComfyNode):
+class JovaDecode(JovaNode):
     """Latents to one video with its sound."""
 
     @classmethod
@@ -152,7 +153,7 @@ class JovaDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, samples: Any, vae: Any, audio_vae: Any, index: int) -> io.NodeOutput:
+    def run(cls, samples: Any, vae: Any, audio_vae: Any, index: int) -> io.NodeOutput:
         """Decode them."""
         from .latents import decode
 

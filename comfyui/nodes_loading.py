@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from .model_files import fingerprint, pipeline_fingerprint, pipeline_source
+from .node import JovaNode
 from .sockets import dtype_input, model_input, model_output, number_input, pipeline_input
 
 
@@ -14,7 +15,7 @@ def strength_input(name: str, tooltip: str) -> Any:
     return number_input(name, 1.0, (-100.0, 100.0), 0.01, tooltip)
 
 
-class JovaLoader(io.ComfyNode):
+class JovaLoader(JovaNode):
     """Everything of a saved pipeline."""
 
     @classmethod
@@ -48,14 +49,14 @@ class JovaLoader(io.ComfyNode):
         return pipeline_fingerprint(model)
 
     @classmethod
-    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
+    def run(cls, model: str, dtype: str) -> io.NodeOutput:
         """Load it."""
         from .loading import load_pipeline
 
         return io.NodeOutput(*load_pipeline(pipeline_source(model), dtype))
 
 
-class JovaDiffusionModelLoader(io.ComfyNode):
+class JovaDiffusionModelLoader(JovaNode):
     """A transformer from one file."""
 
     @classmethod
@@ -90,7 +91,7 @@ class JovaDiffusionModelLoader(io.ComfyNode):
         return fingerprint(folder_paths.get_full_path_or_raise("diffusion_models", file))
 
     @classmethod
-    def execute(cls, file: str, pipeline: str, dtype: str) -> io.NodeOutput:
+    def run(cls, file: str, pipeline: str, dtype: str) -> io.NodeOutput:
         """Load it."""
         from .loading import load_single_file
 
@@ -98,7 +99,7 @@ class JovaDiffusionModelLoader(io.ComfyNode):
         return io.NodeOutput(load_single_file(path, pipeline_source(pipeline), dtype))
 
 
-class JovaLoraLoader(io.ComfyNode):
+class JovaLoraLoader(JovaNode):
     """An adapter of any tool."""
 
     @classmethod
@@ -139,9 +140,7 @@ class JovaLoraLoader(io.ComfyNode):
         return fingerprint(folder_paths.get_full_path_or_raise("loras", lora))
 
     @classmethod
-    def execute(
-        cls, model: Any, lora: str, strength: float, audio_strength: float, skip_unknown: bool
-    ) -> io.NodeOutput:
+    def run(cls, model: Any, lora: str, strength: float, audio_strength: float, skip_unknown: bool) -> io.NodeOutput:
         """Apply it to a copy of the model's handle."""
         from .adapters import apply_adapter
 

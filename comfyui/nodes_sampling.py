@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from .node import JovaNode
 from .sockets import conditioning_inputs, model_input, number_input, scale_input, share_input
 
 
@@ -17,7 +18,7 @@ def threshold_input(name: str, default: float, tooltip: str) -> Any:
     return number_input(name, default, (0.0, 10000.0), 0.1, tooltip)
 
 
-class JovaSampleShift(io.ComfyNode):
+class JovaSampleShift(JovaNode):
     """Noise schedules."""
 
     @classmethod
@@ -42,14 +43,14 @@ class JovaSampleShift(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, shift: float, audio_shift: float) -> io.NodeOutput:
+    def run(cls, model: Any, shift: float, audio_shift: float) -> io.NodeOutput:
         """Set them on a copy of the model's handle."""
         from .model import with_shifts
 
         return io.NodeOutput(with_shifts(model, shift, audio_shift))
 
 
-class JovaGuider(io.ComfyNode):
+class JovaGuider(JovaNode):
     """Guidance per modality."""
 
     @classmethod
@@ -109,7 +110,7 @@ class JovaGuider(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, positive: Any, negative: Any, **widgets: Any) -> io.NodeOutput:
+    def run(cls, model: Any, positive: Any, negative: Any, **widgets: Any) -> io.NodeOutput:
         """Build it."""
         from .guider import make_guider
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .casting import make_castable
 from .codecs import Component, to_socket
-from .model import VOICE_KEYS
 from .package import jova
+from .sampling_checks import VOICE_KEYS
 
 
 logger = logging.getLogger(__name__)
@@ -136,7 +135,7 @@ def with_voices(conditioning: list[Any], path: Path) -> list[Any]:
         conditioning: With a place per speaker.
         path: File of vectors, [D] or [P, D].
     """
-    voices = read_voices(path)
+    voices = jova("speakers").read_voices(path)
 
     def add(options: dict[str, Any]) -> dict[str, Any]:
         places, given = options.get(PLACES_KEY), options.get(VOICE_KEYS[0])
@@ -154,26 +153,6 @@ def with_voices(conditioning: list[Any], path: Path) -> list[Any]:
         }
 
     return changed(conditioning, add)
-
-
-def read_voices(path: Path) -> Tensor:
-    """Vectors [1, P, D] of a speaker encoder in a .npy or .safetensors file."""
-    if path.suffix == ".npy":
-        array = np.load(path, allow_pickle=False)
-    else:
-        from safetensors.numpy import load_file
-
-        tensors = load_file(path)
-        if len(tensors) != 1:
-            raise ValueError(f"`{path.name}` must hold one tensor, got {sorted(tensors)}; save the vectors alone")
-        (array,) = tensors.values()
-    voices = torch.from_numpy(np.atleast_2d(array).astype(np.float32))
-    if voices.ndim != 2 or not bool(voices.isfinite().all()):
-        raise ValueError(
-            f"`{path.name}` must hold finite vectors [D] or [voices, D], got shape {list(voices.shape)}; save them "
-            "anew"
-        )
-    return voices[None]
 
 
 def changed(conditioning: list[Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> list[Any]:

@@ -41,7 +41,7 @@ from .adapter_keys import (
     split_name,
 )
 from .finite import is_finite
-from .hub_access import check_named, explained_hub
+from .hub_access import check_named, explained_damage, explained_hub
 from .mova_adapter import MOVA_FILE, TOWERS, checked_tower, paired_tensors, unwrapped, with_given_alpha
 from .number_arguments import is_finite_number
 from .registration import bake_lokr_alpha, fetch_state_dict
@@ -269,7 +269,8 @@ def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any
         options["weight_name"] = MOVA_FILE
     if isinstance(source, str):
         check_named("adapter", source, options.get("weight_name"))
-    with explained_hub("adapter", source) if isinstance(source, str) else nullcontext():
+    explained = explained_hub("adapter", source) if isinstance(source, str) else nullcontext()
+    with explained, explained_damage("an adapter", source):
         tensors, config, header = fetch_state_dict(
             source,
             **{name: options.get(name) for name in (*HUB_OPTIONS, "proxies", "weight_name")},

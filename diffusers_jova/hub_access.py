@@ -1,4 +1,4 @@
-"""What is wrong where something is to come from the hub, in one sentence."""
+"""What is wrong where something is to come from the hub, or from a file in its place, in one sentence."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of its client
@@ -18,6 +21,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError
 
 from jova_cli.given_paths import kind_of
 
@@ -55,6 +59,28 @@ def explained_hub(what: str, source: str | os.PathLike[str]) -> Iterator[None]:
         found, advice = told
         raise HubAccessError(
             f"`{what}` must be a path on this machine or a repository of the hub, got {source}, {found}; {advice}"
+        ) from error
+
+
+@contextmanager
+def explained_damage(what: str, source: Any) -> Iterator[None]:
+    """Say in one sentence that a file on this machine does not hold what is loaded meanwhile.
+
+    Args:
+        what: That it should hold, in words.
+        source: Named by the caller; what is no file on this machine is left to the loader.
+
+    Raises:
+        ValueError: In place of the errors of those that read it.
+    """
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        is_file = isinstance(source, str | Path) and Path(source).is_file()
+        if not is_file or isinstance(error, HubAccessError | PermissionError):
+            raise
+        raise ValueError(
+            f"`{source}` must be a whole file of {what}, got one that is damaged or of another kind; get it again"
         ) from error
 
 

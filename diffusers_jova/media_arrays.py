@@ -122,7 +122,7 @@ def check_sampling_rate(name: str, rate: int) -> None:
     if not isinstance(rate, (int, np.integer)) or not 0 < rate <= MAX_SAMPLING_RATE_HZ:
         raise ValueError(
             f"`{name}` must be a positive whole number of samples per second up to {MAX_SAMPLING_RATE_HZ}, got "
-            f"{rate}; use 16000, say"
+            f"{rate!r}; use 16000, say"
         )
 
 

@@ -8,16 +8,51 @@ Letters in shapes: B prompts or clips, S tokens, P voices, D width of a speaker 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from .finite import check_finite_inputs
+
 
 SPEECH_START = "<S>"
 NO_ROW = -1  # the position of a voice that replaces nothing
+
+
+def read_voices(path: Path) -> Tensor:
+    """Vectors [1, P, D] of a speaker encoder, from a file that holds [D] or [P, D] of them alone.
+
+    Args:
+        path: A .npy or .safetensors file.
+
+    Raises:
+        ValueError: It cannot be read, or holds something else.
+    """
+    advice = "save the vectors of the speaker encoder alone, [D] or [voices, D], as .npy or .safetensors"
+    try:
+        found = {path.stem: np.load(path, allow_pickle=False)} if path.suffix == ".npy" else load_file(path)
+    except (OSError, ValueError, EOFError, SafetensorError) as error:
+        reason = "no file" if isinstance(error, FileNotFoundError) else "one that is damaged or of another kind"
+        raise ValueError(f"`{path.name}` must be a file of voices, got {reason}; {advice}") from error
+    if len(found) != 1:
+        raise ValueError(f"`{path.name}` must hold one tensor, got {', '.join(sorted(found)) or 'none'}; {advice}")
+    (values,) = found.values()
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind not in "fiu":
+            raise ValueError(f"`{path.name}` must hold numbers, got {values.dtype}; {advice}")
+        values = torch.from_numpy(values.astype(np.float32))
+    voices = torch.atleast_2d(values.float())
+    if voices.ndim != 2 or not voices.numel():
+        raise ValueError(f"`{path.name}` must hold vectors [D] or [voices, D], got {list(values.shape)}; {advice}")
+    check_finite_inputs({path.name: voices}, advice)
+    return voices[None]
 
 
 def mark_speakers(text: str, speaker_token: str) -> str:

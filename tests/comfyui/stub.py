@@ -19,11 +19,22 @@ KINDS += ("Model", "String", "Vae", "Video")
 FILES = {"diffusion_models": ["model.safetensors"], "loras": ["adapter.safetensors"]}
 
 
+class Declared(dict[str, Any]):
+    """A schema, or an input or output of one, as it was declared."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
+
+    def get_io_type(self) -> str:
+        """Type of a socket, as core writes it."""
+        return str(self["type"]).upper()
+
+
 def socket_kind(kind: str) -> SimpleNamespace:
     """A type of socket, whose inputs and outputs remember how they were declared."""
 
-    def declared_input(id: str, **options: Any) -> dict[str, Any]:
-        return {"type": kind, "id": id, **options}
+    def declared_input(id: str, **options: Any) -> Declared:
+        return Declared(type=kind, id=id, **options)
 
     def declared_output(id: str | None = None, **options: Any) -> dict[str, Any]:
         return {"type": kind, **({} if id is None else {"id": id}), **options}
@@ -34,7 +45,7 @@ def socket_kind(kind: str) -> SimpleNamespace:
 def build_io() -> SimpleNamespace:
     """`comfy_api.v0_0_2.io`."""
     kinds = {kind: socket_kind(kind) for kind in KINDS}
-    return SimpleNamespace(**kinds, ComfyNode=object, Schema=dict, NodeOutput=lambda *values: values)
+    return SimpleNamespace(**kinds, ComfyNode=object, Schema=Declared, NodeOutput=lambda *values: values)
 
 
 class Components:

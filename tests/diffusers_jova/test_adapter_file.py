@@ -287,6 +287,17 @@ def test_what_does_not_fit_completely_is_refused_by_name() -> None:
         assert getattr(transformer, "peft_config", {}) == {}
 
 
+@pytest.mark.parametrize("content", [b"", b"a text, no adapter at all\n"], ids=["empty", "text"])
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_file_that_is_no_adapter_is_refused_in_one_sentence(content: bytes, suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"adapter.{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"^`.*adapter\.\w+` must be a whole file of an adapter, got .*; get it again$"
+    ):
+        read_adapter(str(file))
+
+
 def test_what_has_no_place_is_left_out_on_request_with_its_number(caplog: pytest.LogCaptureFixture) -> None:
     extra = {
         "diffusion_model.blocks.0.cross_attn.k_img.lora_A.weight": torch.ones(RANK, 24),

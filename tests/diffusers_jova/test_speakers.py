@@ -1,13 +1,16 @@
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers.utils import logging
+from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusers_jova import JoVAPipeline, PromptEmbeds
 from diffusers_jova.conversion.pipeline import guidance_defaults
-from diffusers_jova.speakers import Speakers, find_speakers, mark_speakers
+from diffusers_jova.speakers import Speakers, find_speakers, mark_speakers, read_voices
 from tests.tiny_pipeline import (
     DEFAULTS,
     NAVA_SHARING,
@@ -252,6 +255,43 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_wrong_voices_are_refused(pipeline: JoVAPipeline, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate(pipeline, **{"prompt": NARRATION, **arguments})
+
+
+def test_voices_come_from_the_files_of_any_speaker_encoder(tmp_path: Path) -> None:
+    values = torch.arange(10.0).reshape(2, 5)
+    np.save(tmp_path / "one.npy", values[0].numpy().astype(np.float16))
+    np.save(tmp_path / "two.npy", values.numpy())
+    save_file({"voices": values.bfloat16()}, tmp_path / "two.safetensors")
+    assert torch.equal(read_voices(tmp_path / "one.npy"), values[:1][None])
+    for name in ("two.npy", "two.safetensors"):
+        assert torch.equal(read_voices(tmp_path / name), values[None])
+
+
+NO_VOICES: dict[str, tuple[Any, str]] = {
+    "missing.npy": (None, "must be a file of voices, got no file"),
+    "text.npy": (b"no array", "must be a file of voices, got one that is damaged or of another kind"),
+    "empty.npy": (b"", "must be a file of voices, got one that is damaged"),
+    "text.safetensors": (b"no tensors", "must be a file of voices, got one that is damaged"),
+    "objects.npy": (np.array([{"a": 1}], dtype=object), "must be a file of voices, got one that is damaged"),
+    "words.npy": (np.array([["a", "b"]]), "must hold numbers, got <U1"),
+    "cube.npy": (np.ones((2, 2, 2)), r"must hold vectors \[D\] or \[voices, D\], got \[2, 2, 2\]"),
+    "none.npy": (np.ones((0, 5)), r"must hold vectors \[D\] or \[voices, D\], got \[0, 5\]"),
+    "nan.npy": (np.array([1.0, np.nan]), "must be finite, got NaN or infinity"),
+    "two.safetensors": ({"a": torch.ones(5), "b": torch.ones(5)}, "must hold one tensor, got a, b"),
+}
+
+
+@pytest.mark.parametrize("name", NO_VOICES)
+def test_a_file_without_voices_is_refused_in_one_sentence(name: str, tmp_path: Path) -> None:
+    content, message = NO_VOICES[name]
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif isinstance(content, dict):
+        save_file(content, tmp_path / name)
+    elif content is not None:
+        np.save(tmp_path / name, content)
+    with pytest.raises(ValueError, match=rf"^`{name}` {message}.*; save the vectors of the speaker encoder alone"):
+        read_voices(tmp_path / name)
 
 
 @pytest.mark.parametrize("build", [build_transformer, build_wan_transformer])

@@ -230,6 +230,10 @@ def read_boxes(boxes: Path | list[Any], num_frames: int) -> Boxes:
     try:
         found = BOX_READERS[boxes.suffix.lower()](boxes) if isinstance(boxes, Path) else _from_lists(boxes)
         array = np.asarray(found, np.float32)
+    except OSError as error:
+        raise ValueError(
+            f"{where} must be a file of mouth boxes that can be read, got {error.strerror or error}; check its path"
+        ) from error
     except (TypeError, KeyError, ValueError, OverflowError, EOFError, RecursionError, SafetensorError) as error:
         raise ValueError(
             f"{where} must hold four numbers or null for every person and frame, got something else ({error}); "

@@ -94,6 +94,12 @@ def test_boxes_of_another_clip_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"must be a \.json, \.npy or \.safetensors file"):
         read_boxes(tmp_path / "a.txt", 9)
+    (tmp_path / "folder.json").mkdir()
+    for name in ("nowhere.json", "folder.json"):
+        with pytest.raises(
+            ValueError, match=rf"{name}` must be a file of mouth boxes that can be read, got .*; check"
+        ):
+            read_boxes(tmp_path / name, 9)
 
 
 def test_without_a_detector_the_error_names_the_three_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:

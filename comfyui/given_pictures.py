@@ -1,0 +1,225 @@
+"""Pictures at given frames of a clip as raw latents: the first one, later ones, and the white one of some models.
+
+A model that reads condition channels with grey frames has all pictures encoded at once, at their frames among grey
+ones; for the others each picture is a latent of its own. `diffusers_jova/keyframes.py` tells why.
+
+Letters in shapes: B clips, C channels, F latent frames, h, w latent height and width, H, W pixels.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.utils
+import torch
+from torch import Tensor
+
+from .latent_parts import named_parts
+from .package import jova
+
+
+logger = logging.getLogger(__name__)
+
+PICTURES_KEY = "jova_pictures"  # of a conditioning: `GivenPictures`
+
+
+@dataclass(frozen=True)
+class GivenPictures:
+    """Pictures of a clip by their frames.
+
+    Args:
+        frames: Each [1 or B, 3, 1, H, W] in [-1, 1], by its frame from 0.
+        latents: Raw latents [B, C, K, h, w] of the K latent frames that hold pictures, or of all with grey frames.
+        indices: Which latent frames these are.
+        num_frames: Of the clip.
+    """
+
+    frames: Mapping[int, Tensor]
+    latents: Tensor
+    indices: Sequence[int]
+    num_frames: int
+
+    def scattered(self, num_latent_frames: int, codec: Any, device: torch.device) -> Tensor:
+        """Normalised latents [B, C, F, h, w], zeros where there are none.
+
+        Args:
+            num_latent_frames: F.
+            codec: Video codec of the model.
+            device: Of the result.
+        """
+        found = codec.normalize(self.latents.to(device))
+        batch_size, num_channels, _, *size = found.shape
+        latents = torch.zeros(batch_size, num_channels, num_latent_frames, *size, device=device)
+        latents[:, :, list(self.indices)] = found
+        return latents
+
+
+def num_condition_channels(config: Any) -> int:
+    """Video input channels that hold what is given."""
+    return config["in_channels"] - config["out_channels"]
+
+
+def picture_places(outline: Any, transformer: Any) -> Any:
+    """`PicturePlaces` of a model, as the pipeline has them.
+
+    Args:
+        outline: Of the pipeline, without a transformer.
+        transformer: Config of its transformer.
+    """
+    num_channels = num_condition_channels(transformer)
+    num_mask_channels = num_channels - outline.video_codec.num_channels if num_channels > 0 else None
+    encodes_grey = bool(outline.config.fills_image_with_grey) and num_channels > 0
+    return jova("pipeline_media").PicturePlaces(outline.temporal_factor, num_mask_channels, encodes_grey)
+
+
+def add_picture(
+    given: GivenPictures | None, vae: Any, frame: int, picture: Tensor, places: Any, shape: Any
+) -> GivenPictures:
+    """The pictures of a clip with another one.
+
+    Args:
+        given: Those that it has.
+        vae: Of the model.
+        frame: Of the new one, from 0.
+        picture: [1 or B, 3, 1, H, W] in [-1, 1].
+        places: Of the model.
+        shape: `ClipShape` of the clips.
+    """
+    frames = {**({} if given is None else given.frames), frame: picture}
+    if places.encodes_grey:
+        clips = jova("pipeline_media").among_grey(frames, shape.num_frames)
+        encoded = repeated("image", torch.cat([encode(vae, clip) for clip in clips]), shape.batch_size)
+        return GivenPictures(frames, encoded, range(encoded.shape[2]), shape.num_frames)
+    still = repeated("image", torch.cat([encode_still(vae, one, frame, places) for one in picture]), shape.batch_size)
+    latents, indices = still, [jova("conditions").latent_of_frame(frame, places.temporal_factor)]
+    if given is not None:
+        latents, indices = torch.cat([given.latents, still], dim=2), [*given.indices, *indices]
+    return GivenPictures(frames, latents, indices, shape.num_frames)
+
+
+def encode(vae: Any, frames: Tensor) -> Tensor:
+    """Raw latents [1, C, F, h, w] of frames [3, N, H, W] in [-1, 1]."""
+    latents: Tensor = vae.encode(to_image(frames.movedim(0, 1)))
+    return latents
+
+
+def encode_still(vae: Any, picture: Tensor, frame: int, places: Any) -> Tensor:
+    """Raw latent [1, C, 1, h, w] of a picture [3, 1, H, W] that fills that of its frame, as `encode_still` has it."""
+    if frame == 0:
+        return encode(vae, picture)
+    num_frames = 1 + places.temporal_factor * (1 + jova("video_codec").NUM_STILL_BEFORE)
+    return encode(vae, picture.expand(-1, num_frames, -1, -1))[:, :, -1:]
+
+
+def repeated(name: str, latents: Tensor, batch_size: int) -> Tensor:
+    """Latents of one clip, or of one per clip, for all clips."""
+    found: Tensor = jova("conditions").repeat_to_batch(name, latents, batch_size)
+    return found
+
+
+def place_picture(frame: int, given: GivenPictures | None, clip: Any) -> int:
+    """Frame of a new picture behind the first one, from 0.
+
+    Args:
+        frame: Of the widget, negative from the end.
+        given: Pictures that the clip has.
+        clip: Whose frame it is.
+
+    Raises:
+        ValueError: It lies outside the clip, within given frames, or where another one is.
+    """
+    listed = [("frame", earlier) for earlier in (() if given is None else given.frames) if earlier > 0]
+    num_given_frames = 0 if clip.given_video is None else len(clip.given_video)
+    placed: int = jova("keyframes").place_frames([*listed, ("frame", frame)], clip.num_frames, num_given_frames)[-1]
+    names = dict.fromkeys(() if given is None else given.frames, "frame")
+    clip.places.check({**names, placed: "frame"} if placed else names)
+    return placed
+
+
+def first_place(given: GivenPictures | None) -> int:
+    """Frame 0, if no picture stands there."""
+    if given is not None and 0 in given.frames:
+        raise ValueError(
+            "`image` must be the only first frame of a clip, got one beside another; take one JoVA Image to Video out"
+        )
+    return 0
+
+
+def check_same_clip(given: GivenPictures | None, shape: Any) -> None:
+    """Refuse a picture for a clip of another size or length than those of the pictures before it."""
+    if given is None:
+        return
+    size = list(next(iter(given.frames.values())).shape[3:])
+    wanted, found = (given.num_frames, *size), (shape.num_frames, shape.height, shape.width)
+    if found != wanted:
+        raise ValueError(
+            f"`latent` must be that of the pictures before this one, {describe(*wanted)}, got {describe(*found)}; "
+            "give all of them the latent that is sampled"
+        )
+
+
+def describe(num_frames: int, height: int, width: int) -> str:
+    """A clip in words."""
+    return f"{num_frames} frames of {width} x {height}"
+
+
+def start_white(
+    conds: Mapping[str, list[dict[str, Any]]],
+    checkpoint: Any,
+    transformer: Any,
+    shapes: Sequence[Sequence[int]],
+    mask: Tensor | None,
+) -> None:
+    """Give a model that never starts without a first frame a white one, where neither image nor video is given.
+
+    Args:
+        conds: Of the guider, which are copies of what its sockets carry; changed.
+        checkpoint: Of the model that is sampled.
+        transformer: Config of its transformer.
+        shapes: Of the latents.
+        mask: Denoise mask, packed as the latents are; None where all is generated.
+    """
+    video, _ = named_parts(shapes)
+    entries = [entry for listed in conds.values() for entry in listed]
+    starts = any(0 in entry[PICTURES_KEY].frames for entry in entries if PICTURES_KEY in entry)
+    if video is None or not checkpoint.outline.config.starts_white or starts:
+        return
+    if mask is not None:
+        masked, _ = named_parts(comfy.utils.unpack_latents(mask, shapes))
+        if not bool(masked[:, :, 0].any()):
+            logger.warning(
+                "given frames have no first frame beside them; give it to JoVA Image to Video as well, as "
+                "this model was trained"
+            )
+            return
+    codec, factor = checkpoint.outline.video_codec, checkpoint.outline.temporal_factor
+    height, width = (size * codec.spatial_factor for size in video[3:])
+    num_frames = (video[2] - 1) * factor + 1
+    shape = jova("clip_shape").ClipShape(video[0], height, width, num_frames, checkpoint.defaults.frame_rate, 0)
+    white = fitted("image", [jova("pipeline_media").white_picture(shape)], shape, "cover")
+    places, found = picture_places(checkpoint.outline, transformer), {}
+    for entry in entries:
+        given = entry.get(PICTURES_KEY)
+        if id(given) not in found:
+            found[id(given)] = add_picture(given, checkpoint.vae, 0, white, places, shape)
+        entry[PICTURES_KEY] = found[id(given)]
+
+
+def fitted(name: str, pictures: Sequence[Any], shape: Any, fit: str) -> Tensor:
+    """Pictures in one form [h, w, 3] at the size of the clip, [P, 3, 1, H, W] in [-1, 1]; says what is cut."""
+    return torch.cat([fit_frames(name, picture[None], shape, fit) for picture in pictures])[:, :, None]
+
+
+def fit_frames(name: str, frames: Any, shape: Any, fit: str) -> Tensor:
+    """Frames in one form [N, h, w, 3] at the size of the clip, [N, 3, H, W] in [-1, 1]; says what is cut."""
+    tools = jova("pictures")
+    if change := tools.describe_fit(name, frames.shape[1:3], (shape.height, shape.width), fit):
+        logger.warning(change)
+    signed: Tensor = tools.to_signed(tools.fit_pictures(frames, shape.height, shape.width, fit))
+    return signed
+
+
+def to_image(signed: Tensor) -> Tensor:
+    """IMAGE [N, H, W, 3] in [0, 1] of frames [N, 3, H, W] in [-1, 1]."""
+    return (signed / 2 + 0.5).movedim(1, -1)
