@@ -86,7 +86,7 @@ class Clip:
         if found != wanted:
             raise ValueError(
                 f"`audio_vae` must be that of the model of `{name}`, with {wanted[0]} channels and {wanted[1]} "
-                f"latents for this clip, got one with {found[0]} and {found[1]}; connect the audio VAE of that Load JoVA"
+                f"latents for this clip, got one with {found[0]} and {found[1]}; connect that of the same Load JoVA"
             )
 
 

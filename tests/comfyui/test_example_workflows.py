@@ -144,7 +144,15 @@ def link_faults(workflow: dict[str, Any]) -> list[str]:
 
 
 def test_there_is_a_workflow_for_each_task() -> None:
-    tasks = {"text_to_video", "image_to_video", "own_voice", "sound_for_video", "continuation", "avatar_lora"}
+    tasks = {
+        "text_to_video",
+        "image_to_video",
+        "keyframes",
+        "own_voice",
+        "sound_for_video",
+        "continuation",
+        "avatar_lora",
+    }
     assert {*names()} == tasks | {"nava", "one_node"}
 
 

@@ -437,6 +437,7 @@ def latent_of(graph: TalkingGraph, other: list[Socket]) -> Socket:
     return [graph.add("JovaEmptyLatent", audio_vae=other[3], **SMALL, frame_rate=0.0, batch_size=1), 0]
 
 
+TWO_SECONDS = {"seconds": 2.0, "batch_size": 1}
 OF_THE_MODEL = "must be that of the model of"
 TOGETHER: dict[str, tuple[Callable[[], TalkingGraph], str]] = {
     **{
@@ -490,11 +491,11 @@ TOGETHER: dict[str, tuple[Callable[[], TalkingGraph], str]] = {
         for kind, size in (
             ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 1}),
             ("EmptyLTXVLatentVideo", {"width": 64, "height": 64, "length": 9, "batch_size": 1}),
-            ("EmptyLatentAudio", {"seconds": 2.0, "batch_size": 1}),
+            ("EmptyLatentAudio", TWO_SECONDS),
         )
     },
     "sound of another model": (
-        lambda: about("KSampler", g := small(), latent_image=cores(g, "EmptyLatentAudio", {"seconds": 2.0, "batch_size": 1})),
+        lambda: about("KSampler", g := small(), latent_image=cores(g, "EmptyLatentAudio", TWO_SECONDS)),
         "`latent_image` must hold audio latents of 20 channels for this model, got 16; use Empty JoVA Latent",
     ),
     "a rate that the model is not told": (
@@ -580,7 +581,7 @@ TOGETHER: dict[str, tuple[Callable[[], TalkingGraph], str]] = {
             lambda file=file: voiced(TalkingGraph("voices"), file),
             f"`{file}` must {rule}, got .*; save the vectors of the speaker encoder alone",
         )
-        for file, rule in (("nan.npy", "be finite"), ("none.npy", r"hold vectors \[D\] or .*"), ("words.npy", "hold numbers"))
+        for file, rule in (("nan.npy", "be finite"), ("none.npy", "hold vectors .*"), ("words.npy", "hold numbers"))
     },
     **{
         f"voices of {file}": (

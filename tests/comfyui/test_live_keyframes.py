@@ -108,8 +108,8 @@ def test_pictures_at_frames_are_those_of_the_pipeline(
 def test_the_guider_leaves_given_pictures_as_they_are(server: Server, tiny: JoVAPipeline, name: str) -> None:
     graph, prompt = worded(name)
     with_pictures(graph, (0, -1))
-    samples = graph.guide(STEPS, cfg=3.0, rescale=0.5, apg="on", apg_threshold=5.0)
-    guidance = {"guidance_scale": 3.0, "guidance_rescale": 0.5, "apg_threshold": 5.0, "audio_apg_threshold": None}
+    samples = graph.guide(STEPS, cfg=1.5, rescale=0.5, apg="on", apg_threshold=5.0)
+    guidance = {"guidance_rescale": 0.5, "apg_threshold": 5.0, "audio_apg_threshold": 0.0}
     pipeline = tiny if name == CHANNELS else loaded(server, name)
     given = {"prompt": prompt, **arguments((0, -1)), **guidance}
     compare(f"keyframes, guider, {name}", server, graph, samples, pipeline, **given)
