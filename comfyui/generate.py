@@ -6,6 +6,7 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 
+from .clips import masks_of
 from .guider import make_guider
 from .latents import decode, empty_latent, set_audio, set_video, with_picture, with_rate
 from .loading import load_pipeline
@@ -55,9 +56,15 @@ def generate(
     if image is not None:
         texts = with_picture(texts, vae, latent, image, fit)
     if last_image is not None:
-        texts = with_picture(texts, vae, latent, last_image, fit, -1, "last_image")
+        texts = with_picture(texts, vae, latent, last_image, fit, -1, "last_image", "last_image")
     if own_audio is not None:
         latent = set_audio(latent, audio_vae, own_audio, "own_audio")
+    masks = masks_of(latent)
+    if masks is not None and not any(bool(mask.any()) for mask in masks):
+        raise ValueError(
+            "`own_audio` and `own_video` must leave something to generate, got both for the whole clip; set a larger "
+            "`length`, or leave one out"
+        )
     positive, negative_text = texts
     guider = make_guider(model, positive, negative_text, {"cfg": cfg, "audio_cfg": audio_cfg})
     checkpoint = model.model.checkpoint

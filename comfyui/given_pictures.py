@@ -118,22 +118,22 @@ def repeated(name: str, latents: Tensor, batch_size: int) -> Tensor:
     return found
 
 
-def place_picture(frame: int, given: GivenPictures | None, clip: Any) -> int:
+def place_picture(frame: int, given: GivenPictures | None, clip: Any, name: str) -> int:
     """Frame of a new picture behind the first one, from 0.
 
     Args:
         frame: Of the widget, negative from the end.
         given: Pictures that the clip has.
         clip: Whose frame it is.
+        name: Of the widget, or of the socket of a picture whose frame is known.
 
     Raises:
         ValueError: It lies outside the clip, within given frames, or where another one is.
     """
-    listed = [("frame", earlier) for earlier in (() if given is None else given.frames) if earlier > 0]
+    listed = [(name, earlier) for earlier in (() if given is None else given.frames) if earlier > 0]
     num_given_frames = 0 if clip.given_video is None else len(clip.given_video)
-    placed: int = jova("keyframes").place_frames([*listed, ("frame", frame)], clip.num_frames, num_given_frames)[-1]
-    names = dict.fromkeys(() if given is None else given.frames, "frame")
-    clip.places.check({**names, placed: "frame"} if placed else names)
+    placed: int = jova("keyframes").place_frames([*listed, (name, frame)], clip.num_frames, num_given_frames)[-1]
+    clip.places.check(dict.fromkeys((*(() if given is None else given.frames), placed), name))
     return placed
 
 

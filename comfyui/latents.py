@@ -160,6 +160,7 @@ def with_picture(
     fit: str,
     frame: int | None = None,
     name: str = "image",
+    frame_name: str = "frame",
 ) -> list[list[Any]]:
     """CONDITIONINGs with a picture at a frame, each besides those that it has.
 
@@ -171,6 +172,7 @@ def with_picture(
         fit: How a picture of another shape becomes one of the clip.
         frame: Where it stands behind the first one, negative from the end; None for the first frame itself.
         name: Socket that it came from.
+        frame_name: Widget that the frame came from, or the socket where it is always the same.
 
     Raises:
         ValueError: The frame is not in the clip, or has a picture, or the model has no place for it.
@@ -185,7 +187,7 @@ def with_picture(
         given = options.get(PICTURES_KEY)
         if id(given) not in found:  # both prompts have the same ones, most of the time
             check_same_clip(given, shape)
-            placed = first_place(given) if frame is None else place_picture(frame, given, clip)
+            placed = first_place(given) if frame is None else place_picture(frame, given, clip, frame_name)
             found[id(given)] = add_picture(given, vae, placed, signed, clip.places, shape)
         return {PICTURES_KEY: found[id(given)]}
 

@@ -453,7 +453,7 @@ def sample_raw(
     """
     model = executor.class_obj.model_patcher.model
     wire = Wire(executor.class_obj.model_patcher, latent_shapes or [latent_image.shape])
-    check_latents(model.diffusion_model.config, model.checkpoint.outline, wire.shapes, denoise_mask)
+    check_latents(model.diffusion_model.config, model.checkpoint.outline, latent_image, wire.shapes, denoise_mask)
     jova("finite").check_finite_inputs({"latent_image": latent_image}, "sample it anew")
     start_white(executor.class_obj.conds, model.checkpoint, model.diffusion_model.config, wire.shapes, denoise_mask)
 

@@ -34,16 +34,24 @@ KNOWN_CONDS = {
 KNOWN_CONDS |= {*TEXT_KEYS, *VOICE_KEYS, "jova_speaker_places", "attention_mask", "area", "model_conds", "sigmas"}
 
 
-def check_latents(config: Any, outline: Any, shapes: Sequence[Sequence[int]], mask: Tensor | None) -> None:
+def check_latents(
+    config: Any, outline: Any, latents: Tensor, shapes: Sequence[Sequence[int]], mask: Tensor | None
+) -> None:
     """Refuse latents that are not this model's, before anything is done with them.
 
     Args:
         config: Of the transformer.
         outline: Of the pipeline.
-        shapes: Of the latents.
+        latents: Packed [B, 1, N], or of one modality as they are.
+        shapes: Of the modalities.
         mask: Denoise mask, packed as the latents are; None where all is generated.
     """
     video, audio = named_parts(shapes)
+    if len(shapes) == 1 and latents.ndim != len(shapes[0]):
+        raise ValueError(
+            "`latent_image` must hold video and sound, or one of them as it is, got one of them packed; take it out "
+            "with LTXVSeparateAVLatent"
+        )
     wanted = {"video": (video, config.out_channels), "audio": (audio, config.audio_in_channels)}
     for name, (shape, channels) in wanted.items():
         if shape is not None and shape[1] != channels:

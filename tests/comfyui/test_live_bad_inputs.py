@@ -274,7 +274,7 @@ SHOWN_BY = {  # inputs that another one may show to be wrong, as where they are 
     "frame_rate": ("latent_image", "images", "length"),
     "latent_image": ("samples",),
 }
-NOT_BESIDE = {"own_video": "image"}  # inputs that exclude each other
+NOT_BESIDE = {"own_video": ("image", "last_image")}  # inputs that exclude each other
 CORES_OWN = {
     "KSampler": ("model", "seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
 }  # core checks these
@@ -296,7 +296,7 @@ def with_stranger(node: str, name: str, kind: str) -> TalkingGraph:
     graph = TalkingGraph(**SMALL)
     inputs, finish = NODES[node]
     given = inputs(graph)
-    given.pop(NOT_BESIDE.get(name, ""), None)
+    given = {other: value for other, value in given.items() if other not in NOT_BESIDE.get(name, ())}
     value = {"value": given[name]} if isinstance(given.get(name), list) else {}
     given[name] = [graph.add("JovaTestStranger", kind=kind, **value), 0]
     finish(graph, graph.add(node, **given))
@@ -378,7 +378,8 @@ def cores(graph: Graph, kind: str, size: dict[str, Any]) -> Socket:
 def about(node: str, graph: TalkingGraph, **changed: Any) -> TalkingGraph:
     """Put a node behind a graph, with some inputs changed."""
     inputs, finish = NODES[node]
-    finish(graph, graph.add(node, **{**inputs(graph), **changed}))
+    given = {**inputs(graph), **changed}
+    finish(graph, graph.add(node, **{name: value for name, value in given.items() if value is not None}))
     return graph
 
 
@@ -530,6 +531,10 @@ TOGETHER: dict[str, tuple[Callable[[], TalkingGraph], str]] = {
     "a picture and a keyframe": (lambda: keyed(small(), None, -1), MAKES_A_CLIP),
     "three pictures in any order": (lambda: keyed(small(length=13), -1, None, 5), MAKES_A_CLIP),
     "a keyframe behind given frames": (lambda: behind_frames(small(length=13), -1, is_told=True), MAKES_A_CLIP),
+    "a last frame within given frames": (
+        lambda: about("JovaGenerate", g := small(), image=None, own_video=portrait(g, 5)),
+        "`last_image` must be behind the 5 frames of the given `video`, got frame 4; leave it out",
+    ),
     "a keyframe within given frames": (
         lambda: behind_frames(small(length=13), 3, is_told=True),
         "`frame` must be behind the 5 frames of the given `video`, got frame 3; leave it out",
