@@ -23,6 +23,10 @@ def preview_mouths(images: Tensor, vae: Any, boxes: str, frame_rate: float) -> t
     frames = jova("pictures").to_uint8_frames(jova("clip_shape").cut_video(images.numpy(), None, temporal))
     height, width = (size // spatial * spatial for size in frames.shape[1:3])
     frames = frames[:, :height, :width]
+    if boxes and not Path(boxes).is_file():
+        raise ValueError(
+            f"`boxes` must name a file of mouth boxes, got {boxes}; give its whole path, or leave it empty"
+        )
     tracks = detector.read_boxes(Path(boxes), len(images)) if boxes else find_mouths(detector, frames)
     tracks = tracks[:, : len(frames)]
     tracks = masks.interpolate_gaps(tracks, round(clips.MAX_GAP_S * frame_rate))

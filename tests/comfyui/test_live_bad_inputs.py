@@ -6,6 +6,7 @@ nodes and damaged files send the rest. Runs where `test_live_server` does; `stra
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from diffusers import AutoencoderKLWan
 from PIL import Image
 from safetensors.torch import save_file
 
+from diffusers_jova.conversion.convert import main as convert
+from jova_cli.shipped import model_folder
 from tests.comfyui.graphs import Graph, Socket, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started
 from tests.places import ROOT
@@ -51,6 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for name, pipeline in models.items():
         pipeline.save_pretrained(folder / "models" / "diffusers" / name)
     write_inputs(folder / "input")
+    write_models(folder / "models")
     write_adapters(folder / "models" / "loras")
     pack = Path(os.environ["COMFYUI_PATH"]) / "custom_nodes" / "jova_strangers"
     if not pack.exists():
@@ -86,6 +90,18 @@ def write_inputs(folder: Path) -> None:
     (folder / "text.safetensors").write_text("no tensors at all")
     save_file({"a": torch.ones(1, 5), "b": torch.ones(1, 5)}, folder / "two.safetensors")
     save_file({"a": torch.ones(1, 5, dtype=torch.bfloat16)}, folder / "bfloat16.safetensors")
+
+
+def write_models(folder: Path) -> None:
+    files = folder / "diffusion_models"
+    files.mkdir()
+    convert(["single_file", str(model_folder("jova-tiny") / "transformer"), str(files / "tiny.safetensors")])
+    save_file({"a": torch.ones(2)}, files / "bare.safetensors")
+    (files / "text.safetensors").write_text("no tensors at all")
+    for name in ("weightless", "wordy"):
+        shutil.copytree(folder / "diffusers" / "narrow", folder / "diffusers" / name)
+    (folder / "diffusers" / "weightless" / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    (folder / "diffusers" / "wordy" / "transformer" / "config.json").write_text("no config")
 
 
 def write_adapters(folder: Path) -> None:
@@ -163,6 +179,15 @@ NODES: dict[str, tuple[Inputs, Callable[[TalkingGraph, str], None]]] = {
         lambda g: {"model": g.model, "lora": "fits.safetensors", "strength": 1.0, "audio_strength": 1.0}
         | {"skip_unknown": False},
         sampled(model=0),
+    ),
+    "JovaDiffusionModelLoader": (
+        lambda _: {"file": "tiny.safetensors", "pipeline": "jova-tiny", "dtype": "fp32"},
+        sampled(model=0),
+    ),
+    "JovaVoices": (lambda g: {"positive": g.positive, "speaker_embeds": "voices.npy"}, sampled(positive=0)),
+    "JovaMouthMaskPreview": (
+        lambda g: {"images": portrait(g, 5), "vae": g.vae, "boxes": "", "frame_rate": 16.0},
+        shown,
     ),
     "JovaPrompt": (lambda g: {"clip": g.clip, **WORDS}, sampled(positive=0)),
     "JovaNegativePrompt": (lambda g: {"clip": g.clip, "text": "", "audio": ""}, sampled(negative=0)),
@@ -261,6 +286,10 @@ OTHERWISE = {  # where a node is another case: node, input and kind
     **{(node, name, kind): EITHER for node in ("JovaConditioning", "JovaImageToVideo", "JovaKeyframe")
        for name in ("positive", "negative") for kind in ("rate of words", "NaN rate", "negative rate")},
     ("JovaEmptyLatent", "audio", "sound of 3 clips"): MADE,
+    **{("JovaVoices", "positive", kind): REFUSED for kind in KINDS["CONDITIONING"]},  # jova-tiny reads no voices
+    **{("JovaMouthMaskPreview", "images", kind): ""  # without a detector nothing is shown
+       for kind, expected in KINDS["IMAGE"].items() if expected != REFUSED},
+    ("JovaMouthMaskPreview", "boxes", "word"): REFUSED,
     **{("KSampler", "latent_image", kind): EITHER
        for kind in ("nested latent", "video alone", "sound first", "clip of words")},
     **{("KSampler", "latent_image", kind): ""  # core packs the parts of unlike batches
@@ -271,7 +300,7 @@ OTHERWISE = {  # where a node is another case: node, input and kind
 }  # fmt: skip
 SHOWN_BY = {  # inputs that another one may show to be wrong, as where they are sampled
     "latent": ("latent_image", "image"),
-    "frame_rate": ("latent_image", "images", "length"),
+    "frame_rate": ("latent_image", "images", "length", "boxes"),
     "latent_image": ("samples",),
 }
 NOT_BESIDE = {"own_video": ("image", "last_image")}  # inputs that exclude each other
@@ -611,9 +640,23 @@ TOGETHER: dict[str, tuple[Callable[[], TalkingGraph], str]] = {
             ("fits", MAKES_A_CLIP),
         )
     },
+    "a file of another pipeline": (
+        lambda: about("JovaDiffusionModelLoader", small(), pipeline="voices"),
+        "`file` must hold a transformer for the latents of `pipeline`, 16 channels of video and 4 of sound, got 16 and",
+    ),
+    "a file without a config": (
+        lambda: about("JovaDiffusionModelLoader", small(), file="bare.safetensors"),
+        "`.*bare.safetensors` must carry its config in the header .*, got none; ",
+    ),
+    "a file without tensors": (
+        lambda: about("JovaDiffusionModelLoader", small(), file="text.safetensors"),
+        "`.*text.safetensors` must be a complete safetensors file, got ",
+    ),
+    "a folder without weights": (lambda: about("JovaLoader", TalkingGraph("narrow"), model="weightless"), "`.*must"),
+    "a folder without a config": (lambda: about("JovaLoader", TalkingGraph("narrow"), model="wordy"), "`.*must"),
     "no file of boxes": (
         lambda: previewed(small(), "/nowhere/a.boxes.json"),
-        "`/nowhere/a.boxes.json` must be a file of mouth boxes that can be read, got No such file or directory; check",
+        "`boxes` must name a file of mouth boxes, got /nowhere/a.boxes.json; give its whole path",
     ),
     "no file and no detector": (
         lambda: previewed(small(), ""),

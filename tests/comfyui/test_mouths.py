@@ -41,8 +41,16 @@ def test_without_a_detector_the_message_says_how_to_get_one(
 ) -> None:
     monkeypatch.setattr("diffusers_jova.training.data.mouth_detector.LiteFaceMeshMouths", refuse)
     monkeypatch.setattr("diffusers_jova.training.data.mouth_detector._is_installed", lambda _: False)
-    with pytest.raises(ValueError, match="install the package with its extra `face`"):
+    with pytest.raises(ValueError, match="install the package with its extra `face`") as caught:
         mouths.preview_mouths(torch.zeros(1, 16, 16, 3), GRID, "", 16.0)
+    assert str(caught.value).count("\n") == 0
+
+
+def test_a_file_of_boxes_that_is_not_there_is_refused_by_the_name_of_its_widget(mouths: ModuleType) -> None:
+    with pytest.raises(
+        ValueError, match=r"^`boxes` must name a file of mouth boxes, got nowhere\.json; give its whole"
+    ):
+        mouths.preview_mouths(torch.zeros(1, 16, 16, 3), GRID, "nowhere.json", 16.0)
 
 
 def refuse() -> None:
