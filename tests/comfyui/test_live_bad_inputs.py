@@ -642,7 +642,7 @@ TOGETHER: dict[str, tuple[Callable[[], TalkingGraph], str]] = {
     },
     "a file of another pipeline": (
         lambda: about("JovaDiffusionModelLoader", small(), pipeline="voices"),
-        "`file` must hold a transformer for the latents of `pipeline`, 16 channels of video and 4 of sound, got 16 and",
+        "`file` must hold a transformer for the latents of `pipeline`, 16 channels of video and 4 of sound, got 16",
     ),
     "a file without a config": (
         lambda: about("JovaDiffusionModelLoader", small(), file="bare.safetensors"),
