@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from jova_cli.given_paths import kind_of
 from jova_cli.json_text import read_object
@@ -67,9 +68,19 @@ class SavedPipeline:
         Args:
             names: Of the components.
             options: What `JoVAPipeline.from_pretrained` takes.
+
+        Raises:
+            ValueError: The folder lacks weights of one, or holds damaged ones.
         """
         others = {name: None for name in COMPONENTS if name not in names}
-        return JoVAPipeline.from_pretrained(self.folder, **others, **options)
+        try:
+            return JoVAPipeline.from_pretrained(self.folder, **others, **options)
+        except (OSError, EOFError, SafetensorError) as error:
+            parts, reason = " and ".join(f"`{name}`" for name in names), f"{error} ".splitlines()[0].strip(" .")
+            raise ValueError(
+                f"`{self.folder}` must hold whole weights of {parts}, got none that can be read ({reason}); download "
+                "or save it anew"
+            ) from error
 
     def outline(self, *names: str) -> JoVAPipeline:
         """Some components without their weights, on the meta device, with all settings of the pipeline.

@@ -652,8 +652,14 @@ TOGETHER: dict[str, tuple[Callable[[], TalkingGraph], str]] = {
         lambda: about("JovaDiffusionModelLoader", small(), file="text.safetensors"),
         "`.*text.safetensors` must be a complete safetensors file, got ",
     ),
-    "a folder without weights": (lambda: about("JovaLoader", TalkingGraph("narrow"), model="weightless"), "`.*must"),
-    "a folder without a config": (lambda: about("JovaLoader", TalkingGraph("narrow"), model="wordy"), "`.*must"),
+    "a folder without weights": (
+        lambda: about("JovaLoader", TalkingGraph("narrow"), model="weightless"),
+        "`.*weightless` must hold whole weights of `transformer`, got none that can be read .*; download or save",
+    ),
+    "a folder without a config": (
+        lambda: about("JovaLoader", TalkingGraph("narrow"), model="wordy"),
+        r"`.*transformer.config\.json` must be a JSON object",
+    ),
     "no file of boxes": (
         lambda: previewed(small(), "/nowhere/a.boxes.json"),
         "`boxes` must name a file of mouth boxes, got /nowhere/a.boxes.json; give its whole path",

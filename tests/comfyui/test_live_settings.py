@@ -198,7 +198,9 @@ def test_a_first_frame_of_a_clip_of_another_length_is_refused_where_grey_frames_
     graph.latent = [graph.add("JovaEmptyLatent", **{**size, "length": 5}), 0]
     told = with_portrait(graph)
     graph.keep(graph.sample(1, latent_image=sampled, **told), "never")
-    with pytest.raises(PromptError, match="must be that of a clip of 9 frames with 3 latents for this model, got 5 and 2; give"):
+    with pytest.raises(
+        PromptError, match="must be that of a clip of 9 frames with 3 latents for this model, got 5 and 2; give"
+    ):
         server.run(graph)
 
 

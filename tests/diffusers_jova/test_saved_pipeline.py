@@ -1,4 +1,5 @@
 import json
+import shutil
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,17 @@ def test_a_hostile_config_is_refused_in_one_sentence(text: str, tiny_pipeline_fo
     (tmp_path / "transformer" / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"transformer.config\.json` must be a JSON object"):
         SavedPipeline(tmp_path).component_config("transformer")
+
+
+@pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])
+def test_weights_that_cannot_be_read_are_refused_in_one_sentence(
+    content: bytes | None, tiny_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_pipeline_folder, tmp_path / "model")
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"^`.*model` must hold whole weights of `transformer`, got .*; download or"
+    ) as caught:
+        SavedPipeline(folder).load("transformer")
+    assert str(caught.value).count("\n") == 0
