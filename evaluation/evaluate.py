@@ -19,6 +19,7 @@ from diffusers_jova.evaluation.speech_quality import read_voice
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.whole_files import write_json
 from jova_cli.evaluate import GROUPS, parse
+from jova_cli.media_files import TAKE_TRUNCATED
 from jova_cli.parser import Parser, one_line
 from jova_cli.progress import followed
 from jova_cli.tables import some
@@ -69,7 +70,7 @@ def _row(clip: ListedClip, keys: Mapping[str, str | None], meter: Meter, known: 
     try:
         fresh = meter.measure(clip, pending) if pending else {}
     except UNREADABLE as error:
-        row.error = one_line(error)
+        row.error = one_line(error).replace(TAKE_TRUNCATED, "")  # what is cut off is no whole clip to judge
         tqdm.write(f"{clip.sample.source.name}: {row.error}", file=sys.stderr)
         return row
     for group, measured in fresh.items():

@@ -43,6 +43,8 @@ class Outcome(NamedTuple):
         used_s: Seconds of it that the records hold.
         unused_s: Seconds of it that they do not hold, for each reason.
         num_unsaid: Records with sound of which a model that reads what is said reads nothing.
+        num_speaking: Records with sound that show a mouth in at least `LOW_SHARE` of their frames.
+        num_wordless: Those of them of which nobody knows what is said.
     """
 
     source: str
@@ -55,6 +57,8 @@ class Outcome(NamedTuple):
     used_s: float = 0.0
     unused_s: Mapping[str, float] = {}
     num_unsaid: int = 0
+    num_speaking: int = 0
+    num_wordless: int = 0
 
     @property
     def name(self) -> str:
@@ -94,6 +98,13 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
         lines.append(
             f"no words for the sound in {len(unsaid)}: {some(unsaid)}; this model reads them from `transcript`, "
             "subtitles or `--whisper`, not from a whole `caption`"
+        )
+    elif wordless := [o for o in outcomes if o.num_wordless]:
+        told = [f"{o.name} ({o.num_wordless} of {o.num_records})" for o in sorted(wordless, key=by_source)]
+        counted = f"{sum(o.num_wordless for o in wordless)} of {sum(o.num_speaking for o in outcomes)}"
+        lines.append(
+            f"a mouth and sound, but no words, in {counted} clips: {some(told)}; where somebody speaks, write what in "
+            "subtitles (.srt, .vtt), or let `--whisper` listen"
         )
     for reason, advice in LEFT_OUT.items():
         if cut_off := [o.name for o in outcomes if o.unused_s.get(reason)]:

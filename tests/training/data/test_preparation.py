@@ -225,6 +225,23 @@ def test_clips_without_a_mouth_are_counted_and_named_in_the_first_run_and_in_lat
         )
 
 
+def test_clips_that_speak_without_words_are_named_in_the_first_run_and_in_later_ones(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b", "c"], num_frames=20)
+    for name in "ab":
+        (source / f"{name}.txt").unlink()
+        (source / f"{name}.json").write_text('{"video_caption": "a man"}')
+    (source / "a.srt").write_text("1\n00:00:00,050 --> 00:00:00,450\none\n")
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache", cut="all")
+    for _ in range(2):
+        text = describe(prepare(read_samples(source), preparer))
+        assert "\na mouth and sound, but no words, in 3 of 6 clips: a.mp4 (1 of 2), b.mp4 (2 of 2); " in text
+    (source / "b.boxes.json").write_text("[]")  # nobody is seen
+    text = describe(prepare(read_samples(source), preparer))
+    assert "\na mouth and sound, but no words, in 1 of 4 clips: a.mp4 (1 of 2); " in text
+
+
 def test_a_damaged_record_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
     source = write_clips(tmp_path / "clips", ["a"])
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
