@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
+import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +18,15 @@ REQUIRED = re.compile(r"the following arguments are required: (.*)")  # as argpa
 NO_VALUE = re.compile(r"argument (\S+?): expected (?:one|at least one) argument")
 KINDS = {int: "a whole number", float: "a number"}  # of options, by what reads them
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def is_unread(descriptor: int) -> bool:
+    """Whether what reads a pipe has gone."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 class RefusedValueError(argparse.ArgumentError):
@@ -44,12 +55,25 @@ class Parser(argparse.ArgumentParser):
         """Do the work of the command; Ctrl-C ends it with one line and the exit code that shells expect."""
         try:
             work(self, args)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self.end_unread()
+            raise
         except KeyboardInterrupt:
             said = f"; {self.kept(args)}" if self.kept else ""
             self.exit(128 + signal.SIGINT, f"\n{self.prog}: ended by Ctrl-C{said}\n")
 
+    def end_unread(self) -> None:
+        """End without a word where nobody reads the output any more, as behind `| head`, with the code of shells."""
+        if is_unread(sys.stdout.fileno()):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())  # what is left to be written at the end goes there
+            self.exit(128 + signal.SIGPIPE)
+
     def error(self, message: str) -> NoReturn:
         """Print the sentence to stderr and exit with 2."""
+        if isinstance(sys.exception(), BrokenPipeError):
+            self.end_unread()
         help_of_it = f"`{self.prog} --help` explains them"
         if missing := REQUIRED.fullmatch(message):
             names = ", ".join(f"`{name}`" for name in missing[1].split(", "))
