@@ -116,15 +116,15 @@ def evaluate(args: argparse.Namespace) -> Report:
 
 def describe_unjudged(report: Report) -> str:
     """Say which clips cannot be read, why others cannot be judged, and how two sides were compared."""
-    rows = [*report.rows, *report.other_rows]
+    rows = [(row.name, row) for row in report.rows] + [(f"{row.name} (against)", row) for row in report.other_rows]
     lines = []
-    if broken := [row.name for row in rows if row.error]:
+    if broken := [name for name, row in rows if row.error]:
         lines.append(f"not read {len(broken)}: {some(broken)}")
     reasons: dict[str, list[str]] = {}
-    for row in rows:
+    for name, row in rows:
         for group, reason in row.reasons.items():
             if group not in row.missing:
-                reasons.setdefault(f"{group}: {reason}", []).append(row.name)
+                reasons.setdefault(f"{group}: {reason}", []).append(name)
     lines += [f"{reason}: {len(names)} of {len(rows)}, {some(names)}" for reason, names in reasons.items()]
     if report.against:
         lines.append("of measures that do not differ, about one in twenty seems better or worse by chance")

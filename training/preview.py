@@ -38,7 +38,7 @@ from diffusers_jova.training.data.mouth_mask import latent_mask, windows
 from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.preparation import PrepareSettings
 from diffusers_jova.training.data.subtitles import Speech, write_subtitles
-from diffusers_jova.training.data.summary import describe_seconds
+from diffusers_jova.training.data.summary import describe_seconds, names_apart
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.training.prepare import check_detector, clip_settings, default_device
 from jova_cli.file_arguments import as_options
@@ -163,8 +163,9 @@ def previews(
     """
     detector = MouthsOnDemand(settings.make_detector)
     samples = [sample for sample in samples if sample.video is not None]
+    names = names_apart(str(sample.source) for sample in samples)
     for num_read, sample in enumerate(samples, start=1):
-        name, num_left = sample.source.name, len(samples) - num_read
+        name, num_left = names[str(sample.source)], len(samples) - num_read
         try:
             recording = read_recording(sample, settings.clips, detector, transcriber)
             planned_s = recording.length_s - sum(recording.unused_s.values())

@@ -242,6 +242,20 @@ def test_clips_that_speak_without_words_are_named_in_the_first_run_and_in_later_
     assert "\na mouth and sound, but no words, in 1 of 4 clips: a.mp4 (1 of 2); " in text
 
 
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    mouths = {"share": 1.0, "num_faces": 1, "num_jumps": 0}
+    outcomes = [
+        Outcome(
+            str(tmp_path / name), "kept", num_records=1, mouths=[{**mouths, "cut_share": cut_share}],
+            length_s=2.0, used_s=1.0, unused_s={"x": 1.0},
+        )
+        for name, cut_share in (("100/IMG_1.mov", 1.0), ("101/IMG_1.mov", 0.0), ("100/IMG_2.mov", 0.0))
+    ]  # fmt: skip
+    text = describe(outcomes)
+    assert "\n  100/IMG_1.mov 1.0 of 2.0 s; not 1.0 s x\n  IMG_2.mov 1.0 of" in text
+    assert "\nfaces that the crop cuts in 1: 100/IMG_1.mov (100%); " in text
+
+
 def test_a_damaged_record_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
     source = write_clips(tmp_path / "clips", ["a"])
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
@@ -388,7 +402,7 @@ def test_what_has_no_caption_is_reported_and_left_out(tmp_path: Path, tiny_pipel
     PIL.Image.new("RGB", (32, 32)).save(source / "face.png")
     (source / "untold.txt").unlink()
     outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
-    assert {outcome.name: outcome.status for outcome in outcomes} == {
+    assert {Path(outcome.source).name: outcome.status for outcome in outcomes} == {
         "told.mp4": "kept",
         "untold.mp4": "skipped",
         "face.png": "skipped",
