@@ -16,6 +16,7 @@ NOTHING_WRITTEN = "nothing was written"
 OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(=.*)?", re.DOTALL)  # what argparse takes for one; the value may be any text
 REQUIRED = re.compile(r"the following arguments are required: (.*)")  # as argparse says it
 NO_VALUE = re.compile(r"argument (\S+?): expected (?:one|at least one) argument")
+UNREAD = re.compile(r"unrecognized arguments: (.*)", re.DOTALL)
 KINDS = {int: "a whole number", float: "a number"}  # of options, by what reads them
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -81,6 +82,9 @@ class Parser(argparse.ArgumentParser):
         elif valueless := NO_VALUE.fullmatch(message):
             option = valueless[1].split("/")[-1]
             message = f"`{option}` must be followed by a value, got none; {help_of_it}"
+        elif unread := UNREAD.fullmatch(message):
+            rule = f"every word must be an option or what one takes, got `{unread[1]}`"
+            message = f"{rule}; quote texts with blanks, and repeat the option for another value"
         self.exit(2, f"{self.prog}: {message}\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

@@ -132,6 +132,12 @@ def names_apart(sources: Iterable[str]) -> dict[str, str]:
     }
 
 
+def describe_sounds(samples: Sequence[Sample]) -> str:
+    """Say which videos have their sound from another file; empty if there are none."""
+    other = [f"{sample.audio.name} with {sample.source.name}" for sample in samples if sample.video and sample.audio]
+    return f"the sound of {len(other)} is another file: {some(other)}\n" if other else ""
+
+
 def describe_whole_captions(samples: Sequence[Sample]) -> str:
     """Say which captions get no transcript, because they are whole prompts; empty if there are none."""
     whole = [sample.source.name for sample in samples if sample.caption]

@@ -22,7 +22,7 @@ from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, vid
 from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.preparation import Preparer, prepare
 from diffusers_jova.training.data.subtitles import Speech
-from diffusers_jova.training.data.summary import Outcome, describe
+from diffusers_jova.training.data.summary import Outcome, describe, describe_sounds
 from tests.prepared_clips import contents, make_preparer, record, save_speech_model, write_clips
 
 
@@ -240,6 +240,13 @@ def test_clips_that_speak_without_words_are_named_in_the_first_run_and_in_later_
     (source / "b.boxes.json").write_text("[]")  # nobody is seen
     text = describe(prepare(read_samples(source), preparer))
     assert "\na mouth and sound, but no words, in 1 of 4 clips: a.mp4 (1 of 2); " in text
+
+
+def test_the_sound_of_another_file_is_told(tmp_path: Path) -> None:
+    samples = [Sample(video=tmp_path / "a.mp4"), Sample(audio=tmp_path / "b.wav")]
+    assert describe_sounds(samples) == ""
+    samples.append(Sample(video=tmp_path / "c.mp4", audio=tmp_path / "c.wav"))
+    assert describe_sounds(samples) == "the sound of 1 is another file: c.wav with c.mp4\n"
 
 
 def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
