@@ -19,6 +19,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor
 
+from jova_cli.adapter_info import file_of_folder
 from jova_cli.json_text import parse_object
 
 from .adapter_keys import (
@@ -265,8 +266,8 @@ def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any
         options: What `load_lora_weights` takes; those that do not help to find the file are left unread.
     """
     given = options.get("use_safetensors")
-    if isinstance(source, str | Path) and options.get("weight_name") is None and (Path(source) / MOVA_FILE).is_file():
-        options["weight_name"] = MOVA_FILE
+    if isinstance(source, str | Path) and options.get("weight_name") is None:
+        options["weight_name"] = file_name_in(Path(source) / (options.get("subfolder") or ""))
     if isinstance(source, str):
         check_named("adapter", source, options.get("weight_name"))
     explained = explained_hub("adapter", source) if isinstance(source, str) else nullcontext()
@@ -281,6 +282,15 @@ def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any
         )
     tensors, beside = unwrapped(tensors)
     return tensors, config, {**(header or {}), **beside}
+
+
+def file_name_in(folder: Path) -> str | None:
+    """Name of the file of a local folder that holds its adapter; None where the path is another."""
+    if not folder.is_dir():
+        return None
+    file = folder / MOVA_FILE
+    found = file if file.is_file() else file_of_folder(folder, "adapter")
+    return found.name if found else None
 
 
 def stored_config(

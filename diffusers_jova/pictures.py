@@ -133,7 +133,9 @@ def _of_image(name: str, image: PIL.Image.Image) -> np.ndarray:
         is_transparent = image.mode in TRANSPARENT_MODES or "transparency" in image.info
         array = np.asarray(image.convert("RGBA" if is_transparent else "RGB"))
     except (OSError, SyntaxError) as error:  # what Pillow raises for broken files
-        raise ValueError(f"`{name}` must be a readable image, got {error}; open and save it again") from error
+        raise ValueError(
+            f"`{name}` must be a readable image, got {error}; open and save it again, as JPEG or PNG"
+        ) from error
     except ValueError as error:
         if "not supported" not in str(error):
             raise

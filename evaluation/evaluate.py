@@ -19,6 +19,7 @@ from diffusers_jova.evaluation.speech_quality import read_voice
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.whole_files import write_json
 from jova_cli.evaluate import GROUPS, parse
+from jova_cli.media_files import TAKE_TRUNCATED
 from jova_cli.parser import Parser, one_line
 from jova_cli.progress import followed
 from jova_cli.tables import some
@@ -69,7 +70,7 @@ def _row(clip: ListedClip, keys: Mapping[str, str | None], meter: Meter, known: 
     try:
         fresh = meter.measure(clip, pending) if pending else {}
     except UNREADABLE as error:
-        row.error = one_line(error)
+        row.error = one_line(error).replace(TAKE_TRUNCATED, "")  # what is cut off is no whole clip to judge
         tqdm.write(f"{clip.sample.source.name}: {row.error}", file=sys.stderr)
         return row
     for group, measured in fresh.items():
@@ -115,15 +116,15 @@ def evaluate(args: argparse.Namespace) -> Report:
 
 def describe_unjudged(report: Report) -> str:
     """Say which clips cannot be read, why others cannot be judged, and how two sides were compared."""
-    rows = [*report.rows, *report.other_rows]
+    rows = [(row.name, row) for row in report.rows] + [(f"{row.name} (against)", row) for row in report.other_rows]
     lines = []
-    if broken := [row.name for row in rows if row.error]:
+    if broken := [name for name, row in rows if row.error]:
         lines.append(f"not read {len(broken)}: {some(broken)}")
     reasons: dict[str, list[str]] = {}
-    for row in rows:
+    for name, row in rows:
         for group, reason in row.reasons.items():
             if group not in row.missing:
-                reasons.setdefault(f"{group}: {reason}", []).append(row.name)
+                reasons.setdefault(f"{group}: {reason}", []).append(name)
     lines += [f"{reason}: {len(names)} of {len(rows)}, {some(names)}" for reason, names in reasons.items()]
     if report.against:
         lines.append("of measures that do not differ, about one in twenty seems better or worse by chance")

@@ -8,18 +8,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .given_paths import WEIGHT_FILES
+from .given_paths import PICKLES, WEIGHT_FILES
 from .json_text import parse_object, read_object
 from .model_info import format_bytes, front_matter, read_header, read_metadata
 from .parser import one_line
 from .room_modules import import_alone
 from .shipped import PACKAGE
+from .tables import some
 
 
 FILES = (
     "pytorch_lora_weights.safetensors",
     "adapter_model.safetensors",
 )  # of a folder, as diffusers and peft name them
+OF_CHECKPOINT = ("ema.safetensors", "model.safetensors")  # averages, where a training has them, are its result
 PEFT_CONFIG = "adapter_config.json"
 PEFT_METADATA = "lora_adapter_metadata"  # in a header, as diffusers writes it
 BASES = ("ss_base_model_version", "modelspec.architecture")  # in a header, as trainers tell the base model
@@ -33,7 +35,7 @@ RANK_AXES = {  # of the parts that tell the rank of a module
 
 
 def check_adapter(option: str, path: Path) -> None:
-    """Refuse a file that holds no tensors, a folder without such files, and that of a training that has not ended.
+    """Refuse a file that holds no tensors, a folder without such files or with several, and an unfinished training's.
 
     Args:
         option: That names it.
@@ -50,6 +52,8 @@ def check_adapter(option: str, path: Path) -> None:
             f"`{option}` must be the folder of an adapter, got {path} without a {suffixes} file; name that of a `jova "
             "train-lora` that has ended, or the file itself"
         )
+    if path.is_dir():
+        file_of_folder(path, option)
     if path.is_file() and path.suffix not in WEIGHT_FILES:
         raise ValueError(f"`{option}` must be a {suffixes} file, or a folder with one, got {path}; name another")
     if path.is_file() and path.suffix == WEIGHT_FILES[0]:
@@ -61,10 +65,39 @@ def check_adapter(option: str, path: Path) -> None:
 
 
 def find_adapter(path: Path) -> Path | None:
-    """File of an adapter: `path` itself, or that of a folder; None where there is none."""
+    """File of an adapter: `path` itself, or that of a folder; None where there is none, or several."""
     if path.is_dir():
-        return next((path / name for name in FILES if (path / name).is_file()), None)
+        try:
+            found = file_of_folder(path, "path")
+        except ValueError:
+            return None
+        return found and find_adapter(found)
     return path if path.suffix.lower() == ".safetensors" and path.is_file() and is_adapter(path) else None
+
+
+def file_of_folder(folder: Path, name: str) -> Path | None:
+    """File of a folder that its adapter is in: of a usual name, of a checkpoint, or the only one; None without files.
+
+    Args:
+        folder: That exists.
+        name: Argument that named it.
+
+    Raises:
+        ValueError: If there are several, and nothing tells which is meant.
+    """
+    names = (*FILES, *(OF_CHECKPOINT if (folder / "state.json").is_file() else ()))
+    if usual := next((folder / file for file in names if (folder / file).is_file()), None):
+        return usual
+    for suffixes in (WEIGHT_FILES[:1], PICKLES):
+        found = sorted(file for file in folder.iterdir() if file.suffix in suffixes and not file.name.startswith("."))
+        if len(found) > 1:
+            raise ValueError(
+                f"`{name}` must be a folder of one adapter, got {folder} with {some([file.name for file in found])}; "
+                "name the file"
+            )
+        if found:
+            return found[0]
+    return None
 
 
 def is_adapter(file: Path) -> bool:

@@ -163,7 +163,7 @@ class LengthWords(NamedTuple):
     num_frames: str = "num_frames"
     video: str = "video"
     cut_audio: str = "cut it, by `duration_s={}` of `media.read_audio` or by `--duration {}`"
-    cut_video: str = "set `num_frames={}` to take its beginning"
+    cut_video: str = "set `num_frames={}`, or `--num-frames {}`, to take its beginning"
 
 
 CALL_WORDS = LengthWords()
@@ -188,7 +188,7 @@ def check_length(
         advice = words.cut_audio.format(*[longest_s] * 2)
         raise ValueError(f"`audio` must last at most {limit}, got {given.audio_s:.2f} s; {advice}")
     if is_long and given.num_frames is not None and given.num_frames > longest:
-        found = f"{given.num_frames} frames; {words.cut_video.format(longest)}"
+        found = f"{given.num_frames} frames; {words.cut_video.format(*[longest] * 2)}"
         raise ValueError(f"`{words.video}` must last at most {limit}, got {found}")
     if is_long:
         name = words.num_frames

@@ -15,6 +15,7 @@ from .container_size import missing_bytes
 
 PathLike = str | os.PathLike[str]
 STILLS = ("_pipe", "image2")  # in which names of libav's formats of pictures end
+TAKE_TRUNCATED = ", or take what is there by `allow_truncated`"
 MAX_SAMPLING_RATE_HZ = 768_000  # of the fastest converters; a header may claim anything
 
 
@@ -60,7 +61,7 @@ def opened_image(path: PathLike) -> Iterator[Any]:
             f"`path` must be an image of at most {limit / 1e6:.0f} megapixels, got {path} ({error}); scale it down"
         ) from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        advice = "save one of its frames as a picture" if is_video(path) else "open and save it again"
+        advice = "save one of its frames as a picture" if is_video(path) else "open and save it again, as JPEG or PNG"
         raise ValueError(f"`path` must be a readable image, got {path} ({error}); {advice}") from error
 
 
@@ -99,11 +100,13 @@ def open_for_reading(path: PathLike, *, allow_truncated: bool = False) -> Iterat
     """
     av = import_av()
     path = existing_file(path)
+    if not path.stat().st_size:
+        raise ValueError(f"`path` must be a whole file, got {path}, which is empty; copy it again")
     missing = missing_bytes(path)
     if missing and not allow_truncated:
         raise ValueError(
             f"`path` must be a whole file, got {path}, which lacks {missing} of the bytes that it announces; copy it "
-            "again, or take what is there by `allow_truncated`"
+            f"again{TAKE_TRUNCATED}"
         )
     try:
         with av.open(str(path.absolute())) as container:  # a relative `a:b.mp4` would be a protocol

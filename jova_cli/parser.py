@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
+import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,8 +16,18 @@ NOTHING_WRITTEN = "nothing was written"
 OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(=.*)?", re.DOTALL)  # what argparse takes for one; the value may be any text
 REQUIRED = re.compile(r"the following arguments are required: (.*)")  # as argparse says it
 NO_VALUE = re.compile(r"argument (\S+?): expected (?:one|at least one) argument")
+UNREAD = re.compile(r"unrecognized arguments: (.*)", re.DOTALL)
 KINDS = {int: "a whole number", float: "a number"}  # of options, by what reads them
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def is_unread(descriptor: int) -> bool:
+    """Whether what reads a pipe has gone."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 class RefusedValueError(argparse.ArgumentError):
@@ -44,12 +56,25 @@ class Parser(argparse.ArgumentParser):
         """Do the work of the command; Ctrl-C ends it with one line and the exit code that shells expect."""
         try:
             work(self, args)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self.end_unread()
+            raise
         except KeyboardInterrupt:
             said = f"; {self.kept(args)}" if self.kept else ""
             self.exit(128 + signal.SIGINT, f"\n{self.prog}: ended by Ctrl-C{said}\n")
 
+    def end_unread(self) -> None:
+        """End without a word where nobody reads the output any more, as behind `| head`, with the code of shells."""
+        if is_unread(sys.stdout.fileno()):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())  # what is left to be written at the end goes there
+            self.exit(128 + signal.SIGPIPE)
+
     def error(self, message: str) -> NoReturn:
         """Print the sentence to stderr and exit with 2."""
+        if isinstance(sys.exception(), BrokenPipeError):
+            self.end_unread()
         help_of_it = f"`{self.prog} --help` explains them"
         if missing := REQUIRED.fullmatch(message):
             names = ", ".join(f"`{name}`" for name in missing[1].split(", "))
@@ -57,6 +82,9 @@ class Parser(argparse.ArgumentParser):
         elif valueless := NO_VALUE.fullmatch(message):
             option = valueless[1].split("/")[-1]
             message = f"`{option}` must be followed by a value, got none; {help_of_it}"
+        elif unread := UNREAD.fullmatch(message):
+            rule = f"every word must be an option or what one takes, got `{unread[1]}`"
+            message = f"{rule}; quote texts with blanks, and repeat the option for another value"
         self.exit(2, f"{self.prog}: {message}\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

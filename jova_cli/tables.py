@@ -108,6 +108,6 @@ def is_encodable(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def some(items: Sequence[str]) -> str:
-    """Join the first three of a list."""
-    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
+def some(items: Sequence[str], most: int = 3) -> str:
+    """Join the first ones of a list, three unless told otherwise."""
+    return ", ".join(items[:most]) + (", ..." if len(items) > most else "")

@@ -27,6 +27,11 @@ LABELS = {  # name of the option: what the page calls it
     "reference_transcript": "What that voice says",
 }
 # fmt: on
+AS_GIVEN = "As long as my voice or video, where I give one"
+ELSEWHERE = {  # advice for Python and the command line: what is done on the page instead
+    r", by `duration_s=\S+` of `media.read_audio` or by `--duration \S+`": "",
+    r"set `num_frames=(\d+)`, or `--num-frames \d+`, to": rf"clear `{AS_GIVEN}` and set `Frames` to \1 to",
+}
 
 
 def lay_form(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> dict[str, Any]:
@@ -59,7 +64,7 @@ def lay_form(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> dict[str, A
     with gr.Accordion("A video of yours, to get a sound or to go on", open=False):
         add(gr.Video, "video", sources=["upload"], height=200)
     slide("num_frames", 1, pipeline.temporal_factor)
-    add(gr.Checkbox, "as_given", value=True, label="As long as my voice or video, where I give one")
+    add(gr.Checkbox, "as_given", value=True, label=AS_GIVEN)
     # numbers that may be missing are texts: an empty number field of a browser says 0
     add(gr.Textbox, "seed", value="", placeholder="drawn if empty")
     if words := [f"{adapter.source}:{adapter.scale!r}" for adapter in adapters]:
@@ -135,6 +140,8 @@ def number_or_none(name: str, text: str, kind: type[int] | type[float]) -> float
 def on_page(message: str) -> str:
     """A message about options, arguments and files, with the names that the page has for them: no places here."""
     message = re.sub(re.escape(gr.utils.get_upload_folder()) + r"/(?:[^/\s]+/)*", "", message)
+    for advice, instead in ELSEWHERE.items():
+        message = re.sub(advice, instead, message)
     names = {**LABELS, "num_inference_steps": LABELS["steps"]}
     for name, label in names.items():
         for said in (f"`--{name.replace('_', '-')}`", f"`{name}`"):

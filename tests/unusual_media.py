@@ -333,7 +333,7 @@ CASES = [
     Case("cut.avi", cut(video("mjpeg", "yuvj420p"), 0.9), WHOLE),
     Case("cut.wav", cut(wav("int16"), 0.9), SOUND._replace(refusal=WHOLE.refusal)),
     Case("cut.flac", cut(sound("flac"), 0.6), SOUND._replace(refusal="that libav can decode")),
-    Case("empty.mp4", Path.touch, VIDEO._replace(refusal="that libav can decode")),
+    Case("empty.mp4", Path.touch, VIDEO._replace(refusal="which is empty; copy it again")),
     # tracks
     Case("second_is_default.mkv", video(sounds=DUBBED),
          HEARD._replace(hz=880.0)),

@@ -18,7 +18,13 @@ from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.data.encoder import fingerprint_model, video_factors
 from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_samples
 from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, prepare
-from diffusers_jova.training.data.summary import describe, describe_unread, describe_whole_captions, find_strangers
+from diffusers_jova.training.data.summary import (
+    describe,
+    describe_sounds,
+    describe_unread,
+    describe_whole_captions,
+    find_strangers,
+)
 from jova_cli.clip_limits import Bucket
 from jova_cli.model_info import read_index
 from jova_cli.parser import Parser, one_line
@@ -97,7 +103,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(one_line(error))
     index = read_index(args.model)
     reads_transcripts = index.get("spoken_text_encoder", [None])[0] is not None
-    heard = describe_unplaced(args.source, samples)
+    heard = describe_unplaced(args.source, samples) + describe_sounds(samples)
     heard += describe_unread(samples, index.get("prompt_template", PROMPT_TEMPLATE), reads_transcripts)
     heard += "" if args.whisper is None else describe_whole_captions(samples)
     print(heard + describe(outcomes, find_strangers(samples, args.output), tells_mouths=settings.mouths))

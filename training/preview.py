@@ -38,7 +38,7 @@ from diffusers_jova.training.data.mouth_mask import latent_mask, windows
 from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.preparation import PrepareSettings
 from diffusers_jova.training.data.subtitles import Speech, write_subtitles
-from diffusers_jova.training.data.summary import describe_seconds
+from diffusers_jova.training.data.summary import describe_seconds, describe_sounds, names_apart
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.training.prepare import check_detector, clip_settings, default_device
 from jova_cli.file_arguments import as_options
@@ -163,8 +163,9 @@ def previews(
     """
     detector = MouthsOnDemand(settings.make_detector)
     samples = [sample for sample in samples if sample.video is not None]
+    names = names_apart(str(sample.source) for sample in samples)
     for num_read, sample in enumerate(samples, start=1):
-        name, num_left = sample.source.name, len(samples) - num_read
+        name, num_left = names[str(sample.source)], len(samples) - num_read
         try:
             recording = read_recording(sample, settings.clips, detector, transcriber)
             planned_s = recording.length_s - sum(recording.unused_s.values())
@@ -237,7 +238,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             clips=clip_settings(args), mouths=not args.no_mouth, face_landmarker=args.face_landmarker_path
         )
         samples = read_samples(args.source, captions_required=False)
-        print(describe_unplaced(args.source, samples), end="")
+        print(describe_unplaced(args.source, samples) + describe_sounds(samples), end="")
         check_detector(samples, settings)
         device = str(choose_device(args.device or default_device()))
         encoder = Encoder.from_pretrained(args.model, device) if args.debug_mouth_mask else None

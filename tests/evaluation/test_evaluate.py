@@ -33,7 +33,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for index in range(NUM_CLIPS):
         write_speaker(root / "fits", f"clip{index}", seed=index)
         write_speaker(root / "late", f"clip{index}", seed=index, late_s=0.32)
-    (root / "fits" / "broken.mp4").write_bytes(b"no clip")
+    whole = (root / "fits" / "clip0.mp4").read_bytes()
+    (root / "fits" / "broken.mp4").write_bytes(whole[: len(whole) // 2])
     return root / "fits", root / "late"
 
 
@@ -54,7 +55,7 @@ def test_the_report_has_a_row_for_each_clip_and_says_why_one_has_no_numbers(outp
     report = json.loads((output / "report.json").read_text())
     rows = {row["clip"]: row for row in report["rows"]}
     assert set(rows) == {"broken", *(f"clip{index}" for index in range(NUM_CLIPS))}
-    assert "must be a media file" in rows["broken"]["error"]
+    assert rows["broken"]["error"].endswith("of the bytes that it announces; copy it again")
     assert not rows["broken"]["values"]
     fits, late = report["summary"]["sync_correlation"], report["against"]["summary"]["sync_correlation"]
     assert fits["count"] == NUM_CLIPS

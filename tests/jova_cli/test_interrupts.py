@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -164,3 +165,16 @@ def test_a_second_ctrl_c_ends_a_training_at_once(
     said = interrupted(["train", "--config", str(tmp_path / "run.yaml")], capsys)
     assert said == "jova train: ended by Ctrl-C; the last checkpoint is kept, and the same command goes on from it"
     assert list((tmp_path / "run").glob("*checkpoint*")) == []
+
+
+@pytest.mark.parametrize("words", [["info", "jova-tiny"], ["presets"]], ids=" ".join)
+def test_a_reader_that_has_read_enough_is_no_error(words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head` does
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "jova_cli", *words], stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, check=False
+        )
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")

@@ -203,7 +203,11 @@ def test_a_refusal_of_a_training_loads_nothing(words: list[str], message: str, t
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([*CLIP, "a.mp4", "--image", "notes.txt"], r"`--image` must be a readable image, got notes.txt"),
+        (
+            [*CLIP, "a.mp4", "--lora", "a", "b:0.3"],
+            r"every word must be an option or .*, got `b:0.3`; quote",
+        ),
+        ([*CLIP, "a.mp4", "--image", "notes.txt"], r"`--image` must be .* image, got notes.txt .* as JPEG or PNG"),
         ([*CLIP, "a.mp4", "--audio", "notes.txt"], r"`--audio` must be a media file that libav can decode, got notes"),
         ([*CLIP, "a.mp4", "--audio", "still.png"], r"`--audio` must be a file with sound, got still.png"),
         ([*CLIP, "a.mp4", "--video", "notes.txt"], r"`--video` must be a media file that libav can decode, got notes"),

@@ -7,7 +7,8 @@ pytest.importorskip("gradio")
 
 import gradio as gr
 
-from diffusers_jova.page.form import BEYOND_DEFAULT, LABELS, largest_clip, lay_form
+from diffusers_jova.page.form import AS_GIVEN, BEYOND_DEFAULT, LABELS, largest_clip, lay_form, on_page
+from jova_cli.clip_limits import GivenLengths, check_length
 from jova_cli.clip_settings import NAMES
 from jova_cli.generate import default_arguments
 from tests.tiny_pipeline import DEFAULTS, build_dual_tower, build_tiny_pipeline, build_wan_transformer
@@ -43,3 +44,16 @@ def test_a_voice_to_speak_with_is_asked_for_where_the_model_reads_one() -> None:
 def test_labels_name_the_options_of_the_command() -> None:
     assert set(LABELS) == set(NAMES)
     assert set(NAMES) <= set(vars(default_arguments()))
+
+
+def test_what_is_too_long_is_refused_with_what_can_be_done_on_the_page() -> None:
+    said = []
+    for given in (GivenLengths(num_samples=64000, sampling_rate=16000), GivenLengths(num_frames=81)):
+        with pytest.raises(ValueError, match="must last at most") as refused:
+            check_length(81, 16.0, 61, given)
+        said.append(on_page(str(refused.value)))
+    sound, video = said
+    assert sound.startswith("`Own voice` must last at most 3.81 s")
+    assert sound.endswith(", got 4.00 s; cut it")
+    assert video.startswith("`Own video` must last at most 3.81 s")
+    assert video.endswith(f"got 81 frames; clear `{AS_GIVEN}` and set `Frames` to 61 to take its beginning")

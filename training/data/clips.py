@@ -214,7 +214,7 @@ def read_recording(
     settings = for_stills(settings) if sample.is_still else for_clips(settings)
     with broken_files():
         tracks = _read(sample, settings)
-        speech = _speech(sample, tracks, transcriber)
+        speech = _speech(sample, tracks, settings, transcriber)
         bucket, plan = _plan(tracks, settings, speech)
         if sample.transcript:
             _check_whole(plan.segments, tracks, settings.frame_rate)
@@ -268,14 +268,15 @@ def required(
         frame_rate: Frames per second.
 
     Raises:
-        SkippedClipError: At the end, if none was, with the best measure that the last requirement met.
+        SkippedClipError: At the end, if none was, with the best of what was too low for each requirement.
     """
-    scores: dict[Requirement, list[float]] = {requirement: [] for requirement in asked}
+    low: dict[Requirement, list[float]] = {}
     is_any = False
     for clip in clips:
         for requirement in asked:
-            scores[requirement].append(requirement.measure(clip))
-            if scores[requirement][-1] < requirement.minimum:
+            measured = requirement.measure(clip)
+            if measured < requirement.minimum:
+                low.setdefault(requirement, []).append(measured)
                 reason = f"below the {requirement.minimum:g} that is required ({requirement.what})"
                 unused_s[reason] += clip.bucket.num_frames / frame_rate
                 break
@@ -283,8 +284,9 @@ def required(
             is_any = True
             yield clip
     if not is_any:
-        last = [requirement for requirement in asked if scores[requirement]][-1]
-        raise SkippedClipError(f"{last.what} {last.said.format(max(scores[last]))}")
+        reasons = {f"{lacked.what} {lacked.said.format(max(scores))}": len(scores) for lacked, scores in low.items()}
+        counted = [f"{reason} in {num} clip{'s' if num > 1 else ''}" for reason, num in reasons.items()]
+        raise SkippedClipError(", ".join(counted if len(reasons) > 1 else reasons))
 
 
 def for_stills(settings: ClipSettings) -> ClipSettings:
@@ -306,7 +308,9 @@ def choose_bucket(num_frames: int, size: tuple[int, ...] | None, settings: ClipS
     if size is not None and not settings.upscale:
         buckets = tuple(b for b in buckets if not is_upscaled(size, b, settings.fit))
         if not buckets:
-            raise SkippedClipError(f"{size[0]}x{size[1]} pixels are smaller than every bucket; allow upscaling")
+            raise SkippedClipError(
+                f"{size[0]}x{size[1]} pixels are smaller than every bucket; give smaller `--buckets`, or `--upscale`"
+            )
     buckets = tuple(bucket for bucket in buckets if bucket.num_frames <= num_frames)
     if not buckets:
         shortest = min(bucket.num_frames for bucket in settings.buckets)
@@ -387,10 +391,18 @@ def _read(sample: Sample, settings: ClipSettings) -> _Tracks:
     return _Tracks(frames, audio, sampling_rate or 0, min(both), max(either))
 
 
-def _speech(sample: Sample, tracks: _Tracks, transcriber: Transcribe | None) -> list[Speech] | None:
+def _speech(
+    sample: Sample, tracks: _Tracks, settings: ClipSettings, transcriber: Transcribe | None
+) -> list[Speech] | None:
     """What is said when, from subtitles or by listening where no words are written; None where it is not known."""
     if sample.subtitles is not None:
-        return read_subtitles(sample.subtitles)
+        cues, longest_s = read_subtitles(sample.subtitles), tracks.longest / settings.frame_rate
+        if cues[0].start_s >= longest_s:
+            raise ValueError(
+                f"`{sample.subtitles}` must be those of a recording of {longest_s:.1f} s, got a first cue at "
+                f"{cues[0].start_s:.1f} s; correct its times, or remove it"
+            )
+        return cues
     if sample.caption or sample.transcript or transcriber is None or tracks.audio is None:
         return None
     return transcriber(tracks.audio, tracks.sampling_rate)

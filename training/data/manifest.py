@@ -6,6 +6,7 @@ This file imports nothing that loads torch: the command line reads it alone, to 
 from __future__ import annotations
 
 import hashlib
+import mimetypes
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ PATH_COLUMNS = ("video", "audio", "reference_image", "subtitles")
 TEXT_COLUMNS = ("caption", "video_caption", "audio_caption", "transcript")
 COLUMNS = (*PATH_COLUMNS, *TEXT_COLUMNS, "mouth_boxes")
 CAPTION = "write one into a .txt file of the same name, or into the manifest"
+MAX_UNPLACED = 10  # files that are told
 LONGEST_STEM_BYTES = 150  # of 255 that a file system takes; the rest is for what records add
 
 
@@ -246,9 +248,12 @@ def describe_unplaced(source: Path, samples: Sequence[Sample]) -> str:
     unplaced = unplaced_files(source, samples)
     if not unplaced:
         return ""
+    told = some(unplaced, MAX_UNPLACED)
+    images = [name for name in unplaced if (mimetypes.guess_type(name)[0] or "").startswith("image/")]
+    advice = f"; convert {some(images)} to one of {', '.join(IMAGE_SUFFIXES)}" if images else ""
     return (
-        f"not read {len(unplaced)}: {some(unplaced)}; a file must be a clip, a still image, or be named as the one "
-        "that it belongs to\n"
+        f"not read {len(unplaced)}: {told}; a file must be a clip, a still image, or be named as the one that it "
+        f"belongs to{advice}\n"
     )
 
 

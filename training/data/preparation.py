@@ -45,6 +45,7 @@ from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnD
 from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.summary import (
     EMPTY_PROMPT_REASON,
+    LOW_SHARE,
     UNSAYABLE,
     WITHOUT_PROMPT,
     Outcome,
@@ -157,6 +158,7 @@ class Preparer:
         last = headers[-1]
         pictures = [header for header in headers if header["has_video"] == "1"]
         num_silent = sum(header["has_audio"] == "0" for header in headers)
+        speaking = [h for h in pictures if h["has_audio"] == "1" and json.loads(h["mouths"])["share"] >= LOW_SHARE]
         return Outcome(
             str(sample.source),
             "done",
@@ -167,6 +169,8 @@ class Preparer:
             length_s=float(last["recording_s"]),
             used_s=sum(int(header["num_frames"]) / float(header["frame_rate"]) for header in headers),
             unused_s=json.loads(last["unused_s"]),
+            num_speaking=len(speaking),
+            num_wordless=sum(header.get("has_words") == "0" for header in speaking),
             num_unsaid=sum(header["has_audio"] == "1" and header.get("transcript") == "" for header in headers),
         )
 
@@ -276,6 +280,7 @@ class Preparer:
             "has_video": int(clip.frames is not None),
             "has_audio": int(clip.audio is not None),
             "caption": self._render(prompt),
+            "has_words": int(not isinstance(prompt, JoVAPrompt) or bool(prompt.transcript)),  # or nobody knows
             "source": sample.source,
             **({"transcript": encoder.said_by(prompt)} if encoder.reads_transcripts else {}),
         }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -43,6 +44,8 @@ class Outcome(NamedTuple):
         used_s: Seconds of it that the records hold.
         unused_s: Seconds of it that they do not hold, for each reason.
         num_unsaid: Records with sound of which a model that reads what is said reads nothing.
+        num_speaking: Records with sound that show a mouth in at least `LOW_SHARE` of their frames.
+        num_wordless: Those of them of which nobody knows what is said.
     """
 
     source: str
@@ -55,11 +58,8 @@ class Outcome(NamedTuple):
     used_s: float = 0.0
     unused_s: Mapping[str, float] = {}
     num_unsaid: int = 0
-
-    @property
-    def name(self) -> str:
-        """The file's name without its folder."""
-        return Path(self.source).name
+    num_speaking: int = 0
+    num_wordless: int = 0
 
 
 def write_summary(output: Path, origin: Mapping[str, Any], outcomes: Sequence[Outcome]) -> None:
@@ -78,28 +78,36 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
     """Say in a few lines what was kept and why the rest was not, and which records are of other clips."""
     counts = Counter(outcome.status for outcome in outcomes)
     records = sum(outcome.num_records for outcome in outcomes)
+    names = names_apart(outcome.source for outcome in outcomes)
     lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
     if any(outcome.num_records for outcome in outcomes):
-        lines += describe_use(outcomes)
+        lines += describe_use(outcomes, names)
     if tells_mouths and any(outcome.mouths for outcome in outcomes):
-        lines += describe_mouths(outcomes)
+        lines += describe_mouths(outcomes, names)
     is_still = {o.source: Path(o.source).suffix.lower() in IMAGE_SUFFIXES for o in outcomes}
-    if stills := [o.name for o in outcomes if o.num_records and is_still[o.source]]:
+    if stills := [names[o.source] for o in outcomes if o.num_records and is_still[o.source]]:
         lines.append(f"still images {len(stills)}: {some(stills)}; they train the picture alone")
-    if silent := [o.name for o in outcomes if o.num_silent and not is_still[o.source]]:
+    if silent := [names[o.source] for o in outcomes if o.num_silent and not is_still[o.source]]:
         lines.append(f"no sound in {len(silent)}: {some(silent)}; they train the picture alone")
-    if unlike := [f"{o.name}, {o.note}" for o in outcomes if o.num_records and o.note]:
+    if unlike := [f"{names[o.source]}, {o.note}" for o in outcomes if o.num_records and o.note]:
         lines.append(f"of another shape {len(unlike)}: {some(unlike)}; give `--buckets` of theirs, or another `--fit`")
-    if unsaid := [o.name for o in outcomes if o.num_unsaid]:
+    if unsaid := [names[o.source] for o in outcomes if o.num_unsaid]:
         lines.append(
             f"no words for the sound in {len(unsaid)}: {some(unsaid)}; this model reads them from `transcript`, "
             "subtitles or `--whisper`, not from a whole `caption`"
         )
+    elif wordless := [o for o in outcomes if o.num_wordless]:
+        told = [f"{names[o.source]} ({o.num_wordless} of {o.num_records})" for o in sorted(wordless, key=by_source)]
+        counted = f"{sum(o.num_wordless for o in wordless)} of {sum(o.num_speaking for o in outcomes)}"
+        lines.append(
+            f"a mouth and sound, but no words, in {counted} clips: {some(told)}; where somebody speaks, write what in "
+            "subtitles (.srt, .vtt), or let `--whisper` listen"
+        )
     for reason, advice in LEFT_OUT.items():
-        if cut_off := [o.name for o in outcomes if o.unused_s.get(reason)]:
+        if cut_off := [names[o.source] for o in outcomes if o.unused_s.get(reason)]:
             lines.append(f"left out of {len(cut_off)}: {some(cut_off)}; {advice}")
     reasons = Counter(outcome.note for outcome in outcomes if outcome.status == "skipped")
-    sources = {outcome.note: outcome.name for outcome in outcomes}
+    sources = {outcome.note: names[outcome.source] for outcome in outcomes}
     lines += [f"skipped {count}: {reason} ({sources[reason]})" for reason, count in reasons.most_common()]
     lines += [f"broken {outcome.source}: {outcome.note}" for outcome in outcomes if outcome.status == "broken"]
     if strangers:
@@ -108,6 +116,26 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
             "those clips were removed, moved or given another sound"
         )
     return "\n".join(lines)
+
+
+def names_apart(sources: Iterable[str]) -> dict[str, str]:
+    """Name each file without its folder, or where another has that name, below the folder that holds both."""
+    paths = {source: Path(source) for source in sources}
+    alike: dict[str, set[Path]] = defaultdict(set)
+    for path in paths.values():
+        alike[path.name].add(path)
+    return {
+        source: path.name
+        if len(same := alike[path.name]) == 1
+        else path.relative_to(os.path.commonpath([each.parent for each in same])).as_posix()
+        for source, path in paths.items()
+    }
+
+
+def describe_sounds(samples: Sequence[Sample]) -> str:
+    """Say which videos have their sound from another file; empty if there are none."""
+    other = [f"{sample.audio.name} with {sample.source.name}" for sample in samples if sample.video and sample.audio]
+    return f"the sound of {len(other)} is another file: {some(other)}\n" if other else ""
 
 
 def describe_whole_captions(samples: Sequence[Sample]) -> str:
@@ -142,7 +170,7 @@ def describe_unread(samples: Sequence[Sample], template: str, reads_transcripts:
     )
 
 
-def describe_use(outcomes: Sequence[Outcome]) -> list[str]:
+def describe_use(outcomes: Sequence[Outcome], names: Mapping[str, str]) -> list[str]:
     """Say how many seconds are used, of each file if there are few, and why not the others."""
     used = sorted((outcome for outcome in outcomes if outcome.num_records), key=by_source)
     unused: Counter[str] = Counter()
@@ -150,20 +178,20 @@ def describe_use(outcomes: Sequence[Outcome]) -> list[str]:
         unused.update(outcome.unused_s)
     lines = [describe_seconds("used", sum(o.used_s for o in used), sum(o.length_s for o in used), unused)]
     partly = [outcome for outcome in used if outcome.unused_s]
-    lines += [describe_seconds(f"  {o.name}", o.used_s, o.length_s, o.unused_s) for o in partly[:MAX_LISTED]]
+    lines += [describe_seconds(f"  {names[o.source]}", o.used_s, o.length_s, o.unused_s) for o in partly[:MAX_LISTED]]
     if len(partly) > MAX_LISTED:
         lines.append(f"  ... {len(partly) - MAX_LISTED} more; {SUMMARY} beside the records has all")
     return lines
 
 
-def describe_mouths(outcomes: Sequence[Outcome]) -> list[str]:
+def describe_mouths(outcomes: Sequence[Outcome], names: Mapping[str, str]) -> list[str]:
     """Say in what share of the frames a mouth is seen, clip by clip, and which clips are worth a look."""
     seen = sorted((outcome for outcome in outcomes if outcome.mouths), key=by_source)
     shares = [[mouth["share"] for mouth in outcome.mouths] for outcome in seen]
     num_good = sum(share >= LOW_SHARE for of_file in shares for share in of_file)
     lines = [f"a mouth in at least half of the frames of {num_good} of {sum(map(len, shares))} clips:"]
     low_first = sorted(zip(shares, seen, strict=True), key=lambda pair: min(pair[0]) >= LOW_SHARE)
-    lines += [f"  {o.name} {_percent(of_file)}" for of_file, o in low_first[:MAX_LISTED]]
+    lines += [f"  {names[o.source]} {_percent(of_file)}" for of_file, o in low_first[:MAX_LISTED]]
     if len(seen) > MAX_LISTED:
         lines.append(f"  ... {len(seen) - MAX_LISTED} more; {SUMMARY} beside the records has all")
     look = "; look at them with `jova preview`"
@@ -172,7 +200,7 @@ def describe_mouths(outcomes: Sequence[Outcome]) -> list[str]:
         ("several faces", "num_faces", lambda n: n > 1, "; the mouth loss takes each of them for a speaker"),
         ("faces that the crop cuts", "cut_share", lambda n: n > MUCH_CUT, "; give `--buckets` of their shape"),
     ):
-        worst = {o.name: max(mouth[number] for mouth in o.mouths) for o in seen}
+        worst = {names[o.source]: max(mouth[number] for mouth in o.mouths) for o in seen}
         bad = [
             f"{name} ({n:.0%})" if number == "cut_share" else f"{name} ({n})" for name, n in worst.items() if is_bad(n)
         ]

@@ -24,7 +24,13 @@ CHECKPOINT_NAMES = "checkpoint-*"
 CHECKPOINT = re.compile(r"checkpoint-(\d{8})")
 
 
-def save_checkpoint(output_dir: Path, step: int, parts: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
+def save_checkpoint(
+    output_dir: Path,
+    step: int,
+    parts: Mapping[str, Tensors],
+    state: Mapping[str, Any],
+    header: dict[str, str] | None = None,
+) -> Path:
     """Write one checkpoint; a crash, a kill or a full disk leaves the earlier ones and no half of this one.
 
     Args:
@@ -32,13 +38,15 @@ def save_checkpoint(output_dir: Path, step: int, parts: Mapping[str, Tensors], s
         step: Optimizer steps that were done.
         parts: Tensors of each file, by its name without extension.
         state: What `state.json` holds besides the step.
+        header: What the header of each file says.
     """
     path = output_dir / f"checkpoint-{step:08d}"
     with explained_full_disk(path, kept_by_run(output_dir)):
         with written_whole(path) as partial:
             partial.mkdir(parents=True)
             for name, tensors in parts.items():
-                save_file({k: tensor.contiguous() for k, tensor in tensors.items()}, partial / f"{name}.safetensors")
+                contiguous = {k: tensor.contiguous() for k, tensor in tensors.items()}
+                save_file(contiguous, partial / f"{name}.safetensors", metadata=header)
             (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
             for file in partial.iterdir():
                 _flush(file)

@@ -18,6 +18,7 @@ from diffusers_jova.adapter_file import for_peft, module_alpha, module_ranks, re
 from diffusers_jova.adapter_keys import MATRIX_A, MATRIX_B, listed
 from diffusers_jova.adapter_layers import fitting
 from diffusers_jova.number_formats import cast_weights
+from diffusers_jova.provenance import name_of_source
 from diffusers_jova.training.loop.branches import NOTHING_TO_TRAIN, learns
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
@@ -159,21 +160,29 @@ def quantize_nf4_(module: nn.Module) -> None:
         setattr(module, name, layer.to(device))  # the move quantises
 
 
-def save_adapter(transformer: Any, weights: dict[str, Tensor], output_dir: Path) -> Path:
+def save_adapter(transformer: Any, weights: dict[str, Tensor], output_dir: Path, config: TrainConfig) -> Path:
     """Write an adapter that `JoVAPipeline.load_lora_weights` reads, with its configuration in the header.
 
     Args:
         transformer: The transformer with the adapter.
         weights: The adapter's weights under the transformer's own parameter names.
         output_dir: Folder of the file.
+        config: The run's settings.
     """
     adapter = transformer.active_adapters()[0]
     tensors = {f"transformer.{name.replace(f'.{adapter}.', '.')}": value for name, value in weights.items()}
-    values = transformer.peft_config[adapter].to_dict()
-    values = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
-    metadata = {f"transformer.{name}": value for name, value in values.items()}
     path = output_dir / ADAPTER_FILE
-    header = {"format": "pt", "lora_adapter_metadata": json.dumps(metadata, indent=2, sort_keys=True)}
+    header = adapter_header(transformer, config)
     with explained_full_disk(path, kept_by_run(path.parent)), written_whole(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=header)
     return path
+
+
+def adapter_header(transformer: Any, config: TrainConfig) -> dict[str, str]:
+    """What the header of an adapter's file says: rank, alpha, targets, and the name of the model that it is of."""
+    base_model = name_of_source(config.pipeline or config.model)
+    values = transformer.peft_config[transformer.active_adapters()[0]].to_dict()
+    values |= {"base_model_name_or_path": base_model}
+    values = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
+    metadata = {f"transformer.{name}": value for name, value in values.items()}
+    return {"format": "pt", "lora_adapter_metadata": json.dumps(metadata, indent=2, sort_keys=True)}

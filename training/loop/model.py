@@ -326,7 +326,7 @@ def save_result(transformer: Any, config: TrainConfig, accelerator: Accelerator)
             name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()
         }
         if config.train == "lora":
-            save_adapter(transformer, weights, path)
+            save_adapter(transformer, weights, path, config)
         else:
             _save_transformer(transformer, weights, path / "transformer")
     accelerator.wait_for_everyone()

@@ -44,7 +44,7 @@ from diffusers_jova.training.loop.checkpoints import (
 from diffusers_jova.training.loop.conditioning import Conditioning, ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distribution import start_accelerator
-from diffusers_jova.training.loop.lora import adapter_digest
+from diffusers_jova.training.loop.lora import adapter_digest, adapter_header
 from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog
 from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
 from diffusers_jova.training.loop.model import (
@@ -384,7 +384,8 @@ class Trainer:
                 "optimizer": values,
                 "scaler": scaler and scaler.state_dict(),
             }
-            path = save_checkpoint(self.output_dir, self.step, parts, state)
+            header = adapter_header(self.transformer, self.config) if self.config.train == "lora" else None
+            path = save_checkpoint(self.output_dir, self.step, parts, state, header)
             rotate(self.output_dir, path, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 

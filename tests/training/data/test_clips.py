@@ -263,7 +263,7 @@ def test_a_still_image_is_a_clip_of_one_frame_without_sound(
     (moving,) = load_clips(Sample(video=write_clip(tmp_path / "a.mp4", 33)), settings(*buckets), NoMouths())
     assert str(moving.bucket) == clip
     small = settings("33x640x960")
-    with pytest.raises(SkippedClipError, match="100x150 pixels are smaller than every bucket"):
+    with pytest.raises(SkippedClipError, match=r"100x150 pixels are smaller than every bucket; give smaller .*`--ups"):
         load_clips(sample, small, NoMouths())
 
 
@@ -273,8 +273,19 @@ def test_clips_without_a_mouth_can_be_left_out(tmp_path: Path) -> None:
     need = settings("33x64x96", require_mouth=True)
     assert load_clips(Sample(video=path, mouth_boxes=boxes), need, NoMouths())
     half: list[list[object]] = [[box if f > 20 else None for f, box in enumerate(boxes[0])]]
-    with pytest.raises(SkippedClipError, match="a mouth is visible in 36% of the frames"):
+    with pytest.raises(SkippedClipError, match=r"^a mouth is visible in 36% of the frames$"):
         load_clips(Sample(video=path, mouth_boxes=half), need, NoMouths())
+
+
+def test_a_file_whose_clips_lack_different_things_is_left_out_for_all_of_them(tmp_path: Path) -> None:
+    sound = np.concatenate([np.zeros(24000, np.float32), np.full(8000, 0.5, np.float32)])
+    frames, boxes = white_square(34, 64, 96)
+    write_video(tmp_path / "a.mp4", frames, 17, sound, 16000)
+    seen: list[list[object]] = [[box if f < 17 else None for f, box in enumerate(boxes[0].tolist())]]
+    need = settings("17x64x96", frame_rate=17, cut="all", require_sound=True, require_mouth=True)
+    lacking = r"^its largest sample is 0\.0000. in 1 clip, a mouth is visible in 0% of the frames in 1 clip$"
+    with pytest.raises(SkippedClipError, match=lacking):
+        load_clips(Sample(video=tmp_path / "a.mp4", mouth_boxes=seen), need, NoMouths())
 
 
 def test_a_clip_with_the_sound_of_another_can_be_left_out(tmp_path: Path) -> None:
@@ -404,6 +415,13 @@ def test_a_sentence_that_is_longer_than_a_clip_is_in_none(tmp_path: Path) -> Non
     (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:03,000\none two three four\n")
     sample = Sample(video=write_scenes(tmp_path / "a.mp4", 48), subtitles=tmp_path / "a.srt")
     with pytest.raises(SkippedClipError, match="no 17 frames begin and end between words; give shorter `--buckets`"):
+        load_clips(sample, settings("17x64x96", cut="all"), NoMouths())
+
+
+def test_subtitles_of_which_all_lie_behind_the_end_are_those_of_another_recording(tmp_path: Path) -> None:
+    (tmp_path / "a.srt").write_text("1\n00:01:00,000 --> 00:01:01,500\none\n")
+    sample = Sample(video=write_scenes(tmp_path / "a.mp4", 48), subtitles=tmp_path / "a.srt")
+    with pytest.raises(BrokenFileError, match=r"must be those of a recording of 3\.0 s, got a first cue at 60\.0 s; "):
         load_clips(sample, settings("17x64x96", cut="all"), NoMouths())
 
 

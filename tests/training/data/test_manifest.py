@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_jova.drawn.avatars import write_corpus
-from diffusers_jova.training.data.manifest import Sample, read_samples, unplaced_files
+from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_samples, unplaced_files
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -237,6 +237,11 @@ def test_files_of_a_folder_that_nothing_reads_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text("words")
     samples = [Sample(video=tmp_path / "a.mp4", subtitles=tmp_path / "a.srt")]
     assert unplaced_files(tmp_path, samples) == ["a.en.srt", "a.vtt", "b.txt", "c.heic"]
+    said = describe_unplaced(tmp_path, samples)
+    assert said.startswith("not read 4: a.en.srt, a.vtt, b.txt, c.heic; a file must be a clip, a still image, or be")
+    assert said.endswith("; convert c.heic to one of .bmp, .jpeg, .jpg, .png, .webp\n")
+    (tmp_path / "c.heic").unlink()
+    assert describe_unplaced(tmp_path, samples).endswith("be named as the one that it belongs to\n")
 
 
 def test_sidecars_are_found_whatever_the_case_of_their_suffixes_and_two_of_them_are_refused(

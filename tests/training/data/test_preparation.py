@@ -22,7 +22,7 @@ from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, vid
 from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.preparation import Preparer, prepare
 from diffusers_jova.training.data.subtitles import Speech
-from diffusers_jova.training.data.summary import Outcome, describe
+from diffusers_jova.training.data.summary import Outcome, describe, describe_sounds
 from tests.prepared_clips import contents, make_preparer, record, save_speech_model, write_clips
 
 
@@ -225,6 +225,44 @@ def test_clips_without_a_mouth_are_counted_and_named_in_the_first_run_and_in_lat
         )
 
 
+def test_clips_that_speak_without_words_are_named_in_the_first_run_and_in_later_ones(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b", "c"], num_frames=20)
+    for name in "ab":
+        (source / f"{name}.txt").unlink()
+        (source / f"{name}.json").write_text('{"video_caption": "a man"}')
+    (source / "a.srt").write_text("1\n00:00:00,050 --> 00:00:00,450\none\n")
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache", cut="all")
+    for _ in range(2):
+        text = describe(prepare(read_samples(source), preparer))
+        assert "\na mouth and sound, but no words, in 3 of 6 clips: a.mp4 (1 of 2), b.mp4 (2 of 2); " in text
+    (source / "b.boxes.json").write_text("[]")  # nobody is seen
+    text = describe(prepare(read_samples(source), preparer))
+    assert "\na mouth and sound, but no words, in 1 of 4 clips: a.mp4 (1 of 2); " in text
+
+
+def test_the_sound_of_another_file_is_told(tmp_path: Path) -> None:
+    samples = [Sample(video=tmp_path / "a.mp4"), Sample(audio=tmp_path / "b.wav")]
+    assert describe_sounds(samples) == ""
+    samples.append(Sample(video=tmp_path / "c.mp4", audio=tmp_path / "c.wav"))
+    assert describe_sounds(samples) == "the sound of 1 is another file: c.wav with c.mp4\n"
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    mouths = {"share": 1.0, "num_faces": 1, "num_jumps": 0}
+    outcomes = [
+        Outcome(
+            str(tmp_path / name), "kept", num_records=1, mouths=[{**mouths, "cut_share": cut_share}],
+            length_s=2.0, used_s=1.0, unused_s={"x": 1.0},
+        )
+        for name, cut_share in (("100/IMG_1.mov", 1.0), ("101/IMG_1.mov", 0.0), ("100/IMG_2.mov", 0.0))
+    ]  # fmt: skip
+    text = describe(outcomes)
+    assert "\n  100/IMG_1.mov 1.0 of 2.0 s; not 1.0 s x\n  IMG_2.mov 1.0 of" in text
+    assert "\nfaces that the crop cuts in 1: 100/IMG_1.mov (100%); " in text
+
+
 def test_a_damaged_record_is_made_again(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
     source = write_clips(tmp_path / "clips", ["a"])
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
@@ -371,7 +409,7 @@ def test_what_has_no_caption_is_reported_and_left_out(tmp_path: Path, tiny_pipel
     PIL.Image.new("RGB", (32, 32)).save(source / "face.png")
     (source / "untold.txt").unlink()
     outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
-    assert {outcome.name: outcome.status for outcome in outcomes} == {
+    assert {Path(outcome.source).name: outcome.status for outcome in outcomes} == {
         "told.mp4": "kept",
         "untold.mp4": "skipped",
         "face.png": "skipped",

@@ -5,14 +5,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from diffusers_jova import JoVATransformer3DModel
+from diffusers_jova.adapter_file import read_adapter
 from diffusers_jova.training.loop.config import LoraTargets
 from diffusers_jova.training.loop.lora import reached_modules
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.weight_branches import branch_of
+from jova_cli.adapter_info import check_adapter, describe_adapter, find_adapter
 from tests.tiny_pipeline import NAVA_SHARING, build_dual_tower, build_transformer, build_wan_transformer
-from tests.tiny_training import forget_accelerate, tiny_config, write_clips
+from tests.tiny_training import MODEL, forget_accelerate, tiny_config, write_clips
 
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -150,3 +155,36 @@ def test_a_coupling_that_the_stage_does_not_use_is_no_adapter_to_go_on_from(tmp_
     again = {"output_dir": str(tmp_path / "next"), "init_adapter": str(tmp_path / "run"), "stage": "video"}
     with pytest.raises(ValueError, match=r"`init_adapter` must change what the run trains alone, got .*fusion"):
         Trainer(tiny_config(tmp_path, **settings | again))
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_a_checkpoint_of_an_adapter_is_the_adapter_of_its_step(tmp_path: Path, ema_decay: float | None) -> None:
+    JoVATransformer3DModel(**MODEL).save_pretrained(tmp_path / "base")
+    settings = {"train": "lora", "lora_rank": 2, "lora_alpha": 8, "lora_targets": "joint", "steps": 3}
+    config = tiny_config(tmp_path, model=str(tmp_path / "base"), ema_decay=ema_decay, **settings)
+    Trainer(config).train()
+    checkpoint = tmp_path / "run" / "checkpoint-00000003"
+    result, of_step = read_adapter(tmp_path / "run"), read_adapter(checkpoint)
+    assert set(of_step.alphas.values()) == {8.0}
+    assert of_step.alphas == result.alphas
+    assert of_step.tensors.keys() == result.tensors.keys()
+    assert all(torch.equal(of_step.tensors[name], tensor) for name, tensor in result.tensors.items())
+    file = find_adapter(checkpoint)
+    assert file is not None
+    assert "base model  base\nrank        2\nalpha       8\n" in describe_adapter(file)
+
+
+def test_a_folder_of_several_adapters_is_not_chosen_from_by_chance(tmp_path: Path) -> None:
+    tensors = {f"blocks.0.attn.video.to_q.lora_{part}.weight": torch.ones(4, 4) for part in "AB"}
+    save_file(tensors, tmp_path / "my-checkpoint.safetensors")
+    assert read_adapter(tmp_path).modules() == ["blocks.0.attn.video.to_q"]
+    save_file(tensors, tmp_path / "b.safetensors")
+    refusal = r"must be a folder of one adapter, got .* with b.safetensors, my-checkpoint.safetensors; name the file"
+    for folder in (tmp_path, str(tmp_path)):
+        with pytest.raises(ValueError, match=f"`adapter` {refusal}"):
+            read_adapter(folder)
+    with pytest.raises(ValueError, match=f"`--lora` {refusal}"):
+        check_adapter("--lora", tmp_path)
+    assert find_adapter(tmp_path) is None
+    save_file(tensors, tmp_path / "pytorch_lora_weights.safetensors")
+    assert read_adapter(tmp_path).modules() == ["blocks.0.attn.video.to_q"]
