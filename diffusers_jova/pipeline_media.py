@@ -82,6 +82,7 @@ class JoVAMediaMixin:
     config: Any
     video_processor: Any
     _execution_device: torch.device
+    maybe_free_model_hooks: Any
 
     # 1. Codecs
 
