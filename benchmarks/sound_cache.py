@@ -1,6 +1,6 @@
 """Measure what the cache that minds the sound spares and what it costs.
 
-    python -m benchmarks.sound_cache [--clips N] [--reference-steps N] [--output sound_cache.json]
+    python -m benchmarks.sound_cache [--clips N] [--steps N] [--solver euler|unipc] [--reference-steps N]
 
 jova-tiny generates every clip with and without caches, and with more steps as a second reference. How near latents and
 waveform come to a reference is their signal-to-noise ratio in dB; medians over the clips count. Speed is by counted
@@ -24,10 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.random_transformer import Preset, presets, random_inputs, random_transformer
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVACacheConfig, JoVAPipeline, JoVAPrompt
+from diffusers_jova.scheduling_flow_match_av import SOLVERS
 from diffusers_jova.sound_cache import kept_bytes, num_full_steps
 
 
-NUM_STEPS = 24  # of jova-tiny, by Euler
 NUM_STEPS_OF_SIZES = 50
 FIRST_SEED = 1000
 BATCH_SIZE = 4  # clips at a time, which share the choices of an adaptive schedule
@@ -136,20 +136,22 @@ def cached(transformer: Any, cache: JoVACacheConfig) -> Iterator[None]:
         transformer.disable_cache()
 
 
-def measure_clips(pipeline: JoVAPipeline, clips: Sequence[int], reference_steps: int) -> dict[str, list[list[float]]]:
+def measure_clips(
+    pipeline: JoVAPipeline, clips: Sequence[int], steps: int, reference_steps: int
+) -> dict[str, list[list[float]]]:
     """For each run and each clip: speed, and nearness to the plain run and to one of many steps, in dB."""
     figures: dict[str, list[list[float]]] = {}
     for first in range(0, len(clips), BATCH_SIZE):
         batch = clips[first : first + BATCH_SIZE]
         with counted_operations(pipeline.transformer) as count:
-            plain = generate(pipeline, batch, NUM_STEPS)
+            plain = generate(pipeline, batch, steps)
         plain_operations = count()
         fine = generate(pipeline, batch, reference_steps)
         rows_of_plain = [[1.0, *[math.inf] * len(MEASURES), *own] for own in nearness(plain, fine)]
-        note(figures, f"{NUM_STEPS} steps", batch, rows_of_plain)
+        note(figures, f"{steps} steps", batch, rows_of_plain)
         for run in RUNS:
             with cached(pipeline.transformer, run.cache), counted_operations(pipeline.transformer) as count:
-                made = generate(pipeline, batch, NUM_STEPS)
+                made = generate(pipeline, batch, steps)
             speed = plain_operations / count()
             rows = [
                 [speed, *one, *other] for one, other in zip(nearness(made, plain), nearness(made, fine), strict=True)
@@ -218,6 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints both tables and writes them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=24, help="of jova-tiny")
+    parser.add_argument("--solver", choices=sorted(SOLVERS), default="euler")
     parser.add_argument("--reference-steps", type=int, default=100)
     parser.add_argument("--output", type=Path, default=Path("sound_cache.json"))
     args = parser.parse_args(argv)
@@ -228,10 +232,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     print(table(sizes), flush=True)
     pipeline = JoVAPipeline.from_pretrained("jova-tiny")
-    pipeline.scheduler = FlowMatchAudioVideoScheduler.from_config(pipeline.scheduler.config, solver="euler")
+    pipeline.scheduler = FlowMatchAudioVideoScheduler.from_config(pipeline.scheduler.config, solver=args.solver)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.transformer.requires_grad_(False)
-    figures = measure_clips(pipeline, range(args.clips), args.reference_steps)
+    figures = measure_clips(pipeline, range(args.clips), args.steps, args.reference_steps)
     clips = [{"run": name, **summary(rows)} for name, rows in figures.items()]
     print(table(clips))
     args.output.write_text(json.dumps({"sizes": sizes, "clips": clips}, indent=1) + "\n")

@@ -96,8 +96,15 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         if strange := [part for part in parts if not any(part in name for name in changed)]:
             raise ValueError(
                 f"`adapter_weights` must be for modules that adapters change, got {listed(strange)}; give parts of "
-                "their names, such as `attn1.video`"
+                f"their names, such as `{changed[0]}`"
             )
+        numbers = {part: value for weight in checked if isinstance(weight, Mapping) for part, value in weight.items()}
+        for part, value in numbers.items():
+            if isinstance(value, Mapping):
+                raise ValueError(
+                    f"`adapter_weights` must be numbers by parts of names of modules, got {value} for `{part}`; write "
+                    "the names in one word, with dots"
+                )
         # modules that no part names keep 1: diffusers looks for the fourth part of their names, which few have
         weights = [
             {**weight, "": weight.get("", 1.0)} if isinstance(weight, Mapping) else weight for weight in checked
@@ -288,6 +295,12 @@ def check_arrived(model: Any, adapter_name: str, tensors: Mapping[str, Tensor]) 
             f"adapter must fit what peft makes of its config completely, got {listed(sorted(wrong))} in one of them "
             "alone; save it as a plain LoRA"
         )
+
+
+def computes_adapters(model: nn.Module) -> bool:
+    """Whether a forward adds adapters to what layers compute: one is active and not part of their weights."""
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    return any(layer.active_adapters and not layer.merged and not layer.disable_adapters for layer in layers)
 
 
 def checked_weights(names: list[str] | str, weights: Any) -> list[Any]:

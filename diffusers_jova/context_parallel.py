@@ -201,13 +201,19 @@ def num_common_heads(config: Mapping[str, Any]) -> int:
     return math.gcd(heads, config.get("audio_num_attention_heads", heads))
 
 
-def check_heads(config: ContextParallelConfig, num_heads: int) -> None:
-    """Refuse devices that cannot share the heads."""
+def check_heads(config: ContextParallelConfig, num_heads: int, asked_by: str = "ulysses_degree") -> None:
+    """Refuse devices that cannot share the heads.
+
+    Args:
+        config: Of the devices.
+        num_heads: Of the model.
+        asked_by: What the caller knows their number as.
+    """
     degree = config.ulysses_degree
     if num_heads % degree and not config.ulysses_anything:
         allowed = [size for size in range(2, num_heads + 1) if num_heads % size == 0]
         raise ValueError(
-            f"`ulysses_degree` must divide the {num_heads} attention heads, got {degree}; use one of {allowed}"
+            f"`{asked_by}` must divide the {num_heads} attention heads, got {degree}; use one of {allowed}"
         )
 
 

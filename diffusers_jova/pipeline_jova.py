@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jova_cli.clip_limits import check_sound_fits
 
+from .adapter_layers import computes_adapters
 from .call_guard import one_thread_at_a_time
 from .clip_shape import ClipShape
 from .component_fit import check_components, check_reference_length, check_skip_layer
@@ -391,7 +392,7 @@ class JoVAPipeline(
             negative_prompt_embeds: Encoded negative prompts.
             audio_negative_prompt_embeds: Encoded negative prompts of the audio branch.
             max_sequence_length: Longest prompt in tokens.
-            output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, which `decode` finishes.
             return_dict: Whether to return a `JoVAPipelineOutput` instead of a tuple.
             attention_kwargs: May carry `scale`, the weight of LoRA layers, and nothing else.
             callback_on_step_end: Called as `callback(pipeline, step, timestep, tensors)` after each step; may return
@@ -455,7 +456,8 @@ class JoVAPipeline(
             "audio_apg_threshold": audio_apg_threshold,
             "max_sequence_length": max_sequence_length,
         }
-        given = own | vars(inputs) | {"sigmas": sigmas, "audio_sigmas": audio_sigmas}
+        given = own | vars(inputs)
+        given |= {"sigmas": sigmas, "audio_sigmas": audio_sigmas, "attention_kwargs": attention_kwargs}
         check_attention_kwargs(attention_kwargs)
         inputs, settings = self.settle(inputs, self.defaults.override(**own))
         self.check_inputs(inputs, settings)
@@ -506,6 +508,7 @@ class JoVAPipeline(
                 modalities=modalities,
                 generated=generated,
                 reads_negative_prompt=self._needs_negative_prompt,
+                has_adapters=computes_adapters(self.transformer),
             )
         )
         encoded = self.encode_prompt(
@@ -559,4 +562,5 @@ class JoVAPipeline(
             sampling_rate=self.sampling_rate,
             provenance=records,
             is_latent=output_type == "latent",
+            num_frames=clip.num_frames,
         )

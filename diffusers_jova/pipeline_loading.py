@@ -1,11 +1,14 @@
 """Where the components of a pipeline come from: a saved one, another one, a single file, or whoever hands them in."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
+from torch import nn
 
 from jova_cli.given_paths import kind_of
 from jova_cli.model_info import INDEX
@@ -28,18 +31,24 @@ class JoVALoadingMixin(DiffusionPipeline):
     Attributes:
         transformer_file: Name of the single file that the transformer came from; None for one of a folder.
         handed_in: Components that came from elsewhere than the model.
+        set_aside: The model's own where others stand now, but for those with weights, which are held nowhere else.
     """
 
     transformer_file: str | None = None
     handed_in: frozenset[str] = frozenset()
+    set_aside: Mapping[str, Any] = MappingProxyType({})
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set it; the record of a clip tells of a component that was put in place of the model's own."""
         is_component = isinstance(vars(self).get("_internal_dict", {}).get(name), tuple)
-        is_same = getattr(value, "_orig_mod", value) is vars(self).get(name)  # or its compiled form
+        now = vars(self).get(name)
+        is_same = getattr(value, "_orig_mod", value) is getattr(now, "_orig_mod", now)  # or its compiled form
         if is_component and not is_same:
             check_kinds({name: value}, self._get_signature_types())
-            self.handed_in = self.handed_in - {name} if value is None else self.handed_in | {name}
+            if name not in self.handed_in and now is not None and not isinstance(now, nn.Module):
+                self.set_aside = {**self.set_aside, name: now}
+            is_own = value is None or value is self.set_aside.get(name)
+            self.handed_in = self.handed_in - {name} if is_own else self.handed_in | {name}
         super().__setattr__(name, value)
 
     def register_modules(self, **kwargs: Any) -> None:

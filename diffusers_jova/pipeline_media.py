@@ -28,7 +28,8 @@ from .media_arrays import check_sampling_rate
 from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
 from .pictures import Fit, describe_fit, fit_pictures, to_frames, to_pictures, to_signed
-from .pipeline_checks import CallInputs, check_frame_rate, check_generator, check_modality_names
+from .pipeline_checks import OUTPUT_TYPES, CallInputs, check_frame_rate, check_generator, check_modality_names
+from .pipeline_output import JoVAPipelineOutput
 from .sample_runs import Coupling
 from .transformer_jova import MODALITIES
 from .video_codec import JoVAVideoCodec
@@ -81,6 +82,7 @@ class JoVAMediaMixin:
     config: Any
     video_processor: Any
     _execution_device: torch.device
+    maybe_free_model_hooks: Any
 
     # 1. Codecs
 
@@ -440,6 +442,30 @@ class JoVAMediaMixin:
         return latents.to(self._execution_device, torch.float32)
 
     # 4. Decoding
+
+    @torch.no_grad()
+    def decode(self, output: JoVAPipelineOutput, output_type: str = "pil") -> JoVAPipelineOutput:
+        """Finish latents, as they came or edited: what a call with this `output_type` would have returned.
+
+        Args:
+            output: Of a call with `output_type="latent"`; what was given to it comes back through the codecs.
+            output_type: `"pil"`, `"np"` or `"pt"`.
+
+        Raises:
+            ValueError: `output` holds no latents, or there is no such `output_type`.
+        """
+        if not output.is_latent:
+            raise ValueError("`output` must hold latents, got pictures or sound; call with `output_type='latent'`")
+        if output_type not in (finished := [kind for kind in OUTPUT_TYPES if kind != "latent"]):
+            raise ValueError(f"`output_type` must be one of {finished}, got {output_type!r}; use 'np', say")
+        frames, audio = output.frames, output.audio
+        if frames is not None:
+            frames = self.decode_video(frames.to(self._execution_device), output_type)
+        if audio is not None:
+            clip = ClipShape(len(audio), 0, 0, output.num_frames, output.frame_rate, audio.shape[1])
+            audio = self.decode_audio(audio.to(self._execution_device), output_type, clip)
+        self.maybe_free_model_hooks()
+        return replace(output, frames=frames, audio=audio, is_latent=False)
 
     def decode_media(
         self, samples: dict[str, Tensor], media: GivenMedia, output_type: str, clip: ClipShape

@@ -31,7 +31,8 @@ class JoVAPipelineOutput(BaseOutput):
         frame_rate: Frames per second.
         sampling_rate: Samples per second.
         provenance: How each clip was made, see `diffusers_jova.provenance.describe_call`; None where nobody says.
-        is_latent: Whether frames and audio are latents, of `output_type="latent"`.
+        is_latent: Whether frames and audio are latents, which `JoVAPipeline.decode` finishes.
+        num_frames: Frames of a clip, or as many as its sound alone lasts.
     """
 
     frames: Any = None
@@ -40,6 +41,7 @@ class JoVAPipelineOutput(BaseOutput):
     sampling_rate: int = 0
     provenance: list[Record] | None = None
     is_latent: bool = False
+    num_frames: int = 0
 
     def save(
         self,
@@ -125,7 +127,7 @@ class JoVAPipelineOutput(BaseOutput):
         if self.is_latent:
             raise ValueError(
                 f"`{method}` must have pictures or sound, got latents; call the pipeline with `output_type` 'pil', "
-                "'np' or 'pt', or decode them by `decode_video` and `decode_audio_latents` of it"
+                "'np' or 'pt', or finish them by `decode` of it"
             )
 
     def record(self, index: int = 0) -> Record:

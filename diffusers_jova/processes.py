@@ -13,6 +13,7 @@ from accelerate import PartialState
 from diffusers.models._modeling_parallel import ContextParallelConfig
 from torch import distributed
 
+from .context_parallel import check_heads, num_common_heads
 from .pipeline_jova import JoVAPipeline
 
 
@@ -80,7 +81,9 @@ class Processes(NamedTuple):
         if self.share_guidance:
             pipeline.share_guidance()
         elif self.share_clips:
-            pipeline.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=self.num_processes))
+            config = ContextParallelConfig(ulysses_degree=self.num_processes)
+            check_heads(config, num_common_heads(pipeline.transformer.config), "--context-parallel")
+            pipeline.transformer.enable_parallelism(config=config)
 
 
 ALONE = Processes()

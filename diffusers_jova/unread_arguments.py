@@ -39,6 +39,7 @@ class ReadingCall:
         modalities: What takes part.
         generated: What of it is not given whole.
         reads_negative_prompt: Whether any step asks for a prediction without the prompt.
+        has_adapters: Whether an adapter is active, and no part of the weights, in the transformer.
     """
 
     given: Mapping[str, Any]
@@ -46,6 +47,7 @@ class ReadingCall:
     modalities: Sequence[str]
     generated: Sequence[str]
     reads_negative_prompt: bool
+    has_adapters: bool
 
     def lacks(self, *names: str) -> bool:
         """Whether none of these arguments is given."""
@@ -60,6 +62,12 @@ class ReadingCall:
     def guides_by_coupling(self) -> bool:
         """Whether the modalities guide each other."""
         return {self.settings.coupling_scale, self.settings.audio_coupling_scale} - {1, None} != set()
+
+    @property
+    def scale_of_adapters(self) -> list[str]:
+        """The argument that weighs adapters, where it does."""
+        scale = (self.given["attention_kwargs"] or {}).get("scale", 1)
+        return [] if scale == 1 else ["attention_kwargs"]
 
     @property
     def own_of_audio(self) -> list[str]:
@@ -118,6 +126,7 @@ RULES: Sequence[Rule] = (  # where it holds, what is then not read, and why
         ("callback_on_step_end_tensor_inputs",),
         "no `callback_on_step_end` is given",
     ),
+    (lambda call: not call.has_adapters, lambda call: call.scale_of_adapters, "no adapter is active"),
 )
 
 

@@ -58,7 +58,12 @@ def check(args: argparse.Namespace) -> None:
         folder = model_folder(path if equals else word)
         folder = shipped_parent(folder, path) if equals else folder
         if kind_of(folder) != "folder":
-            raise ValueError(f"a component must be an existing folder, got `{word}`; download it first")
+            is_file = kind_of(folder) == "file"
+            advice = f"make a folder of it by `jova convert single_file {path if equals else word} FOLDER`"
+            raise ValueError(
+                f"a component must be an existing folder, got `{word}`"
+                + (f", which is a file; {advice}" if is_file else "; download it first")
+            )
         if equals:
             args.named[name] = folder
         else:

@@ -143,7 +143,8 @@ def add_model_arguments(parser: Parser) -> None:
     add(
         "--cache",
         metavar="NAME=VALUE[,...]",
-        help="compute the sound in every step and the video in some: video_interval=3, say, is every third",
+        help="compute the sound in every step and the video in some: video_interval=3, say, is every third; for many "
+        "steps, since between few the video goes astray",
     )
     add("--yes", action="store_true", help="begin even what is estimated to take more than the memory, or than a day")
 

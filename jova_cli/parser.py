@@ -18,6 +18,7 @@ REQUIRED = re.compile(r"the following arguments are required: (.*)")  # as argpa
 NO_VALUE = re.compile(r"argument (\S+?): expected (?:one|at least one) argument")
 UNREAD = re.compile(r"unrecognized arguments: (.*)", re.DOTALL)
 KINDS = {int: "a whole number", float: "a number"}  # of options, by what reads them
+OTHER_NAMES = {"num_inference_steps": "steps", "generator": "seed", "fps": "frame_rate"}  # of Python, of other tools
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -173,7 +174,9 @@ def did_you_mean(name: str, known: Sequence[str], otherwise: str, prefix: str = 
         otherwise: The advice where nothing known is near.
         prefix: Of the nearest name, as it is to be written.
     """
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    meant = OTHER_NAMES.get(name.replace("-", "_"), "")
+    called = [option for option in known if option.replace("-", "_") == meant]
+    near = called or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean `{prefix}{near[0]}`?" if near else otherwise
 
 

@@ -83,6 +83,10 @@ def test_components_are_taken_one_by_one_from_folders_without_an_index(
         (["{pipe}", "vea={pipe}/vae"], "a component must be one of tokenizer, .* got `vea`; did you mean `vae`"),
         (["{pipe}", "vae={pipe}/vae", "vae={pipe}/vae"], "a component must be named once, got `vae` several times"),
         (["{pipe}/nowhere"], "a component must be an existing folder"),
+        (
+            ["{pipe}", "transformer={tmp}/one.safetensors"],
+            r"an existing folder, got `transformer=.*`, which is a file; .* `jova convert single_file .* FOLDER`",
+        ),
         (["{pipe}", "scheduler={tmp}"], "with the class in its config, got no class"),
     ],
 )
@@ -95,6 +99,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     for name, change in (("vae", less), ("other", {"scale_factor_temporal": 8})):
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "config.json").write_text(json.dumps(config | change))
+    (tmp_path / "one.safetensors").touch()
     UMT5Config(d_model=24).save_pretrained(tmp_path / "text")
     build_transformer(text_dim_2=24).save_pretrained(tmp_path / "transformer")
     filled = [word.format(pipe=tiny_pipeline_folder, tmp=tmp_path) for word in words]

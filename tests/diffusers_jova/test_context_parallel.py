@@ -15,6 +15,7 @@ from torch import Tensor, distributed
 
 from diffusers_jova import JoVACacheConfig, JoVAPipeline
 from diffusers_jova.context_parallel import key_mask
+from diffusers_jova.processes import Processes
 from tests.processes import start
 from tests.tiny_pipeline import DUAL_TOWERS, NAVA_SHARING, build_dual_tower, build_transformer, build_wan_transformer
 
@@ -261,6 +262,11 @@ def test_heads_that_the_devices_cannot_share_are_refused() -> None:
     message = r"`ulysses_degree` must divide the 3 attention heads, got 2; use one of \[3\]"
     with pytest.raises(ValueError, match=message):
         transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+
+
+def test_processes_that_cannot_share_the_heads_are_told_by_the_option_that_asked_for_them() -> None:
+    with pytest.raises(ValueError, match=r"`--context-parallel` must divide the 3 attention heads, got 2; use one of"):
+        Processes(num_processes=2, share_clips=True).share_clip(jova_tiny())
 
 
 @pytest.mark.parametrize("kind", BUILDERS)

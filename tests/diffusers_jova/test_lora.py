@@ -370,6 +370,12 @@ def test_weights_that_peft_saved_need_their_config_or_alphas(tmp_path: Path) -> 
         ([1.0, 0.5], ValueError, "must be one per adapter, got 2 for 1"),
         ((1.0, 0.5), ValueError, "must be one per adapter, got 2 for 1"),
         ({"unet": 1.0}, ValueError, r"must be for transformer, got \['unet'\]"),
+        ({"transformer": {"voice": 1.0}}, ValueError, r"got `voice`; give parts of their names, such as `\S+to_\S+`"),
+        (
+            {"transformer": {"attn": {"audio": 0.5}}},
+            ValueError,
+            r"must be numbers by .* got {'audio': 0.5} for `attn`",
+        ),
     ],
 )
 def test_weights_of_adapters_that_are_none_are_refused(

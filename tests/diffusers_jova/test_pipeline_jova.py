@@ -553,3 +553,33 @@ def test_output_without_frames_cannot_be_saved_as_a_video(pipeline: JoVAPipeline
 def test_a_list_of_generators_has_one_for_each_clip(pipeline: JoVAPipeline) -> None:
     with pytest.raises(ValueError, match="`generator` must be one for all clips or one per clip, got 1 for 2"):
         pipeline(["a dog", "a cat"], num_frames=5, generator=[torch.Generator()])
+
+
+def test_latents_are_decoded_to_what_the_call_would_have_given_and_saved(tmp_path: Path) -> None:
+    pipeline = build_tiny_pipeline()
+    call = partial(pipeline, "a dog", num_frames=5, num_inference_steps=1)
+    latent = call(generator=seed(), output_type="latent")
+    for output_type in ("pt", "np", "pil"):
+        output, whole = pipeline.decode(latent, output_type), call(generator=seed(), output_type=output_type)
+        if output_type == "pil":
+            assert output.frames == whole.frames
+        else:
+            assert torch.equal(torch.as_tensor(output.frames), torch.as_tensor(whole.frames))
+        assert torch.equal(torch.as_tensor(output.audio), torch.as_tensor(whole.audio))
+        assert output.record() == whole.record()
+        output.save(tmp_path / f"{output_type}.mp4")
+    sound, whole = (call(generator=seed(), output_type=name, modalities=["audio"]) for name in ("latent", "pt"))
+    assert torch.equal(pipeline.decode(sound).audio, whole.audio)
+    assert pipeline.decode(sound).frames is None
+    with pytest.raises(ValueError, match="`output` must hold latents, got pictures or sound; call with"):
+        pipeline.decode(whole)
+    with pytest.raises(ValueError, match=r"`output_type` must be one of \['pil', 'np', 'pt'\], got 'latent'"):
+        pipeline.decode(sound, "latent")
+
+
+def test_gradients_pass_through_a_decoder() -> None:
+    pipeline = build_tiny_pipeline()
+    latents = torch.zeros(1, 16, 1, 4, 4, requires_grad=True)
+    pipeline.decode_latents(latents).sum().backward()
+    assert latents.grad is not None
+    assert latents.grad.any()

@@ -113,6 +113,14 @@ def test_components_that_are_not_the_models_own_are_told(tiny_pipeline_folder: P
     assert handed_in(loaded) == {}
     loaded.transformer = torch.compile(loaded.transformer, backend="eager")  # the same weights
     assert loaded.handed_in == frozenset()
+    loaded.transformer = loaded.transformer._orig_mod
+    assert loaded.handed_in == frozenset()
+    own = loaded.scheduler
+    for _ in range(2):
+        loaded.scheduler = type(own).from_config(own.config)
+        assert loaded.handed_in == {"scheduler"}
+    loaded.scheduler = own
+    assert loaded.handed_in == frozenset()
     assert handed_in(JoVAPipeline.from_pretrained(tiny_pipeline_folder, transformer=build_transformer())) == {
         "transformer": built
     }

@@ -45,6 +45,7 @@ UNREAD: list[tuple[dict[str, Any], str, str]] = [
     ({}, "audio_sampling_rate", "no `audio` is given"),
     ({}, "fit", "no picture or `video` is given"),
     ({}, "callback_on_step_end_tensor_inputs", "no `callback_on_step_end` is given"),
+    ({}, "attention_kwargs", "no adapter is active"),
     ({"audio": np.zeros(RATE * 5 // 16, np.float32), "audio_sampling_rate": RATE}, "audio_latents", "no sound is g"),
 ]
 VALUES: dict[str, Any] = {
@@ -70,6 +71,7 @@ VALUES: dict[str, Any] = {
     "fit": "contain",
     "callback_on_step_end_tensor_inputs": ["audio_latents"],
     "audio_latents": torch.zeros(1, 10, 4),
+    "attention_kwargs": {"scale": 0.5},
 }
 
 
@@ -105,6 +107,7 @@ READ: list[dict[str, Any]] = [
     # what says that something is off agrees with its being off
     VIDEO | {"audio_guidance_scale": 1.0, "coupling_scale": 1.0, "audio_guidance_rescale": 0.0},
     {"guidance_scale": 1.0, "negative_prompt": "", "guidance_interval": (0.0, 1.0), "fit": "cover"},
+    {"attention_kwargs": {"scale": 1.0}},
 ]
 
 

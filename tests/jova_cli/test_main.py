@@ -81,6 +81,11 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
             r"an option must be one of `jova generate`, got `--sharpness`; `jova generate --help` lists them",
         ),
         (["generate", "--promt", "a"], r"an option must be one of .*, got `--promt`; did you mean `--prompt`\?"),
+        (
+            [*CLIP, "clip.mp4", "--num-inference-steps", "4"],
+            r"must be one of .*, got `--num-inference-steps`; did you mean `--steps`\?",
+        ),
+        ([*CLIP, "clip.mp4", "--fps", "8"], r"must be one of .*, got `--fps`; did you mean `--frame-rate`\?"),
         ([*CLIP, "clip.mp4", "-promt=a b"], r"an option must be one of .*, got `-promt`; did you mean `--prompt`\?"),
         (
             ["train", "--confg", "lora"],

@@ -102,6 +102,7 @@ def test_a_list_of_windows_is_read_without_its_mark_and_with_its_line_ends(tmp_p
         ({"prompt": "a", "image": "no.png"}, r": `--image` must be an existing file, got .*/no\.png"),
         ({"steps": 3}, r": the prompt must be given either by .*got neither"),
         ({"promt": "a"}, r": a column must be an option of a single clip, got `promt`; did you mean `prompt`\?"),
+        ({"num_inference_steps": 4}, r": a column must be .*, got `num_inference_steps`; did you mean `steps`\?"),
         ({"sharpness": 1}, r": a column must be an option of a single clip, got `sharpness`; `jova generate --help`"),
         ({"prompt": "a", "prompts": "b"}, r": a column must be an option of a single clip, got `prompts`"),
         ({"prompt": "a", "num_frames": 5, "num-frames": 9}, r" must have each column once, got num_frames several"),

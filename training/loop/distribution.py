@@ -52,12 +52,17 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     num_asked = int(os.environ.get("WORLD_SIZE", 1))
     preset = next((kind for kind in (asked, started) if kind in ("fsdp", "deepspeed")), "ddp")
     if config.distribution != started or asked != started or accelerator.num_processes != num_asked:
+        on_the_cpu = (
+            "on the CPU with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m diffusers_jova.training.train "
+            "--config ...`"
+        )
+        if preset != "ddp":
+            on_the_cpu += f" and `distribution=ddp`, because accelerate starts {preset} on accelerators alone"
         raise ValueError(
             f"`distribution` must be what was started, got {asked} for {num_asked} processes but {started} with "
             f"{accelerator.num_processes} runs; set `distribution` in the configuration and start with `accelerate "
             f'launch --config_file "$(jova presets accelerate/{preset})" -m diffusers_jova.training.train '
-            "--config ...`, on the CPU with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m "
-            "diffusers_jova.training.train --config ...`, or set `distribution=none` and start one process"
+            f"--config ...`, {on_the_cpu}, or set `distribution=none` and start one process"
         )
     if config.mixed_precision == "bf16" and accelerator.device.type == "cpu" and lacks_bfloat16():
         accelerator.print("this processor has no instructions for bfloat16: `mixed_precision=no` is many times faster")

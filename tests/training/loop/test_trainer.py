@@ -294,6 +294,10 @@ def test_a_distribution_that_did_not_start_is_an_error(tmp_path: Path, monkeypat
     named = re.search(whole, str(raised.value))
     assert named is not None
     assert named[1] in launch_names()
+    with pytest.raises(
+        ValueError, match=r"on the CPU with .* and `distribution=ddp`, because accelerate starts fsdp on"
+    ):
+        Trainer(tiny_config(tmp_path, distribution="fsdp"))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what a configuration of accelerate asks for, on a CPU in vain
     with pytest.raises(ValueError, match="got fsdp for 1 processes but none"):
         Trainer(tiny_config(tmp_path))
