@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from .allocation_count import DEVICE, Counted, ValuelessRuns
-from .cost_estimate import predictions
 from .generation_defaults import GenerationDefaults
-from .guidance import required_branches
+from .guidance import Branch
 from .pictures import STILLS
-from .sound_cache import JoVACacheConfig, kept_bytes, num_full_steps
+from .pipeline_media import one_way_couplings
+from .prediction_plan import PredictionPlan, StepRun
+from .sound_cache import JoVACacheConfig, kept_bytes, num_full_steps, num_kept_rows, num_packed_text_rows
 from .transformer_jova import MODALITIES
 from .video_codec import NUM_STILL_BEFORE, JoVAVideoCodec
 
@@ -73,7 +74,12 @@ class PlannedCall:
     @property
     def generated(self) -> list[str]:
         """Modalities of which something is left to generate: what is given is whole unless it is continued."""
-        return [name for name in self.modalities if name not in self.given - self.continued]
+        return [name for name in self.modalities if name not in self.whole]
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """Arguments that give media for the whole clip."""
+        return self.given - self.continued
 
 
 class Stage(NamedTuple):
@@ -103,8 +109,8 @@ class CallStages:
     def __init__(self, pipeline: Any, call: PlannedCall) -> None:
         self.pipeline, self.call, self.settings = pipeline, call, call.settings
         self.parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
-        self.runs = ValuelessRuns(self.parts.values())
-        self.counted: dict[tuple[Any, ...], Counted] = {}  # of the video VAE, by what it did
+        self.modules = ValuelessRuns(self.parts.values())
+        self.counted: dict[tuple[Any, ...], Counted] = {}  # predictions by what is asked, codes by what is coded
 
     def all(self, branches_apart: bool = False, tiles_video: bool = False) -> list[Stage]:
         """The stages in their order.
@@ -152,7 +158,7 @@ class CallStages:
             num_latent_frames = self.num_latent_frames if is_long else num_still
             counted.append(self.video_work(self.encode_frames, num_latent_frames, tiles_video))
         if "audio_vae" in self.components[ENCODING]:
-            counted.append(self.runs.count(self.encode_sound))
+            counted.append(self.modules.count(self.encode_sound))
         peak, operations = max(one.peak_bytes for one in counted), sum(one.operations for one in counted)
         return self.of_clips(ENCODING, Counted(peak, operations))
 
@@ -173,8 +179,8 @@ class CallStages:
     def text(self) -> Stage:
         """Prompts to features, one after the other."""
         names = self.components[TEXT]
-        counted = [self.runs.count(partial(self.encode_text, name)) for name in names]
-        num_texts = 2 if any(not branch.text for branch in self.branches) else 1
+        counted = [self.modules.count(partial(self.encode_text, name)) for name in names]
+        num_texts = 2 if self.reads_negative_prompt else 1
         peak = max(one.peak_bytes for one in counted)
         operations = num_texts * sum(one.operations for one in counted)
         return Stage(TEXT, names, peak, operations)
@@ -189,40 +195,72 @@ class CallStages:
     # 3. Steps
 
     @cached_property
-    def branches(self) -> list[Any]:
-        """Predictions of a guided step."""
-        settings = self.settings
-        if len(self.call.modalities) == 1:  # nothing to couple
-            settings = settings.override(coupling_scale=1.0, audio_coupling_scale=1.0)
-        return predictions(settings, self.call.generated)
-
-    @cached_property
-    def prediction(self) -> Counted:
-        """One prediction of one clip."""
-        return self.runs.count(lambda: self.parts["transformer"](**self.transformer_arguments()))
-
-    @cached_property
-    def sound_prediction(self) -> Counted:
-        """The same in a step that computes audio rows alone, which read the video rows that were kept."""
-        counted = self.runs.count(
-            lambda: self.parts["transformer"](**self.transformer_arguments() | {"hidden_states": None})
+    def plan(self) -> PredictionPlan:
+        """What steps ask of the transformer; voices of speakers are nothing that is planned."""
+        call, config = self.call, self.pipeline.config
+        couplings: dict[str, Any] = {}
+        if config.one_way_coupling:
+            has_voice = self.num_reference_latents > 0
+            couplings = one_way_couplings("video" in call.whole, "audio" in call.whole, has_voice)
+        return PredictionPlan(
+            names=call.modalities,
+            generated=call.generated,
+            negative_skip_layer=config.negative_skip_layer,
+            **couplings,
         )
-        config = self.pipeline.transformer.config
-        num_layers = config.num_layers + config.get("num_single_layers", 0)
-        dim = config.num_attention_heads * config.attention_head_dim
-        return counted._replace(operations=counted.operations + 4 * self.num_kept_pairs * dim * num_layers)
+
+    @cached_property
+    def runs(self) -> list[StepRun]:
+        """Steps that ask the same."""
+        return self.plan.runs(self.settings.guidance(), self.settings.num_inference_steps)
 
     @property
-    def num_kept_pairs(self) -> int:
-        """Pairs of an audio row and a kept video row."""
-        return self.num_audio_latents * math.prod(self.grid) // math.prod(self.pipeline.transformer.config.patch_size)
+    def reads_negative_prompt(self) -> bool:
+        """Whether any step asks for a prediction without the prompt."""
+        return any(not branch.text for _, rows_read in self.runs for branch in rows_read)
 
-    def transformer_arguments(self) -> dict[str, Any]:
-        """Arguments of the transformer's forward for one prediction of one clip."""
-        pipeline, modalities = self.pipeline, self.call.modalities
-        transformer = pipeline.transformer
+    @property
+    def has_batches(self) -> bool:
+        """Whether any step makes several predictions in one forward, unless they are made one after the other."""
+        groups = (group for _, rows_read in self.runs for group in self.plan.groups(rows_read, False))
+        return any(len(group.branches) > 1 for group in groups)
+
+    def prediction(self, branch: Branch, names: Sequence[str]) -> Counted:
+        """One prediction of one clip.
+
+        Args:
+            branch: What is asked.
+            names: Modalities of which it has rows.
+        """
+        coupling = self.plan.coupling_of(branch) if len(names) > 1 else False
+        asked = (tuple(names), coupling, self.plan.skipped_layer(branch))
+        if asked not in self.counted:
+            arguments = self.transformer_arguments(names) | {"coupled": coupling}
+            if (skipped := self.plan.skipped_layer(branch)) is not None:
+                arguments["skip_layers"] = [skipped]
+            self.counted[asked] = self.modules.count(lambda: self.parts["transformer"](**arguments))
+        return self.counted[asked]
+
+    def sparing_operations(self, branch: Branch, names: Sequence[str]) -> int:
+        """Of one prediction in a step whose audio rows read video rows that were kept."""
+        if len(names) < len(MODALITIES):
+            return self.prediction(branch, names).operations
+        alone = self.prediction(branch, ["audio"]).operations
+        if not self.plan.reads_other("audio", branch):
+            return alone
+        transformer = self.pipeline.transformer
+        config = transformer.config
+        num_layers = config.num_layers + config.get("num_single_layers", 0)
+        dim = config.num_attention_heads * config.attention_head_dim
+        num_rows = self.num_audio_latents + self.num_reference_latents
+        num_rows += num_packed_text_rows(transformer, self.num_text_rows)
+        return alone + 4 * num_rows * num_kept_rows(transformer, self.grid, self.num_text_rows) * dim * num_layers
+
+    def transformer_arguments(self, names: Sequence[str]) -> dict[str, Any]:
+        """Arguments of the transformer's forward for one prediction of one clip, with rows of some modalities."""
+        pipeline, transformer, call = self.pipeline, self.pipeline.transformer, self.call
         config, dtype, length = transformer.config, transformer.dtype, self.settings.max_sequence_length
-        has_video, has_audio = ("video" in modalities), ("audio" in modalities)
+        has_video, has_audio = ("video" in names), ("audio" in names)
         audio_text_dim = config.get("audio_text_dim", config.text_dim)
         is_spoken = pipeline.spoken_text_encoder is not None or audio_text_dim != config.text_dim
         references = self.num_reference_latents
@@ -234,15 +272,19 @@ class CallStages:
             "hidden_states": rows(config.in_channels, *self.grid) if has_video else None,
             "audio_hidden_states": rows(self.num_audio_latents, config.audio_in_channels) if has_audio else None,
             "timestep": self.timestep(self.grid[0] if self.gives_frames else 0),
-            "audio_timestep": self.timestep(self.num_audio_latents if "audio" in self.call.given else 0),
+            "audio_timestep": self.timestep(self.num_audio_latents if "audio" in call.given else 0),
             "encoder_hidden_states": rows(length, config.text_dim),
             "encoder_hidden_states_2": rows(length, config.get("text_dim_2")),
             "audio_encoder_hidden_states": rows(length, audio_text_dim) if is_spoken else None,
             "frame_rate": self.settings.frame_rate,
-            "audio_latent_rate_hz": pipeline.audio_codec.latent_rate_hz if has_audio else self.settings.frame_rate,
+            "audio_latent_rate_hz": (
+                pipeline.audio_codec.latent_rate_hz if "audio" in call.modalities else self.settings.frame_rate
+            ),
             "return_dict": False,
         }
-        if references and has_audio:
+        if has_video and {"image", "video"} <= call.given:  # in front of the video
+            arguments["reference_hidden_states"] = rows(config.out_channels, 1, *self.grid[1:])
+        if has_audio and references:
             arguments["audio_reference_hidden_states"] = rows(references, config.audio_in_channels)
         return arguments
 
@@ -259,32 +301,35 @@ class CallStages:
 
     def denoising(self, branches_apart: bool) -> Stage:
         """All steps."""
-        num_at_once = 1 if branches_apart else len(self.branches)
-        held = num_at_once * self.prediction.peak_bytes
-        operations = self.num_predictions * self.prediction.operations
-        cache, num_steps = self.call.cache, self.settings.num_inference_steps
-        if cache is not None and set(self.call.generated) == {*MODALITIES}:
-            num_sparing = num_steps - num_full_steps(cache, num_steps)
-            spared = self.prediction.operations - self.sound_prediction.operations if num_sparing else 0
-            operations -= self.num_predictions * num_sparing * spared // num_steps
-            if num_sparing and cache.lies_on(self.call.device):
-                held += self.kept_by(cache)
+        num_steps, cache = self.settings.num_inference_steps, self.cache
+        held = operations = num_sparing = 0
+        for steps, rows_read in self.runs:
+            num_full = len(steps) if cache is None else num_full_steps(cache, num_steps, steps)
+            groups = self.plan.groups(rows_read, branches_apart)
+            asked = [[self.prediction(branch, group.names) for branch in group.branches] for group in groups]
+            held = max([held, *(sum(one.peak_bytes for one in group) for group in asked)])
+            operations += num_full * sum(one.operations for group in asked for one in group)
+            if num_full < len(steps):
+                spared = len(steps) - num_full
+                operations += spared * sum(self.sparing_operations(*one) for one in rows_read.items())
+                num_sparing += spared
+        if num_sparing and cache is not None and cache.lies_on(self.call.device):
+            held += self.kept_by(cache)
         return self.of_clips(DENOISING, Counted(held, operations))
 
     @property
-    def num_predictions(self) -> int:
-        """Predictions of all steps."""
-        guidance, num_steps = self.settings.guidance(), self.settings.num_inference_steps
-        by_step = (
-            [guidance[name].weights(step, num_steps) for name in self.call.generated] for step in range(num_steps)
-        )
-        return sum(len(required_branches(*weights)) for weights in by_step)
+    def cache(self) -> JoVACacheConfig | None:
+        """Between the steps; None where each is full."""
+        is_read = {*self.call.modalities} == {*MODALITIES} and "audio" in self.call.generated
+        return self.call.cache if is_read else None
 
     def kept_by(self, cache: JoVACacheConfig) -> int:
         """Bytes that the cache between steps keeps of one clip."""
-        length, transformer = self.settings.max_sequence_length, self.pipeline.transformer
-        num_text_rows = length * (1 if transformer.config.get("text_dim_2") is None else 2)
-        return kept_bytes(transformer, cache, self.grid, num_text_rows, sum(one.coupled for one in self.branches))
+        numbers = [
+            sum(len(names) > 1 and self.plan.reads_other("audio", branch) for branch, names in rows_read.items())
+            for _, rows_read in self.runs
+        ]
+        return kept_bytes(self.pipeline.transformer, cache, self.grid, self.num_text_rows, max(numbers))
 
     # 4. Decoding
 
@@ -307,7 +352,7 @@ class CallStages:
     @cached_property
     def finished_bytes(self) -> int:
         """Bytes of frames on their way to pictures, as far as tensors go."""
-        return self.runs.count(self.finish_frames).peak_bytes
+        return self.modules.count(self.finish_frames).peak_bytes
 
     def finish_frames(self) -> Any:
         """Make pictures of frames."""
@@ -320,7 +365,9 @@ class CallStages:
     def sound_decoding(self) -> Stage:
         """Latents to a waveform."""
         codec = self.pipeline.audio_codec
-        counted = self.runs.count(lambda: codec.decode(torch.empty(1, self.num_audio_latents, codec.latent_channels)))
+        counted = self.modules.count(
+            lambda: codec.decode(torch.empty(1, self.num_audio_latents, codec.latent_channels))
+        )
         return self.of_clips(SOUND_DECODING, counted)
 
     # 5. A video VAE
@@ -345,7 +392,7 @@ class CallStages:
 
         def count(number: int) -> Counted:
             if (key := (run.__name__, number, height, width)) not in self.counted:
-                self.counted[key] = self.runs.count(lambda: run(number, height, width))
+                self.counted[key] = self.modules.count(lambda: run(number, height, width))
             return self.counted[key]
 
         if num_latents <= STEADY[-1]:
@@ -410,6 +457,12 @@ class CallStages:
         return self.video_codec.num_latent_frames(self.settings.num_frames)
 
     @property
+    def num_text_rows(self) -> int:
+        """Rows of the texts that one branch reads."""
+        num_texts = 1 if self.pipeline.transformer.config.get("text_dim_2") is None else 2
+        return num_texts * self.settings.max_sequence_length
+
+    @property
     def num_audio_latents(self) -> int:
         """Latents of the sound; 0 without."""
         if "audio" not in self.call.modalities:
@@ -419,8 +472,8 @@ class CallStages:
 
     @property
     def num_reference_latents(self) -> int:
-        """Latents of a reference voice; 0 without."""
-        if "reference_audio" not in self.call.given or not self.call.reference_s:
+        """Latents of a reference voice; 0 without, and beside a sound that is given as a whole."""
+        if "reference_audio" not in self.call.given or "audio" in self.call.whole or not self.call.reference_s:
             return 0
         number: int = self.pipeline.audio_codec.num_latents_for(self.call.reference_s)
         return number

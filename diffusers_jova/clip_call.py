@@ -130,7 +130,9 @@ def check_cost(
     limits = pipeline.clip_limits(args.modalities, settings.frame_rate)
     if limits is None or settings.num_frames <= limits.num_frames:
         available_bytes = machine_memory_bytes(pipeline._execution_device)
-        taken = estimate(pipeline, settings, tuple(args.modalities), reference_s)
+        given = {name for name, media in arguments.items() if media is not None}
+        whole = given & {*args.modalities} - continued_media(arguments, settings, args.num_frames is None)
+        taken = estimate(pipeline, settings, args.modalities, whole, reference_s)
         check_affordable(taken, available_bytes, advice)
 
 
@@ -197,7 +199,7 @@ def long_clip(pipeline: JoVAPipeline, args: argparse.Namespace, seed: int, given
     if not args.yes:
         settings = pipeline.defaults.override(**number_arguments(args))
         settings = settings.override(num_frames=max(window.num_frames for window in clip.windows))
-        taken = estimate(pipeline, settings, tuple(args.modalities))
+        taken = estimate(pipeline, settings, args.modalities)
         taken = taken._replace(seconds=taken.seconds * len(clip.windows) * clip.tries)
         check_affordable(taken, machine_memory_bytes(pipeline._execution_device), CONFIRM)
     return clip

@@ -6,15 +6,15 @@ It is estimated from sizes and one measured product; `clip_times.py` tells more,
 import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from .generation_defaults import GenerationDefaults
-from .guidance import Branch, required_branches
+from .prediction_plan import PredictionPlan
 from .sound_cache import JoVACacheConfig, kept_bytes, num_full_steps
+from .transformer_jova import MODALITIES
 
 
 LONGEST_S = 24 * 3600.0  # of a run that nobody has to confirm
@@ -23,7 +23,6 @@ ROWS_KEPT = 12  # widths of a row that a block holds at once: residual, norm, pr
 PRODUCT_ROWS = 512  # of the product of matrices that is timed
 NUM_PRODUCTS = 5  # of which the fastest counts, since what is told is a least time
 SCHEDULE_BYTES = 32  # per step: two schedules, of sigmas and timesteps
-ALL_STEPS = (0.0, 1.0)
 UNITS = (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60))
 
 
@@ -39,20 +38,20 @@ class Estimate(NamedTuple):
     seconds: float
 
 
-def predictions(settings: GenerationDefaults, modalities: Sequence[str]) -> list[Branch]:
-    """What the transformer predicts in a step on which all guidance of the modalities holds, without given voices."""
-    settings = replace(settings, guidance_interval=ALL_STEPS, coupling_interval=ALL_STEPS, audio_speaker_scale=1.0)
-    guidance = settings.guidance()
-    return required_branches(*(guidance[name].weights(0, 1) for name in modalities))
-
-
 def num_predictions(settings: GenerationDefaults, modalities: Sequence[str]) -> int:
-    """How many these are."""
-    return len(predictions(settings, modalities))
+    """How often the transformer is asked in a step on which guidance holds, without given voices."""
+    runs = PredictionPlan(names=modalities, generated=modalities).runs(
+        settings.guidance(), settings.num_inference_steps
+    )
+    return max(len(run.rows_read) for run in runs)
 
 
 def estimate(
-    pipeline: Any, settings: GenerationDefaults, modalities: Sequence[str], reference_s: float = 0.0
+    pipeline: Any,
+    settings: GenerationDefaults,
+    modalities: Sequence[str],
+    whole: Collection[str] = (),
+    reference_s: float = 0.0,
 ) -> Estimate:
     """Estimate what one clip takes at least.
 
@@ -60,44 +59,84 @@ def estimate(
         pipeline: A loaded `JoVAPipeline`.
         settings: Of the call.
         modalities: What takes part.
+        whole: Those that are given for the whole clip, of which nothing is left to generate.
         reference_s: Seconds of a reference voice, which the sound reads in front of its own.
     """
-    transformer = pipeline.transformer
-    config = transformer.config
-    num_video_rows, num_audio_rows, num_pixels = 0.0, 0, 0
-    grid: Sequence[int] = (0, 0, 0)
-    if "video" in modalities:
-        _, *grid = pipeline.video_codec.latent_shape(settings.num_frames, settings.height, settings.width)
-        num_video_rows = math.prod(grid) / math.prod(config.patch_size)
-        num_pixels = settings.num_frames * settings.height * settings.width
-    if "audio" in modalities:
-        num_audio_rows = pipeline.audio_codec.num_latents_for(settings.num_frames / settings.frame_rate + reference_s)
-    num_rows = num_video_rows + num_audio_rows
-    dim = config.num_attention_heads * config.attention_head_dim
-    num_layers = config.num_layers + config.get("num_single_layers", 0)
-    device = pipeline._execution_device
+    transformer, device, steps = pipeline.transformer, pipeline._execution_device, settings.num_inference_steps
+    sizes = RowSizes.of(pipeline, settings, modalities, reference_s)
+    generated = [name for name in modalities if name not in whole]
+    plan = PredictionPlan(names=modalities, generated=generated)
+    cache = transformer._cache_config
+    is_sparing = isinstance(cache, JoVACacheConfig) and {*modalities} == {*MODALITIES} and "audio" in generated
+    num_processes = 1 if pipeline.branch_sharing is None else pipeline.branch_sharing.num_processes
+    operations = most_rows = kept = 0.0
+    for run in plan.runs(settings.guidance(), steps):
+        asked = run.rows_read.values()
+        share = math.ceil(len(asked) / num_processes) / len(asked)
+        num_full = num_full_steps(cache, steps, run.steps) if is_sparing else len(run.steps)
+        num_sparing = len(run.steps) - num_full
+        operations += share * num_full * sum(sizes.operations(names, names) for names in asked)
+        operations += share * num_sparing * sum(sizes.operations({*names} & {"audio"}, names) for names in asked)
+        groups = plan.groups(run.rows_read, is_sequential=False)
+        most_rows = max(most_rows, *(share * len(group.branches) * sizes.num_rows(group.names) for group in groups))
+        if num_sparing and cache.lies_on(device):
+            num_reading = math.ceil(share * sum(plan.reads_other("audio", branch) for branch in run.rows_read))
+            kept = max(kept, kept_bytes(transformer, cache, sizes.grid, num_text_rows=0, num_predictions=num_reading))
     modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     stored = stored_bytes(modules, is_offloaded=transformer.device.type != device.type)
-    num_weights = sum(weight.numel() for weight in transformer.parameters())
-    # a row passes the half of the weights that its modality has, and meets every other row in each layer
-    full, audio = (rows * (num_weights + 4 * num_rows * dim * num_layers) for rows in (num_rows, num_audio_rows))
-    steps, cache = settings.num_inference_steps, transformer._cache_config
-    is_sparing = isinstance(cache, JoVACacheConfig) and {"video", "audio"} <= set(modalities)
-    num_full = num_full_steps(cache, steps) if is_sparing else steps
-    branches, sharing = predictions(settings, modalities), pipeline.branch_sharing
-    num_processes = 1 if sharing is None else sharing.num_processes
-    num_own, num_coupled = (
-        math.ceil(number / num_processes) for number in (len(branches), sum(branch.coupled for branch in branches))
-    )
-    operations = (num_full * full + (steps - num_full) * audio) * num_own
-    kept = 0
-    if is_sparing and num_full < steps and cache.lies_on(device):
-        kept = kept_bytes(transformer, cache, grid, num_text_rows=0, num_predictions=num_coupled)
-    rows_bytes = num_rows * dim * ROWS_KEPT * transformer.dtype.itemsize * num_own
+    rows_bytes = most_rows * sizes.dim * ROWS_KEPT * transformer.dtype.itemsize
+    num_pixels = settings.num_frames * settings.height * settings.width if "video" in modalities else 0
     frames_bytes = num_pixels * 3 * (4 + 4 + 1)  # decoded, brought to [0, 1], and as they are written
-    schedule_bytes = SCHEDULE_BYTES * steps
-    seconds = operations / operations_per_second(device, transformer.dtype, dim)
-    return Estimate(stored + kept + rows_bytes + frames_bytes + schedule_bytes, seconds)
+    seconds = operations / operations_per_second(device, transformer.dtype, sizes.dim)
+    return Estimate(stored + kept + rows_bytes + frames_bytes + SCHEDULE_BYTES * steps, seconds)
+
+
+class RowSizes(NamedTuple):
+    """Rows of a clip, and what the transformer does with each.
+
+    Attributes:
+        by_modality: Number of rows.
+        grid: Latent frames, height and width of the video.
+        dim: Width of a row.
+        num_layers: Blocks.
+        num_weights: Of both modalities.
+    """
+
+    by_modality: dict[str, float]
+    grid: Sequence[int]
+    dim: int
+    num_layers: int
+    num_weights: int
+
+    @classmethod
+    def of(
+        cls, pipeline: Any, settings: GenerationDefaults, modalities: Sequence[str], reference_s: float
+    ) -> "RowSizes":
+        """Those of a call; arguments as in `estimate`."""
+        transformer, grid, rows = pipeline.transformer, [0, 0, 0], {}
+        config = transformer.config
+        if "video" in modalities:
+            _, *grid = pipeline.video_codec.latent_shape(settings.num_frames, settings.height, settings.width)
+            rows["video"] = math.prod(grid) / math.prod(config.patch_size)
+        if "audio" in modalities:
+            seconds = settings.num_frames / settings.frame_rate + reference_s
+            rows["audio"] = pipeline.audio_codec.num_latents_for(seconds)
+        dim = config.num_attention_heads * config.attention_head_dim
+        num_weights = sum(weight.numel() for weight in transformer.parameters())
+        return cls(rows, grid, dim, config.num_layers + config.get("num_single_layers", 0), num_weights)
+
+    def num_rows(self, names: Collection[str]) -> float:
+        """Of some modalities."""
+        return sum(self.by_modality[name] for name in names)
+
+    def operations(self, computed: Collection[str], read: Collection[str]) -> float:
+        """Of one prediction: a row passes the half of the weights that its modality has, and meets all that it reads.
+
+        Args:
+            computed: Modalities whose rows are computed.
+            read: Modalities whose rows they meet in each layer.
+        """
+        return self.num_rows(computed) * (self.num_weights + 4 * self.num_rows(read) * self.dim * self.num_layers)
 
 
 def stored_bytes(modules: Sequence[torch.nn.Module], is_offloaded: bool) -> int:

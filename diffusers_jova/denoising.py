@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from .conditions import GivenLatents
 from .guidance import Branch, Guidance, Weights
 from .guidance_parallel import BranchSharing
-from .prediction_plan import PredictionPlan, wanted_of
+from .prediction_plan import BranchGroup, PredictionPlan, wanted_of
 from .prompt import PromptEmbeds, concatenate_prompts
 from .sample_runs import Coupling
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
@@ -118,18 +118,6 @@ def as_arguments(
     }
 
 
-class BranchGroup(NamedTuple):
-    """Predictions that one forward answers.
-
-    Args:
-        branches: One after the other in the batch.
-        names: Modalities of which they need rows.
-    """
-
-    branches: list[Branch]
-    names: tuple[str, ...]
-
-
 @dataclass(frozen=True, kw_only=True)
 class JoVADenoiser:
     """Takes the steps of one call.
@@ -187,6 +175,7 @@ class JoVADenoiser:
             generated=[name for name in names if self.generates(name)],
             coupling=self.coupling,
             negative_coupling=self.negative_coupling,
+            negative_skip_layer=self.negative_skip_layer,
             has_voices=self.has_voices,
         )
 
@@ -275,36 +264,16 @@ class JoVADenoiser:
         velocities: dict[str, dict[Branch, Tensor]] = {name: {} for name in samples}
         rows_read = plan.rows_read(weights)
         own = list(wanted) if self.sharing is None else self.sharing.own(list(wanted))
-        for group in self.groups({branch: rows_read[branch] for branch in own}):
+        for group in plan.groups({branch: rows_read[branch] for branch in own}, self.is_sequential):
             outputs = self.ask(group, plan, inputs, timesteps, text, step)
             for name, output in zip(MODALITIES, outputs, strict=True):
                 if output is not None:
                     velocities[name].update(zip(group.branches, output.chunk(len(group.branches)), strict=True))
         return velocities if self.sharing is None else self.sharing.exchange(wanted, velocities, samples)
 
-    def groups(self, rows_read: Mapping[Branch, tuple[str, ...]]) -> list["BranchGroup"]:
-        """What one forward each answers: a branch, or all that need the same rows and leave out the same block.
-
-        Args:
-            rows_read: Modalities of which each branch needs rows.
-
-        Returns:
-            Those that need both modalities first, because a cache between steps learns from them what a call has.
-        """
-        groups: dict[tuple[Any, ...], list[Branch]] = {}
-        for branch, names in rows_read.items():
-            alike = (branch,) if self.is_sequential else (self.skips_a_layer(branch),)
-            groups.setdefault((names, *alike), []).append(branch)
-        found = [BranchGroup(branches, names) for (names, *_), branches in groups.items()]
-        return sorted(found, key=lambda group: -len(group.names))
-
-    def skips_a_layer(self, branch: Branch) -> bool:
-        """Whether a prediction leaves out a block."""
-        return self.negative_skip_layer is not None and not branch.text
-
     def ask(
         self,
-        group: "BranchGroup",
+        group: BranchGroup,
         plan: PredictionPlan,
         inputs: Mapping[str, Tensor],
         timesteps: Mapping[str, Tensor],
@@ -322,8 +291,8 @@ class JoVADenoiser:
         )
         # not every transformer knows these words
         options: dict[str, Any] = {REFERENCES[name]: x.to(self.transformer.dtype) for name, x in references.items()}
-        if self.skips_a_layer(branches[0]):
-            options["skip_layers"] = [self.negative_skip_layer]
+        if (skipped := plan.skipped_layer(branches[0])) is not None:
+            options["skip_layers"] = [skipped]
         with self.transformer.cache_context(label, **self.progress(step, list(inputs))):
             return self.transformer(
                 hidden_states=repeated.get("video"),

@@ -26,8 +26,10 @@ A scale of 1 switches its term off; a scale of 0 is a scale of 0.
 Letters: B batch, C channels, F latent frames, H and W latent height and width, L audio latents.
 """
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -310,6 +312,20 @@ def rescale(guided: Tensor, conditional: Tensor, fraction: float) -> Tensor:
         fraction: r in [0, 1].
     """
     return rescale_noise_cfg(guided, conditional, fraction)
+
+
+def runs_of_steps(guidance: Iterable[Guidance], num_steps: int) -> list[range]:
+    """Divide the steps of a call into runs on which all weights stay the same.
+
+    Args:
+        guidance: Of each modality.
+        num_steps: Number of steps.
+    """
+    steps, borders = range(num_steps), {0, num_steps}
+    for interval in (interval for one in guidance for interval in (one.guidance_interval, one.coupling_interval)):
+        borders.add(bisect_left(steps, interval[0], key=lambda step: step / num_steps))
+        borders.add(bisect_right(steps, interval[1], key=lambda step: (step + 1) / num_steps))
+    return [range(*ends) for ends in pairwise(sorted(borders))]
 
 
 def _within(interval: tuple[float, float], step: int, num_steps: int) -> bool:

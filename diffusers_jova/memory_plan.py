@@ -202,7 +202,7 @@ class MemoryEstimate:
 
     def together(self, stage: str) -> int:
         """Bytes of text encoders that offloading has on the device at once: of two texts each goes to all of them."""
-        if stage != TEXT or all(branch.text for branch in self.stages.branches):
+        if stage != TEXT or not self.stages.reads_negative_prompt:
             return 0
         return sum(self.sizes[name].whole for name in self.stages.components[stage])
 
@@ -222,9 +222,7 @@ class MemoryEstimate:
     def plans(self) -> Iterator[MemoryPlan]:
         """Plans that differ for this call, in their order."""
         for plan in plans_of(self.call.device):
-            is_idle = (plan.branches_apart and len(self.stages.branches) < 2) or (
-                plan.tiles_video and not self.can_tile
-            )
+            is_idle = (plan.branches_apart and not self.stages.has_batches) or (plan.tiles_video and not self.can_tile)
             if not is_idle:
                 yield plan
 

@@ -63,13 +63,8 @@ class GivenMedia:
         return name in self.latents and self.latents[name].covers_all
 
     def couplings(self) -> dict[str, Coupling]:
-        """The directions that remain where a modality that is given as a whole does not read the other one.
-
-        Sound with a reference voice does not either where the prompt is read, and does without, as in UniAVGen.
-        """
-        remaining = one_way(self.covers_all("video"), self.covers_all("audio"))
-        with_prompt = "a2v" if remaining is True and "audio" in self.references else remaining
-        return {"coupling": with_prompt, "negative_coupling": remaining}
+        """As `one_way_couplings`."""
+        return one_way_couplings(self.covers_all("video"), self.covers_all("audio"), "audio" in self.references)
 
 
 class JoVAMediaMixin:
@@ -533,6 +528,16 @@ class JoVAMediaMixin:
 def one_way(is_video_given: bool, is_audio_given: bool) -> Coupling:
     """Coupling in which a modality that is given as a whole does not read the other one."""
     return "a2v" if is_audio_given else "v2a" if is_video_given else True
+
+
+def one_way_couplings(is_video_given: bool, is_audio_given: bool, has_voice: bool) -> dict[str, Coupling]:
+    """The directions that remain where a modality that is given as a whole does not read the other one.
+
+    Sound with a reference voice does not either where the prompt is read, and does without, as in UniAVGen.
+    """
+    remaining = one_way(is_video_given, is_audio_given)
+    with_prompt: Coupling = "a2v" if remaining is True and has_voice else remaining
+    return {"coupling": with_prompt, "negative_coupling": remaining}
 
 
 def white_picture(clip: ClipShape) -> np.ndarray:

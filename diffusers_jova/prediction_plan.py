@@ -6,9 +6,34 @@ A pipeline and the guider of ComfyUI both ask no more than this.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
-from .guidance import CONDITIONAL, Branch, Guidance, Weights, merged, required_branches
+from .guidance import CONDITIONAL, Branch, Guidance, Weights, merged, required_branches, runs_of_steps
 from .sample_runs import OTHER, Coupling, reads_other
+
+
+class StepRun(NamedTuple):
+    """Steps in a row that ask the same.
+
+    Args:
+        steps: Their indices.
+        rows_read: Modalities of which each prediction needs rows.
+    """
+
+    steps: range
+    rows_read: dict[Branch, tuple[str, ...]]
+
+
+class BranchGroup(NamedTuple):
+    """Predictions that one forward answers.
+
+    Args:
+        branches: One after the other in the batch.
+        names: Modalities of which they need rows.
+    """
+
+    branches: list[Branch]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +46,7 @@ class PredictionPlan:
         coupling: Attention between audio and video in coupled predictions with the prompt: all of it, or one
             direction.
         negative_coupling: The same in those without the prompt.
+        negative_skip_layer: Block that predictions without the prompt leave out; None for none.
         has_voices: Whether the prompt's speakers have voices, without which a prediction that leaves them out is none.
     """
 
@@ -28,6 +54,7 @@ class PredictionPlan:
     generated: Sequence[str]
     coupling: Coupling = True
     negative_coupling: Coupling = True
+    negative_skip_layer: int | None = None
     has_voices: bool = False
 
     def weights(self, guidance: Mapping[str, Guidance], step: int, num_steps: int) -> dict[str, Weights]:
@@ -46,6 +73,18 @@ class PredictionPlan:
             if not guidance[name].is_linear:
                 weights.setdefault(CONDITIONAL, 0.0)  # what projection and rescaling compare with, whatever its sum
         return found
+
+    def runs(self, guidance: Mapping[str, Guidance], num_steps: int) -> list[StepRun]:
+        """All steps of a call, which need not be walked one by one.
+
+        Args:
+            guidance: Of each modality.
+            num_steps: Number of steps.
+        """
+        return [
+            StepRun(steps, self.rows_read(self.weights(guidance, steps.start, num_steps)))
+            for steps in runs_of_steps(guidance.values(), num_steps)
+        ]
 
     def question(self, name: str, branch: Branch) -> Branch:
         """The branch that stands for all which ask a modality the same.
@@ -84,6 +123,27 @@ class PredictionPlan:
         """
         read = [OTHER[name] for name in wanted if self.reads_other(name, branch)]
         return tuple(name for name in self.names if name in (*wanted, *read))
+
+    def skipped_layer(self, branch: Branch) -> int | None:
+        """Block that a prediction leaves out; None for none."""
+        return None if branch.text else self.negative_skip_layer
+
+    def groups(self, rows_read: Mapping[Branch, tuple[str, ...]], is_sequential: bool) -> list[BranchGroup]:
+        """What one forward each answers: a branch, or all that need the same rows and leave out the same block.
+
+        Args:
+            rows_read: Modalities of which each branch needs rows, from `rows_read`.
+            is_sequential: Whether predictions are made one after the other.
+
+        Returns:
+            Those that need both modalities first, because a cache between steps learns from them what a call has.
+        """
+        groups: dict[tuple[Any, ...], list[Branch]] = {}
+        for branch, names in rows_read.items():
+            alike = branch if is_sequential else self.skipped_layer(branch)
+            groups.setdefault((names, alike), []).append(branch)
+        found = [BranchGroup(branches, names) for (names, _), branches in groups.items()]
+        return sorted(found, key=lambda group: -len(group.names))
 
 
 def wanted_of(weights: Mapping[str, Weights]) -> dict[Branch, list[str]]:

@@ -370,9 +370,22 @@ def is_full_step(config: JoVACacheConfig, step: int, num_steps: int) -> bool:
     return step < NUM_FIRST or step == num_steps - 1 or (step - NUM_FIRST + 1) % config.video_interval == 0
 
 
-def num_full_steps(config: JoVACacheConfig, num_steps: int) -> int:
-    """Full steps of a call, by the interval alone; thresholds add some."""
-    return sum(is_full_step(config, step, num_steps) for step in range(num_steps))
+def num_full_steps(config: JoVACacheConfig, num_steps: int, within: range | None = None) -> int:
+    """Full steps of a call, or of some steps in a row of it, by the interval alone; thresholds add some."""
+    steps, interval = range(num_steps) if within is None else within, config.video_interval
+    by_interval = (steps.stop - NUM_FIRST) // interval - (steps.start - NUM_FIRST) // interval
+    ends = {step for step in (*range(NUM_FIRST), num_steps - 1) if step in steps}
+    return by_interval + sum((step - NUM_FIRST + 1) % interval != 0 for step in ends)
+
+
+def num_packed_text_rows(model: Any, num_text_rows: int) -> int:
+    """Text rows of a branch that take part in its joint attention: those of a JoVATransformer3DModel."""
+    return num_text_rows if hasattr(model.config, "num_single_layers") and model.config.fusion == "joint" else 0
+
+
+def num_kept_rows(model: Any, grid: Sequence[int], num_text_rows: int) -> int:
+    """Rows of which every joint attention keeps keys and values; arguments as in `kept_bytes`."""
+    return math.prod(grid) // math.prod(model.config.patch_size) + num_packed_text_rows(model, num_text_rows)
 
 
 def kept_bytes(
@@ -388,9 +401,7 @@ def kept_bytes(
         num_predictions: Of all clips together; one whose audio reads no video keeps its velocity alone.
     """
     attentions = [part for part in model.modules() if isinstance(part, JoVAJointAttention)]
-    num_rows = math.prod(grid) // math.prod(model.config.patch_size)
-    if hasattr(model.config, "num_single_layers") and model.config.fusion == "joint":
-        num_rows += num_text_rows
+    num_rows = num_kept_rows(model, grid, num_text_rows)
     itemsize = (config.storage_dtype or model.dtype).itemsize
     per_row = sum(part.heads * part.head_dim for part in attentions) * 2 * itemsize
     scales = sum(part.heads for part in attentions) * 2 * 4 if config.storage_dtype in SCALED else 0

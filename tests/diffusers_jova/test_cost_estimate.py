@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffusers_jova import JoVACacheConfig, cost_estimate
-from diffusers_jova.cost_estimate import estimate, stored_bytes
+from diffusers_jova.cost_estimate import RowSizes, estimate, stored_bytes
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.sound_cache import kept_bytes
 from tests.tiny_pipeline import build_tiny_pipeline
@@ -49,3 +49,19 @@ def test_a_cache_of_video_rows_takes_their_memory_and_spares_operations(
     pipeline.transformer.disable_cache()
     pipeline.transformer.enable_cache(JoVACacheConfig(storage_device="meta"))
     assert estimate(pipeline, settings, BOTH).memory_bytes == plain.memory_bytes
+
+
+def test_what_is_given_and_steps_without_guidance_take_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost_estimate, "operations_per_second", lambda *_: 1e9)
+    pipeline = build_tiny_pipeline()
+    settings = pipeline.defaults.override(num_inference_steps=4, guidance_scale=3.0, coupling_scale=2.0)
+    sizes = RowSizes.of(pipeline, settings, BOTH, 0.0)
+    one, audio = sizes.operations(BOTH, BOTH), sizes.operations(["audio"], ["audio"])
+    for changes, whole, operations in (
+        ({}, set(), 12 * one),
+        ({}, {"video"}, 8 * one + 4 * audio),  # no video is read where the coupling is removed
+        ({"coupling_interval": (0.0, 0.5)}, set(), 10 * one),
+        ({"guidance_scale": 1.0, "coupling_scale": 1.0}, {"video"}, 4 * one),
+    ):
+        taken = estimate(pipeline, settings.override(**changes), BOTH, whole)
+        assert taken.seconds == pytest.approx(operations / 1e9)

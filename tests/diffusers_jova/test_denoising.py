@@ -235,12 +235,12 @@ def test_predictions_without_the_prompt_leave_blocks_out_and_the_others_do_not(i
     settings: dict[str, Any] = {"guidance_scale": 3.0, "coupling_scale": 2.0}
     plain = replace(denoiser(**settings), transformer=transformer, is_sequential=is_sequential)
     skipping = replace(plain, negative_skip_layer=1)
-    plan = skipping.plan(["video", "audio"])
-    weights = plan.weights(skipping.guidance, 0, len(skipping.scheduler.timesteps))
+    names = ["video", "audio"]
+    weights = plain.plan(names).weights(plain.guidance, 0, len(plain.scheduler.timesteps))
     timesteps = {name: torch.full((BATCH_SIZE,), 700.0) for name in ("video", "audio")}
     with torch.no_grad():
         own, other, expected = (
-            each.predict(plan, weights, samples(), timesteps, text(), 0)
+            each.predict(each.plan(names), weights, samples(), timesteps, text(), 0)
             for each in (skipping, plain, replace(plain, transformer=fewer_blocks(transformer)))
         )
     for name, predictions in own.items():

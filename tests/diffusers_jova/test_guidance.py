@@ -19,6 +19,7 @@ from diffusers_jova.guidance import (
     project,
     required_branches,
     rescale,
+    runs_of_steps,
 )
 from diffusers_jova.scheduling_flow_match_av import add_noise, predict_data
 
@@ -115,6 +116,22 @@ def test_only_the_branches_that_some_modality_needs_are_asked() -> None:
     assert required_branches(video, audio) == [CONDITIONAL, NO_TEXT, NO_COUPLING]
     assert required_branches({}, audio) == [CONDITIONAL, NO_COUPLING]
     assert required_branches(branch_weights(0, 1)) == [NO_TEXT]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 10, 50, 100])
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.0, 0.5), (0.55, 0.85), (0.3, 0.3), (1.0, 1.0), (0.123, 0.777)])
+def test_runs_of_steps_have_the_weights_of_each_of_their_steps(num_steps: int, interval: tuple[float, float]) -> None:
+    guidance = [
+        Guidance(guidance_scale=3.0, coupling_scale=2.0, coupling_interval=interval),
+        Guidance(guidance_scale=5.0, guidance_interval=(0.29, 0.58)),
+    ]
+    runs = runs_of_steps(guidance, num_steps)
+    assert [step for run in runs for step in run] == list(range(num_steps))
+    for run in runs:
+        for step in run:
+            assert [one.weights(step, num_steps) for one in guidance] == [
+                one.weights(run.start, num_steps) for one in guidance
+            ]
 
 
 def test_intervals_hold_the_steps_that_lie_within_two_fractions_as_a_whole() -> None:

@@ -20,6 +20,7 @@ from diffusers_jova.sound_cache import (
     SoundCacheHook,
     apply_sound_cache,
     extrapolate,
+    is_full_step,
     kept_bytes,
     num_full_steps,
 )
@@ -234,6 +235,15 @@ def test_the_first_two_steps_and_the_last_are_full_and_every_third_between(steps
         config = pipeline.transformer._cache_config
         assert num_full_steps(config, 10) == expected.count("F")
         pipeline.transformer.disable_cache()
+
+
+@pytest.mark.parametrize("interval", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    "within", [range(9), range(1), range(3, 3), range(1, 4), range(4, 9), range(5, 8), range(8, 9)]
+)
+def test_full_steps_are_counted_without_walking(interval: int, within: range) -> None:
+    config = JoVACacheConfig(video_interval=interval)
+    assert num_full_steps(config, 9, within) == sum(is_full_step(config, step, 9) for step in within)
 
 
 def test_thresholds_make_steps_full_that_go_too_far(steps_taken: list[str]) -> None:
