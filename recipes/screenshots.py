@@ -44,6 +44,7 @@ PAUSE = """async second => {
         await new Promise(done => { video.onseeked = done; video.currentTime = second; });
     }
     document.activeElement.blur();
+    scrollTo(0, 0);
 }"""
 # fmt: on
 
@@ -101,13 +102,20 @@ def make_clip(page: Page, address: str, **fields: str) -> None:
     Args:
         page: Of a browser.
         address: Of the page.
-        fields: Label of a text field -> what is typed into it.
+        fields: Label of a text field or number -> what is typed into it.
     """
+    ask_for_clip(page, address, **fields)
+    page.wait_for_function(HAS_CLIP)
+
+
+def ask_for_clip(page: Page, address: str, **fields: str) -> None:
+    """As `make_clip`, without waiting."""
     page.goto(address)
+    page.get_by_text("More settings").click()
     for label, text in fields.items():
         page.get_by_label(label, exact=True).first.fill(text)
+    page.get_by_text("More settings").click()  # folds them again
     page.get_by_role("button", name="Make it").click()
-    page.wait_for_function(HAS_CLIP)
 
 
 def run_workflow(page: Page, address: str, workflow: dict[str, Any]) -> None:
@@ -148,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     comfyui.add_argument("--output", type=Path, default=Path("comfyui/graph.png"))
     args = parser.parse_args(argv)
     if args.kind == "page":
-        with open_browser(1280, 1260) as page, jova_app() as address:
+        with open_browser(1280, 1310) as page, jova_app() as address:
             make_clip(page, address, Seen=PROMPT.video, Heard=PROMPT.audio, Said=PROMPT.transcript, Seed=str(SEED))
             photograph(page, args.output)
     else:

@@ -58,3 +58,31 @@ def test_a_form_without_words_is_answered_and_no_clip_appears(address: str, page
     page.get_by_role("button", name="Make it").click()
     page.get_by_text("the prompt must be given").first.wait_for()
     assert not page.evaluate(screenshots.HAS_CLIP.removeprefix("() => "))
+
+
+SOURCE = "document.querySelector('video').currentSrc"
+
+
+def test_two_people_at_once_each_get_their_own_clip(address: str, page: Page) -> None:
+    browser = page.context.browser
+    assert browser is not None
+    pages = [browser.new_context().new_page() for _ in range(2)]
+    for seed, own in enumerate(pages):
+        own.set_default_timeout(screenshots.TIMEOUT_MS)
+        screenshots.ask_for_clip(own, address, **DOG, Seed=str(seed))
+    for seed, own in enumerate(pages):
+        own.wait_for_function(screenshots.HAS_CLIP)
+        expect(own.get_by_label("Its seed", exact=True).first).to_have_value(str(seed))
+    first, second = (own.evaluate(SOURCE) for own in pages)
+    assert first != second
+    bodies = [own.request.get(own.evaluate(SOURCE)).body() for own in pages]
+    assert bodies[0] != bodies[1]
+
+
+def test_a_clip_that_is_cancelled_ends_and_the_next_one_is_made(address: str, page: Page) -> None:
+    screenshots.ask_for_clip(page, address, **DOG, Steps="1000")
+    page.get_by_text("/1000 steps").first.wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("the clip was cancelled").first.wait_for()
+    assert not page.evaluate(screenshots.HAS_CLIP.removeprefix("() => "))
+    screenshots.make_clip(page, address, **DOG, Steps="1")
