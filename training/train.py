@@ -137,7 +137,7 @@ def run(config: TrainConfig) -> None:
 def assemble(config: TrainConfig) -> Trainer:
     """Put the run together; what does not fit is an error here, before the first step."""
     on_validate = None
-    if config.validate_every is not None:
+    if config.validate_every is not None and config.validation_prompts:
         source = config.pipeline or config.model
         on_validate = ValidationClips(source, config.validation_prompts, config.validation_steps, config.seed)
     trainer = Trainer(config, on_validate)
