@@ -82,8 +82,13 @@ def said_of_interrupt(args: argparse.Namespace) -> str:
 
 def add_arguments(parser: Parser) -> None:
     """Add what a person changes by hand; what is left out comes from the model."""
-    add, of_tiny = parser.add_argument, own_values(SHIPPED)
     add_model_arguments(parser)
+    add_clip_arguments(parser)
+
+
+def add_clip_arguments(parser: Parser) -> None:
+    """Add what may differ from clip to clip of one model."""
+    add, of_tiny = parser.add_argument, own_values(SHIPPED)
     add("--output", type=Path, required=True, help="file to write: .mp4, or .wav for sound alone; a folder for a list")
     add("--prompt", help="what is to be seen, heard and said, in one text")
     for name, what in zip(PARTS, ("seen", "heard", "said"), strict=True):

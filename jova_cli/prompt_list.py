@@ -90,10 +90,10 @@ class RowParser(Parser):
         return self.parse_args(["--output=of.the.row", *words], args)
 
 
-def check_list(path: Path, folder: Path) -> None:
-    """Refuse a list that is not there, and a file where a folder is to be filled."""
+def check_list(path: Path, folder: Path, option: str = "--prompts") -> None:
+    """Refuse a list that is not there, which an option names, and a file where a folder is to be filled."""
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
-        raise ValueError(f"`--prompts` must be an existing .jsonl or .csv file, got {path}; see the README")
+        raise ValueError(f"`{option}` must be an existing .jsonl or .csv file, got {path}; see the README")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`--output` must be a folder with `--prompts`, got the file {folder}; name a folder")
 
@@ -102,6 +102,7 @@ def read_rows(
     common: argparse.Namespace,
     add_arguments: Callable[[Parser], None],
     check: Callable[[argparse.Namespace], None],
+    option: str = "--prompts",
 ) -> tuple[list[Row], list[Refusal]]:
     """Read the rows of a list, and refuse those that cannot become a clip.
 
@@ -112,6 +113,7 @@ def read_rows(
         common: The command line: `prompts` is the list, `output` the folder, and the rest holds for all rows.
         add_arguments: Adds the options of a single call to a parser.
         check: Raises what is wrong with the arguments of a single call.
+        option: That names the list, for messages.
 
     Raises:
         ValueError: If the list as a whole cannot be meant.
@@ -136,7 +138,7 @@ def read_rows(
             reason = one_line(error)
             refused.append(Refusal(line, reason if reason.startswith(where) else f"{where}: {reason}"))
     if not rows and not refused:
-        raise ValueError(f"`--prompts` must be a list with at least one row, got the empty {path}; write a row a clip")
+        raise ValueError(f"`{option}` must be a list with at least one row, got the empty {path}; write a row a clip")
     return rows, refused
 
 

@@ -85,7 +85,7 @@ def check_run(preset: Path, words: Sequence[str], own: Mapping[str, str], train:
 def check_files(values: Mapping[str, Any]) -> None:
     """Refuse clips, models and adapters that are not there, as far as they are given as paths."""
     given = {name: value for name, value in values.items() if isinstance(value, str)}
-    for name in ("data", "prior_data"):
+    for name in ("data", "prior_data", "validation_data"):
         if name in given:
             check_prepared(name, Path(given[name]))
     if "model" in given:

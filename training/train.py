@@ -137,9 +137,8 @@ def run(config: TrainConfig) -> None:
 def assemble(config: TrainConfig) -> Trainer:
     """Put the run together; what does not fit is an error here, before the first step."""
     on_validate = None
-    if config.validate_every is not None:
-        source = config.pipeline or config.model
-        on_validate = ValidationClips(source, config.validation_prompts, config.validation_steps, config.seed)
+    if config.validate_every is not None and (config.validation_prompts or config.validation_list):
+        on_validate = ValidationClips(config)
     trainer = Trainer(config, on_validate)
     if config.push_to_hub is not None and trainer.accelerator.is_main_process:
         prepare_repository(config.push_to_hub, config.hub_private_repo)

@@ -251,6 +251,7 @@ class PrecomputedDataset(Dataset[Batch]):
         with_voices: Whether batches have `voice_latents` [B, L, C], for each of their clips the sound of another clip
             of the same recording; None where one of them has none. For a model that reads what is said, also the
             tensors of the folder `voices` and masks of them, `voice_spoken_mask` and `voice_empty_mask` bool [B, S4].
+        setting: What the folder is given as, for messages.
 
     Attributes:
         preparation: Digest of the model and the settings that all records come from; None where they do not say.
@@ -264,10 +265,11 @@ class PrecomputedDataset(Dataset[Batch]):
         mouth_box_scale: float = 1.0,
         with_faces: bool = False,
         with_voices: bool = False,
+        setting: str = "data",
     ) -> None:
         self.with_faces, self.with_voices = with_faces, with_voices
         self.root, self.in_memory, self.mouth_box_scale = Path(root), in_memory, mouth_box_scale
-        check_prepared("data", self.root)
+        check_prepared(setting, self.root)
         paths = sorted(self.root.glob(RECORDS))
         if not in_memory and torch.device(device).type != "cpu":
             raise ValueError(f"`device` must be cpu unless `in_memory` is set, got {device}; move each batch instead")

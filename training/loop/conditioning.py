@@ -133,17 +133,18 @@ class Conditioning:
             self._check_sides()
         self.gives_latents = num_mask_channels is None and config.image_probability + config.keyframe_probability > 0
 
-    def __call__(self, batch: Batch, seed: int, step: int = 0) -> ModelInputs:
+    def __call__(self, batch: Batch, seed: int, step: int = 0, level: float | None = None) -> ModelInputs:
         """Prepares one micro-batch; the same seed, step and batch give the same inputs, bit for bit.
 
         Args:
             batch: Cached clips.
             seed: Of everything that is drawn for this micro-batch.
             step: Of the run, by which all its micro-batches have one task and one expert.
+            level: Noise level of both modalities; None draws them.
         """
         task = self._task(batch, step)
         batch = to_device(self._of_stage(batch), self.device)
-        draws = self._draw(batch, seed, step, task)
+        draws = self._draw(batch, seed, step, task, level)
         noise = torch.Generator(self.device).manual_seed(seed)
         has_video, has_audio = batch["has_video"].bool(), batch["has_audio"].bool()
         give_image = (draws.give_image < self.config.image_probability) & batch["has_image"].bool()
@@ -214,7 +215,7 @@ class Conditioning:
         task = TASKS[task_of_step(self.config, step)]
         return TASKS["joint"] if task.has_voice and batch.get("voice_latents") is None else task
 
-    def _draw(self, batch: Batch, seed: int, step: int, task: TaskRule) -> Draws:
+    def _draw(self, batch: Batch, seed: int, step: int, task: TaskRule, level: float | None) -> Draws:
         """Draws all decisions for the samples of a batch on the CPU."""
         config, generator, size = self.config, torch.Generator().manual_seed(seed), len(batch["has_video"])
         pair = self._levels(size, config.coupling, generator)
@@ -224,6 +225,8 @@ class Conditioning:
             is_high = is_high_step(self.config, step, drawn=bool(self._is_high(first)))
             pair = self._on_side(is_high, pair, config.coupling, generator)
             lone = self._on_side(is_high, lone, "shared", generator)
+        if level is not None:
+            pair, lone = pair.fill_(level), lone.fill_(level)
         chances = torch.rand(3, size, generator=generator)
         uncouple, continue_ = torch.rand(2, generator=generator).tolist()
         audio_caption = torch.rand(1, size, generator=generator)

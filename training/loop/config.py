@@ -125,9 +125,13 @@ class TrainConfig:
         checkpoint_every: Steps between two checkpoints.
         keep_checkpoints: How many checkpoints stay.
         resume: Continue from the newest checkpoint in `output_dir`, if there is one.
-        validate_every: Steps between two sets of validation clips; None makes none.
-        validation_prompts: What they show.
-        validation_steps: Denoising steps of a validation clip.
+        validate_every: Steps between two validations; None has none.
+        validation_data: Folder of prepared clips that are not trained on, whose loss is measured at fixed noise levels
+            with fixed noise: a curve that rises while the loss of training falls tells of overfitting.
+        validation_prompts: What the clips show that a validation makes.
+        validation_list: In their place a `.jsonl` or `.csv` file as of `jova generate --prompts`, with a clip for each
+            row: prompts in three parts, portraits, voices, videos, seeds.
+        validation_steps: Denoising steps of a validation clip, unless its row says how many.
         pipeline: Saved pipeline whose other components make the validation clips; None uses `model`.
         push_to_hub: Hub repository that receives the result; None uploads nothing.
         hub_private_repo: Keep that repository private, as suits adapters of real faces and voices; false publishes it.
@@ -208,7 +212,9 @@ class TrainConfig:
     keep_checkpoints: int = 2
     resume: bool = True
     validate_every: int | None = None
+    validation_data: str | None = None
     validation_prompts: tuple[str, ...] = ()
+    validation_list: str | None = None
     validation_steps: int = 30
     pipeline: str | None = None
     push_to_hub: str | None = None
@@ -341,8 +347,20 @@ class TrainConfig:
                 "`prior_data` and `prior_probability` belong together; set both or neither",
             ),
             (
-                self.validate_every is not None and not self.validation_prompts,
-                "`validate_every` needs `validation_prompts`; name at least one",
+                self.validate_every is not None
+                and not (self.validation_prompts or self.validation_list or self.validation_data),
+                "`validate_every` needs `validation_prompts`, `validation_list` or `validation_data`; name one",
+            ),
+            *(
+                (
+                    self.validate_every is None and getattr(self, name) is not None,
+                    f"`{name}` is read every `validate_every` steps; set it, or leave both out",
+                )
+                for name in ("validation_data", "validation_list")
+            ),
+            (
+                self.validation_list is not None and len(self.validation_prompts) > 0,
+                "`validation_list` stands in place of `validation_prompts`; leave one of them out",
             ),
             (
                 self.quantize != "none" and self.distribution in ("fsdp", "deepspeed"),
@@ -413,7 +431,7 @@ FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
     "distribution",
     *("gradient_checkpointing", "compile", "dataset_on_device", "num_workers", "save_dtype", "stop_after_minutes"),
     *("tensorboard", "log_every", "checkpoint_every", "keep_checkpoints", "resume"),
-    *("validate_every", "validation_prompts", "validation_steps"),
+    *("validate_every", "validation_data", "validation_prompts", "validation_list", "validation_steps"),
 )
 KINDS: dict[type, str] = {float: "a finite number", int: "a whole number", str: "a text", bool: "true or false"}
 NOT_NEGATIVE = (

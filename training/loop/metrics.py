@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,19 +114,33 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Write the values of one step."""
+        self._add(step, values)
+        print(f"step {step:7d}  {_shown(values, 'loss/')}  {values['samples_per_second']:.1f} samples/s", flush=True)
+
+    def write_validation(self, step: int, values: dict[str, float]) -> None:
+        """Write the losses on held-out clips."""
+        self._add(step, values)
+        print(f"step {step:7d}  validation: {_shown(values, 'validation_loss/')}", flush=True)
+
+    def _add(self, step: int, values: dict[str, float]) -> None:
+        """Append values to both files."""
         with explained_full_disk(self.path, kept_by_run(self.path.parent)), self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
-        shown = {name.removeprefix("loss/"): value for name, value in values.items() if name.startswith("loss/")}
-        text = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-        print(f"step {step:7d}  {text}  {values['samples_per_second']:.1f} samples/s", flush=True)
 
     def close(self) -> None:
         """Finish the TensorBoard files."""
         if self.writer is not None:
             self.writer.close()
+
+
+def _shown(values: Mapping[str, float], prefix: str) -> str:
+    """The values of a prefix in a line."""
+    return "  ".join(
+        f"{name.removeprefix(prefix)} {value:.4f}" for name, value in values.items() if name.startswith(prefix)
+    )
 
 
 def _step(line: str) -> float:

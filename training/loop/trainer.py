@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,7 @@ from diffusers_jova.training.loop.optimization import (
 )
 from diffusers_jova.training.loop.preemption import NAMES, PreemptedError, Preemption
 from diffusers_jova.training.loop.tasks import tasks_of
+from diffusers_jova.training.loop.validation_loss import ValidationLoss, shared_records, undropped
 from diffusers_jova.transformer_jova import MODALITIES
 from diffusers_jova.weight_branches import branch_of
 from diffusers_jova.whole_files import clear_leftovers
@@ -108,7 +109,10 @@ class Trainer:
             with_voices=any(task.has_voice for task in tasks_of(config)),
         )
         self.dataset = read(config.data)
-        self.prior = read(config.prior_data) if config.prior_data else None
+        self.prior, self.held_out = (
+            read(folder, setting=name) if (folder := getattr(config, name)) else None
+            for name in ("prior_data", "validation_data")
+        )
         self._check_clips()
 
         torch.manual_seed(config.seed)  # the same weights in every process
@@ -121,7 +125,10 @@ class Trainer:
         self.frozen = frozen_checksums(self.transformer)
         self.shards = [local_shard(parameter) for parameter in self.trained]
         self.ema = EMAModel(self.shards, decay=config.ema_decay, foreach=True) if config.ema_decay else None
-        self.conditioning = self._conditioning()
+        self.conditioning = self._conditioning(config)
+        self.validation_loss = None
+        if self.held_out is not None:
+            self.validation_loss = ValidationLoss(self.held_out, self._conditioning(undropped(config)))
         self.meter = LossMeter(config, self.device)
         self.step, self.course = 0, new_course(config)
         self.init_adapter = adapter_digest(config)
@@ -156,7 +163,7 @@ class Trainer:
                 if saves or stops:
                     self._save_checkpoint()
                 if not preempted:
-                    self._validate()
+                    self._validate(log)
         path = self._finish(log)
         if preempted and self.step < config.steps:
             found = latest_checkpoint(self.output_dir)
@@ -237,10 +244,17 @@ class Trainer:
         """Print a line, also into a file at once."""
         self.accelerator.print(line, flush=True)
 
-    def _validate(self) -> None:
-        """Hand the averaged weights to `on_validate`, where a step is due for it."""
-        if self.on_validate and self.config.validate_every and self.step % self.config.validate_every == 0:
-            with self.averaged_weights():
+    def _validate(self, log: MetricsLog | None) -> None:
+        """Measure the averaged weights on held-out clips, and hand them to `on_validate`, where a step is due."""
+        if not self.config.validate_every or self.step % self.config.validate_every:
+            return
+        with self.averaged_weights():
+            if self.validation_loss is not None:
+                values = self.validation_loss(self)
+                self._check_finite(values, "the loss on `validation_data`")
+                if log is not None:
+                    log.write_validation(self.step, values)
+            if self.on_validate is not None:
                 self.on_validate(self, self.step)
 
     @contextmanager
@@ -275,7 +289,13 @@ class Trainer:
             if wanted and not any(header.has_mouth() for header in headers):
                 self._tell(f"no clip in {config.data} has mouth boxes: the {name} loss will be 0")
         prior = "" if self.prior is None else f", against forgetting on {self.prior.describe()}"
-        self._tell(f"training on {self.dataset.describe()}{prior}")
+        held_out = "" if self.held_out is None else f", validation on {self.held_out.describe()}"
+        self._tell(f"training on {self.dataset.describe()}{prior}{held_out}")
+        if self.held_out is not None and (shared := shared_records(self.held_out, self._datasets())):
+            self._tell(
+                f"{len(shared)} of {len(self.held_out)} clips in `{config.validation_data}` are trained on as well "
+                f"({shared[0]}): their loss tells nothing of others"
+            )
         for dataset in (dataset for dataset in self._datasets() if dataset.is_unfinished):
             self._tell(
                 f"`jova prepare` has not finished `{dataset.root}`: the run goes without the clips that are missing; "
@@ -309,7 +329,8 @@ class Trainer:
         return [dataset for dataset in (self.dataset, self.prior) if dataset is not None]
 
     def _headers(self) -> list[RecordHeader]:
-        return [header for dataset in self._datasets() for header in dataset.headers]
+        read = [*self._datasets(), *([self.held_out] if self.held_out is not None else [])]
+        return [header for dataset in read for header in dataset.headers]
 
     def _inputs(self, batches: MicroBatches, micro: int) -> ModelInputs:
         """Load and prepare the micro-batch of this process; its seed also decides the dropout."""
@@ -318,9 +339,9 @@ class Trainer:
         torch.manual_seed(seed)
         return self.conditioning(batches.next(self.step), seed, self.step)
 
-    def _conditioning(self) -> Conditioning:
+    def _conditioning(self, config: TrainConfig) -> Conditioning:
         """Read the rates from the prepared clips and the channels from the transformer."""
-        config, model = self.config, self.transformer.config
+        model = self.transformer.config
         header = self.dataset.headers[0]
         drops_captions = config.caption_dropout > 0 or (config.audio_caption_dropout or 0) > 0
         return Conditioning(
@@ -342,19 +363,22 @@ class Trainer:
         is_over = torch.tensor([float(clock.elapsed_s > limit_s)], device=self.device)
         sums = accelerator.reduce(torch.cat([self.meter.take(), is_over]))
         values = self.meter.read(sums[:-1])
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if broken:
-            raise FloatingPointError(
-                f"the loss must be finite, got NaN or infinity at step {self.step} in {', '.join(broken)}; lower "
-                "`learning_rate` or `max_grad_norm` and start again, the run continues from its last checkpoint; "
-                "delete that one if it diverged before it was written"
-            )
+        self._check_finite(values, "the loss")
         if log is not None:
             size = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
             factor = learning_rate_factor(self.step - 1, config, self.course)
             values |= {"learning_rate": config.learning_rate * factor, "samples_per_second": steps_per_second * size}
             log.write(self.step, values)
         return bool(sums[-1] > 0)
+
+    def _check_finite(self, values: Mapping[str, float], what: str) -> None:
+        """Refuse to go on where the weights are lost."""
+        if broken := [name for name, value in values.items() if not math.isfinite(value)]:
+            raise FloatingPointError(
+                f"{what} must be finite, got NaN or infinity at step {self.step} in {', '.join(broken)}; lower "
+                "`learning_rate` or `max_grad_norm` and start again, the run continues from its last checkpoint; "
+                "delete that one if it diverged before it was written"
+            )
 
     def _start_log(self) -> MetricsLog | None:
         """Open the files of the run, in the main process only."""

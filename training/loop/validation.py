@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,23 +13,31 @@ import torch
 from accelerate import DistributedType
 
 from diffusers_jova import JoVAPipeline
+from diffusers_jova.clip_call import call_arguments, read_credentials, tell
+from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.trainer import Trainer
+from jova_cli.generate import add_clip_arguments, check_clip, default_arguments
 from jova_cli.given_paths import kind_of
 from jova_cli.parser import one_line
+from jova_cli.prompt_list import check_list, read_rows
 from jova_cli.shipped import check_source, find_model
 
 
+FOLDER = Path("validation")  # within the output folder
+
+
 class ValidationClips:
-    """Makes one clip per validation prompt, always from the same noise: what a `Trainer` calls every few steps.
+    """Makes clips of a run, each always from the same noise: what a `Trainer` calls every few steps.
 
     Args:
-        pipeline: Folder or Hub id of the pipeline whose other components encode prompts and decode latents.
-        prompts: What the clips show.
-        num_inference_steps: Denoising steps.
-        seed: Seed of the noise of the first clip.
+        config: Of the run. Its `pipeline`, or `model`, has what encodes prompts and decodes latents.
+
+    Raises:
+        ValueError: There is none, or a row of the list is wrong.
     """
 
-    def __init__(self, pipeline: str, prompts: tuple[str, ...], num_inference_steps: int, seed: int) -> None:
+    def __init__(self, config: TrainConfig) -> None:
+        pipeline = config.pipeline or config.model
         source = Path(find_model(pipeline))
         check_source("pipeline", str(source))
         if kind_of(source) and kind_of(source / "model_index.json") != "file":
@@ -36,12 +45,13 @@ class ValidationClips:
                 f"`pipeline` must be a saved pipeline to make validation clips, got `{source}`; "
                 "name one, or set `validate_every: null`"
             )
-        self.source, self.prompts = str(source), prompts
-        self.num_inference_steps, self.seed = num_inference_steps, seed
+        self.source = str(source)
+        self.clips = validation_clips(config, self.source)
         self.pipeline: Any = None
+        self.told: set[str] = set()
 
     def __call__(self, trainer: Trainer, step: int) -> None:
-        """Writes `validation/step-<step>-<prompt>.mp4` below the output folder; where it cannot, the run goes on.
+        """Writes `validation/step-<step>-<clip>.mp4` below the output folder; where it cannot, the run goes on.
 
         Under FSDP an error while a clip is made ends the run: the other processes wait in the middle of a model.
         """
@@ -49,10 +59,10 @@ class ValidationClips:
         if not (trainer.accelerator.is_main_process or is_sharded):
             return
         failure = agreed_failure(trainer, partial(self._prepare, trainer))
-        for index in range(len(self.prompts)):
+        for args in self.clips:
             if failure is None:
-                clip = self._make_clip(index) if is_sharded else None
-                failure = agreed_failure(trainer, partial(self._write_clip, trainer, step, index, clip))
+                clip = self._make_clip(args) if is_sharded else None
+                failure = agreed_failure(trainer, partial(self._write_clip, trainer, step, args, clip))
         if failure is not None:
             warnings.warn(f"validation failed at step {step}, the run goes on: {failure}", stacklevel=2)
         self._move(torch.device("cpu"))
@@ -66,16 +76,25 @@ class ValidationClips:
         trainer.transformer.eval()
         self._move(trainer.device)
 
-    def _make_clip(self, index: int) -> Any:
-        """Makes the clip of one prompt."""
-        generator = torch.Generator().manual_seed(self.seed + index)
-        return self.pipeline(self.prompts[index], num_inference_steps=self.num_inference_steps, generator=generator)
+    def _make_clip(self, args: Namespace) -> Any:
+        """Makes one clip."""
+        generator = torch.Generator().manual_seed(args.seed)
+        return self.pipeline(**call_arguments(args, self._tell), generator=generator)
 
-    def _write_clip(self, trainer: Trainer, step: int, index: int, clip: Any) -> None:
-        """Writes the clip of one prompt, which is made here unless it is given; the main process writes."""
-        clip = self._make_clip(index) if clip is None else clip
+    def _tell(self, line: str) -> None:
+        """Say once what of given files is left out."""
+        if line not in self.told:
+            self.told.add(line)
+            tell(line)
+
+    def _write_clip(self, trainer: Trainer, step: int, args: Namespace, clip: Any) -> None:
+        """Writes one clip, which is made here unless it is given; the main process writes."""
+        clip = self._make_clip(args) if clip is None else clip
         if trainer.accelerator.is_main_process:
-            clip.save(self._path(trainer.output_dir, step, index))
+            name = "-".join(args.output.relative_to(FOLDER).parts)
+            path = trainer.output_dir / FOLDER / f"step-{step:08d}-{name}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            clip.save(path, metadata=not args.no_metadata, credentials=read_credentials(args))
 
     def _move(self, device: torch.device) -> None:
         """Brings everything but the transformer to a device: training needs the memory."""
@@ -85,10 +104,40 @@ class ValidationClips:
             if isinstance(component, torch.nn.Module) and name != "transformer":
                 component.to(device)
 
-    def _path(self, output_dir: Path, step: int, index: int) -> Path:
-        path = output_dir / "validation" / f"step-{step:08d}-{index:02d}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+
+def validation_clips(config: TrainConfig, pipeline: str) -> list[Namespace]:
+    """The words of a single call for each clip, with a seed.
+
+    Args:
+        config: Of the run.
+        pipeline: Folder or Hub id of what makes them.
+
+    Raises:
+        ValueError: A row of the list is wrong.
+    """
+    common = default_arguments()
+    common.model, common.steps, common.output = pipeline, config.validation_steps, FOLDER
+
+    def whole(**own: Any) -> Namespace:
+        return Namespace(**{**vars(common), **own})
+
+    if config.validation_list is None:
+        names = (f"{index:02d}.mp4" for index in range(len(config.validation_prompts)))
+        said = zip(names, config.validation_prompts, strict=True)
+        clips = [whole(prompt=prompt, output=FOLDER / name) for name, prompt in said]
+    else:
+        common.prompts = Path(config.validation_list)
+        check_list(common.prompts, FOLDER, "validation_list")
+        rows, refused = read_rows(
+            common, add_clip_arguments, lambda args: check_clip(whole(**vars(args))), "validation_list"
+        )
+        for line in refused:
+            raise ValueError(line.reason)
+        clips = [whole(**vars(row.args)) for row in rows]
+    for index, args in enumerate(clips):
+        if args.seed is None:
+            args.seed = config.seed + index
+    return clips
 
 
 def agreed_failure(trainer: Trainer, part: Callable[[], None]) -> str | None:

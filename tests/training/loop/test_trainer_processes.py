@@ -98,6 +98,8 @@ SPLIT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # runs that one pro
 
 def config_of(folder: Path, case: str, **changes: Any) -> TrainConfig:
     model, settings = (UNUSED | SPLIT)[case]
+    if case in SPLIT:
+        settings = settings | {"validation_data": str(folder / case / "others"), "validate_every": 3}
     return tiny_config(folder / case, model, **{"batch_size": 2, "distribution": "ddp"} | settings | changes)
 
 
@@ -114,6 +116,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / case).mkdir()
         if "ffn_dim" in model:
             write_clips(folder / case / "prepared", channels=(16, 4, 16))
+        if case in SPLIT:
+            channels = (16, 4, 16) if "ffn_dim" in model else (2, 6, 10)
+            write_clips(folder / case / "others", num_clips=3, channels=channels)
     launch(train_one_after_the_other, [config_of(folder, case) for case in UNUSED | SPLIT])
     return folder
 
@@ -134,8 +139,10 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(
     one, two = result(tmp_path), result(trained / case / "run")
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)  # sums in another order
-    last, other = losses(tmp_path)[-1], losses(trained / case / "run")[-1]
+    (*_, last, measured), (*_, other, also) = losses(tmp_path), losses(trained / case / "run")
     assert other["loss/video"] == pytest.approx(last["loss/video"], rel=1e-4)
+    assert also == pytest.approx(measured, rel=1e-4)  # each process has measured some of the other clips
+    assert "validation_loss/video" in also
 
 
 def train_with_a_disk_of_its_own(config: TrainConfig, whole_run: Path, other: Path) -> None:

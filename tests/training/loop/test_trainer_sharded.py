@@ -21,7 +21,7 @@ from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import assemble
 from tests.processes import launch
 from tests.tiny_pipeline import TRANSFORMER_CONFIG
-from tests.tiny_training import different, dual_tower, forget_accelerate, result, tiny_config, write_clips
+from tests.tiny_training import different, dual_tower, forget_accelerate, losses, result, tiny_config, write_clips
 
 
 TINY = {**TRANSFORMER_CONFIG, "_class_name": "JoVATransformer3DModel"}  # of the pipeline that is validated
@@ -89,6 +89,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline_folder: Path) -
     for kind in (*KINDS, "validated"):
         (folder / kind).mkdir()
         write_clips(folder / kind / "prepared", channels=(16, 4, 16), num_recordings=2)
+        write_clips(folder / kind / "others", num_clips=3, channels=(16, 4, 16))
     settings = {"model": str(tiny_pipeline_folder), "batch_size": 2, "steps": 2, "distribution": "fsdp"}
     settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
     launch(
@@ -99,6 +100,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline_folder: Path) -
 
 def config_of(folder: Path, kind: str, **changes: Any) -> TrainConfig:
     model, settings = KINDS[kind]
+    settings = settings | {"validation_data": str(folder / "others"), "validate_every": 4}
     return tiny_config(folder, model, **{"batch_size": 2, "distribution": "fsdp"} | settings | changes)
 
 
@@ -127,6 +129,7 @@ def test_sharded_training_takes_the_same_steps_and_resumes_with_the_same_bits(
     assert different(sharded, resumed) == []
     for name in single:
         torch.testing.assert_close(sharded[name], single[name], rtol=1e-4, atol=1e-6)  # sums in another order
+    assert losses(runs / kind / "run")[-1] == pytest.approx(losses(tmp_path)[-1], rel=1e-4)  # of the other clips
 
 
 def test_a_validation_that_fails_in_one_of_the_processes_ends_in_all_and_the_run_goes_on(runs: Path) -> None:

@@ -1,13 +1,18 @@
 """Validation clips: they are made, their failure costs the run nothing, an interruption ends it."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 
 import diffusers_jova
+from diffusers_jova import media
+from diffusers_jova.provenance import read_provenance
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import assemble, run
 from tests.tiny_training import different, result, tiny_config, write_clips
@@ -40,6 +45,52 @@ def test_validation_makes_clips_and_leaves_the_run_as_it_was(
     clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
     assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step in (1, 2) for prompt in (0, 1)]
     assert different(result(without), result(tmp_path / "run")) == []
+
+
+def test_a_list_gives_portraits_voices_and_prompts_in_three_parts(
+    tmp_path: Path, quiet: tuple[dict[str, Any], Path]
+) -> None:
+    settings, without = quiet
+    PIL.Image.new("RGB", (64, 32), "navy").save(tmp_path / "ann.png")
+    media.write_audio(tmp_path / "voice.wav", np.zeros(8000, np.float32), 16000)
+    rows = [
+        {"output": "ann/one.mp4", "image": "ann.png", "transcript": "hello", "num_frames": 5, "steps": 2},
+        {"output": "two.mp4", "video_caption": "a man", "audio": "voice.wav", "seed": 7},
+        {"output": "three.wav", "audio_caption": "rain", "modalities": ["audio"]},
+    ]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        working = diffusers_jova.JoVAPipeline.__call__
+        patch.setattr(diffusers_jova.JoVAPipeline, "__call__", lambda *a, **k: calls.append(k) or working(*a, **k))
+        run(tiny_config(tmp_path, **settings, validate_every=2, validation_list=str(tmp_path / "list.jsonl")))
+    clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
+    assert clips == [f"step-00000002-{name}" for name in ("ann-one.mp4", "three.wav", "two.mp4")]
+    assert different(result(without), result(tmp_path / "run")) == []
+    assert [call["prompt"].transcript for call in calls] == ["hello", "", ""]
+    assert [call["num_inference_steps"] for call in calls] == [2, 30, 30]
+    assert [call["generator"].initial_seed() for call in calls] == [0, 7, 2]
+    record = read_provenance(tmp_path / "run" / "validation" / "step-00000002-ann-one.mp4")
+    assert record["given"] == ["image"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a", "image": "nobody.png"}, r"line 1: `--image` must be an existing file, got .*nobody.png"),
+        ({"prompt": "a", "model": "other"}, r"line 1: a column must be an option of a single clip, got `model`"),
+        (None, r"`validation_list` must be an existing .jsonl or .csv file, got .*list.jsonl"),
+        ({}, r"line 1: the prompt must be given either by"),
+    ],
+)
+def test_a_list_that_cannot_be_made_is_refused_before_the_first_step(
+    tmp_path: Path, quiet: tuple[dict[str, Any], Path], row: dict[str, str] | None, message: str
+) -> None:
+    path = tmp_path / "list.jsonl"
+    if row is not None:
+        path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match=message):
+        run(tiny_config(tmp_path, **quiet[0], validate_every=1, validation_list=str(path)))
 
 
 @pytest.mark.parametrize(
