@@ -24,7 +24,7 @@ class ValidationClips:
     Args:
         pipeline: Folder or Hub id of the pipeline whose other components encode prompts and decode latents.
         prompts: What the clips show.
-        num_inference_steps: Denoising steps.
+        num_inference_steps: Denoising steps; a student of few steps has its own.
         seed: Seed of the noise of the first clip.
     """
 
@@ -63,6 +63,9 @@ class ValidationClips:
         if self.pipeline is None:
             self.pipeline = JoVAPipeline.from_pretrained(self.source, transformer=trainer.transformer)
             self.pipeline.set_progress_bar_config(disable=True)
+            if trainer.few_steps is not None:
+                self.pipeline.take_few_steps(trainer.few_steps)
+                self.num_inference_steps = trainer.few_steps.num_inference_steps
         trainer.transformer.eval()
         self._move(trainer.device)
 
