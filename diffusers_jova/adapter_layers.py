@@ -86,7 +86,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             )
         for new in {*self.peft_config} - before:
             check_arrived(self, new, tensors)
-        name = next(iter({*self.peft_config} - before), adapter_name)
+        name = str(next(iter({*self.peft_config} - before), adapter_name))
         self.adapter_few_steps = {
             **{other: few_steps for other, few_steps in self.adapter_few_steps.items() if other != name},
             **({} if adapter.few_steps is None else {name: adapter.few_steps}),

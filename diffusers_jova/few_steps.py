@@ -1,4 +1,4 @@
-"""FewSteps: how a student of few steps is asked, kept beside its weights, and what is said where it is asked otherwise.
+"""FewSteps: how a student of few steps is asked, kept with its weights, and what is said where it is asked otherwise.
 
 A student (`jova distill`) takes one straight step from level to level of its own schedule, and has the guidance of its
 teacher in its weights: other levels, another solver or guidance on top give noise. An adapter holds the record in the
@@ -116,7 +116,8 @@ class FewSteps:
         own.set_timesteps(self.num_inference_steps)
         said = []
         if len(scheduler.timesteps) != self.num_inference_steps:
-            said.append(f"{len(scheduler.timesteps)} steps")
+            number = len(scheduler.timesteps)
+            said.append(f"{number} step{'s' * (number > 1)}")
         elif not all(
             torch.allclose(walked.cpu(), wanted, rtol=0, atol=LEVEL_TOLERANCE)
             for walked, wanted in ((scheduler.sigmas, own.sigmas), (scheduler.audio_sigmas, own.audio_sigmas))
@@ -188,8 +189,8 @@ class JoVAFewStepsMixin:
         for name, few_steps in self._students().items():
             if other := few_steps.difference(settings, scheduler):
                 logger.warning(
-                    f"{name} is a student made for {few_steps}, got {other}: expect noise; call `pipe.use_few_steps()` "
-                    "and leave the arguments out"
+                    f"{name} is a student made for {few_steps}, got {other}: expect noise; leave these out, in Python "
+                    "after `pipe.use_few_steps()`"
                 )
 
 

@@ -12,15 +12,15 @@ from .training_settings import check_once, check_run, check_words, describe_sett
 
 
 WORK = "diffusers_jova.training.distill"
-DESCRIPTION = """Make a student of a model: as good in a few steps without guidance as the model in many with it, or near it.
+DESCRIPTION = """Make a student of a model: it comes near in a few steps to what the model makes in many with guidance.
 
     jova prepare clips/ prepared/ --model MODEL
     jova distill prepared/ student/ --model MODEL student_steps=4
     jova generate --model MODEL --lora student/ --prompt "..." --output clip.mp4
 
-It is a training like the others, with the model itself as the teacher: it needs clips of the kind that the model makes,
-and no more than latents and captions of them. The student is an adapter, which knows its steps; with `train=full` it is
-a pipeline of its own. Running the same command again continues an interrupted run."""
+It is a training like the others, with the model itself as the teacher, on clips of the kind that the model makes. The
+student is an adapter, which knows its steps; with `train=full` it is a pipeline of its own. Running the same command
+again continues an interrupted run."""
 SETTINGS = {"data": "data", "output_dir": "output_dir", "model": "model"}  # that have words of their own
 SHOWN = {"model": "--model"}  # of those that are options
 
@@ -34,7 +34,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     parser.add_argument("output_dir", help="folder of the student, its checkpoints and its log")
     parser.add_argument("--model", required=True, help="pipeline of the teacher, a folder or a Hub id")
     parser.add_argument(
-        "--config", default="distill", help="a preset, see `jova presets`, or a YAML file like them; distill if not given"
+        "--config",
+        default="distill",
+        help="a preset, see `jova presets`, or a YAML file like them; distill if not given",
     )
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
     return parser, parser.parse_checked(argv, check, intermixed=True)

@@ -17,7 +17,10 @@ def refusals_of_student(config: Any, defaults: Mapping[str, Any]) -> Iterator[tu
     steps, teacher_steps = config.student_steps, config.teacher_steps
     if steps is None:
         return
-    yield steps < 1, f"`student_steps` must be at least 1, got {steps}; 4, say, or null for a training without a teacher"
+    yield (
+        steps < 1,
+        f"`student_steps` must be at least 1, got {steps}; 4, say, or null for a training without a teacher",
+    )
     yield (
         steps >= 1 and (teacher_steps < steps or teacher_steps % steps > 0),
         f"`teacher_steps` must be a multiple of `student_steps` = {steps}, got {teacher_steps}; use "
@@ -41,7 +44,7 @@ def refusals_of_student(config: Any, defaults: Mapping[str, Any]) -> Iterator[tu
         value = getattr(config, name)
         yield (
             value != defaults[name],
-            f"`{name}` must be left out with `student_steps`, whose noise levels are those of the pipeline, got {value:g}",
+            f"`{name}` must be left out with `student_steps`: noise levels are those of the pipeline, got {value:g}",
         )
     yield (
         config.experts != "drawn",
@@ -54,9 +57,12 @@ def refusals_of_student(config: Any, defaults: Mapping[str, Any]) -> Iterator[tu
     )
     yield (
         config.face_mask_weight > 0,
-        f"`face_mask_weight` must be 0 with `student_steps`, got {config.face_mask_weight:g}; the teacher has learned it",
+        f"`face_mask_weight` must be 0 with `student_steps`, got {config.face_mask_weight:g}; leave it out",
     )
-    yield config.init_audio_from_video, "`init_audio_from_video` must be false with `student_steps`; begin as the teacher"
+    yield (
+        config.init_audio_from_video,
+        "`init_audio_from_video` must be false with `student_steps`; begin as the teacher",
+    )
     yield (
         config.validation_steps != defaults["validation_steps"],
         "`validation_steps` must be left out with `student_steps`, in which clips of a student are made, got "

@@ -57,10 +57,9 @@ class TrainConfig:
         lora_targets: Which modules the adapter reaches, see `diffusers_jova.training.loop.lora.TARGETS`; None is
             `attention`, or those of `init_adapter`.
         quantize: `nf4` stores the frozen base of a LoRA run in 4 bit (needs bitsandbytes).
-        student_steps: Make a student that needs so many evaluations a clip and no guidance, one straight step in each of
-            as many phases of the noise levels, see `diffusers_jova.training.loop.distillation`. Its teacher is `model`
-            without the adapter, guided as its pipeline is; levels, solver and shifts are the pipeline's. None has no
-            teacher.
+        student_steps: Make a student that needs so many evaluations a clip and no guidance, one straight step in each
+            of as many phases of the noise levels, see `diffusers_jova.training.loop.distillation`. Its teacher is
+            `model` without the adapter, guided as its pipeline is; shifts are the pipeline's. None has no teacher.
         teacher_steps: Steps of Euler that the teacher takes from noise to data, a multiple of `student_steps`.
         teacher_jump: Steps that the teacher takes before the student goes on, at most those of a phase, in which case
             the student learns nothing from itself: more costs time, and errors of the student count less.

@@ -1,9 +1,9 @@
 """Distillation: a teacher of many guided steps, and what its student of few steps is to predict.
 
 The teacher is the model as it was: without the adapter that is trained, or a frozen copy where all of it is. It takes
-steps of Euler with the guidance of its pipeline, as a call of the pipeline does, so that guidance goes into the student
-(LCM, arXiv:2310.04378, "one-stage guided distillation"; guidance.py has the formulas). What is given of a clip, and what
-is absent, stays at its level and does not move. `phases.py` has the formula of the student.
+steps of Euler with the guidance of its pipeline, as a call of the pipeline does, so that guidance goes into the
+student, as in the guided distillation of LCM (arXiv:2310.04378); guidance.py has the formulas. What is given of a
+clip, or absent, stays at its level and does not move. `phases.py` has the formula of the student.
 """
 
 from __future__ import annotations
@@ -258,7 +258,11 @@ def frozen_copy(transformer: Any, config: TrainConfig, device: torch.device) -> 
 
 
 def begin_distillation(
-    config: TrainConfig, pipeline: TeacherPipeline | None, phases: Phases | None, transformer: Any, accelerator: Accelerator
+    config: TrainConfig,
+    pipeline: TeacherPipeline | None,
+    phases: Phases | None,
+    transformer: Any,
+    accelerator: Accelerator,
 ) -> Distillation | None:
     """Put student and teacher together, before the first step; None for a run without a teacher.
 

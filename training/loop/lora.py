@@ -110,8 +110,8 @@ def check_same_purpose(few_steps: FewSteps | None, config: TrainConfig) -> None:
     if own != config.student_steps:
         kinds = ["an adapter of many steps" if n is None else f"a student of {n}" for n in (own, config.student_steps)]
         raise ValueError(
-            f"`init_adapter` must be of the kind that is trained, {kinds[1]}, got `{config.init_adapter}`, {kinds[0]}; "
-            "begin a new adapter, `jova generate` takes several with `--lora`"
+            f"`init_adapter` must be of the kind that is trained, {kinds[1]}, got `{config.init_adapter}`, {kinds[0]};"
+            " begin a new adapter, `jova generate` takes several with `--lora`"
         )
 
 

@@ -1,8 +1,8 @@
 """What a student of few steps learns: the phases of the noise levels, and the velocity that leaves one in one step.
 
-Phased consistency models (PCM, arXiv:2405.18407) divide the path from noise to data into K phases and ask a model for the
-point at the end e of the phase that t lies in, from any point of the path. Here the model stays what it is, a velocity,
-and reaches that point by one step of Euler:
+Phased consistency models (PCM, arXiv:2405.18407) divide the path from noise to data into K phases and ask a model for
+the point at the end e of the phase that t lies in, from any point of the path. Here the model stays what it is, a
+velocity, and reaches that point by one step of Euler:
     f(x_t, t) = x_t + (e - t) v(x_t, t)
 so that sampling with K steps of Euler, from edge to edge, is nothing new. There is no model in this file.
 

@@ -58,7 +58,7 @@ class UploadError(RuntimeError):
 
 
 def complete_pipeline(output_dir: Path, teacher: TeacherPipeline) -> None:
-    """Make the folder of a whole student a pipeline: the teacher's, with the student's transformer, levels and defaults.
+    """Make the folder of a whole student a pipeline: the teacher's, with the student's transformer and settings.
 
     The index comes last: without it the folder is no pipeline.
 

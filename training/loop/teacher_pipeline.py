@@ -12,7 +12,6 @@ from torch import Tensor
 
 from diffusers_jova.denoising import TextConditions
 from diffusers_jova.few_steps import FewSteps
-from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.guidance import Guidance
 from diffusers_jova.hub_access import explained_hub
 from diffusers_jova.pipeline_jova import JoVAPipeline

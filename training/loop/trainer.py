@@ -124,9 +124,7 @@ class Trainer:
         self.transformer: Any = prepare_transformer(config)
         self._check_weights()
         self.start = describe_start(self.transformer, config)
-        self.distillation = begin_distillation(
-            config, self.teacher, self.phases, self.transformer, self.accelerator
-        )
+        self.distillation = begin_distillation(config, self.teacher, self.phases, self.transformer, self.accelerator)
         optimizer = build_optimizer(self.transformer, config, self.device)
         self.model, self.optimizer = self.accelerator.prepare(self.transformer, optimizer)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
