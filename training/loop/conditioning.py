@@ -22,6 +22,7 @@ from diffusers_jova.training.data.dataset import SPOKEN, VOICE_TEXTS, Batch
 from diffusers_jova.training.loop.config import Coupling, TrainConfig
 from diffusers_jova.training.loop.phases import Phases
 from diffusers_jova.training.loop.tasks import TASKS, TaskRule, task_of_step
+from diffusers_jova.transformer_jova import MODALITIES
 from diffusers_jova.transformer_jova_dual_tower import TIMESTEPS
 
 
@@ -265,7 +266,8 @@ class Conditioning:
         """Draws noise levels of video and audio, [2, B]."""
         drawn = self.scheduler.sample_training_sigmas(size, self.config.density, coupling, generator)
         if self.phases is not None:
-            drawn = self.phases.snap("video", drawn[0]), self.phases.snap("audio", drawn[1])
+            begins = torch.rand(size, generator=generator) < self.config.begin_probability
+            drawn = tuple(self.phases.snap(name, sigma, begins) for name, sigma in zip(MODALITIES, drawn, strict=True))
         return torch.stack(drawn)
 
     def _check_sides(self) -> None:

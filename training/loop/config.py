@@ -66,6 +66,8 @@ class TrainConfig:
         teacher_guidance_scale: Text guidance of the teacher's video; None is that of its pipeline.
         teacher_audio_guidance_scale: The same for its audio; None is that of its pipeline, which follows the video's
             unless it has one of its own.
+        begin_probability: Share of samples at the beginnings of the phases, the only levels at which sampling asks the
+            student; the others, of all levels, carry to it what the teacher does further down.
         anchor_weight: Factor of the plain loss on the clips, beside that on the teacher; it pulls the student to what
             a teacher of many steps predicts without guidance.
         steps: Optimizer steps of the whole run; where a run continues with another number, its learning rate goes on
@@ -166,6 +168,7 @@ class TrainConfig:
     teacher_jump: int = 1
     teacher_guidance_scale: float | None = None
     teacher_audio_guidance_scale: float | None = None
+    begin_probability: float = 0.0
     anchor_weight: float = 0.0
 
     steps: int = 1000
@@ -426,7 +429,7 @@ UNREAD = (  # a setting, its value, what nothing reads then, what to do
         None,
         (
             *("teacher_steps", "teacher_jump", "teacher_guidance_scale", "teacher_audio_guidance_scale"),
-            "anchor_weight",
+            *("begin_probability", "anchor_weight"),
         ),
         "set `student_steps`",
     ),
@@ -454,7 +457,14 @@ NOT_NEGATIVE = (
 )
 PROBABILITIES = (
     *("uncoupled_probability", "caption_dropout", "audio_caption_dropout", "image_probability"),
-    *("keyframe_probability", "prefix_probability", "prefix_max_fraction", "prior_probability", "lora_dropout"),
+    *(
+        "begin_probability",
+        "keyframe_probability",
+        "prefix_probability",
+        "prefix_max_fraction",
+        "prior_probability",
+        "lora_dropout",
+    ),
     "final_learning_rate",
 )
 

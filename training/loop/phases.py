@@ -74,9 +74,18 @@ class Phases:
         rising = -self.levels[name].to(sigma.device)
         return torch.searchsorted(rising, -sigma.to(rising), right=True) - 1
 
-    def snap(self, name: str, sigma: Tensor) -> Tensor:
-        """The upper level of the step in which a noise level lies, [B]; clean data stay clean."""
-        return self.levels[name].to(sigma)[self.number(name, sigma)]
+    def snap(self, name: str, sigma: Tensor, begins: Tensor | None = None) -> Tensor:
+        """The upper level of the step in which a noise level lies, [B]; clean data stay clean.
+
+        Args:
+            name: Modality.
+            sigma: In [0, 1], [B].
+            begins: Where it is the upper level of the phase instead, bool [B]; None for nowhere.
+        """
+        number = self.number(name, sigma)
+        if begins is not None:
+            number = torch.where(begins, number // self.steps_per_phase * self.steps_per_phase, number)
+        return self.levels[name].to(sigma)[number]
 
     def edge(self, number: Tensor) -> Tensor:
         """Number of the level at which the phase ends that a level begins, or lies in."""

@@ -98,6 +98,8 @@ def test_a_level_belongs_to_the_step_that_it_lies_in_and_to_the_phase_of_that_st
     assert number.tolist() == [0, 0, 1, 1, 2, 3, 4]
     assert phases.snap("video", sigma).tolist() == [1.0, 1.0, 0.75, 0.75, 0.5, 0.25, 0.0]
     assert phases.edge(number).tolist() == [2, 2, 2, 2, 4, 4, 4]
+    begun = phases.snap("video", sigma, torch.tensor([True] * 7))
+    assert begun.tolist() == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.0]
     both = phases.scheduler.sample_training_sigmas(64, "uniform", generator=torch.Generator().manual_seed(0))
     assert torch.equal(phases.number("video", both[0]), phases.number("audio", both[1]))  # they walk together
 
@@ -258,6 +260,15 @@ def test_what_is_given_stays_and_both_modalities_walk_together(teachers: Path, t
     start = inputs.arguments["hidden_states"]
     assert torch.equal(walked[:, :, 0], start[:, :, 0])
     assert not torch.equal(walked[:, :, 1:], start[:, :, 1:])
+
+
+def test_samples_that_begin_a_phase_are_at_levels_where_sampling_asks(teachers: Path, tmp_path: Path) -> None:
+    trainer = Trainer(student_config(teachers, tmp_path, begin_probability=1.0, coupling="mixed"))
+    edges = {name: levels[::4].tolist() for name, levels in trainer.phases.levels.items()}
+    for seed in range(4):
+        inputs = trainer.conditioning(trainer.dataset.batch([0, 1, 2]), seed=seed)
+        assert {*inputs.sigma.tolist()} <= {*edges["video"]}
+        assert {*inputs.audio_sigma.tolist()} <= {*edges["audio"]}
 
 
 def test_all_clips_of_two_towers_have_one_level(teachers: Path, tmp_path: Path) -> None:
