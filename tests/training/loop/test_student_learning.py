@@ -84,4 +84,4 @@ def test_a_student_of_two_steps_comes_nearer_to_its_teacher_of_many_than_the_tea
     for name, far, near, wanted in zip(("video", "audio"), two, few, many, strict=True):
         of_teacher, of_student = ((made - wanted).square().mean() / wanted.var() for made in (far, near))
         print(f"{name}: teacher in two steps {of_teacher:.3f}, student {of_student:.3f} of the variance")
-        assert of_student < 0.75 * of_teacher
+        assert of_student < 0.6 * of_teacher  # 0.045 of 0.131 (video) and 0.037 of 0.151 (audio) were measured
