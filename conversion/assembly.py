@@ -43,7 +43,7 @@ VOCODER = "vocoder"  # a waveform VAE has none
 SETTINGS = (
     *("prompt_template", "pads_text_with_zeros", "speaker_token", "defaults", "domain"),
     *("one_way_coupling", "fills_image_with_grey", "starts_white", "negative_skip_layer"),
-    *("needs_image", "max_reference_s"),
+    *("needs_image", "max_reference_s", "few_steps"),
 )
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.ckpt", "*.onnx", "*.gguf")
 
@@ -96,8 +96,24 @@ def build_index(found: Mapping[str, Path], folders: Iterable[Path]) -> dict[str,
     settings = next((values for values in stored if values.get("_class_name") == "JoVAPipeline"), {})
     index: dict[str, Any] = {"_class_name": "JoVAPipeline", "_diffusers_version": diffusers_version}
     index |= {name: entry(name, found[name]) if name in found else [None, None] for name in NAMES}
+    check_student(found["transformer"], settings)
     index[SCHEDULER] = index[SCHEDULER] if SCHEDULER in found else ["diffusers_jova", "FlowMatchAudioVideoScheduler"]
     return index | {name: settings[name] for name in SETTINGS if name in settings}
+
+
+def check_student(transformer: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a student of few steps with the settings of another model, and another model with those of a student.
+
+    Raises:
+        ValueError: They do not belong together.
+    """
+    beside = transformer.parent / INDEX
+    own = (read_object(beside) if beside.is_file() else {}).get("few_steps")
+    if own != settings.get("few_steps"):
+        raise ValueError(
+            "a student of few steps must go with the settings and the scheduler of its own pipeline, got those of "
+            f"another for `{transformer}`; name the folder of its pipeline first"
+        )
 
 
 def entry(name: str, path: Path) -> list[str]:

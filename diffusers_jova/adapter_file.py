@@ -41,6 +41,7 @@ from .adapter_keys import (
     prefix_of_all,
     split_name,
 )
+from .few_steps import FewSteps
 from .finite import is_finite
 from .hub_access import check_named, explained_damage, explained_hub
 from .mova_adapter import MOVA_FILE, TOWERS, checked_tower, paired_tensors, unwrapped, with_given_alpha
@@ -72,6 +73,7 @@ class Adapter:
         unknown: Keys of the file that mean no part of a module.
         halved: Modules whose outputs are heads of two halves, as MOVA's bridge has them.
         untold: Modules of a plain video model, where nothing says which of two video towers is meant.
+        few_steps: How a student of few steps is asked; None for other adapters.
     """
 
     tensors: Mapping[str, Tensor]
@@ -79,6 +81,7 @@ class Adapter:
     unknown: Sequence[str] = ()
     halved: Collection[str] = ()
     untold: Collection[str] = ()
+    few_steps: FewSteps | None = None
 
     def of_module(self, module: str) -> dict[str, Tensor]:
         """Tensors of a module, by part."""
@@ -255,6 +258,7 @@ def read_adapter(
         unknown,
         halved={module_name(module) for module in ranks if has_halved_heads(module)},
         untold=[module_name(m, owner) for m in ranks if is_of_one_tower(m)] if tower is None else (),
+        few_steps=FewSteps.from_header(header),
     )
 
 

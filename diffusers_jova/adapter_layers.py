@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
 from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
+from .few_steps import FewSteps
 from .mova_adapter import HEAD_DIM, TOWERS
 from .number_arguments import finite_number
 
@@ -36,6 +37,8 @@ FILE_OPTIONS = (*HUB_OPTIONS, "proxies", "weight_name", "use_safetensors")
 
 class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
     """Refuses what would drop an adapter in silence; the methods are those of every diffusers transformer."""
+
+    adapter_few_steps: Mapping[str, FewSteps] = {}  # of the adapters that are students, by name
 
     def load_lora_adapter(
         self,
@@ -83,6 +86,11 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             )
         for new in {*self.peft_config} - before:
             check_arrived(self, new, tensors)
+        name = str(next(iter({*self.peft_config} - before), adapter_name))
+        self.adapter_few_steps = {
+            **{other: few_steps for other, few_steps in self.adapter_few_steps.items() if other != name},
+            **({} if adapter.few_steps is None else {name: adapter.few_steps}),
+        }
 
     def set_adapters(self, adapter_names: list[str] | str, weights: Any = None) -> None:
         """Choose the active adapters and weigh them, as `PeftAdapterMixin` does.

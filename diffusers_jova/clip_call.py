@@ -309,6 +309,9 @@ def load_pipeline(
     for name, adapter in zip(adapter_names(args.lora), args.lora, strict=True):
         load_adapter(pipeline, name, adapter.source, args.skip_unknown)
     weigh_adapters(pipeline, args.lora)
+    if args.lora and pipeline.few_steps is not None:
+        pipeline.use_few_steps()
+        tell(f"an adapter is a student of few steps: {pipeline.few_steps}, unless other steps or guidance are given")
     if args.cache is not None:
         enable_cache(pipeline, args.cache)
     if plan is not None:

@@ -31,6 +31,7 @@ from .conditions import check_repeats
 from .current_call import JoVACurrentCallMixin
 from .denoising import JoVADenoiser, TextConditions
 from .domain import check_domain
+from .few_steps import FewSteps, JoVAFewStepsMixin
 from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
 from .guidance_parallel import JoVAGuidanceParallelMixin
@@ -86,6 +87,7 @@ class JoVAPipeline(
     JoVAMediaMixin,
     JoVACurrentCallMixin,
     JoVALoraLoaderMixin,
+    JoVAFewStepsMixin,
     JoVAGuidanceParallelMixin,
     JoVAMemoryMixin,
 ):
@@ -126,6 +128,7 @@ class JoVAPipeline(
             Ovi number 11; for a transformer whose `forward` takes `skip_layers`.
         starts_white: Whether a clip without an image or a video has a white first frame, as MOVA is asked without one.
         domain: What a model of few things knows: its `name`, and `words`, all those of its prompts; None for others.
+        few_steps: How a transformer that is a student of few steps is asked, see `FewSteps`; None for others.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->spoken_text_encoder->transformer->vae->audio_vae->vocoder"
@@ -166,6 +169,7 @@ class JoVAPipeline(
         needs_image: bool = False,
         max_reference_s: float | None = None,
         negative_skip_layer: int | None = None,
+        few_steps: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -182,6 +186,8 @@ class JoVAPipeline(
             spoken_text_encoder=spoken_text_encoder,
         )
         check_domain(domain)
+        if few_steps is not None:
+            few_steps = FewSteps.from_dict(few_steps, "the config of a pipeline").to_dict()
         check_template(prompt_template)
         self.defaults = GenerationDefaults.from_dict(defaults or {})
         self.register_to_config(
@@ -196,6 +202,7 @@ class JoVAPipeline(
             needs_image=needs_image,
             max_reference_s=max_reference_s,
             negative_skip_layer=negative_skip_layer,
+            few_steps=few_steps,
         )
         check_components(self.components)
         check_skip_layer(transformer, negative_skip_layer)
@@ -477,6 +484,7 @@ class JoVAPipeline(
         scheduler.set_timesteps(num_steps, self._execution_device, sigmas, audio_sigmas)
         scheduler.set_begin_index(0)
         self._num_timesteps = len(scheduler.timesteps)
+        self.warn_of_more_steps(settings, scheduler)
         denoiser = JoVADenoiser(
             transformer=self.transformer,
             scheduler=scheduler,

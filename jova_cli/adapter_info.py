@@ -25,6 +25,7 @@ OF_CHECKPOINT = ("ema.safetensors", "model.safetensors")  # averages, where a tr
 PEFT_CONFIG = "adapter_config.json"
 PEFT_METADATA = "lora_adapter_metadata"  # in a header, as diffusers writes it
 BASES = ("ss_base_model_version", "modelspec.architecture")  # in a header, as trainers tell the base model
+FEW_STEPS = "jova_few_steps"  # in a header, as `diffusers_jova.few_steps` writes it
 SCALARS = {"F64": "<d", "F32": "<f", "F16": "<e"}  # how struct reads a number
 RANK_AXES = {  # of the parts that tell the rank of a module
     "lora_A.weight": 0,
@@ -133,6 +134,7 @@ def describe_adapter(file: Path) -> str:
         "base model": base_model(file, metadata, config),
         "rank": listed(ranks_of(parts, keys)),
         "alpha": listed(alphas_of(file, parts, config)) or "not stated: the scale is 1",
+        "few steps": few_steps(file, metadata),
         "targets": f"{len(known)} modules: " + ", ".join(f"{n} {name}" for name, n in sorted(branches.items()))
         if known
         else "",
@@ -141,6 +143,15 @@ def describe_adapter(file: Path) -> str:
         "not read": f"{len(unknown)} tensors of something else" if unknown else "",
     }
     return "\n".join(f"{name:<11} {said}" for name, said in lines.items() if said)
+
+
+def few_steps(file: Path, metadata: Mapping[str, str]) -> str:
+    """How a student of few steps is asked; empty for other adapters."""
+    if FEW_STEPS not in metadata:
+        return ""
+    values = parse_object(metadata[FEW_STEPS], f"`{FEW_STEPS}` in the header of `{file}`")
+    said = ", ".join(f"{name} {value}" for name, value in values.items())
+    return f"{said}; solver euler, guidance 1, no negative prompt"
 
 
 def listed(values: Iterable[float]) -> str:

@@ -20,6 +20,7 @@ COMMANDS = {  # command: its module here, what it does
     "prepare": ("prepare", "encode a data set once, for training"),
     "preview": ("preview", "show what prepared clips and their mouth masks look like"),
     "train-lora": ("train_lora", "train an adapter"),
+    "distill": ("distill", "make a student of a model, for clips in a few steps"),
     "train": ("train", "train a transformer"),
     "presets": ("presets", "list the presets of training, or tell where one lies"),
     "assemble": ("assemble", "join components into a pipeline"),

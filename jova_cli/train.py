@@ -35,4 +35,5 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 def check(args: argparse.Namespace) -> None:
     """Refuse what no run has, and put the preset's file in place of its name."""
     args.config = find_preset("--config", args.config, preset_names())
-    check_run(args.config, args.overrides, {})
+    args.own = {}
+    check_run(args.config, args.overrides, args.own)

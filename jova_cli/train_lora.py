@@ -9,7 +9,7 @@ from .given_paths import check_prepared
 from .parser import Parser
 from .shipped import check_source, find_preset, preset_names
 from .train import CHECKPOINTS_ARE_KEPT
-from .training_settings import check_run, check_words, split_settings
+from .training_settings import check_once, check_run, check_words, given_settings
 
 
 WORK = "diffusers_jova.training.train_lora"
@@ -56,25 +56,11 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what no run has, and put the preset's file in place of its name."""
     args.config = find_preset("--config", args.config, preset_names())
     check_words(args.overrides)
-    check_once(args)
+    check_once(args, SETTINGS, SHOWN)
     check_prepared("data", Path(args.data))
     if args.init_adapter is not None:
         check_source("--init-adapter", args.init_adapter)
         if Path(args.init_adapter).exists():
             check_adapter("--init-adapter", Path(args.init_adapter))
-    check_run(args.config, args.overrides, own_settings(args), train="lora")
-
-
-def own_settings(args: argparse.Namespace) -> dict[str, str]:
-    """The settings that have words of their own, as far as these are given."""
-    given = {setting: getattr(args, word) for word, setting in SETTINGS.items()}
-    return {name: value for name, value in given.items() if value}
-
-
-def check_once(args: argparse.Namespace) -> None:
-    """Refuse a setting that is given both by its own word and as name=value."""
-    for name in split_settings(args.overrides):
-        twice = [word for word, setting in SETTINGS.items() if setting == name and getattr(args, word) is not None]
-        if twice:
-            word = SHOWN.get(twice[0], twice[0])
-            raise ValueError(f"a setting must be given once, got `{name}=` beside `{word}`; leave `{name}=` out")
+    args.own = given_settings(args, SETTINGS)
+    check_run(args.config, args.overrides, args.own, train="lora")

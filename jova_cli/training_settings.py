@@ -1,5 +1,6 @@
 """The settings of a training run: which there are, and an error for what no run has, before torch is loaded."""
 
+import argparse
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +60,35 @@ def check_words(words: Iterable[str]) -> None:
     check_names(split_settings(words), [setting.name for setting in read_settings()], "the command line")
 
 
-def check_run(preset: Path, words: Sequence[str], own: Mapping[str, str], train: str = "") -> None:
+def given_settings(args: argparse.Namespace, settings: Mapping[str, str]) -> dict[str, str]:
+    """The settings that have words of their own, as far as these are given.
+
+    Args:
+        args: The words.
+        settings: The setting of each word that has one.
+    """
+    given = {setting: getattr(args, word) for word, setting in settings.items()}
+    return {name: value for name, value in given.items() if value}
+
+
+def check_once(args: argparse.Namespace, settings: Mapping[str, str], shown: Mapping[str, str]) -> None:
+    """Refuse a setting that is given both by its own word and as name=value.
+
+    Args:
+        args: The words.
+        settings: The setting of each word that has one.
+        shown: How the words that are options are written.
+    """
+    for name in split_settings(args.overrides):
+        twice = [word for word, setting in settings.items() if setting == name and getattr(args, word) is not None]
+        if twice:
+            word = shown.get(twice[0], twice[0])
+            raise ValueError(f"a setting must be given once, got `{name}=` beside `{word}`; leave `{name}=` out")
+
+
+def check_run(
+    preset: Path, words: Sequence[str], own: Mapping[str, str], train: str = "", is_student: bool = False
+) -> None:
     """Refuse what no run has, the most basic first: settings that do not exist, files that are not there, values.
 
     Without PyYAML, which reads the preset, the names alone are looked at: the work asks for its extra then.
@@ -69,6 +98,7 @@ def check_run(preset: Path, words: Sequence[str], own: Mapping[str, str], train:
         words: Of the form name=value.
         own: Settings that have words of their own.
         train: What the run must train; empty for anything.
+        is_student: Whether it must make a student of few steps.
     """
     check_words(words)
     try:
@@ -80,6 +110,8 @@ def check_run(preset: Path, words: Sequence[str], own: Mapping[str, str], train:
     settings = config.from_values(values, source=str(preset))
     if train and settings.train != train:
         raise ValueError(f"`train` must be {train}, got {settings.train} in `{preset}`; use `jova train`")
+    if is_student and settings.student_steps is None:
+        raise ValueError(f"`student_steps` must be given, got null with `{preset}`; add `student_steps=4`, say")
 
 
 def check_files(values: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ print(type(DiffusionPipeline.from_pretrained(sys.argv[2])).__name__)
 """
 FIND_MODEL = "from jova_cli.shipped import find_model; print(find_model('jova-tiny'))"
 COMMANDS = ("generate", "app", "demo", "info", "prepare", "preview", "train", "train-lora", "presets", "assemble")
-COMMANDS += ("convert", "estimate", "evaluate")
+COMMANDS += ("convert", "estimate", "evaluate", "distill")
 SHORT = ["steps=2", "batch_size=1", "mixed_precision=no", "warmup_steps=0", "checkpoint_every=2", "log_every=1"]
 
 
@@ -127,6 +127,10 @@ def check_commands(environment: Environment, model: str) -> None:
     run("jova", "generate", *words)
     assert '"name": "adapter"' in run("jova", "info", "dog.mp4")
     assert "sharpness" in run("jova", "evaluate", "dog.mp4", "--output", "report")
+    few = ["student_steps=2", "gradient_accumulation_steps=1", *SHORT]
+    run("jova", "distill", "prepared", "student", "--model", "jova-tiny", *few)
+    run("jova", "generate", "--prompt", "a cartoon dog barks", "--lora", "student", "--output", "fast.mp4")
+    assert "few steps   num_inference_steps 2" in run("jova", "info", "student")
     tiny = ["model=training/configs/jova_tiny_transformer.json", "data=prepared", "output_dir=trained"]
     run("jova", "train", "--config", "jova_tiny_video", "distribution=none", "tensorboard=false", *tiny, *SHORT)
     run("jova", "convert", "single_file", f"{model}/transformer", "transformer.safetensors")
@@ -136,6 +140,7 @@ def check_commands(environment: Environment, model: str) -> None:
         "joined/model_index.json",
         "adapter/pytorch_lora_weights.safetensors",
         "dog.mp4",
+        "fast.mp4",
         "report/report.html",
         "trained/transformer/config.json",
     )

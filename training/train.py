@@ -97,7 +97,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
     """Train as the words say."""
     with worded_errors(parser):
         with checked_input():
-            config = load_yaml(args.config, parse_overrides(args.overrides), tell)
+            config = load_yaml(args.config, args.own | parse_overrides(args.overrides), tell)
         run(config)
 
 
@@ -129,7 +129,7 @@ def run(config: TrainConfig) -> None:
     if trainer.accelerator.is_main_process:
         print(f"{trainer.step} of {config.steps} steps are done in {path}")
         if trainer.step == config.steps:
-            print(f"{write_model_card(path, config)} says how to load the result")
+            print(f"{write_model_card(path, config, trainer.teacher)} says how to load the result")
             if config.push_to_hub is not None:
                 print(f"uploaded to {push_to_hub(path, config.push_to_hub)}")
 

@@ -109,6 +109,23 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_student_of_few_steps_keeps_the_settings_of_its_own_pipeline(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    student = shutil.copytree(tiny_pipeline_folder, tmp_path / "student")
+    index = json.loads((student / "model_index.json").read_text())
+    index["few_steps"] = {"num_inference_steps": 2, "shift": 1.0, "audio_shift": 1.0}
+    (student / "model_index.json").write_text(json.dumps(index))
+    plain = f"transformer={tiny_pipeline_folder / 'transformer'}"
+    for words in ([str(tiny_pipeline_folder), f"transformer={student / 'transformer'}"], [str(student), plain]):
+        with pytest.raises(SystemExit):
+            main(["assemble", str(tmp_path / "new"), *words])
+        said = capsys.readouterr().err
+        assert "a student of few steps must go with the settings and the scheduler of its own pipeline" in said
+    main(["assemble", str(tmp_path / "new"), str(student), f"vae={tiny_pipeline_folder / 'vae'}"])
+    assert json.loads((tmp_path / "new" / "model_index.json").read_text())["few_steps"] == index["few_steps"]
+
+
 def test_settings_and_licences_of_the_pipelines_are_kept(tmp_path: Path) -> None:
     source = find_model("jova-tiny")
     main(["assemble", str(tmp_path / "new"), source])

@@ -489,6 +489,7 @@ def test_the_index_of_a_saved_pipeline_is_stable(tiny_pipeline_folder: Path) -> 
         "_class_name": "JoVAPipeline",
         "audio_vae": ["diffusers", "MMAudioVAE"],
         "domain": None,
+        "few_steps": None,
         "fills_image_with_grey": False,
         "max_reference_s": None,
         "needs_image": False,

@@ -45,6 +45,7 @@ def test_an_outline_has_all_settings_of_the_pipeline(tmp_path: Path) -> None:
         "needs_image": True,
         "max_reference_s": 5.0,
         "negative_skip_layer": 1,
+        "few_steps": {"num_inference_steps": 2, "shift": 1.0, "audio_shift": 1.0},
     }
     pipeline = build_tiny_pipeline(transformer=build_dual_tower("aligned"), **settings)
     pipeline.save_pretrained(tmp_path)

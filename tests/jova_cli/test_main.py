@@ -60,6 +60,7 @@ CLIP = ["generate", "--prompt", "a", "--output"]
 PREPARE = ["prepare", "clips", "records", "--model", "jova-tiny"]
 ESTIMATE = ["estimate", "jova-tiny"]
 LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
+DISTILL = ["distill", "records", "student", "--model", "jova-tiny"]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,9 @@ LORA = ["train-lora", "records", "adapter", "--model", "jova-tiny"]
         (["train", "--config", "lora", "lerning_rate=1"], r"did you mean `learning_rate`"),
         ([*LORA, "lerning_rate=1"], r"jova train-lora: .*did you mean `learning_rate`"),
         (LORA, r"jova train-lora: `data` must be an existing folder, got `records` .*; run `jova prepare` first"),
+        (DISTILL, r"jova distill: `data` must be an existing folder, got `records` .*; run `jova prepare` first"),
+        ([*DISTILL, "student_step=2"], r"jova distill: .*did you mean `student_steps`"),
+        ([*DISTILL, "data=x"], r"a setting must be given once, got `data=` beside `data`; leave `data=` out"),
         ([*LORA, "--targets", "lips"], r"`--targets` must be one of attention, .*, got lips"),
         (["presets", "lorra"], r"jova presets: `name` must be .* one of .*accelerate/fsdp.*; did you mean `lora`\?"),
         (["assemble", "new", "vea=x"], r"a component must be one of .*, got `vea`; did you mean `vae`\?"),

@@ -17,6 +17,7 @@ GENERATE = "generate --model {model} --prompt a --steps 1 --output {new}.mp4"
 CLIPS = "{clips} {new} --model {model} --no-mouth"
 TRAIN = "train --config smoke model={config} data={records} output_dir={new}"
 LORA = "train-lora {records} {new} --model {config} steps=1"
+STUDENT = "distill {records} {new} --model {model} steps=1"
 CONVERT = "convert wan {file} {new}"
 WORDS = {  # option: the command with every other word right, and what there may be in its place
     "generate --model": (GENERATE.replace("{model}", "{path}"), "folder"),
@@ -52,6 +53,10 @@ WORDS = {  # option: the command with every other word right, and what there may
     "train-lora --model": (LORA.replace("{config}", "{path}"), "either"),
     "train-lora --config": (f"{LORA} --config {{path}}", "file"),
     "train-lora --init-adapter": (f"{LORA} --init-adapter {{path}}", "either"),
+    "distill data": (STUDENT.replace("{records}", "{path}"), "folder"),
+    "distill output_dir": (STUDENT.replace("{new}", "{path}"), "new folder"),
+    "distill --model": (STUDENT.replace("{model}", "{path}"), "either"),
+    "distill --config": (f"{STUDENT} --config {{path}}", "file"),
     "presets": ("presets {path}", "file"),
     "assemble output": ("assemble {path} {model}", "new folder"),
     "assemble source": ("assemble {new} {path}", "folder"),

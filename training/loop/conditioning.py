@@ -8,7 +8,7 @@ Letters: B samples, C channels, F latent frames, L audio latents.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,9 @@ from diffusers_jova.sample_runs import Coupling as Coupled
 from diffusers_jova.scheduling_flow_match_av import FlowMatchAudioVideoScheduler, add_noise, velocity_target
 from diffusers_jova.training.data.dataset import SPOKEN, VOICE_TEXTS, Batch
 from diffusers_jova.training.loop.config import Coupling, TrainConfig
+from diffusers_jova.training.loop.phases import Phases
 from diffusers_jova.training.loop.tasks import TASKS, TaskRule, task_of_step
+from diffusers_jova.transformer_jova import MODALITIES
 from diffusers_jova.transformer_jova_dual_tower import TIMESTEPS
 
 
@@ -48,6 +50,8 @@ class ModelInputs:
         has_audio: What of the audio is to be learned, bool [B] or [B, L].
         sigma: Video noise level of each sample, [B].
         audio_sigma: Audio noise level of each sample, [B].
+        unsaid: What the sound reads behind a voice without the words of the clip, as arguments of the transformer's
+            forward; empty where the empty prompt says it.
     """
 
     arguments: dict[str, Any]
@@ -59,6 +63,7 @@ class ModelInputs:
     has_audio: Tensor
     sigma: Tensor
     audio_sigma: Tensor
+    unsaid: dict[str, Tensor | None] = field(default_factory=dict)
 
 
 class Draws(NamedTuple):
@@ -110,6 +115,8 @@ class Conditioning:
             micro-batch depend on each other; where clips without sound are among others, whose levels `coupling`
             may draw otherwise, the side comes with the probability that it has for the first. `experts` may name
             the side instead.
+        phases: Levels of a teacher and its student, to which noise levels are raised; None for a run without. Where
+            there is a `boundary`, all samples of a micro-batch then have those of the first.
     """
 
     def __init__(
@@ -122,13 +129,17 @@ class Conditioning:
         temporal_factor: int,
         device: torch.device,
         boundary: float | None = None,
+        phases: Phases | None = None,
     ) -> None:
         self.config, self.device = config, device
         self.empty_prompt = {} if empty_prompt is None else to_device(empty_prompt, device)
         self.num_mask_channels = num_mask_channels
         self.frame_rate, self.audio_latent_rate_hz = frame_rate, audio_latent_rate_hz
         self.temporal_factor, self.boundary = temporal_factor, boundary
+        self.phases = phases
         self.scheduler = FlowMatchAudioVideoScheduler(shift=config.shift, audio_shift=config.audio_shift)
+        if phases is not None:
+            self.scheduler = phases.scheduler
         if boundary is not None and config.experts != "drawn":
             self._check_sides()
         self.gives_latents = num_mask_channels is None and config.image_probability + config.keyframe_probability > 0
@@ -199,6 +210,7 @@ class Conditioning:
             has_audio=_expand(has_audio, audio_levels) & (audio_levels > 0),
             sigma=sigma,
             audio_sigma=audio_sigma,
+            unsaid=self._unsaid(batch, task),
         )
 
     def _of_stage(self, batch: Batch) -> Batch:
@@ -222,11 +234,14 @@ class Conditioning:
         lone = self._levels(size, "shared", generator)
         if self.boundary is not None and batch["video_latents"] is not None:
             first = (pair if batch["has_audio"][0] else lone)[:, :1]
-            is_high = is_high_step(self.config, step, drawn=bool(self._is_high(first)))
-            pair = self._on_side(is_high, pair, config.coupling, generator)
-            lone = self._on_side(is_high, lone, "shared", generator)
+            if self.phases is not None:  # a step of the teacher may lead to the other tower
+                pair = lone = first.expand_as(pair)
+            else:
+                is_high = is_high_step(self.config, step, drawn=bool(self._is_high(first)))
+                pair = self._on_side(is_high, pair, config.coupling, generator)
+                lone = self._on_side(is_high, lone, "shared", generator)
         if level is not None:
-            pair, lone = pair.fill_(level), lone.fill_(level)
+            pair = lone = torch.full_like(pair, level)
         chances = torch.rand(3, size, generator=generator)
         uncouple, continue_ = torch.rand(2, generator=generator).tolist()
         audio_caption = torch.rand(1, size, generator=generator)
@@ -252,7 +267,11 @@ class Conditioning:
 
     def _levels(self, size: int, coupling: Coupling, generator: torch.Generator) -> Tensor:
         """Draws noise levels of video and audio, [2, B]."""
-        return torch.stack(self.scheduler.sample_training_sigmas(size, self.config.density, coupling, generator))
+        drawn = self.scheduler.sample_training_sigmas(size, self.config.density, coupling, generator)
+        if self.phases is not None:
+            begins = torch.rand(size, generator=generator) < self.config.begin_probability
+            drawn = tuple(self.phases.snap(name, sigma, begins) for name, sigma in zip(MODALITIES, drawn, strict=True))
+        return torch.stack(drawn)
 
     def _check_sides(self) -> None:
         """Refuses a density that hardly comes to the side that an expert is for.
@@ -337,6 +356,13 @@ class Conditioning:
         else:
             own = chosen(batch, empty, drop_audio, SPOKEN_TEXT)
         return text | {f"audio_{name}": value for name, value in own.items()}
+
+    def _unsaid(self, batch: Batch, task: TaskRule) -> dict[str, Tensor | None]:
+        """What the sound reads behind a voice where its own words are left out, for a model that reads words."""
+        if not task.has_voice or batch.get(SPOKEN[0]) is None or batch["audio_latents"] is None:
+            return {}
+        drop = torch.ones_like(batch["has_audio"], dtype=torch.bool)
+        return {f"audio_{name}": value for name, value in chosen(*of_voice(batch), drop, SPOKEN_TEXT).items()}
 
     def _empty_prompt_like(self, batch: Batch) -> Batch:
         """Brings the empty prompt to the lengths of a batch: prior clips may have longer or shorter prompts."""

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+from jova_cli.student_settings import refusals_of_student
 from jova_cli.training_settings import check_names, split_settings
 
 
@@ -45,7 +46,8 @@ class TrainConfig:
         data: Folder written by `jova prepare`.
         output_dir: Where checkpoints, logs and the result go.
         stage: `video` and `audio` train one branch while the other is absent; `joint` trains both together.
-        train: `full` trains the weights of the stage, `lora` an adapter on top of frozen ones.
+        train: `full` trains the weights of the stage, `lora` an adapter on top of frozen ones; on the command line
+            `full` sets aside rank, alpha and targets of the preset.
         init_audio_from_video: Copy the video branch's weights into the audio branch before the first step.
         init_adapter: Adapter to go on from with these clips, a file, folder or Hub id; its weights, rank, alpha and
             targets are taken. On the command line it sets aside those of the preset.
@@ -55,6 +57,19 @@ class TrainConfig:
         lora_targets: Which modules the adapter reaches, see `diffusers_jova.training.loop.lora.TARGETS`; None is
             `attention`, or those of `init_adapter`.
         quantize: `nf4` stores the frozen base of a LoRA run in 4 bit (needs bitsandbytes).
+        student_steps: Make a student that needs so many evaluations a clip and no guidance, one straight step in each
+            of as many phases of the noise levels, see `diffusers_jova.training.loop.distillation`. Its teacher is
+            `model` without the adapter, guided as its pipeline is; shifts are the pipeline's. None has no teacher.
+        teacher_steps: Steps of Euler that the teacher takes from noise to data, a multiple of `student_steps`.
+        teacher_jump: Steps that the teacher takes before the student goes on, at most those of a phase, in which case
+            the student learns nothing from itself: more costs time, and errors of the student count less.
+        teacher_guidance_scale: Text guidance of the teacher's video; None is that of its pipeline.
+        teacher_audio_guidance_scale: The same for its audio; None is that of its pipeline, which follows the video's
+            unless it has one of its own.
+        begin_probability: Share of samples at the beginnings of the phases, the only levels at which sampling asks the
+            student; the others, of all levels, carry to it what the teacher does further down.
+        anchor_weight: Factor of the plain loss on the clips, beside that on the teacher; it pulls the student to what
+            a teacher of many steps predicts without guidance.
         steps: Optimizer steps of the whole run; where a run continues with another number, its learning rate goes on
             from where it was, without a jump.
         batch_size: Samples per process and micro-batch.
@@ -152,6 +167,14 @@ class TrainConfig:
     lora_targets: LoraTargets | None = None
     quantize: Quantization = "none"
 
+    student_steps: int | None = None
+    teacher_steps: int = 48
+    teacher_jump: int = 1
+    teacher_guidance_scale: float | None = None
+    teacher_audio_guidance_scale: float | None = None
+    begin_probability: float = 0.0
+    anchor_weight: float = 0.0
+
     steps: int = 1000
     batch_size: int = 1
     gradient_accumulation_steps: int = 1
@@ -228,7 +251,7 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(self.lora_rank is None or self.lora_rank >= 1, "lora_rank", "at least 1", self.lora_rank)
         _require(self.lora_alpha is None or self.lora_alpha > 0, "lora_alpha", "positive", self.lora_alpha)
-        for name in ("checkpoint_every", "keep_checkpoints", "validation_steps", "face_mask_steps"):
+        for name in ("checkpoint_every", "keep_checkpoints", "validation_steps", "face_mask_steps", "teacher_jump"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         if self.validate_every is not None:
             _require(self.validate_every >= 1, "validate_every", "at least 1", self.validate_every, "null makes none")
@@ -359,6 +382,11 @@ class TrainConfig:
                 for name in ("validation_data", "validation_list")
             ),
             (
+                self.validation_data is not None and self.student_steps is not None,
+                "`validation_data` is measured by the loss on clips, which a student is not trained by; leave it out, "
+                "and measure by `python -m diffusers_jova.recipes.student_evidence`",
+            ),
+            (
                 self.validation_list is not None and len(self.validation_prompts) > 0,
                 "`validation_list` stands in place of `validation_prompts`; leave one of them out",
             ),
@@ -370,6 +398,7 @@ class TrainConfig:
                 self.optimizer == "muon" and self.distribution in ("fsdp", "deepspeed"),
                 f"`optimizer: muon` needs whole matrices, got `distribution: {self.distribution}`; use `ddp`",
             ),
+            *refusals_of_student(self, {field.name: field.default for field in fields(self)}),
         )
         for refused, message in refusals:
             if refused:
@@ -418,6 +447,15 @@ UNREAD = (  # a setting, its value, what nothing reads then, what to do
     ),
     ("learning_rate_schedule", "constant", ("decay_start", "final_learning_rate"), "set another schedule"),
     ("face_mask_weight", 0.0, ("face_mask_steps",), "set `face_mask_weight`"),
+    (
+        "student_steps",
+        None,
+        (
+            *("teacher_steps", "teacher_jump", "teacher_guidance_scale", "teacher_audio_guidance_scale"),
+            *("begin_probability", "anchor_weight"),
+        ),
+        "set `student_steps`",
+    ),
     ("push_to_hub", None, ("hub_private_repo",), "set `push_to_hub`"),
     ("stage", "audio", ("video_weight", "mouth_box_scale"), "set `stage: joint` or `video`"),
     ("stage", "video", ("audio_weight",), "set `stage: joint` or `audio`"),
@@ -437,11 +475,19 @@ KINDS: dict[type, str] = {float: "a finite number", int: "a whole number", str: 
 NOT_NEGATIVE = (
     *("learning_rate", "video_learning_rate", "audio_learning_rate", "joint_learning_rate", "weight_decay"),
     *("mouth_weight", "face_mask_weight", "video_weight", "audio_weight", "warmup_steps", "num_workers"),
+    *("anchor_weight", "teacher_guidance_scale", "teacher_audio_guidance_scale"),
     "stop_after_minutes",
 )
 PROBABILITIES = (
     *("uncoupled_probability", "caption_dropout", "audio_caption_dropout", "image_probability"),
-    *("keyframe_probability", "prefix_probability", "prefix_max_fraction", "prior_probability", "lora_dropout"),
+    *(
+        "begin_probability",
+        "keyframe_probability",
+        "prefix_probability",
+        "prefix_max_fraction",
+        "prior_probability",
+        "lora_dropout",
+    ),
     "final_learning_rate",
 )
 
@@ -472,7 +518,7 @@ def read_values(path: str | Path, overrides: Mapping[str, Any], tell: Callable[[
         raise ValueError(f"`{path}` must hold `name: value` lines, got {type(values).__name__}")
     _check_names(overrides, "the command line")
     _check_names(values, str(path))
-    if overrides.get("init_adapter") is not None:
+    if overrides.get("init_adapter") is not None or overrides.get("train") == "full":
         values = {name: value for name, value in values.items() if name not in NEW_ADAPTER}
     return {**values, **_shortened_warmup(values, overrides, tell), **overrides}
 

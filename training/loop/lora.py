@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from diffusers_jova.adapter_file import for_peft, module_alpha, module_ranks, read_adapter
 from diffusers_jova.adapter_keys import MATRIX_A, MATRIX_B, listed
 from diffusers_jova.adapter_layers import fitting
+from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.number_formats import cast_weights
 from diffusers_jova.provenance import name_of_source
 from diffusers_jova.training.loop.branches import NOTHING_TO_TRAIN, learns
@@ -74,7 +75,9 @@ def begun_adapter(transformer: nn.Module, config: TrainConfig) -> tuple[dict[str
     Raises:
         ValueError: It does not fit the transformer, is no plain LoRA, or contradicts the settings.
     """
-    adapter = fitting(read_adapter(config.init_adapter), transformer, skip_unknown=False)
+    adapter = read_adapter(config.init_adapter)
+    check_same_purpose(adapter.few_steps, config)
+    adapter = fitting(adapter, transformer, skip_unknown=False)
     if other := [name for name in adapter.tensors if not name.endswith((MATRIX_A, MATRIX_B))]:
         raise ValueError(
             f"`init_adapter` must be a plain LoRA to be trained, got {listed(other)}; start a new adapter"
@@ -96,6 +99,21 @@ def begun_adapter(transformer: nn.Module, config: TrainConfig) -> tuple[dict[str
             "leave it out"
         )
     return weights, fields
+
+
+def check_same_purpose(few_steps: FewSteps | None, config: TrainConfig) -> None:
+    """Refuse to make a student of an avatar, or an avatar of a student: the teacher is the model without the adapter.
+
+    Raises:
+        ValueError: The run would.
+    """
+    own = None if few_steps is None else few_steps.num_inference_steps
+    if own != config.student_steps:
+        kinds = ["an adapter of many steps" if n is None else f"a student of {n}" for n in (own, config.student_steps)]
+        raise ValueError(
+            f"`init_adapter` must be of the kind that is trained, {kinds[1]}, got `{config.init_adapter}`, {kinds[0]};"
+            " begin a new adapter, `jova generate` takes several with `--lora`"
+        )
 
 
 def check_agreement(name: str, given: float | None, found: set[Any]) -> None:
@@ -160,7 +178,13 @@ def quantize_nf4_(module: nn.Module) -> None:
         setattr(module, name, layer.to(device))  # the move quantises
 
 
-def save_adapter(transformer: Any, weights: dict[str, Tensor], output_dir: Path, config: TrainConfig) -> Path:
+def save_adapter(
+    transformer: Any,
+    weights: dict[str, Tensor],
+    output_dir: Path,
+    config: TrainConfig,
+    few_steps: FewSteps | None = None,
+) -> Path:
     """Write an adapter that `JoVAPipeline.load_lora_weights` reads, with its configuration in the header.
 
     Args:
@@ -168,21 +192,23 @@ def save_adapter(transformer: Any, weights: dict[str, Tensor], output_dir: Path,
         weights: The adapter's weights under the transformer's own parameter names.
         output_dir: Folder of the file.
         config: The run's settings.
+        few_steps: How a student is asked; None for other adapters.
     """
     adapter = transformer.active_adapters()[0]
     tensors = {f"transformer.{name.replace(f'.{adapter}.', '.')}": value for name, value in weights.items()}
     path = output_dir / ADAPTER_FILE
-    header = adapter_header(transformer, config)
+    header = adapter_header(transformer, config, few_steps)
     with explained_full_disk(path, kept_by_run(path.parent)), written_whole(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=header)
     return path
 
 
-def adapter_header(transformer: Any, config: TrainConfig) -> dict[str, str]:
-    """What the header of an adapter's file says: rank, alpha, targets, and the name of the model that it is of."""
+def adapter_header(transformer: Any, config: TrainConfig, few_steps: FewSteps | None = None) -> dict[str, str]:
+    """What the header of an adapter's file says: rank, alpha, targets, its model, and how a student is asked."""
     base_model = name_of_source(config.pipeline or config.model)
     values = transformer.peft_config[transformer.active_adapters()[0]].to_dict()
     values |= {"base_model_name_or_path": base_model}
     values = {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
     metadata = {f"transformer.{name}": value for name, value in values.items()}
-    return {"format": "pt", "lora_adapter_metadata": json.dumps(metadata, indent=2, sort_keys=True)}
+    header = {"format": "pt", "lora_adapter_metadata": json.dumps(metadata, indent=2, sort_keys=True)}
+    return header | ({} if few_steps is None else few_steps.to_header())

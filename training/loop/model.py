@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.component_fit import check_weights
+from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.hub_access import explained_hub
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
 from diffusers_jova.training.data.encoder import FIRST_FRAMES
@@ -310,13 +311,16 @@ def gather_weights(transformer: nn.Module, only_trained: bool) -> dict[str, Tens
     return {name: tensor.clone() for name, tensor in weights.items()}  # on the CPU they are the model's own
 
 
-def save_result(transformer: Any, config: TrainConfig, accelerator: Accelerator) -> Path:
+def save_result(
+    transformer: Any, config: TrainConfig, accelerator: Accelerator, few_steps: FewSteps | None = None
+) -> Path:
     """Save what inference loads: an adapter file, or a `transformer` folder; every process takes part.
 
     Args:
         transformer: The trained transformer.
         config: The run's settings.
         accelerator: Knows the main process, which alone writes.
+        few_steps: How a student is asked, which its adapter tells.
     """
     weights = gather_weights(transformer, only_trained=config.train == "lora")
     path = Path(config.output_dir)
@@ -326,7 +330,7 @@ def save_result(transformer: Any, config: TrainConfig, accelerator: Accelerator)
             name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()
         }
         if config.train == "lora":
-            save_adapter(transformer, weights, path, config)
+            save_adapter(transformer, weights, path, config, few_steps)
         else:
             _save_transformer(transformer, weights, path / "transformer")
     accelerator.wait_for_everyone()

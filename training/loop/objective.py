@@ -39,6 +39,10 @@ class LossTerms:
         """Adds the loss of face masks [B] with its weight."""
         return replace(self, face=face, total=self.total + weight * face)
 
+    def with_anchor(self, anchor: LossTerms, weight: float) -> LossTerms:
+        """Adds the loss on the clips, where the terms are those on a teacher; it is in the total alone."""
+        return replace(self, total=self.total + weight * anchor.total)
+
 
 def jova_loss(
     velocity: Tensor | None,

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
+from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
 from diffusers_jova.training.loop.branches import check_frozen, frozen_checksums, idles
@@ -43,6 +44,7 @@ from diffusers_jova.training.loop.checkpoints import (
 )
 from diffusers_jova.training.loop.conditioning import Conditioning, ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.training.loop.distillation import begin_distillation
 from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.lora import adapter_digest, adapter_header
 from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog
@@ -70,8 +72,11 @@ from diffusers_jova.training.loop.optimization import (
     learning_rate_factor,
     new_course,
 )
+from diffusers_jova.training.loop.phases import Phases
 from diffusers_jova.training.loop.preemption import NAMES, PreemptedError, Preemption
+from diffusers_jova.training.loop.publish import complete_pipeline
 from diffusers_jova.training.loop.tasks import tasks_of
+from diffusers_jova.training.loop.teacher_pipeline import TeacherPipeline
 from diffusers_jova.training.loop.validation_loss import ValidationLoss, shared_records, undropped
 from diffusers_jova.transformer_jova import MODALITIES
 from diffusers_jova.weight_branches import branch_of
@@ -115,10 +120,15 @@ class Trainer:
         )
         self._check_clips()
 
+        self.teacher = self.phases = None
+        if config.student_steps is not None:
+            self.teacher = TeacherPipeline(config, self.dataset.empty_prompt, self.device)
+            self.phases = Phases.of(self.teacher.few_steps, config.teacher_steps, self.device)
         torch.manual_seed(config.seed)  # the same weights in every process
         self.transformer: Any = prepare_transformer(config)
         self._check_weights()
         self.start = describe_start(self.transformer, config)
+        self.distillation = begin_distillation(config, self.teacher, self.phases, self.transformer, self.accelerator)
         optimizer = build_optimizer(self.transformer, config, self.device)
         self.model, self.optimizer = self.accelerator.prepare(self.transformer, optimizer)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -196,24 +206,28 @@ class Trainer:
         self.step += 1
 
     def loss(self, inputs: ModelInputs) -> LossTerms:
-        """Predict the velocities of a micro-batch and compare them with the true ones."""
+        """Predict the velocities of a micro-batch and compare them with the true ones, or with the teacher's."""
         config, arguments = self.config, inputs.arguments
+        of_clips = (inputs.target, inputs.audio_target)
+        targets = of_clips if self.distillation is None else self.distillation.targets(inputs)
         if inputs.face_mask is not None:
             arguments = {**arguments, "return_face_masks": True}
         velocity, audio_velocity, *face_masks = self.model(**arguments, return_dict=False)
-        terms = jova_loss(
+        measure = partial(
+            jova_loss,
             velocity,
             audio_velocity,
-            inputs.target,
-            inputs.audio_target,
-            inputs.mouth_mask,
-            inputs.has_video,
-            inputs.has_audio,
+            mouth_mask=inputs.mouth_mask,
+            has_video=inputs.has_video,
+            has_audio=inputs.has_audio,
             mouth_weight=config.mouth_weight,
             video_weight=config.video_weight,
             audio_weight=config.audio_weight,
             reduction=config.mouth_reduction,
         )
+        terms = measure(*targets)
+        if config.anchor_weight > 0:
+            terms = terms.with_anchor(measure(*of_clips), config.anchor_weight)
         if inputs.face_mask is None:
             return terms
         factor = face_mask_factor(self.step, config.face_mask_weight, config.face_mask_steps)
@@ -226,6 +240,8 @@ class Trainer:
             return
         if self.step == 0:
             self._tell(self.start)
+        if self.teacher is not None:
+            self._tell(self.teacher.describe())
         num_trained, num_all = (
             sum(weight.numel() for weight in weights) for weights in (self.trained, self.model.parameters())
         )
@@ -325,6 +341,11 @@ class Trainer:
             idle = bool(lacking) or idles(self.transformer, config)
             self.accelerator.ddp_handler.find_unused_parameters = idle
 
+    @property
+    def few_steps(self) -> FewSteps | None:
+        """How the result is to be asked, where it is a student of few steps."""
+        return None if self.teacher is None else self.teacher.few_steps
+
     def _datasets(self) -> list[PrecomputedDataset]:
         return [dataset for dataset in (self.dataset, self.prior) if dataset is not None]
 
@@ -353,6 +374,7 @@ class Trainer:
             temporal_factor=int(header.number("temporal_factor")),
             device=self.device,
             boundary=model.get("boundary"),
+            phases=self.phases,
         )
 
     def _report(self, log: MetricsLog | None, clock: Clock) -> bool:
@@ -408,7 +430,8 @@ class Trainer:
                 "optimizer": values,
                 "scaler": scaler and scaler.state_dict(),
             }
-            header = adapter_header(self.transformer, self.config) if self.config.train == "lora" else None
+            is_adapter = self.config.train == "lora"
+            header = adapter_header(self.transformer, self.config, self.few_steps) if is_adapter else None
             path = save_checkpoint(self.output_dir, self.step, parts, state, header)
             rotate(self.output_dir, path, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
@@ -480,6 +503,8 @@ class Trainer:
         values = {name: getattr(config, name) for name in config.decisive_fields()}
         shards = config.gradient_accumulation_steps * self.accelerator.num_processes
         clips = [header.path.name for header in self.dataset.headers]
+        if self.teacher is not None:
+            values["teacher"] = self.teacher.fingerprint()
         return values | {
             "adapter begun from": self.init_adapter,
             "global batch size": config.batch_size * shards,
@@ -495,7 +520,9 @@ class Trainer:
         path = self.output_dir
         if self.step == self.config.steps:
             with self.averaged_weights():
-                path = save_result(self.transformer, self.config, self.accelerator)
+                path = save_result(self.transformer, self.config, self.accelerator, self.few_steps)
+            if self.teacher is not None and self.config.train == "full" and self.accelerator.is_main_process:
+                complete_pipeline(self.output_dir, self.teacher)
         if log is not None:
             log.close()
         self.accelerator.end_training()

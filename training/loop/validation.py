@@ -73,6 +73,8 @@ class ValidationClips:
         if self.pipeline is None:
             self.pipeline = JoVAPipeline.from_pretrained(self.source, transformer=trainer.transformer)
             self.pipeline.set_progress_bar_config(disable=True)
+            if trainer.few_steps is not None:
+                self.pipeline.take_few_steps(trainer.few_steps)
         trainer.transformer.eval()
         self._move(trainer.device)
 
@@ -116,7 +118,8 @@ def validation_clips(config: TrainConfig, pipeline: str) -> list[Namespace]:
         ValueError: A row of the list is wrong.
     """
     common = default_arguments()
-    common.model, common.steps, common.output = pipeline, config.validation_steps, FOLDER
+    common.model, common.output = pipeline, FOLDER
+    common.steps = config.validation_steps if config.student_steps is None else None  # a student has its own
 
     def whole(**own: Any) -> Namespace:
         return Namespace(**{**vars(common), **own})

@@ -18,7 +18,7 @@ from diffusers_jova.training.loop.model import check_meetings, check_towers, loa
 from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.trainer import Trainer
 from tests.processes import launch
-from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG
+from tests.tiny_pipeline import NAVA_SHARING, WAN_TRANSFORMER_CONFIG, build_tiny_pipeline, build_wan_transformer
 from tests.tiny_training import (
     EVERYTHING_RANDOM,
     HEADER,
@@ -93,13 +93,16 @@ UNUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # models with weig
 SPLIT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # runs that one process takes with twice the accumulation
     "everything random": (MODEL, EVERYTHING_RANDOM | {"steps": 3, "gradient_accumulation_steps": 1}),
     "a tower each": (EXPERTS, {"steps": 3, "gradient_accumulation_steps": 2}),
+    "a student": (SPEAKERS, {"steps": 3, "gradient_accumulation_steps": 1, "student_steps": 2, "teacher_steps": 4}),
 }
 
 
 def config_of(folder: Path, case: str, **changes: Any) -> TrainConfig:
     model, settings = (UNUSED | SPLIT)[case]
-    if case in SPLIT:
+    if case in SPLIT and "student_steps" not in settings:
         settings = settings | {"validation_data": str(folder / case / "others"), "validate_every": 3}
+    if "student_steps" in settings:
+        settings = settings | {"model": str(folder / case / "teacher")}
     return tiny_config(folder / case, model, **{"batch_size": 2, "distribution": "ddp"} | settings | changes)
 
 
@@ -112,13 +115,17 @@ def train_one_after_the_other(configs: list[TrainConfig]) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of each case, in which the same two processes have trained it."""
     folder = tmp_path_factory.mktemp("trained")
-    for case, (model, _) in (UNUSED | SPLIT).items():
+    for case, (model, settings) in (UNUSED | SPLIT).items():
         (folder / case).mkdir()
         if "ffn_dim" in model:
             write_clips(folder / case / "prepared", channels=(16, 4, 16))
         if case in SPLIT:
             channels = (16, 4, 16) if "ffn_dim" in model else (2, 6, 10)
             write_clips(folder / case / "others", num_clips=3, channels=channels)
+        if "student_steps" in settings:
+            build_tiny_pipeline(transformer=build_wan_transformer(**NAVA_SHARING)).save_pretrained(
+                folder / case / "teacher"
+            )
     launch(train_one_after_the_other, [config_of(folder, case) for case in UNUSED | SPLIT])
     return folder
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import PartialState
+from safetensors.torch import load_file
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
 from diffusers_jova.pipeline_output import JoVAPipelineOutput
 from diffusers_jova.training.loop import trainer as trainer_module
 from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import assemble
 from tests.processes import launch
@@ -136,3 +138,21 @@ def test_a_validation_that_fails_in_one_of_the_processes_ends_in_all_and_the_run
     clips = sorted(path.name for path in (runs / "validated" / "run" / "validation").iterdir())
     assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step, prompt in ((2, 0), (2, 1))]
     assert (runs / "validated" / "run" / "transformer").exists()
+
+
+@pytest.mark.slow
+def test_sharded_processes_make_the_student_that_one_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_pipeline_folder: Path
+) -> None:
+    """Each asks the model as often as the other, whatever levels it has drawn."""
+    write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    settings = {"model": str(tiny_pipeline_folder), "batch_size": 2, "steps": 3, "train": "lora", "lora_rank": 4}
+    settings |= {"student_steps": 2, "teacher_steps": 4, "learning_rate": 1e-2}
+    launch(train_sharded, tiny_config(tmp_path, **settings, distribution="fsdp"))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    forget_accelerate()
+    alone = {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "one")}
+    Trainer(tiny_config(tmp_path, **settings, **alone)).train()
+    sharded, single = (load_file(tmp_path / name / ADAPTER_FILE) for name in ("run", "one"))
+    for name in single:
+        torch.testing.assert_close(sharded[name], single[name], rtol=1e-4, atol=1e-6)  # sums in another order

@@ -1,0 +1,200 @@
+"""FewSteps: how a student of few steps is asked, kept with its weights, and what is said where it is asked otherwise.
+
+A student (`jova distill`) takes one straight step from level to level of its own schedule, and has the guidance of its
+teacher in its weights: other levels, another solver or guidance on top give noise. An adapter holds the record in the
+header of its file, a pipeline in its config.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+from diffusers.utils import logging
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from .generation_defaults import GenerationDefaults
+from .guidance import CONDITIONAL
+from .number_arguments import positive_number, whole_number
+from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+
+
+logger = logging.get_logger(__name__)
+
+HEADER = "jova_few_steps"  # of an adapter's file
+EULER = ("euler", "FlowMatchEulerDiscreteScheduler")  # of ours, and of diffusers applied to each modality
+UNGUIDED: Mapping[str, float | None] = {  # arguments of a call
+    "guidance_scale": 1.0,
+    "audio_guidance_scale": None,
+    "coupling_scale": 1.0,
+    "audio_coupling_scale": None,
+    "audio_speaker_scale": 1.0,
+}
+LEVEL_TOLERANCE = 1e-6  # of float32 levels in [0, 1] that were computed by another way
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewSteps:
+    """What a student needs of a call.
+
+    Args:
+        num_inference_steps: Steps, each from a level of `scheduler` to the next, by the solver "euler".
+        shift: Of the video levels.
+        audio_shift: Of the audio levels.
+    """
+
+    num_inference_steps: int
+    shift: float
+    audio_shift: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "num_inference_steps", whole_number("num_inference_steps", self.num_inference_steps, least=1)
+        )
+        for name in ("shift", "audio_shift"):
+            object.__setattr__(self, name, positive_number(name, getattr(self, name), "train the student again"))
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str) -> "FewSteps":
+        """Read a record.
+
+        Args:
+            values: As `to_dict` gives it.
+            where: It stands, for the message.
+
+        Raises:
+            ValueError: It is none.
+        """
+        names = [field.name for field in fields(cls)]
+        if not isinstance(values, Mapping) or {*values} != {*names}:
+            raise ValueError(f"`few_steps` in {where} must hold {', '.join(names)}, got {values!r}; save it anew")
+        return cls(**values)
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, str]) -> "FewSteps | None":
+        """Read the record in the header of an adapter; None where the adapter is no student."""
+        if HEADER not in header:
+            return None
+        try:
+            values = json.loads(header[HEADER])
+        except json.JSONDecodeError:
+            values = header[HEADER]
+        return cls.from_dict(values, f"the header of an adapter, `{HEADER}`,")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record, as JSON holds it."""
+        return asdict(self)
+
+    def to_header(self) -> dict[str, str]:
+        """The record, as the header of an adapter holds it."""
+        return {HEADER: json.dumps(self.to_dict())}
+
+    def __str__(self) -> str:
+        steps = f"{self.num_inference_steps} step{'s' * (self.num_inference_steps > 1)}"
+        return f"{steps} of Euler at shifts {self.shift:g} and {self.audio_shift:g} without guidance"
+
+    @property
+    def scheduler(self) -> FlowMatchAudioVideoScheduler:
+        """The scheduler that a student walks with."""
+        return FlowMatchAudioVideoScheduler(shift=self.shift, audio_shift=self.audio_shift, solver="euler")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Arguments of a call: as many steps, without guidance."""
+        return {**UNGUIDED, "num_inference_steps": self.num_inference_steps}
+
+    def difference(self, settings: GenerationDefaults, scheduler: FlowMatchAudioVideoScheduler) -> str:
+        """Say what of a call is otherwise; empty where it is as it should be.
+
+        Args:
+            settings: Of the call.
+            scheduler: With its timesteps set.
+        """
+        own = self.scheduler
+        own.set_timesteps(self.num_inference_steps)
+        said = []
+        if len(scheduler.timesteps) != self.num_inference_steps:
+            number = len(scheduler.timesteps)
+            said.append(f"{number} step{'s' * (number > 1)}")
+        elif not all(
+            torch.allclose(walked.cpu(), wanted, rtol=0, atol=LEVEL_TOLERANCE)
+            for walked, wanted in ((scheduler.sigmas, own.sigmas), (scheduler.audio_sigmas, own.audio_sigmas))
+        ):
+            said.append("other noise levels")
+        if scheduler.config["solver"] not in EULER:
+            said.append(f"the solver {scheduler.config['solver']}")
+        num_steps = len(scheduler.timesteps)
+        guided = [
+            name
+            for name, guidance in settings.guidance().items()
+            if any({*guidance.weights(step, num_steps)} - {CONDITIONAL} for step in range(num_steps))
+        ]
+        if guided:
+            said.append(f"guidance of {' and '.join(guided)}")
+        return ", ".join(said)
+
+
+class JoVAFewStepsMixin:
+    """What a pipeline knows of students: adapters that are active, or its own transformer."""
+
+    transformer: Any
+    scheduler: Any
+    config: Any
+    defaults: GenerationDefaults
+
+    @property
+    def few_steps(self) -> FewSteps | None:
+        """How the active student wants to be asked; None without one.
+
+        Raises:
+            ValueError: Several are active that want different things.
+        """
+        found = self._students()
+        if len({*found.values()}) > 1:
+            raise ValueError(
+                "students of few steps must be used one at a time, got "
+                f"{', '.join(f'{name} ({few_steps})' for name, few_steps in found.items())}; choose one by "
+                "`set_adapters`"
+            )
+        return next(iter(found.values()), None)
+
+    def use_few_steps(self) -> None:
+        """Take the steps, the levels and the solver of the active student as defaults, and no guidance.
+
+        Raises:
+            ValueError: No student is active, or several that want different things.
+        """
+        if (few_steps := self.few_steps) is None:
+            raise ValueError(
+                "`use_few_steps` must be called with a student of few steps, got none; load an adapter that `jova "
+                "distill` made"
+            )
+        self.take_few_steps(few_steps)
+
+    def take_few_steps(self, few_steps: FewSteps) -> None:
+        """Take what a student wants as defaults."""
+        self.defaults, self.scheduler = replace(self.defaults, **few_steps.defaults), few_steps.scheduler
+
+    def _students(self) -> dict[str, FewSteps]:
+        """The active students by name."""
+        own = self.config.get("few_steps")
+        found = {} if own is None else {"the model": FewSteps.from_dict(own, "the config of a pipeline")}
+        loaded = getattr(self.transformer, "adapter_few_steps", {})
+        return found | {f"`{name}`": loaded[name] for name in active_adapters(self.transformer) if name in loaded}
+
+    def warn_of_more_steps(self, settings: GenerationDefaults, scheduler: FlowMatchAudioVideoScheduler) -> None:
+        """Say in one line where the active student is asked otherwise than it was made for."""
+        for name, few_steps in self._students().items():
+            if other := few_steps.difference(settings, scheduler):
+                logger.warning(
+                    f"{name} is a student made for {few_steps}, got {other}: expect noise; leave these out, in Python "
+                    "after `pipe.use_few_steps()`"
+                )
+
+
+def active_adapters(transformer: nn.Module) -> list[str]:
+    """Names of the adapters that change what a transformer computes."""
+    layer = next((module for module in transformer.modules() if isinstance(module, BaseTunerLayer)), None)
+    return [] if layer is None or layer.disable_adapters else list(layer.active_adapters)

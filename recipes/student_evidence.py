@@ -1,0 +1,103 @@
+"""Measure a student of few steps beside its teacher, on prompts and seeds that neither has seen.
+
+    python -m diffusers_jova.recipes.student_evidence --model jova-tiny --student student/
+
+Each clip is compared with that of the teacher of the same prompt and seed in many guided steps of Euler, as
+`step_curve.py` compares them: pictures by PSNR, sounds by the distance of their log-mels, sync and words as in `make
+evidence`. The teacher in as many steps as the student, by either solver, is what the student must surpass. Clips are
+kept in a work folder, so that the command goes on where it was interrupted; the figures are written as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusers_jova.drawn.avatars import AvatarClip
+from diffusers_jova.evaluation.summary import summarize
+from diffusers_jova.recipes.evidence import SOLVER_NAMES, add_arguments, load_pipeline, measure, work_name
+from diffusers_jova.recipes.generation import FIRST_SEED, generate, held_out_clips
+from diffusers_jova.recipes.model_card import markdown_table, provenance
+from diffusers_jova.recipes.step_curve import Figures, Setting, compare, figure, make
+from diffusers_jova.whole_files import write_json
+from jova_cli.adapter_info import check_adapter, find_adapter
+from jova_cli.parser import Parser
+from jova_cli.shipped import model_folder
+
+
+MANY_STEPS = 48
+HEADER = ["who, steps", "pictures, dB", "sound, nats", "sync within one frame", "mouth and envelope", "words"]
+MEASURES = (
+    ("psnr_db", ".1f"),
+    ("mel_distance", ".3f"),
+    ("sync_within_one_frame", ".0%"),
+    ("envelope_correlation", ".3f"),
+    ("word_top1", ".0%"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the clips of both, measure and report."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--model", type=model_folder, default="jova-tiny", help="folder of the teacher's pipeline")
+    parser.add_argument("--student", type=Path, required=True, help="folder or file of the adapter")
+    parser.add_argument("--clips", type=int, default=16, help="speakers")
+    parser.add_argument("--output", type=Path, default=Path("student.json"))
+    add_arguments(parser, "runs/student_evidence")
+    args = parser.parse_args(argv)
+    if args.clips < 2:
+        parser.error(f"`--clips` must be at least 2, for a standard error, got {args.clips}")
+    try:
+        check_adapter("--student", args.student)
+        curve = measure_both(args.model, args.student, args.clips, args.speech, args.work, args.batch_size)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    rows = [{"who": who, "measures": figures} for who, figures in curve.items()]
+    write_json(args.output, {**provenance(), "clips": args.clips, "first_seed": FIRST_SEED, "curve": rows})
+    print(table(curve))
+
+
+def measure_both(
+    model: Path, student: Path, num_clips: int, speech: str, work: Path, batch_size: int
+) -> dict[str, Figures]:
+    """Figures of the teacher in as many steps as the student, in those of its own and in many, and of the student.
+
+    Raises:
+        ValueError: The adapter is no student.
+    """
+    pipeline = load_pipeline(model)
+    own = Setting(pipeline.scheduler.config["solver"], pipeline.defaults.num_inference_steps)
+    pipeline.load_lora_weights(student, adapter_name="student")
+    if (few_steps := pipeline.few_steps) is None:
+        raise ValueError(f"`--student` must be an adapter that `jova distill` made, got `{student}`; name another")
+    pipeline.disable_lora()
+    seeds = range(FIRST_SEED, FIRST_SEED + num_clips)
+    references: list[AvatarClip] = held_out_clips(pipeline, seeds, subject="speaker", speech=speech)
+    place = work / work_name(model, {"speech": speech})
+    many = make(pipeline, Setting("euler", MANY_STEPS), references, place, batch_size=batch_size)
+    asked = dict.fromkeys([Setting(name, few_steps.num_inference_steps) for name in SOLVER_NAMES] + [own])
+    curve = {
+        f"teacher, {SOLVER_NAMES[setting.solver]} {setting.steps}": compare(
+            make(pipeline, setting, references, place, batch_size=batch_size), many, references, speech
+        )
+        for setting in asked
+    }
+    alone = summarize(measure([(clip.frames, clip.waveform) for clip in many], references, speech))
+    pipeline.enable_lora()
+    pipeline.use_few_steps()
+    file = find_adapter(student) or student
+    kept = work / work_name(model, {"speech": speech, "student": (file.stat().st_size, file.stat().st_mtime_ns)})
+    made = generate(pipeline, references, kept / "student", batch_size=batch_size)
+    found = compare(made, many, references, speech)
+    return {**curve, f"student, Euler {few_steps.num_inference_steps}": found, f"teacher, Euler {MANY_STEPS}": alone}
+
+
+def table(curve: dict[str, Figures]) -> str:
+    """The figures as a table."""
+    return markdown_table(
+        HEADER, [[who, *(figure(figures, name, form) for name, form in MEASURES)] for who, figures in curve.items()]
+    )
+
+
+if __name__ == "__main__":
+    main()

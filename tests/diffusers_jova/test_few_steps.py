@@ -1,0 +1,111 @@
+"""Students of few steps in a pipeline: what their adapters say, and what is said where they are asked otherwise."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline
+from diffusers_jova.clip_call import load_pipeline
+from diffusers_jova.few_steps import HEADER, FewSteps
+from jova_cli.generate import parse
+from jova_cli.main import main
+
+
+FEW = FewSteps(num_inference_steps=3, shift=2.0, audio_shift=4.0)
+LAYER = "transformer_blocks.0.attn.video.to_q"
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a student that changes one layer of the tiny pipeline by nothing."""
+    path = tmp_path_factory.mktemp("student") / "pytorch_lora_weights.safetensors"
+    tensors = {"lora_A": torch.zeros(2, 24), "lora_B": torch.zeros(24, 2)}
+    save_file({f"transformer.{LAYER}.{n}.weight": t for n, t in tensors.items()}, path, metadata=FEW.to_header())
+    return path
+
+
+@pytest.fixture
+def pipe(tiny_pipeline_folder: Path, student: Path) -> JoVAPipeline:
+    pipe = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(student, adapter_name="fast")
+    return pipe
+
+
+def said_of_a_call(pipe: JoVAPipeline, log: pytest.LogCaptureFixture, **arguments: object) -> str:
+    log.clear()
+    pipe("a dog", output_type="latent", **arguments)
+    return log.text
+
+
+def test_one_line_makes_a_pipeline_ask_its_student_right(pipe: JoVAPipeline, log: pytest.LogCaptureFixture) -> None:
+    said = said_of_a_call(pipe, log)
+    assert "`fast` is a student made for 3 steps of Euler at shifts 2 and 4 without guidance, got 2 steps, " in said
+    assert "guidance of video and audio: expect noise; leave these out, in Python after" in said
+    pipe.use_few_steps()
+    assert "student" not in said_of_a_call(pipe, log)
+    assert pipe.num_timesteps == 3
+    assert not pipe.do_classifier_free_guidance
+    assert "got guidance of audio" in said_of_a_call(pipe, log, audio_guidance_scale=2.0)
+    assert "got other noise levels" in said_of_a_call(pipe, log, sigmas=[1.0, 0.5, 0.1])
+    own = FEW.scheduler
+    own.set_timesteps(3)
+    assert "student" not in said_of_a_call(pipe, log, sigmas=own.sigmas[:-1].tolist())
+    pipe.scheduler = FlowMatchAudioVideoScheduler(shift=2.0, audio_shift=4.0, solver="unipc")
+    assert "got the solver unipc" in said_of_a_call(pipe, log)
+
+
+def test_an_adapter_that_does_not_work_asks_for_nothing(pipe: JoVAPipeline, log: pytest.LogCaptureFixture) -> None:
+    pipe.disable_lora()
+    assert pipe.few_steps is None
+    assert "student" not in said_of_a_call(pipe, log)
+    pipe.enable_lora()
+    assert pipe.few_steps == FEW
+    pipe.delete_adapters("fast")
+    with pytest.raises(ValueError, match="`use_few_steps` must be called with a student of few steps, got none; load"):
+        pipe.use_few_steps()
+
+
+def test_students_that_want_different_things_are_used_one_at_a_time(pipe: JoVAPipeline, tmp_path: Path) -> None:
+    other = FewSteps(num_inference_steps=8, shift=2.0, audio_shift=4.0)
+    tensors = {f"transformer.{LAYER}.lora_A.weight": torch.zeros(2, 24)}
+    tensors |= {f"transformer.{LAYER}.lora_B.weight": torch.zeros(24, 2)}
+    save_file(tensors, tmp_path / "other.safetensors", metadata=other.to_header())
+    pipe.load_lora_weights(tmp_path / "other.safetensors", adapter_name="slower")
+    pipe.set_adapters(["fast", "slower"])
+    with pytest.raises(ValueError, match=r"one at a time, got `fast` \(3 steps .*\), `slower` \(8 steps .*\); choose"):
+        pipe.use_few_steps()
+    pipe.set_adapters("slower")
+    assert pipe.few_steps == other
+
+
+@pytest.mark.parametrize("record", ["none", json.dumps({"num_inference_steps": 2}), json.dumps([2])])
+def test_a_damaged_record_is_refused(record: str) -> None:
+    with pytest.raises(ValueError, match="`few_steps` in the header of an adapter, `jova_few_steps`, must hold num"):
+        FewSteps.from_header({HEADER: record})
+
+
+def test_generate_takes_what_the_student_wants_and_keeps_what_is_given(
+    tiny_pipeline_folder: Path,
+    student: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    log: pytest.LogCaptureFixture,
+) -> None:
+    words = ["--model", str(tiny_pipeline_folder), "--lora", str(student.parent), "--prompt", "a dog", "--output"]
+    _, args = parse([*words, str(tmp_path / "a.mp4")])
+    loaded = load_pipeline(args, torch.device("cpu"))
+    assert loaded.defaults.num_inference_steps == 3
+    assert "an adapter is a student of few steps: 3 steps of Euler at shifts 2 and 4" in capsys.readouterr().err
+    main(["generate", *words, str(tmp_path / "b.mp4"), "--steps", "1"])
+    assert (
+        "`lora_0` is a student made for 3 steps of Euler at shifts 2 and 4 without guidance, got 1 step: " in log.text
+    )
+
+
+def test_info_tells_how_a_student_is_asked(student: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info", str(student)])
+    assert "few steps   num_inference_steps 3, shift 2.0, audio_shift 4.0; solver euler" in capsys.readouterr().out

@@ -1,0 +1,39 @@
+"""A student beside its teacher: who is measured, and against what."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from diffusers_jova.few_steps import FewSteps
+from diffusers_jova.recipes import student_evidence
+from tests.tiny_pipeline import DEFAULTS, build_tiny_pipeline
+
+
+@pytest.mark.slow
+def test_the_command_measures_the_student_and_the_teacher_in_as_many_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = {"height": 64, "width": 64, "num_frames": 17}
+    build_tiny_pipeline(defaults={**DEFAULTS, **size}).save_pretrained(tmp_path / "model")
+    name = "transformer.transformer_blocks.0.attn.video.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.randn(2, 24), f"{name}.lora_B.weight": torch.randn(24, 2)}
+    few_steps = FewSteps(num_inference_steps=1, shift=1.0, audio_shift=1.0)
+    for file, header in (("student", few_steps.to_header()), ("other", {})):
+        save_file(tensors, tmp_path / f"{file}.safetensors", metadata=header)
+    monkeypatch.setattr(student_evidence, "MANY_STEPS", 3)
+    places = ["--output", str(tmp_path / "figures.json"), "--work", str(tmp_path / "work")]
+    words = ["--model", str(tmp_path / "model"), "--clips", "2", "--speech", "formant", *places]
+    student_evidence.main([*words, "--student", str(tmp_path / "student.safetensors")])
+    assert "| student, Euler 1 |" in capsys.readouterr().out
+    report = {row["who"]: row["measures"] for row in json.loads((tmp_path / "figures.json").read_text())["curve"]}
+    assert [*report] == [
+        *("teacher, Euler 1", "teacher, UniPC 1", "teacher, Euler 2"),
+        *("student, Euler 1", "teacher, Euler 3"),
+    ]
+    assert report["student, Euler 1"]["psnr_db"]["mean"] != report["teacher, Euler 1"]["psnr_db"]["mean"]
+    with pytest.raises(SystemExit):
+        student_evidence.main([*words, "--student", str(tmp_path / "other.safetensors")])
+    assert "`--student` must be an adapter that `jova distill` made" in capsys.readouterr().err
