@@ -5,17 +5,16 @@ This file imports nothing that loads torch: the command line reads it alone, to 
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
-from jova_cli.student_settings import refusals_of_student
+from jova_cli.setting_combinations import check_combinations
+from jova_cli.setting_types import convert, require
 from jova_cli.training_settings import check_names, split_settings
 
 
@@ -246,40 +245,40 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Convert values to the types of their fields, and check what types cannot say."""
         for name, hint in _hints().items():
-            object.__setattr__(self, name, _convert(name, getattr(self, name), hint))
+            object.__setattr__(self, name, convert(name, getattr(self, name), hint))
         for name in ("steps", "batch_size", "gradient_accumulation_steps", "log_every"):
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _require(self.lora_rank is None or self.lora_rank >= 1, "lora_rank", "at least 1", self.lora_rank)
-        _require(self.lora_alpha is None or self.lora_alpha > 0, "lora_alpha", "positive", self.lora_alpha)
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        require(self.lora_rank is None or self.lora_rank >= 1, "lora_rank", "at least 1", self.lora_rank)
+        require(self.lora_alpha is None or self.lora_alpha > 0, "lora_alpha", "positive", self.lora_alpha)
         for name in ("checkpoint_every", "keep_checkpoints", "validation_steps", "face_mask_steps", "teacher_jump"):
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         if self.validate_every is not None:
-            _require(self.validate_every >= 1, "validate_every", "at least 1", self.validate_every, "null makes none")
+            require(self.validate_every >= 1, "validate_every", "at least 1", self.validate_every, "null makes none")
         for name in PROBABILITIES:
             value = getattr(self, name)
-            _require(value is None or 0 <= value <= 1, name, "in [0, 1]", value)
+            require(value is None or 0 <= value <= 1, name, "in [0, 1]", value)
         for name in ("learning_rates", "tasks"):
             for part, value in (getattr(self, name) or {}).items():
-                _require(value >= 0, f"{name}.{part}", "0 or more", value)
-        _require(self.tasks is None or sum(self.tasks.values()) > 0, "tasks", "of a weight above 0", self.tasks)
+                require(value >= 0, f"{name}.{part}", "0 or more", value)
+        require(self.tasks is None or sum(self.tasks.values()) > 0, "tasks", "of a weight above 0", self.tasks)
         for name in ("shift", "audio_shift", "max_grad_norm", "mouth_box_scale"):
-            _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         for name in NOT_NEGATIVE:
             value = getattr(self, name)
-            _require(value is None or value >= 0, name, "0 or more", value)
+            require(value is None or value >= 0, name, "0 or more", value)
         for factor in self.betas:
-            _require(0 <= factor < 1, "betas", "two numbers in [0, 1)", list(self.betas))
-        _require(0 <= self.decay_start < 1, "decay_start", "in [0, 1)", self.decay_start)
+            require(0 <= factor < 1, "betas", "two numbers in [0, 1)", list(self.betas))
+        require(0 <= self.decay_start < 1, "decay_start", "in [0, 1)", self.decay_start)
         limit = f"at most `steps` = {self.steps}"
         remedy = "lower it, 0 has no warm-up, or raise `steps`"
-        _require(self.warmup_steps <= self.steps, "warmup_steps", limit, self.warmup_steps, remedy)
+        require(self.warmup_steps <= self.steps, "warmup_steps", limit, self.warmup_steps, remedy)
         if self.ema_decay is not None:
-            _require(0 < self.ema_decay < 1, "ema_decay", "in (0, 1)", self.ema_decay, "null averages nothing")
+            require(0 < self.ema_decay < 1, "ema_decay", "in (0, 1)", self.ema_decay, "null averages nothing")
         self._check_use()
         for name, value in NEW_ADAPTER.items():
             if self.init_adapter is None and getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        self._check_combinations()
+        check_combinations(self)
 
     def _check_use(self) -> None:
         """Refuse settings that nothing would read."""
@@ -289,131 +288,7 @@ class TrainConfig:
                 is_read, value = getattr(self, switch) != state, getattr(self, name)
                 default = NEW_ADAPTER.get(name, defaults[name])
                 rule = f"left at {default} with `{switch}: {'null' if state is None else state}`"
-                _require(is_read or value in (default, defaults[name]), name, rule, value, remedy)
-
-    def _check_combinations(self) -> None:
-        """Refuse settings that exclude each other or would do nothing."""
-        refusals = (
-            (self.quantize != "none" and self.train != "lora", "`quantize` freezes the weights; set `train: lora`"),
-            (
-                self.init_audio_from_video and (self.train == "lora" or self.stage == "video"),
-                "`init_audio_from_video` prepares an audio branch for training; set `stage: audio` or `joint` "
-                "and `train: full`",
-            ),
-            (
-                self.stage != "joint" and self.coupling != "shared",
-                f"`coupling` needs two modalities; set `stage: joint` or `coupling: shared`, got {self.stage!r}",
-            ),
-            (
-                self.stage != "joint" and self.uncoupled_probability > 0,
-                f"`uncoupled_probability` needs two modalities; set `stage: joint`, got {self.stage!r}",
-            ),
-            (
-                self.stage != "joint" and self.tasks is not None,
-                f"`tasks` need two modalities; set `stage: joint` or leave them out, got {self.stage!r}",
-            ),
-            (
-                self.stage != "joint" and self.face_mask_weight > 0,
-                f"`face_mask_weight` needs what couples two towers; set `stage: joint`, got {self.stage!r}",
-            ),
-            (
-                self.stage != "joint" and self.audio_caption_dropout is not None,
-                f"`audio_caption_dropout` needs two modalities; set `stage: joint`, got {self.stage!r}",
-            ),
-            (
-                self.tasks is not None and self.coupling == "mixed",
-                "`coupling: mixed` draws given modalities of its own; set `coupling: shared` or `independent` beside "
-                "`tasks`",
-            ),
-            (
-                self.tasks is not None and self.prefix_probability > 0,
-                "`prefix_probability` gives beginnings of its own; set it to 0 and `continuation` in `tasks`",
-            ),
-            (
-                self.prefix_max_fraction == 0 and (self.tasks or {}).get("continuation", 0) > 0,
-                "`prefix_max_fraction` must be above 0 for the `continuation` in `tasks`, got 0; leave it out",
-            ),
-            (
-                self.prefix_max_fraction != TrainConfig.prefix_max_fraction
-                and self.prefix_probability == 0
-                and (self.tasks or {}).get("continuation", 0) == 0,
-                "`prefix_max_fraction` is read with `prefix_probability` or `continuation` in `tasks`; set one, or "
-                f"leave it out, got {self.prefix_max_fraction:g}",
-            ),
-            (
-                self.stage == "audio" and self.experts != "drawn",
-                f"`experts` are of the video; set `experts: drawn` or change `stage: audio`, got {self.experts!r}",
-            ),
-            *(
-                (
-                    getattr(self, f"{part}_learning_rate", None) is not None,
-                    f"`{part}_learning_rate` must be left out where `learning_rates` names {part}; set one of them",
-                )
-                for part in self.learning_rates or {}
-            ),
-            (
-                self.stage == "audio" and self.image_probability > 0,
-                "`image_probability` needs a video branch; set it to 0 or change `stage: audio`",
-            ),
-            (
-                self.stage == "audio" and self.keyframe_probability > 0,
-                "`keyframe_probability` needs a video branch; set it to 0 or change `stage: audio`",
-            ),
-            (
-                self.train == "lora"
-                and self.lora_targets in ("video", "audio")
-                and self.stage not in ("joint", self.lora_targets),
-                f"`lora_targets` must be trained in this stage, got {self.lora_targets!r} in `stage: {self.stage}`",
-            ),
-            (
-                (self.prior_data is None) != (self.prior_probability == 0),
-                "`prior_data` and `prior_probability` belong together; set both or neither",
-            ),
-            (
-                self.validate_every is not None
-                and not (self.validation_prompts or self.validation_list or self.validation_data),
-                "`validate_every` needs `validation_prompts`, `validation_list` or `validation_data`; name one",
-            ),
-            *(
-                (
-                    self.validate_every is None and getattr(self, name) is not None,
-                    f"`{name}` is read every `validate_every` steps; set it, or leave both out",
-                )
-                for name in ("validation_data", "validation_list")
-            ),
-            (
-                self.validation_data is not None and self.student_steps is not None,
-                "`validation_data` is measured by the loss on clips, which a student is not trained by; leave it out, "
-                "and measure by `python -m diffusers_jova.recipes.student_evidence`",
-            ),
-            (
-                self.validation_list is not None and len(self.validation_prompts) > 0,
-                "`validation_list` stands in place of `validation_prompts`; leave one of them out",
-            ),
-            (
-                self.quantize != "none" and self.distribution in ("fsdp", "deepspeed"),
-                f"`quantize` cannot be sharded, got `distribution: {self.distribution}`; use `ddp` or `none`",
-            ),
-            (
-                self.optimizer == "muon" and self.distribution in ("fsdp", "deepspeed"),
-                f"`optimizer: muon` needs whole matrices, got `distribution: {self.distribution}`; use `ddp`",
-            ),
-            *refusals_of_student(self, {field.name: field.default for field in fields(self)}),
-        )
-        for refused, message in refusals:
-            if refused:
-                raise ValueError(message)
-        if self.distribution == "deepspeed":
-            self._check_deepspeed()
-
-    def _check_deepspeed(self) -> None:
-        """Refuse what a run with DeepSpeed would do wrong without a word."""
-        limit, is_half = self.stop_after_minutes, self.mixed_precision != "no"
-        rule = "null with DeepSpeed in half precision"
-        remedy = "DeepSpeed keeps the weights in half precision, where averages stand still; set `distribution: fsdp`"
-        _require(self.ema_decay is None or not is_half, "ema_decay", rule, self.ema_decay, remedy)
-        remedy = "such a run cannot be continued; set `distribution: fsdp`"
-        _require(limit is None, "stop_after_minutes", "null with DeepSpeed", limit, remedy)
+                require(is_read or value in (default, defaults[name]), name, rule, value, remedy)
 
     def decisive_fields(self) -> list[str]:
         """Name what a checkpoint must share with the run that continues it; the other fields may change."""
@@ -471,7 +346,6 @@ FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
     *("tensorboard", "log_every", "checkpoint_every", "keep_checkpoints", "resume"),
     *("validate_every", "validation_data", "validation_prompts", "validation_list", "validation_steps"),
 )
-KINDS: dict[type, str] = {float: "a finite number", int: "a whole number", str: "a text", bool: "true or false"}
 NOT_NEGATIVE = (
     *("learning_rate", "video_learning_rate", "audio_learning_rate", "joint_learning_rate", "weight_decay"),
     *("mouth_weight", "face_mask_weight", "video_weight", "audio_weight", "warmup_steps", "num_workers"),
@@ -567,54 +441,3 @@ def _parse_yaml(text: str, where: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no YAML, no such date, or nested without end
         reason = " ".join(str(error).split())
         raise ValueError(f"`{where}` must be valid YAML, got an error ({reason}); correct it") from error
-
-
-def _convert(name: str, value: Any, hint: Any) -> Any:
-    """Check one value against its field's type; YAML 1.1 reads `1e-4` as text and has no tuples."""
-    options = [option for option in get_args(hint) if option is not type(None)]
-    if value is None and type(None) in get_args(hint):
-        return None
-    if options and get_origin(options[0]) is Literal:
-        hint = options[0]
-    if get_origin(hint) is Literal:
-        value = "no" if value is False and "no" in get_args(hint) else value  # YAML 1.1 reads a bare no as false
-        _require(value in get_args(hint), name, f"one of {', '.join(get_args(hint))}", value)
-        return value
-    if options and get_origin(options[0]) is Mapping:
-        return _convert_mapping(name, value, *get_args(options[0]))
-    if get_origin(hint) is tuple:
-        return _convert_tuple(name, value, get_args(hint))
-    return _convert_scalar(name, value, options[0] if options else hint)
-
-
-def _convert_tuple(name: str, value: Any, items: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Check a list: of any length where the type is `tuple[X, ...]`, else of the given one."""
-    _require(isinstance(value, (list, tuple)), name, "a list", value)
-    item_types = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
-    _require(len(item_types) == len(value), name, f"a list of {len(item_types)}", value)
-    return tuple(_convert_scalar(name, item, kind) for item, kind in zip(value, item_types, strict=True))
-
-
-def _convert_mapping(name: str, value: Any, keys: Any, kind: type) -> dict[str, Any]:
-    """Check `name: value` pairs whose names are known."""
-    known = ", ".join(get_args(keys))
-    _require(isinstance(value, Mapping) and len(value) > 0, name, f"names with numbers, of {known}", value)
-    for key in value:
-        _require(key in get_args(keys), name, f"of {known}", key)
-    return {key: _convert_scalar(f"{name}.{key}", item, kind) for key, item in value.items()}
-
-
-def _convert_scalar(name: str, value: Any, kind: type) -> Any:
-    """Check a finite number, a text or a truth value; a truth value is no number."""
-    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    _require(type(value) is kind, name, KINDS[kind], value)
-    _require(kind is not float or math.isfinite(value), name, "finite", value)
-    return value
-
-
-def _require(holds: bool, name: str, rule: str, value: Any, remedy: str | None = None) -> None:
-    """Raise the error of a field that breaks its rule."""
-    if not holds:
-        raise ValueError(f"`{name}` must be {rule}, got {value!r}" + (f"; {remedy}" if remedy else ""))
