@@ -1,5 +1,7 @@
 """Adapters as patches that core applies to weights and takes back."""
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import comfy.lora
@@ -10,6 +12,8 @@ from torch import Tensor
 
 from .package import jova
 
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "diffusion_model."
 
@@ -65,6 +69,11 @@ def apply_adapter(model: Any, path: str, strength: float, audio_strength: float,
         ValueError: The adapter does not fit completely.
     """
     adapter = jova("adapter_file").read_adapter(path)
+    if adapter.few_steps is not None:
+        logger.warning(
+            f"{Path(path).name} is a student made for {adapter.few_steps}: set the steps, the sampler `euler`, every "
+            "guidance to 1 and, by JoVA Sample Shift, the shifts; anything else gives noise"
+        )
     adapter = jova("adapter_layers").fitting(adapter, model.model.diffusion_model, skip_unknown)
     patches = patches_of(adapter)
     patched = model.clone()
