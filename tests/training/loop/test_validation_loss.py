@@ -90,8 +90,12 @@ def test_clips_that_are_trained_on_as_well_are_named(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"validate_every": 1}, "`validate_every` needs `validation_prompts` or `validation_data`"),
+        ({"validate_every": 1}, "`validate_every` needs `validation_prompts`, `validation_list` or"),
         ({"validation_data": "others"}, "`validation_data` is read every `validate_every` steps; set it, or leave"),
+        (
+            {"validate_every": 1, "validation_data": "others", "train": "lora", "student_steps": 4},
+            "`validation_data` is measured by the loss on clips, which a student is not trained by; leave it out",
+        ),
         ({"validate_every": 1, "validation_data": "nowhere"}, "`validation_data` must be"),
     ],
 )
