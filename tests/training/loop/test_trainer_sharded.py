@@ -71,11 +71,11 @@ def train_while_one_process_cannot_write(config: Any) -> None:
     trainer_module.start_accelerator = sharded_accelerator
     save, calls = JoVAPipelineOutput.save, []
 
-    def full_disk(*arguments: Any) -> None:
+    def full_disk(*arguments: Any, **options: Any) -> None:
         calls.append(arguments)
         if len(calls) == 1:
             raise OSError("no space left")
-        save(*arguments)
+        save(*arguments, **options)
 
     JoVAPipelineOutput.save = full_disk  # which the main process alone calls
     assemble(config).train()
