@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
 from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
-from .few_steps import FewSteps
+from .few_steps import FewSteps, active_adapters
 from .mova_adapter import HEAD_DIM, TOWERS
 from .number_arguments import finite_number
 
@@ -39,6 +39,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
     """Refuses what would drop an adapter in silence; the methods are those of every diffusers transformer."""
 
     adapter_few_steps: Mapping[str, FewSteps] = {}  # of the adapters that are students, by name
+    fused_few_steps: Mapping[str, FewSteps] = {}  # of those that are merged into the weights
 
     def load_lora_adapter(
         self,
@@ -136,7 +137,10 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             ValueError: The weights are stored in 8 bits.
         """
         check_mergeable(self, "fuse_lora", "weigh adapters with `set_adapters` instead")
+        names = kwargs.get("adapter_names") or active_adapters(self)
         super().fuse_lora(*args, **kwargs)
+        merged = {name: self.adapter_few_steps[name] for name in names if name in self.adapter_few_steps}
+        self.fused_few_steps = {**self.fused_few_steps, **merged}
 
     def unfuse_lora(self) -> None:  # that of the pipeline does not come by here
         """Take merged adapters out of the weights.
@@ -146,6 +150,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         """
         check_mergeable(self, "unfuse_lora", "load the model again")
         super().unfuse_lora()
+        self.fused_few_steps = {}
 
     def fuse_qkv_projections(self) -> None:
         """Compute queries, keys and values by one product.

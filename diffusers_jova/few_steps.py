@@ -142,6 +142,7 @@ class JoVAFewStepsMixin:
     transformer: Any
     scheduler: Any
     config: Any
+    handed_in: frozenset[str]
     defaults: GenerationDefaults
 
     @property
@@ -155,8 +156,8 @@ class JoVAFewStepsMixin:
         if len({*found.values()}) > 1:
             raise ValueError(
                 "students of few steps must be used one at a time, got "
-                f"{', '.join(f'{name} ({few_steps})' for name, few_steps in found.items())}; choose one by "
-                "`set_adapters`"
+                f"{', '.join(f'{name} ({few_steps})' for name, few_steps in found.items())}; use one of "
+                "them, in Python by `set_adapters`"
             )
         return next(iter(found.values()), None)
 
@@ -179,10 +180,12 @@ class JoVAFewStepsMixin:
 
     def _students(self) -> dict[str, FewSteps]:
         """The active students by name."""
-        own = self.config.get("few_steps")
+        own = None if "transformer" in self.handed_in else self.config.get("few_steps")
         found = {} if own is None else {"the model": FewSteps.from_dict(own, "the config of a pipeline")}
         loaded = getattr(self.transformer, "adapter_few_steps", {})
-        return found | {f"`{name}`": loaded[name] for name in active_adapters(self.transformer) if name in loaded}
+        active = {name: loaded[name] for name in active_adapters(self.transformer) if name in loaded}
+        merged = getattr(self.transformer, "fused_few_steps", {})
+        return found | {f"`{name}`": few_steps for name, few_steps in {**merged, **active}.items()}
 
     def warn_of_more_steps(self, settings: GenerationDefaults, scheduler: FlowMatchAudioVideoScheduler) -> None:
         """Say in one line where the active student is asked otherwise than it was made for."""
@@ -195,6 +198,7 @@ class JoVAFewStepsMixin:
 
 
 def active_adapters(transformer: nn.Module) -> list[str]:
-    """Names of the adapters that change what a transformer computes."""
-    layer = next((module for module in transformer.modules() if isinstance(module, BaseTunerLayer)), None)
-    return [] if layer is None or layer.disable_adapters else list(layer.active_adapters)
+    """Names of the adapters that change what a transformer computes: those of weight 0 do not."""
+    layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+    names = {name: None for layer in layers if not layer.disable_adapters for name in layer.active_adapters}
+    return [name for name in names if any(layer.scaling.get(name) for layer in layers)]

@@ -117,3 +117,5 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
         """
         check_mergeable(self.transformer, "unfuse_lora", "load the model again")
         super().unfuse_lora(components=list(components), **kwargs)
+        if "transformer" in components:
+            self.transformer.fused_few_steps = {}

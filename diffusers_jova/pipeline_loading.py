@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -49,6 +50,10 @@ class JoVALoadingMixin(DiffusionPipeline):
                 self.set_aside = {**self.set_aside, name: now}
             is_own = value is None or value is self.set_aside.get(name)
             self.handed_in = self.handed_in - {name} if is_own else self.handed_in | {name}
+        if name == "defaults" and name in vars(self):  # its config, which diffusers sets too, is written as JSON
+            object.__setattr__(self, name, value)
+            self.register_to_config(defaults=asdict(value))
+            return
         super().__setattr__(name, value)
 
     def register_modules(self, **kwargs: Any) -> None:

@@ -90,11 +90,11 @@ class RowParser(Parser):
         return self.parse_args(["--output=of.the.row", *words], args)
 
 
-def check_list(path: Path, folder: Path, option: str = "--prompts") -> None:
+def check_list(path: Path, folder: Path | None, option: str = "--prompts") -> None:
     """Refuse a list that is not there, which an option names, and a file where a folder is to be filled."""
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         raise ValueError(f"`{option}` must be an existing .jsonl or .csv file, got {path}; see the README")
-    if folder.exists() and not folder.is_dir():
+    if folder is not None and folder.exists() and not folder.is_dir():
         raise ValueError(f"`--output` must be a folder with `--prompts`, got the file {folder}; name a folder")
 
 

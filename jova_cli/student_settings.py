@@ -56,6 +56,11 @@ def refusals_of_student(config: Any, defaults: Mapping[str, Any]) -> Iterator[tu
         f"{config.uncoupled_probability:g}; leave it out",
     )
     yield (
+        config.lora_dropout > 0,
+        "`lora_dropout` must be 0 with `student_steps`: a student that drops at random is no target for itself, got "
+        f"{config.lora_dropout:g}; leave it out",
+    )
+    yield (
         config.face_mask_weight > 0,
         f"`face_mask_weight` must be 0 with `student_steps`, got {config.face_mask_weight:g}; leave it out",
     )

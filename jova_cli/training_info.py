@@ -16,6 +16,7 @@ from .room_modules import import_alone
 from .training_settings import CONFIG
 
 
+LOSS = re.compile("loss/")  # begins the names of losses
 SETTINGS, METRICS, SUMMARY, UNFINISHED = "config.yaml", "metrics.jsonl", "prepare.json", "prepare.unfinished"
 CHECKPOINT = re.compile(r"checkpoint-\d{8}")
 RESULTS = (FILES[0], "transformer/config.json")  # of an adapter, of a transformer
@@ -64,14 +65,20 @@ def is_shown(value: Any, default: Any) -> bool:
     return default is MISSING or value != (list(default) if isinstance(default, tuple) else default)
 
 
-def last_losses(folder: Path) -> list[str]:
-    """The last line of the log of a training, without what is no loss."""
+def last_report(folder: Path) -> dict[str, Any]:
+    """The last line of the log of a training that tells of losses in training; empty without one."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    if not lines:
-        return []
+    reports = (json.loads(line) for line in reversed(lines))
+    found: dict[str, Any] = next((report for report in reports if any(map(LOSS.match, report))), {})
+    return found
+
+
+def last_losses(folder: Path) -> list[str]:
+    """The last report of the losses of a training, without what is no loss."""
     try:
-        values = json.loads(lines[-1])
+        if not (values := last_report(folder)):
+            return []
         losses = {name.removeprefix("loss/"): v for name, v in values.items() if name.startswith("loss/")}
         told = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
         return [f"  losses at step {values['step']}: {told}"]

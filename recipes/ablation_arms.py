@@ -21,6 +21,7 @@ from diffusers_jova.training.loop.model import load_transformer
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import checked_input
 from diffusers_jova.whole_files import write_json
+from jova_cli.training_info import last_report
 
 
 FIRST_ABLATION_SEED = FIRST_SEED + 200_000
@@ -156,7 +157,7 @@ def run_arm(
         "settings": settings,
         "samples": config.steps * config.batch_size * config.gradient_accumulation_steps,
         "parameters": sum(parameter.numel() for parameter in pipeline.transformer.parameters()),
-        "losses": last_losses(folder),
+        "losses": last_report(folder),
         "measures": {name: summary["mean"] for name, summary in measures.items()},
     }
     write_json(result, values)
@@ -191,11 +192,6 @@ def pipeline_with(codecs: Path, transformer: Any) -> JoVAPipeline:
     return pipeline
 
 
-def last_losses(folder: Path) -> dict[str, float]:
-    """Read the last line of a run's log."""
-    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-
-
 def steps_within(minutes: float, config: TrainConfig) -> int:
     """Find the steps that a run of this machine takes in a time, by a short run in `output_dir`."""
     short = {"steps": 2 * CALIBRATION_STEPS, "log_every": CALIBRATION_STEPS, "warmup_steps": 0, "resume": False}
@@ -205,6 +201,6 @@ def steps_within(minutes: float, config: TrainConfig) -> int:
     seconds_per_step = (
         config.batch_size
         * config.gradient_accumulation_steps
-        / last_losses(Path(config.output_dir))["samples_per_second"]
+        / last_report(Path(config.output_dir))["samples_per_second"]
     )
     return max(round(60 * minutes / seconds_per_step), 1)

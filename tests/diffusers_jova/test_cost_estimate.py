@@ -65,3 +65,9 @@ def test_what_is_given_and_steps_without_guidance_take_less(monkeypatch: pytest.
     ):
         taken = estimate(pipeline, settings.override(**changes), BOTH, whole)
         assert taken.seconds == pytest.approx(operations / 1e9)
+
+
+def test_where_everything_is_given_nothing_is_computed_and_the_call_says_so() -> None:
+    pipeline = build_tiny_pipeline()
+    assert estimate(pipeline, pipeline.defaults, BOTH, BOTH).seconds == 0
+    assert estimate(pipeline, pipeline.defaults, ["audio"], ["audio"]).seconds == 0

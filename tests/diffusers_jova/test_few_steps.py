@@ -69,6 +69,34 @@ def test_an_adapter_that_does_not_work_asks_for_nothing(pipe: JoVAPipeline, log:
         pipe.use_few_steps()
 
 
+def test_a_pipeline_that_asks_its_student_right_can_be_saved(pipe: JoVAPipeline, tmp_path: Path) -> None:
+    pipe.use_few_steps()
+    assert "num_inference_steps" in repr(pipe)
+    pipe.unload_lora_weights()
+    pipe.save_pretrained(tmp_path)
+    loaded = JoVAPipeline.from_pretrained(tmp_path).defaults
+    assert (loaded.num_inference_steps, loaded.guidance_scale) == (3, 1.0)
+    assert loaded == pipe.defaults
+
+
+def test_a_student_of_weight_0_asks_for_nothing_and_one_in_the_weights_still_does(pipe: JoVAPipeline) -> None:
+    pipe.set_adapters("fast", 0.0)
+    assert pipe.few_steps is None
+    pipe.set_adapters("fast", 1.0)
+    assert pipe.few_steps == FEW
+    pipe.fuse_lora()
+    assert pipe.few_steps == FEW
+    pipe.unload_lora_weights()
+    assert pipe.few_steps == FEW
+
+
+def test_a_student_that_is_taken_out_of_the_weights_asks_for_nothing(pipe: JoVAPipeline) -> None:
+    pipe.fuse_lora()
+    pipe.unfuse_lora()
+    pipe.unload_lora_weights()
+    assert pipe.few_steps is None
+
+
 def test_students_that_want_different_things_are_used_one_at_a_time(pipe: JoVAPipeline, tmp_path: Path) -> None:
     other = FewSteps(num_inference_steps=8, shift=2.0, audio_shift=4.0)
     tensors = {f"transformer.{LAYER}.lora_A.weight": torch.zeros(2, 24)}
@@ -76,7 +104,9 @@ def test_students_that_want_different_things_are_used_one_at_a_time(pipe: JoVAPi
     save_file(tensors, tmp_path / "other.safetensors", metadata=other.to_header())
     pipe.load_lora_weights(tmp_path / "other.safetensors", adapter_name="slower")
     pipe.set_adapters(["fast", "slower"])
-    with pytest.raises(ValueError, match=r"one at a time, got `fast` \(3 steps .*\), `slower` \(8 steps .*\); choose"):
+    with pytest.raises(
+        ValueError, match=r"one at a time, got `fast` \(3 steps .*\), `slower` \(8 steps .*\); use one"
+    ):
         pipe.use_few_steps()
     pipe.set_adapters("slower")
     assert pipe.few_steps == other

@@ -231,7 +231,7 @@ def test_a_budget_of_minutes_becomes_one_number_of_steps(source: Path, tmp_path:
     write_start("base", source / "pipeline" / "transformer", folder=Path(config.model))
     for minutes in (0.1, 1.0):  # the clock of a run is its own, and no two agree
         steps = ablation_arms.steps_within(minutes, config)
-        seconds_per_step = 1 / ablation_arms.last_losses(Path(config.output_dir))["samples_per_second"]
+        seconds_per_step = 1 / ablation_arms.last_report(Path(config.output_dir))["samples_per_second"]
         assert steps == max(round(60 * minutes / seconds_per_step), 1)
 
 

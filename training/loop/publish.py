@@ -21,6 +21,7 @@ from jova_cli.json_text import read_object
 from jova_cli.model_info import INDEX, NOT_STATED, licence_of
 from jova_cli.parser import one_line
 from jova_cli.shipped import HUB_NAME, find_model
+from jova_cli.training_info import last_report
 
 
 CARD = """---
@@ -101,7 +102,7 @@ def write_model_card(output_dir: Path, config: TrainConfig, teacher: TeacherPipe
         teacher: Of a student of few steps; None for others.
     """
     name = config.push_to_hub or output_dir.resolve().name
-    last = json.loads((output_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    last = last_report(output_dir)
     losses = {key.removeprefix("loss/"): value for key, value in last.items() if key.startswith("loss/")}
     batch = config.batch_size * config.gradient_accumulation_steps
     pipeline, model = public_name(config.pipeline or config.model), public_name(config.model)

@@ -289,11 +289,12 @@ class Trainer:
     def _check_clips(self) -> None:
         """Refuse clips that the stage cannot use and say so where a loss has nothing to act on."""
         config, headers = self.config, self._headers()
-        if any(f"{config.stage}_latents" not in header.shapes for header in headers) and config.stage != "joint":
-            raise ValueError(
-                f"every clip for `stage: {config.stage}` must have {config.stage}, but some in `{config.data}` have "
-                "none; move those to another folder or train `stage: joint`"
-            )
+        for header in headers if config.stage != "joint" else ():
+            if f"{config.stage}_latents" not in header.shapes:
+                raise ValueError(
+                    f"every clip for `stage: {config.stage}` must have {config.stage}, but some in "
+                    f"`{header.path.parent}` have none; move those to another folder or train `stage: joint`"
+                )
         rates = {header.metadata.get("audio_latent_rate_hz") for header in headers}
         if len(rates) > 1:
             raise ValueError(
@@ -302,7 +303,8 @@ class Trainer:
             )
         wants_mouths = config.mouth_weight > 0 and config.stage != "audio"
         for name, wanted in (("mouth", wants_mouths), ("face mask", config.face_mask_weight > 0)):
-            if wanted and not any(header.has_mouth() for header in headers):
+            trained = (header for dataset in self._datasets() for header in dataset.headers)
+            if wanted and not any(header.has_mouth() for header in trained):
                 self._tell(f"no clip in {config.data} has mouth boxes: the {name} loss will be 0")
         prior = "" if self.prior is None else f", against forgetting on {self.prior.describe()}"
         held_out = "" if self.held_out is None else f", validation on {self.held_out.describe()}"

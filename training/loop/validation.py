@@ -23,7 +23,7 @@ from jova_cli.prompt_list import check_list, read_rows
 from jova_cli.shipped import check_source, find_model
 
 
-FOLDER = Path("validation")  # within the output folder
+FOLDER = "validation"  # within the output folder
 
 
 class ValidationClips:
@@ -93,8 +93,7 @@ class ValidationClips:
         """Writes one clip, which is made here unless it is given; the main process writes."""
         clip = self._make_clip(args) if clip is None else clip
         if trainer.accelerator.is_main_process:
-            name = "-".join(args.output.relative_to(FOLDER).parts)
-            path = trainer.output_dir / FOLDER / f"step-{step:08d}-{name}"
+            path = args.output.with_name(f"step-{step:08d}-{args.output.name}")
             path.parent.mkdir(parents=True, exist_ok=True)
             clip.save(path, metadata=not args.no_metadata, credentials=read_credentials(args))
 
@@ -118,7 +117,7 @@ def validation_clips(config: TrainConfig, pipeline: str) -> list[Namespace]:
         ValueError: A row of the list is wrong.
     """
     common = default_arguments()
-    common.model, common.output = pipeline, FOLDER
+    common.model, common.output = pipeline, Path(config.output_dir) / FOLDER
     common.steps = config.validation_steps if config.student_steps is None else None  # a student has its own
 
     def whole(**own: Any) -> Namespace:
@@ -127,10 +126,10 @@ def validation_clips(config: TrainConfig, pipeline: str) -> list[Namespace]:
     if config.validation_list is None:
         names = (f"{index:02d}.mp4" for index in range(len(config.validation_prompts)))
         said = zip(names, config.validation_prompts, strict=True)
-        clips = [whole(prompt=prompt, output=FOLDER / name) for name, prompt in said]
+        clips = [whole(prompt=prompt, output=common.output / name) for name, prompt in said]
     else:
         common.prompts = Path(config.validation_list)
-        check_list(common.prompts, FOLDER, "validation_list")
+        check_list(common.prompts, None, "validation_list")
         rows, refused = read_rows(
             common, add_clip_arguments, lambda args: check_clip(whole(**vars(args))), "validation_list"
         )

@@ -65,12 +65,12 @@ def test_a_list_gives_portraits_voices_and_prompts_in_three_parts(
         patch.setattr(diffusers_jova.JoVAPipeline, "__call__", lambda *a, **k: calls.append(k) or working(*a, **k))
         run(tiny_config(tmp_path, **settings, validate_every=2, validation_list=str(tmp_path / "list.jsonl")))
     clips = sorted(path.name for path in (tmp_path / "run" / "validation").iterdir())
-    assert clips == [f"step-00000002-{name}" for name in ("ann-one.mp4", "three.wav", "two.mp4")]
+    assert clips == ["ann", "step-00000002-three.wav", "step-00000002-two.mp4"]
     assert different(result(without), result(tmp_path / "run")) == []
     assert [call["prompt"].transcript for call in calls] == ["hello", "", ""]
     assert [call["num_inference_steps"] for call in calls] == [2, 30, 30]
     assert [call["generator"].initial_seed() for call in calls] == [0, 7, 2]
-    record = read_provenance(tmp_path / "run" / "validation" / "step-00000002-ann-one.mp4")
+    record = read_provenance(tmp_path / "run" / "validation" / "ann" / "step-00000002-one.mp4")
     assert record["given"] == ["image"]
 
 

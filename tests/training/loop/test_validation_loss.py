@@ -12,6 +12,7 @@ from diffusers_jova.scheduling_flow_match_av import add_noise, velocity_target
 from diffusers_jova.training.loop.microbatches import seed_of
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation_loss import LEVELS
+from jova_cli.training_info import describe_training, last_report
 from tests.tiny_training import different, result, tiny_config, write_clips
 
 
@@ -33,6 +34,9 @@ def test_the_loss_is_measured_on_other_clips_and_leaves_the_run_as_it_was(
         (tmp_path / name).mkdir()
         Trainer(tiny_config(tmp_path / name, ema_decay=0.5, **{"caption_dropout": 0.5, **settings})).train()
     assert different(result(tmp_path / "plain" / "run"), result(tmp_path / "measured" / "run")) == []
+    report = last_report(tmp_path / "measured" / "run")  # the last line is of the other clips
+    assert (report["step"], "loss/video" in report) == (6, True)
+    assert "losses at step 6: video " in describe_training(tmp_path / "measured" / "run")
     lines = logged(tmp_path / "measured")
     assert [line["step"] for line in lines] == [2, 4, 6]
     for term in ("video", "audio", "mouth"):
