@@ -86,7 +86,7 @@ def file_of_folder(folder: Path, name: str, *, use_safetensors: bool | None = No
     Args:
         folder: That exists.
         name: Argument that named it.
-        use_safetensors: Whether it must be one of safetensors, or must not; None takes a pickled one if there is no other.
+        use_safetensors: True takes safetensors alone, False pickled files alone, None these where there are no others.
 
     Raises:
         ValueError: If there are several, and nothing tells which is meant.
