@@ -61,7 +61,8 @@ from diffusers_jova.conversion.output import (
 )
 from diffusers_jova.conversion.rules import Rule, plan, prefixed
 from diffusers_jova.conversion.wan import HEAD_DIM
-from diffusers_jova.mova_adapter import MOVA_FILE, TOWERS, checked_tower, paired_heads, unwrapped, with_given_alpha
+from diffusers_jova.mova_adapter import TOWERS, checked_tower, paired_heads, unwrapped, with_given_alpha
+from jova_cli.adapter_info import MOVA_FILE
 from jova_cli.given_paths import PICKLES
 
 

@@ -19,7 +19,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor
 
-from jova_cli.adapter_info import file_of_folder
+from jova_cli.adapter_info import file_of_folder, kinds_of_files
 from jova_cli.json_text import parse_object
 
 from .adapter_keys import (
@@ -44,7 +44,7 @@ from .adapter_keys import (
 from .few_steps import FewSteps
 from .finite import is_finite
 from .hub_access import check_named, explained_damage, explained_hub
-from .mova_adapter import MOVA_FILE, TOWERS, checked_tower, paired_tensors, unwrapped, with_given_alpha
+from .mova_adapter import TOWERS, checked_tower, paired_tensors, unwrapped, with_given_alpha
 from .number_arguments import is_finite_number
 from .registration import bake_lokr_alpha, fetch_state_dict
 
@@ -271,11 +271,11 @@ def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any
     """
     given = options.get("use_safetensors")
     if isinstance(source, str | Path) and options.get("weight_name") is None:
-        options["weight_name"] = file_name_in(Path(source) / (options.get("subfolder") or ""))
+        options["weight_name"] = file_name_in(Path(source) / (options.get("subfolder") or ""), given)
     if isinstance(source, str):
         check_named("adapter", source, options.get("weight_name"))
     explained = explained_hub("adapter", source) if isinstance(source, str) else nullcontext()
-    with explained, explained_damage("an adapter", source):
+    with explained, explained_damage("an adapter", local_path(source, options)):
         tensors, config, header = fetch_state_dict(
             source,
             **{name: options.get(name) for name in (*HUB_OPTIONS, "proxies", "weight_name")},
@@ -288,13 +288,27 @@ def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any
     return tensors, config, {**(header or {}), **beside}
 
 
-def file_name_in(folder: Path) -> str | None:
-    """Name of the file of a local folder that holds its adapter; None where the path is another."""
+def file_name_in(folder: Path, use_safetensors: bool | None) -> str | None:
+    """Name of the file of a local folder that holds its adapter; None where the path is another.
+
+    Raises:
+        ValueError: The folder has no file of the kind, or several.
+    """
     if not folder.is_dir():
         return None
-    file = folder / MOVA_FILE
-    found = file if file.is_file() else file_of_folder(folder, "adapter")
-    return found.name if found else None
+    if found := file_of_folder(folder, "adapter", use_safetensors=use_safetensors):
+        return found.name
+    kinds = " or ".join(suffix for suffixes in kinds_of_files(use_safetensors) for suffix in suffixes)
+    raise ValueError(f"`adapter` must be a folder with a {kinds} file, got {folder}; name another")
+
+
+def local_path(source: Any, options: Mapping[str, Any]) -> Any:
+    """The file that is read of a folder on this machine; every other source as it is."""
+    if not isinstance(source, str | Path) or not Path(source).is_dir():
+        return source
+    name = options.get("weight_name") or ""
+    places = (Path(source) / name, Path(source) / (options.get("subfolder") or "") / name)  # as diffusers looks for it
+    return next((place for place in places if place.is_file()), source)
 
 
 def stored_config(

@@ -34,7 +34,6 @@ from .number_arguments import positive_number
 from .temporal_rope import paired_rows
 
 
-MOVA_FILE = "lora_weights.pt"
 WRAPPING = "lora_state_dict"
 HEAD_DIM = 128  # of MOVA's, where no model tells it
 TOWERS = tuple(MOVA_EXPERTS.values())  # that an adapter of a plain video model may mean

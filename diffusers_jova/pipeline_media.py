@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jova_cli.clip_limits import ClipLimits, clip_limits
 from jova_cli.keyframes import PicturePlaces
-from jova_cli.latent_lengths import latent_of_frame, num_frames_of
+from jova_cli.latent_lengths import check_whole_frames, latent_of_frame, num_frames_of
 
 from .audio_codec import JoVAAudioCodec, needs_vocoder
 from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given_media, set_length
@@ -26,10 +26,10 @@ from .keyframes import place_keyframes, settle_keyframes
 from .media import resample
 from .media_arrays import check_sampling_rate
 from .moviepy_clips import unpack_moviepy
-from .number_arguments import whole_number
+from .number_arguments import positive_number, whole_number
 from .pictures import Fit, describe_fit, fit_pictures, to_frames, to_pictures, to_signed
 from .pipeline_checks import OUTPUT_TYPES, CallInputs, check_frame_rate, check_generator, check_modality_names
-from .pipeline_output import JoVAPipelineOutput
+from .pipeline_output import JoVAPipelineOutput, check_latent_shapes, check_latents
 from .sample_runs import Coupling
 from .transformer_jova import MODALITIES
 from .video_codec import JoVAVideoCodec
@@ -447,12 +447,12 @@ class JoVAMediaMixin:
             output_type: `"pil"`, `"np"` or `"pt"`.
 
         Raises:
-            ValueError: `output` holds no latents, or there is no such `output_type`.
+            ValueError: `output` holds no finite latents of its `num_frames`, or there is no such `output_type`.
         """
-        if not output.is_latent:
-            raise ValueError("`output` must hold latents, got pictures or sound; call with `output_type='latent'`")
+        check_latents(output)
         if output_type not in (finished := [kind for kind in OUTPUT_TYPES if kind != "latent"]):
             raise ValueError(f"`output_type` must be one of {finished}, got {output_type!r}; use 'np', say")
+        check_latent_shapes(output, self.latent_shapes(output))
         frames, audio = output.frames, output.audio
         if frames is not None:
             frames = self.decode_video(frames.to(self._execution_device), output_type)
@@ -461,6 +461,24 @@ class JoVAMediaMixin:
             audio = self.decode_audio(audio.to(self._execution_device), output_type, clip)
         self.maybe_free_model_hooks()
         return replace(output, frames=frames, audio=audio, is_latent=False)
+
+    def latent_shapes(self, output: JoVAPipelineOutput) -> dict[str, tuple[int | str, ...]]:
+        """Shapes of the latents of an output, batch left out: sizes, and letters for those that it may choose.
+
+        Raises:
+            ValueError: No clip has its length or frame rate.
+        """
+        num_frames = whole_number("output.num_frames", output.num_frames, least=1)
+        frame_rate = positive_number("output.frame_rate", output.frame_rate, "take that of the call")
+        shapes: dict[str, tuple[int | str, ...]] = {}
+        if output.frames is not None:
+            check_whole_frames(num_frames, self.temporal_factor, "output.num_frames")
+            codec = self.video_codec
+            shapes["frames"] = (codec.num_channels, codec.num_latent_frames(num_frames), "h", "w")
+        if output.audio is not None:
+            num_latents = self.audio_codec.num_latents_for(num_frames / frame_rate)
+            shapes["audio"] = (num_latents, self.audio_codec.latent_channels)
+        return shapes
 
     def decode_media(
         self, samples: dict[str, Tensor], media: GivenMedia, output_type: str, clip: ClipShape

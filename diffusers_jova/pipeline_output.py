@@ -3,13 +3,16 @@
 Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, L audio latents, S samples.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffusers.utils import BaseOutput, logging
+from torch import Tensor
 
 from .content_credentials import Credentials
+from .finite import check_finite_inputs
 from .media import to_float_audio, to_moviepy, write_audio, write_video
 from .notebook_player import players
 from .pictures import to_uint8_frames
@@ -133,3 +136,59 @@ class JoVAPipelineOutput(BaseOutput):
     def record(self, index: int = 0) -> Record:
         """How one clip was made, or what is true of all where nobody says more."""
         return basic_record() if self.provenance is None else self.provenance[index]
+
+
+def check_latents(output: Any) -> None:
+    """Refuse what is no output with latents, as a call returns it, or with values that no codec decodes.
+
+    Raises:
+        ValueError: Naming `output` and its part.
+    """
+    if not isinstance(output, JoVAPipelineOutput):
+        advice = "call without `return_dict=False`, and pass what it returns"
+        raise ValueError(f"`output` must be a JoVAPipelineOutput, got {type(output).__name__}; {advice}")
+    if not output.is_latent:
+        raise ValueError("`output` must hold latents, got pictures or sound; call with `output_type='latent'`")
+    latents = latents_of(output)
+    if not latents:
+        raise ValueError("`output` must hold latents of video or sound, got neither; leave one of them")
+    for name, values in latents.items():
+        is_tensor = isinstance(values, Tensor)
+        if not is_tensor or not values.is_floating_point():
+            got = values.dtype if is_tensor else type(values).__name__
+            raise ValueError(
+                f"`output.{name}` must be a tensor of floating point, got {got}; edit the tensor of the call"
+            )
+    check_finite_inputs({f"output.{name}": values for name, values in latents.items()}, "check what edited it")
+
+
+def check_latent_shapes(output: JoVAPipelineOutput, shapes: Mapping[str, Sequence[int | str]]) -> None:
+    """Refuse latents that are not those of as many clips, of the length that the output states.
+
+    Args:
+        output: With latents.
+        shapes: By their names, batch left out: sizes, and letters for those that may be any.
+
+    Raises:
+        ValueError: Naming the part of `output`.
+    """
+    latents = latents_of(output)
+    num_rows = next((values.shape[0] for values in latents.values() if values.ndim), 1)
+    batch_size = num_rows if output.provenance is None else len(output.provenance)
+    for name, values in latents.items():
+        wanted, found = [batch_size, *shapes[name]], list(values.shape)
+        fits = len(found) == len(wanted) and all(
+            size == rule if isinstance(rule, int) else size > 0 for size, rule in zip(found, wanted, strict=True)
+        )
+        if not fits or not batch_size:
+            rule = f"latents [{', '.join(map(str, wanted))}] for {output.num_frames} frames"
+            raise ValueError(
+                f"`output.{name}` must be {rule}, got {found}; edit values alone, or video, sound, `num_frames` and "
+                "`provenance` together"
+            )
+
+
+def latents_of(output: JoVAPipelineOutput) -> dict[str, Any]:
+    """What there is of frames and audio, by name."""
+    given = {"frames": output.frames, "audio": output.audio}
+    return {name: values for name, values in given.items() if values is not None}

@@ -37,7 +37,7 @@ def read_voices(path: Path) -> Tensor:
     """
     advice = "save the vectors of the speaker encoder alone, [D] or [voices, D], as .npy or .safetensors"
     try:
-        found = {path.stem: np.load(path, allow_pickle=False)} if path.suffix == ".npy" else load_file(path)
+        found = {path.stem: read_array(path)} if path.suffix == ".npy" else load_file(path)
     except (OSError, ValueError, EOFError, SafetensorError) as error:
         reason = "no file" if isinstance(error, FileNotFoundError) else "one that is damaged or of another kind"
         raise ValueError(f"`{path.name}` must be a file of voices, got {reason}; {advice}") from error
@@ -53,6 +53,12 @@ def read_voices(path: Path) -> Tensor:
         raise ValueError(f"`{path.name}` must hold vectors [D] or [voices, D], got {list(values.shape)}; {advice}")
     check_finite_inputs({path.name: voices}, advice)
     return voices[None]
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Read one array; an archive of several under this name is an error as any other file is."""
+    with path.open("rb") as file:
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
 
 def mark_speakers(text: str, speaker_token: str) -> str:

@@ -17,10 +17,14 @@ from .shipped import PACKAGE
 from .tables import some
 
 
+MOVA_FILE = "lora_weights.pt"  # as MOVA's trainer for little memory names it
 FILES = (
     "pytorch_lora_weights.safetensors",
     "adapter_model.safetensors",
+    "pytorch_lora_weights.bin",
+    "adapter_model.bin",
 )  # of a folder, as diffusers and peft name them
+BESIDE = ("optimizer", "scheduler", "scaler", "training_args", "rng_state", "random_states")  # of trainers, to go on
 OF_CHECKPOINT = ("ema.safetensors", "model.safetensors")  # averages, where a training has them, are its result
 PEFT_CONFIG = "adapter_config.json"
 PEFT_METADATA = "lora_adapter_metadata"  # in a header, as diffusers writes it
@@ -76,29 +80,40 @@ def find_adapter(path: Path) -> Path | None:
     return path if path.suffix.lower() == ".safetensors" and path.is_file() and is_adapter(path) else None
 
 
-def file_of_folder(folder: Path, name: str) -> Path | None:
+def file_of_folder(folder: Path, name: str, *, use_safetensors: bool | None = None) -> Path | None:
     """File of a folder that its adapter is in: of a usual name, of a checkpoint, or the only one; None without files.
 
     Args:
         folder: That exists.
         name: Argument that named it.
+        use_safetensors: True takes safetensors alone, False pickled files alone, None these where there are no others.
 
     Raises:
         ValueError: If there are several, and nothing tells which is meant.
     """
-    names = (*FILES, *(OF_CHECKPOINT if (folder / "state.json").is_file() else ()))
-    if usual := next((folder / file for file in names if (folder / file).is_file()), None):
-        return usual
-    for suffixes in (WEIGHT_FILES[:1], PICKLES):
+    if not use_safetensors and (folder / MOVA_FILE).is_file():
+        return folder / MOVA_FILE
+    usual = (*FILES, *(OF_CHECKPOINT if (folder / "state.json").is_file() else ()))
+    for suffixes in kinds_of_files(use_safetensors):
         found = sorted(file for file in folder.iterdir() if file.suffix in suffixes and not file.name.startswith("."))
+        if of_adapter := [file for file in found if not file.name.startswith(BESIDE)]:
+            found = of_adapter
+        names = [file.name for file in found]
+        if named := next((file for file in usual if file in names), None):
+            return folder / named
         if len(found) > 1:
             raise ValueError(
-                f"`{name}` must be a folder of one adapter, got {folder} with {some([file.name for file in found])}; "
-                "name the file"
+                f"`{name}` must be a folder of one adapter, got {folder} with {some(names)}; name the file"
             )
         if found:
             return found[0]
     return None
+
+
+def kinds_of_files(use_safetensors: bool | None) -> list[tuple[str, ...]]:
+    """Suffixes of the files that may hold an adapter, those that are looked for first in front."""
+    kinds = {True: WEIGHT_FILES[:1], False: PICKLES}
+    return list(kinds.values()) if use_safetensors is None else [kinds[bool(use_safetensors)]]
 
 
 def is_adapter(file: Path) -> bool:

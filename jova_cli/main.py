@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .parser import Parser, one_line
-from .progress import hide_bars_in_files
+from .progress import hide_bars_in_files, is_seen
 
 
 COMMANDS = {  # command: its module here, what it does
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def import_and_work(parser: Parser, args: argparse.Namespace) -> None:
         hide_bars_in_files()
-        if sys.stderr.isatty() and not command.WORK.startswith(f"{__package__}."):  # else nobody waits for a word
+        if is_seen() and not command.WORK.startswith(f"{__package__}."):  # else nobody waits for a word
             print(f"{parser.prog}: loading torch and diffusers ...", file=sys.stderr, flush=True)
         try:
             work = importlib.import_module(command.WORK)

@@ -8,7 +8,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 
 DTYPES = ("float32", "bfloat16", "float16")  # the names of torch; the short ones are taken as well
@@ -20,6 +20,14 @@ UNREAD = re.compile(r"unrecognized arguments: (.*)", re.DOTALL)
 KINDS = {int: "a whole number", float: "a number"}  # of options, by what reads them
 OTHER_NAMES = {"num_inference_steps": "steps", "generator": "seed", "fps": "frame_rate"}  # of Python, of other tools
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def descriptor_of(stream: TextIO | None) -> int | None:
+    """Number of the file that a stream writes to; None for one that is closed or writes into memory."""
+    try:
+        return None if stream is None else stream.fileno()
+    except (OSError, ValueError):
+        return None
 
 
 def is_unread(descriptor: int) -> bool:
@@ -57,7 +65,8 @@ class Parser(argparse.ArgumentParser):
         """Do the work of the command; Ctrl-C ends it with one line and the exit code that shells expect."""
         try:
             work(self, args)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as it is where a shell closed it
+                sys.stdout.flush()
         except BrokenPipeError:
             self.end_unread()
             raise
@@ -67,9 +76,10 @@ class Parser(argparse.ArgumentParser):
 
     def end_unread(self) -> None:
         """End without a word where nobody reads the output any more, as behind `| head`, with the code of shells."""
-        if is_unread(sys.stdout.fileno()):
+        descriptor = descriptor_of(sys.stdout)
+        if descriptor is not None and is_unread(descriptor):
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())  # what is left to be written at the end goes there
+            os.dup2(nowhere, descriptor)  # what is left to be written at the end goes there
             self.exit(128 + signal.SIGPIPE)
 
     def error(self, message: str) -> NoReturn:

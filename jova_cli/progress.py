@@ -13,7 +13,7 @@ LINE_EVERY_S = 60.0  # in a file
 
 def is_seen() -> bool:
     """Whether somebody sees a bar move."""
-    return sys.stderr.isatty()
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def hide_bars_in_files() -> None:

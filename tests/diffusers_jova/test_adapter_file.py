@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diffusers_jova.adapter_file import for_comfy, merge_dora, read_adapter
 from diffusers_jova.adapter_keys import WAN_ENDS, WAN_LAYERS
+from jova_cli.adapter_info import check_adapter
 from tests.tiny_pipeline import build_transformer, build_wan_transformer
 
 
@@ -406,3 +407,56 @@ def test_a_merged_dora_does_what_peft_does() -> None:
     change = 1.5 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     x = torch.randn(5, 6)
     torch.testing.assert_close(x @ merge_dora(layer.base_layer.weight, change, magnitude).T, model(x))
+
+
+def save_to(file: Path, module: str) -> None:
+    """Write an adapter of one module of the first block in the format of its suffix."""
+    tensors = {f"transformer.blocks.0.{module}.lora_{part}.weight": torch.ones(4, 4) for part in "AB"}
+    if file.suffix == ".safetensors":
+        save_file(tensors, file)
+    else:
+        torch.save(tensors, file)
+
+
+WANTED = "attn.video.to_q"  # module of the file that is to be read
+FOLDERS: dict[str, tuple[list[str], bool | None]] = {
+    "pytorch_lora_weights.bin": (["optimizer.bin", "scheduler.bin", "random_states_0.pkl"], None),
+    "adapter_model.bin": (["training_args.bin", "other.bin"], None),
+    "mine.pt": (["optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"], None),
+    "mine.safetensors": (["adapter_model.bin", "optimizer.safetensors"], None),
+    "lora_weights.pt": (["optimizer.pt", "step.pt"], None),
+    "my_lora.bin": (["pytorch_lora_weights.safetensors", "training_args.bin"], False),
+    "adapter_model.safetensors": (["lora_weights.pt", "pytorch_lora_weights.bin"], True),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_tells_its_adapter_from_what_lies_beside_it(name: str, tmp_path: Path) -> None:
+    others, use_safetensors = FOLDERS[name]
+    save_to(tmp_path / name, WANTED)
+    for other in others:
+        save_to(tmp_path / other, "attn.audio.to_q")
+    check_adapter("--lora", tmp_path)
+    options = {} if use_safetensors is None else {"use_safetensors": use_safetensors}
+    for folder in (tmp_path, str(tmp_path)):
+        assert read_adapter(folder, **options).modules() == [f"blocks.0.{WANTED}"]
+
+
+def test_a_folder_without_files_of_the_kind_that_is_asked_for_is_refused(tmp_path: Path) -> None:
+    save_to(tmp_path / "adapter_model.bin", WANTED)
+    with pytest.raises(ValueError, match=r"`adapter` must be a folder with a .safetensors file, got .*; name another"):
+        read_adapter(tmp_path, use_safetensors=True)
+
+
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "adapter_model.bin"])
+def test_a_damaged_file_is_named_where_its_folder_was_given(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sub"
+    folder.mkdir()
+    save_to(folder / name, WANTED)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-20])
+    message = rf"^`.*sub/{name}` must be a whole file of an adapter, got .*; get it again$"
+    for arguments in ({"source": folder}, {"source": str(tmp_path), "subfolder": "sub"}):
+        with pytest.raises(ValueError, match=message):
+            read_adapter(**arguments)
+    with pytest.raises(ValueError, match=message):
+        read_adapter(folder, weight_name=name)

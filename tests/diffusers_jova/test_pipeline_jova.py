@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -576,6 +577,40 @@ def test_latents_are_decoded_to_what_the_call_would_have_given_and_saved(tmp_pat
         pipeline.decode(whole)
     with pytest.raises(ValueError, match=r"`output_type` must be one of \['pil', 'np', 'pt'\], got 'latent'"):
         pipeline.decode(sound, "latent")
+
+
+def test_edited_latents_are_checked_before_they_are_decoded() -> None:
+    pipeline = build_tiny_pipeline()
+    latent = pipeline("a dog", num_frames=5, num_inference_steps=1, output_type="latent")
+    frames, audio, edited = latent.frames, latent.audio, partial(replace, latent)
+    num_channels, num_latents = frames.shape[1], audio.shape[1]
+    video_rule = rf"`output.frames` must be latents \[1, {num_channels}, 2, h, w\] for 5 frames, got"
+    sound_rule = rf"`output.audio` must be latents \[1, {num_latents}, {audio.shape[2]}\] for 5 frames, got"
+    cases: list[tuple[Any, str]] = [
+        ((frames, audio), "`output` must be a JoVAPipelineOutput, got tuple; call without `return_dict=False`"),
+        (edited(frames=frames[:, :, :1]), rf"{video_rule} \[1, {num_channels}, 1, "),
+        (edited(frames=frames[:, :3]), rf"{video_rule} \[1, 3, "),
+        (edited(frames=frames[0]), video_rule),
+        (edited(frames=frames[..., :0]), video_rule),
+        (edited(audio=audio[:, 1:]), rf"{sound_rule} \[1, {num_latents - 1}, "),
+        (edited(audio=audio[..., 1:]), sound_rule),
+        (edited(audio=audio.repeat(2, 1, 1)), sound_rule),
+        (edited(frames=frames.numpy()), "`output.frames` must be a tensor of floating point, got ndarray"),
+        (edited(audio=audio.long()), "`output.audio` must be a tensor of floating point, got torch.int64"),
+        (edited(frames=frames * torch.nan), "`output.frames` must be finite, got NaN or infinity"),
+        (edited(audio=audio / 0), "`output.audio` must be finite, got NaN or infinity"),
+        (edited(num_frames=4), r"`output.num_frames` must be 4k \+ 1 .* got 4"),
+        (edited(num_frames=0), "`output.num_frames` must be"),
+        (edited(frame_rate=0.0), "`output.frame_rate` must be"),
+        (edited(audio=torch.tensor(0.0), frames=None, provenance=None), sound_rule),
+        (edited(frames=None, audio=None), "`output` must hold latents of video or sound, got neither"),
+    ]
+    for output, message in cases:
+        with pytest.raises(ValueError, match=f"^{message}"):
+            pipeline.decode(output)
+    one = edited(frames=frames[:, :, :1], audio=audio[:, :2], num_frames=1)
+    shorter = pipeline.decode(one, "pt")
+    assert shorter.frames.shape[1] == 1
 
 
 def test_gradients_pass_through_a_decoder() -> None:

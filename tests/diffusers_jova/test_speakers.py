@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 from typing import Any
 
@@ -267,12 +268,20 @@ def test_voices_come_from_the_files_of_any_speaker_encoder(tmp_path: Path) -> No
         assert torch.equal(read_voices(tmp_path / name), values[None])
 
 
+def archive_of_arrays() -> bytes:
+    """An .npz file, which may have another name."""
+    file = io.BytesIO()
+    np.savez(file, np.ones(5))
+    return file.getvalue()
+
+
 NO_VOICES: dict[str, tuple[Any, str]] = {
     "missing.npy": (None, "must be a file of voices, got no file"),
     "text.npy": (b"no array", "must be a file of voices, got one that is damaged or of another kind"),
     "empty.npy": (b"", "must be a file of voices, got one that is damaged"),
     "text.safetensors": (b"no tensors", "must be a file of voices, got one that is damaged"),
     "objects.npy": (np.array([{"a": 1}], dtype=object), "must be a file of voices, got one that is damaged"),
+    "archive.npy": (archive_of_arrays(), "must be a file of voices, got one that is damaged or of another kind"),
     "words.npy": (np.array([["a", "b"]]), "must hold numbers, got <U1"),
     "cube.npy": (np.ones((2, 2, 2)), r"must hold vectors \[D\] or \[voices, D\], got \[2, 2, 2\]"),
     "none.npy": (np.ones((0, 5)), r"must hold vectors \[D\] or \[voices, D\], got \[0, 5\]"),

@@ -1,5 +1,6 @@
 """The command line answers at once: what it refuses and what it explains needs none of the packages that work."""
 
+import io
 import re
 import resource
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from diffusers_jova.media_writing import write_video
 from jova_cli.main import COMMANDS, main
+from jova_cli.parser import Parser
 
 
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "scipy", "av", "diffusers_jova")
@@ -297,3 +299,24 @@ def test_a_module_that_started_as_a_program_reads_the_same_words(capsys: pytest.
             start(["--config", "lora", "lerning_rate=1"])
         assert ended.value.code == 2
         assert capsys.readouterr().err.startswith("jova train: `lerning_rate` in the command line")
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_command_ends_well_where_an_output_is_closed(
+    closed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, closed, None)  # as Python has it where a shell closes it
+    main(["presets"])
+    said = capsys.readouterr()
+    assert (said.out == "") is (closed == "stdout")
+    assert said.err == ""
+
+
+@pytest.mark.parametrize("stdout", [None, io.StringIO()], ids=["closed", "in memory"])
+def test_a_pipe_that_breaks_elsewhere_is_told(stdout: io.StringIO | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object, __: object) -> None:
+        raise BrokenPipeError("another pipe")
+
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with pytest.raises(BrokenPipeError, match="another pipe"):
+        Parser().run(fail, Parser().parse_args([]))

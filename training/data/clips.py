@@ -286,7 +286,7 @@ def required(
     if not is_any:
         reasons = {f"{lacked.what} {lacked.said.format(max(scores))}": len(scores) for lacked, scores in low.items()}
         counted = [f"{reason} in {num} clip{'s' if num > 1 else ''}" for reason, num in reasons.items()]
-        raise SkippedClipError(", ".join(counted if len(reasons) > 1 else reasons))
+        raise SkippedClipError(", ".join(counted if len(reasons) > 1 else reasons) or "no clip was cut of it")
 
 
 def for_stills(settings: ClipSettings) -> ClipSettings:

@@ -97,7 +97,7 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
             "subtitles or `--whisper`, not from a whole `caption`"
         )
     elif wordless := [o for o in outcomes if o.num_wordless]:
-        told = [f"{names[o.source]} ({o.num_wordless} of {o.num_records})" for o in sorted(wordless, key=by_source)]
+        told = [f"{names[o.source]} ({o.num_wordless} of {o.num_speaking})" for o in sorted(wordless, key=by_source)]
         counted = f"{sum(o.num_wordless for o in wordless)} of {sum(o.num_speaking for o in outcomes)}"
         lines.append(
             f"a mouth and sound, but no words, in {counted} clips: {some(told)}; where somebody speaks, write what in "

@@ -23,6 +23,7 @@ from diffusers_jova.training.data.clips import (
     SkippedClipError,
     choose_bucket,
     read_recording,
+    required,
 )
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import NoMouths
@@ -465,3 +466,8 @@ def test_clips_may_begin_and_end_in_pauses_of_the_sound(tmp_path: Path) -> None:
     edges = [edge for c in clips for edge in (c.start_s, c.start_s + c.bucket.num_frames / 16)]
     assert len(clips) == 2
     assert all(edge < 0.5 or 1.7 < edge < 2.2 or edge > 4 for edge in edges)
+
+
+def test_a_file_without_clips_is_left_out_for_a_reason() -> None:
+    with pytest.raises(SkippedClipError, match=r"no clip was cut"):
+        list(required(iter(()), [], {}, 16.0))

@@ -488,3 +488,8 @@ def test_short_names_of_number_formats_mean_the_same_records(tiny_pipeline_folde
     assert full.preparation == preparer.preparation
     with pytest.raises(ValueError, match="`dtype` must be one of float32, bfloat16, float16, got int8; use bfloat16"):
         replace(preparer.settings, dtype="int8")
+
+
+def test_the_share_without_words_is_one_of_the_clips_where_somebody_speaks() -> None:
+    outcome = Outcome("x.mp4", "kept", num_records=12, num_speaking=10, num_wordless=3)
+    assert "no words, in 3 of 10 clips: x.mp4 (3 of 10); where" in describe([outcome])
