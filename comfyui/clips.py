@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from .package import jova
+from .socket_checks import to_unit
 
 
 CLIP_KEY = "jova"
+MASK_ADVICE = "correct it, or leave it out"
 
 
 @dataclass(frozen=True)
@@ -123,23 +125,27 @@ def clip_of(latent: Any, name: str = "latent") -> Clip:
         )
     finite = jova("finite").check_finite_inputs
     finite({name: parts[0], f"{name}` and its `sound": parts[1]}, "sample it anew")
-    for mask in masks_of(latent) or ():
-        if not bool(((mask >= 0) & (mask <= 1)).all()):  # written so that NaN fails as well
-            raise ValueError(
-                f"the noise mask of `{name}` must lie in [0, 1], got other values; correct it, or leave it out"
-            )
+    masks_of(latent, name)
     return clip
 
 
-def masks_of(latent: dict[str, Any]) -> list[Tensor] | None:
+def masks_of(latent: dict[str, Any], name: str = "latent") -> list[Tensor] | None:
     """Noise masks of video [B, 1, F, h, w] and sound [B, 1, L], as core reads them: 0 is given; None without.
 
     A mask that is not nested, of SetLatentNoiseMask, is one of the video.
+
+    Args:
+        latent: Of a clip.
+        name: Of its socket.
+
+    Raises:
+        ValueError: They hold something else than values from 0 to 1.
     """
     mask, parts = latent.get("noise_mask"), latent["samples"].unbind()
     if mask is None:
         return None
     given = list(mask.unbind())[: len(parts)] if getattr(mask, "is_nested", False) else [mask]
     found = [comfy.utils.reshape_mask(m, part.shape) for m, part in zip(given, parts, strict=False)]
+    found = [to_unit(f"the noise mask of `{name}`", m, MASK_ADVICE, is_told=False) for m in found]
     found = [m[:, :1].expand(part.shape[0], -1, *m.shape[2:]) for m, part in zip(found, parts, strict=False)]
     return found + [torch.ones_like(part[:, :1]) for part in parts[len(found) :]]

@@ -94,7 +94,8 @@ def add_picture(
     still = repeated("image", torch.cat([encode_still(vae, one, frame, places) for one in picture]), shape.batch_size)
     latents, indices = still, [jova("conditions").latent_of_frame(frame, places.temporal_factor)]
     if given is not None:
-        latents, indices = torch.cat([given.latents, still], dim=2), [*given.indices, *indices]
+        earlier = repeated("image", given.latents, shape.batch_size)
+        latents, indices = torch.cat([earlier, still], dim=2), [*given.indices, *indices]
     return GivenPictures(frames, latents, indices, shape.num_frames)
 
 
@@ -132,9 +133,31 @@ def place_picture(frame: int, given: GivenPictures | None, clip: Any, name: str)
     """
     listed = [(name, earlier) for earlier in (() if given is None else given.frames) if earlier > 0]
     num_given_frames = 0 if clip.given_video is None else len(clip.given_video)
-    placed: int = jova("keyframes").place_frames([*listed, (name, frame)], clip.num_frames, num_given_frames)[-1]
-    clip.places.check(dict.fromkeys((*(() if given is None else given.frames), placed), name))
+    try:
+        placed: int = jova("keyframes").place_frames([*listed, (name, frame)], clip.num_frames, num_given_frames)[-1]
+        clip.places.check(dict.fromkeys((*(() if given is None else given.frames), placed), name))
+    except ValueError as error:
+        raise ValueError(in_words_of_nodes(str(error), name)) from error
     return placed
+
+
+def in_words_of_nodes(message: str, name: str) -> str:
+    """A sentence of `diffusers_jova/keyframes.py` with sockets and widgets in the place of its arguments.
+
+    Args:
+        message: The sentence.
+        name: Of the widget of JoVA Keyframe that it is about, or of a socket of JoVA Generate.
+    """
+    is_keyframe = name == "frame"
+    words = {
+        "the given `video`": "JoVA Given Video" if is_keyframe else "`own_video`",
+        "`num_frames`": "`length`",
+        "first frame is `image`": f"first frame is {'JoVA Image to Video' if is_keyframe else '`image`'}",
+        f"`{name}` must be None": f"{'JoVA Keyframe' if is_keyframe else f'`{name}`'} must be left out",
+    }
+    for ours, theirs in words.items():
+        message = message.replace(ours, theirs)
+    return message
 
 
 def first_place(given: GivenPictures | None) -> int:
@@ -147,11 +170,12 @@ def first_place(given: GivenPictures | None) -> int:
 
 
 def check_same_clip(given: GivenPictures | None, shape: Any) -> None:
-    """Refuse a picture for a clip of another size or length than those of the pictures before it."""
+    """Refuse a picture for clips of another size, length or number than those of the pictures before it."""
     if given is None:
         return
     size = list(next(iter(given.frames.values())).shape[3:])
-    wanted, found = (given.num_frames, *size), (shape.num_frames, shape.height, shape.width)
+    wanted = given.num_frames, *size, given.latents.shape[0]
+    found = shape.num_frames, shape.height, shape.width, shape.batch_size
     if found != wanted:
         raise ValueError(
             f"`latent` must be that of the pictures before this one, {describe(*wanted)}, got {describe(*found)}; "
@@ -159,9 +183,39 @@ def check_same_clip(given: GivenPictures | None, shape: Any) -> None:
         )
 
 
-def describe(num_frames: int, height: int, width: int) -> str:
-    """A clip in words."""
-    return f"{num_frames} frames of {width} x {height}"
+def check_clip(given: GivenPictures, shape: Sequence[int], places: Any) -> None:
+    """Refuse pictures that were made for clips of another size, length or number, or for another model.
+
+    Args:
+        given: Made before sampling.
+        shape: Of the video latents that are sampled, [B, C, F, h, w].
+        places: Of the model.
+    """
+    if list(given.latents.shape[3:]) != list(shape[3:]):
+        raise ValueError(
+            f"`image` must have the size of the latents that are sampled, {list(shape[3:])}, got "
+            f"{list(given.latents.shape[3:])}; give JoVA Image to Video and JoVA Keyframe the latent that is sampled"
+        )
+    num_clips = given.latents.shape[0]
+    if num_clips not in (1, shape[0]):
+        raise ValueError(
+            f"`image` must be one for all clips that are sampled or one per clip, got {num_clips} for {shape[0]}; "
+            "give JoVA Image to Video and JoVA Keyframe the latent that is sampled"
+        )
+    is_alone = not places.encodes_grey and [*given.indices] == [0]  # it stands in a clip of any length
+    num_frames = (shape[2] - 1) * places.temporal_factor + 1
+    num_wanted = shape[2] if places.encodes_grey else len(given.frames)
+    if (given.num_frames != num_frames and not is_alone) or len(given.indices) != num_wanted:
+        raise ValueError(
+            f"`image` must be that of a clip of {num_frames} frames with {num_wanted} latents for this model, got "
+            f"{given.num_frames} and {len(given.indices)}; give JoVA Image to Video and JoVA Keyframe the latent "
+            "that is sampled, made with the audio VAE of the same model"
+        )
+
+
+def describe(num_frames: int, height: int, width: int, num_clips: int) -> str:
+    """Clips in words."""
+    return f"{num_frames} frames of {width} x {height} in a batch of {num_clips}"
 
 
 def start_white(
@@ -202,6 +256,8 @@ def start_white(
     for entry in entries:
         given = entry.get(PICTURES_KEY)
         if id(given) not in found:
+            if given is not None:
+                check_clip(given, video, places)
             found[id(given)] = add_picture(given, checkpoint.vae, 0, white, places, shape)
         entry[PICTURES_KEY] = found[id(given)]
 

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from .casting import settle
-from .given_pictures import PICTURES_KEY, GivenPictures, picture_places, start_white
+from .clips import MASK_ADVICE
+from .given_pictures import PICTURES_KEY, GivenPictures, check_clip, picture_places, start_white
 from .latent_parts import (
     MODALITIES,
     at_share,
@@ -41,12 +42,13 @@ from .package import jova
 from .sampling_checks import (
     TEXT_KEYS,
     VOICE_KEYS,
-    check_clip,
+    check_belongings,
     check_conditioning,
     check_latents,
     check_length,
     check_pictures,
 )
+from .socket_checks import to_unit
 
 
 NUM_LEVELS = 3_603_600  # divided by 1 to 16 and by most step counts up to 50: `simple` then takes exact noise levels
@@ -157,8 +159,9 @@ class JovaModel(comfy.model_base.BaseModel):
         regular |= self.shares(kwargs.get("denoise_mask"), shapes)
         self.check_voices(regular, out["text"].cond)
         if video is not None:
-            regular |= self.picture_conds(kwargs.get(PICTURES_KEY), video, kwargs["device"])
-            check_pictures(regular)
+            given = kwargs.get(PICTURES_KEY)
+            regular |= self.picture_conds(given, video, kwargs["device"])
+            check_pictures(given, regular.get("video_share"), self.checkpoint.outline.temporal_factor)
         out |= {name: comfy.conds.CONDRegular(value) for name, value in regular.items() if value is not None}
         constant = {
             "latent_shapes": list(shapes),
@@ -453,7 +456,10 @@ def sample_raw(
     """
     model = executor.class_obj.model_patcher.model
     wire = Wire(executor.class_obj.model_patcher, latent_shapes or [latent_image.shape])
-    check_latents(model.diffusion_model.config, model.checkpoint.outline, latent_image, wire.shapes, denoise_mask)
+    check_belongings(executor.class_obj.conds)
+    check_latents(model.diffusion_model.config, model.checkpoint.outline, latent_image, wire.shapes)
+    if denoise_mask is not None:
+        denoise_mask = to_unit("the noise mask of `latent_image`", denoise_mask, MASK_ADVICE)
     jova("finite").check_finite_inputs({"latent_image": latent_image}, "sample it anew")
     start_white(executor.class_obj.conds, model.checkpoint, model.diffusion_model.config, wire.shapes, denoise_mask)
 

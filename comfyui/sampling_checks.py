@@ -5,38 +5,35 @@ Core checks none of it. Sockets are named as those of KSampler and of SamplerCus
 Letters in shapes: B batch, C channels, F latent frames, h, w latent height and width, L audio latents, S tokens.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from .given_pictures import GivenPictures
+from .given_pictures import PICTURES_KEY, GivenPictures
 from .latent_parts import named_parts
 from .package import jova
 
+
+logger = logging.getLogger(__name__)
 
 RATE_KEY = "frame_rate"  # as core's LTXVConditioning writes it
 TEXT_KEYS = ("jova_text_2", "jova_text_mask", "jova_audio_text", "jova_audio_text_2", "jova_audio_text_mask")
 LEAST_RATE_HZ, LARGEST_RATE_HZ = 0.001, 1000
 VOICE_KEYS = ("jova_voices", "jova_voice_places")
+PLACES_KEY = "jova_speaker_places"  # of a conditioning: text rows where speakers stand, [1, any number]
 
-# what core, its text encoders and our nodes write into a conditioning; what else holds pictures or sound is not read
-KNOWN_CONDS = {
-    "noise",
-    "device",
-    "latent_image",
-    "denoise_mask",
-    "latent_shapes",
-    "cross_attn",
-    "pooled_output",
-    "mask",
-}
-KNOWN_CONDS |= {*TEXT_KEYS, *VOICE_KEYS, "jova_speaker_places", "attention_mask", "area", "model_conds", "sigmas"}
+LIMITS = ("area", "mask")  # of a conditioning: the part of a picture that it holds for
+# what core's samplers and text encoders, and our nodes, write into a conditioning; a ControlNet is refused later
+KNOWN_CONDS = {"cross_attn", "model_conds", "uuid", "pooled_output", "attention_mask", "prompt_type", "sigmas"}
+KNOWN_CONDS |= {"width", "height", "strength", "mask_strength", "set_area_to_bounds", "default", "hooks"}
+KNOWN_CONDS |= {"start_percent", "end_percent", "clip_start_percent", "clip_end_percent", "additional_models"}
+KNOWN_CONDS |= {"timestep_start", "timestep_end", "control", "control_apply_to_uncond"}
+KNOWN_CONDS |= {*TEXT_KEYS, *VOICE_KEYS, PLACES_KEY, "jova_num_voices", PICTURES_KEY, RATE_KEY, *LIMITS}
 
 
-def check_latents(
-    config: Any, outline: Any, latents: Tensor, shapes: Sequence[Sequence[int]], mask: Tensor | None
-) -> None:
+def check_latents(config: Any, outline: Any, latents: Tensor, shapes: Sequence[Sequence[int]]) -> None:
     """Refuse latents that are not this model's, before anything is done with them.
 
     Args:
@@ -44,7 +41,6 @@ def check_latents(
         outline: Of the pipeline.
         latents: Packed [B, 1, N], or of one modality as they are.
         shapes: Of the modalities.
-        mask: Denoise mask, packed as the latents are; None where all is generated.
     """
     video, audio = named_parts(shapes)
     if len(shapes) == 1 and latents.ndim != len(shapes[0]):
@@ -66,10 +62,6 @@ def check_latents(
             f"`latent_image` must have sides that are multiples of {patch[1]} and {patch[2]} latents for this "
             f"model, got {list(video[3:])}; use sides of {patch[1] * factor} and {patch[2] * factor} pixels, or "
             "multiples of them"
-        )
-    if mask is not None and not bool(((mask >= 0) & (mask <= 1)).all()):  # written so that NaN fails as well
-        raise ValueError(
-            "the noise mask of `latent_image` must lie in [0, 1], got other values; look at it, or leave it out"
         )
 
 
@@ -116,11 +108,6 @@ def check_conditioning(conds: Mapping[str, Any], widths: Any, batch_size: int) -
                 "another `batch_size`"
             )
         jova("finite").check_finite_inputs({name: text}, "encode the prompt anew")
-    if strangers := [key for key, value in conds.items() if key not in KNOWN_CONDS and holds_tensors(value)]:
-        raise ValueError(
-            f"`{name}` must hold a prompt, with what JoVA nodes add to it, got {listed(strangers)} as well; take the "
-            "node out that adds it, and use JoVA Image to Video or JoVA Keyframe"
-        )
     rate = conds.get(RATE_KEY)
     if rate is None:
         return None
@@ -133,9 +120,26 @@ def check_conditioning(conds: Mapping[str, Any], widths: Any, batch_size: int) -
     return float(rate)
 
 
-def holds_tensors(value: Any) -> bool:
-    """Whether something is pictures, sound or latents."""
-    return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(map(holds_tensors, value)))
+def check_belongings(conds: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Refuse what other nodes put beside a prompt and no JoVA model reads, before core does anything with it.
+
+    Args:
+        conds: Of a guider: entries by the name of their socket, as core has converted them.
+    """
+    for name, entry in [(name, entry) for name, entries in conds.items() for entry in entries]:
+        if limits := [key for key in LIMITS if entry.get(key) is not None]:
+            raise ValueError(
+                f"`{name}` must hold for the whole clip, got {listed(limits)}, which limits it to a part; take "
+                "ConditioningSetArea, ConditioningSetMask or the like out"
+            )
+        unread = {key: value for key, value in entry.items() if key not in KNOWN_CONDS and value is not None}
+        if strangers := [key for key, value in unread.items() if not isinstance(value, bool | int | float | str)]:
+            raise ValueError(
+                f"`{name}` must hold a prompt, with what JoVA nodes add to it, got {listed(strangers)} as well; take "
+                "the node out that adds it, and use JoVA Image to Video or JoVA Keyframe"
+            )
+        if unread:
+            logger.warning(f"`{name}` brings {listed([*unread])}, which no JoVA model reads: it has no effect")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -143,28 +147,18 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(f"`{name}`" for name in names)
 
 
-def check_clip(given: GivenPictures, shape: Sequence[int], places: Any) -> None:
-    """Refuse pictures that were made for a clip of another size or length, or for another model."""
-    if list(given.latents.shape[3:]) != list(shape[3:]):
-        raise ValueError(
-            f"`image` must have the size of the latents that are sampled, {list(shape[3:])}, got "
-            f"{list(given.latents.shape[3:])}; give JoVA Image to Video and JoVA Keyframe the latent that is sampled"
-        )
-    is_alone = not places.encodes_grey and [*given.indices] == [0]  # it stands in a clip of any length
-    num_frames = (shape[2] - 1) * places.temporal_factor + 1
-    num_wanted = shape[2] if places.encodes_grey else len(given.frames)
-    if (given.num_frames != num_frames and not is_alone) or len(given.indices) != num_wanted:
-        raise ValueError(
-            f"`image` must be that of a clip of {num_frames} frames with {num_wanted} latents for this model, got "
-            f"{given.num_frames} and {len(given.indices)}; give JoVA Image to Video and JoVA Keyframe the latent "
-            "that is sampled, made with the audio VAE of the same model"
-        )
+def check_pictures(given: GivenPictures | None, share: Tensor | None, temporal_factor: int) -> None:
+    """Refuse pictures within given frames: these come first.
 
-
-def check_pictures(conds: Mapping[str, Tensor | None]) -> None:
-    """Refuse pictures within given frames: these come first."""
-    share, is_picture = conds.get("video_share"), conds.get("is_picture")
-    if share is not None and is_picture is not None and bool(((share == 0) & is_picture)[:, 1:].any()):
+    Args:
+        given: None without pictures.
+        share: Of sigma per latent frame [B, F], 0 where it is given; None where all is generated.
+        temporal_factor: Frames per latent after the first.
+    """
+    if given is None or share is None:
+        return
+    latents = [jova("conditions").latent_of_frame(frame, temporal_factor) for frame in given.frames if frame > 0]
+    if bool((share[:, latents] == 0).any()):
         raise ValueError(
             "`image` must be behind the given frames of the clip, got a picture within them; move it, or give "
             "JoVA Keyframe the latent of JoVA Given Video, which says where these end"

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from .casting import make_castable
 from .codecs import Component, to_socket
 from .package import jova
-from .sampling_checks import VOICE_KEYS
+from .sampling_checks import PLACES_KEY, VOICE_KEYS
 
 
 logger = logging.getLogger(__name__)
 
 BYTES_PER_TOKEN = 2**20  # of activations: 5120 wide, 27648 in the feed-forward, a few copies alive
-PLACES_KEY = "jova_speaker_places"  # of a conditioning: text rows where speakers stand, [1, any number]
 
 
 class JovaCLIP(Component):

@@ -87,7 +87,11 @@ def modules(folder: Path) -> dict[str, ModuleType]:
         get_full_path_or_raise=lambda name, file: str(folder / "models" / name / file),
         get_input_directory=lambda: str(folder / "input"),
     )
-    return {"comfy_api": api, "comfy_api.v0_0_2": numbered, "folder_paths": paths}
+    comfy, utils = ModuleType("comfy"), ModuleType("comfy.utils")  # what checks of latents call
+    comfy.__dict__["utils"] = utils
+    utils.__dict__["reshape_mask"] = lambda mask, shape: mask.expand(*shape)
+    named = {"comfy": comfy, "comfy.utils": utils, "folder_paths": paths}
+    return {"comfy_api": api, "comfy_api.v0_0_2": numbered, **named}
 
 
 @contextmanager
@@ -107,5 +111,5 @@ def loaded_pack(folder: Path) -> Iterator[ModuleType]:
         yield pack
     finally:
         for name in {*sys.modules} - before:
-            if name.split(".")[0] in (PACK, "comfy_api", "folder_paths"):
+            if name.split(".")[0] in (PACK, "comfy", "comfy_api", "folder_paths"):
                 del sys.modules[name]

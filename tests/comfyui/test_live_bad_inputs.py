@@ -247,11 +247,12 @@ KINDS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("three parts", "longer video", "longer sound", "more channels"), REFUSED),
         **dict.fromkeys(("more sound channels", "flat video", "clip of words", "NaN mask"), REFUSED),
         **dict.fromkeys(("odd video", "wider video", "mask of zeros", "mask of one"), EITHER),
-        **dict.fromkeys(("same", "half precision", "small mask"), MADE),
+        **dict.fromkeys(("same", "half precision", "small mask", "mask that overshoots"), MADE),
     },
     "CONDITIONING": {
         **dict.fromkeys(("nothing", "no conditioning", "conditioning of words", "conditioning"), REFUSED),
         **dict.fromkeys(("NaN text", "empty text", "flat text", "wide text", "two texts", "latents beside"), REFUSED),
+        **dict.fromkeys(("objects beside", "dicts beside"), REFUSED),
         **dict.fromkeys(("rate of words", "NaN rate", "negative rate"), REFUSED),
         **dict.fromkeys(("same",), MADE),
     },
@@ -436,6 +437,36 @@ def behind_frames(graph: TalkingGraph, frame: int, is_told: bool) -> TalkingGrap
     return graph
 
 
+def batched(batch_sizes: list[int], num_sampled: int) -> TalkingGraph:
+    """Keyframes one behind the other, each with a picture per clip of a latent of its own."""
+    graph = small(length=9, batch_size=num_sampled)
+    widgets = {**SMALL, "length": 9, "frame_rate": 0.0}
+    for index, size in enumerate(batch_sizes):
+        latent = [graph.add("JovaEmptyLatent", audio_vae=graph.audio_vae, **widgets, batch_size=size), 0]
+        given = {**texts(graph), "vae": graph.vae, "latent": latent, "image": portrait(graph, size), "fit": "cover"}
+        node = graph.add("JovaKeyframe", **given, frame=4 * index + 1)
+        graph.positive, graph.negative = [node, 0], [node, 1]
+    graph.save(graph.sample(1), "kept")
+    return graph
+
+
+def masked(graph: TalkingGraph) -> TalkingGraph:
+    """Latents of a mask that core's own nodes blur: it reaches a little beyond 1."""
+    mask = [graph.add("SolidMask", value=1.0, width=32, height=32), 0]
+    blurred = [graph.add("ImageBlur", image=[graph.add("MaskToImage", mask=mask), 0], blur_radius=12, sigma=1.0), 0]
+    mask = [graph.add("ImageToMask", image=blurred, channel="red"), 0]
+    graph.latent = [graph.add("SetLatentNoiseMask", samples=graph.latent, mask=mask), 0]
+    graph.save(graph.sample(1), "kept")
+    return graph
+
+
+def limited(graph: TalkingGraph, name: str, kind: str, **widgets: Any) -> TalkingGraph:
+    """A prompt that a node of core's limits to a part of the clip."""
+    node = graph.add(kind, conditioning=texts(graph)[name], strength=1.0, **widgets)
+    graph.save(graph.sample(1, **{name: [node, 0]}), "kept")
+    return graph
+
+
 def voiced(graph: TalkingGraph, file: str) -> TalkingGraph:
     graph[graph.positive[0]]["inputs"].update(WORDS)
     graph.positive = [graph.add("JovaVoices", positive=graph.positive, speaker_embeds=file), 0]
@@ -467,6 +498,13 @@ def latent_of(graph: TalkingGraph, other: list[Socket]) -> Socket:
     return [graph.add("JovaEmptyLatent", audio_vae=other[3], **SMALL, frame_rate=0.0, batch_size=1), 0]
 
 
+PARTS: dict[str, Callable[[Graph], dict[str, Any]]] = {
+    "ConditioningSetArea": lambda _: {"width": 64, "height": 64, "x": 0, "y": 0},
+    "ConditioningSetAreaPercentage": lambda _: {"width": 0.5, "height": 0.5, "x": 0.0, "y": 0.0},
+    "ConditioningSetMask": lambda g: (
+        {"mask": [g.add("SolidMask", value=1.0, width=32, height=32), 0]} | {"set_cond_area": "default"}
+    ),
+}
 TWO_SECONDS = {"seconds": 2.0, "batch_size": 1}
 OF_THE_MODEL = "must be that of the model of"
 TOGETHER: dict[str, tuple[Callable[[], TalkingGraph], str]] = {
@@ -542,7 +580,14 @@ TOGETHER: dict[str, tuple[Callable[[], TalkingGraph], str]] = {
                                                     length=9, frame_rate=0.0, batch_size=1), 0]),
         "`image` must be that of a clip of 5 frames .*, got 9 and 1; give JoVA Image to Video and JoVA Keyframe the",
     ),
-    "frame 0": (lambda: keyed(small(), 0), "`frame` must be at a frame from 1 to 4 of this clip, or from -1 to -4 "),
+    "frame 0": (
+        lambda: keyed(small(), 0),
+        "`frame` must be at a frame from 1 to 4 of this .*, got 0; the first frame is JoVA Image to Video$",
+    ),
+    "a keyframe of a picture": (
+        lambda: keyed(small(length=1), -1),
+        "`frame` must go with a clip of several frames, got one; raise `length`$",
+    ),
     "a frame behind the end": (lambda: keyed(small(), 5), "`frame` must be at a frame from 1 to 4 .*, got 5; "),
     "a frame before the beginning": (lambda: keyed(small(), -6), "`frame` must be at a frame from 1 to 4 .*, got -6"),
     "two pictures at one frame": (
@@ -562,12 +607,34 @@ TOGETHER: dict[str, tuple[Callable[[], TalkingGraph], str]] = {
     "a keyframe behind given frames": (lambda: behind_frames(small(length=13), -1, is_told=True), MAKES_A_CLIP),
     "a last frame within given frames": (
         lambda: about("JovaGenerate", g := small(), image=None, own_video=portrait(g, 5)),
-        "`last_image` must be behind the 5 frames of the given `video`, got frame 4; leave it out",
+        "`last_image` must be behind the 5 frames of `own_video`, got frame 4; leave it out, or raise `length`",
     ),
     "a keyframe within given frames": (
         lambda: behind_frames(small(length=13), 3, is_told=True),
-        "`frame` must be behind the 5 frames of the given `video`, got frame 3; leave it out",
+        "`frame` must be behind the 5 frames of JoVA Given Video, got frame 3; leave it out, or raise `length`",
     ),
+    "a keyframe within given frames that it is not told of": (
+        lambda: behind_frames(small(length=13), 3, is_told=False),
+        "`image` must be behind the given frames of the clip, got a picture within them; move it, or give JoVA Keyf",
+    ),
+    "keyframes of a batch and of one clip": (
+        lambda: batched([1, 2], 1),
+        "`latent` must be that of the pictures before this one, .* in a batch of 1, got .* in a batch of 2; give all",
+    ),
+    "two pictures for one clip that is sampled": (
+        lambda: batched([2], 1),
+        "`image` must be one for all clips that are sampled or one per clip, got 2 for 1; give JoVA Image to Video",
+    ),
+    "one picture for a batch that is sampled": (lambda: batched([1], 2), MAKES_A_CLIP),
+    **{
+        f"{name} of a part, {kind}": (
+            lambda name=name, kind=kind, part=part: limited(g := small(), name, kind, **part(g)),
+            f"`{name}` must hold for the whole clip, got `(area|mask)`, which limits it to a part; take Conditioning",
+        )
+        for name in ("positive", "negative")
+        for kind, part in PARTS.items()
+    },
+    "a blurred mask": (lambda: masked(small()), MAKES_A_CLIP),
     "a start of guidance behind its end": (
         lambda: about("JovaGuider", small(), start=0.8, end=0.2),
         "`start` must be at most `end`, 0.2, got 0.8; swap them",

@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffusers_jova import JoVAPipeline, JoVAPrompt, media
 from tests.comfyui.graphs import SPEAKER, Graph, Socket, TalkingGraph
-from tests.comfyui.live_server import Server, started
+from tests.comfyui.live_server import PromptError, Server, started
 
 
 if "COMFYUI_PATH" not in os.environ:
@@ -138,6 +138,26 @@ def test_a_batch_has_a_picture_per_clip(server: Server) -> None:
     pictures = as_floats(np.stack([other_picture(0), other_picture(2)]))
     given = {"prompt": [prompt, prompt], "negative_prompt": ["", ""], "last_image": pictures}
     compare("keyframes, a picture per clip", server, graph, samples, loaded(server, "skipping"), **given)
+
+
+def among_white(given_size: int, sampled_size: int) -> TalkingGraph:
+    """A last frame of latents of one batch size, sampled with another, on a model that adds a white first frame."""
+    graph, _ = worded("white", batch_size=given_size)
+    with_pictures(graph, (-1,))
+    widgets = {**graph[graph.latent[0]]["inputs"], "batch_size": sampled_size}
+    graph.keep(graph.sample(1, latent_image=[graph.add("JovaEmptyLatent", **widgets), 0]), "white")
+    return graph
+
+
+def test_a_white_first_frame_stands_beside_one_picture_for_all_clips(server: Server) -> None:
+    assert server.run(among_white(1, 2))
+
+
+def test_a_white_first_frame_does_not_hide_that_pictures_are_of_another_batch(server: Server) -> None:
+    with pytest.raises(PromptError) as caught:
+        server.run(among_white(2, 1))
+    said = caught.value.details["exception_message"]
+    assert "`image` must be one for all clips that are sampled or one per clip, got 2 for 1; give JoVA Image" in said
 
 
 def test_the_one_node_takes_a_last_frame(server: Server) -> None:

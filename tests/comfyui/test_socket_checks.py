@@ -110,6 +110,18 @@ def test_what_resizing_overshoots_is_clipped_and_told(checks: ModuleType, caplog
     assert "`own_video` reaches from -0.1 to 1.2: what lies beyond 0 and 1 is clipped" in caplog.text
 
 
+def test_what_rounding_overshoots_is_clipped_without_a_word(
+    checks: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert float(checked(checks, IMAGES, torch.full((1, 4, 4, 3), 1 + 2.4e-7)).max()) == 1
+    assert not caplog.records
+
+
+def test_frames_that_need_no_change_are_not_copied(checks: ModuleType) -> None:
+    assert checked(checks, IMAGES, HALF).data_ptr() == HALF.data_ptr()
+
+
 def test_sound_has_a_whole_rate_and_one_type(checks: ModuleType) -> None:
     found = checked(checks, SOUND, {"waveform": TONE.double(), "sample_rate": 8000.0, "path": "kept"})
     assert torch.equal(found["waveform"], TONE)
