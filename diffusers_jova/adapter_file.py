@@ -292,14 +292,17 @@ def file_name_in(folder: Path, use_safetensors: bool | None) -> str | None:
     """Name of the file of a local folder that holds its adapter; None where the path is another.
 
     Raises:
-        ValueError: The folder has no file of the kind, or several.
+        FileNotFoundError: The folder has no file of the kind.
+        ValueError: It has several.
     """
     if not folder.is_dir():
         return None
     if found := file_of_folder(folder, "adapter", use_safetensors=use_safetensors):
         return found.name
     kinds = " or ".join(suffix for suffixes in kinds_of_files(use_safetensors) for suffix in suffixes)
-    raise ValueError(f"`adapter` must be a folder with a {kinds} file, got {folder}; name another")
+    raise FileNotFoundError(
+        f"`adapter` must be a folder with a {kinds} file, got no file named so in {folder}; name another"
+    )
 
 
 def local_path(source: Any, options: Mapping[str, Any]) -> Any:

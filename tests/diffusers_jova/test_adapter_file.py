@@ -444,7 +444,9 @@ def test_a_folder_tells_its_adapter_from_what_lies_beside_it(name: str, tmp_path
 
 def test_a_folder_without_files_of_the_kind_that_is_asked_for_is_refused(tmp_path: Path) -> None:
     save_to(tmp_path / "adapter_model.bin", WANTED)
-    with pytest.raises(ValueError, match=r"`adapter` must be a folder with a .safetensors file, got .*; name another"):
+    with pytest.raises(
+        OSError, match=r"must be a folder with a .safetensors file, got no file named so in .*; name another"
+    ):
         read_adapter(tmp_path, use_safetensors=True)
 
 
