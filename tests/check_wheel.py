@@ -127,7 +127,7 @@ def check_commands(environment: Environment, model: str) -> None:
     run("jova", "generate", *words)
     assert '"name": "adapter"' in run("jova", "info", "dog.mp4")
     assert "sharpness" in run("jova", "evaluate", "dog.mp4", "--output", "report")
-    few = ["student_steps=2", "gradient_accumulation_steps=1", *SHORT]
+    few = ["student_steps=2", "gradient_accumulation_steps=1", "tensorboard=false", *SHORT]
     run("jova", "distill", "prepared", "student", "--model", "jova-tiny", *few)
     run("jova", "generate", "--prompt", "a cartoon dog barks", "--lora", "student", "--output", "fast.mp4")
     assert "few steps   num_inference_steps 2" in run("jova", "info", "student")

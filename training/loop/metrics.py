@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,15 @@ class LossMeter:
         weight = effective_mouth_weight(fraction, self.config.mouth_weight, self.config.mouth_reduction)
         values |= {"mouth_fraction": float(fraction), "effective_mouth_weight": float(weight)}
         return values | {"gradient_norm": float(sums[-2] / sums[-1].clamp(min=1))}
+
+
+def check_tensorboard(config: TrainConfig) -> None:
+    """Refuse to write files of a package that is not there, before anything is loaded for it."""
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise ImportError(
+            "`tensorboard` must be false without the package tensorboard; set it, or install the package with its extra "
+            "`train`"
+        )
 
 
 class MetricsLog:

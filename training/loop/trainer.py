@@ -47,7 +47,7 @@ from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distillation import begin_distillation
 from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.lora import adapter_digest, adapter_header
-from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog
+from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog, check_tensorboard
 from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
 from diffusers_jova.training.loop.model import (
     check_first_frames,
@@ -98,6 +98,7 @@ class Trainer:
         self.config, self.on_validate = config, on_validate
         self.output_dir = Path(config.output_dir)
         check_output_dir(config)
+        check_tensorboard(config)
         self.accelerator = start_accelerator(config)
         if self.accelerator.is_main_process and self.output_dir.is_dir():
             with held_alone(self.output_dir, "output_dir"):  # while a run trains there, nothing is loaded for another

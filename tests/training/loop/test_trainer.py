@@ -15,6 +15,7 @@ from accelerate import DistributedType
 from safetensors.torch import load_file
 
 from diffusers_jova.training.data.dataset import UNFINISHED, write_record
+from diffusers_jova.training.loop import metrics
 from diffusers_jova.training.loop.branches import copy_video_to_audio
 from diffusers_jova.training.loop.conditioning import Conditioning
 from diffusers_jova.training.loop.config import TrainConfig
@@ -568,3 +569,10 @@ def test_a_first_run_of_few_steps_goes_on_with_the_warmup_of_more(
     assert [rate / peak for rate in rates.values()] == pytest.approx([1, 1, 0.75, 1, 1, 1])
     Trainer(tiny_config(tmp_path, **more | {"steps": 7})).train()
     assert "until now" not in capsys.readouterr().out
+
+
+def test_tensorboard_is_missed_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "find_spec", lambda _: None)
+    with pytest.raises(ImportError, match=r"`tensorboard` must be false without the package tensorboard; set it, or"):
+        Trainer(tiny_config(tmp_path, tensorboard=True))
+    Trainer(tiny_config(tmp_path))
