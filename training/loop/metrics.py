@@ -97,8 +97,7 @@ def check_tensorboard(config: TrainConfig) -> None:
     """Refuse to write files of a package that is not there, before anything is loaded for it."""
     if config.tensorboard and find_spec("tensorboard") is None:
         raise ImportError(
-            "`tensorboard` must be false without the package tensorboard; set it, or install the package with its extra "
-            "`train`"
+            "`tensorboard` must be false without the package tensorboard; set it, or install the extra `train`"
         )
 
 
