@@ -16,6 +16,7 @@ from jova_cli.model_info import INDEX
 from jova_cli.shipped import find_model
 
 from .component_fit import check_kinds, check_text_weights
+from .generation_defaults import GenerationDefaults
 from .hub_access import explained_hub
 from .model_folder import explained_configs
 from .number_formats import component_dtype, component_dtypes
@@ -51,6 +52,10 @@ class JoVALoadingMixin(DiffusionPipeline):
             is_own = value is None or value is self.set_aside.get(name)
             self.handed_in = self.handed_in - {name} if is_own else self.handed_in | {name}
         if name == "defaults" and name in vars(self):  # its config, which diffusers sets too, is written as JSON
+            if not isinstance(value, GenerationDefaults):
+                raise ValueError(
+                    f"`defaults` must be `GenerationDefaults`, got {value!r}; override those that are there"
+                )
             object.__setattr__(self, name, value)
             self.register_to_config(defaults=asdict(value))
             return

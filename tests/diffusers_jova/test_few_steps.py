@@ -77,6 +77,11 @@ def test_a_pipeline_that_asks_its_student_right_can_be_saved(pipe: JoVAPipeline,
     loaded = JoVAPipeline.from_pretrained(tmp_path).defaults
     assert (loaded.num_inference_steps, loaded.guidance_scale) == (3, 1.0)
     assert loaded == pipe.defaults
+    with pytest.raises(
+        ValueError, match=r"`defaults` must be `GenerationDefaults`, got {'height': 32}; override those"
+    ):
+        pipe.defaults = {"height": 32}
+    assert loaded == pipe.defaults
 
 
 def test_a_student_of_weight_0_asks_for_nothing_and_one_in_the_weights_still_does(pipe: JoVAPipeline) -> None:
