@@ -5,13 +5,14 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from jova_cli.adapter_info import find_adapter
 from jova_cli.cache_words import cache_settings
 from jova_cli.clip_limits import GivenLengths
 from jova_cli.file_arguments import as_options
@@ -20,6 +21,7 @@ from jova_cli.keyframes import Keyframe
 from jova_cli.latent_lengths import whole_frames
 from jova_cli.long_clips import lay_out
 from jova_cli.model_clips import read_geometry
+from jova_cli.model_info import read_metadata
 from jova_cli.parser import one_line
 
 from . import media
@@ -28,6 +30,7 @@ from .clip_shape import frames_of_given_media, lacks_frames
 from .content_credentials import Credentials
 from .cost_estimate import check_affordable, estimate, machine_memory_bytes
 from .domain import describe_strangers
+from .few_steps import FewSteps
 from .generation_defaults import GenerationDefaults
 from .hub_access import HubAccessError
 from .long_clip import LongClip, ScriptLine
@@ -378,7 +381,9 @@ def planned_call(
     words = argparse.Namespace(**{**vars(default_arguments()), **vars(args)})  # a page has no single clip yet
     geometry = read_geometry(saved.folder)
     factor = 1 if geometry is None else geometry.temporal_factor
-    settings, reference_s = call_settings(saved.defaults, words, arguments, factor)
+    student = student_of(words.lora)
+    defaults = saved.defaults if student is None else replace(saved.defaults, **student.defaults)
+    settings, reference_s = call_settings(defaults, words, arguments, factor)
     given = frozenset(GIVEN) & {name for name, value in arguments.items() if value is not None}
     continued = continued_media(arguments, settings, words.num_frames is None)
     if is_window:
@@ -397,6 +402,13 @@ def planned_call(
         cache=None if args.cache is None else cache_config(args.cache),
         device=device,
     )
+
+
+def student_of(adapters: Sequence[Adapter]) -> FewSteps | None:
+    """How the student among adapters is asked, by the headers of files that are here; None without one."""
+    files = (find_adapter(Path(adapter.source)) for adapter in adapters if adapter.scale)
+    records = (FewSteps.from_header(read_metadata(file)) for file in files if file is not None)
+    return next((record for record in records if record is not None), None)
 
 
 def file_bytes(path: Path) -> int:

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline
-from diffusers_jova.clip_call import load_pipeline
+from diffusers_jova.clip_call import load_pipeline, planned_call
 from diffusers_jova.few_steps import HEADER, FewSteps
+from diffusers_jova.generation_defaults import GenerationDefaults
+from diffusers_jova.saved_pipeline import SavedPipeline
 from jova_cli.generate import parse
 from jova_cli.main import main
 
@@ -33,6 +35,19 @@ def pipe(tiny_pipeline_folder: Path, student: Path) -> JoVAPipeline:
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(student, adapter_name="fast")
     return pipe
+
+
+def test_a_plan_for_the_memory_counts_what_a_student_is_asked(tiny_pipeline_folder: Path, student: Path) -> None:
+    def planned(*more: str) -> GenerationDefaults:
+        words = ["--model", str(tiny_pipeline_folder), "--prompt", "a dog", "--output", "clip.mp4"]
+        args = parse([*words, *more])[1]
+        return planned_call(SavedPipeline(tiny_pipeline_folder), args, torch.device("cpu"), {}).settings
+
+    guided, asked = planned(), planned("--lora", str(student))
+    assert guided.guidance_scale > 1
+    assert (asked.num_inference_steps, asked.guidance_scale) == (3, 1)
+    assert planned("--lora", f"{student}:0") == guided
+    assert planned("--lora", str(student), "--guidance-scale", "2").guidance_scale == 2
 
 
 def said_of_a_call(pipe: JoVAPipeline, log: pytest.LogCaptureFixture, **arguments: object) -> str:
