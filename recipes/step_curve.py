@@ -42,6 +42,14 @@ SETTINGS = (
     *(Setting("euler", steps) for steps in (2, 4, 8, 16, 24)),
     *(Setting("unipc", steps) for steps in (2, 4, 6, 8, 12)),
 )
+MEASURES = (  # columns of a table, and how their figures are written
+    ("psnr_db", ".1f"),
+    ("mel_distance", ".3f"),
+    ("sync_within_one_frame", ".0%"),
+    ("envelope_correlation", ".3f"),
+    ("word_top1", ".0%"),
+)
+HEADER = ("pictures, dB", "sound, nats", "sync within one frame", "mouth and envelope", "words")
 Figures = dict[str, dict[str, float]]
 
 
@@ -105,16 +113,11 @@ def describe(report: Mapping[str, Any]) -> str:
     rows = [
         [
             f"{SOLVER_NAMES[row['solver']]}, {row['steps']}{' (chosen)' if row['setting'] == choice else ''}",
-            figure(row["measures"], "psnr_db", ".1f"),
-            figure(row["measures"], "mel_distance", ".3f"),
-            figure(row["measures"], "sync_within_one_frame", ".0%"),
-            figure(row["measures"], "envelope_correlation", ".3f"),
-            figure(row["measures"], "word_top1", ".0%"),
+            *(figure(row["measures"], name, form) for name, form in MEASURES),
         ]
         for row in report["curve"]
     ]
     rows.append(["codecs alone", figure(codecs, "psnr_db", ".1f"), figure(codecs, "mel_distance", ".3f"), *"---"])
-    header = ["solver, steps", "pictures, dB", "sound, nats", "sync within one frame", "mouth and envelope", "words"]
     return "\n\n".join(
         (
             "## Steps",
@@ -124,7 +127,7 @@ def describe(report: Mapping[str, Any]) -> str:
             "lose on a drawn clip (the last line), in both. "
             f"Measured on {report['date'][:10]} at commit {report['commit']}; "
             f"`python -m diffusers_jova.recipes.step_curve --clips {report['clips']}` repeats it.",
-            markdown_table(header, rows),
+            markdown_table(["solver, steps", *HEADER], rows),
         )
     )
 

@@ -18,7 +18,7 @@ from diffusers_jova.evaluation.summary import summarize
 from diffusers_jova.recipes.evidence import SOLVER_NAMES, add_arguments, load_pipeline, measure, work_name
 from diffusers_jova.recipes.generation import FIRST_SEED, generate, held_out_clips
 from diffusers_jova.recipes.model_card import markdown_table, provenance
-from diffusers_jova.recipes.step_curve import Figures, Setting, compare, figure, make
+from diffusers_jova.recipes.step_curve import HEADER, MEASURES, Figures, Setting, compare, figure, make
 from diffusers_jova.whole_files import write_json
 from jova_cli.adapter_info import check_adapter, find_adapter
 from jova_cli.parser import Parser
@@ -26,14 +26,6 @@ from jova_cli.shipped import model_folder
 
 
 MANY_STEPS = 48
-HEADER = ["who, steps", "pictures, dB", "sound, nats", "sync within one frame", "mouth and envelope", "words"]
-MEASURES = (
-    ("psnr_db", ".1f"),
-    ("mel_distance", ".3f"),
-    ("sync_within_one_frame", ".0%"),
-    ("envelope_correlation", ".3f"),
-    ("word_top1", ".0%"),
-)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,7 +87,8 @@ def measure_both(
 def table(curve: dict[str, Figures]) -> str:
     """The figures as a table."""
     return markdown_table(
-        HEADER, [[who, *(figure(figures, name, form) for name, form in MEASURES)] for who, figures in curve.items()]
+        ["who, steps", *HEADER],
+        [[who, *(figure(figures, name, form) for name, form in MEASURES)] for who, figures in curve.items()],
     )
 
 
