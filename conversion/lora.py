@@ -62,7 +62,7 @@ from diffusers_jova.conversion.output import (
 from diffusers_jova.conversion.rules import Rule, plan, prefixed
 from diffusers_jova.conversion.wan import HEAD_DIM
 from diffusers_jova.mova_adapter import TOWERS, checked_tower, paired_heads, unwrapped, with_given_alpha
-from jova_cli.adapter_info import MOVA_FILE
+from jova_cli.adapter_info import file_of_folder
 from jova_cli.given_paths import PICKLES
 
 
@@ -215,15 +215,13 @@ def with_alphas(adapter: Adapter, alphas: Mapping[str, float]) -> Adapter:
 
 
 def adapter_file(path: Path) -> Path:
-    """Find the weights of an adapter folder."""
-    if not path.is_dir():
-        return path
-    for name in (PEFT_FILE, DIFFUSERS_FILE, MOVA_FILE):
-        if (path / name).is_file():
-            return path / name
-    raise ValueError(
-        f"`SOURCE` must hold {PEFT_FILE}, {DIFFUSERS_FILE} or {MOVA_FILE}, got none of them in `{path}`; name the file"
-    )
+    """Find the weights of an adapter folder, as `load_lora_weights` finds them."""
+    file = file_of_folder(path, "SOURCE") if path.is_dir() else path
+    if file is None:
+        raise ValueError(
+            f"`SOURCE` must be the folder of an adapter, got `{path}` without a file of weights; name the file"
+        )
+    return file
 
 
 def stored_config(file: Path, prefix: str | None, alphas: Mapping[str, float]) -> dict[str, Any] | None:

@@ -63,6 +63,24 @@ def test_a_comfy_adapter_keeps_matrices_and_alphas_on_the_way_there_and_back(tmp
     assert all(torch.equal(back[key], tensors[key]) for key in tensors)
 
 
+def test_the_file_of_a_folder_is_the_one_that_a_pipeline_loads(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint-10"
+    checkpoint.mkdir()
+    for name, unread in (("ema", None), ("model", {"r": 1})):
+        diffusers_file(checkpoint / f"{name}.safetensors", unread)
+    (checkpoint / "state.json").write_text("{}")
+    assert lora.adapter_file(checkpoint).name == "ema.safetensors"
+    (checkpoint / "state.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"must be a folder of one adapter, got .* with ema\.safetensors, model\.safetensors"
+    ):
+        lora.adapter_file(checkpoint)
+    for file in checkpoint.iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=r"must be the folder of an adapter, got .* without a file of weights"):
+        lora.adapter_file(checkpoint)
+
+
 def test_the_scale_of_every_module_survives_each_layout(tmp_path: Path) -> None:
     source = diffusers_file(tmp_path / "ours.safetensors", {"lora_alpha": 8, "r": 4, "rank_pattern": {"net.2": 2}})
     expected = {"transformer_blocks.0.attn.video.to_q": 8.0, "transformer_blocks.1.ff.audio.net.2": 8.0}
