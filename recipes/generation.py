@@ -22,7 +22,10 @@ import diffusers_jova
 from diffusers_jova import JoVAPipeline, drawn
 from diffusers_jova.drawn.avatars import AvatarClip, make_clip, without_look
 from diffusers_jova.drawn.corpus import HELD_OUT_SEED
+from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.origin import digest_components
+from diffusers_jova.prediction_plan import PredictionPlan
+from diffusers_jova.transformer_jova import MODALITIES
 from diffusers_jova.whole_files import written_whole
 
 
@@ -98,6 +101,13 @@ def _write(path: Path, clip: Generated) -> None:
 def _read(path: Path) -> Generated:
     with np.load(path) as arrays:
         return Generated(arrays["frames"], arrays["waveform"], float(arrays["seconds"]))
+
+
+def num_predictions(settings: GenerationDefaults) -> int:
+    """Predictions of the transformer that a clip of both modalities asks for."""
+    plan = PredictionPlan(names=MODALITIES, generated=MODALITIES)
+    runs = plan.runs(settings.guidance(), settings.num_inference_steps)
+    return sum(len(run.steps) * len(run.rows_read) for run in runs)
 
 
 def fingerprint(model: Path, settings: Mapping[str, Any]) -> str:

@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_jova.evaluation.summary import summarize
-from diffusers_jova.generation_defaults import GenerationDefaults
-from diffusers_jova.prediction_plan import PredictionPlan
 from diffusers_jova.recipes.evidence import add_arguments, load_pipeline, measure, work_name
-from diffusers_jova.recipes.generation import FIRST_SEED, fingerprint, generate, held_out_clips
+from diffusers_jova.recipes.generation import FIRST_SEED, fingerprint, generate, held_out_clips, num_predictions
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
 from diffusers_jova.recipes.step_curve import HEADER, MEASURES, compare, figure
-from diffusers_jova.transformer_jova import MODALITIES
 from diffusers_jova.whole_files import write_json
 from jova_cli.parser import Parser
 from jova_cli.shipped import model_folder
@@ -48,13 +45,6 @@ def ways(scale: float) -> dict[str, dict[str, Any]]:
         "of text and coupling apart": {"coupling_scale": scale, "uncoupled_text": "kept"},
         "projected (APG)": {"apg_threshold": 0.0, "audio_apg_threshold": 0.0},
     }
-
-
-def num_predictions(settings: GenerationDefaults) -> int:
-    """Predictions of the transformer that a clip of both modalities asks for."""
-    plan = PredictionPlan(names=MODALITIES, generated=MODALITIES)
-    runs = plan.runs(settings.guidance(), settings.num_inference_steps)
-    return sum(len(run.steps) * len(run.rows_read) for run in runs)
 
 
 def describe(report: Mapping[str, Any]) -> str:

@@ -4,19 +4,22 @@
 
 Each clip is compared with that of the teacher of the same prompt and seed in many guided steps of Euler, as
 `step_curve.py` compares them: pictures by PSNR, sounds by the distance of their log-mels, sync and words as in `make
-evidence`. The teacher in as many steps as the student, by either solver, is what the student must surpass. Clips are
-kept in a work folder, so that the command goes on where it was interrupted; the figures are written as JSON.
+evidence`. The teacher in as many steps as the student, by either solver, is what the student must surpass; without
+guidance it costs as much. Clips are kept in a work folder, so that the command goes on where it was interrupted; the
+figures are written as JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from diffusers_jova.drawn.avatars import AvatarClip
 from diffusers_jova.evaluation.summary import summarize
+from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.recipes.evidence import SOLVER_NAMES, add_arguments, load_pipeline, measure, work_name
-from diffusers_jova.recipes.generation import FIRST_SEED, generate, held_out_clips
+from diffusers_jova.recipes.generation import FIRST_SEED, Generated, generate, held_out_clips, num_predictions
 from diffusers_jova.recipes.model_card import markdown_table, provenance
 from diffusers_jova.recipes.step_curve import HEADER, MEASURES, Figures, Setting, compare, figure, make
 from diffusers_jova.whole_files import write_json
@@ -26,6 +29,14 @@ from jova_cli.shipped import model_folder
 
 
 MANY_STEPS = 48
+UNGUIDED: dict[str, Any] = {"guidance_scale": 1.0, "coupling_scale": 1.0}
+
+
+class Row(NamedTuple):
+    """What a way to make clips costs, in predictions of the transformer for each, and what it gives."""
+
+    predictions: int
+    measures: Figures
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,21 +55,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         curve = measure_both(args.model, args.student, args.clips, args.speech, args.work, args.batch_size)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    rows = [{"who": who, "measures": figures} for who, figures in curve.items()]
+    rows = [{"who": who, **row._asdict()} for who, row in curve.items()]
     write_json(args.output, {**provenance(), "clips": args.clips, "first_seed": FIRST_SEED, "curve": rows})
     print(table(curve))
 
 
 def measure_both(
     model: Path, student: Path, num_clips: int, speech: str, work: Path, batch_size: int
-) -> dict[str, Figures]:
-    """Figures of the teacher in as many steps as the student, in those of its own and in many, and of the student.
+) -> dict[str, Row]:
+    """Predictions and figures of the teacher, in as many steps as the student and in more, and of the student.
 
     Raises:
         ValueError: The adapter is no student.
     """
     pipeline = load_pipeline(model)
-    own = Setting(pipeline.scheduler.config["solver"], pipeline.defaults.num_inference_steps)
+    guided = pipeline.defaults
+    own = Setting(pipeline.scheduler.config["solver"], guided.num_inference_steps)
     pipeline.load_lora_weights(student, adapter_name="student")
     if (few_steps := pipeline.few_steps) is None:
         raise ValueError(f"`--student` must be an adapter that `jova distill` made, got `{student}`; name another")
@@ -67,28 +79,43 @@ def measure_both(
     references: list[AvatarClip] = held_out_clips(pipeline, seeds, subject="speaker", speech=speech)
     place = work / work_name(model, {"speech": speech})
     many = make(pipeline, Setting("euler", MANY_STEPS), references, place, batch_size=batch_size)
-    asked = dict.fromkeys([Setting(name, few_steps.num_inference_steps) for name in SOLVER_NAMES] + [own])
-    curve = {
-        f"teacher, {SOLVER_NAMES[setting.solver]} {setting.steps}": compare(
-            make(pipeline, setting, references, place, batch_size=batch_size), many, references, speech
-        )
-        for setting in asked
-    }
-    alone = summarize(measure([(clip.frames, clip.waveform) for clip in many], references, speech))
+    rows: dict[str, Row] = {}
+
+    def add(who: str, setting: Setting, settings: GenerationDefaults, made: Sequence[Generated]) -> None:
+        settings = settings.override(num_inference_steps=setting.steps)
+        figures = compare(made, many, references, speech)
+        rows[f"{who}, {SOLVER_NAMES[setting.solver]} {setting.steps}"] = Row(num_predictions(settings), figures)
+
+    # 1. The teacher
+    few = [Setting(name, few_steps.num_inference_steps) for name in SOLVER_NAMES]
+    for setting in few:
+        made = make(pipeline, setting, references, place / "alone", batch_size=batch_size, **UNGUIDED)
+        add("teacher without guidance", setting, guided.override(**UNGUIDED), made)
+    for setting in dict.fromkeys([*few, own]):
+        add("teacher", setting, guided, make(pipeline, setting, references, place, batch_size=batch_size))
+
+    # 2. The student
     pipeline.enable_lora()
     pipeline.use_few_steps()
     file = find_adapter(student) or student
     kept = work / work_name(model, {"speech": speech, "student": (file.stat().st_size, file.stat().st_mtime_ns)})
     made = generate(pipeline, references, kept / "student", batch_size=batch_size)
-    found = compare(made, many, references, speech)
-    return {**curve, f"student, Euler {few_steps.num_inference_steps}": found, f"teacher, Euler {MANY_STEPS}": alone}
+    add("student", Setting("euler", few_steps.num_inference_steps), pipeline.defaults, made)
+
+    # 3. What both are compared with
+    alone = summarize(measure([(clip.frames, clip.waveform) for clip in many], references, speech))
+    rows[f"teacher, Euler {MANY_STEPS}"] = Row(num_predictions(guided.override(num_inference_steps=MANY_STEPS)), alone)
+    return rows
 
 
-def table(curve: dict[str, Figures]) -> str:
+def table(rows: Mapping[str, Row]) -> str:
     """The figures as a table."""
     return markdown_table(
-        ["who, steps", *HEADER],
-        [[who, *(figure(figures, name, form) for name, form in MEASURES)] for who, figures in curve.items()],
+        ["who, steps", "predictions", *HEADER],
+        [
+            [who, str(row.predictions), *(figure(row.measures, name, form) for name, form in MEASURES)]
+            for who, row in rows.items()
+        ],
     )
 
 

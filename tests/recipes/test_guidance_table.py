@@ -8,7 +8,8 @@ import pytest
 
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.recipes import guidance_table
-from diffusers_jova.recipes.guidance_table import OWN, num_predictions, ways
+from diffusers_jova.recipes.generation import num_predictions
+from diffusers_jova.recipes.guidance_table import OWN, ways
 from tests.tiny_pipeline import DEFAULTS, build_tiny_pipeline
 
 

@@ -28,11 +28,18 @@ def test_the_command_measures_the_student_and_the_teacher_in_as_many_steps(
     words = ["--model", str(tmp_path / "model"), "--clips", "2", "--speech", "formant", *places]
     student_evidence.main([*words, "--student", str(tmp_path / "student.safetensors")])
     assert "| student, Euler 1 |" in capsys.readouterr().out
-    report = {row["who"]: row["measures"] for row in json.loads((tmp_path / "figures.json").read_text())["curve"]}
-    assert [*report] == [
-        *("teacher, Euler 1", "teacher, UniPC 1", "teacher, Euler 2"),
-        *("student, Euler 1", "teacher, Euler 3"),
-    ]
+    curve = json.loads((tmp_path / "figures.json").read_text())["curve"]
+    assert {row["who"]: row["predictions"] for row in curve} == {
+        "teacher without guidance, Euler 1": 1,
+        "teacher without guidance, UniPC 1": 1,
+        "teacher, Euler 1": 2,
+        "teacher, UniPC 1": 2,
+        "teacher, Euler 2": 4,
+        "student, Euler 1": 1,
+        "teacher, Euler 3": 6,
+    }
+    report = {row["who"]: row["measures"] for row in curve}
+    assert report["teacher without guidance, Euler 1"]["psnr_db"] != report["teacher, Euler 1"]["psnr_db"]
     assert report["student, Euler 1"]["psnr_db"]["mean"] != report["teacher, Euler 1"]["psnr_db"]["mean"]
     with pytest.raises(SystemExit):
         student_evidence.main([*words, "--student", str(tmp_path / "other.safetensors")])
