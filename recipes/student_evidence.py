@@ -5,8 +5,8 @@
 Each clip is compared with that of the teacher of the same prompt and seed in many guided steps of Euler, as
 `step_curve.py` compares them: pictures by PSNR, sounds by the distance of their log-mels, sync and words as in `make
 evidence`. The teacher in as many steps as the student, by either solver, is what the student must surpass; without
-guidance it costs as much. Clips are kept in a work folder, so that the command goes on where it was interrupted; the
-figures are written as JSON.
+guidance it costs as much. Clips are kept in a work folder, so that the command goes on where it was interrupted. The
+figures are written as JSON and into the model card beside it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from diffusers_jova.evaluation.summary import summarize
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.recipes.evidence import SOLVER_NAMES, add_arguments, load_pipeline, measure, work_name
 from diffusers_jova.recipes.generation import FIRST_SEED, Generated, generate, held_out_clips, num_predictions
-from diffusers_jova.recipes.model_card import markdown_table, provenance
+from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
 from diffusers_jova.recipes.step_curve import HEADER, MEASURES, Figures, Setting, compare, figure, make
+from diffusers_jova.training.loop.config import load_yaml
 from diffusers_jova.whole_files import write_json
 from jova_cli.adapter_info import check_adapter, find_adapter
 from jova_cli.parser import Parser
@@ -45,19 +46,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=model_folder, default="jova-tiny", help="folder of the teacher's pipeline")
     parser.add_argument("--student", type=Path, required=True, help="folder or file of the adapter")
     parser.add_argument("--clips", type=int, default=16, help="speakers")
-    parser.add_argument("--output", type=Path, default=Path("student.json"))
+    parser.add_argument("--output", type=Path, default=Path("model_cards/jova-tiny/student.json"))
     add_arguments(parser, "runs/student_evidence")
     args = parser.parse_args(argv)
     if args.clips < 2:
         parser.error(f"`--clips` must be at least 2, for a standard error, got {args.clips}")
     try:
         check_adapter("--student", args.student)
+        training = settings_of(args.student)
         curve = measure_both(args.model, args.student, args.clips, args.speech, args.work, args.batch_size)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     rows = [{"who": who, **row._asdict()} for who, row in curve.items()]
-    write_json(args.output, {**provenance(), "clips": args.clips, "first_seed": FIRST_SEED, "curve": rows})
-    print(table(curve))
+    origin = {**provenance(), "training": training}
+    report = {**origin, "clips": args.clips, "first_seed": FIRST_SEED, "curve": rows}
+    write_json(args.output, report)
+    card = args.output.with_name("README.md")
+    if card.exists():
+        fill_section(card, "student", describe(report))
+    print(describe(report))
+
+
+def settings_of(student: Path) -> dict[str, Any]:
+    """What its training says of a student; empty where its file lies alone."""
+    config = student / "config.yaml"
+    if not config.is_file():
+        return {}
+    settings = load_yaml(config)
+    return {name: getattr(settings, name) for name in ("steps", "batch_size", "teacher_steps")}
 
 
 def measure_both(
@@ -108,14 +124,27 @@ def measure_both(
     return rows
 
 
-def table(rows: Mapping[str, Row]) -> str:
-    """The figures as a table."""
-    return markdown_table(
-        ["who, steps", "predictions", *HEADER],
-        [
-            [who, str(row.predictions), *(figure(row.measures, name, form) for name, form in MEASURES)]
-            for who, row in rows.items()
-        ],
+def describe(report: Mapping[str, Any]) -> str:
+    """The section of the model card."""
+    training, trained = report["training"], ""
+    if training:
+        trained = (
+            f"The student learned for {training['steps']} steps of {training['batch_size']} clips, from a teacher of "
+            f"{training['teacher_steps']} steps. "
+        )
+    rows = [
+        [row["who"], str(row["predictions"]), *(figure(row["measures"], name, form) for name, form in MEASURES)]
+        for row in report["curve"]
+    ]
+    return "\n\n".join(
+        (
+            "## A student of few steps",
+            f"{trained}{report['clips']} held-out prompts and seeds, each beside the teacher's clip of the same seed "
+            f"in {MANY_STEPS} guided Euler steps; predictions of the transformer for a clip; +- is one standard "
+            f"error over clips. Measured on {report['date'][:10]} at commit {report['commit']} by `python -m "
+            f"diffusers_jova.recipes.student_evidence --student STUDENT --clips {report['clips']}`.",
+            markdown_table(["who, steps", "predictions", *HEADER], rows),
+        )
     )
 
 

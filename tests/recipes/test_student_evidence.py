@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.recipes import student_evidence
+from diffusers_jova.training.loop.config import load_yaml
+from jova_cli.shipped import find_preset, preset_names
 from tests.tiny_pipeline import DEFAULTS, build_tiny_pipeline
 
 
@@ -26,8 +28,10 @@ def test_the_command_measures_the_student_and_the_teacher_in_as_many_steps(
     monkeypatch.setattr(student_evidence, "MANY_STEPS", 3)
     places = ["--output", str(tmp_path / "figures.json"), "--work", str(tmp_path / "work")]
     words = ["--model", str(tmp_path / "model"), "--clips", "2", "--speech", "formant", *places]
+    (tmp_path / "README.md").write_text("# Model\n<!-- student -->\n<!-- /student -->\n")
     student_evidence.main([*words, "--student", str(tmp_path / "student.safetensors")])
-    assert "| student, Euler 1 |" in capsys.readouterr().out
+    assert "| student, Euler 1 | 1 |" in capsys.readouterr().out
+    assert "## A student of few steps\n\n2 held-out prompts" in (tmp_path / "README.md").read_text()
     curve = json.loads((tmp_path / "figures.json").read_text())["curve"]
     assert {row["who"]: row["predictions"] for row in curve} == {
         "teacher without guidance, Euler 1": 1,
@@ -44,3 +48,17 @@ def test_the_command_measures_the_student_and_the_teacher_in_as_many_steps(
     with pytest.raises(SystemExit):
         student_evidence.main([*words, "--student", str(tmp_path / "other.safetensors")])
     assert "`--student` must be an adapter that `jova distill` made" in capsys.readouterr().err
+
+
+def test_the_card_tells_how_long_a_student_learned(tmp_path: Path) -> None:
+    assert student_evidence.settings_of(tmp_path) == {}
+    settings = {"steps": 7, "batch_size": 2, "teacher_steps": 24}
+    own = {"model": "m", "data": "d", "output_dir": str(tmp_path), "student_steps": 4}
+    load_yaml(find_preset("--config", "jova_tiny_distill", preset_names()), settings | own).save(
+        tmp_path / "config.yaml"
+    )
+    assert student_evidence.settings_of(tmp_path) == settings
+    report = {"training": settings, "clips": 2, "date": "2026-11-28T00:00", "commit": "abc", "curve": []}
+    assert "learned for 7 steps of 2 clips, from a teacher of 24 steps. 2 held-out" in student_evidence.describe(
+        report
+    )
