@@ -51,6 +51,11 @@ def make_clips(pipe: JoVAPipeline, **arguments: Any) -> list[Tensor]:
     return [made.frames, made.audio]
 
 
+def variety(made: Tensor) -> Tensor:
+    """Variance among clips of one prompt, of which a regression, with its one answer, has none."""
+    return made.unflatten(0, (-1, 2)).var(0).sum()
+
+
 @pytest.mark.slow
 def test_a_student_of_two_steps_comes_nearer_to_its_teacher_of_many_than_the_teacher_in_two(tmp_path: Path) -> None:
     write_two_ways(tmp_path / "prepared")
@@ -84,4 +89,8 @@ def test_a_student_of_two_steps_comes_nearer_to_its_teacher_of_many_than_the_tea
     for name, far, near, wanted in zip(("video", "audio"), two, few, many, strict=True):
         of_teacher, of_student = ((made - wanted).square().mean() / wanted.var() for made in (far, near))
         print(f"{name}: teacher in two steps {of_teacher:.3f}, student {of_student:.3f} of the variance")
-        assert of_student < 0.6 * of_teacher  # 0.045 of 0.131 (video) and 0.037 of 0.151 (audio) were measured
+        # 0.045 of 0.131 (video) and 0.037 of 0.151 (audio) were measured on one processor, 0.073 and 0.068 on another
+        assert of_student < 0.6 * of_teacher
+        kept = (variety(near) / variety(wanted)).item()
+        print(f"{name}: the student has {kept:.2f} of the variety of its teacher")
+        assert 0.5 < kept < 1.5  # 0.92 and 0.77 were measured
