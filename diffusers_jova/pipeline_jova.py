@@ -483,6 +483,8 @@ class JoVAPipeline(
         num_steps = num_inference_steps if has_schedule else settings.num_inference_steps
         scheduler.set_timesteps(num_steps, self._execution_device, sigmas, audio_sigmas)
         scheduler.set_begin_index(0)
+        if isinstance(self.scheduler, FlowMatchAudioVideoScheduler):  # tells of the call, and takes no step of it
+            self.scheduler.set_timesteps(num_steps, self._execution_device, sigmas, audio_sigmas)
         self._num_timesteps = len(scheduler.timesteps)
         self.warn_of_more_steps(settings, scheduler)
         denoiser = JoVADenoiser(

@@ -262,15 +262,15 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         Args:
             scheduler: Any scheduler that predicts flow: one of `flow_schedulers.FLOW_MATCH_CLASSES`, which walks the
                 levels that ours would walk, or one with ``prediction_type="flow_prediction"`` and
-                ``use_flow_sigmas=True``, whose own are shifted once as well. It is copied, never stepped. If its
-                config came from ours, the ratio of ``audio_shift`` to ``shift`` is kept, and by the first also
-                ``last_sigma``. Ours is returned as it is.
+                ``use_flow_sigmas=True``, whose own are shifted once as well. If its config came from ours, the ratio
+                of ``audio_shift`` to ``shift`` is kept, and by the first also ``last_sigma``. Ours serves as it is.
+                Every one is copied, never stepped, so that pipelines may share it.
 
         Raises:
             ValueError: If the scheduler does not predict flow or needs a shift that depends on the resolution.
         """
         if isinstance(scheduler, cls):
-            return scheduler
+            return copy.deepcopy(scheduler)
         check_predicts_flow(scheduler)
         shift = declared_shift(scheduler)
         audio_shift = shift * scheduler.config.get("_audio_shift_ratio", 1.0)
