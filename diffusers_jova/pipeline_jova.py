@@ -77,7 +77,7 @@ from .step_callback import CALLBACK_TENSORS, call_back, settings_after_callback
 from .transformer_jova import MODALITIES, JoVATransformer3DModel
 from .transformer_jova_dual_tower import JoVADualTowerTransformer3DModel
 from .transformer_jova_wan import JoVAWanTransformer3DModel
-from .unread_arguments import ReadingCall, warn_of_unread
+from .unread_arguments import ReadingCall, warn_of_unread, warn_of_weak_prompt
 from .video_codec import JoVAVideoCodec
 
 
@@ -511,16 +511,16 @@ class JoVAPipeline(
 
         # 4. Encode text
         self._needs_negative_prompt = denoiser.needs_negative_prompt(modalities)
-        warn_of_unread(
-            ReadingCall(
-                given=given,
-                settings=settings,
-                modalities=modalities,
-                generated=generated,
-                reads_negative_prompt=self._needs_negative_prompt,
-                has_adapters=computes_adapters(self.transformer),
-            )
+        reading = ReadingCall(
+            given=given,
+            settings=settings,
+            modalities=modalities,
+            generated=generated,
+            reads_negative_prompt=self._needs_negative_prompt,
+            has_adapters=computes_adapters(self.transformer),
         )
+        warn_of_unread(reading)
+        warn_of_weak_prompt(reading)
         encoded = self.encode_prompt(
             prompt,
             negative_prompt,
