@@ -38,6 +38,7 @@ class JoVALoadingMixin(DiffusionPipeline):
     """
 
     transformer_file: str | None = None
+    before_few_steps: Any = None  # of `JoVAFewStepsMixin`
     handed_in: frozenset[str] = frozenset()
     set_aside: Mapping[str, Any] = MappingProxyType({})
 
@@ -124,6 +125,7 @@ class JoVALoadingMixin(DiffusionPipeline):
         if isinstance(pipeline, JoVALoadingMixin) and made.transformer is pipeline.transformer:  # with its adapters
             made.adapter_origins, made.adapter_scales = pipeline.adapter_origins, pipeline.adapter_scales
             made.transformer_file = pipeline.transformer_file
+            made.before_few_steps = pipeline.before_few_steps
         if isinstance(pipeline, JoVALoadingMixin):
             own = {name for name, part in pipeline.components.items() if part is getattr(made, name, None)}
             made.handed_in -= own - pipeline.handed_in

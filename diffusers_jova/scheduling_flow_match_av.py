@@ -34,6 +34,7 @@ from torch import Tensor
 
 from .flow_schedulers import OWN_SCHEDULER, check_predicts_flow, declared_shift, lay_out_levels, with_shift
 from .number_arguments import finite_number, positive_number, whole_number
+from .shipped_names import JoVAShippedMixin
 
 
 Sigmas = TypeVar("Sigmas", Tensor, np.ndarray)
@@ -185,7 +186,7 @@ class FlowMatchAudioVideoSchedulerOutput(BaseOutput):
     prev_audio_sample: Tensor | None = None
 
 
-class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
+class FlowMatchAudioVideoScheduler(JoVAShippedMixin, SchedulerMixin, ConfigMixin):
     """Walks video and audio from noise to data side by side, each on its own schedule.
 
     The solvers are diffusers' own, one instance per modality, at ``video`` and ``audio``. The schedules are exact:

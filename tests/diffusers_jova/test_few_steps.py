@@ -138,6 +138,14 @@ def test_defaults_of_a_student_go_with_it(leave: str, pipe: JoVAPipeline) -> Non
     assert pipe.few_steps is None
 
 
+def test_a_pipeline_of_the_same_parts_lets_a_student_go_too(pipe: JoVAPipeline) -> None:
+    before = pipe.defaults
+    pipe.use_few_steps()
+    other = JoVAPipeline.from_pipe(pipe)
+    other.unload_lora_weights()
+    assert other.defaults == before
+
+
 def test_what_was_set_behind_a_student_stays_when_it_goes(pipe: JoVAPipeline) -> None:
     pipe.use_few_steps()
     pipe.use_few_steps()  # again, which changes nothing
