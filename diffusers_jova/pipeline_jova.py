@@ -49,6 +49,7 @@ from .pipeline_checks import (
     CallInputs,
     Prompts,
     TextWidths,
+    check_frames_fill_rows,
     check_generator,
     check_limits,
     check_modalities,
@@ -255,6 +256,7 @@ class JoVAPipeline(
         )
         if "video" in inputs.modalities or self.vae is not None:
             check_size(settings, self.video_codec.spatial_factor, config.patch_size)
+            check_frames_fill_rows(settings.num_frames, self.temporal_factor, config.patch_size[0])
             if inputs.image is not None:
                 check_repeats("image", len(inputs.image), inputs.num_prompts)
             keyframes = place_keyframes(inputs.last_image, inputs.keyframes, settings.num_frames, inputs.video)
