@@ -96,6 +96,12 @@ class Adapter:
         """The same adapter for heads of `head_dim` channels that rotate pairs of them, as ours do."""
         return replace(self, tensors=paired_tensors(self.tensors, self.halved, head_dim), halved=())
 
+    def without_alpha(self) -> list[str]:
+        """Modules whose matrices nothing scales; a difference of whole weights has no scale."""
+        scaled = (MATRIX_A, LOHA[0], *LOKR)
+        modules = {module: None for module, part in map(split_name, self.tensors) if part in scaled}
+        return [module for module in modules if module not in self.alphas]
+
     def modules(self) -> list[str]:
         """Modules that the adapter changes."""
         return list(dict.fromkeys(split_name(name)[0] for name in self.tensors))

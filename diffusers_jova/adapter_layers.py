@@ -3,7 +3,7 @@
 =====================  ==============================  =========================================
 the transformer has    adapters are loaded             adapters are merged (`fuse_lora`)
 =====================  ==============================  =========================================
-separate projections   yes                             yes
+separate projections   yes, while none is merged       yes
 fused projections      refused: they would be unread   before fusing, then unloaded
 weights in 8 bits      yes, in the compute format      refused: the rounding would take them away
 =====================  ==============================  =========================================
@@ -13,10 +13,12 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from diffusers.hooks.layerwise_casting import LayerwiseCastingHook
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.models.attention import AttentionMixin
 from diffusers.utils import logging
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 
 from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
 from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
-from .few_steps import FewSteps, active_adapters
+from .few_steps import FewSteps, active_adapters, write_record
 from .mova_adapter import HEAD_DIM, TOWERS
 from .number_arguments import finite_number
 
@@ -33,6 +35,7 @@ logger = logging.get_logger(__name__)
 
 PREFIX = PREFIXES["diffusers"]
 FILE_OPTIONS = (*HUB_OPTIONS, "proxies", "weight_name", "use_safetensors")
+PEFT_OPTIONS = ("hotswap", "low_cpu_mem_usage", "network_alphas", "_pipeline")  # of `PeftAdapterMixin`
 
 
 class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
@@ -66,11 +69,13 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             kwargs: What `PeftAdapterMixin.load_lora_adapter` takes.
 
         Raises:
-            ValueError: The projections are fused, or the adapter does not fit completely.
+            ValueError: The projections are fused, another adapter is merged, or this one does not fit completely.
         """
         check_separate(self)
+        check_unmerged(self, "loaded")
         kwargs.pop("prefix", None)  # the keys tell it
         options = {name: kwargs.pop(name) for name in FILE_OPTIONS if name in kwargs}
+        warn_of_unknown([name for name in kwargs if name not in PEFT_OPTIONS])
         config = {name.removeprefix(PREFIX): value for name, value in metadata.items()} if metadata else None
         adapter = read_adapter(pretrained_model_name_or_path_or_dict, config, tower, alpha, **options)
         adapter = fitting(adapter, self, skip_unknown)
@@ -97,8 +102,10 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         """Choose the active adapters and weigh them, as `PeftAdapterMixin` does.
 
         Raises:
-            ValueError: A weight is no finite number, or their number is another than that of the adapters.
+            ValueError: A weight is no finite number, their number is another than that of the adapters, or one of
+                them is merged.
         """
+        check_unmerged(self, "weighed")
         checked = checked_weights(adapter_names, weights)
         changed = [name for name, module in self.named_modules() if isinstance(module, BaseTunerLayer)]
         parts = [part for weight in checked if isinstance(weight, Mapping) for part in weight]
@@ -152,6 +159,52 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         super().unfuse_lora()
         self.fused_few_steps = {}
 
+    def delete_adapters(self, adapter_names: list[str] | str) -> None:
+        """Delete adapters.
+
+        Raises:
+            ValueError: There is none of a name.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        loaded = [*getattr(self, "peft_config", {})]
+        if strange := [name for name in names if name not in loaded]:
+            raise ValueError(
+                f"`adapter_names` must be those of loaded adapters, {listed(loaded) or 'of which there is none'}, got "
+                f"{listed(strange)}; `get_list_adapters` of the pipeline lists them"
+            )
+        super().delete_adapters(names)
+        self.adapter_few_steps = {n: record for n, record in self.adapter_few_steps.items() if n not in names}
+
+    def unload_lora(self) -> None:
+        """Take all adapters off; those that are merged stay in the weights."""
+        super().unload_lora()
+        self.adapter_few_steps = {}
+
+    def save_lora_adapter(self, save_directory: str | Path, adapter_name: str = "default", **kwargs: Any) -> None:
+        """Save an adapter as `PeftAdapterMixin` does, a student of few steps with its record.
+
+        Raises:
+            ValueError: A student would be pickled, and lose its record.
+        """
+        few_steps = self.adapter_few_steps.get(adapter_name)
+        if few_steps is not None and not kwargs.get("safe_serialization", True):
+            raise ValueError(
+                "`safe_serialization` must be True for a student of few steps, whose record stands in the header of a "
+                "safetensors file, got False; leave it out"
+            )
+        super().save_lora_adapter(save_directory, adapter_name=adapter_name, **kwargs)
+        if few_steps is not None:
+            write_record(Path(save_directory, kwargs.get("weight_name") or LORA_WEIGHT_NAME_SAFE), few_steps)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save the weights and the config, as `ModelMixin` does.
+
+        Raises:
+            ValueError: Adapters lie over the weights, whose names are then others, and cannot be loaded.
+        """
+        check_bare(self)
+        super().save_pretrained(*args, **kwargs)
+
     def fuse_qkv_projections(self) -> None:
         """Compute queries, keys and values by one product.
 
@@ -197,6 +250,59 @@ def check_separate(model: nn.Module) -> None:
     if any(getattr(module, "fused_projections", False) for module in model.modules()):
         raise ValueError(
             "projections must be separate for an adapter, got fused ones; call `unfuse_qkv_projections` first"
+        )
+
+
+def adapter_layers(model: nn.Module) -> list[BaseTunerLayer]:
+    """Layers that adapters lie over."""
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def check_unmerged(model: nn.Module, what: str) -> None:
+    """Refuse to change adapters while one is merged: peft would leave the others unread, or take that one out again.
+
+    Args:
+        model: The transformer.
+        what: Is done with adapters, for the message.
+
+    Raises:
+        ValueError: One is.
+    """
+    merged = {str(name): None for layer in adapter_layers(model) for name in layer.merged_adapters}
+    if merged:
+        raise ValueError(
+            f"adapters must be {what} while none is merged, got {listed(merged)} from `fuse_lora`; call "
+            "`unload_lora_weights` first, which leaves it in the weights, or `unfuse_lora`, which takes it out"
+        )
+
+
+def check_bare(model: nn.Module) -> None:
+    """Refuse to save weights that adapters lie over.
+
+    Raises:
+        ValueError: Some do.
+    """
+    if adapter_layers(model):
+        raise ValueError(
+            f"a transformer must be saved without adapters over its weights, got {listed(model.peft_config)}; call "  # type: ignore[arg-type]
+            "`unload_lora_weights` first, before it `fuse_lora` for them to become part of the weights; "
+            "`save_lora_adapter` saves one by itself"
+        )
+
+
+def warn_of_unknown(names: Collection[str]) -> None:
+    """Name in one line what nothing reads of the words that an adapter is loaded with."""
+    if names:
+        verb = "is" if len(names) == 1 else "are"
+        logger.warning(f"{listed(names)} {verb} not used to load an adapter: `set_adapters` weighs it")
+
+
+def warn_of_untold_scale(adapter: Adapter) -> None:
+    """Say in one line that nothing tells by what the modules of an adapter are scaled."""
+    if untold := adapter.without_alpha():
+        logger.warning(
+            f"the adapter does not say its alpha for {listed(untold)}: a scale of 1 is taken, that of an alpha equal "
+            "to the rank; give `alpha` if it was trained with another, or weigh it by alpha / rank"
         )
 
 
@@ -254,6 +360,7 @@ def fitting(adapter: Adapter, model: nn.Module, skip_unknown: bool) -> Adapter:
         logger.warning(f"{num_left_out} of {total} tensors of the adapter have no place and are left out: {left_out}")
     for module in kept.modules():
         check_shapes(module, kept.of_module(module), layers[module])
+    warn_of_untold_scale(kept)
     return kept
 
 
@@ -312,8 +419,9 @@ def check_arrived(model: Any, adapter_name: str, tensors: Mapping[str, Tensor]) 
 
 def computes_adapters(model: nn.Module) -> bool:
     """Whether a forward adds adapters to what layers compute: one is active and not part of their weights."""
-    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
-    return any(layer.active_adapters and not layer.merged and not layer.disable_adapters for layer in layers)
+    return any(
+        layer.active_adapters and not layer.merged and not layer.disable_adapters for layer in adapter_layers(model)
+    )
 
 
 def checked_weights(names: list[str] | str, weights: Any) -> list[Any]:

@@ -1,14 +1,21 @@
-"""One call of a pipeline at a time: a second thread is refused, because both would write to the same attributes."""
+"""One call of a pipeline at a time: a second thread is refused, because both would write to the same attributes.
+
+Pipelines that share a transformer may be called side by side, unless it keeps something from step to step: a cache.
+"""
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from diffusers.utils.torch_utils import unwrap_module
+
 
 Call = TypeVar("Call", bound=Callable[..., Any])
+COPY = "give each thread `copy.copy(pipeline)`, which shares the weights"
+NO_CACHE = "call `disable_cache` on it, which the pipelines that share it may do without"
 
 # beside the pipelines and not in them: a copy of a pipeline that is at work is free, and can be pickled
 _threads: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
@@ -24,32 +31,46 @@ def one_thread_at_a_time(call: Call) -> Call:
 
     @wraps(call)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _called_by_this_thread(self):
+        with ExitStack() as held:
+            held.enter_context(_called_by_this_thread(self, "a pipeline", COPY))
+            if (transformer := _transformer_with_cache(self)) is not None:
+                held.enter_context(_called_by_this_thread(transformer, "a transformer with a cache", NO_CACHE))
             return call(self, *args, **kwargs)
 
     return guarded  # type: ignore[return-value]
 
 
+def _transformer_with_cache(pipeline: Any) -> Any:
+    """The transformer of a pipeline, if it keeps from step to step what belongs to one call; else None."""
+    transformer = getattr(pipeline, "transformer", None)
+    return unwrap_module(transformer) if getattr(transformer, "is_cache_enabled", False) else None
+
+
 @contextmanager
-def _called_by_this_thread(pipeline: Any) -> Iterator[None]:
-    """Note the thread that is in a call of a pipeline.
+def _called_by_this_thread(called: Any, what: str, remedy: str) -> Iterator[None]:
+    """Note the thread that is in a call.
+
+    Args:
+        called: What only one thread may call.
+        what: It is, for the message.
+        remedy: Besides waiting.
 
     Raises:
         RuntimeError: If it is another thread's.
     """
     here = threading.get_ident()
     with _lock:
-        owner = _threads.get(pipeline)
+        owner = _threads.get(called)
         if owner is None:
-            _threads[pipeline] = here
+            _threads[called] = here
     if owner not in (None, here):
         raise RuntimeError(
-            "a pipeline must be called by one thread at a time, got a second call while the first goes on; wait for "
-            "it, or give each thread `copy.copy(pipeline)`, which shares the weights"
+            f"{what} must be called by one thread at a time, got a second call while the first goes on; wait for it, "
+            f"or {remedy}"
         )
     try:
         yield
     finally:
         if owner is None:  # the outermost call of this thread
             with _lock:
-                del _threads[pipeline]
+                del _threads[called]

@@ -8,17 +8,21 @@ header of its file, a pipeline in its config.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.utils import logging
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .generation_defaults import GenerationDefaults
 from .guidance import CONDITIONAL
 from .number_arguments import positive_number, whole_number
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+from .whole_files import written_whole
 
 
 logger = logging.get_logger(__name__)
@@ -136,6 +140,32 @@ class FewSteps:
         return ", ".join(said)
 
 
+def write_record(file: Path, few_steps: FewSteps) -> None:
+    """Write the record of a student into the header of its adapter, a safetensors file."""
+    with safe_open(file, framework="pt") as opened:
+        header = opened.metadata() or {}
+    tensors = load_file(file)
+    with written_whole(file) as partial:
+        save_file(tensors, partial, metadata={**header, **few_steps.to_header()})
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """What a pipeline asked before it took what a student wants.
+
+    Args:
+        few_steps: That it took.
+        defaults: It had.
+        scheduler: It had.
+        taken: Scheduler that it took.
+    """
+
+    few_steps: FewSteps
+    defaults: GenerationDefaults
+    scheduler: Any
+    taken: Any
+
+
 class JoVAFewStepsMixin:
     """What a pipeline knows of students: adapters that are active, or its own transformer."""
 
@@ -144,6 +174,7 @@ class JoVAFewStepsMixin:
     config: Any
     handed_in: frozenset[str]
     defaults: GenerationDefaults
+    before_few_steps: SetAside | None = None
 
     @property
     def few_steps(self) -> FewSteps | None:
@@ -175,8 +206,34 @@ class JoVAFewStepsMixin:
         self.take_few_steps(few_steps)
 
     def take_few_steps(self, few_steps: FewSteps) -> None:
-        """Take what a student wants as defaults."""
-        self.defaults, self.scheduler = replace(self.defaults, **few_steps.defaults), few_steps.scheduler
+        """Take what a student wants as defaults, until it is unloaded."""
+        self.leave_few_steps()
+        before, taken = (self.defaults, self.scheduler), few_steps.scheduler
+        self.defaults, self.scheduler = replace(self.defaults, **few_steps.defaults), taken
+        self.before_few_steps = SetAside(few_steps, *before, taken)
+
+    def leave_few_steps(self) -> None:
+        """Put back what `take_few_steps` set aside; what has been set since then stays."""
+        if (before := self.before_few_steps) is None:
+            return
+        own = {
+            name: getattr(before.defaults, name)
+            for name, value in before.few_steps.defaults.items()
+            if getattr(self.defaults, name) == value
+        }
+        self.defaults = replace(self.defaults, **own)
+        if self.scheduler is before.taken:
+            self.scheduler = before.scheduler
+        self.before_few_steps = None
+
+    def leave_few_steps_of_none(self) -> None:
+        """The same where the student is no longer in the transformer."""
+        loaded = {
+            **getattr(self.transformer, "adapter_few_steps", {}),
+            **getattr(self.transformer, "fused_few_steps", {}),
+        }
+        if self.before_few_steps is not None and self.before_few_steps.few_steps not in loaded.values():
+            self.leave_few_steps()
 
     def _students(self) -> dict[str, FewSteps]:
         """The active students by name."""
@@ -188,8 +245,14 @@ class JoVAFewStepsMixin:
         return found | {f"`{name}`": few_steps for name, few_steps in {**merged, **active}.items()}
 
     def warn_of_more_steps(self, settings: GenerationDefaults, scheduler: FlowMatchAudioVideoScheduler) -> None:
-        """Say in one line where the active student is asked otherwise than it was made for."""
-        for name, few_steps in self._students().items():
+        """Say in one line where the active student is asked otherwise than it was made for, or none is active."""
+        students, before = self._students(), self.before_few_steps
+        if before is not None and not students and not before.few_steps.difference(settings, scheduler):
+            logger.warning(
+                f"the call takes {before.few_steps}, as `use_few_steps` has set, and no student is active: expect "
+                "noise; call `leave_few_steps`, or activate the student"
+            )
+        for name, few_steps in students.items():
             if other := few_steps.difference(settings, scheduler):
                 logger.warning(
                     f"{name} is a student made for {few_steps}, got {other}: expect noise; leave these out, in Python "

@@ -23,6 +23,7 @@ from .context_parallel import JoVAContextParallelMixin
 from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
 from .number_arguments import finite_number, whole_numbers
 from .row_spans import Spans, TextLengths, check_text_lengths, text_spans
+from .shipped_names import JoVAShippedMixin
 from .single_file import JoVASingleFileMixin
 from .step_caches import JoVACacheMixin
 from .temporal_rope import TemporalAlignment, check_alignment
@@ -163,7 +164,9 @@ def describe_arguments(**own: str) -> Callable[[Forward], Forward]:
     return describe
 
 
-class JoVATransformerMixin(JoVAContextParallelMixin, JoVAAdapterMixin, JoVACacheMixin, JoVASingleFileMixin):
+class JoVATransformerMixin(
+    JoVAShippedMixin, JoVAContextParallelMixin, JoVAAdapterMixin, JoVACacheMixin, JoVASingleFileMixin
+):
     """Ends of a `forward`, and diffusers' tools: context parallelism, adapters, caches between steps, single files."""
 
     _supports_gradient_checkpointing = True

@@ -1,13 +1,16 @@
 """JoVALoraLoaderMixin: LoRA adapters of the transformer in a pipeline, from the files of any tool."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 
 from .adapter_file import for_peft, read_adapter
 from .adapter_keys import PREFIXES, check_known
 from .adapter_layers import check_mergeable, checked_weights
+from .few_steps import FewSteps, write_record
 from .mova_adapter import HEAD_DIM
 from .provenance import name_of_source
 
@@ -19,6 +22,8 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
     `save_lora_weights`, `set_adapters`, `fuse_lora`, `unfuse_lora`, `delete_adapters`.
     """
 
+    transformer: Any
+    leave_few_steps_of_none: Callable[[], None]
     _lora_loadable_modules = ["transformer"]
     transformer_name = "transformer"
     adapter_origins: Mapping[str, str | None] = {}  # name of the file or folder of each, for the record of a clip
@@ -119,3 +124,34 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
         super().unfuse_lora(components=list(components), **kwargs)
         if "transformer" in components:
             self.transformer.fused_few_steps = {}
+            self.leave_few_steps_of_none()
+
+    def unload_lora_weights(self) -> None:
+        """Take all adapters off, those that are merged stay in the weights; defaults of a student go with it."""
+        super().unload_lora_weights()
+        self.leave_few_steps_of_none()
+
+    def delete_adapters(self, adapter_names: list[str] | str) -> None:
+        """Delete adapters; defaults of a student go with it.
+
+        Raises:
+            ValueError: There is none of a name.
+        """
+        super().delete_adapters(adapter_names)
+        self.leave_few_steps_of_none()
+
+    @classmethod
+    def save_lora_weights(
+        cls, save_directory: str | Path, *args: Any, few_steps: FewSteps | None = None, **kwargs: Any
+    ) -> None:
+        """Write the weights of an adapter, as `CogVideoXLoraLoaderMixin` does.
+
+        Args:
+            save_directory: Folder.
+            args: As there.
+            few_steps: How a student of few steps is asked, `few_steps` of its pipeline; None for other adapters.
+            kwargs: As there.
+        """
+        super().save_lora_weights(save_directory, *args, **kwargs)
+        if few_steps is not None:
+            write_record(Path(save_directory, kwargs.get("weight_name") or LORA_WEIGHT_NAME_SAFE), few_steps)

@@ -11,6 +11,7 @@ from torch import Tensor
 from jova_cli.clip_limits import ClipLimits, GivenLengths, check_largest_size, check_length
 from jova_cli.clip_limits import LengthWords as LengthWords  # for the nodes of ComfyUI, as the two below
 from jova_cli.clip_limits import check_size as check_size
+from jova_cli.latent_lengths import check_frames_fill_rows as check_frames_fill_rows
 from jova_cli.latent_lengths import check_whole_frames as check_whole_frames
 
 from .finite import check_finite_inputs

@@ -49,6 +49,7 @@ from .pipeline_checks import (
     CallInputs,
     Prompts,
     TextWidths,
+    check_frames_fill_rows,
     check_generator,
     check_limits,
     check_modalities,
@@ -77,7 +78,7 @@ from .step_callback import CALLBACK_TENSORS, call_back, settings_after_callback
 from .transformer_jova import MODALITIES, JoVATransformer3DModel
 from .transformer_jova_dual_tower import JoVADualTowerTransformer3DModel
 from .transformer_jova_wan import JoVAWanTransformer3DModel
-from .unread_arguments import ReadingCall, warn_of_unread
+from .unread_arguments import ReadingCall, warn_of_unread, warn_of_weak_prompt
 from .video_codec import JoVAVideoCodec
 
 
@@ -255,6 +256,7 @@ class JoVAPipeline(
         )
         if "video" in inputs.modalities or self.vae is not None:
             check_size(settings, self.video_codec.spatial_factor, config.patch_size)
+            check_frames_fill_rows(settings.num_frames, self.temporal_factor, config.patch_size[0])
             if inputs.image is not None:
                 check_repeats("image", len(inputs.image), inputs.num_prompts)
             keyframes = place_keyframes(inputs.last_image, inputs.keyframes, settings.num_frames, inputs.video)
@@ -483,6 +485,8 @@ class JoVAPipeline(
         num_steps = num_inference_steps if has_schedule else settings.num_inference_steps
         scheduler.set_timesteps(num_steps, self._execution_device, sigmas, audio_sigmas)
         scheduler.set_begin_index(0)
+        if isinstance(self.scheduler, FlowMatchAudioVideoScheduler):  # tells of the call, and takes no step of it
+            self.scheduler.set_timesteps(num_steps, self._execution_device, sigmas, audio_sigmas)
         self._num_timesteps = len(scheduler.timesteps)
         self.warn_of_more_steps(settings, scheduler)
         denoiser = JoVADenoiser(
@@ -509,16 +513,16 @@ class JoVAPipeline(
 
         # 4. Encode text
         self._needs_negative_prompt = denoiser.needs_negative_prompt(modalities)
-        warn_of_unread(
-            ReadingCall(
-                given=given,
-                settings=settings,
-                modalities=modalities,
-                generated=generated,
-                reads_negative_prompt=self._needs_negative_prompt,
-                has_adapters=computes_adapters(self.transformer),
-            )
+        reading = ReadingCall(
+            given=given,
+            settings=settings,
+            modalities=modalities,
+            generated=generated,
+            reads_negative_prompt=self._needs_negative_prompt,
+            has_adapters=computes_adapters(self.transformer),
         )
+        warn_of_unread(reading)
+        warn_of_weak_prompt(reading)
         encoded = self.encode_prompt(
             prompt,
             negative_prompt,

@@ -15,6 +15,7 @@ from jova_cli.given_paths import kind_of
 from jova_cli.model_info import INDEX
 from jova_cli.shipped import find_model
 
+from .adapter_layers import check_bare
 from .component_fit import check_kinds, check_text_weights
 from .generation_defaults import GenerationDefaults
 from .hub_access import explained_hub
@@ -37,6 +38,7 @@ class JoVALoadingMixin(DiffusionPipeline):
     """
 
     transformer_file: str | None = None
+    before_few_steps: Any = None  # of `JoVAFewStepsMixin`
     handed_in: frozenset[str] = frozenset()
     set_aside: Mapping[str, Any] = MappingProxyType({})
 
@@ -65,6 +67,16 @@ class JoVALoadingMixin(DiffusionPipeline):
         """Keep components by their names, as diffusers does; what is of another kind is refused."""
         check_kinds(kwargs, self._get_signature_types())
         super().register_modules(**kwargs)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save all components, as `DiffusionPipeline` does.
+
+        Raises:
+            ValueError: Adapters lie over the weights of the transformer, which could then not be loaded.
+        """
+        if isinstance(self.transformer, nn.Module):
+            check_bare(self.transformer)
+        super().save_pretrained(*args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
@@ -113,6 +125,7 @@ class JoVALoadingMixin(DiffusionPipeline):
         if isinstance(pipeline, JoVALoadingMixin) and made.transformer is pipeline.transformer:  # with its adapters
             made.adapter_origins, made.adapter_scales = pipeline.adapter_origins, pipeline.adapter_scales
             made.transformer_file = pipeline.transformer_file
+            made.before_few_steps = pipeline.before_few_steps
         if isinstance(pipeline, JoVALoadingMixin):
             own = {name for name, part in pipeline.components.items() if part is getattr(made, name, None)}
             made.handed_in -= own - pipeline.handed_in
@@ -130,12 +143,17 @@ class JoVALoadingMixin(DiffusionPipeline):
             kwargs: What `from_pretrained` takes; `dtype` holds for the file as well.
 
         Raises:
-            ValueError: `config` is missing, or the file is no such export.
+            ValueError: `config` is missing, the file is no such export, or a transformer is given besides.
         """
         if config is None:
             raise ValueError(
                 "`config` must be the folder of a pipeline, because a single file holds a transformer alone, got "
                 "None; pass `config=folder`, or load all of it with `from_pretrained(folder)`"
+            )
+        if "transformer" in kwargs:
+            raise ValueError(
+                "`transformer` must be left out, because the file holds it, got one besides; hand it to "
+                "`from_pretrained`, or leave the file out"
             )
         dtype = component_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")), "transformer")
         transformer = load_single_file(pretrained_model_link_or_path, **({} if dtype is None else {"dtype": dtype}))

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from .flow_schedulers import OWN_SCHEDULER, check_predicts_flow, declared_shift, lay_out_levels, with_shift
 from .number_arguments import finite_number, positive_number, whole_number
+from .shipped_names import JoVAShippedMixin
 
 
 Sigmas = TypeVar("Sigmas", Tensor, np.ndarray)
@@ -185,7 +186,7 @@ class FlowMatchAudioVideoSchedulerOutput(BaseOutput):
     prev_audio_sample: Tensor | None = None
 
 
-class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
+class FlowMatchAudioVideoScheduler(JoVAShippedMixin, SchedulerMixin, ConfigMixin):
     """Walks video and audio from noise to data side by side, each on its own schedule.
 
     The solvers are diffusers' own, one instance per modality, at ``video`` and ``audio``. The schedules are exact:
@@ -262,15 +263,15 @@ class FlowMatchAudioVideoScheduler(SchedulerMixin, ConfigMixin):
         Args:
             scheduler: Any scheduler that predicts flow: one of `flow_schedulers.FLOW_MATCH_CLASSES`, which walks the
                 levels that ours would walk, or one with ``prediction_type="flow_prediction"`` and
-                ``use_flow_sigmas=True``, whose own are shifted once as well. It is copied, never stepped. If its
-                config came from ours, the ratio of ``audio_shift`` to ``shift`` is kept, and by the first also
-                ``last_sigma``. Ours is returned as it is.
+                ``use_flow_sigmas=True``, whose own are shifted once as well. If its config came from ours, the ratio
+                of ``audio_shift`` to ``shift`` is kept, and by the first also ``last_sigma``. Ours serves as it is.
+                Every one is copied, never stepped, so that pipelines may share it.
 
         Raises:
             ValueError: If the scheduler does not predict flow or needs a shift that depends on the resolution.
         """
         if isinstance(scheduler, cls):
-            return scheduler
+            return copy.deepcopy(scheduler)
         check_predicts_flow(scheduler)
         shift = declared_shift(scheduler)
         audio_shift = shift * scheduler.config.get("_audio_shift_ratio", 1.0)

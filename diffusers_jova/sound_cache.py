@@ -34,6 +34,7 @@ logger = logging.get_logger(__name__)
 
 HOOK = "jova_sound_cache"
 NUM_FIRST = 2  # steps that are full in any case, because a line has two points
+MANY_STEPS = 24  # at which clips with the cache were measured to stay near those without; at 8 they did not
 TINY = 1e-12  # instead of a norm of 0
 
 
@@ -231,6 +232,11 @@ class SoundCacheHook(ModelHook):
             self.reason = nothing_to_spare(given, context.num_inference_steps)
             if self.reason:
                 logger.warning(f"the cache of video rows makes every step full in this call: {self.reason}")
+            elif context.num_inference_steps < MANY_STEPS and self.config.video_interval > 1:
+                logger.warning(
+                    f"the cache of video rows is for many steps, got {context.num_inference_steps}: clips were "
+                    f"measured to stay near at {MANY_STEPS} and to go far off at 8; take more, or `disable_cache`"
+                )
         if not self.reason and absent_latents(given):  # a prediction that needs one modality, beside others
             return self.fn_ref.original_forward(**given)
         if self.reason:

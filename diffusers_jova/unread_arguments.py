@@ -1,4 +1,4 @@
-"""Arguments of a call that nothing reads: each is named in one line, with the reason.
+"""Arguments of a call that nothing reads, or that mean another thing elsewhere: each is named in one line, with why.
 
 A value that says what holds anyway, such as a scale of 1 where guidance is off, is no such argument.
 """
@@ -135,6 +135,17 @@ def warn_of_unread(call: ReadingCall) -> None:
     for reason, names in unread_arguments(call).items():
         said = ", ".join(f"`{name}`" for name in names)
         logger.warning(f"{said} {'is' if len(names) == 1 else 'are'} not used: {reason}")
+
+
+def warn_of_weak_prompt(call: ReadingCall) -> None:
+    """Say in one line that a scale below 1 takes from the prompt, where pipelines of diffusers have it as off."""
+    unread = {name for names in unread_arguments(call).values() for name in names}
+    for name in ("guidance_scale", "audio_guidance_scale"):
+        scale = call.given[name]
+        if scale is None or scale >= 1 or name in unread:
+            continue
+        effect = "leaves the prompt out" if scale == 0 else "weakens the prompt" if scale > 0 else "avoids the prompt"
+        logger.warning(f"`{name}` of {scale:g} {effect}; without guidance it is 1, not 0 as in other pipelines")
 
 
 def unread_arguments(call: ReadingCall) -> dict[str, list[str]]:

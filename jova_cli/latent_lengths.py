@@ -74,3 +74,22 @@ def check_whole_frames(num_frames: int, temporal_factor: int, name: str = "num_f
             f"`{name}` must be {temporal_factor}k + 1 (the video VAE compresses time by {temporal_factor}), "
             f"got {num_frames}; use {below} or {below + temporal_factor}"
         )
+
+
+def check_frames_fill_rows(num_frames: int, temporal_factor: int, patch: int) -> None:
+    """Refuse a number of frames whose latents do not fill the rows of a transformer.
+
+    Args:
+        num_frames: Of a clip, that fill whole latents.
+        temporal_factor: Frames per latent after the first.
+        patch: Latent frames per row, the first of `patch_size`.
+
+    Raises:
+        ValueError: With the nearest number that does.
+    """
+    if (num_latents := num_latent_frames(num_frames, temporal_factor)) % patch:
+        near = num_frames_of(max(patch, num_latents // patch * patch), temporal_factor)
+        raise ValueError(
+            f"`num_frames` must make a multiple of {patch} latents, as many as `patch_size` puts into a row, got "
+            f"{num_frames}, which make {num_latents}; use {near}"
+        )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline
@@ -87,6 +88,7 @@ def test_an_adapter_that_does_not_work_asks_for_nothing(pipe: JoVAPipeline, log:
 def test_a_pipeline_that_asks_its_student_right_can_be_saved(pipe: JoVAPipeline, tmp_path: Path) -> None:
     pipe.use_few_steps()
     assert "num_inference_steps" in repr(pipe)
+    pipe.fuse_lora()
     pipe.unload_lora_weights()
     pipe.save_pretrained(tmp_path)
     loaded = JoVAPipeline.from_pretrained(tmp_path).defaults
@@ -130,6 +132,73 @@ def test_students_that_want_different_things_are_used_one_at_a_time(pipe: JoVAPi
         pipe.use_few_steps()
     pipe.set_adapters("slower")
     assert pipe.few_steps == other
+
+
+@pytest.mark.parametrize("leave", ["unload_lora_weights", "delete_adapters", "unfuse_lora"])
+def test_defaults_of_a_student_go_with_it(leave: str, pipe: JoVAPipeline) -> None:
+    before = pipe.defaults, pipe.scheduler
+    pipe.use_few_steps()
+    pipe.defaults = pipe.defaults.override(num_frames=9)
+    assert pipe.defaults.num_inference_steps == 3
+    if leave == "delete_adapters":
+        pipe.delete_adapters("fast")
+    else:
+        if leave == "unfuse_lora":
+            pipe.fuse_lora()
+            pipe.unfuse_lora()
+            assert pipe.defaults.num_inference_steps == 3  # still over the weights
+        pipe.unload_lora_weights()
+    assert (pipe.defaults, pipe.scheduler) == (before[0].override(num_frames=9), before[1])
+    assert pipe.transformer.adapter_few_steps == {}
+    assert pipe.few_steps is None
+
+
+def test_a_pipeline_of_the_same_parts_lets_a_student_go_too(pipe: JoVAPipeline) -> None:
+    before = pipe.defaults
+    pipe.use_few_steps()
+    other = JoVAPipeline.from_pipe(pipe)
+    other.unload_lora_weights()
+    assert other.defaults == before
+
+
+def test_what_was_set_behind_a_student_stays_when_it_goes(pipe: JoVAPipeline) -> None:
+    pipe.use_few_steps()
+    pipe.use_few_steps()  # again, which changes nothing
+    pipe.defaults, own = pipe.defaults.override(num_inference_steps=7), FlowMatchAudioVideoScheduler(shift=7.0)
+    pipe.scheduler = own
+    pipe.unload_lora_weights()
+    assert (pipe.defaults.num_inference_steps, pipe.defaults.guidance_scale) == (7, 3.0)
+    assert pipe.scheduler is own
+
+
+def test_a_call_by_the_defaults_of_a_student_that_is_not_active_is_told(
+    pipe: JoVAPipeline, log: pytest.LogCaptureFixture
+) -> None:
+    pipe.use_few_steps()
+    pipe.disable_lora()
+    said = said_of_a_call(pipe, log)
+    assert "the call takes 3 steps of Euler at shifts 2 and 4 without guidance, as `use_few_steps` has set, " in said
+    assert "no student is active: expect noise; call `leave_few_steps`" in said
+    pipe.leave_few_steps()
+    assert "student" not in said_of_a_call(pipe, log)
+
+
+@pytest.mark.parametrize("way", ["transformer", "pipeline"])
+def test_a_student_that_is_saved_again_keeps_its_record(way: str, pipe: JoVAPipeline, tmp_path: Path) -> None:
+    if way == "transformer":
+        pipe.transformer.save_lora_adapter(tmp_path, adapter_name="fast")
+    else:
+        JoVAPipeline.save_lora_weights(
+            tmp_path,
+            transformer_lora_layers=get_peft_model_state_dict(pipe.transformer, adapter_name="fast"),
+            transformer_lora_adapter_metadata=pipe.transformer.peft_config["fast"].to_dict(),
+            few_steps=pipe.few_steps,
+        )
+    pipe.unload_lora_weights()
+    pipe.load_lora_weights(tmp_path)
+    assert pipe.few_steps == FEW
+    with pytest.raises(ValueError, match="`safe_serialization` must be True for a student of few steps, whose record"):
+        pipe.transformer.save_lora_adapter(tmp_path, adapter_name="default_0", safe_serialization=False)
 
 
 @pytest.mark.parametrize("record", ["none", json.dumps({"num_inference_steps": 2}), json.dumps([2])])

@@ -397,3 +397,70 @@ def test_what_another_model_has_is_left_out_on_request() -> None:
     pipeline.load_lora_weights(tensors, adapter_name="it", skip_unknown=True)
     assert pipeline.get_active_adapters() == ["it"]
     assert torch.equal(pipeline.transformer.get_submodule(module).lora_A["it"].weight, pair["lora_A"])
+
+
+def test_while_one_is_merged_no_other_is_loaded_or_weighed(adapters: dict[str, Path]) -> None:
+    pipeline = load(adapters, "voice", "sound")
+    pipeline.set_adapters("voice")
+    pipeline.fuse_lora()
+    merged = generate(pipeline)
+    with pytest.raises(ValueError, match="adapters must be weighed while none is merged, got `voice` from "):
+        pipeline.set_adapters("sound")
+    with pytest.raises(ValueError, match="adapters must be loaded while none is merged, got `voice` from "):
+        pipeline.load_lora_weights(adapters["sound"], adapter_name="more")
+    torch.testing.assert_close(generate(pipeline), merged)
+    pipeline.unload_lora_weights()
+    pipeline.load_lora_weights(adapters["sound"], adapter_name="more")
+    both = load(adapters, "voice", "sound")
+    both.set_adapters(["voice", "sound"])
+    torch.testing.assert_close(generate(pipeline), generate(both), **ROUND_OFF)
+
+
+def test_a_model_with_adapters_over_its_weights_is_not_saved(adapters: dict[str, Path], tmp_path: Path) -> None:
+    pipeline = load(adapters, "voice")
+    for part in (pipeline, pipeline.transformer):
+        with pytest.raises(ValueError, match="must be saved without adapters over its weights, got `voice`; "):
+            part.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    pipeline.fuse_lora()
+    fused = generate(pipeline)
+    pipeline.unload_lora_weights()
+    pipeline.save_pretrained(tmp_path / "model")
+    assert generate(JoVAPipeline.from_pretrained(tmp_path / "model")).equal(fused)
+
+
+def test_words_that_nothing_reads_are_told_where_an_adapter_is_loaded(
+    adapters: dict[str, Path], log: pytest.LogCaptureFixture
+) -> None:
+    pipeline = build_tiny_pipeline()
+    pipeline.load_lora_weights(adapters["voice"], scale=0.5, local_files_only=True, low_cpu_mem_usage=False)
+    assert "`scale` is not used to load an adapter: `set_adapters` weighs it" in log.text
+
+
+def test_an_adapter_that_is_not_there_cannot_be_deleted(adapters: dict[str, Path]) -> None:
+    pipeline = load(adapters, "voice")
+    with pytest.raises(ValueError, match="`adapter_names` must be those of loaded adapters, `voice`, got `vioce`; "):
+        pipeline.delete_adapters("vioce")
+    pipeline.delete_adapters("voice")
+    with pytest.raises(ValueError, match="adapters, of which there is none, got `voice`"):
+        pipeline.delete_adapters("voice")
+
+
+def test_an_adapter_whose_scale_nothing_tells_is_told_in_one_line(
+    adapters: dict[str, Path], tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    said = "the adapter does not say its alpha for `single_transformer_blocks.0.attn"
+    tensors = load_file(adapters["voice"] / "pytorch_lora_weights.safetensors")
+    build_tiny_pipeline().load_lora_weights(adapters["voice"])
+    assert said not in log.text
+    save_file(tensors, tmp_path / "bare.safetensors")
+    build_tiny_pipeline().load_lora_weights(tmp_path / "bare.safetensors")
+    assert log.text.count(said) == 1
+    log.clear()
+    build_tiny_pipeline().load_lora_weights(JoVAPipeline.lora_state_dict(adapters["voice"]))
+    assert log.text.count(said) == 1
+    log.clear()
+    build_tiny_pipeline().load_lora_weights(tmp_path / "bare.safetensors", alpha=6)
+    save_file(tensors, tmp_path / "headed.safetensors", metadata={"ss_network_alpha": "6"})
+    build_tiny_pipeline().load_lora_weights(tmp_path / "headed.safetensors")
+    assert said not in log.text

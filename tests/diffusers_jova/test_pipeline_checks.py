@@ -11,7 +11,7 @@ import torch
 from diffusers_jova import JoVAPipeline, PromptEmbeds, media
 from diffusers_jova.pipeline_checks import TextWidths, check_embeds
 from diffusers_jova.pipeline_output import JoVAPipelineOutput
-from tests.tiny_pipeline import build_tiny_pipeline
+from tests.tiny_pipeline import build_tiny_pipeline, build_transformer
 
 
 FEW: dict[str, Any] = {"num_inference_steps": 1, "num_frames": 5, "output_type": "latent", "return_dict": False}
@@ -138,3 +138,15 @@ def test_features_of_a_second_encoder_and_of_what_is_said_have_the_widths_that_a
     for message, embeds in wrong.items():
         with pytest.raises(ValueError, match=message):
             check_embeds("prompt_embeds", embeds, widths)
+
+
+@pytest.mark.parametrize(("num_frames", "near"), [(1, 5), (9, 5), (17, 13)])
+def test_frames_that_leave_half_a_row_of_the_transformer_are_refused_by_their_number(
+    num_frames: int, near: int
+) -> None:
+    pipeline = build_tiny_pipeline(transformer=build_transformer(patch_size=(2, 2, 2)))
+    message = rf"`num_frames` must make a multiple of 2 latents, .*, got {num_frames}, which make .*; use {near}$"
+    with pytest.raises(ValueError, match=message):
+        pipeline("a dog", num_frames=num_frames)
+    output = pipeline("a dog", num_frames=near, num_inference_steps=1, output_type="latent")
+    assert output.frames.shape[2] == (near + 3) // 4

@@ -463,6 +463,8 @@ def test_a_pipeline_takes_its_transformer_from_one_file_and_the_rest_from_a_fold
         ValueError, match=r"`config` must be the folder of a pipeline, .* got None; pass `config=folder`"
     ):
         JoVAPipeline.from_single_file(file)
+    with pytest.raises(ValueError, match="`transformer` must be left out, because the file holds it, got one besides"):
+        JoVAPipeline.from_single_file(file, config=tiny_pipeline_folder, transformer=model)
     loaded = JoVAPipeline.from_single_file(file, config=tiny_pipeline_folder)
     assert type(loaded.transformer) is type(model)
     assert_same(generate(loaded), generate(build_tiny_pipeline(transformer=model)))

@@ -6,10 +6,12 @@ from typing import Any
 
 import diffusers
 import pytest
+import torch
 from diffusers.hooks._helpers import TransformerBlockRegistry
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 import diffusers_jova
+from diffusers_jova import FlowMatchAudioVideoScheduler, JoVATransformer3DModel
 from diffusers_jova.registration import register
 from tests.tiny_pipeline import DUAL_TOWERS, NAVA_SHARING, build_dual_tower, build_transformer, build_wan_transformer
 
@@ -83,3 +85,12 @@ def test_an_index_with_full_module_paths_loads(tiny_pipeline_folder: Path, tmp_p
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     loaded = diffusers_jova.JoVAPipeline.from_pretrained(tmp_path)
     assert isinstance(loaded.transformer, diffusers_jova.JoVATransformer3DModel)
+
+
+def test_components_of_a_shipped_model_are_loaded_by_its_name() -> None:
+    transformer = JoVATransformer3DModel.from_pretrained("jova-tiny", subfolder="transformer", dtype=torch.bfloat16)
+    assert transformer.dtype == torch.bfloat16
+    config = JoVATransformer3DModel.load_config("jova-tiny", subfolder="transformer")
+    assert config["num_layers"] == transformer.config.num_layers
+    scheduler = FlowMatchAudioVideoScheduler.from_pretrained("jova-tiny", subfolder="scheduler", shift=7.0)
+    assert (scheduler.config["shift"], scheduler.config["solver"]) == (7.0, "unipc")

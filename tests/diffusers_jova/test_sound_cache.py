@@ -521,3 +521,16 @@ def test_the_shipped_model_keeps_picture_and_sound() -> None:
     made = measured(pipeline, [0], 24)
     for db, least_db in zip(nearness(made, plain)[0], (30, 40, 25), strict=True):  # 10 below what was measured
         assert db > least_db
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "interval", "is_told"), [(8, 3, True), (23, 2, True), (24, 3, False), (8, 1, False), (3, 3, False)]
+)
+def test_a_cache_at_few_steps_is_told(
+    num_steps: int, interval: int, is_told: bool, log: pytest.LogCaptureFixture
+) -> None:
+    pipeline = build_tiny_pipeline()
+    pipeline.transformer.enable_cache(JoVACacheConfig(video_interval=interval))
+    pipeline("a dog", num_frames=5, num_inference_steps=num_steps, output_type="latent", guidance_scale=3.0)
+    said = f"the cache of video rows is for many steps, got {num_steps}: clips were measured to stay near at 24 and"
+    assert log.text.count(said) == is_told

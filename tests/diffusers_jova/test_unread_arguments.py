@@ -191,3 +191,25 @@ def test_no_audio_scale_set_by_a_callback_follows_video_as_none_in_a_call_does(p
 def test_a_misspelt_answer_of_a_callback_is_refused(pipeline: JoVAPipeline, typo: str) -> None:
     with pytest.raises(ValueError, match=rf"`callback_on_step_end` must return tensors of .*, got \['{typo}'\]"):
         pipeline("a dog", callback_on_step_end=lambda *_: {typo: torch.zeros(1)}, **FEW)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            {"guidance_scale": 0},
+            ["`guidance_scale` of 0 leaves the prompt out; without guidance it is 1, not 0"],
+        ),
+        ({"guidance_scale": 0.5}, ["`guidance_scale` of 0.5 weakens the prompt; without guidance it is 1"]),
+        ({"audio_guidance_scale": -1.0}, ["`audio_guidance_scale` of -1 avoids the prompt; without guidance it is 1"]),
+        ({"guidance_scale": 1.0}, []),
+        (AUDIO | {"guidance_scale": 0.0, "audio_guidance_scale": 2.0}, []),  # told to be unread
+    ],
+)
+def test_a_scale_that_takes_from_the_prompt_is_told(
+    arguments: dict[str, Any], said: list[str], pipeline: JoVAPipeline, log: pytest.LogCaptureFixture
+) -> None:
+    pipeline("a dog", **FEW, **arguments)
+    lines = [record.getMessage() for record in log.records if "without guidance it is 1" in record.getMessage()]
+    assert len(lines) == len(said)
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))

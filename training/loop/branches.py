@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any, get_args
 
 import torch
@@ -160,6 +162,24 @@ def is_block_matrix(name: str, parameter: Tensor) -> bool:
 def frozen_checksums(transformer: nn.Module) -> dict[str, tuple[int, int]]:
     """Computes two sums over the bits of every weight that has no gradient, or of this process's shard."""
     return {name: _checksum(p.detach()) for name, p in transformer.named_parameters() if not p.requires_grad}
+
+
+def digest_of_kept(transformer: nn.Module, config: TrainConfig) -> str | None:
+    """Digest of the weights that a run starts from and no checkpoint holds: a run that continues must find them again.
+
+    Those are what is frozen, and all of a model that teaches a copy of itself. Weights in 4 bit, which another version
+    of their library may round otherwise, are left out, and so are random ones, which nothing was learned on.
+
+    Args:
+        transformer: From `prepare_transformer`, before it is spread over processes.
+        config: The run's settings.
+    """
+    if config.model.endswith(".json"):
+        return None
+    teaches_a_copy = config.student_steps is not None and config.train == "full"
+    kept = [p.detach() for p in transformer.parameters() if teaches_a_copy or not p.requires_grad]
+    sums = sorted(_checksum(weight) for weight in kept if weight.is_floating_point())
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16] if sums else None
 
 
 def check_frozen(transformer: nn.Module, before: dict[str, tuple[int, int]]) -> None:

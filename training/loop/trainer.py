@@ -31,7 +31,7 @@ from torch.distributed.tensor import DTensor
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
-from diffusers_jova.training.loop.branches import check_frozen, frozen_checksums, idles
+from diffusers_jova.training.loop.branches import check_frozen, digest_of_kept, frozen_checksums, idles
 from diffusers_jova.training.loop.checkpoints import (
     CHECKPOINT_NAMES,
     check_fingerprint,
@@ -84,6 +84,10 @@ from diffusers_jova.whole_files import clear_leftovers
 from jova_cli.given_paths import check_output_folder, kind_of
 
 
+KEPT_WEIGHTS = "digest of the weights of the model that no checkpoint holds"
+NOT_IN_OLDER = ("preparation", KEPT_WEIGHTS)  # checkpoints
+
+
 class Trainer:
     """Trains a transformer on prepared clips and leaves the result in `output_dir`.
 
@@ -128,6 +132,7 @@ class Trainer:
         torch.manual_seed(config.seed)  # the same weights in every process
         self.transformer: Any = prepare_transformer(config)
         self._check_weights()
+        self.kept_weights = digest_of_kept(self.transformer, config)
         self.start = describe_start(self.transformer, config)
         self.distillation = begin_distillation(config, self.teacher, self.phases, self.transformer, self.accelerator)
         optimizer = build_optimizer(self.transformer, config, self.device)
@@ -446,7 +451,7 @@ class Trainer:
             return
         parts, state = load_checkpoint(path)
         fingerprint = self._fingerprint()
-        unsaid = self.config.unsaid_settings() | {"preparation": fingerprint["preparation"]}  # in older checkpoints
+        unsaid = self.config.unsaid_settings() | {name: fingerprint[name] for name in NOT_IN_OLDER}
         check_fingerprint(unsaid | state["fingerprint"], fingerprint, path)
         if state["step"] > self.config.steps:
             raise ValueError(
@@ -510,6 +515,7 @@ class Trainer:
             values["teacher"] = self.teacher.fingerprint()
         return values | {
             "adapter begun from": self.init_adapter,
+            KEPT_WEIGHTS: self.kept_weights,
             "global batch size": config.batch_size * shards,
             "model": {name: value for name, value in self.transformer.config.items() if not name.startswith("_")},
             "clips": seed_of(*clips),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffusers_jova import JoVAPipeline
@@ -400,3 +400,27 @@ def test_a_checkpoint_of_another_teacher_is_not_continued(teachers: Path, studen
         Trainer(student_config(teachers, tmp_path, **settings))
     state = json.loads((whole / "state.json").read_text())
     assert state["fingerprint"]["teacher"]["negative prompts"] == ["grey", "hiss"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"train": "full"}, {"student_steps": None, "teacher_steps": 48}],
+    ids=["student", "whole student", "adapter"],
+)
+def test_a_run_goes_on_with_the_weights_that_it_began_with_alone(
+    settings: dict[str, Any], teachers: Path, tmp_path: Path
+) -> None:
+    begun = {**settings, "model": str(shutil.copytree(teachers / "jova", tmp_path / "teacher")), "steps": 2}
+    Trainer(student_config(teachers, tmp_path, **begun)).train()
+    moved = shutil.move(tmp_path / "teacher", tmp_path / "moved")  # the same weights under another name
+    assert Trainer(student_config(teachers, tmp_path, **begun | {"model": str(moved), "steps": 3})).step == 2
+    (file,) = (tmp_path / "moved" / "transformer").glob("*.safetensors")
+    weights = load_file(file)
+    save_file({name: weight * 1.5 for name, weight in weights.items()}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"`digest of the weights of the model that no checkpoint holds` is .* here"):
+        Trainer(student_config(teachers, tmp_path, **begun | {"model": str(moved), "steps": 3}))
+    state = tmp_path / "run" / "checkpoint-00000002" / "state.json"
+    values = json.loads(state.read_text())
+    del values["fingerprint"]["digest of the weights of the model that no checkpoint holds"]
+    state.write_text(json.dumps(values))  # as older checkpoints are
+    assert Trainer(student_config(teachers, tmp_path, **begun | {"model": str(moved), "steps": 3})).step == 2
