@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
 from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
+from .adapter_removal import check_deletable, check_saveable, check_still_there, tuner_layers
 from .few_steps import FewSteps, active_adapters
 from .mova_adapter import HEAD_DIM, TOWERS
 from .number_arguments import finite_number
@@ -77,8 +78,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         layers = linear_layers(self)
         tensors, fields = for_peft(adapter, {name: layers[name].in_features for name in adapter.modules()})
         before = {*getattr(self, "peft_config", {})}
-        with weights_in_compute_format(self), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a second adapter is meant
+        with weights_in_compute_format(self), beside_others(), plain_without_adapters(self):
             super().load_lora_adapter(
                 {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
                 adapter_name=adapter_name,
@@ -127,7 +127,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             ValueError: The projections are fused.
         """
         check_separate(self)
-        with weights_in_compute_format(self):
+        with weights_in_compute_format(self), beside_others():
             super().add_adapter(*args, **kwargs)
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
@@ -146,11 +146,38 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         """Take merged adapters out of the weights.
 
         Raises:
-            ValueError: The weights are stored in 8 bits.
+            ValueError: The weights are stored in 8 bits, or the layers of the adapters are unloaded.
         """
         check_mergeable(self, "unfuse_lora", "load the model again")
+        check_still_there(self, self.fused_few_steps)
         super().unfuse_lora()
         self.fused_few_steps = {}
+
+    def delete_adapters(self, adapter_names: list[str] | str) -> None:
+        """Take adapters out, as `PeftAdapterMixin` does; without the last one all layers are plain again.
+
+        Raises:
+            ValueError: An adapter is not loaded, or part of the weights.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else [*adapter_names]
+        check_deletable(self, names)
+        with plain_without_adapters(self):
+            super().delete_adapters(names)
+        self.adapter_few_steps = {name: few for name, few in self.adapter_few_steps.items() if name not in names}
+
+    def unload_lora(self) -> None:
+        """Take all adapters out; what is merged stays in the weights."""
+        super().unload_lora()
+        self.adapter_few_steps = {}
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save weights and config, as `ModelMixin` does.
+
+        Raises:
+            ValueError: There are layers of adapters, merged or not.
+        """
+        check_saveable(self, "unload_lora")
+        super().save_pretrained(*args, **kwargs)
 
     def fuse_qkv_projections(self) -> None:
         """Compute queries, keys and values by one product.
@@ -190,6 +217,24 @@ def weights_in_compute_format(model: nn.Module) -> Iterator[None]:
     finally:
         for module, hook in hooked:
             module.to(hook.storage_dtype)
+
+
+@contextmanager
+def plain_without_adapters(model: Any) -> Iterator[None]:
+    """Unload the layers of adapters where no adapter is left afterwards, also of one whose loading failed."""
+    try:
+        yield
+    finally:
+        if not getattr(model, "peft_config", {}) and tuner_layers(model):
+            model.unload_lora()
+
+
+@contextmanager
+def beside_others() -> Iterator[None]:
+    """Let a second adapter be added without peft's question whether it is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        yield
 
 
 def check_separate(model: nn.Module) -> None:
@@ -312,7 +357,7 @@ def check_arrived(model: Any, adapter_name: str, tensors: Mapping[str, Tensor]) 
 
 def computes_adapters(model: nn.Module) -> bool:
     """Whether a forward adds adapters to what layers compute: one is active and not part of their weights."""
-    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    layers = tuner_layers(model)
     return any(layer.active_adapters and not layer.merged and not layer.disable_adapters for layer in layers)
 
 

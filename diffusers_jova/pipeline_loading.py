@@ -15,6 +15,7 @@ from jova_cli.given_paths import kind_of
 from jova_cli.model_info import INDEX
 from jova_cli.shipped import find_model
 
+from .adapter_removal import check_saveable
 from .component_fit import check_kinds, check_text_weights
 from .generation_defaults import GenerationDefaults
 from .hub_access import explained_hub
@@ -65,6 +66,16 @@ class JoVALoadingMixin(DiffusionPipeline):
         """Keep components by their names, as diffusers does; what is of another kind is refused."""
         check_kinds(kwargs, self._get_signature_types())
         super().register_modules(**kwargs)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save all components, as `DiffusionPipeline` does.
+
+        Raises:
+            ValueError: The transformer has layers of adapters, merged or not; nothing is written.
+        """
+        if self.transformer is not None:
+            check_saveable(self.transformer, "unload_lora_weights")
+        super().save_pretrained(*args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
