@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
 from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
+from .adapter_removal import check_deletable, check_saveable, check_still_there, merged_adapters, tuner_layers
 from .few_steps import FewSteps, active_adapters, write_record
 from .mova_adapter import HEAD_DIM, TOWERS
 from .number_arguments import finite_number
@@ -82,8 +83,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         layers = linear_layers(self)
         tensors, fields = for_peft(adapter, {name: layers[name].in_features for name in adapter.modules()})
         before = {*getattr(self, "peft_config", {})}
-        with weights_in_compute_format(self), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a second adapter is meant
+        with weights_in_compute_format(self), beside_others(), plain_without_adapters(self):
             super().load_lora_adapter(
                 {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
                 adapter_name=adapter_name,
@@ -134,7 +134,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             ValueError: The projections are fused.
         """
         check_separate(self)
-        with weights_in_compute_format(self):
+        with weights_in_compute_format(self), beside_others():
             super().add_adapter(*args, **kwargs)
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
@@ -153,30 +153,27 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         """Take merged adapters out of the weights.
 
         Raises:
-            ValueError: The weights are stored in 8 bits.
+            ValueError: The weights are stored in 8 bits, or the layers of the adapters are unloaded.
         """
         check_mergeable(self, "unfuse_lora", "load the model again")
+        check_still_there(self, self.fused_few_steps)
         super().unfuse_lora()
         self.fused_few_steps = {}
 
     def delete_adapters(self, adapter_names: list[str] | str) -> None:
-        """Delete adapters.
+        """Take adapters out, as `PeftAdapterMixin` does; without the last one all layers are plain again.
 
         Raises:
-            ValueError: There is none of a name.
+            ValueError: An adapter is not loaded, or part of the weights.
         """
-        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
-        loaded = [*getattr(self, "peft_config", {})]
-        if strange := [name for name in names if name not in loaded]:
-            raise ValueError(
-                f"`adapter_names` must be those of loaded adapters, {listed(loaded) or 'of which there is none'}, got "
-                f"{listed(strange)}; `get_list_adapters` of the pipeline lists them"
-            )
-        super().delete_adapters(names)
-        self.adapter_few_steps = {n: record for n, record in self.adapter_few_steps.items() if n not in names}
+        names = [adapter_names] if isinstance(adapter_names, str) else [*adapter_names]
+        check_deletable(self, names)
+        with plain_without_adapters(self):
+            super().delete_adapters(names)
+        self.adapter_few_steps = {name: few for name, few in self.adapter_few_steps.items() if name not in names}
 
     def unload_lora(self) -> None:
-        """Take all adapters off; those that are merged stay in the weights."""
+        """Take all adapters out; what is merged stays in the weights."""
         super().unload_lora()
         self.adapter_few_steps = {}
 
@@ -197,12 +194,12 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             write_record(Path(save_directory, kwargs.get("weight_name") or LORA_WEIGHT_NAME_SAFE), few_steps)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Save the weights and the config, as `ModelMixin` does.
+        """Save weights and config, as `ModelMixin` does.
 
         Raises:
-            ValueError: Adapters lie over the weights, whose names are then others, and cannot be loaded.
+            ValueError: There are layers of adapters, merged or not.
         """
-        check_bare(self)
+        check_saveable(self, "unload_lora")
         super().save_pretrained(*args, **kwargs)
 
     def fuse_qkv_projections(self) -> None:
@@ -245,17 +242,30 @@ def weights_in_compute_format(model: nn.Module) -> Iterator[None]:
             module.to(hook.storage_dtype)
 
 
+@contextmanager
+def plain_without_adapters(model: Any) -> Iterator[None]:
+    """Unload the layers of adapters where no adapter is left afterwards, also of one whose loading failed."""
+    try:
+        yield
+    finally:
+        if not getattr(model, "peft_config", {}) and tuner_layers(model):
+            model.unload_lora()
+
+
+@contextmanager
+def beside_others() -> Iterator[None]:
+    """Let a second adapter be added without peft's question whether it is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        yield
+
+
 def check_separate(model: nn.Module) -> None:
     """Refuse adapters for projections that are fused: nothing would read them."""
     if any(getattr(module, "fused_projections", False) for module in model.modules()):
         raise ValueError(
             "projections must be separate for an adapter, got fused ones; call `unfuse_qkv_projections` first"
         )
-
-
-def adapter_layers(model: nn.Module) -> list[BaseTunerLayer]:
-    """Layers that adapters lie over."""
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
 
 
 def check_unmerged(model: nn.Module, what: str) -> None:
@@ -268,25 +278,10 @@ def check_unmerged(model: nn.Module, what: str) -> None:
     Raises:
         ValueError: One is.
     """
-    merged = {str(name): None for layer in adapter_layers(model) for name in layer.merged_adapters}
-    if merged:
+    if merged := merged_adapters(model):
         raise ValueError(
             f"adapters must be {what} while none is merged, got {listed(merged)} from `fuse_lora`; call "
             "`unload_lora_weights` first, which leaves it in the weights, or `unfuse_lora`, which takes it out"
-        )
-
-
-def check_bare(model: nn.Module) -> None:
-    """Refuse to save weights that adapters lie over.
-
-    Raises:
-        ValueError: Some do.
-    """
-    if adapter_layers(model):
-        raise ValueError(
-            f"a transformer must be saved without adapters over its weights, got {listed(model.peft_config)}; call "  # type: ignore[arg-type]
-            "`unload_lora_weights` first, before it `fuse_lora` for them to become part of the weights; "
-            "`save_lora_adapter` saves one by itself"
         )
 
 
@@ -419,9 +414,8 @@ def check_arrived(model: Any, adapter_name: str, tensors: Mapping[str, Tensor]) 
 
 def computes_adapters(model: nn.Module) -> bool:
     """Whether a forward adds adapters to what layers compute: one is active and not part of their weights."""
-    return any(
-        layer.active_adapters and not layer.merged and not layer.disable_adapters for layer in adapter_layers(model)
-    )
+    layers = tuner_layers(model)
+    return any(layer.active_adapters and not layer.merged and not layer.disable_adapters for layer in layers)
 
 
 def checked_weights(names: list[str] | str, weights: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from .adapter_file import for_peft, read_adapter
 from .adapter_keys import PREFIXES, check_known
 from .adapter_layers import check_mergeable, checked_weights
+from .adapter_removal import check_still_there
 from .few_steps import FewSteps, write_record
 from .mova_adapter import HEAD_DIM
 from .provenance import name_of_source
@@ -118,9 +119,10 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
         """Take merged adapters out of the weights.
 
         Raises:
-            ValueError: The weights are stored in 8 bits.
+            ValueError: The weights are stored in 8 bits, or the layers of the adapters are unloaded.
         """
         check_mergeable(self.transformer, "unfuse_lora", "load the model again")
+        check_still_there(self.transformer, self.fused_loras)
         super().unfuse_lora(components=list(components), **kwargs)
         if "transformer" in components:
             self.transformer.fused_few_steps = {}

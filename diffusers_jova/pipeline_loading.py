@@ -15,7 +15,7 @@ from jova_cli.given_paths import kind_of
 from jova_cli.model_info import INDEX
 from jova_cli.shipped import find_model
 
-from .adapter_layers import check_bare
+from .adapter_removal import check_saveable
 from .component_fit import check_kinds, check_text_weights
 from .generation_defaults import GenerationDefaults
 from .hub_access import explained_hub
@@ -72,10 +72,10 @@ class JoVALoadingMixin(DiffusionPipeline):
         """Save all components, as `DiffusionPipeline` does.
 
         Raises:
-            ValueError: Adapters lie over the weights of the transformer, which could then not be loaded.
+            ValueError: The transformer has layers of adapters, merged or not; nothing is written.
         """
-        if isinstance(self.transformer, nn.Module):
-            check_bare(self.transformer)
+        if self.transformer is not None:
+            check_saveable(self.transformer, "unload_lora_weights")
         super().save_pretrained(*args, **kwargs)
 
     @classmethod

@@ -3,6 +3,7 @@
 Both are imported when a file is opened: most commands are given none.
 """
 
+import functools
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,44 @@ from .container_size import missing_bytes
 
 PathLike = str | os.PathLike[str]
 STILLS = ("_pipe", "image2")  # in which names of libav's formats of pictures end
+MOVING = (
+    "AVIF",
+    "GIF",
+    "PNG",
+    "WEBP",
+)  # their further pictures are later ones; those of others are thumbnails, pages
 TAKE_TRUNCATED = ", or take what is there by `allow_truncated`"
 MAX_SAMPLING_RATE_HZ = 768_000  # of the fastest converters; a header may claim anything
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes, in small letters, of the kinds of pictures that Pillow can read here."""
+    import PIL.Image
+
+    PIL.Image.init()
+    return frozenset(
+        suffix
+        for suffix, kind in PIL.Image.registered_extensions().items()
+        if kind in PIL.Image.OPEN and PIL.Image.MIME.get(kind, "").startswith("image/")
+    )
+
+
+def is_still(path: PathLike) -> bool:
+    """Whether a file is named as a picture; a GIF that moves is a video."""
+    suffix = Path(path).suffix.lower()
+    return suffix in image_suffixes() and not (suffix == ".gif" and num_pictures(path) > 1)
+
+
+def num_pictures(path: PathLike) -> int:
+    """How many pictures follow each other in a file; 1 for what is no picture."""
+    import PIL.Image
+
+    try:
+        with warnings.catch_warnings(action="ignore"), PIL.Image.open(path) as image:
+            return getattr(image, "n_frames", 1)
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+        return 1
 
 
 def check_image(path: PathLike) -> None:
@@ -45,16 +82,19 @@ def opened_image(path: PathLike) -> Iterator[Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no readable image.
+        ValueError: If the file is no readable image, or one that moves.
     """
     import PIL.Image
 
     path = existing_file(path)
+    num = 1
     try:
         with warnings.catch_warnings(action="ignore", category=PIL.Image.DecompressionBombWarning):
             opened = PIL.Image.open(path)
         with opened as image:
-            yield image
+            num = getattr(image, "n_frames", 1) if image.format in MOVING else 1
+            if num == 1:
+                yield image
     except PIL.Image.DecompressionBombError as error:
         limit = 2 * (PIL.Image.MAX_IMAGE_PIXELS or 0)  # Pillow warns of half as many
         raise ValueError(
@@ -63,6 +103,10 @@ def opened_image(path: PathLike) -> Iterator[Any]:
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
         advice = "save one of its frames as a picture" if is_video(path) else "open and save it again, as JPEG or PNG"
         raise ValueError(f"`path` must be a readable image, got {path} ({error}); {advice}") from error
+    if num > 1:
+        raise ValueError(
+            f"`path` must be a picture that stands still, got {path} of {num} frames; save the one that is meant"
+        )
 
 
 def is_video(path: PathLike) -> bool:

@@ -416,34 +416,12 @@ def test_while_one_is_merged_no_other_is_loaded_or_weighed(adapters: dict[str, P
     torch.testing.assert_close(generate(pipeline), generate(both), **ROUND_OFF)
 
 
-def test_a_model_with_adapters_over_its_weights_is_not_saved(adapters: dict[str, Path], tmp_path: Path) -> None:
-    pipeline = load(adapters, "voice")
-    for part in (pipeline, pipeline.transformer):
-        with pytest.raises(ValueError, match="must be saved without adapters over its weights, got `voice`; "):
-            part.save_pretrained(tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-    pipeline.fuse_lora()
-    fused = generate(pipeline)
-    pipeline.unload_lora_weights()
-    pipeline.save_pretrained(tmp_path / "model")
-    assert generate(JoVAPipeline.from_pretrained(tmp_path / "model")).equal(fused)
-
-
 def test_words_that_nothing_reads_are_told_where_an_adapter_is_loaded(
     adapters: dict[str, Path], log: pytest.LogCaptureFixture
 ) -> None:
     pipeline = build_tiny_pipeline()
     pipeline.load_lora_weights(adapters["voice"], scale=0.5, local_files_only=True, low_cpu_mem_usage=False)
     assert "`scale` is not used to load an adapter: `set_adapters` weighs it" in log.text
-
-
-def test_an_adapter_that_is_not_there_cannot_be_deleted(adapters: dict[str, Path]) -> None:
-    pipeline = load(adapters, "voice")
-    with pytest.raises(ValueError, match="`adapter_names` must be those of loaded adapters, `voice`, got `vioce`; "):
-        pipeline.delete_adapters("vioce")
-    pipeline.delete_adapters("voice")
-    with pytest.raises(ValueError, match="adapters, of which there is none, got `voice`"):
-        pipeline.delete_adapters("voice")
 
 
 def test_an_adapter_whose_scale_nothing_tells_is_told_in_one_line(

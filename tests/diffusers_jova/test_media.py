@@ -552,6 +552,24 @@ def test_images_are_turned_the_way_the_camera_says(tmp_path: Path) -> None:
     assert media.read_image(tmp_path / "turned.png").size == (4, 6)
 
 
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
+def test_a_picture_that_moves_is_not_taken_for_its_first_frame(suffix: str, tmp_path: Path) -> None:
+    first, *others = (PIL.Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue"))
+    first.save(tmp_path / f"still.{suffix}")
+    assert media.read_image(tmp_path / f"still.{suffix}").size == (8, 8)
+    first.save(tmp_path / f"moving.{suffix}", save_all=True, append_images=others)
+    with pytest.raises(ValueError, match=rf"must be a picture that stands still, got .*\.{suffix} of 3 frames; save"):
+        media.read_image(tmp_path / f"moving.{suffix}")
+
+
+def test_a_photo_with_another_picture_behind_it_is_the_photo(tmp_path: Path) -> None:
+    photo, depth = PIL.Image.new("RGB", (8, 6), "red"), PIL.Image.new("RGB", (4, 3), "blue")
+    photo.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[depth])
+    found = media.read_image(tmp_path / "phone.jpg")
+    assert found.size == (8, 6)
+    assert np.allclose(found.getpixel((4, 3)), (255, 0, 0), atol=2)
+
+
 def test_the_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "clip.mp4").touch()
     monkeypatch.setitem(sys.modules, "av", None)

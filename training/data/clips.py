@@ -61,7 +61,13 @@ BROKEN_FILE_ERRORS = (OSError, ValueError, RuntimeError, MemoryError)  # this fi
 
 
 class SkippedClipError(Exception):
-    """A readable clip that does not suit the data set; the message says why."""
+    """A readable clip that does not suit the data set; the message says why.
+
+    Attributes:
+        length_s: Seconds of the recording, once they are known.
+    """
+
+    length_s: float = 0.0
 
 
 class BrokenFileError(Exception):
@@ -214,6 +220,8 @@ def read_recording(
     settings = for_stills(settings) if sample.is_still else for_clips(settings)
     with broken_files():
         tracks = _read(sample, settings)
+    length_s = tracks.longest / settings.frame_rate
+    with broken_files(), skipped_seconds(length_s):
         speech = _speech(sample, tracks, settings, transcriber)
         bucket, plan = _plan(tracks, settings, speech)
         if sample.transcript:
@@ -229,7 +237,17 @@ def read_recording(
             yield clip if speech is None else _with_words(clip, speech, settings.frame_rate)
 
     clips = required(cut(), requirements(settings), unused_s, settings.frame_rate)
-    return Recording(clips, plan.segments, tracks.longest / settings.frame_rate, unused_s)
+    return Recording(clips, plan.segments, length_s, unused_s)
+
+
+@contextmanager
+def skipped_seconds(length_s: float) -> Iterator[None]:
+    """Let a recording that is skipped as a whole say how long it is."""
+    try:
+        yield
+    except SkippedClipError as error:
+        error.length_s = length_s
+        raise
 
 
 @contextmanager
@@ -377,13 +395,14 @@ def _read(sample: Sample, settings: ClipSettings) -> _Tracks:
     if audio is not None and not np.isfinite(audio).all():
         raise ValueError("the sound must be finite, got NaN or infinity; export it again")
     is_silent = audio is not None and np.abs(audio).max(initial=0) < SILENCE_PEAK
-    if (settings.require_sound or frames is None) and (audio is None or is_silent):
-        raise SkippedClipError("no sound" if audio is None else "the sound is silence")
     both = [] if frames is None else [len(frames)]
     either = [*both]
     if audio is not None and sampling_rate:
         both.append(int((audio.shape[1] / sampling_rate + SOUND_TOLERANCE_S) * settings.frame_rate))
         either.append(int(audio.shape[1] / sampling_rate * settings.frame_rate))
+    if (settings.require_sound or frames is None) and (audio is None or is_silent):
+        with skipped_seconds(max(either) / settings.frame_rate):
+            raise SkippedClipError("no sound" if audio is None else "the sound is silence")
     if is_silent:
         audio = None  # a track of zeros is no sound to learn from
     if audio is not None and sampling_rate and settings.loudness_lufs is not None:

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jova_cli.media_files import image_suffixes, is_still
 from jova_cli.parser import did_you_mean
 from jova_cli.tables import csv_rows, is_encodable, jsonl_lines, parse_json, parse_row, read_text, some
 
 
 VIDEO_SUFFIXES = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm")
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 AUDIO_SUFFIXES = (".flac", ".m4a", ".mp3", ".ogg", ".wav")
-CLIP_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, *AUDIO_SUFFIXES)
 BOX_SUFFIXES = (".boxes.json", ".boxes.npy", ".boxes.safetensors")
 CAPTION_SUFFIXES = (".json", ".txt")
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
@@ -71,7 +71,7 @@ class Sample:
     @property
     def is_still(self) -> bool:
         """Whether the picture is one image."""
-        return self.video is not None and self.video.suffix.lower() in IMAGE_SUFFIXES
+        return self.video is not None and is_still(self.video)
 
     @property
     def has_caption(self) -> bool:
@@ -91,7 +91,8 @@ def read_samples(source: Path, captions_required: bool = True, stills: bool = Tr
 
     Args:
         source: A manifest (`.jsonl`, `.csv`) with columns of `COLUMNS` and paths relative to it; a folder with a
-            `manifest.jsonl` or `manifest.csv`; or a folder of clips and still images. Beside a clip `a.mp4`, its
+            `manifest.jsonl` or `manifest.csv`; or a folder of clips and still images, of every
+            kind that Pillow reads. Beside a clip `a.mp4`, its
             caption is `a.txt` or, with the columns of a manifest, `a.json`; another sound track is `a.wav`; what is
             said when is `a.srt` or `a.vtt`; its mouth boxes are `a.boxes.json`, `a.boxes.npy` or
             `a.boxes.safetensors`.
@@ -123,7 +124,8 @@ def _read_manifest(path: Path) -> list[Sample]:
         raise FileNotFoundError(f"`source` must be an existing folder or manifest, got `{path}`; check the spelling")
     readers = {".jsonl": _rows_of_jsonl, ".csv": _rows_of_csv}
     if path.suffix.lower() not in readers:
-        raise ValueError(f"`source` must be a folder, a .jsonl or a .csv file, got `{path}`; convert it to .jsonl")
+        advice = "name the folder that holds it" if is_clip(path) else "convert it to .jsonl"
+        raise ValueError(f"`source` must be a folder, a .jsonl or a .csv file, got `{path}`; {advice}")
     return [_sample(row, path.parent, where) for where, row in readers[path.suffix.lower()](path)]
 
 
@@ -142,6 +144,11 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         row: dict[str, Any] = dict(zip(columns, cells, strict=False))  # the last ones may be missing
         boxes = row.get("mouth_boxes", "")
         yield where, row | ({"mouth_boxes": parse_json(boxes, where)} if boxes.startswith("[") else {})
+
+
+def is_clip(path: Path) -> bool:
+    """Whether a file is named as a video, a sound or a picture."""
+    return path.suffix.lower() in {*VIDEO_SUFFIXES, *AUDIO_SUFFIXES, *image_suffixes()}
 
 
 def read_clip(path: Path) -> Sample:
@@ -173,7 +180,9 @@ def _read_folder(folder: Path, stills: bool) -> list[Sample]:
         return _read_manifest(manifest)
     files = _files_of(folder)
     beside = by_small_suffix(files)
-    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    pictures = [path for path in files if path.suffix.lower() in image_suffixes()]
+    moving = [path for path in pictures if not is_still(path)]
+    videos = sorted([path for path in files if path.suffix.lower() in VIDEO_SUFFIXES] + moving)
     stems = {path.with_suffix("") for path in videos}
     audios = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     lone_audios = [path for path in audios if path.with_suffix("") not in stems]
@@ -186,9 +195,19 @@ def _read_folder(folder: Path, stills: bool) -> list[Sample]:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The files below a folder, with whole paths, in their order."""
-    files = folder.absolute().rglob("*")
-    return sorted(path for path in files if path.is_file() and not path.name.startswith("."))
+    """The files below a folder and the folders that it links to, each once, with whole paths, in their order."""
+    found: list[Path] = []
+    seen: set[Path] = set()
+    roots = [folder.absolute()]
+    for root in roots:  # links come after what lies in the folder itself, and may go round
+        for name, folders, names in os.walk(root):
+            if (real := Path(name).resolve()) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            roots += [link for each in sorted(folders) if (link := Path(name, each)).is_symlink()]
+            found += [Path(name, each) for each in names if not each.startswith(".")]
+    return sorted(path for path in found if path.is_file())
 
 
 def _manifest_of(folder: Path) -> Path | None:
@@ -216,7 +235,7 @@ def find_beside(path: Path, suffixes: Sequence[str], files: Mapping[Path, Sequen
     Raises:
         ValueError: If several files differ in nothing but the case of their suffixes.
     """
-    stem = path if path.suffix.lower() not in CLIP_SUFFIXES else path.with_suffix("")
+    stem = path.with_suffix("") if is_clip(path) else path
     for suffix in suffixes:
         found = sorted(set(files.get(stem.with_name(stem.name + suffix), [])))
         if len(found) > 1:
@@ -250,7 +269,7 @@ def describe_unplaced(source: Path, samples: Sequence[Sample]) -> str:
         return ""
     told = some(unplaced, MAX_UNPLACED)
     images = [name for name in unplaced if (mimetypes.guess_type(name)[0] or "").startswith("image/")]
-    advice = f"; convert {some(images)} to one of {', '.join(IMAGE_SUFFIXES)}" if images else ""
+    advice = f"; convert {some(images)} to .jpg or .png" if images else ""
     return (
         f"not read {len(unplaced)}: {told}; a file must be a clip, a still image, or be named as the one that it "
         f"belongs to{advice}\n"
@@ -264,7 +283,7 @@ def _stills(files: Sequence[Path], samples: Sequence[Sample]) -> list[Path]:
         ValueError: An image has the name of a clip, so that the caption beside them could mean either.
     """
     references = {sample.reference_image and sample.reference_image.resolve() for sample in samples}
-    stills = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.resolve() not in references]
+    stills = [path for path in files if is_still(path) and path.resolve() not in references]
     stems = {sample.source.with_suffix("") for sample in samples}
     if twins := [str(path) for path in stills if path.with_suffix("") in stems]:
         raise ValueError(

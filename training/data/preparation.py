@@ -29,6 +29,7 @@ from diffusers_jova.training.data.clips import (
     SkippedClipError,
     Transcribe,
     read_recording,
+    skipped_seconds,
 )
 from diffusers_jova.training.data.dataset import (
     EMPTY_PROMPT,
@@ -122,7 +123,7 @@ class Preparer:
         try:
             num_records = self._write_records(sample, fingerprint)
         except SkippedClipError as error:
-            return self._leave_out(sample, "skipped", str(error))
+            return self._leave_out(sample, "skipped", str(error))._replace(length_s=error.length_s)
         except BrokenFileError as error:
             return self._leave_out(sample, "broken", as_options(str(error)))
         self._remove_records(sample, keep=num_records)
@@ -202,6 +203,10 @@ class Preparer:
     def _write_records(self, sample: Sample, fingerprint: str) -> int:
         """Write the records of one sample clip by clip, with the last what became of the rest; returns how many."""
         recording = read_recording(sample, self.settings.clips, self._detector, self._transcriber)
+        with skipped_seconds(recording.length_s):
+            return self._write_clips(sample, fingerprint, recording)
+
+    def _write_clips(self, sample: Sample, fingerprint: str, recording: Recording) -> int:
         digests = {"fingerprint": fingerprint, "preparation": self.preparation}
         num_written = 0
         for (tensors, metadata), is_last in with_last(self._encode_all(sample, recording)):

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from diffusers_jova.prompt import JoVAPrompt
-from diffusers_jova.training.data.manifest import IMAGE_SUFFIXES, Sample
+from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.whole_files import write_text
+from jova_cli.media_files import is_still
 from jova_cli.tables import some
 
 
@@ -40,7 +41,7 @@ class Outcome(NamedTuple):
         num_records: Records that the sample has.
         num_silent: Those of them without sound.
         mouths: What is known of the mouths of each record with a picture, the fields of a `MouthQuality`.
-        length_s: Seconds of the file; 0 where it became no record.
+        length_s: Seconds of the file; 0 where it could not be read, or was not, since it has no caption.
         used_s: Seconds of it that the records hold.
         unused_s: Seconds of it that they do not hold, for each reason.
         num_unsaid: Records with sound of which a model that reads what is said reads nothing.
@@ -80,14 +81,14 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
     records = sum(outcome.num_records for outcome in outcomes)
     names = names_apart(outcome.source for outcome in outcomes)
     lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
-    if any(outcome.num_records for outcome in outcomes):
+    if any(outcome.length_s for outcome in outcomes):
         lines += describe_use(outcomes, names)
     if tells_mouths and any(outcome.mouths for outcome in outcomes):
         lines += describe_mouths(outcomes, names)
-    is_still = {o.source: Path(o.source).suffix.lower() in IMAGE_SUFFIXES for o in outcomes}
-    if stills := [names[o.source] for o in outcomes if o.num_records and is_still[o.source]]:
+    stands = {o.source: is_still(o.source) for o in outcomes}
+    if stills := [names[o.source] for o in outcomes if o.num_records and stands[o.source]]:
         lines.append(f"still images {len(stills)}: {some(stills)}; they train the picture alone")
-    if silent := [names[o.source] for o in outcomes if o.num_silent and not is_still[o.source]]:
+    if silent := [names[o.source] for o in outcomes if o.num_silent and not stands[o.source]]:
         lines.append(f"no sound in {len(silent)}: {some(silent)}; they train the picture alone")
     if unlike := [f"{names[o.source]}, {o.note}" for o in outcomes if o.num_records and o.note]:
         lines.append(f"of another shape {len(unlike)}: {some(unlike)}; give `--buckets` of theirs, or another `--fit`")
@@ -176,7 +177,10 @@ def describe_use(outcomes: Sequence[Outcome], names: Mapping[str, str]) -> list[
     unused: Counter[str] = Counter()
     for outcome in used:
         unused.update(outcome.unused_s)
-    lines = [describe_seconds("used", sum(o.used_s for o in used), sum(o.length_s for o in used), unused)]
+    if skipped_s := sum(outcome.length_s for outcome in outcomes if outcome.status == "skipped"):
+        unused.update({"of recordings that are skipped": skipped_s})
+    length_s = skipped_s + sum(outcome.length_s for outcome in used)
+    lines = [describe_seconds("used", sum(outcome.used_s for outcome in used), length_s, unused)]
     partly = [outcome for outcome in used if outcome.unused_s]
     lines += [describe_seconds(f"  {names[o.source]}", o.used_s, o.length_s, o.unused_s) for o in partly[:MAX_LISTED]]
     if len(partly) > MAX_LISTED:

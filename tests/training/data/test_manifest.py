@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from diffusers_jova.drawn.avatars import write_corpus
@@ -90,6 +91,47 @@ def test_images_of_a_folder_are_samples_unless_a_clip_names_them_as_its_referenc
     touch(tmp_path, "still.wav")
     with pytest.raises(ValueError, match=r"a still image must stand without `audio`, got one for .*still\.JPG"):
         read_samples(manifest(tmp_path, row))
+
+
+def test_every_picture_that_pillow_reads_is_a_still_and_a_gif_that_moves_a_clip(tmp_path: Path) -> None:
+    names = ["a.avif", "b.GIF", "c.tiff", "d.png"]
+    picture, other = (PIL.Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
+    for name in names:
+        picture.save(tmp_path / name)
+    picture.save(tmp_path / "moving.gif", save_all=True, append_images=[other])
+    (tmp_path / "note.pdf").write_bytes(b"%PDF")
+    (tmp_path / "a.txt").write_text("a red square")
+    moving, *stills = read_samples(tmp_path)
+    assert [still.source.name for still in stills] == names
+    assert all(still.is_still for still in stills)
+    assert stills[0].caption == "a red square"
+    assert not moving.is_still
+    assert not Sample(video=tmp_path / "moving.gif").is_still
+    assert unplaced_files(tmp_path, [moving, *stills]) == ["note.pdf"]
+    picture.save(tmp_path / "d.mp4", format="png")
+    with pytest.raises(ValueError, match=r"must have another name than the clips beside it, got .*d\.png"):
+        read_samples(tmp_path)
+
+
+def test_clips_behind_linked_folders_are_in_the_set_once(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/day/a.mp4", "set/b.mp4")
+    (tmp_path / "elsewhere" / "day" / "a.txt").write_text("a man")
+    (tmp_path / "set" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "twice").symlink_to(tmp_path / "elsewhere" / "day")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "set")
+    a, b = sorted(read_samples(tmp_path / "set"), key=lambda sample: sample.source.name)
+    assert a == Sample(video=tmp_path / "set" / "linked" / "day" / "a.mp4", caption="a man")
+    assert b.source == tmp_path / "set" / "b.mp4"
+    touch(tmp_path, "elsewhere/c.zip")
+    assert unplaced_files(tmp_path / "set", [a, b]) == ["linked/c.zip"]
+
+
+def test_a_clip_in_the_place_of_its_folder_is_told_so(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "a.xlsx")
+    with pytest.raises(ValueError, match=r"a\.mp4`; name the folder that holds it$"):
+        read_samples(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match=r"a\.xlsx`; convert it to \.jsonl$"):
+        read_samples(tmp_path / "a.xlsx")
 
 
 def test_the_synthetic_corpus_is_a_data_set(tmp_path: Path) -> None:
@@ -239,7 +281,7 @@ def test_files_of_a_folder_that_nothing_reads_are_named(tmp_path: Path) -> None:
     assert unplaced_files(tmp_path, samples) == ["a.en.srt", "a.vtt", "b.txt", "c.heic"]
     said = describe_unplaced(tmp_path, samples)
     assert said.startswith("not read 4: a.en.srt, a.vtt, b.txt, c.heic; a file must be a clip, a still image, or be")
-    assert said.endswith("; convert c.heic to one of .bmp, .jpeg, .jpg, .png, .webp\n")
+    assert said.endswith("; convert c.heic to .jpg or .png\n")
     (tmp_path / "c.heic").unlink()
     assert describe_unplaced(tmp_path, samples).endswith("be named as the one that it belongs to\n")
 

@@ -112,7 +112,7 @@ def test_the_summary_says_what_was_kept_and_why_the_rest_was_not(prepared: Path)
     rest = "s at ends of shots, too short for a clip"
     lines = (
         "2 clips prepared, 0 were up to date, 2 records",
-        f"used 1.1 of 1.5 s; not 0.4 {rest}",
+        f"used 1.1 of 1.8 s; not 0.4 {rest}, 0.3 s of recordings that are skipped",
         f"  a.mp4 0.6 of 0.8 s; not 0.2 {rest}",
         f"  b.mp4 0.6 of 0.8 s; not 0.2 {rest}",
         "a mouth in at least half of the frames of 2 of 2 clips:",
@@ -330,6 +330,17 @@ def test_a_missing_transcript_is_written_by_a_speech_model(tmp_path: Path, tiny_
     prepare(read_samples(source, captions_required=False), replace(preparer, settings=settings))
     ((header, _),) = (value for name, value in contents(tmp_path / "cache").items() if name.startswith("a-"))
     assert header["caption"] == "<S>X<E>"
+
+
+def test_seconds_of_a_recording_that_is_skipped_as_a_whole_are_told(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"], num_frames=20)
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache", cut="all", min_sync=0.999)
+    outcomes = prepare(read_samples(source), preparer)
+    assert [(outcome.status, outcome.length_s) for outcome in outcomes] == [("skipped", 20 / 16)]
+    said = describe(outcomes)
+    assert "\nused 0.0 of 1.2 s; not 1.2 s of recordings that are skipped\nskipped 1: mouth and sound corr" in said
 
 
 def test_a_clip_whose_prompt_stays_empty_is_reported_and_skipped(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
