@@ -76,7 +76,7 @@ class ValidationClips:
                 made |= {path: args} if failure is None else {}
         self._move(torch.device("cpu"))
         trainer.transformer.train()
-        values = self._measure(step, made)
+        values = self._measure(step, made) if trainer.accelerator.is_main_process else {}
         if failure is not None:
             warnings.warn(f"validation failed at step {step}, the run goes on: {failure}", stacklevel=2)
         return values
@@ -103,7 +103,7 @@ class ValidationClips:
             tell(line)
 
     def _measure(self, step: int, made: dict[Path, Namespace]) -> dict[str, float]:
-        """Measure the clips of a step, where this process does."""
+        """Measure the clips of a step; where that fails, the run goes on."""
         try:
             return self.measures(made) if self.measures is not None and made else {}
         except Exception as error:

@@ -78,7 +78,7 @@ class ValidationMeasures:
         for group, reason in row.reasons.items():
             if group not in row.missing and (group, reason) not in self.told:
                 self.told.add((group, reason))
-                self.tell(f"{group} cannot judge all of a validation clip, as of {row.name}: {reason}")
+                self.tell(f"validation: {group} leaves numbers out, first those of {row.name}: {reason}")
         return row
 
     def _listed(self, sample: Sample, args: Namespace) -> ListedClip:

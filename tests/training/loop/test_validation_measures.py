@@ -130,7 +130,9 @@ def test_what_cannot_be_judged_is_absent_counted_and_told_once(
         length = line[f"{CLIPS}length_difference_ms"]
         assert line[f"{CLIPS}length_difference_ms_distance"] == abs(length)
     said = capfd.readouterr()
-    assert said.err.count("picture cannot judge all of a validation clip, as of step-00000001-heard: no picture") == 1
+    assert (
+        said.err.count("validation: picture leaves numbers out, first those of step-00000001-heard: no pic") == 1
+    )
     assert said.err.count("no picture") == 2  # of two groups
     assert "step       2  validation clips: length_difference_ms " in said.out
 
