@@ -149,8 +149,9 @@ class TrainConfig:
         validation_steps: Denoising steps of a validation clip, unless its row says how many.
         validation_measures: How validation clips are measured, by groups of `jova evaluate --measures`: `sync` (lips
             against sound), `timing`, `sound` (loudness, clipping, silence), `picture` (black, frozen, blurred frames),
-            `words` (error rates against the transcript), `speech` (DNSMOS), `voice`. These two need no package that a
-            training does not; `jova evaluate --help` says what the others need. `[]` measures nothing.
+            `words` (error rates against the transcript), `speech` (DNSMOS), `voice`. `timing`, `sound` and `picture`
+            need no package that a training does not; `jova evaluate --help` tells those of the others. `[]` measures
+            nothing.
         validation_whisper: Folder of a speech recognition model of transformers for the words, which runs on the CPU;
             None takes the small one, which knows English.
         validation_language: Of the transcripts, `en`, or another with `validation_whisper`.

@@ -22,7 +22,8 @@ from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation_measures import CLIPS, FOLDER, JUDGED
 from diffusers_jova.training.train import assemble, run
 from jova_cli.evaluate import GROUPS
-from jova_cli.training_settings import read_settings
+from jova_cli.training_settings import check_files, read_settings
+from tests.prepared_clips import save_speech_model
 from tests.processes import launch
 from tests.tiny_pipeline import DEFAULTS, build_tiny_pipeline
 from tests.tiny_training import different, forget_accelerate, result, tiny_config, write_clips
@@ -130,9 +131,7 @@ def test_what_cannot_be_judged_is_absent_counted_and_told_once(
         length = line[f"{CLIPS}length_difference_ms"]
         assert line[f"{CLIPS}length_difference_ms_distance"] == abs(length)
     said = capfd.readouterr()
-    assert (
-        said.err.count("validation: picture leaves numbers out, first those of step-00000001-heard: no pic") == 1
-    )
+    assert said.err.count("validation: picture leaves numbers out, first those of step-00000001-heard: no pic") == 1
     assert said.err.count("no picture") == 2  # of two groups
     assert "step       2  validation clips: length_difference_ms " in said.out
 
@@ -161,6 +160,22 @@ def test_words_are_compared_with_the_transcript_and_evaluate_measures_nothing_ag
     assert len(heard) == 2
     rows = json.loads((report / "report.json").read_text())["rows"]
     assert [row["clip"] for row in rows] == [f"step-0000000{step}-0{clip}" for step in (1, 2) for clip in (0, 1)]
+
+
+def test_a_recogniser_of_transformers_and_another_language_are_taken(tmp_path: Path, settings: dict[str, Any]) -> None:
+    model = save_speech_model(tmp_path / "whisper")
+    words = {"validation_measures": ["words"], "validation_whisper": str(model), "validation_language": "fr"}
+    config = tiny_config(tmp_path, **settings, **VALIDATED, **words)
+    trainer = assemble(config)
+    validate: Any = trainer.on_validate
+    meter = validate.measures.meter
+    assert meter.settings("words")["language"] == "fr"
+    assert meter.device == "cpu"
+    meter.hear = lambda *_: "hello"
+    trainer.train()
+    assert [line[f"{JUDGED}character_error_rate"] for line in measured(tmp_path / "run")] == [1, 1]
+    with pytest.raises(ValueError, match="`validation_whisper` must be an existing folder, got"):
+        check_files({"validation_whisper": str(tmp_path / "nowhere")})
 
 
 def test_a_package_that_lacks_is_said_before_anything_is_loaded(
