@@ -152,5 +152,6 @@ def describe_settings() -> str:
 def _entries() -> Iterable[str]:
     for setting in read_settings():
         yield f"  {setting.name}={setting.default}" if setting.default else f"  {setting.name}=... (must be given)"
-        choices = f" One of {', '.join(setting.choices)}." if setting.choices else ""
+        number = "Some" if setting.is_list else "One"
+        choices = f" {number} of {', '.join(setting.choices)}." if setting.choices else ""
         yield textwrap.fill(setting.purpose + choices, 100, initial_indent=INDENT, subsequent_indent=INDENT)
