@@ -50,6 +50,27 @@ class ListedClip(NamedTuple):
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+def as_asked(name: str, sample: Sample, settings: Mapping[str, Any]) -> ListedClip:
+    """A clip with what its files say; what they leave open comes from its list or from its own record.
+
+    Args:
+        name: In reports.
+        sample: Its files.
+        settings: Words of the call that it was made by, as far as they are known: `transcript`, `prompt`,
+            `reference_audio`.
+    """
+    voice = settings.get("reference_audio")
+    path = Path(voice) if isinstance(voice, str) and Path(voice).is_file() else None
+    if sample.subtitles is not None:
+        transcript = " ".join(part.text for part in read_subtitles(sample.subtitles))
+    elif sample.has_caption:
+        transcript = sample.transcript or _spoken(sample.caption)
+    else:
+        transcript = str(settings.get("transcript") or "") or _spoken(str(settings.get("prompt") or ""))
+        transcript = transcript or _recorded_transcript(sample.source)
+    return ListedClip(name, sample, transcript.strip(), path)
+
+
 def list_clips(sources: Sequence[Path]) -> list[ListedClip]:
     """Find the clips of folders, manifests and files, each once.
 
@@ -68,7 +89,7 @@ def list_clips(sources: Sequence[Path]) -> list[ListedClip]:
 def _clips_of(source: Path) -> Iterable[ListedClip]:
     if not source.is_dir() and source.suffix.lower() not in MANIFESTS:
         sample = read_clip(source)
-        yield _asked(sample.source.stem, sample, _generated(source.parent / LIST).get(source.name, {}))
+        yield as_asked(sample.source.stem, sample, _generated(source.parent / LIST).get(source.name, {}))
         return
     folder = source if source.is_dir() else source.parent
     rows = _generated(folder / LIST)
@@ -81,22 +102,8 @@ def _clips_of(source: Path) -> Iterable[ListedClip]:
     for sample in clips:
         path = sample.source
         name = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-        clip = _asked(name.with_suffix("").as_posix(), sample, rows.get(name.as_posix(), {}))
+        clip = as_asked(name.with_suffix("").as_posix(), sample, rows.get(name.as_posix(), {}))
         yield clip._replace(name=f"{clip.name} {sample.occurrence + 1}") if sample.occurrence else clip
-
-
-def _asked(name: str, sample: Sample, settings: Mapping[str, Any]) -> ListedClip:
-    """A clip with what its files say; what they leave open comes from its list or from its own record."""
-    voice = settings.get("reference_audio")
-    path = Path(voice) if isinstance(voice, str) and Path(voice).is_file() else None
-    if sample.subtitles is not None:
-        transcript = " ".join(part.text for part in read_subtitles(sample.subtitles))
-    elif sample.has_caption:
-        transcript = sample.transcript or _spoken(sample.caption)
-    else:
-        transcript = str(settings.get("transcript") or "") or _spoken(str(settings.get("prompt") or ""))
-        transcript = transcript or _recorded_transcript(sample.source)
-    return ListedClip(name, sample, transcript.strip(), path)
 
 
 def _spoken(prompt: str) -> str:

@@ -18,6 +18,7 @@ from diffusers_jova.media import exact_frame_rate, find_video_stream, mix_channe
 from diffusers_jova.training.data.frame_stream import decode_frames, read_sound_of_video, survey
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import MouthDetector, link_tracks, read_boxes
+from jova_cli.parser import one_line
 
 
 Frames = npt.NDArray[np.uint8]
@@ -41,6 +42,7 @@ class PictureTracks:
         detail: Variance of the Laplacian of luma in 0..255, [F].
         changes: Mean difference of each tile to the frame before it, of white, [F - 1, tiles].
         boxes: Mouths, [P, F, 4] xyxy in pixels, NaN where none is seen; None where nobody looked for them.
+        bad_boxes: Why those that were given cannot be read; empty if they can, or none were.
     """
 
     frame_rate: float
@@ -50,6 +52,7 @@ class PictureTracks:
     detail: FloatArray
     changes: FloatArray
     boxes: FloatArray | None
+    bad_boxes: str = ""
 
     @property
     def duration_s(self) -> float:
@@ -168,7 +171,7 @@ def read_signals(sample: Sample, detector: MouthDetector | None = None, *, with_
         with_picture: Whether the frames are looked at.
 
     Raises:
-        ValueError: If a file cannot be read.
+        ValueError: If a video or a sound cannot be read.
     """
     picture = None if sample.video is None or not with_picture else _read_picture(sample, sample.video, detector)
     audio, sampling_rate = None, None
@@ -186,6 +189,8 @@ def _read_picture(sample: Sample, video: Path, detector: MouthDetector | None) -
         rate = exact_frame_rate(find_video_stream(container, video)[1])
     if sample.mouth_boxes is None:
         return track_pictures(decode_frames(video, rate), float(rate), detector)
-    taken = survey(video, rate)
-    boxes = read_boxes(sample.mouth_boxes, taken.num_stored)[:, taken.numbers]
-    return replace(track_pictures(decode_frames(video, rate), float(rate)), boxes=boxes)
+    tracks, taken = track_pictures(decode_frames(video, rate), float(rate)), survey(video, rate)
+    try:
+        return replace(tracks, boxes=read_boxes(sample.mouth_boxes, taken.num_stored)[:, taken.numbers])
+    except ValueError as error:  # the picture is as good as without them
+        return replace(tracks, bad_boxes=one_line(error))

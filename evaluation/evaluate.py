@@ -51,12 +51,12 @@ def measure_clips(
     for group, reason in meter.missing.items():
         told = left_out(group, in_need[group], len(clips), reason)
         tqdm.write(f"{told}; see `jova evaluate --help`", file=sys.stderr)
-    measured = (_row(clip, of_clip, meter, known) for clip, of_clip in zip(clips, keys, strict=True))
+    measured = (measure_clip(clip, of_clip, meter, known) for clip, of_clip in zip(clips, keys, strict=True))
     return list(followed(measured, len(clips), "measuring"))
 
 
-def _row(clip: ListedClip, keys: Mapping[str, str | None], meter: Meter, known: MeasuredClips) -> Row:
-    """The row of a clip.
+def measure_clip(clip: ListedClip, keys: Mapping[str, str | None], meter: Meter, known: MeasuredClips) -> Row:
+    """Measure what is not known of a clip; one that cannot be read is a row that says why.
 
     Args:
         clip: To measure.

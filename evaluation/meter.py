@@ -21,6 +21,7 @@ from diffusers_jova.evaluation.sound_level import measure_sound
 from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
 from diffusers_jova.evaluation.spoken_words import Hear, make_listener, measure_words
 from diffusers_jova.media import integrated_loudness
+from diffusers_jova.origin import digest_path
 from diffusers_jova.training.data.envelope_sync import envelope, mouth_openings
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
 from jova_cli.parser import one_line
@@ -83,10 +84,15 @@ class Meter:
         """Compares voices."""
         return VoiceComparer()
 
+    @cached_property
+    def _recogniser(self) -> str:
+        """Which one writes down what is said: another file of its folder, another text."""
+        return "tiny.en" if self.whisper is None else digest_path(self.whisper)
+
     def settings(self, group: str) -> Mapping[str, Any]:
         """What decides the numbers of a group besides the clip; another setting measures again."""
         if group == "words":
-            return {"whisper": "tiny.en" if self.whisper is None else str(self.whisper), "language": self.language}
+            return {"whisper": self._recogniser, "language": self.language}
         if group == "voice":
             return {"voice": None if self.voice is None else [str(self.voice), self.voice.stat().st_mtime_ns]}
         return {}
@@ -143,7 +149,8 @@ def measure_sync(signals: Signals) -> Measured:
     """Lip sync of a clip, with the tracks that it comes from."""
     picture, waveform = signals.picture, signals.waveform
     if picture is None or picture.boxes is None:
-        return Measured({}, "no picture")
+        bad_boxes = "" if picture is None else picture.bad_boxes
+        return Measured({}, bad_boxes or "no picture", has_failed=bool(bad_boxes))
     openings = mouth_openings(picture.boxes)
     sync = measure_lip_sync(openings, waveform, picture.frame_rate, signals.sampling_rate)
     values = {

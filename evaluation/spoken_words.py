@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,13 @@ FloatArray = npt.NDArray[np.floating]
 Hear = Callable[[FloatArray, int], str]  # sound [channels, samples] and its sampling rate to what is said
 
 ENGLISH = "en"
+UNSPACED = re.compile(  # letters of scripts that put no spaces between words
+    "[\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f\u1780-\u17ff"  # Burmese, Khmer
+    "\u3040-\u30ff\u31f0-\u31ff"  # Japanese syllables
+    "\u3005\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Chinese characters
+)
+NO_WORDS = "words are written without spaces, so that only characters are compared"
 
 
 class SmallWhisper:
@@ -69,10 +77,17 @@ def plain_words(text: str, language: str) -> str:
     return " ".join(word for word in normalize(text).split() if any(map(str.isalnum, word)))
 
 
+def is_unspaced(text: str) -> bool:
+    """Whether half of the letters of a text, or more, are of scripts that put no spaces between words."""
+    return 2 * len(UNSPACED.findall(text)) >= max(1, sum(map(str.isalnum, text)))
+
+
 def measure_words(
     audio: FloatArray | None, sampling_rate: int, transcript: str, hear: Hear, language: str = ENGLISH
 ) -> Measured:
     """Compare what is heard in sound [channels, samples] with what should be said.
+
+    Chinese, Japanese, Thai, Lao, Khmer and Burmese have no word error rate, and spaces in them do not count.
 
     Args:
         audio: Of the clip; None for a silent file, in which no word is heard.
@@ -89,8 +104,11 @@ def measure_words(
     reason = why_unheard(audio)
     text = "" if audio is None or reason else hear(audio, sampling_rate)
     heard = plain_words(text, language)
-    values = {
-        "word_error_rate": float(jiwer.wer(wanted, heard)),
-        "character_error_rate": float(jiwer.cer(wanted, heard)),
-    }
+    values: dict[str, float | None] = {"word_error_rate": None}
+    if is_unspaced(wanted):
+        reason = "; ".join(filter(None, (reason, NO_WORDS)))
+        wanted, heard = wanted.replace(" ", ""), heard.replace(" ", "")
+    else:
+        values["word_error_rate"] = float(jiwer.wer(wanted, heard))
+    values["character_error_rate"] = float(jiwer.cer(wanted, heard))
     return Measured(values, reason, {"asked": transcript, "heard": text})

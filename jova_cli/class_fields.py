@@ -13,13 +13,15 @@ class Field(NamedTuple):
     Attributes:
         name: Its name.
         default: As Python writes it; empty where it must be given.
-        choices: Values it can have, where they are listed.
+        choices: Values it can have, or those in it where it is a list, as far as they are listed.
+        is_list: Whether it can have several of them.
         purpose: Its line of the docstring.
     """
 
     name: str
     default: str
     choices: tuple[str, ...]
+    is_list: bool
     purpose: str
 
 
@@ -39,10 +41,12 @@ def read_fields(source: Path, name_of_class: str) -> list[Field]:
         Field(
             name := ast.unparse(field.target),
             ast.unparse(field.value) if field.value else "",
-            choices.get(ast.unparse(field.annotation).removesuffix(" | None"), ()),
+            choices.get(kind.removeprefix("tuple[").removesuffix(", ...]"), ()),
+            kind.startswith("tuple["),
             purposes.get(name, ""),
         )
         for field in fields
+        for kind in [ast.unparse(field.annotation).removesuffix(" | None")]
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -112,6 +113,7 @@ def check_combinations(config: Any) -> None:
             config.validation_list is not None and len(config.validation_prompts) > 0,
             "`validation_list` stands in place of `validation_prompts`; leave one of them out",
         ),
+        *_refusals_of_measures(config),
         (
             config.quantize != "none" and config.distribution in ("fsdp", "deepspeed"),
             f"`quantize` cannot be sharded, got `distribution: {config.distribution}`; use `ddp` or `none`",
@@ -127,6 +129,30 @@ def check_combinations(config: Any) -> None:
             raise ValueError(message)
     if config.distribution == "deepspeed":
         _check_deepspeed(config)
+
+
+def _refusals_of_measures(config: Any) -> Iterator[tuple[bool, str]]:
+    """What measures of validation clips cannot be."""
+    measures, language = config.validation_measures, config.validation_language
+    makes_clips = config.validate_every is not None and bool(config.validation_prompts or config.validation_list)
+    yield (
+        len(set(measures)) < len(measures),
+        f"`validation_measures` must name each group once, got {list(measures)}; leave out what comes twice",
+    )
+    yield (
+        not makes_clips and measures not in ((), type(config).validation_measures),
+        "`validation_measures` are taken of clips that a validation makes; set `validate_every` and "
+        f"`validation_prompts` or `validation_list`, or leave them out, got {list(measures)}",
+    )
+    for name, value in (("validation_whisper", config.validation_whisper), ("validation_language", language)):
+        yield (
+            value != getattr(type(config), name) and "words" not in measures,
+            f"`{name}` is read where `validation_measures` has `words`; add it, or leave both out, got {value!r}",
+        )
+    yield (
+        language != "en" and config.validation_whisper is None,
+        f"`validation_language` must be en for the small recogniser, got {language!r}; set `validation_whisper`",
+    )
 
 
 def _check_deepspeed(config: Any) -> None:

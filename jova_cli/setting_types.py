@@ -16,7 +16,7 @@ def convert(name: str, value: Any, hint: Any) -> Any:
     options = [option for option in get_args(hint) if option is not type(None)]
     if value is None and type(None) in get_args(hint):
         return None
-    if options and get_origin(options[0]) is Literal:
+    if options and get_origin(hint) is not tuple and get_origin(options[0]) is Literal:
         hint = options[0]
     if get_origin(hint) is Literal:
         value = "no" if value is False and "no" in get_args(hint) else value  # YAML 1.1 reads a bare no as false
@@ -34,7 +34,7 @@ def _convert_tuple(name: str, value: Any, items: tuple[Any, ...]) -> tuple[Any, 
     require(isinstance(value, (list, tuple)), name, "a list", value)
     item_types = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
     require(len(item_types) == len(value), name, f"a list of {len(item_types)}", value)
-    return tuple(_convert_scalar(name, item, kind) for item, kind in zip(value, item_types, strict=True))
+    return tuple(convert(name, item, kind) for item, kind in zip(value, item_types, strict=True))
 
 
 def _convert_mapping(name: str, value: Any, keys: Any, kind: type) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .adapter_info import check_adapter
 from .class_fields import Field, read_fields
-from .given_paths import check_prepared, kind_of
+from .given_paths import check_folder, check_prepared, kind_of
 from .json_text import read_object
 from .parser import did_you_mean
 from .room_modules import import_alone
@@ -122,6 +122,8 @@ def check_files(values: Mapping[str, Any]) -> None:
             check_prepared(name, Path(given[name]))
     if "model" in given:
         check_trainable(find_model(given["model"]))
+    if "validation_whisper" in given:
+        check_folder("validation_whisper", Path(given["validation_whisper"]), "download a model first")
     if "init_adapter" in given:
         check_source("init_adapter", given["init_adapter"])
         if Path(given["init_adapter"]).exists():
@@ -150,5 +152,6 @@ def describe_settings() -> str:
 def _entries() -> Iterable[str]:
     for setting in read_settings():
         yield f"  {setting.name}={setting.default}" if setting.default else f"  {setting.name}=... (must be given)"
-        choices = f" One of {', '.join(setting.choices)}." if setting.choices else ""
+        number = "Some" if setting.is_list else "One"
+        choices = f" {number} of {', '.join(setting.choices)}." if setting.choices else ""
         yield textwrap.fill(setting.purpose + choices, 100, initial_indent=INDENT, subsequent_indent=INDENT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from diffusers_jova.folder_lock import FolderInUseError
 from diffusers_jova.training.loop.config import TrainConfig, load_yaml, parse_overrides
+from diffusers_jova.training.loop.distribution import is_first_process
 from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.publish import UploadError, prepare_repository, push_to_hub, write_model_card
 from diffusers_jova.training.loop.trainer import Trainer
@@ -99,11 +99,6 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         with checked_input():
             config = load_yaml(args.config, args.own | parse_overrides(args.overrides), tell)
         run(config)
-
-
-def is_first_process() -> bool:
-    """Whether this one speaks for all that were started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def tell(line: str) -> None:

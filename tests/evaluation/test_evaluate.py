@@ -148,6 +148,34 @@ def test_what_fails_in_one_group_is_its_reason_and_a_voice_that_cannot_be_read_i
     assert "must be a media file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("boxes", "reason"),
+    [("[[[1, 2, 3, 4]]]", "must have the shape"), ("no json", "must hold four numbers or null for every person")],
+)
+def test_boxes_that_cannot_be_read_leave_out_the_lip_sync_alone(tmp_path: Path, boxes: str, reason: str) -> None:
+    clip = write_speaker(tmp_path / "clips", "clip", seed=0)
+    clip.with_name("clip.boxes.json").write_text(boxes)
+    main([str(clip.parent), "--output", str(tmp_path), *FAST])
+    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert row["error"] is None
+    assert row["values"]["sync_correlation"] is None
+    assert reason in row["cannot_judge"]["sync"]
+    assert row["values"]["motion_share"] > 0
+    kept = [json.loads(line)["group"] for line in (tmp_path / "measured.jsonl").read_text().splitlines()]
+    assert kept == ["timing", "sound", "picture"]
+
+
+def test_other_weights_of_the_recogniser_measure_again_and_the_same_elsewhere_do_not(tmp_path: Path) -> None:
+    (clip,) = list_clips([write_speaker(tmp_path / "said", "clip", seed=0, transcript="hello")])
+
+    def key(folder: str, weights: bytes) -> str | None:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "model.safetensors").write_bytes(weights)
+        return MeasuredClips(tmp_path, meter.Meter(tmp_path / folder)).key(clip, "words")
+
+    assert key("whisper", b"one") == key("moved", b"one") != key("whisper", b"two")
+
+
 def test_a_clip_that_goes_or_changes_while_it_is_measured_is_no_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,34 @@ def test_the_rates_are_those_of_known_texts() -> None:
     assert error_of("moon", "moon moon moon")[0] == 2  # what nobody asked for counts
 
 
+@pytest.mark.parametrize(
+    ("asked", "heard", "language", "error"),
+    [
+        ("\u4f60\u597d\uff0c\u4e16\u754c\u3002", "\u4f60\u597d \u4e16\u754c", "zh", 0),  # hello, world
+        ("\u4f60\u597d\u4e16\u754c", "\u4f60\u597d\u4e16", "zh", 1 / 4),
+        ("\u6771\u4eac\u306b\u884c\u304f", "\u6771\u4eac\u3078\u884c\u304f", "ja", 1 / 5),  # a particle
+        ("\u0e01\u0e02\u0e04", "\u0e01 \u0e02\u0e04", "th", 0),
+        ("\u4f60\u597d OK", "\u4f60\u597d ok", "zh", 0),
+    ],
+)
+def test_words_without_spaces_between_them_are_compared_by_characters_alone(
+    asked: str, heard: str, language: str, error: float
+) -> None:
+    pytest.importorskip("jiwer")
+    measured = measure_words(SOUND, 16000, asked, lambda _audio, _rate: heard, language)
+    assert measured.values == {"word_error_rate": None, "character_error_rate": pytest.approx(error)}
+    assert measured.reason == "words are written without spaces, so that only characters are compared"
+    silent = measure_words(None, 0, asked, lambda _audio, _rate: heard, language)
+    assert silent.values == {"word_error_rate": None, "character_error_rate": 1}
+    assert silent.reason.startswith("no sound; words are written without spaces")
+
+
+def test_a_name_in_another_script_leaves_the_words_of_a_sentence_words() -> None:
+    pytest.importorskip("jiwer")
+    assert error_of("my name is \u674e", "my name is lee")[0] == 1 / 4
+    assert error_of("\ud55c\uad6d \uc0ac\ub78c", "\ud55c\uad6d", "ko")[0] == 1 / 2  # Korean has spaces
+
+
 def test_silence_says_no_word_and_a_clip_without_a_transcript_cannot_be_judged() -> None:
     pytest.importorskip("jiwer")
 

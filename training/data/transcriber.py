@@ -9,6 +9,7 @@ import numpy as np
 
 from diffusers_jova.media import mix_channels, resample
 from diffusers_jova.training.data.subtitles import Speech
+from jova_cli.parser import one_line
 
 
 WHISPER_RATE_HZ = 16000
@@ -20,12 +21,22 @@ class Transcriber:
     Args:
         model: Its folder.
         device: Where it runs.
+
+    Raises:
+        ValueError: If the folder holds no such model.
     """
 
     def __init__(self, model: Path, device: str = "cpu") -> None:
         from transformers import pipeline
 
-        self._pipeline = pipeline("automatic-speech-recognition", model=str(model), device=device)
+        try:
+            self._pipeline = pipeline("automatic-speech-recognition", model=str(model), device=device)
+        except (OSError, ValueError, KeyError) as error:
+            reason = one_line(error).partition(" See the original errors")[0]  # behind which tracebacks follow
+            raise ValueError(
+                f"`{model}` must hold a speech recognition model that transformers reads, got an error ({reason}); "
+                "download one, such as Whisper"
+            ) from error
         self._times = _kind_of_times(self._pipeline)
 
     def __call__(self, audio: np.ndarray, sampling_rate: int) -> list[Speech]:

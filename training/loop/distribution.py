@@ -72,6 +72,11 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
+def is_first_process() -> bool:
+    """Whether this one speaks for all that were started; known before they meet."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def lacks_bfloat16() -> bool:
     """Whether matrices of bfloat16 are multiplied without instructions for it on this processor, as oneDNN tells."""
     return torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusers_jova.evaluation.measures import MEASURES
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.conditioning import ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.objective import LossTerms, effective_mouth_weight, mouth_fraction
+from diffusers_jova.training.loop.validation_measures import CLIPS
 from diffusers_jova.whole_files import explained_full_disk, write_text
 
 
@@ -119,7 +121,7 @@ class MetricsLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(output_dir / "tensorboard"), purge_step=start)
+            self.writer = SummaryWriter(str(output_dir / "tensorboard"), purge_step=start + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Write the values of one step."""
@@ -131,7 +133,16 @@ class MetricsLog:
         self._add(step, values)
         print(f"step {step:7d}  validation: {_shown(values, 'validation_loss/')}", flush=True)
 
-    def _add(self, step: int, values: dict[str, float]) -> None:
+    def write_clips(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the measures of validation clips, and show of each group the first that some can be judged by."""
+        self._add(step, values)
+        shown: dict[str, str] = {}
+        for measure in MEASURES:
+            if f"{CLIPS}{measure.name}" in values:
+                shown.setdefault(measure.group, f"{measure.name} {values[f'{CLIPS}{measure.name}']:.4g}")
+        print(f"step {step:7d}  validation clips: {'  '.join(shown.values()) or 'none can be judged'}", flush=True)
+
+    def _add(self, step: int, values: Mapping[str, float]) -> None:
         """Append values to both files."""
         with explained_full_disk(self.path, kept_by_run(self.path.parent)), self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")

@@ -95,10 +95,13 @@ class Trainer:
 
     Args:
         config: The run's settings.
-        on_validate: Called with the trainer and the step every `validate_every` steps, under the averaged weights.
+        on_validate: Called with the trainer and the step every `validate_every` steps, under the averaged weights; the
+            numbers that it returns in the main process are logged.
     """
 
-    def __init__(self, config: TrainConfig, on_validate: Callable[[Trainer, int], None] | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, on_validate: Callable[[Trainer, int], Mapping[str, float] | None] | None = None
+    ) -> None:
         self.config, self.on_validate = config, on_validate
         self.output_dir = Path(config.output_dir)
         check_output_dir(config)
@@ -277,7 +280,9 @@ class Trainer:
                 if log is not None:
                     log.write_validation(self.step, values)
             if self.on_validate is not None:
-                self.on_validate(self, self.step)
+                measured = self.on_validate(self, self.step)
+                if log is not None and measured:
+                    log.write_clips(self.step, measured)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:

@@ -15,7 +15,9 @@ from accelerate import DistributedType
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.clip_call import call_arguments, read_credentials, tell
 from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.training.loop.distribution import is_first_process
 from diffusers_jova.training.loop.trainer import Trainer
+from diffusers_jova.training.loop.validation_measures import ValidationMeasures
 from jova_cli.generate import add_clip_arguments, check_clip, default_arguments
 from jova_cli.given_paths import kind_of
 from jova_cli.parser import one_line
@@ -49,24 +51,35 @@ class ValidationClips:
         self.clips = validation_clips(config, self.source)
         self.pipeline: Any = None
         self.told: set[str] = set()
+        self.measures = None
+        if config.validation_measures and is_first_process():
+            self.measures = ValidationMeasures(config, Path(config.output_dir) / FOLDER, self.clips, self._tell)
 
-    def __call__(self, trainer: Trainer, step: int) -> None:
+    def __call__(self, trainer: Trainer, step: int) -> dict[str, float]:
         """Writes `validation/step-<step>-<clip>.mp4` below the output folder; where it cannot, the run goes on.
 
         Under FSDP an error while a clip is made ends the run: the other processes wait in the middle of a model.
+
+        Returns:
+            What `ValidationMeasures` say of the clips, in the main process; empty in others.
         """
         is_sharded = trainer.accelerator.distributed_type == DistributedType.FSDP  # then every process must take part
         if not (trainer.accelerator.is_main_process or is_sharded):
-            return
+            return {}
         failure = agreed_failure(trainer, partial(self._prepare, trainer))
+        made: dict[Path, Namespace] = {}
         for args in self.clips:
             if failure is None:
+                path = args.output.with_name(f"step-{step:08d}-{args.output.name}")
                 clip = self._make_clip(args) if is_sharded else None
-                failure = agreed_failure(trainer, partial(self._write_clip, trainer, step, args, clip))
-        if failure is not None:
-            warnings.warn(f"validation failed at step {step}, the run goes on: {failure}", stacklevel=2)
+                failure = agreed_failure(trainer, partial(self._write_clip, trainer, path, args, clip))
+                made |= {path: args} if failure is None else {}
         self._move(torch.device("cpu"))
         trainer.transformer.train()
+        values = self._measure(step, made) if trainer.accelerator.is_main_process else {}
+        if failure is not None:
+            warnings.warn(f"validation failed at step {step}, the run goes on: {failure}", stacklevel=2)
+        return values
 
     def _prepare(self, trainer: Trainer) -> None:
         """Loads what the pipeline has besides the transformer and brings it to the device."""
@@ -89,11 +102,19 @@ class ValidationClips:
             self.told.add(line)
             tell(line)
 
-    def _write_clip(self, trainer: Trainer, step: int, args: Namespace, clip: Any) -> None:
+    def _measure(self, step: int, made: dict[Path, Namespace]) -> dict[str, float]:
+        """Measure the clips of a step; where that fails, the run goes on."""
+        try:
+            return self.measures(made) if self.measures is not None and made else {}
+        except Exception as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            warnings.warn(f"validation clips of step {step} are not measured, the run goes on: {reason}", stacklevel=3)
+            return {}
+
+    def _write_clip(self, trainer: Trainer, path: Path, args: Namespace, clip: Any) -> None:
         """Writes one clip, which is made here unless it is given; the main process writes."""
         clip = self._make_clip(args) if clip is None else clip
         if trainer.accelerator.is_main_process:
-            path = args.output.with_name(f"step-{step:08d}-{args.output.name}")
             path.parent.mkdir(parents=True, exist_ok=True)
             clip.save(path, metadata=not args.no_metadata, credentials=read_credentials(args))
 

@@ -1,5 +1,6 @@
 """FSDP2 through accelerate on two CPU processes. Accelerate starts it on accelerators only; a shim says otherwise."""
 
+import json
 import os
 import shutil
 import warnings
@@ -20,6 +21,7 @@ from diffusers_jova.training.loop import trainer as trainer_module
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.training.loop.trainer import Trainer
+from diffusers_jova.training.loop.validation_measures import FOLDER, JUDGED
 from diffusers_jova.training.train import assemble
 from tests.processes import launch
 from tests.tiny_pipeline import TRANSFORMER_CONFIG
@@ -138,6 +140,13 @@ def test_a_validation_that_fails_in_one_of_the_processes_ends_in_all_and_the_run
     clips = sorted(path.name for path in (runs / "validated" / "run" / "validation").iterdir())
     assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step, prompt in ((2, 0), (2, 1))]
     assert (runs / "validated" / "run" / "transformer").exists()
+
+
+def test_clips_of_sharded_processes_are_measured_once(runs: Path) -> None:
+    lines = [json.loads(line) for line in (runs / "validated" / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line[name]) for line in lines if (name := f"{JUDGED}sharpness") in line] == [(2, 2)]
+    kept = (runs / "validated" / "run" / FOLDER / "measured.jsonl").read_text().splitlines()
+    assert len(kept) == 2 * 2  # clips, groups
 
 
 @pytest.mark.slow
