@@ -130,6 +130,8 @@ class Clip(NamedTuple):
         words: What is said in it; None where only the sample's transcript, or nobody, knows.
         cut_share: Part of its faces that the crop cuts into.
         speech: What is said in it when, from its beginning on; None where nobody knows.
+        seen: Where a mouth was found, bool [P, F]: not those of `mouth_boxes` that are interpolated.
+        loudness_gain: By which the sound was multiplied for its loudness.
     """
 
     bucket: Bucket
@@ -143,6 +145,8 @@ class Clip(NamedTuple):
     words: str | None = None
     cut_share: float = 0.0
     speech: tuple[Speech, ...] | None = None
+    seen: NDArray[np.bool_] | None = None
+    loudness_gain: float = 1.0
 
 
 class Recording(NamedTuple):
@@ -187,6 +191,7 @@ class _Tracks(NamedTuple):
         sampling_rate: Samples per second; 0 without a track of sound.
         length: Frames for which there are picture and sound, as far as the file has both.
         longest: Frames for which there is either.
+        loudness_gain: By which the sound was multiplied for its loudness.
     """
 
     frames: FrameStream | StillImage | None
@@ -194,6 +199,7 @@ class _Tracks(NamedTuple):
     sampling_rate: int
     length: int
     longest: int
+    loudness_gain: float = 1.0
 
 
 def read_recording(
@@ -386,9 +392,12 @@ def _read(sample: Sample, settings: ClipSettings) -> _Tracks:
         either.append(int(audio.shape[1] / sampling_rate * settings.frame_rate))
     if is_silent:
         audio = None  # a track of zeros is no sound to learn from
+    gain = 1.0
     if audio is not None and sampling_rate and settings.loudness_lufs is not None:
+        before = np.abs(audio).max()
         audio = normalize_loudness(audio, sampling_rate, settings.loudness_lufs)
-    return _Tracks(frames, audio, sampling_rate or 0, min(both), max(either))
+        gain = float(np.abs(audio).max() / before)
+    return _Tracks(frames, audio, sampling_rate or 0, min(both), max(either), gain)
 
 
 def _speech(
@@ -474,11 +483,10 @@ def _cut(
         sound = cut_sound(tracks.audio, rate, segment.start, bucket, settings.frame_rate)
     if tracks.frames is None:
         nobody = np.zeros((0, bucket.num_frames, 4), np.float32)
-        return Clip(bucket, None, sound, rate, nobody, None, start_s=start_s)
+        return Clip(bucket, None, sound, rate, nobody, None, start_s=start_s, loudness_gain=tracks.loudness_gain)
     pixels = tracks.frames[window]
-    boxes = interpolate_gaps(
-        detector(pixels) if given is None else given[:, window], round(MAX_GAP_S * settings.frame_rate)
-    )
+    found = detector(pixels) if given is None else given[:, window]
+    boxes = interpolate_gaps(found, round(MAX_GAP_S * settings.frame_rate))
     size = pixels.shape[1:3]
     is_cropped = settings.fit == "cover"
     follows = is_cropped and settings.follow_face
@@ -489,7 +497,19 @@ def _cut(
     cut = cut_share(boxes, size, crop_windows(size, bucket, path, len(pixels))) if is_cropped else 0.0
     image = None if sample.reference_image is None else _read_reference(sample.reference_image, bucket, settings.fit)
     share = math.exp(-shape_stretch(bucket, size))
-    return Clip(bucket, fitted, sound, rate, fitted_boxes, image, share, start_s, cut_share=cut)
+    return Clip(
+        bucket,
+        fitted,
+        sound,
+        rate,
+        fitted_boxes,
+        image,
+        share,
+        start_s,
+        cut_share=cut,
+        seen=np.asarray(np.isfinite(found).all(-1)),
+        loudness_gain=tracks.loudness_gain,
+    )
 
 
 def _with_words(clip: Clip, speech: list[Speech], frame_rate: float) -> Clip:

@@ -6,7 +6,8 @@ import functools
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.ray_cluster import run_on_ray
 from diffusers_jova.spoken_text import UnsayableError
 from diffusers_jova.training.data.buckets import MAX_UNLIKE, SHAPE_NOTES
+from diffusers_jova.training.data.clip_filter import MEASURED, ClipFilter, MeasuredClip, MeasuredClips
 from diffusers_jova.training.data.clips import (
     BrokenFileError,
     Clip,
@@ -48,6 +50,7 @@ from diffusers_jova.training.data.summary import (
     LOW_SHARE,
     UNSAYABLE,
     WITHOUT_PROMPT,
+    DroppedClip,
     Outcome,
     Status,
     write_summary,
@@ -61,6 +64,7 @@ from jova_cli.progress import followed
 
 
 Item = TypeVar("Item")
+DROPPED = "dropped by `--filter`"  # seconds of a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +108,7 @@ class Preparer:
         settings: What a record holds.
         model_fingerprint: Digest of the model, see `fingerprint_model`.
         device: Where the encoders run.
+        clip_filter: Which clips become records; it decides nothing of what a record holds. None keeps all.
     """
 
     model: Path
@@ -111,15 +116,24 @@ class Preparer:
     settings: PrepareSettings
     model_fingerprint: str
     device: str = "cpu"
+    clip_filter: ClipFilter | None = None
 
     def __call__(self, sample: Sample) -> Outcome:
         """Prepare one sample."""
         fingerprint = self.fingerprint(sample)
         if done := self.find_done(sample, fingerprint):
             return done
-        if not sample.has_caption and (sample.is_still or self.settings.whisper is None):
-            return self._leave_out(sample, "skipped", f"it has no caption; {CAPTION}")
+        if lacking := self.lacks(sample):
+            return self._leave_out(sample, "skipped", lacking)
         try:
+            if self._has_records(sample, fingerprint):  # which another filter chose
+                if (
+                    self.clip_filter is not None
+                    and self.measure(sample)
+                    and (done := self.find_done(sample, fingerprint))
+                ):
+                    return done
+                self._remove_records(sample, keep=0)
             num_records = self._write_records(sample, fingerprint)
         except SkippedClipError as error:
             return self._leave_out(sample, "skipped", str(error))
@@ -129,6 +143,29 @@ class Preparer:
         written = self.find_done(sample, fingerprint)
         assert written is not None
         return written._replace(status="kept")
+
+    def lacks(self, sample: Sample) -> str:
+        """Say what a sample lacks to become records, as far as it shows without reading it; empty for nothing."""
+        has_words = sample.has_caption or (not sample.is_still and self.settings.whisper is not None)
+        return "" if has_words else f"it has no caption; {CAPTION}"
+
+    def measure(self, sample: Sample) -> list[MeasuredClip]:
+        """Measure the clips of a sample, unless they are known; nothing is encoded.
+
+        Raises:
+            SkippedClipError: If the file is sound but unsuitable.
+            BrokenFileError: If it is broken.
+        """
+        if (known := self.known_measures(sample)) is not None:
+            return known
+        recording = read_recording(sample, self.settings.clips, self._detector, self._transcriber)
+        return [measured for _, measured in self._measured(sample, recording)]
+
+    def known_measures(self, sample: Sample) -> list[MeasuredClip] | None:
+        """What was measured of the clips of a sample; None if it was not, or there is no filter."""
+        if self.clip_filter is None:
+            return None
+        return self._measures.find(self._cut_digest(sample), self.clip_filter.meter)
 
     @functools.cached_property
     def preparation(self) -> str:
@@ -140,13 +177,10 @@ class Preparer:
 
     def fingerprint(self, sample: Sample) -> str:
         """Digest of everything that decides the records of a sample."""
-        files = (sample.video, sample.audio, sample.reference_image, sample.mouth_boxes, sample.subtitles)
-        stats = [path.stat() for path in files if isinstance(path, Path)]
-        states = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-        return _digest([asdict(sample), self.preparation, states])
+        return _digest([asdict(sample), self.preparation, _states(sample)])
 
     def find_done(self, sample: Sample, fingerprint: str) -> Outcome | None:
-        """Say what the records of a sample hold if all of them are there with this fingerprint, else None.
+        """Say what the records of a sample hold if all of them are there, of this fingerprint and filter, else None.
 
         The header of the last one tells how many there are, and what became of the rest of the file.
         """
@@ -156,6 +190,9 @@ class Preparer:
             if headers[-1].get("fingerprint") != fingerprint:
                 return None
         last = headers[-1]
+        dropped = self._dropped(sample)
+        if dropped is None or [clip.start_s for clip in dropped] != json.loads(last.get("dropped", "[]")):
+            return None
         pictures = [header for header in headers if header["has_video"] == "1"]
         num_silent = sum(header["has_audio"] == "0" for header in headers)
         speaking = [h for h in pictures if h["has_audio"] == "1" and json.loads(h["mouths"])["share"] >= LOW_SHARE]
@@ -172,6 +209,7 @@ class Preparer:
             num_speaking=len(speaking),
             num_wordless=sum(header.get("has_words") == "0" for header in speaking),
             num_unsaid=sum(header["has_audio"] == "1" and header.get("transcript") == "" for header in headers),
+            dropped=dropped,
         )
 
     def write_empty_prompt(self) -> None:
@@ -201,16 +239,78 @@ class Preparer:
 
     def _write_records(self, sample: Sample, fingerprint: str) -> int:
         """Write the records of one sample clip by clip, with the last what became of the rest; returns how many."""
-        recording = read_recording(sample, self.settings.clips, self._detector, self._transcriber)
+        recording = self._read(sample)
         digests = {"fingerprint": fingerprint, "preparation": self.preparation}
         num_written = 0
         for (tensors, metadata), is_last in with_last(self._encode_all(sample, recording)):
-            usage = _usage_header(recording, num_clips=num_written + 1) if is_last else {}
+            usage = self._usage_header(sample, recording, num_clips=num_written + 1) if is_last else {}
             header = {**metadata, "clip": num_written, **usage, **digests}
             with unusable_results():
                 write_record(self._record(sample, num_written), tensors, header)
             num_written += 1
         return num_written
+
+    def _read(self, sample: Sample) -> Recording:
+        """Read the clips of a sample that the filter keeps.
+
+        Raises:
+            SkippedClipError: If the file is sound but unsuitable, now or once all clips have been gone through.
+            BrokenFileError: If it is broken.
+        """
+        dropped = self._dropped(sample)
+        if dropped and len(dropped) == len(self.known_measures(sample) or ()):
+            raise SkippedClipError(all_dropped(dropped))
+        recording = read_recording(sample, self.settings.clips, self._detector, self._transcriber)
+        return recording if self.clip_filter is None else recording._replace(clips=self._kept(sample, recording))
+
+    def _kept(self, sample: Sample, recording: Recording) -> Iterator[Clip]:
+        """The clips that the filter keeps; the seconds of the others are not used."""
+        assert self.clip_filter is not None
+        is_any = False
+        for clip, measured in self._measured(sample, recording):
+            if self.clip_filter.breaches(sample, measured):
+                recording.unused_s[DROPPED] += measured.duration_s
+            else:
+                is_any = True
+                yield clip
+        if not is_any:
+            raise SkippedClipError(all_dropped(self._dropped(sample) or ()))
+
+    def _measured(self, sample: Sample, recording: Recording) -> Iterator[tuple[Clip, MeasuredClip]]:
+        """The clips of a recording with their measures, which are kept once all of them were gone through."""
+        assert self.clip_filter is not None
+        known, rate = self.known_measures(sample), self.settings.clips.frame_rate
+        found: list[MeasuredClip] = []
+        lasting = set(self.clip_filter.meter.groups)
+        for index, clip in enumerate(recording.clips):
+            if known is None:
+                with unusable_results():
+                    measured, is_final = self.clip_filter.measure(sample, clip, rate)
+                found.append(measured)
+                lasting -= {group for group, is_so in is_final.items() if not is_so}
+            yield clip, found[index] if known is None else known[index]
+        if known is None:
+            meter = self.clip_filter.meter
+            self._measures.add(self._cut_digest(sample), meter, sample.source, found, lasting)
+
+    def _dropped(self, sample: Sample) -> list[DroppedClip] | None:
+        """The clips of a sample that the filter drops; None if they are not known yet."""
+        if self.clip_filter is None:
+            return []
+        if (known := self.known_measures(sample)) is None:
+            return None
+        judged = ((clip, self.clip_filter.breaches(sample, clip)) for clip in known)
+        return [DroppedClip(clip.start_s, clip.duration_s, breaches) for clip, breaches in judged if breaches]
+
+    def _cut_digest(self, sample: Sample) -> str:
+        """Digest of everything that decides which clips a sample is cut into, and what is seen and heard in them."""
+        names = ("clips", "mouths", "face_landmarker", "whisper")
+        settings = asdict(self.settings)
+        return _digest([asdict(sample), {name: settings[name] for name in names}, _states(sample)])
+
+    def _has_records(self, sample: Sample, fingerprint: str) -> bool:
+        """Whether there are records of a sample, all or some, with this fingerprint."""
+        return _header(self._record(sample, 0)).get("fingerprint") == fingerprint
 
     def _encode_all(self, sample: Sample, recording: Recording) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
         """Encode the clips whose prompt the model can read; the seconds of the others are not used.
@@ -294,7 +394,7 @@ class Preparer:
 
     def _leave_out(self, sample: Sample, status: Status, note: str) -> Outcome:
         self._remove_records(sample, keep=0)
-        return Outcome(str(sample.source), status, note)
+        return Outcome(str(sample.source), status, note, dropped=self._dropped(sample) or ())
 
     def _remove_records(self, sample: Sample, keep: int) -> None:
         """Remove what earlier settings left of this sample, from record `keep` on."""
@@ -302,6 +402,20 @@ class Preparer:
         while self._record(sample, index).exists():
             self._record(sample, index).unlink()
             index += 1
+
+    def _usage_header(self, sample: Sample, recording: Recording, num_clips: int) -> dict[str, Any]:
+        """What the last record of a file says of the file as a whole, once all of it was gone through."""
+        dropped = [clip.start_s for clip in self._dropped(sample) or ()]
+        return {
+            "num_clips": num_clips,
+            "recording_s": recording.length_s,
+            "unused_s": json.dumps(recording.unused_s),
+            **({"dropped": json.dumps(dropped)} if dropped else {}),
+        }
+
+    @functools.cached_property
+    def _measures(self) -> MeasuredClips:
+        return MeasuredClips(self.output / MEASURED)
 
     @functools.cached_property
     def _encoder(self) -> Encoder:
@@ -327,27 +441,34 @@ def prepare(
         FullDiskError: If the disk is full; what was written before is complete and stays.
     """
     preparer.output.mkdir(parents=True, exist_ok=True)
+    run = choose_run(num_processes, use_ray)
     done = [preparer.find_done(sample, preparer.fingerprint(sample)) for sample in samples]
     outcomes = [outcome for outcome in done if outcome]
     todo = [sample for sample, outcome in zip(samples, done, strict=True) if not outcome]
     with explained_full_disk(preparer.output):
         (preparer.output / UNFINISHED).touch()
-        run = _run_ray if use_ray else _run_processes if num_processes > 1 else _run_here
         (preparer if run is _run_here else replace(preparer)).write_empty_prompt()
         if todo:
             outcomes += followed(run(todo, preparer, num_processes), len(todo), "preparing")
         (preparer if run is _run_here else replace(preparer)).write_voices()
-        origin = {"model": str(preparer.model), "settings": asdict(preparer.settings)}
+        origin: dict[str, Any] = {"model": str(preparer.model), "settings": asdict(preparer.settings)}
+        if preparer.clip_filter is not None:
+            origin["filter"] = preparer.clip_filter.as_json()
         write_summary(preparer.output, origin, outcomes)
     (preparer.output / UNFINISHED).unlink(missing_ok=True)
     return outcomes
 
 
-def _run_here(samples: Sequence[Sample], preparer: Preparer, _: int) -> Iterator[Outcome]:
+def choose_run(num_processes: int, use_ray: bool) -> Callable[[Sequence[Sample], Preparer, int], Iterator[Any]]:
+    """How samples are gone through: on a Ray cluster, in several processes, or in this one."""
+    return _run_ray if use_ray else _run_processes if num_processes > 1 else _run_here
+
+
+def _run_here(samples: Sequence[Sample], preparer: Preparer, _: int) -> Iterator[Any]:
     yield from map(preparer, samples)
 
 
-def _run_processes(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Outcome]:
+def _run_processes(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Any]:
     """Give each process every n-th sample, and its own GPU if there are several."""
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with context.Manager() as manager, ProcessPoolExecutor(num_processes, context) as pool:  # which reports to the end
@@ -369,7 +490,7 @@ def _work(preparer: Preparer, samples: Sequence[Sample], queue: Any) -> None:
         queue.put(preparer(sample))
 
 
-def _run_ray(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Outcome]:
+def _run_ray(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Any]:
     worker = replace(preparer, model=preparer.model.absolute(), output=preparer.output.absolute())
     yield from run_on_ray(worker, samples, num_processes, preparer.device)
 
@@ -401,9 +522,18 @@ def with_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
     yield from ((item, True) for item in held)
 
 
-def _usage_header(recording: Recording, num_clips: int) -> dict[str, Any]:
-    """What the last record of a file says of the file as a whole, once all of it was gone through."""
-    return {"num_clips": num_clips, "recording_s": recording.length_s, "unused_s": json.dumps(recording.unused_s)}
+def _states(sample: Sample) -> list[tuple[int, int]]:
+    """Size and time of the files of a sample."""
+    files = (sample.video, sample.audio, sample.reference_image, sample.mouth_boxes, sample.subtitles)
+    stats = [path.stat() for path in files if isinstance(path, Path)]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+
+def all_dropped(dropped: Sequence[DroppedClip]) -> str:
+    """Say why nothing of a file is left."""
+    names = Counter(breach.measure for clip in dropped for breach in clip.breaches)
+    counted = ", ".join(f"{name} ({count})" for name, count in names.most_common())
+    return f"`--filter` keeps none of its {len(dropped)} clips: {counted}"
 
 
 def _device(device: str, rank: int) -> str:
