@@ -84,6 +84,24 @@ class Breach(NamedTuple):
         return f"{self.measure} is {self.value:.4g}, not {self.range}"
 
 
+class DroppedClip(NamedTuple):
+    """A clip that a filter leaves out.
+
+    Attributes:
+        start_s: Where it begins in its file, in seconds.
+        duration_s: Its seconds.
+        breaches: The rules that it breaks.
+    """
+
+    start_s: float
+    duration_s: float
+    breaches: Sequence[Breach]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as JSON holds it."""
+        return {**self._asdict(), "breaches": [breach._asdict() for breach in self.breaches]}
+
+
 @dataclass(frozen=True)
 class ClipFilter:
     """Ranges that the measures of a clip must lie in.

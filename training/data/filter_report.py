@@ -13,7 +13,8 @@ import numpy as np
 from diffusers_jova.training.data.clip_filter import ClipFilter, MeasuredClip, applies
 from diffusers_jova.training.data.clips import BrokenFileError, SkippedClipError
 from diffusers_jova.training.data.manifest import Sample
-from diffusers_jova.training.data.preparation import Preparer, choose_run
+from diffusers_jova.training.data.preparation import Preparer
+from diffusers_jova.training.data.sharing import choose_run
 from diffusers_jova.training.data.summary import Status, names_apart
 from diffusers_jova.whole_files import write_json
 from jova_cli.clip_filters import Rule, measures

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
-import multiprocessing
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diffusers_jova.prompt import JoVAPrompt
-from diffusers_jova.ray_cluster import run_on_ray
 from diffusers_jova.spoken_text import UnsayableError
 from diffusers_jova.training.data.buckets import MAX_UNLIKE, SHAPE_NOTES
 from diffusers_jova.training.data.clip_filter import MEASURED, ClipFilter, MeasuredClip, MeasuredClips
@@ -42,15 +39,16 @@ from diffusers_jova.training.data.dataset import (
     write_record,
 )
 from diffusers_jova.training.data.encoder import FIRST_FRAMES, Encoder
+from diffusers_jova.training.data.filtered_recordings import FilteredRecordings
 from diffusers_jova.training.data.manifest import CAPTION, Sample
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
 from diffusers_jova.training.data.mouth_quality import measure_mouths
+from diffusers_jova.training.data.sharing import choose_run, run_here
 from diffusers_jova.training.data.summary import (
     EMPTY_PROMPT_REASON,
     LOW_SHARE,
     UNSAYABLE,
     WITHOUT_PROMPT,
-    DroppedClip,
     Outcome,
     Status,
     write_summary,
@@ -64,7 +62,6 @@ from jova_cli.progress import followed
 
 
 Item = TypeVar("Item")
-DROPPED = "dropped by `--filter`"  # seconds of a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +124,7 @@ class Preparer:
             return self._leave_out(sample, "skipped", lacking)
         try:
             if self._has_records(sample, fingerprint):  # which another filter chose
-                if (
-                    self.clip_filter is not None
-                    and self.measure(sample)
-                    and (done := self.find_done(sample, fingerprint))
-                ):
+                if done := self._find_chosen(sample, fingerprint):
                     return done
                 self._remove_records(sample, keep=0)
             num_records = self._write_records(sample, fingerprint)
@@ -156,16 +149,9 @@ class Preparer:
             SkippedClipError: If the file is sound but unsuitable.
             BrokenFileError: If it is broken.
         """
-        if (known := self.known_measures(sample)) is not None:
+        if (known := self._filtered.known(sample)) is not None:
             return known
-        recording = read_recording(sample, self.settings.clips, self._detector, self._transcriber)
-        return [measured for _, measured in self._measured(sample, recording)]
-
-    def known_measures(self, sample: Sample) -> list[MeasuredClip] | None:
-        """What was measured of the clips of a sample; None if it was not, or there is no filter."""
-        if self.clip_filter is None:
-            return None
-        return self._measures.find(self._cut_digest(sample), self.clip_filter.meter)
+        return [measured for _, measured in self._filtered.measured(sample, self._read(sample))]
 
     @functools.cached_property
     def preparation(self) -> str:
@@ -190,7 +176,7 @@ class Preparer:
             if headers[-1].get("fingerprint") != fingerprint:
                 return None
         last = headers[-1]
-        dropped = self._dropped(sample)
+        dropped = self._filtered.dropped(sample)
         if dropped is None or [clip.start_s for clip in dropped] != json.loads(last.get("dropped", "[]")):
             return None
         pictures = [header for header in headers if header["has_video"] == "1"]
@@ -239,7 +225,11 @@ class Preparer:
 
     def _write_records(self, sample: Sample, fingerprint: str) -> int:
         """Write the records of one sample clip by clip, with the last what became of the rest; returns how many."""
+        if self._filtered.keeps_none(sample):  # as is known without reading it
+            raise SkippedClipError(self._filtered.why_none(sample))
         recording = self._read(sample)
+        if self.clip_filter is not None:
+            recording = recording._replace(clips=self._filtered.kept(sample, recording))
         digests = {"fingerprint": fingerprint, "preparation": self.preparation}
         num_written = 0
         for (tensors, metadata), is_last in with_last(self._encode_all(sample, recording)):
@@ -251,56 +241,7 @@ class Preparer:
         return num_written
 
     def _read(self, sample: Sample) -> Recording:
-        """Read the clips of a sample that the filter keeps.
-
-        Raises:
-            SkippedClipError: If the file is sound but unsuitable, now or once all clips have been gone through.
-            BrokenFileError: If it is broken.
-        """
-        dropped = self._dropped(sample)
-        if dropped and len(dropped) == len(self.known_measures(sample) or ()):
-            raise SkippedClipError(all_dropped(dropped))
-        recording = read_recording(sample, self.settings.clips, self._detector, self._transcriber)
-        return recording if self.clip_filter is None else recording._replace(clips=self._kept(sample, recording))
-
-    def _kept(self, sample: Sample, recording: Recording) -> Iterator[Clip]:
-        """The clips that the filter keeps; the seconds of the others are not used."""
-        assert self.clip_filter is not None
-        is_any = False
-        for clip, measured in self._measured(sample, recording):
-            if self.clip_filter.breaches(sample, measured):
-                recording.unused_s[DROPPED] += measured.duration_s
-            else:
-                is_any = True
-                yield clip
-        if not is_any:
-            raise SkippedClipError(all_dropped(self._dropped(sample) or ()))
-
-    def _measured(self, sample: Sample, recording: Recording) -> Iterator[tuple[Clip, MeasuredClip]]:
-        """The clips of a recording with their measures, which are kept once all of them were gone through."""
-        assert self.clip_filter is not None
-        known, rate = self.known_measures(sample), self.settings.clips.frame_rate
-        found: list[MeasuredClip] = []
-        lasting = set(self.clip_filter.meter.groups)
-        for index, clip in enumerate(recording.clips):
-            if known is None:
-                with unusable_results():
-                    measured, is_final = self.clip_filter.measure(sample, clip, rate)
-                found.append(measured)
-                lasting -= {group for group, is_so in is_final.items() if not is_so}
-            yield clip, found[index] if known is None else known[index]
-        if known is None:
-            meter = self.clip_filter.meter
-            self._measures.add(self._cut_digest(sample), meter, sample.source, found, lasting)
-
-    def _dropped(self, sample: Sample) -> list[DroppedClip] | None:
-        """The clips of a sample that the filter drops; None if they are not known yet."""
-        if self.clip_filter is None:
-            return []
-        if (known := self.known_measures(sample)) is None:
-            return None
-        judged = ((clip, self.clip_filter.breaches(sample, clip)) for clip in known)
-        return [DroppedClip(clip.start_s, clip.duration_s, breaches) for clip, breaches in judged if breaches]
+        return read_recording(sample, self.settings.clips, self._detector, self._transcriber)
 
     def _cut_digest(self, sample: Sample) -> str:
         """Digest of everything that decides which clips a sample is cut into, and what is seen and heard in them."""
@@ -311,6 +252,13 @@ class Preparer:
     def _has_records(self, sample: Sample, fingerprint: str) -> bool:
         """Whether there are records of a sample, all or some, with this fingerprint."""
         return _header(self._record(sample, 0)).get("fingerprint") == fingerprint
+
+    def _find_chosen(self, sample: Sample, fingerprint: str) -> Outcome | None:
+        """What `find_done` says once the clips of a sample are measured, which were prepared without that."""
+        if self.clip_filter is None:
+            return None
+        self.measure(sample)
+        return self.find_done(sample, fingerprint)
 
     def _encode_all(self, sample: Sample, recording: Recording) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
         """Encode the clips whose prompt the model can read; the seconds of the others are not used.
@@ -394,18 +342,20 @@ class Preparer:
 
     def _leave_out(self, sample: Sample, status: Status, note: str) -> Outcome:
         self._remove_records(sample, keep=0)
-        return Outcome(str(sample.source), status, note, dropped=self._dropped(sample) or ())
+        return Outcome(str(sample.source), status, note, dropped=self._filtered.dropped(sample) or ())
 
     def _remove_records(self, sample: Sample, keep: int) -> None:
-        """Remove what earlier settings left of this sample, from record `keep` on."""
-        index = keep
-        while self._record(sample, index).exists():
-            self._record(sample, index).unlink()
-            index += 1
+        """Remove what earlier settings left of this sample, from record `keep` on.
+
+        The last goes first: it says that the others are all, and of a killed run none may say that.
+        """
+        paths = map(functools.partial(self._record, sample), itertools.count(keep))
+        for path in reversed([*itertools.takewhile(Path.exists, paths)]):
+            path.unlink()
 
     def _usage_header(self, sample: Sample, recording: Recording, num_clips: int) -> dict[str, Any]:
         """What the last record of a file says of the file as a whole, once all of it was gone through."""
-        dropped = [clip.start_s for clip in self._dropped(sample) or ()]
+        dropped = [clip.start_s for clip in self._filtered.dropped(sample) or ()]
         return {
             "num_clips": num_clips,
             "recording_s": recording.length_s,
@@ -414,8 +364,9 @@ class Preparer:
         }
 
     @functools.cached_property
-    def _measures(self) -> MeasuredClips:
-        return MeasuredClips(self.output / MEASURED)
+    def _filtered(self) -> FilteredRecordings:
+        kept = MeasuredClips(self.output / MEASURED)
+        return FilteredRecordings(self.clip_filter, kept, self._cut_digest, self.settings.clips.frame_rate)
 
     @functools.cached_property
     def _encoder(self) -> Encoder:
@@ -447,52 +398,16 @@ def prepare(
     todo = [sample for sample, outcome in zip(samples, done, strict=True) if not outcome]
     with explained_full_disk(preparer.output):
         (preparer.output / UNFINISHED).touch()
-        (preparer if run is _run_here else replace(preparer)).write_empty_prompt()
+        (preparer if run is run_here else replace(preparer)).write_empty_prompt()
         if todo:
             outcomes += followed(run(todo, preparer, num_processes), len(todo), "preparing")
-        (preparer if run is _run_here else replace(preparer)).write_voices()
+        (preparer if run is run_here else replace(preparer)).write_voices()
         origin: dict[str, Any] = {"model": str(preparer.model), "settings": asdict(preparer.settings)}
         if preparer.clip_filter is not None:
             origin["filter"] = preparer.clip_filter.as_json()
         write_summary(preparer.output, origin, outcomes)
     (preparer.output / UNFINISHED).unlink(missing_ok=True)
     return outcomes
-
-
-def choose_run(num_processes: int, use_ray: bool) -> Callable[[Sequence[Sample], Preparer, int], Iterator[Any]]:
-    """How samples are gone through: on a Ray cluster, in several processes, or in this one."""
-    return _run_ray if use_ray else _run_processes if num_processes > 1 else _run_here
-
-
-def _run_here(samples: Sequence[Sample], preparer: Preparer, _: int) -> Iterator[Any]:
-    yield from map(preparer, samples)
-
-
-def _run_processes(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Any]:
-    """Give each process every n-th sample, and its own GPU if there are several."""
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    with context.Manager() as manager, ProcessPoolExecutor(num_processes, context) as pool:  # which reports to the end
-        queue = manager.Queue()
-        shards = [samples[rank::num_processes] for rank in range(num_processes)]
-        workers = [replace(preparer, device=_device(preparer.device, rank)) for rank in range(num_processes)]
-        futures = [pool.submit(_work, worker, shard, queue) for worker, shard in zip(workers, shards, strict=True)]
-        for future in futures:
-            future.add_done_callback(lambda _: queue.put(None))
-        for _ in futures:
-            yield from iter(queue.get, None)
-        for future in futures:
-            future.result()  # raises what a worker raised
-
-
-def _work(preparer: Preparer, samples: Sequence[Sample], queue: Any) -> None:
-    torch.set_num_threads(1)
-    for sample in samples:
-        queue.put(preparer(sample))
-
-
-def _run_ray(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Any]:
-    worker = replace(preparer, model=preparer.model.absolute(), output=preparer.output.absolute())
-    yield from run_on_ray(worker, samples, num_processes, preparer.device)
 
 
 def _prompt(sample: Sample, clip: Clip) -> JoVAPrompt | str:
@@ -527,18 +442,6 @@ def _states(sample: Sample) -> list[tuple[int, int]]:
     files = (sample.video, sample.audio, sample.reference_image, sample.mouth_boxes, sample.subtitles)
     stats = [path.stat() for path in files if isinstance(path, Path)]
     return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-
-
-def all_dropped(dropped: Sequence[DroppedClip]) -> str:
-    """Say why nothing of a file is left."""
-    names = Counter(breach.measure for clip in dropped for breach in clip.breaches)
-    counted = ", ".join(f"{name} ({count})" for name, count in names.most_common())
-    return f"`--filter` keeps none of its {len(dropped)} clips: {counted}"
-
-
-def _device(device: str, rank: int) -> str:
-    """Give rank `rank` its own GPU where several are asked for by `cuda`."""
-    return f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" and torch.cuda.is_available() else device
 
 
 def _digest(parts: Sequence[Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from diffusers_jova.prompt import JoVAPrompt
-from diffusers_jova.training.data.clip_filter import Breach
+from diffusers_jova.training.data.clip_filter import DroppedClip
 from diffusers_jova.training.data.manifest import IMAGE_SUFFIXES, Sample
 from diffusers_jova.whole_files import write_text
 from jova_cli.tables import some
@@ -29,24 +29,6 @@ LEFT_OUT = {  # clips of a file whose others are kept, and why
     WITHOUT_PROMPT: EMPTY_PROMPT_REASON,
     UNSAYABLE: "the words hold characters that the model cannot say; write them in others",
 }
-
-
-class DroppedClip(NamedTuple):
-    """A clip that a filter leaves out.
-
-    Attributes:
-        start_s: Where it begins in its file, in seconds.
-        duration_s: Its seconds.
-        breaches: The rules that it breaks.
-    """
-
-    start_s: float
-    duration_s: float
-    breaches: Sequence[Breach]
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it, as JSON holds it."""
-        return {**self._asdict(), "breaches": [breach._asdict() for breach in self.breaches]}
 
 
 class Outcome(NamedTuple):

@@ -1,0 +1,67 @@
+"""A clip that preparation cuts measures what `jova evaluate` measures of the same clip."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffusers_jova.evaluation.clip_list import list_clips
+from diffusers_jova.evaluation.meter import Meter
+from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
+from diffusers_jova.training.data.clips import ClipSettings, read_recording
+from diffusers_jova.training.data.manifest import read_clip
+from diffusers_jova.training.data.mouth_detector import NoMouths
+from jova_cli.clip_filters import GROUPS
+from jova_cli.clip_limits import Bucket
+from tests.evaluation.speaking import FRAME_RATE, write_speaker
+
+
+FREE = tuple(group for group in GROUPS if group not in ("words", "speech"))  # of packages beyond those of the tests
+
+
+def compare(path: Path, groups: tuple[str, ...], **options: float) -> None:
+    """Both ways to the numbers of a clip that fills its file."""
+    evaluated = Meter().measure(list_clips([path])[0], groups)
+    settings = ClipSettings(buckets=(Bucket(50, 48, 64),), frame_rate=FRAME_RATE, **options)
+    sample = read_clip(path)
+    (clip,) = read_recording(sample, settings, NoMouths()).clips
+    prepared = PreparedClipMeter(groups)(sample, clip, FRAME_RATE)
+    for group in groups:
+        ours, theirs = prepared[group].values, evaluated[group].values
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert ours[name] == (None if value is None else pytest.approx(value, rel=1e-5, abs=1e-6)), name
+        assert prepared[group].reason == evaluated[group].reason
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.32])
+def test_a_prepared_clip_measures_what_the_evaluation_measures(tmp_path: Path, late_s: float) -> None:
+    compare(write_speaker(tmp_path, "a", seed=0, late_s=late_s), FREE)
+
+
+def test_the_loudness_is_that_of_the_file_whatever_the_record_has(tmp_path: Path) -> None:
+    compare(write_speaker(tmp_path, "a", seed=0), ("sound",), loudness_lufs=-30.0)
+
+
+@pytest.mark.slow
+def test_so_do_the_measures_of_speech(tmp_path: Path) -> None:
+    pytest.importorskip("speechmos.dnsmos")
+    pytest.importorskip("faster_whisper")
+    compare(write_speaker(tmp_path, "a", seed=0), ("speech",))
+
+
+def test_a_mouth_that_is_interpolated_counts_as_not_seen(tmp_path: Path) -> None:
+    path = write_speaker(tmp_path, "a", seed=0)
+    file = path.with_suffix(".boxes.json")
+    boxes = json.loads(file.read_text())
+    boxes[0][1] = None
+    file.write_text(json.dumps(boxes))
+    compare(path, ("sync",))
+    settings = ClipSettings(buckets=(Bucket(50, 48, 64),), frame_rate=FRAME_RATE)
+    (clip,) = read_recording(read_clip(path), settings, NoMouths()).clips
+    assert clip.seen is not None
+    assert np.isfinite(clip.mouth_boxes).all()
+    assert clip.seen.mean() == pytest.approx(0.98)
