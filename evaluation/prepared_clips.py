@@ -23,7 +23,7 @@ PICTURE_GROUPS, SOUND_GROUPS = {"sync", "picture"}, {"sound", "words", "speech"}
 
 @dataclass(frozen=True)
 class PreparedClipMeter:
-    """Takes the measures of `jova evaluate` of clips of recordings, see `training.data.clip_filter.ClipMeter`.
+    """Takes the measures of `jova evaluate` of clips of recordings, as a `ClipMeter` of preparation.
 
     Attributes:
         groups: Of the measures that are taken.
