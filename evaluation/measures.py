@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 
@@ -17,7 +16,7 @@ class Measure(NamedTuple):
         better: "higher", "lower", "zero" (near it, on either side), or "" where neither is.
         source: Where it comes from.
         blind: What it cannot see.
-        limits: The least and the largest number that it can be.
+        limits: The least and the largest number that it can be; None for no limit.
     """
 
     name: str
@@ -27,7 +26,7 @@ class Measure(NamedTuple):
     better: str
     source: str
     blind: str
-    limits: tuple[float, float] = (-math.inf, math.inf)
+    limits: tuple[float | None, float | None] = (None, None)
 
     def to_compare(self, value: float) -> float:
         """A number of which less or more is better: the distance of one that should be near zero."""
@@ -43,7 +42,7 @@ VERSIONS = {  # of each group; another version measures again
     "speech": 2,
     "voice": 2,
 }
-CORRELATION, SHARE, SCORE, POSITIVE = (-1.0, 1.0), (0.0, 1.0), (1.0, 5.0), (0.0, math.inf)  # limits
+CORRELATION, SHARE, SCORE, POSITIVE = (-1.0, 1.0), (0.0, 1.0), (1.0, 5.0), (0.0, None)  # limits
 LIPS = "mouth boxes of the face mesh against the envelope of the sound"
 CHANCE = "Bartlett 1946, effective number of frames; Fisher's z"
 BLACKDETECT, FREEZE = "ffmpeg's blackdetect", "differences of tiles, as ffmpeg's freezedetect of whole frames"

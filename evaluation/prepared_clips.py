@@ -66,9 +66,11 @@ def finite(values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def signals_of(clip: Clip, frame_rate: float) -> Signals:
-    """The tracks of a clip, with the mouths that were found and the sound before its loudness was changed."""
-    audio = clip.audio if clip.audio is None or clip.loudness_gain == 1 else clip.audio / clip.loudness_gain
-    return Signals(picture=_picture_of(clip, frame_rate), audio=audio, sampling_rate=clip.sampling_rate)
+    """The tracks of a clip, with the mouths that were found and the sound as its file has it."""
+    picture = _picture_of(clip, frame_rate)
+    if clip.heard is None:
+        return Signals(picture=picture, audio=None, sampling_rate=0)
+    return Signals(picture=picture, audio=clip.heard.audio, sampling_rate=clip.heard.sampling_rate)
 
 
 def _picture_of(clip: Clip, frame_rate: float) -> PictureTracks | None:

@@ -237,7 +237,7 @@ def _number(text: str, measure: Any, where: str) -> float:
     value = float(found[1])
     if not math.isfinite(value):
         raise ValueError(f"{where} must give `{measure.name}` finite numbers, got `{text}`; leave an open end empty")
-    low, high = measure.limits
-    if not low <= value <= high:
-        raise ValueError(f"{rule}; it lies from {low:g} to {high:g}")
+    possible = Rule(measure.name, *measure.limits)
+    if not possible.allows(value):
+        raise ValueError(f"{rule}; it lies in {possible.range}")
     return value

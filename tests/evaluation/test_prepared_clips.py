@@ -14,7 +14,7 @@ from diffusers_jova.drawn.avatars import write_corpus
 from diffusers_jova.evaluation.clip_list import list_clips
 from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
-from diffusers_jova.media import read_video, write_video
+from diffusers_jova.media import read_video, write_audio, write_video
 from diffusers_jova.training.data.clips import ClipSettings, read_recording
 from diffusers_jova.training.data.manifest import read_clip, read_samples
 from diffusers_jova.training.data.mouth_detector import NoMouths
@@ -54,11 +54,33 @@ def test_the_loudness_is_that_of_the_file_whatever_the_record_has(tmp_path: Path
     compare(write_speaker(tmp_path, "a", seed=0), ("sound",), loudness_lufs=-30.0)
 
 
+@pytest.mark.parametrize(("loudness", "lacking_s"), [(0.0, 0.0), (1.0, 0.09)])
+def test_silence_is_measured_as_silence_and_what_fills_up_a_record_is_not(
+    tmp_path: Path, loudness: float, lacking_s: float
+) -> None:
+    path = write_speaker(tmp_path, "a", seed=0)
+    video = read_video(path)
+    assert video.audio is not None
+    path = path.with_suffix(".wav")  # takes the place of the sound in the file, and no codec changes it
+    length = video.audio.shape[1] - round(lacking_s * video.sampling_rate)
+    write_audio(path, loudness * video.audio[:, :length], video.sampling_rate)
+    path = path.with_suffix(".mp4")
+    compare(path, FREE)
+    (clip,) = read_recording(
+        read_clip(path), ClipSettings(buckets=(Bucket(50, 48, 64),), frame_rate=FRAME_RATE), NoMouths()
+    ).clips
+    values = PreparedClipMeter(("sound",))(read_clip(path), clip, FRAME_RATE)["sound"].values
+    assert (values["silence_share"] == 1) == (loudness == 0)
+
+
 @pytest.mark.slow
 def test_so_do_the_measures_of_speech(tmp_path: Path) -> None:
     pytest.importorskip("speechmos.dnsmos")
     pytest.importorskip("faster_whisper")
-    compare(write_speaker(tmp_path, "a", seed=0), ("speech",))
+    path = write_speaker(tmp_path, "a", seed=0)
+    compare(path, ("speech",))
+    write_audio(path.with_suffix(".wav"), np.zeros((1, 32000), np.float32), 16000)
+    compare(path, ("speech",))
 
 
 def test_a_mouth_that_is_interpolated_counts_as_not_seen(tmp_path: Path) -> None:

@@ -114,6 +114,30 @@ class ClipSettings:
         check_between("min_sync", self.min_sync, -1, 1, "0.5, say")
 
 
+class Heard(NamedTuple):
+    """A sound as its file has it, silence too, and not filled up where it ends early.
+
+    Attributes:
+        scaled: float32 [channels, samples], times `gain`.
+        sampling_rate: Samples per second.
+        gain: By which it was multiplied for its loudness.
+    """
+
+    scaled: NDArray[np.float32]
+    sampling_rate: int
+    gain: float = 1.0
+
+    @property
+    def audio(self) -> NDArray[np.float32]:
+        """The sound [channels, samples] before its loudness was changed."""
+        return self.scaled if self.gain == 1 else self.scaled / np.float32(self.gain)
+
+    def part(self, start_s: float, end_s: float) -> Heard:
+        """What is heard between two times."""
+        first, last = (round(time_s * self.sampling_rate) for time_s in (start_s, end_s))
+        return self._replace(scaled=self.scaled[:, first:last])
+
+
 class Clip(NamedTuple):
     """One training clip.
 
@@ -131,7 +155,7 @@ class Clip(NamedTuple):
         cut_share: Part of its faces that the crop cuts into.
         speech: What is said in it when, from its beginning on; None where nobody knows.
         seen: Where a mouth was found, bool [P, F]: not those of `mouth_boxes` that are interpolated.
-        loudness_gain: By which the sound was multiplied for its loudness.
+        heard: Its sound as the file has it; None without a track of sound.
     """
 
     bucket: Bucket
@@ -146,7 +170,7 @@ class Clip(NamedTuple):
     cut_share: float = 0.0
     speech: tuple[Speech, ...] | None = None
     seen: NDArray[np.bool_] | None = None
-    loudness_gain: float = 1.0
+    heard: Heard | None = None
 
 
 class Recording(NamedTuple):
@@ -191,7 +215,7 @@ class _Tracks(NamedTuple):
         sampling_rate: Samples per second; 0 without a track of sound.
         length: Frames for which there are picture and sound, as far as the file has both.
         longest: Frames for which there is either.
-        loudness_gain: By which the sound was multiplied for its loudness.
+        heard: The sound as the file has it; None without a track.
     """
 
     frames: FrameStream | StillImage | None
@@ -199,7 +223,7 @@ class _Tracks(NamedTuple):
     sampling_rate: int
     length: int
     longest: int
-    loudness_gain: float = 1.0
+    heard: Heard | None = None
 
 
 def read_recording(
@@ -390,14 +414,15 @@ def _read(sample: Sample, settings: ClipSettings) -> _Tracks:
     if audio is not None and sampling_rate:
         both.append(int((audio.shape[1] / sampling_rate + SOUND_TOLERANCE_S) * settings.frame_rate))
         either.append(int(audio.shape[1] / sampling_rate * settings.frame_rate))
+    gain, all_audio = 1.0, audio
     if is_silent:
         audio = None  # a track of zeros is no sound to learn from
-    gain = 1.0
     if audio is not None and sampling_rate and settings.loudness_lufs is not None:
         before = np.abs(audio).max()
-        audio = normalize_loudness(audio, sampling_rate, settings.loudness_lufs)
+        all_audio = audio = normalize_loudness(audio, sampling_rate, settings.loudness_lufs)
         gain = float(np.abs(audio).max() / before)
-    return _Tracks(frames, audio, sampling_rate or 0, min(both), max(either), gain)
+    heard = None if all_audio is None or not sampling_rate else Heard(all_audio, sampling_rate, gain)
+    return _Tracks(frames, audio, sampling_rate or 0, min(both), max(either), heard)
 
 
 def _speech(
@@ -479,11 +504,14 @@ def _cut(
     window = slice(segment.start, segment.start + segment.num_frames)
     sound, rate = None, tracks.sampling_rate if tracks.audio is not None else 0
     start_s = segment.start / settings.frame_rate
+    end_s = (segment.start + segment.num_frames) / settings.frame_rate
+    part = None if tracks.heard is None else tracks.heard.part(start_s, end_s)
+    heard = part if part is not None and part.scaled.size else None
     if tracks.audio is not None:
         sound = cut_sound(tracks.audio, rate, segment.start, bucket, settings.frame_rate)
     if tracks.frames is None:
         nobody = np.zeros((0, bucket.num_frames, 4), np.float32)
-        return Clip(bucket, None, sound, rate, nobody, None, start_s=start_s, loudness_gain=tracks.loudness_gain)
+        return Clip(bucket, None, sound, rate, nobody, None, start_s=start_s, heard=heard)
     pixels = tracks.frames[window]
     found = detector(pixels) if given is None else given[:, window]
     boxes = interpolate_gaps(found, round(MAX_GAP_S * settings.frame_rate))
@@ -508,7 +536,7 @@ def _cut(
         start_s,
         cut_share=cut,
         seen=np.asarray(np.isfinite(found).all(-1)),
-        loudness_gain=tracks.loudness_gain,
+        heard=heard,
     )
 
 
