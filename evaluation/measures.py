@@ -16,6 +16,7 @@ class Measure(NamedTuple):
         better: "higher", "lower", "zero" (near it, on either side), or "" where neither is.
         source: Where it comes from.
         blind: What it cannot see.
+        limits: The least and the largest number that it can be; None for no limit.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Measure(NamedTuple):
     better: str
     source: str
     blind: str
+    limits: tuple[float | None, float | None] = (None, None)
 
     def to_compare(self, value: float) -> float:
         """A number of which less or more is better: the distance of one that should be near zero."""
@@ -32,14 +34,15 @@ class Measure(NamedTuple):
 
 
 VERSIONS = {  # of each group; another version measures again
-    "sync": 2,
+    "sync": 3,
     "timing": 2,
     "sound": 1,
     "picture": 1,
     "words": 2,
-    "speech": 1,
+    "speech": 2,
     "voice": 2,
 }
+CORRELATION, SHARE, SCORE, POSITIVE = (-1.0, 1.0), (0.0, 1.0), (1.0, 5.0), (0.0, None)  # limits
 LIPS = "mouth boxes of the face mesh against the envelope of the sound"
 CHANCE = "Bartlett 1946, effective number of frames; Fisher's z"
 BLACKDETECT, FREEZE = "ffmpeg's blackdetect", "differences of tiles, as ffmpeg's freezedetect of whole frames"
@@ -48,13 +51,16 @@ BS1770, DNSMOS = "ITU-R BS.1770-4", "DNSMOS (Reddy et al. 2021, 2022), package s
 # fmt: off
 MEASURES = (
     Measure("sync_correlation", "sync", "lips and sound correlate", "", "higher", LIPS,
-            "which sounds lips should form; two short sentences of one rhythm fit each other as well"),
+            "which sounds lips should form; two short sentences of one rhythm fit each other as well", CORRELATION),
     Measure("sync_offset_ms", "sync", "lips come late by", "ms", "zero", LIPS,
             "more than a second or a third of the clip; under a third of a frame it is noise"),
     Measure("sync_confidence", "sync", "confidence of that offset", "", "higher", CHANCE,
-            "that somebody else may speak; it is low for clips of two seconds"),
+            "that somebody else may speak; it is low for clips of two seconds", SHARE),
     Measure("face_share", "sync", "frames with a face", "", "", "BlazeFace and MediaPipe's face mesh",
-            "faces in profile and smaller than a twentieth of the picture"),
+            "faces in profile and smaller than a twentieth of the picture", SHARE),
+    Measure("face_size", "sync", "share of the picture that the face takes", "", "",
+            "median over the frames with the face that is seen most, estimated from its mouth",
+            "hair, and how a head is turned", SHARE),
     Measure("length_difference_ms", "timing", "sound longer than picture by", "ms", "zero", "time stamps of the file",
             "padding that a codec hides"),
     Measure("onset_difference_ms", "timing", "first movement after first sound by", "ms", "zero",
@@ -64,32 +70,35 @@ MEASURES = (
             "what is heard"),
     Measure("true_peak_dbtp", "sound", "true peak", "dBTP", "", f"{BS1770}, Annex 2", "how often"),
     Measure("clipped_share", "sound", "clipped samples", "", "lower", "three samples in a row at full scale",
-            "distortion below full scale"),
+            "distortion below full scale", SHARE),
     Measure("silence_share", "sound", "silence", "", "", "50 ms below -60 dB of full scale",
-            "whether a pause belongs there"),
-    Measure("black_share", "picture", "black frames", "", "lower", BLACKDETECT, "dark scenes that should be dark"),
+            "whether a pause belongs there", SHARE),
+    Measure("black_share", "picture", "black frames", "", "lower", BLACKDETECT,
+            "dark scenes that should be dark", SHARE),
     Measure("frozen_share", "picture", "frozen for half a second or more", "", "lower", FREEZE,
-            "stills that should be still"),
+            "stills that should be still", SHARE),
     Measure("repeated_share", "picture", "frames like the one before", "", "lower", FREEZE,
-            "repeats that a codec has made slightly different"),
+            "repeats that a codec has made slightly different", SHARE),
     Measure("sharpness", "picture", "sharpness", "", "higher",
             "median variance of the Laplacian (Pech-Pacheco 2000) in 0..255",
-            "noise, which counts as sharp; clips of another size or content are not comparable"),
+            "noise, which counts as sharp; clips of another size or content are not comparable", POSITIVE),
     Measure("flicker", "picture", "flicker", "% of white", "lower", "second difference of the brightness",
-            "flicker of parts that leaves the mean alone; cuts count as flicker"),
+            "flicker of parts that leaves the mean alone; cuts count as flicker", POSITIVE),
     Measure("motion_share", "picture", "moving tiles", "", "", "tiles that change by a hundredth of white",
-            "whether the motion is the right one"),
+            "whether the motion is the right one", SHARE),
     Measure("word_error_rate", "words", "word error rate", "", "lower", "Whisper, its normaliser, jiwer",
-            "errors of the recogniser, which count as errors of the clip; words of scripts without spaces"),
+            "errors of the recogniser, which count as errors of the clip; words of scripts without spaces", POSITIVE),
     Measure("character_error_rate", "words", "character error rate", "", "lower", "Whisper, its normaliser, jiwer",
-            "errors of the recogniser; in Chinese, one character that stands for another of the same sound"),
+            "errors of the recogniser; in Chinese, one character that stands for another of the same sound", POSITIVE),
+    Measure("speech_share", "speech", "time in which somebody speaks", "", "",
+             "Silero VAD, package faster-whisper", "who speaks; singing may count as speech", SHARE),
     Measure("dnsmos_overall", "speech", "speech quality", "MOS 1..5", "higher", DNSMOS,
-            "music and noises, which count as bad speech"),
-    Measure("dnsmos_signal", "speech", "quality of the voice", "MOS 1..5", "higher", DNSMOS, "likewise"),
-    Measure("dnsmos_background", "speech", "quiet of the background", "MOS 1..5", "higher", DNSMOS, "likewise"),
-    Measure("dnsmos_p808", "speech", "speech quality (P.808)", "MOS 1..5", "higher", DNSMOS, "likewise"),
+            "music and noises, which count as bad speech", SCORE),
+    Measure("dnsmos_signal", "speech", "quality of the voice", "MOS 1..5", "higher", DNSMOS, "likewise", SCORE),
+    Measure("dnsmos_background", "speech", "quiet of the background", "MOS 1..5", "higher", DNSMOS, "likewise", SCORE),
+    Measure("dnsmos_p808", "speech", "speech quality (P.808)", "MOS 1..5", "higher", DNSMOS, "likewise", SCORE),
     Measure("voice_similarity", "voice", "voice like the given one", "cosine", "higher",
             "GE2E (Wan et al. 2018), package resemblyzer",
-            "other languages than English, several speakers; loud noise, which counts as a voice"),
+            "other languages than English, several speakers; loud noise, which counts as a voice", CORRELATION),
 )
 # fmt: on

@@ -23,6 +23,7 @@ from diffusers_jova.evaluation.spoken_words import Hear, make_listener, measure_
 from diffusers_jova.media import integrated_loudness
 from diffusers_jova.origin import digest_path
 from diffusers_jova.training.data.envelope_sync import envelope, mouth_openings
+from diffusers_jova.training.data.face_crop import face_size
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
 from jova_cli.parser import one_line
 
@@ -58,7 +59,7 @@ class Meter:
         needs: dict[str, Callable[[], Any]] = {
             "sync": lambda: self.detector,
             "words": lambda: (import_module("jiwer"), self.hear),
-            "speech": lambda: import_module("speechmos.dnsmos"),
+            "speech": lambda: (import_module("speechmos.dnsmos"), import_module("faster_whisper.vad")),
             "voice": lambda: self.voices if self.voice is None else self.voices.know(self.voice),
             "sound": lambda: integrated_loudness(np.ones((1, 4000), np.float32), 8000),
         }
@@ -115,6 +116,10 @@ class Meter:
         needs_mouths = "sync" in groups and "sync" not in self.missing and self.needs_package("sync", clip)
         detector = self.detector if needs_mouths else NoMouths()
         signals = read_signals(clip.sample, detector, with_picture=not SEEN.isdisjoint(groups))
+        return self.measure_signals(clip, signals, groups)
+
+    def measure_signals(self, clip: ListedClip, signals: Signals, groups: Sequence[str]) -> dict[str, Measured]:
+        """Measure a clip whose tracks are there; a group that cannot take what was given says why."""
         measured = {}
         for group in groups:
             try:
@@ -158,6 +163,7 @@ def measure_sync(signals: Signals) -> Measured:
         "sync_offset_ms": sync.offset_ms,
         "sync_confidence": sync.confidence,
         "face_share": float(np.isfinite(openings).any(0).mean()) if len(openings) else 0.0,
+        "face_size": face_size(picture.boxes, picture.size),
     }
     return Measured(values, sync.reason, curves=_curves(picture, openings, waveform, signals.sampling_rate))
 

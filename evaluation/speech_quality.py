@@ -17,25 +17,42 @@ FloatArray = npt.NDArray[np.floating]
 
 RATE_HZ = 16000  # of both networks
 MIN_VOICE_S = 1.0  # less tells no voice
+PAUSE_MS, PAD_MS = 100, 30  # of Silero's own detector: a longer pause is no speech, and what is added on either side
 
 
 def measure_speech(audio: FloatArray | None, sampling_rate: int) -> Measured:
-    """Opinion scores from 1 to 5 of sound [channels, samples], by DNSMOS of the package `speechmos`.
+    """Share of speech in sound [channels, samples], and opinion scores from 1 to 5 by DNSMOS, package `speechmos`.
 
     Args:
         audio: Of the clip; None for a silent file. A clip of less than 9 s is repeated, as DNSMOS does.
         sampling_rate: Samples per second.
 
     Raises:
-        ImportError: If `speechmos` is not installed.
+        ImportError: If `speechmos` or `faster-whisper` is not installed.
     """
     from speechmos import dnsmos
 
     if audio is None or why_unheard(audio):
-        return Measured({}, why_unheard(audio))
-    scores = dnsmos.run(_mono(audio, sampling_rate), RATE_HZ)
+        return Measured({} if audio is None else {"speech_share": 0.0}, why_unheard(audio))
+    sound = _mono(audio, sampling_rate)
+    share = speech_share(sound)
+    scores = dnsmos.run(sound, RATE_HZ)
     names = {"ovrl_mos": "overall", "sig_mos": "signal", "bak_mos": "background", "p808_mos": "p808"}
-    return Measured({f"dnsmos_{name}": float(scores[key]) for key, name in names.items()})
+    values = {f"dnsmos_{name}": float(scores[key]) for key, name in names.items()}
+    return Measured({"speech_share": share, **values})
+
+
+def speech_share(sound: FloatArray) -> float:
+    """Share of sound [samples] of `RATE_HZ` in which Silero's detector, inside `faster-whisper`, hears speech.
+
+    Raises:
+        ImportError: If `faster-whisper` is not installed.
+    """
+    from faster_whisper.vad import VadOptions, get_speech_timestamps
+
+    options = VadOptions(min_silence_duration_ms=PAUSE_MS, speech_pad_ms=PAD_MS)
+    parts = get_speech_timestamps(np.asarray(sound, np.float32), options)
+    return sum(part["end"] - part["start"] for part in parts) / max(len(sound), 1)
 
 
 class VoiceComparer:

@@ -5,19 +5,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .clip_arguments import add_clip_arguments, check_clip_arguments, check_data_set, count_files
+from .clip_filters import PRESETS, check_packages, in_unit, measures, read_filter
 from .number_options import check_count
 from .parser import DTYPES, Parser, dtype_name
 
 
+UNJUDGED = ("keep", "drop")
 WORK = "diffusers_jova.training.prepare"
 DESCRIPTION = """Prepare a data set: encode video, sound and text of every clip once, into one safetensors record each.
 
 A rerun skips what is done. A broken or unsuitable clip is reported and left out. A record is complete or not there."""
+EPILOG = """`--filter` keeps the clips whose measures, those of `jova evaluate`, lie in ranges, the ends included:
+
+  --filter sync_offset_ms=-40..40 speech_share=0.3.. loudness_lufs=-40..-10    one end may be left out
+  --filter my.yaml                       the same from a file: lines like `sync_offset_ms: -40..40`, or JSON
+  --filter mova silence_share=..0.5      a preset, with one of its ranges replaced
+
+{measures}
+
+`--filter-report` tells how the measures are spread and what the ranges would drop. What was measured is kept in the
+output folder: other ranges do not measure again. A clip that a measure cannot judge (no face is seen, say) is kept, or
+dropped by `--unjudged drop`; to still images only black_share, sharpness, face_share and face_size apply."""
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
     """Read the words, and refuse what cannot work."""
-    parser = Parser(kept, prog="jova prepare", description=DESCRIPTION)
+    parser = Parser(kept, prog="jova prepare", description=DESCRIPTION, epilog=EPILOG.format(measures=list_measures()))
     add_clip_arguments(parser)
     parser.add_argument("output", type=Path, help="folder for the records; what is done there is not done again")
     parser.add_argument(
@@ -28,10 +41,26 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
         action="store_true",
         help="store single frames as pictures as well, which training on a last frame or on keyframes needs",
     )
+    add_filter_arguments(parser)
     parser.add_argument("--device", help="for the encoders; a GPU of CUDA if there is one, else the CPU")
     parser.add_argument("--num-processes", type=int, default=1, help="processes (or Ray actors) to share the work")
     parser.add_argument("--ray", action="store_true", help="use a Ray cluster, or start a local one")
     return parser, parser.parse_checked(argv, check)
+
+
+def add_filter_arguments(parser: Parser) -> None:
+    """Add what a clip must measure to become a record."""
+    add = parser.add_argument
+    add("--filter", nargs="+", metavar="RULE", help=f"MEASURE=LOW..HIGH, a YAML or JSON file, or {', '.join(PRESETS)}")
+    add("--unjudged", choices=UNJUDGED, default=UNJUDGED[0], help="what becomes of clips that `--filter` cannot judge")
+    add("--filter-report", action="store_true", help="measure, tell what `--filter` would drop, and encode nothing")
+
+
+def list_measures() -> str:
+    """The measures with what they say, in columns."""
+    found = measures()
+    width = max(map(len, found))
+    return "\n".join(f"  {name:{width}}  {measure.label}, {in_unit(measure)}" for name, measure in found.items())
 
 
 def kept(args: argparse.Namespace) -> str:
@@ -43,5 +72,17 @@ def kept(args: argparse.Namespace) -> str:
 def check(args: argparse.Namespace) -> None:
     """Refuse a folder or a number that cannot work before any work is done."""
     check_count("--num-processes", args.num_processes)
+    check_filter(args)
     check_clip_arguments(args)
     check_data_set(args, captions_required=args.whisper is None)
+
+
+def check_filter(args: argparse.Namespace) -> None:
+    """Refuse rules that cannot be, and those whose measures need what is not there."""
+    rules = read_filter(args.filter or ())
+    check_packages(rules)
+    needs_mouths = [str(rule) for rule in rules if measures()[rule.measure].group == "sync"]
+    if args.no_mouth and needs_mouths:
+        raise ValueError(f"`--filter {needs_mouths[0]}` must go without `--no-mouth`, got both; leave one of them out")
+    if args.unjudged != UNJUDGED[0] and not rules:
+        raise ValueError(f"`--unjudged {args.unjudged}` must go with `--filter`, got none; give one, or leave it out")

@@ -107,6 +107,8 @@ def describe_prepared(folder: Path) -> str:
         f"  without sound: {num_silent}",
         f"  prepared for: {summary.get('model', 'not stated, the run was not finished')}",
     ]
+    if rules := (summary.get("filter") or {}).get("rules"):
+        lines.append(f"  filter: {' '.join(f'{name}={text}' for name, text in rules.items())}")
     left_out = [clip for clip in summary.get("clips", ()) if isinstance(clip, dict) and not clip.get("num_records")]
     if left_out:
         lines.append(f"  files left out: {len(left_out)}; {SUMMARY} says why")

@@ -11,11 +11,15 @@ from collections.abc import Sequence
 import torch
 
 from diffusers_jova.devices import choose_device
+from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
+from diffusers_jova.evaluation.report import PARTLY
 from diffusers_jova.media import exact_frame_rate
 from diffusers_jova.prompt import PROMPT_TEMPLATE
 from diffusers_jova.saved_pipeline import model_defaults
+from diffusers_jova.training.data.clip_filter import ClipFilter
 from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.data.encoder import fingerprint_model, video_factors
+from diffusers_jova.training.data.filter_report import REPORT, Surveyor, survey
 from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_samples
 from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, prepare
 from diffusers_jova.training.data.summary import (
@@ -25,6 +29,7 @@ from diffusers_jova.training.data.summary import (
     describe_whole_captions,
     find_strangers,
 )
+from jova_cli.clip_filters import GROUPS, left_out, measures, read_filter
 from jova_cli.clip_limits import Bucket
 from jova_cli.model_info import read_index
 from jova_cli.parser import Parser, one_line
@@ -67,6 +72,40 @@ def clip_settings(args: argparse.Namespace) -> ClipSettings:
     )
 
 
+def make_filter(args: argparse.Namespace) -> ClipFilter | None:
+    """The filter that the words ask for, with all measures where they are to be reported; None without one.
+
+    Raises:
+        ValueError: If a rule needs what is not installed.
+    """
+    rules = read_filter(args.filter or ())
+    if not rules and not args.filter_report:
+        return None
+    for sentence in left_out(args.filter or ()):
+        print(sentence)
+    needed = {measures()[rule.measure].group for rule in rules}
+    wanted = [group for group in GROUPS if args.filter_report or group in needed]
+    meter = PreparedClipMeter(tuple(group for group in wanted if group != "sync" or not args.no_mouth))
+    missing = meter.missing()
+    for rule in rules:
+        group = measures()[rule.measure].group
+        if group in missing and (group != "sound" or rule.measure == "loudness_lufs"):
+            raise ValueError(f"`--filter {rule}` needs what is not installed: {missing[group]}")
+    for group, reason in missing.items():
+        if args.filter_report:
+            print(f"left out: {PARTLY.get(group, group)}: {reason}; see `jova evaluate --help`")
+    groups = tuple(group for group in meter.groups if group not in missing or group in PARTLY)
+    return ClipFilter(tuple(rules), PreparedClipMeter(groups), drops_unjudged=args.unjudged == "drop")
+
+
+def report_filter(samples: Sequence[Sample], surveyor: Surveyor, args: argparse.Namespace) -> None:
+    """Measure clips, say how the measures are spread and what the filter would drop, and write it down."""
+    report = survey(samples, surveyor, args.num_processes, args.ray)
+    report.write(args.output)
+    print(report.describe())
+    print(f"{args.output / REPORT} has all numbers; nothing was encoded")
+
+
 def default_device() -> str:
     """Where the encoders run if nobody says so; they were not tried on other devices than these."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -89,10 +128,15 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             whisper=args.whisper,
             keyframes=args.keyframes,
         )
+        clip_filter = make_filter(args)
         samples = read_samples(args.source, captions_required=args.whisper is None)
         check_detector(samples, settings)
         device = str(choose_device(args.device or default_device()))
-        preparer = Preparer(args.model, args.output, settings, fingerprint_model(args.model), device)
+        how = (args.model, args.output, settings, fingerprint_model(args.model), device, clip_filter)
+        if args.filter_report:
+            report_filter(samples, Surveyor(*how), args)
+            return
+        preparer = Preparer(*how)
         outcomes = prepare(samples, preparer, args.num_processes, args.ray)
     except torch.OutOfMemoryError as error:
         parser.error(

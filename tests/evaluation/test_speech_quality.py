@@ -34,6 +34,18 @@ def test_noise_makes_speech_worse() -> None:
 
 
 @pytest.mark.slow
+def test_the_share_of_speech_is_that_of_the_words_and_noise_and_tones_have_none() -> None:
+    pytest.importorskip("speechmos.dnsmos")
+    pytest.importorskip("faster_whisper")
+    said = voice("man", 0)
+    paused = np.concatenate([said, np.zeros_like(said)], axis=1)
+    noise = np.random.default_rng(0).normal(0, 0.1, said.shape).astype(np.float32)
+    tone = np.sin(np.arange(said.shape[1]) / 4, dtype=np.float32)[None]
+    shares = [measure_speech(sound, RATE).values["speech_share"] for sound in (said, paused, noise, tone, 0 * said)]
+    assert shares == [pytest.approx(1, abs=0.1), pytest.approx(0.5, abs=0.05), 0, 0, 0]
+
+
+@pytest.mark.slow
 def test_a_voice_is_more_like_itself_than_like_another(tmp_path: Path) -> None:
     pytest.importorskip("resemblyzer")
     write_audio(tmp_path / "woman.wav", voice("woman", 0), RATE)

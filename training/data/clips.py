@@ -120,6 +120,30 @@ class ClipSettings:
         check_between("min_sync", self.min_sync, -1, 1, "0.5, say")
 
 
+class Heard(NamedTuple):
+    """A sound as its file has it, silence too, and not filled up where it ends early.
+
+    Attributes:
+        scaled: float32 [channels, samples], times `gain`.
+        sampling_rate: Samples per second.
+        gain: By which it was multiplied for its loudness.
+    """
+
+    scaled: NDArray[np.float32]
+    sampling_rate: int
+    gain: float = 1.0
+
+    @property
+    def audio(self) -> NDArray[np.float32]:
+        """The sound [channels, samples] before its loudness was changed."""
+        return self.scaled if self.gain == 1 else self.scaled / np.float32(self.gain)
+
+    def part(self, start_s: float, end_s: float) -> Heard:
+        """What is heard between two times."""
+        first, last = (round(time_s * self.sampling_rate) for time_s in (start_s, end_s))
+        return self._replace(scaled=self.scaled[:, first:last])
+
+
 class Clip(NamedTuple):
     """One training clip.
 
@@ -136,6 +160,8 @@ class Clip(NamedTuple):
         words: What is said in it; None where only the sample's transcript, or nobody, knows.
         cut_share: Part of its faces that the crop cuts into.
         speech: What is said in it when, from its beginning on; None where nobody knows.
+        seen: Where a mouth was found, bool [P, F]: not those of `mouth_boxes` that are interpolated.
+        heard: Its sound as the file has it; None without a track of sound.
     """
 
     bucket: Bucket
@@ -149,6 +175,8 @@ class Clip(NamedTuple):
     words: str | None = None
     cut_share: float = 0.0
     speech: tuple[Speech, ...] | None = None
+    seen: NDArray[np.bool_] | None = None
+    heard: Heard | None = None
 
 
 class Recording(NamedTuple):
@@ -193,6 +221,7 @@ class _Tracks(NamedTuple):
         sampling_rate: Samples per second; 0 without a track of sound.
         length: Frames for which there are picture and sound, as far as the file has both.
         longest: Frames for which there is either.
+        heard: The sound as the file has it; None without a track.
     """
 
     frames: FrameStream | StillImage | None
@@ -200,6 +229,7 @@ class _Tracks(NamedTuple):
     sampling_rate: int
     length: int
     longest: int
+    heard: Heard | None = None
 
 
 def read_recording(
@@ -403,11 +433,15 @@ def _read(sample: Sample, settings: ClipSettings) -> _Tracks:
     if (settings.require_sound or frames is None) and (audio is None or is_silent):
         with skipped_seconds(max(either) / settings.frame_rate):
             raise SkippedClipError("no sound" if audio is None else "the sound is silence")
+    gain, all_audio = 1.0, audio
     if is_silent:
         audio = None  # a track of zeros is no sound to learn from
     if audio is not None and sampling_rate and settings.loudness_lufs is not None:
-        audio = normalize_loudness(audio, sampling_rate, settings.loudness_lufs)
-    return _Tracks(frames, audio, sampling_rate or 0, min(both), max(either))
+        before = np.abs(audio).max()
+        all_audio = audio = normalize_loudness(audio, sampling_rate, settings.loudness_lufs)
+        gain = float(np.abs(audio).max() / before)
+    heard = None if all_audio is None or not sampling_rate else Heard(all_audio, sampling_rate, gain)
+    return _Tracks(frames, audio, sampling_rate or 0, min(both), max(either), heard)
 
 
 def _speech(
@@ -489,15 +523,17 @@ def _cut(
     window = slice(segment.start, segment.start + segment.num_frames)
     sound, rate = None, tracks.sampling_rate if tracks.audio is not None else 0
     start_s = segment.start / settings.frame_rate
+    end_s = (segment.start + segment.num_frames) / settings.frame_rate
+    part = None if tracks.heard is None else tracks.heard.part(start_s, end_s)
+    heard = part if part is not None and part.scaled.size else None
     if tracks.audio is not None:
         sound = cut_sound(tracks.audio, rate, segment.start, bucket, settings.frame_rate)
     if tracks.frames is None:
         nobody = np.zeros((0, bucket.num_frames, 4), np.float32)
-        return Clip(bucket, None, sound, rate, nobody, None, start_s=start_s)
+        return Clip(bucket, None, sound, rate, nobody, None, start_s=start_s, heard=heard)
     pixels = tracks.frames[window]
-    boxes = interpolate_gaps(
-        detector(pixels) if given is None else given[:, window], round(MAX_GAP_S * settings.frame_rate)
-    )
+    found = detector(pixels) if given is None else given[:, window]
+    boxes = interpolate_gaps(found, round(MAX_GAP_S * settings.frame_rate))
     size = pixels.shape[1:3]
     is_cropped = settings.fit == "cover"
     follows = is_cropped and settings.follow_face
@@ -508,7 +544,19 @@ def _cut(
     cut = cut_share(boxes, size, crop_windows(size, bucket, path, len(pixels))) if is_cropped else 0.0
     image = None if sample.reference_image is None else _read_reference(sample.reference_image, bucket, settings.fit)
     share = math.exp(-shape_stretch(bucket, size))
-    return Clip(bucket, fitted, sound, rate, fitted_boxes, image, share, start_s, cut_share=cut)
+    return Clip(
+        bucket,
+        fitted,
+        sound,
+        rate,
+        fitted_boxes,
+        image,
+        share,
+        start_s,
+        cut_share=cut,
+        seen=np.asarray(np.isfinite(found).all(-1)),
+        heard=heard,
+    )
 
 
 def _with_words(clip: Clip, speech: list[Speech], frame_rate: float) -> Clip:

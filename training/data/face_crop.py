@@ -81,6 +81,22 @@ def cut_share(mouths: Boxes, size: tuple[int, int], windows: NDArray[np.int_]) -
     return float((beyond[seen] > 1).mean())  # a pixel is lost to rounding
 
 
+def face_size(mouths: Boxes, size: tuple[int, int]) -> float | None:
+    """Share of the picture that the face takes whose mouth is seen most, the median over its frames; None without one.
+
+    Args:
+        mouths: [P, F, 4] in pixels of the picture, NaN = no mouth.
+        size: Height and width of the picture.
+    """
+    faces = _within(faces_of(mouths), size)
+    seen = np.asarray(np.isfinite(faces).all(-1))  # [P, F]
+    if not seen.any():
+        return None
+    most = int(seen.sum(1).argmax())
+    face = faces[most][seen[most]]
+    return float(np.median((face[:, 2] - face[:, 0]) * (face[:, 3] - face[:, 1]))) / (size[0] * size[1])
+
+
 def _within(boxes: Boxes, size: tuple[int, int]) -> Boxes:
     """Clip boxes to the picture; NaN stays."""
     return np.clip(boxes, 0, np.array([size[1], size[0]] * 2))

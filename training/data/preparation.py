@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
-import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diffusers_jova.prompt import JoVAPrompt
-from diffusers_jova.ray_cluster import run_on_ray
 from diffusers_jova.spoken_text import UnsayableError
 from diffusers_jova.training.data.buckets import MAX_UNLIKE, SHAPE_NOTES
+from diffusers_jova.training.data.clip_filter import MEASURED, ClipFilter, MeasuredClip, MeasuredClips
 from diffusers_jova.training.data.clips import (
     BrokenFileError,
     Clip,
@@ -41,9 +40,11 @@ from diffusers_jova.training.data.dataset import (
     write_record,
 )
 from diffusers_jova.training.data.encoder import FIRST_FRAMES, Encoder
+from diffusers_jova.training.data.filtered_recordings import FilteredRecordings
 from diffusers_jova.training.data.manifest import CAPTION, Sample
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
 from diffusers_jova.training.data.mouth_quality import measure_mouths
+from diffusers_jova.training.data.sharing import choose_run, run_here
 from diffusers_jova.training.data.summary import (
     EMPTY_PROMPT_REASON,
     LOW_SHARE,
@@ -105,6 +106,7 @@ class Preparer:
         settings: What a record holds.
         model_fingerprint: Digest of the model, see `fingerprint_model`.
         device: Where the encoders run.
+        clip_filter: Which clips become records; it decides nothing of what a record holds. None keeps all.
     """
 
     model: Path
@@ -112,15 +114,20 @@ class Preparer:
     settings: PrepareSettings
     model_fingerprint: str
     device: str = "cpu"
+    clip_filter: ClipFilter | None = None
 
     def __call__(self, sample: Sample) -> Outcome:
         """Prepare one sample."""
         fingerprint = self.fingerprint(sample)
         if done := self.find_done(sample, fingerprint):
             return done
-        if not sample.has_caption and (sample.is_still or self.settings.whisper is None):
-            return self._leave_out(sample, "skipped", f"it has no caption; {CAPTION}")
+        if lacking := self.lacks(sample):
+            return self._leave_out(sample, "skipped", lacking)
         try:
+            if self._has_records(sample, fingerprint):  # which another filter chose
+                if done := self._find_chosen(sample, fingerprint):
+                    return done
+                self._remove_records(sample, keep=0)
             num_records = self._write_records(sample, fingerprint)
         except SkippedClipError as error:
             return self._leave_out(sample, "skipped", str(error))._replace(length_s=error.length_s)
@@ -130,6 +137,22 @@ class Preparer:
         written = self.find_done(sample, fingerprint)
         assert written is not None
         return written._replace(status="kept")
+
+    def lacks(self, sample: Sample) -> str:
+        """Say what a sample lacks to become records, as far as it shows without reading it; empty for nothing."""
+        has_words = sample.has_caption or (not sample.is_still and self.settings.whisper is not None)
+        return "" if has_words else f"it has no caption; {CAPTION}"
+
+    def measure(self, sample: Sample) -> list[MeasuredClip]:
+        """Measure the clips of a sample, unless they are known; nothing is encoded.
+
+        Raises:
+            SkippedClipError: If the file is sound but unsuitable.
+            BrokenFileError: If it is broken.
+        """
+        if (known := self._filtered.known(sample)) is not None:
+            return known
+        return [measured for _, measured in self._filtered.measured(sample, self._read(sample))]
 
     @functools.cached_property
     def preparation(self) -> str:
@@ -141,13 +164,10 @@ class Preparer:
 
     def fingerprint(self, sample: Sample) -> str:
         """Digest of everything that decides the records of a sample."""
-        files = (sample.video, sample.audio, sample.reference_image, sample.mouth_boxes, sample.subtitles)
-        stats = [path.stat() for path in files if isinstance(path, Path)]
-        states = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-        return _digest([asdict(sample), self.preparation, states])
+        return _digest([asdict(sample), self.preparation, _states(sample)])
 
     def find_done(self, sample: Sample, fingerprint: str) -> Outcome | None:
-        """Say what the records of a sample hold if all of them are there with this fingerprint, else None.
+        """Say what the records of a sample hold if all of them are there, of this fingerprint and filter, else None.
 
         The header of the last one tells how many there are, and what became of the rest of the file.
         """
@@ -157,6 +177,9 @@ class Preparer:
             if headers[-1].get("fingerprint") != fingerprint:
                 return None
         last = headers[-1]
+        dropped = self._filtered.dropped(sample)
+        if dropped is None or [clip.start_s for clip in dropped] != json.loads(last.get("dropped", "[]")):
+            return None
         pictures = [header for header in headers if header["has_video"] == "1"]
         num_silent = sum(header["has_audio"] == "0" for header in headers)
         speaking = [h for h in pictures if h["has_audio"] == "1" and json.loads(h["mouths"])["share"] >= LOW_SHARE]
@@ -173,6 +196,7 @@ class Preparer:
             num_speaking=len(speaking),
             num_wordless=sum(header.get("has_words") == "0" for header in speaking),
             num_unsaid=sum(header["has_audio"] == "1" and header.get("transcript") == "" for header in headers),
+            dropped=dropped,
         )
 
     def write_empty_prompt(self) -> None:
@@ -202,20 +226,44 @@ class Preparer:
 
     def _write_records(self, sample: Sample, fingerprint: str) -> int:
         """Write the records of one sample clip by clip, with the last what became of the rest; returns how many."""
-        recording = read_recording(sample, self.settings.clips, self._detector, self._transcriber)
+        if self._filtered.keeps_none(sample):  # as is known without reading it
+            raise SkippedClipError(self._filtered.why_none(sample))
+        recording = self._read(sample)
         with skipped_seconds(recording.length_s):
+            if self.clip_filter is not None:
+                recording = recording._replace(clips=self._filtered.kept(sample, recording))
             return self._write_clips(sample, fingerprint, recording)
 
     def _write_clips(self, sample: Sample, fingerprint: str, recording: Recording) -> int:
         digests = {"fingerprint": fingerprint, "preparation": self.preparation}
         num_written = 0
         for (tensors, metadata), is_last in with_last(self._encode_all(sample, recording)):
-            usage = _usage_header(recording, num_clips=num_written + 1) if is_last else {}
+            usage = self._usage_header(sample, recording, num_clips=num_written + 1) if is_last else {}
             header = {**metadata, "clip": num_written, **usage, **digests}
             with unusable_results():
                 write_record(self._record(sample, num_written), tensors, header)
             num_written += 1
         return num_written
+
+    def _read(self, sample: Sample) -> Recording:
+        return read_recording(sample, self.settings.clips, self._detector, self._transcriber)
+
+    def _cut_digest(self, sample: Sample) -> str:
+        """Digest of everything that decides which clips a sample is cut into, and what is seen and heard in them."""
+        names = ("clips", "mouths", "face_landmarker", "whisper")
+        settings = asdict(self.settings)
+        return _digest([asdict(sample), {name: settings[name] for name in names}, _states(sample)])
+
+    def _has_records(self, sample: Sample, fingerprint: str) -> bool:
+        """Whether there are records of a sample, all or some, with this fingerprint."""
+        return _header(self._record(sample, 0)).get("fingerprint") == fingerprint
+
+    def _find_chosen(self, sample: Sample, fingerprint: str) -> Outcome | None:
+        """What `find_done` says once the clips of a sample are measured, which were prepared without that."""
+        if self.clip_filter is None:
+            return None
+        self.measure(sample)
+        return self.find_done(sample, fingerprint)
 
     def _encode_all(self, sample: Sample, recording: Recording) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
         """Encode the clips whose prompt the model can read; the seconds of the others are not used.
@@ -299,14 +347,31 @@ class Preparer:
 
     def _leave_out(self, sample: Sample, status: Status, note: str) -> Outcome:
         self._remove_records(sample, keep=0)
-        return Outcome(str(sample.source), status, note)
+        return Outcome(str(sample.source), status, note, dropped=self._filtered.dropped(sample) or ())
 
     def _remove_records(self, sample: Sample, keep: int) -> None:
-        """Remove what earlier settings left of this sample, from record `keep` on."""
-        index = keep
-        while self._record(sample, index).exists():
-            self._record(sample, index).unlink()
-            index += 1
+        """Remove what earlier settings left of this sample, from record `keep` on.
+
+        The last goes first: it says that the others are all, and of a killed run none may say that.
+        """
+        paths = map(functools.partial(self._record, sample), itertools.count(keep))
+        for path in reversed([*itertools.takewhile(Path.exists, paths)]):
+            path.unlink()
+
+    def _usage_header(self, sample: Sample, recording: Recording, num_clips: int) -> dict[str, Any]:
+        """What the last record of a file says of the file as a whole, once all of it was gone through."""
+        dropped = [clip.start_s for clip in self._filtered.dropped(sample) or ()]
+        return {
+            "num_clips": num_clips,
+            "recording_s": recording.length_s,
+            "unused_s": json.dumps(recording.unused_s),
+            **({"dropped": json.dumps(dropped)} if dropped else {}),
+        }
+
+    @functools.cached_property
+    def _filtered(self) -> FilteredRecordings:
+        kept = MeasuredClips(self.output / MEASURED)
+        return FilteredRecordings(self.clip_filter, kept, self._cut_digest, self.settings.clips.frame_rate)
 
     @functools.cached_property
     def _encoder(self) -> Encoder:
@@ -332,51 +397,22 @@ def prepare(
         FullDiskError: If the disk is full; what was written before is complete and stays.
     """
     preparer.output.mkdir(parents=True, exist_ok=True)
+    run = choose_run(num_processes, use_ray)
     done = [preparer.find_done(sample, preparer.fingerprint(sample)) for sample in samples]
     outcomes = [outcome for outcome in done if outcome]
     todo = [sample for sample, outcome in zip(samples, done, strict=True) if not outcome]
     with explained_full_disk(preparer.output):
         (preparer.output / UNFINISHED).touch()
-        run = _run_ray if use_ray else _run_processes if num_processes > 1 else _run_here
-        (preparer if run is _run_here else replace(preparer)).write_empty_prompt()
+        (preparer if run is run_here else replace(preparer)).write_empty_prompt()
         if todo:
             outcomes += followed(run(todo, preparer, num_processes), len(todo), "preparing")
-        (preparer if run is _run_here else replace(preparer)).write_voices()
-        origin = {"model": str(preparer.model), "settings": asdict(preparer.settings)}
+        (preparer if run is run_here else replace(preparer)).write_voices()
+        origin: dict[str, Any] = {"model": str(preparer.model), "settings": asdict(preparer.settings)}
+        if preparer.clip_filter is not None:
+            origin["filter"] = preparer.clip_filter.as_json()
         write_summary(preparer.output, origin, outcomes)
     (preparer.output / UNFINISHED).unlink(missing_ok=True)
     return outcomes
-
-
-def _run_here(samples: Sequence[Sample], preparer: Preparer, _: int) -> Iterator[Outcome]:
-    yield from map(preparer, samples)
-
-
-def _run_processes(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Outcome]:
-    """Give each process every n-th sample, and its own GPU if there are several."""
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    with context.Manager() as manager, ProcessPoolExecutor(num_processes, context) as pool:  # which reports to the end
-        queue = manager.Queue()
-        shards = [samples[rank::num_processes] for rank in range(num_processes)]
-        workers = [replace(preparer, device=_device(preparer.device, rank)) for rank in range(num_processes)]
-        futures = [pool.submit(_work, worker, shard, queue) for worker, shard in zip(workers, shards, strict=True)]
-        for future in futures:
-            future.add_done_callback(lambda _: queue.put(None))
-        for _ in futures:
-            yield from iter(queue.get, None)
-        for future in futures:
-            future.result()  # raises what a worker raised
-
-
-def _work(preparer: Preparer, samples: Sequence[Sample], queue: Any) -> None:
-    torch.set_num_threads(1)
-    for sample in samples:
-        queue.put(preparer(sample))
-
-
-def _run_ray(samples: Sequence[Sample], preparer: Preparer, num_processes: int) -> Iterator[Outcome]:
-    worker = replace(preparer, model=preparer.model.absolute(), output=preparer.output.absolute())
-    yield from run_on_ray(worker, samples, num_processes, preparer.device)
 
 
 def _prompt(sample: Sample, clip: Clip) -> JoVAPrompt | str:
@@ -406,14 +442,11 @@ def with_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
     yield from ((item, True) for item in held)
 
 
-def _usage_header(recording: Recording, num_clips: int) -> dict[str, Any]:
-    """What the last record of a file says of the file as a whole, once all of it was gone through."""
-    return {"num_clips": num_clips, "recording_s": recording.length_s, "unused_s": json.dumps(recording.unused_s)}
-
-
-def _device(device: str, rank: int) -> str:
-    """Give rank `rank` its own GPU where several are asked for by `cuda`."""
-    return f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" and torch.cuda.is_available() else device
+def _states(sample: Sample) -> list[tuple[int, int]]:
+    """Size and time of the files of a sample."""
+    files = (sample.video, sample.audio, sample.reference_image, sample.mouth_boxes, sample.subtitles)
+    stats = [path.stat() for path in files if isinstance(path, Path)]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def _digest(parts: Sequence[Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from diffusers_jova.prompt import JoVAPrompt
+from diffusers_jova.training.data.clip_filter import DroppedClip
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.whole_files import write_text
 from jova_cli.media_files import is_still
@@ -47,6 +48,7 @@ class Outcome(NamedTuple):
         num_unsaid: Records with sound of which a model that reads what is said reads nothing.
         num_speaking: Records with sound that show a mouth in at least `LOW_SHARE` of their frames.
         num_wordless: Those of them of which nobody knows what is said.
+        dropped: Clips that the filter left out.
     """
 
     source: str
@@ -61,11 +63,16 @@ class Outcome(NamedTuple):
     num_unsaid: int = 0
     num_speaking: int = 0
     num_wordless: int = 0
+    dropped: Sequence[DroppedClip] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as JSON holds it."""
+        return {**self._asdict(), "dropped": [clip.as_json() for clip in self.dropped]}
 
 
 def write_summary(output: Path, origin: Mapping[str, Any], outcomes: Sequence[Outcome]) -> None:
     """Write what the records were made with, and the outcomes, beside the records."""
-    summary = {**origin, "clips": [outcome._asdict() for outcome in sorted(outcomes, key=by_source)]}
+    summary = {**origin, "clips": [outcome.as_json() for outcome in sorted(outcomes, key=by_source)]}
     write_text(output / SUMMARY, json.dumps(summary, indent=1, default=str))
 
 
@@ -107,6 +114,7 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
     for reason, advice in LEFT_OUT.items():
         if cut_off := [names[o.source] for o in outcomes if o.unused_s.get(reason)]:
             lines.append(f"left out of {len(cut_off)}: {some(cut_off)}; {advice}")
+    lines += describe_dropped(outcomes, names)
     reasons = Counter(outcome.note for outcome in outcomes if outcome.status == "skipped")
     sources = {outcome.note: names[outcome.source] for outcome in outcomes}
     lines += [f"skipped {count}: {reason} ({sources[reason]})" for reason, count in reasons.most_common()]
@@ -210,6 +218,22 @@ def describe_mouths(outcomes: Sequence[Outcome], names: Mapping[str, str]) -> li
         ]
         if bad:
             lines.append(f"{what} in {len(bad)}: {some(bad)}{advice}")
+    return lines
+
+
+def describe_dropped(outcomes: Sequence[Outcome], names: Mapping[str, str]) -> list[str]:
+    """Say which clips the filter left out, and what was measured of them."""
+    dropped = [(names[o.source], clip) for o in sorted(outcomes, key=by_source) for clip in o.dropped]
+    if not dropped:
+        return []
+    seconds = sum(clip.duration_s for _, clip in dropped)
+    lines = [f"`--filter` dropped {len(dropped)} clips, {seconds:.1f} s:"]
+    lines += [
+        f"  {name} at {clip.start_s:.1f} s: {', '.join(map(str, clip.breaches))}"
+        for name, clip in dropped[:MAX_LISTED]
+    ]
+    if len(dropped) > MAX_LISTED:
+        lines.append(f"  ... {len(dropped) - MAX_LISTED} more; {SUMMARY} beside the records has all")
     return lines
 
 

@@ -1,9 +1,10 @@
 """The crop holds the faces, at rest if it can, along a smooth path if it must."""
 
 import numpy as np
+import pytest
 
 from diffusers_jova.training.data.buckets import crop_size, crop_windows, fit_along
-from diffusers_jova.training.data.face_crop import crop_path, cut_share, faces_of
+from diffusers_jova.training.data.face_crop import crop_path, cut_share, face_size, faces_of
 from jova_cli.clip_limits import Bucket
 
 
@@ -80,3 +81,15 @@ def test_pixels_and_boxes_move_together_along_the_path() -> None:
     for frame, box in zip(cropped, moved[0], strict=True):
         rows, columns = np.nonzero(frame.mean(-1) > 170)
         np.testing.assert_allclose([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], box, atol=1.01)
+
+
+def test_the_size_of_a_face_is_that_of_who_is_seen_most_within_the_picture() -> None:
+    nan = float("nan")
+    width, height = 2.6 * 20, 3.4 * 20  # of the face around a mouth of 20
+    mouths = mouths_at([150.0] * 6, [20.0] * 2 + [nan] * 4)
+    assert face_size(mouths, SIZE) == pytest.approx(width * height / 30000)
+    assert face_size(mouths_at([10.0] * 6), SIZE) == pytest.approx(
+        (10 + width / 2) * height / 30000
+    )  # cut by the edge
+    assert face_size(mouths_at([nan] * 6), SIZE) is None
+    assert face_size(np.zeros((0, 6, 4)), SIZE) is None

