@@ -14,7 +14,7 @@ ARROWS = {  # room: the rooms that it may import from, besides itself and jova_c
     "conversion":      {"diffusers_jova"},
     "training/data":   {"diffusers_jova"},
     "training/loop":   {"diffusers_jova", "training/data"},
-    "evaluation":      {"diffusers_jova", "training/data"},
+    "evaluation":      {"diffusers_jova", "conversion", "training/data"},
     "drawn":           {"diffusers_jova", "training/data", "evaluation"},
     "training/codecs": {"diffusers_jova", "training/loop", "drawn"},
     "training":        {"diffusers_jova", "training/data", "training/loop", "evaluation"},
