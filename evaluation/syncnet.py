@@ -88,7 +88,7 @@ def _tower(channels: int, convs: tuple[Conv, ...]) -> nn.Sequential:
         layers.append(convolution(channels, conv.channels, conv.kernel, conv.stride, conv.padding))  # type: ignore[arg-type]
         layers += [norm(conv.channels), nn.ReLU(inplace=True)]
         if conv.pool is not None:
-            layers.append((nn.MaxPool2d if is_flat else nn.MaxPool3d)(*conv.pool))  # type: ignore[arg-type]
+            layers.append((nn.MaxPool2d if is_flat else nn.MaxPool3d)(*conv.pool))
         channels = conv.channels
     return nn.Sequential(*layers)
 
