@@ -104,11 +104,13 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> Report:
     """Measure both sides."""
-    meter = Meter(args.whisper, args.language, args.voice, str(choose_device(args.device or "cpu")))
+    meter = Meter(args.whisper, args.language, args.voice, args.syncnet, str(choose_device(args.device or "cpu")))
     known = MeasuredClips(args.output, meter)
     clips, others = list_clips(args.clips), list_clips([args.against]) if args.against else []
     if args.voice is not None:
         read_voice(args.voice)
+    if args.syncnet is not None:
+        meter.sync_network  # noqa: B018 a file that holds no SyncNet is refused before the first clip
     rows = measure_clips([*clips, *others], meter, known, args.measures or GROUPS)
     against = str(args.against or "")
     return Report(list(map(str, args.clips)), rows[: len(clips)], against, rows[len(clips) :])

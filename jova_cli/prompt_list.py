@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from .benchmark_lists import FORMATS, Read
 from .given_paths import LONGEST_NAME_BYTES
 from .parser import Parser, did_you_mean, one_line
 from .tables import check_once, csv_rows, is_encodable, jsonl_lines, parse_json, parse_row
@@ -103,6 +104,7 @@ def read_rows(
     add_arguments: Callable[[Parser], None],
     check: Callable[[argparse.Namespace], None],
     option: str = "--prompts",
+    benchmark: str | None = None,
 ) -> tuple[list[Row], list[Refusal]]:
     """Read the rows of a list, and refuse those that cannot become a clip.
 
@@ -114,6 +116,7 @@ def read_rows(
         add_arguments: Adds the options of a single call to a parser.
         check: Raises what is wrong with the arguments of a single call.
         option: That names the list, for messages.
+        benchmark: In whose format, of `benchmark_lists.FORMATS`, the list is; None for our own.
 
     Raises:
         ValueError: If the list as a whole cannot be meant.
@@ -123,7 +126,7 @@ def read_rows(
     refused: list[Refusal] = []
     lines_of: dict[str, int] = {}  # by the clip's file, in one case, since some file systems know no other
     seen: Counter[str] = Counter()
-    for line, read in _lines(path, parser):
+    for line, read in _lines(path, parser) if benchmark is None else FORMATS[benchmark](path):
         where = f"{path}, line {line}"
         try:
             args = _row_args(read(), parser, common, seen)
@@ -140,9 +143,6 @@ def read_rows(
     if not rows and not refused:
         raise ValueError(f"`{option}` must be a list with at least one row, got the empty {path}; write a row a clip")
     return rows, refused
-
-
-Read = Callable[[], dict[str, Any]]  # gives the cells of a row, or raises what is wrong with them
 
 
 def _row_args(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from diffusers_jova.evaluation import meter
 from diffusers_jova.evaluation.clip_list import list_clips
@@ -17,6 +19,7 @@ from diffusers_jova.evaluation.evaluate import main, measure_clips
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.measured_clips import MeasuredClips
 from diffusers_jova.evaluation.measures import MEASURES, VERSIONS
+from diffusers_jova.evaluation.syncnet import SyncNet
 from diffusers_jova.training.data.manifest import Sample
 from jova_cli.evaluate import GROUPS
 from tests.evaluation.speaking import write_speaker
@@ -235,3 +238,40 @@ def test_a_folder_of_which_no_clip_can_be_read_fails(tmp_path: Path, capsys: pyt
         main([str(tmp_path / "clips"), "--output", str(tmp_path / "report"), *FAST])
     assert ended.value.code == 1
     assert "no clip can be read" in capsys.readouterr().err
+
+
+def test_weights_of_another_network_are_refused_before_the_first_clip(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"weight": torch.ones(3)}, tmp_path / "other.pth")
+    words = [str(folders[1] / "clip0.mp4"), "--output", str(tmp_path / "report"), "--measures", "syncnet"]
+    with pytest.raises(SystemExit):
+        main([*words, "--syncnet", str(tmp_path / "other.pth")])
+    told = capsys.readouterr().err
+    assert "must be the weights of SyncNet, got another network's (no netcnnaud.0.weight" in told
+    assert "measuring" not in told
+    with pytest.raises(SystemExit):
+        main([*words, "--syncnet", str(tmp_path / "none.model")])
+    assert "`--syncnet` must be" in capsys.readouterr().err
+
+
+def test_without_weights_syncnet_is_a_reason_and_with_them_a_clip_too_short_another(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    words = [str(folders[1] / "clip0.mp4"), "--output", str(tmp_path / "report"), "--measures", "syncnet"]
+    main(words)
+    (row,) = json.loads((tmp_path / "report" / "report.json").read_text())["rows"]
+    assert row["cannot_judge"]["syncnet"] == "no weights of SyncNet, which `--syncnet` gives"
+    torch.save(SyncNet().state_dict(), tmp_path / "syncnet.model")
+    (tmp_path / "clips").mkdir()
+    shutil.copy(write_speaker(tmp_path / "said", "clip", seed=0), tmp_path / "clips" / "clip.mp4")
+    (tmp_path / "clips" / "clip.boxes.json").write_text(json.dumps([[[22, 20, 42, 30]] * 10 + [None] * 40]))
+    (tmp_path / "clips" / "clip.json").write_text("{}")
+    words[0] = str(tmp_path / "clips")
+    main([*words, "--syncnet", str(tmp_path / "syncnet.model")])
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    (row,) = report["rows"]
+    assert "corrected: no face is found in 50 frames of 25 a second with sound" in row["cannot_judge"]["syncnet"]
+    assert set(row["values"].values()) == {None}
+    assert "crop .40" in report["measures"]["lse_c"]["source"]
+    assert "crop .30" in report["measures"]["lse_c_verse_bench"]["source"]

@@ -25,7 +25,7 @@ def clips(tmp_path: Path) -> Path:
         (["text"], "must hold at least one clip"),
         (["text/a.txt"], "a clip must be a file that ends in one of"),
         (["clips", "--against", "empty"], "`--against` must be an existing folder"),
-        (["clips", "--measures", "lips"], "`--measures` must be one of sync, timing"),
+        (["clips", "--measures", "lips"], "`--measures` must be one of sync, syncnet, timing"),
         (["clips", "--language", "de"], "`--language` must be en for the small recogniser, got de"),
         (["clips", "--whisper", "none"], "`--whisper` must be an existing folder"),
         (["clips", "--voice", "none.wav"], "`--voice` must be an existing file"),

@@ -8,7 +8,6 @@ import pytest
 
 from jova_cli.generate import Adapter, parse
 from jova_cli.prompt_list import Refusal, Row
-from tests.places import ROOT
 
 
 def read(path: Path, *more: str) -> Namespace:
@@ -171,20 +170,6 @@ def test_a_list_that_cannot_be_meant_is_refused(
     said = capsys.readouterr().err
     assert re.search(message, said), said
     assert said.count("\n") == 1
-
-
-def test_the_readme_turns_verse_bench_into_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = re.findall(r"^```python\n([^`]*verse_bench[^`]*)^```", (ROOT / "README.md").read_text(), re.MULTILINE)
-    folder = tmp_path / "verse_bench" / "set1"
-    folder.mkdir(parents=True)
-    PIL.Image.new("RGB", (8, 8)).save(folder / "00023.jpg")
-    item = {"video_prompt": "a man", "audio_prompt": ["rain", "wind"], "speech_prompt": {"text": "hello"}}
-    (folder / "00023.json").write_text(json.dumps(item))
-    monkeypatch.chdir(tmp_path)
-    exec(block)
-    ((_, args),) = read(tmp_path / "verse_bench.jsonl").rows
-    assert (args.output, args.image) == (tmp_path / "clips" / "00023.mp4", folder / "00023.jpg")
-    assert (args.video_caption, args.audio_caption, args.transcript) == ("a man", "rain, wind", "hello")
 
 
 def test_a_row_has_a_cell_for_each_column(tmp_path: Path) -> None:

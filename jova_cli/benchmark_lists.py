@@ -1,0 +1,80 @@
+"""Published benchmarks as lists of `jova generate --prompts`: a function from each one's files to rows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .tables import csv_rows, parse_row, read_text
+
+
+Read = Callable[[], dict[str, Any]]  # gives the cells of a row, or raises what is wrong with them
+TEXT, AUDIO_TEXT = "text", "audio_text"  # columns of JavisBench
+
+
+def verse_bench(folder: Path) -> Iterator[tuple[int, Read]]:
+    """Rows of Verse-Bench (UniVerse-1; `dorni/Verse-Bench`): a .json and a .jpg for each clip in set1, set2 and set3.
+
+    Clips have the names that its evaluation looks for. What else its files say of speech is not documented, nor read.
+    """
+    paths = sorted(folder.glob("set[123]/*.json"))
+    if not paths:
+        raise ValueError(f"`--prompts` must be the folder of Verse-Bench, with set1/*.json, got {folder}; download it")
+    for number, path in enumerate(paths, 1):
+        yield number, partial(_verse_bench_row, path)
+
+
+def _verse_bench_row(path: Path) -> dict[str, Any]:
+    item = parse_row(" ".join(read_text(path).splitlines()), str(path), '{"video_prompt": "..."}')
+    video, sounds, speech = item.get("video_prompt"), item.get("audio_prompt") or [], item.get("speech_prompt") or {}
+    sounds = [sounds] if isinstance(sounds, str) else sounds
+    words = speech.get("text") or "" if isinstance(speech, dict) else None
+    is_told = isinstance(sounds, list) and all(isinstance(sound, str) for sound in sounds)
+    if not isinstance(video, str) or not isinstance(words, str) or not is_told:
+        raise ValueError(
+            f"{path} must have a text `video_prompt`, texts in `audio_prompt` and a `text` in `speech_prompt`, "
+            "got others; download it again"
+        )
+    image = next((str(p.absolute()) for s in (".jpg", ".png") if (p := path.with_suffix(s)).is_file()), "")
+    if not image:
+        raise ValueError(f"{path} must have a picture beside it, {path.stem}.jpg, got none; download it again")
+    captions = {"video_caption": video, "audio_caption": ", ".join(sounds), "transcript": words}
+    return {"output": f"{path.stem}.mp4", "image": image, **captions}
+
+
+def javis_bench(path: Path) -> Iterator[tuple[int, Read]]:
+    """Rows of JavisBench.csv or JavisBench-mini.csv (JavisDiT): `text` is the caption, `audio_text` that of the sound.
+
+    Clips have the names that its evaluation looks for, by their place in the list. Which words are spoken it does not
+    say; `audio_text`, where it is there, is what its evaluation compares the sound with.
+    """
+    for number, (line, columns, cells) in enumerate(csv_rows(path, _javis_columns, "download it again")):
+        yield line, partial(_javis_row, f"sample_{number:04d}.mp4", columns, cells)
+
+
+def _javis_columns(cells: Sequence[str]) -> list[str]:
+    if TEXT not in cells:
+        raise ValueError(f"`--prompts` must be a list of JavisBench with a column `{TEXT}`, got {', '.join(cells)}")
+    return list(cells)
+
+
+def _javis_row(output: str, columns: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
+    if len(cells) != len(columns):
+        raise ValueError(
+            f"a row must have a cell for each of {len(columns)} columns, got {len(cells)}; download it again"
+        )
+    row = dict(zip(columns, cells, strict=True))
+    return {"output": output, "video_caption": row[TEXT], "audio_caption": row.get(AUDIO_TEXT, "")}
+
+
+FORMATS = {"verse-bench": verse_bench, "javisbench": javis_bench}
+
+
+def check_benchmark(name: str, path: Path, folder: Path | None) -> None:
+    """Refuse what is not where a benchmark's prompts lie, and a file where a folder is to be filled."""
+    is_there = path.is_dir() if name == "verse-bench" else path.suffix.lower() == ".csv" and path.is_file()
+    kind = "an existing folder" if name == "verse-bench" else "an existing .csv file"
+    if not is_there:
+        raise ValueError(f"`--prompts` must be {kind} with `--benchmark {name}`, got {path}; see the README")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise ValueError(f"`--output` must be a folder with `--prompts`, got the file {folder}; name a folder")
