@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,20 @@ from diffusers_jova.allocation_count import AllocationCounter
 from diffusers_jova.call_stages import CallStages, PlannedCall
 from diffusers_jova.guidance import CONDITIONAL
 from diffusers_jova.memory_fitting import outline_of
-from tests.tiny_pipeline import build_dual_tower, build_tiny_pipeline, build_transformer, build_wan_transformer
+from tests.tiny_pipeline import (
+    DUAL_TOWERS,
+    build_dual_tower,
+    build_tiny_pipeline,
+    build_transformer,
+    build_wan_transformer,
+)
 
 
 MODELS = {
     "jova": build_transformer,
     "wan": build_wan_transformer,
-    "bridge": lambda: build_dual_tower("bridge"),
+    "cross_linear": lambda: build_transformer(fusion="cross_linear"),
+    **{name: partial(build_dual_tower, name) for name in DUAL_TOWERS},
 }
 MEDIA: dict[str, dict[str, Any]] = {
     "text": {},
@@ -39,6 +47,11 @@ KEPT = DUAL | {"uncoupled_text": "kept", "coupling_interval": (0.0, 0.5)}
         ("jova", DUAL, "video", JoVACacheConfig(2), False),
         ("wan", DUAL, "text", JoVACacheConfig(2), False),
         ("bridge", DUAL, "video", None, False),
+        ("cross_linear", DUAL, "text", JoVACacheConfig(2), False),
+        ("bridge", DUAL, "text", JoVACacheConfig(2), False),
+        ("bridge", KEPT, "video", JoVACacheConfig(2), False),
+        ("aligned", DUAL, "video", JoVACacheConfig(2), False),
+        ("text_cross", DUAL, "text", JoVACacheConfig(2), False),
     ],
 )
 def test_the_operations_that_are_counted_are_those_that_a_call_computes(
