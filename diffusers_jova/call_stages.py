@@ -24,7 +24,7 @@ from .pictures import STILLS
 from .pipeline_media import one_way_couplings
 from .prediction_plan import PredictionPlan, StepRun
 from .sample_runs import Coupling
-from .sound_cache import JoVACacheConfig, kept_bytes, num_full_steps, without_video
+from .sound_cache import NUM_FIRST, JoVACacheConfig, kept_bytes, num_full_steps, without_video
 from .transformer_jova import MODALITIES
 from .video_codec import NUM_STILL_BEFORE, JoVAVideoCodec
 
@@ -310,17 +310,21 @@ class CallStages:
     def denoising(self, branches_apart: bool) -> Stage:
         """All steps."""
         num_steps, cache = self.settings.num_inference_steps, self.cache
-        held = operations = num_sparing = 0
+        held = operations = num_sparing = most_spared = 0
         for steps, rows_read in self.runs:
             num_full = len(steps) if cache is None else num_full_steps(cache, num_steps, steps)
             groups = self.plan.groups(rows_read, branches_apart)
             asked = [[self.prediction(branch, group.names) for branch in group.branches] for group in groups]
             held = max([held, *(sum(one.peak_bytes for one in group) for group in asked)])
-            operations += num_full * sum(one.operations for group in asked for one in group)
+            of_full = sum(one.operations for group in asked for one in group)
+            operations += len(steps) * of_full
             if num_full < len(steps):
-                spared = len(steps) - num_full
-                operations += spared * sum(self.sparing_operations(*one) for one in rows_read.items())
-                num_sparing += spared
+                spared = of_full - sum(self.sparing_operations(*one) for one in rows_read.items())
+                operations -= (len(steps) - num_full) * spared
+                num_sparing += len(steps) - num_full
+                most_spared = max(most_spared, spared)
+        if self.pipeline.transformer.config.get("boundary") is not None:  # a tower takes over, nobody knows when
+            operations += min(NUM_FIRST, num_sparing) * most_spared
         if num_sparing and cache is not None and cache.lies_on(self.call.device):
             held += self.kept_by(cache)
         return self.of_clips(DENOISING, Counted(held, operations))

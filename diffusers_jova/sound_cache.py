@@ -7,7 +7,8 @@ the line through those of the last two full steps:
 
     v(sigma) = v_1 + (v_1 - v_2) (sigma - sigma_1) / (sigma_1 - sigma_2)
 
-The first two steps and the last are full. Every branch of guidance, or batch of branches, keeps its own.
+The first two steps and the last are full, and where another video tower takes over, its first two: what one tower has
+computed is not what the other computes. Every branch of guidance, or batch of branches, keeps its own.
 
 Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L audio latents.
 """
@@ -133,6 +134,14 @@ class BranchState(BaseState):
         self.audio_rate = math.inf  # its change from the step before
         self.audio_change = 0.0  # sum of these since the last full step
         self.curvature = math.inf  # error of the last extrapolation over the product of the distances
+        self.video_tower: str | None = None  # that computed the velocities
+
+    def enter(self, video_tower: str) -> None:
+        """Forget the line on which the velocity lay where another tower takes over; its second step keeps rows."""
+        if video_tower != self.video_tower:
+            self.velocities = []
+            self.curvature = math.inf
+            self.video_tower = video_tower
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
         """Let go of all tensors."""
@@ -236,6 +245,7 @@ class SoundCacheHook(ModelHook):
             self.decided = (context.step_index, True)
             return self.fn_ref.original_forward(**given)
         state = self.states.get_state()
+        state.enter(unwrap_module(module).video_tower(given["timestep"]))
         if self.is_full(state, context):
             return self.full_step(state, context, given)
         return self.audio_step(state, context, given)
@@ -355,7 +365,10 @@ def is_full_step(config: JoVACacheConfig, step: int, num_steps: int) -> bool:
 
 
 def num_full_steps(config: JoVACacheConfig, num_steps: int, within: range | None = None) -> int:
-    """Full steps of a call, or of some steps in a row of it, by the interval alone; thresholds add some."""
+    """Full steps of a call, or of some steps in a row of it, by the interval alone; thresholds add some.
+
+    So does a second video tower that takes over: at most its first two, `NUM_FIRST`.
+    """
     steps, interval = range(num_steps) if within is None else within, config.video_interval
     by_interval = (steps.stop - NUM_FIRST) // interval - (steps.start - NUM_FIRST) // interval
     ends = {step for step in (*range(NUM_FIRST), num_steps - 1) if step in steps}

@@ -481,19 +481,22 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         return {name: one for name, one in readers.items() if name == "audio" and name in rows and has_kept}
 
     def owners(self, inputs: Mapping[str, ModalityInput]) -> dict[str, str]:
-        """Towers that serve a step; of two video towers the noisiest latent decides, of all samples alike."""
-        owner = {name: name for name in inputs}
+        """Towers that serve a step, by the modality."""
+        return {name: self.video_tower(part.timestep) if name == "video" else name for name, part in inputs.items()}
+
+    def video_tower(self, timestep: Tensor) -> str:
+        """The video tower at timesteps [B] or [B, F]; of two the noisiest latent decides, of all samples alike."""
         boundary = self.config.boundary
-        if boundary is None or "video" not in inputs:
-            return owner
-        timestep = inputs["video"].timestep.reshape(len(inputs["video"].timestep), -1).amax(1)
+        if boundary is None:
+            return "video"
+        timestep = timestep.reshape(len(timestep), -1).amax(1)
         is_high = (timestep >= TIMESTEPS * boundary).tolist()
         if any(is_high) and not all(is_high):
             raise ValueError(
                 f"`timestep` must lie on one side of {TIMESTEPS * boundary:g} for all samples, where the other video "
                 f"tower begins, got {timestep.tolist()}; divide the batch"
             )
-        return owner if all(is_high) else owner | {"video": LOW_NOISE}
+        return "video" if all(is_high) else LOW_NOISE
 
     def condition(self, tower: str, part: ModalityInput) -> tuple[NoiseCondition, TextCondition]:
         """Embed what the blocks read besides the rows of a tower."""

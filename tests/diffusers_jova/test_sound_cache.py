@@ -233,6 +233,9 @@ class Line(nn.Module):
         self.attention = JoVAJointAttention(4, 1, 4, ("shared",), "joint", 1e-6)
         self.seen: list[bool] = []
 
+    def video_tower(self, timestep: Tensor) -> str:
+        return "video"
+
     def forward(
         self, hidden_states: Tensor | None, audio_hidden_states: Tensor, timestep: Tensor, audio_timestep: Tensor
     ) -> tuple[Tensor | None, Tensor]:
@@ -316,6 +319,25 @@ def test_branches_choose_alike_in_one_batch_and_one_after_the_other(steps_taken:
     assert "".join(steps_taken) == "".join(2 * kind for kind in kinds)
     for latents, expected in zip(turns, batch, strict=True):
         torch.testing.assert_close(latents, expected, **SEVERAL_STEPS)
+
+
+def test_a_second_video_tower_begins_with_two_full_steps_and_audio_hears_it_alone(steps_taken: list[str]) -> None:
+    def walk_on(*timesteps: float, first_step: int) -> list[tuple[Tensor, Tensor]]:
+        answers = []
+        for step, timestep in enumerate(timesteps, first_step):
+            given = inputs(timestep=torch.full((2,), timestep), audio_timestep=torch.full((2,), 500.0))
+            with model.cache_context("text", step_index=step, sigma=timestep / 1000, num_inference_steps=11):
+                answers.append(model(**given))
+        return answers
+
+    model = build_dual_tower("bridge", in_channels=36, boundary=0.5)
+    model.enable_cache(JoVACacheConfig())
+    low = 450.0, 400.0, 350.0, 300.0, 200.0, 100.0, 50.0
+    behind_the_other = walk_on(900.0, 800.0, 700.0, 600.0, *low, first_step=0)[4:]
+    assert "".join(steps_taken) == "FFaaFFaaFaF"
+    for answer, expected in zip(behind_the_other[:4], walk_on(*low[:4], first_step=0), strict=True):
+        for velocity, alone in zip(answer, expected, strict=True):
+            assert torch.equal(velocity, alone)
 
 
 # 3. What a call gets
