@@ -28,6 +28,7 @@ from tests.tiny_pipeline import (
     DUAL_TOWERS,
     NAVA_SHARING,
     build_dual_tower,
+    build_spoken_pipeline,
     build_tiny_pipeline,
     build_transformer,
     build_wan_transformer,
@@ -435,6 +436,22 @@ def test_a_clip_that_goes_on_and_one_with_a_first_frame_follow_the_plain_ones() 
         for latents, expected in zip(generate(pipeline, **settings), plain, strict=True):
             assert 1e-6 < ((latents - expected).norm() / expected.norm()).item() < 0.1
         pipeline.transformer.disable_cache()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_a_model_that_reads_an_image_and_a_voice_in_front_follows_the_plain_clip(
+    seconds: float, steps_taken: list[str]
+) -> None:
+    pipeline, generator = build_spoken_pipeline(), torch.Generator().manual_seed(1)
+    given: dict[str, Any] = {"image": torch.rand(3, 32, 32, generator=generator), "coupling_scale": 2.0}
+    if seconds:
+        voice = torch.rand(1, round(seconds * 16000), generator=generator)
+        given |= {"reference_audio": voice, "reference_audio_sampling_rate": 16000, "reference_transcript": "hi"}
+    plain = generate(pipeline, **given)
+    pipeline.transformer.enable_cache(JoVACacheConfig(video_interval=2))
+    for latents, expected in zip(generate(pipeline, **given), plain, strict=True):
+        assert 1e-6 < ((latents - expected).norm() / expected.norm()).item() < 0.1
+    assert "a" in steps_taken
 
 
 def test_adapters_take_part_in_audio_steps(model: Any) -> None:
