@@ -42,6 +42,7 @@ from .number_arguments import finite_number
 from .reference_rows import ClipRows, JoVAUpdatedRows, with_references
 from .row_spans import TextLengths, span_runs
 from .sample_runs import OTHER, Coupling
+from .sound_cache import JoVACacheConfig
 from .temporal_rope import JoVARotaryPosEmbed, TemporalAlignment, media_positions
 from .tower_fusion import JoVABridge, JoVATextCross, JoVATowerFusion, Readers, readers_of
 from .wan_embeddings import JoVAWanConditionEmbedder, JoVAWanPatchEmbedding, audio_patch_embedding
@@ -551,7 +552,8 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
             raise ValueError(
                 f"`skip_layers` must be indices of the {len(self.blocks)} blocks, got {outside}; leave them out"
             )
-        if self.is_cache_enabled and (ends := {0, len(self.blocks) - 1}.intersection(skip_layers)):
+        goes_by_ends = self.is_cache_enabled and not isinstance(self._cache_config, JoVACacheConfig)
+        if goes_by_ends and (ends := {0, len(self.blocks) - 1}.intersection(skip_layers)):
             raise ValueError(
                 f"`skip_layers` must hold neither the first nor the last block where a cache is enabled, which goes "
                 f"by them, got {sorted(ends)}; call `disable_cache`"

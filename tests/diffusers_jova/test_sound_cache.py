@@ -198,6 +198,7 @@ LITTLE_TO_READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[bool]]
     "no fusion": ("bridge", {"fusion_layers": ()}, {}, []),
     "one fusion": ("text_cross", {"fusion_layers": (1,)}, {}, [True]),
     "video alone reads": ("bridge", {}, {"fusion_scale": (1.0, 0.0)}, [False, False]),
+    "a skipped end": ("bridge", {}, {"skip_layers": [0]}, [False, True]),
     "a skipped block": ("aligned", FOUR_BLOCKS, {"skip_layers": [1]}, [False, True]),
 }
 
