@@ -29,6 +29,7 @@ from diffusers_jova.sound_cache import kept_bytes, num_full_steps
 
 
 NUM_STEPS_OF_SIZES = 50
+SIZES = ("5B x 2", "12B x 2", "Ovi", "UniAVGen", "MOVA")
 FIRST_SEED = 1000
 BATCH_SIZE = 4  # clips at a time, which share the choices of an adaptive schedule
 SPOKEN = ("hello blue moon", "good morning", "red lamp", "yellow sun")
@@ -226,9 +227,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("sound_cache.json"))
     args = parser.parse_args(argv)
     sizes = [
-        measure_size(name, presets(is_toy=False)[name], clip, JoVACacheConfig())
-        for name in ("5B x 2", "12B x 2")
-        for clip in ("480p", "720p")
+        measure_size(name, preset, clip, JoVACacheConfig())
+        for name, preset in presets(is_toy=False).items()
+        if name in SIZES
+        for clip in preset.clips
     ]
     print(table(sizes), flush=True)
     pipeline = JoVAPipeline.from_pretrained("jova-tiny")

@@ -9,6 +9,7 @@ of an audio window, H heads, K head dimension, D width of the modality that read
 """
 
 import math
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor, distributed, nn
 
 from .context_parallel import gather_rows, heads_to_rows, rows_to_heads, ulysses_group
 from .joint_attention import normed_heads
+from .kept_rows import KeptRows, kept_or_projected
 from .reference_rows import ClipRows
 from .temporal_rope import JoVARotaryPosEmbed, apply_rotary_emb, video_positions
-from .tower_fusion import Readers
+from .tower_fusion import JoVATowerFusion, Readers
 from .wan_tower import JoVAWanCrossAttention, JoVAWanHead, NoiseCondition, Rotary
 
 
@@ -216,20 +218,25 @@ class JoVALatentAttnProcessor:
     _parallel_config = None
 
     def __call__(
-        self, attn: "JoVALatentAttention", hidden_states: Tensor, other: Tensor, alignment: Alignment
+        self,
+        attn: "JoVALatentAttention",
+        hidden_states: Tensor,
+        other: Tensor | None,
+        alignment: Alignment,
+        kept_rows: KeptRows | None = None,
     ) -> Tensor:
         """See `JoVALatentAttention.forward`."""
         group = ulysses_group(self._parallel_config)
-        query = normed_heads(attn.norm_q, attn.to_q(hidden_states), attn.head_dim)
+        query = attn.normed_queries(hidden_states)
         if group is not None:
-            query, other = rows_to_heads(query, group), gather_rows(other, group)
+            query = rows_to_heads(query, group)
         num_all = query.shape[1]
         query = alignment.clip["audio"].cut(query)
 
         # 1. Project latents, then mix them: equal to projecting what each audio row reads, at a fraction of the cost
-        latents = alignment.clip["video"].cut(other).unflatten(1, (alignment.num_latent_frames, -1))  # [B, F, P, E]
-        latents = torch.cat([latents, 2 * latents[:, -1:]], dim=1)
-        key, value = (alignment_mix(part, alignment) for part in attn.keys_and_values(latents))  # [B, L, P, H * K]
+        project = partial(self.project_latents, attn, alignment)
+        key, value, _ = kept_or_projected(kept_rows, other, project, None, query)
+        key, value = (alignment_mix(part.flatten(2), alignment) for part in (key, value))  # [B, L, P, H * K]
         key, value = normed_heads(attn.norm_k, key, attn.head_dim), value.unflatten(-1, (-1, attn.head_dim))
         if group is not None:
             ranks = distributed.get_world_size(group)
@@ -246,9 +253,22 @@ class JoVALatentAttnProcessor:
             read = heads_to_rows(read, group)
         return attn.to_out[0](read.flatten(2))
 
+    def project_latents(
+        self, attn: "JoVALatentAttention", alignment: Alignment, other: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Keys, not yet normed, and values [B, (F + 1) * P, H, K] of the clip's latents and twice the last of them."""
+        if (group := ulysses_group(self._parallel_config)) is not None:
+            other = gather_rows(other, group)
+        latents = alignment.clip["video"].cut(other)  # [B, F * P, E]
+        num_positions = latents.shape[1] // alignment.num_latent_frames
+        latents = torch.cat([latents, 2 * latents[:, -num_positions:]], dim=1)
+        key, value = (part.unflatten(-1, (-1, attn.head_dim)) for part in attn.keys_and_values(latents))
+        return key, value
+
 
 def alignment_mix(latents: Tensor, alignment: Alignment) -> Tensor:
-    """What each audio row reads of projected latents [B, F + 1, P, D]: [B, L, P, D]."""
+    """What each audio row reads of projected latents [B, (F + 1) * P, D]: [B, L, P, D]."""
+    latents = latents.unflatten(1, (alignment.num_latent_frames + 1, -1))
     share = alignment.share.to(latents.dtype)[:, None, None]
     return torch.lerp(latents[:, alignment.lower], latents[:, alignment.upper], share)
 
@@ -260,13 +280,24 @@ class JoVALatentAttention(JoVAWanCrossAttention):
     _available_processors = [JoVALatentAttnProcessor]
 
     def forward(  # type: ignore[override]
-        self, hidden_states: Tensor, other: Tensor, alignment: Alignment
+        self,
+        hidden_states: Tensor,
+        other: Tensor | None,
+        alignment: Alignment,
+        kept_rows: KeptRows | None = None,
     ) -> Tensor:
-        """Update [B, rows, D] of audio rows [B, rows, D] that read masked video rows [B, rows, E]."""
-        return self.processor(self, hidden_states, other, alignment)
+        """Update [B, rows, D] of audio rows [B, rows, D] that read masked video rows [B, rows, E].
+
+        Args:
+            hidden_states: Audio rows.
+            other: Video rows; None for those that were kept.
+            alignment: Which rows read which.
+            kept_rows: Where the keys and values of video latents are kept; None for nowhere.
+        """
+        return self.processor(self, hidden_states, other, alignment, kept_rows)
 
 
-class JoVAAlignedFusion(nn.Module):
+class JoVAAlignedFusion(JoVATowerFusion):
     """Both modalities read each other at their time, before either is updated (Eq. 6, 7, 9).
 
     Args:
@@ -275,6 +306,8 @@ class JoVAAlignedFusion(nn.Module):
         head_dim: Channels of one head.
         eps: Epsilon of all norms.
     """
+
+    num_more_frames = 1  # twice the last
 
     def __init__(self, dims: dict[str, int], heads: dict[str, int], head_dim: int, eps: float) -> None:
         super().__init__()
@@ -291,17 +324,23 @@ class JoVAAlignedFusion(nn.Module):
 
     def forward(self, rows: dict[str, Tensor], mask: Tensor | None, context: AlignmentContext) -> dict[str, Tensor]:
         """Rows [B, rows, D] of the modalities that are present, in and out; the mask is that of the video rows."""
-        alignment = context.alignment
-        if alignment is None or mask is None:
-            return rows
-        updated = dict(rows)
+        alignment, updated = self.alignment_of(context), dict(rows)
         for name, readers in context.readers.items():
-            video, audio, weights = (readers.select(part) for part in (rows["video"], rows["audio"], mask))
-            update = (
-                self.video(video, audio, weights, alignment)
-                if name == "video"
-                else self.audio(audio, weights * video, alignment)
-            )
+            video, audio, weights = (readers.select(part) for part in (rows.get("video"), rows["audio"], mask))
+            if name == "video":
+                update = self.video(video, audio, weights, alignment)
+            else:
+                masked = None if video is None or weights is None else weights * video
+                update = self.audio(audio, masked, alignment, self.rows_for(name))
             keeps = ~readers.select(context.is_updated[name])[..., None]
             updated[name] = readers.add(rows[name], update.masked_fill(keeps, 0))
         return updated
+
+    def alignment_of(self, context: AlignmentContext) -> Alignment | None:
+        """Which rows read which: in a step without video rows that of the step which has kept them."""
+        if self.kept_rows is None:
+            return context.alignment
+        if context.alignment is not None:
+            self.kept_rows.alignment = context.alignment
+        alignment: Alignment | None = self.kept_rows.alignment
+        return alignment

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from .allocation_count import DEVICE, Counted, ValuelessRuns
 from .generation_defaults import GenerationDefaults
 from .guidance import Branch
+from .kept_rows import KeptRows, keepers_of, keeping
 from .pictures import STILLS
 from .pipeline_media import one_way_couplings
 from .prediction_plan import PredictionPlan, StepRun
-from .sound_cache import JoVACacheConfig, kept_bytes, num_full_steps, num_kept_rows, num_packed_text_rows
+from .sample_runs import Coupling
+from .sound_cache import NUM_FIRST, JoVACacheConfig, kept_bytes, num_full_steps, without_video
 from .transformer_jova import MODALITIES
 from .video_codec import NUM_STILL_BEFORE, JoVAVideoCodec
 
@@ -232,29 +234,35 @@ class CallStages:
             branch: What is asked.
             names: Modalities of which it has rows.
         """
-        coupling = self.plan.coupling_of(branch) if len(names) > 1 else False
-        asked = (tuple(names), coupling, self.plan.skipped_layer(branch))
+        asked = ("prediction", *self.question(branch, names))
         if asked not in self.counted:
-            arguments = self.transformer_arguments(names) | {"coupled": coupling}
-            if (skipped := self.plan.skipped_layer(branch)) is not None:
-                arguments["skip_layers"] = [skipped]
+            arguments = self.prediction_arguments(branch, names)
             self.counted[asked] = self.modules.count(lambda: self.parts["transformer"](**arguments))
         return self.counted[asked]
+
+    def question(self, branch: Branch, names: Sequence[str]) -> tuple[tuple[str, ...], Coupling, int | None]:
+        """What tells one prediction from others: modalities that have rows, who reads whom, the block left out."""
+        coupling = self.plan.coupling_of(branch) if len(names) > 1 else False
+        return tuple(names), coupling, self.plan.skipped_layer(branch)
+
+    def prediction_arguments(self, branch: Branch, names: Sequence[str]) -> dict[str, Any]:
+        """Arguments of the transformer's forward for one prediction of one clip."""
+        _, coupling, skipped = self.question(branch, names)
+        skips = {} if skipped is None else {"skip_layers": [skipped]}
+        return self.transformer_arguments(names) | {"coupled": coupling} | skips
 
     def sparing_operations(self, branch: Branch, names: Sequence[str]) -> int:
         """Of one prediction in a step whose audio rows read video rows that were kept."""
         if len(names) < len(MODALITIES):
             return self.prediction(branch, names).operations
-        alone = self.prediction(branch, ["audio"]).operations
-        if not self.plan.reads_other("audio", branch):
-            return alone
-        transformer = self.pipeline.transformer
-        config = transformer.config
-        num_layers = config.num_layers + config.get("num_single_layers", 0)
-        dim = config.num_attention_heads * config.attention_head_dim
-        num_rows = self.num_audio_latents + self.num_reference_latents
-        num_rows += num_packed_text_rows(transformer, self.num_text_rows)
-        return alone + 4 * num_rows * num_kept_rows(transformer, self.grid, self.num_text_rows) * dim * num_layers
+        asked = ("sparing", *self.question(branch, names))
+        if asked not in self.counted:
+            transformer, arguments = self.parts["transformer"], self.prediction_arguments(branch, names)
+            keepers = keepers_of(transformer)
+            with keeping(keepers, [KeptRows() for _ in keepers]):
+                self.modules.count(lambda: transformer(**arguments))
+                self.counted[asked] = self.modules.count(lambda: transformer(**without_video(arguments)))
+        return self.counted[asked].operations
 
     def transformer_arguments(self, names: Sequence[str]) -> dict[str, Any]:
         """Arguments of the transformer's forward for one prediction of one clip, with rows of some modalities."""
@@ -302,17 +310,21 @@ class CallStages:
     def denoising(self, branches_apart: bool) -> Stage:
         """All steps."""
         num_steps, cache = self.settings.num_inference_steps, self.cache
-        held = operations = num_sparing = 0
+        held = operations = num_sparing = most_spared = 0
         for steps, rows_read in self.runs:
             num_full = len(steps) if cache is None else num_full_steps(cache, num_steps, steps)
             groups = self.plan.groups(rows_read, branches_apart)
             asked = [[self.prediction(branch, group.names) for branch in group.branches] for group in groups]
             held = max([held, *(sum(one.peak_bytes for one in group) for group in asked)])
-            operations += num_full * sum(one.operations for group in asked for one in group)
+            of_full = sum(one.operations for group in asked for one in group)
+            operations += len(steps) * of_full
             if num_full < len(steps):
-                spared = len(steps) - num_full
-                operations += spared * sum(self.sparing_operations(*one) for one in rows_read.items())
-                num_sparing += spared
+                spared = of_full - sum(self.sparing_operations(*one) for one in rows_read.items())
+                operations -= (len(steps) - num_full) * spared
+                num_sparing += len(steps) - num_full
+                most_spared = max(most_spared, spared)
+        if self.pipeline.transformer.config.get("boundary") is not None:  # a tower takes over, nobody knows when
+            operations += min(NUM_FIRST, num_sparing) * most_spared
         if num_sparing and cache is not None and cache.lies_on(self.call.device):
             held += self.kept_by(cache)
         return self.of_clips(DENOISING, Counted(held, operations))

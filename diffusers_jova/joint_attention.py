@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .context_parallel import heads_to_rows, rows_to_heads, ulysses_group
-from .kept_rows import KeptRows, take
+from .kept_rows import JoVARowKeeper, KeptRows, take
 from .row_spans import SpanRun, Spans, existing, put_back, span_runs
 from .sample_runs import WHOLE, SampleRun, StreamLengths, grouped, readers_of_video, with_coupling
 from .temporal_rope import apply_rotary_emb
@@ -400,7 +400,7 @@ class JoVAStreamAttention(nn.Module, AttentionModuleMixin):
         self.fused_projections = False
 
 
-class JoVAJointAttention(JoVAStreamAttention):
+class JoVAJointAttention(JoVAStreamAttention, JoVARowKeeper):
     """The only place where modalities meet.
 
     Args:
@@ -417,7 +417,6 @@ class JoVAJointAttention(JoVAStreamAttention):
     _default_processor_cls = JoVAJointAttnProcessor
     _available_processors = [JoVAJointAttnProcessor]
     processor: JoVAJointAttnProcessor
-    kept_rows: KeptRows | None = None  # of video, where a cache between steps puts them for one forward
 
     def __init__(
         self,
@@ -461,6 +460,11 @@ class JoVAJointAttention(JoVAStreamAttention):
             The projected rows [B, rows, D] of every stream in `streams`, in its order.
         """
         return self.processor(self, streams, lengths, rotary_emb, runs, attention_mask)
+
+    @property
+    def kept_heads(self) -> tuple[int, int]:
+        """Heads and their dimension; all are kept."""
+        return self.heads, self.head_dim
 
     def weights_of(self, stream: str) -> JoVAStreamProjections:
         """Projections of a stream, its own or the shared ones."""

@@ -221,6 +221,10 @@ class JoVATransformerMixin(
             check_timestep(name, times[name], grid[0])
         return {name: ModalityInput(part, grids[name], times[name], texts[name]) for name, part in media.items()}
 
+    def video_tower(self, timestep: Tensor) -> str:
+        """The part of the model that serves the video at timesteps [B] or [B, F]; one serves all of them."""
+        return "video"
+
     def grid_of(self, modality: str, latents: Tensor) -> tuple[int, ...]:
         """Rows per axis of video latents [B, C, F, H, W] or audio latents [B, L, C], after checking their shape."""
         if modality == "audio":

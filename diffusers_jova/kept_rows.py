@@ -1,14 +1,17 @@
 """Keys and values of video rows that attention keeps from one denoising step for the next ones.
 
+A `JoVARowKeeper` is a module in which audio rows read video rows; a model has one or none in each block.
+
 Letters in shapes: B samples that read them, R devices that share the rows, L rows on this device, H heads, K head
 dimension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .row_spans import Spans, joined_spans, mask_of
 
@@ -64,6 +67,7 @@ class KeptRows:
         self.value: StoredTensor | None = None
         self.mask: Tensor | None = None
         self.spans: Sequence[Spans | None] = ()
+        self.alignment: Any = None  # which of them are read by which audio rows, for a fusion that goes by it
 
     def keep(
         self, key: Tensor, value: Tensor, mask: Tensor | None, spans: Sequence[Spans | None] | None = None
@@ -110,6 +114,60 @@ class KeptRows:
     def num_bytes(self) -> int:
         """Memory that it takes."""
         return sum(part.num_bytes for part in (self.key, self.value) if part is not None)
+
+
+class JoVARowKeeper:
+    """A module in which audio rows read video rows, and which can keep what they read of them."""
+
+    kept_rows: KeptRows | None = None  # where a cache between steps puts them for one forward
+    num_more_frames = 0  # latent frames that are kept besides those of the video
+
+    @property
+    def kept_heads(self) -> tuple[int, int]:
+        """Heads H of what is kept, and their dimension K."""
+        raise NotImplementedError
+
+
+def keepers_of(model: nn.Module) -> list[JoVARowKeeper]:
+    """All keepers of a model, in the order of its blocks."""
+    return [part for part in model.modules() if isinstance(part, JoVARowKeeper)]
+
+
+@contextmanager
+def keeping(keepers: Sequence[JoVARowKeeper], kept: Sequence[KeptRows | None]) -> Iterator[None]:
+    """Let keepers keep and read some rows each, or none, for one forward."""
+    for keeper, rows in zip(keepers, kept, strict=True):
+        keeper.kept_rows = rows
+    try:
+        yield
+    finally:
+        for keeper in keepers:
+            keeper.kept_rows = None
+
+
+def kept_or_projected(
+    kept_rows: KeptRows | None,
+    rows: Tensor | None,
+    project: Callable[[Tensor], tuple[Tensor, Tensor]],
+    mask: Tensor | None,
+    like: Tensor,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys, values and mask of rows: of those that are there, which are kept, or of those that were kept.
+
+    Args:
+        kept_rows: Where they are kept; None for nowhere.
+        rows: Rows [B, L, D] that are read; None in a step without them.
+        project: Their keys and values, [B, L, H, K] each.
+        mask: Which of them are read, bool [B, R, 1, L]; None for all.
+        like: A tensor whose number format and device kept ones get.
+    """
+    if rows is None:
+        assert kept_rows is not None
+        return *kept_rows.restored(like), kept_rows.mask
+    key, value = project(rows)
+    if kept_rows is not None:
+        kept_rows.keep(key, value, mask)
+    return key, value, mask
 
 
 def take(samples: Sequence[int], *tensors: Tensor | None) -> tuple[Any, ...]:

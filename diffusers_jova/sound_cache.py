@@ -1,21 +1,21 @@
 """A cache between denoising steps that minds the sound: audio rows are computed in every step, video rows in some.
 
 A waveform shows an error long before a picture does, and audio rows are few. A full step computes everything and
-keeps the keys and values of the video branch in every joint attention, and the video velocity with its noise level. An
+keeps the keys and values of the video branch wherever audio reads it, and the video velocity with its noise level. An
 audio step computes the audio branch alone; its queries read what was kept, and the video velocity is extrapolated on
 the line through those of the last two full steps:
 
     v(sigma) = v_1 + (v_1 - v_2) (sigma - sigma_1) / (sigma_1 - sigma_2)
 
-The first two steps and the last are full. Every branch of guidance, or batch of branches, keeps its own.
+The first two steps and the last are full, and where another video tower takes over, its first two: what one tower has
+computed is not what the other computes. Every branch of guidance, or batch of branches, keeps its own.
 
 Letters in shapes: B batch, C channels, F latent frames, H, W latent height and width, L audio latents.
 """
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,8 +25,7 @@ from diffusers.utils import logging
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
-from .joint_attention import JoVAJointAttention
-from .kept_rows import SCALED, KeptRows
+from .kept_rows import SCALED, JoVARowKeeper, KeptRows, keepers_of, keeping
 from .number_arguments import positive_number, whole_number
 
 
@@ -35,6 +34,7 @@ logger = logging.get_logger(__name__)
 HOOK = "jova_sound_cache"
 NUM_FIRST = 2  # steps that are full in any case, because a line has two points
 MANY_STEPS = 24  # at which clips with the cache were measured to stay near those without; at 8 they did not
+VIDEO_LATENTS = ("hidden_states", "reference_hidden_states")  # arguments of a model
 TINY = 1e-12  # instead of a norm of 0
 
 
@@ -121,20 +121,28 @@ class BranchState(BaseState):
     """What is kept between the steps of one branch of guidance, or of the branches of one batch.
 
     Args:
-        num_attentions: Joint attentions of the model.
+        num_keepers: Modules of the model that keep rows.
         config: Of the cache.
     """
 
-    def __init__(self, num_attentions: int, config: JoVACacheConfig) -> None:
+    def __init__(self, num_keepers: int, config: JoVACacheConfig) -> None:
         device = config.storage_device
         assert not isinstance(device, str)
-        self.kept = [KeptRows(config.storage_dtype, device) for _ in range(num_attentions)]
+        self.kept = [KeptRows(config.storage_dtype, device) for _ in range(num_keepers)]
         self.velocities: list[tuple[float, Tensor]] = []  # with their noise levels, the latest first
         self.last_step = self.last_full_step = -1
         self.audio_velocity: Tensor | None = None  # of the last step
         self.audio_rate = math.inf  # its change from the step before
         self.audio_change = 0.0  # sum of these since the last full step
         self.curvature = math.inf  # error of the last extrapolation over the product of the distances
+        self.video_tower: str | None = None  # that computed the velocities
+
+    def enter(self, video_tower: str) -> None:
+        """Forget the line on which the velocity lay where another tower takes over; its second step keeps rows."""
+        if video_tower != self.video_tower:
+            self.velocities = []
+            self.curvature = math.inf
+            self.video_tower = video_tower
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
         """Let go of all tensors."""
@@ -204,15 +212,15 @@ class SoundCacheHook(ModelHook):
     def __init__(self, config: JoVACacheConfig) -> None:
         super().__init__()
         self.config = config
-        self.attentions: list[JoVAJointAttention] = []
+        self.keepers: list[JoVARowKeeper] = []
         self.states = BranchStates(BranchState)
         self.decided: tuple[int, bool] | None = None  # the step, and whether thresholds make it full
         self.reason: str | None = None  # why every step of the call is full
 
     def initialize_hook(self, module: nn.Module) -> nn.Module:
-        """Find the attentions that keep something."""
-        self.attentions = [part for part in unwrap_module(module).modules() if isinstance(part, JoVAJointAttention)]
-        self.states = BranchStates(BranchState, (len(self.attentions), self.config))
+        """Find the modules that keep something."""
+        self.keepers = keepers_of(unwrap_module(module))
+        self.states = BranchStates(BranchState, (len(self.keepers), self.config))
         return module
 
     def reset_state(self, module: nn.Module) -> nn.Module:
@@ -243,6 +251,7 @@ class SoundCacheHook(ModelHook):
             self.decided = (context.step_index, True)
             return self.fn_ref.original_forward(**given)
         state = self.states.get_state()
+        state.enter(unwrap_module(module).video_tower(given["timestep"]))
         if self.is_full(state, context):
             return self.full_step(state, context, given)
         return self.audio_step(state, context, given)
@@ -271,7 +280,7 @@ class SoundCacheHook(ModelHook):
         """Compute everything, and keep what the next step may read."""
         step = context.step_index
         is_read = step < context.num_inference_steps - 2 and self.config.video_interval > 1 and state.velocities
-        with self.rows_of(state if is_read else None):
+        with keeping(self.keepers, state.kept if is_read else [None] * len(self.keepers)):
             output = self.fn_ref.original_forward(**given)
         if step >= context.num_inference_steps - 1:
             self.states.drop(context.name)
@@ -285,8 +294,8 @@ class SoundCacheHook(ModelHook):
 
     def audio_step(self, state: BranchState, context: CacheContext, given: Mapping[str, Any]) -> Any:
         """Compute the audio branch alone, and extrapolate the velocity of the video."""
-        with self.rows_of(state):
-            output = self.fn_ref.original_forward(**{**given, "hidden_states": None})
+        with keeping(self.keepers, state.kept):
+            output = self.fn_ref.original_forward(**without_video(given))
         velocity = extrapolate(state.velocities, context.sigma)
         if self.config.audio_threshold is not None:
             state.note_audio(velocities_of(output)[1], is_full=False)
@@ -295,17 +304,6 @@ class SoundCacheHook(ModelHook):
             return velocity, *output[1:]
         output.sample = velocity
         return output
-
-    @contextmanager
-    def rows_of(self, state: BranchState | None) -> Iterator[None]:
-        """Let the attentions of the model keep and read the rows of a branch, or of none, for one forward."""
-        for index, attention in enumerate(self.attentions):
-            attention.kept_rows = None if state is None else state.kept[index]
-        try:
-            yield
-        finally:
-            for attention in self.attentions:
-                attention.kept_rows = None
 
 
 def position(states: StateManager) -> CacheContext:
@@ -321,6 +319,11 @@ def position(states: StateManager) -> CacheContext:
             f"{context}; call the pipeline, or wrap the call of the transformer in it"
         )
     return context
+
+
+def without_video(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a model for the audio alone; an image in front of the video goes with it."""
+    return {name: None if name in VIDEO_LATENTS else value for name, value in given.items()}
 
 
 def absent_latents(given: Mapping[str, Any]) -> list[str]:
@@ -351,16 +354,7 @@ def velocities_of(output: Any) -> tuple[Tensor, Tensor]:
 
 
 def apply_sound_cache(model: nn.Module, config: JoVACacheConfig) -> None:
-    """Put the cache in front of a transformer.
-
-    Raises:
-        ValueError: Its modalities do not meet in a joint attention.
-    """
-    if not any(isinstance(part, JoVAJointAttention) for part in model.modules()):
-        raise ValueError(
-            f"JoVACacheConfig must go with a model whose modalities meet in a joint attention, got a "
-            f"{type(model).__name__}, whose towers read each other outside of it; use TaylorSeerCacheConfig"
-        )
+    """Put the cache in front of a transformer."""
     HookRegistry.check_if_exists_or_initialize(model).register_hook(SoundCacheHook(config), HOOK)
 
 
@@ -377,7 +371,10 @@ def is_full_step(config: JoVACacheConfig, step: int, num_steps: int) -> bool:
 
 
 def num_full_steps(config: JoVACacheConfig, num_steps: int, within: range | None = None) -> int:
-    """Full steps of a call, or of some steps in a row of it, by the interval alone; thresholds add some."""
+    """Full steps of a call, or of some steps in a row of it, by the interval alone; thresholds add some.
+
+    So does a second video tower that takes over: at most its first two, `NUM_FIRST`.
+    """
     steps, interval = range(num_steps) if within is None else within, config.video_interval
     by_interval = (steps.stop - NUM_FIRST) // interval - (steps.start - NUM_FIRST) // interval
     ends = {step for step in (*range(NUM_FIRST), num_steps - 1) if step in steps}
@@ -387,11 +384,6 @@ def num_full_steps(config: JoVACacheConfig, num_steps: int, within: range | None
 def num_packed_text_rows(model: Any, num_text_rows: int) -> int:
     """Text rows of a branch that take part in its joint attention: those of a JoVATransformer3DModel."""
     return num_text_rows if hasattr(model.config, "num_single_layers") and model.config.fusion == "joint" else 0
-
-
-def num_kept_rows(model: Any, grid: Sequence[int], num_text_rows: int) -> int:
-    """Rows of which every joint attention keeps keys and values; arguments as in `kept_bytes`."""
-    return math.prod(grid) // math.prod(model.config.patch_size) + num_packed_text_rows(model, num_text_rows)
 
 
 def kept_bytes(
@@ -406,10 +398,13 @@ def kept_bytes(
         num_text_rows: Text rows of the video branch, which belong to the packed rows of a JoVATransformer3DModel.
         num_predictions: Of all clips together; one whose audio reads no video keeps its velocity alone.
     """
-    attentions = [part for part in model.modules() if isinstance(part, JoVAJointAttention)]
-    num_rows = num_kept_rows(model, grid, num_text_rows)
+    num_frames, height, width = (size // patch for size, patch in zip(grid, model.config.patch_size, strict=True))
     itemsize = (config.storage_dtype or model.dtype).itemsize
-    per_row = sum(part.heads * part.head_dim for part in attentions) * 2 * itemsize
-    scales = sum(part.heads for part in attentions) * 2 * 4 if config.storage_dtype in SCALED else 0
+    num_text_rows = num_packed_text_rows(model, num_text_rows)
+    kept = 0
+    for keeper in keepers_of(model):
+        heads, head_dim = keeper.kept_heads
+        num_rows = (num_frames + keeper.num_more_frames) * height * width + num_text_rows
+        kept += 2 * heads * (num_rows * head_dim * itemsize + (4 if config.storage_dtype in SCALED else 0))
     velocities = NUM_FIRST * model.config.out_channels * math.prod(grid) * model.dtype.itemsize
-    return num_predictions * (num_rows * per_row + scales + velocities)
+    return num_predictions * (kept + velocities)

@@ -122,10 +122,11 @@ def check_kind(model: nn.Module, config: Any) -> None:
                 "use TaylorSeerCacheConfig, MagCacheConfig, FirstBlockCacheConfig, SeaCacheConfig or "
                 "PyramidAttentionBroadcastConfig"
             )
-    if (boundary := getattr(model.config, "boundary", None)) is not None:
+    boundary = getattr(model.config, "boundary", None)
+    if boundary is not None and not isinstance(config, JoVACacheConfig):
         raise ValueError(
-            "`config` must be left out for a model of two video towers: what one has computed is not what the other "
-            f"computes, and they change below sigma {boundary:g}"
+            f"`config` must be a JoVACacheConfig for a model of two video towers, got a {type(config).__name__}: what "
+            f"one tower has computed is not what the other computes, and they change below sigma {boundary:g}"
         )
     if not isinstance(config, PyramidAttentionBroadcastConfig):
         return

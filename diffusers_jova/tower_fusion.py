@@ -4,23 +4,30 @@ MOVA (arXiv:2602.08794v2) puts a bridge in front of its blocks: each modality re
 clock. Ovi's rows read the rows of the other modality by the queries with which they read the text. In both, nobody
 reads rows that this fusion has updated, and no timestep modulates the update.
 
+In a step without video rows audio reads the keys and values of those that a cache has kept.
+
 Letters in shapes: B batch, L rows of the modality that reads, M rows of the other one, R devices that share the rows,
 H heads, K head dimension, D width of the modality that reads, E width of the other one.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 
-from .joint_attention import JoVARMSNorm, JoVARowAttnProcessor, normed_heads
+from .joint_attention import JoVARMSNorm, JoVARowAttnProcessor
 from .joint_transformer import MODALITIES
+from .kept_rows import JoVARowKeeper, KeptRows, kept_or_projected
 from .number_arguments import finite_number
 from .sample_runs import OTHER, Coupling, reads_other, sample_runs
 from .temporal_rope import apply_rotary_emb
 from .wan_tower import JoVAKeyValueMixin, JoVAWanCrossAttention, Rotary
+
+
+OptionalTensor = TypeVar("OptionalTensor", Tensor, Tensor | None)
 
 
 class Readers(NamedTuple):
@@ -36,9 +43,12 @@ class Readers(NamedTuple):
     reads: tuple[bool, ...]
     scale: float
 
-    def select(self, values: Tensor) -> Tensor:
-        """Values [B, ...] of the samples that read; one call for all of them, as caches of diffusers expect."""
-        if all(self.reads):
+    def select(self, values: OptionalTensor) -> OptionalTensor:
+        """Values [B, ...] of the samples that read; one call for all of them, as caches of diffusers expect.
+
+        None stays None.
+        """
+        if values is None or all(self.reads):
             return values
         return torch.cat([part for part, reads in zip(values.split(self.sizes), self.reads, strict=True) if reads])
 
@@ -83,7 +93,10 @@ class FusionContext(Protocol):
 
     @property
     def readers(self) -> dict[str, Readers]:
-        """Who reads, by the modality that reads; without a modality that nobody reads with."""
+        """Who reads, by the modality that reads; without a modality that nobody reads with, or that has no rows.
+
+        Audio reads without video rows only where some were kept.
+        """
 
     @property
     def rotary_emb(self) -> dict[str, Rotary]:
@@ -98,6 +111,30 @@ class FusionContext(Protocol):
         """Bool [B, R, 1, rows] of the shards of R devices, False for padding; None where there is none."""
 
 
+class JoVATowerFusion(nn.Module, JoVARowKeeper):
+    """A fusion whose module of the name of a modality is what the rows of that modality read the other ones by."""
+
+    audio: Any
+
+    @property
+    def kept_heads(self) -> tuple[int, int]:
+        """Heads by which audio reads, and their dimension."""
+        return self.audio.heads, self.audio.head_dim
+
+    def rows_for(self, modality: str) -> KeptRows | None:
+        """Where what a modality reads is kept; only audio goes on without the other one."""
+        return self.kept_rows if modality == "audio" else None
+
+
+def rotated_keys(
+    attn: "JoVABridgeAttention | JoVATextCrossAttention", rotary_emb: Rotary | None, other: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rotated keys and values [B, M, H, K] of the normed rows of the other modality [B, M, E]."""
+    assert rotary_emb is not None
+    key, value = attn.normed_keys_and_values(attn.norm_kv(other))
+    return apply_rotary_emb(key, rotary_emb), value
+
+
 class JoVABridgeAttnProcessor(JoVARowAttnProcessor):
     """Attention to all rows of the other modality."""
 
@@ -105,14 +142,16 @@ class JoVABridgeAttnProcessor(JoVARowAttnProcessor):
         self,
         attn: "JoVABridgeAttention",
         hidden_states: Tensor,
-        other: Tensor,
-        rotary_embs: tuple[Rotary, Rotary],
+        other: Tensor | None,
+        rotary_embs: tuple[Rotary, Rotary | None],
         attention_mask: Tensor | None = None,
+        kept_rows: KeptRows | None = None,
     ) -> Tensor:
         """See `JoVABridgeAttention.forward`."""
-        query, key, value = attn.project_both(hidden_states, attn.norm_kv(other))
-        query, key = (apply_rotary_emb(*pair) for pair in zip((query, key), rotary_embs, strict=True))
-        return attn.to_out[0](self.attend(query, key, value, attention_mask).flatten(2))
+        query = apply_rotary_emb(attn.normed_queries(hidden_states), rotary_embs[0])
+        project = partial(rotated_keys, attn, rotary_embs[1])
+        read = kept_or_projected(kept_rows, other, project, attention_mask, query)
+        return attn.to_out[0](self.attend(query, *read).flatten(2))
 
 
 class JoVABridgeAttention(JoVAWanCrossAttention):
@@ -136,22 +175,24 @@ class JoVABridgeAttention(JoVAWanCrossAttention):
     def forward(  # type: ignore[override]
         self,
         hidden_states: Tensor,
-        other: Tensor,
-        rotary_embs: tuple[Rotary, Rotary],
+        other: Tensor | None,
+        rotary_embs: tuple[Rotary, Rotary | None],
         attention_mask: Tensor | None = None,
+        kept_rows: KeptRows | None = None,
     ) -> Tensor:
         """Update [B, L, D] of rows [B, L, D] that read rows [B, M, E].
 
         Args:
             hidden_states: Rows that read.
-            other: Rows that are read.
-            rotary_embs: Cosines and sines of both.
+            other: Rows that are read; None for those that were kept.
+            rotary_embs: Cosines and sines of both; None for what was kept, which is rotated.
             attention_mask: Bool [B, R, 1, M] of the rows that are read, or None.
+            kept_rows: Where their keys and values are kept; None for nowhere.
         """
-        return self.processor(self, hidden_states, other, rotary_embs, attention_mask)
+        return self.processor(self, hidden_states, other, rotary_embs, attention_mask, kept_rows)
 
 
-class JoVABridge(nn.Module):
+class JoVABridge(JoVATowerFusion):
     """MOVA's bridge: both modalities read each other before either is updated.
 
     Args:
@@ -167,16 +208,16 @@ class JoVABridge(nn.Module):
             self.add_module(name, JoVABridgeAttention(dims[name], dims[other], heads[name], head_dim, eps))
 
     def forward(self, rows: dict[str, Tensor], context: FusionContext) -> dict[str, Tensor]:
-        """Rows [B, L, D] of both modalities, in and out."""
+        """Rows [B, L, D] of the modalities that are present, in and out."""
         updated = dict(rows)
         for name, readers in context.readers.items():
             other = OTHER[name]
-            mask = context.attention_mask[other]
             update = getattr(self, name)(
                 readers.select(rows[name]),
-                readers.select(rows[other]),
-                (context.bridge_rotary_emb[name], context.bridge_rotary_emb[other]),
-                None if mask is None else readers.select(mask),
+                readers.select(rows.get(other)),
+                (context.bridge_rotary_emb[name], context.bridge_rotary_emb.get(other)),
+                readers.select(context.attention_mask.get(other)),
+                self.rows_for(name),
             )
             updated[name] = readers.add(rows[name], update)
         return updated
@@ -189,15 +230,15 @@ class JoVATextCrossAttnProcessor(JoVARowAttnProcessor):
         self,
         attn: "JoVATextCrossAttention",
         query: Tensor,
-        other: Tensor,
-        rotary_embs: tuple[Rotary, Rotary],
+        other: Tensor | None,
+        rotary_embs: tuple[Rotary, Rotary | None],
         attention_mask: Tensor | None = None,
+        kept_rows: KeptRows | None = None,
     ) -> Tensor:
         """See `JoVATextCrossAttention.forward`."""
-        key, value = attn.keys_and_values(attn.norm_kv(other))
-        key = normed_heads(attn.norm_k, key, attn.head_dim)
-        query, key = (apply_rotary_emb(*pair) for pair in zip((query, key), rotary_embs, strict=True))
-        return self.attend(query, key, value.unflatten(-1, (-1, attn.head_dim)), attention_mask)
+        query = apply_rotary_emb(query, rotary_embs[0])
+        project = partial(rotated_keys, attn, rotary_embs[1])
+        return self.attend(query, *kept_or_projected(kept_rows, other, project, attention_mask, query))
 
 
 class JoVATextCrossAttention(nn.Module, JoVAKeyValueMixin):
@@ -227,15 +268,16 @@ class JoVATextCrossAttention(nn.Module, JoVAKeyValueMixin):
     def forward(
         self,
         query: Tensor,
-        other: Tensor,
-        rotary_embs: tuple[Rotary, Rotary],
+        other: Tensor | None,
+        rotary_embs: tuple[Rotary, Rotary | None],
         attention_mask: Tensor | None = None,
+        kept_rows: KeptRows | None = None,
     ) -> Tensor:
         """What normed queries [B, L, H, K] read from rows [B, M, E], in their shape; arguments as for the bridge."""
-        return self.processor(self, query, other, rotary_embs, attention_mask)
+        return self.processor(self, query, other, rotary_embs, attention_mask, kept_rows)
 
 
-class JoVATextCross(nn.Module):
+class JoVATextCross(JoVATowerFusion):
     """Ovi's fusion: what the text attention of both modalities reads besides the text.
 
     Args:
@@ -250,23 +292,26 @@ class JoVATextCross(nn.Module):
         for name, other in OTHER.items():
             self.add_module(name, JoVATextCrossAttention(dims[other], heads[name], head_dim, eps))
 
-    def forward(self, modality: str, other: Tensor, context: FusionContext, read: Tensor, query: Tensor) -> Tensor:
+    def forward(
+        self, modality: str, other: Tensor | None, context: FusionContext, read: Tensor, query: Tensor
+    ) -> Tensor:
         """Add to what the queries of a modality read from the text what they read from the other modality.
 
         Args:
             modality: That reads.
-            other: Rows of the other modality behind its self-attention, [B, M, E].
+            other: Rows of the other modality behind its self-attention, [B, M, E]; None where it is absent.
             context: Who reads, rotations, masks.
             read: From the text, [B, L, H, K].
             query: Normed queries [B, L, H, K].
         """
         if modality not in context.readers:
             return read
-        readers, mask = context.readers[modality], context.attention_mask[OTHER[modality]]
+        readers, other_name = context.readers[modality], OTHER[modality]
         more = getattr(self, modality)(
             readers.select(query),
             readers.select(other),
-            (context.rotary_emb[modality], context.rotary_emb[OTHER[modality]]),
-            None if mask is None else readers.select(mask),
+            (context.rotary_emb[modality], context.rotary_emb.get(other_name)),
+            readers.select(context.attention_mask.get(other_name)),
+            self.rows_for(modality),
         )
         return readers.add(read, more)

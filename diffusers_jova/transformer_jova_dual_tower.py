@@ -42,8 +42,9 @@ from .number_arguments import finite_number
 from .reference_rows import ClipRows, JoVAUpdatedRows, with_references
 from .row_spans import TextLengths, span_runs
 from .sample_runs import OTHER, Coupling
+from .sound_cache import JoVACacheConfig
 from .temporal_rope import JoVARotaryPosEmbed, TemporalAlignment, media_positions
-from .tower_fusion import JoVABridge, JoVATextCross, Readers, readers_of
+from .tower_fusion import JoVABridge, JoVATextCross, JoVATowerFusion, Readers, readers_of
 from .wan_embeddings import JoVAWanConditionEmbedder, JoVAWanPatchEmbedding, audio_patch_embedding
 from .wan_tower import (
     JoVARowLevels,
@@ -144,6 +145,8 @@ class JoVADualTowerTransformerBlock(nn.Module):
 
         if not (context.readers or context.returns_face_mask):
             return pack(rows, self.unit)
+        if "video" not in rows:
+            return pack(self.fusion(rows, None, context), self.unit)
         mask = self.fusion.face_mask(rows["video"], context.noise["video"])
         packed = pack(self.fusion(rows, mask, context), self.unit)
         return (packed, mask) if context.returns_face_mask else packed
@@ -172,8 +175,8 @@ class JoVADualTowerTransformerBlock(nn.Module):
         for name, x in attended_rows.items():
             mod, noise, text, tower = modulation[name], context.noise[name], context.text[name], owner[name]
             read_more = None
-            if self.fusion_kind == "text_cross" and OTHER[name] in attended_rows:  # which no fusion has updated
-                read_more = partial(self.fusion, name, attended_rows[OTHER[name]], context)
+            if self.fusion_kind == "text_cross":  # the other rows are those that no fusion has updated
+                read_more = partial(self.fusion, name, attended_rows.get(OTHER[name]), context)
             rotary_embs = context.text_rotary_embs.get(name)
             x = x + self.attn2[tower](self.norm2[tower](x), text.rows, text.mask, text.runs, rotary_embs, read_more)
             ff_input = modulated_norm(x, noise.at_rows(mod.ff_shift), noise.at_rows(mod.ff_scale), self.eps)
@@ -389,8 +392,8 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         # 1. Embed each modality; with context parallelism its rows are a shard from here on
         rows = {name: getattr(self, owner[name]).patch_embedding(part.latents) for name, part in whole.items()}
         rates_hz = (frame_rate, audio_latent_rate_hz)
-        readers = readers_of(coupled, fusion_scale, next(iter(rows.values())).shape[0])
-        context = self.context(whole, clip, owner, rows, readers if len(rows) > 1 else {}, rates_hz, return_face_masks)
+        readers = self.present_readers(readers_of(coupled, fusion_scale, next(iter(rows.values())).shape[0]), rows)
+        context = self.context(whole, clip, owner, rows, readers, rates_hz, return_face_masks)
         packed = pack(rows, math.gcd(*self.dims.values()))
 
         # 2. Blocks
@@ -462,24 +465,39 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
                 for name, part in inputs.items()
                 if is_aligned
             },
-            alignment=self.alignment(clip, inputs["video"].grid, device) if is_aligned and readers else None,
+            alignment=(
+                self.alignment(clip, inputs["video"].grid, device)
+                if is_aligned and readers and "video" in inputs
+                else None
+            ),
             returns_face_mask=returns_face_mask,
         )
 
+    def present_readers(self, readers: dict[str, Readers], rows: Mapping[str, Tensor]) -> dict[str, Readers]:
+        """Those that have rows to read: of the other modality, or of a video that a cache has kept."""
+        if len(rows) == len(MODALITIES):
+            return readers
+        fusions = [block.fusion for block in self.blocks if isinstance(block.fusion, JoVATowerFusion)]
+        has_kept = any(fusion.kept_rows is not None for fusion in fusions)
+        return {name: one for name, one in readers.items() if name == "audio" and name in rows and has_kept}
+
     def owners(self, inputs: Mapping[str, ModalityInput]) -> dict[str, str]:
-        """Towers that serve a step; of two video towers the noisiest latent decides, of all samples alike."""
-        owner = {name: name for name in inputs}
+        """Towers that serve a step, by the modality."""
+        return {name: self.video_tower(part.timestep) if name == "video" else name for name, part in inputs.items()}
+
+    def video_tower(self, timestep: Tensor) -> str:
+        """The video tower at timesteps [B] or [B, F]; of two the noisiest latent decides, of all samples alike."""
         boundary = self.config.boundary
-        if boundary is None or "video" not in inputs:
-            return owner
-        timestep = inputs["video"].timestep.reshape(len(inputs["video"].timestep), -1).amax(1)
+        if boundary is None:
+            return "video"
+        timestep = timestep.reshape(len(timestep), -1).amax(1)
         is_high = (timestep >= TIMESTEPS * boundary).tolist()
         if any(is_high) and not all(is_high):
             raise ValueError(
                 f"`timestep` must lie on one side of {TIMESTEPS * boundary:g} for all samples, where the other video "
                 f"tower begins, got {timestep.tolist()}; divide the batch"
             )
-        return owner if all(is_high) else owner | {"video": LOW_NOISE}
+        return "video" if all(is_high) else LOW_NOISE
 
     def condition(self, tower: str, part: ModalityInput) -> tuple[NoiseCondition, TextCondition]:
         """Embed what the blocks read besides the rows of a tower."""
@@ -534,7 +552,8 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
             raise ValueError(
                 f"`skip_layers` must be indices of the {len(self.blocks)} blocks, got {outside}; leave them out"
             )
-        if self.is_cache_enabled and (ends := {0, len(self.blocks) - 1}.intersection(skip_layers)):
+        goes_by_ends = self.is_cache_enabled and not isinstance(self._cache_config, JoVACacheConfig)
+        if goes_by_ends and (ends := {0, len(self.blocks) - 1}.intersection(skip_layers)):
             raise ValueError(
                 f"`skip_layers` must hold neither the first nor the last block where a cache is enabled, which goes "
                 f"by them, got {sorted(ends)}; call `disable_cache`"

@@ -14,12 +14,14 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
 from .joint_attention import (
+    JoVARMSNorm,
     JoVARowAttnProcessor,
     JoVAStreamAttention,
     JoVAStreamProjections,
     check_unadapted,
     concatenated,
     concatenated_linear,
+    normed_heads,
 )
 from .modulation import Modulation, modulated_norm, select_level
 from .row_spans import SpanRun, existing
@@ -191,8 +193,10 @@ class JoVAKeyValueMixin(AttentionModuleMixin):
 
     use_bias = True
     is_cross_attention = True
+    head_dim: int
     to_k: nn.Linear
     to_v: nn.Linear
+    norm_k: JoVARMSNorm
 
     def keys_and_values(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [..., H * K] of rows, before norms."""
@@ -201,6 +205,11 @@ class JoVAKeyValueMixin(AttentionModuleMixin):
             key, value = self.to_kv(rows).chunk(2, dim=-1)
             return key, value
         return self.to_k(rows), self.to_v(rows)
+
+    def normed_keys_and_values(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed keys and values [B, L, H, K] of rows [B, L, D]."""
+        key, value = self.keys_and_values(rows)
+        return normed_heads(self.norm_k, key, self.head_dim), value.unflatten(-1, (-1, self.head_dim))
 
     def fuse_projections(self) -> None:
         """Compute keys and values by one product."""
@@ -260,7 +269,11 @@ class JoVAWanCrossAttention(JoVAStreamProjections, JoVAKeyValueMixin):
 
     def project_both(self, hidden_states: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normed queries of rows [B, L, D], normed keys and values of text [B, S, D]; heads split."""
-        return self.normed_heads(self.to_q(hidden_states), *self.keys_and_values(text))
+        return self.normed_queries(hidden_states), *self.normed_keys_and_values(text)
+
+    def normed_queries(self, hidden_states: Tensor) -> Tensor:
+        """Normed queries [B, L, H, K] of rows [B, L, D]."""
+        return normed_heads(self.norm_q, self.to_q(hidden_states), self.head_dim)
 
 
 class Tower(NamedTuple):

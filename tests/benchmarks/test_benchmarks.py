@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from benchmarks import gpu, gpu_work, guided_batch
 from benchmarks.block import bare_work, block_calls
 from benchmarks.random_transformer import presets, random_inputs, random_transformer
-from benchmarks.sound_cache import measure_size, signal_to_noise_db, summary, table
+from benchmarks.sound_cache import SIZES, measure_size, signal_to_noise_db, summary, table
 from benchmarks.video_vae import Case, measure
 from diffusers_jova import JoVACacheConfig
 from tests.tiny_pipeline import WAN_VAES
@@ -102,7 +102,7 @@ def test_the_whole_of_a_real_size_is_known_without_a_weight() -> None:
     assert billions["MOVA"] == pytest.approx(18.37, abs=0.01)  # one of its experts
 
 
-@pytest.mark.parametrize("name", ["12B x 2", "5B x 2"])
+@pytest.mark.parametrize("name", SIZES)
 def test_what_the_cache_spares_and_keeps_is_counted_without_weights(name: str) -> None:
     preset = presets(is_toy=True)[name]
     row = measure_size(name, preset, "toy", JoVACacheConfig())

@@ -33,7 +33,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "experts": partial(build_dual_tower, "bridge", in_channels=36, boundary=0.9),
 }
 KINDS = {2: tuple(BUILDERS), 3: ("jova", "cross", "nava", "aligned")}  # by number of processes, which is that of heads
-KEEPS_ROWS = ("jova", "cross", "nava")  # of these, those on which audio steps are tried
+KEEPS_ROWS = ("jova", "cross", "nava", *DUAL_TOWERS)  # of these, those on which audio steps are tried
 # of a build for GPUs on a machine without one
 LACKS_ITS_DEVICE = torch.accelerator.current_accelerator() is not None and not torch.accelerator.is_available()
 TEXT_MASK = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])

@@ -28,6 +28,7 @@ from tests.tiny_pipeline import (
     DUAL_TOWERS,
     NAVA_SHARING,
     build_dual_tower,
+    build_spoken_pipeline,
     build_tiny_pipeline,
     build_transformer,
     build_wan_transformer,
@@ -41,6 +42,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "cross_linear": partial(build_transformer, fusion="cross_linear"),
     "wan": partial(build_wan_transformer, in_channels=36),
     "nava": partial(build_wan_transformer, in_channels=36, **NAVA_SHARING),
+    **{name: partial(build_dual_tower, name, in_channels=36) for name in DUAL_TOWERS},
 }
 ROUND_OFF = {"atol": 2e-6, "rtol": 1e-4}  # float32, another order of the same sums
 SEVERAL_STEPS = {"atol": 1e-5, "rtol": 1e-3}  # the same, through the steps of a call
@@ -173,6 +175,46 @@ def test_rows_kept_under_a_mask_are_read_beside_text_of_known_lengths() -> None:
     torch.testing.assert_close(answer[1], masked[1], **ROUND_OFF)
 
 
+REFERENCES = {
+    "image": {"reference_hidden_states": torch.linspace(-2, 2, 2 * 36 * 16).view(2, 36, 1, 4, 4)},
+    "voice": {"audio_reference_hidden_states": torch.linspace(-2, 2, 2 * 3 * 4).view(2, 3, 4)},
+}
+
+
+@pytest.mark.parametrize("given", [("image",), ("voice",), ("image", "voice")], ids=" and ".join)
+def test_references_in_front_of_a_clip_are_read_in_audio_steps_as_in_full_ones(given: tuple[str, ...]) -> None:
+    model = BUILDERS["aligned"]()
+    case: dict[str, Any] = {"coupled": ["v2a", "a2v"]}
+    for name in given:
+        case |= REFERENCES[name]
+    plain = model(**inputs(**case))
+    model.enable_cache(JoVACacheConfig())
+    for answer in walk(model, 9, 4, **case):
+        torch.testing.assert_close(answer, plain, **ROUND_OFF)
+
+
+FOUR_BLOCKS = {"num_layers": 4, "audio_num_layers": 4, "fusion_layers": (1, 2)}
+LITTLE_TO_READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[bool]]] = {  # and which fusions keep rows
+    "no fusion": ("bridge", {"fusion_layers": ()}, {}, []),
+    "one fusion": ("text_cross", {"fusion_layers": (1,)}, {}, [True]),
+    "video alone reads": ("bridge", {}, {"fusion_scale": (1.0, 0.0)}, [False, False]),
+    "a skipped end": ("bridge", {}, {"skip_layers": [0]}, [False, True]),
+    "a skipped block": ("aligned", FOUR_BLOCKS, {"skip_layers": [1]}, [False, True]),
+}
+
+
+@pytest.mark.parametrize(("fusion", "config", "case", "keeps"), LITTLE_TO_READ.values(), ids=LITTLE_TO_READ.keys())
+def test_towers_that_read_each_other_in_few_blocks_keep_what_these_read(
+    fusion: str, config: dict[str, Any], case: dict[str, Any], keeps: list[bool]
+) -> None:
+    model = BUILDERS[fusion](**config)
+    plain = model(**inputs(**case))
+    model.enable_cache(JoVACacheConfig())
+    for answer in walk(model, 9, 4, **case):
+        torch.testing.assert_close(answer, plain, **ROUND_OFF)
+    assert [rows.num_bytes > 0 for rows in hook_of(model).states.all()[0].kept] == keeps
+
+
 def test_audio_hears_video_only_from_full_steps_on(model: Any) -> None:
     model.enable_cache(JoVACacheConfig())
     first = walk(model, 9, 3)
@@ -192,6 +234,9 @@ class Line(nn.Module):
         super().__init__()
         self.attention = JoVAJointAttention(4, 1, 4, ("shared",), "joint", 1e-6)
         self.seen: list[bool] = []
+
+    def video_tower(self, timestep: Tensor) -> str:
+        return "video"
 
     def forward(
         self, hidden_states: Tensor | None, audio_hidden_states: Tensor, timestep: Tensor, audio_timestep: Tensor
@@ -276,6 +321,25 @@ def test_branches_choose_alike_in_one_batch_and_one_after_the_other(steps_taken:
     assert "".join(steps_taken) == "".join(2 * kind for kind in kinds)
     for latents, expected in zip(turns, batch, strict=True):
         torch.testing.assert_close(latents, expected, **SEVERAL_STEPS)
+
+
+def test_a_second_video_tower_begins_with_two_full_steps_and_audio_hears_it_alone(steps_taken: list[str]) -> None:
+    def walk_on(*timesteps: float, first_step: int) -> list[tuple[Tensor, Tensor]]:
+        answers = []
+        for step, timestep in enumerate(timesteps, first_step):
+            given = inputs(timestep=torch.full((2,), timestep), audio_timestep=torch.full((2,), 500.0))
+            with model.cache_context("text", step_index=step, sigma=timestep / 1000, num_inference_steps=11):
+                answers.append(model(**given))
+        return answers
+
+    model = build_dual_tower("bridge", in_channels=36, boundary=0.5)
+    model.enable_cache(JoVACacheConfig())
+    low = 450.0, 400.0, 350.0, 300.0, 200.0, 100.0, 50.0
+    behind_the_other = walk_on(900.0, 800.0, 700.0, 600.0, *low, first_step=0)[4:]
+    assert "".join(steps_taken) == "FFaaFFaaFaF"
+    for answer, expected in zip(behind_the_other[:4], walk_on(*low[:4], first_step=0), strict=True):
+        for velocity, alone in zip(answer, expected, strict=True):
+            assert torch.equal(velocity, alone)
 
 
 # 3. What a call gets
@@ -375,6 +439,22 @@ def test_a_clip_that_goes_on_and_one_with_a_first_frame_follow_the_plain_ones() 
         pipeline.transformer.disable_cache()
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_a_model_that_reads_an_image_and_a_voice_in_front_follows_the_plain_clip(
+    seconds: float, steps_taken: list[str]
+) -> None:
+    pipeline, generator = build_spoken_pipeline(), torch.Generator().manual_seed(1)
+    given: dict[str, Any] = {"image": torch.rand(3, 32, 32, generator=generator), "coupling_scale": 2.0}
+    if seconds:
+        voice = torch.rand(1, round(seconds * 16000), generator=generator)
+        given |= {"reference_audio": voice, "reference_audio_sampling_rate": 16000, "reference_transcript": "hi"}
+    plain = generate(pipeline, **given)
+    pipeline.transformer.enable_cache(JoVACacheConfig(video_interval=2))
+    for latents, expected in zip(generate(pipeline, **given), plain, strict=True):
+        assert 1e-6 < ((latents - expected).norm() / expected.norm()).item() < 0.1
+    assert "a" in steps_taken
+
+
 def test_adapters_take_part_in_audio_steps(model: Any) -> None:
     torch.manual_seed(0)
     model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False))
@@ -385,7 +465,7 @@ def test_adapters_take_part_in_audio_steps(model: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["jova", "wan"])
+@pytest.mark.parametrize("kind", ["jova", "wan", *DUAL_TOWERS])
 def test_compiled_blocks_keep_and_read_rows_without_a_break(kind: str) -> None:
     model = BUILDERS[kind]()
     model.enable_cache(JoVACacheConfig(storage_dtype=torch.float8_e4m3fn))
@@ -421,13 +501,14 @@ def test_an_audio_step_counts_the_audio_branch_and_what_it_reads(model: Any) -> 
 
     short, long = counts(3), counts(6)
     alone = counted(model, **inputs(hidden_states=None))
-    num_text = 7 if model.config.get("fusion") == "joint" else 0
-    rows, num_queries = [frames * 4 + num_text for frames in (3, 6)], 11 + num_text
-    for (_, audio), num_rows in zip((short, long), rows, strict=True):
-        reading = 2 * 2 * 2 * num_queries * num_rows * 24 * 2  # two products, B = 2, width 24, two blocks
-        if model.config.get("fusion") == "cross_linear":
-            reading += 2 * 2 * 11 * 24 * 24 * 2
-        assert audio == alone + reading
+    fusion = model.config.get("fusion")
+    num_text = 7 if fusion == "joint" else 0
+    num_blocks = 1 if fusion == "aligned" else 2
+    num_projections = {"cross_linear": 1, "bridge": 2, "aligned": 2}.get(fusion, 0)  # of audio rows, for reading alone
+    for num_frames, (_, audio) in ((3, short), (6, long)):
+        num_rows = 4 if fusion == "aligned" else num_frames * 4 + num_text  # of the latent frame at its time alone
+        attention = 2 * 2 * (11 + num_text) * num_rows * 24  # two products, width 24
+        assert audio == alone + 2 * num_blocks * (attention + 2 * num_projections * 11 * 24 * 24)  # B = 2
     assert long[1] - short[1] < 0.1 * (long[0] - short[0])  # what more video costs
 
 
@@ -487,14 +568,6 @@ REFUSED = {
 def test_numbers_that_mean_nothing_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         JoVACacheConfig(**arguments)
-
-
-def test_a_model_whose_modalities_meet_elsewhere_is_refused() -> None:
-    for fusion in DUAL_TOWERS:
-        model = build_dual_tower(fusion)
-        with pytest.raises(ValueError, match="must go with a model whose modalities meet in a joint attention"):
-            model.enable_cache(JoVACacheConfig())
-        assert not model.is_cache_enabled
 
 
 def test_a_call_that_does_not_say_where_it_stands_is_refused() -> None:

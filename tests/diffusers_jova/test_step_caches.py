@@ -135,7 +135,7 @@ def test_a_cache_that_loses_the_sound_or_changes_nothing_is_refused(
 
 def test_a_model_of_two_experts_has_no_cache_that_would_go_from_one_to_the_other() -> None:
     model = build_dual_tower(boundary=0.9)
-    said = r"`config` must be left out for a model of two video towers.*below sigma 0\.9"
+    said = r"`config` must be a JoVACacheConfig for a model of two video towers, got a Taylor.*below sigma 0\.9"
     with pytest.raises(ValueError, match=said):
         model.enable_cache(TaylorSeerCacheConfig())
     assert not model.is_cache_enabled
