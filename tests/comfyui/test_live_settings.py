@@ -18,6 +18,7 @@ from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVAPromp
 from diffusers_jova.conversion.convert import main as convert
 from tests.comfyui.graphs import Socket, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started
+from tests.comfyui.parity import check_parity, kept, noise
 from tests.tiny_pipeline import build_dual_tower, build_spoken_pipeline, build_tiny_pipeline, build_wan_transformer
 
 
@@ -25,7 +26,7 @@ if "COMFYUI_PATH" not in os.environ:
     pytest.skip("COMFYUI_PATH names no checkout of ComfyUI", allow_module_level=True)
 pytestmark = pytest.mark.comfyui
 
-from tests.comfyui.test_live_server import as_floats, ask, check_parity, kept, noise, picture, voice  # noqa: E402
+from tests.comfyui.test_live_server import as_floats, picture, voice  # noqa: E402
 
 
 STEPS = 2
@@ -91,7 +92,7 @@ def compare(
     graph.keep(samples, "parity")
     result = kept(server, server.run(graph), pipeline)
     starts = noise([list(result["video"].shape), list(result["audio"].transpose(1, 2).shape)])
-    check_parity(case, result, ask(pipeline, STEPS, **{**starts, "prompt": JoVAPrompt(**WORDS), **given}))
+    check_parity(case, result, pipeline, STEPS, **{**starts, "prompt": JoVAPrompt(**WORDS), **given})
 
 
 def with_portrait(graph: TalkingGraph) -> dict[str, Socket]:
