@@ -54,7 +54,7 @@ def with_reference(
     latents = audio_vae.encode_sound(sound, name)
 
     def add(options: dict[str, Any]) -> dict[str, Any]:
-        return {REFERENCE_KEY: latents, REFERENCE_TEXT_KEY: texts.get(options.get(SAID_KEY))}
+        return {REFERENCE_KEY: latents, REFERENCE_TEXT_KEY: texts[options[SAID_KEY]] if texts else None}
 
     return [changed(conditioning, add) for conditioning in conditionings]
 

@@ -79,12 +79,15 @@ class JovaCLIP(Component):
         is_spoken: bool = self.saved.has("spoken_text_encoder")
         return is_spoken
 
-    def encode_prompt(self, prompt: Any, said: str | None = None, **extras: Any) -> list[Any]:
+    def encode_prompt(
+        self, prompt: Any, said: str | None = None, said_by: str = "transcript", **extras: Any
+    ) -> list[Any]:
         """A CONDITIONING of a string or a `JoVAPrompt`.
 
         Args:
             prompt: What is seen, and heard where one text serves both.
             said: What is said, for models whose sound reads that alone; None says nothing.
+            said_by: Widget that it came from.
             extras: Further options of it.
         """
         embeds = self.features(prompt)
@@ -92,17 +95,22 @@ class JovaCLIP(Component):
         options.pop("jova_text")
         if self.reads_transcripts:
             said = jova("spoken_text").NOTHING if said is None else said
-            options |= {SAID_KEY: said, "jova_audio_text": self.spoken(said)}
+            options |= {SAID_KEY: said, "jova_audio_text": self.spoken(said, name=said_by)}
         return [[to_socket(embeds.features), options]]
 
-    def spoken(self, said: str, reference: str | None = None) -> Tensor:
+    def spoken(self, said: str, reference: str | None = None, name: str = "transcript") -> Tensor:
         """Features [1, S, D] of what is said, behind what a reference voice says.
+
+        Args:
+            said: What is said.
+            reference: What the voice says; None without one.
+            name: Widget that what is said came from.
 
         Raises:
             ValueError: A character is none that the model can say.
         """
         pipeline = self.at_work()
-        features, _ = pipeline.encode_spoken("transcript", pipeline.joined_texts("transcript", [said], reference))
+        features, _ = pipeline.encode_spoken(name, pipeline.joined_texts(name, [said], reference))
         return to_socket(features)
 
     def at_work(self) -> Any:
@@ -151,7 +159,7 @@ def encode_negative(clip: Any, text: str, audio: str) -> list[Any]:
         )
     defaults = clip.defaults
     audio_text = audio.strip() or defaults.audio_negative_prompt
-    negative = clip.encode_prompt(text.strip() or defaults.negative_prompt, said=audio_text)
+    negative = clip.encode_prompt(text.strip() or defaults.negative_prompt, said=audio_text, said_by="audio")
     if audio_text is None or clip.reads_transcripts:  # the sound reads what the picture reads, or it is in already
         return negative
     features = named(clip.features(audio_text), "jova_audio_text")

@@ -22,6 +22,7 @@ from tests.places import ROOT
 from tests.tiny_pipeline import (
     NAVA_SHARING,
     WAN_VAES,
+    build_spoken_pipeline,
     build_tiny_pipeline,
     build_transformer,
     build_wan_transformer,
@@ -39,6 +40,7 @@ def started_with_strangers(folder: Path) -> Iterator[Server]:
     voiced = build_wan_transformer(**NAVA_SHARING)
     models = {
         "voices": build_tiny_pipeline(transformer=voiced, pads_text_with_zeros=True, speaker_token="~"),
+        "spoken": build_spoken_pipeline(),
         **{name: narrow_pipeline(kind) for name, kind in (("narrow", "plain"), ("patched", "residual"))},
     }
     for name, pipeline in models.items():
@@ -137,6 +139,24 @@ def sampled(**sockets: int) -> Callable[[TalkingGraph, str], None]:
     return finish
 
 
+def spoken(graph: TalkingGraph) -> dict[str, Any]:
+    """Inputs of JoVA Reference Voice on a model that reads one."""
+    graph[graph.model[0]]["inputs"]["model"] = "spoken"
+    graph[graph.positive[0]]["inputs"].update(WORDS)
+    given = {**texts(graph), "vae": graph.vae, "latent": graph.latent, "image": portrait(graph), "fit": "cover"}
+    node = graph.add("JovaImageToVideo", **given)
+    codecs = {"clip": graph.clip, "audio_vae": graph.audio_vae}
+    return {"positive": [node, 0], "negative": [node, 1], **codecs, "reference_audio": sound(graph)} | {
+        "reference_transcript": "Hi."
+    }
+
+
+def stepped(graph: TalkingGraph, node: str) -> None:
+    sampler = graph.guide(1)
+    graph[sampler[0]]["inputs"]["sigmas"] = [node, 0]
+    graph.save(sampler, "kept")
+
+
 def saved(graph: Graph, node: str) -> None:
     graph.add("SaveVideo", video=[node, 0], filename_prefix="kept", format="auto", codec="auto")
 
@@ -175,6 +195,8 @@ NODES: dict[str, tuple[Inputs, Callable[[TalkingGraph, str], None]]] = {
         sampled(model=0),
     ),
     "JovaVoices": (lambda g: {"positive": g.positive, "speaker_embeds": "voices.npy"}, sampled(positive=0)),
+    "JovaReferenceVoice": (spoken, sampled(positive=0, negative=1)),
+    "JovaScheduler": (lambda g: {"model": g.model, "steps": 1}, stepped),
     "JovaMouthMaskPreview": (
         lambda g: {"images": portrait(g, 5), "vae": g.vae, "boxes": "", "frame_rate": 16.0},
         shown,

@@ -202,9 +202,9 @@ def of_positive_alone() -> TalkingGraph:
 
 
 def of_another_model() -> TalkingGraph:
-    """A voice that another model's audio VAE has encoded."""
-    graph = worded("spoken")
-    speak(graph)
+    """A voice for a model of the same latents that reads none."""
+    graph = worded("aligned")
+    speak(graph, says="")
     other = graph.add("JovaLoader", model="bridge", dtype="fp32")
     graph.keep(graph.sample(1, model=[other, 0]), "never")
     return graph
@@ -216,6 +216,13 @@ def text_of_another_model() -> TalkingGraph:
     text = [graph.add("JovaPrompt", clip=[other, 1], **WORDS), 0]
     speak(graph, positive=text)
     graph.keep(graph.sample(1), "never")
+    return graph
+
+
+def unsayable_negative() -> TalkingGraph:
+    graph = worded("spoken")
+    negative = [graph.add("JovaNegativePrompt", clip=graph.clip, text="", audio="a + b"), 0]
+    graph.keep(graph.sample(1, negative=negative), "never")
     return graph
 
 
@@ -255,7 +262,14 @@ REFUSED = {
         of_positive_alone,
         "`positive` and `negative` must bring the same reference voice, got unlike ones; connect both to one JoVA",
     ),
-    "a voice for another model": (of_another_model, "`.*` must .*; "),
+    "a voice for another model": (
+        of_another_model,
+        "`(positive|negative)` must bring a reference voice of this model, or none, got one of another; take JoVA Ref",
+    ),
+    "negative words that cannot be said": (
+        unsayable_negative,
+        r"`audio` must be of characters that the model can say, got '\+'; write it in other words",
+    ),
     "a text of another model": (
         text_of_another_model,
         "`positive` and `negative` must be encoded by the text encoders of this model, whose sound reads what is said",

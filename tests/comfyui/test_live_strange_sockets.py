@@ -82,6 +82,8 @@ OTHERWISE = {  # where a node is another case: node, input and kind
     **{("JovaVoices", "positive", kind): REFUSED for kind in KINDS["CONDITIONING"]},  # jova-tiny reads no voices
     **{("JovaMouthMaskPreview", "images", kind): ""  # without a detector nothing is shown
        for kind, expected in KINDS["IMAGE"].items() if expected != REFUSED},
+    **{("JovaGenerate", "reference_audio", kind): REFUSED for kind in KINDS["AUDIO"]},  # nor a recording
+    ("JovaGenerate", "reference_transcript", "word"): REFUSED,
     ("JovaMouthMaskPreview", "boxes", "word"): REFUSED,
     **{("KSampler", "latent_image", kind): EITHER
        for kind in ("nested latent", "video alone", "sound first", "clip of words")},
