@@ -11,12 +11,13 @@ from .nodes_conditioning import (
     JovaKeyframe,
     JovaNegativePrompt,
     JovaPrompt,
+    JovaReferenceVoice,
     JovaVoices,
 )
 from .nodes_generate import JovaGenerate, JovaMouthMaskPreview
 from .nodes_latent import JovaDecode, JovaEmptyLatent, JovaSetAudio, JovaSetVideo
 from .nodes_loading import JovaDiffusionModelLoader, JovaLoader, JovaLoraLoader
-from .nodes_sampling import JovaGuider, JovaSampleShift
+from .nodes_sampling import JovaGuider, JovaSampleShift, JovaScheduler
 
 
 NODES: list[type[io.ComfyNode]] = [
@@ -29,10 +30,12 @@ NODES: list[type[io.ComfyNode]] = [
     JovaImageToVideo,
     JovaKeyframe,
     JovaVoices,
+    JovaReferenceVoice,
     JovaEmptyLatent,
     JovaSetAudio,
     JovaSetVideo,
     JovaSampleShift,
+    JovaScheduler,
     JovaGuider,
     JovaDecode,
     JovaGenerate,

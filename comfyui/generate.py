@@ -11,6 +11,8 @@ from .guider import make_guider
 from .latents import decode, empty_latent, set_audio, set_video, with_picture, with_rate
 from .loading import load_pipeline
 from .model_files import SHIPPED, fingerprint
+from .reference_voice import with_reference
+from .schedule import own_sigmas
 from .steps import steps_and_sampler
 from .text import encode_negative, encode_parts
 
@@ -39,6 +41,8 @@ def generate(
     own_audio: Any = None,
     own_video: Any = None,
     last_image: Any = None,
+    reference_audio: Any = None,
+    reference_transcript: str | None = None,
 ) -> tuple[Any, Any, Any]:
     """VIDEO, IMAGE and AUDIO; arguments are the widgets of JoVA Generate.
 
@@ -51,6 +55,13 @@ def generate(
     latent = empty_latent(audio_vae, width, height, length, frame_rate, 1, own_audio, own_video)
     positive, negative_text = encode_parts(clip, video, audio, transcript), encode_negative(clip, negative, "")
     texts = [with_rate(conditioning, latent) for conditioning in (positive, negative_text)]
+    told = (reference_transcript or "").strip()
+    if reference_audio is not None:
+        texts = with_reference(texts, clip, audio_vae, reference_audio, told)
+    elif told:
+        raise ValueError(
+            "`reference_transcript` must go with `reference_audio`, got it alone; connect the voice that says it"
+        )
     if own_video is not None:
         latent = set_video(latent, vae, own_video, fit, "own_video")
     if image is not None:
@@ -87,19 +98,17 @@ def sample(guider: Any, latent: dict[str, Any], num_steps: int, sampler: str, se
     Args:
         guider: Of the model.
         latent: Where it starts.
-        num_steps: Of the schedule `simple`.
+        num_steps: Of the model's own schedule.
         sampler: Its name in core.
         seed: Of the noise, up to 2**64 - 1.
     """
     import latent_preview
 
-    sampling = guider.model_patcher.get_model_object("model_sampling")
-    sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", num_steps)
     samples = guider.sample(
         comfy.sample.prepare_noise(latent["samples"], seed),
         latent["samples"],
         comfy.samplers.sampler_object(sampler),
-        sigmas,
+        own_sigmas(guider.model_patcher, num_steps),
         denoise_mask=latent.get("noise_mask"),
         callback=latent_preview.prepare_callback(guider.model_patcher, num_steps),
         seed=seed,

@@ -218,6 +218,57 @@ def describe(num_frames: int, height: int, width: int, num_clips: int) -> str:
     return f"{num_frames} frames of {width} x {height} in a batch of {num_clips}"
 
 
+def has_first_picture(conds: Mapping[str, list[dict[str, Any]]]) -> bool:
+    """Whether an entry of a guider's prompts brings a first frame."""
+    entries = [entry for listed in conds.values() for entry in listed]
+    return any(0 in entry[PICTURES_KEY].frames for entry in entries if entry.get(PICTURES_KEY) is not None)
+
+
+def begins_given(mask: Tensor | None, shapes: Sequence[Sequence[int]]) -> bool:
+    """Whether the first latent frame is given.
+
+    Args:
+        mask: Denoise mask, packed as the latents are; None where all is generated.
+        shapes: Of the latents, video among them.
+    """
+    if mask is None:
+        return False
+    masked, _ = named_parts(comfy.utils.unpack_latents(mask, shapes))
+    return not bool(masked[:, :, 0].any())
+
+
+def check_start(
+    conds: Mapping[str, list[dict[str, Any]]],
+    checkpoint: Any,
+    transformer: Any,
+    shapes: Sequence[Sequence[int]],
+    mask: Tensor | None,
+) -> None:
+    """Refuse a clip without a first frame where a model needs one, and with two where it reads one in front.
+
+    Args:
+        conds: Of the guider.
+        checkpoint: Of the model that is sampled.
+        transformer: Config of its transformer.
+        shapes: Of the latents.
+        mask: Denoise mask, packed as the latents are; None where all is generated.
+    """
+    video, _ = named_parts(shapes)
+    if video is None:
+        return
+    has_picture, is_given = has_first_picture(conds), begins_given(mask, shapes)
+    if checkpoint.outline.config.needs_image and not (has_picture or is_given):
+        raise ValueError(
+            "`positive` must bring a first frame for this model, whose clips begin with one, got none; connect JoVA "
+            "Image to Video"
+        )
+    if has_picture and is_given and jova("reference_rows").reads_references(transformer):
+        raise ValueError(
+            "`image` must be left out beside given frames in ComfyUI for this model, which would read it in front of "
+            "the clip, got both; take JoVA Image to Video out, or use `jova generate`"
+        )
+
+
 def start_white(
     conds: Mapping[str, list[dict[str, Any]]],
     checkpoint: Any,
@@ -236,17 +287,14 @@ def start_white(
     """
     video, _ = named_parts(shapes)
     entries = [entry for listed in conds.values() for entry in listed]
-    starts = any(0 in entry[PICTURES_KEY].frames for entry in entries if PICTURES_KEY in entry)
-    if video is None or not checkpoint.outline.config.starts_white or starts:
+    if video is None or not checkpoint.outline.config.starts_white or has_first_picture(conds):
         return
-    if mask is not None:
-        masked, _ = named_parts(comfy.utils.unpack_latents(mask, shapes))
-        if not bool(masked[:, :, 0].any()):
-            logger.warning(
-                "given frames have no first frame beside them; give it to JoVA Image to Video as well, as "
-                "this model was trained"
-            )
-            return
+    if begins_given(mask, shapes):
+        logger.warning(
+            "given frames have no first frame beside them; give it to JoVA Image to Video as well, as "
+            "this model was trained"
+        )
+        return
     codec, factor = checkpoint.outline.video_codec, checkpoint.outline.temporal_factor
     height, width = (size * codec.spatial_factor for size in video[3:])
     num_frames = (video[2] - 1) * factor + 1

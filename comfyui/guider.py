@@ -64,9 +64,9 @@ class JovaCFGGuider(comfy.samplers.CFGGuider):
         guided = self.combine(x, by_branch, weights)
         return self.after(guided, by_branch, x, timestep, options)
 
-    def told(self) -> dict[str, Any]:
-        """What the model is told beside the latents, with the prompt."""
-        entries: list[dict[str, Any]] = self.conds["positive"]
+    def told(self, prompt: str = "positive") -> dict[str, Any]:
+        """What the model is told beside the latents, with one of both prompts."""
+        entries: list[dict[str, Any]] = self.conds[prompt]
         conds: dict[str, Any] = entries[0]["model_conds"]
         return conds
 
@@ -77,7 +77,7 @@ class JovaCFGGuider(comfy.samplers.CFGGuider):
             names=modality_names(told["latent_shapes"].cond),
             generated=told[WANTED_KEY].cond,
             coupling=told["coupled"].cond,
-            negative_coupling=told["coupled"].cond,  # what is given decides it, not the text
+            negative_coupling=self.told("negative")["coupled"].cond,
             has_voices=VOICE_KEYS[0] in told,
         )
 

@@ -70,8 +70,6 @@ def chosen_dtype(dtype: str) -> torch.dtype:
 def wrap(transformer: Any, saved: Any, vae: JovaVideoVAE, compute_dtype: torch.dtype, is_8_bits: bool) -> Any:
     """What a MODEL socket carries, of a transformer of the package."""
     scheduler, outline = saved.scheduler(), vae.outline
-    check_text(saved)
-    check_schedule(scheduler)
     check_fits(transformer, outline)
     make_castable(transformer.eval())
     if is_8_bits:
@@ -83,27 +81,10 @@ def wrap(transformer: Any, saved: Any, vae: JovaVideoVAE, compute_dtype: torch.d
         audio_shift=scheduler.config.audio_shift,
         num_train_timesteps=scheduler.config.num_train_timesteps,
         solver=scheduler.config.solver,
+        last_sigma=scheduler.config.last_sigma,
+        reads_transcripts=saved.has("spoken_text_encoder"),
     )
     return make_patcher(JovaModel(transformer, checkpoint, compute_dtype))
-
-
-def check_text(saved: Any) -> None:
-    """Refuse a pipeline whose sound reads a text of its own, for which no socket has a place."""
-    if saved.has("spoken_text_encoder"):
-        raise ValueError(
-            "`pipeline` must have one text for picture and sound in ComfyUI, got one with a `spoken_text_encoder`, "
-            "such as UniAVGen; make its clips with `jova generate`"
-        )
-
-
-def check_schedule(scheduler: Any) -> None:
-    """Refuse a schedule that core cannot walk: its `simple` spaces noise levels evenly from 1 to 1 / steps."""
-    last_sigma = scheduler.config.last_sigma
-    if last_sigma is not None:
-        raise ValueError(
-            f"`last_sigma` of the scheduler of `pipeline` must be None in ComfyUI, whose schedules step evenly, got "
-            f"{last_sigma}; make its clips with `jova generate`"
-        )
 
 
 def check_fits(transformer: Any, outline: Any) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .casting import settle
 from .clips import MASK_ADVICE
-from .given_pictures import PICTURES_KEY, GivenPictures, check_clip, picture_places, start_white
+from .given_pictures import PICTURES_KEY, GivenPictures, check_clip, check_start, picture_places, start_white
 from .latent_parts import (
     MODALITIES,
     at_share,
@@ -39,7 +39,9 @@ from .latent_parts import (
     video_or,
 )
 from .package import jova
+from .reference_voice import check_same_voice, reference_argument, voice_conds
 from .sampling_checks import (
+    REFERENCE_KEY,
     TEXT_KEYS,
     VOICE_KEYS,
     check_belongings,
@@ -48,6 +50,7 @@ from .sampling_checks import (
     check_length,
     check_pictures,
 )
+from .schedule import warn_of_other_levels
 from .socket_checks import to_unit
 
 
@@ -99,6 +102,8 @@ class Checkpoint:
         audio_shift: Shift of the audio schedule.
         num_train_timesteps: Timestep at sigma 1.
         solver: Of its scheduler.
+        last_sigma: Noise level at which its last step starts, before the shift; None for 1 / steps.
+        reads_transcripts: Whether its sound reads what is said alone.
     """
 
     outline: Any
@@ -107,6 +112,8 @@ class Checkpoint:
     audio_shift: float
     num_train_timesteps: int
     solver: str
+    last_sigma: float | None
+    reads_transcripts: bool
 
     @property
     def defaults(self) -> Any:
@@ -156,6 +163,8 @@ class JovaModel(comfy.model_base.BaseModel):
         check_length(self.checkpoint.outline, video, audio, rate)
         out = {"text": comfy.conds.CONDRegular(kwargs["cross_attn"])}
         regular = {name: kwargs.get(name) for name in (*TEXT_KEYS, *VOICE_KEYS)}
+        generated = generated_names(kwargs.get("denoise_mask"), shapes)
+        regular |= voice_conds(kwargs, generated, self.checkpoint, self.diffusion_model.config)
         regular |= self.shares(kwargs.get("denoise_mask"), shapes)
         self.check_voices(regular, out["text"].cond)
         if video is not None:
@@ -165,24 +174,30 @@ class JovaModel(comfy.model_base.BaseModel):
         out |= {name: comfy.conds.CONDRegular(value) for name, value in regular.items() if value is not None}
         constant = {
             "latent_shapes": list(shapes),
-            "coupled": self.coupling(kwargs.get("denoise_mask"), shapes),  # JoVA Guider asks without as well
-            WANTED_KEY: generated_names(kwargs.get("denoise_mask"), shapes),  # JoVA Guider asks for one alone as well
+            # JoVA Guider asks without as well, and for one modality alone
+            "coupled": self.coupling(generated, shapes, REFERENCE_KEY in out, kwargs.get("prompt_type")),
+            WANTED_KEY: generated,
             "skip_layers": self.skip_layers(kwargs.get("prompt_type")),
             "frame_rate": rate,
         }
         return out | {name: comfy.conds.CONDConstant(value) for name, value in constant.items()}
 
-    def coupling(self, mask: Tensor | None, shapes: Sequence[Sequence[int]]) -> Any:
-        """Attention between video and sound: one direction where the model was trained so and one is given whole.
+    def coupling(
+        self, generated: Sequence[str], shapes: Sequence[Sequence[int]], has_voice: bool, prompt_type: str | None
+    ) -> Any:
+        """Attention between video and sound: one direction where the model was trained so, as in the pipeline.
 
         Args:
-            mask: Denoise mask, packed as the latents are; None where all is generated.
+            generated: Modalities of which something is generated.
             shapes: Of the latents.
+            has_voice: Whether the sound reads a reference voice.
+            prompt_type: Of core: whether it is a prediction without the prompt.
         """
-        if mask is None or not self.checkpoint.outline.config.one_way_coupling:
+        if not self.checkpoint.outline.config.one_way_coupling:
             return True
-        given = {*modality_names(shapes)} - {*generated_names(mask, shapes)}
-        return jova("pipeline_media").one_way("video" in given, "audio" in given)
+        given = {*modality_names(shapes)} - {*generated}
+        found = jova("pipeline_media").one_way_couplings("video" in given, "audio" in given, has_voice)
+        return found["negative_coupling" if prompt_type == "negative" else "coupling"]
 
     def skip_layers(self, prompt_type: str | None) -> tuple[int, ...]:
         """Blocks that a prediction leaves out; core says whether it is one without the prompt."""
@@ -338,6 +353,7 @@ class JovaModel(comfy.model_base.BaseModel):
             coupled=conds["coupled"],
             return_dict=False,
             **self.voices(conds, sigmas["video"].device),
+            **({} if audio is None else reference_argument(conds, dtype)),
             **skips,
         )
 
@@ -462,6 +478,9 @@ def sample_raw(
         denoise_mask = to_unit("the noise mask of `latent_image`", denoise_mask, MASK_ADVICE)
     jova("finite").check_finite_inputs({"latent_image": latent_image}, "sample it anew")
     start_white(executor.class_obj.conds, model.checkpoint, model.diffusion_model.config, wire.shapes, denoise_mask)
+    check_start(executor.class_obj.conds, model.checkpoint, model.diffusion_model.config, wire.shapes, denoise_mask)
+    check_same_voice(executor.class_obj.conds)
+    warn_of_other_levels(executor.class_obj.model_patcher, sigmas)
 
     def call_back(step: int, data: Tensor, sample: Tensor, num_steps: int) -> None:
         parts = named_parts(comfy.utils.unpack_latents(data, wire.shapes))

@@ -9,11 +9,14 @@ from comfy_api.v0_0_2 import io
 from .model_files import fingerprint
 from .node import JovaNode
 from .sockets import (
+    audio_vae_input,
     clip_input,
     conditioning_inputs,
     conditioning_outputs,
     fit_input,
     prompt_inputs,
+    reference_audio_input,
+    reference_transcript_input,
     text_input,
     vae_input,
 )
@@ -232,3 +235,37 @@ class JovaVoices(JovaNode):
         from .text import with_voices
 
         return io.NodeOutput(with_voices(positive, voice_file(speaker_embeds)))
+
+
+class JovaReferenceVoice(JovaNode):
+    """A recorded voice to speak with."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaReferenceVoice",
+            display_name="JoVA Reference Voice",
+            category="JoVA/conditioning",
+            description="Lets the speaker speak with the voice of a recording, for models that read one in front of a "
+            "clip (UniAVGen). Both prompts go through it: predictions without the prompt read the voice as well. A "
+            "sound that is given as a whole makes it of no effect. For vectors of a speaker encoder use JoVA Voices.",
+            inputs=[
+                *conditioning_inputs(),
+                clip_input(),
+                audio_vae_input(),
+                reference_audio_input(),
+                reference_transcript_input(),
+            ],
+            outputs=conditioning_outputs(),
+        )
+
+    @classmethod
+    def run(
+        cls, positive: Any, negative: Any, clip: Any, audio_vae: Any, reference_audio: Any, reference_transcript: str
+    ) -> io.NodeOutput:
+        """Encode the voice once for both."""
+        from .reference_voice import with_reference
+
+        both = with_reference((positive, negative), clip, audio_vae, reference_audio, reference_transcript)
+        return io.NodeOutput(*both)

@@ -15,6 +15,8 @@ from .sockets import (
     pipeline_input,
     prompt_inputs,
     rate_input,
+    reference_audio_input,
+    reference_transcript_input,
     scale_input,
     size_inputs,
     text_input,
@@ -80,6 +82,8 @@ class JovaGenerate(JovaNode):
                 io.Image.Input(
                     "last_image", optional=True, tooltip="The last frame. For frames between, use JoVA Keyframe."
                 ),
+                reference_audio_input(optional=True),
+                reference_transcript_input(optional=True),
             ],
             outputs=media_outputs(),
         )

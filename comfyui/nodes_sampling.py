@@ -50,6 +50,36 @@ class JovaSampleShift(JovaNode):
         return io.NodeOutput(with_shifts(model, shift, audio_shift))
 
 
+class JovaScheduler(JovaNode):
+    """The model's own steps."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="JovaScheduler",
+            display_name="JoVA Scheduler",
+            category="JoVA/sampling",
+            description="The noise levels of the model, for SamplerCustomAdvanced: those of BasicScheduler with "
+            "`simple`, but for a model whose last step begins at a level of its own (UniAVGen), which no schedule of "
+            "core's has.",
+            inputs=[
+                model_input(),
+                io.Int.Input(
+                    "steps", default=0, min=0, max=1000, step=1, tooltip="Sampling steps; 0 takes the model's own."
+                ),
+            ],
+            outputs=[io.Sigmas.Output(display_name="SIGMAS")],
+        )
+
+    @classmethod
+    def run(cls, model: Any, steps: int) -> io.NodeOutput:
+        """Lay them out."""
+        from .schedule import own_sigmas
+
+        return io.NodeOutput(own_sigmas(model, steps))
+
+
 class JovaGuider(JovaNode):
     """Guidance per modality."""
 

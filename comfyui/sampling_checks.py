@@ -22,6 +22,9 @@ RATE_KEY = "frame_rate"  # as core's LTXVConditioning writes it
 TEXT_KEYS = ("jova_text_2", "jova_text_mask", "jova_audio_text", "jova_audio_text_2", "jova_audio_text_mask")
 LEAST_RATE_HZ, LARGEST_RATE_HZ = 0.001, 1000
 VOICE_KEYS = ("jova_voices", "jova_voice_places")
+SAID_KEY = "jova_said"  # of a conditioning: what is said, for models whose sound reads that alone
+REFERENCE_KEY = "jova_reference_voice"  # of a conditioning: latents of a voice in front of the clip, [1 or B, R, C]
+REFERENCE_TEXT_KEY = "jova_reference_text"  # and what is said behind what that voice says, features [1, S, D]
 PLACES_KEY = "jova_speaker_places"  # of a conditioning: text rows where speakers stand, [1, any number]
 
 LIMITS = ("area", "mask")  # of a conditioning: the part of a picture that it holds for
@@ -31,6 +34,7 @@ KNOWN_CONDS |= {"width", "height", "strength", "mask_strength", "set_area_to_bou
 KNOWN_CONDS |= {"start_percent", "end_percent", "clip_start_percent", "clip_end_percent", "additional_models"}
 KNOWN_CONDS |= {"timestep_start", "timestep_end", "control", "control_apply_to_uncond"}
 KNOWN_CONDS |= {*TEXT_KEYS, *VOICE_KEYS, PLACES_KEY, "jova_num_voices", PICTURES_KEY, RATE_KEY, *LIMITS}
+KNOWN_CONDS |= {SAID_KEY, REFERENCE_KEY, REFERENCE_TEXT_KEY}
 
 
 def check_latents(config: Any, outline: Any, latents: Tensor, shapes: Sequence[Sequence[int]]) -> None:

@@ -76,6 +76,24 @@ def prompt_inputs(video_hint: str = "") -> list[Any]:
     return [text_input(name, tooltip) for name, tooltip in parts.items()]
 
 
+def reference_audio_input(**options: Any) -> Any:
+    """A socket for the voice to speak with."""
+    return io.Audio.Input(
+        "reference_audio",
+        tooltip="A recording of the voice to speak with, of any rate, for models that read one in front of a clip "
+        "(UniAVGen). It is no part of the clip.",
+        **options,
+    )
+
+
+def reference_transcript_input(**options: Any) -> Any:
+    """A widget for what that voice says."""
+    tooltip = "What the recording says, word for word, for models that read it; it is not said again."
+    return io.String.Input(
+        "reference_transcript", default="", multiline=True, dynamic_prompts=True, tooltip=tooltip, **options
+    )
+
+
 def conditioning_inputs(negative_hint: str = "") -> list[Any]:
     """Sockets for both prompts."""
     return [

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .casting import make_castable
 from .codecs import Component, to_socket
 from .package import jova
-from .sampling_checks import PLACES_KEY, VOICE_KEYS
+from .sampling_checks import PLACES_KEY, SAID_KEY, VOICE_KEYS
 
 
 logger = logging.getLogger(__name__)
@@ -73,19 +73,58 @@ class JovaCLIP(Component):
 
     # what our nodes call
 
-    def encode_prompt(self, prompt: Any, **extras: Any) -> list[Any]:
-        """A CONDITIONING of a string or a `JoVAPrompt`."""
+    @property
+    def reads_transcripts(self) -> bool:
+        """Whether the sound reads what is said alone, and the picture the rest of a prompt."""
+        is_spoken: bool = self.saved.has("spoken_text_encoder")
+        return is_spoken
+
+    def encode_prompt(
+        self, prompt: Any, said: str | None = None, said_by: str = "transcript", **extras: Any
+    ) -> list[Any]:
+        """A CONDITIONING of a string or a `JoVAPrompt`.
+
+        Args:
+            prompt: What is seen, and heard where one text serves both.
+            said: What is said, for models whose sound reads that alone; None says nothing.
+            said_by: Widget that it came from.
+            extras: Further options of it.
+        """
         embeds = self.features(prompt)
         options = {"pooled_output": None, **named(embeds, "jova_text"), PLACES_KEY: embeds.speaker_positions, **extras}
         options.pop("jova_text")
+        if self.reads_transcripts:
+            said = jova("spoken_text").NOTHING if said is None else said
+            options |= {SAID_KEY: said, "jova_audio_text": self.spoken(said, name=said_by)}
         return [[to_socket(embeds.features), options]]
+
+    def spoken(self, said: str, reference: str | None = None, name: str = "transcript") -> Tensor:
+        """Features [1, S, D] of what is said, behind what a reference voice says.
+
+        Args:
+            said: What is said.
+            reference: What the voice says; None without one.
+            name: Widget that what is said came from.
+
+        Raises:
+            ValueError: A character is none that the model can say.
+        """
+        pipeline = self.at_work()
+        features, _ = pipeline.encode_spoken(name, pipeline.joined_texts(name, [said], reference))
+        return to_socket(features)
+
+    def at_work(self) -> Any:
+        """The pipeline with its text encoders on the device."""
+        pipeline = self.ready(self.defaults.max_sequence_length * BYTES_PER_TOKEN, is_whole=False)
+        for part in self.module.values():  # type: ignore[operator]
+            part.execution_device = self.patcher.load_device
+        return pipeline
 
     def features(self, prompt: Any) -> Any:
         """`PromptEmbeds` of a string or a `JoVAPrompt`."""
-        length = self.defaults.max_sequence_length
-        pipeline = self.ready(length * BYTES_PER_TOKEN, is_whole=False)
-        for part in self.module.values():  # type: ignore[operator]
-            part.execution_device = self.patcher.load_device
+        pipeline, length = self.at_work(), self.defaults.max_sequence_length
+        if not isinstance(prompt, str):
+            pipeline.warn_of_unread_parts(prompt)
         texts = pipeline.render_prompts(prompt)
         if said := jova("domain").describe_strangers(pipeline.config.get("domain"), texts[0], has_image=False):
             logger.warning(said)
@@ -105,7 +144,7 @@ def encode_parts(clip: Any, video: str, audio: str, transcript: str) -> list[Any
     """A CONDITIONING of the three parts of a prompt, in the form of the model."""
     prompt = jova("prompt").JoVAPrompt(video=video, audio=audio, transcript=transcript)
     if isinstance(clip, JovaCLIP):
-        return clip.encode_prompt(prompt)
+        return clip.encode_prompt(prompt, said=prompt.transcript.strip())
     text = prompt.render(jova("prompt").PROMPT_TEMPLATE)
     encoded: list[Any] = clip.encode_from_tokens_scheduled(clip.tokenize(text))
     return encoded
@@ -119,9 +158,9 @@ def encode_negative(clip: Any, text: str, audio: str) -> list[Any]:
             "use CLIPTextEncode"
         )
     defaults = clip.defaults
-    negative = clip.encode_prompt(text.strip() or defaults.negative_prompt)
     audio_text = audio.strip() or defaults.audio_negative_prompt
-    if audio_text is None:  # the sound reads what the picture reads
+    negative = clip.encode_prompt(text.strip() or defaults.negative_prompt, said=audio_text, said_by="audio")
+    if audio_text is None or clip.reads_transcripts:  # the sound reads what the picture reads, or it is in already
         return negative
     features = named(clip.features(audio_text), "jova_audio_text")
     return changed(negative, lambda _: features)

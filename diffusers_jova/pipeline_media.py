@@ -371,10 +371,7 @@ class JoVAMediaMixin:
         """Latents [B, R, C] of a reference voice with a short silence behind it."""
         assert inputs.reference_audio_sampling_rate is not None
         rate, target = inputs.reference_audio_sampling_rate, self.audio_codec.sampling_rate
-        voice = inputs.reference_audio
-        if rate != target:
-            voice = torch.from_numpy(resample(voice.numpy(), rate, target))
-        voice = set_length(voice, voice.shape[2] + int(SILENCE_BEHIND_VOICE_S * target))
+        voice = with_silence_behind(inputs.reference_audio, rate, target)
         encoded = self.audio_codec.encode(voice.to(self._execution_device), "reference_audio")
         latents = finite_output(encoded, "audio_vae", "encodes")
         return repeat_to_batch("reference_audio", latents, clip.batch_size)
@@ -546,6 +543,13 @@ class JoVAMediaMixin:
 def one_way(is_video_given: bool, is_audio_given: bool) -> Coupling:
     """Coupling in which a modality that is given as a whole does not read the other one."""
     return "a2v" if is_audio_given else "v2a" if is_video_given else True
+
+
+def with_silence_behind(voice: Tensor, rate_hz: int, target_hz: int) -> Tensor:
+    """A reference voice [B, channels, S] at another sampling rate, with a short silence behind it."""
+    if rate_hz != target_hz:
+        voice = torch.from_numpy(resample(voice.numpy(), rate_hz, target_hz))
+    return set_length(voice, voice.shape[2] + int(SILENCE_BEHIND_VOICE_S * target_hz))
 
 
 def one_way_couplings(is_video_given: bool, is_audio_given: bool, has_voice: bool) -> dict[str, Coupling]:

@@ -15,7 +15,7 @@ from tests.places import ROOT
 
 PACK = "jova_pack"
 KINDS = ("Audio", "Boolean", "Clip", "Combo", "Conditioning", "Float", "Guider", "Image", "Int", "Latent", "Mask")
-KINDS += ("Model", "String", "Vae", "Video")
+KINDS += ("Model", "Sigmas", "String", "Vae", "Video")
 FILES = {"diffusion_models": ["model.safetensors"], "loras": ["adapter.safetensors"]}
 
 

@@ -15,6 +15,7 @@ from diffusers_jova.adapter_layers import linear_layers
 from diffusers_jova.conversion.convert import main as convert
 from tests.comfyui.graphs import Socket, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started
+from tests.comfyui.parity import check_parity, kept, noise
 from tests.conversion.test_dual_tower import write_mova
 from tests.tiny_pipeline import build_dual_tower, build_tiny_pipeline
 
@@ -23,7 +24,7 @@ if "COMFYUI_PATH" not in os.environ:
     pytest.skip("COMFYUI_PATH names no checkout of ComfyUI", allow_module_level=True)
 pytestmark = pytest.mark.comfyui
 
-from tests.comfyui.test_live_server import KINDS, ask, check_parity, check_partial_loading, kept, loras, noise  # noqa: E402
+from tests.comfyui.test_live_server import KINDS, check_partial_loading, loras  # noqa: E402
 
 
 STEPS = 2  # of MOVA's schedule: one above its boundary, one below
@@ -83,7 +84,7 @@ def compare(
     result = kept(server, server.run(graph), pipeline)
     starts = noise([list(result["video"].shape), list(result["audio"].transpose(1, 2).shape)])
     size = {"width": SIZE["width"], "height": SIZE["height"], "num_frames": SIZE["length"]}
-    check_parity(case, result, ask(pipeline, STEPS, **{**starts, **size, "prompt": JoVAPrompt(**WORDS), **given}))
+    check_parity(case, result, pipeline, STEPS, **{**starts, **size, "prompt": JoVAPrompt(**WORDS), **given})
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -15,13 +15,14 @@ from PIL import Image
 from diffusers_jova import JoVAPipeline, JoVAPrompt, media
 from tests.comfyui.graphs import SPEAKER, Graph, Socket, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started
+from tests.comfyui.parity import check_parity, kept, noise
 
 
 if "COMFYUI_PATH" not in os.environ:
     pytest.skip("COMFYUI_PATH names no checkout of ComfyUI", allow_module_level=True)
 pytestmark = pytest.mark.comfyui
 
-from tests.comfyui.test_live_server import as_floats, ask, check_parity, euler, kept, noise, picture  # noqa: E402
+from tests.comfyui.test_live_server import as_floats, euler, picture  # noqa: E402
 from tests.comfyui.test_live_settings import WORDS, loaded, tiny_models  # noqa: E402
 
 
@@ -81,7 +82,7 @@ def compare(
     graph.keep(samples, "parity")
     result = kept(server, server.run(graph), pipeline)
     starts = noise([list(result["video"].shape), list(result["audio"].transpose(1, 2).shape)])
-    check_parity(case, result, ask(pipeline, STEPS, **{**starts, **given}))
+    check_parity(case, result, pipeline, STEPS, **{**starts, **given})
 
 
 def worded(name: str, **size: Any) -> tuple[TalkingGraph, JoVAPrompt]:

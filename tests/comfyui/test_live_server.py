@@ -4,7 +4,6 @@
 up. Errors are relative, of the final latents; the measured ones stand in that page.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -28,6 +27,19 @@ from diffusers_jova.provenance import SOURCE_TYPES, read_provenance
 from jova_cli.shipped import model_folder
 from tests.comfyui.graphs import SPEAKER, Graph, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started
+from tests.comfyui.parity import (
+    LARGEST_ERROR,
+    SEED,
+    STEPS,
+    TINY,
+    ask,
+    check_parity,
+    check_round_off,
+    kept,
+    noise,
+    relative_error,
+    run_graph,
+)
 from tests.places import ROOT
 from tests.tiny_pipeline import NAVA_SHARING, build_tiny_pipeline, build_wan_transformer
 
@@ -35,12 +47,6 @@ from tests.tiny_pipeline import NAVA_SHARING, build_tiny_pipeline, build_wan_tra
 if "COMFYUI_PATH" not in os.environ:
     pytest.skip("COMFYUI_PATH names no checkout of ComfyUI", allow_module_level=True)
 pytestmark = pytest.mark.comfyui
-
-STEPS = 6  # no divisor of core's thousand levels: our own table must be read
-LARGEST_ERROR = 4e-6  # float32 through a few steps of a network, in another order of sums; twice what was measured
-LARGEST_RATIO = 3.0  # of two errors of float32 in one clip: both are round-off, which some clips amplify
-SEED = 5
-RESULTS = os.environ.get("COMFYUI_RESULTS")  # a file for the measured errors
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +73,6 @@ def pipeline() -> JoVAPipeline:
     loaded.scheduler = euler(loaded)
     loaded.set_progress_bar_config(disable=True)
     return loaded
-
-
-@pytest.fixture(scope="module")
-def exact_pipeline() -> JoVAPipeline:
-    """The same with a transformer that computes in float64."""
-    exact = JoVAPipeline.from_pretrained("jova-tiny", dtype=torch.float32)
-    exact.transformer.to(torch.float64)
-    exact.scheduler = euler(exact)
-    exact.set_progress_bar_config(disable=True)
-    return exact
 
 
 # --- what goes in ---
@@ -179,112 +175,25 @@ def write_inputs(folder: Path) -> None:
     np.save(folder / "voices.npy", np.random.default_rng(1).standard_normal((1, 5)).astype(np.float32))
 
 
-# --- what comes out ---
-
-
-def noise(shapes: list[list[int]], seed: int = SEED) -> dict[str, Tensor]:
-    """The noise that core draws, as arguments of the pipeline: video first, sound as [B, C, L]."""
-    generator = torch.manual_seed(seed)
-    video, audio = (torch.randn(shape, generator=generator) for shape in shapes)
-    return {"latents": video, "audio_latents": audio.transpose(1, 2)}
-
-
-TINY = [[1, 16, 9, 8, 8], [1, 20, 64]]  # latents of jova-tiny
-
-
-def kept(server: Server, result: dict[str, Any], pipeline: JoVAPipeline) -> dict[str, Tensor]:
-    """Latents that a graph saved, in the form of the pipeline's."""
-    found = {
-        name: load_file(path)["latent_tensor"]
-        for path in server.files(result)
-        if path.suffix == ".latent"
-        for name in ("video", "audio")
-        if f"_{name}_" in path.name
-    }
-    return {"video": pipeline.video_codec.normalize(found["video"]), "audio": found["audio"].transpose(1, 2)}
-
-
-def run_graph(server: Server, graph: TalkingGraph, samples: Any, pipeline: JoVAPipeline) -> dict[str, Tensor]:
-    """Latents of a sampler."""
-    graph.keep(samples, "parity")
-    return kept(server, server.run(graph), pipeline)
-
-
-def relative_error(result: Tensor, reference: Tensor) -> float:
-    return float((result - reference).norm() / reference.norm())
-
-
-def relative_errors(result: dict[str, Tensor], reference: Any) -> dict[str, float]:
-    """Of both modalities, against what a pipeline returned."""
-    found = {"video": reference.frames, "audio": reference.audio}
-    return {name: relative_error(result[name], latents) for name, latents in found.items()}
-
-
-def report(case: str, errors: dict[str, float]) -> None:
-    print(case, *(f"{name} {error:.1e}" for name, error in errors.items()))
-    if RESULTS:
-        with Path(RESULTS).open("a") as file:
-            file.write(json.dumps({"case": case, **errors}) + "\n")
-
-
-def check_parity(case: str, result: dict[str, Tensor], reference: Any) -> None:
-    """Compare latents with the pipeline's."""
-    errors = relative_errors(result, reference)
-    report(case, errors)
-    assert max(errors.values()) <= LARGEST_ERROR, errors
-
-
-def check_round_off(
-    case: str, result: dict[str, Tensor], pipeline: JoVAPipeline, exact_pipeline: JoVAPipeline, **arguments: Any
-) -> None:
-    """Be as near to a transformer in float64 as the pipeline's own float32, or nearly.
-
-    One order of sums may be a lucky one, so the pipeline asks for its predictions in both ways that it knows.
-
-    Args:
-        case: What is compared.
-        result: Latents of the server.
-        pipeline: In float32.
-        exact_pipeline: The same with a transformer in float64.
-        arguments: Of all calls.
-    """
-    exact = ask(exact_pipeline, **arguments)
-    ways = [ask(pipeline, sequential_guidance=is_sequential, **arguments) for is_sequential in (False, True)]
-    errors = relative_errors(result, exact)
-    found = [relative_errors({"video": way.frames, "audio": way.audio}, exact) for way in ways]
-    own = {name: max(each[name] for each in found) for name in errors}
-    report(case, relative_errors(result, ways[0]))
-    report(f"{case}, against float64", errors)
-    report(f"{case}, the pipeline against float64", own)
-    for name, error in errors.items():
-        assert error <= max(LARGEST_ERROR, LARGEST_RATIO * own[name]), (name, errors, own)
-
-
-def ask(pipeline: JoVAPipeline, steps: int = STEPS, **arguments: Any) -> Any:
-    """The pipeline's latents of the speaker."""
-    given = {"prompt": JoVAPrompt(**SPEAKER), "negative_prompt": "", "guidance_scale": 1.5, **noise(TINY)}
-    return pipeline(num_inference_steps=steps, output_type="latent", **{**given, **arguments})
-
-
 # --- parity ---
 
 
 def test_ksampler_gives_the_clip_of_the_pipeline(server: Server, pipeline: JoVAPipeline) -> None:
     graph = TalkingGraph()
-    check_parity("text", run_graph(server, graph, graph.sample(STEPS), pipeline), ask(pipeline))
+    check_parity("text", run_graph(server, graph, graph.sample(STEPS), pipeline), pipeline)
 
 
 def test_another_number_of_steps_takes_exact_levels_too(server: Server, pipeline: JoVAPipeline) -> None:
     graph = TalkingGraph()
-    check_parity("24 steps", run_graph(server, graph, graph.sample(24), pipeline), ask(pipeline, 24))
+    check_parity("24 steps", run_graph(server, graph, graph.sample(24), pipeline), pipeline, 24)
 
 
 def test_a_batch_of_two_prompts_of_unequal_length_and_the_largest_seed(server: Server, pipeline: JoVAPipeline) -> None:
     graph, seed = TalkingGraph(batch_size=2, negative="a dog"), 2**64 - 1
     result = run_graph(server, graph, graph.sample(STEPS, seed), pipeline)
     starts = noise([[2, *shape[1:]] for shape in TINY], seed)
-    reference = ask(pipeline, negative_prompt="a dog", num_videos_per_prompt=2, **starts)
-    check_parity("batch of two, seed 2**64 - 1", result, reference)
+    given = {"negative_prompt": "a dog", "num_videos_per_prompt": 2}
+    check_parity("batch of two, seed 2**64 - 1", result, pipeline, **given, **starts)
 
 
 @pytest.mark.parametrize("clock", ["JovaConditioning", "LTXVConditioning"])
@@ -294,7 +203,7 @@ def test_another_frame_rate_reaches_the_model(server: Server, pipeline: JoVAPipe
     told = graph.add(clock, positive=graph.positive, negative=graph.negative, **source)
     result = run_graph(server, graph, graph.sample(2, positive=[told, 0], negative=[told, 1]), pipeline)
     starts = noise([TINY[0], [1, 20, 43]])
-    check_parity(f"24 frames per second by {clock}", result, ask(pipeline, 2, frame_rate=24.0, **starts))
+    check_parity(f"24 frames per second by {clock}", result, pipeline, 2, frame_rate=24.0, **starts)
 
 
 def test_a_video_latent_alone_is_sampled_without_sound(server: Server, pipeline: JoVAPipeline) -> None:
@@ -304,10 +213,7 @@ def test_a_video_latent_alone_is_sampled_without_sound(server: Server, pipeline:
     graph.add("SaveLatent", samples=samples, filename_prefix="alone_video")
     (file,) = server.files(server.run(graph))
     video = pipeline.video_codec.normalize(load_file(file)["latent_tensor"])
-    reference = ask(pipeline, 2, modalities=["video"], audio_latents=None)
-    error = relative_error(video, reference.frames)
-    print("video alone", error)
-    assert error <= LARGEST_ERROR
+    check_parity("video alone", {"video": video}, pipeline, 2, modalities=["video"], audio_latents=None)
 
 
 def test_an_image_is_the_first_frame(server: Server, pipeline: JoVAPipeline) -> None:
@@ -316,7 +222,7 @@ def test_an_image_is_the_first_frame(server: Server, pipeline: JoVAPipeline) -> 
     sockets = {"positive": graph.positive, "negative": graph.negative, "vae": graph.vae, "latent": graph.latent}
     given = graph.add("JovaImageToVideo", **sockets, image=image, fit="cover")
     samples = graph.sample(STEPS, positive=[given, 0], negative=[given, 1])
-    check_parity("image", run_graph(server, graph, samples, pipeline), ask(pipeline, image=as_floats(picture())))
+    check_parity("image", run_graph(server, graph, samples, pipeline), pipeline, image=as_floats(picture()))
 
 
 @pytest.mark.parametrize(
@@ -330,13 +236,11 @@ def test_an_own_voice_drives_the_picture(
     given = graph.add("JovaSetAudio", latent=graph.latent, audio_vae=graph.audio_vae, audio=audio)
     result = run_graph(server, graph, graph.sample(STEPS, latent_image=[given, 0]), pipeline)
     sound = {"audio": voice(duration_s), "audio_sampling_rate": 16000, "num_frames": 33}
-    check_parity(case, result, ask(pipeline, **sound))
+    check_parity(case, result, pipeline, **sound)
 
 
 @pytest.mark.parametrize(("case", "length"), [("sound for a video", 1), ("a video, continued", 5)])
-def test_given_frames_get_a_sound_and_go_on(
-    server: Server, pipeline: JoVAPipeline, exact_pipeline: JoVAPipeline, case: str, length: int
-) -> None:
+def test_given_frames_get_a_sound_and_go_on(server: Server, pipeline: JoVAPipeline, case: str, length: int) -> None:
     num_given = 33 if length == 1 else 17
     graph = TalkingGraph()
     image = [graph.add("LoadImage", image="portrait.png"), 0]
@@ -345,12 +249,10 @@ def test_given_frames_get_a_sound_and_go_on(
     result = run_graph(server, graph, graph.sample(STEPS, latent_image=[given, 0]), pipeline)
     frames = as_floats(np.stack([picture()] * num_given))
     arguments = {"video": frames, "num_frames": 33}
-    check_round_off(case, result, pipeline, exact_pipeline, **arguments)
+    check_round_off(case, result, pipeline, **arguments)
 
 
-def test_a_sound_for_a_video_is_guided_by_the_coupling(
-    server: Server, pipeline: JoVAPipeline, exact_pipeline: JoVAPipeline
-) -> None:
+def test_a_sound_for_a_video_is_guided_by_the_coupling(server: Server, pipeline: JoVAPipeline) -> None:
     """The sound without the picture is asked of the model without it."""
     graph = TalkingGraph()
     image = [graph.add("LoadImage", image="portrait.png"), 0]
@@ -359,7 +261,7 @@ def test_a_sound_for_a_video_is_guided_by_the_coupling(
     result = run_graph(server, graph, graph.guide(STEPS, cfg=1.5, coupling=2.0), pipeline)
     frames = as_floats(np.stack([picture()] * 33))
     given = {"video": frames, "num_frames": 33, "coupling_scale": 2.0}
-    check_round_off("a guided sound for a video", result, pipeline, exact_pipeline, **given)
+    check_round_off("a guided sound for a video", result, pipeline, **given)
 
 
 GUIDERS = {
@@ -381,20 +283,18 @@ GUIDERS = {
 
 
 @pytest.mark.parametrize("case", GUIDERS)
-def test_the_guider_guides_each_modality(
-    server: Server, pipeline: JoVAPipeline, exact_pipeline: JoVAPipeline, case: str
-) -> None:
+def test_the_guider_guides_each_modality(server: Server, pipeline: JoVAPipeline, case: str) -> None:
     widgets, arguments = GUIDERS[case]
     graph = TalkingGraph()
     result = run_graph(server, graph, graph.guide(STEPS, **widgets), pipeline)
-    check_round_off(case, result, pipeline, exact_pipeline, **arguments)
+    check_round_off(case, result, pipeline, **arguments)
 
 
 def test_the_second_output_of_the_sampler_is_whole(server: Server, pipeline: JoVAPipeline) -> None:
     graph = TalkingGraph()
     node, _ = graph.guide(STEPS, cfg=1.5)
     result = run_graph(server, graph, [node, 1], pipeline)
-    check_parity("second output of SamplerCustomAdvanced", result, ask(pipeline))
+    check_parity("second output of SamplerCustomAdvanced", result, pipeline)
 
 
 def test_picture_and_sound_have_schedules_of_their_own(server: Server, pipeline: JoVAPipeline) -> None:
@@ -404,7 +304,7 @@ def test_picture_and_sound_have_schedules_of_their_own(server: Server, pipeline:
     result = run_graph(server, graph, graph.sample(STEPS), pipeline)
     pipeline.scheduler = FlowMatchAudioVideoScheduler(shift=2.0, audio_shift=1.0)
     try:
-        check_parity("audio shift 1 beside shift 2", result, ask(pipeline))
+        check_parity("audio shift 1 beside shift 2", result, pipeline)
     finally:
         pipeline.scheduler = own
 
@@ -421,7 +321,7 @@ def test_an_adapter_of_every_layout_does_what_peft_does(server: Server, pipeline
     file = server.folder / "models" / "loras" / f"{kind}.safetensors"
     pipeline.load_lora_weights(str(file), adapter_name="tried")
     try:
-        check_parity(f"adapter, {kind}", result, ask(pipeline, 2))
+        check_parity(f"adapter, {kind}", result, pipeline, 2)
     finally:
         pipeline.delete_adapters("tried")
 
@@ -434,7 +334,7 @@ def test_half_an_adapter_is_half_for_each_modality(server: Server, pipeline: JoV
     pipeline.load_lora_weights(str(server.folder / "models/loras/diffusers.safetensors"), adapter_name="tried")
     pipeline.set_adapters("tried", {"transformer": {"video": 0.5, "audio": 0.25}})
     try:
-        check_parity("adapter at 0.5 and 0.25", result, ask(pipeline, 2))
+        check_parity("adapter at 0.5 and 0.25", result, pipeline, 2)
     finally:
         pipeline.delete_adapters("tried")
 
@@ -447,14 +347,14 @@ def test_cores_own_node_loads_the_comfy_layout(server: Server, pipeline: JoVAPip
     pipeline.load_lora_weights(str(server.folder / "models/loras/comfy.safetensors"), adapter_name="tried")
     pipeline.set_adapters("tried", 0.5)
     try:
-        check_parity("adapter by LoraLoaderModelOnly", result, ask(pipeline, 2))
+        check_parity("adapter by LoraLoaderModelOnly", result, pipeline, 2)
     finally:
         pipeline.delete_adapters("tried")
 
 
 def test_the_model_is_as_it_was_once_an_adapter_is_gone(server: Server, pipeline: JoVAPipeline) -> None:
     graph = TalkingGraph()
-    check_parity("adapter taken out", run_graph(server, graph, graph.sample(2), pipeline), ask(pipeline, 2))
+    check_parity("adapter taken out", run_graph(server, graph, graph.sample(2), pipeline), pipeline, 2)
 
 
 def test_an_adapter_of_another_model_is_an_error(server: Server) -> None:
@@ -484,7 +384,7 @@ def test_other_transformers_are_models_too(server: Server, name: str) -> None:
     graph.keep(samples, "parity")
     result = kept(server, server.run(graph), pipeline)
     shapes = [list(result["video"].shape), list(result["audio"].transpose(1, 2).shape)]
-    check_parity(f"tiny model, {name}", result, ask(pipeline, 2, **noise(shapes), **given))
+    check_parity(f"tiny model, {name}", result, pipeline, 2, **noise(shapes), **given)
 
 
 def test_a_transformer_in_one_file_is_the_same_model(server: Server, pipeline: JoVAPipeline) -> None:
@@ -493,7 +393,7 @@ def test_a_transformer_in_one_file_is_the_same_model(server: Server, pipeline: J
     graph = TalkingGraph()
     inputs = {"file": "tiny.safetensors", "pipeline": "jova-tiny", "dtype": "fp32"}
     graph.model = [graph.add("JovaDiffusionModelLoader", **inputs), 0]
-    check_parity("single file", run_graph(server, graph, graph.sample(2), pipeline), ask(pipeline, 2))
+    check_parity("single file", run_graph(server, graph, graph.sample(2), pipeline), pipeline, 2)
 
 
 def test_blocks_in_8_bits_are_near(server: Server, pipeline: JoVAPipeline) -> None:
@@ -629,7 +529,7 @@ def test_freed_memory_is_taken_again(server: Server, pipeline: JoVAPipeline) -> 
     server.run(first)
     server.post("/free", {"unload_models": True, "free_memory": True})
     graph = TalkingGraph()
-    check_parity("after /free", run_graph(server, graph, graph.sample(2), pipeline), ask(pipeline, 2))
+    check_parity("after /free", run_graph(server, graph, graph.sample(2), pipeline), pipeline, 2)
 
 
 def test_the_same_graph_again_runs_no_node(server: Server) -> None:

@@ -18,14 +18,15 @@ from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVAPromp
 from diffusers_jova.conversion.convert import main as convert
 from tests.comfyui.graphs import Socket, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started
-from tests.tiny_pipeline import build_dual_tower, build_spoken_pipeline, build_tiny_pipeline, build_wan_transformer
+from tests.comfyui.parity import check_parity, kept, noise
+from tests.tiny_pipeline import build_dual_tower, build_tiny_pipeline, build_wan_transformer
 
 
 if "COMFYUI_PATH" not in os.environ:
     pytest.skip("COMFYUI_PATH names no checkout of ComfyUI", allow_module_level=True)
 pytestmark = pytest.mark.comfyui
 
-from tests.comfyui.test_live_server import as_floats, ask, check_parity, kept, noise, picture, voice  # noqa: E402
+from tests.comfyui.test_live_server import as_floats, picture, voice  # noqa: E402
 
 
 STEPS = 2
@@ -45,8 +46,6 @@ def tiny_models() -> dict[str, JoVAPipeline]:
         "white": build_tiny_pipeline(transformer=build_wan_transformer(), **twins, **trained_with_an_image),
         "skipping": build_tiny_pipeline(transformer=build_dual_tower(), negative_skip_layer=1, **twins),
         "one_way": build_tiny_pipeline(transformer=build_dual_tower(), one_way_coupling=True, **twins),
-        "last": build_tiny_pipeline(scheduler=FlowMatchAudioVideoScheduler(last_sigma=0.001)),
-        "spoken": build_spoken_pipeline(),
     }
 
 
@@ -91,7 +90,7 @@ def compare(
     graph.keep(samples, "parity")
     result = kept(server, server.run(graph), pipeline)
     starts = noise([list(result["video"].shape), list(result["audio"].transpose(1, 2).shape)])
-    check_parity(case, result, ask(pipeline, STEPS, **{**starts, "prompt": JoVAPrompt(**WORDS), **given}))
+    check_parity(case, result, pipeline, STEPS, **{**starts, "prompt": JoVAPrompt(**WORDS), **given})
 
 
 def with_portrait(graph: TalkingGraph) -> dict[str, Socket]:
@@ -172,24 +171,6 @@ def test_what_is_given_as_a_whole_reads_nothing(server: Server, modality: str, g
         **given,
         **coupling,
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("last", r"`last_sigma` of the scheduler of `pipeline` must be None in ComfyUI, .*got 0\.001"),
-        (
-            "spoken",
-            r"`pipeline` must have one text for picture and sound in ComfyUI, got one with a "
-            r"`spoken_text_encoder`",
-        ),
-    ],
-)
-def test_a_pipeline_that_core_has_no_place_for_is_refused(server: Server, name: str, said: str) -> None:
-    graph = worded(name)
-    graph.keep(graph.sample(1), "never")
-    with pytest.raises(PromptError, match=said):
-        server.run(graph)
 
 
 def test_a_first_frame_of_a_clip_of_another_length_is_refused_where_grey_frames_follow(server: Server) -> None:

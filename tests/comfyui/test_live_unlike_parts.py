@@ -1,35 +1,28 @@
-"""Whatever comes through a socket of a node: it makes a clip, or one sentence names the socket and says what to do.
+"""What does not belong together, and files that are none: one sentence tells what is wrong and what to do.
 
-ComfyUI checks the types of connections, and of numbers those that are typed into a widget; other packs, core's own
-nodes and damaged files send the rest. Runs where `test_live_server` does; `strangers/` is the pack that sends it.
+Parts of two models, pictures and keyframes that exclude each other, damaged voices, adapters and pipelines. Runs where
+`test_live_server` does.
 """
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import scipy.io.wavfile
-import torch
-from diffusers import AutoencoderKLWan
-from PIL import Image
-from safetensors.torch import save_file
 
-from diffusers_jova.conversion.convert import main as convert
-from jova_cli.shipped import model_folder
 from tests.comfyui.graphs import Graph, Socket, TalkingGraph
-from tests.comfyui.live_server import PromptError, Server, started
-from tests.places import ROOT
-from tests.tiny_pipeline import (
-    NAVA_SHARING,
-    WAN_VAES,
-    build_tiny_pipeline,
-    build_transformer,
-    build_wan_transformer,
+from tests.comfyui.live_server import Server
+from tests.comfyui.right_graphs import (
+    MAKES_A_CLIP,
+    NODES,
+    SMALL,
+    WORDS,
+    answer,
+    portrait,
+    shown,
+    started_with_strangers,
+    texts,
 )
 
 
@@ -37,356 +30,11 @@ if "COMFYUI_PATH" not in os.environ:
     pytest.skip("COMFYUI_PATH names no checkout of ComfyUI", allow_module_level=True)
 pytestmark = pytest.mark.comfyui
 
-SMALL = {"width": 32, "height": 32, "length": 5}
-MAKES_A_CLIP = ""  # expected: neither refused nor broken
-WORDS = {"video": "a dog", "audio": "a bark", "transcript": "wow"}
-OTHERS = ("voices", "narrow", "patched")  # tiny models beside jova-tiny: a mel codec, another VAE
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("comfyui")
-    voiced = build_wan_transformer(**NAVA_SHARING)
-    models = {
-        "voices": build_tiny_pipeline(transformer=voiced, pads_text_with_zeros=True, speaker_token="~"),
-        **{name: narrow_pipeline(kind) for name, kind in (("narrow", "plain"), ("patched", "residual"))},
-    }
-    for name, pipeline in models.items():
-        pipeline.save_pretrained(folder / "models" / "diffusers" / name)
-    write_inputs(folder / "input")
-    write_models(folder / "models")
-    write_adapters(folder / "models" / "loras")
-    pack = Path(os.environ["COMFYUI_PATH"]) / "custom_nodes" / "jova_strangers"
-    if not pack.exists():
-        pack.symlink_to(ROOT / "tests" / "comfyui" / "strangers")
-    try:
-        with started(folder) as running:
-            yield running
-    finally:
-        pack.unlink()
-
-
-def narrow_pipeline(kind: str) -> Any:
-    """A model whose video latents have 4 channels."""
-    torch.manual_seed(0)
-    statistics = {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
-    vae = AutoencoderKLWan(**WAN_VAES[kind], **statistics).eval()
-    return build_tiny_pipeline(vae=vae, transformer=build_transformer(in_channels=12, out_channels=4))
-
-
-def write_inputs(folder: Path) -> None:
-    folder.mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 96, 3), np.uint8)).save(folder / "portrait.png")
-    scipy.io.wavfile.write(folder / "sound.wav", 16000, np.full(4000, 3000, np.int16))
-    np.save(folder / "voices.npy", np.ones((1, 5), np.float32))
-    np.save(folder / "wide.npy", np.ones((1, 7), np.float32))
-    np.save(folder / "many.npy", np.ones((9, 5), np.float32))
-    np.save(folder / "nan.npy", np.full((1, 5), np.nan, np.float32))
-    np.save(folder / "none.npy", np.zeros((0, 5), np.float32))
-    np.save(folder / "words.npy", np.array([["a", "b"]]))
-    np.save(folder / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    (folder / "text.npy").write_text("no array")
-    (folder / "empty.npy").write_bytes(b"")
-    (folder / "text.safetensors").write_text("no tensors at all")
-    save_file({"a": torch.ones(1, 5), "b": torch.ones(1, 5)}, folder / "two.safetensors")
-    save_file({"a": torch.ones(1, 5, dtype=torch.bfloat16)}, folder / "bfloat16.safetensors")
-
-
-def write_models(folder: Path) -> None:
-    files = folder / "diffusion_models"
-    files.mkdir()
-    convert(["single_file", str(model_folder("jova-tiny") / "transformer"), str(files / "tiny.safetensors")])
-    save_file({"a": torch.ones(2)}, files / "bare.safetensors")
-    (files / "text.safetensors").write_text("no tensors at all")
-    for name in ("weightless", "wordy"):
-        shutil.copytree(folder / "diffusers" / "narrow", folder / "diffusers" / name)
-    (folder / "diffusers" / "weightless" / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
-    (folder / "diffusers" / "wordy" / "transformer" / "config.json").write_text("no config")
-
-
-def write_adapters(folder: Path) -> None:
-    folder.mkdir()
-    pair = {"diffusion_model.nowhere.to_q.lora_A.weight": torch.ones(1, 4)}
-    save_file(
-        {**pair, "diffusion_model.nowhere.to_q.lora_B.weight": torch.ones(4, 1)}, folder / "stranger.safetensors"
-    )
-    name = "transformer.transformer_blocks.0.attn.video.to_q"
-    for file, width, value in (("fits", 192, 0.01), ("narrow", 64, 1.0), ("nan", 192, float("nan"))):
-        matrices = {
-            f"{name}.lora_A.weight": torch.full((4, width), value),
-            f"{name}.lora_B.weight": torch.ones(width, 4),
-        }
-        save_file(matrices, folder / f"{file}.safetensors")
-    (folder / "text.safetensors").write_text("this is a text, no adapter at all\n")
-    (folder / "empty.safetensors").write_bytes(b"")
-    torch.save({"a": torch.ones(2)}, folder / "pickle.pt")
-
-
-# --- graphs with one node of ours, everything about it right ---
-
-
-def portrait(graph: Graph, amount: int = 1) -> Socket:
-    image = [graph.add("LoadImage", image="portrait.png"), 0]
-    return image if amount == 1 else [graph.add("RepeatImageBatch", image=image, amount=amount), 0]
-
-
-def sound(graph: Graph) -> Socket:
-    return [graph.add("LoadAudio", audio="sound.wav"), 0]
-
-
-def texts(graph: TalkingGraph) -> dict[str, Socket]:
-    return {"positive": graph.positive, "negative": graph.negative}
-
-
-def sampled(**sockets: int) -> Callable[[TalkingGraph, str], None]:
-    """Sample and save with outputs of a node in the place of a graph's own."""
-
-    def finish(graph: TalkingGraph, node: str) -> None:
-        graph.save(graph.sample(1, **{name: [node, index] for name, index in sockets.items()}), "kept")
-
-    return finish
-
-
-def saved(graph: Graph, node: str) -> None:
-    graph.add("SaveVideo", video=[node, 0], filename_prefix="kept", format="auto", codec="auto")
-
-
-def guided(graph: TalkingGraph, node: str) -> None:
-    sampler = graph.guide(1)
-    graph[sampler[0]]["inputs"]["guider"] = [node, 0]
-    graph.save(sampler, "kept")
-
-
-def shown(graph: Graph, node: str) -> None:
-    graph.add("SaveImage", images=[node, 0], filename_prefix="kept")
-
-
-def decoded_by_core(graph: TalkingGraph, node: str) -> None:
-    shown(graph, graph.add("VAEDecode", samples=[node, 0], vae=graph.vae))
-
-
-GUIDANCE = dict.fromkeys(
-    ("cfg", "audio_cfg", "coupling", "audio_coupling", "voices", "start", "end", "coupling_start"), -1.0
-) | dict.fromkeys(("coupling_end", "rescale", "audio_rescale"), -1.0)
-EVERYTHING = {"model": "jova-tiny", **WORDS, "negative": "", **SMALL, "frame_rate": 0.0, "seed": 1, "steps": 1}
-EVERYTHING |= {"cfg": -1.0, "audio_cfg": -1.0, "sampler": "euler", "dtype": "fp32", "fit": "cover"}
-
-# node: its inputs, and what follows it
-Inputs = Callable[[TalkingGraph], dict[str, Any]]
-NODES: dict[str, tuple[Inputs, Callable[[TalkingGraph, str], None]]] = {
-    "JovaLoader": (lambda _: {"model": "jova-tiny", "dtype": "fp32"}, sampled(model=0)),
-    "JovaLoraLoader": (
-        lambda g: {"model": g.model, "lora": "fits.safetensors", "strength": 1.0, "audio_strength": 1.0}
-        | {"skip_unknown": False},
-        sampled(model=0),
-    ),
-    "JovaDiffusionModelLoader": (
-        lambda _: {"file": "tiny.safetensors", "pipeline": "jova-tiny", "dtype": "fp32"},
-        sampled(model=0),
-    ),
-    "JovaVoices": (lambda g: {"positive": g.positive, "speaker_embeds": "voices.npy"}, sampled(positive=0)),
-    "JovaMouthMaskPreview": (
-        lambda g: {"images": portrait(g, 5), "vae": g.vae, "boxes": "", "frame_rate": 16.0},
-        shown,
-    ),
-    "JovaPrompt": (lambda g: {"clip": g.clip, **WORDS}, sampled(positive=0)),
-    "JovaNegativePrompt": (lambda g: {"clip": g.clip, "text": "", "audio": ""}, sampled(negative=0)),
-    "JovaConditioning": (lambda g: {**texts(g), "latent": g.latent}, sampled(positive=0, negative=1)),
-    "JovaImageToVideo": (
-        lambda g: {**texts(g), "vae": g.vae, "latent": g.latent, "image": portrait(g), "fit": "cover"},
-        sampled(positive=0, negative=1),
-    ),
-    "JovaKeyframe": (
-        lambda g: {**texts(g), "vae": g.vae, "latent": g.latent, "image": portrait(g), "frame": -1, "fit": "cover"},
-        sampled(positive=0, negative=1),
-    ),
-    "JovaEmptyLatent": (
-        lambda g: {"audio_vae": g.audio_vae, **SMALL, "length": 0, "frame_rate": 0.0, "batch_size": 1}
-        | {"audio": sound(g), "images": portrait(g, 5)},
-        sampled(latent_image=0),
-    ),
-    "JovaSetAudio": (
-        lambda g: {"latent": g.latent, "audio_vae": g.audio_vae, "audio": sound(g)},
-        sampled(latent_image=0),
-    ),
-    "JovaSetVideo": (
-        lambda g: {"latent": g.latent, "vae": g.vae, "images": portrait(g, 5), "fit": "cover"},
-        sampled(latent_image=0),
-    ),
-    "JovaSampleShift": (lambda g: {"model": g.model, "shift": 2.0, "audio_shift": 1.0}, sampled(model=0)),
-    "JovaGuider": (
-        lambda g: {"model": g.model, **texts(g), **GUIDANCE, "uncoupled_text": "model", "apg": "on"}
-        | {"apg_threshold": 27.0, "audio_apg_threshold": 0.0},
-        guided,
-    ),
-    "JovaDecode": (
-        lambda g: {"samples": g.latent, "vae": g.vae, "audio_vae": g.audio_vae, "index": 0},
-        saved,
-    ),
-    "JovaGenerate": (
-        lambda g: {**EVERYTHING, "image": portrait(g), "own_audio": sound(g), "last_image": portrait(g)},
-        saved,
-    ),
-    "KSampler": (
-        lambda g: {"model": g.model, **texts(g), "latent_image": g.latent, "seed": 1, "steps": 1, "cfg": 1.5}
-        | {"sampler_name": "euler", "scheduler": "simple", "denoise": 1.0},
-        decoded_by_core,
-    ),
-}  # fmt: skip
-
-# --- what comes through a socket, by its type: is it refused, does it make a clip, or is either right ---
-
-REFUSED, MADE, EITHER = "refused", "made", "either"
-KINDS: dict[str, dict[str, str]] = {
-    "MODEL": dict.fromkeys(("nothing", "model", "module"), REFUSED),
-    "CLIP": dict.fromkeys(("nothing", "module"), REFUSED),
-    "VAE": dict.fromkeys(("nothing", "module"), REFUSED),
-    "LATENT": {
-        **dict.fromkeys(("nothing", "word", "latent of noise", "latent without samples", "nested latent"), REFUSED),
-        **dict.fromkeys(("NaN video", "NaN audio", "two videos", "sound first", "video alone"), REFUSED),
-        **dict.fromkeys(("three parts", "longer video", "longer sound", "more channels"), REFUSED),
-        **dict.fromkeys(("more sound channels", "flat video", "clip of words", "NaN mask"), REFUSED),
-        **dict.fromkeys(("odd video", "wider video", "mask of zeros", "mask of one"), EITHER),
-        **dict.fromkeys(("same", "half precision", "small mask", "mask that overshoots"), MADE),
-    },
-    "CONDITIONING": {
-        **dict.fromkeys(("nothing", "no conditioning", "conditioning of words", "conditioning"), REFUSED),
-        **dict.fromkeys(("NaN text", "empty text", "flat text", "wide text", "two texts", "latents beside"), REFUSED),
-        **dict.fromkeys(("objects beside", "dicts beside"), REFUSED),
-        **dict.fromkeys(("rate of words", "NaN rate", "negative rate"), REFUSED),
-        **dict.fromkeys(("same",), MADE),
-    },
-    "IMAGE": {
-        **dict.fromkeys(("word", "image of 7 channels", "image without batch", "no image", "NaN image"), REFUSED),
-        **dict.fromkeys(("image up to 255", "NaN frames", "frames up to 255"), REFUSED),
-        **dict.fromkeys(("grey image", "image with alpha", "image 3 pixels high", "image of half precision"), MADE),
-        **dict.fromkeys(("image that overshoots",), MADE),
-        **dict.fromkeys(("frames", "image of bytes"), EITHER),
-    },
-    "AUDIO": {
-        **dict.fromkeys(("word", "no sound", "sound at 0 Hz", "sound at -16000 Hz", "sound at NaN Hz"), REFUSED),
-        **dict.fromkeys(("sound at no rate", "sound at a word", "NaN sound", "infinite sound"), REFUSED),
-        **dict.fromkeys(("sound of 16 bits as floats", "sound of 3 clips", "sound of samples alone"), REFUSED),
-        **dict.fromkeys(("sound in a list",), REFUSED),
-        **dict.fromkeys(("short sound", "sound at 48 kHz", "sound of 9 channels", "sound at 16000.0 Hz"), MADE),
-        **dict.fromkeys(("sound", "one sample", "sound at 7 Hz"), EITHER),
-    },
-    "INT": {
-        **dict.fromkeys(("nothing", "NaN", "infinity", "half", "word"), REFUSED),
-        **dict.fromkeys(("large number", "negative number"), EITHER),
-    },
-    "FLOAT": {
-        **dict.fromkeys(("nothing", "NaN", "infinity", "word", "large number"), REFUSED),
-        **dict.fromkeys(("negative number", "half", "number"), EITHER),
-    },
-    "BOOLEAN": dict.fromkeys(("nothing", "word", "NaN"), REFUSED),
-    "STRING": dict.fromkeys(("nothing", "number"), REFUSED) | {"word": MADE},
-    "COMBO": dict.fromkeys(("nothing", "word", "number"), REFUSED),
-}
-OTHERWISE = {  # where a node is another case: node, input and kind
-    **{(node, name, kind): EITHER for node in ("JovaConditioning", "JovaImageToVideo", "JovaKeyframe")
-       for name in ("positive", "negative") for kind in ("rate of words", "NaN rate", "negative rate")},
-    ("JovaEmptyLatent", "audio", "sound of 3 clips"): MADE,
-    **{("JovaVoices", "positive", kind): REFUSED for kind in KINDS["CONDITIONING"]},  # jova-tiny reads no voices
-    **{("JovaMouthMaskPreview", "images", kind): ""  # without a detector nothing is shown
-       for kind, expected in KINDS["IMAGE"].items() if expected != REFUSED},
-    ("JovaMouthMaskPreview", "boxes", "word"): REFUSED,
-    **{("KSampler", "latent_image", kind): EITHER
-       for kind in ("nested latent", "video alone", "sound first", "clip of words")},
-    **{("KSampler", "latent_image", kind): ""  # core packs the parts of unlike batches
-       for kind in ("nothing", "word", "latent without samples", "two videos")},
-    **{("KSampler", name, "nothing"): "" for name in ("positive", "negative")},
-    **{("KSampler", name, "no conditioning"): "" for name in ("positive", "negative")},
-    **{("KSampler", name, "conditioning of words"): "" for name in ("positive", "negative")},
-}  # fmt: skip
-SHOWN_BY = {  # inputs that another one may show to be wrong, as where they are sampled
-    "latent": ("latent_image", "image"),
-    "frame_rate": ("latent_image", "images", "length", "boxes"),
-    "latent_image": ("samples",),
-}
-NOT_BESIDE = {"own_video": ("image", "last_image")}  # inputs that exclude each other
-CORES_OWN = {
-    "KSampler": ("model", "seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
-}  # core checks these
-
-
-def sockets(server: Server, node: str) -> dict[str, tuple[str, bool]]:
-    """Type of each input of a node, and whether it may be left out."""
-    declared = server.get(f"/object_info/{node}")[node]["input"]
-    return {
-        name: ("COMBO" if isinstance(entry[0], list) else entry[0], group == "optional")
-        for group in ("required", "optional")
-        for name, entry in declared.get(group, {}).items()
-        if name not in CORES_OWN.get(node, ())
-    }
-
-
-def with_stranger(node: str, name: str, kind: str) -> TalkingGraph:
-    """A graph about a node, one of whose inputs comes from another kind of node."""
-    graph = TalkingGraph(**SMALL)
-    inputs, finish = NODES[node]
-    given = inputs(graph)
-    given = {other: value for other, value in given.items() if other not in NOT_BESIDE.get(name, ())}
-    value = {"value": given[name]} if isinstance(given.get(name), list) else {}
-    given[name] = [graph.add("JovaTestStranger", kind=kind, **value), 0]
-    finish(graph, graph.add(node, **given))
-    return graph
-
-
-def answer(server: Server, graph: dict[str, Any]) -> str:
-    """The error that a graph ends with, with its kind; empty where it makes something."""
-    try:
-        server.run(graph)
-    except PromptError as error:
-        said = error.details
-        if "exception_message" not in said:
-            return f"refused before it runs: {said}"
-        return f"{said['exception_type']}: {said['exception_message'].strip()}"
-    return MAKES_A_CLIP
-
-
-def is_one_sentence(said: str, name: str) -> bool:
-    """Whether an error is a sentence about an input as the user sees it."""
-    kind, _, sentence = said.partition(": ")
-    return (
-        kind in ("ValueError", "FloatingPointError")
-        and "\n" not in sentence
-        and any(f"`{shown}`" in sentence for shown in (name, *SHOWN_BY.get(name, ())))
-        and re.search(r" must .*; ", sentence) is not None
-    )
-
-
-def faults(server: Server, node: str, name: str, kinds: dict[str, str]) -> list[str]:
-    """What is said about an input that should not be, and what is not said that should."""
-    found = []
-    for kind, usual in kinds.items():
-        expected = OTHERWISE.get((node, name, kind), usual)
-        if not expected:  # core's own node, and its own words
-            continue
-        said = answer(server, with_stranger(node, name, kind))
-        print(f"## {node} {name} {kind}: {said or 'RAN'}")
-        is_right = {
-            REFUSED: is_one_sentence(said, name),
-            MADE: said == MAKES_A_CLIP,
-            EITHER: said == MAKES_A_CLIP or is_one_sentence(said, name),
-        }[expected]
-        if not is_right:
-            found.append(f"{node} `{name}` {kind}: {said or 'made a clip'}")
-    return found
-
-
-@pytest.mark.parametrize("node", NODES)
-def test_every_input_of_a_node_makes_a_clip_or_is_refused_in_one_sentence(server: Server, node: str) -> None:
-    found = []
-    for name, (kind, is_optional) in sockets(server, node).items():
-        expected = KINDS[kind]
-        if is_optional:
-            expected = {**expected, "nothing": MADE}
-        found += faults(server, node, name, expected)
-    assert not found, "\n".join([f"{len(found)} faults", *found])
-
-
-# --- what does not belong together, and files that are none ---
+    with started_with_strangers(tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
 
 
 def of_other(name: str, graph: Graph) -> list[Socket]:
