@@ -12,6 +12,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from diffusers_jova.folder_lock import FolderInUseError
+from diffusers_jova.training.estimate import describe
 from diffusers_jova.training.loop.config import TrainConfig, load_yaml, parse_overrides
 from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.publish import UploadError, prepare_repository, push_to_hub, write_model_card
@@ -94,10 +95,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:
-    """Train as the words say."""
+    """Train as the words say, or tell what that would take."""
     with worded_errors(parser):
         with checked_input():
             config = load_yaml(args.config, args.own | parse_overrides(args.overrides), tell)
+            if args.estimate:
+                print(describe(config, args))
+                return
         run(config)
 
 
