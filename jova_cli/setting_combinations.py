@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -120,6 +121,7 @@ def check_combinations(config: Any) -> None:
             config.optimizer == "muon" and config.distribution in ("fsdp", "deepspeed"),
             f"`optimizer: muon` needs whole matrices, got `distribution: {config.distribution}`; use `ddp`",
         ),
+        *refusals_of_swap(config),
         *refusals_of_student(config, {field.name: field.default for field in fields(config)}),
     )
     for refused, message in refusals:
@@ -127,6 +129,24 @@ def check_combinations(config: Any) -> None:
             raise ValueError(message)
     if config.distribution == "deepspeed":
         _check_deepspeed(config)
+
+
+def refusals_of_swap(config: Any) -> Iterator[tuple[bool, str]]:
+    """What blocks that wait on the host cannot go with, each with the sentence that says so.
+
+    Args:
+        config: Settings of a training.
+    """
+    given = f"got `blocks_to_swap: {config.blocks_to_swap}`"
+    needed = (
+        (config.train == "lora", "`train: lora`: weights that are trained cannot wait on the host"),
+        (config.gradient_checkpointing, "`gradient_checkpointing: true`, which brings the blocks back for backward"),
+        (config.distribution == "none", f"`distribution: none`, got {config.distribution}"),
+        (config.quantize == "none", f"`quantize: none`, whose weights are as small, got {config.quantize}"),
+        (not config.compile, "`compile: false`"),
+    )
+    for holds, rule in needed:
+        yield (config.blocks_to_swap > 0 and not holds, f"`blocks_to_swap` must go with {rule}, {given}; leave it out")
 
 
 def _check_deepspeed(config: Any) -> None:

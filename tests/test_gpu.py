@@ -17,11 +17,13 @@ from diffusers_jova.memory_fitting import outline_of
 from diffusers_jova.memory_plan import MemoryEstimate, MemoryPlan
 from diffusers_jova.number_formats import cast_weights
 from diffusers_jova.training.estimate import TrainingEstimate
+from diffusers_jova.training.loop.block_swap import swapped_bytes
 from diffusers_jova.training.loop.microbatches import MicroBatches
 from diffusers_jova.training.loop.trainer import Trainer
 from tests.diffusers_jova.memory_of_a_call import CALL, TOLERANCE, build_roomy_pipeline
 from tests.diffusers_jova.test_transformer_jova import BUILDERS, CACHES, LORA, ROUND_OFF, assert_same, difference
 from tests.tiny_pipeline import build_tiny_pipeline
+from tests.tiny_training import forget_accelerate
 from tests.training.memory_of_training import CASES, roomy_config
 
 
@@ -386,3 +388,25 @@ def test_a_step_of_training_holds_what_is_estimated(
     measured = torch.cuda.max_memory_allocated() - before
     record_property("estimated_of_measured", estimated / measured)
     assert abs(estimated - measured) <= TOLERANCE * measured, (estimated, measured)
+
+
+def test_blocks_that_wait_on_the_host_spare_what_is_estimated_and_change_no_loss(tmp_path: Path) -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    peaks, losses, spared = [], [], 0
+    for number in (0, 3):
+        settings = {"gradient_checkpointing": True, "blocks_to_swap": number}
+        config = roomy_config(tmp_path / f"swap-{number}", "adapter", **settings)
+        forget_accelerate()
+        trainer = Trainer(config)
+        batches = MicroBatches(config, trainer.dataset, None, 0, 1, 0)
+        for _ in range(3):
+            torch.cuda.reset_peak_memory_stats()
+            trainer.take_step(batches)
+        peaks.append(torch.cuda.max_memory_allocated())
+        losses.append(trainer.loss(trainer._inputs(batches, 0)).total.detach().cpu())
+        spared = swapped_bytes(trainer.transformer, 3)
+        del trainer
+        torch.cuda.empty_cache()
+    torch.use_deterministic_algorithms(False)
+    assert torch.equal(*losses)
+    assert abs(peaks[0] - peaks[1] - spared) <= TOLERANCE * spared

@@ -71,10 +71,22 @@ def memory_savers(config: TrainConfig) -> list[str]:
         (not config.gradient_checkpointing, "`gradient_checkpointing=true`"),
         (config.batch_size > 1, f"`batch_size=1 gradient_accumulation_steps={samples}`"),
         (config.train == "lora" and config.quantize == "none" and is_whole, "`quantize=nf4 resume=false`"),
+        (can_swap(config), "`blocks_to_swap=10`, say"),
         (config.optimizer == "adamw" and is_whole, "`optimizer=adamw_8bit resume=false`"),
         (True, "clips prepared with smaller `--buckets`"),
     )
     return [words for helps, words in savers if helps]
+
+
+def can_swap(config: TrainConfig) -> bool:
+    """Whether blocks that wait on the host would spare memory."""
+    return (
+        config.train == "lora"
+        and config.distribution == "none"
+        and config.quantize == "none"
+        and not config.compile
+        and not config.blocks_to_swap
+    )
 
 
 @contextmanager

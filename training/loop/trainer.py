@@ -31,6 +31,7 @@ from torch.distributed.tensor import DTensor
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
+from diffusers_jova.training.loop.block_swap import BlockSwap, check_swap
 from diffusers_jova.training.loop.branches import check_frozen, frozen_checksums, idles
 from diffusers_jova.training.loop.checkpoints import (
     CHECKPOINT_NAMES,
@@ -133,7 +134,13 @@ class Trainer:
             config, self.teacher, self.phases, self.transformer, self.device, self.accelerator.autocast
         )
         optimizer = build_optimizer(self.transformer, config, self.device)
-        self.model, self.optimizer = self.accelerator.prepare(self.transformer, optimizer)
+        self.swap = None
+        if config.blocks_to_swap:
+            check_swap(self.device)
+            self.swap = BlockSwap(self.transformer, config.blocks_to_swap, self.device)
+        self.model, self.optimizer = self.accelerator.prepare(
+            self.transformer, optimizer, device_placement=[self.swap is None, True]
+        )
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.frozen = frozen_checksums(self.transformer)
         self.shards = [local_shard(parameter) for parameter in self.trained]

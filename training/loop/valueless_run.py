@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from diffusers_jova.allocation_count import DEVICE, AllocationCounter
 from diffusers_jova.training.data.dataset import Batch, PrecomputedDataset
+from diffusers_jova.training.loop.block_swap import swapped_bytes
 from diffusers_jova.training.loop.conditioning import ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distillation import begin_distillation
@@ -76,6 +77,7 @@ class ValuelessRun:
             are there for a part of a step.
         loaded: Weights of the model, on the meta device.
         trained: Weights that the run trains.
+        swapped_bytes: Of the weights that wait on the host when most are on the device.
         step_bytes: Held at most while the optimizer and the averages take their step.
 
     Raises:
@@ -117,7 +119,10 @@ class ValuelessRun:
         frozen += self.transformer.buffers()
         name = config.quantize if config.quantize != "none" else str(DTYPES[config.mixed_precision])[6:]
         is_lora = config.train == "lora"
-        self.part_bytes[f"frozen base in {name}" if is_lora else "frozen weights"] = sum(map(num_bytes, frozen))
+        self.swapped_bytes = swapped_bytes(self.transformer, config.blocks_to_swap) if config.blocks_to_swap else 0
+        self.part_bytes[f"frozen base in {name}" if is_lora else "frozen weights"] = (
+            sum(map(num_bytes, frozen)) - self.swapped_bytes
+        )
         self.part_bytes["adapter" if is_lora else "weights"] = sum(map(num_bytes, self.trained))
         before = self.counter.live_bytes
         self.distillation = begin_distillation(
@@ -150,7 +155,7 @@ class ValuelessRun:
             self.optimizer.zero_grad()
         self.part_bytes["optimizer states"] = self.counter.live_bytes - before
         self.part_bytes["gradients"] = sum(map(num_bytes, self.trained))
-        return most_bytes
+        return most_bytes - self.swapped_bytes
 
     def _make_gradients(self) -> None:
         for weight in self.trained:
@@ -160,7 +165,7 @@ class ValuelessRun:
     @property
     def held_bytes(self) -> int:
         """Held all the time."""
-        return self.counter.live_bytes
+        return self.counter.live_bytes - self.swapped_bytes
 
     def kinds(self) -> Iterator[Kind]:
         """The shapes that micro-batches of the run have."""
@@ -191,7 +196,7 @@ class ValuelessRun:
             step_loss(self.transformer, valueless(inputs), kind.config, self.distillation).total.mean().backward()
             take = MicroBatchTake(
                 activation_bytes=self.counter.peak_bytes - held_bytes,
-                peak_bytes=self.counter.most_bytes,
+                peak_bytes=self.counter.most_bytes - self.swapped_bytes,
                 operations=self.counter.operations,
             )
             self.optimizer.zero_grad()
