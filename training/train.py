@@ -18,6 +18,7 @@ from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.publish import UploadError, prepare_repository, push_to_hub, write_model_card
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation import ValidationClips
+from diffusers_jova.training.memory_choice import fit_training
 from diffusers_jova.whole_files import FullDiskError
 from jova_cli.parser import Parser, one_line
 from jova_cli.progress import is_seen
@@ -111,10 +112,20 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
     with worded_errors(parser):
         with checked_input():
             config = load_yaml(args.config, args.own | parse_overrides(args.overrides), tell)
+            if args.memory is not None:
+                config, chosen = fit_training(config, args.memory, device_of(args))
+                tell(chosen)
             if args.estimate:
                 print(describe(config, args))
                 return
         run(config)
+
+
+def device_of(args: argparse.Namespace) -> torch.device:
+    """Kind of device that is meant by words: of an estimate the one that they name, else the one that trains."""
+    if args.estimate:
+        return torch.device(args.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def is_first_process() -> bool:
