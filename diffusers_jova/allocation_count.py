@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 
 # what attention is called on DEVICE, which PyTorch's own table leaves out; arguments begin with query, key and value
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # gradient in front of these
 READ_SCALAR = torch.ops.aten._local_scalar_dense.default  # which no tensor without values can
 DEVICE = torch.device("cpu")  # of the tensors without values; a fake CUDA device needs a build with CUDA
 
@@ -41,12 +42,19 @@ class AllocationCounter(TorchDispatchMode):
 
     Args:
         known: Tensors whose storages are there already.
+
+    Attributes:
+        live_bytes: Of the storages that somebody holds, without those set aside.
+        peak_bytes: The most that these were since `restart`.
+        most_bytes: The same together with those set aside.
+        operations: Multiplications and additions since `restart`.
     """
 
-    def __init__(self, known: Iterable[Tensor]) -> None:
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.sizes: dict[int, int] = {}  # by storage
-        self.live_bytes = self.peak_bytes = self.operations = 0
+        self.aside: set[int] = set()  # of them
+        self.live_bytes = self.aside_bytes = self.peak_bytes = self.most_bytes = self.operations = 0
         for tensor in known:
             self.follow(tensor, is_counted=False)
 
@@ -60,10 +68,27 @@ class AllocationCounter(TorchDispatchMode):
         weakref.finalize(storage, self.forget, key)
         self.live_bytes += self.sizes[key]
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        self.most_bytes = max(self.most_bytes, self.live_bytes + self.aside_bytes)
 
     def forget(self, key: int) -> None:
         """Take note that a storage is gone."""
-        self.live_bytes -= self.sizes.pop(key)
+        if key in self.aside:
+            self.aside.remove(key)
+            self.aside_bytes -= self.sizes.pop(key)
+        else:
+            self.live_bytes -= self.sizes.pop(key)
+
+    def set_aside(self, tensor: Tensor) -> None:
+        """Count the storage of a tensor apart from now on: a gradient, say, among what comes and goes."""
+        key = tensor.untyped_storage()._cdata
+        if key not in self.aside:
+            self.aside.add(key)
+            self.aside_bytes += self.sizes[key]
+            self.live_bytes -= self.sizes[key]
+
+    def restart(self) -> None:
+        """Forget the highest so far and the operations."""
+        self.peak_bytes, self.most_bytes, self.operations = self.live_bytes, self.live_bytes + self.aside_bytes, 0
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -77,6 +102,8 @@ class AllocationCounter(TorchDispatchMode):
                 self.follow(tensor)
         if func._overloadpacket is ATTENTION:
             self.operations += sdpa_flop_count(*(rows.shape for rows in args[:3]))
+        elif func._overloadpacket is ATTENTION_BACKWARD:
+            self.operations += sdpa_backward_flop_count(*(rows.shape for rows in args[:4]))
         elif (formula := flop_registry.get(func._overloadpacket)) is not None:
             self.operations += formula(*args, **(kwargs or {}), out_val=output)
         return output

@@ -122,6 +122,7 @@ def check_combinations(config: Any) -> None:
             config.optimizer == "muon" and config.distribution in ("fsdp", "deepspeed"),
             f"`optimizer: muon` needs whole matrices, got `distribution: {config.distribution}`; use `ddp`",
         ),
+        *refusals_of_swap(config),
         *refusals_of_student(config, {field.name: field.default for field in fields(config)}),
     )
     for refused, message in refusals:
@@ -153,6 +154,24 @@ def _refusals_of_measures(config: Any) -> Iterator[tuple[bool, str]]:
         language != "en" and config.validation_whisper is None,
         f"`validation_language` must be en for the small recogniser, got {language!r}; set `validation_whisper`",
     )
+
+
+def refusals_of_swap(config: Any) -> Iterator[tuple[bool, str]]:
+    """What blocks that wait on the host cannot go with, each with the sentence that says so.
+
+    Args:
+        config: Settings of a training.
+    """
+    given = f"got `blocks_to_swap: {config.blocks_to_swap}`"
+    needed = (
+        (config.train == "lora", "`train: lora`: weights that are trained cannot wait on the host"),
+        (config.gradient_checkpointing, "`gradient_checkpointing: true`, which brings the blocks back for backward"),
+        (config.distribution == "none", f"`distribution: none`, got {config.distribution}"),
+        (config.quantize == "none", f"`quantize: none`, whose weights are as small, got {config.quantize}"),
+        (not config.compile, "`compile: false`"),
+    )
+    for holds, rule in needed:
+        yield (config.blocks_to_swap > 0 and not holds, f"`blocks_to_swap` must go with {rule}, {given}; leave it out")
 
 
 def _check_deepspeed(config: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from .parser import Parser
 from .shipped import find_preset, preset_names
+from .training_estimate import add_estimate_arguments, check_estimate
 from .training_settings import check_run, describe_settings
 
 
@@ -28,12 +29,14 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
         lambda _: CHECKPOINTS_ARE_KEPT, prog="jova train", description=DESCRIPTION, epilog=describe_settings()
     )
     parser.add_argument("--config", required=True, help="a preset, see `jova presets`, or a YAML file like them")
+    add_estimate_arguments(parser)
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
     return parser, parser.parse_checked(argv, check, intermixed=True)
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what no run has, and put the preset's file in place of its name."""
+    check_estimate(args)
     args.config = find_preset("--config", args.config, preset_names())
     args.own = {}
     check_run(args.config, args.overrides, args.own)

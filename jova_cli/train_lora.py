@@ -9,6 +9,7 @@ from .given_paths import check_prepared
 from .parser import Parser
 from .shipped import check_source, find_preset, preset_names
 from .train import CHECKPOINTS_ARE_KEPT
+from .training_estimate import add_estimate_arguments, check_estimate
 from .training_settings import check_once, check_run, check_words, given_settings
 
 
@@ -48,12 +49,14 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     parser.add_argument(
         "--config", default="lora", help="a preset, see `jova presets`, or a YAML file like them; lora if not given"
     )
+    add_estimate_arguments(parser)
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
     return parser, parser.parse_checked(argv, check, intermixed=True)
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what no run has, and put the preset's file in place of its name."""
+    check_estimate(args)
     args.config = find_preset("--config", args.config, preset_names())
     check_words(args.overrides)
     check_once(args, SETTINGS, SHOWN)

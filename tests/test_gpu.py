@@ -16,9 +16,15 @@ from diffusers_jova.call_stages import PlannedCall
 from diffusers_jova.memory_fitting import outline_of
 from diffusers_jova.memory_plan import MemoryEstimate, MemoryPlan
 from diffusers_jova.number_formats import cast_weights
+from diffusers_jova.training.estimate import TrainingEstimate
+from diffusers_jova.training.loop.block_swap import swapped_bytes
+from diffusers_jova.training.loop.microbatches import MicroBatches
+from diffusers_jova.training.loop.trainer import Trainer
 from tests.diffusers_jova.memory_of_a_call import CALL, TOLERANCE, build_roomy_pipeline
 from tests.diffusers_jova.test_transformer_jova import BUILDERS, CACHES, LORA, ROUND_OFF, assert_same, difference
 from tests.tiny_pipeline import build_tiny_pipeline
+from tests.tiny_training import forget_accelerate
+from tests.training.memory_of_training import CASES, roomy_config
 
 
 pytestmark = [
@@ -364,3 +370,43 @@ def test_a_run_trains_on_the_gpu_and_saves_its_result(
     assert all(map(math.isfinite, losses))
     assert any(not torch.equal(weight, first) for weight, first in zip(trainer.trained, before, strict=True))
     assert list((tmp_path / "run").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_of_training_holds_what_is_estimated(
+    case: str, mixed_precision: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    config = roomy_config(tmp_path / "roomy", case, mixed_precision=mixed_precision)
+    estimated = TrainingEstimate(config, GPU).peak_bytes
+    before = torch.cuda.memory_allocated()
+    trainer = Trainer(config)
+    batches = MicroBatches(config, trainer.dataset, None, 0, 1, 0)
+    trainer.take_step(batches)  # makes states
+    torch.cuda.reset_peak_memory_stats()
+    trainer.take_step(batches)
+    measured = torch.cuda.max_memory_allocated() - before
+    record_property("estimated_of_measured", estimated / measured)
+    assert abs(estimated - measured) <= TOLERANCE * measured, (estimated, measured)
+
+
+def test_blocks_that_wait_on_the_host_spare_what_is_estimated_and_change_no_loss(tmp_path: Path) -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    peaks, losses, spared = [], [], 0
+    for number in (0, 3):
+        settings = {"gradient_checkpointing": True, "blocks_to_swap": number}
+        config = roomy_config(tmp_path / f"swap-{number}", "adapter", **settings)
+        forget_accelerate()
+        trainer = Trainer(config)
+        batches = MicroBatches(config, trainer.dataset, None, 0, 1, 0)
+        for _ in range(3):
+            torch.cuda.reset_peak_memory_stats()
+            trainer.take_step(batches)
+        peaks.append(torch.cuda.max_memory_allocated())
+        losses.append(trainer.loss(trainer._inputs(batches, 0)).total.detach().cpu())
+        spared = swapped_bytes(trainer.transformer, 3)
+        del trainer
+        torch.cuda.empty_cache()
+    torch.use_deterministic_algorithms(False)
+    assert torch.equal(*losses)
+    assert abs(peaks[0] - peaks[1] - spared) <= TOLERANCE * spared

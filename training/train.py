@@ -11,12 +11,14 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from diffusers_jova.folder_lock import FolderInUseError
+from diffusers_jova.training.estimate import describe
 from diffusers_jova.training.loop.config import TrainConfig, load_yaml, parse_overrides
 from diffusers_jova.training.loop.distribution import is_first_process
 from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.publish import UploadError, prepare_repository, push_to_hub, write_model_card
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation import ValidationClips
+from diffusers_jova.training.memory_choice import fit_training
 from diffusers_jova.whole_files import FullDiskError
 from jova_cli.parser import Parser, one_line
 from jova_cli.progress import is_seen
@@ -70,10 +72,22 @@ def memory_savers(config: TrainConfig) -> list[str]:
         (not config.gradient_checkpointing, "`gradient_checkpointing=true`"),
         (config.batch_size > 1, f"`batch_size=1 gradient_accumulation_steps={samples}`"),
         (config.train == "lora" and config.quantize == "none" and is_whole, "`quantize=nf4 resume=false`"),
+        (can_swap(config), "`blocks_to_swap=10`, say"),
         (config.optimizer == "adamw" and is_whole, "`optimizer=adamw_8bit resume=false`"),
         (True, "clips prepared with smaller `--buckets`"),
     )
     return [words for helps, words in savers if helps]
+
+
+def can_swap(config: TrainConfig) -> bool:
+    """Whether blocks that wait on the host would spare memory."""
+    return (
+        config.train == "lora"
+        and config.distribution == "none"
+        and config.quantize == "none"
+        and not config.compile
+        and not config.blocks_to_swap
+    )
 
 
 @contextmanager
@@ -94,11 +108,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def execute(parser: Parser, args: argparse.Namespace) -> None:
-    """Train as the words say."""
+    """Train as the words say, or tell what that would take."""
     with worded_errors(parser):
         with checked_input():
             config = load_yaml(args.config, args.own | parse_overrides(args.overrides), tell)
+            if args.memory is not None:
+                config, chosen = fit_training(config, args.memory, device_of(args))
+                tell(chosen)
+            if args.estimate:
+                print(describe(config, args))
+                return
         run(config)
+
+
+def device_of(args: argparse.Namespace) -> torch.device:
+    """Kind of device that is meant by words: of an estimate the one that they name, else the one that trains."""
+    if args.estimate:
+        return torch.device(args.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def tell(line: str) -> None:

@@ -75,6 +75,8 @@ class TrainConfig:
         batch_size: Samples per process and micro-batch.
         gradient_accumulation_steps: Micro-batches per optimizer step.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
+        blocks_to_swap: So many of the transformer's blocks, the last, have frozen weights that wait in the host's
+            memory and come to the GPU for their turn, two at a time; for an adapter, with `gradient_checkpointing`.
         compile: Compile the blocks of the transformer; the first steps then take a minute or more.
         mixed_precision: Number format of the computation, and of the frozen weights below an adapter; what is trained
             stays float32, as does its optimizer.
@@ -187,6 +189,7 @@ class TrainConfig:
     batch_size: int = 1
     gradient_accumulation_steps: int = 1
     gradient_checkpointing: bool = False
+    blocks_to_swap: int = 0
     compile: bool = False
     mixed_precision: MixedPrecision = "bf16"
 
@@ -354,7 +357,15 @@ FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
     *LENGTH_AND_RATE,  # what a run that diverged, or ends too early, needs
     *("model", "data", "output_dir", "prior_data", "pipeline", "push_to_hub", "hub_private_repo", "init_adapter"),
     "distribution",
-    *("gradient_checkpointing", "compile", "dataset_on_device", "num_workers", "save_dtype", "stop_after_minutes"),
+    *(
+        "gradient_checkpointing",
+        "blocks_to_swap",
+        "compile",
+        "dataset_on_device",
+        "num_workers",
+        "save_dtype",
+        "stop_after_minutes",
+    ),
     *("tensorboard", "log_every", "checkpoint_every", "keep_checkpoints", "resume"),
     *("validate_every", "validation_data", "validation_prompts", "validation_list", "validation_steps"),
     *("validation_measures", "validation_whisper", "validation_language"),
@@ -362,6 +373,7 @@ FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
 NOT_NEGATIVE = (
     *("learning_rate", "video_learning_rate", "audio_learning_rate", "joint_learning_rate", "weight_decay"),
     *("mouth_weight", "face_mask_weight", "video_weight", "audio_weight", "warmup_steps", "num_workers"),
+    "blocks_to_swap",
     *("anchor_weight", "teacher_guidance_scale", "teacher_audio_guidance_scale"),
     "stop_after_minutes",
 )

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from peft.helpers import rescale_adapter_scale
 from torch import Tensor
 
@@ -254,7 +254,8 @@ def frozen_copy(transformer: Any, config: TrainConfig, device: torch.device) -> 
     """The transformer as it is now, in the run's number format."""
     teacher = copy.deepcopy(transformer).requires_grad_(False).eval()
     cast_weights(teacher, DTYPES[config.mixed_precision])
-    return teacher.to(device)
+    is_there = all(weight.device == device for weight in teacher.parameters())
+    return teacher if is_there else teacher.to(device)  # which weights without values cannot
 
 
 def begin_distillation(
@@ -262,7 +263,8 @@ def begin_distillation(
     pipeline: TeacherPipeline | None,
     phases: Phases | None,
     transformer: Any,
-    accelerator: Accelerator,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Distillation | None:
     """Put student and teacher together, before the first step; None for a run without a teacher.
 
@@ -271,17 +273,18 @@ def begin_distillation(
         pipeline: That the teacher lies in; None without a teacher.
         phases: Levels of both; None without a teacher.
         transformer: To be trained, from `prepare_transformer`, in this process alone.
-        accelerator: Of the run.
+        device: Where a teacher of its own weights is needed.
+        autocast: Begins the number format of the computation.
     """
     if pipeline is None or phases is None:
         return None
     if config.train == "lora":
         teacher = partial(without_adapter, transformer)
     else:
-        teacher = partial(frozen_copy(transformer, config, accelerator.device), return_dict=False)
+        teacher = partial(frozen_copy(transformer, config, device), return_dict=False)
 
     def taught(**arguments: Any) -> Any:
-        with accelerator.autocast():
+        with autocast():
             return teacher(**arguments)
 
     return Distillation(config, pipeline, phases, partial(transformer, return_dict=False), taught)

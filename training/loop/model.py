@@ -50,12 +50,35 @@ def load_transformer(model: str) -> Any:
     check_trainable(model)
     if model.endswith(".json"):
         return _new_transformer(Path(model))
-    subfolder = "transformer" if not Path(model).is_dir() or (Path(model) / "transformer").is_dir() else None
     with explained_hub("model", model):
-        values = JoVATransformer3DModel.load_config(model, subfolder=subfolder)
-        transformer = _transformer_class(values, model).from_pretrained(model, subfolder=subfolder)
+        transformer = _transformer_class(_saved_values(model), model).from_pretrained(
+            model, subfolder=_subfolder(model)
+        )
     check_weights("model", transformer)
     return transformer
+
+
+def outline_transformer(model: str) -> Any:
+    """Build the transformer that `load_transformer` loads without its weights, on the meta device."""
+    model = find_model(model)
+    check_trainable(model)
+    with torch.device("meta"):
+        if model.endswith(".json"):
+            return _new_transformer(Path(model))
+        with explained_hub("model", model):
+            values = _saved_values(model)
+        return _transformer_class(values, model).from_config(values)
+
+
+def _subfolder(model: str) -> str | None:
+    """Folder of the transformer within a pipeline; None for one that is saved alone."""
+    return "transformer" if not Path(model).is_dir() or (Path(model) / "transformer").is_dir() else None
+
+
+def _saved_values(model: str) -> dict[str, Any]:
+    """The config of a saved transformer."""
+    values: dict[str, Any] = JoVATransformer3DModel.load_config(model, subfolder=_subfolder(model))
+    return values
 
 
 def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:
@@ -268,7 +291,16 @@ def check_loudness(headers: Iterable[RecordHeader], config: TrainConfig) -> None
 
 def prepare_transformer(config: TrainConfig) -> Any:
     """Load the transformer and leave gradients to what the run trains."""
-    transformer = load_transformer(config.model)
+    transformer = make_trainable(load_transformer(config.model), config)
+    if config.compile:
+        if torch.__version__ < "2.8":
+            raise ValueError(f"`compile` must have torch 2.8 or later, got {torch.__version__}; set `compile=false`")
+        transformer.compile_repeated_blocks()
+    return transformer
+
+
+def make_trainable(transformer: Any, config: TrainConfig) -> Any:
+    """Leave gradients to what a run trains of a transformer, with or without values."""
     check_parts(transformer, config)
     if config.init_audio_from_video:
         copy_video_to_audio(transformer)
@@ -277,10 +309,6 @@ def prepare_transformer(config: TrainConfig) -> Any:
     freeze(transformer, config)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    if config.compile:
-        if torch.__version__ < "2.8":
-            raise ValueError(f"`compile` must have torch 2.8 or later, got {torch.__version__}; set `compile=false`")
-        transformer.compile_repeated_blocks()
     return transformer.train()
 
 

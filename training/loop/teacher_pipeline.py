@@ -110,6 +110,10 @@ class TeacherPipeline:
         """The same for a batch of one: of records where the negative prompt is empty, else from the text encoders."""
         if self.defaults.negative_prompt or self.defaults.audio_negative_prompt:
             return self._encoded()
+        return self._recorded()
+
+    def _recorded(self) -> dict[str, Any]:
+        """The same of the empty prompt of the records."""
         batch = self.empty_prompt()
         found = {argument: batch.get(name) for name, argument in TEXTS.items()}
         if batch.get(next(iter(SPOKEN_TEXT))) is not None:
@@ -134,6 +138,13 @@ class TeacherPipeline:
             return value
         value = value.detach().to(self.device)
         return value.float() if value.is_floating_point() else value
+
+
+class ValuelessTeacherPipeline(TeacherPipeline):
+    """One whose negative prompt has the length of those of the records, so that no text encoder is loaded."""
+
+    def _encoded(self) -> dict[str, Any]:
+        return self._recorded()
 
 
 def repeated(value: Any, batch_size: int) -> Any:

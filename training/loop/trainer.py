@@ -31,6 +31,7 @@ from torch.distributed.tensor import DTensor
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
+from diffusers_jova.training.loop.block_swap import BlockSwap, check_swap
 from diffusers_jova.training.loop.branches import check_frozen, digest_of_kept, frozen_checksums, idles
 from diffusers_jova.training.loop.checkpoints import (
     CHECKPOINT_NAMES,
@@ -60,11 +61,10 @@ from diffusers_jova.training.loop.model import (
     check_towers,
     describe_start,
     gather_weights,
-    num_mask_channels,
     prepare_transformer,
     save_result,
 )
-from diffusers_jova.training.loop.objective import LossTerms, face_mask_factor, face_mask_loss, jova_loss
+from diffusers_jova.training.loop.objective import LossTerms
 from diffusers_jova.training.loop.optimization import (
     Part,
     build_optimizer,
@@ -75,6 +75,7 @@ from diffusers_jova.training.loop.optimization import (
 from diffusers_jova.training.loop.phases import Phases
 from diffusers_jova.training.loop.preemption import NAMES, PreemptedError, Preemption
 from diffusers_jova.training.loop.publish import complete_pipeline
+from diffusers_jova.training.loop.step import build_conditioning, step_loss
 from diffusers_jova.training.loop.tasks import tasks_of
 from diffusers_jova.training.loop.teacher_pipeline import TeacherPipeline
 from diffusers_jova.training.loop.validation_loss import ValidationLoss, shared_records, undropped
@@ -137,9 +138,17 @@ class Trainer:
         self._check_weights()
         self.kept_weights = digest_of_kept(self.transformer, config)
         self.start = describe_start(self.transformer, config)
-        self.distillation = begin_distillation(config, self.teacher, self.phases, self.transformer, self.accelerator)
+        self.distillation = begin_distillation(
+            config, self.teacher, self.phases, self.transformer, self.device, self.accelerator.autocast
+        )
         optimizer = build_optimizer(self.transformer, config, self.device)
-        self.model, self.optimizer = self.accelerator.prepare(self.transformer, optimizer)
+        self.swap = None
+        if config.blocks_to_swap:
+            check_swap(self.device)
+            self.swap = BlockSwap(self.transformer, config.blocks_to_swap, self.device)
+        self.model, self.optimizer = self.accelerator.prepare(
+            self.transformer, optimizer, device_placement=[self.swap is None, True]
+        )
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.frozen = frozen_checksums(self.transformer)
         self.shards = [local_shard(parameter) for parameter in self.trained]
@@ -216,31 +225,7 @@ class Trainer:
 
     def loss(self, inputs: ModelInputs) -> LossTerms:
         """Predict the velocities of a micro-batch and compare them with the true ones, or with the teacher's."""
-        config, arguments = self.config, inputs.arguments
-        of_clips = (inputs.target, inputs.audio_target)
-        targets = of_clips if self.distillation is None else self.distillation.targets(inputs)
-        if inputs.face_mask is not None:
-            arguments = {**arguments, "return_face_masks": True}
-        velocity, audio_velocity, *face_masks = self.model(**arguments, return_dict=False)
-        measure = partial(
-            jova_loss,
-            velocity,
-            audio_velocity,
-            mouth_mask=inputs.mouth_mask,
-            has_video=inputs.has_video,
-            has_audio=inputs.has_audio,
-            mouth_weight=config.mouth_weight,
-            video_weight=config.video_weight,
-            audio_weight=config.audio_weight,
-            reduction=config.mouth_reduction,
-        )
-        terms = measure(*targets)
-        if config.anchor_weight > 0:
-            terms = terms.with_anchor(measure(*of_clips), config.anchor_weight)
-        if inputs.face_mask is None:
-            return terms
-        factor = face_mask_factor(self.step, config.face_mask_weight, config.face_mask_steps)
-        return terms.with_face(face_mask_loss(face_masks[0], inputs.face_mask), factor)
+        return step_loss(self.model, inputs, self.config, self.distillation, self.step)
 
     def _tell_beginning(self) -> None:
         """Say what goes into the steps, of which the first may take minutes."""
@@ -374,21 +359,8 @@ class Trainer:
         return self.conditioning(batches.next(self.step), seed, self.step)
 
     def _conditioning(self, config: TrainConfig) -> Conditioning:
-        """Read the rates from the prepared clips and the channels from the transformer."""
-        model = self.transformer.config
-        header = self.dataset.headers[0]
-        drops_captions = config.caption_dropout > 0 or (config.audio_caption_dropout or 0) > 0
-        return Conditioning(
-            config,
-            self.dataset.empty_prompt() if drops_captions else None,
-            num_mask_channels(self.transformer),
-            frame_rate=max(layout.frame_rate for layout in self.dataset.layouts) or header.number("frame_rate"),
-            audio_latent_rate_hz=header.number("audio_latent_rate_hz"),
-            temporal_factor=int(header.number("temporal_factor")),
-            device=self.device,
-            boundary=model.get("boundary"),
-            phases=self.phases,
-        )
+        """What turns clips into what the model sees, with the settings of this run or others."""
+        return build_conditioning(config, self.dataset, self.transformer, self.device, self.phases)
 
     def _report(self, log: MetricsLog | None, clock: Clock) -> bool:
         """Write the means since the last report; returns whether the time is up, the same in every process."""

@@ -1,0 +1,168 @@
+"""Blocks that wait on the host: they are there when they compute, at most two at a time, and change no number."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova.training.estimate import TrainingEstimate
+from diffusers_jova.training.loop import trainer as trainer_module
+from diffusers_jova.training.loop.block_swap import NUM_TOGETHER, BlockSwap, blocks_of, swapped_bytes
+from diffusers_jova.training.loop.lora import ADAPTER_FILE
+from diffusers_jova.training.loop.microbatches import MicroBatches
+from diffusers_jova.training.loop.trainer import Trainer
+from diffusers_jova.training.train import memory_savers
+from tests.tiny_training import MODEL, WAN_MODEL, different, forget_accelerate, tiny_config
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "jova": {**MODEL, "num_layers": 2, "num_single_layers": 3},
+    "wan": {**WAN_MODEL, "num_layers": 5},
+}
+CLASSES: dict[str, Any] = {"jova": JoVATransformer3DModel, "wan": JoVAWanTransformer3DModel}
+ADAPTER = {"train": "lora", "lora_rank": 2, "gradient_checkpointing": True, "image_probability": 0.5}
+
+
+class PoisonedSwap(BlockSwap):
+    """On a CPU waiting weights could be used by mistake: here they are not what they were."""
+
+    def send_away(self, index: int) -> None:
+        super().send_away(index)
+        for weight in self.weights[index]:
+            weight.data = torch.full_like(weight.data, torch.nan)
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let blocks wait where there is no GPU."""
+    monkeypatch.setattr(trainer_module, "check_swap", lambda *_: None)
+    monkeypatch.setattr(trainer_module, "BlockSwap", PoisonedSwap)
+    monkeypatch.setattr(trainer_module, "check_frozen", lambda *_: None)  # poison is in the way
+
+
+def save_random(folder: Path, kind: str) -> str:
+    """A saved transformer whose weights are all random: the gates of a new one are zero, and hide its blocks."""
+    torch.manual_seed(1)
+    transformer = CLASSES[kind](**{name: value for name, value in MODELS[kind].items() if not name.startswith("_")})
+    for weight in transformer.parameters():
+        nn.init.normal_(weight, std=0.2)
+    transformer.save_pretrained(folder / "base")
+    return str(folder / "base")
+
+
+def adapter_of(config: Any) -> dict[str, torch.Tensor]:
+    forget_accelerate()
+    return load_file(Trainer(config).train() / ADAPTER_FILE)
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2, "uncoupled_probability": 0.5}])
+def test_blocks_that_wait_change_no_number(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+    results, model = [], save_random(tmp_path, kind)
+    for number in (0, 1, 4):
+        own = {
+            **ADAPTER,
+            **settings,
+            "model": model,
+            "blocks_to_swap": number,
+            "output_dir": str(tmp_path / f"swap-{number}"),
+        }
+        results.append(adapter_of(tiny_config(tmp_path, **own)))
+    assert all(tensor.any() for name, tensor in results[0].items() if "lora_B" in name)  # all blocks were trained
+    assert not different(results[0], results[1])
+    assert not different(results[0], results[2])
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+def test_a_run_goes_on_with_other_blocks_that_wait(tmp_path: Path) -> None:
+    whole = adapter_of(tiny_config(tmp_path, MODELS["wan"], **ADAPTER, output_dir=str(tmp_path / "whole")))
+    for steps, number in ((3, 3), (6, 2)):
+        config = tiny_config(tmp_path, MODELS["wan"], **ADAPTER, steps=steps, blocks_to_swap=number)
+        resumed = adapter_of(config)
+    assert not different(whole, resumed)
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_two_are_there_at_most_and_the_next_has_begun_to_come(tmp_path: Path, number: int) -> None:
+    config = tiny_config(tmp_path, MODELS["jova"], **ADAPTER, blocks_to_swap=number)
+    trainer = Trainer(config)
+    swap = trainer.swap
+    assert swap is not None
+    entered: list[tuple[int, bool]] = []
+    blocks = blocks_of(trainer.transformer)[-number:]
+    for index, block in enumerate(blocks):
+        block.register_forward_pre_hook(
+            lambda *_, index=index: entered.append((index, index in swap.present)), prepend=True
+        )
+        block.register_forward_pre_hook(lambda *_: check_present(swap))
+    batches = MicroBatches(config, trainer.dataset, None, 0, 1, 0)
+    for _ in range(2):
+        trainer.take_step(batches)
+    forward = list(range(number))
+    assert [index for index, _ in entered] == 2 * [*forward, *reversed(forward)]
+    assert [was_there for _, was_there in entered] == [False, *[True] * (4 * number - 1)]
+
+
+def check_present(swap: BlockSwap) -> None:
+    """Two blocks at most have their weights, whole; the others have none."""
+    assert len(swap.present) <= NUM_TOGETHER
+    for index, weights in enumerate(swap.weights):
+        assert all(bool(weight.isfinite().all()) == (index in swap.present) for weight in weights)
+
+
+def test_what_is_trained_never_waits() -> None:
+    linear = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2))
+    model = nn.Module()
+    model.blocks = nn.ModuleList([linear, linear])
+    swap = BlockSwap(model, 1, torch.device("cpu"))
+    assert swap.weights == [[linear[0].weight, linear[0].bias]]
+
+
+def test_an_estimate_leaves_out_what_waits(tmp_path: Path) -> None:
+    plain, swapped = (
+        TrainingEstimate(tiny_config(tmp_path, MODELS["wan"], **ADAPTER, blocks_to_swap=number), torch.device("cuda"))
+        for number in (0, 4)
+    )
+    spared = swapped_bytes(swapped.run.transformer, 4)
+    assert spared > 0
+    assert plain.peak_bytes - swapped.peak_bytes == spared
+    assert plain.parts()["frozen base in float32"] - swapped.parts()["frozen base in float32"] == spared
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train": "full", "gradient_checkpointing": True}, "`blocks_to_swap` must go with `train: lora`"),
+        ({"train": "lora"}, "`blocks_to_swap` must go with `gradient_checkpointing: true`"),
+        ({**ADAPTER, "distribution": "fsdp"}, "`blocks_to_swap` must go with `distribution: none`, got fsdp"),
+        ({**ADAPTER, "quantize": "nf4"}, "`blocks_to_swap` must go with `quantize: none`"),
+        ({**ADAPTER, "compile": True}, "`blocks_to_swap` must go with `compile: false`"),
+    ],
+)
+def test_what_blocks_that_wait_cannot_go_with_is_refused(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_config(tmp_path, blocks_to_swap=1, **settings)
+
+
+def test_a_device_without_memory_of_its_own_and_too_many_blocks_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="`blocks_to_swap` must be 0 without a CUDA device"):
+        Trainer(tiny_config(tmp_path, **ADAPTER, blocks_to_swap=1))
+    forget_accelerate()
+    monkeypatch.setattr(trainer_module, "check_swap", lambda *_: None)
+    with pytest.raises(ValueError, match="`blocks_to_swap` must be less than the 2 blocks of this `model`, got 2"):
+        Trainer(tiny_config(tmp_path, **ADAPTER, blocks_to_swap=2))
+
+
+def test_a_run_that_does_not_fit_is_told_of_blocks_that_can_wait(tmp_path: Path) -> None:
+    assert "`blocks_to_swap=10`, say" in memory_savers(tiny_config(tmp_path, **ADAPTER))
+    assert "`blocks_to_swap=10`, say" not in memory_savers(tiny_config(tmp_path))
