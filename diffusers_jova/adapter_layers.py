@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from diffusers.hooks.layerwise_casting import LayerwiseCastingHook
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.models.attention import AttentionMixin
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -193,6 +195,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         if few_steps is not None:
             write_record(Path(save_directory, kwargs.get("weight_name") or LORA_WEIGHT_NAME_SAFE), few_steps)
 
+    @wraps(ModelMixin.save_pretrained, assigned=())  # pipelines look at the names of its arguments
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Save weights and config, as `ModelMixin` does.
 

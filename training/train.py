@@ -71,8 +71,8 @@ def memory_savers(config: TrainConfig) -> list[str]:
     savers = (
         (not config.gradient_checkpointing, "`gradient_checkpointing=true`"),
         (config.batch_size > 1, f"`batch_size=1 gradient_accumulation_steps={samples}`"),
-        (config.train == "lora" and config.quantize == "none" and is_whole, "`quantize=nf4 resume=false`"),
         (can_swap(config), "`blocks_to_swap=10`, say"),
+        (config.train == "lora" and config.quantize == "none" and is_whole, "`quantize=nf4 resume=false`"),
         (config.optimizer == "adamw" and is_whole, "`optimizer=adamw_8bit resume=false`"),
         (True, "clips prepared with smaller `--buckets`"),
     )
