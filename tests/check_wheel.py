@@ -121,8 +121,13 @@ def check_commands(environment: Environment, model: str) -> None:
     assert {path.name for path in folder.iterdir()} == {"demo.mp4", "demo_from_image.mp4", "demo.png"}
     run("python", "-m", "diffusers_jova.drawn.avatars", "clips", "--clips", "2")
     run("jova", "preview", "clips", "preview", "--model", "jova-tiny")
-    run("jova", "prepare", "clips", "prepared", "--model", "jova-tiny")
-    run("jova", "train-lora", "prepared", "adapter", "--model", "jova-tiny", "--config", "jova_tiny_lora", *SHORT)
+    chosen = ["--filter", "black_share=..0.5"]
+    prepare = ["jova", "prepare", "clips", "prepared", "--model", "jova-tiny", *chosen]
+    assert "the filter would drop 0 of 2 clips" in run(*prepare, "--filter-report")
+    run(*prepare)
+    train = ["jova", "train-lora", "prepared", "adapter", "--model", "jova-tiny", "--config", "jova_tiny_lora", *SHORT]
+    assert "optimizer states" in run(*train, "--estimate")
+    run(*train)
     words = ["--prompt", "a cartoon dog barks", "--steps", "2", "--lora", "adapter", "--output", "dog.mp4"]
     run("jova", "generate", *words)
     assert '"name": "adapter"' in run("jova", "info", "dog.mp4")
