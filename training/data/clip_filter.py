@@ -210,9 +210,7 @@ class MeasuredClips:
                 clip.reasons.update({group: reason} if reason else {})
         return MeasuredRecording(length_s, clips)
 
-    def add(
-        self, digest: str, meter: ClipMeter, source: Path, measured: MeasuredRecording, lasting: set[str]
-    ) -> None:
+    def add(self, digest: str, meter: ClipMeter, source: Path, measured: MeasuredRecording, lasting: set[str]) -> None:
         """Remember all clips of a file, and write down the groups that are final.
 
         Args:
