@@ -87,7 +87,7 @@ def measure_syncnet(video: Path | None, signals: Signals, network: SyncNet) -> M
     """
     picture = signals.picture
     if video is None or picture is None or picture.boxes is None:
-        return Measured({}, "no picture")
+        return signals.without_boxes()
     if signals.audio is None or why_unheard(signals.audio):
         return Measured({}, why_unheard(signals.audio))
     taken = survey(video, Fraction(FRAME_RATE))
