@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from diffusers_jova.torch_files import read_pickle
 from jova_cli.given_paths import PICKLES
 from jova_cli.json_text import read_object
 
@@ -148,48 +147,6 @@ def read_metadata(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"`{path}` must be a complete safetensors file, got {error}; download it again") from error
-
-
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Map tensors of a torch file; a single `generator`, `state_dict` or `model` level is entered.
-
-    Raises:
-        ValueError: The pickle wants to run code, is damaged, or holds something that is not a tensor.
-    """
-    return state_dict_of(load_pickle(path), path)
-
-
-def load_pickle(path: Path) -> Any:
-    """Map what a torch file holds, tensors and plain values.
-
-    Files older than torch 1.6 are read into memory.
-
-    Raises:
-        ValueError: The pickle wants to run code, or is damaged.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"`{path}` must hold tensors and nothing else, got a pickle that names code; "
-            "it was not executed: get the file from its authors, as safetensors where they offer it"
-        ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"`{path}` must be a complete torch file, got {error}; download it again") from error
-
-
-def state_dict_of(content: Any, path: Path) -> dict[str, Tensor]:
-    """Tensors of a torch file by name.
-
-    Raises:
-        ValueError: It holds something else.
-    """
-    for level in ("generator", "state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(level), dict):
-            content = content[level]
-    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ValueError(f"`{path}` must hold a state dict of tensors, got {type(content).__name__} with other values")
-    return dict(content)
 
 
 def from_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Source]:

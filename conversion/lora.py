@@ -43,11 +43,9 @@ from diffusers_jova.conversion.checkpoint import (
     Checkpoint,
     Source,
     from_state_dict,
-    load_pickle,
     open_checkpoint,
     open_safetensors,
     read_metadata,
-    state_dict_of,
 )
 from diffusers_jova.conversion.output import (
     Options,
@@ -62,6 +60,7 @@ from diffusers_jova.conversion.output import (
 from diffusers_jova.conversion.rules import Rule, plan, prefixed
 from diffusers_jova.conversion.wan import HEAD_DIM
 from diffusers_jova.mova_adapter import TOWERS, checked_tower, paired_heads, unwrapped, with_given_alpha
+from diffusers_jova.torch_files import load_pickle, state_dict_of
 from jova_cli.adapter_info import file_of_folder
 from jova_cli.given_paths import PICKLES
 

@@ -64,7 +64,7 @@ def as_asked(name: str, sample: Sample, settings: Mapping[str, Any]) -> ListedCl
     if sample.subtitles is not None:
         transcript = " ".join(part.text for part in read_subtitles(sample.subtitles))
     elif sample.has_caption:
-        transcript = sample.transcript or _spoken(sample.caption)
+        transcript = written_words(sample)
     else:
         transcript = str(settings.get("transcript") or "") or _spoken(str(settings.get("prompt") or ""))
         transcript = transcript or _recorded_transcript(sample.source)
@@ -104,6 +104,11 @@ def _clips_of(source: Path) -> Iterable[ListedClip]:
         name = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
         clip = as_asked(name.with_suffix("").as_posix(), sample, rows.get(name.as_posix(), {}))
         yield clip._replace(name=f"{clip.name} {sample.occurrence + 1}") if sample.occurrence else clip
+
+
+def written_words(sample: Sample) -> str:
+    """What should be said in a clip by what stands beside it, without subtitles; empty where that does not tell."""
+    return sample.transcript or _spoken(sample.caption)
 
 
 def _spoken(prompt: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.media import exact_frame_rate, find_video_stream, mix_channels, open_for_reading, read_audio
 from diffusers_jova.training.data.frame_stream import decode_frames, read_sound_of_video, survey
 from diffusers_jova.training.data.manifest import Sample
@@ -78,6 +79,11 @@ class Signals:
     def waveform(self) -> FloatArray | None:
         """The sound as one channel, [samples]."""
         return None if self.audio is None else mix_channels(self.audio, 1)[0]
+
+    def without_boxes(self) -> Measured:
+        """What measures of mouths say where there are no boxes."""
+        bad_boxes = "" if self.picture is None else self.picture.bad_boxes
+        return Measured({}, bad_boxes or "no picture", has_failed=bool(bad_boxes))
 
 
 @dataclass

@@ -178,8 +178,7 @@ def measure_sync(signals: Signals) -> Measured:
     """Lip sync of a clip, with the tracks that it comes from."""
     picture, waveform = signals.picture, signals.waveform
     if picture is None or picture.boxes is None:
-        bad_boxes = "" if picture is None else picture.bad_boxes
-        return Measured({}, bad_boxes or "no picture", has_failed=bool(bad_boxes))
+        return signals.without_boxes()
     openings = mouth_openings(picture.boxes)
     sync = measure_lip_sync(openings, waveform, picture.frame_rate, signals.sampling_rate)
     values = {

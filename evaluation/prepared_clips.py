@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from diffusers_jova.evaluation.clip_list import ListedClip
+from diffusers_jova.evaluation.clip_list import ListedClip, written_words
 from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, track_pictures
 from diffusers_jova.evaluation.measures import VERSIONS
 from diffusers_jova.evaluation.meter import Meter
@@ -39,7 +39,7 @@ class PreparedClipMeter:
         """What each group that can say something says of a clip at so many frames per second."""
         kinds = PICTURE_GROUPS if sample.is_still else SOUND_GROUPS if clip.frames is None else self.groups
         groups = [group for group in self.groups if group in kinds]
-        transcript = sample.transcript if clip.words is None else clip.words
+        transcript = written_words(sample) if clip.words is None else clip.words
         listed = ListedClip(sample.source.stem, sample, transcript.strip())
         found = self._meter.measure_signals(listed, signals_of(clip, frame_rate), groups)
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ UNSPACED = re.compile(  # letters of scripts that put no spaces between words
     "\u3040-\u30ff\u31f0-\u31ff"  # Japanese syllables
     "\u3005\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Chinese characters
 )
+CIRCLES = 2.4  # of a text's compression: more goes round in circles (Radford et al. 2022, Sec. 4.5)
 NO_WORDS = "words are written without spaces, so that only characters are compared"
 
 
@@ -43,10 +45,26 @@ class SmallWhisper:
         self._model = WhisperModel(folder, device="cpu", compute_type="int8", local_files_only=True)
 
     def __call__(self, audio: FloatArray, sampling_rate: int) -> str:
-        """Write down what is said in sound [channels, samples]."""
+        """Write down what is said in sound [channels, samples], the same words of the same sound every time.
+
+        Whisper's own way out of a text that goes round in circles draws words at random; here it is heard again, and
+        no three words, or parts of words, follow each other twice.
+        """
         sound = resample(mix_channels(audio, 1), sampling_rate, WHISPER_RATE_HZ)[0]
-        parts, _ = self._model.transcribe(sound, language=ENGLISH, condition_on_previous_text=False)
+        parts = self._hear(sound)
+        if any(part.compression_ratio > CIRCLES for part in parts):
+            parts = self._hear(sound, no_repeat_ngram_size=3)
         return " ".join(part.text.strip() for part in parts)
+
+    def _hear(self, sound: FloatArray, no_repeat_ngram_size: int = 0) -> list[Any]:
+        parts, _ = self._model.transcribe(
+            sound,
+            language=ENGLISH,
+            temperature=0.0,  # at higher ones, tried where the model is not sure, words are drawn at random
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            condition_on_previous_text=False,
+        )
+        return list(parts)
 
 
 def make_listener(whisper: Path | None, device: str = "cpu") -> Hear:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffusers_jova.conversion.checkpoint import read_pickle
+from diffusers_jova.torch_files import read_pickle
 from jova_cli.tables import some
 
 

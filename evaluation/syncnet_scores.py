@@ -87,7 +87,7 @@ def measure_syncnet(video: Path | None, signals: Signals, network: SyncNet) -> M
     """
     picture = signals.picture
     if video is None or picture is None or picture.boxes is None:
-        return Measured({}, "no picture")
+        return signals.without_boxes()
     if signals.audio is None or why_unheard(signals.audio):
         return Measured({}, why_unheard(signals.audio))
     taken = survey(video, Fraction(FRAME_RATE))
@@ -173,17 +173,17 @@ def embed_sound(sound: FloatArray, network: SyncNet) -> Tensor:
         sound: At 16 kHz, in units of 16-bit sound.
         network: With its weights.
     """
-    coefficients = torch.from_numpy(mfcc(sound)).float().T if len(sound) else torch.zeros(13, 0)  # [13, rows]
     num_windows = len(sound) // FRAME_SAMPLES - LIP_FRAMES
-    starts = range(0, ROWS_PER_FRAME * num_windows, ROWS_PER_FRAME)
-    windows = [coefficients[None, :, start : start + SOUND_ROWS] for start in starts]
-    return _in_batches(network.embed_sound, windows, network)
+    if num_windows <= 0:
+        return torch.zeros(0, 0)
+    coefficients = torch.from_numpy(mfcc(sound)).float().T  # [13, rows]
+    windows = coefficients.unfold(1, SOUND_ROWS, ROWS_PER_FRAME)[:, :num_windows]  # [13, N, rows]
+    return _in_batches(network.embed_sound, windows.movedim(1, 0)[:, None], network)
 
 
-def _in_batches(embed: Callable[[Tensor], Tensor], windows: Sequence[Tensor], network: SyncNet) -> Tensor:
+def _in_batches(embed: Callable[[Tensor], Tensor], windows: Tensor, network: SyncNet) -> Tensor:
     device = next(network.parameters()).device
-    parts = [embed(torch.stack([*windows[at : at + BATCH]]).to(device)).cpu() for at in range(0, len(windows), BATCH)]
-    return torch.cat(parts) if parts else torch.zeros(0, 0)
+    return torch.cat([embed(batch.to(device)).cpu() for batch in windows.split(BATCH)])
 
 
 class _LipReader:
@@ -211,10 +211,10 @@ class _LipReader:
             self._embed()
 
     def _embed(self) -> None:
-        starts = range(len(self._crops) - LIP_FRAMES + 1)
-        windows = [torch.stack(self._crops[start : start + LIP_FRAMES], dim=1) for start in starts]
-        if windows:
-            self._parts.append(_in_batches(self._network.embed_lips, windows, self._network))
+        if len(self._crops) < LIP_FRAMES:
+            return
+        windows = torch.stack(self._crops).unfold(0, LIP_FRAMES, 1).movedim(-1, 2)  # [N, 3, frames, rows, columns]
+        self._parts.append(_in_batches(self._network.embed_lips, windows, self._network))
         self._crops = self._crops[len(windows) :]
 
     def finish(self) -> Tensor:

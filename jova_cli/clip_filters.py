@@ -17,17 +17,11 @@ from .tables import parse_json, read_text
 NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:inf(?:inity)?|nan))\s*(.*)", re.IGNORECASE)
 COMPARISON = re.compile(r"(\w+)\s*(<=?|>=?|==?)\s*(\S*)")  # as people write it first; a shell takes < and > for files
 SUFFIXES = (".yaml", ".yml", ".json")
-GROUPS = (
-    "sync",
-    "timing",
-    "sound",
-    "picture",
-    "words",
-    "speech",
-)  # of measures that can judge one clip of a recording
-NO_FILTERS = {  # measures of those groups, and others, that cannot
+GROUPS = ("sync", "timing", "sound", "picture", "words", "speech")  # of measures that can judge a clip of a recording
+NO_FILTERS = {  # measures of those groups, and other groups, that cannot
     "length_difference_ms": "clips are cut to one length of picture and sound",
-    "voice_similarity": "it needs a voice to compare with",
+    "syncnet": "it needs weights that `jova evaluate --syncnet` alone takes",
+    "voice": "it needs a voice to compare with",
 }
 PACKAGES = {  # by measure or group: what its numbers need, and the extra that brings it
     "loudness_lufs": (("pyloudnorm",), "loudness"),
@@ -90,8 +84,18 @@ WITHOUT_NUMBERS = {"jova": "of the JoVA paper (arXiv:2512.13677v1) no threshold 
 
 def measures() -> dict[str, Any]:
     """The measures that can be filters, by name."""
-    table = import_alone(find_room("evaluation") / "measures.py").MEASURES
-    return {m.name: m for m in table if m.group in GROUPS and m.name not in NO_FILTERS}
+    return {measure.name: measure for measure in _evaluated() if why_no_filter(measure) is None}
+
+
+def why_no_filter(measure: Any) -> str | None:
+    """Why a measure of `jova evaluate` can be no filter; None for one that can."""
+    return NO_FILTERS.get(measure.name) or NO_FILTERS.get(measure.group)
+
+
+def _evaluated() -> Sequence[Any]:
+    """The measures of `jova evaluate`."""
+    table: Sequence[Any] = import_alone(find_room("evaluation") / "measures.py").MEASURES
+    return table
 
 
 def in_unit(measure: Any) -> str:
@@ -210,8 +214,9 @@ def read_rule(name: str, text: Any, where: str) -> Rule:
         ValueError: If there is no such measure, or the range is none that it can have.
     """
     known = measures()
-    if name in NO_FILTERS:
-        raise ValueError(f"{where} must name a measure of one clip, got `{name}`: {NO_FILTERS[name]}; leave it out")
+    for measure in _evaluated():
+        if measure.name == name and (reason := why_no_filter(measure)):
+            raise ValueError(f"{where} must name a measure of one clip, got `{name}`: {reason}; leave it out")
     if name not in known:
         advice = did_you_mean(name, list(known), f"they are {', '.join(known)}")
         raise ValueError(f"{where} must name a measure of `jova evaluate`, got `{name}`; {advice}")

@@ -13,7 +13,7 @@ ARROWS = {  # room: the rooms that it may import from, besides itself and jova_c
     "diffusers_jova":  set(),
     "conversion":      {"diffusers_jova"},
     "training/data":   {"diffusers_jova"},
-    "evaluation":      {"diffusers_jova", "conversion", "training/data"},
+    "evaluation":      {"diffusers_jova", "training/data"},
     "training/loop":   {"diffusers_jova", "training/data", "evaluation"},
     "drawn":           {"diffusers_jova", "training/data", "evaluation"},
     "training/codecs": {"diffusers_jova", "training/loop", "drawn"},

@@ -1,6 +1,4 @@
 import json
-import os
-import pickle
 import subprocess
 import sys
 import weakref
@@ -13,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffusers_jova.conversion.checkpoint import open_checkpoint, read_pickle
+from diffusers_jova.conversion.checkpoint import open_checkpoint
 from diffusers_jova.conversion.convert import main
 from diffusers_jova.conversion.output import (
     Parameter,
@@ -152,25 +150,6 @@ def test_a_killed_conversion_leaves_no_folder_that_loads(tmp_path: Path) -> None
     with new_folder(tmp_path / "out") as folder:
         (folder / "config.json").write_text("{}")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-class Code:
-    """A pickle that would create a file."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.trace),)
-
-
-def test_a_pickle_with_code_is_refused_and_not_executed(tmp_path: Path) -> None:
-    torch.save({"a": torch.zeros(1), "b": Code(tmp_path / "trace")}, tmp_path / "evil.pth")
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Code(tmp_path / "trace"), protocol=2))
-    for name in ("evil.pth", "plain.pth"):
-        with pytest.raises(ValueError, match=r"must hold tensors and nothing else, got a pickle that names code"):
-            read_pickle(tmp_path / name)
-    assert not (tmp_path / "trace").exists()
 
 
 def test_truncated_files_are_refused(tmp_path: Path) -> None:

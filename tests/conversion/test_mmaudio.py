@@ -11,9 +11,10 @@ from diffusers.pipelines.ltx2 import LTX2Vocoder
 from safetensors.torch import save_file
 
 from diffusers_jova.conversion import mmaudio
-from diffusers_jova.conversion.checkpoint import from_state_dict, read_pickle
+from diffusers_jova.conversion.checkpoint import from_state_dict
 from diffusers_jova.conversion.output import Options, Parameter, check_fits, parameters
 from diffusers_jova.conversion.rules import plan
+from diffusers_jova.torch_files import read_pickle
 from tests.places import PARITY, needs_references
 from tests.rounding import assert_computes, relative_error
 

@@ -166,6 +166,12 @@ def test_boxes_that_cannot_be_read_leave_out_the_lip_sync_alone(tmp_path: Path, 
     assert row["values"]["motion_share"] > 0
     kept = [json.loads(line)["group"] for line in (tmp_path / "measured.jsonl").read_text().splitlines()]
     assert kept == ["timing", "sound", "picture"]
+    torch.save(SyncNet().state_dict(), tmp_path / "syncnet.model")
+    words = ["--measures", "syncnet", "--syncnet", str(tmp_path / "syncnet.model")]
+    main([str(clip.parent), "--output", str(tmp_path / "scores"), *words])
+    (row,) = json.loads((tmp_path / "scores" / "report.json").read_text())["rows"]
+    assert reason in row["cannot_judge"]["syncnet"]
+    assert not (tmp_path / "scores" / "measured.jsonl").exists()
 
 
 def test_other_weights_of_the_recogniser_measure_again_and_the_same_elsewhere_do_not(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from diffusers_jova.drawn.avatars import write_corpus
+from diffusers_jova.evaluation import meter
 from diffusers_jova.evaluation.clip_list import list_clips
 from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
@@ -71,6 +72,17 @@ def test_silence_is_measured_as_silence_and_what_fills_up_a_record_is_not(
     ).clips
     values = PreparedClipMeter(("sound",))(read_clip(path), clip, FRAME_RATE)["sound"].values
     assert (values["silence_share"] == 1) == (loudness == 0)
+
+
+def test_words_within_a_whole_prompt_are_those_that_should_be_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("jiwer")
+    monkeypatch.setattr(meter, "make_listener", lambda *_: lambda *_: "hello blue sun")
+    path = write_speaker(tmp_path, "a", seed=0)
+    path.with_suffix(".json").write_text(json.dumps({"caption": "She says <S>hello blue moon<E>"}))
+    compare(path, ("words",))
+    assert Meter().measure(list_clips([path])[0], ["words"])["words"].values["word_error_rate"] == 1 / 3
 
 
 @pytest.mark.slow

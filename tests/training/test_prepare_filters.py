@@ -149,6 +149,7 @@ def test_clips_of_one_recording_are_dropped_alone_and_a_rerun_measures_and_encod
     (none,) = prepare(samples, filtered(plain, "silence_share=0.999999..0.9999999"))
     assert (none.status, none.note) == ("skipped", "`--filter` keeps none of its 4 clips: silence_share (4)")
     assert len(none.dropped) == 4
+    assert none.length_s == outcome.length_s == pytest.approx(36 / 16)  # in "used 0 of 2.2 s", though nothing is read
     assert not list((tmp_path / "out").glob("*.safetensors"))
     monkeypatch.undo()
     (other,) = prepare(samples, filtered(plain, "silence_share=..0.5"))

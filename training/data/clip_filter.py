@@ -63,6 +63,18 @@ class MeasuredClip(NamedTuple):
     reasons: dict[str, str]
 
 
+class MeasuredRecording(NamedTuple):
+    """What is known of the clips of a file.
+
+    Attributes:
+        length_s: Seconds of the file.
+        clips: In the order of time.
+    """
+
+    length_s: float
+    clips: list[MeasuredClip]
+
+
 class Breach(NamedTuple):
     """A rule that a clip breaks.
 
@@ -163,7 +175,7 @@ class MeasuredClips:
     """
 
     path: Path
-    _known: dict[str, list[Any]] = field(default_factory=dict)
+    _known: dict[str, tuple[float, list[Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Read what was measured before; half a line of a killed run tells nothing."""
@@ -171,15 +183,16 @@ class MeasuredClips:
         for line in lines:
             try:
                 row = json.loads(line)
-                self._known[str(row["key"])] = [
+                clips = [
                     [float(clip["start_s"]), float(clip["duration_s"]), dict(clip["values"]), str(clip["reason"])]
                     for clip in row["clips"]
                 ]
+                self._known[str(row["key"])] = float(row["length_s"]), clips
             except (ValueError, TypeError, KeyError, RecursionError):
                 continue
 
-    def find(self, digest: str, meter: ClipMeter) -> list[MeasuredClip] | None:
-        """The clips of a file, in the order of time; None if one of the groups was not measured.
+    def find(self, digest: str, meter: ClipMeter) -> MeasuredRecording | None:
+        """The clips of a file; None if one of the groups was not measured.
 
         Args:
             digest: Changes with the file, and with what cuts it.
@@ -189,23 +202,22 @@ class MeasuredClips:
         whole = [of_group for of_group in found if of_group is not None]
         if not whole or len(whole) < len(found):
             return None
-        clips = [MeasuredClip(start_s, duration_s, {}, {}) for start_s, duration_s, _, _ in whole[0]]
-        for group, of_group in zip(meter.groups, whole, strict=True):
+        length_s, first = whole[0]
+        clips = [MeasuredClip(start_s, duration_s, {}, {}) for start_s, duration_s, _, _ in first]
+        for group, (_, of_group) in zip(meter.groups, whole, strict=True):
             for clip, (_, _, values, reason) in zip(clips, of_group, strict=True):
                 clip.values.update(values)
                 clip.reasons.update({group: reason} if reason else {})
-        return clips
+        return MeasuredRecording(length_s, clips)
 
-    def add(
-        self, digest: str, meter: ClipMeter, source: Path, clips: Sequence[MeasuredClip], lasting: set[str]
-    ) -> None:
+    def add(self, digest: str, meter: ClipMeter, source: Path, measured: MeasuredRecording, lasting: set[str]) -> None:
         """Remember all clips of a file, and write down the groups that are final.
 
         Args:
             digest: Changes with the file, and with what cuts it.
             meter: That measured them.
             source: The file, for a reader.
-            clips: In the order of time.
+            measured: Of the file.
             lasting: Groups of which measuring again could say no more.
         """
         for group in meter.groups:
@@ -213,13 +225,14 @@ class MeasuredClips:
             names = [name for name, measure in measures().items() if measure.group == group]
             rows = [
                 [c.start_s, c.duration_s, {n: c.values[n] for n in names if n in c.values}, c.reasons.get(group, "")]
-                for c in clips
+                for c in measured.clips
             ]
-            self._known[key] = rows
+            self._known[key] = measured.length_s, rows
             if group in lasting:
                 fields = ("start_s", "duration_s", "values", "reason")
                 named = [dict(zip(fields, row, strict=True)) for row in rows]
-                append_line(self.path, {"key": key, "file": str(source), "group": group, "clips": named})
+                line = {"key": key, "file": str(source), "group": group, "length_s": measured.length_s}
+                append_line(self.path, {**line, "clips": named})
 
 
 def _key(group: str, meter: ClipMeter, digest: str) -> str:

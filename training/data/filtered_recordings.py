@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from diffusers_jova.training.data.clip_filter import ClipFilter, DroppedClip, MeasuredClip, MeasuredClips
-from diffusers_jova.training.data.clips import Clip, Recording, SkippedClipError, broken_files
+from diffusers_jova.training.data.clip_filter import (
+    ClipFilter,
+    DroppedClip,
+    MeasuredClip,
+    MeasuredClips,
+    MeasuredRecording,
+)
+from diffusers_jova.training.data.clips import Clip, Recording, SkippedClipError, broken_files, skipped_seconds
 from diffusers_jova.training.data.manifest import Sample
 
 
@@ -32,7 +38,7 @@ class FilteredRecordings:
     ) -> None:
         self._filter, self._measures, self._digest, self._frame_rate = clip_filter, measures, digest, frame_rate
 
-    def known(self, sample: Sample) -> list[MeasuredClip] | None:
+    def known(self, sample: Sample) -> MeasuredRecording | None:
         """What was measured of the clips of a sample; None if it was not, or there is no filter."""
         return None if self._filter is None else self._measures.find(self._digest(sample), self._filter.meter)
 
@@ -42,15 +48,21 @@ class FilteredRecordings:
             return []
         if (known := self.known(sample)) is None:
             return None
-        judged = ((clip, self._filter.breaches(sample, clip)) for clip in known)
+        judged = ((clip, self._filter.breaches(sample, clip)) for clip in known.clips)
         return [DroppedClip(clip.start_s, clip.duration_s, breaches) for clip, breaches in judged if breaches]
 
-    def keeps_none(self, sample: Sample) -> bool:
-        """Whether all clips of a sample are known to be dropped."""
-        known, dropped = self.known(sample), self.dropped(sample)
-        return bool(known) and bool(dropped) and len(known or ()) == len(dropped or ())
+    def refuse_known(self, sample: Sample) -> None:
+        """Refuse a sample all of whose clips are known to be dropped, without reading it.
 
-    def why_none(self, sample: Sample) -> str:
+        Raises:
+            SkippedClipError: If it is one.
+        """
+        known, dropped = self.known(sample), self.dropped(sample)
+        if known is not None and dropped and len(known.clips) == len(dropped):
+            with skipped_seconds(known.length_s):
+                raise SkippedClipError(self._why_none(sample))
+
+    def _why_none(self, sample: Sample) -> str:
         """Say why nothing of a sample is left."""
         dropped = self.dropped(sample) or ()
         names = Counter(breach.measure for clip in dropped for breach in clip.breaches)
@@ -72,7 +84,7 @@ class FilteredRecordings:
                 is_any = True
                 yield clip
         if not is_any:
-            raise SkippedClipError(self.why_none(sample))
+            raise SkippedClipError(self._why_none(sample))
 
     def measured(self, sample: Sample, recording: Recording) -> Iterator[tuple[Clip, MeasuredClip]]:
         """The clips of a recording with their measures, which are remembered once all were gone through."""
@@ -86,6 +98,7 @@ class FilteredRecordings:
                     measured, is_final = self._filter.measure(sample, clip, self._frame_rate)
                 found.append(measured)
                 lasting -= {group for group, is_so in is_final.items() if not is_so}
-            yield clip, found[index] if known is None else known[index]
+            yield clip, found[index] if known is None else known.clips[index]
         if known is None:
-            self._measures.add(self._digest(sample), self._filter.meter, sample.source, found, lasting)
+            measured_all = MeasuredRecording(recording.length_s, found)
+            self._measures.add(self._digest(sample), self._filter.meter, sample.source, measured_all, lasting)

@@ -151,7 +151,7 @@ class Preparer:
             BrokenFileError: If it is broken.
         """
         if (known := self._filtered.known(sample)) is not None:
-            return known
+            return known.clips
         return [measured for _, measured in self._filtered.measured(sample, self._read(sample))]
 
     @functools.cached_property
@@ -226,8 +226,7 @@ class Preparer:
 
     def _write_records(self, sample: Sample, fingerprint: str) -> int:
         """Write the records of one sample clip by clip, with the last what became of the rest; returns how many."""
-        if self._filtered.keeps_none(sample):  # as is known without reading it
-            raise SkippedClipError(self._filtered.why_none(sample))
+        self._filtered.refuse_known(sample)
         recording = self._read(sample)
         with skipped_seconds(recording.length_s):
             if self.clip_filter is not None:
