@@ -48,10 +48,12 @@ class AllocationCounter(TorchDispatchMode):
         peak_bytes: The most that these were since `restart`.
         most_bytes: The same together with those set aside.
         operations: Multiplications and additions since `restart`.
+        truth: What is answered where a truth value decides that has no value: of MOVA's two towers, the first works.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
+        self.truth = True
         self.sizes: dict[int, int] = {}  # by storage
         self.aside: set[int] = set()  # of them
         self.live_bytes = self.aside_bytes = self.peak_bytes = self.most_bytes = self.operations = 0
@@ -95,7 +97,7 @@ class AllocationCounter(TorchDispatchMode):
     ) -> Any:
         """Run one operator, and count what it makes."""
         if func is READ_SCALAR and args[0].dtype == torch.bool:
-            return True  # of MOVA's two towers, say, which are of one size, the first
+            return self.truth
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):

@@ -145,11 +145,18 @@ def _refusals_of_measures(config: Any) -> Iterator[tuple[bool, str]]:
         "`validation_measures` are taken of clips that a validation makes; set `validate_every` and "
         f"`validation_prompts` or `validation_list`, or leave them out, got {list(measures)}",
     )
-    for name, value in (("validation_whisper", config.validation_whisper), ("validation_language", language)):
+    readers = {"validation_whisper": "words", "validation_language": "words", "validation_syncnet": "syncnet"}
+    for name, group in readers.items():
+        value = getattr(config, name)
         yield (
-            value != getattr(type(config), name) and "words" not in measures,
-            f"`{name}` is read where `validation_measures` has `words`; add it, or leave both out, got {value!r}",
+            value != getattr(type(config), name) and group not in measures,
+            f"`{name}` is read where `validation_measures` has `{group}`; add it, or leave both out, got {value!r}",
         )
+    yield (
+        "syncnet" in measures and config.validation_syncnet is None,
+        "`validation_syncnet` must be given where `validation_measures` has `syncnet`, got null; name the weights, or "
+        "leave `syncnet` out",
+    )
     yield (
         language != "en" and config.validation_whisper is None,
         f"`validation_language` must be en for the small recogniser, got {language!r}; set `validation_whisper`",

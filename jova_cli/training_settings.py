@@ -8,7 +8,7 @@ from typing import Any
 
 from .adapter_info import check_adapter
 from .class_fields import Field, read_fields
-from .given_paths import check_folder, check_prepared, kind_of
+from .given_paths import check_file, check_folder, check_prepared, kind_of
 from .json_text import read_object
 from .parser import did_you_mean
 from .room_modules import import_alone
@@ -124,6 +124,8 @@ def check_files(values: Mapping[str, Any]) -> None:
         check_trainable(find_model(given["model"]))
     if "validation_whisper" in given:
         check_folder("validation_whisper", Path(given["validation_whisper"]), "download a model first")
+    if "validation_syncnet" in given:
+        check_file("validation_syncnet", Path(given["validation_syncnet"]))
     if "init_adapter" in given:
         check_source("init_adapter", given["init_adapter"])
         if Path(given["init_adapter"]).exists():

@@ -24,7 +24,7 @@ from diffusers_jova.training.loop.valueless_run import settings_of_kinds
 from jova_cli.main import main
 from tests.diffusers_jova.memory_of_a_call import TOLERANCE
 from tests.places import ROOT
-from tests.tiny_training import MODEL, MODELS, tiny_config
+from tests.tiny_training import MODEL, MODELS, dual_tower, tiny_config, write_clips
 from tests.training.memory_of_training import CASES
 
 
@@ -181,3 +181,60 @@ def test_clips_of_another_model_are_refused_in_one_sentence(tmp_path: Path) -> N
     config = from_values({**vars(tiny_config(tmp_path)), "model": str(tmp_path / "none.json")})
     with pytest.raises(ValueError, match="`model` must"):
         TrainingEstimate(config, CUDA)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        (MODEL, {}, "`video_latents` must be 2 wide for this `model`, got 16"),
+        (dual_tower("bridge"), {"loudness_lufs": -23.0}, "`loudness_lufs` must be that of the clips"),
+        (dual_tower("bridge"), {"tasks": {"voice": 1.0}}, "`tasks` must be without voice for a `model`"),
+    ],
+)
+def test_what_a_run_refuses_is_not_estimated(
+    tmp_path: Path, model: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    config = tiny_config(tmp_path, model, **settings)
+    for begin in (Trainer, lambda config: TrainingEstimate(config, CPU)):
+        with pytest.raises(ValueError, match=message):
+            begin(config)
+
+
+def test_an_estimate_reads_the_clips_that_a_validation_takes(tmp_path: Path) -> None:
+    held_out = write_clips(tmp_path / "held-out", channels=(16, 4, 16))
+    config = tiny_config(tmp_path, validate_every=1, validation_data=str(held_out))
+    with pytest.raises(ValueError, match=r"`video_latents` must be 2 wide for this `model`, got 16 in `.*held-out"):
+        TrainingEstimate(config, CPU)
+
+
+@pytest.mark.parametrize("settings", [{}, LORA, {"learning_rates": {"video_low": 0.0}}])
+@pytest.mark.parametrize("experts", ["high", "low", "alternate"])
+def test_of_two_video_towers_the_one_at_work_is_counted(
+    tmp_path: Path, experts: str, settings: dict[str, Any]
+) -> None:
+    if experts == "low" and "learning_rates" in settings:
+        pytest.skip("trains no video")
+    write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    config = tiny_config(
+        tmp_path, dual_tower("bridge", boundary=0.5), experts=experts, caption_dropout=0.0, **settings
+    )
+    trainer = Trainer(config)
+    batches = MicroBatches(config, trainer.dataset, None, 0, 1, 0)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        for _ in range(2):
+            trainer.take_step(batches)
+    found, measured = TrainingEstimate(config, CPU).step_operations, counter.get_total_flops() / 2
+    assert 0 <= found - measured <= 0.03 * found
+
+
+def test_a_drawn_tower_counts_as_often_as_its_noise_levels_come(tmp_path: Path) -> None:
+    write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    model = dual_tower("bridge", boundary=0.5)
+    run = TrainingEstimate(tiny_config(tmp_path, model), CPU).run
+    assert [kind.share for kind in run.kinds()] == [1.0]  # both towers are of one size, and learn
+    levels = {"density": "uniform", "shift": 1.0, "learning_rates": {"video_low": 0.0}}
+    kinds = list(TrainingEstimate(tiny_config(tmp_path, model, **levels), CPU).run.kinds())
+    assert [kind.is_high for kind in kinds] == [True, False]
+    assert kinds[0].share == pytest.approx(0.5, abs=0.05)  # a share of some thousand draws
+    assert sum(kind.share for kind in kinds) == pytest.approx(1)

@@ -279,14 +279,18 @@ class Conditioning:
         Raises:
             ValueError: It does.
         """
-        config, generator = self.config, torch.Generator().manual_seed(0)
-        share = float(self._is_high(self._levels(NUM_TRIED, config.coupling, generator)).float().mean())
+        config, share = self.config, self.share_of_high()
         for expert, part in (("high", share), ("low", 1 - share)):
             if part < RAREST_SIDE and config.experts in (expert, "alternate"):
                 raise ValueError(
                     f"`shift` and `density` must bring levels to both sides of the `boundary` {self.boundary:g}, got "
                     f"{part:.2%} for the {expert} noise; set `shift: 5` and `density: uniform`, as MOVA has them"
                 )
+
+    def share_of_high(self) -> float:
+        """Share of the noise levels as they are drawn at which the first of two video towers works, by many draws."""
+        levels = self._levels(NUM_TRIED, self.config.coupling, torch.Generator().manual_seed(0))
+        return float(self._is_high(levels).float().mean())
 
     def _is_high(self, levels: Tensor) -> Tensor:
         """Tells for which samples of levels [2, B] the first video tower works, as the transformer decides it."""

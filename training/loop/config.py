@@ -33,7 +33,7 @@ Part = Literal["video", "audio", "joint", "video_low", "fusion", "mask_head", "t
 Task = Literal["joint", "voice", "continuation", "video_to_audio", "audio_to_video"]
 Distribution = Literal["none", "ddp", "fsdp", "deepspeed"]
 MouthReduction = Literal["mask", "all"]
-Measures = Literal["sync", "timing", "sound", "picture", "words", "speech", "voice"]  # as of `jova evaluate`
+Measures = Literal["sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice"]  # of `jova evaluate`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,13 +150,14 @@ class TrainConfig:
             row: prompts in three parts, portraits, voices, videos, seeds.
         validation_steps: Denoising steps of a validation clip, unless its row says how many.
         validation_measures: How validation clips are measured, by groups of `jova evaluate --measures`: `sync` (lips
-            against sound), `timing`, `sound` (loudness, clipping, silence), `picture` (black, frozen, blurred frames),
-            `words` (error rates against the transcript), `speech` (DNSMOS), `voice`. `timing`, `sound` and `picture`
-            need no package that a training does not; `jova evaluate --help` tells those of the others. `[]` measures
-            nothing.
+            against sound), `syncnet` (the same by SyncNet, with `validation_syncnet`), `timing`, `sound` (loudness,
+            clipping, silence), `picture` (black, frozen, blurred frames), `words` (error rates against the
+            transcript), `speech` (DNSMOS), `voice`. `timing`, `sound` and `picture` need no package that a training
+            does not; `jova evaluate --help` tells those of the others. `[]` measures nothing.
         validation_whisper: Folder of a speech recognition model of transformers for the words, which runs on the CPU;
             None takes the small one, which knows English.
         validation_language: Of the transcripts, `en`, or another with `validation_whisper`.
+        validation_syncnet: Weights of SyncNet, as `jova evaluate --syncnet` takes them, which runs on the CPU.
         pipeline: Saved pipeline whose other components make the validation clips; None uses `model`.
         push_to_hub: Hub repository that receives the result; None uploads nothing.
         hub_private_repo: Keep that repository private, as suits adapters of real faces and voices; false publishes it.
@@ -253,6 +254,7 @@ class TrainConfig:
     validation_measures: tuple[Measures, ...] = ("sound", "picture")
     validation_whisper: str | None = None
     validation_language: str = "en"
+    validation_syncnet: str | None = None
     pipeline: str | None = None
     push_to_hub: str | None = None
     hub_private_repo: bool = True
@@ -368,7 +370,7 @@ FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
     ),
     *("tensorboard", "log_every", "checkpoint_every", "keep_checkpoints", "resume"),
     *("validate_every", "validation_data", "validation_prompts", "validation_list", "validation_steps"),
-    *("validation_measures", "validation_whisper", "validation_language"),
+    *("validation_measures", "validation_whisper", "validation_language", "validation_syncnet"),
 )
 NOT_NEGATIVE = (
     *("learning_rate", "video_learning_rate", "audio_learning_rate", "joint_learning_rate", "weight_decay"),

@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from torch.distributed.tensor import DTensor
 
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.folder_lock import held_alone
-from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
 from diffusers_jova.training.loop.block_swap import BlockSwap, check_swap
 from diffusers_jova.training.loop.branches import check_frozen, digest_of_kept, frozen_checksums, idles
 from diffusers_jova.training.loop.checkpoints import (
@@ -51,14 +49,6 @@ from diffusers_jova.training.loop.lora import adapter_digest, adapter_header
 from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog, check_tensorboard
 from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
 from diffusers_jova.training.loop.model import (
-    check_first_frames,
-    check_keyframes,
-    check_loudness,
-    check_meetings,
-    check_records,
-    check_spoken,
-    check_tasks,
-    check_towers,
     describe_start,
     gather_weights,
     prepare_transformer,
@@ -75,12 +65,10 @@ from diffusers_jova.training.loop.optimization import (
 from diffusers_jova.training.loop.phases import Phases
 from diffusers_jova.training.loop.preemption import NAMES, PreemptedError, Preemption
 from diffusers_jova.training.loop.publish import complete_pipeline
+from diffusers_jova.training.loop.run_clips import RunClips
 from diffusers_jova.training.loop.step import build_conditioning, step_loss
-from diffusers_jova.training.loop.tasks import tasks_of
 from diffusers_jova.training.loop.teacher_pipeline import TeacherPipeline
 from diffusers_jova.training.loop.validation_loss import ValidationLoss, shared_records, undropped
-from diffusers_jova.transformer_jova import MODALITIES
-from diffusers_jova.weight_branches import branch_of
 from diffusers_jova.whole_files import clear_leftovers
 from jova_cli.given_paths import check_output_folder, kind_of
 
@@ -114,20 +102,10 @@ class Trainer:
         # DeepSpeed keeps its optimizer to itself
         self.can_continue = self.accelerator.distributed_type != DistributedType.DEEPSPEED
         self.device = self.accelerator.device
-        read = partial(
-            PrecomputedDataset,
-            in_memory=config.dataset_on_device,
-            device=self.device if config.dataset_on_device else "cpu",
-            mouth_box_scale=config.mouth_box_scale,
-            with_faces=config.face_mask_weight > 0,
-            with_voices=any(task.has_voice for task in tasks_of(config)),
-        )
-        self.dataset = read(config.data)
-        self.prior, self.held_out = (
-            read(folder, setting=name) if (folder := getattr(config, name)) else None
-            for name in ("prior_data", "validation_data")
-        )
-        self._check_clips()
+        self.clips = RunClips.read(config, self.device if config.dataset_on_device else None)
+        self.dataset, self.held_out = self.clips.own, self.clips.held_out
+        self.clips.check_settings(config)
+        self._tell_clips()
 
         self.teacher = self.phases = None
         if config.student_steps is not None:
@@ -135,7 +113,10 @@ class Trainer:
             self.phases = Phases.of(self.teacher.few_steps, config.teacher_steps, self.device)
         torch.manual_seed(config.seed)  # the same weights in every process
         self.transformer: Any = prepare_transformer(config)
-        self._check_weights()
+        self.clips.check_model(self.transformer, config)
+        if self.accelerator.ddp_handler is not None:  # it waits for every gradient unless it looks for the absent ones
+            idle = bool(self.clips.lacking) or idles(self.transformer, config)
+            self.accelerator.ddp_handler.find_unused_parameters = idle
         self.kept_weights = digest_of_kept(self.transformer, config)
         self.start = describe_start(self.transformer, config)
         self.distillation = begin_distillation(
@@ -174,7 +155,7 @@ class Trainer:
     def _train(self) -> Path:
         config, accelerator = self.config, self.accelerator
         batches = MicroBatches(
-            config, self.dataset, self.prior, accelerator.process_index, accelerator.num_processes, self.step
+            config, self.dataset, self.clips.prior, accelerator.process_index, accelerator.num_processes, self.step
         )
         log, clock, stops, preempted = self._start_log(), Clock(self.step), False, False
         self._tell_beginning()
@@ -282,74 +263,32 @@ class Trainer:
         finally:
             self.ema.restore(self.shards)
 
-    def _check_clips(self) -> None:
-        """Refuse clips that the stage cannot use and say so where a loss has nothing to act on."""
-        config, headers = self.config, self._headers()
-        for header in headers if config.stage != "joint" else ():
-            if f"{config.stage}_latents" not in header.shapes:
-                raise ValueError(
-                    f"every clip for `stage: {config.stage}` must have {config.stage}, but some in "
-                    f"`{header.path.parent}` have none; move those to another folder or train `stage: joint`"
-                )
-        rates = {header.metadata.get("audio_latent_rate_hz") for header in headers}
-        if len(rates) > 1:
-            raise ValueError(
-                f"all clips must have one `audio_latent_rate_hz`, got {sorted(map(str, rates))}; "
-                "prepare them with one pipeline"
-            )
+    def _tell_clips(self) -> None:
+        """Say what is trained on, and where a loss has nothing to act on."""
+        config, trained, prior = self.config, self.clips.trained, self.clips.prior
         wants_mouths = config.mouth_weight > 0 and config.stage != "audio"
         for name, wanted in (("mouth", wants_mouths), ("face mask", config.face_mask_weight > 0)):
-            trained = (header for dataset in self._datasets() for header in dataset.headers)
-            if wanted and not any(header.has_mouth() for header in trained):
+            headers = (header for dataset in trained for header in dataset.headers)
+            if wanted and not any(header.has_mouth() for header in headers):
                 self._tell(f"no clip in {config.data} has mouth boxes: the {name} loss will be 0")
-        prior = "" if self.prior is None else f", against forgetting on {self.prior.describe()}"
+        against = "" if prior is None else f", against forgetting on {prior.describe()}"
         held_out = "" if self.held_out is None else f", validation on {self.held_out.describe()}"
-        self._tell(f"training on {self.dataset.describe()}{prior}{held_out}")
-        if self.held_out is not None and (shared := shared_records(self.held_out, self._datasets())):
+        self._tell(f"training on {self.dataset.describe()}{against}{held_out}")
+        if self.held_out is not None and (shared := shared_records(self.held_out, trained)):
             self._tell(
                 f"{len(shared)} of {len(self.held_out)} clips in `{config.validation_data}` are trained on as well "
                 f"({shared[0]}): their loss tells nothing of others"
             )
-        for dataset in (dataset for dataset in self._datasets() if dataset.is_unfinished):
+        for dataset in (dataset for dataset in trained if dataset.is_unfinished):
             self._tell(
                 f"`jova prepare` has not finished `{dataset.root}`: the run goes without the clips that are missing; "
                 "prepare the rest first"
             )
 
-    def _check_weights(self) -> None:
-        """Refuse clips that do not fit the weights and tell DDP where weights may have no part in a step."""
-        check_records(self._headers(), self.transformer)
-        check_spoken(self._headers(), self.transformer, self.config)
-        check_first_frames(self._headers(), self.transformer, self.config)
-        check_keyframes(self._headers(), self.transformer, self.config)
-        check_towers(self._datasets(), self.transformer, self.config)
-        check_meetings(self.transformer, self.config)
-        check_tasks(self._datasets(), self.transformer, self.config)
-        check_loudness(self._headers(), self.config)
-        config = self.config
-        layouts = [layout for dataset in self._datasets() for layout in dataset.layouts]
-        lacking = {name for name in MODALITIES for layout in layouts if layout.latents[f"{name}_latents"] is None}
-        trained = {branch_of(name) for name, weight in self.transformer.named_parameters() if weight.requires_grad}
-        if len(trained) == 1 and trained <= lacking:
-            raise ValueError(
-                f"every clip must have {trained.pop()} where nothing else is trained, but some in `{config.data}` "
-                "have none; move those to another folder or train more than one branch"
-            )
-        if self.accelerator.ddp_handler is not None:  # it waits for every gradient unless it looks for the absent ones
-            idle = bool(lacking) or idles(self.transformer, config)
-            self.accelerator.ddp_handler.find_unused_parameters = idle
-
     @property
     def few_steps(self) -> FewSteps | None:
         """How the result is to be asked, where it is a student of few steps."""
         return None if self.teacher is None else self.teacher.few_steps
-
-    def _datasets(self) -> list[PrecomputedDataset]:
-        return [dataset for dataset in (self.dataset, self.prior) if dataset is not None]
-
-    def _headers(self) -> list[RecordHeader]:
-        read = [*self._datasets(), *([self.held_out] if self.held_out is not None else [])]
-        return [header for dataset in read for header in dataset.headers]
 
     def _inputs(self, batches: MicroBatches, micro: int) -> ModelInputs:
         """Load and prepare the micro-batch of this process; its seed also decides the dropout."""
@@ -497,7 +436,7 @@ class Trainer:
             "model": {name: value for name, value in self.transformer.config.items() if not name.startswith("_")},
             "clips": seed_of(*clips),
             "number of clips": len(clips),
-            "preparation": [dataset.preparation for dataset in self._datasets()],
+            "preparation": [dataset.preparation for dataset in self.clips.trained],
         }
 
     def _finish(self, log: MetricsLog | None) -> Path:

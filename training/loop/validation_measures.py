@@ -34,16 +34,21 @@ class ValidationMeasures:
 
     Raises:
         ImportError: If a package that measures need is not installed.
-        ValueError: If no clip has what a measure compares it with, or `validation_whisper` holds no recogniser.
+        ValueError: If no clip has what a measure compares it with, or `validation_whisper` or
+            `validation_syncnet` holds no recogniser or weights.
     """
 
     def __init__(
         self, config: TrainConfig, folder: Path, clips: Sequence[Namespace], tell: Callable[[str], None]
     ) -> None:
-        whisper = config.validation_whisper
+        whisper, syncnet = config.validation_whisper, config.validation_syncnet
         self.groups: Sequence[str] = config.validation_measures
         self.folder, self.tell = folder.absolute(), tell
-        self.meter = Meter(None if whisper is None else Path(whisper), config.validation_language)
+        self.meter = Meter(
+            None if whisper is None else Path(whisper),
+            config.validation_language,
+            syncnet=None if syncnet is None else Path(syncnet),
+        )
         self.report = Path(config.output_dir) / FOLDER
         self.known = MeasuredClips(self.report, self.meter)
         self.told: set[tuple[str, str]] = set()
@@ -104,6 +109,8 @@ class ValidationMeasures:
     def _load(self, planned: Sequence[ListedClip]) -> None:
         """Load what the measures need: an error where a whole group lacks it, a line where a number does."""
         in_need = {group: sum(self.meter.needs_package(group, clip) for clip in planned) for group in self.groups}
+        if "syncnet" in self.groups:
+            self.meter.sync_network  # noqa: B018  reads the weights
         self.meter.load(group for group, count in in_need.items() if count)
         for group, reason in self.meter.missing.items():
             if group != "sound":

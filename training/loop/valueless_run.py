@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers.training_utils import EMAModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
@@ -29,10 +29,12 @@ from diffusers_jova.training.loop.lora import DTYPES
 from diffusers_jova.training.loop.model import make_trainable, outline_transformer
 from diffusers_jova.training.loop.optimization import build_optimizer
 from diffusers_jova.training.loop.phases import Phases
+from diffusers_jova.training.loop.run_clips import RunClips
 from diffusers_jova.training.loop.step import build_conditioning, step_loss
 from diffusers_jova.training.loop.tasks import tasks_of, weights_of
 from diffusers_jova.training.loop.teacher_pipeline import ValuelessTeacherPipeline
 from diffusers_jova.training.loop.valueless_layers import AdamW8bitOutline, outline_nf4_
+from diffusers_jova.transformer_jova_dual_tower import LOW_NOISE
 
 
 class MicroBatchTake(NamedTuple):
@@ -57,12 +59,14 @@ class Kind(NamedTuple):
         config: Settings in which every micro-batch is such a one.
         dataset: That its clips come from.
         bucket: Of the data set.
+        is_high: Whether of two video towers that for high noise works.
     """
 
     share: float
     config: TrainConfig
     dataset: PrecomputedDataset
     bucket: int
+    is_high: bool = True
 
 
 class ValuelessRun:
@@ -86,22 +90,15 @@ class ValuelessRun:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config = config
-        self.datasets = [
-            PrecomputedDataset(
-                folder,
-                mouth_box_scale=config.mouth_box_scale,
-                with_faces=config.face_mask_weight > 0,
-                with_voices=any(task.has_voice for task in tasks_of(config)),
-                setting=name,
-            )
-            for name in ("data", "prior_data")
-            if (folder := getattr(config, name)) is not None
-        ]
+        clips = RunClips.read(config)
+        clips.check_settings(config)
+        self.datasets = clips.trained
         self.teacher = self.phases = None
         if config.student_steps is not None:
             self.teacher = ValuelessTeacherPipeline(config, self.datasets[0].empty_prompt, DEVICE)
             self.phases = Phases.of(self.teacher.few_steps, config.teacher_steps, DEVICE)
         self.transformer = outline_of_run(config)
+        clips.check_model(self.transformer, config)
         with torch.device("meta"):
             self.loaded = list(outline_transformer(config.model).parameters())
         self.mode, self.counter = FakeTensorMode(allow_non_fake_inputs=True), AllocationCounter()
@@ -172,8 +169,27 @@ class ValuelessRun:
         of_data = 1 - self.config.prior_probability
         for dataset, part in zip(self.datasets, (of_data, 1 - of_data), strict=False):
             for index, bucket in enumerate(dataset.buckets):
-                for share, config in settings_of_kinds(self.config):
-                    yield Kind(share * part * len(bucket) / len(dataset), config, dataset, index)
+                of_bucket = part * len(bucket) / len(dataset)
+                for (share, config), (of_tower, is_high) in product(settings_of_kinds(self.config), self.towers()):
+                    yield Kind(share * of_tower * of_bucket, config, dataset, index, is_high)
+
+    def towers(self) -> list[tuple[float, bool]]:
+        """Whether the video tower for high noise works, each answer with its share; of two alike, one stands for both.
+
+        Both are of one size, but may not both learn.
+        """
+        if self.transformer.config.get("boundary") is None or self.config.stage == "audio":
+            return [(1.0, True)]
+        if self.config.experts in ("high", "low"):
+            return [(1.0, self.config.experts == "high")]
+        if towers_learn_alike(self.transformer):
+            return [(1.0, True)]
+        share = 0.5
+        if self.config.experts == "drawn":
+            share = build_conditioning(
+                self.config, self.datasets[0], self.transformer, DEVICE, self.phases
+            ).share_of_high()
+        return [(of_tower, is_high) for of_tower, is_high in ((share, True), (1 - share, False)) if of_tower > 0]
 
     def count(self, kind: Kind, checkpointing: bool) -> MicroBatchTake:
         """Run one micro-batch forward and backward.
@@ -193,6 +209,7 @@ class ValuelessRun:
                 self._make_gradients()
             held_bytes = self.counter.live_bytes
             self.counter.restart()
+            self.counter.truth = kind.is_high
             step_loss(self.transformer, valueless(inputs), kind.config, self.distillation).total.mean().backward()
             take = MicroBatchTake(
                 activation_bytes=self.counter.peak_bytes - held_bytes,
@@ -211,6 +228,13 @@ def outline_of_run(config: TrainConfig) -> Any:
         if config.quantize == "nf4":
             outline_nf4_(transformer)
     return transformer
+
+
+def towers_learn_alike(transformer: nn.Module) -> bool:
+    """Whether of two video towers the same weights are trained."""
+    weights = dict(transformer.named_parameters())
+    twins = {name: ".".join("video" if part == LOW_NOISE else part for part in name.split(".")) for name in weights}
+    return all(weights[name].requires_grad == weights[twin].requires_grad for name, twin in twins.items())
 
 
 def autocast(config: TrainConfig) -> AbstractContextManager[Any]:

@@ -8,15 +8,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova import JoVAPipeline, JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.training.estimate import TrainingEstimate
 from diffusers_jova.training.loop import trainer as trainer_module
 from diffusers_jova.training.loop.block_swap import NUM_TOGETHER, BlockSwap, blocks_of, swapped_bytes
 from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.training.loop.microbatches import MicroBatches
 from diffusers_jova.training.loop.trainer import Trainer
-from diffusers_jova.training.train import memory_savers
-from tests.tiny_training import MODEL, WAN_MODEL, different, forget_accelerate, tiny_config
+from diffusers_jova.training.train import memory_savers, run
+from tests.tiny_training import MODEL, WAN_MODEL, different, forget_accelerate, losses, tiny_config, write_clips
 
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -107,6 +107,43 @@ def test_two_are_there_at_most_and_the_next_has_begun_to_come(tmp_path: Path, nu
     forward = list(range(number))
     assert [index for index, _ in entered] == 2 * [*forward, *reversed(forward)]
     assert [was_there for _, was_there in entered] == [False, *[True] * (4 * number - 1)]
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+def test_validations_are_those_of_a_run_whose_blocks_do_not_wait_and_leave_its_bits(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    write_clips(tmp_path / "prepared", channels=(16, 4, 16))
+    held_out = write_clips(tmp_path / "held-out", num_clips=2, channels=(16, 4, 16))
+    transformer = JoVAPipeline.from_pretrained(tiny_pipeline_folder).transformer
+    number = len(blocks_of(transformer)) - 1
+    validated = {
+        "validate_every": 1,
+        "validation_prompts": ["a"],
+        "validation_steps": 2,
+        "validation_data": str(held_out),
+        "validation_measures": ["sound", "picture"],
+    }
+    adapters, validations, clips = [], [], []
+    for name, settings in {
+        "quiet": {"blocks_to_swap": number},
+        "plain": validated,
+        "swapped": {**validated, "blocks_to_swap": number},
+    }.items():
+        config = tiny_config(
+            tmp_path, **ADAPTER, **settings, model=str(tiny_pipeline_folder), output_dir=str(tmp_path / name), steps=3
+        )
+        forget_accelerate()
+        run(config)
+        adapters.append(load_file(tmp_path / name / ADAPTER_FILE))
+        validations.append([line for line in losses(tmp_path / name) if "loss/video" not in line])
+        clips.append([path.read_bytes() for path in sorted((tmp_path / name / "validation").glob("*"))])
+    assert not different(adapters[0], adapters[1])
+    assert not different(adapters[0], adapters[2])
+    assert len(validations[1]) == 6  # losses and clips of three steps
+    assert validations[1] == validations[2]
+    assert len(clips[1]) == 3
+    assert clips[1] == clips[2]
 
 
 def check_present(swap: BlockSwap) -> None:

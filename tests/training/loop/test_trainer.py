@@ -484,8 +484,8 @@ def test_prior_clips_are_mixed_in_at_their_share(tmp_path: Path) -> None:
     prior = write_clips(tmp_path / "prior", num_clips=1)  # with shorter prompts
     trainer = Trainer(tiny_config(tmp_path, prior_data=str(prior), prior_probability=0.5))
     seen = []
-    batch_of = type(trainer.prior).batch
-    trainer.prior.batch = lambda indices: seen.append(indices) or batch_of(trainer.prior, indices)
+    batch_of = type(trainer.clips.prior).batch
+    trainer.clips.prior.batch = lambda indices: seen.append(indices) or batch_of(trainer.clips.prior, indices)
     trainer.train()
     assert len(seen) == 3
 

@@ -178,6 +178,16 @@ def test_a_recogniser_of_transformers_and_another_language_are_taken(tmp_path: P
         check_files({"validation_whisper": str(tmp_path / "nowhere")})
 
 
+def test_weights_of_syncnet_are_read_before_the_first_step(tmp_path: Path, settings: dict[str, Any]) -> None:
+    weights = tmp_path / "other.model"
+    torch.save({"weight": torch.zeros(1)}, weights)
+    lips = {"validation_measures": ["syncnet"], "validation_syncnet": str(weights)}
+    with pytest.raises(ValueError, match="must be the weights of SyncNet, got another network's"):
+        assemble(tiny_config(tmp_path, **settings, **VALIDATED, **lips))
+    with pytest.raises(ValueError, match="`validation_syncnet` must be an existing file, got"):
+        check_files({"validation_syncnet": str(tmp_path / "nowhere")})
+
+
 def test_a_package_that_lacks_is_said_before_anything_is_loaded(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,11 +205,13 @@ def test_a_package_that_lacks_is_said_before_anything_is_loaded(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"validation_measures": ["lips"]}, r"`validation_measures` must be one of sync, timing, .*, got 'lips'"),
+        ({"validation_measures": ["lips"]}, r"`validation_measures` must be one of sync, syncnet, timing, .*, got 'lips'"),
         ({"validation_measures": "sync"}, r"`validation_measures` must be a list, got 'sync'"),
         ({"validation_measures": ["sync", "sync"]}, "`validation_measures` must name each group once, got"),
         ({"validation_measures": ["sync"], "validate_every": None}, "`validation_measures` are taken of clips that"),
         ({"validation_measures": ["sync"], "validation_prompts": []}, "`validate_every` needs `validation_prompts`"),
+        ({"validation_syncnet": "here"}, "`validation_syncnet` is read where `validation_measures` has `syncnet`"),
+        ({"validation_measures": ["syncnet"]}, "`validation_syncnet` must be given where"),
         ({"validation_whisper": "here"}, "`validation_whisper` is read where `validation_measures` has `words`"),
         ({"validation_language": "zh"}, "`validation_language` is read where `validation_measures` has `words`"),
         (
@@ -281,4 +293,5 @@ def test_the_measures_are_those_of_evaluate_that_need_no_weights_of_their_own() 
     assert all(f"`{group}`" in setting.purpose for group in groups)
     for group in groups:
         values = {"model": "a.json", "data": "b", "output_dir": "c", "validate_every": 1, "validation_prompts": ["a"]}
+        values |= {"validation_syncnet": "weights"} if group == "syncnet" else {}
         assert from_values(values | {"validation_measures": [group]}).validation_measures == (group,)
