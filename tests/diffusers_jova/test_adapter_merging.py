@@ -58,9 +58,7 @@ def test_a_second_merge_leaves_the_first_as_it_is_weighed(others: list[str]) -> 
 @pytest.mark.parametrize("asked", [["c"], "a", []])
 def test_a_merge_of_what_is_not_loaded_is_refused(asked: Any) -> None:
     pipeline = tuned("a")
-    with pytest.raises(
-        ValueError, match=r"^`adapter_names` must be a list of loaded .*; there are `a`$"
-    ):
+    with pytest.raises(ValueError, match=r"^`adapter_names` must be a list of loaded .*; there are `a`$"):
         pipeline.fuse_lora(adapter_names=asked)
     assert not pipeline.fused_loras
 
