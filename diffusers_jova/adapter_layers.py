@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
 from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
-from .adapter_merging import check_unmerged, names_to_merge, scale_adapters, warn_of_unread_adapters
+from .adapter_merging import check_unmerged, names_to_merge, warn_of_unread_adapters
 from .adapter_removal import check_deletable, check_saveable, check_still_there, merged_adapters, tuner_layers
+from .adapter_scale import scale_adapters
 from .few_steps import FewSteps, write_record
 from .mova_adapter import HEAD_DIM, TOWERS
 from .number_arguments import finite_number

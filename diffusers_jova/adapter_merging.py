@@ -4,8 +4,7 @@ While one is merged, peft reads no other in its layers, and weighs it anew when 
 adapters waits until then.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 from diffusers.utils import logging
 from torch import nn
@@ -58,21 +57,6 @@ def names_to_merge(model: nn.Module, given: Collection[str] | None) -> list[str]
             f"`adapter_names` must be a list of loaded adapters, got {found}; there are {listed(loaded) or 'none'}"
         )
     return [name for name in names if name not in merged_adapters(model)]
-
-
-def scale_adapters(model: nn.Module, names: Collection[str], scale: float) -> None:
-    """Weigh some adapters, merged by nothing yet, by a factor besides their own weights."""
-    for layer in tuner_layers(model):
-        for name in names:
-            if name in layer.scaling:
-                layer.scaling[name] *= scale
-
-
-def scaled_weight(weight: Any, scale: float) -> Any:
-    """The weight of an adapter, a number or numbers by parts of names, times a factor."""
-    if isinstance(weight, Mapping):
-        return {part: scaled_weight(value, scale) for part, value in weight.items()}
-    return weight * scale
 
 
 def warn_of_unread_adapters(model: nn.Module) -> None:

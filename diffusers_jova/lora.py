@@ -10,8 +10,9 @@ from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from .adapter_file import for_peft, read_adapter
 from .adapter_keys import PREFIXES, check_known
 from .adapter_layers import check_mergeable, checked_weights
-from .adapter_merging import names_to_merge, scaled_weight
+from .adapter_merging import names_to_merge
 from .adapter_removal import check_still_there
+from .adapter_scale import scaled_weight
 from .few_steps import FewSteps, write_record
 from .mova_adapter import HEAD_DIM
 from .provenance import name_of_source
@@ -26,6 +27,7 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
 
     transformer: Any
     leave_few_steps_of_none: Callable[[], None]
+    _merged_adapters: set[str]
     _lora_loadable_modules = ["transformer"]
     transformer_name = "transformer"
     adapter_origins: Mapping[str, str | None] = {}  # name of the file or folder of each, for the record of a clip

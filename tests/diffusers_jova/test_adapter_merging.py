@@ -8,6 +8,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.provenance import active_adapters
+from tests import tiny_pipeline
 from tests.diffusers_jova.test_adapter_removal import FEW, config, tuned, weights
 from tests.tiny_pipeline import build_tiny_pipeline
 
@@ -133,3 +134,20 @@ def test_adapters_without_a_name_get_one_that_no_other_has(tmp_path: Any) -> Non
     pipeline.delete_adapters(next(iter(pipeline.transformer.peft_config)))
     pipeline.load_lora_weights(tmp_path / "first")
     assert len(pipeline.transformer.peft_config) == 2
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.1, -2.0])
+def test_a_factor_of_one_call_leaves_adapters_weighed_as_they_were(scale: float) -> None:
+    pipeline = tuned("a")
+    pipeline.set_adapters("a", 0.7)
+    before = changes(pipeline, "a")
+    pipeline("x", num_inference_steps=1, num_frames=1, attention_kwargs={"scale": scale})
+    torch.testing.assert_close(changes(pipeline, "a"), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "wan_transformer", "dual_tower"])
+def test_a_factor_that_is_not_finite_is_refused_by_a_transformer_itself(kind: str) -> None:
+    model = getattr(tiny_pipeline, f"build_{kind}")()
+    asked = {"attention_kwargs": {"scale": float("nan")}, "frame_rate": 16.0, "audio_latent_rate_hz": 31.25}
+    with pytest.raises(ValueError, match=r"`attention_kwargs\['scale'\]` must be finite, got nan"):
+        model(None, torch.zeros(1, 11, 4), torch.zeros(1, 7, 16), torch.zeros(1), **asked)
