@@ -89,4 +89,5 @@ def check_still_there(model: nn.Module, unloaded: Collection[str]) -> None:
             f"`unfuse_lora` must come before the layers of adapters are unloaded, got {listed(sorted({*unloaded}))} "
             "in the weights alone; load the model again"
         )
-    logger.warning(f"{listed(sorted({*unloaded}))} stays in the weights, because its layers are unloaded")
+    verb, whose = ("stays", "its") if len({*unloaded}) == 1 else ("stay", "their")
+    logger.warning(f"{listed(sorted({*unloaded}))} {verb} in the weights, because {whose} layers are unloaded")

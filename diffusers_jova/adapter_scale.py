@@ -12,6 +12,12 @@ from .adapter_removal import tuner_layers
 Forward = TypeVar("Forward", bound=Callable[..., Any])
 
 
+def factor_of(arguments: Mapping[str, Any]) -> Any:
+    """The factor of adapters that the arguments of a call or of a forward hold by name; 1 without."""
+    given = arguments.get("attention_kwargs")
+    return given.get("scale", 1.0) if isinstance(given, Mapping) else 1.0
+
+
 def with_adapter_scale(forward: Forward) -> Forward:
     """Let a forward multiply all adapters by `scale` of its `attention_kwargs`; they are weighed as before after it.
 
@@ -20,9 +26,7 @@ def with_adapter_scale(forward: Forward) -> Forward:
 
     @wraps(forward)
     def scaled(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = kwargs.get("attention_kwargs")
-        scale = given.get("scale", 1.0) if isinstance(given, Mapping) else 1.0
-        if scale == 1.0:
+        if (scale := factor_of(kwargs)) == 1:
             return forward(self, *args, **kwargs)
         before = [(layer, layer.scaling) for layer in tuner_layers(self)]
         try:
