@@ -10,12 +10,11 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from .overshoot import MASK_ADVICE, to_unit
 from .package import jova
-from .socket_checks import to_unit
 
 
 CLIP_KEY = "jova"
-MASK_ADVICE = "correct it, or leave it out"
 
 
 @dataclass(frozen=True)

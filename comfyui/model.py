@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from .casting import settle
-from .clips import MASK_ADVICE
 from .given_pictures import PICTURES_KEY, GivenPictures, check_clip, check_start, picture_places, start_white
 from .latent_parts import (
     MODALITIES,
@@ -38,6 +37,7 @@ from .latent_parts import (
     on_device,
     video_or,
 )
+from .overshoot import MASK_ADVICE, to_unit
 from .package import jova
 from .reference_voice import check_same_voice, reference_argument, voice_conds
 from .sampling_checks import (
@@ -51,7 +51,6 @@ from .sampling_checks import (
     check_pictures,
 )
 from .schedule import warn_of_other_levels
-from .socket_checks import to_unit
 
 
 NUM_LEVELS = 3_603_600  # divided by 1 to 16 and by most step counts up to 50: `simple` then takes exact noise levels

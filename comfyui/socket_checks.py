@@ -4,18 +4,14 @@ ComfyUI checks the types of connections, and of numbers those that are typed int
 graphs and values that are computed elsewhere send is checked here, for all nodes, by what they declare.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .overshoot import to_unit
 from .package import jova
 
 
-logger = logging.getLogger(__name__)
-
 Checks = Mapping[str, Callable[[Any, Any], Any]]
-LARGEST_OVERSHOOT = 0.5  # of an IMAGE or a mask beyond [0, 1]: bicubic resizing and sharpening reach a third of it
-ROUNDING = 2**-8  # of numbers up to 1 in bfloat16; what overshoots by more is told
 NUM_NAMED = 6  # choices that an error lists
 
 
@@ -114,31 +110,6 @@ def check_images(socket: Any, value: Any) -> Any:
         pictures = to_unit(f"`{socket.id}`", pictures.float(), advice, "be pictures of")
     frames = torch.from_numpy(jova("pictures").to_frames(socket.id, pictures.numpy()))  # an array has channels last
     return frames.float() / 255 if frames.dtype == torch.uint8 else frames
-
-
-def to_unit(name: str, values: Any, advice: str, rule: str = "hold", is_told: bool = True) -> Any:
-    """Floats from 0 to 1; what overshoots a little is clipped, as core does.
-
-    Args:
-        name: Of what holds them, as the message has it.
-        values: A tensor; comes back as it is where nothing overshoots.
-        advice: What to do about others.
-        rule: What stands between "must" and "values".
-        is_told: Whether to log what is clipped, if it is more than rounding.
-
-    Raises:
-        ValueError: They lie far outside, or are NaN.
-    """
-    if not values.numel():
-        return values
-    low, high = (float(end) for end in values.aminmax())
-    if not (low >= -LARGEST_OVERSHOOT and high <= 1 + LARGEST_OVERSHOOT):  # written so that NaN fails as well
-        raise ValueError(f"{name} must {rule} values from 0 to 1, got {low:.3g} to {high:.3g}; {advice}")
-    if low >= 0 and high <= 1:
-        return values
-    if is_told and (low < -ROUNDING or high > 1 + ROUNDING):
-        logger.warning(f"{name} reaches from {low:.3g} to {high:.3g}: what lies beyond 0 and 1 is clipped")
-    return values.clamp(0, 1)
 
 
 def check_sound(socket: Any, value: Any) -> dict[str, Any]:

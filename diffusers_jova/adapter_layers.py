@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from torch import Tensor, nn
 
 from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
 from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
+from .adapter_merging import check_unmerged, names_to_merge, warn_of_unread_adapters
 from .adapter_removal import check_deletable, check_saveable, check_still_there, merged_adapters, tuner_layers
-from .few_steps import FewSteps, active_adapters, write_record
+from .adapter_scale import scale_adapters
+from .few_steps import FewSteps, write_record
 from .mova_adapter import HEAD_DIM, TOWERS
 from .number_arguments import finite_number
 
@@ -46,6 +49,8 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
 
     adapter_few_steps: Mapping[str, FewSteps] = {}  # of the adapters that are students, by name
     fused_few_steps: Mapping[str, FewSteps] = {}  # of those that are merged into the weights
+    unloaded_adapters: tuple[str, ...] = ()  # that are in the weights for good, since their layers are unloaded
+    unloaded_few_steps: tuple[FewSteps, ...] = ()  # of the students among them
 
     def load_lora_adapter(
         self,
@@ -85,6 +90,8 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         layers = linear_layers(self)
         tensors, fields = for_peft(adapter, {name: layers[name].in_features for name in adapter.modules()})
         before = {*getattr(self, "peft_config", {})}
+        if adapter_name is None and not kwargs.get("hotswap"):
+            adapter_name = free_name(before.union(self.unloaded_adapters))
         with weights_in_compute_format(self), beside_others(), plain_without_adapters(self):
             super().load_lora_adapter(
                 {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
@@ -133,21 +140,56 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         """Add a new adapter, as `PeftAdapterMixin` does; weights in 8 bits take their compute format meanwhile.
 
         Raises:
-            ValueError: The projections are fused.
+            ValueError: The projections are fused, or another adapter is merged.
         """
         check_separate(self)
+        check_unmerged(self, "added")
         with weights_in_compute_format(self), beside_others():
             super().add_adapter(*args, **kwargs)
 
-    def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
-        """Merge adapters into the weights.
+    def set_adapter(self, adapter_name: str | list[str]) -> None:
+        """Choose the active adapters, as `PeftAdapterMixin` does.
 
         Raises:
-            ValueError: The weights are stored in 8 bits.
+            ValueError: One is merged.
+        """
+        check_unmerged(self, "chosen")
+        super().set_adapter(adapter_name)
+
+    def disable_lora(self) -> None:
+        """Switch adapters off, as `PeftAdapterMixin` does.
+
+        Raises:
+            ValueError: One is merged.
+        """
+        check_unmerged(self, "switched off")
+        super().disable_lora()
+
+    def disable_adapters(self) -> None:
+        """The same under its other name."""
+        check_unmerged(self, "switched off")
+        super().disable_adapters()
+
+    def fuse_lora(
+        self, lora_scale: float = 1.0, safe_fusing: bool = False, adapter_names: list[str] | None = None
+    ) -> None:
+        """Merge adapters into the weights.
+
+        Args:
+            lora_scale: Factor besides their weights, which those that are merged keep when they are taken out again.
+            safe_fusing: Refuse sums that are not finite.
+            adapter_names: Which; None for the active ones.
+
+        Raises:
+            ValueError: The weights are stored in 8 bits, adapters are switched off or not loaded, or `lora_scale` is
+                no finite number.
         """
         check_mergeable(self, "fuse_lora", "weigh adapters with `set_adapters` instead")
-        names = kwargs.get("adapter_names") or active_adapters(self)
-        super().fuse_lora(*args, **kwargs)
+        scale = finite_number("lora_scale", lora_scale, "1.0 merges adapters as they are weighed")
+        names = names_to_merge(self, adapter_names)
+        scale_adapters(self, names, scale)
+        super().fuse_lora(safe_fusing=safe_fusing, adapter_names=names)
+        warn_of_unread_adapters(self)
         merged = {name: self.adapter_few_steps[name] for name in names if name in self.adapter_few_steps}
         self.fused_few_steps = {**self.fused_few_steps, **merged}
 
@@ -158,7 +200,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             ValueError: The weights are stored in 8 bits, or the layers of the adapters are unloaded.
         """
         check_mergeable(self, "unfuse_lora", "load the model again")
-        check_still_there(self, self.fused_few_steps)
+        check_still_there(self, self.unloaded_adapters)
         super().unfuse_lora()
         self.fused_few_steps = {}
 
@@ -176,8 +218,10 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
 
     def unload_lora(self) -> None:
         """Take all adapters out; what is merged stays in the weights."""
+        self.unloaded_adapters = (*self.unloaded_adapters, *merged_adapters(self))
+        self.unloaded_few_steps = (*self.unloaded_few_steps, *self.fused_few_steps.values())
         super().unload_lora()
-        self.adapter_few_steps = {}
+        self.adapter_few_steps, self.fused_few_steps = {}, {}
 
     def save_lora_adapter(self, save_directory: str | Path, adapter_name: str = "default", **kwargs: Any) -> None:
         """Save an adapter as `PeftAdapterMixin` does, a student of few steps with its record.
@@ -263,28 +307,16 @@ def beside_others() -> Iterator[None]:
         yield
 
 
+def free_name(taken: Collection[str]) -> str:
+    """A name for an adapter that comes without: that of diffusers with the first number that is free."""
+    return next(name for name in map("default_{}".format, count()) if name not in taken)
+
+
 def check_separate(model: nn.Module) -> None:
     """Refuse adapters for projections that are fused: nothing would read them."""
     if any(getattr(module, "fused_projections", False) for module in model.modules()):
         raise ValueError(
             "projections must be separate for an adapter, got fused ones; call `unfuse_qkv_projections` first"
-        )
-
-
-def check_unmerged(model: nn.Module, what: str) -> None:
-    """Refuse to change adapters while one is merged: peft would leave the others unread, or take that one out again.
-
-    Args:
-        model: The transformer.
-        what: Is done with adapters, for the message.
-
-    Raises:
-        ValueError: One is.
-    """
-    if merged := merged_adapters(model):
-        raise ValueError(
-            f"adapters must be {what} while none is merged, got {listed(merged)} from `fuse_lora`; call "
-            "`unload_lora_weights` first, which leaves it in the weights, or `unfuse_lora`, which takes it out"
         )
 
 

@@ -10,10 +10,14 @@ merged into them   refused: it would stay      keeps it in them, for good       
 
 from collections.abc import Collection
 
+from diffusers.utils import logging
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from .adapter_keys import listed
+
+
+logger = logging.get_logger(__name__)
 
 
 def tuner_layers(model: nn.Module) -> list[BaseTunerLayer]:
@@ -68,18 +72,22 @@ def check_saveable(model: nn.Module, unload: str) -> None:
         )
 
 
-def check_still_there(model: nn.Module, fused: Collection[str]) -> None:
-    """Refuse to take out what nobody knows any more.
+def check_still_there(model: nn.Module, unloaded: Collection[str]) -> None:
+    """Refuse to take out what nobody knows any more, where there is nothing else; beside others say that it stays.
 
     Args:
         model: The transformer.
-        fused: Names of the adapters that were merged.
+        unloaded: Names of the adapters that were merged and whose layers are unloaded.
 
     Raises:
-        ValueError: The layers of one are unloaded.
+        ValueError: There are such ones alone.
     """
-    if gone := sorted({*fused} - {*merged_adapters(model)}):
+    if not unloaded:
+        return
+    if not merged_adapters(model):
         raise ValueError(
-            f"`unfuse_lora` must come before the layers of adapters are unloaded, got {listed(gone)} in the weights "
-            "alone; load the model again"
+            f"`unfuse_lora` must come before the layers of adapters are unloaded, got {listed(sorted({*unloaded}))} "
+            "in the weights alone; load the model again"
         )
+    verb, whose = ("stays", "its") if len({*unloaded}) == 1 else ("stay", "their")
+    logger.warning(f"{listed(sorted({*unloaded}))} {verb} in the weights, because {whose} layers are unloaded")

@@ -228,11 +228,12 @@ class JoVAFewStepsMixin:
 
     def leave_few_steps_of_none(self) -> None:
         """The same where the student is no longer in the transformer."""
-        loaded = {
-            **getattr(self.transformer, "adapter_few_steps", {}),
-            **getattr(self.transformer, "fused_few_steps", {}),
-        }
-        if self.before_few_steps is not None and self.before_few_steps.few_steps not in loaded.values():
+        loaded = [
+            *getattr(self.transformer, "adapter_few_steps", {}).values(),
+            *getattr(self.transformer, "fused_few_steps", {}).values(),
+            *getattr(self.transformer, "unloaded_few_steps", ()),
+        ]
+        if self.before_few_steps is not None and self.before_few_steps.few_steps not in loaded:
             self.leave_few_steps()
 
     def _students(self) -> dict[str, FewSteps]:
@@ -242,6 +243,8 @@ class JoVAFewStepsMixin:
         loaded = getattr(self.transformer, "adapter_few_steps", {})
         active = {name: loaded[name] for name in active_adapters(self.transformer) if name in loaded}
         merged = getattr(self.transformer, "fused_few_steps", {})
+        for few_steps in getattr(self.transformer, "unloaded_few_steps", ()):
+            found[f"an adapter in the weights ({len(found)})" if found else "an adapter in the weights"] = few_steps
         return found | {f"`{name}`": few_steps for name, few_steps in {**merged, **active}.items()}
 
     def warn_of_more_steps(self, settings: GenerationDefaults, scheduler: FlowMatchAudioVideoScheduler) -> None:

@@ -10,7 +10,9 @@ from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from .adapter_file import for_peft, read_adapter
 from .adapter_keys import PREFIXES, check_known
 from .adapter_layers import check_mergeable, checked_weights
+from .adapter_merging import names_to_merge
 from .adapter_removal import check_still_there
+from .adapter_scale import scaled_weight
 from .few_steps import FewSteps, write_record
 from .mova_adapter import HEAD_DIM
 from .provenance import name_of_source
@@ -25,6 +27,7 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
 
     transformer: Any
     leave_few_steps_of_none: Callable[[], None]
+    _merged_adapters: set[str]
     _lora_loadable_modules = ["transformer"]
     transformer_name = "transformer"
     adapter_origins: Mapping[str, str | None] = {}  # name of the file or folder of each, for the record of a clip
@@ -115,6 +118,34 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
             **{n: 1.0 if x is None else x for n, x in zip(names, weights, strict=True)},
         }
 
+    def fuse_lora(
+        self,
+        components: Sequence[str] = ("transformer",),
+        lora_scale: float = 1.0,
+        safe_fusing: bool = False,
+        adapter_names: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Merge adapters into the weights.
+
+        Args:
+            components: The transformer alone.
+            lora_scale: Factor besides their weights, which those that are merged keep when they are taken out again.
+            safe_fusing: Refuse sums that are not finite.
+            adapter_names: Which; None for the active ones.
+            kwargs: As in diffusers.
+
+        Raises:
+            ValueError: The weights are stored in 8 bits, adapters are switched off or not loaded, or `lora_scale` is
+                no finite number.
+        """
+        names = names_to_merge(self.transformer, adapter_names)
+        super().fuse_lora([*components], lora_scale, safe_fusing, adapter_names, **kwargs)
+        self.adapter_scales = {
+            **self.adapter_scales,
+            **{name: scaled_weight(self.adapter_scales.get(name, 1.0), lora_scale) for name in names},
+        }
+
     def unfuse_lora(self, components: Sequence[str] = ("transformer",), **kwargs: Any) -> None:
         """Take merged adapters out of the weights.
 
@@ -122,8 +153,9 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
             ValueError: The weights are stored in 8 bits, or the layers of the adapters are unloaded.
         """
         check_mergeable(self.transformer, "unfuse_lora", "load the model again")
-        check_still_there(self.transformer, self.fused_loras)
+        check_still_there(self.transformer, self.transformer.unloaded_adapters)
         super().unfuse_lora(components=list(components), **kwargs)
+        self._merged_adapters = {*self._merged_adapters, *self.transformer.unloaded_adapters}
         if "transformer" in components:
             self.transformer.fused_few_steps = {}
             self.leave_few_steps_of_none()

@@ -192,12 +192,11 @@ def describe_component(component: Any, name: str) -> Record:
 
 def active_adapters(pipeline: Any) -> list[Record]:
     """Name and scale of every adapter that takes part in a call, merged ones too."""
-    names: dict[str, None] = dict.fromkeys(sorted(pipeline.fused_loras))
+    names: dict[str, None] = dict.fromkeys(getattr(pipeline.transformer, "unloaded_adapters", ()))
     for layer in pipeline.transformer.modules():
         if isinstance(layer, BaseTunerLayer):
-            used = (
-                layer.merged_adapters if layer.disable_adapters else [*layer.merged_adapters, *layer.active_adapters]
-            )
+            is_merged = bool(layer.merged_adapters)  # which leaves the others unread
+            used = layer.merged_adapters if is_merged or layer.disable_adapters else layer.active_adapters
             names |= dict.fromkeys(name for name in used if name in pipeline.transformer.peft_config)
     origins: Mapping[str, Any] = pipeline.adapter_origins
     return [{"name": origins.get(name) or name, "scale": pipeline.adapter_scales.get(name, 1.0)} for name in names]

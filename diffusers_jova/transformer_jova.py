@@ -24,10 +24,10 @@ from diffusers.models._modeling_parallel import ContextParallelInput, ContextPar
 from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import get_parameter_dtype
-from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .adapter_scale import with_adapter_scale
 from .context_parallel import key_mask
 from .joint_attention import (
     Fusion,
@@ -452,7 +452,7 @@ class JoVATransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         )
         self.gradient_checkpointing = False
 
-    @apply_lora_scale("attention_kwargs")
+    @with_adapter_scale
     @describe_arguments(
         encoder_hidden_states="Features of the first text encoder, [B, S, text_dim].",
         encoder_hidden_states_2="Features of the second text encoder, [B, S2, text_dim_2].",

@@ -22,9 +22,9 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import FeedForward
 from diffusers.models.normalization import FP32LayerNorm
-from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 
+from .adapter_scale import with_adapter_scale
 from .aligned_fusion import Alignment, JoVAAlignedFusion, JoVAAlignment
 from .context_parallel import check_whole_rows, key_mask
 from .joint_attention import per_stream
@@ -323,7 +323,7 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         )
         self.gradient_checkpointing = False
 
-    @apply_lora_scale("attention_kwargs")
+    @with_adapter_scale
     @describe_arguments(
         encoder_hidden_states="Text features [B, S, text_dim]. Wan's towers expect 512 rows, zeros behind the end of "
         "the text.",

@@ -21,9 +21,9 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import FeedForward
 from diffusers.models.normalization import FP32LayerNorm
-from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 
+from .adapter_scale import with_adapter_scale
 from .context_parallel import key_mask
 from .joint_attention import (
     JoVAJointAttention,
@@ -253,7 +253,7 @@ class JoVAWanTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
         )
         self.gradient_checkpointing = False
 
-    @apply_lora_scale("attention_kwargs")
+    @with_adapter_scale
     @describe_arguments(
         encoder_hidden_states="Text features [B, S, text_dim]. Wan, Ovi and NAVA expect 512 rows, zeros behind the "
         "end of the text.",

@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from tests.places import ROOT
@@ -61,6 +62,18 @@ def test_imports_run_downwards_only() -> None:
             targets = {target for module in imported_modules(file) if (target := room_of(module))}
             wrong += [f"{file.relative_to(ROOT)} > {target}" for target in targets - allowed - {room, "jova_cli"}]
     assert not wrong, wrong
+
+
+def modules_beside(file: Path) -> set[str]:
+    """Modules of the same room that a file imports, within functions too."""
+    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {node.module for node in nodes if node.level == 1 and node.module}
+
+
+def test_the_modules_of_a_room_import_each_other_in_no_circle() -> None:
+    for room in ARROWS:
+        imports = {file.stem: modules_beside(file) for file in (ROOT / room).glob("*.py")}
+        TopologicalSorter(imports).prepare()  # raises an error that names the circle
 
 
 def test_no_room_is_without_arrows() -> None:

@@ -37,7 +37,7 @@ def refused(message: str) -> Any:
 def test_a_mask_that_overshoots_a_little_is_clipped(value: float, caplog: pytest.LogCaptureFixture) -> None:
     mask = torch.tensor([0.5, value])
     with caplog.at_level(logging.WARNING):
-        found = part("socket_checks").to_unit("the noise mask of `latent`", mask, "correct it")
+        found = part("overshoot").to_unit("the noise mask of `latent`", mask, "correct it")
     assert found.tolist() == [0.5, float(value > 0)]
     assert ["reaches from 0.5 to 1.08" in record.message for record in caplog.records] == [True] * (value == 1.08)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVACacheConfig, JoVAPipeline
 from diffusers_jova.call_guard import one_thread_at_a_time
@@ -166,3 +167,22 @@ def test_a_transformer_with_a_cache_is_not_called_by_two_pipelines_at_a_time() -
     assert alone.frames.equal(disturbed.frames)
     assert "a transformer with a cache must be called by one thread at a time" in str(refused[0])
     assert other(**words).frames.shape == alone.frames.shape
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.5, 1.0), (1.0, 0.5), (1.0, 1.0)])
+def test_adapters_are_weighed_for_one_thread_while_no_other_reads_them(first: float, second: float) -> None:
+    pipeline = build_tiny_pipeline(scheduler=FlowMatchAudioVideoScheduler())
+    pipeline.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), "a")
+    other = copy.copy(pipeline)
+    made: list[Any] = []
+
+    def call_other(_pipe: Any, _step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+        made.append(elsewhere(lambda: other(**CALL, attention_kwargs={"scale": second})))
+        return {}
+
+    pipeline(**CALL, attention_kwargs={"scale": first}, callback_on_step_end=call_other)
+    if first == second == 1:
+        assert made[0].frames is not None
+    else:
+        assert "`attention_kwargs` must weigh adapters in one thread at a time" in str(made[0])
+    assert other(**CALL, attention_kwargs={"scale": second}).frames is not None
