@@ -64,7 +64,7 @@ class Preset(NamedTuple):
 
     Attributes:
         rules: Those that a measure here can hold.
-        left_out: Published rules that no measure here takes, so that nobody believes they were applied.
+        left_out: Published rules that no filter here takes, so that nobody believes they were applied.
     """
 
     rules: tuple[Rule, ...]
@@ -141,9 +141,9 @@ def is_installed(name: str) -> bool:
 
 
 def left_out(words: Sequence[str]) -> list[str]:
-    """What the presets among the words ask for, and no measure here takes, in a sentence each."""
+    """What the presets among the words ask for, and no filter here takes, in a sentence each."""
     return [
-        f"`--filter {word}` leaves out what no measure here takes: {PRESETS[word].left_out}"
+        f"`--filter {word}` leaves out what no filter here takes: {PRESETS[word].left_out}"
         for word in words
         if word in PRESETS and PRESETS[word].left_out
     ]

@@ -14,6 +14,7 @@ WORK = "diffusers_jova.evaluation.evaluate"
 EXTRA = "evaluate"
 GROUPS = ("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice")  # as in evaluation/measures.py
 MANIFESTS = (".jsonl", ".csv")
+NEEDED_BY = {"whisper": "words", "voice": "voice", "syncnet": "syncnet"}  # options by the one group that reads them
 DESCRIPTION = """Tell how good clips are: lips against sound, loudness, faults of the picture, words, speech quality.
 
 Clips may come from anywhere. What should be said is read beside them as `jova prepare` does (a.txt, a.json, a.srt), or
@@ -75,6 +76,12 @@ def check(args: argparse.Namespace) -> None:
         check_file("--voice", args.voice)
     if args.syncnet is not None:
         check_file("--syncnet", args.syncnet)
+    for option, group in NEEDED_BY.items():
+        if getattr(args, option) is not None and group not in (args.measures or GROUPS):
+            raise ValueError(
+                f"`--{option}` must go with the measures `{group}`, got {', '.join(args.measures)}; add it, or leave "
+                f"`--{option}` out"
+            )
     check_output_folder("--output", args.output)
     if kind_of(args.output) == "file":
         raise ValueError(f"`--output` must be a folder, got the file {args.output}; name a folder")

@@ -147,7 +147,7 @@ def test_what_fails_in_one_group_is_its_reason_and_a_voice_that_cannot_be_read_i
     assert '"sound"' not in (tmp_path / "measured.jsonl").read_text()
     (tmp_path / "voice.wav").write_bytes(b"no sound")
     with pytest.raises(SystemExit):
-        main([*words, "--voice", str(tmp_path / "voice.wav")])
+        main([*words, "voice", "--voice", str(tmp_path / "voice.wav")])
     assert "must be a media file" in capsys.readouterr().err
 
 

@@ -93,7 +93,7 @@ def test_presets_name_their_source_and_say_what_they_leave_out() -> None:
     for name, preset in PRESETS.items():
         assert all("arXiv:" in rule.source and rule.measure in measures() for rule in preset.rules)
         assert left_out([name, "silence_share=..0.5"]) == [
-            f"`--filter {name}` leaves out what no measure here takes: {preset.left_out}"
+            f"`--filter {name}` leaves out what no filter here takes: {preset.left_out}"
         ]
 
 

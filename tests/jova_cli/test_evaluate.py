@@ -29,6 +29,9 @@ def clips(tmp_path: Path) -> Path:
         (["clips", "--language", "de"], "`--language` must be en for the small recogniser, got de"),
         (["clips", "--whisper", "none"], "`--whisper` must be an existing folder"),
         (["clips", "--voice", "none.wav"], "`--voice` must be an existing file"),
+        (["clips", "--voice", "clips/a.mp4", "--measures", "sound"], "the measures `voice`, got sound"),
+        (["clips", "--syncnet", "clips/a.mp4", "--measures", "sync", "words"], "`syncnet`, got sync, words; add"),
+        (["clips", "--whisper", "clips", "--measures", "sync"], "`--whisper` must go with the measures `words`"),
         (["clips", "--output", "clips/a.mp4"], "`--output` must be a folder"),
     ],
 )

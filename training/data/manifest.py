@@ -159,9 +159,12 @@ def read_clip(path: Path) -> Sample:
         ValueError: If the name is that of no clip, or what lies beside it is not as described.
     """
     path = path.absolute()
-    if path.suffix.lower() not in (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES):
+    moves = path.suffix.lower() in image_suffixes() and not is_still(path)
+    if path.suffix.lower() not in (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES) and not moves:
         kinds = ", ".join((*VIDEO_SUFFIXES, *AUDIO_SUFFIXES))
-        raise ValueError(f"a clip must be a file that ends in one of {kinds}, got `{path.name}`; convert it")
+        raise ValueError(
+            f"a clip must be a file that ends in one of {kinds}, or a GIF that moves, got `{path.name}`; convert it"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"a clip must be an existing file, got `{path}`; check the spelling")
     beside = by_small_suffix(sibling for sibling in path.parent.iterdir() if sibling.is_file())

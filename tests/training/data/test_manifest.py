@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from diffusers_jova.drawn.avatars import write_corpus
-from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_samples, unplaced_files
+from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_clip, read_samples, unplaced_files
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -108,6 +108,10 @@ def test_every_picture_that_pillow_reads_is_a_still_and_a_gif_that_moves_a_clip(
     assert not moving.is_still
     assert not Sample(video=tmp_path / "moving.gif").is_still
     assert unplaced_files(tmp_path, [moving, *stills]) == ["note.pdf"]
+    assert read_clip(tmp_path / "moving.gif").video == tmp_path / "moving.gif"
+    for name in ("b.GIF", "d.png"):
+        with pytest.raises(ValueError, match=rf"or a GIF that moves, got `{name}`"):
+            read_clip(tmp_path / name)
     picture.save(tmp_path / "d.mp4", format="png")
     with pytest.raises(ValueError, match=r"must have another name than the clips beside it, got .*d\.png"):
         read_samples(tmp_path)
