@@ -205,7 +205,10 @@ def test_a_package_that_lacks_is_said_before_anything_is_loaded(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"validation_measures": ["lips"]}, r"`validation_measures` must be one of sync, syncnet, timing, .*, got 'lips'"),
+        (
+            {"validation_measures": ["lips"]},
+            r"`validation_measures` must be one of sync, syncnet, .*, got 'lips'",
+        ),
         ({"validation_measures": "sync"}, r"`validation_measures` must be a list, got 'sync'"),
         ({"validation_measures": ["sync", "sync"]}, "`validation_measures` must name each group once, got"),
         ({"validation_measures": ["sync"], "validate_every": None}, "`validation_measures` are taken of clips that"),
