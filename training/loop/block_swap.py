@@ -93,7 +93,7 @@ class BlockSwap:
             return
         self.present.add(index)
         for weight, waiting in zip(self.weights[index], self.waiting[index], strict=True):
-            # of the stream that computes, in whose order it is free again; of another one it would be free when the GPU
+            # of the stream that computes, in whose order it is free; of another one it would be free when the GPU
             # comes to it, and a host that is blocks ahead would take new memory for each
             weight.data = torch.empty_like(waiting, device=self.device)
         if self.stream is not None:
