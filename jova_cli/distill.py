@@ -6,10 +6,8 @@ from pathlib import Path
 
 from .given_paths import check_prepared
 from .parser import Parser
-from .shipped import find_preset, preset_names
-from .train import CHECKPOINTS_ARE_KEPT
-from .training_estimate import add_estimate_arguments, check_estimate
-from .training_settings import check_once, check_run, check_words, describe_settings, given_settings
+from .training_settings import describe_settings
+from .training_words import add_run_arguments, check_training, training_parser
 
 
 WORK = "diffusers_jova.training.distill"
@@ -28,28 +26,15 @@ SHOWN = {"model": "--model"}  # of those that are options
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
     """Read the words, and refuse what no run has."""
-    parser = Parser(
-        lambda _: CHECKPOINTS_ARE_KEPT, prog="jova distill", description=DESCRIPTION, epilog=describe_settings()
-    )
+    parser = training_parser("distill", DESCRIPTION, describe_settings())
     parser.add_argument("data", help="folder written by `jova prepare`")
     parser.add_argument("output_dir", help="folder of the student, its checkpoints and its log")
     parser.add_argument("--model", required=True, help="pipeline of the teacher, a folder or a Hub id")
-    parser.add_argument(
-        "--config",
-        default="distill",
-        help="a preset, see `jova presets`, or a YAML file like them; distill if not given",
-    )
-    add_estimate_arguments(parser)
-    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
+    add_run_arguments(parser, "distill")
     return parser, parser.parse_checked(argv, check, intermixed=True)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what no run has, and put the preset's file in place of its name."""
-    check_estimate(args)
-    args.config = find_preset("--config", args.config, preset_names())
-    check_words(args.overrides)
-    check_once(args, SETTINGS, SHOWN)
+    """Refuse what no run has; see `check_training`."""
     check_prepared("data", Path(args.data))
-    args.own = given_settings(args, SETTINGS)
-    check_run(args.config, args.overrides, args.own, is_student=True)
+    check_training(args, SETTINGS, SHOWN, is_student=True)

@@ -7,10 +7,8 @@ from pathlib import Path
 from .adapter_info import check_adapter
 from .given_paths import check_prepared
 from .parser import Parser
-from .shipped import check_source, find_preset, preset_names
-from .train import CHECKPOINTS_ARE_KEPT
-from .training_estimate import add_estimate_arguments, check_estimate
-from .training_settings import check_once, check_run, check_words, given_settings
+from .shipped import check_source
+from .training_words import add_run_arguments, check_training, training_parser
 
 
 WORK = "diffusers_jova.training.train_lora"
@@ -36,7 +34,7 @@ TARGETS = ("attention", "attention_ff", "audio", "joint", "video")
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
     """Read the words, and refuse what no run has."""
-    parser = Parser(lambda _: CHECKPOINTS_ARE_KEPT, prog="jova train-lora", description=DESCRIPTION)
+    parser = training_parser("train-lora", DESCRIPTION)
     parser.add_argument("data", help="folder written by `jova prepare`")
     parser.add_argument("output_dir", help="folder of the adapter, its checkpoints and its log")
     parser.add_argument("--model", required=True, help="pipeline or transformer to adapt, a folder or a Hub id")
@@ -46,24 +44,15 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
         metavar="PATH",
         help="adapter to go on from, a file, folder or Hub id; its weights, rank, alpha and targets are taken",
     )
-    parser.add_argument(
-        "--config", default="lora", help="a preset, see `jova presets`, or a YAML file like them; lora if not given"
-    )
-    add_estimate_arguments(parser)
-    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that differ from the preset")
+    add_run_arguments(parser, "lora")
     return parser, parser.parse_checked(argv, check, intermixed=True)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what no run has, and put the preset's file in place of its name."""
-    check_estimate(args)
-    args.config = find_preset("--config", args.config, preset_names())
-    check_words(args.overrides)
-    check_once(args, SETTINGS, SHOWN)
+    """Refuse what no run has; see `check_training`."""
     check_prepared("data", Path(args.data))
     if args.init_adapter is not None:
         check_source("--init-adapter", args.init_adapter)
         if Path(args.init_adapter).exists():
             check_adapter("--init-adapter", Path(args.init_adapter))
-    args.own = given_settings(args, SETTINGS)
-    check_run(args.config, args.overrides, args.own, train="lora")
+    check_training(args, SETTINGS, SHOWN, train="lora")

@@ -184,10 +184,14 @@ def notes(estimate: TrainingEstimate) -> list[str]:
             f"`distribution: {config.distribution}` divides {format_bytes(shared)} of weights, gradients and states "
             "among its processes (deepspeed not the weights); activations are each one's own"
         )
-    left_out = {
+    return lines + [f"not counted: {words}" for words in left_out(config)]
+
+
+def left_out(config: TrainConfig) -> list[str]:
+    """What the settings ask for that no estimate counts."""
+    found = {
         "validation clips, whose pipeline comes to the device": config.validation_prompts or config.validation_list,
         "what `compile` spares": config.compile,
         "the clips that `dataset_on_device` keeps there": config.dataset_on_device,
     }
-    lines += [f"not counted: {words}" for words, is_left_out in left_out.items() if is_left_out]
-    return lines
+    return [words for words, is_left_out in found.items() if is_left_out]

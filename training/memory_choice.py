@@ -18,7 +18,7 @@ import torch
 
 from diffusers_jova.cost_estimate import GIGA
 from diffusers_jova.memory_fitting import gigabytes_up
-from diffusers_jova.training.estimate import TrainingEstimate
+from diffusers_jova.training.estimate import TrainingEstimate, left_out
 from diffusers_jova.training.loop.block_swap import blocks_of, swapped_bytes
 from diffusers_jova.training.loop.config import TrainConfig
 
@@ -39,7 +39,7 @@ def fit_training(config: TrainConfig, gigabytes: float, device: torch.device) ->
         device: Kind of device that is meant.
 
     Returns:
-        The settings, and one line that says what was chosen.
+        The settings, and one line that says what was chosen and what is not counted.
 
     Raises:
         ValueError: If none fits, with what would; or if the run is sharded.
@@ -53,10 +53,9 @@ def fit_training(config: TrainConfig, gigabytes: float, device: torch.device) ->
     for way in ways(config, device):
         tried.append(way)
         if way.peak_bytes <= gigabytes * GIGA:
-            return (
-                way.config,
-                f"memory: {way.peak_bytes / GIGA:.3g} of {gigabytes:g} GB, {changes(config, way.config)}",
-            )
+            said = f"memory: {way.peak_bytes / GIGA:.3g} of {gigabytes:g} GB, {changes(config, way.config)}"
+            uncounted = " and ".join(left_out(config))
+            return way.config, f"{said}; not counted: {uncounted}" if uncounted else said
     smallest = min(tried, key=lambda way: way.peak_bytes)
     raise ValueError(
         f"`--memory` must be at least {gigabytes_up(smallest.peak_bytes):g} for this training by the smallest way "

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -18,7 +19,7 @@ from diffusers_jova.training.loop.preemption import PreemptedError
 from diffusers_jova.training.loop.publish import UploadError, prepare_repository, push_to_hub, write_model_card
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation import ValidationClips
-from diffusers_jova.training.memory_choice import fit_training
+from diffusers_jova.training.memory_choice import allowed, fit_training
 from diffusers_jova.whole_files import FullDiskError
 from jova_cli.parser import Parser, one_line
 from jova_cli.progress import is_seen
@@ -68,26 +69,18 @@ def memory_savers(config: TrainConfig) -> list[str]:
     """List what takes less memory and is not set yet, the cheapest first."""
     samples = config.batch_size * config.gradient_accumulation_steps
     is_whole = config.distribution in ("none", "ddp")  # bitsandbytes does not shard
+    more = config.blocks_to_swap + 10
+    can_swap = allowed(config, gradient_checkpointing=True, blocks_to_swap=more) is not None
+    can_quantize = config.quantize == "none" and allowed(config, quantize="nf4") is not None
     savers = (
         (not config.gradient_checkpointing, "`gradient_checkpointing=true`"),
         (config.batch_size > 1, f"`batch_size=1 gradient_accumulation_steps={samples}`"),
-        (can_swap(config), "`blocks_to_swap=10`, say"),
-        (config.train == "lora" and config.quantize == "none" and is_whole, "`quantize=nf4 resume=false`"),
+        (can_swap, f"`blocks_to_swap={more}`, say"),
+        (can_quantize, "`quantize=nf4 resume=false`" + (" without blocks that wait" if can_swap else "")),
         (config.optimizer == "adamw" and is_whole, "`optimizer=adamw_8bit resume=false`"),
         (True, "clips prepared with smaller `--buckets`"),
     )
     return [words for helps, words in savers if helps]
-
-
-def can_swap(config: TrainConfig) -> bool:
-    """Whether blocks that wait on the host would spare memory."""
-    return (
-        config.train == "lora"
-        and config.distribution == "none"
-        and config.quantize == "none"
-        and not config.compile
-        and not config.blocks_to_swap
-    )
 
 
 @contextmanager
@@ -116,7 +109,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
                 config, chosen = fit_training(config, args.memory, device_of(args))
                 tell(chosen)
             if args.estimate:
-                print(describe(config, args))
+                tell(describe(config, args))
                 return
         run(config)
 
@@ -125,7 +118,8 @@ def device_of(args: argparse.Namespace) -> torch.device:
     """Kind of device that is meant by words: of an estimate the one that they name, else the one that trains."""
     if args.estimate:
         return torch.device(args.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    return torch.device("cpu" if on_cpu else "cuda")
 
 
 def tell(line: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.training.estimate import TrainingEstimate, describe
 from diffusers_jova.training.loop.config import from_values
 from diffusers_jova.training.loop.microbatches import MicroBatches
@@ -158,6 +159,23 @@ def test_an_estimate_writes_nothing_and_loads_no_weights(
     said = capsys.readouterr().out
     assert said.startswith("batch_size=2 of video latents [2, 3, 4, 4] and audio latents [8, 6]")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_estimate_is_told_once_and_beside_a_run_in_the_same_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tmp_path)
+    config.save(tmp_path / "preset.yaml")
+    words = ["train", "--config", str(tmp_path / "preset.yaml"), "--estimate"]
+    (tmp_path / "run").mkdir()
+    with held_alone(tmp_path / "run", "output_dir"):
+        before = sorted((tmp_path / "run").iterdir())
+        main(words)
+        assert sorted((tmp_path / "run").iterdir()) == before
+    assert "optimizer step" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")
+    main(words)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from diffusers_jova.training import memory_choice
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.memory_choice import Way, fit_training, ways
+from diffusers_jova.training.train import device_of
 from jova_cli.main import main
 from tests.tiny_training import WAN_MODEL, tiny_config
 
@@ -49,6 +50,24 @@ def test_what_fits_as_typed_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
     fake_ways(monkeypatch, 3, 2)
     config = tiny_config(tmp_path)
     assert fit_training(config, 3, CUDA) == (config, "memory: 3 of 3 GB, as typed")
+
+
+def test_a_choice_says_what_it_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_ways(monkeypatch, 3)
+    config = tiny_config(tmp_path, validate_every=1, validation_prompts=["a"], dataset_on_device=True)
+    _, said = fit_training(config, 3, CUDA)
+    assert said == (
+        "memory: 3 of 3 GB, as typed; not counted: validation clips, whose pipeline comes to the device and "
+        "the clips that `dataset_on_device` keeps there"
+    )
+
+
+def test_a_run_that_is_sent_to_the_cpu_is_fitted_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    words = SimpleNamespace(estimate=False)
+    assert device_of(words) == CUDA  # type: ignore[arg-type]
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert device_of(words) == CPU  # type: ignore[arg-type]
 
 
 def test_a_training_that_fits_in_no_way_is_refused_with_what_would(

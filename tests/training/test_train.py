@@ -145,7 +145,19 @@ def test_a_run_that_diverges_or_fills_the_disk_says_what_to_do(
         ),
         (
             {"train": "lora", "gradient_checkpointing": True, "batch_size": 1, "optimizer": "adamw_8bit"},
-            ["`blocks_to_swap=10`, say", "`quantize=nf4 resume=false`", "clips prepared with smaller `--buckets`"],
+            [
+                "`blocks_to_swap=10`, say",
+                "`quantize=nf4 resume=false` without blocks that wait",
+                "clips prepared with smaller `--buckets`",
+            ],
+        ),
+        (
+            {"train": "lora", "gradient_checkpointing": True, "batch_size": 1, "blocks_to_swap": 10},
+            [
+                "`blocks_to_swap=20`, say",
+                "`optimizer=adamw_8bit resume=false`",
+                "clips prepared with smaller `--buckets`",
+            ],
         ),
         (
             {"gradient_checkpointing": True, "batch_size": 1, "distribution": "fsdp"},

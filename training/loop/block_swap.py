@@ -92,19 +92,22 @@ class BlockSwap:
         if index in self.present:
             return
         self.present.add(index)
+        for weight, waiting in zip(self.weights[index], self.waiting[index], strict=True):
+            # of the stream that computes, in whose order it is free; of another one it would be free when the GPU
+            # comes to it, and a host that is blocks ahead would take new memory for each
+            weight.data = torch.empty_like(waiting, device=self.device)
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):  # does nothing without one
             for weight, waiting in zip(self.weights[index], self.waiting[index], strict=True):
-                weight.data = torch.empty_like(waiting, device=self.device).copy_(waiting, non_blocking=True)
+                weight.data.copy_(waiting, non_blocking=True)
             if self.stream is not None:
                 self.arrivals[index] = self.stream.record_event()
 
     def wait_for(self, index: int) -> None:
         """Let what is computed from now on wait until a block's weights are there."""
         if (arrival := self.arrivals.pop(index, None)) is not None:
-            stream = torch.cuda.current_stream(self.device)
-            stream.wait_event(arrival)
-            for weight in self.weights[index]:
-                weight.data.record_stream(stream)  # its memory is free once that has used it
+            torch.cuda.current_stream(self.device).wait_event(arrival)
 
     def send_away(self, index: int) -> None:
         """Let go of a block's weights on the device."""

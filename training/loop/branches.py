@@ -18,6 +18,7 @@ from diffusers_jova.weight_branches import Branch, branch_of
 TABLES = ("position_embedding", "scale_shift_table")  # matrices by shape, biases by what they do
 MEETING = {"fusion", "to_cross"}  # parts of the names of what works only where video and audio see each other
 OWN_PARTS = ("mask_head", "fusion", "to_cross", LOW_NOISE)  # that may have rates; what lies in another one first
+CACHED, AT_ONCE = 1 << 16, 1 << 24  # numbers whose bits are summed together by a processor, for its cache, and a GPU
 NOTHING_TO_TRAIN = "no weight is left to train; check `stage`, `lora_targets` and the learning rates"
 
 
@@ -194,8 +195,12 @@ def check_frozen(transformer: nn.Module, before: dict[str, tuple[int, int]]) -> 
 def _checksum(tensor: Tensor) -> tuple[int, int]:
     tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    bits = tensor.contiguous().view(integer).long()
-    return int(bits.sum()), int((bits * bits).sum())
+    sums = torch.zeros(2, dtype=torch.int64, device=tensor.device)
+    for part in tensor.contiguous().view(integer).flatten().split(CACHED if tensor.device.type == "cpu" else AT_ONCE):
+        bits = part.long()
+        sums += torch.stack([bits.sum(), (bits * bits).sum()])
+    found, squares = sums.tolist()
+    return found, squares
 
 
 def _video_twin(name: str) -> str:

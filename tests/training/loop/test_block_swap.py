@@ -1,5 +1,6 @@
 """Blocks that wait on the host: they are there when they compute, at most two at a time, and change no number."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,40 @@ def test_what_is_trained_never_waits() -> None:
     model.blocks = nn.ModuleList([linear, linear])
     swap = BlockSwap(model, 1, torch.device("cpu"))
     assert swap.weights == [[linear[0].weight, linear[0].bias]]
+
+
+class LoggedStream:
+    """What a stream is told, in order."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def wait_stream(self, other: "LoggedStream") -> None:
+        self.log.append(f"{self.name} waits for {other.name}")
+
+    def record_event(self) -> str:
+        return "the weights"
+
+    def wait_event(self, event: str) -> None:
+        self.log.append(f"{self.name} waits for {event}")
+
+
+def test_memory_is_of_the_stream_that_computes_and_copies_wait_until_it_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, log = nn.Module(), list[str]()
+    model.blocks = nn.ModuleList(nn.Linear(2, 2).requires_grad_(False) for _ in range(3))
+    swap = BlockSwap(model, 2, torch.device("cpu"))
+    swap.stream = LoggedStream("copying", log)  # type: ignore[assignment]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: LoggedStream("computing", log))
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    made = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: log.append("memory") or made(*a, **k))
+    swap._enter(0)
+    assert log == [
+        *("memory", "memory", "copying waits for computing", "computing waits for the weights"),
+        *("memory", "memory", "copying waits for computing"),
+    ]
 
 
 def test_an_estimate_leaves_out_what_waits(tmp_path: Path) -> None:
