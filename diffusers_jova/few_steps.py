@@ -229,6 +229,7 @@ class JoVAFewStepsMixin:
     def leave_few_steps_of_none(self) -> None:
         """The same where the student is no longer in the transformer."""
         loaded = [
+            *self._own_student().values(),
             *getattr(self.transformer, "adapter_few_steps", {}).values(),
             *getattr(self.transformer, "fused_few_steps", {}).values(),
             *getattr(self.transformer, "unloaded_few_steps", ()),
@@ -236,10 +237,14 @@ class JoVAFewStepsMixin:
         if self.before_few_steps is not None and self.before_few_steps.few_steps not in loaded:
             self.leave_few_steps()
 
+    def _own_student(self) -> dict[str, FewSteps]:
+        """The model that the pipeline was saved with, if it is a student, by what it is called."""
+        own = None if "transformer" in self.handed_in else self.config.get("few_steps")
+        return {} if own is None else {"the model": FewSteps.from_dict(own, "the config of a pipeline")}
+
     def _students(self) -> dict[str, FewSteps]:
         """The active students by name."""
-        own = None if "transformer" in self.handed_in else self.config.get("few_steps")
-        found = {} if own is None else {"the model": FewSteps.from_dict(own, "the config of a pipeline")}
+        found = self._own_student()
         loaded = getattr(self.transformer, "adapter_few_steps", {})
         active = {name: loaded[name] for name in active_adapters(self.transformer) if name in loaded}
         merged = getattr(self.transformer, "fused_few_steps", {})

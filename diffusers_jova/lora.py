@@ -91,6 +91,7 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
         self.adapter_origins = {**self.adapter_origins, name: name_of_source(pretrained_model_name_or_path_or_dict)}
         if not hotswap:
             self.adapter_scales = {**self.adapter_scales, name: 1.0}
+        self.leave_few_steps_of_none()
 
     def set_adapters(self, adapter_names: list[str] | str, adapter_weights: Any = None) -> None:
         """Choose the active adapters and weigh them.

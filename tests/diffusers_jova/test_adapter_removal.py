@@ -152,3 +152,18 @@ def test_pipelines_of_diffusers_load_what_is_saved_after_a_merge(tmp_path: Path)
     changed = [name for name, tensor in saved.items() if not torch.equal(tensor, plain[name])]
     assert changed
     assert all(name.endswith((".to_q.weight", ".to_v.weight")) for name in changed)
+
+
+def test_defaults_of_a_student_go_with_it_where_another_adapter_takes_its_place(tmp_path: Path) -> None:
+    student = tuned("a")
+    student.transformer.save_lora_adapter(tmp_path / "plain", "a")
+    student.transformer.adapter_few_steps = {"a": FEW}
+    student.transformer.save_lora_adapter(tmp_path / "student", "a")
+    pipeline = build_tiny_pipeline()
+    before = pipeline.defaults
+    pipeline.load_lora_weights(tmp_path / "student", adapter_name="a")
+    pipeline.use_few_steps()
+    pipeline.load_lora_weights(tmp_path / "plain", adapter_name="b")
+    assert pipeline.defaults.num_inference_steps == FEW.num_inference_steps
+    pipeline.load_lora_weights(tmp_path / "plain", adapter_name="a", hotswap=True)
+    assert pipeline.defaults == before
