@@ -290,11 +290,10 @@ def test_a_run_that_continues_has_each_step_once_in_both_logs(tmp_path: Path, se
         assert [event.step for event in events.Scalars(name)] == [1, 2, 3, 4], name
 
 
-def test_the_measures_are_those_of_evaluate_that_need_no_weights_of_their_own() -> None:
+def test_the_measures_are_those_of_evaluate() -> None:
     (setting,) = (setting for setting in read_settings() if setting.name == "validation_measures")
-    groups = [group for group in GROUPS if group != "syncnet"]
-    assert all(f"`{group}`" in setting.purpose for group in groups)
-    for group in groups:
+    assert all(f"`{group}`" in setting.purpose for group in GROUPS)
+    for group in GROUPS:
         values = {"model": "a.json", "data": "b", "output_dir": "c", "validate_every": 1, "validation_prompts": ["a"]}
         values |= {"validation_syncnet": "weights"} if group == "syncnet" else {}
         assert from_values(values | {"validation_measures": [group]}).validation_measures == (group,)
