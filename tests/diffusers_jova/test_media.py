@@ -579,7 +579,7 @@ def test_the_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_file_that_ends_before_the_wanted_part_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "short.mp4"
-    media.write_video(moving_square(16), path, frame_rate=16, audio=clicks(SAMPLING_RATE), sampling_rate=SAMPLING_RATE)
+    media.write_video(path, moving_square(16), frame_rate=16, audio=clicks(SAMPLING_RATE), sampling_rate=SAMPLING_RATE)
     media.read_video(path, start_s=0.25, duration_s=0.75)
     media.read_video(path, duration_s=5.0, max_num_frames=16)  # as many as were asked for
     media.read_audio(path, start_s=0.25, duration_s=0.5)
