@@ -121,10 +121,8 @@ def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
     if not processes.is_main:
         return True
     counts = Counter(outcome.status for outcome in outcomes)
-    print(
-        f"made {counts['made']}, there already {counts['there']}, refused {counts['refused']}: "
-        f"{args.output / LIST} tells how"
-    )
+    told_how = f": {args.output / LIST} tells how" if (args.output / LIST).exists() else ""
+    print(f"made {counts['made']}, there already {counts['there']}, refused {counts['refused']}{told_how}")
     return not counts["refused"]
 
 
@@ -216,10 +214,12 @@ def is_there(task: Task, folder: Path, known: Mapping[str, Any]) -> bool:
     path = folder / task.name
     if not path.exists():
         return False
+    if path.is_dir():
+        raise ValueError(f"`output` must be a file, got the folder {task.name}; delete or rename it")
     if task.name not in known:
         raise ValueError(f"`output` must be a new file or one of {LIST}, got {task.name}; delete or rename that file")
     check_origin(deciding(known[task.name]["settings"]), deciding(task.settings), path)
-    return True
+    return path.stat().st_size > 0  # an emptied one is missing
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 TAG = re.compile(r"<[^<>]*>")  # of a prompt template, such as `<S>`
-WORD = re.compile(r"[a-z0-9']+")
+WORD = re.compile(r"(?:[^\W_]|')+")  # of any alphabet
 
 
 def words_of(text: str) -> set[str]:

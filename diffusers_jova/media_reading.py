@@ -32,6 +32,7 @@ logger = logging.get_logger(__name__)
 MAX_GAP_S = 60  # between two frames, or between picture and sound; more is a broken time stamp
 SOUND_JITTER_S = 0.04  # by which the times of sound may lie behind its samples; lost packets add up to more
 MP4_NAMES = {"mov", "mp4"}  # of libav, for a track whose header counts its samples
+EARLY_S = 0.01  # less than that nobody hears missing at the end of a sound
 HDR_CURVES = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 
 
@@ -109,6 +110,9 @@ def read_video(
         chosen = choose_frames(chain([first], part), rate, target_rate)
         aspect = pixel_aspect(stream)
         frames = [frame_to_array(frame, aspect, max_side_px) for frame in islice(chosen, max_num_frames)]
+        if duration_s is not None and len(frames) != max_num_frames:
+            tick_s = float(1 / (target_rate or rate))
+            tell_early_end(path, len(frames) * tick_s, duration_s, tick_s)
     if len({frame.shape for frame in frames}) > 1:
         raise ValueError(f"`path` must be a video of one size, got {path}, which changes it; convert it with ffmpeg")
     rate = target_rate or rate
@@ -160,6 +164,8 @@ def read_audio(
     audio = audio[:, round(start_s * file_rate) : end]
     if audio.shape[1] == 0:
         raise ValueError(f"`start_s` must lie within the file, got {start_s:g} for {path}; choose an earlier one")
+    if duration_s is not None:
+        tell_early_end(path, audio.shape[1] / file_rate, duration_s, EARLY_S)
     if num_channels is not None:
         audio = mix_channels(audio, num_channels)
     if sampling_rate is not None:
@@ -173,6 +179,12 @@ def check_part(start_s: float, duration_s: float | None) -> None:
         raise ValueError(f"`start_s` must be a number of seconds from 0 on, got {start_s}; 0 is the beginning")
     if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
         raise ValueError(f"`duration_s` must be a positive number of seconds, got {duration_s}; None reads to the end")
+
+
+def tell_early_end(path: PathLike, read_s: float, duration_s: float, tolerance_s: float) -> None:
+    """Say in one line that a file ends before the part of it that is wanted, beyond what rounding makes."""
+    if read_s < duration_s - tolerance_s:
+        logger.warning(f"{path} ends early: {read_s:.2f} s of it are read, not {duration_s:g} s")
 
 
 def read_image(path: PathLike) -> PIL.Image.Image:

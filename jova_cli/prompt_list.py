@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 from .benchmark_lists import FORMATS, Read
 from .given_paths import LONGEST_NAME_BYTES
 from .parser import Parser, did_you_mean, one_line
-from .tables import check_once, csv_rows, is_encodable, jsonl_lines, parse_json, parse_row
+from .tables import check_once, csv_rows, is_encodable, jsonl_lines, parse_json, parse_row, separator_hint
 
 
 SUFFIXES = (".jsonl", ".csv")
@@ -196,8 +196,9 @@ def _check_column(column: str, parser: RowParser, where: str = "") -> None:
     """Refuse a column that is no option of a single call."""
     if column in parser.options:
         return
-    hint = did_you_mean(column, list(parser.options), "`jova generate --help` lists them, with -")
-    hint = "separate the columns by commas" if {*";\t"} & {*column} else hint
+    hint = separator_hint([column]) or did_you_mean(
+        column, list(parser.options), "`jova generate --help` lists them, with -"
+    )
     raise ValueError(f"{where}a column must be an option of a single clip, got `{column}`; {hint}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from .parser import did_you_mean, one_line
-from .tables import check_once, csv_rows, is_encodable, jsonl_lines, parse_row
+from .tables import check_once, csv_rows, is_encodable, jsonl_lines, parse_row, separator_hint
 
 
 SUFFIXES = (".jsonl", ".csv")
@@ -121,7 +121,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     def columns_of(cells: Sequence[str]) -> list[str]:
         columns = [name.strip().replace("-", "_") for name in cells]
         if "start" not in columns:
-            raise ValueError(f"{path}: a script must have the column `start`, got {', '.join(columns)}; add it")
+            hint = separator_hint(columns) or "add it"
+            raise ValueError(f"{path}: a script must have the column `start`, got {', '.join(columns)}; {hint}")
         for column in columns:
             _check_column(column)
         return columns

@@ -23,6 +23,11 @@ def read_text(path: Path) -> str:
         raise ValueError(f"`{path}` must be text in UTF-8, got another encoding ({error}); save it anew") from error
 
 
+def separator_hint(columns: Sequence[str]) -> str | None:
+    """What to do about names of columns that hold another separator than the comma; None where none does."""
+    return "separate the columns by commas" if {*";\t"} & {*"".join(columns)} else None
+
+
 def parse_json(text: str, where: str) -> Any:
     """Parse JSON whose objects have each name once.
 

@@ -162,6 +162,33 @@ def test_a_second_run_makes_only_what_is_missing(
     assert read_provenance(folder / lost)["settings"].items() <= made.items()  # told once
 
 
+def test_a_clip_that_was_emptied_is_made_again(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, folder = write_rows(tmp_path / "list.jsonl", seeded_rows(2)), tmp_path / "clips"
+    make(tiny_pipeline_folder, rows, folder, *SHORT)
+    first, second = sorted(clips(folder))
+    whole = content(folder / first)
+    (folder / first).write_bytes(b"")
+    (folder / second).unlink()
+    (folder / second).mkdir()
+    capsys.readouterr()
+    make(tiny_pipeline_folder, rows, folder, *SHORT, code=1)
+    said = capsys.readouterr()
+    assert said.out.startswith("made 1, there already 0, refused 1: ")
+    assert f"`output` must be a file, got the folder {second}; delete or rename it" in said.err
+    for one, other in zip(whole, content(folder / first), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_list_of_refused_rows_names_no_file_that_is_not_there(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_rows(tmp_path / "list.jsonl", [{"prompt": "a", "image": "nope.png"}])
+    make(tiny_pipeline_folder, rows, tmp_path / "clips", *SHORT, code=1)
+    assert capsys.readouterr().out == "made 0, there already 0, refused 1\n"
+
+
 def test_what_is_there_but_is_another_clip_is_refused_and_kept(
     tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,15 @@ def test_what_a_model_of_few_things_does_not_know_is_said_in_one_line() -> None:
     assert describe_strangers(None, "A knight", True) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("A größe man", "größe"), ("漢字", "漢字"), ("Привет", "привет"), ("a_knight", "knight")],
+)
+def test_words_of_any_alphabet_are_told_as_they_are_written(text: str, words: str) -> None:
+    said = describe_strangers(DRAWN, text, False)
+    assert said == f"this model knows drawn speakers only, and not the words {words}: see its card"
+
+
 def test_a_domain_has_a_name_and_words() -> None:
     for domain in ({"name": "drawn speakers"}, {"name": 3, "words": []}):
         with pytest.raises(ValueError, match="`domain` must have the entries `name` and `words`, got"):

@@ -575,3 +575,17 @@ def test_the_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match="pip install av"):
         media.read_video(tmp_path / "clip.mp4")
+
+
+def test_a_file_that_ends_before_the_wanted_part_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "short.mp4"
+    media.write_video(path, moving_square(16), frame_rate=16, audio=clicks(SAMPLING_RATE), sampling_rate=SAMPLING_RATE)
+    media.read_video(path, start_s=0.25, duration_s=0.75)
+    media.read_video(path, duration_s=5.0, max_num_frames=16)  # as many as were asked for
+    media.read_audio(path, start_s=0.25, duration_s=0.5)
+    assert not caplog.records
+    assert len(media.read_video(path, start_s=0.5, duration_s=2.0).frames) == 8
+    assert [record.message for record in caplog.records] == [f"{path} ends early: 0.50 s of it are read, not 2 s"]
+    caplog.clear()
+    seconds = media.read_audio(path, start_s=0.5, duration_s=2.0).audio.shape[1] / SAMPLING_RATE
+    assert [r.message for r in caplog.records] == [f"{path} ends early: {seconds:.2f} s of it are read, not 2 s"]

@@ -35,6 +35,7 @@ def test_a_csv_and_a_jsonl_file_say_the_same(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("prompt\na dog\n", r"a script must have the column `start`, got prompt; add it"),
+        ("start;prompt\n0;a dog\n", r"must have the column `start`, got start;prompt; separate the columns by commas"),
         ("start,prompt\n,a dog\n", r"line 2: a line must have a `start` in seconds, got none; write"),
         ("start,prompt\nnan,a dog\n", r"line 2: `start` must be a time in seconds, 0 or more, got 'nan'; write 2.5"),
         ("start,prompt\ninf,a dog\n", r"line 2: `start` must be a time in seconds, 0 or more, got 'inf'"),

@@ -16,7 +16,7 @@ from typing import Any
 
 from jova_cli.media_files import image_suffixes, is_still
 from jova_cli.parser import did_you_mean
-from jova_cli.tables import csv_rows, is_encodable, jsonl_lines, parse_json, parse_row, read_text, some
+from jova_cli.tables import csv_rows, is_encodable, jsonl_lines, parse_json, parse_row, read_text, separator_hint, some
 
 
 VIDEO_SUFFIXES = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm")
@@ -336,8 +336,7 @@ def _sample(row: Mapping[str, Any], folder: Path, where: str) -> Sample:
 
 def _check_cell(name: str, value: object, where: str) -> None:
     if name not in COLUMNS:
-        hint = did_you_mean(name, COLUMNS, "remove it")
-        hint = "separate the columns by commas" if {*";\t"} & {*name} else hint
+        hint = separator_hint([name]) or did_you_mean(name, COLUMNS, "remove it")
         raise ValueError(f"{where}: a column must be one of {_columns()}, got `{name}`; {hint}")
     if not isinstance(value, (str, list) if name == "mouth_boxes" else str):
         raise ValueError(f"{where}: `{name}` must be text, got {value!r}; put it in quotes")
