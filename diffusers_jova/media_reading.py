@@ -178,7 +178,9 @@ def check_part(start_s: float, duration_s: float | None) -> None:
     if not (math.isfinite(start_s) and start_s >= 0):
         raise ValueError(f"`start_s` must be a number of seconds from 0 on, got {start_s}; 0 is the beginning")
     if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
-        raise ValueError(f"`duration_s` must be a positive number of seconds, got {duration_s}; None reads to the end")
+        raise ValueError(
+            f"`duration_s` must be a positive number of seconds, got {duration_s}; leave it out to read to the end"
+        )
 
 
 def tell_early_end(path: PathLike, read_s: float, duration_s: float, tolerance_s: float) -> None:

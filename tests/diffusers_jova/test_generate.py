@@ -276,7 +276,7 @@ def test_sound_without_a_prompt_is_refused(command: list[str], capsys: pytest.Ca
         (["--audio", "long.wav", "--num-frames", "9"], "`audio` must last at most 3.81 s"),
         (
             ["--audio", "long.wav", "--duration", "1", "--num-frames", "9"],
-            "`audio` must last at most as long as the clip, 0.562 s, got 1.000 s; cut it, or leave `num_frames` out",
+            "`audio` must last at most as long as the clip, 0.562 s, got 1.000 s; cut it, or leave the number of frames out",
         ),
         (["--video", "long.mp4"], "`video` must last at most 3.81 s, 61 frames at 16 per second"),
         (["--video", "long.mp4", "--height", "20"], "`height` must be a positive multiple of 16, got 20; use 16"),
