@@ -2,9 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from .given_paths import check_prepared
 from .parser import Parser
 from .training_settings import describe_settings
 from .training_words import add_run_arguments, check_training, training_parser
@@ -36,5 +34,4 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what no run has; see `check_training`."""
-    check_prepared("data", Path(args.data))
     check_training(args, SETTINGS, SHOWN, is_student=True)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .adapter_info import check_adapter
-from .given_paths import check_prepared
 from .parser import Parser
 from .shipped import check_source
 from .training_words import add_run_arguments, check_training, training_parser
@@ -50,7 +49,6 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what no run has; see `check_training`."""
-    check_prepared("data", Path(args.data))
     if args.init_adapter is not None:
         check_source("--init-adapter", args.init_adapter)
         if Path(args.init_adapter).exists():

@@ -2,7 +2,9 @@
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
+from .given_paths import check_prepared
 from .parser import Parser
 from .shipped import find_preset, preset_names
 from .training_estimate import add_estimate_arguments, check_estimate
@@ -55,5 +57,7 @@ def check_training(
     args.config = find_preset("--config", args.config, preset_names())
     check_words(args.overrides)
     check_once(args, settings, shown)
+    if "data" in settings:
+        check_prepared("data", Path(args.data))
     args.own = given_settings(args, settings)
     check_run(args.config, args.overrides, args.own, train, is_student)

@@ -213,7 +213,7 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         (
             ["--steps", "1000000000"],
             r"a clip must take no more than the [\d,.]+ GB of memory here and a day, got, estimated, [\d,.]+ GB and "
-            r"[\d,.]+ (days|years) at least; use fewer `--num-frames` or `--steps` .* `--yes`",
+            r"[\d,.]+ (hours|days|years) at least; use fewer `--num-frames` or `--steps` .* `--yes`",
         ),
         (["--transcript", "hello"], r"either by `--prompt` or by .* got both"),
         (["--image", "missing.png"], r"`--image` must be an existing file, got missing.png"),
@@ -276,7 +276,8 @@ def test_sound_without_a_prompt_is_refused(command: list[str], capsys: pytest.Ca
         (["--audio", "long.wav", "--num-frames", "9"], "`audio` must last at most 3.81 s"),
         (
             ["--audio", "long.wav", "--duration", "1", "--num-frames", "9"],
-            "`audio` must last at most as long as the clip, 0.562 s, got 1.000 s; cut it, or leave the number of frames out",
+            "`audio` must last at most as long as the clip, 0.562 s, got 1.000 s; cut it, or leave the number of "
+            "frames out",
         ),
         (["--video", "long.mp4"], "`video` must last at most 3.81 s, 61 frames at 16 per second"),
         (["--video", "long.mp4", "--height", "20"], "`height` must be a positive multiple of 16, got 20; use 16"),
