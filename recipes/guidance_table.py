@@ -11,17 +11,15 @@ it was interrupted. The figures are written as JSON and into the model card besi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from diffusers_jova.evaluation.summary import summarize
-from diffusers_jova.recipes.evidence import add_arguments, load_pipeline, measure, work_name
+from diffusers_jova.recipes.evidence import measure, work_name
 from diffusers_jova.recipes.generation import FIRST_SEED, fingerprint, generate, held_out_clips, num_predictions
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
-from diffusers_jova.recipes.step_curve import HEADER, MEASURES, compare, figure
+from diffusers_jova.recipes.step_curve import HEADER, MEASURES, begin, compare, figure
 from diffusers_jova.whole_files import write_json
 from jova_cli.parser import Parser
-from jova_cli.shipped import model_folder
 
 
 OWN = "as the model has it"
@@ -67,18 +65,7 @@ def describe(report: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the clips of every way, measure and report."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("--model", type=model_folder, default="jova-tiny", help="folder of a saved JoVAPipeline")
-    parser.add_argument("--clips", type=int, default=16, help="speakers")
-    parser.add_argument("--output", type=Path, default=Path("model_cards/jova-tiny/guidance.json"))
-    add_arguments(parser, "runs/guidance_table")
-    args = parser.parse_args(argv)
-    if args.clips < 2:
-        parser.error(f"`--clips` must be at least 2, for a standard error, got {args.clips}")
-    try:
-        pipeline = load_pipeline(args.model)
-    except ValueError as error:
-        parser.error(str(error))
+    args, pipeline = begin(Parser(description=__doc__), argv, "guidance", "guidance_table")
 
     # 1. Generate and measure
     origin = {**provenance(), "model": fingerprint(args.model, {})}

@@ -11,6 +11,7 @@ interrupted. The figures are written as JSON and into the model card beside it.
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -143,20 +144,33 @@ def figure(measures: Mapping[str, Any], name: str, form: str) -> str:
 # 3. The command
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Make the clips of every setting, measure and report."""
-    parser = Parser(description=__doc__)
+def begin(
+    parser: Parser, argv: Sequence[str] | None, section: str, work: str
+) -> tuple[argparse.Namespace, JoVAPipeline]:
+    """Read the words of a measurement that fills a section of the card, and load its model.
+
+    Args:
+        parser: Of the command.
+        argv: The words; None for those of the process.
+        section: Of the card, and name of the JSON beside it.
+        work: Name of the folder of clips.
+    """
     parser.add_argument("--model", type=model_folder, default="jova-tiny", help="folder of a saved JoVAPipeline")
     parser.add_argument("--clips", type=int, default=16, help="speakers")
-    parser.add_argument("--output", type=Path, default=Path("model_cards/jova-tiny/steps.json"))
-    add_arguments(parser, "runs/step_curve")
+    parser.add_argument("--output", type=Path, default=Path(f"model_cards/jova-tiny/{section}.json"))
+    add_arguments(parser, f"runs/{work}")
     args = parser.parse_args(argv)
     if args.clips < 2:
         parser.error(f"`--clips` must be at least 2, for a standard error, got {args.clips}")
     try:
-        pipeline = load_pipeline(args.model)
+        return args, load_pipeline(args.model)
     except ValueError as error:
         parser.error(str(error))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the clips of every setting, measure and report."""
+    args, pipeline = begin(Parser(description=__doc__), argv, "steps", "step_curve")
 
     # 1. Generate and measure
     origin = {**provenance(), "model": fingerprint(args.model, {})}
