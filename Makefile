@@ -4,8 +4,9 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 # what `make demo` runs and `make evidence` measures: the shipped model, or the folder of another
 MODEL ?= jova-tiny
-# of every run of `make ablations`
+# of every run of `make ablations`, and what it compares: `ablations` or `towers`
 STEPS ?= 120
+COMPARE ?= ablations
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 # the pinned torch may be a build without CUDA: where there is a GPU, pip chooses
@@ -58,7 +59,7 @@ evidence: .venv/espeak  ## measure MODEL on held-out prompts; fills in model_car
 		.venv/bin/python -m diffusers_jova.recipes.lora_evidence --model $(MODEL) && exit $$status
 
 ablations: .venv/espeak  ## the paper's Tables 3, 4 and 5 in small, after `make jova-tiny`
-	@.venv/bin/python -m diffusers_jova.recipes.ablations --output runs/ablations --steps $(STEPS)
+	@.venv/bin/python -m diffusers_jova.recipes.ablations --compare $(COMPARE) --output runs/$(COMPARE) --steps $(STEPS)
 
 test: .venv/installed  ## set up .venv, then check
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(MAKE) --no-print-directory check

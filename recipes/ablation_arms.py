@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import statistics
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +18,10 @@ from diffusers_jova.origin import check_origin, digest_components, keep_origin, 
 from diffusers_jova.recipes.evidence import load_pipeline, measure
 from diffusers_jova.recipes.generation import BATCH_SIZE, FIRST_SEED, generate, held_out_clips
 from diffusers_jova.recipes.jova_tiny import assemble, start_training, wait_for
-from diffusers_jova.training.loop.branches import copy_branch
+from diffusers_jova.training.loop.branches import MEETING, copy_branch
 from diffusers_jova.training.loop.config import TrainConfig, load_yaml
-from diffusers_jova.training.loop.model import load_transformer
+from diffusers_jova.training.loop.microbatches import MicroBatches
+from diffusers_jova.training.loop.model import TRANSFORMERS, load_transformer
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.train import checked_input
 from diffusers_jova.whole_files import write_json
@@ -25,7 +29,7 @@ from jova_cli.training_info import last_report
 
 
 FIRST_ABLATION_SEED = FIRST_SEED + 200_000
-CALIBRATION_STEPS = 20
+CALIBRATION_STEPS, TIMED_ROUNDS = 20, 10
 DECODERS = (  # parts of a pipeline that have a say in an arm's clips
     *("vae", "audio_vae", "vocoder", "scheduler"),
     *("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
@@ -33,7 +37,7 @@ DECODERS = (  # parts of a pipeline that have a say in an arm's clips
 
 
 class Arm(NamedTuple):
-    """One arm: the settings of its run, and the constructor arguments of its transformer, that differ.
+    """One arm: the settings of its run, and the configuration of its transformer, that differ.
 
     `trains_audio_branch` says that the audio branch of stage 1 computes something else in this arm.
     """
@@ -52,7 +56,13 @@ ARMS = {
     "unaligned":         Arm(model={"temporal_alignment": "none"}, trains_audio_branch=True),
     "cross":             Arm(model={"fusion": "cross"}),
     "cross-linear":      Arm(model={"fusion": "cross_linear"}),
+    # of the two towers of Wan blocks of `jova_tiny_towers.json`
+    "towers-joint":      Arm(model={"_class_name": "JoVAWanTransformer3DModel"}),
+    "towers-bridge":     Arm(model={"fusion": "bridge", "fusion_layers": None}),
+    "towers-aligned":    Arm(model={"fusion": "aligned", "fusion_layers": None}),
+    "towers-text-cross": Arm(model={"fusion": "text_cross", "fusion_layers": None}),
 }
+LAST_PROJECTION = {"bridge": "to_out", "aligned": "to_out", "text_cross": "to_v"}  # of what a fusion reads
 # fmt: on
 
 
@@ -93,6 +103,8 @@ def train_audio_branch(name: str, branches: Path, data: Path, preset: Path, fold
 def write_start(name: str, branches: Path, audio: Path | None = None, *, folder: Path) -> None:
     """Save what an arm begins with: the branches of stage 1 in the arm's architecture.
 
+    What is added between the branches is silent at first, so that they begin as stage 1 left them.
+
     Args:
         name: A key of `ARMS`.
         branches: Saved transformer of stage 1.
@@ -100,19 +112,37 @@ def write_start(name: str, branches: Path, audio: Path | None = None, *, folder:
         folder: To write.
 
     Raises:
-        ValueError: If the arm lacks weights of `branches`, or has some that begin at random.
+        ValueError: If the arm lacks weights of `branches`, or adds some that are not between them.
     """
     source = load_transformer(str(branches))
-    start = type(source).from_config({**source.config, **ARMS[name].model})
+    start = build_transformer({**source.config, **ARMS[name].model})
     missing, unexpected = start.load_state_dict(source.state_dict(), strict=False)
-    wrong = [*unexpected, *(key for key in missing if start.get_parameter(key).any())]
+    wrong = [*unexpected, *(key for key in missing if MEETING.isdisjoint(key.split(".")))]
     if wrong:
         raise ValueError(
-            f"{name} must keep the weights of stage 1 and add only zeros, got {', '.join(wrong)}; see `ARMS`"
+            f"{name} must keep the weights of stage 1 and add only what couples them, got {', '.join(wrong)}; "
+            "see `ARMS`"
         )
+    silence(start)
     if audio is not None:
         copy_branch(load_transformer(str(audio)), start, "audio")
     start.save_pretrained(folder)
+
+
+def build_transformer(values: Mapping[str, Any]) -> Any:
+    """Build the transformer that `_class_name` of a configuration names, of those values that it has."""
+    (model_class,) = (kind for kind in TRANSFORMERS if kind.__name__ == values["_class_name"])
+    parameters = inspect.signature(model_class).parameters
+    return model_class(**{name: value for name, value in values.items() if name in parameters})
+
+
+@torch.no_grad()
+def silence(transformer: Any) -> None:
+    """Make zeros of what the fusion of two towers adds; the other transformers begin so, or have no fusion to add."""
+    projection = LAST_PROJECTION.get(transformer.config.get("fusion", ""))
+    for name, parameter in transformer.named_parameters():
+        if "fusion" in (parts := name.split(".")) and projection in parts:
+            parameter.zero_()
 
 
 def run_arm(
@@ -204,3 +234,24 @@ def steps_within(minutes: float, config: TrainConfig) -> int:
         / last_report(Path(config.output_dir))["samples_per_second"]
     )
     return max(round(60 * minutes / seconds_per_step), 1)
+
+
+def times_of_steps(configs: Mapping[str, TrainConfig], rounds: int = TIMED_ROUNDS) -> dict[str, float]:
+    """Seconds of a training step of each run, which take turns: the median of their rounds, after one that warms up.
+
+    Args:
+        configs: The runs, whose folders stay without a result.
+        rounds: Steps of each.
+    """
+    trainers = {name: Trainer(TrainConfig(**{**vars(config), "resume": False})) for name, config in configs.items()}
+    batches = {
+        name: MicroBatches(trainer.config, trainer.dataset, None, 0, 1, 0) for name, trainer in trainers.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in trainers}
+    for _ in range(rounds + 1):
+        for name, trainer in trainers.items():
+            started = time.perf_counter()
+            trainer.take_step(batches[name])
+            float(trainer.meter.gradient_norm.sum())  # a GPU has ended by then
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}

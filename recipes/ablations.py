@@ -1,13 +1,18 @@
-"""The paper's ablations in small: the same data, steps and batches for every arm, several seeds, one table.
+"""The paper's ablations in small, and what couples two towers best: the same data, steps and batches for every arm.
 
     python -m diffusers_jova.recipes.ablations --output runs/ablations --steps 120 --seeds 3
+    python -m diffusers_jova.recipes.ablations --compare towers --output runs/towers --steps 120 --seeds 3
 
 JoVA (arXiv:2512.13677v1), Tab. 3, 4 and 5: the weight of the mouth loss, the alignment of the two time axes, how the
-branches meet. Each arm is a stage 2 of `jova train` on the records of jova-tiny that differs from the first arm in
-one setting, measured on held-out prompts as the shipped model is. All begin with the two branches that stage 1 left;
-where the setting changes what the audio branch computes alone, that branch is trained anew first. An arm that has its
-result file is skipped, an interrupted one continues from its checkpoint; both are refused if they were made with other
-settings, records, branches or codecs. `--parallel 2` trains two arms at a time.
+branches meet. `--compare towers` asks the last question of two towers of Wan blocks, which are JoVA's with joint
+attention, MOVA's with a bridge, UniAVGen's with aligned attention and Ovi's where the attention to text reads more.
+
+Each arm is a stage 2 of `jova train` on the records of jova-tiny that differs from the first arm in one setting,
+measured on held-out prompts as the shipped model is. All begin with the two branches that stage 1 left (the towers'
+own is trained here, unless `--branches` is given); where the setting changes what the audio branch computes alone,
+that branch is trained anew first. An arm that has its result file is skipped, an interrupted one continues from its
+checkpoint; both are refused if they were made with other settings, records, branches or codecs. `--parallel 2` trains
+two arms at a time.
 """
 
 from __future__ import annotations
@@ -18,12 +23,11 @@ import sys
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-import numpy as np
 import torch
 
 from diffusers_jova.origin import OriginError, check_origin, digest_components, read_origin
@@ -34,10 +38,13 @@ from diffusers_jova.recipes.ablation_arms import (
     digest_decoders,
     run_arm,
     steps_within,
+    times_of_steps,
     train_audio_branch,
     write_start,
 )
-from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
+from diffusers_jova.recipes.ablation_tables import COMPARISONS, Comparison, aggregate, describe
+from diffusers_jova.recipes.jova_tiny import train_stage_1
+from diffusers_jova.recipes.model_card import fill_section, provenance
 from diffusers_jova.training.loop.config import load_yaml, parse_overrides
 from diffusers_jova.training.train import checked_input, worded_errors
 from diffusers_jova.whole_files import write_json
@@ -46,67 +53,11 @@ from jova_cli.shipped import CONFIGS
 
 
 Run = tuple[str, int]  # arm and seed
-
-
-# fmt: off
-TABLES = {  # the paper's table: rows of label and arm
-    "Weight of the mouth loss (Tab. 3)": {"0": "lambda-0", "2": "lambda-2", "5": "base", "8": "lambda-8"},
-    "Alignment of the time axes (Tab. 4)": {"none": "unaligned", "by time": "base"},
-    "How the branches meet (Tab. 5)": {
-        "cross-attention": "cross",
-        "cross-attention, linear": "cross-linear",
-        "joint attention": "base",
-    },
-}
-COLUMNS = {  # measure: heading
-    "sync_within_one_frame": "sync within one frame",
-    "lse_c":                 "LSE-C",
-    "lse_d":                 "LSE-D",
-    "envelope_correlation":  "mouth and envelope",
-    "word_top1":             "words, top-1 of 10",
-    "identity_correct":      "colours all right",
-}
-# fmt: on
+JOVA_TINY = Path("runs/jova-tiny")
+CARD = Path("model_cards/jova-tiny")
 
 
 # 1. All arms
-
-
-def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds of each measure, with what the arm's runs have in common."""
-    names = results[0]["measures"]
-    values = {
-        name: np.array([result["measures"][name] for result in results if name in result["measures"]])
-        for name in names
-    }
-    return {
-        "seeds": len(results),
-        **{key: results[0]["settings"][key] for key in ("steps", "clips")},
-        **{key: results[0][key] for key in ("samples", "parameters")},
-        "mean": {name: float(column.mean()) for name, column in values.items()},
-        "spread": {name: float(column.std(ddof=min(len(column) - 1, 1))) for name, column in values.items()},
-    }
-
-
-def describe(arms: Mapping[str, Mapping[str, Any]], origin: Mapping[str, str]) -> str:
-    """The section of the model card: one table per table of the paper."""
-    base = arms["base"]
-    text = [
-        "## Ablations",
-        "The paper's Tables 3, 4 and 5 in small: every arm begins with the branches of stage 1 and sees the same "
-        f"{base['samples']:,} samples of stage 2 ({base['steps']:,} steps); {base['seeds']} seeds of data order and "
-        f"noise, {base['clips']} held-out prompts each; mean +- standard deviation over seeds. Without alignment, the "
-        "audio branch of stage 1 was trained without it too. Tabulated on "
-        f"{origin['date'][:10]} at commit {origin['commit']}; `make ablations` repeats it.",
-    ]
-    for title, rows in TABLES.items():
-        lines = [[label, *(_figure(arms[arm], name) for name in COLUMNS)] for label, arm in rows.items()]
-        text.append(markdown_table([title, *COLUMNS.values()], lines))
-    return "\n\n".join(text)
-
-
-def _figure(arm: Mapping[str, Any], name: str) -> str:
-    return f"{arm['mean'][name]:.3f} +- {arm['spread'][name]:.3f}" if name in arm["mean"] else "-"
 
 
 def run_parallel(commands: Sequence[Sequence[str]], num_parallel: int) -> None:
@@ -142,19 +93,29 @@ def make_starts(args: Namespace, names: Collection[str]) -> dict[str, list[Path]
     return starts
 
 
+def find_branches(args: Namespace) -> Path:
+    """The transformer of stage 1: given, of jova-tiny, or trained here."""
+    if args.branches is not None:
+        return Path(args.branches)
+    if (model := COMPARISONS[args.compare].stage_1) is None:
+        return JOVA_TINY / "start"
+    return train_stage_1(args.data, args.output / "stage-1", [f"model={CONFIGS / model}"])
+
+
 def find_steps(args: Namespace, settings: Mapping[str, Any]) -> int:
     """Steps of every arm: as asked for, or what fits into the minutes, which is found once per output folder."""
     if args.steps:
         return int(args.steps)
     budget = args.output / "budget.json"
-    trial = arm_config("base", 0, args.output / "trial", settings, args.config)
+    base = COMPARISONS[args.compare].base
+    trial = arm_config(base, 0, args.output / "trial", settings, args.config)
     origin = {"minutes": args.minutes_per_arm, "settings": trial.settings_of_result()}
     origin["start"] = digest_components([args.branches])
     if budget.exists():
         found = json.loads(budget.read_text())
         check_origin(found, origin, budget)
         return int(found["steps"])
-    write_start("base", args.branches, folder=Path(trial.model))
+    write_start(base, args.branches, folder=Path(trial.model))
     steps = steps_within(args.minutes_per_arm, trial)
     write_json(budget, {"steps": steps, **origin})
     return steps
@@ -175,14 +136,32 @@ def _shortened(preset: Path, steps: int, settings: Mapping[str, Any]) -> dict[st
     return {name: value for name, value in own.items() if name not in settings}
 
 
-def write_report(path: Path, files: Mapping[Run, Path], results: Mapping[Run, Mapping[str, Any]]) -> None:
-    """Write what all runs measured, and the tables into the model card beside it."""
-    arms = {name: aggregate([result for (arm, _), result in results.items() if arm == name]) for name in ARMS}
+def write_report(
+    path: Path,
+    comparison: Comparison,
+    files: Mapping[Run, Path],
+    results: Mapping[Run, Mapping[str, Any]],
+    times: Mapping[str, float],
+) -> None:
+    """Write what all runs measured, and the tables into the model card beside it.
+
+    Args:
+        path: Of the report.
+        comparison: What is tabulated.
+        files: Of the results.
+        results: Of all arms and seeds.
+        times: Seconds of a training step of each arm; empty where none were taken.
+    """
+    arms = {
+        name: aggregate([result for (arm, _), result in results.items() if arm == name]) for name in comparison.arms
+    }
+    for name, seconds in times.items():
+        arms[name] |= {"step_s": seconds, "relative_time": seconds / times[comparison.base]}
     origin = provenance()
     write_json(path, {**origin, "arms": arms, "runs": {file.stem: results[run] for run, file in files.items()}})
-    table = describe(arms, origin)
+    table = describe(comparison, arms, origin)
     if (card := path.with_name("README.md")).exists():
-        fill_section(card, "ablations", table)
+        fill_section(card, comparison.name, table)
     print(table)
 
 
@@ -192,10 +171,15 @@ def write_report(path: Path, files: Mapping[Run, Path], results: Mapping[Run, Ma
 def build_parser() -> Parser:
     """What the command takes."""
     parser = Parser(description=__doc__)
+    parser.add_argument("--compare", choices=tuple(COMPARISONS), default="ablations", help="which arms")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--data", type=Path, default=Path("runs/jova-tiny/records"), help="prepared clips")
-    parser.add_argument("--codecs", type=Path, default=Path("runs/jova-tiny/codecs"), help="codecs, or a pipeline")
-    parser.add_argument("--branches", type=Path, default=Path("runs/jova-tiny/start"), help="transformer of stage 1")
+    parser.add_argument("--data", type=Path, default=JOVA_TINY / "records", help="prepared clips")
+    parser.add_argument("--codecs", type=Path, default=JOVA_TINY / "codecs", help="codecs, or a pipeline")
+    parser.add_argument(
+        "--branches",
+        type=Path,
+        help="transformer of stage 1; without it that of jova-tiny, and for `towers` one that is trained here",
+    )
     parser.add_argument("--config", type=Path, default=CONFIGS / "jova_tiny.yaml", help="preset of all arms")
     parser.add_argument(
         "--audio-config", type=Path, default=CONFIGS / "jova_tiny_audio.yaml", help="preset of the audio branch alone"
@@ -207,19 +191,19 @@ def build_parser() -> Parser:
     parser.add_argument("--clips", type=int, default=24, help="held-out prompts per run")
     parser.add_argument("--speech", choices=("espeak", "formant"), default="espeak", help="voice of the training set")
     parser.add_argument("--parallel", type=int, default=1, help="arms at a time")
-    parser.add_argument("--report", type=Path, default=Path("model_cards/jova-tiny/ablations.json"))
+    parser.add_argument("--report", type=Path, help="without it in model_cards/jova-tiny")
     parser.add_argument("--only", nargs=2, metavar=("ARM", "SEED"), help="one run, without a table")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings of all arms")
     return parser
 
 
-def find_runs(only: Sequence[str] | None, num_seeds: int) -> list[Run]:
-    """All runs, or the one that `--only` names."""
+def find_runs(only: Sequence[str] | None, arms: Sequence[str], num_seeds: int) -> list[Run]:
+    """All runs, each seed of all arms before the next, or the one that `--only` names."""
     if only is None:
-        return list(product(ARMS, range(num_seeds)))
+        return [(name, seed) for seed in range(num_seeds) for name in arms]
     name, seed = only
-    if name not in ARMS or not seed.isdecimal():
-        raise ValueError(f"`--only` must be an arm and a seed, got {name} {seed}; the arms are {', '.join(ARMS)}")
+    if name not in arms or not seed.isdecimal():
+        raise ValueError(f"`--only` must be an arm and a seed, got {name} {seed}; the arms are {', '.join(arms)}")
     return [(name, int(seed))]
 
 
@@ -229,13 +213,17 @@ def check_arguments(args: Namespace) -> tuple[list[Run], dict[str, Any]]:
     Raises:
         ValueError: If a folder, a preset or an override cannot be used.
     """
-    for name in ("data", "codecs", "branches"):
-        if not (folder := getattr(args, name)).is_dir():
+    comparison = COMPARISONS[args.compare]
+    folders = {"data": args.data, "codecs": args.codecs}
+    if args.branches is not None or comparison.stage_1 is None:
+        folders["branches"] = find_branches(args)
+    for name, folder in folders.items():
+        if not folder.is_dir():
             raise ValueError(f"`--{name}` must be an existing folder, got `{folder}`; run `make jova-tiny`")
     if args.parallel < 1:
         raise ValueError(f"`--parallel` must be at least 1, got {args.parallel}; use 1 for one arm at a time")
     settings: dict[str, Any] = {"data": str(args.data), **parse_overrides(args.overrides)}
-    runs = find_runs(args.only, args.seeds)
+    runs = find_runs(args.only, comparison.arms, args.seeds)
     for name, seed in runs:
         arm_config(name, seed, args.output, settings, args.config)
     load_yaml(args.audio_config, {"data": str(args.data), "output_dir": str(args.output), "model": "model.json"})
@@ -251,6 +239,7 @@ def run_arms(args: Namespace, words: Sequence[str]) -> None:
     """
     with checked_input():
         runs, settings = check_arguments(args)
+    args.branches = find_branches(args)
     starts = make_starts(args, {name for name, _ in runs})
     steps = find_steps(args, settings)
     with checked_input():
@@ -273,7 +262,14 @@ def run_arms(args: Namespace, words: Sequence[str]) -> None:
         )
         print(f"{name} seed {seed}: {results[name, seed]['measures']}", flush=True)
     if not args.only:
-        write_report(args.report, files, results)
+        comparison, path = COMPARISONS[args.compare], args.report
+        times = {}
+        if comparison.stage_1 is not None:
+            first = {name: arm_config(name, 0, args.output / "times" / name, settings, args.config) for name in starts}
+            for name, config in first.items():
+                write_start(name, *starts[name], folder=Path(config.model))
+            times = times_of_steps(first)
+        write_report(path or CARD / f"{comparison.name}.json", comparison, files, results, times)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

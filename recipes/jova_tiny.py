@@ -51,6 +51,7 @@ from diffusers_jova.training.codecs.codec_config import load_config
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, RecordHeader, write_record
 from diffusers_jova.training.loop.branches import copy_branch
 from diffusers_jova.training.loop.config import load_yaml, parse_overrides
+from diffusers_jova.training.loop.model import load_transformer
 from diffusers_jova.whole_files import FullDiskError, explained_full_disk, write_json, written_whole
 from jova_cli.parser import Parser, one_line
 from jova_cli.shipped import CONFIGS
@@ -252,8 +253,8 @@ def wait_for(*processes: subprocess.Popen[bytes]) -> None:
 
 def join_branches(video: Path, audio: Path, folder: Path) -> None:
     """Save a transformer with the video branch of one and the audio branch of another, whole or not at all."""
-    transformer = JoVATransformer3DModel.from_pretrained(video)
-    copy_branch(JoVATransformer3DModel.from_pretrained(audio), transformer, "audio")
+    transformer = load_transformer(str(video))
+    copy_branch(load_transformer(str(audio)), transformer, "audio")
     with explained_full_disk(folder), written_whole(folder) as partial_folder:
         transformer.save_pretrained(partial_folder)
 
@@ -304,17 +305,32 @@ def make_records(args: Namespace) -> None:
 
 def train_branches(args: Namespace) -> None:
     """Stage 1: each branch alone, side by side; then both in one transformer."""
-    records, start = args.output / "records", args.output / "start"
-    branches = {name: args.output / name / "transformer" for name in PRESETS}
+    train_stage_1(args.output / "records", args.output)
+
+
+def train_stage_1(records: Path, output: Path, overrides: Sequence[str] = ()) -> Path:
+    """Train each branch alone, side by side, and join them, unless that is done.
+
+    Args:
+        records: To train on.
+        output: Folder of the two runs and of the transformer that has both branches.
+        overrides: Settings of both runs that differ from their presets.
+
+    Returns:
+        Folder of the transformer with both branches.
+    """
+    start = output / "start"
+    branches = {name: output / name / "transformer" for name in PRESETS}
     origin = {"records": read_origin(records)}
     if not start.is_dir():
         for branch in branches.values():
             keep_origin(branch.parent, origin)
         places = {name: [f"data={records}", f"output_dir={branch.parent}"] for name, branch in branches.items()}
-        wait_for(*(start_training(CONFIGS / PRESETS[name], places[name]) for name in PRESETS))
+        wait_for(*(start_training(CONFIGS / PRESETS[name], [*places[name], *overrides]) for name in PRESETS))
         join_branches(branches["video"], branches["audio"], start)
     joined = {name: digest_components([branch]) for name, branch in branches.items() if branch.is_dir()}
     keep_origin(start, {**origin, **joined})
+    return start
 
 
 def train_together(args: Namespace) -> None:

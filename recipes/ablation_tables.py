@@ -1,0 +1,124 @@
+"""The tables of the ablations: which arms stand beside each other, and what their runs measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusers_jova.recipes.model_card import markdown_table
+
+
+class Comparison(NamedTuple):
+    """Arms that are trained alike, as tables.
+
+    Args:
+        name: Of the section of the model card, and of the report.
+        heading: Of the section.
+        introduction: What the arms have in common, besides what all comparisons have.
+        base: The arm that the others are compared with, a key of `ARMS`.
+        tables: Rows of label and arm, by what stands above the labels.
+        stage_1: Transformer whose branches are trained here; None for those of jova-tiny.
+    """
+
+    name: str
+    heading: str
+    introduction: str
+    base: str
+    tables: Mapping[str, Mapping[str, str]]
+    stage_1: str | None = None
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """All arms, that which the others are compared with first."""
+        return tuple(dict.fromkeys([self.base, *chain.from_iterable(rows.values() for rows in self.tables.values())]))
+
+
+ABLATIONS = Comparison(
+    "ablations",
+    "Ablations",
+    "The paper's Tables 3, 4 and 5 in small. Without alignment, the audio branch of stage 1 was trained without it, "
+    "too.",
+    "base",
+    {
+        "Weight of the mouth loss (Tab. 3)": {"0": "lambda-0", "2": "lambda-2", "5": "base", "8": "lambda-8"},
+        "Alignment of the time axes (Tab. 4)": {"none": "unaligned", "by time": "base"},
+        "How the branches meet (Tab. 5)": {
+            "cross-attention": "cross",
+            "cross-attention, linear": "cross-linear",
+            "joint attention": "base",
+        },
+    },
+)
+TOWERS = Comparison(
+    "towers",
+    "What couples two towers",
+    "Two towers of Wan blocks, six each, 192 wide. What couples them is added between them and begins silent; joint "
+    "attention adds no weights and is heard at once. The loss of face masks, which UniAVGen's aligned attention "
+    "has besides, is left out. Time is that of a training step beside the first arm's, in turns on one core.",
+    "towers-joint",
+    {
+        "How the towers meet": {
+            "a bridge (MOVA)": "towers-bridge",
+            "aligned attention (UniAVGen)": "towers-aligned",
+            "in the attention to text (Ovi)": "towers-text-cross",
+            "joint attention (JoVA)": "towers-joint",
+        },
+    },
+    "jova_tiny_towers.json",
+)
+COMPARISONS = {comparison.name: comparison for comparison in (ABLATIONS, TOWERS)}
+# fmt: off
+COLUMNS = {  # measure: heading
+    "sync_within_one_frame": "sync within one frame",
+    "lse_c":                 "LSE-C",
+    "lse_d":                 "LSE-D",
+    "envelope_correlation":  "mouth and envelope",
+    "word_top1":             "words, top-1 of 10",
+    "identity_correct":      "colours all right",
+}
+# fmt: on
+
+
+def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of each measure, with what the arm's runs have in common."""
+    names = results[0]["measures"]
+    values = {
+        name: np.array([result["measures"][name] for result in results if name in result["measures"]])
+        for name in names
+    }
+    return {
+        "seeds": len(results),
+        **{key: results[0]["settings"][key] for key in ("steps", "clips")},
+        **{key: results[0][key] for key in ("samples", "parameters")},
+        "mean": {name: float(column.mean()) for name, column in values.items()},
+        "spread": {name: float(column.std(ddof=min(len(column) - 1, 1))) for name, column in values.items()},
+    }
+
+
+def describe(comparison: Comparison, arms: Mapping[str, Mapping[str, Any]], origin: Mapping[str, str]) -> str:
+    """The section of the model card: one table per table of the comparison."""
+    base = arms[comparison.base]
+    text = [
+        f"## {comparison.heading}",
+        f"{comparison.introduction} Every arm begins with the branches of stage 1 and sees the same "
+        f"{base['samples']:,} samples of stage 2 ({base['steps']:,} steps); {base['seeds']} seeds of data order and "
+        f"noise, {base['clips']} held-out prompts each; mean +- standard deviation over seeds. Tabulated on "
+        f"{origin['date'][:10]} at commit {origin['commit']}; `make ablations COMPARE={comparison.name}` "
+        "repeats it.",
+    ]
+    for title, rows in comparison.tables.items():
+        lines = [[label, *(_figure(arms[arm], name) for name in COLUMNS)] for label, arm in rows.items()]
+        header = [title, *COLUMNS.values()]
+        if comparison.stage_1:  # the arms differ in size
+            header += ["parameters", "time of a step"]
+            for line, arm in zip(lines, rows.values(), strict=True):
+                line += [f"{arms[arm]['parameters'] / 1e6:.1f} M", f"{arms[arm]['relative_time']:.2f}"]
+        text.append(markdown_table(header, lines))
+    return "\n\n".join(text)
+
+
+def _figure(arm: Mapping[str, Any], name: str) -> str:
+    return f"{arm['mean'][name]:.3f} +- {arm['spread'][name]:.3f}" if name in arm["mean"] else "-"
