@@ -103,7 +103,7 @@ def train_audio_branch(name: str, branches: Path, data: Path, preset: Path, fold
 def write_start(name: str, branches: Path, audio: Path | None = None, *, folder: Path) -> None:
     """Save what an arm begins with: the branches of stage 1 in the arm's architecture.
 
-    What is added between the branches is silent at first, so that they begin as stage 1 left them.
+    What is added between the branches is silent at first.
 
     Args:
         name: A key of `ARMS`.

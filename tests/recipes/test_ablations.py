@@ -3,25 +3,40 @@
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from diffusers_jova import JoVADualTowerTransformer3DModel
 from diffusers_jova.origin import NOTE, OriginError
-from diffusers_jova.recipes import ablation_arms, ablations
-from diffusers_jova.recipes.ablation_arms import arm_config, train_audio_branch, write_start
-from diffusers_jova.recipes.ablations import (
-    ARMS,
+from diffusers_jova.recipes import ablation_arms, ablations, jova_tiny
+from diffusers_jova.recipes.ablation_arms import ARMS, arm_config, times_of_steps, train_audio_branch, write_start
+from diffusers_jova.recipes.ablation_tables import (
+    ABLATIONS,
     COLUMNS,
-    TABLES,
+    COMPARISONS,
+    TOWERS,
     aggregate,
     describe,
 )
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.branches import branch_of
 from diffusers_jova.training.loop.model import load_transformer
-from tests.tiny_pipeline import DEFAULTS, TRANSFORMER_CONFIG, build_tiny_pipeline
+from tests.tiny_pipeline import DEFAULTS, DUAL_TOWER_CONFIG, TRANSFORMER_CONFIG, build_tiny_pipeline
+
+
+TOWER_CONFIG = {  # of equal width, depth and positions, as joint attention needs
+    **DUAL_TOWER_CONFIG,
+    "in_channels": 36,
+    "num_attention_heads": 2,
+    "audio_num_attention_heads": 2,
+    "audio_ffn_dim": 32,
+    "audio_rope_axes_dim": (4, 4, 4),
+    "temporal_alignment": "time",
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,28 +79,77 @@ def result(value: float, steps: int = 5) -> dict[str, object]:
     return {"settings": {"steps": steps, "clips": 2}, "samples": 80, "parameters": 7, "measures": measures}
 
 
-def test_every_arm_differs_from_the_base_in_one_setting_and_stands_in_a_table(source: Path, tmp_path: Path) -> None:
+def test_every_arm_stands_in_a_table() -> None:
+    assert sorted(arm for comparison in COMPARISONS.values() for arm in comparison.arms) == sorted(ARMS)
+
+
+def test_every_ablation_differs_from_the_base_in_one_setting(source: Path, tmp_path: Path) -> None:
     shared = {"data": str(source / "records")}
     base = arm_config("base", 1, tmp_path / "base", shared, source / "preset.yaml")
-    for name, arm in ARMS.items():
+    for name in ABLATIONS.arms:
+        arm = ARMS[name]
         config = arm_config(name, 1, tmp_path / name, shared, source / "preset.yaml")
         changes = [key for key in vars(config) if vars(config)[key] != vars(base)[key]]
         changes = [key for key in changes if key not in ("model", "output_dir")]
         changes += [key for key in arm.model if arm.model[key] != TRANSFORMER_CONFIG.get(key)]
         assert len(changes) == (name != "base"), (name, changes)
-    assert {arm for rows in TABLES.values() for arm in rows.values()} == set(ARMS)
 
 
 def test_every_arm_begins_with_the_branches_of_stage_1(source: Path, tmp_path: Path) -> None:
     branches = source / "pipeline" / "transformer"
     source_weights = load_transformer(str(branches)).state_dict()
-    for name, arm in ARMS.items():
+    for name in ABLATIONS.arms:
+        arm = ARMS[name]
         write_start(name, branches, folder=tmp_path / name)
         start = load_transformer(str(tmp_path / name))
         weights = start.state_dict()
         assert all(torch.equal(weights[key], value) for key, value in source_weights.items())
         assert not any(weights[key].any() for key in weights.keys() - source_weights.keys())
         assert {key: start.config[key] for key in arm.model} == arm.model
+
+
+@torch.no_grad()
+def test_what_couples_two_towers_is_silent_at_first_and_joint_attention_is_heard(tmp_path: Path) -> None:
+    uncoupled = JoVADualTowerTransformer3DModel(**TOWER_CONFIG, fusion_layers=())
+    for parameter in uncoupled.parameters():
+        parameter.normal_(std=0.2)  # a head begins with zeros, and zeros have no difference
+    uncoupled.save_pretrained(tmp_path / "branches")
+    alone = predict(uncoupled)
+    for name in TOWERS.arms:
+        write_start(name, tmp_path / "branches", folder=tmp_path / name)
+        start = load_transformer(str(tmp_path / name))
+        assert type(start).__name__ == ARMS[name].model.get("_class_name", "JoVADualTowerTransformer3DModel")
+        apart = predict(start, coupled=False)
+        assert torch.equal(apart, alone) == (name != "towers-aligned"), "aligned video reads its first latent twice"
+        assert torch.equal(predict(start), apart) == (name != "towers-joint"), name
+        added = [key for key, _ in start.named_parameters() if ".fusion." in key]
+        assert bool(added) == (name != "towers-joint")
+        for parameter in start.parameters():
+            parameter.normal_(std=0.2)
+        assert not torch.equal(predict(start), predict(start, coupled=False)), f"{name} couples nothing"
+
+
+def predict(transformer: Any, *, coupled: bool = True) -> torch.Tensor:
+    """Both velocities of one fixed input."""
+    generator = torch.Generator().manual_seed(0)
+    output = transformer(
+        hidden_states=torch.randn(1, 36, 3, 4, 4, generator=generator),
+        audio_hidden_states=torch.randn(1, 9, 4, generator=generator),
+        encoder_hidden_states=torch.randn(1, 5, 16, generator=generator),
+        timestep=torch.tensor([500.0]),
+        frame_rate=16.0,
+        audio_latent_rate_hz=31.25,
+        coupled=coupled,
+    )
+    return torch.cat([output.sample.flatten(), output.audio_sample.flatten()])
+
+
+def test_an_arm_that_would_lose_weights_of_stage_1_is_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARMS, "shorter", ablation_arms.Arm(model={"num_single_layers": 0}))
+    with pytest.raises(ValueError, match="shorter must keep the weights of stage 1 and add only what couples them"):
+        write_start("shorter", source / "pipeline" / "transformer", folder=tmp_path)
 
 
 @pytest.mark.slow
@@ -116,10 +180,8 @@ def test_a_shorter_run_warms_up_and_averages_over_the_same_part(source: Path) ->
 def test_the_command_runs_each_arm_once_and_fills_the_card(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ablations, "ARMS", {name: ARMS[name] for name in ("base", "cross-linear", "unaligned")})
-    monkeypatch.setattr(
-        ablations, "TABLES", {"fusion": {"linear": "cross-linear", "joint": "base"}, "time": {"none": "unaligned"}}
-    )
+    tables = {"fusion": {"linear": "cross-linear", "joint": "base"}, "time": {"none": "unaligned"}}
+    monkeypatch.setitem(COMPARISONS, "ablations", ABLATIONS._replace(tables=tables))
     (tmp_path / "README.md").write_text("<!-- ablations -->\n<!-- /ablations -->\n")
     places = ["--data", source / "records", "--codecs", source / "pipeline", "--config", source / "preset.yaml"]
     places += ["--branches", source / "pipeline" / "transformer", "--audio-config", source / "audio.yaml"]
@@ -240,8 +302,37 @@ def test_the_spread_is_that_over_seeds() -> None:
     assert summary["mean"]["lse_c"] == pytest.approx(0.4)
     assert summary["spread"]["lse_c"] == pytest.approx(0.2)
     assert aggregate([result(0.2)])["spread"]["lse_c"] == 0.0
-    table = describe(dict.fromkeys(ARMS, summary), {"date": "2026-01-01T00", "commit": "abc"})
-    assert table.count("0.400 +- 0.200") == len(COLUMNS) * sum(map(len, TABLES.values()))
+    summary |= {"parameters": 9_100_000, "relative_time": 1.234}
+    for comparison in COMPARISONS.values():
+        table = describe(comparison, dict.fromkeys(ARMS, summary), {"date": "2026-01-01T00", "commit": "abc"})
+        num_rows = sum(map(len, comparison.tables.values()))
+        assert table.count("0.400 +- 0.200") == len(COLUMNS) * num_rows
+        assert table.count("| 9.1 M | 1.23 |") == (num_rows if comparison.stage_1 else 0)
+
+
+@pytest.mark.slow
+def test_two_towers_are_trained_alone_and_then_as_every_arm_couples_them(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "towers.json").write_text(
+        json.dumps({"_class_name": "JoVADualTowerTransformer3DModel", **TOWER_CONFIG, "fusion_layers": []})
+    )
+    monkeypatch.setitem(COMPARISONS, "towers", TOWERS._replace(stage_1=str(tmp_path / "towers.json")))
+    monkeypatch.setattr(jova_tiny, "PRESETS", dict.fromkeys(("video", "audio"), str(source / "audio.yaml")))
+    monkeypatch.setattr(ablations, "times_of_steps", partial(times_of_steps, rounds=1))
+    places = ["--data", source / "records", "--codecs", source / "pipeline", "--config", source / "preset.yaml"]
+    places += ["--output", tmp_path / "runs", "--report", tmp_path / "towers.json"]
+    ablations.main(["--compare", "towers", *map(str, places), *("--steps", "1"), *("--seeds", "1"), *("--clips", "1")])
+    report = json.loads((tmp_path / "towers.json").read_text())
+    assert sorted(report["arms"]) == sorted(TOWERS.arms)
+    joint = report["arms"]["towers-joint"]
+    assert joint["relative_time"] == 1
+    assert all(arm["step_s"] > 0 for arm in report["arms"].values())
+    assert all(arm["parameters"] > joint["parameters"] for arm in report["arms"].values() if arm is not joint)
+    start = load_transformer(str(tmp_path / "runs" / "stage-1" / "start"))
+    for name in TOWERS.arms:
+        trained = load_transformer(str(tmp_path / "runs" / f"{name}-seed0-1" / "start"))
+        assert torch.equal(trained.video.proj_out.weight, start.video.proj_out.weight)
 
 
 def test_missing_records_are_named(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
