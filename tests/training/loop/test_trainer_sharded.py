@@ -22,10 +22,12 @@ from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation_measures import FOLDER, JUDGED
+from diffusers_jova.training.prepare import main as prepare
 from diffusers_jova.training.train import assemble
 from tests.processes import launch
-from tests.tiny_pipeline import TRANSFORMER_CONFIG
+from tests.tiny_pipeline import TRANSFORMER_CONFIG, build_spoken_pipeline
 from tests.tiny_training import different, dual_tower, forget_accelerate, losses, result, tiny_config, write_clips
+from tests.training.test_two_texts import OPTIONS, write_recording
 
 
 TINY = {**TRANSFORMER_CONFIG, "_class_name": "JoVATransformer3DModel"}  # of the pipeline that is validated
@@ -38,7 +40,10 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # with the model an
 
 
 def block_of(config: Any) -> str:
-    is_dual = config.model.endswith(".json") and "DualTower" in Path(config.model).read_text()
+    path = Path(config.model)
+    if path.is_dir():
+        path /= "transformer/config.json"
+    is_dual = path.suffix == ".json" and "DualTower" in path.read_text()
     return "JoVADualTowerTransformerBlock" if is_dual else "JoVATransformerBlock"
 
 
@@ -163,5 +168,32 @@ def test_sharded_processes_make_the_student_that_one_makes(
     alone = {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "one")}
     Trainer(tiny_config(tmp_path, **settings, **alone)).train()
     sharded, single = (load_file(tmp_path / name / ADAPTER_FILE) for name in ("run", "one"))
+    for name in single:
+        torch.testing.assert_close(sharded[name], single[name], rtol=1e-4, atol=1e-6)  # sums in another order
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_sharded_processes_learn_words_of_unequal_length_as_one_process_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: str
+) -> None:
+    """Each pads what is said, and what a voice says before it, to the longest of its own clips."""
+    build_spoken_pipeline().save_pretrained(tmp_path / "model")
+    source = write_recording(tmp_path / "source", ("Hello", "you", "there", "my", "good", "old", "friend"))
+    words = ["--model", str(tmp_path / "model"), "--cut", "all", *OPTIONS]
+    prepare([str(source), str(tmp_path / "prepared"), *words])
+    settings = {"model": str(tmp_path / "model"), "batch_size": 1, "steps": 6, "tasks": TASKS, "mouth_weight": 0}
+    settings |= {"image_probability": 1.0, "caption_dropout": 0.3, "gradient_checkpointing": True, "train": train}
+    settings |= {"lora_rank": 4} if train == "lora" else {}
+    settings |= {"prefix_max_fraction": 1.0}
+    launch(train_sharded, tiny_config(tmp_path, **settings, distribution="fsdp"))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    forget_accelerate()
+    alone = {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "one")}
+    Trainer(tiny_config(tmp_path, **settings, **alone)).train()
+    if train == "lora":
+        sharded, single = (load_file(tmp_path / name / ADAPTER_FILE) for name in ("run", "one"))
+    else:
+        sharded, single = (result(tmp_path / name) for name in ("run", "one"))
     for name in single:
         torch.testing.assert_close(sharded[name], single[name], rtol=1e-4, atol=1e-6)  # sums in another order
