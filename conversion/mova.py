@@ -33,16 +33,26 @@ from diffusers_jova.conversion.wan import (
     HEAD_DIM,
     MASK_CHANNELS,
     mask_last,
+    num_heads,
     owned,
     takes_image,
     write,
 )
+from diffusers_jova.number_arguments import whole_number
 from diffusers_jova.temporal_rope import paired_rows
+from jova_cli.json_text import read_object
 
 
 BOUNDARY = 0.9  # sigma of the video at which they change
 ROTATED = ("q.{p}", "k.{p}", "norm_q.weight", "norm_k.weight")
 FOLDERS = (*MOVA_TOWERS, MOVA_BRIDGE_FOLDER)
+FIXED = {  # of their configs, what no shape tells and this transformer does in one way
+    "eps": 1e-6,
+    "vae_type": "dac",  # audio rows rotate by one axis
+    "audio_fps": 50.0,
+    "apply_cross_rope": True,
+    "apply_first_frame_bias_in_rope": False,
+}
 FAMILY = Family(
     title="MOVA for diffusers_jova",
     licences=[MOVA, WAN],
@@ -66,6 +76,12 @@ def row_weight(weight: Tensor) -> Tensor:
     return weight.squeeze(2)
 
 
+def paired(rows: Tensor, head_dim: int) -> Tensor:
+    """Rows [H * K, ...] of heads of two halves as pairs; see `paired_rows`."""
+    num_heads(rows.shape[0], head_dim)
+    return paired_rows(rows, head_dim)
+
+
 def rules(experts: Mapping[str, str], head_dim: int) -> list[Rule]:
     """Table of the release, whose folders stand in front of its names; experts by folder, with their owner."""
     block = prefixed(BLOCK, "blocks.{i}.", "blocks.{i}.")
@@ -73,7 +89,7 @@ def rules(experts: Mapping[str, str], head_dim: int) -> list[Rule]:
     audio = [Rule("patch_embedding.weight", "patch_embedding.weight", row_weight)]
     common = [Rule("patch_embedding.bias", "patch_embedding.bias"), *CONDITION, *block, *HEAD]
     bridge = [
-        Rule(rule.source, rule.target, partial(paired_rows, head_dim=head_dim)) if rule.source in ROTATED else rule
+        Rule(rule.source, rule.target, partial(paired, head_dim=head_dim)) if rule.source in ROTATED else rule
         for rule in ATTENTION
     ]
     table = prefixed(owned([*audio, *common], "audio"), "audio_dit.", "")
@@ -138,9 +154,39 @@ def open_release(folder: Path) -> Checkpoint:
     return {f"{name}.{key}": source for name in FOLDERS for key, source in open_shards(folder / name).items()}
 
 
+def released_head_dim(folder: Path) -> int:
+    """Read channels of one head off the configs of a release; without any they are those of MOVA's own.
+
+    Raises:
+        ValueError: The folders have different ones, or are of a model that computes something else.
+    """
+    found = {}
+    for path in (folder / name / "config.json" for name in FOLDERS):
+        if not path.is_file():
+            continue
+        values = read_object(path)
+        for name, value in FIXED.items():
+            if (got := values.get(name, value)) != value:
+                raise ValueError(
+                    f"`{name}` in `{path}` must be {value!r}, as in MOVA's releases, got {got!r}; the converted model "
+                    "would compute something else"
+                )
+        if "head_dim" in values:
+            found[path] = whole_number(f"head_dim in {path}", values["head_dim"], least=1)
+        elif {"dim", "num_heads"} <= values.keys():
+            dim, heads = (whole_number(f"{name} in {path}", values[name], least=1) for name in ("dim", "num_heads"))
+            found[path] = dim // heads
+    if len({*found.values()}) > 1:
+        listing = ", ".join(f"{size} in `{path}`" for path, size in found.items())
+        raise ValueError(
+            f"all folders of MOVA's release must have heads of one size, got {listing}; download them from one place"
+        )
+    return next(iter(found.values()), HEAD_DIM)
+
+
 def convert(path: Path, output: Path, options: Options) -> None:
     """Convert both experts of a release, its audio tower and the bridge into one transformer."""
-    config, found = convert_transformer(open_release(path))
+    config, found = convert_transformer(open_release(path), head_dim=released_head_dim(path))
     done = [
         f"Both experts are in one transformer, which changes between them at sigma {BOUNDARY:g} of the video.",
         "Clips are 352 x 640 where a call names no size, as MOVA-360p's; MOVA-720p's are 720 x 1280.",

@@ -3,10 +3,11 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -172,7 +173,77 @@ def test_a_damaged_release_of_mova_is_refused(
     assert list(tmp_path.iterdir()) == [release]
 
 
-def write_uniavgen(folder: Path, **sizes: int) -> Path:
+def write_configs(release: Path, head_dim: int, **changes: object) -> None:
+    """What the folders of the transformers say of themselves; changes are of the bridge."""
+    for name in mova.FOLDERS:
+        heads = {"audio_dit": 1, "dual_tower_bridge": 0}.get(name, 2) * HEAD_DIM // head_dim
+        tower = {"dim": heads * head_dim, "num_heads": heads, "eps": 1e-6}
+        bridge = {"head_dim": head_dim, "audio_fps": 50.0, "apply_cross_rope": True, **changes}
+        (release / name / "config.json").write_text(json.dumps(tower if heads else bridge))
+
+
+def test_a_release_tells_its_heads_by_its_configs(tmp_path: Path) -> None:
+    release = write_mova(tmp_path / "MOVA")
+    for head_dim in (64, HEAD_DIM):
+        write_configs(release, head_dim)
+        main(["mova", str(release), str(tmp_path / f"{head_dim}")])
+        model = JoVADualTowerTransformer3DModel.from_pretrained(tmp_path / f"{head_dim}")
+        _, found = mova.convert_transformer(mova.open_release(release), head_dim=head_dim)
+        assert model.config.attention_head_dim == head_dim
+        assert (model.config.num_attention_heads, model.config.audio_num_attention_heads) == (
+            2 * HEAD_DIM // head_dim,
+            HEAD_DIM // head_dim,
+        )
+        assert all(torch.equal(model.state_dict()[one.name], one.make()) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "changes", "message"),
+    [
+        (
+            HEAD_DIM,
+            {"apply_first_frame_bias_in_rope": True},
+            "must be False, as in MOVA's releases, got True; the con",
+        ),
+        (HEAD_DIM, {"audio_fps": 31.25}, "must be 50.0, as in MOVA's releases, got 31.25; the converted model would"),
+        (HEAD_DIM, {"head_dim": 64}, "must have heads of one size, got 128 in `"),
+        (HEAD_DIM, {"head_dim": 0}, "config.json` must be at least 1, got 0"),
+        (
+            256,
+            {},
+            "towers must be whole heads of 256 channels wide, got 128; convert a model with heads of 128, or of",
+        ),
+    ],
+)
+def test_a_release_that_computes_something_else_is_refused(
+    head_dim: int, changes: dict[str, object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = write_mova(tmp_path / "MOVA")
+    write_configs(release, 64 if head_dim > HEAD_DIM else head_dim, **changes)
+    if head_dim > HEAD_DIM:
+        for name in mova.FOLDERS:
+            (release / name / "config.json").write_text(json.dumps({"head_dim": head_dim}))
+    with pytest.raises(SystemExit, match="2"):
+        main(["mova", str(release), str(tmp_path / "out")])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["uniavgen", "wan"])
+def test_towers_of_other_heads_are_refused(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    release = tmp_path / "release"
+    if kind == "wan":
+        WanTransformer3DModel(num_attention_heads=2, attention_head_dim=48, num_layers=1).save_pretrained(release)
+    else:
+        heads = {"attention_head_dim": 48, "rope_axes_dim": (16, 16, 16), "audio_rope_axes_dim": (48, 0, 0)}
+        write_uniavgen(release, **heads)
+    with pytest.raises(SystemExit, match="2"):
+        main([kind, str(release), str(tmp_path / "out")])
+    assert "towers must be whole heads of 128 channels wide, got 96; convert a" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def write_uniavgen(folder: Path, **sizes: Any) -> Path:
     """A release: one tiny transformer with one fusion, and the encoder of spoken text, in two shards."""
     torch.manual_seed(0)
     config = {
