@@ -6,7 +6,8 @@ A record holds, without a batch dimension, any of `video_latents` [C, F, h, w], 
 [C, 1, h, w] or with grey frames behind the first [C, F, h, w], `keyframe_latents` [C, F - 1, h, w], the last frame of
 each further latent as a picture that stands still, or [C, F, h, w], given frames among grey ones, which
 `keyframe_frames` tells, bool [pixel frames], `prompt_embeds` [S, D], `prompt_embeds_2` [S2, D2],
-their bool masks `prompt_mask` [S], `prompt_mask_2` [S2] and `mouth_boxes` [P, pixel frames, 4], and for a model whose
+their bool masks `prompt_mask` [S], `prompt_mask_2` [S2], `mouth_boxes` [P, pixel frames, 4] and, where a detector saw
+them, `face_boxes` of the same persons, and for a model whose
 sound reads what is said alone, `spoken_embeds` [S3, D3]. The numbers of the clip stand in the header as strings. An
 absent tensor is an absent modality.
 
@@ -46,6 +47,7 @@ Batch: TypeAlias = dict[str, Any]
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64, "BOOL": torch.bool}
 LATENTS = ("video_latents", "audio_latents", "image_latents", "keyframe_latents")
+BOXES = ("mouth_boxes", "face_boxes")  # which alone hold NaN
 KEYFRAMES = "keyframe_frames"  # which frames `keyframe_latents` show among grey ones
 PROMPTS = (("prompt_embeds", "prompt_mask"), ("prompt_embeds_2", "prompt_mask_2"))
 SPOKEN = ("spoken_embeds", "spoken_mask")  # the mask is that of a batch alone
@@ -58,7 +60,7 @@ SHAPES: dict[str, Sequence[int | None]] = {  # of the tensors of a record; None 
     KEYFRAMES: (None,),
     **{name: (None,) * (1 + name.startswith("prompt_embeds")) for pair in PROMPTS for name in pair},
     **{embeds: (None, None) for embeds, _ in (SPOKEN, *VOICE_TEXTS)},
-    "mouth_boxes": (None, None, 4),
+    **dict.fromkeys(BOXES, (None, None, 4)),
 }
 EMPTY_PROMPT = Path("prompts", "empty.safetensors")  # inside the cache; what caption dropout puts in place of a prompt
 VOICES = Path("voices")  # inside the cache; the words of clips behind a voice
@@ -83,8 +85,8 @@ def write_record(path: Path, tensors: Record, metadata: Mapping[str, object]) ->
 
 
 def check_finite_record(tensors: Record) -> None:
-    """Refuse NaN and infinity; boxes alone hold NaN, where there is no mouth."""
-    numbers = {name: x.nan_to_num(0.0, np.inf, -np.inf) if name == "mouth_boxes" else x for name, x in tensors.items()}
+    """Refuse NaN and infinity; boxes alone hold NaN, where there is no mouth or no known face."""
+    numbers = {name: x.nan_to_num(0.0, np.inf, -np.inf) if name in BOXES else x for name, x in tensors.items()}
     if bad := [name for name, tensor in numbers.items() if not is_finite(tensor)]:
         raise ValueError(
             f"what is stored must be finite, got NaN or infinity in {', '.join(bad)}; look at the clip, and encode in "
@@ -141,12 +143,12 @@ class RecordHeader:
                 wanted[mask] = shapes.get(embeds, (0,))[:1]
         if "num_frames" in self.metadata:
             num_frames = int(self.number("num_frames"))
-            own = {"mouth_boxes": (None, num_frames, 4), KEYFRAMES: (num_frames,)}
+            own = dict.fromkeys(BOXES, (None, num_frames, 4)) | {KEYFRAMES: (num_frames,)}
             wanted |= {name: sizes for name, sizes in own.items() if name in shapes}
         for name, sizes in wanted.items():
             found = shapes[name]
             is_same = len(found) == len(sizes) and all(map(_allows, sizes, found))
-            if not is_same or (0 in found and name != "mouth_boxes") or name not in self.dtypes:
+            if not is_same or (0 in found and name not in BOXES) or name not in self.dtypes:
                 rule = ", ".join("any" if want is None else str(want) for want in sizes)
                 raise ValueError(
                     f"`{name}` of the record `{self.path}` must be numbers of shape [{rule}], got {list(found)} of "
@@ -211,7 +213,7 @@ def collate(
         headers: The header of each record, length B.
         layout: The shapes of the bucket.
         box_scale: Factor by which mouth boxes grow before they become a mask.
-        with_faces: Whether to mark faces as well, as far as mouths tell where they are.
+        with_faces: Whether to mark faces as well; where none is known, mouths tell where they are.
 
     Returns:
         `video_latents` [B, C, F, h, w], `audio_latents` [B, L, C], `image_latents` [B, C, 1 or F, h, w],
@@ -239,11 +241,20 @@ def collate(
             mouths = record["mouth_boxes"].double().numpy()
             batch["mouth_mask"][row, 0] = _cells(scale_boxes(mouths, box_scale), header)
             if with_faces:
-                batch["face_mask"][row, 0] = _cells(faces_of(mouths), header)
+                batch["face_mask"][row, 0] = _cells(known_faces(record, mouths), header)
     batch["spoken_mask"] = masks.pop(SPOKEN[0], None)
     batch["prompt_mask"] = torch.cat(list(masks.values()), dim=1) if masks else None
     batch["captions"] = [header.metadata.get("caption", "") for header in headers]
     return batch
+
+
+def known_faces(record: Record, mouths: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Face boxes [P, frames, 4] of a record: those that were found, else estimates from the mouths [P, frames, 4]."""
+    estimated = faces_of(mouths)
+    if "face_boxes" not in record:
+        return estimated
+    found = record["face_boxes"].double().numpy()
+    return np.where(np.isfinite(found).all(-1, keepdims=True), found, estimated)
 
 
 class PrecomputedDataset(Dataset[Batch]):
