@@ -1,6 +1,7 @@
 """Transformers of two towers by the command, alone and in pipelines, from tiny checkpoints in released layouts."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def test_a_damaged_release_of_mova_is_refused(
     assert list(tmp_path.iterdir()) == [release]
 
 
-def write_configs(release: Path, head_dim: int, **changes: object) -> None:
+def write_configs(release: Path, head_dim: int, changes: Mapping[str, object] = {}) -> None:
     """What the folders of the transformers say of themselves; changes are of the bridge."""
     for name in mova.FOLDERS:
         heads = {"audio_dit": 1, "dual_tower_bridge": 0}.get(name, 2) * HEAD_DIM // head_dim
@@ -219,7 +220,7 @@ def test_a_release_that_computes_something_else_is_refused(
     head_dim: int, changes: dict[str, object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     release = write_mova(tmp_path / "MOVA")
-    write_configs(release, 64 if head_dim > HEAD_DIM else head_dim, **changes)
+    write_configs(release, 64 if head_dim > HEAD_DIM else head_dim, changes)
     if head_dim > HEAD_DIM:
         for name in mova.FOLDERS:
             (release / name / "config.json").write_text(json.dumps({"head_dim": head_dim}))
@@ -317,3 +318,68 @@ def test_another_checkpoint_and_a_damaged_one_are_not_taken_for_uniavgens(
             main(["uniavgen", str(tmp_path / "one.safetensors"), str(tmp_path / "out")])
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+# Back to the original names
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: source.read() for name, source in open_checkpoint(folder).items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("head_dim", [64, HEAD_DIM])
+def test_a_converted_mova_goes_back_into_the_folders_of_its_release(head_dim: int, tmp_path: Path) -> None:
+    release = write_mova(tmp_path / "MOVA")
+    write_configs(release, head_dim)
+    main(["mova", str(release), str(tmp_path / "out"), "--components", str(release)])
+    main(["mova", str(tmp_path / "out"), str(tmp_path / "back"), "--reverse"])
+    assert {folder.name for folder in (tmp_path / "back").iterdir()} == {*mova.FOLDERS}
+    assert all(same(tensors_of(tmp_path / "back" / name), tensors_of(release / name)) for name in mova.FOLDERS)
+    for name in mova.FOLDERS:
+        (tmp_path / "back" / name / "config.json").write_bytes((release / name / "config.json").read_bytes())
+    main(["mova", str(tmp_path / "back"), str(tmp_path / "again")])
+    assert same(tensors_of(tmp_path / "again"), tensors_of(tmp_path / "out"))
+
+
+def test_one_expert_goes_back_into_the_folders_that_there_are(tmp_path: Path) -> None:
+    release = write_mova(tmp_path / "MOVA")
+    config, found = mova.convert_transformer(mova.open_release(release), "video_dit")
+    assert config["boundary"] is None
+    (tmp_path / "one").mkdir()
+    write_weights(tmp_path / "one", found, shard_gb=1)
+    main(["mova", str(tmp_path / "one"), str(tmp_path / "back"), "--reverse"])
+    assert {folder.name for folder in (tmp_path / "back").iterdir()} == {*mova.FOLDERS} - {"video_dit_2"}
+    assert same(tensors_of(tmp_path / "back" / "video_dit"), tensors_of(release / "video_dit"))
+
+
+def test_a_converted_uniavgen_goes_back_into_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    release = write_uniavgen(tmp_path / "UniAVGen")
+    main(["uniavgen", str(release), str(tmp_path / "out")])
+    main(["uniavgen", str(tmp_path / "out"), str(tmp_path / "back.safetensors"), "--reverse"])
+    assert "`audio_padding`, which no other line of the released code needs, is not in" in capsys.readouterr().out
+    original = tensors_of(release)
+    del original["audio_padding"]
+    assert same(load_file(tmp_path / "back.safetensors"), original)
+    with pytest.raises(SystemExit, match="2"):
+        main(["uniavgen", str(tmp_path / "out" / "transformer"), str(tmp_path / "b.safetensors"), "--reverse"])
+    assert "must be a folder with `transformer` and `spoken_text_encoder` in it, got" in capsys.readouterr().err
+
+
+def test_a_converted_ovi_goes_back_into_one_file_and_its_towers_alone_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_checkpoints(Path())
+    source = "chetwinlow1/Ovi:model.safetensors"
+    main(["ovi", source, "fused"])
+    main(["ovi", "fused", "back.safetensors", "--reverse"])
+    assert same(load_file("back.safetensors"), load_file(source))
+    main(["ovi", source, "towers", "--towers-only"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["ovi", "towers", "b.safetensors", "--reverse"])
+    assert "none for 8 rules: " in capsys.readouterr().err
+    assert not Path("b.safetensors").exists()
