@@ -1,9 +1,10 @@
-"""Calls of the pipeline with weights of MOVA and UniAVGen end where the loops of their own code end.
+"""Calls of the pipeline with weights of MOVA and UniAVGen end where the loops of their own code end; both in bfloat16.
 
 What would encode media gives the latents that the originals were given; everything else is the pipeline's own.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2_5OmniToken2WavBigVGANModel
 
-from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAAutoencoderKLDAC, JoVALogMel, JoVAPipeline, PromptEmbeds
+from diffusers_jova import (
+    FlowMatchAudioVideoScheduler,
+    JoVAAutoencoderKLDAC,
+    JoVADualTowerTransformer3DModel,
+    JoVALogMel,
+    JoVAPipeline,
+    PromptEmbeds,
+)
 from diffusers_jova.clip_shape import ClipShape
 from diffusers_jova.conversion import mova, uniavgen
 from diffusers_jova.media import Sound
@@ -24,10 +32,15 @@ from tests.diffusers_jova.test_transformer_jova_dual_tower import (
     FLOAT32,
     MOVA,
     UNIAVGEN,
+    mova_arguments,
+    mova_model,
     mova_with_both_experts,
+    ovi_arguments,
+    ovi_model,
+    uniavgen_arguments,
     uniavgen_parts,
 )
-from tests.places import needs_references
+from tests.places import PARITY, needs_references
 from tests.rounding import relative_error
 from tests.tiny_checkpoints import WAN_2_2_VAE
 from tests.tiny_pipeline import build_tiny_pipeline, build_vae
@@ -182,3 +195,44 @@ def test_a_call_of_uniavgen_ends_where_its_own_loop_ends_in_every_task(task: str
         assert relative_error(found["video"][0][:, 1:], stored[f"{task}.video"][:, 1:]) < SAMPLED
     if task != "a2v":
         assert relative_error(found["audio"][0], stored[f"{task}.audio"]) < SAMPLED
+
+
+# One prediction in bfloat16
+
+BFLOAT16 = 2e-2  # of the references; correct conversions measure 5e-3 to 1e-2, a rounded timestep 0.23
+
+
+def mova_call() -> tuple[Any, dict[str, Any], tuple[Tensor, Tensor]]:
+    stored = load_file(MOVA / "dual_tower_tiny_io.safetensors")
+    results = stored["out.coupled.video"], stored["out.coupled.audio"].mT
+    return mova_model("tiny"), mova_arguments(stored), results
+
+
+def uniavgen_call() -> tuple[Any, dict[str, Any], tuple[Tensor, Tensor]]:
+    stored = load_file(UNIAVGEN / "forward.safetensors")
+    model, encoder = uniavgen_parts()
+    arguments = uniavgen_arguments("joint", stored, encoder)
+    return model, arguments, (stored["joint.video_velocity"][None, :, 1:], stored["joint.audio_velocity"][None])
+
+
+def ovi_call() -> tuple[Any, dict[str, Any], tuple[Tensor, Tensor]]:
+    stored = load_file(PARITY / "ovi_fusion_tiny.safetensors")
+    names = ("hidden_states", "audio_hidden_states", "encoder_hidden_states", "timestep", "audio_timestep")
+    arguments = dict(zip(names, ovi_arguments(stored), strict=True))
+    arguments |= {"frame_rate": 24.0, "audio_latent_rate_hz": 31.25}
+    return ovi_model(stored), arguments, (stored["out.video_fp32"], stored["out.audio_fp32"])
+
+
+@pytest.mark.parametrize("call", [mova_call, uniavgen_call, ovi_call])
+@torch.no_grad()
+def test_a_model_loaded_in_bfloat16_is_off_by_its_rounding_alone(call: Any, tmp_path: Path) -> None:
+    model, arguments, expected = call()
+    model.save_pretrained(tmp_path)
+    rounded = JoVADualTowerTransformer3DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    arguments = {
+        name: value.bfloat16() if isinstance(value, Tensor) and "timestep" not in name else value
+        for name, value in arguments.items()
+    }
+    outputs = rounded(**arguments | {"return_dict": False})
+    for output, result in zip(outputs, expected, strict=True):
+        assert relative_error(output.float(), result) < BFLOAT16
