@@ -143,7 +143,9 @@ class RecordHeader:
                 wanted[mask] = shapes.get(embeds, (0,))[:1]
         if "num_frames" in self.metadata:
             num_frames = int(self.number("num_frames"))
-            own = dict.fromkeys(BOXES, (None, num_frames, 4)) | {KEYFRAMES: (num_frames,)}
+            num_persons = shapes.get("mouth_boxes", (0,))[0]
+            own = {"mouth_boxes": (None, num_frames, 4), "face_boxes": (num_persons, num_frames, 4)}
+            own[KEYFRAMES] = (num_frames,)
             wanted |= {name: sizes for name, sizes in own.items() if name in shapes}
         for name, sizes in wanted.items():
             found = shapes[name]
