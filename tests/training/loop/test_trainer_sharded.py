@@ -6,6 +6,7 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,13 +20,20 @@ from torch.distributed.tensor import DTensor
 from diffusers_jova.pipeline_output import JoVAPipelineOutput
 from diffusers_jova.training.loop import trainer as trainer_module
 from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.training.loop.distribution import shard_by_block
 from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation_measures import FOLDER, JUDGED
 from diffusers_jova.training.prepare import main as prepare
 from diffusers_jova.training.train import assemble
 from tests.processes import launch
-from tests.tiny_pipeline import TRANSFORMER_CONFIG, build_spoken_pipeline
+from tests.tiny_pipeline import (
+    TRANSFORMER_CONFIG,
+    build_dual_tower,
+    build_spoken_pipeline,
+    build_transformer,
+    build_wan_transformer,
+)
 from tests.tiny_training import different, dual_tower, forget_accelerate, losses, result, tiny_config, write_clips
 from tests.training.test_two_texts import OPTIONS, write_recording
 
@@ -39,19 +47,10 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # with the model an
 }
 
 
-def block_of(config: Any) -> str:
-    path = Path(config.model)
-    if path.is_dir():
-        path /= "transformer/config.json"
-    is_dual = path.suffix == ".json" and "DualTower" in path.read_text()
-    return "JoVADualTowerTransformerBlock" if is_dual else "JoVATransformerBlock"
-
-
 def sharded_accelerator(config: Any) -> Accelerator:
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=[block_of(config)],
         cpu_ram_efficient_loading=False,
         state_dict_type="FULL_STATE_DICT",
     )
@@ -170,6 +169,20 @@ def test_sharded_processes_make_the_student_that_one_makes(
     sharded, single = (load_file(tmp_path / name / ADAPTER_FILE) for name in ("run", "one"))
     for name in single:
         torch.testing.assert_close(sharded[name], single[name], rtol=1e-4, atol=1e-6)  # sums in another order
+
+
+@pytest.mark.parametrize("build", [build_transformer, build_wan_transformer, build_dual_tower])
+def test_the_blocks_that_are_sharded_are_those_of_the_model(build: Any) -> None:
+    transformer = build()
+    (block,) = type(transformer)._repeated_blocks
+    for named, expected in ((None, [block]), ([block], [block])):
+        plugin = SimpleNamespace(transformer_cls_names_to_wrap=named)
+        shard_by_block(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)), transformer)
+        assert plugin.transformer_cls_names_to_wrap == expected
+    plugin = SimpleNamespace(transformer_cls_names_to_wrap=["WanTransformerBlock"])
+    with pytest.raises(ValueError, match=f"must name blocks of the model, {block}, got WanTransformerBlock; leave it"):
+        shard_by_block(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)), transformer)
+    shard_by_block(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=None)), transformer)
 
 
 @pytest.mark.slow
