@@ -144,8 +144,11 @@ class RecordHeader:
         if "num_frames" in self.metadata:
             num_frames = int(self.number("num_frames"))
             num_persons = shapes.get("mouth_boxes", (0,))[0]
-            own = {"mouth_boxes": (None, num_frames, 4), "face_boxes": (num_persons, num_frames, 4)}
-            own[KEYFRAMES] = (num_frames,)
+            own: dict[str, Sequence[int | None]] = {
+                "mouth_boxes": (None, num_frames, 4),
+                "face_boxes": (num_persons, num_frames, 4),
+                KEYFRAMES: (num_frames,),
+            }
             wanted |= {name: sizes for name, sizes in own.items() if name in shapes}
         for name, sizes in wanted.items():
             found = shapes[name]
