@@ -12,6 +12,7 @@ MOVA and [image, mask] here: the columns of the patch embedding are.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from torch import Tensor
 
 from diffusers_jova.adapter_keys import MOVA_BRIDGE, MOVA_BRIDGE_FOLDER, MOVA_EXPERTS, MOVA_TOWERS
 from diffusers_jova.conversion.card import MOVA, WAN
-from diffusers_jova.conversion.checkpoint import Checkpoint, open_shards
+from diffusers_jova.conversion.checkpoint import Checkpoint, open_checkpoint, open_shards
 from diffusers_jova.conversion.dual_tower import build, tower_config
-from diffusers_jova.conversion.output import Options, Parameter, parameters
+from diffusers_jova.conversion.output import Options, Parameter, cast, new_folder, parameters, write_weights
 from diffusers_jova.conversion.pipeline import Family, guidance_defaults, negative_prompts
-from diffusers_jova.conversion.rules import Rule, listed, plan, prefixed
+from diffusers_jova.conversion.rules import Rule, keep, listed, plan, prefixed
 from diffusers_jova.conversion.wan import (
     ATTENTION,
     BLOCK,
@@ -32,17 +33,28 @@ from diffusers_jova.conversion.wan import (
     HEAD,
     HEAD_DIM,
     MASK_CHANNELS,
+    mask_first,
     mask_last,
+    num_heads,
     owned,
     takes_image,
     write,
 )
+from diffusers_jova.number_arguments import whole_number
 from diffusers_jova.temporal_rope import paired_rows
+from jova_cli.json_text import read_object
 
 
 BOUNDARY = 0.9  # sigma of the video at which they change
 ROTATED = ("q.{p}", "k.{p}", "norm_q.weight", "norm_k.weight")
 FOLDERS = (*MOVA_TOWERS, MOVA_BRIDGE_FOLDER)
+FIXED = {  # of their configs, what no shape tells and this transformer does in one way
+    "eps": 1e-6,
+    "vae_type": "dac",  # audio rows rotate by one axis
+    "audio_fps": 50.0,
+    "apply_cross_rope": True,
+    "apply_first_frame_bias_in_rope": False,
+}
 FAMILY = Family(
     title="MOVA for diffusers_jova",
     licences=[MOVA, WAN],
@@ -66,6 +78,17 @@ def row_weight(weight: Tensor) -> Tensor:
     return weight.squeeze(2)
 
 
+def paired(rows: Tensor, head_dim: int) -> Tensor:
+    """Rows [H * K, ...] of heads of two halves as pairs; see `paired_rows`."""
+    num_heads(rows.shape[0], head_dim)
+    return paired_rows(rows, head_dim)
+
+
+def halved(rows: Tensor, head_dim: int) -> Tensor:
+    """Undo `paired`."""
+    return rows.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
+
+
 def rules(experts: Mapping[str, str], head_dim: int) -> list[Rule]:
     """Table of the release, whose folders stand in front of its names; experts by folder, with their owner."""
     block = prefixed(BLOCK, "blocks.{i}.", "blocks.{i}.")
@@ -73,7 +96,7 @@ def rules(experts: Mapping[str, str], head_dim: int) -> list[Rule]:
     audio = [Rule("patch_embedding.weight", "patch_embedding.weight", row_weight)]
     common = [Rule("patch_embedding.bias", "patch_embedding.bias"), *CONDITION, *block, *HEAD]
     bridge = [
-        Rule(rule.source, rule.target, partial(paired_rows, head_dim=head_dim)) if rule.source in ROTATED else rule
+        Rule(rule.source, rule.target, partial(paired, head_dim=head_dim)) if rule.source in ROTATED else rule
         for rule in ATTENTION
     ]
     table = prefixed(owned([*audio, *common], "audio"), "audio_dit.", "")
@@ -124,6 +147,40 @@ def convert_transformer(
     }, found
 
 
+def restore_transformer(checkpoint: Checkpoint, head_dim: int = HEAD_DIM) -> dict[str, list[Parameter]]:
+    """Return the parameters of each folder of the release under MOVA's own names.
+
+    Args:
+        checkpoint: Tensors of a converted transformer; one of a single video tower becomes `video_dit`.
+        head_dim: Channels of one head.
+    """
+    owners = {part for name in checkpoint for part in name.split(".")}
+    experts = {folder: owner for folder, owner in MOVA_EXPERTS.items() if owner in owners}
+    back = {mask_last: mask_first, row_weight: lambda weight: weight.unsqueeze(2), keep: keep}
+    table = []
+    for rule in rules(experts, head_dim):
+        is_of_bridge = isinstance(rule.transform, partial)
+        transform = partial(halved, head_dim=head_dim) if is_of_bridge else back[rule.transform]
+        table.append(Rule(rule.targets[0], rule.source, transform))
+    found: dict[str, list[Parameter]] = {}
+    for parameter in parameters(plan(checkpoint, table), checkpoint):
+        folder, _, name = parameter.name.partition(".")
+        found.setdefault(folder, []).append(replace(parameter, name=name))
+    return found
+
+
+def write_back(path: Path, output: Path, options: Options) -> None:
+    """Write the folders of the release, without their configs, from a converted transformer or pipeline."""
+    config = path / ("transformer" if (path / "transformer").is_dir() else "") / "config.json"
+    head_dim = read_object(config).get("attention_head_dim", HEAD_DIM) if config.is_file() else HEAD_DIM
+    found = restore_transformer(open_checkpoint(path), whole_number(f"attention_head_dim in {config}", head_dim, 1))
+    with new_folder(output) as folder:
+        for name, part in found.items():
+            (folder / name).mkdir()
+            write_weights(folder / name, cast(part, options.dtype), options.shard_gb)
+    print("put the `config.json` of the release beside the weights of each folder")
+
+
 def open_release(folder: Path) -> Checkpoint:
     """List the tensors of the release's transformers, with their folders in front of their names.
 
@@ -138,9 +195,42 @@ def open_release(folder: Path) -> Checkpoint:
     return {f"{name}.{key}": source for name in FOLDERS for key, source in open_shards(folder / name).items()}
 
 
+def released_head_dim(folder: Path) -> int:
+    """Read channels of one head off the configs of a release; without any they are those of MOVA's own.
+
+    Raises:
+        ValueError: The folders have different ones, or are of a model that computes something else.
+    """
+    found = {}
+    for path in (folder / name / "config.json" for name in FOLDERS):
+        if not path.is_file():
+            continue
+        values = read_object(path)
+        for name, value in FIXED.items():
+            if (got := values.get(name, value)) != value:
+                raise ValueError(
+                    f"`{name}` in `{path}` must be {value!r}, as in MOVA's releases, got {got!r}; the converted model "
+                    "would compute something else"
+                )
+        if "head_dim" in values:
+            found[path] = whole_number(f"head_dim in {path}", values["head_dim"], least=1)
+        elif {"dim", "num_heads"} <= values.keys():
+            dim, heads = (whole_number(f"{name} in {path}", values[name], least=1) for name in ("dim", "num_heads"))
+            found[path] = dim // heads
+    if len({*found.values()}) > 1:
+        listing = ", ".join(f"{size} in `{path}`" for path, size in found.items())
+        raise ValueError(
+            f"all folders of MOVA's release must have heads of one size, got {listing}; download them from one place"
+        )
+    return next(iter(found.values()), HEAD_DIM)
+
+
 def convert(path: Path, output: Path, options: Options) -> None:
-    """Convert both experts of a release, its audio tower and the bridge into one transformer."""
-    config, found = convert_transformer(open_release(path))
+    """Convert both experts of a release, its audio tower and the bridge into one transformer, or write it back."""
+    if options.reverse:
+        write_back(path, output, options)
+        return
+    config, found = convert_transformer(open_release(path), head_dim=released_head_dim(path))
     done = [
         f"Both experts are in one transformer, which changes between them at sigma {BOUNDARY:g} of the video.",
         "Clips are 352 x 640 where a call names no size, as MOVA-360p's; MOVA-720p's are 720 x 1280.",

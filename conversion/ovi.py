@@ -15,9 +15,9 @@ from typing import Any
 from diffusers_jova.conversion import dual_tower
 from diffusers_jova.conversion.card import OVI, WAN
 from diffusers_jova.conversion.checkpoint import Checkpoint, dequantized, open_checkpoint
-from diffusers_jova.conversion.output import Options, Parameter, parameters
+from diffusers_jova.conversion.output import Options, Parameter, parameters, write_single
 from diffusers_jova.conversion.pipeline import Family, guidance_defaults, negative_prompts
-from diffusers_jova.conversion.rules import Move, Rule, plan, prefixed
+from diffusers_jova.conversion.rules import Move, Rule, inverse, plan, prefixed
 from diffusers_jova.conversion.wan import (
     ATTENTION,
     CONDITION,
@@ -115,13 +115,24 @@ def convert_fusion(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Paramet
     return config, found, left_out(moves)
 
 
+def restore_fused(checkpoint: Checkpoint) -> list[Parameter]:
+    """Return the parameters under Ovi's own names; towers without the fusion are refused."""
+    return parameters(plan(checkpoint, inverse(fusion_rules(FUSED))), checkpoint)
+
+
 def left_out(moves: list[Move]) -> list[str]:
     """List the source tensors that go nowhere."""
     return [name for move in moves if not move.targets for name in move.sources]
 
 
 def convert(path: Path, output: Path, options: Options) -> None:
-    """Convert Ovi's fusion checkpoint, bf16 or fp8; without the fusion, report every tensor that is left out."""
+    """Convert Ovi's fusion checkpoint, bf16 or fp8, or write a converted one back into one file.
+
+    Without the fusion, every tensor that is left out is reported.
+    """
+    if options.reverse:
+        write_single(output, restore_fused(open_checkpoint(path)), options.dtype)
+        return
     checkpoint = dequantized(open_checkpoint(path))
     codec = "Ovi's audio VAE and vocoder are MMAudio's (CC-BY-NC 4.0)."
     if not options.towers_only:

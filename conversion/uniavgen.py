@@ -27,9 +27,10 @@ from diffusers_jova.conversion.output import (
     parameters,
     save_model,
     shape_of,
+    write_single,
 )
 from diffusers_jova.conversion.pipeline import Family, guidance_defaults
-from diffusers_jova.conversion.rules import Rule, listed, plan, prefixed
+from diffusers_jova.conversion.rules import Rule, inverse, listed, plan, prefixed
 from diffusers_jova.conversion.spoken_characters import character_tokenizer, read_characters
 from diffusers_jova.conversion.wan import ATTENTION, BLOCK, HEAD, HEAD_DIM, PATCH, owned, write
 from diffusers_jova.log_mel import JoVALogMel
@@ -155,9 +156,15 @@ def convert_text_encoder(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[P
 def convert(path: Path, output: Path, options: Options) -> None:
     """Convert a released file or folder of shards: transformer and encoder of spoken text, or a whole pipeline.
 
+    Or write a converted folder back into one file.
+
     Raises:
         ValueError: The tensors are not UniAVGen's, or a part of the pipeline is missing.
     """
+    if options.reverse:
+        write_single(output, restore(path), options.dtype)
+        print("`audio_padding`, which no other line of the released code needs, is not in the file")
+        return
     checkpoint = open_checkpoint(path)
     if not any(name.startswith("a2v_blocks.") for name in checkpoint):
         raise ValueError(
@@ -184,6 +191,25 @@ def convert(path: Path, output: Path, options: Options) -> None:
         (folder / "README.md").write_text(model_card(FAMILY.title, [*FAMILY.licences, encoder.licence], done, run))
         save_model(folder / "transformer", model, found, options)
         encoder.write(folder / encoder.name)
+
+
+def restore(folder: Path) -> list[Parameter]:
+    """Return transformer and encoder of spoken text of a converted folder under UniAVGen's own names.
+
+    Raises:
+        ValueError: One of them is missing, or is of another model.
+    """
+    folders = [folder / name for name in ("transformer", "spoken_text_encoder")]
+    if not all(part.is_dir() for part in folders):
+        raise ValueError(
+            f"`SOURCE` must be a folder with `transformer` and `spoken_text_encoder` in it, got `{folder}`; name the "
+            "folder that `jova convert uniavgen` has written"
+        )
+    transformer, encoder = map(open_checkpoint, folders)
+    num_fusions = len({name.split(".")[1] for name in transformer if ".fusion." in name})
+    found = parameters(plan(transformer, inverse(rules(num_fusions))), transformer)
+    table = inverse(prefixed(SPOKEN_TEXT, TEXT_ENCODER, ""))
+    return found + parameters(plan(encoder, table), encoder)
 
 
 def spoken_encoder(checkpoint: Checkpoint, path: Path, options: Options) -> Component:

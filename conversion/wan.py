@@ -201,7 +201,7 @@ def model_config(found: Sequence[Parameter]) -> dict[str, Any]:
 
     return {
         "patch_size": tuple(patch_size),
-        "num_attention_heads": dim // HEAD_DIM,
+        "num_attention_heads": num_heads(dim),
         "attention_head_dim": HEAD_DIM,
         "in_channels": in_channels,
         "out_channels": out_channels,
@@ -211,6 +211,20 @@ def model_config(found: Sequence[Parameter]) -> dict[str, Any]:
         "ffn_dim": width("blocks.0.ffn.net.2.weight"),
         "num_layers": len(blocks),
     }
+
+
+def num_heads(dim: int, head_dim: int = HEAD_DIM) -> int:
+    """Heads of a tower of width `dim`, which no shape tells.
+
+    Raises:
+        ValueError: They are not whole.
+    """
+    if dim % head_dim:
+        raise ValueError(
+            f"towers must be whole heads of {head_dim} channels wide, got {dim}; convert a model with heads of "
+            f"{HEAD_DIM}, or of MOVA's a folder whose `config.json` files tell its own"
+        )
+    return dim // head_dim
 
 
 def build(config: Mapping[str, Any]) -> Model:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jova_cli.latent_lengths import latent_of_frame
+from jova_cli.latent_lengths import num_frames_of
 
 
 def condition_channels(
@@ -46,29 +46,43 @@ def condition_channels(
 def frame_mask(
     frames: Iterable[int], num_latent_frames: int, temporal_factor: int, num_channels: int, by_frame: bool
 ) -> Tensor:
-    """Mask of the frames of a clip that are given.
-
-    Wan2.1's FLF2V and I2V (`WanImageToVideoPipeline`) have a mask channel for each frame of a latent; latent 0 holds
-    one frame, which counts for all.
+    """Mask [M, F] of the frames of a clip that are given; see `mask_of_frames`.
 
     Args:
         frames: That are given, from 0.
         num_latent_frames: Of the clip, F.
         temporal_factor: Frames per latent after the first.
         num_channels: Of the mask, M.
+        by_frame: Whether a channel stands for a frame.
+    """
+    is_given = torch.zeros(num_frames_of(num_latent_frames, temporal_factor), dtype=torch.bool)
+    is_given[list(frames)] = True
+    return mask_of_frames(is_given, temporal_factor, num_channels, by_frame)
+
+
+def mask_of_frames(is_given: Tensor, temporal_factor: int, num_channels: int, by_frame: bool) -> Tensor:
+    """Mask of the frames of clips that are given.
+
+    Wan2.1's FLF2V and I2V (`WanImageToVideoPipeline`) have a mask channel for each frame of a latent; latent 0 holds
+    one frame, which counts for all.
+
+    Args:
+        is_given: Bool per frame of whole latents, [..., N].
+        temporal_factor: Frames per latent after the first.
+        num_channels: Of the mask, M.
         by_frame: Whether a channel stands for a frame where there are as many; otherwise all of a latent counts as
             given where one of its frames is.
 
     Returns:
-        Bool [M, F].
+        Bool [..., M, F].
     """
-    by_latent = torch.zeros(num_latent_frames, temporal_factor, dtype=torch.bool)
-    for frame in frames:
-        within = (frame - 1) % temporal_factor if frame > 0 else slice(None)
-        by_latent[latent_of_frame(frame, temporal_factor), within] = True
+    clips, num_frames = is_given.shape[:-1], is_given.shape[-1]
+    first = is_given[..., :1, None].expand(*clips, 1, temporal_factor)
+    later = is_given[..., 1:].reshape(*clips, (num_frames - 1) // temporal_factor, temporal_factor)
+    by_latent = torch.cat([first, later], dim=-2)  # [..., F, frames]
     if by_frame and num_channels == temporal_factor:
-        return by_latent.T
-    return by_latent.any(1).expand(num_channels, -1)
+        return by_latent.mT
+    return by_latent.any(-1)[..., None, :].expand(*clips, num_channels, -1)
 
 
 class GivenLatents(NamedTuple):

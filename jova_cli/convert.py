@@ -21,7 +21,7 @@ component folder into one file, and back). Everything is checked before anything
 leaves no output."""
 PIPELINES = ("wan", "ovi", "nava", "mova", "uniavgen")
 KINDS = (*PIPELINES, "mmaudio", "lora", "single_file")
-REVERSIBLE = ("wan", "nava")
+REVERSIBLE = PIPELINES
 LAYOUTS = ("diffusers", "peft", "comfy")
 TOWERS = ("video", "video_low")
 HUB_SOURCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+))?")
@@ -49,7 +49,11 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
         "vocab.txt of its code",
     )
     add("--towers-only", action="store_true", help="ovi: leave the fusion out, for a joint attention to be trained")
-    add("--reverse", action="store_true", help="wan, nava: back to the original names, one file")
+    add(
+        "--reverse",
+        action="store_true",
+        help=f"{', '.join(REVERSIBLE)}: back to the original names, one file, of MOVA its folders",
+    )
     add("--to", choices=LAYOUTS, help=f"lora: layout to write, {LAYOUTS[0]} if not given; every known one is read")
     add("--skip-unknown", action="store_true", help="lora: leave out what no model has a place for, and say how much")
     add(
@@ -85,7 +89,7 @@ def check_options(args: argparse.Namespace) -> None:
     if args.alpha is not None and not 0 < abs(args.alpha) < float("inf"):
         raise ValueError(f"`--alpha` must be finite and not 0, got {args.alpha:g}")
     if args.reverse and args.kind not in REVERSIBLE:
-        raise ValueError(f"`--reverse` must go with {' or '.join(REVERSIBLE)}, got {args.kind}")
+        raise ValueError(f"`--reverse` must go with {', '.join(REVERSIBLE)}, got {args.kind}")
     for option, is_given, kinds in (
         ("--skip-unknown", args.skip_unknown, ("lora",)),
         ("--to", args.to is not None, ("lora",)),
@@ -102,7 +106,7 @@ def check_options(args: argparse.Namespace) -> None:
             raise ValueError(
                 f"`{option}` must be left out where a folder becomes one file, got {args.shard_gb:g}; leave it out"
             )
-        if is_given and args.reverse:  # one file under its original names, of what is there
+        if is_given and args.reverse:  # original names, of what is there
             raise ValueError(f"`{option}` must go without `--reverse`, got both; leave one out")
 
 

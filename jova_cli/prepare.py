@@ -39,7 +39,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     parser.add_argument(
         "--keyframes",
         action="store_true",
-        help="store single frames as pictures as well, which training on a last frame or on keyframes needs",
+        help="store single frames, or for models such as MOVA some among grey ones, as pictures as well, which "
+        "training on a last frame or on keyframes needs",
     )
     add_filter_arguments(parser)
     parser.add_argument("--device", help="for the encoders; a GPU of CUDA if there is one, else the CPU")

@@ -1,12 +1,14 @@
 """Transformers of two towers by the command, alone and in pipelines, from tiny checkpoints in released layouts."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -172,7 +174,77 @@ def test_a_damaged_release_of_mova_is_refused(
     assert list(tmp_path.iterdir()) == [release]
 
 
-def write_uniavgen(folder: Path, **sizes: int) -> Path:
+def write_configs(release: Path, head_dim: int, changes: Mapping[str, object] = {}) -> None:
+    """What the folders of the transformers say of themselves; changes are of the bridge."""
+    for name in mova.FOLDERS:
+        heads = {"audio_dit": 1, "dual_tower_bridge": 0}.get(name, 2) * HEAD_DIM // head_dim
+        tower = {"dim": heads * head_dim, "num_heads": heads, "eps": 1e-6}
+        bridge = {"head_dim": head_dim, "audio_fps": 50.0, "apply_cross_rope": True, **changes}
+        (release / name / "config.json").write_text(json.dumps(tower if heads else bridge))
+
+
+def test_a_release_tells_its_heads_by_its_configs(tmp_path: Path) -> None:
+    release = write_mova(tmp_path / "MOVA")
+    for head_dim in (64, HEAD_DIM):
+        write_configs(release, head_dim)
+        main(["mova", str(release), str(tmp_path / f"{head_dim}")])
+        model = JoVADualTowerTransformer3DModel.from_pretrained(tmp_path / f"{head_dim}")
+        _, found = mova.convert_transformer(mova.open_release(release), head_dim=head_dim)
+        assert model.config.attention_head_dim == head_dim
+        assert (model.config.num_attention_heads, model.config.audio_num_attention_heads) == (
+            2 * HEAD_DIM // head_dim,
+            HEAD_DIM // head_dim,
+        )
+        assert all(torch.equal(model.state_dict()[one.name], one.make()) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "changes", "message"),
+    [
+        (
+            HEAD_DIM,
+            {"apply_first_frame_bias_in_rope": True},
+            "must be False, as in MOVA's releases, got True; the con",
+        ),
+        (HEAD_DIM, {"audio_fps": 31.25}, "must be 50.0, as in MOVA's releases, got 31.25; the converted model would"),
+        (HEAD_DIM, {"head_dim": 64}, "must have heads of one size, got 128 in `"),
+        (HEAD_DIM, {"head_dim": 0}, "config.json` must be at least 1, got 0"),
+        (
+            256,
+            {},
+            "towers must be whole heads of 256 channels wide, got 128; convert a model with heads of 128, or of",
+        ),
+    ],
+)
+def test_a_release_that_computes_something_else_is_refused(
+    head_dim: int, changes: dict[str, object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = write_mova(tmp_path / "MOVA")
+    write_configs(release, 64 if head_dim > HEAD_DIM else head_dim, changes)
+    if head_dim > HEAD_DIM:
+        for name in mova.FOLDERS:
+            (release / name / "config.json").write_text(json.dumps({"head_dim": head_dim}))
+    with pytest.raises(SystemExit, match="2"):
+        main(["mova", str(release), str(tmp_path / "out")])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["uniavgen", "wan"])
+def test_towers_of_other_heads_are_refused(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    release = tmp_path / "release"
+    if kind == "wan":
+        WanTransformer3DModel(num_attention_heads=2, attention_head_dim=48, num_layers=1).save_pretrained(release)
+    else:
+        heads = {"attention_head_dim": 48, "rope_axes_dim": (16, 16, 16), "audio_rope_axes_dim": (48, 0, 0)}
+        write_uniavgen(release, **heads)
+    with pytest.raises(SystemExit, match="2"):
+        main([kind, str(release), str(tmp_path / "out")])
+    assert "towers must be whole heads of 128 channels wide, got 96; convert a" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def write_uniavgen(folder: Path, **sizes: Any) -> Path:
     """A release: one tiny transformer with one fusion, and the encoder of spoken text, in two shards."""
     torch.manual_seed(0)
     config = {
@@ -246,3 +318,68 @@ def test_another_checkpoint_and_a_damaged_one_are_not_taken_for_uniavgens(
             main(["uniavgen", str(tmp_path / "one.safetensors"), str(tmp_path / "out")])
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+# Back to the original names
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: source.read() for name, source in open_checkpoint(folder).items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("head_dim", [64, HEAD_DIM])
+def test_a_converted_mova_goes_back_into_the_folders_of_its_release(head_dim: int, tmp_path: Path) -> None:
+    release = write_mova(tmp_path / "MOVA")
+    write_configs(release, head_dim)
+    main(["mova", str(release), str(tmp_path / "out"), "--components", str(release)])
+    main(["mova", str(tmp_path / "out"), str(tmp_path / "back"), "--reverse"])
+    assert {folder.name for folder in (tmp_path / "back").iterdir()} == {*mova.FOLDERS}
+    assert all(same(tensors_of(tmp_path / "back" / name), tensors_of(release / name)) for name in mova.FOLDERS)
+    for name in mova.FOLDERS:
+        (tmp_path / "back" / name / "config.json").write_bytes((release / name / "config.json").read_bytes())
+    main(["mova", str(tmp_path / "back"), str(tmp_path / "again")])
+    assert same(tensors_of(tmp_path / "again"), tensors_of(tmp_path / "out"))
+
+
+def test_one_expert_goes_back_into_the_folders_that_there_are(tmp_path: Path) -> None:
+    release = write_mova(tmp_path / "MOVA")
+    config, found = mova.convert_transformer(mova.open_release(release), "video_dit")
+    assert config["boundary"] is None
+    (tmp_path / "one").mkdir()
+    write_weights(tmp_path / "one", found, shard_gb=1)
+    main(["mova", str(tmp_path / "one"), str(tmp_path / "back"), "--reverse"])
+    assert {folder.name for folder in (tmp_path / "back").iterdir()} == {*mova.FOLDERS} - {"video_dit_2"}
+    assert same(tensors_of(tmp_path / "back" / "video_dit"), tensors_of(release / "video_dit"))
+
+
+def test_a_converted_uniavgen_goes_back_into_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    release = write_uniavgen(tmp_path / "UniAVGen")
+    main(["uniavgen", str(release), str(tmp_path / "out")])
+    main(["uniavgen", str(tmp_path / "out"), str(tmp_path / "back.safetensors"), "--reverse"])
+    assert "`audio_padding`, which no other line of the released code needs, is not in" in capsys.readouterr().out
+    original = tensors_of(release)
+    del original["audio_padding"]
+    assert same(load_file(tmp_path / "back.safetensors"), original)
+    with pytest.raises(SystemExit, match="2"):
+        main(["uniavgen", str(tmp_path / "out" / "transformer"), str(tmp_path / "b.safetensors"), "--reverse"])
+    assert "must be a folder with `transformer` and `spoken_text_encoder` in it, got" in capsys.readouterr().err
+
+
+def test_a_converted_ovi_goes_back_into_one_file_and_its_towers_alone_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_checkpoints(Path())
+    source = "chetwinlow1/Ovi:model.safetensors"
+    main(["ovi", source, "fused"])
+    main(["ovi", "fused", "back.safetensors", "--reverse"])
+    assert same(load_file("back.safetensors"), load_file(source))
+    main(["ovi", source, "towers", "--towers-only"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["ovi", "towers", "b.safetensors", "--reverse"])
+    assert "none for 8 rules: " in capsys.readouterr().err
+    assert not Path("b.safetensors").exists()

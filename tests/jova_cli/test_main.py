@@ -168,7 +168,10 @@ DISTILL = ["distill", "records", "student", "--model", "jova-tiny"]
             ["convert", "wan", "a", "b", "--shard-gb", "0"],
             r"jova convert: `--shard-gb` must be positive and finite, got 0",
         ),
-        (["convert", "ovi", "a", "b", "--reverse"], r"`--reverse` must go with wan or nava, got ovi"),
+        (
+            ["convert", "lora", "a", "b", "--reverse"],
+            r"`--reverse` must go with wan, ovi, nava, mova, uniavgen, got lora",
+        ),
         (["convert", "nava", "a", "b", "--towers-only"], r"`--towers-only` must go with ovi, got nava; leave it out"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

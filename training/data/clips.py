@@ -31,7 +31,7 @@ from diffusers_jova.training.data.envelope_sync import envelope, envelope_sync, 
 from diffusers_jova.training.data.face_crop import crop_path, cut_share
 from diffusers_jova.training.data.frame_stream import FrameStream, StillImage, read_sound_of_video
 from diffusers_jova.training.data.manifest import Sample
-from diffusers_jova.training.data.mouth_detector import MouthDetector, read_boxes
+from diffusers_jova.training.data.mouth_detector import MouthDetector, read_boxes, track_faces
 from diffusers_jova.training.data.mouth_mask import interpolate_gaps
 from diffusers_jova.training.data.scene_cuts import shots_between
 from diffusers_jova.training.data.segments import (
@@ -162,6 +162,7 @@ class Clip(NamedTuple):
         speech: What is said in it when, from its beginning on; None where nobody knows.
         seen: Where a mouth was found, bool [P, F]: not those of `mouth_boxes` that are interpolated.
         heard: Its sound as the file has it; None without a track of sound.
+        face_boxes: Of the faces around them likewise, NaN = no face, or none that is known; None where none is.
     """
 
     bucket: Bucket
@@ -177,6 +178,7 @@ class Clip(NamedTuple):
     speech: tuple[Speech, ...] | None = None
     seen: NDArray[np.bool_] | None = None
     heard: Heard | None = None
+    face_boxes: NDArray[np.float32] | None = None
 
 
 class Recording(NamedTuple):
@@ -532,15 +534,20 @@ def _cut(
         nobody = np.zeros((0, bucket.num_frames, 4), np.float32)
         return Clip(bucket, None, sound, rate, nobody, None, start_s=start_s, heard=heard)
     pixels = tracks.frames[window]
-    found = detector(pixels) if given is None else given[:, window]
-    boxes = interpolate_gaps(found, round(MAX_GAP_S * settings.frame_rate))
+    if given is None:
+        found, found_faces = track_faces(detector, pixels)
+    else:
+        found, found_faces = given[:, window], np.full_like(given[:, window], np.nan)
+    boxes, faces = (interpolate_gaps(one, round(MAX_GAP_S * settings.frame_rate)) for one in (found, found_faces))
     size = pixels.shape[1:3]
     is_cropped = settings.fit == "cover"
     follows = is_cropped and settings.follow_face
     path = crop_path(boxes, size, crop_size(size, bucket), settings.frame_rate) if follows else None
-    fitted, fitted_boxes = (
-        fit(pixels, boxes, bucket, settings.fit) if path is None else fit_along(pixels, boxes, bucket, path)
+    both = np.concatenate([boxes, faces])
+    fitted, fitted_both = (
+        fit(pixels, both, bucket, settings.fit) if path is None else fit_along(pixels, both, bucket, path)
     )
+    fitted_boxes, fitted_faces = np.split(fitted_both, 2)
     cut = cut_share(boxes, size, crop_windows(size, bucket, path, len(pixels))) if is_cropped else 0.0
     image = None if sample.reference_image is None else _read_reference(sample.reference_image, bucket, settings.fit)
     share = math.exp(-shape_stretch(bucket, size))
@@ -555,6 +562,7 @@ def _cut(
         start_s,
         cut_share=cut,
         seen=np.asarray(np.isfinite(found).all(-1)),
+        face_boxes=fitted_faces if np.isfinite(fitted_faces).any() else None,
         heard=heard,
     )
 

@@ -4,8 +4,10 @@ Letters: B batch, C latent channels, F latent frames, h x w latent cells, L audi
 
 A record holds, without a batch dimension, any of `video_latents` [C, F, h, w], `audio_latents` [L, C], `image_latents`
 [C, 1, h, w] or with grey frames behind the first [C, F, h, w], `keyframe_latents` [C, F - 1, h, w], the last frame of
-each further latent as a picture that stands still, `prompt_embeds` [S, D], `prompt_embeds_2` [S2, D2],
-their bool masks `prompt_mask` [S], `prompt_mask_2` [S2] and `mouth_boxes` [P, pixel frames, 4], and for a model whose
+each further latent as a picture that stands still, or [C, F, h, w], given frames among grey ones, which
+`keyframe_frames` tells, bool [pixel frames], `prompt_embeds` [S, D], `prompt_embeds_2` [S2, D2],
+their bool masks `prompt_mask` [S], `prompt_mask_2` [S2], `mouth_boxes` [P, pixel frames, 4] and, where a detector saw
+them, `face_boxes` of the same persons, and for a model whose
 sound reads what is said alone, `spoken_embeds` [S3, D3]. The numbers of the clip stand in the header as strings. An
 absent tensor is an absent modality.
 
@@ -45,6 +47,8 @@ Batch: TypeAlias = dict[str, Any]
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64, "BOOL": torch.bool}
 LATENTS = ("video_latents", "audio_latents", "image_latents", "keyframe_latents")
+BOXES = ("mouth_boxes", "face_boxes")  # which alone hold NaN
+KEYFRAMES = "keyframe_frames"  # which frames `keyframe_latents` show among grey ones
 PROMPTS = (("prompt_embeds", "prompt_mask"), ("prompt_embeds_2", "prompt_mask_2"))
 SPOKEN = ("spoken_embeds", "spoken_mask")  # the mask is that of a batch alone
 VOICE_TEXTS = (("voice_spoken_embeds", "voice_spoken_mask"), ("voice_empty_embeds", "voice_empty_mask"))
@@ -53,9 +57,10 @@ SHAPES: dict[str, Sequence[int | None]] = {  # of the tensors of a record; None 
     "audio_latents": (None,) * 2,
     "image_latents": (None, 1, None, None),
     "keyframe_latents": (None,) * 4,
+    KEYFRAMES: (None,),
     **{name: (None,) * (1 + name.startswith("prompt_embeds")) for pair in PROMPTS for name in pair},
     **{embeds: (None, None) for embeds, _ in (SPOKEN, *VOICE_TEXTS)},
-    "mouth_boxes": (None, None, 4),
+    **dict.fromkeys(BOXES, (None, None, 4)),
 }
 EMPTY_PROMPT = Path("prompts", "empty.safetensors")  # inside the cache; what caption dropout puts in place of a prompt
 VOICES = Path("voices")  # inside the cache; the words of clips behind a voice
@@ -80,8 +85,8 @@ def write_record(path: Path, tensors: Record, metadata: Mapping[str, object]) ->
 
 
 def check_finite_record(tensors: Record) -> None:
-    """Refuse NaN and infinity; boxes alone hold NaN, where there is no mouth."""
-    numbers = {name: x.nan_to_num(0.0, np.inf, -np.inf) if name == "mouth_boxes" else x for name, x in tensors.items()}
+    """Refuse NaN and infinity; boxes alone hold NaN, where there is no mouth or no known face."""
+    numbers = {name: x.nan_to_num(0.0, np.inf, -np.inf) if name in BOXES else x for name, x in tensors.items()}
     if bad := [name for name, tensor in numbers.items() if not is_finite(tensor)]:
         raise ValueError(
             f"what is stored must be finite, got NaN or infinity in {', '.join(bad)}; look at the clip, and encode in "
@@ -131,17 +136,24 @@ class RecordHeader:
             channels, num_latent_frames, height, width = shapes["video_latents"]
             is_filled = shapes.get("image_latents", ())[1:2] == (num_latent_frames,)
             lengths = {"image_latents": num_latent_frames if is_filled else 1}
-            lengths["keyframe_latents"] = num_latent_frames - 1
+            lengths["keyframe_latents"] = num_latent_frames - (KEYFRAMES not in shapes)
             wanted |= {name: (channels, num, height, width) for name, num in lengths.items() if name in shapes}
         for embeds, mask in PROMPTS:
             if mask in shapes:
                 wanted[mask] = shapes.get(embeds, (0,))[:1]
-        if "mouth_boxes" in shapes and "num_frames" in self.metadata:
-            wanted["mouth_boxes"] = (None, int(self.number("num_frames")), 4)
+        if "num_frames" in self.metadata:
+            num_frames = int(self.number("num_frames"))
+            num_persons = shapes.get("mouth_boxes", (0,))[0]
+            own: dict[str, Sequence[int | None]] = {
+                "mouth_boxes": (None, num_frames, 4),
+                "face_boxes": (num_persons, num_frames, 4),
+                KEYFRAMES: (num_frames,),
+            }
+            wanted |= {name: sizes for name, sizes in own.items() if name in shapes}
         for name, sizes in wanted.items():
             found = shapes[name]
             is_same = len(found) == len(sizes) and all(map(_allows, sizes, found))
-            if not is_same or (0 in found and name != "mouth_boxes") or name not in self.dtypes:
+            if not is_same or (0 in found and name not in BOXES) or name not in self.dtypes:
                 rule = ", ".join("any" if want is None else str(want) for want in sizes)
                 raise ValueError(
                     f"`{name}` of the record `{self.path}` must be numbers of shape [{rule}], got {list(found)} of "
@@ -179,12 +191,14 @@ class Layout:
 
     Args:
         latents: Shape of each of `LATENTS`.
+        keyframes: Frames of a clip whose record says which are shown among grey ones; 0 where none does.
         prompts: Shape of each prompt embedding, padded to the longest prompt of the data set.
         dtypes: Dtype of each of them.
         frame_rate: Pixel frames per second; 0 without video.
     """
 
     latents: Mapping[str, Shape | None]
+    keyframes: int
     prompts: Mapping[str, Shape | None]
     dtypes: Mapping[str, torch.dtype]
     frame_rate: float
@@ -204,13 +218,14 @@ def collate(
         headers: The header of each record, length B.
         layout: The shapes of the bucket.
         box_scale: Factor by which mouth boxes grow before they become a mask.
-        with_faces: Whether to mark faces as well, as far as mouths tell where they are.
+        with_faces: Whether to mark faces as well; where none is known, mouths tell where they are.
 
     Returns:
         `video_latents` [B, C, F, h, w], `audio_latents` [B, L, C], `image_latents` [B, C, 1 or F, h, w],
-        `keyframe_latents` [B, C, F - 1, h, w], `prompt_embeds` [B, S, D], `prompt_embeds_2` [B, S2, D2], `prompt_mask`
-        bool [B, S + S2], `spoken_embeds` [B, S3, D3], `spoken_mask` bool [B, S3], `mouth_mask` bool [B, 1, F, h, w],
-        `face_mask` likewise where it is asked for, `has_video`, `has_audio`, `has_image`, `has_keyframe` float [B],
+        `keyframe_latents` [B, C, F - 1 or F, h, w], `keyframe_frames` bool [B, frames], `prompt_embeds` [B, S, D],
+        `prompt_embeds_2` [B, S2, D2], `prompt_mask` bool [B, S + S2], `spoken_embeds` [B, S3, D3], `spoken_mask` bool
+        [B, S3], `mouth_mask` bool [B, 1, F, h, w], `face_mask` likewise where it is asked for, `has_video`,
+        `has_audio`, `has_image`, `has_keyframe` float [B],
         `frame_rate` float, `captions` list. What the whole bucket lacks is None.
     """
     size, batch = len(headers), _empty_batch(len(headers), layout, with_faces)
@@ -220,6 +235,8 @@ def collate(
             if name in record:
                 batch[name][row] = record[name]
                 batch[_presence(name)][row] = 1
+        if KEYFRAMES in record:
+            batch[KEYFRAMES][row] = record[KEYFRAMES]
         for name, mask_name in (*PROMPTS, SPOKEN):
             if name in record:
                 length = len(record[name])
@@ -229,11 +246,20 @@ def collate(
             mouths = record["mouth_boxes"].double().numpy()
             batch["mouth_mask"][row, 0] = _cells(scale_boxes(mouths, box_scale), header)
             if with_faces:
-                batch["face_mask"][row, 0] = _cells(faces_of(mouths), header)
+                batch["face_mask"][row, 0] = _cells(known_faces(record, mouths), header)
     batch["spoken_mask"] = masks.pop(SPOKEN[0], None)
     batch["prompt_mask"] = torch.cat(list(masks.values()), dim=1) if masks else None
     batch["captions"] = [header.metadata.get("caption", "") for header in headers]
     return batch
+
+
+def known_faces(record: Record, mouths: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Face boxes [P, frames, 4] of a record: those that were found, else estimates from the mouths [P, frames, 4]."""
+    estimated = faces_of(mouths)
+    if "face_boxes" not in record:
+        return estimated
+    found = record["face_boxes"].double().numpy()
+    return np.where(np.isfinite(found).all(-1, keepdims=True), found, estimated)
 
 
 class PrecomputedDataset(Dataset[Batch]):
@@ -369,21 +395,23 @@ class PrecomputedDataset(Dataset[Batch]):
                 f"{sorted(self._empty_prompt)}; run `jova prepare` again"
             )
         header = RecordHeader(self.root / EMPTY_PROMPT, {}, {}, {})
-        layout = replace(self.layouts[0], latents=dict.fromkeys(LATENTS))
+        layout = replace(self.layouts[0], latents=dict.fromkeys(LATENTS), keyframes=0)
         batch = collate([self._empty_prompt], [header], layout)
         return {name: batch[name] for name in ("prompt_embeds", "prompt_embeds_2", "prompt_mask", *SPOKEN)}
 
     def _layout(self, bucket: Sequence[int]) -> Layout:
         members = [self.headers[index] for index in bucket]
-        if len({h.shapes["image_latents"] for h in members if "image_latents" in h.shapes}) > 1:
-            raise ValueError(
-                f"`image_latents` in `{self.root}` must all have grey frames behind the first or all have none, got "
-                "both; delete the records and run `jova prepare` again"
-            )
+        for name, what in (("image_latents", "behind the first"), ("keyframe_latents", "among those that are given")):
+            if len({h.shapes[name] for h in members if name in h.shapes}) > 1:
+                raise ValueError(
+                    f"`{name}` in `{self.root}` must all have grey frames {what} or all have none, got both; delete "
+                    "the records and run `jova prepare` again"
+                )
         latents = {name: next((h.shapes[name] for h in members if name in h.shapes), None) for name in LATENTS}
         rate = next((h.number("frame_rate") for h in members if "video_latents" in h.shapes), 0.0)
         dtypes = {name: dtype for header in self.headers for name, dtype in header.dtypes.items()}
-        return Layout(latents, {name: self._longest(name) for name, _ in (*PROMPTS, SPOKEN)}, dtypes, rate)
+        keyframes = next((h.shapes[KEYFRAMES][0] for h in members if KEYFRAMES in h.shapes), 0)
+        return Layout(latents, keyframes, {name: self._longest(name) for name, _ in (*PROMPTS, SPOKEN)}, dtypes, rate)
 
     def _longest(self, name: str) -> Shape | None:
         shapes = [header.shapes[name] for header in self.headers if name in header.shapes]
@@ -456,6 +484,7 @@ def _empty_batch(size: int, layout: Layout, with_faces: bool) -> Batch:
         name: torch.zeros(size, *shape, dtype=layout.dtypes[name]) if shape else None for name, shape in shapes.items()
     }
     batch |= {_presence(name): torch.zeros(size) for name in LATENTS}
+    batch[KEYFRAMES] = torch.zeros(size, layout.keyframes, dtype=torch.bool) if layout.keyframes else None
     for name in ("mouth_mask", *["face_mask"] * with_faces):
         batch[name] = torch.zeros(size, 1, *video[1:], dtype=torch.bool) if video else None
     batch["frame_rate"] = layout.frame_rate

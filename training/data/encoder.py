@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import mix_channels, resample
 from diffusers_jova.origin import digest_path
+from diffusers_jova.pipeline_media import among_grey
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.prompt_encoder import said_by
 from diffusers_jova.spoken_text import NOTHING
@@ -25,7 +26,8 @@ from jova_cli.model_clips import read_geometry
 from jova_cli.model_info import read_index
 
 
-FIRST_FRAMES = ("fills_image_with_grey", "starts_white", "needs_image")  # config of the pipeline, in each header
+IMAGE_FIRST = ("starts_white", "needs_image")  # config of a pipeline that never begins without an image
+FIRST_FRAMES = ("fills_image_with_grey", *IMAGE_FIRST)  # config of the pipeline, in each header
 TEXT_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "spoken_text_encoder", "spoken_tokenizer")
 ENCODER_PARTS = ("vae", "audio_vae", *TEXT_PARTS)
 
@@ -70,18 +72,32 @@ class Encoder:
         return self._store(self.video_codec.encode(pixels)[0])
 
     @torch.inference_mode()
-    def encode_keyframes(self, frames: NDArray[np.uint8]) -> Tensor:
-        """Encode the last frame of each latent behind the first, as the pipeline does with a picture for it.
+    def encode_keyframes(self, frames: NDArray[np.uint8], image: NDArray[np.uint8], seed: int) -> dict[str, Tensor]:
+        """Encode frames of a clip as the pipeline does with pictures for them.
+
+        That is the last frame of each latent behind the first; where the pipeline encodes pictures at their frames
+        among grey ones, and each choice of frames is an encoding of its own, those of `draw_given`.
 
         Args:
             frames: uint8 [frames, H, W, 3], of two latents or more.
+            image: Of the first frame, uint8 [H, W, 3].
+            seed: Of the choice.
 
         Returns:
-            Normalised latents [C, F - 1, h, w].
+            `keyframe_latents`, normalised latents [C, F - 1, h, w], or [C, F, h, w] among grey frames and beside them
+            `keyframe_frames`, bool [frames], which are given.
         """
+        if self.pipeline.config.fills_image_with_grey:
+            begins_without = not any(self.pipeline.config[name] for name in IMAGE_FIRST)
+            chosen = draw_given(len(frames), begins_without, seed)
+            pictures = {frame: _pixels((frames[frame] if frame else image)[None]) for frame in chosen}
+            latents = self.video_codec.encode(among_grey(pictures, len(frames)))[0]
+            is_given = torch.zeros(len(frames), dtype=torch.bool)
+            is_given[chosen] = True
+            return {"keyframe_latents": self._store(latents), "keyframe_frames": is_given}
         factor = self.video_codec.temporal_factor
         ends = [self.video_codec.encode_still(_pixels(frame[None])) for frame in frames[factor::factor]]
-        return self._store(torch.cat(ends, dim=2)[0])
+        return {"keyframe_latents": self._store(torch.cat(ends, dim=2)[0])}
 
     @torch.inference_mode()
     def encode_audio(self, waveform: NDArray[np.float32], sampling_rate: int, duration_s: float) -> Tensor:
@@ -157,6 +173,21 @@ class Encoder:
 
     def _store(self, tensor: Tensor) -> Tensor:
         return tensor.to("cpu", self.dtype).clone()
+
+
+def draw_given(num_frames: int, begins_without: bool, seed: int) -> list[int]:
+    """Draw frames of a clip to be given: the last, any behind the first, or both, each in a third of the seeds.
+
+    Args:
+        num_frames: Of the clip, several.
+        begins_without: Whether the first frame is left out of half of the draws; else it is given in all.
+        seed: Of the draw.
+    """
+    generator = np.random.default_rng(seed)
+    kind, anywhere = generator.integers(3), int(generator.integers(1, num_frames))
+    first = {0} if generator.random() < 0.5 or not begins_without else set()
+    behind = {0: {num_frames - 1}, 1: {anywhere}, 2: {anywhere, num_frames - 1}}[int(kind)]
+    return sorted(first | behind)
 
 
 def _pixels(frames: NDArray[np.uint8]) -> Tensor:

@@ -70,13 +70,50 @@ class MouthsOnDemand:
 
     def __call__(self, frames: Frames) -> Boxes:
         """Find mouths: uint8 [F, H, W, 3] -> float32 [P, F, 4] xyxy in pixels, NaN = no mouth."""
+        return self.track(frames)[..., :4]
+
+    def track(self, frames: Frames) -> Boxes:
+        """Find mouths and faces, see `track_faces`: uint8 [F, H, W, 3] -> float32 [P, F, 8]."""
         if self._detector is None:
             self._detector = self._create()
         with quiet_natives():
-            return self._detector(frames)
+            return np.concatenate(track_faces(self._detector, frames), axis=-1)
 
 
-class FaceMeshMouths:
+class FaceDetector:
+    """A detector that sees faces whole, and the mouths in them."""
+
+    def __call__(self, frames: Frames) -> Boxes:
+        """Find mouths: uint8 [F, H, W, 3] -> float32 [P, F, 4] xyxy in pixels, NaN = no mouth."""
+        return self.track(frames)[..., :4]
+
+    def track(self, frames: Frames) -> Boxes:
+        """Find mouths and faces, see `track_faces`: uint8 [F, H, W, 3] -> float32 [P, F, 8]."""
+        return link_tracks([self._mouths(np.ascontiguousarray(frame)) for frame in frames])
+
+    def _mouths(self, image: Frames) -> Boxes:
+        """Boxes of mouths and their faces [N, 8] in one image [H, W, 3]."""
+        raise NotImplementedError
+
+
+def track_faces(detector: MouthDetector, frames: Frames) -> tuple[Boxes, Boxes]:
+    """Find mouths, and the faces that they are in.
+
+    Args:
+        detector: One that is no `FaceDetector` knows no faces.
+        frames: uint8 [F, H, W, 3].
+
+    Returns:
+        Mouths and faces, float32 [P, F, 4] each, xyxy in pixels; NaN is none, or one that is not known.
+    """
+    if isinstance(detector, FaceDetector | MouthsOnDemand):
+        both = detector.track(frames)
+        return both[..., :4], both[..., 4:]
+    mouths = detector(frames)
+    return mouths, np.full_like(mouths, np.nan)
+
+
+class FaceMeshMouths(FaceDetector):
     """MediaPipe's face mesh on each face that its detectors find; the weights are inside `mediapipe<0.10.30`.
 
     The mesh alone looks for faces in a picture of 128 px and misses small ones and groups, so faces are found first,
@@ -92,14 +129,9 @@ class FaceMeshMouths:
         self._near, self._far = (detection(model_selection=m, min_detection_confidence=min_confidence) for m in (0, 1))
         self._mesh = mesh(static_image_mode=True, max_num_faces=1, min_detection_confidence=0.3)
 
-    def __call__(self, frames: Frames) -> Boxes:
-        """Find mouths: uint8 [F, H, W, 3] -> float32 [P, F, 4] xyxy in pixels, NaN = no mouth."""
-        return link_tracks([self._mouths(np.ascontiguousarray(frame)) for frame in frames])
-
     def _mouths(self, image: Frames) -> Boxes:
-        """Mouth boxes [N, 4] of one image [H, W, 3]."""
         found = (self._mouth_of_face(image, face) for face in self._faces(image))
-        return np.array([box for box in found if box is not None], np.float32).reshape(-1, 4)
+        return np.array([box for box in found if box is not None], np.float32).reshape(-1, 8)
 
     def _faces(self, image: Frames) -> list[Boxes]:
         """Face boxes, by the first search that finds any: the whole image, then ever smaller squares of it."""
@@ -112,25 +144,19 @@ class FaceMeshMouths:
         marks = self._mesh.process(crop).multi_face_landmarks
         if not marks:
             return None
-        points = np.array([(marks[0].landmark[i].x, marks[0].landmark[i].y) for i in OUTER_LIP]) * FACE_CROP_PX
-        return _bounding_box(points * scale + offset)
+        points = np.array([(mark.x, mark.y) for mark in marks[0].landmark]) * FACE_CROP_PX
+        return _mouth_and_face(points * scale + offset)
 
 
-class LiteFaceMeshMouths:
+class LiteFaceMeshMouths(FaceDetector):
     """The same networks as `FaceMeshMouths`, run by LiteRT without mediapipe."""
 
     def __init__(self) -> None:
         self._networks = FaceNetworks()
 
-    def __call__(self, frames: Frames) -> Boxes:
-        """Find mouths: uint8 [F, H, W, 3] -> float32 [P, F, 4] xyxy in pixels, NaN = no mouth."""
-        return link_tracks([self._mouths(np.ascontiguousarray(frame)) for frame in frames])
-
     def _mouths(self, image: Frames) -> Boxes:
-        """Mouth boxes [N, 4] of one image [H, W, 3]."""
         meshes = (self._networks.place_mesh(image, face) for face in self._faces(image))
-        boxes = [_bounding_box(mesh[list(OUTER_LIP)]) for mesh in meshes if mesh is not None]
-        return np.array(boxes, np.float32).reshape(-1, 4)
+        return np.array([_mouth_and_face(mesh) for mesh in meshes if mesh is not None], np.float32).reshape(-1, 8)
 
     def _faces(self, image: Frames) -> list[Boxes]:
         """Faces [16], by the first search that finds any, as in `FaceMeshMouths`; each face once."""
@@ -147,7 +173,7 @@ class LiteFaceMeshMouths:
         return []
 
 
-class FaceLandmarkerMouths:
+class FaceLandmarkerMouths(FaceDetector):
     """MediaPipe's Tasks API with a `face_landmarker.task` file, which also works with `mediapipe>=0.10.30`.
 
     Args:
@@ -165,16 +191,12 @@ class FaceLandmarkerMouths:
         )
         self._landmarker = tasks.vision.FaceLandmarker.create_from_options(options)
 
-    def __call__(self, frames: Frames) -> Boxes:
-        """Find mouths: uint8 [F, H, W, 3] -> float32 [P, F, 4] xyxy in pixels, NaN = no mouth."""
-        return link_tracks([self._mouths(np.ascontiguousarray(frame)) for frame in frames])
-
     def _mouths(self, image: Frames) -> Boxes:
         picture = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=image)
         size = np.array([image.shape[1], image.shape[0]])
         faces = self._landmarker.detect(picture).face_landmarks
-        boxes = [_bounding_box(np.array([(face[i].x, face[i].y) for i in OUTER_LIP]) * size) for face in faces]
-        return np.array(boxes, np.float32).reshape(-1, 4)
+        boxes = [_mouth_and_face(np.array([(mark.x, mark.y) for mark in face]) * size) for face in faces]
+        return np.array(boxes, np.float32).reshape(-1, 8)
 
 
 def make_detector(face_landmarker_path: Path | None = None) -> MouthDetector:
@@ -258,27 +280,30 @@ def link_tracks(boxes: Sequence[Boxes], max_lost_frames: int = 24) -> Boxes:
     at most one box width away for each frame since then. What continues nobody starts a new track.
 
     Args:
-        boxes: For each of F frames, boxes [N, 4] in any order.
+        boxes: For each of F frames, boxes [N, 4] in any order, or with more numbers behind the four that go with them.
         max_lost_frames: A track without a box for longer than this ends.
 
     Returns:
-        float32 [P, F, 4], NaN where a person has no box; persons in order of appearance.
+        float32 [P, F, 4 or more], NaN where a person has no box; persons in order of appearance.
     """
+    size = boxes[0].shape[-1] if len(boxes) else 4
     tracks: list[Boxes] = []
     last: list[int] = []
     for frame, found in enumerate(boxes):
         alive = [p for p in range(len(tracks)) if frame - last[p] <= max_lost_frames]
         pairs = [
-            (_affinity(tracks[p][last[p]], box, frame - last[p]), p, n) for p in alive for n, box in enumerate(found)
+            (_affinity(tracks[p][last[p]][:4], box[:4], frame - last[p]), p, n)
+            for p in alive
+            for n, box in enumerate(found)
         ]
         owner = _best_pairs(pairs)
         for n, box in enumerate(found):
             if n not in owner:
                 owner[n] = len(tracks)
-                tracks.append(np.full((len(boxes), 4), np.nan, np.float32))
+                tracks.append(np.full((len(boxes), size), np.nan, np.float32))
                 last.append(frame)
             tracks[owner[n]][frame], last[owner[n]] = box, frame
-    return np.stack(tracks) if tracks else np.zeros((0, len(boxes), 4), np.float32)
+    return np.stack(tracks) if tracks else np.zeros((0, len(boxes), size), np.float32)
 
 
 def square_around(image: Frames, face: Boxes) -> tuple[Frames, Boxes, float]:
@@ -341,6 +366,11 @@ def _best_pairs(pairs: list[tuple[float, int, int]]) -> dict[int, int]:
         if affinity > 0 and n not in owner and p not in owner.values():
             owner[n] = p
     return owner
+
+
+def _mouth_and_face(mesh: NDArray[Any]) -> Boxes:
+    """Boxes of the mouth and of the face [8] whose mesh has these points, [468 or more, 2]."""
+    return np.concatenate([_bounding_box(mesh[list(OUTER_LIP)]), _bounding_box(mesh)])
 
 
 def _bounding_box(points: NDArray[Any]) -> Boxes:

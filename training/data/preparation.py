@@ -311,8 +311,11 @@ class Preparer:
             if len(clip.frames) > 1 or clip.reference_image is not None:  # a still given as its first frame is no task
                 tensors["image_latents"] = encoder.encode_image(image, len(clip.frames))
             if self.settings.keyframes and tensors["video_latents"].shape[1] > 1:
-                tensors["keyframe_latents"] = encoder.encode_keyframes(clip.frames)
+                seed = int(_digest([sample.name, clip.start_s])[:8], 16)
+                tensors |= encoder.encode_keyframes(clip.frames, image, seed)
             tensors["mouth_boxes"] = torch.from_numpy(clip.mouth_boxes)
+            if clip.face_boxes is not None:
+                tensors["face_boxes"] = torch.from_numpy(clip.face_boxes)
             mouths = measure_mouths(clip.mouth_boxes, clip.cut_share)._asdict()
         if clip.audio is not None:
             duration_s = clip.bucket.num_frames / settings.frame_rate

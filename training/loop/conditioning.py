@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from diffusers_jova.conditions import condition_channels
+from diffusers_jova.conditions import condition_channels, mask_of_frames
 from diffusers_jova.sample_runs import Coupling as Coupled
 from diffusers_jova.scheduling_flow_match_av import FlowMatchAudioVideoScheduler, add_noise, velocity_target
-from diffusers_jova.training.data.dataset import SPOKEN, VOICE_TEXTS, Batch
+from diffusers_jova.training.data.dataset import KEYFRAMES, SPOKEN, VOICE_TEXTS, Batch
 from diffusers_jova.training.loop.config import Coupling, TrainConfig
 from diffusers_jova.training.loop.phases import Phases
 from diffusers_jova.training.loop.tasks import TASKS, TaskRule, task_of_step
@@ -178,15 +178,7 @@ class Conditioning:
         hidden_states, target = _noised(latents, levels, noise)
         audio_hidden_states, audio_target = _noised(batch["audio_latents"], audio_levels, noise)
         if hidden_states is not None and self.num_mask_channels is not None:
-            channels = condition_channels(hidden_states, None, self.num_mask_channels)
-            if batch["image_latents"] is not None:
-                with_image = condition_channels(hidden_states, batch["image_latents"], self.num_mask_channels)
-                channels = with_image.where(give_image[:, None, None, None, None], channels)
-            if keyframes is not None:
-                mask = torch.ones(self.num_mask_channels, hidden_states.shape[2])
-                stills = behind_first(batch["keyframe_latents"])
-                with_keyframe = condition_channels(hidden_states, stills, self.num_mask_channels, mask)
-                channels = with_keyframe.where(keyframes[:, None, :, None, None], channels)
+            channels = self._channels(batch, hidden_states, self.num_mask_channels, give_image, keyframes)
             hidden_states = torch.cat([hidden_states, channels], dim=1)
 
         arguments = {
@@ -334,15 +326,47 @@ class Conditioning:
         """
         if self.config.keyframe_probability == 0 or batch.get("keyframe_latents") is None:
             return None
-        num_latents = batch["video_latents"].shape[2]
+        num_latents, is_among_grey = batch["video_latents"].shape[2], batch.get(KEYFRAMES) is not None
         chance, kind, place = draws.keyframes
         index = torch.arange(num_latents, device=levels.device)
-        anywhere = index == 1 + (place * (num_latents - 1)).long()[:, None]
-        last = (index == num_latents - 1).expand_as(anywhere)
-        given = (last & (kind < 2 / 3)[:, None]) | (anywhere & (kind >= 1 / 3)[:, None])
+        if is_among_grey:
+            given = mask_of_frames(batch[KEYFRAMES], self.temporal_factor, 1, by_frame=False)[:, 0] & (index > 0)
+        else:
+            anywhere = index == 1 + (place * (num_latents - 1)).long()[:, None]
+            last = (index == num_latents - 1).expand_as(anywhere)
+            given = (last & (kind < 2 / 3)[:, None]) | (anywhere & (kind >= 1 / 3)[:, None])
         given &= ((chance < self.config.keyframe_probability) & batch["has_keyframe"].bool())[:, None]
         is_open = (levels if levels.ndim == 2 else levels[:, None].expand_as(given)) > 0
+        if is_among_grey:  # one encoding, which is given as a whole
+            given &= (is_open | ~given).all(1, keepdim=True)
         return given & is_open & (is_open & ~given).any(1, keepdim=True)
+
+    def _channels(
+        self,
+        batch: Batch,
+        hidden_states: Tensor,
+        num_mask_channels: int,
+        give_image: Tensor,
+        keyframes: Tensor | None,
+    ) -> Tensor:
+        """Builds the condition channels of noisy latents [B, C, F, H, W]: nothing, first frames, or several pictures.
+
+        Pictures among grey frames come with the first frame or without, as they were encoded.
+        """
+        channels = condition_channels(hidden_states, None, num_mask_channels)
+        if batch["image_latents"] is not None:
+            with_image = condition_channels(hidden_states, batch["image_latents"], num_mask_channels)
+            channels = with_image.where(give_image[:, None, None, None, None], channels)
+        if keyframes is None:
+            return channels
+        if batch.get(KEYFRAMES) is not None:
+            mask = mask_of_frames(batch[KEYFRAMES], self.temporal_factor, num_mask_channels, by_frame=True)
+            several = condition_channels(hidden_states, batch["keyframe_latents"], num_mask_channels, mask)
+            return several.where(keyframes.any(1)[:, None, None, None, None], channels)
+        mask = torch.ones(num_mask_channels, hidden_states.shape[2])
+        stills = behind_first(batch["keyframe_latents"])
+        with_keyframe = condition_channels(hidden_states, stills, num_mask_channels, mask)
+        return with_keyframe.where(keyframes[:, None, :, None, None], channels)
 
     def _texts(self, batch: Batch, draws: Draws, task: TaskRule) -> dict[str, Tensor | None]:
         """Text of both modalities together, or of each, where its captions are dropped apart or it has its own."""

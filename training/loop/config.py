@@ -124,7 +124,8 @@ class TrainConfig:
         audio_caption_dropout: The same for the text that the audio reads, drawn apart; None drops the text of both.
         image_probability: Share of samples whose first frame is given.
         keyframe_probability: Share of samples of which pictures behind the first frame are given, in equal parts the
-            last frame, the end of any latent, or both; for clips prepared by `jova prepare --keyframes`.
+            last frame, the end of any latent, or both; for clips prepared by `jova prepare --keyframes`. Where these
+            show grey frames between the pictures, each clip has pictures of its own, with its first frame or without.
         prefix_probability: Share of micro-batches of clips whose beginnings are given, for the continuation of clips.
         prefix_max_fraction: Longest such beginning, as a part of the clip.
         loudness_lufs: Loudness that the sound of all clips must have been prepared with (`jova prepare

@@ -72,6 +72,26 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
+def shard_by_block(accelerator: Accelerator, transformer: Any) -> None:
+    """Let FSDP shard a transformer block by block, whichever class it is of.
+
+    Raises:
+        ValueError: Its configuration names blocks of another class.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None:
+        return
+    blocks, named = list(transformer._repeated_blocks), plugin.transformer_cls_names_to_wrap
+    if named is not None and (
+        others := sorted({*named} - {type(module).__name__ for module in transformer.modules()})
+    ):
+        raise ValueError(
+            f"`fsdp_transformer_layer_cls_to_wrap` must name blocks of the model, {', '.join(blocks)}, got "
+            f"{', '.join(others)}; leave it out"
+        )
+    plugin.transformer_cls_names_to_wrap = named or blocks
+
+
 def is_first_process() -> bool:
     """Whether this one speaks for all that were started; known before they meet."""
     return os.environ.get("RANK", "0") == "0"

@@ -16,8 +16,8 @@ from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DMod
 from diffusers_jova.component_fit import check_weights
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.hub_access import explained_hub
-from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
-from diffusers_jova.training.data.encoder import FIRST_FRAMES
+from diffusers_jova.training.data.dataset import KEYFRAMES, PrecomputedDataset, RecordHeader
+from diffusers_jova.training.data.encoder import FIRST_FRAMES, IMAGE_FIRST
 from diffusers_jova.training.loop.branches import (
     audio_twins,
     check_learning_rates,
@@ -36,7 +36,6 @@ from jova_cli.training_settings import check_trainable
 
 
 SHARDED = ("fsdp", "deepspeed")
-IMAGE_FIRST = ("starts_white", "needs_image")  # of `FIRST_FRAMES`, those of a pipeline that never begins without one
 TRANSFORMERS: tuple[type[Any], ...] = (
     JoVATransformer3DModel,
     JoVAWanTransformer3DModel,
@@ -161,16 +160,22 @@ def check_keyframes(headers: Iterable[RecordHeader], transformer: Any, config: T
         return
     number = num_mask_channels(transformer)
     for header in (header for header in headers if header.shapes.get("video_latents", (0, 0))[1] > 1):
-        if number == 0 or (number is not None and first_frame_settings(config.model, header)["fills_image_with_grey"]):
-            lacking = "has no mask in its condition channels" if number == 0 else "encodes pictures among grey frames"
+        if number == 0:
             raise ValueError(
-                f"`keyframe_probability` must be 0 for a `model` that {lacking}, got {config.keyframe_probability:g}; "
-                "leave it out"
+                "`keyframe_probability` must be 0 for a `model` that has no mask in its condition channels, got "
+                f"{config.keyframe_probability:g}; leave it out"
             )
         if "keyframe_latents" not in header.shapes:
             raise ValueError(
                 "every clip must have `keyframe_latents` where `keyframe_probability` is above 0, got none in "
                 f"`{header.path}`; run `jova prepare --keyframes` into a new folder"
+            )
+        is_filled = first_frame_settings(config.model, header)["fills_image_with_grey"] and number is not None
+        if (KEYFRAMES in header.shapes) != is_filled:
+            kinds = ("single pictures", "pictures among grey frames")
+            raise ValueError(
+                f"`keyframe_latents` must be {kinds[is_filled]} for this `model`, got {kinds[not is_filled]} in "
+                f"`{header.path}`; run `jova prepare --keyframes` with the pipeline of the model into a new folder"
             )
 
 

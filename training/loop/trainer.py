@@ -44,7 +44,7 @@ from diffusers_jova.training.loop.checkpoints import (
 from diffusers_jova.training.loop.conditioning import Conditioning, ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distillation import begin_distillation
-from diffusers_jova.training.loop.distribution import start_accelerator
+from diffusers_jova.training.loop.distribution import shard_by_block, start_accelerator
 from diffusers_jova.training.loop.lora import adapter_digest, adapter_header
 from diffusers_jova.training.loop.metrics import LossMeter, MetricsLog, check_tensorboard
 from diffusers_jova.training.loop.microbatches import MicroBatches, seed_of
@@ -127,6 +127,7 @@ class Trainer:
         if config.blocks_to_swap:
             check_swap(self.device)
             self.swap = BlockSwap(self.transformer, config.blocks_to_swap, self.device)
+        shard_by_block(self.accelerator, self.transformer)
         self.model, self.optimizer = self.accelerator.prepare(
             self.transformer, optimizer, device_placement=[self.swap is None, True]
         )

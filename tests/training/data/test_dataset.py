@@ -224,6 +224,8 @@ def test_a_record_without_its_numbers_is_named(tmp_path: Path) -> None:
         ({"prompt_embeds": torch.zeros(0, 5)}, r"`prompt_embeds` .*, got \[0, 5\]"),
         ({"prompt_mask": torch.ones(99, dtype=torch.bool)}, r"`prompt_mask` .* of shape \[5\], got \[99\]"),
         ({"mouth_boxes": torch.zeros(1, 2, 4)}, r"`mouth_boxes` .* of shape \[any, \d+, 4\], got \[1, 2, 4\]"),
+        ({"face_boxes": torch.zeros(2, 9, 4)}, r"`face_boxes` .* of shape \[1, \d+, 4\], got \[2, 9, 4\]"),
+        ({"keyframe_frames": torch.ones(3, dtype=torch.bool)}, r"`keyframe_frames` .* of shape \[\d+\], got \[3\]"),
         ({"audio_latents": torch.zeros(8, 6, dtype=torch.int64)}, "got .* of another type; delete the record"),
         ({"frame_rate": "fast"}, "`frame_rate` in the header of .* must be a number, got 'fast'"),
     ],

@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from diffusers_jova import FlowMatchAudioVideoScheduler
+from diffusers_jova.conditions import frame_mask
 from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader, write_record
+from diffusers_jova.training.data.encoder import draw_given
 from diffusers_jova.training.loop.conditioning import Conditioning, ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
 from tests.tiny_training import tiny_config, write_clips
@@ -261,6 +263,58 @@ def test_a_given_beginning_stays_what_it_is_beside_keyframes(tmp_path: Path) -> 
         assert torch.equal(seen[begun], expected[begun])
         if num_mask_channels is not None:
             assert not inputs.arguments["hidden_states"][:, 4, :, 0, 0][begun].any()
+
+
+def among_grey(folder: Path, num_clips: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips whose records hold pictures among grey frames, which are returned with the frames, bool [B, 9]."""
+    prepared = write_clips(folder / "prepared", num_clips=num_clips)
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(num_clips, 2, 3, 4, 4, generator=generator)
+    frames = torch.zeros(num_clips, 9, dtype=torch.bool)
+    for index, path in enumerate(sorted(prepared.glob("*.safetensors"))):
+        frames[index, draw_given(9, begins_without=True, seed=index)] = True
+        own = {"keyframe_latents": latents[index], "keyframe_frames": frames[index]}
+        write_record(path, load_file(path) | own, RecordHeader.read(path).metadata)
+    return latents, frames
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_pictures_among_grey_frames_come_with_a_mask_by_frame_in_their_share(tmp_path: Path, in_memory: bool) -> None:
+    latents, frames = among_grey(tmp_path)
+    config = tiny_config(tmp_path, keyframe_probability=0.5, image_probability=1.0)
+    dataset = PrecomputedDataset(config.data, in_memory=in_memory)
+    conditioning = Conditioning(config, dataset.empty_prompt(), 4, 32.0, 31.25, 4, torch.device("cpu"))
+    batch = dataset.batch(range(64))
+    inputs = conditioning(batch, 0)
+    condition, mask = inputs.arguments["hidden_states"][:, 2:4], inputs.arguments["hidden_states"][:, 4:, :, 0, 0]
+    first = torch.zeros(4, 3)
+    first[:, 0] = 1
+    num_given = 0
+    for index in range(64):
+        own = frame_mask(frames[index].nonzero().flatten().tolist(), 3, 4, 4, by_frame=True)
+        if torch.equal(condition[index], latents[index]):
+            num_given += 1
+            assert torch.equal(mask[index].bool(), own)
+        else:
+            assert torch.equal(condition[index, :, :1], batch["image_latents"][index])
+            assert torch.equal(mask[index], first)
+    assert abs(num_given / 64 - 0.5) < 4 * (0.25 / 64) ** 0.5
+    assert inputs.has_video.all()
+
+
+def test_pictures_within_a_given_beginning_are_left_out_as_a_whole(tmp_path: Path) -> None:
+    latents, frames = among_grey(tmp_path)
+    settings = {"keyframe_probability": 1.0, "prefix_probability": 1.0, "prefix_max_fraction": 1.0}
+    inputs = conditioned(tmp_path, **settings)
+    is_begun = inputs.arguments["timestep"] == 0  # [B, F]
+    shown = [
+        torch.equal(one, other) for one, other in zip(inputs.arguments["hidden_states"][:, 2:4], latents, strict=True)
+    ]
+    for index in range(64):
+        behind = frame_mask(frames[index, 1:].nonzero().flatten().add(1).tolist(), 3, 4, 1, by_frame=False)[0]
+        is_left = (~is_begun[index] & ~behind).any()
+        assert shown[index] == bool(is_left and not (is_begun[index] & behind).any())
+    assert 0 < sum(shown) < 64
 
 
 def test_pictures_are_drawn_behind_everything_that_was_drawn_before_there_were_any(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from diffusers_jova import JoVATransformer3DModel
 from diffusers_jova.training.data.dataset import RecordHeader
 from diffusers_jova.training.loop.model import check_keyframes, describe_start, load_transformer, prepare_transformer
 from diffusers_jova.weight_branches import branch_of
+from tests.tiny_pipeline import build_wan_transformer
 from tests.tiny_training import MODEL, tiny_config
 
 
@@ -48,11 +49,6 @@ def test_a_checkpoint_that_lacks_a_weight_is_not_trained(lost: str, tmp_path: Pa
             r"every clip must have `keyframe_latents` .*, got none in `clip`; run `jova prepare --keyframes`",
         ),
         (4, {}, "must be 0 for a `model` that has no mask in its condition channels, got 0.5; leave it out"),
-        (
-            8,
-            {"fills_image_with_grey": "1"},
-            "must be 0 for a `model` that encodes pictures among grey frames, got",
-        ),
     ],
 )
 def test_keyframes_that_the_model_or_the_clips_do_not_allow_are_refused(
@@ -65,6 +61,29 @@ def test_keyframes_that_the_model_or_the_clips_do_not_allow_are_refused(
         check_keyframes([header], transformer, config)
     check_keyframes([header], transformer, tiny_config(tmp_path))
     check_keyframes([RecordHeader(Path("still"), {"video_latents": (2, 1, 4, 4)}, {}, {})], transformer, config)
+
+
+@pytest.mark.parametrize("number", [4, None])
+def test_keyframes_are_of_the_kind_that_the_pipeline_of_the_model_encodes(number: int | None, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, keyframe_probability=0.5)
+    channels = {4: 8, None: 2}[number]
+    transformer = build_wan_transformer(in_channels=channels, out_channels=2)
+
+    def check(pipeline_fills: bool, *more: str) -> None:
+        shapes = {"video_latents": (2, 3, 4, 4), **dict.fromkeys(("keyframe_latents", *more), (2, 2, 4, 4))}
+        filled = {"fills_image_with_grey": str(int(pipeline_fills))}
+        check_keyframes([RecordHeader(Path("clip"), shapes, {}, filled)], transformer, config)
+
+    check(False)
+    among, single = r"pictures among grey frames", r"single pictures"
+    with pytest.raises(ValueError, match=rf"must be {single} for this `model`, got {among} in `clip`; run `jova prep"):
+        check(False, "keyframe_frames")
+    if number is None:  # clean latents have no grey frames among them, whatever the pipeline says
+        check(True)
+        return
+    check(True, "keyframe_frames")
+    with pytest.raises(ValueError, match=rf"must be {among} for this `model`, got {single} in `clip`"):
+        check(True)
 
 
 def test_a_run_says_what_its_weights_begin_as(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,13 +20,22 @@ from torch.distributed.tensor import DTensor
 from diffusers_jova.pipeline_output import JoVAPipelineOutput
 from diffusers_jova.training.loop import trainer as trainer_module
 from diffusers_jova.training.loop.config import TrainConfig
+from diffusers_jova.training.loop.distribution import shard_by_block
 from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation_measures import FOLDER, JUDGED
+from diffusers_jova.training.prepare import main as prepare
 from diffusers_jova.training.train import assemble
 from tests.processes import launch
-from tests.tiny_pipeline import TRANSFORMER_CONFIG
+from tests.tiny_pipeline import (
+    TRANSFORMER_CONFIG,
+    build_dual_tower,
+    build_spoken_pipeline,
+    build_transformer,
+    build_wan_transformer,
+)
 from tests.tiny_training import different, dual_tower, forget_accelerate, losses, result, tiny_config, write_clips
+from tests.training.test_two_texts import OPTIONS, write_recording
 
 
 TINY = {**TRANSFORMER_CONFIG, "_class_name": "JoVATransformer3DModel"}  # of the pipeline that is validated
@@ -37,16 +47,10 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # with the model an
 }
 
 
-def block_of(config: Any) -> str:
-    is_dual = config.model.endswith(".json") and "DualTower" in Path(config.model).read_text()
-    return "JoVADualTowerTransformerBlock" if is_dual else "JoVATransformerBlock"
-
-
 def sharded_accelerator(config: Any) -> Accelerator:
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=[block_of(config)],
         cpu_ram_efficient_loading=False,
         state_dict_type="FULL_STATE_DICT",
     )
@@ -163,5 +167,46 @@ def test_sharded_processes_make_the_student_that_one_makes(
     alone = {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "one")}
     Trainer(tiny_config(tmp_path, **settings, **alone)).train()
     sharded, single = (load_file(tmp_path / name / ADAPTER_FILE) for name in ("run", "one"))
+    for name in single:
+        torch.testing.assert_close(sharded[name], single[name], rtol=1e-4, atol=1e-6)  # sums in another order
+
+
+@pytest.mark.parametrize("build", [build_transformer, build_wan_transformer, build_dual_tower])
+def test_the_blocks_that_are_sharded_are_those_of_the_model(build: Any) -> None:
+    transformer = build()
+    (block,) = type(transformer)._repeated_blocks
+    for named, expected in ((None, [block]), ([block], [block])):
+        plugin = SimpleNamespace(transformer_cls_names_to_wrap=named)
+        shard_by_block(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)), transformer)
+        assert plugin.transformer_cls_names_to_wrap == expected
+    plugin = SimpleNamespace(transformer_cls_names_to_wrap=["WanTransformerBlock"])
+    with pytest.raises(ValueError, match=f"must name blocks of the model, {block}, got WanTransformerBlock; leave it"):
+        shard_by_block(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)), transformer)
+    shard_by_block(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=None)), transformer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_sharded_processes_learn_words_of_unequal_length_as_one_process_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: str
+) -> None:
+    """Each pads what is said, and what a voice says before it, to the longest of its own clips."""
+    build_spoken_pipeline().save_pretrained(tmp_path / "model")
+    source = write_recording(tmp_path / "source", ("Hello", "you", "there", "my", "good", "old", "friend"))
+    words = ["--model", str(tmp_path / "model"), "--cut", "all", *OPTIONS]
+    prepare([str(source), str(tmp_path / "prepared"), *words])
+    settings = {"model": str(tmp_path / "model"), "batch_size": 1, "steps": 6, "tasks": TASKS, "mouth_weight": 0}
+    settings |= {"image_probability": 1.0, "caption_dropout": 0.3, "gradient_checkpointing": True, "train": train}
+    settings |= {"lora_rank": 4} if train == "lora" else {}
+    settings |= {"prefix_max_fraction": 1.0}
+    launch(train_sharded, tiny_config(tmp_path, **settings, distribution="fsdp"))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    forget_accelerate()
+    alone = {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "one")}
+    Trainer(tiny_config(tmp_path, **settings, **alone)).train()
+    if train == "lora":
+        sharded, single = (load_file(tmp_path / name / ADAPTER_FILE) for name in ("run", "one"))
+    else:
+        sharded, single = (result(tmp_path / name) for name in ("run", "one"))
     for name in single:
         torch.testing.assert_close(sharded[name], single[name], rtol=1e-4, atol=1e-6)  # sums in another order
