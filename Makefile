@@ -120,6 +120,7 @@ comfyui-test:  ## the node pack in the ComfyUI that COMFYUI_PATH names, on the C
 	@test -n "$(COMFYUI_PATH)" || { echo '`COMFYUI_PATH` must name a checkout of ComfyUI, got nothing; see comfyui/README.md' >&2; exit 2; }
 	COMFYUI_PATH="$(COMFYUI_PATH)" pytest -s tests/comfyui
 
+PACK = dist/comfyui-jova.zip
 comfyui-pack:  ## what belongs into ComfyUI/custom_nodes, as dist/comfyui-jova.zip
-	@mkdir -p dist
-	git archive --format zip --prefix jova/ --output dist/comfyui-jova.zip HEAD:comfyui
+	@mkdir -p $(dir $(PACK))
+	git archive --format zip --prefix jova/ --add-file LICENSE --output $(PACK) HEAD:comfyui

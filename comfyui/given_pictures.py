@@ -1,4 +1,4 @@
-"""Pictures at given frames of a clip as raw latents: the first one, later ones, and the white one of some models.
+"""Pictures at given frames of a clip as raw latents: the first one and later ones.
 
 A model that reads condition channels with grey frames has all pictures encoded at once, at their frames among grey
 ones; for the others each picture is a latent of its own. `diffusers_jova/keyframes.py` tells why.
@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.utils
 import torch
 from torch import Tensor
 
-from .latent_parts import named_parts
 from .package import jova
 
 
@@ -216,98 +214,6 @@ def check_clip(given: GivenPictures, shape: Sequence[int], places: Any) -> None:
 def describe(num_frames: int, height: int, width: int, num_clips: int) -> str:
     """Clips in words."""
     return f"{num_frames} frames of {width} x {height} in a batch of {num_clips}"
-
-
-def has_first_picture(conds: Mapping[str, list[dict[str, Any]]]) -> bool:
-    """Whether an entry of a guider's prompts brings a first frame."""
-    entries = [entry for listed in conds.values() for entry in listed]
-    return any(0 in entry[PICTURES_KEY].frames for entry in entries if entry.get(PICTURES_KEY) is not None)
-
-
-def begins_given(mask: Tensor | None, shapes: Sequence[Sequence[int]]) -> bool:
-    """Whether the first latent frame is given.
-
-    Args:
-        mask: Denoise mask, packed as the latents are; None where all is generated.
-        shapes: Of the latents, video among them.
-    """
-    if mask is None:
-        return False
-    masked, _ = named_parts(comfy.utils.unpack_latents(mask, shapes))
-    return not bool(masked[:, :, 0].any())
-
-
-def check_start(
-    conds: Mapping[str, list[dict[str, Any]]],
-    checkpoint: Any,
-    transformer: Any,
-    shapes: Sequence[Sequence[int]],
-    mask: Tensor | None,
-) -> None:
-    """Refuse a clip without a first frame where a model needs one, and with two where it reads one in front.
-
-    Args:
-        conds: Of the guider.
-        checkpoint: Of the model that is sampled.
-        transformer: Config of its transformer.
-        shapes: Of the latents.
-        mask: Denoise mask, packed as the latents are; None where all is generated.
-    """
-    video, _ = named_parts(shapes)
-    if video is None:
-        return
-    has_picture, is_given = has_first_picture(conds), begins_given(mask, shapes)
-    if checkpoint.outline.config.needs_image and not (has_picture or is_given):
-        raise ValueError(
-            "`positive` must bring a first frame for this model, whose clips begin with one, got none; connect JoVA "
-            "Image to Video"
-        )
-    if has_picture and is_given and jova("reference_rows").reads_references(transformer):
-        raise ValueError(
-            "`image` must be left out beside given frames in ComfyUI for this model, which would read it in front of "
-            "the clip, got both; take JoVA Image to Video out, or use `jova generate`"
-        )
-
-
-def start_white(
-    conds: Mapping[str, list[dict[str, Any]]],
-    checkpoint: Any,
-    transformer: Any,
-    shapes: Sequence[Sequence[int]],
-    mask: Tensor | None,
-) -> None:
-    """Give a model that never starts without a first frame a white one, where neither image nor video is given.
-
-    Args:
-        conds: Of the guider, which are copies of what its sockets carry; changed.
-        checkpoint: Of the model that is sampled.
-        transformer: Config of its transformer.
-        shapes: Of the latents.
-        mask: Denoise mask, packed as the latents are; None where all is generated.
-    """
-    video, _ = named_parts(shapes)
-    entries = [entry for listed in conds.values() for entry in listed]
-    if video is None or not checkpoint.outline.config.starts_white or has_first_picture(conds):
-        return
-    if begins_given(mask, shapes):
-        logger.warning(
-            "given frames have no first frame beside them; give it to JoVA Image to Video as well, as "
-            "this model was trained"
-        )
-        return
-    codec, factor = checkpoint.outline.video_codec, checkpoint.outline.temporal_factor
-    height, width = (size * codec.spatial_factor for size in video[3:])
-    num_frames = (video[2] - 1) * factor + 1
-    shape = jova("clip_shape").ClipShape(video[0], height, width, num_frames, checkpoint.defaults.frame_rate, 0)
-    white = fitted("image", [jova("pipeline_media").white_picture(shape)], shape, "cover")
-    places, found = picture_places(checkpoint.outline, transformer), {}
-    for entry in entries:
-        given = entry.get(PICTURES_KEY)
-        if id(given) not in found:
-            if given is not None:
-                check_clip(given, video, places)
-            found[id(given)] = add_picture(given, checkpoint.vae, 0, white, places, shape)
-        entry[PICTURES_KEY] = found[id(given)]
 
 
 def fitted(name: str, pictures: Sequence[Any], shape: Any, fit: str) -> Tensor:

@@ -127,9 +127,9 @@ def set_video(latent: dict[str, Any], vae: Any, images: Tensor, fit: str, name: 
     clip = clip_of(latent)
     shape = clip.shape(latent["samples"])
     frames = jova("pictures").to_frames(name, images.numpy())
-    frames = jova("clip_shape").cut_video(frames, clip.num_frames, clip.temporal_factor)
+    frames = jova("clip_shape").cut_video(frames, clip.num_frames, clip.temporal_factor, name)
     pixels = to_image(fit_frames(name, frames, shape, fit))
-    encoded = jova("conditions").repeat_to_batch("video", vae.encode(pixels), shape.batch_size)
+    encoded = jova("conditions").repeat_to_batch(name, vae.encode(pixels), shape.batch_size)
     latents = jova("conditions").GivenLatents.prefix(encoded, latent["samples"].unbind()[0].shape[2], axis=2)
     return with_given(latent, 0, latents.latents, latents.is_given, replace(clip, given_video=pixels))
 

@@ -1,5 +1,6 @@
 """Mouth masks over frames, as `jova preview` draws them."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,9 @@ import torch
 from torch import Tensor
 
 from .package import jova
+
+
+logger = logging.getLogger(__name__)
 
 
 def preview_mouths(images: Tensor, vae: Any, boxes: str, frame_rate: float) -> tuple[Tensor, Tensor]:
@@ -20,9 +24,14 @@ def preview_mouths(images: Tensor, vae: Any, boxes: str, frame_rate: float) -> t
     """
     detector, masks, clips = (jova(f"training.data.{name}") for name in ("mouth_detector", "mouth_mask", "clips"))
     temporal, spatial = vae.temporal_compression_decode(), vae.spacial_compression_decode()
-    frames = jova("pictures").to_uint8_frames(jova("clip_shape").cut_video(images.numpy(), None, temporal))
+    frames = jova("pictures").to_uint8_frames(jova("clip_shape").cut_video(images.numpy(), None, temporal, "images"))
     height, width = (size // spatial * spatial for size in frames.shape[1:3])
-    frames = frames[:, :height, :width]
+    if frames.shape[1:3] != (height, width):
+        logger.warning(
+            f"`images` of {frames.shape[2]} x {frames.shape[1]} pixels are cut to their upper left {width} x "
+            f"{height}: latents hold {spatial} x {spatial}"
+        )
+        frames = frames[:, :height, :width]
     if boxes and not Path(boxes).is_file():
         raise ValueError(
             f"`boxes` must name a file of mouth boxes, got {boxes}; give its whole path, or leave it empty"

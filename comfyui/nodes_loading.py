@@ -86,9 +86,10 @@ class JovaDiffusionModelLoader(JovaNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, **_: Any) -> str:
-        """The file is loaded again when it has changed."""
-        return fingerprint(folder_paths.get_full_path_or_raise("diffusion_models", file))
+    def fingerprint_inputs(cls, file: str, pipeline: str, **_: Any) -> str:
+        """The file is loaded again when it has changed, or the pipeline whose settings it takes."""
+        path = folder_paths.get_full_path_or_raise("diffusion_models", file)
+        return f"{fingerprint(path)};{pipeline_fingerprint(pipeline)}"
 
     @classmethod
     def run(cls, file: str, pipeline: str, dtype: str) -> io.NodeOutput:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .overshoot import to_unit
 from .package import jova
+from .sockets import OWN
 
 
 Checks = Mapping[str, Callable[[Any, Any], Any]]
@@ -64,7 +65,11 @@ def check_number(socket: Any, value: Any) -> float:
 
 
 def within(socket: Any, number: float) -> float:
-    """A number, if it lies within the limits of its widget."""
+    """A number, if it lies within the limits of its widget and, where the least is the model's own, not between."""
+    if socket.min == OWN and OWN < number < 0:
+        raise ValueError(
+            f"`{socket.id}` must be {OWN:g}, the model's own, or from 0 to {socket.max:g}, got {number:g}; give 0, say"
+        )
     if not socket.min <= number <= socket.max:
         nearest = socket.min if number < socket.min else socket.max
         raise ValueError(f"`{socket.id}` must be from {socket.min} to {socket.max}, got {number}; give {nearest}, say")

@@ -227,11 +227,25 @@ def executed(events: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def linked(comfyui: Path, name: str, pack: Path) -> Path:
+    """A pack among the custom nodes of a ComfyUI, by a link.
+
+    Args:
+        comfyui: Its checkout.
+        name: Of the link; one to a folder that is gone is made anew.
+        pack: Its folder.
+    """
+    link = comfyui / "custom_nodes" / name
+    if link.is_symlink() and not link.exists():
+        link.unlink()
+    if not link.exists():
+        link.symlink_to(pack)
+    assert link.resolve() == pack.resolve(), f"{link} is another copy of the pack; remove it"
+    return link
+
+
 def started(folder: Path) -> Server:
     """The server that the environment names, with this pack among its custom nodes."""
     comfyui = Path(os.environ["COMFYUI_PATH"])
-    pack = comfyui / "custom_nodes" / "jova"
-    if not pack.exists():
-        pack.symlink_to(ROOT / "comfyui")
-    assert pack.resolve() == (ROOT / "comfyui").resolve(), f"{pack} is another copy of the pack; remove it"
+    linked(comfyui, "jova", ROOT / "comfyui")
     return Server(folder, comfyui, os.environ.get("COMFYUI_PYTHON", sys.executable))

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from diffusers_jova.conversion.convert import main as convert
 from jova_cli.shipped import model_folder
 from tests.comfyui.graphs import Graph, Socket, TalkingGraph
-from tests.comfyui.live_server import PromptError, Server, started
+from tests.comfyui.live_server import PromptError, Server, linked, started
 from tests.places import ROOT
 from tests.tiny_pipeline import (
     NAVA_SHARING,
@@ -48,9 +48,7 @@ def started_with_strangers(folder: Path) -> Iterator[Server]:
     write_inputs(folder / "input")
     write_models(folder / "models")
     write_adapters(folder / "models" / "loras")
-    pack = Path(os.environ["COMFYUI_PATH"]) / "custom_nodes" / "jova_strangers"
-    if not pack.exists():
-        pack.symlink_to(ROOT / "tests" / "comfyui" / "strangers")
+    pack = linked(Path(os.environ["COMFYUI_PATH"]), "jova_strangers", ROOT / "tests" / "comfyui" / "strangers")
     try:
         with started(folder) as running:
             yield running

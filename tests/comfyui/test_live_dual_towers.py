@@ -3,7 +3,6 @@
 MOVA's is a converted release of tiny sizes, both experts in it. Runs where `test_live_server` does, with its measure.
 """
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,15 +15,9 @@ from diffusers_jova.conversion.convert import main as convert
 from tests.comfyui.graphs import Socket, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started
 from tests.comfyui.parity import check_parity, kept, noise
+from tests.comfyui.test_live_server import KINDS, check_partial_loading, loras
 from tests.conversion.test_dual_tower import write_mova
 from tests.tiny_pipeline import build_dual_tower, build_tiny_pipeline
-
-
-if "COMFYUI_PATH" not in os.environ:
-    pytest.skip("COMFYUI_PATH names no checkout of ComfyUI", allow_module_level=True)
-pytestmark = pytest.mark.comfyui
-
-from tests.comfyui.test_live_server import KINDS, check_partial_loading, loras  # noqa: E402
 
 
 STEPS = 2  # of MOVA's schedule: one above its boundary, one below

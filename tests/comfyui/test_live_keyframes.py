@@ -3,7 +3,6 @@
 Runs where `test_live_server` does, with its measure.
 """
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,14 +15,8 @@ from diffusers_jova import JoVAPipeline, JoVAPrompt, media
 from tests.comfyui.graphs import SPEAKER, Graph, Socket, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started
 from tests.comfyui.parity import check_parity, kept, noise
-
-
-if "COMFYUI_PATH" not in os.environ:
-    pytest.skip("COMFYUI_PATH names no checkout of ComfyUI", allow_module_level=True)
-pytestmark = pytest.mark.comfyui
-
-from tests.comfyui.test_live_server import as_floats, euler, picture  # noqa: E402
-from tests.comfyui.test_live_settings import WORDS, loaded, tiny_models  # noqa: E402
+from tests.comfyui.test_live_server import as_floats, euler, picture
+from tests.comfyui.test_live_settings import WORDS, loaded, tiny_models
 
 
 STEPS = 2

@@ -3,7 +3,6 @@
 Runs where `test_live_server` does, with its measure.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -19,14 +18,8 @@ from diffusers_jova.media_reading import Sound
 from tests.comfyui.graphs import Graph, Socket, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started
 from tests.comfyui.parity import check_parity, kept, noise
+from tests.comfyui.test_live_server import as_floats, picture, voice
 from tests.tiny_pipeline import build_dual_tower, build_spoken_pipeline, build_tiny_pipeline
-
-
-if "COMFYUI_PATH" not in os.environ:
-    pytest.skip("COMFYUI_PATH names no checkout of ComfyUI", allow_module_level=True)
-pytestmark = pytest.mark.comfyui
-
-from tests.comfyui.test_live_server import as_floats, picture, voice  # noqa: E402
 
 
 STEPS = 3

@@ -44,11 +44,6 @@ from tests.places import ROOT
 from tests.tiny_pipeline import NAVA_SHARING, build_tiny_pipeline, build_wan_transformer
 
 
-if "COMFYUI_PATH" not in os.environ:
-    pytest.skip("COMFYUI_PATH names no checkout of ComfyUI", allow_module_level=True)
-pytestmark = pytest.mark.comfyui
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("comfyui")

@@ -4,7 +4,6 @@ ComfyUI checks the types of connections, and of numbers those that are typed int
 nodes and damaged files send the rest. Runs where `test_live_server` does; `strangers/` is the pack that sends it.
 """
 
-import os
 import re
 from collections.abc import Iterator
 
@@ -13,11 +12,6 @@ import pytest
 from tests.comfyui.graphs import TalkingGraph
 from tests.comfyui.live_server import Server
 from tests.comfyui.right_graphs import MAKES_A_CLIP, NODES, SMALL, answer, started_with_strangers
-
-
-if "COMFYUI_PATH" not in os.environ:
-    pytest.skip("COMFYUI_PATH names no checkout of ComfyUI", allow_module_level=True)
-pytestmark = pytest.mark.comfyui
 
 
 @pytest.fixture(scope="module")

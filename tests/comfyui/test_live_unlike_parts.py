@@ -4,7 +4,6 @@ Parts of two models, pictures and keyframes that exclude each other, damaged voi
 `test_live_server` does.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,11 +23,6 @@ from tests.comfyui.right_graphs import (
     started_with_strangers,
     texts,
 )
-
-
-if "COMFYUI_PATH" not in os.environ:
-    pytest.skip("COMFYUI_PATH names no checkout of ComfyUI", allow_module_level=True)
-pytestmark = pytest.mark.comfyui
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 `make comfyui-test` runs these, see test_live_server.py.
 """
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,11 +15,6 @@ from tests.comfyui.example_workflows import CORE, NORMAL, names, read, to_prompt
 from tests.comfyui.live_server import Server, started
 from tests.tiny_pipeline import NAVA_SHARING, build_tiny_pipeline, build_wan_transformer
 
-
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no checkout of ComfyUI"),
-]
 
 LAYER = "diffusion_model.transformer_blocks.0.attn.video.to_q"  # of jova-tiny, 192 x 192
 FRAMES = {"continuation": 49, "nava": 9}  # the others: a clip of jova-tiny

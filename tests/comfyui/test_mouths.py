@@ -36,6 +36,19 @@ def test_the_mask_covers_the_cells_of_given_boxes_in_every_frame_of_their_latent
     assert not bool(drawn[0].any())
 
 
+def test_what_is_cut_of_the_frames_is_told_by_the_name_of_their_socket(
+    mouths: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "clip.boxes.json"
+    file.write_text(json.dumps([[None] * 6]))
+    drawn, _ = mouths.preview_mouths(torch.zeros(6, 30, 47, 3), GRID, str(file), 16.0)
+    assert drawn.shape == (5, 24, 40, 3)
+    assert [record.message for record in caplog.records] == [
+        "`images` of 6 frames is cut to its first 5: latents hold 4k + 1",
+        "`images` of 47 x 30 pixels are cut to their upper left 40 x 24: latents hold 8 x 8",
+    ]
+
+
 def test_without_a_detector_the_message_says_how_to_get_one(
     mouths: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -106,6 +107,23 @@ def test_a_model_is_loaded_again_once_its_files_have_changed(pack: ModuleType, t
     assert pack.model_files.fingerprint(file) != before
 
 
+def test_a_diffusion_model_is_loaded_again_once_the_settings_of_its_pipeline_have_changed(
+    pack: ModuleType, tmp_path: Path
+) -> None:
+    file, index = (
+        tmp_path / "models" / name for name in ("diffusion_models/m.safetensors", "diffusers/p/model_index.json")
+    )
+    for path in (file, index):
+        path.parent.mkdir(parents=True)
+        path.write_text("first")
+    fingerprint = pack.nodes_loading.JovaDiffusionModelLoader.fingerprint_inputs
+    before = fingerprint(file="m.safetensors", pipeline="p", dtype="fp32")
+    assert fingerprint(file="m.safetensors", pipeline="p", dtype="fp32") == before
+    later = index.stat().st_mtime_ns + 10**9
+    os.utime(index, ns=(later, later))
+    assert fingerprint(file="m.safetensors", pipeline="p", dtype="fp32") != before
+
+
 HEAVY = {"torch", "numpy", "diffusers", "transformers", "diffusers_jova", "jova_cli", "av", "PIL"}
 LOADED = """
 import sys
@@ -155,6 +173,18 @@ def test_the_registry_file_is_of_this_version_and_licence() -> None:
     assert project["tool"]["comfy"]["requires-comfyui"] == ">=0.10.0"
     requirements = (ROOT / "comfyui" / "requirements.txt").read_text()
     assert [line for line in requirements.splitlines() if not line.startswith("#")] == ["diffusers_jova"]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the zip is made of what is committed")
+def test_the_zip_holds_the_pack_and_its_licence(tmp_path: Path) -> None:
+    archive = tmp_path / "pack.zip"
+    subprocess.run(["make", "comfyui-pack", f"PACK={archive}"], cwd=ROOT, capture_output=True, check=True)
+    with zipfile.ZipFile(archive) as opened:
+        names = {*opened.namelist()}
+        assert opened.read("jova/LICENSE") == (ROOT / "LICENSE").read_bytes()
+    assert {"jova/__init__.py", "jova/pyproject.toml", "jova/requirements.txt", "jova/README.md"} <= names
+    assert "jova/example_workflows/text_to_video.json" in names
+    assert all(name.startswith("jova/") for name in names)
 
 
 def test_the_page_tells_every_node(pack: ModuleType) -> None:

@@ -15,6 +15,7 @@ from tests.comfyui.stub import PACK, build_io, loaded_pack
 IO = build_io()
 WHOLE = IO.Int.Input("steps", min=0, max=1000)
 NUMBER = IO.Float.Input("shift", min=0.01, max=100.0)
+SCALE = IO.Float.Input("cfg", min=-1.0, max=100.0)
 CHOICE = IO.Combo.Input("fit", options=["cover", "contain", "stretch"])
 MANY = IO.Combo.Input("lora", options=[f"{index}.safetensors" for index in range(9)])
 WORDS, FLAG = IO.String.Input("transcript"), IO.Boolean.Input("skip_unknown")
@@ -45,6 +46,8 @@ def checked(checks: ModuleType, socket: Any, value: Any) -> Any:
         (WHOLE, 10**9, "`steps` must be from 0 to 1000, got 1000000000; give 1000"),
         (NUMBER, NAN, "`shift` must be finite, got nan; give a number from 0.01 to 100"),
         (NUMBER, 0.0, r"`shift` must be from 0.01 to 100.0, got 0.0; give 0.01"),
+        (SCALE, -0.5, "`cfg` must be -1, the model's own, or from 0 to 100, got -0.5; give 0, say"),
+        (SCALE, -1.5, "`cfg` must be from -1.0 to 100.0, got -1.5; give -1.0, say"),
         (NUMBER, "fast", "`shift` must be a number, got 'fast'"),
         (CHOICE, "bend", "`fit` must be one of cover, contain, stretch, got 'bend'; choose one in the widget"),
         (CHOICE, None, "`fit` must be one of cover, contain, stretch, got None"),
