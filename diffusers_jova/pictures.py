@@ -272,7 +272,9 @@ def place(size: tuple[int, int], target: tuple[int, int], fit: Fit = "cover") ->
         return Placement(scale_x, scale_y, 0.0, 0.0)
     if fit == "cover":
         scale = max(scale_x, scale_y)
-        return Placement(scale, scale, (width * scale - target_width) / 2, (height * scale - target_height) / 2)
+        # the side that fits may come out a rounding error too short
+        crop_x, crop_y = (max(0.0, width * scale - target_width) / 2, max(0.0, height * scale - target_height) / 2)
+        return Placement(scale, scale, crop_x, crop_y)
     scale = min(scale_x, scale_y)
     inner_width, inner_height = max(1, round(width * scale)), max(1, round(height * scale))
     left, top = (target_width - inner_width) // 2, (target_height - inner_height) // 2

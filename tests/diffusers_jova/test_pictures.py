@@ -189,6 +189,15 @@ def test_fitting_crops_fills_or_bends() -> None:
     assert fit_pictures(pictures, 96, 192) is pictures
 
 
+def test_a_side_that_fits_is_cropped_by_nothing() -> None:
+    for size, target in (((132, 98), (64, 64)), ((1280, 720), (480, 832)), ((98, 132), (64, 64))):
+        placed = place(size, target)
+        assert 0 in (placed.crop_x, placed.crop_y), f"{size} to {target}"
+        assert fit_pictures(np.zeros((1, *size, 3), np.uint8), *target).shape == (1, *target, 3)
+    for width in range(16, 2049):
+        assert min(place((width, width), (64, 64))[2:]) == 0, f"{width} pixels square"
+
+
 def test_floats_are_fitted_as_whole_numbers_are() -> None:
     rows, columns = np.mgrid[:96, :192][..., None]
     pictures = (128 + 60 * np.sin(rows / 9 + np.arange(3)) * np.cos(columns / 7)).astype(np.uint8)[None]
