@@ -90,7 +90,7 @@ def add_picture(
         encoded = repeated("image", torch.cat([encode(vae, clip) for clip in clips]), shape.batch_size)
         return GivenPictures(frames, encoded, range(encoded.shape[2]), shape.num_frames)
     still = repeated("image", torch.cat([encode_still(vae, one, frame, places) for one in picture]), shape.batch_size)
-    latents, indices = still, [jova("conditions").latent_of_frame(frame, places.temporal_factor)]
+    latents, indices = still, [jova("pipeline_media").latent_of_frame(frame, places.temporal_factor)]
     if given is not None:
         earlier = repeated("image", given.latents, shape.batch_size)
         latents, indices = torch.cat([earlier, still], dim=2), [*given.indices, *indices]

@@ -161,7 +161,7 @@ def check_pictures(given: GivenPictures | None, share: Tensor | None, temporal_f
     """
     if given is None or share is None:
         return
-    latents = [jova("conditions").latent_of_frame(frame, temporal_factor) for frame in given.frames if frame > 0]
+    latents = [jova("pipeline_media").latent_of_frame(frame, temporal_factor) for frame in given.frames if frame > 0]
     if bool((share[:, latents] == 0).any()):
         raise ValueError(
             "`image` must be behind the given frames of the clip, got a picture within them; move it, or give "

@@ -165,7 +165,9 @@ def listed_config(name: str) -> dict[str, Any]:
 def test_the_sizes_that_the_readme_lists_are_those_of_the_configs() -> None:
     text = (ROOT / "README.md").read_text()
     rows = re.findall(
-        r"^\| ([^|]+) \| `(JoVA\w+)` \| (.+?) \| (.+?) \| (.+?) \| (.+?) \| [^|]+ \|$", text, re.MULTILINE
+        r"^\| ([^|]+) \| `(JoVA\w+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| [^|]+ \| [^|]+ \|$",
+        text,
+        re.MULTILINE,
     )
     assert {row[0] for row in rows} == {*LISTED, "Ovi"}
     for name, class_name, *cells in rows:
