@@ -6,6 +6,7 @@ Letters in shapes: B samples that read them, R devices that share the rows, L ro
 dimension.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -116,16 +117,16 @@ class KeptRows:
         return sum(part.num_bytes for part in (self.key, self.value) if part is not None)
 
 
-class JoVARowKeeper:
+class JoVARowKeeper(ABC):
     """A module in which audio rows read video rows, and which can keep what they read of them."""
 
     kept_rows: KeptRows | None = None  # where a cache between steps puts them for one forward
     num_more_frames = 0  # latent frames that are kept besides those of the video
 
     @property
+    @abstractmethod
     def kept_heads(self) -> tuple[int, int]:
         """Heads H of what is kept, and their dimension K."""
-        raise NotImplementedError
 
 
 def keepers_of(model: nn.Module) -> list[JoVARowKeeper]:

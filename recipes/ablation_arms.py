@@ -18,7 +18,7 @@ from diffusers_jova.origin import check_origin, digest_components, keep_origin, 
 from diffusers_jova.recipes.evidence import load_pipeline, measure
 from diffusers_jova.recipes.generation import BATCH_SIZE, FIRST_SEED, generate, held_out_clips
 from diffusers_jova.recipes.jova_tiny import assemble, start_training, wait_for
-from diffusers_jova.training.loop.branches import MEETING, copy_branch
+from diffusers_jova.training.loop.branches import copy_branch
 from diffusers_jova.training.loop.config import TrainConfig, load_yaml
 from diffusers_jova.training.loop.microbatches import MicroBatches
 from diffusers_jova.training.loop.model import TRANSFORMERS, load_transformer
@@ -62,7 +62,7 @@ ARMS = {
     "towers-aligned":    Arm(model={"fusion": "aligned", "fusion_layers": None}),
     "towers-text-cross": Arm(model={"fusion": "text_cross", "fusion_layers": None}),
 }
-LAST_PROJECTION = {"bridge": "to_out", "aligned": "to_out", "text_cross": "to_v"}  # of what a fusion reads
+LAST_PROJECTION = {"bridge": "to_out", "text_cross": "to_v"}  # of fusions that do not begin silent by themselves
 # fmt: on
 
 
@@ -112,18 +112,18 @@ def write_start(name: str, branches: Path, audio: Path | None = None, *, folder:
         folder: To write.
 
     Raises:
-        ValueError: If the arm lacks weights of `branches`, or adds some that are not between them.
+        ValueError: If the arm lacks weights of `branches`, or adds some that are heard and no fusion of two towers.
     """
     source = load_transformer(str(branches))
     start = build_transformer({**source.config, **ARMS[name].model})
     missing, unexpected = start.load_state_dict(source.state_dict(), strict=False)
-    wrong = [*unexpected, *(key for key in missing if MEETING.isdisjoint(key.split(".")))]
-    if wrong:
+    silence(start)
+    heard = [key for key in missing if "fusion" not in key.split(".") and start.get_parameter(key).any()]
+    if wrong := [*unexpected, *heard]:
         raise ValueError(
-            f"{name} must keep the weights of stage 1 and add only what couples them, got {', '.join(wrong)}; "
+            f"{name} must keep the weights of stage 1 and add only zeros and fusions, got {', '.join(wrong)}; "
             "see `ARMS`"
         )
-    silence(start)
     if audio is not None:
         copy_branch(load_transformer(str(audio)), start, "audio")
     start.save_pretrained(folder)
@@ -138,7 +138,7 @@ def build_transformer(values: Mapping[str, Any]) -> Any:
 
 @torch.no_grad()
 def silence(transformer: Any) -> None:
-    """Make zeros of what the fusion of two towers adds; the other transformers begin so, or have no fusion to add."""
+    """Make zeros of what a bridge, or the attention to text, adds to two towers; aligned attention begins so."""
     projection = LAST_PROJECTION.get(transformer.config.get("fusion", ""))
     for name, parameter in transformer.named_parameters():
         if "fusion" in (parts := name.split(".")) and projection in parts:

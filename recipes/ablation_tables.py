@@ -58,7 +58,7 @@ TOWERS = Comparison(
     "Two towers of Wan blocks, six each, 192 wide. What couples them is added between them and begins silent; joint "
     "attention adds no weights and is heard at once. As in UniAVGen, video with aligned attention also reads a copy "
     "of its first latent, which stage 1 did not have; the loss of face masks is left out. Time is that of a training "
-    "step beside the first arm's, in turns on one core.",
+    "step beside joint attention's, in turns.",
     "towers-joint",
     {
         "How the towers meet": {

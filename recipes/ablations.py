@@ -136,6 +136,14 @@ def _shortened(preset: Path, steps: int, settings: Mapping[str, Any]) -> dict[st
     return {name: value for name, value in own.items() if name not in settings}
 
 
+def time_arms(args: Namespace, starts: Mapping[str, Sequence[Path]], settings: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of a training step of each arm, which take turns."""
+    configs = {name: arm_config(name, 0, args.output / "times" / name, settings, args.config) for name in starts}
+    for name, config in configs.items():
+        write_start(name, *starts[name], folder=Path(config.model))
+    return times_of_steps(configs)
+
+
 def write_report(
     path: Path,
     comparison: Comparison,
@@ -262,14 +270,9 @@ def run_arms(args: Namespace, words: Sequence[str]) -> None:
         )
         print(f"{name} seed {seed}: {results[name, seed]['measures']}", flush=True)
     if not args.only:
-        comparison, path = COMPARISONS[args.compare], args.report
-        times = {}
-        if comparison.stage_1 is not None:
-            first = {name: arm_config(name, 0, args.output / "times" / name, settings, args.config) for name in starts}
-            for name, config in first.items():
-                write_start(name, *starts[name], folder=Path(config.model))
-            times = times_of_steps(first)
-        write_report(path or CARD / f"{comparison.name}.json", comparison, files, results, times)
+        comparison = COMPARISONS[args.compare]
+        times = {} if comparison.stage_1 is None else time_arms(args, starts, settings)
+        write_report(args.report or CARD / f"{comparison.name}.json", comparison, files, results, times)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -148,8 +148,16 @@ def test_an_arm_that_would_lose_weights_of_stage_1_is_refused(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ARMS, "shorter", ablation_arms.Arm(model={"num_single_layers": 0}))
-    with pytest.raises(ValueError, match="shorter must keep the weights of stage 1 and add only what couples them"):
+    with pytest.raises(ValueError, match="shorter must keep the weights of stage 1 and add only zeros and fusions"):
         write_start("shorter", source / "pipeline" / "transformer", folder=tmp_path)
+
+
+def test_an_arm_whose_additions_are_heard_is_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARMS, "deeper", ablation_arms.Arm(model={"num_single_layers": 2}))
+    with pytest.raises(ValueError, match=r"only zeros and fusions, got single_blocks\.1\."):
+        write_start("deeper", source / "pipeline" / "transformer", folder=tmp_path)
 
 
 @pytest.mark.slow

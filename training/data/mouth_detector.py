@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -80,7 +81,7 @@ class MouthsOnDemand:
             return np.concatenate(track_faces(self._detector, frames), axis=-1)
 
 
-class FaceDetector:
+class FaceDetector(ABC):
     """A detector that sees faces whole, and the mouths in them."""
 
     def __call__(self, frames: Frames) -> Boxes:
@@ -91,9 +92,9 @@ class FaceDetector:
         """Find mouths and faces, see `track_faces`: uint8 [F, H, W, 3] -> float32 [P, F, 8]."""
         return link_tracks([self._mouths(np.ascontiguousarray(frame)) for frame in frames])
 
+    @abstractmethod
     def _mouths(self, image: Frames) -> Boxes:
         """Boxes of mouths and their faces [N, 8] in one image [H, W, 3]."""
-        raise NotImplementedError
 
 
 def track_faces(detector: MouthDetector, frames: Frames) -> tuple[Boxes, Boxes]:
