@@ -156,7 +156,7 @@ def test_an_arm_whose_additions_are_heard_is_refused(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ARMS, "deeper", ablation_arms.Arm(model={"num_single_layers": 2}))
-    with pytest.raises(ValueError, match=r"only zeros and fusions, got single_blocks\.1\."):
+    with pytest.raises(ValueError, match=r"only zeros and fusions, got single_transformer_blocks\.1\."):
         write_start("deeper", source / "pipeline" / "transformer", folder=tmp_path)
 
 
