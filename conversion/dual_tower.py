@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from diffusers_jova.conversion.output import Model, Parameter, shape_of
-from diffusers_jova.conversion.wan import HEAD_DIM, num_heads
+from diffusers_jova.conversion.wan import HEAD_DIM
 
 
 def tower_config(found: Sequence[Parameter], head_dim: int = HEAD_DIM) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def tower_config(found: Sequence[Parameter], head_dim: int = HEAD_DIM) -> dict[s
         layers = [one.name for one in found if one.name.startswith(start) and one.name.endswith(end)]
         config |= {
             f"{prefix}num_layers": len(layers),
-            f"{prefix}num_attention_heads": num_heads(dims[prefix], head_dim),
+            f"{prefix}num_attention_heads": dims[prefix] // head_dim,
             f"{prefix}ffn_dim": shape_of(found, f"{start}0{end}", 2)[1],
         }
     return config

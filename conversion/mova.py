@@ -33,9 +33,10 @@ from diffusers_jova.conversion.wan import (
     HEAD,
     HEAD_DIM,
     MASK_CHANNELS,
+    check_heads,
+    check_width,
     mask_first,
     mask_last,
-    num_heads,
     owned,
     takes_image,
     write,
@@ -80,7 +81,7 @@ def row_weight(weight: Tensor) -> Tensor:
 
 def paired(rows: Tensor, head_dim: int) -> Tensor:
     """Rows [H * K, ...] of heads of two halves as pairs; see `paired_rows`."""
-    num_heads(rows.shape[0], head_dim)
+    check_width(rows.shape[0], head_dim)
     return paired_rows(rows, head_dim)
 
 
@@ -230,7 +231,9 @@ def convert(path: Path, output: Path, options: Options) -> None:
     if options.reverse:
         write_back(path, output, options)
         return
-    config, found = convert_transformer(open_release(path), head_dim=released_head_dim(path))
+    head_dim = released_head_dim(path)
+    config, found = convert_transformer(open_release(path), head_dim=head_dim)
+    check_heads(found, head_dim)
     done = [
         f"Both experts are in one transformer, which changes between them at sigma {BOUNDARY:g} of the video.",
         "Clips are 352 x 640 where a call names no size, as MOVA-360p's; MOVA-720p's are 720 x 1280.",

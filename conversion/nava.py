@@ -20,8 +20,10 @@ from diffusers_jova.conversion.wan import (
     CONDITION,
     FEED_FORWARD,
     HEAD,
+    HEAD_DIM,
     PATCH,
     build,
+    check_heads,
     model_config,
     owned,
     write,
@@ -134,6 +136,7 @@ def convert(path: Path, output: Path, options: Options) -> None:
             f"`speaker_embeds` of a call are voices, {config['speaker_dim']} wide vectors of ReDimNet "
             f"(IDRnD/ReDimNet, MIT), which is not part of this folder."
         )
+    check_heads(found, HEAD_DIM)
     write(output, build(config), found, options, FAMILY, done)
 
 

@@ -26,6 +26,7 @@ from diffusers_jova.conversion.wan import (
     HEAD_DIM,
     PATCH,
     build,
+    check_heads,
     model_config,
     owned,
     write,
@@ -138,10 +139,12 @@ def convert(path: Path, output: Path, options: Options) -> None:
     if not options.towers_only:
         config, found = convert_fused(checkpoint)
         done = ["Both towers and their fusion inside the attention to text, complete.", codec]
+        check_heads(found, HEAD_DIM)
         write(output, dual_tower.build(config), found, options, FAMILY, done)
         return
     config, found, unused = convert_fusion(checkpoint)
     print(f"left out, {len(unused)} tensors of Ovi's fusion cross-attention:")
     print("\n".join(unused))
     fusion = f"{len(unused)} tensors of Ovi's fusion are left out; joint attention, not trained yet, takes its place."
+    check_heads(found, HEAD_DIM)
     write(output, build(config), found, options, TOWERS_FAMILY, [fusion, codec])

@@ -32,7 +32,7 @@ from diffusers_jova.conversion.output import (
 from diffusers_jova.conversion.pipeline import Family, guidance_defaults
 from diffusers_jova.conversion.rules import Rule, inverse, listed, plan, prefixed
 from diffusers_jova.conversion.spoken_characters import character_tokenizer, read_characters
-from diffusers_jova.conversion.wan import ATTENTION, BLOCK, HEAD, HEAD_DIM, PATCH, owned, write
+from diffusers_jova.conversion.wan import ATTENTION, BLOCK, HEAD, HEAD_DIM, PATCH, check_heads, owned, write
 from diffusers_jova.log_mel import JoVALogMel
 
 
@@ -172,6 +172,7 @@ def convert(path: Path, output: Path, options: Options) -> None:
             "name the folder of its `diffusion_pytorch_model` shards"
         )
     config, found = convert_transformer(checkpoint)
+    check_heads(found, HEAD_DIM)
     model, encoder = build(config), spoken_encoder(checkpoint, path, options)
     done = ["`audio_padding`, which no other line of the released code supports, is left out."]
     if options.components:

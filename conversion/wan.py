@@ -201,7 +201,7 @@ def model_config(found: Sequence[Parameter]) -> dict[str, Any]:
 
     return {
         "patch_size": tuple(patch_size),
-        "num_attention_heads": num_heads(dim),
+        "num_attention_heads": dim // HEAD_DIM,
         "attention_head_dim": HEAD_DIM,
         "in_channels": in_channels,
         "out_channels": out_channels,
@@ -213,18 +213,24 @@ def model_config(found: Sequence[Parameter]) -> dict[str, Any]:
     }
 
 
-def num_heads(dim: int, head_dim: int = HEAD_DIM) -> int:
-    """Heads of a tower of width `dim`, which no shape tells.
+def check_heads(found: Sequence[Parameter], head_dim: int) -> None:
+    """Refuse towers that are no whole heads wide; no shape tells their number.
 
-    Raises:
-        ValueError: They are not whole.
+    Args:
+        found: Parameters of a transformer.
+        head_dim: Channels of one head.
     """
+    for name in ("video", "audio"):
+        check_width(shape_of(found, f"{name}.proj_out.weight", 2)[1], head_dim)
+
+
+def check_width(dim: int, head_dim: int) -> None:
+    """Refuse a tower of width `dim` that is no whole heads of `head_dim` channels wide."""
     if dim % head_dim:
         raise ValueError(
             f"towers must be whole heads of {head_dim} channels wide, got {dim}; convert a model with heads of "
             f"{HEAD_DIM}, or of MOVA's a folder whose `config.json` files tell its own"
         )
-    return dim // head_dim
 
 
 def build(config: Mapping[str, Any]) -> Model:
@@ -256,6 +262,7 @@ def convert(path: Path, output: Path, options: Options) -> None:
         "The audio tower is a copy of the video tower; its input and output layers are new: train before use.",
     ]
     family = IMAGE_FAMILY if takes_image(*video_channels(found)) else FAMILY
+    check_heads(found, HEAD_DIM)
     write(output, build(config), found, options, family, done)
 
 
