@@ -330,7 +330,8 @@ def test_two_towers_are_trained_alone_and_then_as_every_arm_couples_them(
     monkeypatch.setattr(ablations, "times_of_steps", partial(times_of_steps, rounds=1))
     places = ["--data", source / "records", "--codecs", source / "pipeline", "--config", source / "preset.yaml"]
     places += ["--output", tmp_path / "runs", "--report", tmp_path / "towers.json"]
-    ablations.main(["--compare", "towers", *map(str, places), *("--steps", "1"), *("--seeds", "1"), *("--clips", "1")])
+    words = ["--steps", "1", "--seeds", "1", "--clips", "1", "--speech", "formant"]
+    ablations.main(["--compare", "towers", *map(str, places), *words])
     report = json.loads((tmp_path / "towers.json").read_text())
     assert sorted(report["arms"]) == sorted(TOWERS.arms)
     joint = report["arms"]["towers-joint"]
