@@ -107,4 +107,5 @@ def test_a_pipeline_with_four_bit_weights_makes_a_clip(kind: str, tmp_path: Path
     pipeline = JoVAPipeline.from_pretrained(tmp_path, quantization_config=config, torch_dtype=torch.float32)
     assert any(isinstance(weight, WEIGHTS["nf4"]) for weight in pipeline.transformer.parameters())
     video, audio = pipeline("a", num_frames=5, num_inference_steps=2, output_type="latent", return_dict=False)
-    assert video.isfinite().all() and audio.isfinite().all()
+    assert video.isfinite().all()
+    assert audio.isfinite().all()
