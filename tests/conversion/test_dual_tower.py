@@ -19,18 +19,17 @@ from diffusers_jova import (
     JoVAPrompt,
     JoVAWanTransformer3DModel,
 )
-from diffusers_jova.conversion import dual_tower, mova, ovi, uniavgen
+from diffusers_jova.conversion import mova, ovi, uniavgen
 from diffusers_jova.conversion.checkpoint import open_checkpoint
 from diffusers_jova.conversion.convert import main
 from diffusers_jova.conversion.output import constant, write_weights
-from diffusers_jova.conversion.rules import inverse, plan
 from diffusers_jova.conversion.wan import HEAD_DIM
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.scheduling_flow_match_av import PRESETS
 from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
 from jova_cli.model_info import front_matter
 from tests.conversion.test_dac import released_names, small_dac
-from tests.conversion.test_memory import mova_shapes
+from tests.conversion.test_memory import mova_shapes, uniavgen_shapes
 from tests.places import CARDS
 from tests.tiny_checkpoints import APACHE, DEFAULTS, WAN_2_1_VAE, convert_commands, write_checkpoints
 from tests.tiny_pipeline import build_tokenizer
@@ -247,37 +246,7 @@ def test_towers_of_other_heads_are_refused(kind: str, tmp_path: Path, capsys: py
 def write_uniavgen(folder: Path, **sizes: Any) -> Path:
     """A release: one tiny transformer with one fusion, and the encoder of spoken text, in two shards."""
     torch.manual_seed(0)
-    config = {
-        "num_layers": 2,
-        "audio_num_layers": 2,
-        "num_attention_heads": 2,
-        "audio_num_attention_heads": 1,
-        "attention_head_dim": HEAD_DIM,
-        "rope_axes_dim": (44, 42, 42),
-        "audio_rope_axes_dim": (HEAD_DIM, 0, 0),
-        "ffn_dim": 32,
-        "audio_ffn_dim": 16,
-        "in_channels": 4,
-        "out_channels": 4,
-        "audio_in_channels": 6,
-        "text_dim": 16,
-        "audio_text_dim": 8,
-        "audio_embedding": "mlp",
-        "audio_text_embedding": "linear",
-        "temporal_alignment": "none",
-        "fusion": "aligned",
-        "fusion_layers": [0],
-        **sizes,
-    }
-    encoder = JoVASpokenTextEncoder(vocab_size=9, dim=8, hidden_dim=16, num_layers=1).state_dict()
-    shapes = {"audio_padding": (HEAD_DIM,)}
-    table = [rule for rule in uniavgen.rules(1) if rule.targets]
-    for ours, rules, prefix in (
-        (dual_tower.build(config).state_dict(), table, ""),
-        (encoder, uniavgen.SPOKEN_TEXT, uniavgen.TEXT_ENCODER),
-    ):
-        moves = plan(ours, inverse(rules))
-        shapes |= {f"{prefix}{move.targets[0]}": tuple(ours[move.sources[0]].shape) for move in moves}
+    shapes = uniavgen_shapes(**sizes)
     tensors = [constant(name, 0.1 * torch.randn(shape)) for name, shape in shapes.items()]
     folder.mkdir()
     write_weights(folder, tensors, shard_gb=sum(tensor.num_bytes for tensor in tensors) / 1.5e9)

@@ -10,16 +10,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from diffusers_jova.adapter_keys import MOVA_EXPERTS
-from diffusers_jova.conversion import dual_tower, mova, ovi, wan
+from diffusers_jova.conversion import dual_tower, mova, ovi, uniavgen, wan
 from diffusers_jova.conversion.convert import main
 from diffusers_jova.conversion.output import Parameter, write_safetensors, write_weights
 from diffusers_jova.conversion.rules import Rule, inverse, plan, prefixed
 from diffusers_jova.conversion.wan import HEAD_DIM
+from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
 from tests.places import ROOT
 
 
@@ -37,6 +39,9 @@ FULL = {"num_attention_heads": 24, "ffn_dim": 14336, "text_dim": 4096, "in_chann
 SMALL = {"num_attention_heads": 4, "ffn_dim": 2048, "text_dim": 64, "in_channels": 16, "out_channels": 16}
 MOVA_FULL = {"num_attention_heads": 40, "audio_num_attention_heads": 12, "ffn_dim": 13824, "audio_ffn_dim": 8960}
 MOVA_FULL |= {"text_dim": 4096, "audio_text_dim": 4096, "audio_in_channels": 128, "freq_dim": 256}
+UNIAVGEN_FULL = {"num_attention_heads": 24, "audio_num_attention_heads": 12, "ffn_dim": 14336, "audio_ffn_dim": 8960}
+UNIAVGEN_FULL |= {"text_dim": 4096, "audio_text_dim": 512, "in_channels": 48, "out_channels": 48}
+UNIAVGEN_FULL |= {"audio_in_channels": 80, "freq_dim": 256}
 SHARD_GB = 1.0
 needs_proc = pytest.mark.skipif(not CLEAR.exists(), reason="peak memory is read from /proc")
 
@@ -94,6 +99,42 @@ def mova_shapes(**sizes: int) -> dict[str, tuple[int, ...]]:
     return shapes | {"audio_dit.patch_embedding.weight": (*shapes["audio_dit.patch_embedding.weight"], 1)}
 
 
+def uniavgen_shapes(**sizes: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of UniAVGen's file, its encoder of spoken text included; tiny if no sizes are given."""
+    config: dict[str, Any] = {
+        "num_layers": 2,
+        "audio_num_layers": 2,
+        "num_attention_heads": 2,
+        "audio_num_attention_heads": 1,
+        "attention_head_dim": HEAD_DIM,
+        "rope_axes_dim": (44, 42, 42),
+        "audio_rope_axes_dim": (HEAD_DIM, 0, 0),
+        "ffn_dim": 32,
+        "audio_ffn_dim": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "audio_in_channels": 6,
+        "text_dim": 16,
+        "audio_text_dim": 8,
+        "audio_embedding": "mlp",
+        "audio_text_embedding": "linear",
+        "temporal_alignment": "none",
+        "fusion": "aligned",
+        "fusion_layers": [0],
+        **sizes,
+    }
+    encoder = JoVASpokenTextEncoder(vocab_size=9, dim=8, hidden_dim=16, num_layers=1).state_dict()
+    shapes = {"audio_padding": (HEAD_DIM,)}
+    table = [rule for rule in uniavgen.rules(len(config["fusion_layers"])) if rule.targets]
+    for ours, rules, prefix in (
+        (dual_tower.build(config).state_dict(), table, ""),
+        (encoder, uniavgen.SPOKEN_TEXT, uniavgen.TEXT_ENCODER),
+    ):
+        moves = plan(ours, inverse(rules))
+        shapes |= {f"{prefix}{move.targets[0]}": tuple(ours[move.sources[0]].shape) for move in moves}
+    return shapes
+
+
 def zeros(shapes: Mapping[str, tuple[int, ...]]) -> list[Parameter]:
     """Weights in bfloat16 that are zero."""
     return [
@@ -116,6 +157,14 @@ def write_mova(folder: Path, num_layers: int) -> list[int]:
         part = [replace(one, name=one.name.removeprefix(prefix)) for one in found if one.name.startswith(prefix)]
         (folder / name).mkdir(parents=True)
         write_weights(folder / name, part, SHARD_GB)
+    return [path.stat().st_size for path in folder.rglob("*.safetensors")]
+
+
+def write_uniavgen(folder: Path, num_layers: int) -> list[int]:
+    """Write a release of full width and half of its fusions, in shards of zeros; return the sizes in bytes."""
+    sizes = {"num_layers": num_layers, "audio_num_layers": num_layers, "fusion_layers": list(range(0, num_layers, 2))}
+    folder.mkdir(parents=True)
+    write_weights(folder, zeros(uniavgen_shapes(**UNIAVGEN_FULL, **sizes)), SHARD_GB)
     return [path.stat().st_size for path in folder.rglob("*.safetensors")]
 
 
@@ -156,13 +205,14 @@ def test_a_large_checkpoint_converts_in_little_memory_and_prints_progress(
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @needs_proc
-def test_the_shards_of_two_experts_convert_in_little_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["mova", "uniavgen"])
+def test_the_shards_of_two_towers_convert_in_little_memory(family: str, tmp_path: Path) -> None:
     if shutil.disk_usage(tmp_path).free < (room := 10e9):
         pytest.skip(f"{room / 1e9:.0f} GB must be free in {tmp_path}")
-    source, output = tmp_path / "MOVA", tmp_path / "out"
-    sizes = write_mova(source, num_layers=2)
+    source, output = tmp_path / "release", tmp_path / "out"
+    sizes = write_mova(source, num_layers=2) if family == "mova" else write_uniavgen(source, num_layers=10)
     assert sum(sizes) > 2e9 * 2
-    arguments = [sys.executable, "-c", COMMAND, "mova", str(source), str(output)]
+    arguments = [sys.executable, "-c", COMMAND, family, str(source), str(output)]
     done = subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True, text=True)
     peak = int(done.stdout.rpartition("peak ")[2])
     print(f"{sum(sizes) / 1e9:.2f} GB, largest shard {max(sizes) / 1e9:.2f} GB, peak {peak / 1e9:.2f} GB")
