@@ -240,7 +240,7 @@ def given_media(args: argparse.Namespace, tell: Callable[[str], None] = tell) ->
         with errors_name("--keyframe"):
             given["keyframes"] = read_keyframes(args.keyframe)
     if args.video is not None:
-        with errors_name("--video", image="--image"):
+        with errors_name("--video", image="--image", audio="--audio"):
             given |= given_video(args, tell)
     if args.audio is not None:
         with errors_name("--audio"):
