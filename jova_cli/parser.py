@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         numbers = self._negative_number_matcher.pattern  # what begins with a minus and is a value
         self._negative_number_matcher = re.compile(rf"{numbers}|^-\d+=")
         self.kept = kept
-        self.words: Sequence[str] = ()
+        self.given_words: Sequence[str] = ()
 
     def run(self, work: Callable[["Parser", argparse.Namespace], None], args: argparse.Namespace) -> None:
         """Do the work of the command; Ctrl-C ends it with one line and the exit code that shells expect."""
@@ -148,8 +148,8 @@ class Parser(argparse.ArgumentParser):
         What follows `--` is no option.
         """
         given: list[argparse.Action] = []
-        self.words = words[: words.index("--")] if "--" in words else words
-        for before, word in pairwise(["", *self.words]):
+        self.given_words = words[: words.index("--")] if "--" in words else words
+        for before, word in pairwise(["", *self.given_words]):
             named = OPTION.fullmatch(word)
             meant = [] if named is None else self.check_known(word, before)
             if len(meant) == 1 and meant[0] in given and takes_one_value(meant[0]):
@@ -179,7 +179,7 @@ class Parser(argparse.ArgumentParser):
 
     def value_like_an_option(self, option: str) -> str:
         """The word behind an option that begins with a dash and is no option; empty where there is none."""
-        following = next((word for before, word in pairwise(self.words) if before == option), "")
+        following = next((word for before, word in pairwise(self.given_words) if before == option), "")
         return following if following.startswith("-") and OPTION.fullmatch(following) is None else ""
 
 
