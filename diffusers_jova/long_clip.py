@@ -229,7 +229,7 @@ class LongClip:
         return pictures
 
     def fit_all(self) -> None:
-        """Bring all pictures to the size of the clip and say what is cut, once: windows would say it again and again."""
+        """Bring all pictures to the size of the clip and say what is cut, once and not with every window."""
         pipeline, fit = self.pipeline, self.arguments.get("fit", "cover")
         size = pipeline.defaults.override(**{name: self.arguments.get(name) for name in ("height", "width")})
         check_size(size, pipeline.video_codec.spatial_factor, pipeline.transformer.config.patch_size)
