@@ -346,7 +346,12 @@ def check_model(args: argparse.Namespace) -> None:
         )
     if args.skip_unknown and not args.lora:
         raise ValueError("`--skip-unknown` must go with `--lora`, got no adapter")
-    for adapter in args.lora:
+    check_adapters(args.lora)
+
+
+def check_adapters(adapters: Sequence[Adapter]) -> None:
+    """Refuse an adapter that is not there, and a scale that is no number."""
+    for adapter in adapters:
         if not math.isfinite(adapter.scale):
             raise ValueError(f"`--lora` must have a finite scale, got {adapter.scale}; 1 is the adapter as trained")
         check_source("--lora", adapter.source)
