@@ -273,7 +273,7 @@ def test_what_is_cut_of_pictures_is_told_once_by_their_own_names(
         ),
         ({"last_image": picture(), "video": [picture()] * 9}, "`last_image` must be behind the 9 frames of the given"),
         ({"last_image": np.full((32, 32, 3), np.nan)}, "`last_image` of floats must lie in [0, 1], got [nan, nan]"),
-        ({"keyframes": {4: "dog.png"}}, "read the file first, by `diffusers.utils.load_image('dog.png')`"),
+        ({"keyframes": {4: "dog.png"}}, "read the file first, by `media.read_image('dog.png')`"),
         (
             {"keyframes": [], "modalities": ["audio"]},
             "`keyframes` must be a dict of pictures by their frames, got list",
@@ -326,7 +326,7 @@ def test_a_picture_within_a_given_video_is_refused_by_its_option_before_weights_
     ("given", "message"),
     [
         ({"keyframes": {13: picture(), 15: picture()}}, "holds the frames 13 to 16, got the frames 13 and 15"),
-        ({"keyframes": {13: "a.png"}}, "read the file first, by `diffusers.utils.load_image('a.png')`"),
+        ({"keyframes": {13: "a.png"}}, "read the file first, by `media.read_image('a.png')`"),
         ({"keyframes": {13.5: picture()}}, "`frame in keyframes` must be a whole number, got 13.5"),
         ({"keyframes": {"13": picture()}}, "`frame in keyframes` must be a whole number, got '13'"),
         ({"keyframes": [picture()]}, "`keyframes` must be a dict of pictures by their frames, got list"),

@@ -136,7 +136,7 @@ AMBIGUOUS: list[tuple[Any, str]] = [
     (np.zeros(3), r"must have the shape .*, got \[3\]"),
     ([[PIL.Image.new("RGB", (4, 4))]], r"got a list of lists; pass one video of a batch as `image\[0\]`"),
     ([], "must be an array, a tensor or a non-empty list of PIL images, got list"),
-    (["a.png"], r"got the name 'a.png'; read the file first, by `diffusers.utils.load_image\('a.png'\)`"),
+    (["a.png"], r"got the name 'a.png'; read the file first, by `media.read_image\('a.png'\)`"),
     ("a.png", r"got the name 'a.png'; read the file first"),
 ]
 
