@@ -240,7 +240,7 @@ def given_media(args: argparse.Namespace, tell: Callable[[str], None] = tell) ->
         with errors_name("--keyframe"):
             given["keyframes"] = read_keyframes(args.keyframe)
     if args.video is not None:
-        with errors_name("--video", image="--image"):
+        with errors_name("--video", image="--image", audio="--audio"):
             given |= given_video(args, tell)
     if args.audio is not None:
         with errors_name("--audio"):
@@ -354,7 +354,8 @@ def plan_memory(
             )
         saved = SavedPipeline(args.model)
     call = planned_call(saved, args, device, arguments, is_window)
-    adapters = sum(file_bytes(Path(adapter.source)) for adapter in args.lora)
+    tell_unseen(args.lora)
+    adapters = bytes_of(args.lora)
     return fitting_plan(lambda call: saved_estimate(saved, call, dtype, adapters), call, args.memory, "--memory")
 
 
@@ -381,9 +382,7 @@ def planned_call(
     words = argparse.Namespace(**{**vars(default_arguments()), **vars(args)})  # a page has no single clip yet
     geometry = read_geometry(saved.folder)
     factor = 1 if geometry is None else geometry.temporal_factor
-    student = student_of(words.lora)
-    defaults = saved.defaults if student is None else replace(saved.defaults, **student.defaults)
-    settings, reference_s = call_settings(defaults, words, arguments, factor)
+    settings, reference_s = call_settings(defaults_of(saved, words.lora), words, arguments, factor)
     given = frozenset(GIVEN) & {name for name, value in arguments.items() if value is not None}
     continued = continued_media(arguments, settings, words.num_frames is None)
     if is_window:
@@ -404,11 +403,32 @@ def planned_call(
     )
 
 
+def defaults_of(saved: SavedPipeline, adapters: Sequence[Adapter]) -> GenerationDefaults:
+    """What a call takes where the caller is silent: what the model says, or a student among adapters."""
+    student = student_of(adapters)
+    return saved.defaults if student is None else replace(saved.defaults, **student.defaults)
+
+
+def tell_unseen(adapters: Sequence[Adapter]) -> None:
+    """Say of which adapters a plan knows neither the size nor whether they are students: those that are not here."""
+    for adapter in adapters:
+        if not Path(adapter.source).exists():
+            tell(
+                f"what {adapter.source} of the hub takes is not counted, and it is no student of few steps for this; "
+                f"fetch it by `hf download {adapter.source} --local-dir FOLDER`"
+            )
+
+
 def student_of(adapters: Sequence[Adapter]) -> FewSteps | None:
     """How the student among adapters is asked, by the headers of files that are here; None without one."""
     files = (find_adapter(Path(adapter.source)) for adapter in adapters if adapter.scale)
     records = (FewSteps.from_header(read_metadata(file)) for file in files if file is not None)
     return next((record for record in records if record is not None), None)
+
+
+def bytes_of(adapters: Sequence[Adapter]) -> int:
+    """Size of the adapters that are here."""
+    return sum(file_bytes(Path(adapter.source)) for adapter in adapters)
 
 
 def file_bytes(path: Path) -> int:

@@ -9,7 +9,7 @@ from jova_cli.model_info import format_bytes
 from jova_cli.parser import Parser, one_line
 
 from .call_stages import PlannedCall, Stage
-from .clip_call import cache_config, call_settings
+from .clip_call import bytes_of, cache_config, call_settings, defaults_of, tell_unseen
 from .cost_estimate import in_words, operations_per_second
 from .devices import choose_device
 from .memory_fitting import fitting_plan
@@ -32,7 +32,9 @@ def describe(args: argparse.Namespace) -> str:
     """The stages of the clip by the way that is taken, and the ways that there are."""
     saved = SavedPipeline(args.model)
     dtype = getattr(torch, args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
-    settings, _ = call_settings(saved.defaults, args, {}, 1)  # without media
+    tell_unseen(args.lora)
+    settings, _ = call_settings(defaults_of(saved, args.lora), args, {}, 1)  # without media
+    adapters = bytes_of(args.lora)
     call = PlannedCall(
         settings=settings,
         modalities=tuple(args.modalities),
@@ -42,11 +44,11 @@ def describe(args: argparse.Namespace) -> str:
         cache=None if args.cache is None else cache_config(args.cache),
         device=torch.device(args.device),
     )
-    estimate = saved_estimate(saved, call, dtype)
+    estimate = saved_estimate(saved, call, dtype, adapters)
     plan = MemoryPlan()
     if args.memory is not None:
         plan = fitting_plan(
-            lambda other: estimate if other is call else saved_estimate(saved, other, dtype),
+            lambda other: estimate if other is call else saved_estimate(saved, other, dtype, adapters),
             call,
             args.memory,
             "--memory",

@@ -19,7 +19,7 @@ from jova_cli.keyframes import LAST, PicturePlaces, place_frames
 from .conditions import check_repeats
 from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
-from .pictures import to_pictures
+from .pictures import Fit, tell_fit, to_pictures
 
 
 class Keyframe(NamedTuple):
@@ -92,3 +92,10 @@ def check_keyframes(keyframes: Mapping[int, Keyframe], num_prompts: int, places:
     for given in keyframes.values():
         check_repeats(given.name, len(given.pictures), num_prompts)
     places.check({frame: given.name for frame, given in keyframes.items()})
+
+
+def tell_fits(keyframes: Mapping[int, Keyframe], target: tuple[int, int], fit: Fit) -> None:
+    """Say what is cut or filled of pictures at given frames, once for each argument and size; see `tell_fit`."""
+    for name in dict.fromkeys(given.name for given in keyframes.values()):
+        pictures = [picture for given in keyframes.values() if given.name == name for picture in given.pictures]
+        tell_fit(name, pictures, target, fit)

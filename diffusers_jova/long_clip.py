@@ -20,6 +20,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from jova_cli.clip_limits import check_size
 from jova_cli.latent_lengths import num_frames_of
 from jova_cli.parser import did_you_mean
 from jova_cli.script import with_silence
@@ -28,12 +29,12 @@ from jova_cli.windows import Window, WindowSize, plan_windows, with_shorter_over
 from .clip_shape import set_length
 from .conditions import check_repeats
 from .content_credentials import Credentials
-from .keyframes import check_keyframes, place_keyframes, settle_keyframes
+from .keyframes import Keyframe, check_keyframes, place_keyframes, settle_keyframes, tell_fits
 from .media_arrays import SILENT, exact_frame_rate
 from .media_writing import check_place, streamed_video
 from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
-from .pictures import check_fit, to_pictures
+from .pictures import check_fit, fit_pictures, tell_fit, to_pictures
 from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
 from .provenance import Record, active_adapters, basic_record, name_of_source
@@ -122,6 +123,7 @@ class LongClip:
         windows: The same, as far as it is made; a window that follows a pause shares no more than that.
         record: How the clip is made, from the first piece on.
         fades: Samples of the clip in which its sound goes over to that of another window, as far as it is made.
+        fitted: Given pictures by their frames, at the size of the clip.
 
     Raises:
         ValueError: If an argument is of another kind, the model makes no such windows, or the lines do not fit into
@@ -139,6 +141,7 @@ class LongClip:
     announce: Callable[[int, int], None] | None = None
     record: Record = field(default_factory=basic_record, init=False)
     fades: list[slice] = field(default_factory=list, init=False)
+    fitted: dict[int, list[np.ndarray]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.check_kinds()
@@ -208,22 +211,46 @@ class LongClip:
         """Samples per second; None without sound."""
         return self.pipeline.sampling_rate if "audio" in self.modalities else None
 
-    def place_keyframes(self) -> dict[int, Any]:
+    def place_keyframes(self) -> dict[int, Keyframe]:
         """Pictures in one form by their frames in the clip, once they are checked; no window is begun otherwise."""
         check_fit(self.arguments.get("fit", "cover"))
-        if (image := self.arguments.get("image")) is not None:
-            check_repeats("image", len(to_pictures("image", unpack_moviepy("image", image))), 1)
+        self.first_pictures()
         settled = settle_keyframes(self.arguments.get("last_image"), self.arguments.get("keyframes"))
         keyframes = place_keyframes(*settled, self.num_frames)
         check_keyframes(keyframes, 1, self.pipeline.picture_places)
-        return {frame: given.pictures for frame, given in keyframes.items()}
+        return keyframes
+
+    def first_pictures(self) -> list[np.ndarray]:
+        """The first frame in one form, [H, W, 3], once it is checked; none where none is given."""
+        if (image := self.arguments.get("image")) is None:
+            return []
+        pictures = to_pictures("image", unpack_moviepy("image", image))
+        check_repeats("image", len(pictures), 1)
+        return pictures
+
+    def fit_all(self) -> None:
+        """Bring all pictures to the size of the clip and say what is cut, once and not with every window."""
+        pipeline, fit = self.pipeline, self.arguments.get("fit", "cover")
+        size = pipeline.defaults.override(**{name: self.arguments.get(name) for name in ("height", "width")})
+        check_size(size, pipeline.video_codec.spatial_factor, pipeline.transformer.config.patch_size)
+        target, first = (size.height, size.width), self.first_pictures()
+        tell_fit("image", first, target, fit)
+        tell_fits(self.keyframes, target, fit)
+        self.fitted = {
+            frame: [fit_pictures(picture[None], *target, fit)[0] for picture in pictures]
+            for frame, pictures in [
+                (0, first),
+                *((frame, given.pictures) for frame, given in self.keyframes.items()),
+            ]
+            if pictures
+        }
 
     def keyframes_of(self, index: int) -> dict[int, Any]:
         """Pictures by their frames in a window, of those that it does not begin with."""
         window = self.windows[index]
         first_own = window.first_frame + window.num_overlap
-        own = {frame: picture for frame, picture in self.keyframes.items() if first_own <= frame < window.end_frame}
-        return {frame - window.first_frame: picture for frame, picture in own.items()}
+        own = [frame for frame in self.keyframes if first_own <= frame < window.end_frame]
+        return {frame - window.first_frame: self.fitted[frame] for frame in own}
 
     def sample_at(self, frame: int) -> int:
         """The sample with which a frame begins: the one clock of the clip."""
@@ -268,6 +295,7 @@ class LongClip:
         """
         self.fades.clear()
         self.windows = list(self.planned)
+        self.fit_all()
         held: MadeWindow | None = None  # the end of the last window, which the next one shares
         begun: list[str] = []  # the words in it
         voice: dict[str, Any] = {}
@@ -374,6 +402,8 @@ class LongClip:
             voice: Arguments that hold the voice of an earlier window.
         """
         arguments = {**self.arguments, **voice}
+        if 0 in self.fitted:
+            arguments["image"] = self.fitted[0]
         if self.keyframes:
             arguments |= {"last_image": None, "keyframes": self.keyframes_of(index) or None}
             if held is None and arguments["keyframes"] is None and arguments.get("image") is None:

@@ -32,6 +32,8 @@ logger = logging.get_logger(__name__)
 MAX_GAP_S = 60  # between two frames, or between picture and sound; more is a broken time stamp
 SOUND_JITTER_S = 0.04  # by which the times of sound may lie behind its samples; lost packets add up to more
 MP4_NAMES = {"mov", "mp4"}  # of libav, for a track whose header counts its samples
+HALF = Fraction(1, 2)
+MOST_REPEATS = 4  # of a frame of a variable rate, on average, for the sake of its exact time
 EARLY_S = 0.01  # less than that nobody hears missing at the end of a sound
 HDR_CURVES = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 
@@ -80,7 +82,8 @@ def read_video(
     Args:
         path: Any file that libav can read.
         frame_rate: Frames per second wanted: for each tick of that clock the nearest frame is taken. None keeps the
-            frames as they are stored.
+            frames as they are stored; those of a file whose frames do not come at equal distances, as of many phones,
+            are taken at its nominal rate, and a line says so.
         max_num_frames: Stop after this many frames; the sound is cut to the same duration.
         max_side_px: Scale down (never up) so that the longer side has at most this many pixels.
         start_s: Seconds to leave out at the beginning.
@@ -107,12 +110,29 @@ def read_video(
         first = next(part, None)
         if first is None:
             raise ValueError(f"`start_s` must lie within the file, got {start_s:g} for {path}; choose an earlier one")
-        chosen = choose_frames(chain([first], part), rate, target_rate)
+        times_s: list[Fraction] = []
+        chosen = choose_frames(noted(chain([first], part), times_s), rate, target_rate)
         aspect = pixel_aspect(stream)
         frames = [frame_to_array(frame, aspect, max_side_px) for frame in islice(chosen, max_num_frames)]
-        if duration_s is not None and len(frames) != max_num_frames:
-            tick_s = float(1 / (target_rate or rate))
-            tell_early_end(path, len(frames) * tick_s, duration_s, tick_s)
+        nominal_rate = None if target_rate is not None or comes_evenly(times_s, rate) else nominal(stream, rate)
+    if nominal_rate is not None:
+        logger.warning(
+            f"the frames of {path} do not come at equal distances: they are taken at {float(nominal_rate):.4g} per "
+            "second; `frame_rate` takes another"
+        )
+        return read_video(
+            path,
+            frame_rate=nominal_rate,
+            max_num_frames=max_num_frames,
+            max_side_px=max_side_px,
+            start_s=start_s,
+            duration_s=duration_s,
+            audio_track=audio_track,
+            allow_truncated=allow_truncated,
+        )
+    if duration_s is not None and len(frames) != max_num_frames:
+        tick_s = float(1 / (target_rate or rate))
+        tell_early_end(path, len(frames) * tick_s, duration_s, tick_s)
     if len({frame.shape for frame in frames}) > 1:
         raise ValueError(f"`path` must be a video of one size, got {path}, which changes it; convert it with ffmpeg")
     rate = target_rate or rate
@@ -239,6 +259,24 @@ def timed(frames: Iterable[Any], rate: Fraction) -> Iterator[tuple[Fraction, Any
     """Each frame with its time in seconds; bare streams carry no times, then the frames are evenly spaced."""
     for index, frame in enumerate(frames):
         yield (index / rate if frame.pts is None else frame.pts * frame.time_base), frame
+
+
+def noted(timed_frames: Iterable[tuple[Fraction, Any]], times_s: list[Fraction]) -> Iterator[tuple[Fraction, Any]]:
+    """The same frames; their times are added to a list as they pass."""
+    for time_s, frame in timed_frames:
+        times_s.append(time_s)
+        yield time_s, frame
+
+
+def comes_evenly(times_s: Sequence[Fraction], rate: Fraction) -> bool:
+    """Whether frames come, within half of one, where a clock of `rate` from the first of them on has its ticks."""
+    return all(abs((time_s - times_s[0]) * rate - index) <= HALF for index, time_s in enumerate(times_s))
+
+
+def nominal(stream: Any, mean_rate: Fraction) -> Fraction:
+    """The rate at whose ticks frames of a variable rate come, where the file has one; else their mean rate."""
+    base_rate = Fraction(stream.base_rate or 0)
+    return base_rate if mean_rate <= base_rate <= MOST_REPEATS * mean_rate else mean_rate
 
 
 def first_frame(timed_frames: Iterator[tuple[Fraction, Any]], path: PathLike) -> tuple[Fraction, Any]:

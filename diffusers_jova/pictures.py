@@ -3,6 +3,7 @@
 Letters: N pictures, C channels, H and W pixels. In one form, pictures are uint8, or float32 in [0, 1], [N, H, W, 3].
 """
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -11,7 +12,10 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
+from diffusers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 Picture = PIL.Image.Image | np.ndarray | torch.Tensor
 Pictures = Picture | Sequence[Picture]
@@ -20,8 +24,9 @@ Fit = Literal["cover", "contain", "stretch"]
 NUM_CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, RGB, RGB and alpha
 LARGEST = {"bool": 1, "uint8": 255, "uint16": 65535}  # value of white, by type
 STILLS = ("image", "last_image", "keyframes")  # arguments that take single pictures
-READERS = ("`media.read_video({!r})`", "`diffusers.utils.load_image({!r})`")  # of a video, of an image
+READERS = ("`media.read_video({!r})`", "`media.read_image({!r})`")  # of a video, of an image
 SIDES = ("columns on either side", "rows above and below")
+ROUNDING = 1e-6  # of a pixel, by which a whole number of them may be missed
 TRANSPARENT_MODES = ("LA", "PA", "La", "RGBA", "RGBa")
 
 
@@ -334,7 +339,8 @@ def describe_fit(name: str, size: tuple[int, int], target: tuple[int, int], fit:
         fit: How it is brought there.
     """
     placed = place(size, target, fit)
-    lost = [round(crop / scale) for crop, scale in ((placed.crop_x, placed.scale_x), (placed.crop_y, placed.scale_y))]
+    cut = ((placed.crop_x, placed.scale_x), (placed.crop_y, placed.scale_y))
+    lost = [math.floor(crop / scale + ROUNDING) for crop, scale in cut]  # whole ones: of some a part is left
     change = {
         "cut": [f"{number} {what}" for number, what in zip(lost, SIDES, strict=True) if number > 0],
         "filled with black": [
@@ -348,3 +354,17 @@ def describe_fit(name: str, size: tuple[int, int], target: tuple[int, int], fit:
         return None
     shapes = f"{size[1]}x{size[0]} pixels in a clip of {target[1]}x{target[0]}"
     return f"`{name}` of {shapes}: {', '.join(words)} (`fit` = {fit!r})"
+
+
+def tell_fit(name: str, pictures: Sequence[np.ndarray], target: tuple[int, int], fit: Fit) -> None:
+    """Say what `describe_fit` has to say, once for each size among pictures.
+
+    Args:
+        name: Argument that the pictures came from.
+        pictures: In one form, [..., h, w, 3].
+        target: Height and width of the clip.
+        fit: How they are brought there.
+    """
+    for height, width in dict.fromkeys(picture.shape[-3:-1] for picture in pictures):
+        if change := describe_fit(name, (height, width), target, fit):
+            logger.warning(change)

@@ -22,12 +22,12 @@ from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given
 from .conditions import GivenLatents, check_repeats, condition_channels, frame_mask, repeat_to_batch
 from .finite import check_finite_inputs, finite_output
 from .given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
-from .keyframes import place_keyframes, settle_keyframes
+from .keyframes import place_keyframes, settle_keyframes, tell_fits
 from .media import resample
 from .media_arrays import check_sampling_rate
 from .moviepy_clips import unpack_moviepy
 from .number_arguments import positive_number, whole_number
-from .pictures import Fit, describe_fit, fit_pictures, to_frames, to_pictures, to_signed
+from .pictures import Fit, fit_pictures, tell_fit, to_frames, to_pictures, to_signed
 from .pipeline_checks import OUTPUT_TYPES, CallInputs, check_frame_rate, check_generator, check_modality_names
 from .pipeline_output import JoVAPipelineOutput, check_latent_shapes, check_latents
 from .sample_runs import Coupling
@@ -253,8 +253,7 @@ class JoVAMediaMixin:
 
     def fit_to_clip(self, name: str, pictures: np.ndarray, clip: ClipShape, fit: Fit) -> Tensor:
         """Pictures in one form [N, h, w, 3] at the size of the clip, [N, 3, H, W] in [-1, 1]; says what is cut."""
-        if change := describe_fit(name, pictures.shape[1:3], (clip.height, clip.width), fit):
-            logger.warning(change)
+        tell_fit(name, [pictures], (clip.height, clip.width), fit)
         return to_signed(fit_pictures(pictures, clip.height, clip.width, fit))
 
     def encode_frames(self, frames: Tensor) -> Tensor:
@@ -286,7 +285,8 @@ class JoVAMediaMixin:
             images = [white_picture(clip)]
         if images is None:
             return None
-        return self.fit_all_to_clip("image", images, clip, inputs.fit)
+        tell_fit("image", images, (clip.height, clip.width), inputs.fit)
+        return fit_all_to_clip(images, clip, inputs.fit)
 
     def pictures_by_frame(self, inputs: CallInputs, clip: ClipShape, video: Tensor | None) -> dict[int, Tensor]:
         """Single pictures of the clips by their frame, of all or of each prompt, [1 or P, 3, 1, H, W] in [-1, 1].
@@ -298,15 +298,9 @@ class JoVAMediaMixin:
         """
         first = self.first_frames(inputs, clip, video)
         placed = place_keyframes(inputs.last_image, inputs.keyframes, clip.num_frames, inputs.video)
-        behind = {
-            frame: self.fit_all_to_clip(given.name, given.pictures, clip, inputs.fit)
-            for frame, given in placed.items()
-        }
+        tell_fits(placed, (clip.height, clip.width), inputs.fit)
+        behind = {frame: fit_all_to_clip(given.pictures, clip, inputs.fit) for frame, given in placed.items()}
         return behind if first is None else {0: first, **behind}
-
-    def fit_all_to_clip(self, name: str, pictures: Sequence[np.ndarray], clip: ClipShape, fit: Fit) -> Tensor:
-        """Pictures in one form [h, w, 3] at the size of the clip, [P, 3, 1, H, W] in [-1, 1]; see `fit_to_clip`."""
-        return torch.cat([self.fit_to_clip(name, picture[None], clip, fit) for picture in pictures])[:, :, None]
 
     @property
     def encodes_grey(self) -> bool:
@@ -560,6 +554,12 @@ def one_way_couplings(is_video_given: bool, is_audio_given: bool, has_voice: boo
     remaining = one_way(is_video_given, is_audio_given)
     with_prompt: Coupling = "a2v" if remaining is True and has_voice else remaining
     return {"coupling": with_prompt, "negative_coupling": remaining}
+
+
+def fit_all_to_clip(pictures: Sequence[np.ndarray], clip: ClipShape, fit: Fit) -> Tensor:
+    """Pictures in one form [h, w, 3] at the size of the clip, [P, 3, 1, H, W] in [-1, 1]."""
+    fitted = [fit_pictures(picture[None], clip.height, clip.width, fit) for picture in pictures]
+    return torch.cat([to_signed(picture) for picture in fitted])[:, :, None]
 
 
 def white_picture(clip: ClipShape) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .cache_words import cache_settings
-from .generate import check_fits
+from .generate import check_adapters, check_fits, parse_adapter
 from .model_clips import MODALITIES
 from .model_info import read_index
 from .number_options import MAX_RATE_HZ, MEMORY_GB, check_between, check_count
@@ -40,6 +40,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     parser = Parser(prog="jova estimate", description=DESCRIPTION)
     add = parser.add_argument
     add("model", type=find_model, help="folder of a saved pipeline, or jova-tiny")
+    add(
+        "--lora", type=parse_adapter, action="append", default=[], metavar="PATH[:SCALE]", help="as of `jova generate`"
+    )
     add("--memory", type=float, metavar="GB", help="of the device: print the first way that fits, or refuse the clip")
     add("--device", choices=DEVICES, default=DEVICES[0], help="kind of device that is meant; none needs to be here")
     add("--dtype", type=dtype_name, choices=DTYPES, help="of transformer and text encoders; bfloat16 on cuda")
@@ -63,6 +66,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 def check(args: argparse.Namespace) -> None:
     """Refuse a model that is not here, and numbers that mean nothing."""
     read_index(Path(args.model))
+    check_adapters(args.lora)
     check_between("--memory", args.memory, *MEMORY_GB, "24, say")
     check_between("--rate", args.rate, 1 / FASTEST_TFLOPS, FASTEST_TFLOPS, "400, say")
     check_between("--frame-rate", args.frame_rate, 1 / MAX_RATE_HZ, MAX_RATE_HZ, "24, say")

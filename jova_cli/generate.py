@@ -23,7 +23,7 @@ from .model_info import read_index
 from .number_options import MAX_RATE_HZ, MEMORY_GB, check_between, check_count
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name, one_line
 from .prompt_list import RowParser, check_list, read_rows
-from .shipped import check_source, find_model, model_folder
+from .shipped import check_source, find_model, model_folder, model_name
 
 
 WORK = "diffusers_jova.generate"
@@ -50,6 +50,7 @@ OPTIONS_OF_PICTURES = {  # arguments that give pictures for frames, and what the
     "keyframes": "--keyframe",
     "image": "--image",
     "video": "--video",
+    "audio": "--audio",
     "num_frames": "--num-frames",
 }
 
@@ -282,8 +283,8 @@ def check_reference(args: argparse.Namespace) -> None:
     index = read_index(Path(args.model))
     if index.get("max_reference_s") is None:
         raise ValueError(
-            f"`--reference-audio` must go with a model that reads a voice, got {args.model}, which reads none; leave "
-            "it out, or use a model such as UniAVGen"
+            f"`--reference-audio` must go with a model that reads a voice, got {model_name(args.model)}, which reads "
+            "none; leave it out, or use a model such as UniAVGen"
         )
     if index.get("spoken_text_encoder", [None])[0] is not None and not (args.reference_transcript or "").strip():
         raise ValueError(
@@ -345,7 +346,12 @@ def check_model(args: argparse.Namespace) -> None:
         )
     if args.skip_unknown and not args.lora:
         raise ValueError("`--skip-unknown` must go with `--lora`, got no adapter")
-    for adapter in args.lora:
+    check_adapters(args.lora)
+
+
+def check_adapters(adapters: Sequence[Adapter]) -> None:
+    """Refuse an adapter that is not there, and a scale that is no number."""
+    for adapter in adapters:
         if not math.isfinite(adapter.scale):
             raise ValueError(f"`--lora` must have a finite scale, got {adapter.scale}; 1 is the adapter as trained")
         check_source("--lora", adapter.source)

@@ -27,11 +27,12 @@ def check_file(option: str, path: Path, advice: str = "check the spelling") -> N
     """Refuse what is no file that can be read, and an empty one."""
     try:
         with path.open("rb") as file:
-            reason = "" if file.read(1) else "it is empty"
+            is_empty = not file.read(1)
     except OSError as error:
         reason = error.strerror or str(error)
-    if reason:
-        raise ValueError(f"`{option}` must be an existing file, got {path} ({reason}); {advice}")
+        raise ValueError(f"`{option}` must be an existing file, got {path} ({reason}); {advice}") from error
+    if is_empty:
+        raise ValueError(f"`{option}` must be a whole file, got {path}, which is empty; copy or write it again")
 
 
 def check_folder(option: str, path: Path, advice: str) -> None:

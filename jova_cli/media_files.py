@@ -166,7 +166,9 @@ def video_stream(container: Any, path: PathLike) -> Any:
     attached = import_av().stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & attached]
     if not streams:
-        raise ValueError(f"`path` must be a file with a video stream, got {path}; use `read_audio` for sound alone")
+        raise ValueError(
+            f"`path` must be a file with a video stream, got {path}; give what holds sound alone as `audio`"
+        )
     return first_default(streams)
 
 

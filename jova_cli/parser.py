@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NoReturn, TextIO
 
 
@@ -60,6 +61,7 @@ class Parser(argparse.ArgumentParser):
         numbers = self._negative_number_matcher.pattern  # what begins with a minus and is a value
         self._negative_number_matcher = re.compile(rf"{numbers}|^-\d+=")
         self.kept = kept
+        self.given_words: Sequence[str] = ()
 
     def run(self, work: Callable[["Parser", argparse.Namespace], None], args: argparse.Namespace) -> None:
         """Do the work of the command; Ctrl-C ends it with one line and the exit code that shells expect."""
@@ -92,7 +94,9 @@ class Parser(argparse.ArgumentParser):
             message = f"{names} must be given, got none; {help_of_it}"
         elif valueless := NO_VALUE.fullmatch(message):
             option = valueless[1].split("/")[-1]
-            message = f"`{option}` must be followed by a value, got none; {help_of_it}"
+            got = self.value_like_an_option(option)
+            advice = f"write `{option}={got}`" if got else help_of_it
+            message = f"`{option}` must be followed by a value, got {f'`{got}`' if got else 'none'}; {advice}"
         elif unread := UNREAD.fullmatch(message):
             rule = f"every word must be an option or what one takes, got `{unread[1]}`"
             message = f"{rule}; quote texts with blanks, and repeat the option for another value"
@@ -144,25 +148,39 @@ class Parser(argparse.ArgumentParser):
         What follows `--` is no option.
         """
         given: list[argparse.Action] = []
-        for word in words[: words.index("--")] if "--" in words else words:
+        self.given_words = words[: words.index("--")] if "--" in words else words
+        for before, word in pairwise(["", *self.given_words]):
             named = OPTION.fullmatch(word)
-            meant = [] if named is None else self.check_known(named[1])
+            meant = [] if named is None else self.check_known(word, before)
             if len(meant) == 1 and meant[0] in given and takes_one_value(meant[0]):
                 option = meant[0].option_strings[-1]
                 self.error(f"an option must be given once, got `{option}` several times; leave all but one out")
             given += meant
 
-    def check_known(self, name: str) -> list[argparse.Action]:
-        """The options that a name, written out or shortened, can mean; refuses one that means none."""
+    def check_known(self, word: str, before: str) -> list[argparse.Action]:
+        """The options that a name, written out or shortened, can mean; refuses one that means none.
+
+        Args:
+            word: The name, perhaps with its value behind `=`.
+            before: The word in front of it; a value of that may look like an option.
+        """
         known = self._option_string_actions
+        name = word.partition("=")[0]
         if name in known:
             return [known[name]]
         near = (action for option, action in known.items() if option.startswith(name) or option == name[:2])
         if not (meant := list(dict.fromkeys(near))):
             names = [option.lstrip("-") for option in known]
             advice = did_you_mean(name.lstrip("-"), names, f"`{self.prog} --help` lists them", prefix="--")
+            if not name.startswith("--") and before in known and known[before].nargs != 0:
+                advice = f"a value that begins with a dash is written `{before}={word}`"
             self.error(f"an option must be one of `{self.prog}`, got `{name}`; {advice}")
         return meant
+
+    def value_like_an_option(self, option: str) -> str:
+        """The word behind an option that begins with a dash and is no option; empty where there is none."""
+        following = next((word for before, word in pairwise(self.given_words) if before == option), "")
+        return following if following.startswith("-") and OPTION.fullmatch(following) is None else ""
 
 
 def name_of(action: argparse.Action) -> str:

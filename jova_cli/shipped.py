@@ -48,6 +48,11 @@ def find_model(name: str | os.PathLike[str]) -> str:
     return str(find_file(Path(name)) or name)
 
 
+def model_name(source: str) -> str:
+    """What a model that ships is called; where another lies, as it was given."""
+    return Path(source).name if Path(source).parent == WEIGHTS else source
+
+
 def model_folder(name: str | os.PathLike[str]) -> Path:
     """The same as a path, for what reads the files of a saved model itself."""
     return Path(find_model(name))

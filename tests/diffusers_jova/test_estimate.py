@@ -6,9 +6,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from diffusers_jova.call_stages import PlannedCall
 from diffusers_jova.clip_call import planned_call
+from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.media_reading import Sound
 from diffusers_jova.provenance import read_provenance
 from diffusers_jova.saved_pipeline import SavedPipeline
@@ -30,6 +32,29 @@ def test_a_clip_is_described_before_anything_is_loaded(
     for name, line in zip(("text encoding", "denoising", "sound decoding", "whole call"), lines[2:], strict=True):
         assert line.startswith(name)
         assert line.endswith("seconds")
+
+
+def test_adapters_count_and_a_student_among_them_says_how_the_model_is_asked(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["estimate", str(tiny_pipeline_folder), *SOUND[:-2]]
+    record = FewSteps(num_inference_steps=1, shift=1.0, audio_shift=1.0)
+    file = tmp_path / "student.safetensors"
+    save_file({"transformer.a.lora_A.weight": torch.zeros(10**6)}, file, metadata=record.to_header())
+    main([*words, "--steps", "1"])
+    guided = capsys.readouterr().out
+    main([*words, "--lora", str(file)])
+    denoising, weighed = (
+        {line.split("  ")[0]: [*filter(None, line.split("  "))] for line in said.splitlines()}
+        for said in (guided, capsys.readouterr().out)
+    )
+    terms = [float(rows["denoising"][3].split()[0]) for rows in (denoising, weighed)]
+    assert terms[1] < 0.7 * terms[0]  # one prediction of two
+    assert denoising["denoising"][1] != weighed["denoising"][1]
+    main([*words, "--steps", "1", "--lora", "anna/student"])
+    said = capsys.readouterr()
+    assert said.out == guided
+    assert "what anna/student of the hub takes is not counted" in said.err
 
 
 @pytest.mark.slow

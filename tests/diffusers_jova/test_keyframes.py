@@ -218,6 +218,34 @@ def test_the_fit_of_a_long_clip_is_told_once_and_of_all_its_windows(
     assert clip.record["settings"]["fit"] == "contain"
 
 
+def test_what_is_cut_of_pictures_is_told_once_by_their_own_names(
+    pipelines: dict[str, JoVAPipeline], caplog: pytest.LogCaptureFixture
+) -> None:
+    wide = np.zeros((32, 64, 3), np.uint8)
+    of_pictures = [
+        f"`{name}` of 64x32 pixels in a clip of 32x32: 16 columns on either side are cut (`fit` = 'cover')"
+        for name in ("image", "keyframes", "last_image")
+    ]
+    given = {"image": wide, "last_image": wide, "keyframes": {4: wide}}
+    first_call(pipelines["zeros"], prompt=["a", "b"], **given | {"image": [wide] * 2, "keyframes": {1: wide}})
+    assert sorted(record.message for record in caplog.records) == of_pictures
+    for name in ("zeros", "nava"):
+        caplog.clear()
+        arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, "modalities": ("video",), **given}
+        clip = LongClip(
+            pipeline=pipelines[name],
+            lines=[ScriptLine(0.0, "a dog")],
+            num_frames=25,
+            seed=0,
+            window_frames=9,
+            overlap_frames=1,
+            tries=2,
+            arguments=arguments,
+        )
+        assert len([*clip.pieces()]) > 2
+        assert sorted(record.message for record in caplog.records) == of_pictures
+
+
 # 3. What is refused
 
 
@@ -245,7 +273,7 @@ def test_the_fit_of_a_long_clip_is_told_once_and_of_all_its_windows(
         ),
         ({"last_image": picture(), "video": [picture()] * 9}, "`last_image` must be behind the 9 frames of the given"),
         ({"last_image": np.full((32, 32, 3), np.nan)}, "`last_image` of floats must lie in [0, 1], got [nan, nan]"),
-        ({"keyframes": {4: "dog.png"}}, "read the file first, by `diffusers.utils.load_image('dog.png')`"),
+        ({"keyframes": {4: "dog.png"}}, "read the file first, by `media.read_image('dog.png')`"),
         (
             {"keyframes": [], "modalities": ["audio"]},
             "`keyframes` must be a dict of pictures by their frames, got list",
@@ -298,7 +326,7 @@ def test_a_picture_within_a_given_video_is_refused_by_its_option_before_weights_
     ("given", "message"),
     [
         ({"keyframes": {13: picture(), 15: picture()}}, "holds the frames 13 to 16, got the frames 13 and 15"),
-        ({"keyframes": {13: "a.png"}}, "read the file first, by `diffusers.utils.load_image('a.png')`"),
+        ({"keyframes": {13: "a.png"}}, "read the file first, by `media.read_image('a.png')`"),
         ({"keyframes": {13.5: picture()}}, "`frame in keyframes` must be a whole number, got 13.5"),
         ({"keyframes": {"13": picture()}}, "`frame in keyframes` must be a whole number, got '13'"),
         ({"keyframes": [picture()]}, "`keyframes` must be a dict of pictures by their frames, got list"),

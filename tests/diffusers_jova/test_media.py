@@ -224,6 +224,35 @@ def test_another_frame_rate_takes_the_nearest_frame_of_each_tick(tmp_path: Path)
             assert min(abs(k - offset) for k in chosen) <= Fraction(1, 2)
 
 
+def test_frames_of_a_phone_that_come_at_unequal_distances_keep_their_times(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticks = [0, 1, 4, 8, 12, 16, 20, 24, 25, 26, 27, 28, 29]  # of 30 per second: slow in dim light, then fast
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "0"})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for tick, array in zip(ticks, moving_square(len(ticks)), strict=True):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    video = media.read_video(path)
+    assert "a.mp4 do not come at equal distances: they are taken at 30 per second; `frame_rate` takes" in caplog.text
+    assert (video.frame_rate, len(video.frames)) == (30, 31)  # the last one lasts as long as the mean of all
+    squares = moving_square(len(ticks))
+    for tick, index in ((1, 1), (3, 2), (5, 2), (7, 3), (20, 6), (27, 10), (29, 12)):
+        assert psnr_db(video.frames[tick], squares[index]) > 30
+    caplog.clear()
+    part = media.read_video(path, duration_s=0.6)
+    assert len(part.frames) == 18
+    assert "ends early" not in caplog.text
+    caplog.clear()
+    media.read_video(path, frame_rate=10)
+    assert not caplog.text
+
+
 def test_a_part_beyond_the_first_minute_has_the_frames_and_the_sound_of_its_time(tmp_path: Path) -> None:
     shades = np.arange(260) % 200 + 20  # 65 s at 4 per second, each frame of another grey than those around it
     frames = np.broadcast_to(shades[:, None, None, None], (260, 16, 16, 3)).astype(np.uint8)

@@ -136,7 +136,7 @@ AMBIGUOUS: list[tuple[Any, str]] = [
     (np.zeros(3), r"must have the shape .*, got \[3\]"),
     ([[PIL.Image.new("RGB", (4, 4))]], r"got a list of lists; pass one video of a batch as `image\[0\]`"),
     ([], "must be an array, a tensor or a non-empty list of PIL images, got list"),
-    (["a.png"], r"got the name 'a.png'; read the file first, by `diffusers.utils.load_image\('a.png'\)`"),
+    (["a.png"], r"got the name 'a.png'; read the file first, by `media.read_image\('a.png'\)`"),
     ("a.png", r"got the name 'a.png'; read the file first"),
 ]
 
@@ -228,6 +228,9 @@ def test_what_is_cut_or_filled_is_said_with_the_amounts(
     assert filled == f"{shapes}: 16 rows above and below are filled with black (`fit` = 'contain')"
     assert describe_fit("image", (96, 192), (64, 64), "stretch") is None
     assert describe_fit("image", (96, 192), (32, 64), "cover") is None
+    line = describe_fit("image", (1, 4000), (64, 64), "cover")
+    assert line is not None
+    assert "1999 columns on either side are cut" in line  # one of them is left
     pipeline("a ball", image=circle(96, 192, 60), num_frames=1, num_inference_steps=1)
     assert [record.message for record in caplog.records] == [describe_fit("image", (96, 192), (32, 32), "cover")]
 

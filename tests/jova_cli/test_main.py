@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import scipy.io.wavfile
 
 from diffusers_jova.media_writing import write_video
 from jova_cli.main import COMMANDS, main
@@ -74,6 +75,14 @@ DISTILL = ["distill", "records", "student", "--model", "jova-tiny"]
         (["generate"], r"jova generate: `--output` must be given, got none; `jova generate --help` explains them"),
         (["generate", "--output", "a.mp4"], r"jova generate: the prompt must be given .*, got neither; write "),
         (["generate", "--output", "a.mp4", "--prompt"], r"`--prompt` must be followed by a value, got none; "),
+        (
+            ["generate", "--prompt", "a", "--image", "-portrait.png", "--output", "a.mp4"],
+            r"`--image` must be followed by a value, got `-portrait\.png`; write `--image=-portrait\.png`",
+        ),
+        (
+            ["generate", "--prompt", "a", "--audio-caption", "-rain", "--output", "a.mp4"],
+            r"an option must be .*, got `-rain`; a value that begins with a dash is written `--audio-caption=-rain`",
+        ),
         ([*CLIP, "clip.mp4", "--steps", "many"], r"`--steps` must be a whole number, got 'many'; use 8, say"),
         ([*CLIP, "clip.mp4", "--frame-rate", "fast"], r"`--frame-rate` must be a number, got 'fast'; use 1.5, say"),
         (["prepare", "clips"], r"jova prepare: `--model`, `output` must be given, got none"),
@@ -229,6 +238,15 @@ def test_a_refusal_of_a_training_loads_nothing(words: list[str], message: str, t
             [*CLIP, "a.mp4", "--video", "still.png"],
             r"`--video` must be a video, got the picture still.png; a clip",
         ),
+        (
+            [*CLIP, "a.mp4", "--video", "sound.wav"],
+            r"`--video` must be a file with a video stream, got sound.wav; give what holds sound alone as `--audio`",
+        ),
+        ([*CLIP, "a.mp4", "--image", "empty.png"], r"`--image` must be a whole file, got empty.png, which is empty"),
+        (
+            [*CLIP, "a.mp4", "--reference-audio", "sound.wav"],
+            r"`--reference-audio` must go with a model that reads a voice, got jova-tiny, which reads none",
+        ),
         ([*CLIP, "a.mp4", "--image", "moving.mov"], r"`--image` must be a readable image, .*; save one of its frames"),
         ([*CLIP, "a.mp4", "--lora", "notes.txt"], r"`--lora` must be a .safetensors or .pt or .* file, .*notes.txt"),
         ([*CLIP, "a.mp4", "--lora", "clips"], r"`--lora` must be the folder of an adapter, got clips without a"),
@@ -250,6 +268,8 @@ def test_a_refusal_of_a_file_does_not_load_torch(words: list[str], message: str,
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "still.png")
     write_video(tmp_path / "moving.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8.0)
     (tmp_path / "moving.mp4").rename(tmp_path / "moving.mov")
+    (tmp_path / "empty.png").touch()
+    scipy.io.wavfile.write(tmp_path / "sound.wav", 8000, np.zeros(800, np.int16))
     (tmp_path / "notes.txt").write_text("no medium, but some words")
     (tmp_path / "no.safetensors").write_text("no tensors, but some words")
     (tmp_path / "columns.csv").write_text("vidoe,caption\na.mp4,words\n")

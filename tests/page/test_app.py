@@ -310,7 +310,7 @@ def test_the_mouth_mask_of_a_clip_is_shown_by_its_boxes(user: Client, tmp_path: 
     with pytest.raises(AppError, match="`clip` must be a video, got none"):
         user.predict(None, None, api_name="/preview")
     (tmp_path / "empty.mp4").touch()
-    with pytest.raises(AppError, match=r"`source` must be an existing file, got .* \(it is empty\)"):
+    with pytest.raises(AppError, match=r"`source` must be a whole file, got .*, which is empty"):
         user.predict(handle_file(tmp_path / "empty.mp4"), None, api_name="/preview")
 
 

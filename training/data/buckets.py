@@ -66,7 +66,7 @@ def fit_along(
 def crop_size(size: tuple[int, int], bucket: Bucket) -> tuple[int, int]:
     """Height and width of what the crop keeps of a picture of `size`, in its whole pixels."""
     scale = max(bucket.height / size[0], bucket.width / size[1])
-    height, width = (min(side, round(wanted / scale)) for side, wanted in zip(size, bucket[1:], strict=True))
+    height, width = (min(side, max(1, round(wanted / scale))) for side, wanted in zip(size, bucket[1:], strict=True))
     return height, width
 
 

@@ -74,6 +74,7 @@ def test_pixels_and_boxes_move_together_along_the_path() -> None:
         frame[y1:y2, x1:x2] = 250
     bucket = Bucket(5, 32, 32)
     assert crop_size((60, 200), bucket) == (60, 60)
+    assert crop_size((1, 4000), Bucket(5, 96, 32)) == (1, 1)  # a third of a pixel is none
     path = np.array([[30 * f, 0] for f in range(5)])
     cropped, moved = fit_along(frames, boxes, bucket, path)
     assert cropped.shape == (5, 32, 32, 3)
