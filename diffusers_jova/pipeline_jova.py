@@ -97,6 +97,10 @@ class JoVAPipeline(
     What is given decides the task: text alone, or with an image, generates both modalities; `audio` that lasts as long
     as the clip drives the video; a `video` as long as the clip gets a sound; shorter ones are continued.
 
+    `JoVAPipeline.from_pipe(pipe)` makes another one of the same components and config;
+    `JoVAPipeline(**pipe.components)` has the components alone, as everywhere in diffusers, and says in one line which
+    values it lacks. Pipelines of diffusers take the components that they know by their own `from_pipe`.
+
     Components that no call needs may be None: text encoders where prompts come encoded, the codecs of a modality that
     takes no part.
 
@@ -191,7 +195,8 @@ class JoVAPipeline(
             few_steps = FewSteps.from_dict(few_steps, "the config of a pipeline").to_dict()
         check_template(prompt_template)
         self.defaults = GenerationDefaults.from_dict(defaults or {})
-        self.register_to_config(
+        self.keep_config(
+            transformer,
             prompt_template=prompt_template,
             pads_text_with_zeros=pads_text_with_zeros,
             speaker_token=speaker_token,

@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging
 from huggingface_hub import hf_hub_download
 from torch import nn
 
@@ -21,11 +23,18 @@ from .generation_defaults import GenerationDefaults
 from .hub_access import explained_hub
 from .model_folder import explained_configs
 from .number_formats import component_dtype, component_dtypes
+from .prompt import PROMPT_TEMPLATE
 from .provenance import name_of_source
 from .single_file import load_single_file
 
 
+logger = logging.get_logger(__name__)
+
 HUB_OPTIONS = ("cache_dir", "local_files_only", "revision", "token")  # that say which file is meant
+
+
+# config of the last pipeline that was made of a transformer, which `components` does not hold
+CONFIGS: WeakKeyDictionary[nn.Module, Mapping[str, Any]] = WeakKeyDictionary()
 
 
 class JoVALoadingMixin(DiffusionPipeline):
@@ -62,6 +71,27 @@ class JoVALoadingMixin(DiffusionPipeline):
             self.register_to_config(defaults=asdict(value))
             return
         super().__setattr__(name, value)
+
+    def keep_config(self, transformer: nn.Module | None, **values: Any) -> None:
+        """Keep the values of a config, and say in one line which the transformer had in another pipeline.
+
+        Args:
+            transformer: Of this pipeline.
+            values: As `__init__` was given them.
+        """
+        self.register_to_config(**values)
+        if transformer is None:
+            return
+        transformer = getattr(transformer, "_orig_mod", transformer)
+        before = CONFIGS.get(transformer, {})
+        lost = [name for name, value in values.items() if is_untold(value) and not is_untold(before.get(name))]
+        if lost:
+            logger.warning(
+                f"{', '.join(f'`{name}`' for name in lost)} of the pipeline that these components come from "
+                f"{'is' if len(lost) == 1 else 'are'} not taken over: `components` holds no config; build it by "
+                f"`{type(self).__name__}.from_pipe(pipe)`, or give them"
+            )
+        CONFIGS[transformer] = values
 
     def register_modules(self, **kwargs: Any) -> None:
         """Keep components by their names, as diffusers does; what is of another kind is refused."""
@@ -161,3 +191,8 @@ class JoVALoadingMixin(DiffusionPipeline):
         made.transformer_file = name_of_source(pretrained_model_link_or_path)
         made.handed_in -= {"transformer"}
         return made
+
+
+def is_untold(value: Any) -> bool:
+    """Whether a value of a pipeline's config is the one that it has where none is given."""
+    return value is None or value is False or value in ({}, PROMPT_TEMPLATE)
