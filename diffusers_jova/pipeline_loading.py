@@ -22,7 +22,7 @@ from .component_fit import check_kinds, check_text_weights
 from .generation_defaults import GenerationDefaults
 from .hub_access import explained_hub
 from .model_folder import explained_configs
-from .number_formats import component_dtype, component_dtypes
+from .number_formats import check_named_components, component_dtype, component_dtypes
 from .prompt import PROMPT_TEMPLATE
 from .provenance import name_of_source
 from .single_file import load_single_file
@@ -122,13 +122,15 @@ class JoVALoadingMixin(DiffusionPipeline):
 
         Raises:
             HubAccessError: If the hub does not give it.
-            ValueError: If it is no pipeline whose configs its components take.
+            ValueError: If it is no pipeline whose configs its components take, or `dtype` is no format of floats.
         """
         given = kwargs.pop("dtype", None)
         older_name = kwargs.pop("torch_dtype", None)
+        names, _ = cls._get_signature_keys(cls)
+        for dtype in (given, older_name):
+            check_named_components(dtype, sorted(names))
         kwargs["dtype"] = component_dtypes(older_name if given is None else given)
         source = find_model(pretrained_model_name_or_path)
-        names, _ = cls._get_signature_keys(cls)
         own = sorted(kwargs.keys() - {"dtype"})
         read = [name for name in names if name not in kwargs]
         with explained_hub("model", source), explained_configs(Path(source), read, own):
@@ -186,7 +188,7 @@ class JoVALoadingMixin(DiffusionPipeline):
                 "`from_pretrained`, or leave the file out"
             )
         dtype = component_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")), "transformer")
-        transformer = load_single_file(pretrained_model_link_or_path, **({} if dtype is None else {"dtype": dtype}))
+        transformer = load_single_file(pretrained_model_link_or_path, dtype=dtype)
         made = cls.from_pretrained(config, transformer=transformer, **kwargs)
         made.transformer_file = name_of_source(pretrained_model_link_or_path)
         made.handed_in -= {"transformer"}
