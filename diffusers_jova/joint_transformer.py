@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+import diffusers
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
@@ -181,6 +182,23 @@ class JoVATransformerMixin(
     """Ends of a `forward`, and diffusers' tools: context parallelism, adapters, caches between steps, single files."""
 
     _supports_gradient_checkpointing = True
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a config as diffusers does.
+
+        Raises:
+            ValueError: It is that of another class, whose weights would be left out for random ones.
+        """
+        loaded = super().load_config(*args, **kwargs)
+        name = (loaded[0] if isinstance(loaded, tuple) else loaded).get("_class_name", cls.__name__)
+        other = getattr(diffusers, name, None)  # where `register` puts our classes
+        if isinstance(other, type) and not (issubclass(cls, other) or issubclass(other, cls)):
+            raise ValueError(
+                f"`config.json` must be that of a {cls.__name__}, got one of a {name}; load it with that class, or "
+                "convert it by `jova convert`"
+            )
+        return loaded
 
     def check_sizes(self) -> None:
         """Refuse a config whose sizes are no counts, or that has no blocks; its numbers become ints.

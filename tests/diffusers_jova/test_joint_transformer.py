@@ -1,6 +1,7 @@
 """What all transformers share: their arguments, the descriptions of these, and what audio takes from video."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,3 +107,24 @@ def test_a_mask_of_whole_numbers_reads_what_one_of_bools_does(kind: str) -> None
         outputs = [model(**inputs(), encoder_attention_mask=one) for one in (mask, mask.bool())]
     for one, other in zip(*outputs, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("saved", "cls"), [("jova", CLASSES[1]), ("wan", CLASSES[2]), ("bridge", CLASSES[0])])
+def test_weights_of_another_class_are_not_left_out_for_random_ones(saved: str, cls: Any, tmp_path: Path) -> None:
+    model = BUILDERS[saved]()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"must be that of a {cls.__name__}, got one of a {type(model).__name__}; load"
+    ):
+        cls.from_pretrained(tmp_path)
+
+
+def test_a_class_of_the_users_own_loads_the_weights_of_ours(tmp_path: Path) -> None:
+    class Own(JoVATransformer3DModel):
+        """Of the user."""
+
+    model = BUILDERS["jova"]()
+    model.save_pretrained(tmp_path)
+    own = Own.from_pretrained(tmp_path)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(own.state_dict()[name], weight)
