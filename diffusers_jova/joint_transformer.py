@@ -52,7 +52,8 @@ ARGUMENTS = {
     "audio_latent_rate_hz": "Audio latents per second.",
     "coupled": "Whether video and audio read each other: True, False, `'a2v'` (video reads audio), `'v2a'` (audio "
     "reads video), or a sequence with one of these per sample.",
-    "attention_kwargs": "May carry `scale`, the weight of LoRA layers, and nothing else.",
+    "attention_kwargs": "`{'scale': 0.5}` multiplies the weights of the active adapters, those of `set_adapters`, in "
+    "this forward; None leaves them. There is no other entry: the attention here takes no arguments.",
     "return_dict": "Whether to return a `JoVATransformerOutput` instead of a tuple.",
 }
 RETURNS = "Velocities [B, out_channels, F, H, W] and [B, L, C]; None for an absent modality."

@@ -78,7 +78,7 @@ from .step_callback import CALLBACK_TENSORS, call_back, settings_after_callback
 from .transformer_jova import MODALITIES, JoVATransformer3DModel
 from .transformer_jova_dual_tower import JoVADualTowerTransformer3DModel
 from .transformer_jova_wan import JoVAWanTransformer3DModel
-from .unread_arguments import ReadingCall, warn_of_unread, warn_of_weak_prompt
+from .unread_arguments import ReadingCall, warn_of_low_start, warn_of_unread, warn_of_weak_prompt
 from .video_codec import JoVAVideoCodec
 
 
@@ -408,7 +408,8 @@ class JoVAPipeline(
             max_sequence_length: Longest prompt in tokens.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, which `decode` finishes.
             return_dict: Whether to return a `JoVAPipelineOutput` instead of a tuple.
-            attention_kwargs: May carry `scale`, the weight of LoRA layers, and nothing else.
+            attention_kwargs: `{"scale": 0.5}` multiplies the weights of the active adapters, those of `set_adapters`,
+                for this call; None leaves them. There is no other entry: the attention here takes no arguments.
             callback_on_step_end: Called as `callback(pipeline, step, timestep, tensors)` after each step; may return
                 a dict that replaces tensors.
             callback_on_step_end_tensor_inputs: Names of the tensors it gets, of `_callback_tensor_inputs`.
@@ -528,6 +529,7 @@ class JoVAPipeline(
         )
         warn_of_unread(reading)
         warn_of_weak_prompt(reading)
+        warn_of_low_start(reading)
         encoded = self.encode_prompt(
             prompt,
             negative_prompt,
