@@ -15,12 +15,14 @@ from .guidance import Guidance
 from .joint_attention import JoVAJointAttnProcessor
 from .joint_transformer import JoVATransformerOutput
 from .log_mel import JoVALogMel
+from .long_clip import LongClip
 from .lora import JoVALoraLoaderMixin
 from .pipeline_jova import JoVAPipeline
 from .pipeline_output import JoVAPipelineOutput
 from .prompt import JoVAPrompt, PromptEmbeds
 from .registration import register
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
+from .script_lines import ScriptLine
 from .sound_cache import JoVACacheConfig
 from .spoken_text_encoder import JoVASpokenTextEncoder
 from .transformer_jova import JoVATransformer3DModel, JoVATransformerBlock
@@ -54,9 +56,11 @@ __all__ = [
     "JoVAWanCrossAttnProcessor",
     "JoVAWanTransformer3DModel",
     "JoVAWanTransformerBlock",
+    "LongClip",
     "ModelMixin",
     "PromptEmbeds",
     "SchedulerMixin",
+    "ScriptLine",
     "__version__",
 ]
 

@@ -55,6 +55,20 @@ COMFY_PARTS = {MATRIX_A: "lora_down.weight", MATRIX_B: "lora_up.weight"}  # othe
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
+class AdapterTensors(dict[str, Tensor]):
+    """Tensors of an adapter by name, as `lora_state_dict` reads them, with what its file says besides.
+
+    Handed to `load_lora_weights` as they are, they load as the file does; a copy of the tensors alone says neither.
+
+    Attributes:
+        config: peft's fields, with the scale of every module; None where the file tells none.
+        few_steps: How a student of few steps is asked; None for other adapters.
+    """
+
+    config: Mapping[str, Any] | None = None
+    few_steps: FewSteps | None = None
+
+
 class Shaped(Protocol):
     """A tensor, or the description of one."""
 
@@ -268,7 +282,7 @@ def read_adapter(
     )
 
 
-def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, str]]:
+def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], Mapping[str, Any] | None, dict[str, str]]:
     """Read the tensors of an adapter, peft's config in its header, and the whole header.
 
     Args:
@@ -290,6 +304,8 @@ def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any
             user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
             return_file_metadata=True,
         )
+    if isinstance(source, AdapterTensors):
+        config, header = source.config, source.few_steps and source.few_steps.to_header()
     tensors, beside = unwrapped(tensors)
     return tensors, config, {**(header or {}), **beside}
 

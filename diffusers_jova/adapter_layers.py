@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import wraps
 from itertools import count
 from pathlib import Path
@@ -32,6 +33,7 @@ from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, 
 from .adapter_merging import check_unmerged, names_to_merge, warn_of_unread_adapters
 from .adapter_removal import check_deletable, check_saveable, check_still_there, merged_adapters, tuner_layers
 from .adapter_scale import scale_adapters
+from .few_steps import HEADER as FEW_STEPS
 from .few_steps import FewSteps, write_record
 from .mova_adapter import HEAD_DIM, TOWERS
 from .number_arguments import finite_number
@@ -70,7 +72,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             pretrained_model_name_or_path_or_dict: Folder, file, hub id, or tensors in memory.
             adapter_name: Name that the adapter gets.
             skip_unknown: Leave out what this transformer has no place for, and say how much; without, it is refused.
-            metadata: peft's config, where the source does not hold it.
+            metadata: peft's config, where the source does not hold it, as `lora_state_dict` returns it.
             tower: Which of two video towers an adapter of a plain video model changes: `"video"`, that for high noise,
                 or `"video_low"`.
             alpha: Of all modules, whatever the file states; MOVA's trainers do not state it.
@@ -85,7 +87,10 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         options = {name: kwargs.pop(name) for name in FILE_OPTIONS if name in kwargs}
         warn_of_unknown([name for name in kwargs if name not in PEFT_OPTIONS])
         config = {name.removeprefix(PREFIX): value for name, value in metadata.items()} if metadata else None
+        record = config and config.pop(FEW_STEPS, None)
         adapter = read_adapter(pretrained_model_name_or_path_or_dict, config, tower, alpha, **options)
+        if record:
+            adapter = replace(adapter, few_steps=FewSteps.from_dict(record, "`metadata`"))
         adapter = fitting(adapter, self, skip_unknown)
         layers = linear_layers(self)
         tensors, fields = for_peft(adapter, {name: layers[name].in_features for name in adapter.modules()})
@@ -324,7 +329,7 @@ def warn_of_unknown(names: Collection[str]) -> None:
     """Name in one line what nothing reads of the words that an adapter is loaded with."""
     if names:
         verb = "is" if len(names) == 1 else "are"
-        logger.warning(f"{listed(names)} {verb} not used to load an adapter: `set_adapters` weighs it")
+        logger.warning(f"{listed(names)} {verb} not used to load an adapter; weigh it by `set_adapters`")
 
 
 def warn_of_untold_scale(adapter: Adapter) -> None:

@@ -1,6 +1,8 @@
 """What a clip takes at least, memory and time, before it is begun, so that what this machine hardly ends is refused.
 
-It is estimated from sizes and one measured product; `clip_times.py` tells more, once a clip was made.
+It is estimated from sizes and one measured product, at once and on the loaded pipeline, to ask before a clip that is
+far too large. `call_stages.py` counts what a call holds and computes, exactly and slower, for `jova estimate` and
+`fit_memory`; `clip_times.py` tells more, once a clip was made.
 """
 
 import math

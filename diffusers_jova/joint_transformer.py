@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+import diffusers
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from .adapter_layers import JoVAAdapterMixin
 from .context_parallel import JoVAContextParallelMixin
-from .latent_rows import audio_grid, check_timestep, present_media, unpatchify, video_grid
+from .latent_rows import audio_grid, batch_size_of, check_timestep, present_media, unpatchify, video_grid
 from .number_arguments import finite_number, whole_numbers
 from .row_spans import Spans, TextLengths, check_text_lengths, text_spans
 from .shipped_names import JoVAShippedMixin
@@ -51,7 +52,8 @@ ARGUMENTS = {
     "audio_latent_rate_hz": "Audio latents per second.",
     "coupled": "Whether video and audio read each other: True, False, `'a2v'` (video reads audio), `'v2a'` (audio "
     "reads video), or a sequence with one of these per sample.",
-    "attention_kwargs": "May carry `scale`, the weight of LoRA layers, and nothing else.",
+    "attention_kwargs": "`{'scale': 0.5}` multiplies the weights of the active adapters, those of `set_adapters`, in "
+    "this forward; None leaves them. There is no other entry: the attention here takes no arguments.",
     "return_dict": "Whether to return a `JoVATransformerOutput` instead of a tuple.",
 }
 RETURNS = "Velocities [B, out_channels, F, H, W] and [B, L, C]; None for an absent modality."
@@ -109,15 +111,26 @@ class TextInput(NamedTuple):
         """Rows that each sample has, by its lengths."""
         return None if self.lengths is None else text_spans(self.lengths, self.sizes)
 
-    def check(self, prefix: str) -> None:
-        """Refuse a mask beside lengths, and lengths that do not fit the features."""
+    def check(self, prefix: str, batch_size: int, widths: Sequence[int | None]) -> None:
+        """Refuse features of another shape, a mask or lengths that do not fit them, and a mask beside lengths.
+
+        Args:
+            prefix: Of the names of its arguments.
+            batch_size: B.
+            widths: That the model reads, of each encoder's features; None where it reads none.
+        """
+        for name, part, width in zip(("", "_2"), self.features, widths, strict=True):
+            if width is not None and (part is not None or name == ""):
+                check_features(f"{prefix}encoder_hidden_states{name}", part, batch_size, width)
+        if self.mask is not None:
+            check_text_mask(f"{prefix}encoder_attention_mask", self.mask, [batch_size, self.num_rows])
         if self.lengths is None:
             return
         if self.mask is not None:
             raise ValueError(
                 f"`{prefix}text_lengths` must be None beside `{prefix}encoder_attention_mask`, got both; leave one out"
             )
-        check_text_lengths(f"{prefix}text_lengths", self.lengths, self.features_1.shape[0], self.sizes)
+        check_text_lengths(f"{prefix}text_lengths", self.lengths, batch_size, self.sizes)
 
 
 class ModalityInput(NamedTuple):
@@ -171,6 +184,23 @@ class JoVATransformerMixin(
 
     _supports_gradient_checkpointing = True
 
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a config as diffusers does.
+
+        Raises:
+            ValueError: It is that of another class, whose weights would be left out for random ones.
+        """
+        loaded = super().load_config(*args, **kwargs)
+        name = (loaded[0] if isinstance(loaded, tuple) else loaded).get("_class_name", cls.__name__)
+        other = getattr(diffusers, name, None)  # where `register` puts our classes
+        if isinstance(other, type) and not (issubclass(cls, other) or issubclass(other, cls)):
+            raise ValueError(
+                f"`config.json` must be that of a {cls.__name__}, got one of a {name}; load it with that class, or "
+                "convert it by `jova convert`"
+            )
+        return loaded
+
     def check_sizes(self) -> None:
         """Refuse a config whose sizes are no counts, or that has no blocks; its numbers become ints.
 
@@ -207,18 +237,21 @@ class JoVATransformerMixin(
 
         Raises:
             ValueError: Shapes do not fit, both modalities are absent, the audio has a mask without a text, a text has
-                a mask and lengths, or `attention_kwargs` hold more than `scale`.
+                a mask and lengths or a mask of floats, or `attention_kwargs` hold more than `scale`.
         """
         check_attention_kwargs(attention_kwargs)
         media = present_media(*latents)
         timestep, audio_timestep = timesteps
         times = {"video": timestep, "audio": timestep if audio_timestep is None else audio_timestep}
         texts = {"video": TextInput(*text), "audio": own_text(*audio_text) or TextInput(*text)}
-        texts["video"].check("")
-        texts["audio"].check("audio_")
         grids = {name: self.grid_of(name, part) for name, part in media.items()}
+        batch_size = batch_size_of(media)
         for name, grid in grids.items():
-            check_timestep(name, times[name], grid[0])
+            check_timestep(name, times[name], batch_size, grid[0])
+        second, width = self.config.get("text_dim_2"), self.config.text_dim
+        widths = {"video": width, "audio": self.config.get("audio_text_dim", width)}
+        for name in media:
+            texts[name].check("" if name == "video" else "audio_", batch_size, (widths[name], second))
         return {name: ModalityInput(part, grids[name], times[name], texts[name]) for name, part in media.items()}
 
     def video_tower(self, timestep: Tensor) -> str:
@@ -260,6 +293,30 @@ def own_text(
             "for the video's text"
         )
     return None
+
+
+def check_features(name: str, features: Tensor | None, batch_size: int, width: int) -> None:
+    """Refuse text features that are not [batch_size, S, width]."""
+    if features is None or features.ndim != 3 or features.shape[0] != batch_size or features.shape[2] != width:
+        got = None if features is None else list(features.shape)
+        raise ValueError(
+            f"`{name}` must be features [{batch_size}, S, {width}] of the encoder that the model was trained with, "
+            f"one row of samples for each of the latents, got {got}; take them from `encode_prompt` of its pipeline"
+        )
+
+
+def check_text_mask(name: str, mask: Tensor, shape: list[int]) -> None:
+    """Refuse a mask of another shape than the text's, and floats: those that are added to scores mean the opposite."""
+    if mask.is_floating_point():
+        raise ValueError(
+            f"`{name}` must be bool, True where a row is read, or 1 and 0 as whole numbers, got {mask.dtype}; make it "
+            "so by `mask > 0`, or by `mask == 0` of one that is added to scores"
+        )
+    if list(mask.shape) != shape:
+        raise ValueError(
+            f"`{name}` must be {shape}, a row of every text encoder's features for each sample, got "
+            f"{list(mask.shape)}; give it for all of them"
+        )
 
 
 def check_attention_kwargs(attention_kwargs: Any) -> None:

@@ -37,11 +37,33 @@ def audio_grid(latents: Tensor, in_channels: int) -> tuple[int, ...]:
     return (latents.shape[1],)
 
 
-def check_timestep(branch: str, timestep: Tensor, num_latents: int) -> None:
-    """Refuse timesteps of a branch that are neither [B] nor [B, num_latents]."""
-    if timestep.ndim != 1 and (timestep.ndim != 2 or timestep.shape[1] != num_latents):
-        name = "timestep" if branch == "video" else "audio_timestep"
-        raise ValueError(f"`{name}` must be [B] or [B, {num_latents}], one per latent, got {list(timestep.shape)}")
+def batch_size_of(media: Mapping[str, Tensor]) -> int:
+    """B, the samples of latents by modality, after checking that it is one number and that no latents are empty."""
+    for name, latents in media.items():
+        if latents.numel() == 0:
+            argument = "hidden_states" if name == "video" else "audio_hidden_states"
+            raise ValueError(
+                f"`{argument}` must hold latents, got {list(latents.shape)}; pass None for a modality that is absent"
+            )
+    batch_sizes = [latents.shape[0] for latents in media.values()]
+    if batch_sizes[0] != batch_sizes[-1]:
+        raise ValueError(
+            f"`hidden_states` and `audio_hidden_states` must be of one batch, got {batch_sizes[0]} and "
+            f"{batch_sizes[-1]} samples; repeat or leave out those of one"
+        )
+    return batch_sizes[0]
+
+
+def check_timestep(branch: str, timestep: Tensor, batch_size: int, num_latents: int) -> None:
+    """Refuse timesteps of a branch that are neither [batch_size] nor [batch_size, num_latents]."""
+    name = "timestep" if branch == "video" else "audio_timestep"
+    is_tensor = isinstance(timestep, Tensor)
+    if not is_tensor or list(timestep.shape) not in ([batch_size], [batch_size, num_latents]):
+        got = list(timestep.shape) if is_tensor else repr(timestep)
+        raise ValueError(
+            f"`{name}` must be a tensor [{batch_size}], one per sample, or [{batch_size}, {num_latents}], one per "
+            f"latent, got {got}; `torch.full(({batch_size},), timestep)`, say"
+        )
 
 
 def unpatchify(rows: Tensor, grid: tuple[int, ...], patch_size: tuple[int, int, int]) -> Tensor:

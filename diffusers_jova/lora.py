@@ -1,19 +1,21 @@
 """JoVALoraLoaderMixin: LoRA adapters of the transformer in a pipeline, from the files of any tool."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
+from torch import nn
 
-from .adapter_file import for_peft, read_adapter
-from .adapter_keys import PREFIXES, check_known
-from .adapter_layers import check_mergeable, checked_weights
+from .adapter_file import AdapterTensors, for_peft, read_adapter
+from .adapter_keys import PREFIXES, bare_names, check_known, listed
+from .adapter_layers import check_mergeable, checked_weights, warn_of_untold_scale
 from .adapter_merging import names_to_merge
 from .adapter_removal import check_still_there
 from .adapter_scale import scaled_weight
-from .few_steps import FewSteps, write_record
+from .few_steps import HEADER, FewSteps, write_record
 from .mova_adapter import HEAD_DIM
 from .provenance import name_of_source
 
@@ -38,7 +40,9 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
         """Read an adapter of any tool that `diffusers_jova.adapter_keys` lists, into diffusers' layout.
 
         Returns:
-            Tensors by name, and with `return_lora_metadata` also peft's config.
+            Tensors by name, an `AdapterTensors`: they carry scales and a student's record, and `load_lora_weights`
+            reads both. With `return_lora_metadata` also peft's config with that record, for `metadata` where another
+            dict of tensors is loaded.
 
         Raises:
             ValueError: The file holds something that is no adapter of the transformer.
@@ -46,10 +50,15 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
         with_metadata = kwargs.pop("return_lora_metadata", False)
         adapter = read_adapter(pretrained_model_name_or_path_or_dict, **kwargs)
         check_known(adapter.unknown)
+        warn_of_untold_scale(adapter)
         tensors, fields = for_peft(adapter.with_paired_heads(HEAD_DIM))
-        state_dict = {f"{PREFIXES['diffusers']}{name}": tensor for name, tensor in tensors.items()}
-        metadata = fields and {f"{PREFIXES['diffusers']}{name}": value for name, value in fields.items()}
-        return (state_dict, metadata) if with_metadata else state_dict
+        state_dict = AdapterTensors({f"{PREFIXES['diffusers']}{name}": tensor for name, tensor in tensors.items()})
+        state_dict.config, state_dict.few_steps = fields, adapter.few_steps
+        if not with_metadata:
+            return state_dict
+        record = {} if adapter.few_steps is None else {HEADER: adapter.few_steps.to_dict()}
+        metadata = fields and {f"{PREFIXES['diffusers']}{name}": value for name, value in (fields | record).items()}
+        return state_dict, metadata
 
     def load_lora_weights(
         self,
@@ -186,7 +195,35 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
             args: As there.
             few_steps: How a student of few steps is asked, `few_steps` of its pipeline; None for other adapters.
             kwargs: As there.
+
+        Raises:
+            ValueError: What is saved is no adapter of the transformer, or begins with the prefix that is written, or a
+                student would be pickled, and lose its record.
         """
+        given = inspect.signature(super().save_lora_weights).bind_partial(save_directory, *args, **kwargs).arguments
+        if layers := given.get("transformer_lora_layers"):
+            check_layers(layers.state_dict() if isinstance(layers, nn.Module) else layers)
+        if few_steps is not None and not given.get("safe_serialization", True):
+            raise ValueError(
+                "`safe_serialization` must be True for a student of few steps, whose record stands in the header of a "
+                "safetensors file, got False; leave it out"
+            )
         super().save_lora_weights(save_directory, *args, **kwargs)
         if few_steps is not None:
-            write_record(Path(save_directory, kwargs.get("weight_name") or LORA_WEIGHT_NAME_SAFE), few_steps)
+            write_record(Path(save_directory, given.get("weight_name") or LORA_WEIGHT_NAME_SAFE), few_steps)
+
+
+def check_layers(layers: Mapping[str, Any]) -> None:
+    """Refuse names that would not be found again: of whole weights, and with the prefix that is put in front of them.
+
+    Raises:
+        ValueError: Naming them.
+    """
+    prefix = PREFIXES["diffusers"]
+    if prefixed := [name for name in layers if name.startswith(prefix)]:
+        raise ValueError(
+            f"`transformer_lora_layers` must name modules of the transformer without `{prefix}`, which is written in "
+            f"front of them, got {listed(prefixed)}; take it off, or load the adapter and `save_lora_adapter` it"
+        )
+    _, unknown = bare_names(layers)
+    check_known(unknown)

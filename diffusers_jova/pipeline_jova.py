@@ -78,7 +78,7 @@ from .step_callback import CALLBACK_TENSORS, call_back, settings_after_callback
 from .transformer_jova import MODALITIES, JoVATransformer3DModel
 from .transformer_jova_dual_tower import JoVADualTowerTransformer3DModel
 from .transformer_jova_wan import JoVAWanTransformer3DModel
-from .unread_arguments import ReadingCall, warn_of_unread, warn_of_weak_prompt
+from .unread_arguments import ReadingCall, warn_of_low_start, warn_of_unread, warn_of_weak_prompt
 from .video_codec import JoVAVideoCodec
 
 
@@ -96,6 +96,10 @@ class JoVAPipeline(
 
     What is given decides the task: text alone, or with an image, generates both modalities; `audio` that lasts as long
     as the clip drives the video; a `video` as long as the clip gets a sound; shorter ones are continued.
+
+    `JoVAPipeline.from_pipe(pipe)` makes another one of the same components and config;
+    `JoVAPipeline(**pipe.components)` has the components alone, as everywhere in diffusers, and says in one line which
+    values it lacks. Pipelines of diffusers take the components that they know by their own `from_pipe`.
 
     Components that no call needs may be None: text encoders where prompts come encoded, the codecs of a modality that
     takes no part.
@@ -191,7 +195,8 @@ class JoVAPipeline(
             few_steps = FewSteps.from_dict(few_steps, "the config of a pipeline").to_dict()
         check_template(prompt_template)
         self.defaults = GenerationDefaults.from_dict(defaults or {})
-        self.register_to_config(
+        self.keep_config(
+            transformer,
             prompt_template=prompt_template,
             pads_text_with_zeros=pads_text_with_zeros,
             speaker_token=speaker_token,
@@ -403,7 +408,8 @@ class JoVAPipeline(
             max_sequence_length: Longest prompt in tokens.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`, which `decode` finishes.
             return_dict: Whether to return a `JoVAPipelineOutput` instead of a tuple.
-            attention_kwargs: May carry `scale`, the weight of LoRA layers, and nothing else.
+            attention_kwargs: `{"scale": 0.5}` multiplies the weights of the active adapters, those of `set_adapters`,
+                for this call; None leaves them. There is no other entry: the attention here takes no arguments.
             callback_on_step_end: Called as `callback(pipeline, step, timestep, tensors)` after each step; may return
                 a dict that replaces tensors.
             callback_on_step_end_tensor_inputs: Names of the tensors it gets, of `_callback_tensor_inputs`.
@@ -523,6 +529,7 @@ class JoVAPipeline(
         )
         warn_of_unread(reading)
         warn_of_weak_prompt(reading)
+        warn_of_low_start(reading)
         encoded = self.encode_prompt(
             prompt,
             negative_prompt,

@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging
 from huggingface_hub import hf_hub_download
 from torch import nn
 
@@ -20,12 +22,19 @@ from .component_fit import check_kinds, check_text_weights
 from .generation_defaults import GenerationDefaults
 from .hub_access import explained_hub
 from .model_folder import explained_configs
-from .number_formats import component_dtype, component_dtypes
+from .number_formats import check_named_components, component_dtype, component_dtypes
+from .prompt import PROMPT_TEMPLATE
 from .provenance import name_of_source
 from .single_file import load_single_file
 
 
+logger = logging.get_logger(__name__)
+
 HUB_OPTIONS = ("cache_dir", "local_files_only", "revision", "token")  # that say which file is meant
+
+
+# config of the last pipeline that was made of a transformer, which `components` does not hold
+CONFIGS: WeakKeyDictionary[nn.Module, Mapping[str, Any]] = WeakKeyDictionary()
 
 
 class JoVALoadingMixin(DiffusionPipeline):
@@ -63,6 +72,27 @@ class JoVALoadingMixin(DiffusionPipeline):
             return
         super().__setattr__(name, value)
 
+    def keep_config(self, transformer: nn.Module | None, **values: Any) -> None:
+        """Keep the values of a config, and say in one line which the transformer had in another pipeline.
+
+        Args:
+            transformer: Of this pipeline.
+            values: As `__init__` was given them.
+        """
+        self.register_to_config(**values)
+        if transformer is None:
+            return
+        transformer = getattr(transformer, "_orig_mod", transformer)
+        before = CONFIGS.get(transformer, {})
+        lost = [name for name, value in values.items() if is_untold(value) and not is_untold(before.get(name))]
+        if lost:
+            logger.warning(
+                f"{', '.join(f'`{name}`' for name in lost)} of the pipeline that these components come from "
+                f"{'is' if len(lost) == 1 else 'are'} not taken over: `components` holds no config; build it by "
+                f"`{type(self).__name__}.from_pipe(pipe)`, or give them"
+            )
+        CONFIGS[transformer] = values
+
     def register_modules(self, **kwargs: Any) -> None:
         """Keep components by their names, as diffusers does; what is of another kind is refused."""
         check_kinds(kwargs, self._get_signature_types())
@@ -92,13 +122,15 @@ class JoVALoadingMixin(DiffusionPipeline):
 
         Raises:
             HubAccessError: If the hub does not give it.
-            ValueError: If it is no pipeline whose configs its components take.
+            ValueError: If it is no pipeline whose configs its components take, or `dtype` is no format of floats.
         """
         given = kwargs.pop("dtype", None)
         older_name = kwargs.pop("torch_dtype", None)
+        names, _ = cls._get_signature_keys(cls)
+        for dtype in (given, older_name):
+            check_named_components(dtype, sorted(names))
         kwargs["dtype"] = component_dtypes(older_name if given is None else given)
         source = find_model(pretrained_model_name_or_path)
-        names, _ = cls._get_signature_keys(cls)
         own = sorted(kwargs.keys() - {"dtype"})
         read = [name for name in names if name not in kwargs]
         with explained_hub("model", source), explained_configs(Path(source), read, own):
@@ -156,8 +188,13 @@ class JoVALoadingMixin(DiffusionPipeline):
                 "`from_pretrained`, or leave the file out"
             )
         dtype = component_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")), "transformer")
-        transformer = load_single_file(pretrained_model_link_or_path, **({} if dtype is None else {"dtype": dtype}))
+        transformer = load_single_file(pretrained_model_link_or_path, dtype=dtype)
         made = cls.from_pretrained(config, transformer=transformer, **kwargs)
         made.transformer_file = name_of_source(pretrained_model_link_or_path)
         made.handed_in -= {"transformer"}
         return made
+
+
+def is_untold(value: Any) -> bool:
+    """Whether a value of a pipeline's config is the one that it has where none is given."""
+    return value is None or value is False or value in ({}, PROMPT_TEMPLATE)

@@ -82,6 +82,8 @@ def check_text_lengths(name: str, lengths: TextLengths, batch_size: int, num_row
     Raises:
         ValueError: Naming the argument.
     """
+    if isinstance(lengths, Tensor):
+        raise ValueError(f"`{name}` must be ints of Python, got a tensor; give `lengths.tolist()`, a list per sample")
     if len(lengths) != batch_size or any(len(own) != len(num_rows) for own in lengths):
         raise ValueError(
             f"`{name}` must be {len(num_rows)} per sample, one for each text encoder, for {batch_size} samples, got "

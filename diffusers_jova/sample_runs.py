@@ -86,15 +86,18 @@ def sample_runs(
         batch_size: Samples in the batch.
         spans: Rows of each sample that exist; None where all do.
     """
-    per_sample = [coupled] * batch_size if isinstance(coupled, bool | str) else list(coupled)
+    if isinstance(coupled, Sequence) and not isinstance(coupled, str):
+        per_sample = list(coupled)
+    else:
+        per_sample = [coupled] * batch_size
     if len(per_sample) != batch_size:
         raise ValueError(
             f"`coupled` must be one value or one per sample, got {len(per_sample)} values for a batch of {batch_size}"
         )
     allowed = (True, False, *get_args(get_args(Coupling)[1]))
     for value in per_sample:
-        if value not in allowed:
-            raise ValueError(f"`coupled` must be True, False, 'a2v' or 'v2a', got {value!r}")
+        if not isinstance(value, bool | str) or value not in allowed:
+            raise ValueError(f"`coupled` must be True, False, 'a2v' or 'v2a', got {value!r}; True is both directions")
     return grouped(zip(per_sample, spans or [WHOLE] * batch_size, strict=True))
 
 

@@ -122,6 +122,6 @@ def saved_estimate(
     outline = saved.outline(*TEXT_ENCODERS, *CODECS, "transformer")
     for name, part in outline.components.items():
         if part is not None:
-            cast_weights(part, component_dtype(dtype, name) or dtype)
+            cast_weights(part, component_dtype(dtype, name))
     size = Sizes.of(outline.transformer)
     return MemoryEstimate(outline, call, {"transformer": size._replace(whole=size.whole + adapter_bytes)})

@@ -37,6 +37,7 @@ from .number_arguments import finite_number, positive_number, whole_number
 from .shipped_names import JoVAShippedMixin
 
 
+MOST_MODE_SCALE = 2 / (math.pi - 2)  # of SD3, Eq. 20
 Sigmas = TypeVar("Sigmas", Tensor, np.ndarray)
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | None
 
@@ -77,7 +78,13 @@ def add_noise(data: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
 
     Returns:
         Noisy latents in the shape and dtype of ``data``.
+
+    Raises:
+        ValueError: The shapes differ, or a level that is a number of Python lies outside [0, 1], as a timestep does.
     """
+    check_same_shape("noise", noise, data)
+    if not isinstance(sigma, Tensor) and not 0 <= sigma <= 1:
+        raise ValueError(f"`sigma` must lie in [0, 1], got {sigma}; a timestep is `sigma * num_train_timesteps`")
     sigma = expand_sigma(sigma, data)
     return ((1 - sigma) * data + sigma * noise).to(data.dtype)
 
@@ -91,7 +98,17 @@ def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
         data: Clean latents, any shape.
         noise: The noise they were mixed with, same shape.
     """
+    check_same_shape("noise", noise, data)
     return noise - data
+
+
+def check_same_shape(name: str, one: Tensor, other: Tensor) -> None:
+    """Refuse a tensor of another shape than the latents that it belongs to: it would be broadcast in silence."""
+    if one.shape != other.shape:
+        raise ValueError(
+            f"`{name}` must have the shape of the latents, {list(other.shape)}, got {list(one.shape)}; make it of "
+            "their own"
+        )
 
 
 def predict_data(sample: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor:
@@ -484,7 +501,8 @@ class FlowMatchAudioVideoScheduler(JoVAShippedMixin, SchedulerMixin, ConfigMixin
             Video and audio noise levels, float32 [B] each, with ``shift`` and ``audio_shift`` applied. Exactly 0
             where ``coupling`` makes a modality clean.
         """
-        if isinstance(coupling, str) and coupling not in COUPLINGS:
+        batch_size = whole_number("batch_size", batch_size, least=1)
+        if not isinstance(coupling, SigmaMixture) and coupling not in COUPLINGS:
             raise ValueError(f"`coupling` must be a SigmaMixture or one of {sorted(COUPLINGS)}, got {coupling!r}")
         mixture = COUPLINGS[coupling] if isinstance(coupling, str) else coupling
         u, other_u, choice = _uniforms(batch_size, 3, generator).T.contiguous()
@@ -511,9 +529,19 @@ def sigma_quantile(u: Tensor, density: str, mean: float = 0.0, std: float = 1.0,
         u: Uniform in (0, 1), any shape.
         density: ``"uniform"``, ``"logit_normal"`` or ``"mode"``.
         mean: Of the logit; above 0 means more noise.
-        std: Of the logit.
+        std: Of the logit, above 0.
         mode_scale: s in [-1, 2 / (pi - 2)]; above 0 favours the middle.
+
+    Raises:
+        ValueError: The density is unknown, or a number is out of its range.
     """
+    finite_number("logit_mean", mean, "0 is the middle")
+    positive_number("logit_std", std, "SD3 has 1")
+    if not -1 <= finite_number("mode_scale", mode_scale, "SD3 has 1.29") <= MOST_MODE_SCALE:
+        raise ValueError(
+            f"`mode_scale` must lie in [-1, {MOST_MODE_SCALE:.3f}], where levels fall as `u` rises, got {mode_scale}; "
+            "SD3 has 1.29"
+        )
     if density == "uniform":
         return u
     if density == "logit_normal":
@@ -552,6 +580,7 @@ def _solver_step(
     if velocity is None or sample is None:
         missing = "model output" if velocity is None else "sample"
         raise ValueError(f"a modality must come with both its model output and its sample, got no {missing}")
+    check_same_shape("model_output", velocity, sample)
     if solver.step_index is None:
         solver.set_begin_index(index)
     elif solver.step_index != index:

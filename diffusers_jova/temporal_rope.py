@@ -7,6 +7,7 @@ time is one video latent, which leaves the positions of pretrained video weights
 Letters in shapes: L tokens, K head dimension, B batch, H heads.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -71,7 +72,14 @@ def media_positions(
     temporal_factor: int,
     device: torch.device,
 ) -> Tensor:
-    """Positions of the rows of video or audio on a grid, [L, 3]; arguments as in `audio_positions`."""
+    """Positions of the rows of video or audio on a grid, [L, 3]; arguments as in `audio_positions`.
+
+    Raises:
+        ValueError: A rate is none, by which every position would be wrong.
+    """
+    for name, rate_hz in (("frame_rate", frame_rate), ("audio_latent_rate_hz", audio_latent_rate_hz)):
+        if rate_hz is None or not 0 < rate_hz < math.inf:  # written so that NaN fails as well
+            raise ValueError(f"`{name}` must be positive and finite, in Hz, got {rate_hz}; give that of the clip")
     if modality == "video":
         return video_positions(grid[0], grid[1], grid[2], device)
     return audio_positions(grid[0], alignment, frame_rate, audio_latent_rate_hz, temporal_factor, device)

@@ -381,7 +381,6 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
             (audio_encoder_hidden_states, None, audio_encoder_attention_mask, audio_text_lengths),
             attention_kwargs,
         )
-        self.check_text(inputs)
         self.check_layers(skip_layers)
         if return_face_masks:
             self.check_face_masks(inputs, skip_layers)
@@ -534,17 +533,6 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         if self.config.fusion == "aligned":
             check_whole_rows(config)
         super().enable_parallelism(config=config, **kwargs)
-
-    def check_text(self, inputs: Mapping[str, ModalityInput]) -> None:
-        """Refuse text of another width than the tower reads, such as the video's for an audio tower with its own."""
-        for name, part in inputs.items():
-            prefix = "" if name == "video" else "audio_"
-            wanted, got = self.config[f"{prefix}text_dim"], part.text.features_1.shape[-1]
-            if got != wanted:
-                raise ValueError(
-                    f"`{prefix}encoder_hidden_states` must be features of width {wanted}, got {got}; "
-                    f"give those of the encoder that the {name} tower was trained with"
-                )
 
     def check_layers(self, skip_layers: Sequence[int]) -> None:
         """Refuse to skip blocks that do not exist."""

@@ -25,6 +25,7 @@ SAYS_NOTHING: Mapping[str, Any] = {  # values that change nothing; of other argu
     "fit": "cover",
     "callback_on_step_end_tensor_inputs": ("latents",),
 }
+LOWEST_START = 0.9  # of schedules that are meant for noise; solvers begin a little below 1
 NEGATIVES = ("negative_prompt", "negative_prompt_embeds", "audio_negative_prompt", "audio_negative_prompt_embeds")
 SHARED = ("guidance_scale", "guidance_rescale", "sigmas", "negative_prompt", "negative_prompt_embeds")
 
@@ -146,6 +147,18 @@ def warn_of_weak_prompt(call: ReadingCall) -> None:
             continue
         effect = "leaves the prompt out" if scale == 0 else "weakens the prompt" if scale > 0 else "avoids the prompt"
         logger.warning(f"`{name}` of {scale:g} {effect}; without guidance it is 1, not 0 as in other pipelines")
+
+
+def warn_of_low_start(call: ReadingCall) -> None:
+    """Say in one line that a schedule begins below the level of the noise that a clip is drawn from."""
+    for modality, name, start in (("video", "sigmas", "latents"), ("audio", "audio_sigmas", "audio_latents")):
+        if modality not in call.generated or not call.lacks(start) or call.lacks(name):
+            continue
+        if (level := float(call.given[name][0])) < LOWEST_START:
+            logger.warning(
+                f"`{name}` begin at {level:g}, and what is drawn is noise of level 1: give `{start}` of that level, "
+                "or begin at 1"
+            )
 
 
 def unread_arguments(call: ReadingCall) -> dict[str, list[str]]:

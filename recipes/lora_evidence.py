@@ -22,7 +22,14 @@ from diffusers_jova.evaluation.summary import summarize
 from diffusers_jova.evaluation.viewing import enlarge
 from diffusers_jova.media import write_video
 from diffusers_jova.provenance import basic_record
-from diffusers_jova.recipes.evidence import add_arguments, device_name, load_pipeline, measure, work_name
+from diffusers_jova.recipes.evidence import (
+    add_arguments,
+    add_report_only,
+    device_name,
+    load_pipeline,
+    measure,
+    work_name,
+)
 from diffusers_jova.recipes.generation import FIRST_SEED, Generated, fingerprint, generate, held_out_clips
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
 from diffusers_jova.training import prepare, train_lora
@@ -160,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("model_cards/jova-tiny/lora.json"))
     parser.add_argument("--config", type=Path, default=CONFIGS / "jova_tiny_lora.yaml", help="preset of the adapter")
     add_arguments(parser, "runs/lora-evidence")
+    add_report_only(parser)
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings of the training")
     args = parser.parse_intermixed_args(argv)
     try:

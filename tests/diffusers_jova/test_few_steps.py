@@ -228,3 +228,24 @@ def test_generate_takes_what_the_student_wants_and_keeps_what_is_given(
 def test_info_tells_how_a_student_is_asked(student: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["info", str(student)])
     assert "few steps   num_inference_steps 3, shift 2.0, audio_shift 4.0; solver euler" in capsys.readouterr().out
+
+
+def test_a_student_that_was_read_is_one_where_its_tensors_are_loaded(
+    student: Path, tiny_pipeline_folder: Path
+) -> None:
+    read, metadata = JoVAPipeline.lora_state_dict(student, return_lora_metadata=True)
+    for source, arguments in ((read, {}), (dict(read), {"metadata": metadata})):
+        pipeline = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
+        pipeline.load_lora_weights(source, adapter_name="fast", **arguments)
+        assert pipeline.few_steps == FEW
+    with pytest.raises(ValueError, match="`few_steps` in `metadata` must hold num_inference_steps"):
+        pipeline.load_lora_weights(dict(read), metadata={**metadata, f"transformer.{HEADER}": {"steps": 3}})
+
+
+def test_a_student_is_not_pickled_by_a_pipeline(student: Path, tmp_path: Path) -> None:
+    layers = {name.removeprefix("transformer."): part for name, part in JoVAPipeline.lora_state_dict(student).items()}
+    with pytest.raises(ValueError, match="`safe_serialization` must be True for a student of few steps"):
+        JoVAPipeline.save_lora_weights(tmp_path, layers, few_steps=FEW, safe_serialization=False)
+    assert not [*tmp_path.iterdir()]
+    JoVAPipeline.save_lora_weights(tmp_path, layers, True, "fast.safetensors", few_steps=FEW)
+    assert JoVAPipeline.lora_state_dict(tmp_path / "fast.safetensors").few_steps == FEW

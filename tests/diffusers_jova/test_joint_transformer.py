@@ -1,6 +1,7 @@
 """What all transformers share: their arguments, the descriptions of these, and what audio takes from video."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,3 +63,68 @@ def test_a_hooked_model_shows_the_signature_of_its_class(kind: str) -> None:
     expected = list(inspect.signature(model.forward).parameters)
     model.enable_cache(SeaCacheConfig())
     assert list(inspect.signature(model.forward).parameters) == expected
+
+
+# What a forward refuses: `inputs()` are 2 samples of 3 latent frames and 8 audio latents, with 6 rows of text
+
+REFUSED = {
+    "another batch of sound": ({"audio_hidden_states": torch.zeros(1, 8, 4)}, "must be of one batch, got 2 and 1"),
+    "no sound latents": ({"audio_hidden_states": torch.zeros(2, 0, 4)}, r"must hold latents, got \[2, 0, 4\]"),
+    "no frames": ({"hidden_states": torch.zeros(2, 36, 0, 4, 4)}, r"must hold latents, got \[2, 36, 0, 4, 4\]"),
+    "another batch of text": ({"encoder_hidden_states": torch.zeros(1, 6, 16)}, r"must be features \[2, S, 16\]"),
+    "wide text": ({"encoder_hidden_states": torch.zeros(2, 6, 17)}, r"features \[2, S, 16\].*got \[2, 6, 17\]"),
+    "no text": ({"encoder_hidden_states": None}, r"`encoder_hidden_states` must be features.*got None"),
+    "a number as timestep": ({"timestep": 500.0}, r"`timestep` must be a tensor \[2\].*got 500.0"),
+    "one timestep for two samples": ({"timestep": torch.zeros(1)}, r"`timestep` must be a tensor \[2\].*got \[1\]"),
+    "timesteps of one sample": ({"timestep": torch.zeros(1, 3)}, r"or \[2, 3\], one per latent, got \[1, 3\]"),
+    "a mask that is added": (
+        {"encoder_attention_mask": torch.tensor([[0.0] * 5 + [-1e4]] * 2)},
+        "`encoder_attention_mask` must be bool, True where a row is read.*got torch.float32",
+    ),
+    "a short mask": ({"encoder_attention_mask": torch.ones(2, 5).bool()}, r"must be \[2, 6\].*got \[2, 5\]"),
+    "a tensor of lengths": ({"text_lengths": torch.tensor([6, 6])}, "must be ints of Python, got a tensor"),
+    "no frame rate": ({"frame_rate": 0.0}, "`frame_rate` must be positive and finite"),
+    "a frame rate that is none": ({"frame_rate": float("nan")}, "`frame_rate` must be positive and finite"),
+    "a backward rate of sound": ({"audio_latent_rate_hz": -31.25}, "`audio_latent_rate_hz` must be positive"),
+    "a rate that is not given": ({"audio_latent_rate_hz": None}, "`audio_latent_rate_hz` must be positive"),
+    "coupling by nothing": ({"coupled": None}, "`coupled` must be True, False, 'a2v' or 'v2a', got None"),
+    "coupling by a number": ({"coupled": 1}, "`coupled` must be True, False, 'a2v' or 'v2a', got 1"),
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_forward_names_the_argument_that_does_not_fit(kind: str, wrong: tuple[dict[str, Any], str]) -> None:
+    arguments, message = wrong
+    with pytest.raises(ValueError, match=message):
+        BUILDERS[kind]()(**{**inputs(), **arguments})
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_mask_of_whole_numbers_reads_what_one_of_bools_does(kind: str) -> None:
+    model, mask = BUILDERS[kind](), torch.tensor([[1, 1, 1, 1, 0, 0]] * 2)
+    with torch.no_grad():
+        outputs = [model(**inputs(), encoder_attention_mask=one) for one in (mask, mask.bool())]
+    for one, other in zip(*outputs, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("saved", "cls"), [("jova", CLASSES[1]), ("wan", CLASSES[2]), ("bridge", CLASSES[0])])
+def test_weights_of_another_class_are_not_left_out_for_random_ones(saved: str, cls: Any, tmp_path: Path) -> None:
+    model = BUILDERS[saved]()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"must be that of a {cls.__name__}, got one of a {type(model).__name__}; load"
+    ):
+        cls.from_pretrained(tmp_path)
+
+
+def test_a_class_of_the_users_own_loads_the_weights_of_ours(tmp_path: Path) -> None:
+    class Own(JoVATransformer3DModel):
+        """Of the user."""
+
+    model = BUILDERS["jova"]()
+    model.save_pretrained(tmp_path)
+    own = Own.from_pretrained(tmp_path)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(own.state_dict()[name], weight)

@@ -421,7 +421,7 @@ def test_words_that_nothing_reads_are_told_where_an_adapter_is_loaded(
 ) -> None:
     pipeline = build_tiny_pipeline()
     pipeline.load_lora_weights(adapters["voice"], scale=0.5, local_files_only=True, low_cpu_mem_usage=False)
-    assert "`scale` is not used to load an adapter: `set_adapters` weighs it" in log.text
+    assert "`scale` is not used to load an adapter; weigh it by `set_adapters`" in log.text
 
 
 def test_an_adapter_whose_scale_nothing_tells_is_told_in_one_line(
@@ -435,10 +435,44 @@ def test_an_adapter_whose_scale_nothing_tells_is_told_in_one_line(
     build_tiny_pipeline().load_lora_weights(tmp_path / "bare.safetensors")
     assert log.text.count(said) == 1
     log.clear()
-    build_tiny_pipeline().load_lora_weights(JoVAPipeline.lora_state_dict(adapters["voice"]))
+    read = JoVAPipeline.lora_state_dict(adapters["voice"])
+    build_tiny_pipeline().load_lora_weights(read)
+    assert said not in log.text
+    build_tiny_pipeline().load_lora_weights(dict(read))
+    assert log.text.count(said) == 1
+    log.clear()
+    assert JoVAPipeline.lora_state_dict(tmp_path / "bare.safetensors")
     assert log.text.count(said) == 1
     log.clear()
     build_tiny_pipeline().load_lora_weights(tmp_path / "bare.safetensors", alpha=6)
     save_file(tensors, tmp_path / "headed.safetensors", metadata={"ss_network_alpha": "6"})
     build_tiny_pipeline().load_lora_weights(tmp_path / "headed.safetensors")
     assert said not in log.text
+
+
+def test_tensors_that_were_read_load_as_their_file_does(adapters: dict[str, Path]) -> None:
+    read, metadata = JoVAPipeline.lora_state_dict(adapters["voice"], return_lora_metadata=True)
+    sources: list[tuple[Any, dict[str, Any]]] = [
+        (adapters["voice"], {}),
+        (read, {}),
+        (dict(read), {"metadata": metadata}),
+    ]
+    changes = []
+    for source, arguments in sources:
+        pipeline = build_tiny_pipeline()
+        pipeline.load_lora_weights(source, **arguments)
+        changes.append(generate(pipeline))
+    assert torch.equal(changes[0], changes[1])
+    assert torch.equal(changes[0], changes[2])
+
+
+def test_only_names_that_are_found_again_are_saved(adapters: dict[str, Path], tmp_path: Path) -> None:
+    read = JoVAPipeline.lora_state_dict(adapters["voice"])
+    with pytest.raises(ValueError, match=r"must name modules of the transformer without `transformer\.`"):
+        JoVAPipeline.save_lora_weights(tmp_path, transformer_lora_layers=read)
+    with pytest.raises(ValueError, match=r"adapter keys must|adapter must"):
+        JoVAPipeline.save_lora_weights(tmp_path, build_tiny_pipeline().transformer)
+    assert not [*tmp_path.iterdir()]
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in read.items()}
+    JoVAPipeline.save_lora_weights(tmp_path, bare)
+    assert {*load_file(tmp_path / "pytorch_lora_weights.safetensors")} == {*read}

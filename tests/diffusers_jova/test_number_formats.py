@@ -50,7 +50,7 @@ def test_the_shipped_model_reads_a_text_alike_in_any_batch() -> None:
     ("given", "dtype"),
     [
         (None, torch.float32),
-        ("auto", None),
+        ("bfloat16", torch.bfloat16),
         (torch.float16, torch.float16),
         ({"transformer": torch.float16, "default": torch.bfloat16}, torch.float16),
         ({"default": torch.bfloat16, "vae": torch.float16}, torch.bfloat16),
@@ -59,3 +59,15 @@ def test_the_shipped_model_reads_a_text_alike_in_any_batch() -> None:
 )
 def test_the_format_of_one_component_is_its_own_or_the_default(given: object, dtype: torch.dtype | None) -> None:
     assert component_dtype(given, "transformer") == dtype  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", ["auto", "bf16", torch.int8, 16, {"default": "auto"}])
+def test_what_is_no_format_is_not_loaded_in_float32(tiny_pipeline_folder: Path, wrong: object) -> None:
+    with pytest.raises(ValueError, match="`dtype` must be a format of floats, got"):
+        JoVAPipeline.from_pretrained(tiny_pipeline_folder, dtype=wrong)
+
+
+@pytest.mark.parametrize("argument", ["torch_dtype", "dtype"])
+def test_a_format_of_a_component_that_there_is_not_is_refused(tiny_pipeline_folder: Path, argument: str) -> None:
+    with pytest.raises(ValueError, match=r"`dtype` must name components, .*got \['transfomer'\]"):
+        JoVAPipeline.from_pretrained(tiny_pipeline_folder, **{argument: {"transfomer": torch.bfloat16}})

@@ -537,3 +537,18 @@ def test_a_file_with_two_pipelines_is_refused_as_diffusers_does(tiny_pipeline_fo
     (tmp_path / "pipeline.py").write_text(text + "\n\nclass Other(JoVAPipeline):\n    pass\n")
     with pytest.raises(ValueError, match="Multiple classes that inherit from DiffusionPipeline"):
         DiffusionPipeline.from_pretrained(tiny_pipeline_folder, custom_pipeline=str(tmp_path), trust_remote_code=True)
+
+
+@pytest.mark.parametrize("cls", [JoVAPipeline, OwnPipeline])
+def test_what_components_do_not_hold_is_said_in_one_line(
+    pipeline: JoVAPipeline, cls: type[JoVAPipeline], log: pytest.LogCaptureFixture
+) -> None:
+    cls.from_pipe(pipeline)
+    assert "not taken over" not in log.text
+    assert cls(**pipeline.components).defaults != pipeline.defaults
+    assert log.text.count("`defaults` of the pipeline that these components come from is not taken over") == 1
+    assert f"build it by `{cls.__name__}.from_pipe(pipe)`, or give them" in log.text
+    log.clear()
+    cls.from_pipe(pipeline)
+    cls(**pipeline.components, defaults=pipeline.config.defaults)
+    assert "not taken over" not in log.text

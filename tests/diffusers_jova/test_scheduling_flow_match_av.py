@@ -1,6 +1,8 @@
 import copy
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -548,3 +550,40 @@ def test_a_last_level_that_no_schedule_has_is_refused(last_sigma: Any) -> None:
 def test_presets_are_arguments() -> None:
     for arguments in PRESETS.values():
         FlowMatchAudioVideoScheduler(**arguments).set_timesteps(2)
+
+
+def test_a_timestep_is_no_noise_level() -> None:
+    with pytest.raises(ValueError, match=r"`sigma` must lie in \[0, 1\], got 500"):
+        add_noise(torch.zeros(VIDEO), torch.ones(VIDEO), 500)
+
+
+@pytest.mark.parametrize("of", [partial(add_noise, sigma=0.5), velocity_target])
+def test_noise_of_one_sample_is_not_shared_by_a_batch(of: Callable[..., Tensor]) -> None:
+    data = torch.zeros(VIDEO)
+    with pytest.raises(ValueError, match=r"`noise` must have the shape of the latents, \[2, 4, 3, 2, 2\], got \[1"):
+        of(data, data[:1])
+
+
+def test_a_step_by_a_velocity_of_another_shape_is_refused() -> None:
+    scheduler = FlowMatchAudioVideoScheduler()
+    scheduler.set_timesteps(2)
+    video, audio = torch.zeros(VIDEO), torch.zeros(AUDIO)
+    with pytest.raises(ValueError, match="`model_output` must have the shape of the latents"):
+        scheduler.step(video[:, :, :1], audio, scheduler.timesteps[0], video, audio)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"logit_std": float("nan")}, "`logit_std` must be positive and finite"),
+        ({"logit_std": -1.0}, "`logit_std` must be positive and finite"),
+        ({"logit_mean": float("inf")}, "`logit_mean` must be finite"),
+        ({"mode_scale": 5.0}, r"`mode_scale` must lie in \[-1, 1.752\]"),
+        ({"coupling": None}, "`coupling` must be a SigmaMixture or one of"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"batch_size": 3.0}, "`batch_size` must be a whole number"),
+    ],
+)
+def test_levels_to_train_on_come_from_numbers_that_have_a_density(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FlowMatchAudioVideoScheduler().sample_training_sigmas(**{"batch_size": 4, **wrong})

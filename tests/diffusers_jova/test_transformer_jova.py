@@ -461,10 +461,13 @@ def test_wrong_configs_are_refused(config: dict[str, Any], message: str) -> None
             "`audio_hidden_states` must be \\[B, L, 4\\], got \\[2, 4, 8\\]",
         ),
         ({"audio_hidden_states": torch.zeros(2, 129, 4)}, "at most \\[128\\] .*got \\[129\\]; generate a shorter"),
-        ({"timestep": torch.zeros(2, 2)}, "`timestep` must be \\[B\\] or \\[B, 3\\], one per latent, got \\[2, 2\\]"),
+        (
+            {"timestep": torch.zeros(2, 2)},
+            "`timestep` must be a tensor .*or \\[2, 3\\], one per latent, got \\[2, 2\\]",
+        ),
         (
             {"timestep": torch.zeros(2, 3)},
-            "`audio_timestep` must be \\[B\\] or \\[B, 8\\], one per latent, got \\[2, 3\\]",
+            "`audio_timestep` must be a tensor \\[2\\].*or \\[2, 8\\], one per latent, got \\[2, 3\\]",
         ),
         ({"coupled": "both"}, "`coupled` must be True, False, 'a2v' or 'v2a', got 'both'"),
     ],

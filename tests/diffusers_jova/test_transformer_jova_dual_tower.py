@@ -551,7 +551,7 @@ def test_wrong_configs_are_refused(config: dict[str, Any], message: str) -> None
         (
             "bridge",
             {"audio_encoder_hidden_states": torch.zeros(2, 3, 8)},
-            "`audio_encoder_hidden_states` must be features of width 16, got 8",
+            r"`audio_encoder_hidden_states` must be features \[2, S, 16\].*got \[2, 3, 8\]",
         ),
         (
             "aligned",

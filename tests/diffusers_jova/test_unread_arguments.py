@@ -213,3 +213,22 @@ def test_a_scale_that_takes_from_the_prompt_is_told(
     lines = [record.getMessage() for record in log.records if "without guidance it is 1" in record.getMessage()]
     assert len(lines) == len(said)
     assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"sigmas": [0.5, 0.2]}, ["`sigmas` begin at 0.5, and what is drawn is noise of level 1: give `latents`"]),
+        ({"audio_sigmas": [0.25, 0.2]}, ["`audio_sigmas` begin at 0.25, and what is drawn is noise of level 1"]),
+        ({"sigmas": [0.9995, 0.5]}, []),
+        ({"sigmas": [0.5, 0.2], "latents": torch.zeros(1, 16, 2, 4, 4), "audio_sigmas": [1.0, 0.5]}, []),
+        (AUDIO | {"sigmas": [0.5, 0.2], "audio_sigmas": [1.0, 0.5]}, []),  # told to be unread
+    ],
+)
+def test_levels_that_begin_below_the_noise_are_told(
+    arguments: dict[str, Any], said: list[str], pipeline: JoVAPipeline, log: pytest.LogCaptureFixture
+) -> None:
+    pipeline("a dog", **FEW, **arguments)
+    lines = [record.getMessage() for record in log.records if "what is drawn is noise" in record.getMessage()]
+    assert len(lines) == len(said)
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))

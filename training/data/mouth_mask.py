@@ -117,8 +117,22 @@ def latent_mask(
 
     Returns:
         [1 + K, h, w], True where a mouth is encoded.
+
+    Raises:
+        ValueError: The boxes are not one per frame and person, or a corner lies before the other.
     """
-    tracks = np.asarray(boxes, np.float64).reshape(-1, num_frames, 4)
+    tracks = np.asarray(boxes, np.float64)
+    if tracks.size and (tracks.ndim < 2 or tracks.shape[-2:] != (num_frames, 4)):
+        raise ValueError(
+            f"`boxes` must be [P, {num_frames}, 4], one box for each frame and person, got {list(tracks.shape)}; fill "
+            "frames without a mouth with NaN"
+        )
+    tracks = tracks.reshape(-1, num_frames, 4)
+    if (tracks[..., 2:] < tracks[..., :2]).any():
+        raise ValueError(
+            "`boxes` must be (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, got a box whose second corner comes first; "
+            "is it (x, y, width, height)?"
+        )
     latent_height, latent_width = height // spatial_factor, width // spatial_factor
     frames_of = windows(num_frames, temporal_factor)
     mask = np.zeros((len(frames_of), latent_height, latent_width), bool)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusers_jova.number_arguments import finite_number
 from diffusers_jova.training.loop.config import MouthReduction
 
 
@@ -78,18 +79,27 @@ def jova_loss(
         video_weight: Factor of the video term.
         audio_weight: Factor of the audio term.
         reduction: ``"mask"`` averages the mouth's error over the mask (Eq. 7), ``"all"`` over the clip.
+
+    Raises:
+        ValueError: A shape does not fit, something is given for a modality that is absent, a weight is no finite
+            number, or both modalities are absent.
     """
     if reduction not in ("mask", "all"):
         raise ValueError(f"`reduction` must be 'mask' or 'all', got {reduction!r}; 'mask' is the paper's Eq. 7")
     present = velocity if velocity is not None else audio_velocity
     if present is None:
         raise ValueError("`velocity` and `audio_velocity` must not both be None; pass at least one modality")
+    _check_given(velocity, audio_velocity, target, audio_target, mouth_mask)
+    weights = {"mouth_weight": mouth_weight, "video_weight": video_weight, "audio_weight": audio_weight}
+    for name, value in weights.items():
+        finite_number(name, value, "0 leaves the term out")
     video = audio = mouth = present.new_zeros(len(present), dtype=torch.float32)
     if velocity is not None:
         error, weight = _squared_error(velocity, target, has_video, channel_dim=1)  # [B, F, H, W]
         video = _mean(error, weight)
         if mouth_mask is not None:
-            inside = mouth_mask.squeeze(1) * weight
+            mask = mouth_mask if mouth_mask.is_floating_point() else mouth_mask.bool()  # whole numbers up to 255
+            inside = mask.squeeze(1) * weight
             mouth = _mean(error, inside if reduction == "mask" else weight, within=inside)
     if audio_velocity is not None:
         error, weight = _squared_error(audio_velocity, audio_target, has_audio, channel_dim=-1)  # [B, L]
@@ -111,6 +121,12 @@ def face_mask_loss(masks: Tensor, faces: Tensor) -> Tensor:
         faces: 1 at latents that show a face, 0 elsewhere, [B, 1, F, H, W]; a row covers H / h x W / w of them.
     """
     sizes = [faces.shape[axis] // masks.shape[axis] for axis in (2, 3, 4)]
+    rows = [size * number for size, number in zip(sizes, masks.shape[2:], strict=True)]
+    if list(faces.shape) != [len(masks), 1, *rows]:
+        raise ValueError(
+            f"`faces` must be [{len(masks)}, 1, F, H, W], a whole number of latents for each row of the masks, "
+            f"{list(masks.shape[2:])}, got {list(faces.shape)}; make both of the same clip"
+        )
     target = F.max_pool3d(faces.float(), sizes)  # [B, 1, F, h, w]
     error = (masks.float() - target).square().flatten(2).mean(2).sum(1)
     return torch.where(faces.flatten(1).any(1), error, 0.0)
@@ -133,6 +149,33 @@ def effective_mouth_weight(fraction: Tensor, mouth_weight: float, reduction: Mou
     return torch.where(fraction > 0, 1 + weight, torch.ones_like(fraction))
 
 
+def _check_given(
+    velocity: Tensor | None,
+    audio_velocity: Tensor | None,
+    target: Tensor | None,
+    audio_target: Tensor | None,
+    mouth_mask: Tensor | None,
+) -> None:
+    """Refuses what would be broadcast or dropped in silence: another batch or mask, targets of an absent modality."""
+    for name, one, other in (("", velocity, target), ("audio_", audio_velocity, audio_target)):
+        if one is None and other is not None:
+            raise ValueError(f"`{name}target` must be None without `{name}velocity`, got one; give both or neither")
+    if velocity is not None and audio_velocity is not None and len(velocity) != len(audio_velocity):
+        raise ValueError(
+            f"`velocity` and `audio_velocity` must be of one batch, got {len(velocity)} and {len(audio_velocity)} "
+            "samples; give the loss both of the same clips"
+        )
+    if mouth_mask is None:
+        return
+    wanted = None if velocity is None else [len(velocity), 1, *velocity.shape[2:]]
+    if not isinstance(mouth_mask, Tensor) or list(mouth_mask.shape) != wanted:
+        got = list(mouth_mask.shape) if isinstance(mouth_mask, Tensor) else type(mouth_mask).__name__
+        raise ValueError(
+            f"`mouth_mask` must be {'None without `velocity`' if wanted is None else f'a tensor {wanted}'}, one value "
+            f"for each latent of the video, got {got}; `latent_mask` makes one of boxes in pixels"
+        )
+
+
 def _squared_error(
     velocity: Tensor, target: Tensor | None, present: Tensor | None, channel_dim: int
 ) -> tuple[Tensor, Tensor]:
@@ -147,6 +190,12 @@ def _squared_error(
     if present is None:
         error = difference.square().mean(channel_dim)
         return error, torch.ones_like(error)
+    along_time = [difference.shape[2 if channel_dim == 1 else 1]]
+    if list(present.shape) not in ([len(difference)], [len(difference), *along_time]):
+        raise ValueError(
+            f"what is to be learned must be [{len(difference)}], one value per sample, or [{len(difference)}, "
+            f"{along_time[0]}], one per latent, got {list(present.shape)}; leave it out for all of it"
+        )
     spatial_dims = difference.ndim - 1 - present.ndim
     present = present.bool().reshape(*present.shape, *[1] * spatial_dims)
     # selecting before the square keeps even a NaN of an absent element out of the gradient, which a factor 0 would not

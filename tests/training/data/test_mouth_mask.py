@@ -155,3 +155,16 @@ def test_a_box_with_less_than_a_quarter_in_the_picture_is_dropped() -> None:
 
 def test_growing_a_box_keeps_its_centre() -> None:
     assert scale_boxes([10, 20, 20, 24], 2.0).tolist() == [5, 18, 25, 26]
+
+
+@pytest.mark.parametrize("num_frames", [3, 18])
+def test_boxes_of_another_number_of_frames_are_not_dealt_out_among_persons(num_frames: int) -> None:
+    boxes = np.full((2, 9, 4), [10.0, 10.0, 30.0, 20.0])
+    with pytest.raises(ValueError, match=rf"`boxes` must be \[P, {num_frames}, 4\].*got \[2, 9, 4\]"):
+        latent_mask(boxes, num_frames, 64, 64)
+
+
+def test_boxes_by_width_and_height_are_no_empty_mask() -> None:
+    boxes = np.full((1, 9, 4), [30.0, 30.0, 20.0, 10.0])
+    with pytest.raises(ValueError, match="whose second corner comes first; is it"):
+        latent_mask(boxes, 9, 64, 64)

@@ -1,7 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
 
-from diffusers_jova.training.loop.objective import effective_mouth_weight, jova_loss, mouth_fraction
+from diffusers_jova.training.loop.objective import effective_mouth_weight, face_mask_loss, jova_loss, mouth_fraction
 
 
 SHAPE, AUDIO_SHAPE = (3, 4, 5, 6, 7), (3, 10, 8)  # [B, C, F, H, W] and [B, L, C]
@@ -139,3 +141,42 @@ def test_mistakes_are_named(batch: dict[str, torch.Tensor]) -> None:
         jova_loss(None, None, None, None)
     with pytest.raises(ValueError, match=r"shape of the velocity \[3, 4, 5, 6, 7\], got \[3, 4, 5, 6\]"):
         jova_loss(batch["velocity"], None, batch["target"][..., 0], None)
+
+
+ONES = torch.ones(SHAPE[0], 1, *SHAPE[2:])
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a mask per channel": ({"mouth_mask": ONES.expand(-1, 3, -1, -1, -1)}, r"must be a tensor \[3, 1, 5, 6, 7\]"),
+    "a mask without its channel": ({"mouth_mask": ONES[:, 0]}, r"`mouth_mask` must be .*got \[3, 5, 6, 7\]"),
+    "a mask of one frame": ({"mouth_mask": ONES[:, :, :1]}, r"`mouth_mask` must be .*got \[3, 1, 1, 6, 7\]"),
+    "a mask of one clip": ({"mouth_mask": ONES[:1]}, r"`mouth_mask` must be .*got \[1, 1, 5, 6, 7\]"),
+    "a mask in numpy": ({"mouth_mask": ONES.numpy()}, "`mouth_mask` must be a tensor.*got ndarray"),
+    "a mask without a picture": ({"velocity": None, "target": None, "mouth_mask": ONES}, "None without `velocity`"),
+    "a target without its velocity": ({"velocity": None}, "`target` must be None without `velocity`"),
+    "sound of one clip": (
+        {"audio_velocity": torch.zeros(1, 10, 8), "audio_target": torch.zeros(1, 10, 8)},
+        "must be of one batch, got 3 and 1",
+    ),
+    "no weight of mouths": ({"mouth_weight": float("nan")}, "`mouth_weight` must be finite"),
+    "a weight in a text": ({"audio_weight": "1"}, "`audio_weight` must be a number.*without quotes"),
+    "another batch to be learned": ({"has_video": torch.ones(2)}, r"must be \[3\], one value per sample, or \[3, 5\]"),
+    "other latents to be learned": ({"has_audio": torch.ones(3, 9)}, r"or \[3, 10\], one per latent, got \[3, 9\]"),
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSED.values(), ids=REFUSED.keys())
+def test_nothing_is_broadcast_or_dropped_in_silence(batch: dict[str, torch.Tensor], wrong: Any) -> None:
+    arguments, message = wrong
+    with pytest.raises(ValueError, match=message):
+        jova_loss(**{**batch, **arguments})
+
+
+@pytest.mark.parametrize("reduction", ["mask", "all"])
+def test_a_mask_of_whole_numbers_weighs_as_one_of_bools(batch: dict[str, torch.Tensor], reduction: str) -> None:
+    masks = (mask_of(0, 2).bool(), (255 * mask_of(0, 2)).to(torch.uint8))
+    one, other = (jova_loss(**batch, mouth_mask=mask, reduction=reduction).mouth for mask in masks)
+    assert torch.equal(one, other)
+
+
+def test_faces_of_another_clip_than_their_masks_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`faces` must be \[2, 1, F, H, W\].*\[3, 3, 2\], got \[2, 1, 3, 4, 4\]"):
+        face_mask_loss(torch.zeros(2, 4, 3, 3, 2), torch.zeros(2, 1, 3, 4, 4))
