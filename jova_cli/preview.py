@@ -27,7 +27,7 @@ def add_arguments(parser: Parser) -> None:
     """Add what is shown, and how."""
     add_clip_arguments(parser)
     parser.add_argument("output", type=Path, help="folder for the previews, one mp4 for each clip")
-    parser.add_argument("--max-clips", type=int, default=8, help="how many clips to show")
+    parser.add_argument("--max-clips", type=int, default=8, help="how many clips to show, shared among the files")
     parser.add_argument("--debug-mouth-mask", action="store_true", help="also decode with the mouth latents zeroed")
     parser.add_argument(
         "--subtitles", action="store_true", help="burn in what is said, and write it as .srt where its times are known"

@@ -76,7 +76,7 @@ def test_the_command_writes_a_video_for_each_clip(
     said = capsys.readouterr().out
     assert "a.mp4 0.6 of 0.8 s; not 0.2 s at ends of shots, too short for a clip" in said
     assert (
-        "from 0.0 to 0.6 s, the crop keeps 100% of the picture, 1 mouths, in 100% of the frames, 6.2% of the latents"
+        "from 0.0 to 0.6 s, the crop keeps 100% of the picture, 1 mouth, in 100% of the frames, 6.2% of the latents"
         in said
     )
     assert "b.mp4: left out" in said
@@ -119,3 +119,21 @@ def test_clips_that_are_not_shown_are_counted(
     assert "shows more" not in capsys.readouterr().out
     main([*command, "--device", "cpu", "--max-clips", "1", "--cut", "all", "--buckets", "9x32x32"])
     assert "1 of about 4 shown" in capsys.readouterr().out
+
+
+def test_clips_that_are_shown_are_shared_out_among_the_files(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    frames = make_clip(30).frames
+    assert frames is not None
+    source = tmp_path / "clips"
+    source.mkdir()
+    for name, num_frames in (("a", 30), ("b", 10), ("c", 30)):
+        write_video(source / f"{name}.mp4", frames[:num_frames], 16)
+    out = tmp_path / "out"
+    command = [str(source), str(out), "--model", str(tiny_pipeline_folder), "--no-mouth", "--device", "cpu"]
+    main([*command, "--max-clips", "4", "--cut", "all", "--buckets", "9x32x32"])
+    assert sorted(path.name for path in out.iterdir()) == ["000-a.mp4", "001-a.mp4", "002-b.mp4", "003-c.mp4"]
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(("a.mp4 ", "b.mp4 ", "c.mp4 ")) for line in lines) == 3
+    assert lines[-1] == "4 of about 7 shown; `--max-clips` shows more"
