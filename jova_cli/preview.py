@@ -43,6 +43,11 @@ def kept(args: argparse.Namespace) -> str:
 def check(args: argparse.Namespace) -> None:
     """Refuse a folder, clips or a number that cannot work before any work is done."""
     check_words(args)
+    if args.source.is_dir() and args.output.resolve().is_relative_to(args.source.resolve()):
+        raise ValueError(
+            f"`output` must lie outside of `source`, whose clips the previews would become, got `{args.output}` in "
+            f"`{args.source}`; choose a folder beside it"
+        )
     check_data_set(args, captions_required=False)
 
 
