@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from .setting_types import require
@@ -123,7 +122,6 @@ def check_combinations(config: Any) -> None:
             config.optimizer == "muon" and config.distribution in ("fsdp", "deepspeed"),
             f"`optimizer: muon` needs whole matrices, got `distribution: {config.distribution}`; use `ddp`",
         ),
-        *_refusals_of_folders(config),
         *refusals_of_swap(config),
         *refusals_of_student(config, {field.name: field.default for field in fields(config)}),
     )
@@ -132,18 +130,6 @@ def check_combinations(config: Any) -> None:
             raise ValueError(message)
     if config.distribution == "deepspeed":
         _check_deepspeed(config)
-
-
-def _refusals_of_folders(config: Any) -> Iterator[tuple[bool, str]]:
-    """Folders of clips that the result would be written into, and read as clips by the next run."""
-    output = Path(config.output_dir).resolve()
-    for name in ("data", "prior_data", "validation_data"):
-        folder = getattr(config, name)
-        yield (
-            folder is not None and Path(folder).resolve() == output,
-            f"`output_dir` must be another folder than `{name}`, which holds prepared clips, got `{folder}` for both; "
-            "name one of its own",
-        )
 
 
 def _refusals_of_measures(config: Any) -> Iterator[tuple[bool, str]]:
