@@ -518,7 +518,8 @@ def _check_whole(segments: Sequence[Segment], tracks: _Tracks, frame_rate: float
     if not only:
         raise SkippedClipError(
             "the transcript of a file longer than one clip must have times, got one text for "
-            f"{tracks.longest / frame_rate:.1f} s and {len(segments)} clip{'s' * (len(segments) != 1)} of {first.num_frames / frame_rate:.1f} s; "
+            f"{tracks.longest / frame_rate:.1f} s and {len(segments)} clip{'s' * (len(segments) != 1)} of "
+            f"{first.num_frames / frame_rate:.1f} s; "
             "write it as subtitles (`NAME.srt` or `NAME.vtt` beside the file), or remove it and let `--whisper` listen"
         )
 
