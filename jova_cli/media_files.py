@@ -157,17 +157,21 @@ def open_for_reading(path: PathLike, *, allow_truncated: bool = False) -> Iterat
             f"`path` must be a whole file, got {path}, which lacks {missing} of the bytes that it announces; copy it "
             f"again{TAKE_TRUNCATED}"
         )
+    unreadable = (
+        f"`path` must be a whole file, got {path}, of which nothing can be read, as it lacks {missing} of the bytes that "
+        "it announces; copy it again"
+    )
     try:
         with av.open(str(path.absolute())) as container:  # a relative `a:b.mp4` would be a protocol
+            if missing and not len(container.streams):
+                raise ValueError(unreadable)
             yield container
     except av.error.FFmpegError as error:
-        if missing:
-            raise ValueError(
-                f"`path` must be a whole file, got {path}, of which nothing can be read, as it lacks {missing} "
-                "of the bytes that it announces; copy it again"
-            ) from error
         raise ValueError(
-            f"`path` must be a media file that libav can decode, got {path} ({error.strerror}); convert it with ffmpeg"
+            unreadable
+            if missing
+            else f"`path` must be a media file that libav can decode, got {path} ({error.strerror}); convert it with "
+            "ffmpeg"
         ) from error
 
 
