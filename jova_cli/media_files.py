@@ -158,12 +158,12 @@ def open_for_reading(path: PathLike, *, allow_truncated: bool = False) -> Iterat
             f"again{TAKE_TRUNCATED}"
         )
     unreadable = (
-        f"`path` must be a whole file, got {path}, of which nothing can be read, as it lacks {missing} of the bytes that "
-        "it announces; copy it again"
+        f"`path` must be a whole file, got {path}, of which nothing can be read, as it lacks {missing} of the bytes "
+        "that it announces; copy it again"
     )
     try:
         with av.open(str(path.absolute())) as container:  # a relative `a:b.mp4` would be a protocol
-            if missing and not len(container.streams):
+            if missing and not (container.streams.video or container.streams.audio):
                 raise ValueError(unreadable)
             yield container
     except av.error.FFmpegError as error:
