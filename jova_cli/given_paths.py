@@ -23,15 +23,22 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["file", "folder", ""]:
     return "folder" if stat.S_ISDIR(mode) else "file"
 
 
-def check_file(option: str, path: Path, advice: str = "check the spelling") -> None:
-    """Refuse what is no file that can be read, and an empty one."""
+def check_file(option: str, path: Path, advice: str = "check the spelling", what: str = "file") -> None:
+    """Refuse what is no file that can be read, and an empty one.
+
+    Args:
+        option: That names it, for the message.
+        path: Of the file.
+        advice: What to do.
+        what: May stand there.
+    """
     try:
         with path.open("rb") as file:
             reason = "" if file.read(1) else "it is empty"
     except OSError as error:
         reason = error.strerror or str(error)
     if reason:
-        raise ValueError(f"`{option}` must be an existing file, got {path} ({reason}); {advice}")
+        raise ValueError(f"`{option}` must be an existing {what}, got {path} ({reason}); {advice}")
 
 
 def check_folder(option: str, path: Path, advice: str) -> None:
@@ -46,7 +53,11 @@ def check_folder(option: str, path: Path, advice: str) -> None:
 
 def check_readable(option: str, path: Path, advice: str = "check the spelling") -> None:
     """Refuse what is neither a file nor a folder that can be read, and an empty one."""
-    (check_folder if kind_of(path) == "folder" else check_file)(option, path, advice)
+    kind = kind_of(path)
+    if kind == "folder":
+        check_folder(option, path, advice)
+    else:
+        check_file(option, path, advice, what=kind or "file or folder")
 
 
 def check_prepared(option: str, path: Path) -> None:
