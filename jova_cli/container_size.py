@@ -4,11 +4,13 @@ Formats that announce nothing, such as MPEG-TS, lack nothing.
 """
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 
 BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")  # with which an mp4 or mov may begin
+INDICES = {b"moov", b"meta"}  # of a film, of pictures as HEIF and AVIF
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # element names of Matroska and WebM
 RIFF_TO_THE_END = (0, 0xFFFFFFFF)  # sizes of a stream whose writer could not go back
 RIFF_HEADER_BYTES = 8
@@ -32,21 +34,35 @@ def missing_bytes(path: Path) -> int:
     return max(0, end - size)
 
 
+def lacks_index(path: Path) -> bool:
+    """Whether an mp4 or mov ends before the box that tells where its frames are, which recorders write at the end."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        is_mp4 = file.read(12)[4:8] in BOXES
+        names = {name for name, _ in _boxes(file, size)} if is_mp4 else set()
+    return b"mdat" in names and names.isdisjoint(INDICES)
+
+
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    """Where the last box of an mp4 ends: 4 bytes of size, big-endian, 4 of name, 8 of size if the first is 1."""
+    """Where the last box of an mp4 ends, as far as that is announced."""
+    return max((end for _, end in _boxes(file, size)), default=size)
+
+
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
+    """Name of each box of an mp4 and where it ends: 4 bytes of size, big-endian, 4 of name, 8 of size if that is 1."""
     position = 0
     while position + 8 <= size:
         file.seek(position)
         header = file.read(16)
-        if not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in header[4:8]):  # no name of a box: no box
-            return size
-        length = int.from_bytes(header[:4], "big")
+        length, name = int.from_bytes(header[:4], "big"), header[4:8]
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
-        if length < 8:  # 0: to the end of the file
-            return size
+        is_box = all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in name)
+        if length < 8 or not is_box:  # 0: to the end of the file
+            yield name, size
+            return
         position += length
-    return position
+        yield name, position
 
 
 def _end_of_chunks(file: BinaryIO, size: int) -> int:

@@ -23,14 +23,21 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["file", "folder", ""]:
     return "folder" if stat.S_ISDIR(mode) else "file"
 
 
-def check_file(option: str, path: Path, advice: str = "check the spelling") -> None:
-    """Refuse what is no file that can be read, and an empty one."""
+def check_file(option: str, path: Path, advice: str = "check the spelling", what: str = "file") -> None:
+    """Refuse what is no file that can be read, and an empty one.
+
+    Args:
+        option: That names it, for the message.
+        path: Of the file.
+        advice: What to do.
+        what: May stand there.
+    """
     try:
         with path.open("rb") as file:
             is_empty = not file.read(1)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ValueError(f"`{option}` must be an existing file, got {path} ({reason}); {advice}") from error
+        raise ValueError(f"`{option}` must be an existing {what}, got {path} ({reason}); {advice}") from error
     if is_empty:
         raise ValueError(f"`{option}` must be a whole file, got {path}, which is empty; copy or write it again")
 
@@ -47,7 +54,11 @@ def check_folder(option: str, path: Path, advice: str) -> None:
 
 def check_readable(option: str, path: Path, advice: str = "check the spelling") -> None:
     """Refuse what is neither a file nor a folder that can be read, and an empty one."""
-    (check_folder if kind_of(path) == "folder" else check_file)(option, path, advice)
+    kind = kind_of(path)
+    if kind == "folder":
+        check_folder(option, path, advice)
+    else:
+        check_file(option, path, advice, what=kind or "file or folder")
 
 
 def check_prepared(option: str, path: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .container_size import missing_bytes
+from .container_size import lacks_index, missing_bytes
 
 
 PathLike = str | os.PathLike[str]
@@ -146,18 +146,32 @@ def open_for_reading(path: PathLike, *, allow_truncated: bool = False) -> Iterat
     path = existing_file(path)
     if not path.stat().st_size:
         raise ValueError(f"`path` must be a whole file, got {path}, which is empty; copy it again")
+    if lacks_index(path):
+        raise ValueError(
+            f"`path` must be a whole file, got {path}, which ends before its index, without which nothing of it can "
+            "be read; copy it again, or have it mended by a tool such as untrunc"
+        )
     missing = missing_bytes(path)
     if missing and not allow_truncated:
         raise ValueError(
             f"`path` must be a whole file, got {path}, which lacks {missing} of the bytes that it announces; copy it "
             f"again{TAKE_TRUNCATED}"
         )
+    unreadable = (
+        f"`path` must be a whole file, got {path}, of which nothing can be read, as it lacks {missing} of the bytes "
+        "that it announces; copy it again"
+    )
     try:
         with av.open(str(path.absolute())) as container:  # a relative `a:b.mp4` would be a protocol
+            if missing and not (container.streams.video or container.streams.audio):
+                raise ValueError(unreadable)
             yield container
     except av.error.FFmpegError as error:
         raise ValueError(
-            f"`path` must be a media file that libav can decode, got {path} ({error.strerror}); convert it with ffmpeg"
+            unreadable
+            if missing
+            else f"`path` must be a media file that libav can decode, got {path} ({error.strerror}); convert it with "
+            "ffmpeg"
         ) from error
 
 

@@ -27,7 +27,7 @@ def add_arguments(parser: Parser) -> None:
     """Add what is shown, and how."""
     add_clip_arguments(parser)
     parser.add_argument("output", type=Path, help="folder for the previews, one mp4 for each clip")
-    parser.add_argument("--max-clips", type=int, default=8, help="how many clips to show")
+    parser.add_argument("--max-clips", type=int, default=8, help="how many clips to show, shared among the files")
     parser.add_argument("--debug-mouth-mask", action="store_true", help="also decode with the mouth latents zeroed")
     parser.add_argument(
         "--subtitles", action="store_true", help="burn in what is said, and write it as .srt where its times are known"
@@ -43,6 +43,11 @@ def kept(args: argparse.Namespace) -> str:
 def check(args: argparse.Namespace) -> None:
     """Refuse a folder, clips or a number that cannot work before any work is done."""
     check_words(args)
+    if args.source.is_dir() and args.output.resolve().is_relative_to(args.source.resolve()):
+        raise ValueError(
+            f"`output` must lie outside of `source`, whose clips the previews would become, got `{args.output}` in "
+            f"`{args.source}`; choose a folder beside it"
+        )
     check_data_set(args, captions_required=False)
 
 

@@ -316,7 +316,7 @@ class Page:
             sample = Sample(video=Path(clip), mouth_boxes=Path(boxes) if boxes else None)
             check_detector([sample], settings)
             lines: list[str] = []
-            for _, shown, _ in previews([sample], settings, tell=lines.append):
+            for _, shown in previews([sample], settings, tell=lines.append):
                 path = folder / "preview.mp4"
                 factors = video_factors(self.model_folder)[:2]
                 lines.append(write_preview(path, shown, settings.clips, factors))

@@ -7,8 +7,8 @@ to zero (JoVA, arXiv:2512.13677v1, Appendix A): the mouth, and nothing but the m
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +142,8 @@ def describe_clip(clip: Clip, settings: ClipSettings, spatial_factor: int, tempo
     notes = [
         f"from {clip.start_s:.1f} to {clip.start_s + clip.bucket.num_frames / settings.frame_rate:.1f} s",
         SHAPE_NOTES[settings.fit](clip.shape_share),
-        f"{mouths.num_faces} mouths, in {mouths.share:.0%} of the frames, {mask.mean():.1%} of the latents",
+        f"{mouths.num_faces} mouth{'' if mouths.num_faces == 1 else 's'}, in {mouths.share:.0%} of the frames, "
+        f"{mask.mean():.1%} of the latents",
     ]
     if mouths.num_jumps:
         notes.append(f"{mouths.num_jumps} jumps")
@@ -156,27 +157,48 @@ def previews(
     settings: PrepareSettings,
     transcriber: Transcribe | None = None,
     tell: Callable[[str], None] = tqdm.write,
-) -> Iterator[tuple[Sample, Clip, int]]:
-    """Cut the clips with a picture, each with the number that may follow, and tell what of a file is left out and why.
+    max_clips: int | None = None,
+) -> Iterator[tuple[Sample, Clip]]:
+    """Cut the clips with a picture, and tell what of a file is left out and why.
 
-    A file that is not read yet counts as one clip.
+    Args:
+        samples: Of the data set; sound alone is passed over.
+        settings: How files become clips.
+        transcriber: Writes down what is said, where nobody wrote it.
+        tell: Takes the lines.
+        max_clips: How many clips are cut; they are shared out among the files, each of which is looked at while there
+            are some. How many more there are is told at the end, where a file that was not read counts as one.
     """
     detector = MouthsOnDemand(settings.make_detector)
     samples = [sample for sample in samples if sample.video is not None]
     names = names_apart(str(sample.source) for sample in samples)
-    for num_read, sample in enumerate(samples, start=1):
-        name, num_left = names[str(sample.source)], len(samples) - num_read
+    num_shown = num_hidden = 0
+    for index, sample in enumerate(samples):
+        name, num_files = names[str(sample.source)], len(samples) - index
+        share = None if max_clips is None else math.ceil((max_clips - num_shown) / num_files)
+        if share == 0:
+            num_hidden += num_files
+            break
         try:
             recording = read_recording(sample, settings.clips, detector, transcriber)
             planned_s = recording.length_s - sum(recording.unused_s.values())
             tell(describe_seconds(name, planned_s, recording.length_s, recording.unused_s))
-            for num_shown, clip in enumerate(recording.clips, start=1):
-                yield sample, clip, len(recording.segments) - num_shown + num_left
-            used_s = recording.length_s - sum(recording.unused_s.values())
-            if used_s < planned_s:
-                tell(describe_seconds(name, used_s, recording.length_s, recording.unused_s))
+            for num_of_file, clip in enumerate(recording.clips, start=1):
+                yield sample, clip
+                num_shown += 1
+                if num_of_file == share:
+                    starts_s = (segment.start / settings.clips.frame_rate for segment in recording.segments)
+                    num_hidden += sum(start_s > clip.start_s for start_s in starts_s)
+                    break
+            else:
+                used_s = recording.length_s - sum(recording.unused_s.values())
+                if used_s < planned_s:
+                    tell(describe_seconds(name, used_s, recording.length_s, recording.unused_s))
         except (SkippedClipError, BrokenFileError) as error:
             tell(f"{name}: left out: {as_options(one_line(error))}")
+    if num_hidden:
+        about = "" if settings.clips.cut == "first" else "about "
+        tell(f"{num_shown} of {about}{num_shown + num_hidden} shown; `--max-clips` shows more")
 
 
 def spoken_parts(sample: Sample, clip: Clip, frame_rate: float) -> Sequence[Speech]:
@@ -244,20 +266,15 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         encoder = Encoder.from_pretrained(args.model, device) if args.debug_mouth_mask else None
         args.output.mkdir(parents=True, exist_ok=True)
         paths: list[Path] = []
-        num_left = 0
         transcriber = None if args.whisper is None else Transcriber(args.whisper, device)
-        shown = islice(previews(samples, settings, transcriber), args.max_clips)
-        for sample, clip, num_following in followed(shown, None, "previewing"):
-            num_left = num_following
+        shown = previews(samples, settings, transcriber, max_clips=args.max_clips)
+        for sample, clip in followed(shown, None, "previewing"):
             paths.append(args.output / f"{len(paths):03d}-{sample.source.stem}.mp4")
             spoken = spoken_parts(sample, clip, settings.clips.frame_rate) if args.subtitles else None
             if args.subtitles and clip.speech:
                 write_subtitles(paths[-1].with_suffix(".srt"), clip.speech)
             said = write_preview(paths[-1], clip, settings.clips, (spatial_factor, temporal_factor), encoder, spoken)
             tqdm.write(f"{paths[-1]}: {said}")
-        if len(paths) == args.max_clips and num_left:
-            about = "" if settings.clips.cut == "first" else "about "
-            print(f"{len(paths)} of {about}{len(paths) + num_left} shown; `--max-clips` shows more")
     except (ValueError, OSError, ImportError) as error:
         parser.error(one_line(error))
     if not paths:

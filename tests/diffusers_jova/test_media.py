@@ -573,6 +573,28 @@ def test_a_truncated_video_is_refused(tmp_path: Path) -> None:
         media.read_video(tmp_path / "cut.mp4")
 
 
+def test_a_recording_that_ended_before_its_index_is_not_sent_from_one_option_to_the_next(tmp_path: Path) -> None:
+    media.write_video(tmp_path / "clip.mp4", moving_square(9), 24)
+    content, boxes = (tmp_path / "clip.mp4").read_bytes(), dict[bytes, bytes]()
+    while content:
+        length = int.from_bytes(content[:4], "big")
+        boxes[content[4:8]], content = content[:length], content[length:]
+    index = boxes.pop(b"moov")
+    for name, end, message in (
+        (
+            "none",
+            b"",
+            r"got .*none\.mp4, which ends before its index, without which nothing of it can be read; copy it",
+        ),
+        ("cut", index[:40], r"got .*cut\.mp4, of which nothing can be read, as it lacks \d+ of the bytes"),
+    ):
+        (tmp_path / f"{name}.mp4").write_bytes(b"".join(boxes.values()) + end)
+        with pytest.raises(ValueError, match=message):
+            media.read_video(tmp_path / f"{name}.mp4", allow_truncated=True)
+    with pytest.raises(ValueError, match=r"none\.mp4, which ends before its index"):
+        media.read_video(tmp_path / "none.mp4")
+
+
 def test_images_are_turned_the_way_the_camera_says(tmp_path: Path) -> None:
     image = PIL.Image.new("RGB", (6, 4), (10, 20, 30))
     exif = image.getexif()

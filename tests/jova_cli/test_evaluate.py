@@ -20,7 +20,7 @@ def clips(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["none"], "`clips` must be an existing file, got none"),
+        (["none"], "`clips` must be an existing file or folder, got none"),
         (["empty"], "`clips` must be an existing folder, got `empty` (it is empty)"),
         (["text"], "must hold at least one clip"),
         (["text/a.txt"], "a clip must be a file that ends in one of"),

@@ -306,7 +306,7 @@ def test_the_mouth_mask_of_a_clip_is_shown_by_its_boxes(user: Client, tmp_path: 
     boxes.write_text(json.dumps(np.asarray(drawn.mouth_boxes).tolist()))
     preview, said = user.predict(handle_file(tmp_path / "a.mp4"), handle_file(boxes), api_name="/preview")
     assert len(media.read_video(preview).frames) == 33
-    assert "1 mouths, in 100% of the frames" in said
+    assert "1 mouth, in 100% of the frames" in said
     with pytest.raises(AppError, match="`clip` must be a video, got none"):
         user.predict(None, None, api_name="/preview")
     (tmp_path / "empty.mp4").touch()

@@ -61,10 +61,12 @@ def test_the_command_writes_a_video_for_each_clip(
 ) -> None:
     clip = make_clip(12)
     assert clip.frames is not None
-    write_video(tmp_path / "a.mp4", clip.frames, 16, np.sin(np.arange(12000) / 9).astype(np.float32), 16000)
-    (tmp_path / "a.boxes.json").write_text(json.dumps(clip.mouth_boxes.tolist()))
-    (tmp_path / "b.mp4").write_bytes(b"")
-    arguments = [str(tmp_path), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--no-mouth", *options]
+    source = tmp_path / "clips"
+    source.mkdir()
+    write_video(source / "a.mp4", clip.frames, 16, np.sin(np.arange(12000) / 9).astype(np.float32), 16000)
+    (source / "a.boxes.json").write_text(json.dumps(clip.mouth_boxes.tolist()))
+    (source / "b.mp4").write_bytes(b"")
+    arguments = [str(source), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--no-mouth", *options]
     main([*arguments, "--device", "cpu"])
     (path,) = (tmp_path / "out").iterdir()
     video = read_video(path)
@@ -76,7 +78,7 @@ def test_the_command_writes_a_video_for_each_clip(
     said = capsys.readouterr().out
     assert "a.mp4 0.6 of 0.8 s; not 0.2 s at ends of shots, too short for a clip" in said
     assert (
-        "from 0.0 to 0.6 s, the crop keeps 100% of the picture, 1 mouths, in 100% of the frames, 6.2% of the latents"
+        "from 0.0 to 0.6 s, the crop keeps 100% of the picture, 1 mouth, in 100% of the frames, 6.2% of the latents"
         in said
     )
     assert "b.mp4: left out" in said
@@ -87,16 +89,18 @@ def test_sound_of_any_rate_is_heard_and_a_set_with_nothing_to_show_is_told(
 ) -> None:
     frames = make_clip(12).frames
     assert frames is not None
-    write_video(tmp_path / "a.mp4", frames, 16)
+    source = tmp_path / "clips"
+    source.mkdir()
+    write_video(source / "a.mp4", frames, 16)
     time_s = np.arange(192000) / 192000
-    write_audio(tmp_path / "a.wav", np.sin(2 * np.pi * 440 * time_s).astype(np.float32) / 2, 192000)
+    write_audio(source / "a.wav", np.sin(2 * np.pi * 440 * time_s).astype(np.float32) / 2, 192000)
     options = ["--model", str(tiny_pipeline_folder), "--no-mouth", "--device", "cpu"]
-    main([str(tmp_path), str(tmp_path / "out"), *options])
+    main([str(source), str(tmp_path / "out"), *options])
     sound, rate = read_audio(next((tmp_path / "out").iterdir()))
     assert rate == 48000
     assert np.abs(np.fft.rfft(sound[0])).argmax() * rate / sound.shape[1] == pytest.approx(440, abs=3)
     with pytest.raises(SystemExit):
-        main([str(tmp_path), str(tmp_path / "none"), *options, "--require-mouth"])
+        main([str(source), str(tmp_path / "none"), *options, "--require-mouth"])
     said = capsys.readouterr()
     assert "a.mp4: left out: a mouth is visible in 0% of the frames" in said.out
     assert said.err.endswith("can be shown\n")
@@ -119,3 +123,34 @@ def test_clips_that_are_not_shown_are_counted(
     assert "shows more" not in capsys.readouterr().out
     main([*command, "--device", "cpu", "--max-clips", "1", "--cut", "all", "--buckets", "9x32x32"])
     assert "1 of about 4 shown" in capsys.readouterr().out
+
+
+def test_clips_that_are_shown_are_shared_out_among_the_files(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    frames = make_clip(30).frames
+    assert frames is not None
+    source = tmp_path / "clips"
+    source.mkdir()
+    for name, num_frames in (("a", 30), ("b", 10), ("c", 30)):
+        write_video(source / f"{name}.mp4", frames[:num_frames], 16)
+    out = tmp_path / "out"
+    command = [str(source), str(out), "--model", str(tiny_pipeline_folder), "--no-mouth", "--device", "cpu"]
+    main([*command, "--max-clips", "4", "--cut", "all", "--buckets", "9x32x32"])
+    assert sorted(path.name for path in out.iterdir()) == ["000-a.mp4", "001-a.mp4", "002-b.mp4", "003-c.mp4"]
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(("a.mp4 ", "b.mp4 ", "c.mp4 ")) for line in lines) == 3
+    assert lines[-1] == "4 of about 7 shown; `--max-clips` shows more"
+
+
+def test_previews_do_not_become_clips_of_the_set(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    frames = make_clip(12).frames
+    assert frames is not None
+    write_video(tmp_path / "a.mp4", frames, 16)
+    for output in (tmp_path, tmp_path / "preview"):
+        with pytest.raises(SystemExit):
+            main([str(tmp_path), str(output), "--model", str(tiny_pipeline_folder), "--no-mouth"])
+        assert "`output` must lie outside of `source`, whose clips the previews would" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]

@@ -204,12 +204,14 @@ class Requirement(NamedTuple):
     Attributes:
         measure: Of a clip.
         minimum: What is enough.
+        lacking: Says of clips with less what they are.
         what: Is measured.
         said: Sentence with the measure in it.
     """
 
     measure: Callable[[Clip], float]
     minimum: float
+    lacking: str
     what: str
     said: str
 
@@ -295,13 +297,23 @@ def requirements(settings: ClipSettings) -> list[Requirement]:
     """What the settings ask of every clip, in the order in which it is looked at."""
     sync = functools.partial(sync_of, frame_rate=settings.frame_rate)
     asked = {
-        Requirement(peak, SILENCE_PEAK, "its largest sample", "is {:.5f}"): settings.require_sound,
-        Requirement(mouth_share, MIN_MOUTH_SHARE, "a mouth", "is visible in {:.0%} of the frames"): (
-            settings.require_mouth
+        Requirement(peak, SILENCE_PEAK, "of silence (`--require-sound`)", "its largest sample", "is {:.5f}"): (
+            settings.require_sound
         ),
-        Requirement(sync, settings.min_sync or 0.0, "mouth and sound", "correlate by {:.2f}"): (
-            settings.min_sync is not None
-        ),
+        Requirement(
+            mouth_share,
+            MIN_MOUTH_SHARE,
+            f"with a mouth in less than {MIN_MOUTH_SHARE:.0%} of the frames (`--require-mouth`)",
+            "a mouth",
+            "is visible in {:.0%} of the frames",
+        ): settings.require_mouth,
+        Requirement(
+            sync,
+            settings.min_sync or 0.0,
+            f"whose mouth and sound correlate by less than {settings.min_sync or 0:g} (`--min-sync`)",
+            "mouth and sound",
+            "correlate by {:.2f}",
+        ): settings.min_sync is not None,
     }
     return [requirement for requirement, is_asked in asked.items() if is_asked]
 
@@ -327,8 +339,7 @@ def required(
             measured = requirement.measure(clip)
             if measured < requirement.minimum:
                 low.setdefault(requirement, []).append(measured)
-                reason = f"below the {requirement.minimum:g} that is required ({requirement.what})"
-                unused_s[reason] += clip.bucket.num_frames / frame_rate
+                unused_s[requirement.lacking] += clip.bucket.num_frames / frame_rate
                 break
         else:
             is_any = True
@@ -507,7 +518,8 @@ def _check_whole(segments: Sequence[Segment], tracks: _Tracks, frame_rate: float
     if not only:
         raise SkippedClipError(
             "the transcript of a file longer than one clip must have times, got one text for "
-            f"{tracks.longest / frame_rate:.1f} s and {len(segments)} clips of {first.num_frames / frame_rate:.1f} s; "
+            f"{tracks.longest / frame_rate:.1f} s and {len(segments)} clip{'s' * (len(segments) != 1)} of "
+            f"{first.num_frames / frame_rate:.1f} s; "
             "write it as subtitles (`NAME.srt` or `NAME.vtt` beside the file), or remove it and let `--whisper` listen"
         )
 

@@ -324,7 +324,7 @@ class PrecomputedDataset(Dataset[Batch]):
         """Say how many clips there are in how many buckets, and in each where there are several."""
         sizes = sorted(map(len, self.buckets), reverse=True)
         shares = f" ({', '.join(map(str, sizes))})" if len(sizes) > 1 else ""
-        return f"{len(self)} clips in {len(sizes)} bucket{'s' * bool(shares)}{shares}"
+        return f"{len(self)} clip{'s' * (len(self) != 1)} in {len(sizes)} bucket{'s' * (len(sizes) != 1)}{shares}"
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Collate records of one bucket; as `collate`, with a float mask."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,9 @@ TIME = re.compile(
 )  # h:mm:ss,ms; the hours may be missing in .vtt
 MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")  # <i>, <00:00:01.000> and the {\an8} of some editors
 ARROW = "-->"
+SUBTITLE_VTT = ".vtt"
+HELD_GAP_S = 0.1  # between cues that are one display
+SHORTEST_SPEECH_S = 0.05
 MAX_SLACK_S, MAX_SLACK_SHARE = 0.08, 0.25
 
 
@@ -29,7 +33,7 @@ class Speech(NamedTuple):
 
 
 def read_subtitles(path: Path) -> list[Speech]:
-    """Read the cues of a subtitle file, in the order of their beginnings.
+    """Read the cues of a subtitle file, in the order of their beginnings; lines that captions repeat count once.
 
     Raises:
         ValueError: If a time cannot be read, a cue ends before it begins, or there is no cue.
@@ -80,22 +84,50 @@ def spoken_within(speech: Iterable[Speech], start_s: float, end_s: float, frame_
 
 
 def _cues(lines: Sequence[str], path: Path) -> Iterator[Speech]:
-    """Each line of times with the lines of text below it, as far as the next empty one."""
-    for number, line in enumerate(lines):
-        if ARROW not in line:
-            continue
-        before, _, after = line.partition(ARROW)
+    """Each line of times with its lines of text, without those that the cue before it showed already."""
+    at = [number for number, line in enumerate(lines) if ARROW in line]
+    shown: list[str] = []
+    shown_until_s = -math.inf
+    for number, following in itertools.pairwise([*at, len(lines)]):
+        before, _, after = lines[number].partition(ARROW)
         start_s, end_s = (_seconds(part, f"{path}, line {number + 1}") for part in (before, after))
         if end_s < start_s:
             raise ValueError(
-                f"{path}, line {number + 1}: a cue must end after it begins, got `{line.strip()}`; correct it"
+                f"{path}, line {number + 1}: a cue must end after it begins, got `{lines[number].strip()}`; correct it"
             )
-        text = []
-        for following in lines[number + 1 :]:
-            if not following.strip() or ARROW in following:
-                break
-            text.append(html.unescape(MARKUP.sub("", following)).strip())
-        yield Speech(" ".join(part for part in text if part), start_s, end_s)
+        text = _text(lines[number + 1 : following], is_last=following == len(lines), is_vtt=_is_vtt(path))
+        is_held = start_s <= shown_until_s + HELD_GAP_S
+        yield Speech(" ".join(_new_lines(shown, text, end_s - start_s) if is_held else text), start_s, end_s)
+        shown, shown_until_s = text, end_s
+
+
+def _is_vtt(path: Path) -> bool:
+    return path.suffix.lower() == SUBTITLE_VTT
+
+
+def _text(lines: Sequence[str], *, is_last: bool, is_vtt: bool) -> list[str]:
+    """Lines of text of a cue, out of all between its times and those of the next one.
+
+    In .vtt they end at the first empty line, and notes may follow; in .srt at the number of the next cue, which may
+    have no empty line in front of it.
+    """
+    if is_vtt:
+        lines = list(itertools.takewhile(bool, lines))
+    if lines and not is_last and lines[-1].strip().isdecimal():
+        lines = lines[:-1]
+    text = (html.unescape(MARKUP.sub("", line)).strip() for line in lines)
+    return [line for line in text if line]
+
+
+def _new_lines(shown: Sequence[str], text: list[str], duration_s: float) -> list[str]:
+    """Lines of a cue that the one before it has not shown: captions that roll repeat their last lines.
+
+    A cue that repeats all of them is new words, unless it is too short to speak them.
+    """
+    for count in range(min(len(shown), len(text)), 0, -1):
+        if text[:count] == shown[-count:] and (count < len(text) or duration_s < SHORTEST_SPEECH_S):
+            return text[count:]
+    return text
 
 
 def _seconds(text: str, where: str) -> float:

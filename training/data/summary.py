@@ -87,7 +87,7 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
     counts = Counter(outcome.status for outcome in outcomes)
     records = sum(outcome.num_records for outcome in outcomes)
     names = names_apart(outcome.source for outcome in outcomes)
-    lines = [f"{counts['kept']} clips prepared, {counts['done']} were up to date, {records} records"]
+    lines = [f"{counts['kept']} files prepared, {counts['done']} were up to date, {records} records"]
     if any(outcome.length_s for outcome in outcomes):
         lines += describe_use(outcomes, names)
     if tells_mouths and any(outcome.mouths for outcome in outcomes):
@@ -253,5 +253,7 @@ def _percent(shares: Sequence[float]) -> str:
     """Write shares as percentages; of many clips, the lowest, the middle and the highest."""
     if len(shares) <= MAX_LISTED:
         return ", ".join(f"{share:.0%}" for share in shares)
-    low, middle, high = min(shares), sorted(shares)[len(shares) // 2], max(shares)
-    return f"{low:.0%} to {high:.0%}, half of {len(shares)} clips below {middle:.0%}"
+    low, middle, high = (f"{share:.0%}" for share in (min(shares), sorted(shares)[len(shares) // 2], max(shares)))
+    if low == high:
+        return f"{low} in each of {len(shares)} clips"
+    return f"{low} to {high}, at most {middle} in half of {len(shares)} clips"

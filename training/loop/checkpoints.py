@@ -93,14 +93,22 @@ def rotate(output_dir: Path, newest: Path, keep: int) -> None:
         delete_whole(path)
 
 
-def check_fingerprint(saved: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:
-    """Refuse to continue where a checkpoint belongs to a run of other settings, and name those that differ."""
+def check_fingerprint(
+    saved: Mapping[str, Any], current: Mapping[str, Any], path: Path, digests: Mapping[str, str] | None = None
+) -> None:
+    """Refuse to continue where a checkpoint belongs to a run of other settings, and name those that differ.
+
+    Args:
+        saved: What the checkpoint says.
+        current: What it must say.
+        path: Of the checkpoint.
+        digests: Names of values that mean nothing to a reader, each with what to say where it differs.
+    """
     saved, current = json.loads(json.dumps([saved, current]))  # tuples become lists, as in the file
     names = [name for name in sorted(current) if saved.get(name) != current[name]]
     if names:
-        changes = ", ".join(
-            f"`{name}` is {_short(saved.get(name))} there and {_short(current[name])} here" for name in names
-        )
+        values = {name: f"is {_short(saved.get(name))} there and {_short(current[name])} here" for name in names}
+        changes = ", ".join((digests or {}).get(name, f"`{name}` {values[name]}") for name in names)
         raise ValueError(
             f"`{path}` must come from a run with the same settings to be continued, but {changes}; restore the "
             "settings, choose another `output_dir`, or start afresh with `resume=false`"

@@ -75,6 +75,13 @@ from jova_cli.given_paths import check_output_folder, kind_of
 
 KEPT_WEIGHTS = "digest of the weights of the model that no checkpoint holds"
 NOT_IN_OLDER = ("preparation", KEPT_WEIGHTS)  # checkpoints
+DIGESTS = {  # of what a run began with, and what to say of others
+    "adapter begun from": "`init_adapter` is another one, or one of both runs has none",
+    "clips": "`data` holds other clips (an adapter goes on with them in an `output_dir` of their own, by "
+    "`init_adapter`)",
+    "preparation": "the clips were prepared with other settings, or for another model",
+    KEPT_WEIGHTS: "the weights of `model` are others",
+}
 
 
 class Trainer:
@@ -369,7 +376,7 @@ class Trainer:
         parts, state = load_checkpoint(path)
         fingerprint = self._fingerprint()
         unsaid = self.config.unsaid_settings() | {name: fingerprint[name] for name in NOT_IN_OLDER}
-        check_fingerprint(unsaid | state["fingerprint"], fingerprint, path)
+        check_fingerprint(unsaid | state["fingerprint"], fingerprint, path, DIGESTS)
         if state["step"] > self.config.steps:
             raise ValueError(
                 f"`steps` must be at least {state['step']} to continue from `{path}`, got {self.config.steps}; "

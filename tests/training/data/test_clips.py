@@ -431,7 +431,7 @@ def test_a_transcript_without_times_is_believed_only_where_nothing_can_be_said_o
 ) -> None:
     path = write_scenes(tmp_path / "a.mp4", 40)
     with pytest.raises(
-        SkippedClipError, match=r"must have times, got one text for 2\.5 s and 1 clips of 2\.1 s; write"
+        SkippedClipError, match=r"must have times, got one text for 2\.5 s and 1 clip of 2\.1 s; write"
     ):
         load_clips(Sample(video=path, transcript="hello"), settings("33x64x96"), NoMouths())
     sound, rate = read_audio(path)

@@ -111,7 +111,7 @@ def test_the_summary_says_what_was_kept_and_why_the_rest_was_not(prepared: Path)
     text = describe([Outcome(**clip) for clip in summary["clips"]])
     rest = "s at ends of shots, too short for a clip"
     lines = (
-        "2 clips prepared, 0 were up to date, 2 records",
+        "2 files prepared, 0 were up to date, 2 records",
         f"used 1.1 of 1.8 s; not 0.4 {rest}, 0.3 s of recordings that are skipped",
         f"  a.mp4 0.6 of 0.8 s; not 0.2 {rest}",
         f"  b.mp4 0.6 of 0.8 s; not 0.2 {rest}",
@@ -504,3 +504,14 @@ def test_short_names_of_number_formats_mean_the_same_records(tiny_pipeline_folde
 def test_the_share_without_words_is_one_of_the_clips_where_somebody_speaks() -> None:
     outcome = Outcome("x.mp4", "kept", num_records=12, num_speaking=10, num_wordless=3)
     assert "no words, in 3 of 10 clips: x.mp4 (3 of 10); where" in describe([outcome])
+
+
+def test_the_mouths_of_many_clips_are_told_as_a_range_and_alike_ones_once() -> None:
+    mouth = {"num_faces": 1, "num_jumps": 0, "cut_share": 0.0}
+
+    def told(shares: list[float]) -> str:
+        mouths = [{**mouth, "share": share} for share in shares]
+        return describe([Outcome("a.mp4", "kept", num_records=len(shares), mouths=mouths)])
+
+    assert "\n  a.mp4 100% in each of 30 clips" in told([1.0] * 30)
+    assert "\n  a.mp4 50% to 100%, at most 75% in half of 30 clips" in told([0.5, *[0.75] * 20, *[1.0] * 9])

@@ -39,6 +39,45 @@ def test_both_formats_are_read_without_their_markup(tmp_path: Path) -> None:
     assert [cue[1:] for cue in read_subtitles(tmp_path / "a.vtt")] == [(1.0, 2.5), (60.5, 3600.25)]
 
 
+ROLLING = """WEBVTT
+Kind: captions
+
+00:00:00.000 --> 00:00:02.000 align:start position:0%
+\x20
+it<00:00:00.500><c> was</c>
+
+00:00:02.000 --> 00:00:02.010 align:start position:0%
+it was
+\x20
+
+00:00:02.010 --> 00:00:04.000 align:start position:0%
+it was
+the<00:00:02.500><c> best</c>
+
+00:00:04.000 --> 00:00:04.010 align:start position:0%
+the best
+\x20
+
+"""  # as recognisers of video sites write them
+
+
+def test_captions_that_roll_say_each_word_once_at_its_time(tmp_path: Path) -> None:
+    (tmp_path / "a.vtt").write_text(ROLLING)
+    assert read_subtitles(tmp_path / "a.vtt") == [Speech("it was", 0.0, 2.0), Speech("the best", 2.01, 4.0)]
+
+
+def test_words_that_are_said_twice_stay_two(tmp_path: Path) -> None:
+    (tmp_path / "a.srt").write_text("1\n00:00:00,0 --> 00:00:01,0\nno\n\n2\n00:00:01,0 --> 00:00:02,0\nno\n")
+    assert [cue.text for cue in read_subtitles(tmp_path / "a.srt")] == ["no", "no"]
+
+
+@pytest.mark.parametrize("between", ["\n", " \n", "\n\n", ""])
+def test_the_number_of_the_next_cue_is_not_said_and_text_below_an_empty_line_is(tmp_path: Path, between: str) -> None:
+    first, second = "1\n00:00:00,0 --> 00:00:01,0\nhello\n\nblue\n", "2\n00:00:01,0 --> 00:00:02,0\n1984\n"
+    (tmp_path / "a.srt").write_text(first + between + second)
+    assert [cue.text for cue in read_subtitles(tmp_path / "a.srt")] == ["hello blue", "1984"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -276,7 +276,7 @@ def test_clips_that_were_prepared_anew_are_another_run_unless_a_checkpoint_is_ol
     Trainer(tiny_config(tmp_path, steps=3)).train()
     Trainer(tiny_config(tmp_path))
     prepare_anew(data, "another")
-    with pytest.raises(ValueError, match=r"`preparation` is \[\"one\"\] there and \[\"another\"\] here"):
+    with pytest.raises(ValueError, match=r"but the clips were prepared with other settings, or for"):
         Trainer(tiny_config(tmp_path))
     file = tmp_path / "run" / "checkpoint-00000003" / "state.json"
     state = json.loads(file.read_text())
@@ -445,6 +445,14 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_settings_that_differ(tmp_
     with pytest.raises(ValueError, match=r"`steps` must be at least 3 to continue from .*checkpoint-00000003`, got 2"):
         Trainer(tiny_config(tmp_path, steps=2)).train()
     Trainer(tiny_config(tmp_path, mouth_weight=2, resume=False)).train()
+
+
+def test_a_checkpoint_of_other_clips_is_refused_in_words(tmp_path: Path) -> None:
+    data = write_clips(tmp_path / "prepared")
+    Trainer(tiny_config(tmp_path, steps=3)).train()
+    min(data.glob("*.safetensors")).unlink()
+    with pytest.raises(ValueError, match=r"`data` holds other clips .* by `init_adapter`\), `number of"):
+        Trainer(tiny_config(tmp_path))
 
 
 def test_a_run_started_afresh_leaves_no_checkpoint_of_the_earlier_one_to_continue_from(tmp_path: Path) -> None:
