@@ -66,6 +66,7 @@ OF_FILES = ("_class_name", "_diffusers_version", "_name_or_path", "_use_default_
 OF_VOICES = ("speaker_embeds", "audio_speaker_scale")
 LEAST_LATENTS = 1  # behind the first, of a shared part that is shortened: a frame alone does not hold looks or motion
 LARGEST_SEED = 2**64 - 1  # of torch
+FIRST = -1  # in place of a frame: `image`, beside which frame 0 may be a keyframe
 NUM_DIGESTED = 64  # weights of each tensor, in a digest of all
 
 
@@ -123,7 +124,7 @@ class LongClip:
         windows: The same, as far as it is made; a window that follows a pause shares no more than that.
         record: How the clip is made, from the first piece on.
         fades: Samples of the clip in which its sound goes over to that of another window, as far as it is made.
-        fitted: Given pictures by their frames, at the size of the clip.
+        fitted: Given pictures of other sizes, at the size of the clip, by their frames; `image` by `FIRST`.
 
     Raises:
         ValueError: If an argument is of another kind, the model makes no such windows, or the lines do not fit into
@@ -239,10 +240,10 @@ class LongClip:
         self.fitted = {
             frame: [fit_pictures(picture[None], *target, fit)[0] for picture in pictures]
             for frame, pictures in [
-                (0, first),
+                (FIRST, first),
                 *((frame, given.pictures) for frame, given in self.keyframes.items()),
             ]
-            if pictures
+            if any(picture.shape[:2] != target for picture in pictures)
         }
 
     def keyframes_of(self, index: int) -> dict[int, Any]:
@@ -250,7 +251,7 @@ class LongClip:
         window = self.windows[index]
         first_own = window.first_frame + window.num_overlap
         own = [frame for frame in self.keyframes if first_own <= frame < window.end_frame]
-        return {frame - window.first_frame: self.fitted[frame] for frame in own}
+        return {frame - window.first_frame: self.fitted.get(frame, self.keyframes[frame].pictures) for frame in own}
 
     def sample_at(self, frame: int) -> int:
         """The sample with which a frame begins: the one clock of the clip."""
@@ -402,8 +403,8 @@ class LongClip:
             voice: Arguments that hold the voice of an earlier window.
         """
         arguments = {**self.arguments, **voice}
-        if 0 in self.fitted:
-            arguments["image"] = self.fitted[0]
+        if FIRST in self.fitted:
+            arguments["image"] = self.fitted[FIRST]
         if self.keyframes:
             arguments |= {"last_image": None, "keyframes": self.keyframes_of(index) or None}
             if held is None and arguments["keyframes"] is None and arguments.get("image") is None:
