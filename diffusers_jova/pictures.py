@@ -14,6 +14,8 @@ import PIL.ImageOps
 import torch
 from diffusers.utils import logging
 
+from jova_cli.media_files import MOVING
+
 
 logger = logging.get_logger(__name__)
 
@@ -130,7 +132,12 @@ def _of_one(name: str, picture: Any) -> np.ndarray:
 
 
 def _of_image(name: str, image: PIL.Image.Image) -> np.ndarray:
-    """A PIL image of any mode [H, W, 3]."""
+    """A PIL image of any mode [H, W, 3]; of one that moves, the frame at which it stands, and a line."""
+    num = getattr(image, "n_frames", 1) if image.format in MOVING else 1
+    if num > 1 and name in STILLS:
+        logger.warning(
+            f"`{name}` is a picture of {num} frames that moves; frame {image.tell()}, where it stands, is taken"
+        )
     try:
         image = PIL.ImageOps.exif_transpose(image)
         if image.mode == "F" or image.mode.startswith("I"):

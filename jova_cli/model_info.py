@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .json_text import ANEW, parse_object, read_object, shown
+from .tables import read_text
 
 
 NOT_STATED = "not stated"
@@ -195,10 +196,7 @@ def stated(card: dict[str, Any]) -> str | None:
 def front_matter(folder: Path) -> dict[str, Any]:
     """Front matter of a folder's README.md; empty without one."""
     card = folder / CARD
-    try:
-        found = FRONT_MATTER.match(card.read_text(encoding="utf-8")) if card.is_file() else None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"`{card}` must be text in UTF-8, got another encoding ({error}); save it anew") from error
+    found = FRONT_MATTER.match(read_text(card)) if card.is_file() else None
     if found is None:
         return {}
     import yaml  # here: a model without a card needs nothing but the standard library

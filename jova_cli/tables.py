@@ -20,7 +20,10 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"`{path}` must be text in UTF-8, got another encoding ({error}); save it anew") from error
+        line = 1 + error.object[: error.start].count(b"\n")
+        raise ValueError(
+            f"`{path}` must be text in UTF-8, got another encoding in line {line}; save it anew in UTF-8"
+        ) from error
 
 
 def separator_hint(columns: Sequence[str]) -> str | None:

@@ -135,15 +135,28 @@ def label(frames: Frames, text: str) -> Frames:
     return np.concatenate([strips, frames], axis=1)
 
 
-def describe_clip(clip: Clip, settings: ClipSettings, spatial_factor: int, temporal_factor: int) -> str:
-    """Say where a clip lies in its file, what its shape does to it, how its mouths are seen, and what is said."""
+def describe_clip(
+    clip: Clip, settings: ClipSettings, spatial_factor: int, temporal_factor: int, looked: bool = True
+) -> str:
+    """Say where a clip lies in its file, what its shape does to it, how its mouths are seen, and what is said.
+
+    Args:
+        clip: What is described.
+        settings: By which it was cut.
+        spatial_factor: Pixels per latent cell.
+        temporal_factor: Frames per latent after the first.
+        looked: Whether mouths were looked for.
+    """
     mask = latent_mask(clip.mouth_boxes, *clip.bucket, spatial_factor, temporal_factor)
     mouths = measure_mouths(clip.mouth_boxes, clip.cut_share)
+    seen = (
+        f"{mouths.num_faces} mouth{'' if mouths.num_faces == 1 else 's'}, in {mouths.share:.0%} of the frames, "
+        f"{mask.mean():.1%} of the latents"
+    )
     notes = [
         f"from {clip.start_s:.1f} to {clip.start_s + clip.bucket.num_frames / settings.frame_rate:.1f} s",
         SHAPE_NOTES[settings.fit](clip.shape_share),
-        f"{mouths.num_faces} mouth{'' if mouths.num_faces == 1 else 's'}, in {mouths.share:.0%} of the frames, "
-        f"{mask.mean():.1%} of the latents",
+        seen if looked or mouths.num_faces else "mouths not looked for",
     ]
     if mouths.num_jumps:
         notes.append(f"{mouths.num_jumps} jumps")
@@ -223,6 +236,7 @@ def write_preview(
     factors: tuple[int, int],
     encoder: Encoder | None = None,
     spoken: Sequence[Speech] | None = None,
+    looked: bool = True,
 ) -> str:
     """Write the views of a clip as a video with its sound.
 
@@ -233,6 +247,7 @@ def write_preview(
         factors: Pixels per latent cell, and frames per latent after the first.
         encoder: Shows the clip decoded as well.
         spoken: Subtitles to burn in; None for none.
+        looked: Whether mouths were looked for.
 
     Returns:
         What the views show, in words.
@@ -241,7 +256,7 @@ def write_preview(
     if spoken is not None:
         frames = burn_in(frames, settings.frame_rate, spoken)
     write_video(path, frames, settings.frame_rate, *playable_sound(clip))
-    return describe_clip(clip, settings, *factors)
+    return describe_clip(clip, settings, *factors, looked)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -273,7 +288,8 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             spoken = spoken_parts(sample, clip, settings.clips.frame_rate) if args.subtitles else None
             if args.subtitles and clip.speech:
                 write_subtitles(paths[-1].with_suffix(".srt"), clip.speech)
-            said = write_preview(paths[-1], clip, settings.clips, (spatial_factor, temporal_factor), encoder, spoken)
+            factors = spatial_factor, temporal_factor
+            said = write_preview(paths[-1], clip, settings.clips, factors, encoder, spoken, settings.mouths)
             tqdm.write(f"{paths[-1]}: {said}")
     except (ValueError, OSError, ImportError) as error:
         parser.error(one_line(error))

@@ -235,6 +235,19 @@ def test_what_is_cut_or_filled_is_said_with_the_amounts(
     assert [record.message for record in caplog.records] == [describe_fit("image", (96, 192), (32, 32), "cover")]
 
 
+def test_a_picture_that_moves_gives_its_current_frame_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = [PIL.Image.new("RGB", (4, 4), colour) for colour in ("red", "lime")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with PIL.Image.open(tmp_path / "a.gif") as moving:
+        moving.seek(1)
+        (picture,) = to_pictures("image", moving)
+    assert picture[0, 0].tolist() == [0, 255, 0]
+    (record,) = caplog.records
+    assert "`image` is a picture of 2 frames that moves; frame 1" in record.message
+
+
 def test_a_fit_that_there_is_not_is_refused(pipeline: JoVAPipeline) -> None:
     with pytest.raises(ValueError, match=r"`fit` must be one of \['cover', 'contain', 'stretch'\], got 'crop'; use"):
         pipeline("a ball", image=circle(32, 32, 8), fit="crop")

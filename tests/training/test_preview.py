@@ -84,6 +84,17 @@ def test_the_command_writes_a_video_for_each_clip(
     assert "b.mp4: left out" in said
 
 
+def test_mouths_that_nobody_looked_for_are_not_counted(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips" / "a.mp4", np.zeros((9, 32, 32, 3), np.uint8), 16)
+    main([str(tmp_path / "clips"), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--no-mouth"])
+    said = capsys.readouterr().out
+    assert "mouths not looked for" in said
+    assert "0 mouths" not in said
+
+
 def test_sound_of_any_rate_is_heard_and_a_set_with_nothing_to_show_is_told(
     tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:

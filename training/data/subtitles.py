@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffusers_jova.whole_files import write_text
+from jova_cli.tables import read_text
 
 
 TIME = re.compile(
@@ -38,11 +39,7 @@ def read_subtitles(path: Path) -> list[Speech]:
     Raises:
         ValueError: If a time cannot be read, a cue ends before it begins, or there is no cue.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"`{path}` must be text in UTF-8, got another encoding ({error}); save it anew") from error
-    cues = [cue for cue in _cues(lines, path) if cue.text]
+    cues = [cue for cue in _cues(read_text(path).splitlines(), path) if cue.text]
     if not cues:
         raise ValueError(
             f"`{path}` must hold cues `00:00:01,000 --> 00:00:02,500` with text, got none; export it again"

@@ -92,8 +92,8 @@ def test_what_is_no_subtitle_is_named(tmp_path: Path, text: str, message: str) -
     (tmp_path / "a.srt").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_subtitles(tmp_path / "a.srt")
-    (tmp_path / "a.srt").write_bytes(b"\xff\xfe1\x00")
-    with pytest.raises(ValueError, match="must be text in UTF-8"):
+    (tmp_path / "a.srt").write_bytes(b"1\n00:00:01,0 --> 00:00:02,0\nSch\xf6n\n")
+    with pytest.raises(ValueError, match="must be text in UTF-8, got another encoding in line 3; save it anew"):
         read_subtitles(tmp_path / "a.srt")
 
 
