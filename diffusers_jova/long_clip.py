@@ -6,38 +6,30 @@ there. What both hold is joined by a cross-fade. No more than two windows are in
 Letters in shapes: N frames, C channels of the sound, S samples, H, W height and width.
 """
 
-import hashlib
 import inspect
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
-from jova_cli.clip_limits import check_size
 from jova_cli.latent_lengths import num_frames_of
 from jova_cli.parser import did_you_mean
 from jova_cli.script import with_silence
 from jova_cli.windows import Window, WindowSize, plan_windows, with_shorter_overlap
 
 from .clip_shape import set_length
-from .conditions import check_repeats
 from .content_credentials import Credentials
-from .keyframes import Keyframe, check_keyframes, place_keyframes, settle_keyframes, tell_fits
 from .media_arrays import SILENT, exact_frame_rate
 from .media_writing import check_place, streamed_video
-from .moviepy_clips import unpack_moviepy
 from .number_arguments import whole_number
-from .pictures import check_fit, fit_pictures, tell_fit, to_pictures
 from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
-from .provenance import Record, active_adapters, basic_record, name_of_source
+from .provenance import Record, basic_record
 from .reference_rows import reads_references
 from .script_lines import ScriptLine as ScriptLine
 from .script_lines import check_lines
@@ -46,6 +38,8 @@ from .transformer_jova import MODALITIES
 from .whole_files import explained_full_disk
 from .window_folder import KeptWindow, WindowFolder, window_folder
 from .window_joint import SOUND_FADE_S, joined_frames, joined_sound, quietest
+from .window_origin import call_origin, described
+from .window_pictures import WindowPictures
 
 
 OWN = (  # arguments of a call that a long clip gives itself
@@ -62,12 +56,9 @@ OWN = (  # arguments of a call that a long clip gives itself
     "output_type",
     "return_dict",
 )
-OF_FILES = ("_class_name", "_diffusers_version", "_name_or_path", "_use_default_values")  # of a config: decide nothing
 OF_VOICES = ("speaker_embeds", "audio_speaker_scale")
 LEAST_LATENTS = 1  # behind the first, of a shared part that is shortened: a frame alone does not hold looks or motion
 LARGEST_SEED = 2**64 - 1  # of torch
-FIRST = -1  # in place of a frame: `image`, beside which frame 0 may be a keyframe
-NUM_DIGESTED = 64  # weights of each tensor, in a digest of all
 
 
 class Piece(NamedTuple):
@@ -124,7 +115,7 @@ class LongClip:
         windows: The same, as far as it is made; a window that follows a pause shares no more than that.
         record: How the clip is made, from the first piece on.
         fades: Samples of the clip in which its sound goes over to that of another window, as far as it is made.
-        fitted: Given pictures of other sizes, at the size of the clip, by their frames; `image` by `FIRST`.
+        pictures: Those of the arguments, as the windows are given them.
 
     Raises:
         ValueError: If an argument is of another kind, the model makes no such windows, or the lines do not fit into
@@ -142,7 +133,6 @@ class LongClip:
     announce: Callable[[int, int], None] | None = None
     record: Record = field(default_factory=basic_record, init=False)
     fades: list[slice] = field(default_factory=list, init=False)
-    fitted: dict[int, list[np.ndarray]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.check_kinds()
@@ -164,7 +154,7 @@ class LongClip:
         )
         starts_s = [line.start_s for line in self.lines]
         self.planned = plan_windows(starts_s, self.num_frames, self.frame_rate, size)
-        self.keyframes = self.place_keyframes()
+        self.pictures = WindowPictures(self.pipeline, self.arguments, self.num_frames)
         self.windows = list(self.planned)
 
     def check_kinds(self) -> None:
@@ -212,77 +202,18 @@ class LongClip:
         """Samples per second; None without sound."""
         return self.pipeline.sampling_rate if "audio" in self.modalities else None
 
-    def place_keyframes(self) -> dict[int, Keyframe]:
-        """Pictures in one form by their frames in the clip, once they are checked; no window is begun otherwise."""
-        check_fit(self.arguments.get("fit", "cover"))
-        self.first_pictures()
-        settled = settle_keyframes(self.arguments.get("last_image"), self.arguments.get("keyframes"))
-        keyframes = place_keyframes(*settled, self.num_frames)
-        check_keyframes(keyframes, 1, self.pipeline.picture_places)
-        return keyframes
-
-    def first_pictures(self) -> list[np.ndarray]:
-        """The first frame in one form, [H, W, 3], once it is checked; none where none is given."""
-        if (image := self.arguments.get("image")) is None:
-            return []
-        pictures = to_pictures("image", unpack_moviepy("image", image))
-        check_repeats("image", len(pictures), 1)
-        return pictures
-
-    def fit_all(self) -> None:
-        """Bring all pictures to the size of the clip and say what is cut, once and not with every window."""
-        pipeline, fit = self.pipeline, self.arguments.get("fit", "cover")
-        size = pipeline.defaults.override(**{name: self.arguments.get(name) for name in ("height", "width")})
-        check_size(size, pipeline.video_codec.spatial_factor, pipeline.transformer.config.patch_size)
-        target, first = (size.height, size.width), self.first_pictures()
-        tell_fit("image", first, target, fit)
-        tell_fits(self.keyframes, target, fit)
-        self.fitted = {
-            frame: [fit_pictures(picture[None], *target, fit)[0] for picture in pictures]
-            for frame, pictures in [
-                (FIRST, first),
-                *((frame, given.pictures) for frame, given in self.keyframes.items()),
-            ]
-            if any(picture.shape[:2] != target for picture in pictures)
-        }
-
-    def keyframes_of(self, index: int) -> dict[int, Any]:
-        """Pictures by their frames in a window, of those that it does not begin with."""
-        window = self.windows[index]
-        first_own = window.first_frame + window.num_overlap
-        own = [frame for frame in self.keyframes if first_own <= frame < window.end_frame]
-        return {frame - window.first_frame: self.fitted.get(frame, self.keyframes[frame].pictures) for frame in own}
-
     def sample_at(self, frame: int) -> int:
         """The sample with which a frame begins: the one clock of the clip."""
         return round(Fraction(frame * (self.sampling_rate or 0)) / exact_frame_rate(self.frame_rate))
 
     def origin(self) -> dict[str, Any]:
-        """What decides the clip, as JSON holds it: by the same names for every clip, or nothing would be compared."""
-        pipeline = self.pipeline
-        names = {item.name for item in fields(pipeline.defaults)}
-        settings = pipeline.defaults.override(**{name: self.arguments[name] for name in names & {*self.arguments}})
-        others = {name: value for name, value in self.arguments.items() if name not in names}
-        config = {name: value for name, value in pipeline.config.items() if name not in pipeline.components}
+        """What decides the clip, as JSON holds it."""
         return {
             "seed": self.seed,
             "tries": self.tries,
             "windows": [list(window) for window in self.planned],
             "prompts": [described(line.prompt) for line in self.lines],
-            "arguments": listed(others),
-            "settings": {name: leaf(getattr(settings, name)) for name in sorted(names - {"num_frames"})},
-            "model": name_of_source(pipeline.config.get("_name_or_path")),
-            "config": {
-                name: leaf(value) for name, value in sorted(config.items()) if name[0] != "_" and name != "defaults"
-            },
-            "scheduler": described_scheduler(pipeline.scheduler),
-            "cache": described_cache(pipeline.transformer._cache_config),
-            "adapters": active_adapters(pipeline),
-            "weights": {
-                name: digest_weights(part) if isinstance(part, torch.nn.Module) else type(part).__name__
-                for name, part in sorted(pipeline.components.items())
-            },
-            "dtype": str(pipeline.transformer.dtype),
+            **call_origin(self.pipeline, self.arguments),
         }
 
     # 2. Making
@@ -296,7 +227,7 @@ class LongClip:
         """
         self.fades.clear()
         self.windows = list(self.planned)
-        self.fit_all()
+        self.pictures.fit_all()
         held: MadeWindow | None = None  # the end of the last window, which the next one shares
         begun: list[str] = []  # the words in it
         voice: dict[str, Any] = {}
@@ -403,10 +334,10 @@ class LongClip:
             voice: Arguments that hold the voice of an earlier window.
         """
         arguments = {**self.arguments, **voice}
-        if FIRST in self.fitted:
-            arguments["image"] = self.fitted[FIRST]
-        if self.keyframes:
-            arguments |= {"last_image": None, "keyframes": self.keyframes_of(index) or None}
+        if self.pictures.image is not None:
+            arguments["image"] = self.pictures.image
+        if self.pictures.keyframes:
+            arguments |= {"last_image": None, "keyframes": self.pictures.keyframes_of(self.windows[index]) or None}
             if held is None and arguments["keyframes"] is None and arguments.get("image") is None:
                 arguments.pop("fit", None)  # which is for the pictures of later windows
         if held is not None:
@@ -498,9 +429,9 @@ class LongClip:
         """The record of the clip, from that of its first window."""
         script = [{"start": line.start_s, "prompt": described(line.prompt)} for line in self.lines]
         settings = {**record["settings"], "num_frames": self.num_frames}
-        if self.keyframes:  # those of the first window are not all
+        if self.pictures.keyframes:  # those of the first window are not all
             record = {**record, "given": list(dict.fromkeys([*record["given"], "keyframes"]))}
-            settings |= {"keyframes": sorted(self.keyframes), "fit": self.arguments.get("fit", "cover")}
+            settings |= {"keyframes": sorted(self.pictures.keyframes), "fit": self.arguments.get("fit", "cover")}
         windows = {"num_frames": max(window.num_frames for window in self.windows), "count": len(self.windows)}
         return {**record, "prompt": script[0]["prompt"], "script": script, "windows": windows, "settings": settings}
 
@@ -541,63 +472,3 @@ def seed_of_window(seed: int, index: int, attempt: int = 0) -> int:
     if index == attempt == 0:
         return seed
     return int(np.random.SeedSequence((seed, index, attempt)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def described(value: Any) -> Any:
-    """A value as JSON holds it; of media a digest, of other objects the kind alone."""
-    if isinstance(value, np.generic):
-        item = value.item()
-        return str(item) if isinstance(item, np.generic) else described(item)  # a long double stays one
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, torch.dtype | torch.device):
-        return str(value)
-    if isinstance(value, JoVAPrompt):
-        return asdict(value)
-    if isinstance(value, PIL.Image.Image):
-        return described(np.asarray(value))
-    if isinstance(value, Tensor):
-        return described(value.detach().float().cpu().numpy())
-    if isinstance(value, np.ndarray):
-        return hashlib.sha256(f"{value.shape} {value.dtype}".encode() + value.tobytes()).hexdigest()[:16]
-    if isinstance(value, Mapping):
-        return {str(name): described(item) for name, item in value.items()}
-    if isinstance(value, Sequence):
-        return [described(item) for item in value]
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: described(getattr(value, name)) for name in value.__dataclass_fields__}
-    return type(value).__name__
-
-
-def listed(values: Mapping[str, Any]) -> list[str]:
-    """Values by their names in one list, which is compared as a whole: a name in one of two counts as a difference."""
-    return [f"{name}={json.dumps(described(value))}" for name, value in sorted(values.items())]
-
-
-def leaf(value: Any) -> Any:
-    """A value as JSON holds it, without names within."""
-    return listed(value) if isinstance(value, Mapping) else described(value)
-
-
-def described_scheduler(scheduler: Any) -> list[str]:
-    """The kind of a scheduler and what its config says."""
-    own = {name: value for name, value in scheduler.config.items() if name not in OF_FILES}
-    return [type(scheduler).__name__, *listed(own)]
-
-
-def described_cache(config: Any) -> list[str] | None:
-    """The kind of a cache between steps and its settings, of diffusers' kinds as well; None for none."""
-    if config is None:
-        return None
-    return [type(config).__name__, *listed({item.name: getattr(config, item.name) for item in fields(config)})]
-
-
-def digest_weights(module: torch.nn.Module) -> str:
-    """Digest some of the weights of each tensor: weights that were trained on differ everywhere."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(module.named_parameters()):
-        flat = weight.detach().flatten()
-        digest.update(f"{name} {list(weight.shape)} {weight.dtype}".encode())
-        if not weight.is_meta:  # as offloading leaves it
-            digest.update(flat[:: max(1, len(flat) // NUM_DIGESTED)].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
