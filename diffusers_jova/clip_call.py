@@ -187,7 +187,9 @@ def long_clip(pipeline: JoVAPipeline, args: argparse.Namespace, seed: int, given
         given: Media that the words name, as `given_media` reads them.
     """
     frame_rate = args.frame_rate or pipeline.defaults.frame_rate
-    num_frames, _ = lay_out(args, frame_rate, pipeline.temporal_factor)
+    num_frames = args.num_frames
+    if num_frames is None and args.script_rows[-1].end_s is not None:
+        num_frames, _ = lay_out(args, frame_rate, pipeline.temporal_factor)
     own = {**prompt_arguments(args), **number_arguments(args), **given, "modalities": args.modalities}
     clip = LongClip(
         pipeline=pipeline,
@@ -197,12 +199,13 @@ def long_clip(pipeline: JoVAPipeline, args: argparse.Namespace, seed: int, given
         window_frames=args.window_frames,
         overlap_frames=args.overlap_frames,
         tries=args.tries or 1,
-        arguments={name: value for name, value in own.items() if name not in ("prompt", "num_frames")},
+        audio=given.get("audio"),
+        arguments={name: value for name, value in own.items() if name not in ("prompt", "num_frames", "audio")},
     )
     if not args.yes:
         settings = pipeline.defaults.override(**number_arguments(args))
         settings = settings.override(num_frames=max(window.num_frames for window in clip.windows))
-        taken = estimate(pipeline, settings, args.modalities)
+        taken = estimate(pipeline, settings, args.modalities, ["audio"] if clip.sound is not None else ())
         taken = taken._replace(seconds=taken.seconds * len(clip.windows) * clip.tries)
         check_affordable(taken, machine_memory_bytes(pipeline._execution_device), CONFIRM)
     return clip

@@ -40,6 +40,7 @@ from .window_folder import KeptWindow, WindowFolder, window_folder
 from .window_joint import SOUND_FADE_S, joined_frames, joined_sound, quietest
 from .window_origin import call_origin, described
 from .window_pictures import WindowPictures
+from .window_sound import GivenSound
 
 
 OWN = (  # arguments of a call that a long clip gives itself
@@ -99,13 +100,16 @@ class LongClip:
         pipeline: Any `JoVAPipeline`; it says how long a window is.
         lines: Prompts by their time, ascending, the first at 0. Behind the end of a line's words stands one more that
             is silent, as soon as the clip is put together.
-        num_frames: Of the clip, 4k + 1.
+        num_frames: Of the clip, 4k + 1; None takes those that hold all of `audio`.
         seed: Of the noise. The first window has the noise of a single clip with this seed.
         window_frames: Frames of a window, 4k + 1; None takes the length of the clips that the model makes.
         overlap_frames: Frames that windows share, 4k + 1; None takes a quarter of a window, and more, up to half of
             it, where a line is short; less behind a window that would keep no frames of its own.
         tries: How often a window that ends amid words is made, at most, until it ends in a pause; it takes so much
             longer. Models say words in the middle of a window better than such that it begins with.
+        audio: Sound of the whole clip, which drives the picture and comes back as it was given: a `media.Sound`, or an
+            array [S] or [C, S]. It is filled up with silence to the end of a latent.
+        audio_sampling_rate: Samples per second of an array.
         arguments: Others of the pipeline's call, for every window; `image`, `last_image` and `keyframes` are of the
             frames of the clip.
         announce: Told the number of a window, from 0, and how many there are, before each.
@@ -114,7 +118,9 @@ class LongClip:
         planned: What is made at a time.
         windows: The same, as far as it is made; a window that follows a pause shares no more than that.
         record: How the clip is made, from the first piece on.
-        fades: Samples of the clip in which its sound goes over to that of another window, as far as it is made.
+        fades: Samples of the clip in which its sound goes over to that of another window, as far as it is made; none
+            of a given sound.
+        sound: `audio` on the clock of the clip, [C, S]; None without.
         pictures: Those of the arguments, as the windows are given them.
 
     Raises:
@@ -124,11 +130,13 @@ class LongClip:
 
     pipeline: JoVAPipeline
     lines: Sequence[ScriptLine]
-    num_frames: int
+    num_frames: int | None = None
     seed: int
     window_frames: int | None = None
     overlap_frames: int | None = None
     tries: int = 1
+    audio: Any = None
+    audio_sampling_rate: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     announce: Callable[[int, int], None] | None = None
     record: Record = field(default_factory=basic_record, init=False)
@@ -142,6 +150,7 @@ class LongClip:
             raise ValueError(f"`tries` must be at least 1, got {self.tries}; use 3, say")
         if "video" not in self.modalities:
             raise ValueError("`modalities` must hold 'video' in a long clip, got sound alone; leave them out")
+        self.num_frames, self.sound = self.place_sound()
         check_lines(self.lines)
         self.lines = with_silence(self.lines, self.num_frames, self.frame_rate, self.pipeline.temporal_factor)
         limits = self.pipeline.clip_limits(self.modalities, self.frame_rate)
@@ -169,7 +178,7 @@ class LongClip:
             )
         for name in ("num_frames", "seed", "window_frames", "overlap_frames", "tries"):
             value = getattr(self, name)
-            if value is not None or name in ("num_frames", "seed", "tries"):
+            if value is not None or name in ("seed", "tries"):
                 setattr(self, name, whole_number(name, value, least=0 if name == "seed" else None))
         if self.seed > LARGEST_SEED:
             raise ValueError(f"`seed` must be at most {LARGEST_SEED}, got {self.seed}; use a smaller one")
@@ -202,6 +211,30 @@ class LongClip:
         """Samples per second; None without sound."""
         return self.pipeline.sampling_rate if "audio" in self.modalities else None
 
+    def place_sound(self) -> tuple[int, Tensor | None]:
+        """The frames of the clip, and its given sound [C, S] on their clock; None without."""
+        if self.audio is None:
+            if self.audio_sampling_rate is not None:
+                raise ValueError("`audio` must go with its rate, got the rate alone; pass the sound")
+            if self.num_frames is None:
+                raise ValueError("`num_frames` must be given without `audio`, got None; use 481, say")
+            return self.num_frames, None
+        if "audio" not in self.modalities:
+            raise ValueError("`modalities` must hold 'audio' beside a given `audio`, got frames alone; leave them out")
+        if self.tries > 1:
+            raise ValueError(
+                f"`tries` must be 1 beside `audio`, whose pauses no try moves, got {self.tries}; leave it out"
+            )
+        given = GivenSound.of(self.audio, self.audio_sampling_rate)
+        num_frames = self.num_frames or given.num_frames(self.frame_rate, self.pipeline.temporal_factor)
+        return num_frames, given.on_clock(self.pipeline, num_frames, self.frame_rate, self.sample_at(num_frames))
+
+    def sound_of(self, window: Window) -> Tensor | None:
+        """The given sound [C, S] of a window; None without."""
+        if self.sound is None:
+            return None
+        return self.sound[:, self.sample_at(window.first_frame) : self.sample_at(window.end_frame)]
+
     def sample_at(self, frame: int) -> int:
         """The sample with which a frame begins: the one clock of the clip."""
         return round(Fraction(frame * (self.sampling_rate or 0)) / exact_frame_rate(self.frame_rate))
@@ -213,6 +246,7 @@ class LongClip:
             "tries": self.tries,
             "windows": [list(window) for window in self.planned],
             "prompts": [described(line.prompt) for line in self.lines],
+            "audio": described(self.sound),
             **call_origin(self.pipeline, self.arguments),
         }
 
@@ -258,9 +292,10 @@ class LongClip:
             num_frames += len(piece.frames)
             num_samples += 0 if piece.audio is None else piece.audio.shape[1]
             yield piece
-        if (num_frames, num_samples) != (self.num_frames, self.sample_at(self.num_frames)):
+        end_frame = self.planned[-1].end_frame
+        if (num_frames, num_samples) != (end_frame, self.sample_at(end_frame)):
             raise RuntimeError(
-                f"the pieces must hold {self.num_frames} frames and {self.sample_at(self.num_frames)} samples, got "
+                f"the pieces must hold {end_frame} frames and {self.sample_at(end_frame)} samples, got "
                 f"{num_frames} and {num_samples}; report it with the script, and use longer lines"
             )
 
@@ -344,10 +379,12 @@ class LongClip:
             arguments["video"] = held.frames.movedim(1, -1).numpy()
             if not reads_references(self.pipeline.transformer.config):
                 arguments.pop("image", None)  # which is the first frame of the clip
-            if held.audio is not None:
+            if held.audio is not None and self.sound is None:
                 sound = held.audio[:, : max(0, held.audio.shape[1] - held.num_filled)]
                 if sound.shape[1] >= self.pipeline.audio_codec.min_num_samples:
                     arguments |= {"audio": sound.numpy(), "audio_sampling_rate": self.sampling_rate}
+        if (given := self.sound_of(self.windows[index])) is not None:
+            arguments |= {"audio": given.numpy(), "audio_sampling_rate": self.sampling_rate}
         if isinstance(prompt, JoVAPrompt) and not prompt.transcript:
             arguments = {name: value for name, value in arguments.items() if name not in OF_VOICES}  # nobody speaks
         output: Any = self.pipeline(
@@ -363,7 +400,12 @@ class LongClip:
     def voice_of(self, made: MadeWindow, prompt: str | JoVAPrompt) -> dict[str, Any]:
         """Arguments with the voice of the first window that is heard, for models that read one and are given none."""
         longest_s = self.pipeline.config.max_reference_s
-        if longest_s is None or made.audio is None or self.arguments.get("reference_audio") is not None:
+        if (
+            longest_s is None
+            or made.audio is None
+            or self.sound is not None
+            or self.arguments.get("reference_audio") is not None
+        ):
             return {}
         assert self.sampling_rate is not None
         sound = made.audio[:, : min(int(longest_s * self.sampling_rate), made.audio.shape[1] - made.num_filled)]
@@ -387,6 +429,8 @@ class LongClip:
         """Samples [C, S] of the latents of a window, None without, and how many at their end are filled up."""
         if "audio" not in kept.latents:
             return None, 0
+        if (given := self.sound_of(window)) is not None:
+            return given, 0
         latents = kept.latents["audio"].to(self.pipeline._execution_device)
         sound = self.pipeline.decode_audio_latents(latents)[0].float().clamp(-1, 1).cpu()
         num_samples = self.sample_at(window.end_frame) - self.sample_at(window.first_frame)
@@ -396,7 +440,7 @@ class LongClip:
         """A window whose beginning goes over from the end of the one before."""
         num_frames = len(held.frames)
         frames = torch.cat([joined_frames(held.frames, made.frames[:num_frames]), made.frames[num_frames:]])
-        if held.audio is None or made.audio is None or self.sampling_rate is None:
+        if held.audio is None or made.audio is None or self.sound is not None or self.sampling_rate is None:
             return made._replace(frames=frames)
         num_samples = held.audio.shape[1]
         sound = made.audio[:, :num_samples]

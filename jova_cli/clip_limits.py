@@ -162,7 +162,10 @@ class LengthWords(NamedTuple):
 
     num_frames: str = "num_frames"
     video: str = "video"
-    cut_audio: str = "cut it, by `duration_s={}` of `media.read_audio` or by `--duration {}`"
+    cut_audio: str = (
+        "cut it, by `duration_s={}` of `media.read_audio` or by `--duration {}`, or make the clip by windows, "
+        "by `LongClip` or `--window-frames`"
+    )
     cut_video: str = "set `num_frames={}`, or `--num-frames {}`, to take its beginning"
 
 

@@ -31,7 +31,7 @@ def is_long(args: argparse.Namespace) -> bool:
     """Whether a clip is made window by window: it has a script, or its frames are too many for the model."""
     if any(getattr(args, name) is not None for name in LONG_OPTIONS):
         return True
-    if args.num_frames is None or args.audio is not None or args.video is not None or "video" not in args.modalities:
+    if args.num_frames is None or args.video is not None or "video" not in args.modalities:
         return False
     values, longest, _ = geometry_of(args)
     return values is not None and longest is not None and args.num_frames > longest
@@ -75,9 +75,12 @@ def check_long(
     """
     if args.tries is not None:
         check_count("--tries", args.tries)
-    for option in ("audio", "video"):
-        if getattr(args, option) is not None:
-            raise ValueError(f"`--{option}` must be left out of a clip made by windows, got {getattr(args, option)}")
+    if args.video is not None:
+        raise ValueError(f"`--video` must be left out of a clip made by windows, got {args.video}")
+    if args.audio is not None and (args.tries or 1) > 1:
+        raise ValueError(
+            f"`--tries` must be 1 beside `--audio`, whose pauses no try moves, got {args.tries}; leave it out"
+        )
     if "video" not in args.modalities:
         raise ValueError("`--modalities` must hold video in a clip made by windows, got audio alone; leave it out")
     if max(args.context_parallel, args.guidance_parallel) > 1:
@@ -87,14 +90,15 @@ def check_long(
         args.script_rows = [ScriptRow(0.0, None, {name: getattr(args, name) for name in TEXTS})]
     else:
         args.script_rows = read_script(args.script, args, check_prompt)
-    if args.num_frames is None and args.script_rows[-1].end_s is None:
+    has_length = args.num_frames is not None or args.script_rows[-1].end_s is not None
+    if not has_length and args.audio is None:
         raise ValueError(
             "the length of the clip must be given by `--num-frames` or by the `end` of the last line of its script, "
-            "got neither; give one"
+            "got neither; give one, or an `--audio`"
         )
     values, _, factor = geometry_of(args)
     num_frames = args.num_frames
-    if values is not None and (size := size_of_a_window(args)) is not None:
+    if values is not None and (size := size_of_a_window(args)) is not None and has_length:
         num_frames, rows = lay_out(args, values["frame_rate"], factor)
         plan_windows([row.start_s for row in rows], num_frames, values["frame_rate"], size)
     if num_frames is not None:

@@ -22,6 +22,7 @@ from tests.tiny_pipeline import build_spoken_pipeline, build_tiny_pipeline
 
 
 NUM_FRAMES = 17  # two windows
+SECOND = np.zeros((1, 16000), np.float32)
 LINES = (
     ScriptLine(0.0, JoVAPrompt(video="a man", transcript="one two three")),
     ScriptLine(0.5, JoVAPrompt(video="a dog", transcript="four")),
@@ -61,6 +62,49 @@ def test_pieces_have_the_frames_and_the_samples_of_one_clock(pipeline: JoVAPipel
         assert 0 <= float(piece.frames.min()) <= float(piece.frames.max()) <= 1
     assert frame == NUM_FRAMES
     assert len(clip.fades) == len(clip.windows) - 1
+
+
+def voice(duration_s: float, rate: int = 16000) -> np.ndarray:
+    """A sound that is nowhere the same."""
+    return (0.3 * np.sin(np.arange(round(duration_s * rate)) ** 1.2 / 40)).astype(np.float32)[None]
+
+
+def test_a_given_sound_drives_all_windows_and_comes_back_as_it_was(
+    pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Mapping[str, Any]] = []
+    monkeypatch.setattr(JoVAPipeline, "__call__", recording(JoVAPipeline.__call__, calls))
+    sound = voice(2.5)
+    clip = long_clip(pipeline, num_frames=None, lines=LINES[:1], audio=sound, audio_sampling_rate=16000)
+    assert clip.num_frames == 41  # the first 4k + 1 that hold 2.5 s at 16 per second
+    frames, made = joined(clip.pieces())
+    assert frames.shape[0] == 41
+    assert made.shape == (1, 41000)
+    np.testing.assert_array_equal(made[:, :40000], sound)
+    assert not made[:, 40000:].any()
+    assert clip.fades == []
+    assert len(calls) == len(clip.windows) > 2
+    for call, window in zip(calls, clip.windows, strict=True):
+        first, end = clip.sample_at(window.first_frame), clip.sample_at(window.end_frame)
+        np.testing.assert_array_equal(call["audio"], made[:, first:end])
+        assert ("video" in call) == (window.num_overlap > 0)
+    assert "audio" in clip.record["given"]
+
+
+def test_another_sound_makes_another_clip(pipeline: JoVAPipeline) -> None:
+    options = {"num_frames": 25, "lines": LINES[:1], "audio_sampling_rate": 16000}
+    clips = [long_clip(pipeline, audio=sound, **options) for sound in (voice(25 / 16), voice(25 / 16)[:, ::-1] / 9)]
+    assert clips[0].origin() != clips[1].origin()
+    one, other = (joined(clip.pieces())[0] for clip in clips)
+    assert not torch.equal(one, other)
+
+
+def test_a_sound_of_another_rate_and_of_two_channels_is_brought_to_that_of_the_model(pipeline: JoVAPipeline) -> None:
+    given = media.Sound(np.repeat(voice(25 / 16, 24000), 2, axis=0), 24000)
+    clip = long_clip(pipeline, num_frames=None, lines=LINES[:1], audio=given)
+    _, made = joined(clip.pieces())
+    expected = media.resample(given.audio[:1], 24000, 16000)
+    np.testing.assert_allclose(made, expected, atol=1e-6)
 
 
 def test_the_first_window_is_the_clip_of_a_single_call(pipeline: JoVAPipeline) -> None:
@@ -333,6 +377,26 @@ def test_a_default_that_a_call_replaces_and_a_clip_that_was_made_change_no_origi
             {"arguments": {"modalities": "video"}},
             "`modalities` must be a list of names out of ['video', 'audio'], got",
         ),
+        (
+            {"audio": SECOND, "audio_sampling_rate": 16000, "num_frames": 25},
+            "`audio` must last as long as the clip that is",
+        ),
+        (
+            {"audio": SECOND, "audio_sampling_rate": 16000, "num_frames": 9},
+            "`audio` must last as long as the clip that is made by windows, 0.562 s, got 1.000 s; leave the number of "
+            "frames out, which makes 17 of them",
+        ),
+        ({"audio": SECOND}, "`audio_sampling_rate` must be given with an array of sound"),
+        ({"audio_sampling_rate": 16000}, "`audio` must go with its rate, got the rate alone; pass the sound"),
+        ({"num_frames": None}, "`num_frames` must be given without `audio`, got None; use 481, say"),
+        (
+            {"audio": SECOND, "audio_sampling_rate": 16000, "num_frames": 17, "tries": 2},
+            "`tries` must be 1 beside `audio`, whose pauses no try moves, got 2; leave it out",
+        ),
+        (
+            {"audio": SECOND, "audio_sampling_rate": 16000, "arguments": {"modalities": ["video"]}},
+            "`modalities` must hold 'audio' beside a given `audio`, got frames alone; leave them out",
+        ),
         ({"arguments": {"video": 1}}, "`arguments` must leave `video` to the windows, got it; leave it out"),
         ({"arguments": {"modalities": ["audio"]}}, "`modalities` must hold 'video' in a long clip, got sound alone"),
     ],
@@ -429,7 +493,8 @@ def test_ctrl_c_tells_where_the_windows_lie(tiny_pipeline_folder: Path) -> None:
         (["--script", "none.csv"], "`--script` must be an existing .jsonl or .csv file, got none.csv"),
         (["--script", "script.csv"], "the length of the clip must be given by `--num-frames` or by the `end`"),
         (["--script", "script.csv", "--num-frames", "33"], "`start` must come before the end of the clip, 2.0625 s"),
-        (["--window-frames", "9", "--num-frames", "65", "--audio", "a.wav"], "`--audio` must be left out of a clip"),
+        (["--window-frames", "9", "--num-frames", "65", "--video", "a.mp4"], "`--video` must be left out of a clip"),
+        (["--num-frames", "65", "--audio", "a.wav", "--tries", "2"], "`--tries` must be 1 beside `--audio`, whose"),
         (["--script", "script.csv", "--num-frames", "65", "--height", "20"], "`height` must be a positive multiple"),
         (["--script", "script.csv", "--prompts", "list.csv"], "must be used without `--prompts`, got both"),
     ],
