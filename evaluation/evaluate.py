@@ -18,7 +18,7 @@ from diffusers_jova.evaluation.report_page import write_page
 from diffusers_jova.evaluation.speech_quality import read_voice
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.whole_files import write_json
-from jova_cli.evaluate import GROUPS, parse
+from jova_cli.evaluate import FOLDERS, GROUPS, NETWORKS, option_of, parse
 from jova_cli.media_files import TAKE_TRUNCATED
 from jova_cli.parser import Parser, one_line
 from jova_cli.progress import followed
@@ -104,16 +104,26 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> Report:
     """Measure both sides."""
-    meter = Meter(args.whisper, args.language, args.voice, args.syncnet, str(choose_device(args.device or "cpu")))
+    device = str(choose_device(args.device or "cpu"))
+    folders = {name: getattr(args, name) for name in FOLDERS}
+    meter = Meter(args.whisper, args.language, args.voice, args.syncnet, device, **folders)
     known = MeasuredClips(args.output, meter)
     clips, others = list_clips(args.clips), list_clips([args.against]) if args.against else []
     if args.voice is not None:
         read_voice(args.voice)
-    if args.syncnet is not None:
-        meter.sync_network  # noqa: B018 a file that holds no SyncNet is refused before the first clip
-    rows = measure_clips([*clips, *others], meter, known, args.measures or GROUPS)
+    meter.read_given()
+    rows = measure_clips([*clips, *others], meter, known, args.measures or default_groups(args))
     against = str(args.against or "")
     return Report(list(map(str, args.clips)), rows[: len(clips)], against, rows[len(clips) :])
+
+
+def default_groups(args: argparse.Namespace) -> list[str]:
+    """All groups but those whose network nobody gave, which are told once."""
+    left = [group for group, option in NETWORKS.items() if getattr(args, option) is None]
+    if left:
+        told = ", ".join(f"{group} (`{option_of(NETWORKS[group])}`)" for group in left)
+        tqdm.write(f"not measured, for want of a network: {told}; see `jova evaluate --help`", file=sys.stderr)
+    return [group for group in GROUPS if group not in left]
 
 
 def describe_unjudged(report: Report) -> str:

@@ -42,6 +42,7 @@ VERSIONS = {  # of each group; another version measures again
     "words": 3,
     "speech": 2,
     "voice": 2,
+    "clap": 1,
 }
 CORRELATION, SHARE, SCORE, POSITIVE = (-1.0, 1.0), (0.0, 1.0), (1.0, 5.0), (0.0, None)  # limits
 LIPS = "mouth boxes of the face mesh against the envelope of the sound"
@@ -59,6 +60,7 @@ CORRECTED = (
 FACES = "other people's numbers have other face boxes, here estimated from mouths, and are not comparable; "
 CHANCE = "Bartlett 1946, effective number of frames; Fisher's z"
 BLACKDETECT, FREEZE = "ffmpeg's blackdetect", "differences of tiles, as ffmpeg's freezedetect of whole frames"
+CLAP = "CLAP (Wu et al. 2023), weights of `--clap`; 48 kHz, caption of the sound, else of the picture"
 BS1770, DNSMOS = "ITU-R BS.1770-4", "DNSMOS (Reddy et al. 2021, 2022), package speechmos"
 
 # fmt: off
@@ -126,5 +128,12 @@ MEASURES = (
     Measure("voice_similarity", "voice", "voice like the given one", "cosine", "higher",
             "GE2E (Wan et al. 2018), package resemblyzer",
             "other languages than English, several speakers; loud noise, which counts as a voice", CORRELATION),
+    Measure("clap_score", "clap", "sound as in the caption (CLAP)", "cosine", "higher",
+            f"{CLAP}; the sound as it is, windows over all of it",
+            "which words are said, order in time; scores of other weights are not comparable", CORRELATION),
+    Measure("clap_score_verse_bench", "clap", "sound as in the caption, as Verse-Bench", "cosine", "higher",
+            f"{CLAP}; as Verse-Bench: at a peak of -1 dB in 16 bits, three windows of a long one (the same each time)",
+            "likewise, and how loud it is; Verse-Bench takes the first of several captions, here they are one",
+            CORRELATION),
 )
 # fmt: on

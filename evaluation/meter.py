@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusers_jova.evaluation.clap import Clap, measure_clap
 from diffusers_jova.evaluation.clip_list import ListedClip
 from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, read_signals
 from diffusers_jova.evaluation.lip_sync import measure_lip_sync
@@ -32,6 +33,7 @@ from jova_cli.parser import one_line
 
 MAX_POINTS = 240  # of a curve
 MOUTHS = ("sync", "syncnet")  # groups that look at mouths
+GIVEN = {"syncnet": "sync_network", "clap": "sound_captions"}  # networks of the user, by the option that names them
 SEEN = {*MOUTHS, "timing", "picture"}  # groups that look at frames
 
 
@@ -44,7 +46,8 @@ class Meter:
         language: Of the transcripts.
         voice: Sound of the voice that every clip should have; one that a clip was made with comes before it.
         syncnet: Weights of SyncNet; None takes none of its measures.
-        device: Where the recogniser of `whisper`, and SyncNet, run.
+        device: Where the networks that the user gives run.
+        clap: Folder of a CLAP of transformers; None takes none of its measures.
         missing: By group, why it is left out.
     """
 
@@ -53,7 +56,9 @@ class Meter:
     voice: Path | None = None
     syncnet: Path | None = None
     device: str = "cpu"
+    clap: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
+    _digests: dict[Path, str] = field(default_factory=dict)
 
     def load(self, groups: Iterable[str]) -> None:
         """Load what groups need, so that what is missing is known before the first clip.
@@ -83,9 +88,12 @@ class Meter:
     @cached_property
     def sync_network(self) -> SyncNet:
         """SyncNet, with the weights of `syncnet`."""
-        if self.syncnet is None:
-            raise ValueError("`syncnet` must be a file of weights, got None; give one")
-        return read_syncnet(self.syncnet, self.device)
+        return read_syncnet(given("syncnet", self.syncnet), self.device)
+
+    @cached_property
+    def sound_captions(self) -> Clap:
+        """CLAP, with the weights of `clap`."""
+        return Clap(given("clap", self.clap), self.device)
 
     @cached_property
     def hear(self) -> Hear:
@@ -97,20 +105,38 @@ class Meter:
         """Compares voices."""
         return VoiceComparer()
 
-    @cached_property
-    def _recogniser(self) -> str:
-        """Which one writes down what is said: another file of its folder, another text."""
-        return "tiny.en" if self.whisper is None else digest_path(self.whisper)
+    def read_given(self) -> None:
+        """Read the networks that the user gives, so that another one is refused before the first clip.
+
+        Raises:
+            ValueError: If one holds another network.
+        """
+        for option, name in GIVEN.items():
+            if getattr(self, option) is not None:
+                getattr(self, name)
+
+    def digest(self, option: str) -> str | None:
+        """Changes with the files of a network that an option names; None where it names none."""
+        path: Path | None = getattr(self, option)
+        if path is not None and path not in self._digests:
+            self._digests[path] = digest_path(path)
+        return None if path is None else self._digests[path]
 
     def settings(self, group: str) -> Mapping[str, Any]:
         """What decides the numbers of a group besides the clip; another setting measures again."""
         if group == "words":
-            return {"whisper": self._recogniser, "language": self.language}
+            return {"whisper": self.digest("whisper") or "tiny.en", "language": self.language}
         if group == "voice":
             return {"voice": None if self.voice is None else [str(self.voice), self.voice.stat().st_mtime_ns]}
         if group == "syncnet":
             return {"syncnet": None if self.syncnet is None else [str(self.syncnet), self.syncnet.stat().st_mtime_ns]}
+        if group == "clap":
+            return {"clap": self.digest("clap")}
         return {}
+
+    def asked(self, group: str, clip: ListedClip) -> Mapping[str, Any]:
+        """What of a clip decides the numbers of a group besides its files and what is said."""
+        return {"captions": list(clip.captions)} if group == "clap" else {}
 
     def needs_package(self, group: str, clip: ListedClip) -> bool:
         """Whether what `load` loads has a part in what a group says of a clip."""
@@ -160,6 +186,7 @@ class Meter:
             "words": lambda: measure_words(*sound, clip.transcript, lambda *heard: self.hear(*heard), self.language),
             "speech": lambda: measure_speech(*sound),
             "voice": lambda: self._compare_voice(signals, clip.reference_voice or self.voice),
+            "clap": lambda: self._score_sound(clip, signals),
         }
         return takers[group]()._replace(missing=missing)
 
@@ -168,10 +195,22 @@ class Meter:
             return Measured({}, "no weights of SyncNet, which `--syncnet` gives")
         return measure_syncnet(clip.sample.video, signals, self.sync_network)
 
+    def _score_sound(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self.clap is None:
+            return Measured({}, "no CLAP, which `--clap` gives")
+        return measure_clap(signals.audio, signals.sampling_rate, clip.captions, self.sound_captions)
+
     def _compare_voice(self, signals: Signals, reference: Path | None) -> Measured:
         if reference is None:
             return Measured({}, "no voice to compare with")
         return self.voices.measure(signals.audio, signals.sampling_rate, reference)
+
+
+def given(option: str, path: Path | None) -> Path:
+    """The path that an option names."""
+    if path is None:
+        raise ValueError(f"`{option}` must be a path of weights, got None; give one")
+    return path
 
 
 def measure_sync(signals: Signals) -> Measured:

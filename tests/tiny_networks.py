@@ -1,0 +1,55 @@
+"""Networks of transformers as users have them, small and random, saved as folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    ClapProcessor,
+    RobertaTokenizer,
+)
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def byte_vocabulary(*special: str) -> dict[str, int]:
+    """A token for each byte, behind special ones."""
+    return {token: number for number, token in enumerate([*special, *bytes_to_unicode().values()])}
+
+
+def save_clap(folder: Path, *, fusion: bool = True, longest_s: int = 1) -> Path:
+    """A CLAP for sounds of a second or more, which reads texts byte by byte."""
+    torch.manual_seed(0)
+    config = ClapConfig(
+        text_config={
+            "vocab_size": 300,
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+            "max_position_embeddings": 130,
+            "initializer_range": 0.5,
+        },
+        audio_config={
+            "depths": [1, 1],
+            "num_attention_heads": [1, 2],
+            "patch_embeds_hidden_size": 8,
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "enable_fusion": fusion,
+            "fusion_type": "aff_2d" if fusion else None,
+            "aff_block_r": 2,
+        },
+        projection_dim=12,
+    )
+    ClapModel(config).save_pretrained(folder)
+    tokenizer = RobertaTokenizer(vocab=byte_vocabulary(*SPECIAL), merges=[])
+    extractor = ClapFeatureExtractor(max_length_s=longest_s, truncation="fusion" if fusion else "rand_trunc")
+    ClapProcessor(extractor, tokenizer).save_pretrained(folder)
+    return folder
