@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import ClapModel
+from transformers import ClapModel, ClapProcessor
 
 from diffusers_jova.evaluation.clip_list import Captions
 from diffusers_jova.evaluation.given_network import Wanted, read_network
@@ -46,7 +46,8 @@ class Clap:
     """
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        self._network, self._processor = read_network(folder, WANTED, device)
+        self._network = read_network(folder, WANTED, device)
+        self._processor = WANTED.read(folder, lambda path: ClapProcessor.from_pretrained(path, local_files_only=True))
         self._extractor: Any = self._processor.feature_extractor
 
     def embed_sound(self, audio: FloatArray, sampling_rate: int) -> FloatArray:

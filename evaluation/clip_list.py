@@ -43,6 +43,7 @@ class ListedClip(NamedTuple):
         transcript: What should be said; empty where nobody knows.
         reference_voice: A sound of the voice that should be heard, if one was given.
         captions: What should be seen and heard.
+        reference_image: An image that the clip was made from, if one was given.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ListedClip(NamedTuple):
     transcript: str = ""
     reference_voice: Path | None = None
     captions: Captions = Captions()
+    reference_image: Path | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -72,10 +74,9 @@ def as_asked(name: str, sample: Sample, settings: Mapping[str, Any]) -> ListedCl
         name: In reports.
         sample: Its files.
         settings: Words of the call that it was made by, as far as they are known: `transcript`, `prompt`,
-            `video_caption`, `audio_caption`, `reference_audio`.
+            `video_caption`, `audio_caption`, `reference_audio`, `image`.
     """
-    voice = settings.get("reference_audio")
-    path = Path(voice) if isinstance(voice, str) and Path(voice).is_file() else None
+    voice, image = (_file(settings.get(key)) for key in ("reference_audio", "image"))
     prompt, seen, heard = (str(settings.get(key) or "") for key in ("prompt", "video_caption", "audio_caption"))
     if sample.subtitles is not None:
         transcript = " ".join(part.text for part in read_subtitles(sample.subtitles))
@@ -86,7 +87,12 @@ def as_asked(name: str, sample: Sample, settings: Mapping[str, Any]) -> ListedCl
         transcript = transcript or _recorded(sample.source)[0]
     captions = _captions(sample.caption, sample.video_caption, sample.audio_caption) or _captions(prompt, seen, heard)
     captions = captions or _recorded(sample.source)[1] or Captions()
-    return ListedClip(name, sample, transcript.strip(), path, captions)
+    return ListedClip(name, sample, transcript.strip(), voice, captions, sample.reference_image or image)
+
+
+def _file(path: Any) -> Path | None:
+    """A file that somebody named, if it is there."""
+    return Path(path) if isinstance(path, str) and Path(path).is_file() else None
 
 
 def list_clips(sources: Sequence[Path]) -> list[ListedClip]:

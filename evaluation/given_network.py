@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig
 
 from jova_cli.parser import one_line
 from jova_cli.tables import some
+
+
+Part = TypeVar("Part")
+UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -41,37 +45,37 @@ class Wanted:
             f"download one, such as {self.example}"
         )
 
+    def read(self, folder: Path, reader: Callable[[Path], Part]) -> Part:
+        """Read a part of the folder.
 
-def read_network(folder: Path, wanted: Wanted, device: str = "cpu") -> tuple[Any, Any]:
-    """Read a network in float32, and what makes its inputs; no code of the folder is run, nothing is downloaded.
+        Raises:
+            ValueError: The one sentence, if the reader fails.
+        """
+        try:
+            return reader(folder)
+        except UNREADABLE as error:
+            raise self.refusal(folder, f"an error ({_reason(error)})") from error
+
+
+def read_network(folder: Path, wanted: Wanted, device: str = "cpu") -> Any:
+    """Read a network in float32; no code of the folder is run, nothing is downloaded.
 
     Args:
         folder: As `save_pretrained` of transformers writes it.
         wanted: What it must hold.
         device: Where it runs.
 
-    Returns:
-        The network, and its processor.
-
     Raises:
         ValueError: If the folder holds another network, or part of one, or one with NaN or infinity.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        if config.model_type not in wanted.classes:
-            raise wanted.refusal(folder, f"another network, {config.model_type},")
-        network, loaded = wanted.classes[config.model_type].from_pretrained(
-            folder, config=config, local_files_only=True, output_loading_info=True, dtype=torch.float32
-        )
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise wanted.refusal(folder, f"an error ({_reason(error)})") from error
-    except ValueError as error:
-        if str(error).startswith(f"`{wanted.option}`"):
-            raise
-        raise wanted.refusal(folder, f"an error ({_reason(error)})") from error
+    config = wanted.read(folder, lambda path: AutoConfig.from_pretrained(path, local_files_only=True))
+    if config.model_type not in wanted.classes:
+        raise wanted.refusal(folder, f"another network, {config.model_type},")
+    options = {"local_files_only": True, "output_loading_info": True, "dtype": torch.float32}
+    network_class = wanted.classes[config.model_type]
+    network, loaded = wanted.read(folder, lambda path: network_class.from_pretrained(path, config=config, **options))
     _check_whole(folder, wanted, network, sorted(map(str, loaded["missing_keys"])))
-    return network.to(device).eval().requires_grad_(False), processor
+    return network.to(device).eval().requires_grad_(False)
 
 
 def _check_whole(folder: Path, wanted: Wanted, network: Any, missing: Sequence[str]) -> None:

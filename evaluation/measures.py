@@ -43,7 +43,9 @@ VERSIONS = {  # of each group; another version measures again
     "speech": 2,
     "voice": 2,
     "clap": 1,
+    "identity": 1,
 }
+PARTLY = {"sound": "loudness", "identity": "likeness of the face"}  # what of a group needs a package, where not all
 CORRELATION, SHARE, SCORE, POSITIVE = (-1.0, 1.0), (0.0, 1.0), (1.0, 5.0), (0.0, None)  # limits
 LIPS = "mouth boxes of the face mesh against the envelope of the sound"
 SYNCNET = (
@@ -61,6 +63,9 @@ FACES = "other people's numbers have other face boxes, here estimated from mouth
 CHANCE = "Bartlett 1946, effective number of frames; Fisher's z"
 BLACKDETECT, FREEZE = "ffmpeg's blackdetect", "differences of tiles, as ffmpeg's freezedetect of whole frames"
 CLAP = "CLAP (Wu et al. 2023), weights of `--clap`; 48 kHz, caption of the sound, else of the picture"
+DINO = (
+    "DINOv3 or DINOv2, weights of `--identity`; mean over up to 32 frames, evenly spaced, against the reference image"
+)
 BS1770, DNSMOS = "ITU-R BS.1770-4", "DNSMOS (Reddy et al. 2021, 2022), package speechmos"
 
 # fmt: off
@@ -134,6 +139,16 @@ MEASURES = (
     Measure("clap_score_verse_bench", "clap", "sound as in the caption, as Verse-Bench", "cosine", "higher",
             f"{CLAP}; as Verse-Bench: at a peak of -1 dB in 16 bits, three windows of a long one (the same each time)",
             "likewise, and how loud it is; Verse-Bench takes the first of several captions, here they are one",
+            CORRELATION),
+    Measure("identity_face", "identity", "face like the reference", "cosine", "higher",
+            f"{DINO} (the first frame where there is none); class token of squares around the face that is seen most",
+            "persons: how a face is turned and lit counts as well; faces are estimated from mouths", CORRELATION),
+    Measure("identity_picture", "identity", "picture like the reference", "cosine", "higher",
+            f"{DINO} (the first frame where there is none), cut to the shape of the clip; class token",
+            "persons: the same room with another face is near; a clip that does not move is best", CORRELATION),
+    Measure("identity_verse_bench", "identity", "picture like the reference, as Verse-Bench", "cosine", "higher",
+            f"{DINO} as it is; as Verse-Bench the token before the last, which is a patch at the edge (it takes all "
+            "frames)", "all that is not near the right lower corner, as far as that patch does not attend to it",
             CORRELATION),
 )
 # fmt: on

@@ -14,8 +14,10 @@ import numpy as np
 from diffusers_jova.evaluation.clap import Clap, measure_clap
 from diffusers_jova.evaluation.clip_list import ListedClip
 from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, read_signals
+from diffusers_jova.evaluation.identity import Dino, measure_identity
 from diffusers_jova.evaluation.lip_sync import measure_lip_sync
 from diffusers_jova.evaluation.measured import Measured
+from diffusers_jova.evaluation.measures import PARTLY
 from diffusers_jova.evaluation.onsets import measure_timing
 from diffusers_jova.evaluation.picture_faults import measure_pictures
 from diffusers_jova.evaluation.sound_level import measure_sound
@@ -32,8 +34,12 @@ from jova_cli.parser import one_line
 
 
 MAX_POINTS = 240  # of a curve
-MOUTHS = ("sync", "syncnet")  # groups that look at mouths
-GIVEN = {"syncnet": "sync_network", "clap": "sound_captions"}  # networks of the user, by the option that names them
+MOUTHS = ("sync", "syncnet", "identity")  # groups that look at mouths
+GIVEN = {  # networks of the user, by the option that names them
+    "syncnet": "sync_network",
+    "clap": "sound_captions",
+    "identity": "likeness",
+}
 SEEN = {*MOUTHS, "timing", "picture"}  # groups that look at frames
 
 
@@ -48,6 +54,7 @@ class Meter:
         syncnet: Weights of SyncNet; None takes none of its measures.
         device: Where the networks that the user gives run.
         clap: Folder of a CLAP of transformers; None takes none of its measures.
+        identity: Folder of a DINO of transformers; likewise.
         missing: By group, why it is left out.
     """
 
@@ -57,6 +64,7 @@ class Meter:
     syncnet: Path | None = None
     device: str = "cpu"
     clap: Path | None = None
+    identity: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
     _digests: dict[Path, str] = field(default_factory=dict)
 
@@ -96,6 +104,11 @@ class Meter:
         return Clap(given("clap", self.clap), self.device)
 
     @cached_property
+    def likeness(self) -> Dino:
+        """DINO, with the weights of `identity`."""
+        return Dino(given("identity", self.identity), self.device)
+
+    @cached_property
     def hear(self) -> Hear:
         """Writes down what is said."""
         return make_listener(self.whisper, self.device)
@@ -130,13 +143,17 @@ class Meter:
             return {"voice": None if self.voice is None else [str(self.voice), self.voice.stat().st_mtime_ns]}
         if group == "syncnet":
             return {"syncnet": None if self.syncnet is None else [str(self.syncnet), self.syncnet.stat().st_mtime_ns]}
-        if group == "clap":
-            return {"clap": self.digest("clap")}
+        if group in ("clap", "identity"):
+            return {group: self.digest(group)}
         return {}
 
     def asked(self, group: str, clip: ListedClip) -> Mapping[str, Any]:
         """What of a clip decides the numbers of a group besides its files and what is said."""
-        return {"captions": list(clip.captions)} if group == "clap" else {}
+        if group == "clap":
+            return {"captions": list(clip.captions)}
+        if group == "identity" and (image := clip.reference_image) is not None:
+            return {"image": [str(image), (stat := image.stat()).st_size, stat.st_mtime_ns]}
+        return {}
 
     def needs_package(self, group: str, clip: ListedClip) -> bool:
         """Whether what `load` loads has a part in what a group says of a clip."""
@@ -144,6 +161,8 @@ class Meter:
         parts = {
             "sync": needs_boxes,
             "syncnet": needs_boxes and self.syncnet is not None,
+            "identity": self.identity is not None
+            and (needs_boxes or (clip.sample.video is not None and clip.reference_image is not None)),
             "words": bool(clip.transcript),
             "voice": (clip.reference_voice or self.voice) is not None,
         }
@@ -175,7 +194,7 @@ class Meter:
     def _take(self, group: str, clip: ListedClip, signals: Signals) -> Measured:
         sound = (signals.audio, signals.sampling_rate)
         missing = self.missing.get(group, "") if self.needs_package(group, clip) else ""
-        if missing and group != "sound":  # of which one number alone needs a package
+        if missing and group not in PARTLY:
             return Measured({}, missing, missing=missing)
         takers: dict[str, Callable[[], Measured]] = {
             "sync": lambda: measure_sync(signals),
@@ -187,6 +206,7 @@ class Meter:
             "speech": lambda: measure_speech(*sound),
             "voice": lambda: self._compare_voice(signals, clip.reference_voice or self.voice),
             "clap": lambda: self._score_sound(clip, signals),
+            "identity": lambda: self._compare_pictures(clip, signals),
         }
         return takers[group]()._replace(missing=missing)
 
@@ -199,6 +219,13 @@ class Meter:
         if self.clap is None:
             return Measured({}, "no CLAP, which `--clap` gives")
         return measure_clap(signals.audio, signals.sampling_rate, clip.captions, self.sound_captions)
+
+    def _compare_pictures(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self.identity is None:
+            return Measured({}, "no DINO, which `--identity` gives")
+        is_known = clip.reference_image is None or "identity" in self.missing
+        detector: MouthDetector = NoMouths() if is_known else self.detector
+        return measure_identity(clip.sample.video, signals.picture, clip.reference_image, self.likeness, detector)
 
     def _compare_voice(self, signals: Signals, reference: Path | None) -> Measured:
         if reference is None:

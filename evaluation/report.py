@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_jova.evaluation.measured import Measured
-from diffusers_jova.evaluation.measures import MEASURES, VERSIONS, Measure
+from diffusers_jova.evaluation.measures import MEASURES, PARTLY, VERSIONS, Measure
 from diffusers_jova.evaluation.summary import Difference, compare, summarize
 from jova_cli import __version__
 
 
 FORMAT, FORMAT_VERSION = "jova-evaluation", 1
-PARTLY = {"sound": "loudness"}  # what of a group needs a package, where that is not all
 MARKS = {"higher": "more", "lower": "less", "zero": "near 0", "": "-"}  # which is better
 
 

@@ -22,7 +22,7 @@ NO_FILTERS = {  # measures of those groups, and other groups, that cannot
     "length_difference_ms": "clips are cut to one length of picture and sound",
     "syncnet": "it needs weights that `jova evaluate --syncnet` alone takes",
     "voice": "it needs a voice to compare with",
-    "clap": "it needs a network that `jova evaluate --clap` alone takes",
+    **{group: f"it needs a network that `jova evaluate --{group}` alone takes" for group in ("clap", "identity")},
 }
 PACKAGES = {  # by measure or group: what its numbers need, and the extra that brings it
     "loudness_lufs": (("pyloudnorm",), "loudness"),

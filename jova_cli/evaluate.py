@@ -14,10 +14,14 @@ WORK = "diffusers_jova.evaluation.evaluate"
 EXTRA = "evaluate"
 GROUPS = (  # as in evaluation/measures.py
     *("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice"),
-    "clap",
+    *("clap", "identity"),
 )
-FOLDERS = ("clap",)  # options that name networks of transformers
-NETWORKS = {"syncnet": "syncnet", "clap": "clap"}  # groups by the option without whose network they measure nothing
+FOLDERS = ("clap", "identity")  # options that name networks of transformers
+NETWORKS = {
+    "syncnet": "syncnet",
+    "clap": "clap",
+    "identity": "identity",
+}  # groups by the option without whose network they measure nothing
 MANIFESTS = (".jsonl", ".csv")
 NEEDED_BY = {  # options by the one group that reads them
     "whisper": "words",
@@ -39,7 +43,9 @@ EPILOG = """what the measures need, besides the package; what is missing is left
   speech  the extra `evaluate`
   voice   the extra `evaluate`, `pip install --no-deps resemblyzer`, and a voice: `--voice`, or one that the clips of a
           list were made with
-  clap    `--clap` with the folder of a CLAP that transformers reads, such as laion/clap-htsat-fused, and captions"""
+  clap    `--clap` with the folder of a CLAP that transformers reads, such as laion/clap-htsat-fused, and captions
+  identity
+          `--identity` with the folder of a DINOv3 or DINOv2, and what `sync` needs, for the face"""
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
@@ -63,6 +69,7 @@ def add_arguments(parser: Parser) -> None:
     add("--voice", type=Path, help="sound of the voice that the clips should have")
     add("--syncnet", type=Path, help="weights of SyncNet, for LSE-C, LSE-D and the offset in frames")
     add("--clap", type=Path, help="folder of a CLAP of transformers, for how well the sound fits its caption")
+    add("--identity", type=Path, help="folder of a DINO of transformers, for how like its reference image a clip is")
     add("--device", help="for the networks that other options name; the CPU if not given")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -10,6 +11,10 @@ from transformers import (
     ClapFeatureExtractor,
     ClapModel,
     ClapProcessor,
+    Dinov2Config,
+    Dinov2Model,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     RobertaTokenizer,
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -52,4 +57,21 @@ def save_clap(folder: Path, *, fusion: bool = True, longest_s: int = 1) -> Path:
     tokenizer = RobertaTokenizer(vocab=byte_vocabulary(*SPECIAL), merges=[])
     extractor = ClapFeatureExtractor(max_length_s=longest_s, truncation="fusion" if fusion else "rand_trunc")
     ClapProcessor(extractor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def save_dino(folder: Path, version: int = 3) -> Path:
+    """A DINO that sees pictures of 64 x 64, with the file that tells it."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
+    if version == 3:
+        config = DINOv3ViTConfig(**sizes, intermediate_size=24, num_register_tokens=4, initializer_range=0.2)
+        form = {"size": {"height": 64, "width": 64}, "resample": 2}
+        DINOv3ViTModel(config).save_pretrained(folder)
+    else:
+        Dinov2Model(Dinov2Config(**sizes, mlp_ratio=1, initializer_range=0.2)).save_pretrained(folder)
+        form = {"size": {"shortest_edge": 72}, "do_center_crop": True, "crop_size": {"height": 64, "width": 64}}
+        form |= {"resample": 3}
+    form |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(form))
     return folder
