@@ -39,11 +39,19 @@ VERSIONS = {  # of each group; another version measures again
     "timing": 2,
     "sound": 1,
     "picture": 1,
-    "words": 3,
+    "words": 4,
     "speech": 2,
     "voice": 2,
     "clap": 1,
     "identity": 1,
+}
+FIELD_WAY, CORRECTED_WAY = "as the field does", "corrected"
+WAYS = {  # of numbers that there are several ways to take
+    **dict.fromkeys(("lse_c", "lse_d", "syncnet_offset_frames"), FIELD_WAY),
+    **dict.fromkeys(("lse_c_verse_bench", "lse_d_verse_bench", "word_error_rate_verse_bench"), FIELD_WAY),
+    **dict.fromkeys(("clap_score_verse_bench", "identity_verse_bench"), FIELD_WAY),
+    **dict.fromkeys(("lse_c_corrected", "lse_d_corrected", "syncnet_offset_corrected_frames"), CORRECTED_WAY),
+    **dict.fromkeys(("word_error_rate", "clap_score", "identity_face", "identity_picture"), CORRECTED_WAY),
 }
 PARTLY = {"sound": "loudness", "identity": "likeness of the face"}  # what of a group needs a package, where not all
 CORRELATION, SHARE, SCORE, POSITIVE = (-1.0, 1.0), (0.0, 1.0), (1.0, 5.0), (0.0, None)  # limits
@@ -121,6 +129,9 @@ MEASURES = (
             "whether the motion is the right one", SHARE),
     Measure("word_error_rate", "words", "word error rate", "", "lower", "Whisper, its normaliser, jiwer",
             "errors of the recogniser, which count as errors of the clip; words of scripts without spaces", POSITIVE),
+    Measure("word_error_rate_verse_bench", "words", "word error rate, as Verse-Bench", "", "lower",
+            "Whisper, jiwer; as Verse-Bench, which takes SenseVoiceSmall: small letters, signs kept",
+            "likewise; commas that a recogniser sets otherwise, which make words wrong", POSITIVE),
     Measure("character_error_rate", "words", "character error rate", "", "lower", "Whisper, its normaliser, jiwer",
             "errors of the recogniser; in Chinese, one character that stands for another of the same sound", POSITIVE),
     Measure("speech_share", "speech", "time in which somebody speaks", "", "",

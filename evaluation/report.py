@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_jova.evaluation.measured import Measured
-from diffusers_jova.evaluation.measures import MEASURES, PARTLY, VERSIONS, Measure
+from diffusers_jova.evaluation.measures import MEASURES, PARTLY, VERSIONS, WAYS, Measure
+from diffusers_jova.evaluation.protocols import PROTOCOLS, Line, lines_of, table_of
 from diffusers_jova.evaluation.summary import Difference, compare, summarize
 from jova_cli import __version__
 
@@ -33,6 +34,7 @@ class Row:
         curves: Tracks to draw.
         missing: By the group of measures, why a package that this clip needs lacks.
         error: Why the clip cannot be read; empty if it can.
+        kinds: Of clips, `spoken` and `sounding`, by what was asked for.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Row:
     curves: dict[str, Sequence[float | None]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     error: str = ""
+    kinds: tuple[str, ...] = ()
 
     def add(self, group: str, measured: Measured) -> None:
         """Take in what a group of measures says; what is not finite cannot be judged."""
@@ -67,12 +70,14 @@ class Report:
         rows: Of its clips.
         against: What it was compared with; empty for nothing.
         other_rows: Of those clips.
+        protocol: By which the numbers are told as well, of `PROTOCOLS`; empty for none.
     """
 
     sources: list[str]
     rows: list[Row]
     against: str = ""
     other_rows: list[Row] = field(default_factory=list)
+    protocol: str = ""
 
     @property
     def missing(self) -> list[str]:
@@ -129,14 +134,34 @@ class Report:
                     "better": measure.better or None,
                     "source": measure.source,
                     "cannot_see": measure.blind,
+                    "way": WAYS.get(measure.name),
                 }
                 for measure in MEASURES
             },
             "left_out": self.missing,
+            **self._by_protocol(),
             "rows": [_json_row(row) for row in self.rows],
             "summary": _summary(self.rows),
             **self._comparison(),
         }
+
+    def protocol_lines(self) -> list[Line]:
+        """The numbers of the first side by the protocol; none without one."""
+        return lines_of(PROTOCOLS[self.protocol], self.rows) if self.protocol else []
+
+    def protocol_table(self) -> str:
+        """Those numbers for people; empty without a protocol."""
+        if not self.protocol:
+            return ""
+        heading = f"protocol {self.protocol}, {PROTOCOLS[self.protocol].source}"
+        return f"{heading}\n{columns(table_of(self.protocol_lines()))}\n\n"
+
+    def _by_protocol(self) -> dict[str, Any]:
+        if not self.protocol:
+            return {}
+        lines = [line._asdict() | {"way": line.way or None} for line in self.protocol_lines()]
+        source = PROTOCOLS[self.protocol].source
+        return {"protocol": {"name": self.protocol, "source": source, "numbers": lines}}
 
     def _comparison(self) -> dict[str, Any]:
         if not self.against:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from .benchmark_lists import FORMATS, benchmark_of, check_benchmark
 from .clip_arguments import MANIFEST
 from .given_paths import check_file, check_folder, check_output_folder, check_readable, kind_of
 from .parser import Parser
@@ -22,6 +23,7 @@ NETWORKS = {
     "clap": "clap",
     "identity": "identity",
 }  # groups by the option without whose network they measure nothing
+PROTOCOLS = ("jova", "verse-bench", "mova")  # as in evaluation/protocols.py
 MANIFESTS = (".jsonl", ".csv")
 NEEDED_BY = {  # options by the one group that reads them
     "whisper": "words",
@@ -64,6 +66,9 @@ def add_arguments(parser: Parser) -> None:
     add(
         "--measures", nargs="+", choices=GROUPS, metavar="MEASURE", help=f"some of {', '.join(GROUPS)}; all by default"
     )
+    add("--protocol", choices=PROTOCOLS, help="measure what a paper reports, as the field does and corrected, apart")
+    add("--prompts", type=Path, help="folder of a benchmark that the clips were made for, found by their names")
+    add("--benchmark", choices=FORMATS, help="whose `--prompts` are, as for `jova generate`; a folder is uniavatar")
     add("--whisper", type=Path, help="folder of a speech recognition model of transformers, for the words")
     add("--language", default="en", help="of the transcripts: en, or another with `--whisper`")
     add("--voice", type=Path, help="sound of the voice that the clips should have")
@@ -84,6 +89,11 @@ def check(args: argparse.Namespace) -> None:
         check_source("clips", source)
     if args.against is not None:
         check_source("--against", args.against)
+    if args.protocol is not None and args.measures is not None:
+        raise ValueError(
+            f"`--protocol` chooses the measures, got `--measures {' '.join(args.measures)}` as well; leave one out"
+        )
+    check_prompts(args)
     if args.whisper is not None:
         check_folder("--whisper", args.whisper, "download a model first")
     if args.whisper is None and args.language != "en":
@@ -107,6 +117,21 @@ def check(args: argparse.Namespace) -> None:
     check_output_folder("--output", args.output)
     if kind_of(args.output) == "file":
         raise ValueError(f"`--output` must be a folder, got the file {args.output}; name a folder")
+
+
+def check_prompts(args: argparse.Namespace) -> None:
+    """Refuse prompts that are no benchmark's, and a benchmark without them."""
+    if args.prompts is None:
+        if args.benchmark is not None:
+            raise ValueError("`--benchmark` must go with `--prompts`, got it alone; give what the clips were made for")
+        return
+    args.benchmark = benchmark_of(args.benchmark, args.prompts)
+    if args.benchmark is None:
+        raise ValueError(
+            f"`--prompts` must be a folder, or go with `--benchmark`, got {args.prompts}; clips of `jova generate "
+            "--prompts` have their list beside them, which is read without it"
+        )
+    check_benchmark(args.benchmark, args.prompts)
 
 
 def option_of(name: str) -> str:

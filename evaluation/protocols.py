@@ -1,0 +1,159 @@
+"""What papers and benchmarks report, as tables: which measure of ours stands for each, and what stands for none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from diffusers_jova.evaluation.measures import CORRECTED_WAY, FIELD_WAY, MEASURES, WAYS, Measure
+from diffusers_jova.evaluation.summary import summarize
+
+
+SPOKEN, SOUNDING = "spoken", "sounding"  # clips with words to say, and with a caption of the sound
+
+
+class Entry(NamedTuple):
+    """A number that is published.
+
+    Attributes:
+        name: As published.
+        measures: Ours, of which `WAYS` says whether they are as the field does or corrected.
+        clips: Which clips count: `SPOKEN`, `SOUNDING`, or all where empty.
+        deviates: What differs from the published code all the same.
+    """
+
+    name: str
+    measures: tuple[str, ...]
+    clips: str = ""
+    deviates: str = ""
+
+
+class Protocol(NamedTuple):
+    """What is reported together.
+
+    Attributes:
+        source: Who says so, and where.
+        entries: Numbers.
+        not_measured: Published numbers that nothing here stands for, with the reason.
+    """
+
+    source: str
+    entries: tuple[Entry, ...]
+    not_measured: Mapping[str, str]
+
+
+BOXES = "faces are estimated around mouths, not found by S3FD or insightface"
+WHISPER = "Whisper of `--whisper`; whose text it is decides the number"
+AUDIOBOX = "no AudioBox-aesthetics: its package asks for numpy and torchaudio of its own, and submitit"
+AESTHETICS = "aesthetic-predictor-v2-5 is AGPL-3, MUSIQ and MANIQA of pyiqa are for non-commercial use"
+SYNCHFORMER = "no Synchformer: see evaluation/README.md"
+IMAGEBIND = "ImageBind's weights are for non-commercial use"
+RAFT = "no RAFT, whose weights come with torchvision"
+LAION = "weights of `--clap`; the published ones are 630k-audioset-fusion"
+
+# fmt: off
+PROTOCOLS = {
+    "jova": Protocol(
+        "JoVA (arXiv:2512.13677v1), Sec. 4.1",
+        (
+            Entry("LSE-C", ("lse_c", "lse_c_verse_bench", "lse_c_corrected"), SPOKEN,
+                  f"the paper says SyncNet and no more; {BOXES}"),
+            Entry("WER", ("word_error_rate_verse_bench", "word_error_rate"), SPOKEN,
+                  "the paper says Whisper-large-v3, and no normaliser"),
+            Entry("CS", ("clap_score_verse_bench", "clap_score"), SOUNDING, f"the paper names no weights; {LAION}"),
+            Entry("ID", ("identity_verse_bench", "identity_picture", "identity_face"), "",
+                  "the paper says DINOv3, and no token"),
+        ),
+        dict.fromkeys(("CE", "CU", "PC", "PQ"), AUDIOBOX) | {"MS": RAFT, "AS": AESTHETICS},
+    ),
+    "verse-bench": Protocol(
+        "Dorniwang/Verse-Bench @ 5645a09, calculate_metrics.py",
+        (
+            Entry("ID", ("identity_verse_bench", "identity_picture", "identity_face"), "", "32 frames, not all"),
+            Entry("CS", ("clap_score_verse_bench", "clap_score"), SOUNDING, LAION),
+            Entry("WER", ("word_error_rate_verse_bench", "word_error_rate"), SPOKEN,
+                  f"there SenseVoiceSmall, here {WHISPER}"),
+            Entry("LSE-C", ("lse_c_verse_bench", "lse_c_corrected"), SPOKEN, BOXES),
+        ),
+        dict.fromkeys(("CE", "CU", "PC", "PQ"), AUDIOBOX) | {"AS": AESTHETICS, "AV-A": SYNCHFORMER},
+    ),
+    "mova": Protocol(
+        "MOVA (arXiv:2602.08794v2), Tables 4 to 6",
+        (
+            Entry("LSE-D", ("lse_d", "lse_d_corrected"), "", BOXES),
+            Entry("LSE-C", ("lse_c", "lse_c_corrected"), "", BOXES),
+            Entry("DNSMOS", ("dnsmos_overall",), "", "which of DNSMOS's numbers the paper does not say"),
+        ),
+        {"DeSync": SYNCHFORMER, "IB-Score": IMAGEBIND, "cpCER": "it asks a service to tell speakers apart"},
+    ),
+}
+# fmt: on
+
+
+def groups_of(protocol: Protocol) -> list[str]:
+    """The groups of measures that a protocol needs, in the order of the table."""
+    wanted = {name for entry in protocol.entries for name in entry.measures}
+    return list(dict.fromkeys(measure.group for measure in MEASURES if measure.name in wanted))
+
+
+class Line(NamedTuple):
+    """A line of a protocol's table.
+
+    Attributes:
+        name: As published.
+        way: "as the field does", "corrected", or empty where there is one way alone.
+        measure: Ours; None where nothing stands for it.
+        clips: Which clips count.
+        mean: Over them; None where none can be judged.
+        standard_error: Of the mean; None for less than two.
+        num_clips: That can be judged.
+        note: What differs from the published code, or why it is not measured.
+    """
+
+    name: str
+    way: str
+    measure: str | None
+    clips: str
+    mean: float | None
+    standard_error: float | None
+    num_clips: int
+    note: str
+
+
+def lines_of(protocol: Protocol, rows: Sequence[Any]) -> list[Line]:
+    """The numbers of clips by a protocol: as the field does first, and what is not measured last.
+
+    Args:
+        protocol: One of `PROTOCOLS`.
+        rows: Of the report.
+    """
+    lines = [line for entry in protocol.entries for line in _lines_of(entry, rows)]
+    return lines + [
+        Line(name, "", None, "", None, None, 0, f"not measured: {why}") for name, why in protocol.not_measured.items()
+    ]
+
+
+def _lines_of(entry: Entry, rows: Sequence[Any]) -> Iterator[Line]:
+    table: dict[str, Measure] = {measure.name: measure for measure in MEASURES}
+    counted = [row.values for row in rows if not entry.clips or entry.clips in row.kinds]
+    for name in sorted(entry.measures, key=lambda name: WAYS.get(name) == CORRECTED_WAY):
+        found = summarize([{name: values.get(name)} for values in counted]).get(name)
+        note = entry.deviates if WAYS.get(name) == FIELD_WAY or name not in WAYS else ""
+        if found is None:
+            needed = f"not measured: group {table[name].group} has no number of {entry.clips or 'these'} clips"
+            yield Line(entry.name, WAYS.get(name, ""), name, entry.clips, None, None, 0, needed)
+        else:
+            error = found["standard_error"] if found["count"] > 1 else None
+            count = int(found["count"])
+            yield Line(entry.name, WAYS.get(name, ""), name, entry.clips, found["mean"], error, count, note)
+
+
+def table_of(lines: Iterable[Line]) -> list[list[str]]:
+    """Cells of a table, with its heading."""
+    cells = [["published as", "way", "mean +- s.e.", "clips", "by", "what differs"]]
+    for line in lines:
+        error = "" if line.standard_error is None else f" +- {line.standard_error:.2g}"
+        mean = "-" if line.mean is None else f"{line.mean:.3g}{error}"
+        count = f"{line.num_clips}{f' {line.clips}' if line.clips else ''}"
+        cells.append([line.name, line.way or "-", mean, count, line.measure or "-", line.note])
+    return cells
