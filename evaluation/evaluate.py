@@ -98,7 +98,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             write_page(args.output / PAGE, report)
     except (ValueError, OSError) as error:
         parser.error(one_line(error))
-    print(report.protocol_table() + report.table())
+    print(report.protocol_table() + report.table() + report.sets_table())
     print(describe_unjudged(report), end="")
     print(f"{args.output / REPORT} has a row for each clip, {args.output / PAGE} shows them")
     if all(row.error for row in report.rows):

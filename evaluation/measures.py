@@ -44,6 +44,7 @@ VERSIONS = {  # of each group; another version measures again
     "voice": 2,
     "clap": 1,
     "identity": 1,
+    "classes": 1,
 }
 FIELD_WAY, CORRECTED_WAY = "as the field does", "corrected"
 WAYS = {  # of numbers that there are several ways to take
@@ -151,6 +152,9 @@ MEASURES = (
             f"{CLAP}; as Verse-Bench: at a peak of -1 dB in 16 bits, three windows of a long one (the same each time)",
             "likewise, and how loud it is; Verse-Bench takes the first of several captions, here they are one",
             CORRELATION),
+    Measure("class_share", "classes", "likeliest class of the sound", "", "",
+            "AST (Gong et al. 2021), weights of `--classifier`; of windows of 10 s, softmax of mean logits",
+            "whether it is the right one; sounds that are heard together share what there is", SHARE),
     Measure("identity_face", "identity", "face like the reference", "cosine", "higher",
             f"{DINO} (the first frame where there is none); class token of squares around the face that is seen most",
             "persons: how a face is turned and lit counts as well; faces are estimated from mouths", CORRELATION),

@@ -20,6 +20,7 @@ from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.measures import PARTLY
 from diffusers_jova.evaluation.onsets import measure_timing
 from diffusers_jova.evaluation.picture_faults import measure_pictures
+from diffusers_jova.evaluation.sound_classes import SoundClassifier, measure_classes
 from diffusers_jova.evaluation.sound_level import measure_sound
 from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
 from diffusers_jova.evaluation.spoken_words import Hear, make_listener, measure_words
@@ -39,6 +40,7 @@ GIVEN = {  # networks of the user, by the option that names them
     "syncnet": "sync_network",
     "clap": "sound_captions",
     "identity": "likeness",
+    "classifier": "sound_classes",
 }
 SEEN = {*MOUTHS, "timing", "picture"}  # groups that look at frames
 
@@ -55,6 +57,7 @@ class Meter:
         device: Where the networks that the user gives run.
         clap: Folder of a CLAP of transformers; None takes none of its measures.
         identity: Folder of a DINO of transformers; likewise.
+        classifier: Folder of an AST of transformers; likewise.
         missing: By group, why it is left out.
     """
 
@@ -65,6 +68,7 @@ class Meter:
     device: str = "cpu"
     clap: Path | None = None
     identity: Path | None = None
+    classifier: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
     _digests: dict[Path, str] = field(default_factory=dict)
 
@@ -109,6 +113,11 @@ class Meter:
         return Dino(given("identity", self.identity), self.device)
 
     @cached_property
+    def sound_classes(self) -> SoundClassifier:
+        """AST, with the weights of `classifier`."""
+        return SoundClassifier(given("classifier", self.classifier), self.device)
+
+    @cached_property
     def hear(self) -> Hear:
         """Writes down what is said."""
         return make_listener(self.whisper, self.device)
@@ -145,6 +154,8 @@ class Meter:
             return {"syncnet": None if self.syncnet is None else [str(self.syncnet), self.syncnet.stat().st_mtime_ns]}
         if group in ("clap", "identity"):
             return {group: self.digest(group)}
+        if group == "classes":
+            return {"classifier": self.digest("classifier")}
         return {}
 
     def asked(self, group: str, clip: ListedClip) -> Mapping[str, Any]:
@@ -207,6 +218,7 @@ class Meter:
             "voice": lambda: self._compare_voice(signals, clip.reference_voice or self.voice),
             "clap": lambda: self._score_sound(clip, signals),
             "identity": lambda: self._compare_pictures(clip, signals),
+            "classes": lambda: self._classify(signals),
         }
         return takers[group]()._replace(missing=missing)
 
@@ -219,6 +231,11 @@ class Meter:
         if self.clap is None:
             return Measured({}, "no CLAP, which `--clap` gives")
         return measure_clap(signals.audio, signals.sampling_rate, clip.captions, self.sound_captions)
+
+    def _classify(self, signals: Signals) -> Measured:
+        if self.classifier is None:
+            return Measured({}, "no AST, which `--classifier` gives")
+        return measure_classes(signals.audio, signals.sampling_rate, self.sound_classes)
 
     def _compare_pictures(self, clip: ListedClip, signals: Signals) -> Measured:
         if self.identity is None:

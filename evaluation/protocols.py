@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from diffusers_jova.evaluation.measures import CORRECTED_WAY, FIELD_WAY, MEASURES, WAYS, Measure
+from diffusers_jova.evaluation.set_distance import SET_MEASURES, SetDistance
 from diffusers_jova.evaluation.summary import summarize
 
 
+Sets = Callable[[str], Sequence[SetDistance]]
+MEASURE_OF_VECTORS = {
+    "clap": "clap_score",
+    "clap_verse_bench": "clap_score",
+    "dino": "identity_picture",
+    "classes": "class_share",
+}
+OPTIONS = {"clap": "clap", "clap_verse_bench": "clap", "dino": "identity", "classes": "classifier"}  # by the vectors
 SPOKEN, SOUNDING = "spoken", "sounding"  # clips with words to say, and with a caption of the sound
 
 
@@ -20,12 +29,14 @@ class Entry(NamedTuple):
         measures: Ours, of which `WAYS` says whether they are as the field does or corrected.
         clips: Which clips count: `SPOKEN`, `SOUNDING`, or all where empty.
         deviates: What differs from the published code all the same.
+        sets: Our distances of two sets, in place of measures of a clip.
     """
 
     name: str
     measures: tuple[str, ...]
     clips: str = ""
     deviates: str = ""
+    sets: tuple[str, ...] = ()
 
 
 class Protocol(NamedTuple):
@@ -60,6 +71,10 @@ PROTOCOLS = {
                   f"the paper says SyncNet and no more; {BOXES}"),
             Entry("WER", ("word_error_rate_verse_bench", "word_error_rate"), SPOKEN,
                   "the paper says Whisper-large-v3, and no normaliser"),
+            Entry("FD", (), SOUNDING, "the paper says PANNs and PaSST, here CLAP; its values fit that of pairs",
+                  ("fd_clap", "fd_clap_corrected", "fd_clap_verse_bench")),
+            Entry("KL", (), SOUNDING, "the paper says PaSST, here AST, and no direction",
+                  ("kl_verse_bench", "kl_av_benchmark")),
             Entry("CS", ("clap_score_verse_bench", "clap_score"), SOUNDING, f"the paper names no weights; {LAION}"),
             Entry("ID", ("identity_verse_bench", "identity_picture", "identity_face"), "",
                   "the paper says DINOv3, and no token"),
@@ -70,6 +85,8 @@ PROTOCOLS = {
         "Dorniwang/Verse-Bench @ 5645a09, calculate_metrics.py",
         (
             Entry("ID", ("identity_verse_bench", "identity_picture", "identity_face"), "", "32 frames, not all"),
+            Entry("FD", (), SOUNDING, LAION, ("fd_clap_verse_bench", "fd_clap_corrected")),
+            Entry("KL", (), SOUNDING, "there PaSST, here AST of `--classifier`", ("kl_verse_bench",)),
             Entry("CS", ("clap_score_verse_bench", "clap_score"), SOUNDING, LAION),
             Entry("WER", ("word_error_rate_verse_bench", "word_error_rate"), SPOKEN,
                   f"there SenseVoiceSmall, here {WHISPER}"),
@@ -92,8 +109,14 @@ PROTOCOLS = {
 
 def groups_of(protocol: Protocol) -> list[str]:
     """The groups of measures that a protocol needs, in the order of the table."""
-    wanted = {name for entry in protocol.entries for name in entry.measures}
+    wanted = {name for entry in protocol.entries for name in (*entry.measures, *map(_measure_of, entry.sets))}
     return list(dict.fromkeys(measure.group for measure in MEASURES if measure.name in wanted))
+
+
+def _measure_of(name: str) -> str:
+    """A measure of clips that is taken with the vectors of a distance of sets."""
+    (vectors,) = (measure.vectors for measure in SET_MEASURES if measure.name == name)
+    return MEASURE_OF_VECTORS[vectors]
 
 
 class Line(NamedTuple):
@@ -120,14 +143,19 @@ class Line(NamedTuple):
     note: str
 
 
-def lines_of(protocol: Protocol, rows: Sequence[Any]) -> list[Line]:
+def lines_of(protocol: Protocol, rows: Sequence[Any], sets: Sets = lambda _clips: []) -> list[Line]:
     """The numbers of clips by a protocol: as the field does first, and what is not measured last.
 
     Args:
         protocol: One of `PROTOCOLS`.
         rows: Of the report.
+        sets: The distances to the other side, of a kind of clips.
     """
-    lines = [line for entry in protocol.entries for line in _lines_of(entry, rows)]
+    lines = [
+        line
+        for entry in protocol.entries
+        for line in (*_lines_of(entry, rows), *_lines_of_sets(entry, sets(entry.clips) if entry.sets else []))
+    ]
     return lines + [
         Line(name, "", None, "", None, None, 0, f"not measured: {why}") for name, why in protocol.not_measured.items()
     ]
@@ -146,6 +174,19 @@ def _lines_of(entry: Entry, rows: Sequence[Any]) -> Iterator[Line]:
             error = found["standard_error"] if found["count"] > 1 else None
             count = int(found["count"])
             yield Line(entry.name, WAYS.get(name, ""), name, entry.clips, found["mean"], error, count, note)
+
+
+def _lines_of_sets(entry: Entry, found: Sequence[SetDistance]) -> Iterator[Line]:
+    known = {distance.name: distance for distance in found}
+    for measure in (measure for measure in SET_MEASURES if measure.name in entry.sets):
+        distance = known.get(measure.name)
+        about = (entry.name, measure.way, measure.name)
+        if distance is None:
+            needed = f"not measured: it needs `--against` with the reference clips, and `--{OPTIONS[measure.vectors]}`"
+            yield Line(*about, entry.clips, None, None, 0, needed)
+        else:
+            note = "; ".join(filter(None, (entry.deviates if measure.way == FIELD_WAY else "", distance.warning)))
+            yield Line(*about, entry.clips, distance.value, None, distance.num_clips, note)
 
 
 def table_of(lines: Iterable[Line]) -> list[list[str]]:

@@ -13,6 +13,7 @@ from typing import Any
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.measures import MEASURES, PARTLY, VERSIONS, WAYS, Measure
 from diffusers_jova.evaluation.protocols import PROTOCOLS, Line, lines_of, table_of
+from diffusers_jova.evaluation.set_distance import SetDistance, set_distances
 from diffusers_jova.evaluation.summary import Difference, compare, summarize
 from jova_cli import __version__
 
@@ -34,6 +35,7 @@ class Row:
         curves: Tracks to draw.
         missing: By the group of measures, why a package that this clip needs lacks.
         error: Why the clip cannot be read; empty if it can.
+        vectors: Embeddings, of which a set of clips is compared with another.
         kinds: Of clips, `spoken` and `sounding`, by what was asked for.
     """
 
@@ -45,6 +47,7 @@ class Row:
     curves: dict[str, Sequence[float | None]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     error: str = ""
+    vectors: dict[str, Sequence[float]] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
 
     def add(self, group: str, measured: Measured) -> None:
@@ -59,6 +62,7 @@ class Row:
             self.missing[group] = measured.missing
         self.texts |= measured.texts
         self.curves |= measured.curves
+        self.vectors |= measured.vectors
 
 
 @dataclass
@@ -78,6 +82,7 @@ class Report:
     against: str = ""
     other_rows: list[Row] = field(default_factory=list)
     protocol: str = ""
+    _sets: dict[str, list[SetDistance]] = field(default_factory=dict, repr=False)
 
     @property
     def missing(self) -> list[str]:
@@ -147,7 +152,22 @@ class Report:
 
     def protocol_lines(self) -> list[Line]:
         """The numbers of the first side by the protocol; none without one."""
-        return lines_of(PROTOCOLS[self.protocol], self.rows) if self.protocol else []
+        return lines_of(PROTOCOLS[self.protocol], self.rows, self.sets) if self.protocol else []
+
+    def sets(self, clips: str = "") -> list[SetDistance]:
+        """Distances of both sides as sets, of all clips or of a kind; none without another side."""
+        if clips not in self._sets:
+            self._sets[clips] = set_distances(self.rows, self.other_rows, clips) if self.against else []
+        return self._sets[clips]
+
+    def sets_table(self) -> str:
+        """Those distances for people; empty without any."""
+        if not (found := self.sets()):
+            return ""
+        header = ["distance of sets", "way", "less is nearer [95 %]", "clips"]
+        lines = [[one.label, one.way or "-", _distance(one), _sizes(one)] for one in found]
+        warnings = dict.fromkeys(one.warning for one in found if one.warning)
+        return "\n".join(["", columns([header, *lines]), *warnings, ""])
 
     def protocol_table(self) -> str:
         """Those numbers for people; empty without a protocol."""
@@ -174,6 +194,7 @@ class Report:
                 "rows": [_json_row(row) for row in self.other_rows],
                 "summary": _summary(self.other_rows),
                 "differences": differences,
+                "sets": [distance._asdict() for distance in self.sets()],
             }
         }
 
@@ -228,6 +249,16 @@ def _figures(summary: Mapping[str, float | None] | None) -> list[str]:
         return ["-", "0"]
     error = summary["standard_error"]
     return [f"{summary['mean']:.3g}" + ("" if error is None else f" +- {error:.2g}"), f"{summary['count']}"]
+
+
+def _distance(distance: SetDistance) -> str:
+    interval = "[no interval]" if distance.low is None else f"[{distance.low:.3g}, {distance.high:.3g}]"
+    return f"{distance.value:.3g} {interval}"
+
+
+def _sizes(distance: SetDistance) -> str:
+    pairs, others = distance.num_clips, distance.num_others
+    return f"{pairs} pairs" if distance.are_pairs else f"{pairs} against {others}"
 
 
 def _difference(measure: Measure, difference: Difference | None) -> list[str]:

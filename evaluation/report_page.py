@@ -39,6 +39,7 @@ def page_data(report: Report, folder: Path) -> dict[str, Any]:
         "summary": written["summary"],
         "other_summary": written.get("against", {}).get("summary", {}),
         "protocol": written.get("protocol"),
+        "sets": written.get("against", {}).get("sets", []),
         "differences": {
             name: {**difference._asdict(), "verdict": verdict(measure, difference)}
             for measure in report.measures

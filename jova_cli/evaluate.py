@@ -15,13 +15,14 @@ WORK = "diffusers_jova.evaluation.evaluate"
 EXTRA = "evaluate"
 GROUPS = (  # as in evaluation/measures.py
     *("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice"),
-    *("clap", "identity"),
+    *("clap", "identity", "classes"),
 )
-FOLDERS = ("clap", "identity")  # options that name networks of transformers
+FOLDERS = ("clap", "identity", "classifier")  # options that name networks of transformers
 NETWORKS = {
     "syncnet": "syncnet",
     "clap": "clap",
     "identity": "identity",
+    "classes": "classifier",
 }  # groups by the option without whose network they measure nothing
 PROTOCOLS = ("jova", "verse-bench", "mova")  # as in evaluation/protocols.py
 MANIFESTS = (".jsonl", ".csv")
@@ -47,7 +48,9 @@ EPILOG = """what the measures need, besides the package; what is missing is left
           list were made with
   clap    `--clap` with the folder of a CLAP that transformers reads, such as laion/clap-htsat-fused, and captions
   identity
-          `--identity` with the folder of a DINOv3 or DINOv2, and what `sync` needs, for the face"""
+          `--identity` with the folder of a DINOv3 or DINOv2, and what `sync` needs, for the face
+  classes `--classifier` with the folder of an AST, such as MIT/ast-finetuned-audioset-10-10-0.4593
+distances of sets (FD, KL) need `--against` with the reference clips, and `--clap`, `--identity` or `--classifier`"""
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
@@ -75,6 +78,7 @@ def add_arguments(parser: Parser) -> None:
     add("--syncnet", type=Path, help="weights of SyncNet, for LSE-C, LSE-D and the offset in frames")
     add("--clap", type=Path, help="folder of a CLAP of transformers, for how well the sound fits its caption")
     add("--identity", type=Path, help="folder of a DINO of transformers, for how like its reference image a clip is")
+    add("--classifier", type=Path, help="folder of an AST of transformers, for KL of what is heard to `--against`")
     add("--device", help="for the networks that other options name; the CPU if not given")
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
     ClapConfig,
     ClapFeatureExtractor,
     ClapModel,
@@ -74,4 +77,23 @@ def save_dino(folder: Path, version: int = 3) -> Path:
         form |= {"resample": 3}
     form |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     (folder / "preprocessor_config.json").write_text(json.dumps(form))
+    return folder
+
+
+def save_classifier(folder: Path) -> Path:
+    """An AST of four classes of sound."""
+    torch.manual_seed(0)
+    config = ASTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_length=1024,
+        num_mel_bins=32,
+        initializer_range=0.3,
+        num_labels=4,
+        id2label={0: "Hum", 1: "Rain", 2: "Dog", 3: "Speech"},
+    )
+    ASTForAudioClassification(config).save_pretrained(folder)
+    ASTFeatureExtractor(num_mel_bins=32, max_length=1024).save_pretrained(folder)
     return folder

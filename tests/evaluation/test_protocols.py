@@ -29,8 +29,8 @@ def test_protocols_name_measures_that_there_are_and_every_way_but_one_has_a_name
         for entry in protocol.entries:
             assert set(entry.measures) <= NAMES
             ways = {WAYS.get(name) for name in entry.measures}
-            assert ways == {FIELD_WAY, CORRECTED_WAY} or len(entry.measures) == 1
-            assert FIELD_WAY not in ways or entry.deviates
+            assert ways == {FIELD_WAY, CORRECTED_WAY} or len(entry.measures) == 1 or entry.sets
+            assert (FIELD_WAY not in ways and not entry.sets) or entry.deviates
         assert not {entry.name for entry in protocol.entries} & set(protocol.not_measured)
 
 
