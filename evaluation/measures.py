@@ -45,6 +45,7 @@ VERSIONS = {  # of each group; another version measures again
     "clap": 1,
     "identity": 1,
     "classes": 1,
+    "audiobox": 1,
 }
 FIELD_WAY, CORRECTED_WAY = "as the field does", "corrected"
 WAYS = {  # of numbers that there are several ways to take
@@ -72,6 +73,7 @@ FACES = "other people's numbers have other face boxes, here estimated from mouth
 CHANCE = "Bartlett 1946, effective number of frames; Fisher's z"
 BLACKDETECT, FREEZE = "ffmpeg's blackdetect", "differences of tiles, as ffmpeg's freezedetect of whole frames"
 CLAP = "CLAP (Wu et al. 2023), weights of `--clap`; 48 kHz, caption of the sound, else of the picture"
+AUDIOBOX = "AudioBox-aesthetics (Tjandra et al. 2025), package and weights of `--audiobox`; windows of 10 s"
 DINO = (
     "DINOv3 or DINOv2, weights of `--identity`; mean over up to 32 frames, evenly spaced, against the reference image"
 )
@@ -152,6 +154,11 @@ MEASURES = (
             f"{CLAP}; as Verse-Bench: at a peak of -1 dB in 16 bits, three windows of a long one (the same each time)",
             "likewise, and how loud it is; Verse-Bench takes the first of several captions, here they are one",
             CORRELATION),
+    Measure("audiobox_ce", "audiobox", "enjoyment (CE)", "1..10", "higher", AUDIOBOX, "what the sound should be"),
+    Measure("audiobox_cu", "audiobox", "usefulness (CU)", "1..10", "higher", AUDIOBOX, "likewise"),
+    Measure("audiobox_pc", "audiobox", "complexity (PC)", "1..10", "", AUDIOBOX,
+            "whether complexity is wanted: JoVA takes less for better"),
+    Measure("audiobox_pq", "audiobox", "production quality (PQ)", "1..10", "higher", AUDIOBOX, "likewise"),
     Measure("class_share", "classes", "likeliest class of the sound", "", "",
             "AST (Gong et al. 2021), weights of `--classifier`; of windows of 10 s, softmax of mean logits",
             "whether it is the right one; sounds that are heard together share what there is", SHARE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusers_jova.evaluation.audiobox import AudioBox, measure_audiobox
 from diffusers_jova.evaluation.clap import Clap, measure_clap
 from diffusers_jova.evaluation.clip_list import ListedClip
 from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, read_signals
@@ -41,6 +43,7 @@ GIVEN = {  # networks of the user, by the option that names them
     "clap": "sound_captions",
     "identity": "likeness",
     "classifier": "sound_classes",
+    "audiobox": "opinions",
 }
 SEEN = {*MOUTHS, "timing", "picture"}  # groups that look at frames
 
@@ -58,6 +61,7 @@ class Meter:
         clap: Folder of a CLAP of transformers; None takes none of its measures.
         identity: Folder of a DINO of transformers; likewise.
         classifier: Folder of an AST of transformers; likewise.
+        audiobox: Folder of AudioBox-aesthetics; likewise.
         missing: By group, why it is left out.
     """
 
@@ -69,6 +73,7 @@ class Meter:
     clap: Path | None = None
     identity: Path | None = None
     classifier: Path | None = None
+    audiobox: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
     _digests: dict[Path, str] = field(default_factory=dict)
 
@@ -83,6 +88,7 @@ class Meter:
             "words": lambda: (import_module("jiwer"), self.hear),
             "speech": lambda: (import_module("speechmos.dnsmos"), import_module("faster_whisper.vad")),
             "voice": lambda: self.voices if self.voice is None else self.voices.know(self.voice),
+            "audiobox": lambda: self.opinions,
             "sound": lambda: integrated_loudness(np.ones((1, 4000), np.float32), 8000),
         }
         for group in groups:
@@ -118,6 +124,11 @@ class Meter:
         return SoundClassifier(given("classifier", self.classifier), self.device)
 
     @cached_property
+    def opinions(self) -> AudioBox:
+        """AudioBox, with the weights of `audiobox`."""
+        return AudioBox(given("audiobox", self.audiobox), self.device)
+
+    @cached_property
     def hear(self) -> Hear:
         """Writes down what is said."""
         return make_listener(self.whisper, self.device)
@@ -135,7 +146,8 @@ class Meter:
         """
         for option, name in GIVEN.items():
             if getattr(self, option) is not None:
-                getattr(self, name)
+                with suppress(ImportError):  # of a package, which `load` tells
+                    getattr(self, name)
 
     def digest(self, option: str) -> str | None:
         """Changes with the files of a network that an option names; None where it names none."""
@@ -152,7 +164,7 @@ class Meter:
             return {"voice": None if self.voice is None else [str(self.voice), self.voice.stat().st_mtime_ns]}
         if group == "syncnet":
             return {"syncnet": None if self.syncnet is None else [str(self.syncnet), self.syncnet.stat().st_mtime_ns]}
-        if group in ("clap", "identity"):
+        if group in ("clap", "identity", "audiobox"):
             return {group: self.digest(group)}
         if group == "classes":
             return {"classifier": self.digest("classifier")}
@@ -176,6 +188,7 @@ class Meter:
             and (needs_boxes or (clip.sample.video is not None and clip.reference_image is not None)),
             "words": bool(clip.transcript),
             "voice": (clip.reference_voice or self.voice) is not None,
+            "audiobox": self.audiobox is not None,
         }
         return parts.get(group, group in {"sound", "speech"})
 
@@ -219,6 +232,7 @@ class Meter:
             "clap": lambda: self._score_sound(clip, signals),
             "identity": lambda: self._compare_pictures(clip, signals),
             "classes": lambda: self._classify(signals),
+            "audiobox": lambda: self._rate(signals),
         }
         return takers[group]()._replace(missing=missing)
 
@@ -231,6 +245,11 @@ class Meter:
         if self.clap is None:
             return Measured({}, "no CLAP, which `--clap` gives")
         return measure_clap(signals.audio, signals.sampling_rate, clip.captions, self.sound_captions)
+
+    def _rate(self, signals: Signals) -> Measured:
+        if self.audiobox is None:
+            return Measured({}, "no AudioBox, which `--audiobox` gives")
+        return measure_audiobox(signals.audio, signals.sampling_rate, self.opinions)
 
     def _classify(self, signals: Signals) -> Measured:
         if self.classifier is None:

@@ -55,7 +55,7 @@ class Protocol(NamedTuple):
 
 BOXES = "faces are estimated around mouths, not found by S3FD or insightface"
 WHISPER = "Whisper of `--whisper`; whose text it is decides the number"
-AUDIOBOX = "no AudioBox-aesthetics: its package asks for numpy and torchaudio of its own, and submitit"
+AUDIOBOX = tuple(Entry(axis, (f"audiobox_{axis.lower()}",)) for axis in ("CE", "CU", "PC", "PQ"))
 AESTHETICS = "aesthetic-predictor-v2-5 is AGPL-3, MUSIQ and MANIQA of pyiqa are for non-commercial use"
 SYNCHFORMER = "no Synchformer: see evaluation/README.md"
 IMAGEBIND = "ImageBind's weights are for non-commercial use"
@@ -78,8 +78,9 @@ PROTOCOLS = {
             Entry("CS", ("clap_score_verse_bench", "clap_score"), SOUNDING, f"the paper names no weights; {LAION}"),
             Entry("ID", ("identity_verse_bench", "identity_picture", "identity_face"), "",
                   "the paper says DINOv3, and no token"),
+            *AUDIOBOX,
         ),
-        dict.fromkeys(("CE", "CU", "PC", "PQ"), AUDIOBOX) | {"MS": RAFT, "AS": AESTHETICS},
+        {"MS": RAFT, "AS": AESTHETICS},
     ),
     "verse-bench": Protocol(
         "Dorniwang/Verse-Bench @ 5645a09, calculate_metrics.py",
@@ -91,8 +92,9 @@ PROTOCOLS = {
             Entry("WER", ("word_error_rate_verse_bench", "word_error_rate"), SPOKEN,
                   f"there SenseVoiceSmall, here {WHISPER}"),
             Entry("LSE-C", ("lse_c_verse_bench", "lse_c_corrected"), SPOKEN, BOXES),
+            *AUDIOBOX,
         ),
-        dict.fromkeys(("CE", "CU", "PC", "PQ"), AUDIOBOX) | {"AS": AESTHETICS, "AV-A": SYNCHFORMER},
+        {"AS": AESTHETICS, "AV-A": SYNCHFORMER},
     ),
     "mova": Protocol(
         "MOVA (arXiv:2602.08794v2), Tables 4 to 6",

@@ -15,14 +15,15 @@ WORK = "diffusers_jova.evaluation.evaluate"
 EXTRA = "evaluate"
 GROUPS = (  # as in evaluation/measures.py
     *("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice"),
-    *("clap", "identity", "classes"),
+    *("clap", "identity", "classes", "audiobox"),
 )
-FOLDERS = ("clap", "identity", "classifier")  # options that name networks of transformers
+FOLDERS = ("clap", "identity", "classifier", "audiobox")  # options that name folders of networks
 NETWORKS = {
     "syncnet": "syncnet",
     "clap": "clap",
     "identity": "identity",
     "classes": "classifier",
+    "audiobox": "audiobox",
 }  # groups by the option without whose network they measure nothing
 PROTOCOLS = ("jova", "verse-bench", "mova")  # as in evaluation/protocols.py
 MANIFESTS = (".jsonl", ".csv")
@@ -50,6 +51,8 @@ EPILOG = """what the measures need, besides the package; what is missing is left
   identity
           `--identity` with the folder of a DINOv3 or DINOv2, and what `sync` needs, for the face
   classes `--classifier` with the folder of an AST, such as MIT/ast-finetuned-audioset-10-10-0.4593
+  audiobox
+          `pip install --no-deps audiobox_aesthetics` (CC-BY-4.0), and `--audiobox` with facebook/audiobox-aesthetics
 distances of sets (FD, KL) need `--against` with the reference clips, and `--clap`, `--identity` or `--classifier`"""
 
 
@@ -79,6 +82,7 @@ def add_arguments(parser: Parser) -> None:
     add("--clap", type=Path, help="folder of a CLAP of transformers, for how well the sound fits its caption")
     add("--identity", type=Path, help="folder of a DINO of transformers, for how like its reference image a clip is")
     add("--classifier", type=Path, help="folder of an AST of transformers, for KL of what is heard to `--against`")
+    add("--audiobox", type=Path, help="folder of AudioBox-aesthetics, for CE, CU, PC and PQ")
     add("--device", help="for the networks that other options name; the CPU if not given")
 
 

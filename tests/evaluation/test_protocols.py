@@ -85,7 +85,7 @@ def test_the_command_measures_what_a_protocol_asks_for_of_the_clips_of_a_benchma
     for name in ("anna", "bert", "stranger"):
         write_audio(tmp_path / "clips" / f"{name}.wav", np.full((1, 16000), 0.1, np.float32), 16000)
     for name in ("anna", "bert", "carl"):
-        (bench / f"{name}.txt").write_text(f"<AUDCAP>{name} hums<ENDAUDCAP>" if name != "bert" else "A man.")
+        (bench / f"{name}.txt").write_text(f"A head. <AUDCAP>{name} hums<ENDAUDCAP>" if name != "bert" else "A man.")
     (bench / "empty.txt").write_text(" ")
     (tmp_path / "clips" / "anna.txt").write_text("another caption")
     words = [str(tmp_path / "clips"), "--output", str(tmp_path / "report"), "--protocol", "verse-bench"]
