@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from transformers import ClapModel, ClapProcessor
 
 from diffusers_jova.evaluation.clip_list import Captions
-from diffusers_jova.evaluation.given_network import Wanted, read_network
+from diffusers_jova.evaluation.given_network import Wanted, as_numbers, read_network, unit
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.sound_level import why_unheard
 from diffusers_jova.media import mix_channels, resample
@@ -85,16 +84,6 @@ class Clap:
         with torch.inference_mode():
             found = self._network.get_audio_features(**features.to(self._network.device))
         return as_numbers(found.pooler_output)[0]
-
-
-def as_numbers(embeddings: Tensor) -> FloatArray:
-    """Embeddings as numbers that add up exactly enough."""
-    return np.asarray(embeddings.cpu().double().numpy())
-
-
-def unit(vector: FloatArray) -> FloatArray:
-    """The direction of a vector."""
-    return np.asarray(vector / np.linalg.norm(vector))
 
 
 @contextmanager

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig
 
 from jova_cli.parser import one_line
 from jova_cli.tables import some
 
 
+FloatArray = npt.NDArray[np.floating]
 Part = TypeVar("Part")
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 
@@ -90,3 +94,13 @@ def _check_whole(folder: Path, wanted: Wanted, network: Any, missing: Sequence[s
 def _reason(error: Exception) -> str:
     """The first sentence of an error, behind which advice for programmers follows."""
     return one_line(error).partition(". ")[0].rstrip(".")
+
+
+def as_numbers(embeddings: Tensor) -> FloatArray:
+    """Embeddings as numbers that add up exactly enough."""
+    return np.asarray(embeddings.cpu().double().numpy())
+
+
+def unit(vectors: FloatArray) -> FloatArray:
+    """The directions of vectors, one or more."""
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))

@@ -8,9 +8,7 @@ Letters: N pictures, T tokens of one (its class, registers, patches), D numbers 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel
 
-from diffusers_jova.evaluation.clip_signals import PictureTracks, frame_rate_of
+from diffusers_jova.evaluation.clip_signals import PictureTracks
 from diffusers_jova.evaluation.given_network import Wanted, read_network
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.network_pictures import read_picture_form
-from diffusers_jova.media import read_image
-from diffusers_jova.training.data.face_crop import faces_of
-from diffusers_jova.training.data.frame_stream import decode_frames
+from diffusers_jova.evaluation.seen_frames import read_frames, see_image
 from diffusers_jova.training.data.mouth_detector import MouthDetector
 
 
@@ -39,10 +35,8 @@ WANTED = Wanted(
     "facebook/dinov3-vitl16-pretrain-lvd1689m",
     unread=("mask_token", "embeddings.mask_token"),  # of pictures with holes
 )
-MAX_FRAMES = 32  # of a clip
 BATCH = 8  # pictures at a time
 VERSE_BENCH_TOKEN = -2  # a patch at the right lower edge
-Box = tuple[int, int, int, int]
 
 
 class Dino:
@@ -67,13 +61,6 @@ class Dino:
             return torch.cat(
                 [self._network(batch.to(self._network.device)).last_hidden_state.cpu() for batch in batches]
             )
-
-
-class Seen(NamedTuple):
-    """A picture, and where the face in it is; None where none is seen."""
-
-    picture: Image.Image
-    face: Box | None
 
 
 def measure_identity(
@@ -121,47 +108,3 @@ def measure_identity(
 def mean_cosine(tokens: Tensor, wanted: Tensor) -> float:
     """Mean cosine between tokens [N, D] and one [D]."""
     return float(F.cosine_similarity(tokens.double(), wanted.double()[None], dim=-1).mean())
-
-
-def read_frames(video: Path, picture: PictureTracks) -> list[Seen]:
-    """Up to `MAX_FRAMES` frames of a clip, evenly spaced from first to last, with the face that is seen most."""
-    num_frames = len(picture.luma)
-    chosen = np.unique(np.rint(np.linspace(0, num_frames - 1, min(num_frames, MAX_FRAMES))).astype(int))
-    face = most_seen(picture.boxes)
-    rate: Fraction = frame_rate_of(video)
-    wanted = set(chosen.tolist())
-    return [
-        Seen(Image.fromarray(frame), None if face is None else square(face[number]))
-        for number, frame in enumerate(decode_frames(video, rate))
-        if number in wanted
-    ]
-
-
-def see_image(path: Path, detector: MouthDetector) -> Seen:
-    """A reference image, and the largest face in it.
-
-    Raises:
-        ValueError: If the file is no image.
-    """
-    image = read_image(path)
-    faces = faces_of(np.asarray(detector(np.asarray(image)[None]), np.float64))[:, 0]  # [P, 4]
-    largest = max(faces, key=lambda face: face[2] - face[0], default=None)
-    return Seen(image, None if largest is None else square(largest))
-
-
-def most_seen(mouths: FloatArray | None) -> FloatArray | None:
-    """Face boxes [F, 4] of the person whose mouth [P, F, 4] is seen most, NaN where it is not; None without one."""
-    if mouths is None or not np.isfinite(mouths).all(-1).any():
-        return None
-    most = int(np.isfinite(mouths).all(-1).sum(-1).argmax())
-    return np.asarray(faces_of(np.asarray(mouths[most : most + 1], np.float64))[0])
-
-
-def square(face: FloatArray) -> Box | None:
-    """The square around a face [4], in whole pixels that may lie outside of the picture; None for NaN."""
-    if not np.isfinite(face).all():
-        return None
-    x, y = (face[0] + face[2]) / 2, (face[1] + face[3]) / 2
-    half = max(face[2] - face[0], face[3] - face[1], 2) / 2
-    left, top, right, bottom = np.rint([x - half, y - half, x + half, y + half]).astype(int).tolist()
-    return left, top, right, bottom

@@ -46,6 +46,7 @@ VERSIONS = {  # of each group; another version measures again
     "identity": 1,
     "classes": 1,
     "audiobox": 1,
+    "clip_score": 1,
 }
 FIELD_WAY, CORRECTED_WAY = "as the field does", "corrected"
 WAYS = {  # of numbers that there are several ways to take
@@ -74,6 +75,7 @@ CHANCE = "Bartlett 1946, effective number of frames; Fisher's z"
 BLACKDETECT, FREEZE = "ffmpeg's blackdetect", "differences of tiles, as ffmpeg's freezedetect of whole frames"
 CLAP = "CLAP (Wu et al. 2023), weights of `--clap`; 48 kHz, caption of the sound, else of the picture"
 AUDIOBOX = "AudioBox-aesthetics (Tjandra et al. 2025), package and weights of `--audiobox`; windows of 10 s"
+CLIP = "CLIP (Radford et al. 2021), weights of `--clip-score`; mean over up to 32 frames, evenly spaced"
 DINO = (
     "DINOv3 or DINOv2, weights of `--identity`; mean over up to 32 frames, evenly spaced, against the reference image"
 )
@@ -154,6 +156,11 @@ MEASURES = (
             f"{CLAP}; as Verse-Bench: at a peak of -1 dB in 16 bits, three windows of a long one (the same each time)",
             "likewise, and how loud it is; Verse-Bench takes the first of several captions, here they are one",
             CORRELATION),
+    Measure("clip_score", "clip_score", "picture as in the caption (CLIP)", "100 cos", "higher",
+            f"{CLIP}, caption of the picture; a hundred times the cosine, 0 at least, as torchmetrics has it",
+            "order in time, counts, who does what; scores of other weights are not comparable", (0.0, 100.0)),
+    Measure("clip_consistency", "clip_score", "frames like their neighbours (CLIP)", "cosine", "higher", CLIP,
+            "whether it should change: a still picture is best", CORRELATION),
     Measure("audiobox_ce", "audiobox", "enjoyment (CE)", "1..10", "higher", AUDIOBOX, "what the sound should be"),
     Measure("audiobox_cu", "audiobox", "usefulness (CU)", "1..10", "higher", AUDIOBOX, "likewise"),
     Measure("audiobox_pc", "audiobox", "complexity (PC)", "1..10", "", AUDIOBOX,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffusers_jova.evaluation.audiobox import AudioBox, measure_audiobox
+from diffusers_jova.evaluation.caption_score import Clip, measure_captions
 from diffusers_jova.evaluation.clap import Clap, measure_clap
 from diffusers_jova.evaluation.clip_list import ListedClip
 from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, read_signals
@@ -44,8 +45,9 @@ GIVEN = {  # networks of the user, by the option that names them
     "identity": "likeness",
     "classifier": "sound_classes",
     "audiobox": "opinions",
+    "clip_score": "picture_captions",
 }
-SEEN = {*MOUTHS, "timing", "picture"}  # groups that look at frames
+SEEN = {*MOUTHS, "timing", "picture", "clip_score"}  # groups that look at frames
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Meter:
         identity: Folder of a DINO of transformers; likewise.
         classifier: Folder of an AST of transformers; likewise.
         audiobox: Folder of AudioBox-aesthetics; likewise.
+        clip_score: Folder of a CLIP of transformers; likewise.
         missing: By group, why it is left out.
     """
 
@@ -74,6 +77,7 @@ class Meter:
     identity: Path | None = None
     classifier: Path | None = None
     audiobox: Path | None = None
+    clip_score: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
     _digests: dict[Path, str] = field(default_factory=dict)
 
@@ -129,6 +133,11 @@ class Meter:
         return AudioBox(given("audiobox", self.audiobox), self.device)
 
     @cached_property
+    def picture_captions(self) -> Clip:
+        """CLIP, with the weights of `clip_score`."""
+        return Clip(given("clip_score", self.clip_score), self.device)
+
+    @cached_property
     def hear(self) -> Hear:
         """Writes down what is said."""
         return make_listener(self.whisper, self.device)
@@ -164,7 +173,7 @@ class Meter:
             return {"voice": None if self.voice is None else [str(self.voice), self.voice.stat().st_mtime_ns]}
         if group == "syncnet":
             return {"syncnet": None if self.syncnet is None else [str(self.syncnet), self.syncnet.stat().st_mtime_ns]}
-        if group in ("clap", "identity", "audiobox"):
+        if group in ("clap", "identity", "audiobox", "clip_score"):
             return {group: self.digest(group)}
         if group == "classes":
             return {"classifier": self.digest("classifier")}
@@ -172,7 +181,7 @@ class Meter:
 
     def asked(self, group: str, clip: ListedClip) -> Mapping[str, Any]:
         """What of a clip decides the numbers of a group besides its files and what is said."""
-        if group == "clap":
+        if group in ("clap", "clip_score"):
             return {"captions": list(clip.captions)}
         if group == "identity" and (image := clip.reference_image) is not None:
             return {"image": [str(image), (stat := image.stat()).st_size, stat.st_mtime_ns]}
@@ -233,6 +242,7 @@ class Meter:
             "identity": lambda: self._compare_pictures(clip, signals),
             "classes": lambda: self._classify(signals),
             "audiobox": lambda: self._rate(signals),
+            "clip_score": lambda: self._score_pictures(clip, signals),
         }
         return takers[group]()._replace(missing=missing)
 
@@ -250,6 +260,11 @@ class Meter:
         if self.audiobox is None:
             return Measured({}, "no AudioBox, which `--audiobox` gives")
         return measure_audiobox(signals.audio, signals.sampling_rate, self.opinions)
+
+    def _score_pictures(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self.clip_score is None:
+            return Measured({}, "no CLIP, which `--clip-score` gives")
+        return measure_captions(clip.sample.video, signals.picture, clip.captions, self.picture_captions)
 
     def _classify(self, signals: Signals) -> Measured:
         if self.classifier is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,8 +96,8 @@ def plain_words(text: str, language: str) -> str:
 
 
 def as_verse_bench(text: str) -> str:
-    """A text as Verse-Bench compares it: in small letters, with its signs; nothing where it is signs alone."""
-    return "" if set(text) <= set(string.punctuation) else text.strip().lower()
+    """A text as Verse-Bench compares it: in small letters, with its signs."""
+    return text.strip().lower()
 
 
 def is_unspaced(text: str) -> bool:

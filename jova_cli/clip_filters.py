@@ -26,6 +26,7 @@ NO_FILTERS = {  # measures of those groups, and other groups, that cannot
         group: f"it needs a network that `jova evaluate --{group}` alone takes"
         for group in ("clap", "identity", "audiobox")
     },
+    "clip_score": "it needs a network that `jova evaluate --clip-score` alone takes",
     "classes": "it needs a network that `jova evaluate --classifier` alone takes",
 }
 PACKAGES = {  # by measure or group: what its numbers need, and the extra that brings it

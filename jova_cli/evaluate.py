@@ -15,15 +15,16 @@ WORK = "diffusers_jova.evaluation.evaluate"
 EXTRA = "evaluate"
 GROUPS = (  # as in evaluation/measures.py
     *("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice"),
-    *("clap", "identity", "classes", "audiobox"),
+    *("clap", "identity", "classes", "audiobox", "clip_score"),
 )
-FOLDERS = ("clap", "identity", "classifier", "audiobox")  # options that name folders of networks
+FOLDERS = ("clap", "identity", "classifier", "audiobox", "clip_score")  # options that name folders of networks
 NETWORKS = {
     "syncnet": "syncnet",
     "clap": "clap",
     "identity": "identity",
     "classes": "classifier",
     "audiobox": "audiobox",
+    "clip_score": "clip_score",
 }  # groups by the option without whose network they measure nothing
 PROTOCOLS = ("jova", "verse-bench", "mova")  # as in evaluation/protocols.py
 MANIFESTS = (".jsonl", ".csv")
@@ -53,6 +54,8 @@ EPILOG = """what the measures need, besides the package; what is missing is left
   classes `--classifier` with the folder of an AST, such as MIT/ast-finetuned-audioset-10-10-0.4593
   audiobox
           `pip install --no-deps audiobox_aesthetics` (CC-BY-4.0), and `--audiobox` with facebook/audiobox-aesthetics
+  clip_score
+          `--clip-score` with the folder of a CLIP, such as openai/clip-vit-large-patch14, and captions
 distances of sets (FD, KL) need `--against` with the reference clips, and `--clap`, `--identity` or `--classifier`"""
 
 
@@ -83,6 +86,7 @@ def add_arguments(parser: Parser) -> None:
     add("--identity", type=Path, help="folder of a DINO of transformers, for how like its reference image a clip is")
     add("--classifier", type=Path, help="folder of an AST of transformers, for KL of what is heard to `--against`")
     add("--audiobox", type=Path, help="folder of AudioBox-aesthetics, for CE, CU, PC and PQ")
+    add("--clip-score", type=Path, help="folder of a CLIP of transformers, for how well frames fit their caption")
     add("--device", help="for the networks that other options name; the CPU if not given")
 
 

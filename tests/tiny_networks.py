@@ -14,6 +14,10 @@ from transformers import (
     ClapFeatureExtractor,
     ClapModel,
     ClapProcessor,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTokenizer,
     Dinov2Config,
     Dinov2Model,
     DINOv3ViTConfig,
@@ -96,4 +100,24 @@ def save_classifier(folder: Path) -> Path:
     )
     ASTForAudioClassification(config).save_pretrained(folder)
     ASTFeatureExtractor(num_mel_bins=32, max_length=1024).save_pretrained(folder)
+    return folder
+
+
+def save_clip(folder: Path) -> Path:
+    """A CLIP that sees pictures of 32 x 32, and reads texts of 32 tokens letter by letter."""
+    torch.manual_seed(0)
+    letters = list(bytes_to_unicode().values())
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={token: number for number, token in enumerate(vocabulary)}, merges=[])
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"bos_token_id": len(vocabulary) - 2, "eos_token_id": len(vocabulary) - 1}
+    config = CLIPConfig(
+        text_config={**sizes, **ends, "vocab_size": len(vocabulary), "max_position_embeddings": 32},
+        vision_config={**sizes, "image_size": 32, "patch_size": 8},
+        projection_dim=12,
+        initializer_factor=5.0,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
