@@ -20,7 +20,7 @@ from diffusers_jova.evaluation.report_page import write_page
 from diffusers_jova.evaluation.speech_quality import read_voice
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.whole_files import write_json
-from jova_cli.evaluate import FOLDERS, GROUPS, NETWORKS, option_of, parse
+from jova_cli.evaluate import FOLDERS, GROUPS, NEEDED_BY, NETWORKS, option_of, parse
 from jova_cli.media_files import TAKE_TRUNCATED
 from jova_cli.parser import Parser, one_line
 from jova_cli.progress import followed
@@ -130,11 +130,13 @@ def default_groups(args: argparse.Namespace) -> list[str]:
     groups = groups_of(PROTOCOLS[args.protocol]) if args.protocol else GROUPS
     left = [group for group in groups if group in NETWORKS and getattr(args, NETWORKS[group]) is None]
     strange = [
-        option_of(option) for group, option in NETWORKS.items() if getattr(args, option) and group not in groups
+        f"`{option_of(option)}`"
+        for option, group in NEEDED_BY.items()
+        if group not in groups and getattr(args, option) is not None
     ]
     if strange:
         raise ValueError(
-            f"`--protocol` {args.protocol} must go with networks that it reads, got {some(strange)}; leave it out"
+            f"`--protocol {args.protocol}` must go with options that it reads, got {some(strange)}; leave them out"
         )
     if left:
         told = ", ".join(f"{group} (`{option_of(NETWORKS[group])}`)" for group in left)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from diffusers_jova.evaluation.measures import CORRECTED_WAY, FIELD_WAY, MEASURES, WAYS, Measure
 from diffusers_jova.evaluation.set_distance import SET_MEASURES, SetDistance
 from diffusers_jova.evaluation.summary import summarize
+from jova_cli.evaluate import NETWORKS, option_of
 
 
 Sets = Callable[[str], Sequence[SetDistance]]
@@ -170,7 +171,9 @@ def _lines_of(entry: Entry, rows: Sequence[Any]) -> Iterator[Line]:
         found = summarize([{name: values.get(name)} for values in counted]).get(name)
         note = entry.deviates if WAYS.get(name) == FIELD_WAY or name not in WAYS else ""
         if found is None:
-            needed = f"not measured: group {table[name].group} has no number of {entry.clips or 'these'} clips"
+            group, was_taken = table[name].group, any(name in values for values in counted)
+            option = f" without `{option_of(NETWORKS[group])}`" if group in NETWORKS and not was_taken else ""
+            needed = f"not measured: group {group} has no number of {entry.clips or 'these'} clips{option}"
             yield Line(entry.name, WAYS.get(name, ""), name, entry.clips, None, None, 0, needed)
         else:
             error = found["standard_error"] if found["count"] > 1 else None

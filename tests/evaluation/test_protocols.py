@@ -54,6 +54,8 @@ def test_only_clips_that_count_are_in_a_mean_and_the_field_comes_first() -> None
     assert (missing.measure, missing.mean, missing.note) == (None, None, "not measured: no")
     (unjudged, *_) = lines_of(protocol, [row("d", ("sounding",), lse_c=1.0)])
     assert (unjudged.mean, unjudged.num_clips) == (None, 0)
+    assert unjudged.note == "not measured: group syncnet has no number of spoken clips without `--syncnet`"
+    (_, unjudged, *_) = lines_of(protocol, rows[1:])
     assert unjudged.note == "not measured: group syncnet has no number of spoken clips"
 
 
@@ -113,7 +115,11 @@ def test_the_command_measures_what_a_protocol_asks_for_of_the_clips_of_a_benchma
         (["--benchmark", "uniavatar"], "`--benchmark` must go with `--prompts`, got it alone"),
         (["--prompts", "list.csv"], "`--prompts` must be a folder, or go with `--benchmark`, got"),
         (["--prompts", "clip.wav", "--benchmark", "verse-bench"], "`--prompts` must be an existing folder with"),
-        (["--protocol", "mova", "--clap", "."], "`--protocol` mova must go with networks that it reads, got --clap"),
+        (["--protocol", "mova", "--clap", "."], "`--protocol mova` must go with options that it reads, got `--clap`;"),
+        (
+            ["--protocol", "jova", "--voice", "clip.wav"],
+            "must go with options that it reads, got `--voice`; leave them",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(

@@ -67,8 +67,11 @@ def test_all_of_a_long_sound_counts_and_silence_is_a_reason(classifier: SoundCla
     measured = measure_classes(noise(0, 1.0), RATE_HZ, classifier)
     assert measured.texts["classes"].split()[0] in {"Hum", "Rain", "Dog", "Speech"}
     assert measured.values["class_share"] == pytest.approx(max(np.exp(measured.vectors["classes"])), abs=1e-6)
-    long = np.concatenate([hum(10.0), noise(1, 10.0)], axis=1)
+    long = np.concatenate([hum(10.0), 0.3 * np.ones((1, 10 * RATE_HZ), np.float32)], axis=1)
     assert np.abs(classifier(long, RATE_HZ) - classifier(hum(10.0), RATE_HZ)).max() > 0.01
+    assert np.exp(classifier(long, RATE_HZ)).sum() == pytest.approx(
+        1
+    )  # of the mean of logits, not of their logarithms
     assert measure_classes(None, 0, classifier).reason == "no sound"
     assert measure_classes(np.zeros((1, 1600), np.float32), RATE_HZ, classifier).reason == "the sound is silence"
     with pytest.raises(ValueError, match="must be the folder of an AST that transformers reads"):
