@@ -156,6 +156,8 @@ class Report:
 
     def sets(self, clips: str = "") -> list[SetDistance]:
         """Distances of both sides as sets, of all clips or of a kind; none without another side."""
+        if clips and all(clips in row.kinds for row in (*self.rows, *self.other_rows)):
+            return self.sets()
         if clips not in self._sets:
             self._sets[clips] = set_distances(self.rows, self.other_rows, clips) if self.against else []
         return self._sets[clips]
