@@ -20,7 +20,7 @@ from diffusers_jova.evaluation.report_page import write_page
 from diffusers_jova.evaluation.speech_quality import read_voice
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.whole_files import write_json
-from jova_cli.evaluate import FOLDERS, GROUPS, NEEDED_BY, NETWORKS, option_of, parse
+from jova_cli.evaluate import GIVEN_HERE, GROUPS, NEEDED_BY, NETWORKS, option_of, parse
 from jova_cli.media_files import TAKE_TRUNCATED
 from jova_cli.parser import Parser, one_line
 from jova_cli.progress import followed
@@ -108,8 +108,8 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> Report:
     """Measure both sides."""
     device = str(choose_device(args.device or "cpu"))
-    folders = {name: getattr(args, name) for name in FOLDERS}
-    meter = Meter(args.whisper, args.language, args.voice, args.syncnet, device, **folders)
+    networks = {name: getattr(args, name) for name in GIVEN_HERE}
+    meter = Meter(args.whisper, args.language, args.voice, args.syncnet, device, **networks)
     known = MeasuredClips(args.output, meter)
     clips, others = list_clips(args.clips), list_clips([args.against]) if args.against else []
     if args.prompts is not None:

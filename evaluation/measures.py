@@ -47,6 +47,7 @@ VERSIONS = {  # of each group; another version measures again
     "classes": 1,
     "audiobox": 1,
     "clip_score": 1,
+    "desync": 1,
 }
 FIELD_WAY, CORRECTED_WAY = "as the field does", "corrected"
 WAYS = {  # of numbers that there are several ways to take
@@ -76,6 +77,10 @@ BLACKDETECT, FREEZE = "ffmpeg's blackdetect", "differences of tiles, as ffmpeg's
 CLAP = "CLAP (Wu et al. 2023), weights of `--clap`; 48 kHz, caption of the sound, else of the picture"
 AUDIOBOX = "AudioBox-aesthetics (Tjandra et al. 2025), package and weights of `--audiobox`; windows of 10 s"
 CLIP = "CLIP (Radford et al. 2021), weights of `--clip-score`; mean over up to 32 frames, evenly spaced"
+DESYNC = (
+    "Synchformer (Iashin et al. 2024), weights of `--synchformer`; as hkchengrex/av-benchmark: the likeliest of 21 "
+    "offsets of the first and of the last 4.8 s, 25 frames a second by time, the middle square"
+)
 DINO = (
     "DINOv3 or DINOv2, weights of `--identity`; mean over up to 32 frames, evenly spaced, against the reference image"
 )
@@ -161,6 +166,8 @@ MEASURES = (
             "order in time, counts, who does what; scores of other weights are not comparable", (0.0, 100.0)),
     Measure("clip_consistency", "clip_score", "frames like their neighbours (CLIP)", "cosine", "higher", CLIP,
             "whether it should change: a still picture is best", CORRELATION),
+    Measure("desync_s", "desync", "sound and picture apart (DeSync)", "s", "lower", DESYNC,
+            "which comes first, less than 0.2 s, more than 2 s; speech of several faces", (0.0, 2.0)),
     Measure("audiobox_ce", "audiobox", "enjoyment (CE)", "1..10", "higher", AUDIOBOX, "what the sound should be"),
     Measure("audiobox_cu", "audiobox", "usefulness (CU)", "1..10", "higher", AUDIOBOX, "likewise"),
     Measure("audiobox_pc", "audiobox", "complexity (PC)", "1..10", "", AUDIOBOX,

@@ -17,6 +17,7 @@ from diffusers_jova.evaluation.caption_score import Clip, measure_captions
 from diffusers_jova.evaluation.clap import Clap, measure_clap
 from diffusers_jova.evaluation.clip_list import ListedClip
 from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, read_signals
+from diffusers_jova.evaluation.desync import measure_desync
 from diffusers_jova.evaluation.identity import Dino, measure_identity
 from diffusers_jova.evaluation.lip_sync import measure_lip_sync
 from diffusers_jova.evaluation.measured import Measured
@@ -27,6 +28,7 @@ from diffusers_jova.evaluation.sound_classes import SoundClassifier, measure_cla
 from diffusers_jova.evaluation.sound_level import measure_sound
 from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
 from diffusers_jova.evaluation.spoken_words import Hear, make_listener, measure_words
+from diffusers_jova.evaluation.synchformer import Synchformer, read_synchformer
 from diffusers_jova.evaluation.syncnet import SyncNet, read_syncnet
 from diffusers_jova.evaluation.syncnet_scores import measure_syncnet
 from diffusers_jova.media import integrated_loudness
@@ -46,8 +48,9 @@ GIVEN = {  # networks of the user, by the option that names them
     "classifier": "sound_classes",
     "audiobox": "opinions",
     "clip_score": "picture_captions",
+    "synchformer": "offsets",
 }
-SEEN = {*MOUTHS, "timing", "picture", "clip_score"}  # groups that look at frames
+SEEN = {*MOUTHS, "timing", "picture", "clip_score", "desync"}  # groups that look at frames
 
 
 @dataclass
@@ -65,6 +68,7 @@ class Meter:
         classifier: Folder of an AST of transformers; likewise.
         audiobox: Folder of AudioBox-aesthetics; likewise.
         clip_score: Folder of a CLIP of transformers; likewise.
+        synchformer: Weights of Synchformer; likewise.
         missing: By group, why it is left out.
     """
 
@@ -78,6 +82,7 @@ class Meter:
     classifier: Path | None = None
     audiobox: Path | None = None
     clip_score: Path | None = None
+    synchformer: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
     _digests: dict[Path, str] = field(default_factory=dict)
 
@@ -138,6 +143,11 @@ class Meter:
         return Clip(given("clip_score", self.clip_score), self.device)
 
     @cached_property
+    def offsets(self) -> Synchformer:
+        """Synchformer, with the weights of `synchformer`."""
+        return read_synchformer(given("synchformer", self.synchformer), self.device)
+
+    @cached_property
     def hear(self) -> Hear:
         """Writes down what is said."""
         return make_listener(self.whisper, self.device)
@@ -175,8 +185,9 @@ class Meter:
             return {"syncnet": None if self.syncnet is None else [str(self.syncnet), self.syncnet.stat().st_mtime_ns]}
         if group in ("clap", "identity", "audiobox", "clip_score"):
             return {group: self.digest(group)}
-        if group == "classes":
-            return {"classifier": self.digest("classifier")}
+        if group in ("classes", "desync"):
+            option = {"classes": "classifier", "desync": "synchformer"}[group]
+            return {option: self.digest(option)}
         return {}
 
     def asked(self, group: str, clip: ListedClip) -> Mapping[str, Any]:
@@ -243,6 +254,7 @@ class Meter:
             "classes": lambda: self._classify(signals),
             "audiobox": lambda: self._rate(signals),
             "clip_score": lambda: self._score_pictures(clip, signals),
+            "desync": lambda: self._find_offset(clip, signals),
         }
         return takers[group]()._replace(missing=missing)
 
@@ -265,6 +277,11 @@ class Meter:
         if self.clip_score is None:
             return Measured({}, "no CLIP, which `--clip-score` gives")
         return measure_captions(clip.sample.video, signals.picture, clip.captions, self.picture_captions)
+
+    def _find_offset(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self.synchformer is None:
+            return Measured({}, "no Synchformer, which `--synchformer` gives")
+        return measure_desync(clip.sample.video, signals, self.offsets)
 
     def _classify(self, signals: Signals) -> Measured:
         if self.classifier is None:

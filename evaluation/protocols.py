@@ -58,7 +58,7 @@ BOXES = "faces are estimated around mouths, not found by S3FD or insightface"
 WHISPER = "Whisper of `--whisper`; whose text it is decides the number"
 AUDIOBOX = tuple(Entry(axis, (f"audiobox_{axis.lower()}",)) for axis in ("CE", "CU", "PC", "PQ"))
 AESTHETICS = "aesthetic-predictor-v2-5 is AGPL-3, MUSIQ and MANIQA of pyiqa are for non-commercial use"
-SYNCHFORMER = "no Synchformer: see evaluation/README.md"
+SYNCHFORMER = "there the offset with its sign, of the first 4.8 s; resized by Pillow"
 IMAGEBIND = "ImageBind's weights are for non-commercial use"
 RAFT = "no RAFT, whose weights come with torchvision"
 LAION = "weights of `--clap`; the published ones are 630k-audioset-fusion"
@@ -93,18 +93,20 @@ PROTOCOLS = {
             Entry("WER", ("word_error_rate_verse_bench", "word_error_rate"), SPOKEN,
                   f"there SenseVoiceSmall, here {WHISPER}"),
             Entry("LSE-C", ("lse_c_verse_bench", "lse_c_corrected"), SPOKEN, BOXES),
+            Entry("AV-A", ("desync_s",), SOUNDING, SYNCHFORMER),
             *AUDIOBOX,
         ),
-        {"AS": AESTHETICS, "AV-A": SYNCHFORMER},
+        {"AS": AESTHETICS},
     ),
     "mova": Protocol(
         "MOVA (arXiv:2602.08794v2), Tables 4 to 6",
         (
             Entry("LSE-D", ("lse_d", "lse_d_corrected"), "", BOXES),
             Entry("LSE-C", ("lse_c", "lse_c_corrected"), "", BOXES),
+            Entry("DeSync", ("desync_s",)),
             Entry("DNSMOS", ("dnsmos_overall",), "", "which of DNSMOS's numbers the paper does not say"),
         ),
-        {"DeSync": SYNCHFORMER, "IB-Score": IMAGEBIND, "cpCER": "it asks a service to tell speakers apart"},
+        {"IB-Score": IMAGEBIND, "cpCER": "it asks a service to tell speakers apart"},
     ),
 }
 # fmt: on

@@ -27,6 +27,7 @@ NO_FILTERS = {  # measures of those groups, and other groups, that cannot
         for group in ("clap", "identity", "audiobox")
     },
     "clip_score": "it needs a network that `jova evaluate --clip-score` alone takes",
+    "desync": "it needs weights that `jova evaluate --synchformer` alone takes",
     "classes": "it needs a network that `jova evaluate --classifier` alone takes",
 }
 PACKAGES = {  # by measure or group: what its numbers need, and the extra that brings it

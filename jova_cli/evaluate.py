@@ -15,9 +15,10 @@ WORK = "diffusers_jova.evaluation.evaluate"
 EXTRA = "evaluate"
 GROUPS = (  # as in evaluation/measures.py
     *("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice"),
-    *("clap", "identity", "classes", "audiobox", "clip_score"),
+    *("clap", "identity", "classes", "audiobox", "clip_score", "desync"),
 )
 FOLDERS = ("clap", "identity", "classifier", "audiobox", "clip_score")  # options that name folders of networks
+GIVEN_HERE = (*FOLDERS, "synchformer")  # networks that a training does not take for its validations
 NETWORKS = {
     "syncnet": "syncnet",
     "clap": "clap",
@@ -25,6 +26,7 @@ NETWORKS = {
     "classes": "classifier",
     "audiobox": "audiobox",
     "clip_score": "clip_score",
+    "desync": "synchformer",
 }  # groups by the option without whose network they measure nothing
 PROTOCOLS = ("jova", "verse-bench", "mova")  # as in evaluation/protocols.py
 MANIFESTS = (".jsonl", ".csv")
@@ -56,6 +58,7 @@ EPILOG = """what the measures need, besides the package; what is missing is left
           `pip install --no-deps audiobox_aesthetics` (CC-BY-4.0), and `--audiobox` with facebook/audiobox-aesthetics
   clip_score
           `--clip-score` with the folder of a CLIP, such as openai/clip-vit-large-patch14, and captions
+  desync  `--synchformer` with synchformer_state_dict.pth of hkchengrex/av-benchmark (whose code is under MIT)
 distances of sets (FD, KL) need `--against` with the reference clips, and `--clap`, `--identity` or `--classifier`"""
 
 
@@ -87,6 +90,7 @@ def add_arguments(parser: Parser) -> None:
     add("--classifier", type=Path, help="folder of an AST of transformers, for KL of what is heard to `--against`")
     add("--audiobox", type=Path, help="folder of AudioBox-aesthetics, for CE, CU, PC and PQ")
     add("--clip-score", type=Path, help="folder of a CLIP of transformers, for how well frames fit their caption")
+    add("--synchformer", type=Path, help="weights of Synchformer, for DeSync")
     add("--device", help="for the networks that other options name; the CPU if not given")
 
 
@@ -114,8 +118,9 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.voice is not None:
         check_file("--voice", args.voice)
-    if args.syncnet is not None:
-        check_file("--syncnet", args.syncnet)
+    for file in ("syncnet", "synchformer"):
+        if getattr(args, file) is not None:
+            check_file(option_of(file), getattr(args, file))
     for folder in FOLDERS:
         if getattr(args, folder) is not None:
             check_folder(option_of(folder), getattr(args, folder), "download a model first")

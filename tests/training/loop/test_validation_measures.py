@@ -21,7 +21,7 @@ from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation_measures import CLIPS, FOLDER, JUDGED
 from diffusers_jova.training.train import assemble, run
-from jova_cli.evaluate import FOLDERS, GROUPS, NETWORKS
+from jova_cli.evaluate import GIVEN_HERE, GROUPS, NETWORKS
 from jova_cli.training_settings import check_files, read_settings
 from tests.prepared_clips import save_speech_model
 from tests.processes import launch
@@ -292,7 +292,7 @@ def test_a_run_that_continues_has_each_step_once_in_both_logs(tmp_path: Path, se
 
 def test_the_measures_are_those_of_evaluate() -> None:
     (setting,) = (setting for setting in read_settings() if setting.name == "validation_measures")
-    groups = [group for group in GROUPS if NETWORKS.get(group) not in FOLDERS]  # a training takes no such folders
+    groups = [group for group in GROUPS if NETWORKS.get(group) not in GIVEN_HERE]
     assert set(get_args(Measures)) == set(groups)
     assert all(f"`{group}`" in setting.purpose for group in groups)
     for group in groups:
