@@ -63,28 +63,13 @@ def measure_desync(video: Path | None, signals: Signals, network: Synchformer) -
     if signals.audio is None or why_unheard(signals.audio):
         return Measured({}, why_unheard(signals.audio))
     sound = resample(mix_channels(signals.audio, 1), signals.sampling_rate, RATE_HZ)[0]
-    frames = list(_small(video))
+    frames = [FORM.cut(Image.fromarray(frame)) for frame in decode_frames(video, Fraction(FRAME_RATE))]
     num_frames = min(len(frames), len(sound) // FRAME_SAMPLES)
     if num_frames < NEEDED:
         return Measured({}, f"less than {NEEDED / FRAME_RATE:g} s of picture and sound")
     num_segments = (num_frames - SEGMENT_FRAMES) // STEP + 1
     offsets = [offset_s(frames, sound, first, network) for first in dict.fromkeys((0, num_segments - NUM_SEGMENTS))]
     return Measured({"desync_s": float(np.mean(np.abs(offsets)))})
-
-
-def _small(video: Path) -> Sequence[Image.Image]:
-    """Frames at 25 a second by time, as small as the network sees them, so that many are held."""
-    short = FORM.size[0]
-    shown = []
-    for frame in decode_frames(video, Fraction(FRAME_RATE)):
-        picture = Image.fromarray(frame)
-        scale = short / min(picture.size)
-        size = (max(short, int(picture.width * scale)), max(short, int(picture.height * scale)))
-        left, top = (size[0] - short) // 2, (size[1] - short) // 2
-        shown.append(
-            picture.resize(size, Image.Resampling(FORM.resample)).crop((left, top, left + short, top + short))
-        )
-    return shown
 
 
 def offset_s(frames: Sequence[Image.Image], sound: FloatArray, first: int, network: Synchformer) -> float:

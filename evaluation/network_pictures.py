@@ -46,13 +46,17 @@ class PictureForm:
         """Pictures, in RGB, as the network sees them: float32 [N, 3, H, W]."""
         return torch.stack([self._one(picture) for picture in pictures])
 
-    def _one(self, picture: Image.Image) -> Tensor:
+    def cut(self, picture: Image.Image) -> Image.Image:
+        """A picture as small as the network sees it; one that is, as it is."""
         seen = picture.resize(self._resized(picture), Image.Resampling(self.resample))
-        if self.crop is not None:
-            height, width = self.crop
-            left, top = (seen.width - width) // 2, (seen.height - height) // 2
-            seen = seen.crop((left, top, left + width, top + height))
-        values = (np.asarray(seen, np.float32) * SCALE - np.array(self.mean)) / np.array(self.std)
+        if self.crop is None:
+            return seen
+        height, width = self.crop
+        left, top = (seen.width - width) // 2, (seen.height - height) // 2
+        return seen.crop((left, top, left + width, top + height))
+
+    def _one(self, picture: Image.Image) -> Tensor:
+        values = (np.asarray(self.cut(picture), np.float32) * SCALE - np.array(self.mean)) / np.array(self.std)
         return torch.from_numpy(values.astype(np.float32)).movedim(-1, 0)
 
     def _resized(self, picture: Image.Image) -> tuple[int, int]:

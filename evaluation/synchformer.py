@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusers_jova.evaluation.given_weights import check_weights
 from diffusers_jova.torch_files import read_pickle
-from jova_cli.tables import some
 
 
 NUM_SEGMENTS, SEGMENT_FRAMES = 14, 16
@@ -259,23 +259,8 @@ def read_synchformer(path: Path, device: str = "cpu") -> Synchformer:
     given = read_pickle(path)
     with torch.device("meta"):
         network = Synchformer(PUBLIC)
-    wanted = network.state_dict()
-    faults = [f"no {name}" for name in wanted if name not in given]
-    faults += [f"{name} beyond them" for name in given if name not in wanted]
-    faults += [
-        f"{name} of {list(given[name].shape)} in place of {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
-    if faults:
-        raise ValueError(
-            f"`{path}` must be the weights of Synchformer, got another network's ({some(faults)}); "
-            "give synchformer_state_dict.pth of hkchengrex/av-benchmark"
-        )
-    if strange := [name for name, tensor in given.items() if not torch.isfinite(tensor).all()]:
-        raise ValueError(
-            f"`{path}` must hold finite weights, got NaN or infinity in {some(strange)}; download it again"
-        )
+    advice = "give synchformer_state_dict.pth of hkchengrex/av-benchmark"
+    check_weights(path, given, network.state_dict(), "Synchformer", advice)
     network = network.to_empty(device=device)
     network.load_state_dict(given)
     return network.eval().requires_grad_(False)
