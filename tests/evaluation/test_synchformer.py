@@ -18,6 +18,7 @@ from diffusers_jova.evaluation.desync import measure_desync, mels_of
 from diffusers_jova.evaluation.evaluate import main
 from diffusers_jova.evaluation.synchformer import (
     DividedAttention,
+    DividedBlock,
     Sizes,
     SoundLayer,
     SummaryLayer,
@@ -94,6 +95,23 @@ def test_patches_attend_to_those_of_their_place_or_their_time_and_to_the_class(i
         expected.append(attended(query[number], key[others], value[others], SMALL.heads))
     found = layer(rows, num_frames, is_over_time=is_over_time)[0]
     torch.testing.assert_close(found, layer.proj(torch.stack(expected)), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("silenced", "reaches"), [("attn", "same place"), ("timeattn", "same time")])
+def test_each_attention_of_a_block_reaches_over_its_own_axis(silenced: str, reaches: str) -> None:
+    torch.manual_seed(0)
+    block = DividedBlock(SMALL).requires_grad_(False)
+    for layer in (block.get_submodule(f"{silenced}.proj"), block.get_submodule("mlp.fc2")):
+        torch.nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+    num_frames, num_patches = 3, 4
+    rows = torch.randn(1, 1 + num_frames * num_patches, SMALL.width)
+    changed = rows.clone()
+    changed[0, 1] = torch.randn(SMALL.width)  # the first patch of the first frame
+    moved = (block(changed, num_frames) - block(rows, num_frames)).abs().amax(-1)[0, 1:] > 1e-6
+    apart = moved.unflatten(0, (num_frames, num_patches))
+    expected = torch.zeros(num_frames, num_patches, dtype=torch.bool)
+    expected[(slice(None), 0) if reaches == "same place" else (0, slice(None))] = True
+    assert torch.equal(apart, expected)
 
 
 def test_layers_of_sound_and_summaries_are_those_of_plain_functions(small: Synchformer) -> None:
