@@ -18,6 +18,19 @@ from jova_cli.evaluate import MANIFESTS
 
 
 SPOKEN = re.compile(r"<S>(.*?)<E>", re.DOTALL)  # in a whole prompt
+HEARD = re.compile(r"<AUDCAP>(.*?)<ENDAUDCAP>", re.DOTALL)
+
+
+class Captions(NamedTuple):
+    """What was asked for besides words that are said.
+
+    Attributes:
+        seen: Caption of the picture; empty where nobody knows.
+        heard: Caption of the sound; likewise.
+    """
+
+    seen: str = ""
+    heard: str = ""
 
 
 class ListedClip(NamedTuple):
@@ -29,12 +42,16 @@ class ListedClip(NamedTuple):
         sample: Its files, and what stands beside them.
         transcript: What should be said; empty where nobody knows.
         reference_voice: A sound of the voice that should be heard, if one was given.
+        captions: What should be seen and heard.
+        reference_image: An image that the clip was made from, if one was given.
     """
 
     name: str
     sample: Sample
     transcript: str = ""
     reference_voice: Path | None = None
+    captions: Captions = Captions()
+    reference_image: Path | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -57,18 +74,25 @@ def as_asked(name: str, sample: Sample, settings: Mapping[str, Any]) -> ListedCl
         name: In reports.
         sample: Its files.
         settings: Words of the call that it was made by, as far as they are known: `transcript`, `prompt`,
-            `reference_audio`.
+            `video_caption`, `audio_caption`, `reference_audio`, `image`.
     """
-    voice = settings.get("reference_audio")
-    path = Path(voice) if isinstance(voice, str) and Path(voice).is_file() else None
+    voice, image = (_file(settings.get(key)) for key in ("reference_audio", "image"))
+    prompt, seen, heard = (str(settings.get(key) or "") for key in ("prompt", "video_caption", "audio_caption"))
     if sample.subtitles is not None:
         transcript = " ".join(part.text for part in read_subtitles(sample.subtitles))
     elif sample.has_caption:
         transcript = written_words(sample)
     else:
-        transcript = str(settings.get("transcript") or "") or _spoken(str(settings.get("prompt") or ""))
-        transcript = transcript or _recorded_transcript(sample.source)
-    return ListedClip(name, sample, transcript.strip(), path)
+        transcript = str(settings.get("transcript") or "") or _spoken(prompt)
+        transcript = transcript or _recorded(sample.source)[0]
+    captions = _captions(sample.caption, sample.video_caption, sample.audio_caption) or _captions(prompt, seen, heard)
+    captions = captions or _recorded(sample.source)[1] or Captions()
+    return ListedClip(name, sample, transcript.strip(), voice, captions, sample.reference_image or image)
+
+
+def _file(path: Any) -> Path | None:
+    """A file that somebody named, if it is there."""
+    return Path(path) if isinstance(path, str) and Path(path).is_file() else None
 
 
 def list_clips(sources: Sequence[Path]) -> list[ListedClip]:
@@ -116,15 +140,23 @@ def _spoken(prompt: str) -> str:
     return " ".join(SPOKEN.findall(prompt))
 
 
-def _recorded_transcript(path: Path) -> str:
-    """What the record inside a clip of this package says was asked for."""
+def _captions(prompt: str, seen: str = "", heard: str = "") -> Captions | None:
+    """What a whole prompt, or parts of one, ask for besides words; None where they ask for nothing."""
+    seen = seen or HEARD.sub(" ", SPOKEN.sub(" ", prompt))
+    captions = Captions(" ".join(seen.split()), " ".join((heard or " ".join(HEARD.findall(prompt))).split()))
+    return captions if any(captions) else None
+
+
+def _recorded(path: Path) -> tuple[str, Captions | None]:
+    """What the record inside a clip of this package says was asked for: the words, and the rest."""
     try:
         prompt = read_provenance(path).get("prompt")
     except ValueError:
-        return ""
+        return "", None
     if isinstance(prompt, Mapping):
-        return str(prompt.get("transcript") or "")
-    return _spoken(prompt) if isinstance(prompt, str) else ""
+        transcript, seen, heard = (str(prompt.get(part) or "") for part in ("transcript", "video", "audio"))
+        return transcript, _captions("", seen, heard)
+    return (_spoken(prompt), _captions(prompt)) if isinstance(prompt, str) else ("", None)
 
 
 def _generated(path: Path) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -190,9 +191,14 @@ def read_signals(sample: Sample, detector: MouthDetector | None = None, *, with_
     return Signals(picture=picture, audio=audio, sampling_rate=sampling_rate or 0)
 
 
-def _read_picture(sample: Sample, video: Path, detector: MouthDetector | None) -> PictureTracks:
+def frame_rate_of(video: Path) -> Fraction:
+    """Frames per second of a file, at which it is looked at."""
     with open_for_reading(video) as container:
-        rate = exact_frame_rate(find_video_stream(container, video)[1])
+        return exact_frame_rate(find_video_stream(container, video)[1])
+
+
+def _read_picture(sample: Sample, video: Path, detector: MouthDetector | None) -> PictureTracks:
+    rate = frame_rate_of(video)
     if sample.mouth_boxes is None:
         return track_pictures(decode_frames(video, rate), float(rate), detector)
     tracks, taken = track_pictures(decode_frames(video, rate), float(rate)), survey(video, rate)

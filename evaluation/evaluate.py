@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from tqdm.auto import tqdm
 
 from diffusers_jova.devices import choose_device
+from diffusers_jova.evaluation.asked_clips import ask, describe_asked, read_asked
 from diffusers_jova.evaluation.clip_list import ListedClip, list_clips
 from diffusers_jova.evaluation.measured_clips import MeasuredClips
 from diffusers_jova.evaluation.meter import Meter
+from diffusers_jova.evaluation.protocols import PROTOCOLS, SOUNDING, SPOKEN, groups_of
 from diffusers_jova.evaluation.report import Report, Row, left_out
 from diffusers_jova.evaluation.report_page import write_page
 from diffusers_jova.evaluation.speech_quality import read_voice
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.whole_files import write_json
-from jova_cli.evaluate import GROUPS, parse
+from jova_cli.evaluate import GIVEN_HERE, GROUPS, NEEDED_BY, NETWORKS, option_of, parse
 from jova_cli.media_files import TAKE_TRUNCATED
 from jova_cli.parser import Parser, one_line
 from jova_cli.progress import followed
@@ -64,7 +66,8 @@ def measure_clip(clip: ListedClip, keys: Mapping[str, str | None], meter: Meter,
         meter: Takes the measures.
         known: What was measured before, and takes what is measured now.
     """
-    row = Row(clip.name, clip.sample.source)
+    kinds = tuple(kind for kind, is_one in ((SPOKEN, clip.transcript), (SOUNDING, clip.captions.heard)) if is_one)
+    row = Row(clip.name, clip.sample.source, kinds=kinds)
     found = {group: measured for group, key in keys.items() if (measured := known.find(key)) is not None}
     pending = [group for group in keys if group not in found]
     try:
@@ -95,7 +98,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             write_page(args.output / PAGE, report)
     except (ValueError, OSError) as error:
         parser.error(one_line(error))
-    print(report.table())
+    print(report.protocol_table() + report.table() + report.sets_table())
     print(describe_unjudged(report), end="")
     print(f"{args.output / REPORT} has a row for each clip, {args.output / PAGE} shows them")
     if all(row.error for row in report.rows):
@@ -104,16 +107,41 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> Report:
     """Measure both sides."""
-    meter = Meter(args.whisper, args.language, args.voice, args.syncnet, str(choose_device(args.device or "cpu")))
+    device = str(choose_device(args.device or "cpu"))
+    networks = {name: getattr(args, name) for name in GIVEN_HERE}
+    meter = Meter(args.whisper, args.language, args.voice, args.syncnet, device, **networks)
     known = MeasuredClips(args.output, meter)
     clips, others = list_clips(args.clips), list_clips([args.against]) if args.against else []
+    if args.prompts is not None:
+        asked = read_asked(args.prompts, args.benchmark)
+        tqdm.write(describe_asked(clips, asked), file=sys.stderr, end="")
+        clips, others = ask(clips, asked), ask(others, asked)
     if args.voice is not None:
         read_voice(args.voice)
-    if args.syncnet is not None:
-        meter.sync_network  # noqa: B018 a file that holds no SyncNet is refused before the first clip
-    rows = measure_clips([*clips, *others], meter, known, args.measures or GROUPS)
+    groups = args.measures or default_groups(args)
+    meter.read_given()
+    rows = measure_clips([*clips, *others], meter, known, groups)
     against = str(args.against or "")
-    return Report(list(map(str, args.clips)), rows[: len(clips)], against, rows[len(clips) :])
+    return Report(list(map(str, args.clips)), rows[: len(clips)], against, rows[len(clips) :], args.protocol or "")
+
+
+def default_groups(args: argparse.Namespace) -> list[str]:
+    """All groups, or those of a protocol, but those whose network nobody gave, which are told once."""
+    groups = groups_of(PROTOCOLS[args.protocol]) if args.protocol else GROUPS
+    left = [group for group in groups if group in NETWORKS and getattr(args, NETWORKS[group]) is None]
+    strange = [
+        f"`{option_of(option)}`"
+        for option, group in NEEDED_BY.items()
+        if group not in groups and getattr(args, option) is not None
+    ]
+    if strange:
+        raise ValueError(
+            f"`--protocol {args.protocol}` must go with options that it reads, got {some(strange)}; leave them out"
+        )
+    if left:
+        told = ", ".join(f"{group} (`{option_of(NETWORKS[group])}`)" for group in left)
+        tqdm.write(f"not measured, for want of a network: {told}; see `jova evaluate --help`", file=sys.stderr)
+    return [group for group in groups if group not in left]
 
 
 def describe_unjudged(report: Report) -> str:

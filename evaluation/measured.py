@@ -14,6 +14,7 @@ class Measured(NamedTuple):
         reason: Why something cannot be judged; empty if all is.
         texts: What was heard, for a reader.
         curves: Tracks to draw, by their name, at evenly spaced times.
+        vectors: Embeddings, by their name, of which a set of clips is compared with another.
         missing: Why a package that numbers need lacks; empty if none does.
         has_failed: Whether what was given made the measures impossible.
     """
@@ -24,6 +25,7 @@ class Measured(NamedTuple):
     curves: Mapping[str, Sequence[float | None]] = {}
     missing: str = ""
     has_failed: bool = False
+    vectors: Mapping[str, Sequence[float]] = {}
 
     @property
     def is_final(self) -> bool:

@@ -42,7 +42,8 @@ class MeasuredClips:
     def key(self, clip: ListedClip, group: str) -> str | None:
         """Of what a group says of a clip as it is now; None if a file is gone."""
         try:
-            return f"{group} {VERSIONS[group]} {clip.digest(self._meter.settings(group))}"
+            decisive = {**self._meter.settings(group), **self._meter.asked(group, clip)}
+            return f"{group} {VERSIONS[group]} {clip.digest(decisive)}"
         except OSError:
             return None
 

@@ -39,10 +39,25 @@ VERSIONS = {  # of each group; another version measures again
     "timing": 2,
     "sound": 1,
     "picture": 1,
-    "words": 3,
+    "words": 4,
     "speech": 2,
     "voice": 2,
+    "clap": 1,
+    "identity": 1,
+    "classes": 1,
+    "audiobox": 1,
+    "clip_score": 1,
+    "desync": 1,
 }
+FIELD_WAY, CORRECTED_WAY = "as the field does", "corrected"
+WAYS = {  # of numbers that there are several ways to take
+    **dict.fromkeys(("lse_c", "lse_d", "syncnet_offset_frames"), FIELD_WAY),
+    **dict.fromkeys(("lse_c_verse_bench", "lse_d_verse_bench", "word_error_rate_verse_bench"), FIELD_WAY),
+    **dict.fromkeys(("clap_score_verse_bench", "identity_verse_bench"), FIELD_WAY),
+    **dict.fromkeys(("lse_c_corrected", "lse_d_corrected", "syncnet_offset_corrected_frames"), CORRECTED_WAY),
+    **dict.fromkeys(("word_error_rate", "clap_score", "identity_face", "identity_picture"), CORRECTED_WAY),
+}
+PARTLY = {"sound": "loudness", "identity": "likeness of the face"}  # what of a group needs a package, where not all
 CORRELATION, SHARE, SCORE, POSITIVE = (-1.0, 1.0), (0.0, 1.0), (1.0, 5.0), (0.0, None)  # limits
 LIPS = "mouth boxes of the face mesh against the envelope of the sound"
 SYNCNET = (
@@ -59,6 +74,16 @@ CORRECTED = (
 FACES = "other people's numbers have other face boxes, here estimated from mouths, and are not comparable; "
 CHANCE = "Bartlett 1946, effective number of frames; Fisher's z"
 BLACKDETECT, FREEZE = "ffmpeg's blackdetect", "differences of tiles, as ffmpeg's freezedetect of whole frames"
+CLAP = "CLAP (Wu et al. 2023), weights of `--clap`; 48 kHz, caption of the sound, else of the picture"
+AUDIOBOX = "AudioBox-aesthetics (Tjandra et al. 2025), package and weights of `--audiobox`; windows of 10 s"
+CLIP = "CLIP (Radford et al. 2021), weights of `--clip-score`; mean over up to 32 frames, evenly spaced"
+DESYNC = (
+    "Synchformer (Iashin et al. 2024), weights of `--synchformer`; as hkchengrex/av-benchmark: the likeliest of 21 "
+    "offsets of the first and of the last 4.8 s, 25 frames a second by time, the middle square"
+)
+DINO = (
+    "DINOv3 or DINOv2, weights of `--identity`; mean over up to 32 frames, evenly spaced, against the reference image"
+)
 BS1770, DNSMOS = "ITU-R BS.1770-4", "DNSMOS (Reddy et al. 2021, 2022), package speechmos"
 
 # fmt: off
@@ -114,6 +139,9 @@ MEASURES = (
             "whether the motion is the right one", SHARE),
     Measure("word_error_rate", "words", "word error rate", "", "lower", "Whisper, its normaliser, jiwer",
             "errors of the recogniser, which count as errors of the clip; words of scripts without spaces", POSITIVE),
+    Measure("word_error_rate_verse_bench", "words", "word error rate, as Verse-Bench", "", "lower",
+            "Whisper, jiwer; as Verse-Bench, which takes SenseVoiceSmall: small letters, signs kept",
+            "likewise; commas that a recogniser sets otherwise, which make words wrong", POSITIVE),
     Measure("character_error_rate", "words", "character error rate", "", "lower", "Whisper, its normaliser, jiwer",
             "errors of the recogniser; in Chinese, one character that stands for another of the same sound", POSITIVE),
     Measure("speech_share", "speech", "time in which somebody speaks", "", "",
@@ -126,5 +154,37 @@ MEASURES = (
     Measure("voice_similarity", "voice", "voice like the given one", "cosine", "higher",
             "GE2E (Wan et al. 2018), package resemblyzer",
             "other languages than English, several speakers; loud noise, which counts as a voice", CORRELATION),
+    Measure("clap_score", "clap", "sound as in the caption (CLAP)", "cosine", "higher",
+            f"{CLAP}; the sound as it is, windows over all of it",
+            "which words are said, order in time; scores of other weights are not comparable", CORRELATION),
+    Measure("clap_score_verse_bench", "clap", "sound as in the caption, as Verse-Bench", "cosine", "higher",
+            f"{CLAP}; as Verse-Bench: at a peak of -1 dB in 16 bits, three windows of a long one (the same each time)",
+            "likewise, and how loud it is; Verse-Bench takes the first of several captions, here they are one",
+            CORRELATION),
+    Measure("clip_score", "clip_score", "picture as in the caption (CLIP)", "100 cos", "higher",
+            f"{CLIP}, caption of the picture; a hundred times the cosine, 0 at least, as torchmetrics has it",
+            "order in time, counts, who does what; scores of other weights are not comparable", (0.0, 100.0)),
+    Measure("clip_consistency", "clip_score", "frames like their neighbours (CLIP)", "cosine", "higher", CLIP,
+            "whether it should change: a still picture is best", CORRELATION),
+    Measure("desync_s", "desync", "sound and picture apart (DeSync)", "s", "lower", DESYNC,
+            "which comes first, less than 0.2 s, more than 2 s; speech of several faces", (0.0, 2.0)),
+    Measure("audiobox_ce", "audiobox", "enjoyment (CE)", "1..10", "higher", AUDIOBOX, "what the sound should be"),
+    Measure("audiobox_cu", "audiobox", "usefulness (CU)", "1..10", "higher", AUDIOBOX, "likewise"),
+    Measure("audiobox_pc", "audiobox", "complexity (PC)", "1..10", "", AUDIOBOX,
+            "whether complexity is wanted: JoVA takes less for better"),
+    Measure("audiobox_pq", "audiobox", "production quality (PQ)", "1..10", "higher", AUDIOBOX, "likewise"),
+    Measure("class_share", "classes", "likeliest class of the sound", "", "",
+            "AST (Gong et al. 2021), weights of `--classifier`; of windows of 10 s, softmax of mean logits",
+            "whether it is the right one; sounds that are heard together share what there is", SHARE),
+    Measure("identity_face", "identity", "face like the reference", "cosine", "higher",
+            f"{DINO} (the first frame where there is none); class token of squares around the face that is seen most",
+            "persons: how a face is turned and lit counts as well; faces are estimated from mouths", CORRELATION),
+    Measure("identity_picture", "identity", "picture like the reference", "cosine", "higher",
+            f"{DINO} (the first frame where there is none), cut to the shape of the clip; class token",
+            "persons: the same room with another face is near; a clip that does not move is best", CORRELATION),
+    Measure("identity_verse_bench", "identity", "picture like the reference, as Verse-Bench", "cosine", "higher",
+            f"{DINO} as it is; as Verse-Bench the token before the last, which is a patch at the edge (it takes all "
+            "frames)", "all that is not near the right lower corner, as far as that patch does not attend to it",
+            CORRELATION),
 )
 # fmt: on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -11,15 +12,23 @@ from typing import Any
 
 import numpy as np
 
+from diffusers_jova.evaluation.audiobox import AudioBox, measure_audiobox
+from diffusers_jova.evaluation.caption_score import Clip, measure_captions
+from diffusers_jova.evaluation.clap import Clap, measure_clap
 from diffusers_jova.evaluation.clip_list import ListedClip
 from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, read_signals
+from diffusers_jova.evaluation.desync import measure_desync
+from diffusers_jova.evaluation.identity import Dino, measure_identity
 from diffusers_jova.evaluation.lip_sync import measure_lip_sync
 from diffusers_jova.evaluation.measured import Measured
+from diffusers_jova.evaluation.measures import PARTLY
 from diffusers_jova.evaluation.onsets import measure_timing
 from diffusers_jova.evaluation.picture_faults import measure_pictures
+from diffusers_jova.evaluation.sound_classes import SoundClassifier, measure_classes
 from diffusers_jova.evaluation.sound_level import measure_sound
 from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
 from diffusers_jova.evaluation.spoken_words import Hear, make_listener, measure_words
+from diffusers_jova.evaluation.synchformer import Synchformer, read_synchformer
 from diffusers_jova.evaluation.syncnet import SyncNet, read_syncnet
 from diffusers_jova.evaluation.syncnet_scores import measure_syncnet
 from diffusers_jova.media import integrated_loudness
@@ -31,8 +40,17 @@ from jova_cli.parser import one_line
 
 
 MAX_POINTS = 240  # of a curve
-MOUTHS = ("sync", "syncnet")  # groups that look at mouths
-SEEN = {*MOUTHS, "timing", "picture"}  # groups that look at frames
+MOUTHS = ("sync", "syncnet", "identity")  # groups that look at mouths
+GIVEN = {  # networks of the user, by the option that names them
+    "syncnet": "sync_network",
+    "clap": "sound_captions",
+    "identity": "likeness",
+    "classifier": "sound_classes",
+    "audiobox": "opinions",
+    "clip_score": "picture_captions",
+    "synchformer": "offsets",
+}
+SEEN = {*MOUTHS, "timing", "picture", "clip_score", "desync"}  # groups that look at frames
 
 
 @dataclass
@@ -44,7 +62,13 @@ class Meter:
         language: Of the transcripts.
         voice: Sound of the voice that every clip should have; one that a clip was made with comes before it.
         syncnet: Weights of SyncNet; None takes none of its measures.
-        device: Where the recogniser of `whisper`, and SyncNet, run.
+        device: Where the networks that the user gives run.
+        clap: Folder of a CLAP of transformers; None takes none of its measures.
+        identity: Folder of a DINO of transformers; likewise.
+        classifier: Folder of an AST of transformers; likewise.
+        audiobox: Folder of AudioBox-aesthetics; likewise.
+        clip_score: Folder of a CLIP of transformers; likewise.
+        synchformer: Weights of Synchformer; likewise.
         missing: By group, why it is left out.
     """
 
@@ -53,7 +77,14 @@ class Meter:
     voice: Path | None = None
     syncnet: Path | None = None
     device: str = "cpu"
+    clap: Path | None = None
+    identity: Path | None = None
+    classifier: Path | None = None
+    audiobox: Path | None = None
+    clip_score: Path | None = None
+    synchformer: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
+    _digests: dict[Path, str] = field(default_factory=dict)
 
     def load(self, groups: Iterable[str]) -> None:
         """Load what groups need, so that what is missing is known before the first clip.
@@ -66,6 +97,7 @@ class Meter:
             "words": lambda: (import_module("jiwer"), self.hear),
             "speech": lambda: (import_module("speechmos.dnsmos"), import_module("faster_whisper.vad")),
             "voice": lambda: self.voices if self.voice is None else self.voices.know(self.voice),
+            "audiobox": lambda: self.opinions,
             "sound": lambda: integrated_loudness(np.ones((1, 4000), np.float32), 8000),
         }
         for group in groups:
@@ -83,9 +115,37 @@ class Meter:
     @cached_property
     def sync_network(self) -> SyncNet:
         """SyncNet, with the weights of `syncnet`."""
-        if self.syncnet is None:
-            raise ValueError("`syncnet` must be a file of weights, got None; give one")
-        return read_syncnet(self.syncnet, self.device)
+        return read_syncnet(given("syncnet", self.syncnet), self.device)
+
+    @cached_property
+    def sound_captions(self) -> Clap:
+        """CLAP, with the weights of `clap`."""
+        return Clap(given("clap", self.clap), self.device)
+
+    @cached_property
+    def likeness(self) -> Dino:
+        """DINO, with the weights of `identity`."""
+        return Dino(given("identity", self.identity), self.device)
+
+    @cached_property
+    def sound_classes(self) -> SoundClassifier:
+        """AST, with the weights of `classifier`."""
+        return SoundClassifier(given("classifier", self.classifier), self.device)
+
+    @cached_property
+    def opinions(self) -> AudioBox:
+        """AudioBox, with the weights of `audiobox`."""
+        return AudioBox(given("audiobox", self.audiobox), self.device)
+
+    @cached_property
+    def picture_captions(self) -> Clip:
+        """CLIP, with the weights of `clip_score`."""
+        return Clip(given("clip_score", self.clip_score), self.device)
+
+    @cached_property
+    def offsets(self) -> Synchformer:
+        """Synchformer, with the weights of `synchformer`."""
+        return read_synchformer(given("synchformer", self.synchformer), self.device)
 
     @cached_property
     def hear(self) -> Hear:
@@ -97,19 +157,45 @@ class Meter:
         """Compares voices."""
         return VoiceComparer()
 
-    @cached_property
-    def _recogniser(self) -> str:
-        """Which one writes down what is said: another file of its folder, another text."""
-        return "tiny.en" if self.whisper is None else digest_path(self.whisper)
+    def read_given(self) -> None:
+        """Read the networks that the user gives, so that another one is refused before the first clip.
+
+        Raises:
+            ValueError: If one holds another network.
+        """
+        for option, name in GIVEN.items():
+            if getattr(self, option) is not None:
+                with suppress(ImportError):  # of a package, which `load` tells
+                    getattr(self, name)
+
+    def digest(self, option: str) -> str | None:
+        """Changes with the files of a network that an option names; None where it names none."""
+        path: Path | None = getattr(self, option)
+        if path is not None and path not in self._digests:
+            self._digests[path] = digest_path(path)
+        return None if path is None else self._digests[path]
 
     def settings(self, group: str) -> Mapping[str, Any]:
         """What decides the numbers of a group besides the clip; another setting measures again."""
         if group == "words":
-            return {"whisper": self._recogniser, "language": self.language}
+            return {"whisper": self.digest("whisper") or "tiny.en", "language": self.language}
         if group == "voice":
             return {"voice": None if self.voice is None else [str(self.voice), self.voice.stat().st_mtime_ns]}
         if group == "syncnet":
             return {"syncnet": None if self.syncnet is None else [str(self.syncnet), self.syncnet.stat().st_mtime_ns]}
+        if group in ("clap", "identity", "audiobox", "clip_score"):
+            return {group: self.digest(group)}
+        if group in ("classes", "desync"):
+            option = {"classes": "classifier", "desync": "synchformer"}[group]
+            return {option: self.digest(option)}
+        return {}
+
+    def asked(self, group: str, clip: ListedClip) -> Mapping[str, Any]:
+        """What of a clip decides the numbers of a group besides its files and what is said."""
+        if group in ("clap", "clip_score"):
+            return {"captions": list(clip.captions)}
+        if group == "identity" and (image := clip.reference_image) is not None:
+            return {"image": [str(image), (stat := image.stat()).st_size, stat.st_mtime_ns]}
         return {}
 
     def needs_package(self, group: str, clip: ListedClip) -> bool:
@@ -118,8 +204,11 @@ class Meter:
         parts = {
             "sync": needs_boxes,
             "syncnet": needs_boxes and self.syncnet is not None,
+            "identity": self.identity is not None
+            and (needs_boxes or (clip.sample.video is not None and clip.reference_image is not None)),
             "words": bool(clip.transcript),
             "voice": (clip.reference_voice or self.voice) is not None,
+            "audiobox": self.audiobox is not None,
         }
         return parts.get(group, group in {"sound", "speech"})
 
@@ -149,7 +238,7 @@ class Meter:
     def _take(self, group: str, clip: ListedClip, signals: Signals) -> Measured:
         sound = (signals.audio, signals.sampling_rate)
         missing = self.missing.get(group, "") if self.needs_package(group, clip) else ""
-        if missing and group != "sound":  # of which one number alone needs a package
+        if missing and group not in PARTLY:
             return Measured({}, missing, missing=missing)
         takers: dict[str, Callable[[], Measured]] = {
             "sync": lambda: measure_sync(signals),
@@ -160,6 +249,12 @@ class Meter:
             "words": lambda: measure_words(*sound, clip.transcript, lambda *heard: self.hear(*heard), self.language),
             "speech": lambda: measure_speech(*sound),
             "voice": lambda: self._compare_voice(signals, clip.reference_voice or self.voice),
+            "clap": lambda: self._score_sound(clip, signals),
+            "identity": lambda: self._compare_pictures(clip, signals),
+            "classes": lambda: self._classify(signals),
+            "audiobox": lambda: self._rate(signals),
+            "clip_score": lambda: self._score_pictures(clip, signals),
+            "desync": lambda: self._find_offset(clip, signals),
         }
         return takers[group]()._replace(missing=missing)
 
@@ -168,10 +263,49 @@ class Meter:
             return Measured({}, "no weights of SyncNet, which `--syncnet` gives")
         return measure_syncnet(clip.sample.video, signals, self.sync_network)
 
+    def _score_sound(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self.clap is None:
+            return Measured({}, "no CLAP, which `--clap` gives")
+        return measure_clap(signals.audio, signals.sampling_rate, clip.captions, self.sound_captions)
+
+    def _rate(self, signals: Signals) -> Measured:
+        if self.audiobox is None:
+            return Measured({}, "no AudioBox, which `--audiobox` gives")
+        return measure_audiobox(signals.audio, signals.sampling_rate, self.opinions)
+
+    def _score_pictures(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self.clip_score is None:
+            return Measured({}, "no CLIP, which `--clip-score` gives")
+        return measure_captions(clip.sample.video, signals.picture, clip.captions, self.picture_captions)
+
+    def _find_offset(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self.synchformer is None:
+            return Measured({}, "no Synchformer, which `--synchformer` gives")
+        return measure_desync(clip.sample.video, signals, self.offsets)
+
+    def _classify(self, signals: Signals) -> Measured:
+        if self.classifier is None:
+            return Measured({}, "no AST, which `--classifier` gives")
+        return measure_classes(signals.audio, signals.sampling_rate, self.sound_classes)
+
+    def _compare_pictures(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self.identity is None:
+            return Measured({}, "no DINO, which `--identity` gives")
+        is_known = clip.reference_image is None or "identity" in self.missing
+        detector: MouthDetector = NoMouths() if is_known else self.detector
+        return measure_identity(clip.sample.video, signals.picture, clip.reference_image, self.likeness, detector)
+
     def _compare_voice(self, signals: Signals, reference: Path | None) -> Measured:
         if reference is None:
             return Measured({}, "no voice to compare with")
         return self.voices.measure(signals.audio, signals.sampling_rate, reference)
+
+
+def given(option: str, path: Path | None) -> Path:
+    """The path that an option names."""
+    if path is None:
+        raise ValueError(f"`{option}` must be a path of weights, got None; give one")
+    return path
 
 
 def measure_sync(signals: Signals) -> Measured:

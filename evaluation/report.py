@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_jova.evaluation.measured import Measured
-from diffusers_jova.evaluation.measures import MEASURES, VERSIONS, Measure
+from diffusers_jova.evaluation.measures import MEASURES, PARTLY, VERSIONS, WAYS, Measure
+from diffusers_jova.evaluation.protocols import PROTOCOLS, Line, lines_of, table_of
+from diffusers_jova.evaluation.set_distance import SetDistance, set_distances
 from diffusers_jova.evaluation.summary import Difference, compare, summarize
 from jova_cli import __version__
 
 
 FORMAT, FORMAT_VERSION = "jova-evaluation", 1
-PARTLY = {"sound": "loudness"}  # what of a group needs a package, where that is not all
 MARKS = {"higher": "more", "lower": "less", "zero": "near 0", "": "-"}  # which is better
 
 
@@ -34,6 +35,8 @@ class Row:
         curves: Tracks to draw.
         missing: By the group of measures, why a package that this clip needs lacks.
         error: Why the clip cannot be read; empty if it can.
+        vectors: Embeddings, of which a set of clips is compared with another.
+        kinds: Of clips, `spoken` and `sounding`, by what was asked for.
     """
 
     name: str
@@ -44,6 +47,8 @@ class Row:
     curves: dict[str, Sequence[float | None]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     error: str = ""
+    vectors: dict[str, Sequence[float]] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()
 
     def add(self, group: str, measured: Measured) -> None:
         """Take in what a group of measures says; what is not finite cannot be judged."""
@@ -57,6 +62,7 @@ class Row:
             self.missing[group] = measured.missing
         self.texts |= measured.texts
         self.curves |= measured.curves
+        self.vectors |= measured.vectors
 
 
 @dataclass
@@ -68,12 +74,15 @@ class Report:
         rows: Of its clips.
         against: What it was compared with; empty for nothing.
         other_rows: Of those clips.
+        protocol: By which the numbers are told as well, of `PROTOCOLS`; empty for none.
     """
 
     sources: list[str]
     rows: list[Row]
     against: str = ""
     other_rows: list[Row] = field(default_factory=list)
+    protocol: str = ""
+    _sets: dict[str, list[SetDistance]] = field(default_factory=dict, repr=False)
 
     @property
     def missing(self) -> list[str]:
@@ -130,14 +139,51 @@ class Report:
                     "better": measure.better or None,
                     "source": measure.source,
                     "cannot_see": measure.blind,
+                    "way": WAYS.get(measure.name),
                 }
                 for measure in MEASURES
             },
             "left_out": self.missing,
+            **self._by_protocol(),
             "rows": [_json_row(row) for row in self.rows],
             "summary": _summary(self.rows),
             **self._comparison(),
         }
+
+    def protocol_lines(self) -> list[Line]:
+        """The numbers of the first side by the protocol; none without one."""
+        return lines_of(PROTOCOLS[self.protocol], self.rows, self.sets) if self.protocol else []
+
+    def sets(self, clips: str = "") -> list[SetDistance]:
+        """Distances of both sides as sets, of all clips or of a kind; none without another side."""
+        if clips and all(clips in row.kinds for row in (*self.rows, *self.other_rows)):
+            return self.sets()
+        if clips not in self._sets:
+            self._sets[clips] = set_distances(self.rows, self.other_rows, clips) if self.against else []
+        return self._sets[clips]
+
+    def sets_table(self) -> str:
+        """Those distances for people; empty without any."""
+        if not (found := self.sets()):
+            return ""
+        header = ["distance of sets", "way", "less is nearer [95 %]", "clips"]
+        lines = [[one.label, one.way or "-", _distance(one), _sizes(one)] for one in found]
+        warnings = dict.fromkeys(one.warning for one in found if one.warning)
+        return "\n".join(["", columns([header, *lines]), *warnings, ""])
+
+    def protocol_table(self) -> str:
+        """Those numbers for people; empty without a protocol."""
+        if not self.protocol:
+            return ""
+        heading = f"protocol {self.protocol}, {PROTOCOLS[self.protocol].source}"
+        return f"{heading}\n{columns(table_of(self.protocol_lines()))}\n\n"
+
+    def _by_protocol(self) -> dict[str, Any]:
+        if not self.protocol:
+            return {}
+        lines = [line._asdict() | {"way": line.way or None} for line in self.protocol_lines()]
+        source = PROTOCOLS[self.protocol].source
+        return {"protocol": {"name": self.protocol, "source": source, "numbers": lines}}
 
     def _comparison(self) -> dict[str, Any]:
         if not self.against:
@@ -150,6 +196,7 @@ class Report:
                 "rows": [_json_row(row) for row in self.other_rows],
                 "summary": _summary(self.other_rows),
                 "differences": differences,
+                "sets": [distance._asdict() for distance in self.sets()],
             }
         }
 
@@ -204,6 +251,16 @@ def _figures(summary: Mapping[str, float | None] | None) -> list[str]:
         return ["-", "0"]
     error = summary["standard_error"]
     return [f"{summary['mean']:.3g}" + ("" if error is None else f" +- {error:.2g}"), f"{summary['count']}"]
+
+
+def _distance(distance: SetDistance) -> str:
+    interval = "[no interval]" if distance.low is None else f"[{distance.low:.3g}, {distance.high:.3g}]"
+    return f"{distance.value:.3g} {interval}"
+
+
+def _sizes(distance: SetDistance) -> str:
+    pairs, others = distance.num_clips, distance.num_others
+    return f"{pairs} pairs" if distance.are_pairs else f"{pairs} against {others}"
 
 
 def _difference(measure: Measure, difference: Difference | None) -> list[str]:

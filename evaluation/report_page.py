@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from diffusers_jova.evaluation.measures import WAYS
 from diffusers_jova.evaluation.report import Report, Row, verdict
 from diffusers_jova.whole_files import write_text
 
@@ -37,12 +38,14 @@ def page_data(report: Report, folder: Path) -> dict[str, Any]:
         "left_out": report.missing,
         "summary": written["summary"],
         "other_summary": written.get("against", {}).get("summary", {}),
+        "protocol": written.get("protocol"),
+        "sets": written.get("against", {}).get("sets", []),
         "differences": {
             name: {**difference._asdict(), "verdict": verdict(measure, difference)}
             for measure in report.measures
             if (difference := differences.get(name := measure.name)) is not None
         },
-        "measures": [measure._asdict() for measure in report.measures],
+        "measures": [{**measure._asdict(), "way": WAYS.get(measure.name, "")} for measure in report.measures],
         "rows": [*_rows(report.rows, folder, 0), *_rows(report.other_rows, folder, 1)],
     }
 

@@ -95,6 +95,11 @@ def plain_words(text: str, language: str) -> str:
     return " ".join(word for word in normalize(text).split() if any(map(str.isalnum, word)))
 
 
+def as_verse_bench(text: str) -> str:
+    """A text as Verse-Bench compares it: in small letters, with its signs."""
+    return text.strip().lower()
+
+
 def is_unspaced(text: str) -> bool:
     """Whether half of the letters of a text, or more, are of scripts that put no spaces between words."""
     return 2 * len(UNSPACED.findall(text)) >= max(1, sum(map(str.isalnum, text)))
@@ -128,5 +133,6 @@ def measure_words(
         wanted, heard = wanted.replace(" ", ""), heard.replace(" ", "")
     else:
         values["word_error_rate"] = float(jiwer.wer(wanted, heard))
+        values["word_error_rate_verse_bench"] = float(jiwer.wer(as_verse_bench(transcript), as_verse_bench(text)))
     values["character_error_rate"] = float(jiwer.cer(wanted, heard))
     return Measured(values, reason, {"asked": transcript, "heard": text})

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffusers_jova.evaluation.given_weights import check_weights
 from diffusers_jova.torch_files import read_pickle
-from jova_cli.tables import some
 
 
 LIP_FRAMES, LIP_PX = 5, 224  # of a window of pictures
@@ -110,22 +110,7 @@ def read_syncnet(path: Path, device: str = "cpu") -> SyncNet:
         network = SyncNet()
     wanted = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(UNTRAINED)}
     given = {name: tensor for name, tensor in state.items() if not name.endswith(UNTRAINED)}
-    faults = [f"no {name}" for name in wanted if name not in given]
-    faults += [f"{name} beyond them" for name in given if name not in wanted]
-    faults += [
-        f"{name} of {list(given[name].shape)} in place of {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
-    if faults:
-        raise ValueError(
-            f"`{path}` must be the weights of SyncNet, got another network's ({some(faults)}); "
-            "give syncnet_v2.model of joonson/syncnet_python"
-        )
-    if strange := [name for name, tensor in given.items() if not torch.isfinite(tensor).all()]:
-        raise ValueError(
-            f"`{path}` must hold finite weights, got NaN or infinity in {some(strange)}; download it again"
-        )
+    check_weights(path, given, wanted, "SyncNet", "give syncnet_v2.model of joonson/syncnet_python")
     network = network.to_empty(device=device)
     counters = {name: torch.zeros((), dtype=torch.long) for name in network.state_dict() if name.endswith(UNTRAINED)}
     network.load_state_dict(given | counters)

@@ -5,11 +5,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .tables import csv_rows, parse_row, read_text
+from .tables import csv_rows, parse_row, read_text, some
 
 
 Read = Callable[[], dict[str, Any]]  # gives the cells of a row, or raises what is wrong with them
 TEXT, AUDIO_TEXT = "text", "audio_text"  # columns of JavisBench
+FOLDER = "uniavatar"
+AVATAR_FILES = {  # columns of a folder of speakers, by the ends of their files
+    "image": (".png", ".jpg", ".jpeg", ".webp"),
+    "reference_audio": (".wav", ".flac", ".mp3", ".ogg", ".m4a"),
+}
+AVATAR_SUFFIXES = (".txt", *(suffix for suffixes in AVATAR_FILES.values() for suffix in suffixes))
 
 
 def verse_bench(folder: Path) -> Iterator[tuple[int, Read]]:
@@ -67,13 +73,54 @@ def _javis_row(output: str, columns: Sequence[str], cells: Sequence[str]) -> dic
     return {"output": output, "video_caption": row[TEXT], "audio_caption": row.get(AUDIO_TEXT, "")}
 
 
-FORMATS = {"verse-bench": verse_bench, "javisbench": javis_bench}
+def avatar_folder(folder: Path) -> Iterator[tuple[int, Read]]:
+    """Rows of a folder of speakers, as UniAvatar-Bench is described: a.txt, and beside it a.png and a.wav.
+
+    The text is the whole prompt; the picture is the reference image, the sound the reference voice, and either may be
+    missing. Clips have the names of the texts.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".txt" and path.is_file())
+    if not paths:
+        raise ValueError(
+            f"`--prompts` must be a list, or a folder with a .txt for each clip, got {folder} without; see the README"
+        )
+    for number, path in enumerate(paths, 1):
+        yield number, partial(_avatar_row, path)
 
 
-def check_benchmark(name: str, path: Path, folder: Path | None) -> None:
+def has_voices(folder: Path) -> bool:
+    """Whether sounds lie in a folder of speakers."""
+    return any(path.suffix.lower() in AVATAR_FILES["reference_audio"] for path in folder.iterdir())
+
+
+def _avatar_row(path: Path) -> dict[str, Any]:
+    beside = sorted(sibling for sibling in path.parent.iterdir() if sibling.stem == path.stem and sibling.is_file())
+    row: dict[str, Any] = {"output": f"{path.stem}.mp4", "prompt": read_text(path).strip()}
+    if not row["prompt"]:
+        raise ValueError(f"{path} must hold a prompt, got nothing; write what the clip shows")
+    for column, suffixes in AVATAR_FILES.items():
+        found = [str(sibling.absolute()) for sibling in beside if sibling.suffix.lower() in suffixes]
+        if len(found) > 1:
+            raise ValueError(f"{path} must have one `{column}` beside it, got {some(found)}; remove the others")
+        row |= {column: found[0]} if found else {}
+    if strange := [sibling.name for sibling in beside if sibling.suffix.lower() not in AVATAR_SUFFIXES]:
+        raise ValueError(f"{path} must have a picture and a voice beside it, got {some(strange)}; remove it")
+    return row
+
+
+FORMATS = {"verse-bench": verse_bench, "javisbench": javis_bench, FOLDER: avatar_folder}
+
+
+def benchmark_of(name: str | None, path: Path) -> str | None:
+    """In whose format prompts are: the one that is named, that of a plain folder, or None for our own lists."""
+    return FOLDER if name is None and path.is_dir() else name
+
+
+def check_benchmark(name: str, path: Path, folder: Path | None = None) -> None:
     """Refuse what is not where a benchmark's prompts lie, and a file where a folder is to be filled."""
-    is_there = path.is_dir() if name == "verse-bench" else path.suffix.lower() == ".csv" and path.is_file()
-    kind = "an existing folder" if name == "verse-bench" else "an existing .csv file"
+    is_folder = name != "javisbench"
+    is_there = path.is_dir() if is_folder else path.suffix.lower() == ".csv" and path.is_file()
+    kind = "an existing folder" if is_folder else "an existing .csv file"
     if not is_there:
         raise ValueError(f"`--prompts` must be {kind} with `--benchmark {name}`, got {path}; see the README")
     if folder is not None and folder.exists() and not folder.is_dir():

@@ -22,6 +22,13 @@ NO_FILTERS = {  # measures of those groups, and other groups, that cannot
     "length_difference_ms": "clips are cut to one length of picture and sound",
     "syncnet": "it needs weights that `jova evaluate --syncnet` alone takes",
     "voice": "it needs a voice to compare with",
+    **{
+        group: f"it needs a network that `jova evaluate --{group}` alone takes"
+        for group in ("clap", "identity", "audiobox")
+    },
+    "clip_score": "it needs a network that `jova evaluate --clip-score` alone takes",
+    "desync": "it needs weights that `jova evaluate --synchformer` alone takes",
+    "classes": "it needs a network that `jova evaluate --classifier` alone takes",
 }
 PACKAGES = {  # by measure or group: what its numbers need, and the extra that brings it
     "loudness_lufs": (("pyloudnorm",), "loudness"),

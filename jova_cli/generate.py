@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .adapter_info import check_adapter
-from .benchmark_lists import FORMATS, check_benchmark
+from .benchmark_lists import FOLDER, FORMATS, benchmark_of, check_benchmark, has_voices
 from .cache_words import cache_settings
 from .clip_limits import GivenLengths
 from .file_arguments import add_file_arguments, as_options, check_file_arguments
@@ -175,9 +176,16 @@ def numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def add_sharing_arguments(parser: Parser) -> None:
     """Add what is about many clips, and many processes."""
     group = parser.add_argument_group("many clips, many GPUs").add_argument
-    group("--prompts", type=Path, metavar="LIST", help="make a clip for each row of a .jsonl or .csv file")
     group(
-        "--benchmark", choices=FORMATS, help="`--prompts` is Verse-Bench's folder, or JavisBench's list, as published"
+        "--prompts",
+        type=Path,
+        metavar="LIST",
+        help="make a clip for each row of a .jsonl or .csv file, or for each a.txt of a folder, with a.png and a.wav",
+    )
+    group(
+        "--benchmark",
+        choices=FORMATS,
+        help="`--prompts` is Verse-Bench's folder, or JavisBench's list, as published; a folder alone is uniavatar",
     )
     group(
         "--batch-size",
@@ -211,12 +219,16 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what shows to be wrong before anything is loaded, and read the rows of a list."""
     check_sharing(args)
     if args.prompts is not None:
+        args.benchmark = benchmark_of(args.benchmark, args.prompts)
         if args.benchmark is None:
             check_list(args.prompts, args.output)
         else:
             check_benchmark(args.benchmark, args.prompts, args.output)
         check_no_long_options(args)
-        args.rows, args.refused = read_rows(args, add_arguments, check_clip, benchmark=args.benchmark)
+        left_out = voices_left_out(args)
+        args.rows, args.refused = read_rows(
+            args, add_arguments, check_clip, benchmark=args.benchmark, left_out=left_out
+        )
         return
     check_numbers(args)
     if is_long(args):
@@ -266,6 +278,17 @@ def check_clip(args: argparse.Namespace) -> None:
     check_keyframes(args)
     check_reference(args)
     check_media(args)
+
+
+def voices_left_out(args: argparse.Namespace) -> tuple[str, ...]:
+    """Columns of a folder of speakers that its model does not read, which are told in one line: the voices."""
+    if args.benchmark != FOLDER or not has_voices(args.prompts) or not Path(args.model).exists():
+        return ()
+    if read_index(Path(args.model)).get("max_reference_s") is not None:
+        return ()
+    told = f"the voices of {args.prompts} are left out: {args.model} reads none; `jova evaluate --prompts` reads them"
+    print(told, file=sys.stderr)
+    return ("reference_audio",)
 
 
 def check_reference(args: argparse.Namespace) -> None:

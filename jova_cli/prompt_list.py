@@ -105,6 +105,7 @@ def read_rows(
     check: Callable[[argparse.Namespace], None],
     option: str = "--prompts",
     benchmark: str | None = None,
+    left_out: Sequence[str] = (),
 ) -> tuple[list[Row], list[Refusal]]:
     """Read the rows of a list, and refuse those that cannot become a clip.
 
@@ -117,6 +118,7 @@ def read_rows(
         check: Raises what is wrong with the arguments of a single call.
         option: That names the list, for messages.
         benchmark: In whose format, of `benchmark_lists.FORMATS`, the list is; None for our own.
+        left_out: Columns that are not read.
 
     Raises:
         ValueError: If the list as a whole cannot be meant.
@@ -129,7 +131,8 @@ def read_rows(
     for line, read in _lines(path, parser) if benchmark is None else FORMATS[benchmark](path):
         where = f"{path}, line {line}"
         try:
-            args = _row_args(read(), parser, common, seen)
+            cells = {column: cell for column, cell in read().items() if column not in left_out}
+            args = _row_args(cells, parser, common, seen)
             first = lines_of.setdefault(_folded(args.output), line)
             if first != line:
                 raise ValueError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusers_jova.evaluation.clip_list import ListedClip, list_clips
+from diffusers_jova.evaluation.clip_list import Captions, ListedClip, list_clips
 from diffusers_jova.media import write_audio, write_video
 from diffusers_jova.provenance import basic_record
 
@@ -33,6 +33,9 @@ def folder(tmp_path: Path) -> Path:
 def test_the_words_beside_clips_are_what_should_be_said(folder: Path) -> None:
     said = {clip.name: clip.transcript for clip in list_clips([folder])}
     assert said == {"words": "hello moon", "prompt": "one two", "cues": "blue sun", "silent": ""}
+    asked = {clip.name: clip.captions for clip in list_clips([folder])}
+    assert asked["prompt"] == Captions("Two men. and", "voices")  # of a whole prompt, without what is said
+    assert asked["words"] == Captions()
     assert [clip.transcript for clip in list_clips([folder / "words.mp4", folder])] == [
         "hello moon", "blue sun", "one two", "",
     ]  # fmt: skip
@@ -45,6 +48,7 @@ def test_a_list_of_generate_and_the_record_of_a_clip_tell_what_was_asked_for(tmp
     record = {**basic_record(), "prompt": {"video": "a man", "audio": "", "transcript": "good night"}}
     write_video(tmp_path / "clips" / "b.mp4", FRAMES, 8, provenance=record)
     settings = {"transcript": "good morning", "reference_audio": str(tmp_path / "voice.wav"), "prompt": ""}
+    settings |= {"video_caption": "a street", "audio_caption": "rain"}
     line = json.dumps({"output": "night/a.mp4", "settings": settings, "made": {}})
     (tmp_path / "clips" / "clips.jsonl").write_text(f"{line}\n{{half a line")
     for source in (tmp_path / "clips", tmp_path / "clips" / "clips.jsonl"):
@@ -52,6 +56,7 @@ def test_a_list_of_generate_and_the_record_of_a_clip_tell_what_was_asked_for(tmp
         assert (listed.name, listed.transcript) == ("night/a", "good morning")
         assert listed.reference_voice == tmp_path / "voice.wav"
         assert (own.transcript, own.reference_voice) == ("good night", None)
+        assert (own.captions, listed.captions) == (Captions("a man"), Captions("a street", "rain"))
 
 
 def test_a_single_clip_has_the_list_beside_it(folder: Path) -> None:

@@ -43,6 +43,22 @@ def test_the_rates_are_those_of_known_texts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "heard", "error", "own_error"),
+    [
+        ("Hello, blue moon.", "hello blue moon", 2 / 3, 0),  # signs belong to words
+        ("Hello, Blue moon.", " hello, blue moon.\n", 0, 0),
+        ("It won't rain", "it will not rain", 2 / 3, 0),
+        ("blue moon", "...", 1, 1),  # signs alone are no words
+    ],
+)
+def test_verse_bench_counts_signs_as_parts_of_words(asked: str, heard: str, error: float, own_error: float) -> None:
+    pytest.importorskip("jiwer")
+    values = measure_words(SOUND, 16000, asked, lambda _audio, _rate: heard).values
+    assert values["word_error_rate_verse_bench"] == pytest.approx(error)
+    assert values["word_error_rate"] == pytest.approx(own_error)
+
+
+@pytest.mark.parametrize(
     ("asked", "heard", "language", "error"),
     [
         ("\u4f60\u597d\uff0c\u4e16\u754c\u3002", "\u4f60\u597d \u4e16\u754c", "zh", 0),  # hello, world
@@ -78,7 +94,8 @@ def test_silence_says_no_word_and_a_clip_without_a_transcript_cannot_be_judged()
 
     for sound, reason in ((None, "no sound"), (0 * SOUND, "the sound is silence")):
         measured = measure_words(sound, 16000, "hello", never)
-        assert measured.values == {"word_error_rate": 1, "character_error_rate": 1}
+        assert set(measured.values.values()) == {1}
+        assert {"word_error_rate", "word_error_rate_verse_bench", "character_error_rate"} == set(measured.values)
         assert measured.reason == reason
     assert measure_words(SOUND, 16000, " ... ", never).reason == "nobody wrote what should be said"
 
