@@ -45,6 +45,7 @@ from .sampling_checks import (
     check_conditioning,
     check_length,
     check_pictures,
+    refuse_found,
 )
 from .wire import sample_raw
 
@@ -398,18 +399,15 @@ def rows_read(conds: Mapping[str, Any]) -> tuple[str, ...]:
 def refuse_patches(control: Any, concat: Any, crossattn: Any, options: Mapping[str, Any]) -> None:
     """Refuse what other nodes attach to a model and this one would not read."""
     wrappers = options.get("wrappers", {}).get(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, {})
-    found = {
-        "a ControlNet": control is not None,
-        "latents on extra channels": concat is not None or crossattn is not None,
-        "patches of attention blocks": any(options.get("patches", {}).values()),
-        "replaced attention blocks": any(options.get("patches_replace", {}).values()),
-        "a wrapper of the transformer": any(wrappers.values()),
-    }
-    if names := [name for name, is_given in found.items() if is_given]:
-        raise ValueError(
-            f"a JoVA model must be sampled without patches of its inside, got {' and '.join(names)}; remove the node "
-            "that adds it"
-        )
+    refuse_found(
+        {
+            "a ControlNet": control is not None,
+            "latents on extra channels": concat is not None or crossattn is not None,
+            "patches of attention blocks": any(options.get("patches", {}).values()),
+            "replaced attention blocks": any(options.get("patches_replace", {}).values()),
+            "a wrapper of the transformer": any(wrappers.values()),
+        }
+    )
 
 
 # --- handles ---

@@ -37,6 +37,34 @@ KNOWN_CONDS |= {*TEXT_KEYS, *VOICE_KEYS, PLACES_KEY, "jova_num_voices", PICTURES
 KNOWN_CONDS |= {SAID_KEY, REFERENCE_KEY, REFERENCE_TEXT_KEY}
 
 
+def check_patches(model_options: Mapping[str, Any], object_patches: Mapping[str, Any]) -> None:
+    """Refuse what other nodes attach to a handle and core would pass on to a model that does not read it.
+
+    Args:
+        model_options: Of the handle.
+        object_patches: Of the handle.
+    """
+    options = model_options.get("transformer_options", {})
+    refuse_found(
+        {
+            "scaled positions": bool(options.get("rope_options")),
+            "another attention": options.get("optimized_attention_override") is not None,
+            "windows of a long clip": model_options.get("context_handler") is not None,
+            "another type to compute in (`dtype` of Load JoVA chooses it)": object_patches.get("manual_cast_dtype")
+            is not None,
+        }
+    )
+
+
+def refuse_found(found: Mapping[str, bool]) -> None:
+    """Refuse patches in one sentence; each by its name."""
+    if names := [name for name, is_given in found.items() if is_given]:
+        raise ValueError(
+            f"a JoVA model must be sampled without patches of its inside, got {' and '.join(names)}; remove the node "
+            "that adds it"
+        )
+
+
 def check_latents(config: Any, outline: Any, latents: Tensor, shapes: Sequence[Sequence[int]]) -> None:
     """Refuse latents that are not this model's, before anything is done with them.
 

@@ -17,7 +17,7 @@ from .latent_parts import MODALITIES, named_parts
 from .overshoot import MASK_ADVICE, to_unit
 from .package import jova
 from .reference_voice import check_same_voice
-from .sampling_checks import check_belongings, check_latents
+from .sampling_checks import check_belongings, check_latents, check_patches
 from .schedule import warn_of_other_levels
 
 
@@ -71,8 +71,10 @@ def sample_raw(
     Raises:
         FloatingPointError: A prediction holds NaN or infinity; the message names modality, step and likely cause.
     """
-    model = executor.class_obj.model_patcher.model
-    wire = Wire(executor.class_obj.model_patcher, latent_shapes or [latent_image.shape])
+    patcher = executor.class_obj.model_patcher
+    model = patcher.model
+    check_patches(patcher.model_options, patcher.object_patches)
+    wire = Wire(patcher, latent_shapes or [latent_image.shape])
     check_belongings(executor.class_obj.conds)
     check_latents(model.diffusion_model.config, model.checkpoint.outline, latent_image, wire.shapes)
     if denoise_mask is not None:
@@ -80,7 +82,7 @@ def sample_raw(
     jova("finite").check_finite_inputs({"latent_image": latent_image}, "sample it anew")
     settle_first_frame(executor.class_obj.conds, model, wire.shapes, denoise_mask)
     check_same_voice(executor.class_obj.conds)
-    warn_of_other_levels(executor.class_obj.model_patcher, sigmas)
+    warn_of_other_levels(patcher, sigmas)
 
     def call_back(step: int, data: Tensor, sample: Tensor, num_steps: int) -> None:
         parts = named_parts(comfy.utils.unpack_latents(data, wire.shapes))

@@ -1,7 +1,7 @@
 """What a clip says of its origin: the record that `diffusers_jova` writes into every mp4 and wav it makes.
 
 The record is JSON. An mp4 holds it under the key `jova`, beside a key for each of its main entries; a wav in the
-comment of its LIST INFO chunk.
+comment of its LIST INFO chunk. Programs that keep tags, such as ComfyUI, take the keys into other containers.
 """
 
 import json
@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 
-RECORD_KEY = "jova"  # of an mp4
+RECORD_KEY = "jova"  # of a video; Matroska writes it in capitals
 WAV_KEY = "comment"  # libav's name of ICMT
-CLIP_SUFFIXES = (".mp4", ".wav")
+CLIP_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".wav")
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
     """Read the record of how a clip was made.
 
     Args:
-        path: An mp4 or wav that this package wrote.
+        path: An mp4 or wav that this package wrote, or what another program made of it and kept its tags.
 
     Returns:
         What `diffusers_jova.provenance.describe_call` says of it.
@@ -32,9 +32,9 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
 
     try:
         with av.open(str(Path(path).absolute())) as container:
-            tags = dict(container.metadata)
+            tags = {key.lower(): text for key, text in container.metadata.items()}
     except (OSError, ValueError) as error:
-        raise ValueError(f"the clip must be a readable mp4 or wav, got {path} ({error}); check the file") from error
+        raise ValueError(f"the clip must be a readable video or wav, got {path} ({error}); check the file") from error
     for key in (RECORD_KEY, WAV_KEY):
         record = parse_record(tags.get(key, ""))
         if record is not None:

@@ -22,13 +22,13 @@ WORK = "jova_cli.info"
 DESCRIPTION = """Print what a file or a folder holds, without loading it:
 
     a model           its parts and the longest clip that it makes
-    a clip            how it was generated (.mp4, .wav)
+    a clip            how it was generated (.mp4, .mov, .mkv, .webm, .wav)
     an adapter        rank, alpha, what it changes (.safetensors, or its folder)
     a training        how far it is, and its settings
     prepared clips    how many, of which sizes, for which model"""
 READABLE = (
-    "a saved pipeline or a component of one, a generated clip (.mp4, .wav), an adapter (.safetensors), the folder of "
-    "a training, or one of prepared clips"
+    "a saved pipeline or a component of one, a generated clip (.mp4, .mov, .mkv, .webm, .wav), an adapter "
+    "(.safetensors), the folder of a training, or one of prepared clips"
 )
 
 

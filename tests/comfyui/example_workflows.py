@@ -97,6 +97,37 @@ def node_type(schema: Mapping[str, Any]) -> NodeType:
     return NodeType(kinds, outputs, optional)
 
 
+def difference(expected: NodeType, info: Mapping[str, Any]) -> str:
+    """Where a node of a server is not what a workflow of this pack takes it for; empty where it is.
+
+    The page tells widgets by their order, and what a later version adds must do without a value.
+
+    Args:
+        expected: As in `CORE`.
+        info: What `/object_info` says of it.
+    """
+    required, optional = info["input"].get("required", {}), info["input"].get("optional", {})
+    declared = {**required, **optional}
+    if "COMFY_AUTOGROW_V3" in (kind for kind, *_ in declared.values()):  # as many sockets as are linked
+        return "" if {name.split(".")[0] for name in expected.inputs} == {*declared} else "other sockets"
+    known, added = [*declared][: len(expected.inputs)], [*declared][len(expected.inputs) :]
+    if known != [*expected.inputs]:
+        return f"inputs {known}"
+    if needed := {*added} & {*required}:
+        return f"needs {sorted(needed)}"
+    for widget, kind in expected.inputs.items():
+        found, *options = declared[widget]
+        if isinstance(kind, tuple):
+            choices = found if isinstance(found, list) else options[0]["options"]
+            keys = {choice["key"] if isinstance(choice, dict) else choice for choice in choices}
+            if missing := {*kind} - keys:
+                return f"{widget} without {sorted(missing)}"
+        elif found != kind:
+            return f"{widget} {found}"
+    outputs = tuple(zip(info["output_name"], info["output"], strict=True))[: len(expected.outputs)]
+    return "" if outputs == expected.outputs else f"outputs {outputs}"
+
+
 def widget_names(node: Mapping[str, Any]) -> list[str]:
     """What each of `widgets_values` belongs to."""
     found = [socket["widget"]["name"] for socket in node["inputs"] if "widget" in socket]

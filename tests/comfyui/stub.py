@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.places import ROOT
 
@@ -61,14 +61,35 @@ class Components:
 
 
 class VideoFile:
-    """`InputImpl.VideoFromFile`; core's may write the streams anew, this one copies the file."""
+    """`InputImpl.VideoFromFile` of core 0.10; core's may write the streams anew, this one copies the file."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []  # what each call was given, the last one at the end
 
     def __init__(self, file: str) -> None:
         self.file = file
 
-    def save_to(self, path: str, **_: Any) -> None:
+    def save_to(self, path: str, format: str = "auto", codec: str = "auto", metadata: Any = None) -> None:
         """Write it."""
+        self.asked.append({"format": format, "codec": codec, "metadata": metadata})
         shutil.copyfile(self.file, path)
+
+
+class LaterVideoFile(VideoFile):
+    """That of core 0.33, whose Save Video has more widgets."""
+
+    def save_to(
+        self,
+        path: str,
+        format: str = "auto",
+        codec: str = "auto",
+        metadata: Any = None,
+        bit_depth: int | None = None,
+        crf: float | None = None,
+        color_space: str | None = None,
+    ) -> None:
+        """Write it."""
+        super().save_to(path, format, codec, metadata)
+        self.asked[-1] |= {"bit_depth": bit_depth, "crf": crf, "color_space": color_space}
 
 
 def modules(folder: Path) -> dict[str, ModuleType]:

@@ -19,6 +19,7 @@ from tests.comfyui.example_workflows import (
     SEED,
     TO_CHOOSE,
     NodeType,
+    difference,
     names,
     node_type,
     read,
@@ -285,3 +286,31 @@ def test_a_prompt_goes_around_bypassed_nodes_and_leaves_out_notes() -> None:
     assert all(
         value[0] in prompt for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)
     )
+
+
+# --- what a later ComfyUI may change ---
+
+
+COMBO = ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "auto", "inputs": []}, {"key": "mp4", "inputs": []}]}]
+EXPECTED = NodeType({"video": "VIDEO", "format": ("auto", "mp4")}, (("VIDEO", "VIDEO"),))
+
+
+def told(required: dict[str, Any], optional: dict[str, Any], *outputs: str) -> dict[str, Any]:
+    """A node as `/object_info` describes it."""
+    return {"input": {"required": required, "optional": optional}, "output_name": outputs, "output": outputs}
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        (told({"video": ["VIDEO"], "format": [["mp4", "auto", "mkv"]]}, {}, "VIDEO"), ""),
+        (told({"video": ["VIDEO"], "format": COMBO}, {"depth": ["INT"]}, "VIDEO", "FLOAT"), ""),
+        (told({"video": ["VIDEO"], "format": COMBO, "depth": ["INT"]}, {}, "VIDEO"), "needs ['depth']"),
+        (told({"video": ["VIDEO"], "depth": ["INT"], "format": COMBO}, {}, "VIDEO"), "inputs ['video', 'depth']"),
+        (told({"video": ["VIDEO"], "format": [["auto"]]}, {}, "VIDEO"), "format without ['mp4']"),
+        (told({"video": ["IMAGE"], "format": COMBO}, {}, "VIDEO"), "video IMAGE"),
+        (told({"video": ["VIDEO"], "format": COMBO}, {}, "FLOAT", "VIDEO"), "outputs (('FLOAT', 'FLOAT'),)"),
+    ],
+)
+def test_a_core_node_may_have_more_behind_what_a_workflow_knows(info: dict[str, Any], said: str) -> None:
+    assert difference(EXPECTED, info) == said

@@ -553,11 +553,25 @@ def test_what_cannot_be_is_refused_in_one_sentence(server: Server, case: str) ->
     assert said.strip().count("\n") == 0
 
 
-def test_patches_that_the_model_would_not_read_are_refused(server: Server) -> None:
+WINDOWS = {"context_length": 4, "context_overlap": 1, "context_schedule": "standard_static", "context_stride": 1}
+WINDOWS |= {"closed_loop": False, "fuse_method": "pyramid", "dim": 2, "freenoise": False, "causal_window_fix": True}
+WINDOWS |= {"cond_retain_index_list": "", "latent_retain_index_list": "", "split_conds_to_windows": False}
+SCALES = {"scale_x": 2.0, "scale_y": 1.0, "scale_t": 1.0, "shift_x": 0.0, "shift_y": 0.0, "shift_t": 0.0}
+PATCHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "patches of attention blocks": ("TomePatchModel", {"ratio": 0.3}),
+    "scaled positions": ("ScaleROPE", SCALES),
+    "windows of a long clip": ("ContextWindowsManual", WINDOWS),
+    "another type to compute in": ("ModelComputeDtype", {"dtype": "bf16"}),
+}
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_patches_that_the_model_would_not_read_are_refused(server: Server, name: str) -> None:
+    node, widgets = PATCHES[name]
     graph = TalkingGraph()
-    graph.model = [graph.add("TomePatchModel", model=graph.model, ratio=0.3), 0]
+    graph.model = [graph.add(node, model=graph.model, **widgets), 0]
     graph.save(graph.sample(1), "never")
-    with pytest.raises(PromptError, match="got patches of attention blocks; remove the node"):
+    with pytest.raises(PromptError, match=rf"got {name}.*; remove the node"):
         server.run(graph)
 
 

@@ -4,14 +4,18 @@
 """
 
 from collections.abc import Iterator
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from diffusers_jova import media
-from tests.comfyui.example_workflows import CORE, NORMAL, names, read, to_prompt
+from diffusers_jova.provenance import SOURCE_TYPES, read_provenance
+from tests.comfyui.example_workflows import CORE, NORMAL, difference, names, read, to_prompt
+from tests.comfyui.graphs import TalkingGraph
 from tests.comfyui.live_server import Server, started
 from tests.tiny_pipeline import NAVA_SHARING, build_tiny_pipeline, build_wan_transformer
 
@@ -38,19 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_core_nodes_are_as_the_default_suite_believes(server: Server) -> None:
     info = server.get("/object_info")
-    for name, expected in CORE.items():
-        declared = {**info[name]["input"]["required"], **info[name]["input"].get("optional", {})}
-        if "COMFY_AUTOGROW_V3" in (kind for kind, *_ in declared.values()):  # as many sockets as are linked
-            assert {socket.split(".")[0] for socket in expected.inputs} == {*declared}
-            continue
-        assert [*declared] == [*expected.inputs], f"{name}: order of the widgets"
-        for widget, kind in expected.inputs.items():
-            found, *options = declared[widget]
-            if isinstance(kind, tuple):
-                assert {*kind} <= {*(found if isinstance(found, list) else options[0]["options"])}, (name, widget)
-            else:
-                assert found == kind, (name, widget)
-        assert tuple(zip(info[name]["output_name"], info[name]["output"], strict=True)) == expected.outputs, name
+    assert not {name: found for name, expected in CORE.items() if (found := difference(expected, info[name]))}
 
 
 def test_the_workflows_are_listed_under_templates(server: Server) -> None:
@@ -76,3 +68,27 @@ def test_the_voice_of_nava_can_be_switched_on(server: Server) -> None:
     prompt = to_prompt(workflow)
     assert "JovaVoices" in {node["class_type"] for node in prompt.values()}
     assert server.files(server.run(prompt))
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mkv", "h264"), ("webm", "av1")])
+def test_another_container_and_quality_keep_rate_sound_and_record(server: Server, container: str, codec: str) -> None:
+    kind, *options = server.get("/object_info/SaveVideo")["SaveVideo"]["input"]["required"]["format"]
+    if kind != "COMFY_DYNAMICCOMBO_V3" or container not in [option["key"] for option in options[0]["options"]]:
+        pytest.skip(f"this ComfyUI saves no {container}")
+    graph = TalkingGraph(frame_rate=23.976, length=9)
+    clock = graph.add("JovaConditioning", positive=graph.positive, negative=graph.negative, latent=graph.latent)
+    graph.save(graph.sample(1, positive=[clock, 0], negative=[clock, 1]), container)
+    (saver,) = (node["inputs"] for node in graph.values() if node["class_type"] == "SaveVideo")
+    del saver["codec"]
+    saver |= {"format": container, "format.codec": codec, "format.codec.encoding": "re-encode"}
+    saver |= {"format.codec.encoding.crf": 10.0, "format.codec.encoding.color_space": "auto"}
+    (file,) = server.files(server.run(graph))
+    assert file.suffix == f".{container}"
+    with av.open(str(file)) as opened:
+        assert opened.streams.video[0].codec.canonical_name == codec
+    clip = media.read_video(file)
+    assert clip.frame_rate == Fraction(24000, 1001)
+    assert len(clip.frames) == 9
+    assert clip.audio is not None
+    assert abs(clip.audio.shape[1] / clip.sampling_rate - 9 / 23.976) < 0.07  # a frame of AAC at 16 kHz
+    assert read_provenance(file)["digital_source_type"] == SOURCE_TYPES["trainedAlgorithmicMedia"]

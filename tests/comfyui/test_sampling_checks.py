@@ -30,6 +30,31 @@ def refused(message: str) -> Any:
     return pytest.raises(ValueError, match=f"^{message}[^\n]*$")
 
 
+# --- patches ---
+
+
+PATCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "scaled positions": ({"transformer_options": {"rope_options": {"scale_x": 2.0}}}, {}),
+    "another attention": ({"transformer_options": {"optimized_attention_override": print}}, {}),
+    "windows of a long clip": ({"context_handler": object()}, {}),
+    "another type to compute in": ({}, {"manual_cast_dtype": torch.bfloat16}),
+}
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_what_the_model_would_not_read_is_refused_by_its_name(name: str) -> None:
+    with refused(f"a JoVA model must be sampled without patches of its inside, got {name}"):
+        part("sampling_checks").check_patches(*PATCHES[name])
+
+
+def test_what_core_itself_writes_into_a_handle_is_no_patch() -> None:
+    written = {
+        "transformer_options": {"wrappers": {}, "callbacks": {}, "rope_options": {}},
+        "sampler_cfg_function": print,
+    }
+    part("sampling_checks").check_patches(written, {"model_sampling": object()})
+
+
 # --- masks ---
 
 

@@ -229,6 +229,29 @@ def test_a_wav_holds_the_record_and_software_and_source(tmp_path: Path) -> None:
     assert (tags["encoder"], tags["ISRC"]) == (f"diffusers_jova {__version__}", GENERATED)
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mov"])
+def test_a_clip_that_was_put_into_another_container_still_holds_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    """Matroska writes names of tags in capitals."""
+    frames = np.zeros((1, 5, 32, 32, 3), np.float32)
+    JoVAPipelineOutput(frames=frames, frame_rate=16).save(tmp_path / "a.mp4")
+    copy = tmp_path / f"a{suffix}"
+    with (
+        av.open(str(tmp_path / "a.mp4")) as source,
+        av.open(str(copy), "w", options={"movflags": "use_metadata_tags"} if suffix == ".mov" else {}) as target,
+    ):
+        target.metadata.update(source.metadata)
+        stream = target.add_stream("libvpx-vp9" if suffix == ".webm" else "libx264", rate=16)
+        stream.width = stream.height = 32
+        for frame in source.decode(video=0):
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    assert read_provenance(copy) == basic_record()
+    main(["info", str(copy)])
+    assert json.loads(capsys.readouterr().out) == basic_record()
+
+
 def test_a_clip_without_metadata_says_nothing(pipeline: JoVAPipeline, tmp_path: Path) -> None:
     made = pipeline("a dog", num_inference_steps=1, num_frames=5)
     for name in ("a.mp4", "a.wav"):
@@ -283,7 +306,7 @@ def test_no_metadata_leaves_it_out_and_other_files_are_refused(
     (tmp_path / "text.mp4").write_text("no clip")
     for name, said in (
         ("dog.mp4", "the clip must hold a record of its origin"),
-        ("text.mp4", "the clip must be a readable mp4 or wav"),
+        ("text.mp4", "the clip must be a readable video or wav"),
         ("none.mp4", "the clip must be an existing file"),
     ):
         capsys.readouterr()
