@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 
 from diffusers_jova.devices import choose_device
+from diffusers_jova.evaluation.measures import PARTLY
 from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
-from diffusers_jova.evaluation.report import PARTLY
 from diffusers_jova.media import exact_frame_rate
 from diffusers_jova.prompt import PROMPT_TEMPLATE
 from diffusers_jova.saved_pipeline import model_defaults
