@@ -189,10 +189,13 @@ class JoVATransformerMixin(
         """Load a config as diffusers does.
 
         Raises:
-            ValueError: It is that of another class, whose weights would be left out for random ones.
+            ValueError: `from_pretrained` asks, and it is that of another class, whose weights would be left out for
+                random ones.
         """
         loaded = super().load_config(*args, **kwargs)
-        name = (loaded[0] if isinstance(loaded, tuple) else loaded).get("_class_name", cls.__name__)
+        if not isinstance(loaded, tuple):  # a config alone, which may be of any class
+            return loaded
+        name = loaded[0].get("_class_name", cls.__name__)
         other = getattr(diffusers, name, None)  # where `register` puts our classes
         if isinstance(other, type) and not (issubclass(cls, other) or issubclass(other, cls)):
             raise ValueError(
