@@ -74,7 +74,7 @@ PROTOCOLS = {
                   "the paper says Whisper-large-v3, and no normaliser"),
             Entry("FD", (), SOUNDING, "the paper says PANNs and PaSST, here CLAP; its values fit that of pairs",
                   ("fd_clap", "fd_clap_corrected", "fd_clap_verse_bench")),
-            Entry("KL", (), SOUNDING, "the paper says PaSST, here AST, and no direction",
+            Entry("KL", (), SOUNDING, "the paper says PaSST, here AST, and not which way round",
                   ("kl_verse_bench", "kl_av_benchmark")),
             Entry("CS", ("clap_score_verse_bench", "clap_score"), SOUNDING, f"the paper names no weights; {LAION}"),
             Entry("ID", ("identity_verse_bench", "identity_picture", "identity_face"), "",

@@ -83,8 +83,8 @@ def squared_distance(ours: FloatArray, theirs: FloatArray) -> float:
 
 
 def verse_bench_divergence(ours: FloatArray, theirs: FloatArray) -> float:
-    """KL(ours || reference + 1e-6) of log-probabilities [C]."""
-    return float((np.exp(ours) * (ours - np.log(np.exp(theirs) + VERSE_BENCH_FLOOR))).sum())
+    """KL(reference || ours + 1e-6) of log-probabilities [C], in the order in which Verse-Bench calls `infer`."""
+    return float((np.exp(theirs) * (theirs - np.log(np.exp(ours) + VERSE_BENCH_FLOOR))).sum())
 
 
 def reference_divergence(ours: FloatArray, theirs: FloatArray) -> float:
@@ -107,9 +107,9 @@ SET_MEASURES = (
     SetMeasure("fd_dino_corrected", "FD of the picture (DINO), corrected", "dino", None, CORRECTED_WAY, True,
                f"{FRECHET}, the mean of its frames; `--identity`; {ENDLESS}"),
     SetMeasure("kl_verse_bench", "KL of classes of sound, as Verse-Bench", "classes", verse_bench_divergence,
-               FIELD_WAY, False, f"KL(clip || reference), mean over pairs; {AST}"),
+               FIELD_WAY, False, f"KL(reference || clip + 1e-6), mean over pairs; {AST}"),
     SetMeasure("kl_av_benchmark", "KL of classes of sound, as av-benchmark", "classes", reference_divergence,
-               FIELD_WAY, False, f"KL(reference || clip), mean over pairs; {AST}"),
+               FIELD_WAY, False, f"KL(reference || clip), mean over pairs; there of one window, as loud as it is; {AST}"),
 )
 # fmt: on
 

@@ -110,15 +110,15 @@ def test_the_distance_of_pairs_is_two_less_twice_the_cosine() -> None:
 
 def test_the_directions_of_the_divergences_are_those_of_the_public_codes() -> None:
     ours, theirs = (torch.tensor(drawn(1, 6, seed)[0]).log_softmax(-1) for seed in (0, 1))
-    verse = F.kl_div((theirs.exp() + 1e-6).log(), ours.exp(), reduction="sum")  # Dorniwang/Verse-Bench, kl
+    verse = F.kl_div((ours.exp() + 1e-6).log(), theirs.exp(), reduction="sum")  # Verse-Bench: infer(clip, reference)
     other = F.kl_div(ours, theirs, reduction="sum", log_target=True)  # hkchengrex/av-benchmark, kl_softmax
     pair = (ours.numpy(), theirs.numpy())
     assert verse_bench_divergence(*pair) == pytest.approx(float(verse))
     assert reference_divergence(*pair) == pytest.approx(float(other))
-    assert verse_bench_divergence(*pair) != pytest.approx(reference_divergence(*pair), rel=0.01)
+    assert verse_bench_divergence(*pair[::-1]) != pytest.approx(verse_bench_divergence(*pair), rel=0.01)
     assert reference_divergence(pair[0], pair[0]) == pytest.approx(0, abs=1e-12)
     sure = np.log(np.array([1 - 1e-9, 1e-9]))
-    assert verse_bench_divergence(sure, sure[::-1]) < -math.log(1e-6)
+    assert verse_bench_divergence(sure, sure[::-1]) < -math.log(1e-6) < reference_divergence(sure, sure[::-1])
 
 
 def test_sets_are_told_in_the_table_in_json_and_by_protocols_of_the_clips_that_count() -> None:
