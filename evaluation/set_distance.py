@@ -109,7 +109,7 @@ SET_MEASURES = (
     SetMeasure("kl_verse_bench", "KL of classes of sound, as Verse-Bench", "classes", verse_bench_divergence,
                FIELD_WAY, False, f"KL(reference || clip + 1e-6), mean over pairs; {AST}"),
     SetMeasure("kl_av_benchmark", "KL of classes of sound, as av-benchmark", "classes", reference_divergence,
-               FIELD_WAY, False, f"KL(reference || clip), mean over pairs; there of one window, as loud as it is; {AST}"),
+               FIELD_WAY, False, f"KL(reference || clip), mean over pairs; there of a window as loud as it is; {AST}"),
 )
 # fmt: on
 
