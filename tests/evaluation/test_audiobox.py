@@ -69,9 +69,7 @@ def test_windows_count_by_how_much_of_them_the_sound_fills(folder: Path, capsys:
 
 def test_another_network_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MeanOfHeard, "target_transform", None)
-    with pytest.raises(
-        ValueError, match=r"must be the folder of AudioBox-aesthetics .* got no scale of CE, CU, PC, PQ"
-    ):
+    with pytest.raises(ValueError, match=r"must be the folder of AudioBox-aesthetics, got no scale of CE, CU, PC, PQ"):
         AudioBox(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="got an error"):
