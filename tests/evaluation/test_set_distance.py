@@ -153,8 +153,8 @@ def test_references_that_nobody_asked_for_count_as_our_clips_of_their_names_do()
     theirs[-1].vectors["clap_verse_bench"] = [0.0] * 4
     (pairs,) = set_distances(ours, theirs, "sounding")
     assert (pairs.num_clips, pairs.value < 100) == (5, True)
-    wholes = (rows_of(drawn(5, 4, seed), kinds=kinds) for seed, kinds in ((0, ("sounding",)), (1, ())))
-    assert by_name(set_distances(*wholes, "sounding"))["fd_clap"].num_others == 5
+    asked, unasked = rows_of(drawn(5, 4, 0), kinds=("sounding",)), rows_of(drawn(5, 4, 1))
+    assert by_name(set_distances(asked, unasked, "sounding"))["fd_clap"].num_others == 5
 
 
 def test_long_work_on_sets_says_how_far_it_is(
