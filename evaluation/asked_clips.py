@@ -31,11 +31,14 @@ def read_asked(path: Path, benchmark: str) -> Asked:
     Raises:
         ValueError: If the files as a whole are not those of the benchmark.
     """
-    rows, refused = {}, []
+    rows: dict[str, Mapping[str, Any]] = {}
+    refused = []
     for line, read in FORMATS[benchmark](path):
         try:
             row = read()
-            rows[Path(row["output"]).stem] = row
+            if (name := Path(row["output"]).stem) in rows:
+                raise ValueError(f"another prompt for {name}, which is left out")
+            rows[name] = row
         except (ValueError, OSError) as error:
             refused.append(f"{path}, line {line}: {one_line(error)}")
     return Asked(rows, refused)

@@ -92,5 +92,5 @@ def measure_captions(video: Path | None, picture: PictureTracks | None, captions
         return Measured(values, "nobody wrote what should be seen")
     wanted, num_lost = clip.embed_text(captions.seen)
     told = captions.seen + (f" (without its last {num_lost} tokens)" if num_lost else "")
-    values["clip_score"] = float(np.maximum(SCALE * frames @ wanted, 0).mean())
+    values["clip_score"] = max(0.0, float((SCALE * frames @ wanted).mean()))
     return Measured(values, "" if len(neighbours) else "one frame alone", texts={"clip_score": told})

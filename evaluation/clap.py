@@ -21,7 +21,7 @@ from transformers import ClapModel, ClapProcessor
 from diffusers_jova.evaluation.clip_list import Captions
 from diffusers_jova.evaluation.given_network import Wanted, as_numbers, read_network, unit
 from diffusers_jova.evaluation.measured import Measured
-from diffusers_jova.evaluation.sound_level import why_unheard
+from diffusers_jova.evaluation.sound_level import at_public_peak, why_unheard
 from diffusers_jova.media import mix_channels, resample
 
 
@@ -29,8 +29,7 @@ FloatArray = npt.NDArray[np.floating]
 
 WANTED = Wanted("--clap", {"clap": ClapModel}, "a CLAP", "laion/clap-htsat-fused")
 MAX_TOKENS = 77  # of a text: that many its authors trained it with
-PEAK_DB = -1.0  # to which Verse-Bench brings every sound
-LEVELS = 32767  # of 16-bit sound, to which it rounds
+LEVELS = 32767  # of 16-bit sound, to which Verse-Bench rounds
 
 
 class Clap:
@@ -61,9 +60,7 @@ class Clap:
 
         Deviates from Verse-Bench: the same windows every time.
         """
-        sound = self._mono(audio, sampling_rate)
-        sound = np.clip(sound * 10 ** (PEAK_DB / 20) / np.abs(sound).max(), -1, 1)
-        return self._embed(np.trunc(sound * LEVELS) / LEVELS)
+        return self._embed(np.trunc(at_public_peak(self._mono(audio, sampling_rate)) * LEVELS) / LEVELS)
 
     def embed_text(self, text: str) -> tuple[FloatArray, int]:
         """Embed a text, [D]; and how many of its tokens were beyond what the network reads."""

@@ -30,7 +30,7 @@ class Wanted:
 
     Attributes:
         option: That names the folder.
-        classes: Of transformers, by the `model_type` of their `config.json`.
+        classes: Of transformers, by the `model_type` of their `config.json`; empty for a network of another package.
         name: For a sentence.
         example: On the Hub.
         unread: Beginnings of the names of weights that the measure does not read.
@@ -44,9 +44,10 @@ class Wanted:
 
     def refusal(self, folder: Path, found: str) -> ValueError:
         """The one sentence."""
+        reader = " that transformers reads" if self.classes else ""
         return ValueError(
-            f"`{self.option}` must be the folder of {self.name} that transformers reads, got {found} in `{folder}`; "
-            f"download one, such as {self.example}"
+            f"`{self.option}` must be the folder of {self.name}{reader}, got {found} in `{folder}`; "
+            f"download {'one, such as ' if self.classes else ''}{self.example}"
         )
 
     def read(self, folder: Path, reader: Callable[[Path], Part]) -> Part:

@@ -162,7 +162,7 @@ MEASURES = (
             "likewise, and how loud it is; Verse-Bench takes the first of several captions, here they are one",
             CORRELATION),
     Measure("clip_score", "clip_score", "picture as in the caption (CLIP)", "100 cos", "higher",
-            f"{CLIP}, caption of the picture; a hundred times the cosine, 0 at least, as torchmetrics has it",
+            f"{CLIP}, caption of the picture; a hundred times the mean cosine, 0 at least, as torchmetrics has it",
             "order in time, counts, who does what; scores of other weights are not comparable", (0.0, 100.0)),
     Measure("clip_consistency", "clip_score", "frames like their neighbours (CLIP)", "cosine", "higher", CLIP,
             "whether it should change: a still picture is best", CORRELATION),

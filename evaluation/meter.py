@@ -36,6 +36,7 @@ from diffusers_jova.origin import digest_path
 from diffusers_jova.training.data.envelope_sync import envelope, mouth_openings
 from diffusers_jova.training.data.face_crop import face_size
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
+from jova_cli.evaluate import NETWORKS
 from jova_cli.parser import one_line
 
 
@@ -183,12 +184,8 @@ class Meter:
             return {"voice": None if self.voice is None else [str(self.voice), self.voice.stat().st_mtime_ns]}
         if group == "syncnet":
             return {"syncnet": None if self.syncnet is None else [str(self.syncnet), self.syncnet.stat().st_mtime_ns]}
-        if group in ("clap", "identity", "audiobox", "clip_score"):
-            return {group: self.digest(group)}
-        if group in ("classes", "desync"):
-            option = {"classes": "classifier", "desync": "synchformer"}[group]
-            return {option: self.digest(option)}
-        return {}
+        option = NETWORKS.get(group)
+        return {} if option is None else {option: self.digest(option)}
 
     def asked(self, group: str, clip: ListedClip) -> Mapping[str, Any]:
         """What of a clip decides the numbers of a group besides its files and what is said."""

@@ -18,7 +18,6 @@ MEASURE_OF_VECTORS = {
     "dino": "identity_picture",
     "classes": "class_share",
 }
-OPTIONS = {"clap": "clap", "clap_verse_bench": "clap", "dino": "identity", "classes": "classifier"}  # by the vectors
 SPOKEN, SOUNDING = "spoken", "sounding"  # clips with words to say, and with a caption of the sound
 
 
@@ -57,8 +56,9 @@ class Protocol(NamedTuple):
 BOXES = "faces are estimated around mouths, not found by S3FD or insightface"
 WHISPER = "Whisper of `--whisper`; whose text it is decides the number"
 AUDIOBOX = tuple(Entry(axis, (f"audiobox_{axis.lower()}",)) for axis in ("CE", "CU", "PC", "PQ"))
+TWO_SETS = "there of set1 and set2 alone"
 AESTHETICS = "aesthetic-predictor-v2-5 is AGPL-3, MUSIQ and MANIQA of pyiqa are for non-commercial use"
-SYNCHFORMER = "there the offset with its sign, of the first 4.8 s; resized by Pillow"
+SYNCHFORMER = "there the offset with its sign, of 11 segments in the first 4 s; resized by Pillow"
 IMAGEBIND = "ImageBind's weights are for non-commercial use"
 RAFT = "no RAFT, whose weights come with torchvision"
 LAION = "weights of `--clap`; the published ones are 630k-audioset-fusion"
@@ -74,7 +74,7 @@ PROTOCOLS = {
                   "the paper says Whisper-large-v3, and no normaliser"),
             Entry("FD", (), SOUNDING, "the paper says PANNs and PaSST, here CLAP; its values fit that of pairs",
                   ("fd_clap", "fd_clap_corrected", "fd_clap_verse_bench")),
-            Entry("KL", (), SOUNDING, "the paper says PaSST, here AST, and no direction",
+            Entry("KL", (), SOUNDING, "the paper says PaSST, here AST, and not which way round",
                   ("kl_verse_bench", "kl_av_benchmark")),
             Entry("CS", ("clap_score_verse_bench", "clap_score"), SOUNDING, f"the paper names no weights; {LAION}"),
             Entry("ID", ("identity_verse_bench", "identity_picture", "identity_face"), "",
@@ -87,14 +87,15 @@ PROTOCOLS = {
         "Dorniwang/Verse-Bench @ 5645a09, calculate_metrics.py",
         (
             Entry("ID", ("identity_verse_bench", "identity_picture", "identity_face"), "", "32 frames, not all"),
-            Entry("FD", (), SOUNDING, LAION, ("fd_clap_verse_bench", "fd_clap_corrected")),
-            Entry("KL", (), SOUNDING, "there PaSST, here AST of `--classifier`", ("kl_verse_bench",)),
-            Entry("CS", ("clap_score_verse_bench", "clap_score"), SOUNDING, LAION),
+            Entry("FD", (), SOUNDING, f"{LAION}; there of set2 alone", ("fd_clap_verse_bench", "fd_clap_corrected")),
+            Entry("KL", (), SOUNDING, "there PaSST, here AST of `--classifier`; there of set2 alone",
+                  ("kl_verse_bench",)),
+            Entry("CS", ("clap_score_verse_bench", "clap_score"), SOUNDING, f"{LAION}; {TWO_SETS}"),
             Entry("WER", ("word_error_rate_verse_bench", "word_error_rate"), SPOKEN,
                   f"there SenseVoiceSmall, here {WHISPER}"),
             Entry("LSE-C", ("lse_c_verse_bench", "lse_c_corrected"), SPOKEN, BOXES),
-            Entry("AV-A", ("desync_s",), SOUNDING, SYNCHFORMER),
-            *AUDIOBOX,
+            Entry("AV-A", ("desync_s",), SOUNDING, f"{SYNCHFORMER}; {TWO_SETS}"),
+            *(entry._replace(deviates=TWO_SETS) for entry in AUDIOBOX),
         ),
         {"AS": AESTHETICS},
     ),
@@ -189,8 +190,10 @@ def _lines_of_sets(entry: Entry, found: Sequence[SetDistance]) -> Iterator[Line]
         distance = known.get(measure.name)
         about = (entry.name, measure.way, measure.name)
         if distance is None:
-            needed = f"not measured: it needs `--against` with the reference clips, and `--{OPTIONS[measure.vectors]}`"
-            yield Line(*about, entry.clips, None, None, 0, needed)
+            group = next(one.group for one in MEASURES if one.name == MEASURE_OF_VECTORS[measure.vectors])
+            needed = f"`--against` with the reference clips, `{option_of(NETWORKS[group])}`"
+            counted = f"{entry.clips or 'two'} clips on both sides, {'a pair' if measure.pairs else 'two'} or more"
+            yield Line(*about, entry.clips, None, None, 0, f"not measured: it needs {needed}, and {counted}")
         else:
             note = "; ".join(filter(None, (entry.deviates if measure.way == FIELD_WAY else "", distance.warning)))
             yield Line(*about, entry.clips, distance.value, None, distance.num_clips, note)

@@ -56,13 +56,15 @@ class Row:
         for name in names:
             value = measured.values.get(name)
             self.values[name] = value if value is not None and math.isfinite(value) else None
-        if measured.reason:
-            self.reasons[group] = measured.reason
+        finite = {name: vector for name, vector in measured.vectors.items() if all(map(math.isfinite, vector))}
+        is_strange = len(finite) < len(measured.vectors)
+        if measured.reason or is_strange:
+            self.reasons[group] = measured.reason or "the network answers with NaN or infinity"
         if measured.missing:
             self.missing[group] = measured.missing
         self.texts |= measured.texts
         self.curves |= measured.curves
-        self.vectors |= measured.vectors
+        self.vectors |= finite
 
 
 @dataclass

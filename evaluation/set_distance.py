@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from diffusers_jova.evaluation.measures import CORRECTED_WAY, FIELD_WAY
 from diffusers_jova.evaluation.summary import CONFIDENCE, MIN_CLIPS, compare
+from jova_cli.progress import followed
 
 
 FloatArray = npt.NDArray[np.floating]
@@ -83,8 +84,8 @@ def squared_distance(ours: FloatArray, theirs: FloatArray) -> float:
 
 
 def verse_bench_divergence(ours: FloatArray, theirs: FloatArray) -> float:
-    """KL(ours || reference + 1e-6) of log-probabilities [C]."""
-    return float((np.exp(ours) * (ours - np.log(np.exp(theirs) + VERSE_BENCH_FLOOR))).sum())
+    """KL(reference || ours + 1e-6) of log-probabilities [C], in the order in which Verse-Bench calls `infer`."""
+    return float((np.exp(theirs) * (theirs - np.log(np.exp(ours) + VERSE_BENCH_FLOOR))).sum())
 
 
 def reference_divergence(ours: FloatArray, theirs: FloatArray) -> float:
@@ -107,9 +108,9 @@ SET_MEASURES = (
     SetMeasure("fd_dino_corrected", "FD of the picture (DINO), corrected", "dino", None, CORRECTED_WAY, True,
                f"{FRECHET}, the mean of its frames; `--identity`; {ENDLESS}"),
     SetMeasure("kl_verse_bench", "KL of classes of sound, as Verse-Bench", "classes", verse_bench_divergence,
-               FIELD_WAY, False, f"KL(clip || reference), mean over pairs; {AST}"),
+               FIELD_WAY, False, f"KL(reference || clip + 1e-6), mean over pairs; {AST}"),
     SetMeasure("kl_av_benchmark", "KL of classes of sound, as av-benchmark", "classes", reference_divergence,
-               FIELD_WAY, False, f"KL(reference || clip), mean over pairs; {AST}"),
+               FIELD_WAY, False, f"KL(reference || clip), mean over pairs; there of a window as loud as it is; {AST}"),
 )
 # fmt: on
 
@@ -141,9 +142,12 @@ def set_distances(rows: Sequence[Any], others: Sequence[Any], clips: str = "") -
     Args:
         rows: Ours, of the report.
         others: The reference.
-        clips: Which clips count, a kind of `Row.kinds`; empty for all.
+        clips: Which clips count, a kind of `Row.kinds`; empty for all. A reference counts as well where our clip of
+            its name does: nobody need have asked for it.
     """
-    sides = [[row for row in side if not clips or clips in row.kinds] for side in (rows, others)]
+    counted = [row for row in rows if not clips or clips in row.kinds]
+    names = {row.name for row in counted}
+    sides = [counted, [row for row in others if not clips or clips in row.kinds or row.name in names]]
     found: list[SetDistance] = []
     drawn: Drawn = {}
     for measure in SET_MEASURES:
@@ -208,7 +212,10 @@ def bootstrap(ours: FloatArray, theirs: FloatArray) -> FloatArray:
     draws = np.random.default_rng(0)
     sides = (ours, theirs)
     return np.array(
-        [frechet_distance(*(side[draws.integers(0, len(side), len(side))] for side in sides)) for _ in range(DRAWS)]
+        [
+            frechet_distance(*(side[draws.integers(0, len(side), len(side))] for side in sides))
+            for _ in followed(range(DRAWS), DRAWS, "drawing sets of clips", unit="set")
+        ]
     )
 
 

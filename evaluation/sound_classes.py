@@ -16,7 +16,7 @@ from transformers import ASTFeatureExtractor, ASTForAudioClassification
 
 from diffusers_jova.evaluation.given_network import Wanted, read_network
 from diffusers_jova.evaluation.measured import Measured
-from diffusers_jova.evaluation.sound_level import why_unheard
+from diffusers_jova.evaluation.sound_level import at_public_peak, why_unheard
 from diffusers_jova.media import mix_channels, resample
 
 
@@ -29,8 +29,6 @@ WANTED = Wanted(
     "MIT/ast-finetuned-audioset-10-10-0.4593",
 )
 WINDOW_S, STEP_S = 10.0, 5.0  # as Verse-Bench looks at a sound
-LEAST_SHARE = 0.15  # of a window, of which less at the end is not looked at
-PEAK_DB = -1.0
 NUM_TOLD = 3
 
 
@@ -54,8 +52,7 @@ class SoundClassifier:
     def __call__(self, audio: FloatArray, sampling_rate: int) -> FloatArray:
         """Log-softmax of the mean logits over windows of a sound [channels, samples] at a peak of -1 dB, [C]."""
         rate_hz = self._extractor.sampling_rate
-        sound = resample(mix_channels(audio, 1), sampling_rate, rate_hz)[0].astype(np.float64)
-        sound = sound * 10 ** (PEAK_DB / 20) / np.abs(sound).max()
+        sound = at_public_peak(resample(mix_channels(audio, 1), sampling_rate, rate_hz)[0].astype(np.float64))
         logits = []
         for window in windows_of(sound, round(WINDOW_S * rate_hz), round(STEP_S * rate_hz)):
             features = self._extractor(window.astype(np.float32), sampling_rate=rate_hz, return_tensors="pt")
@@ -69,10 +66,9 @@ class SoundClassifier:
 
 
 def windows_of(sound: FloatArray, window: int, step: int) -> list[FloatArray]:
-    """Parts of sound [samples] of a window each, a step apart, the last ones filled up with zeros."""
+    """Parts of sound [samples] of a window each, a step apart, the last one filled up with zeros."""
     parts = [sound[start : start + window] for start in range(0, max(step, len(sound) - step), step)]
-    kept = [part for part in parts if len(part) > LEAST_SHARE * window] or parts[:1]
-    return [np.pad(part, (0, window - len(part))) for part in kept]
+    return [np.pad(part, (0, window - len(part))) for part in parts]
 
 
 def measure_classes(audio: FloatArray | None, sampling_rate: int, classifier: SoundClassifier) -> Measured:

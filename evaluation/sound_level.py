@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusers_jova.evaluation.measured import Measured
-from diffusers_jova.media import integrated_loudness, resample
+from diffusers_jova.media import integrated_loudness, mix_channels, resample
 from jova_cli.media_files import MAX_SAMPLING_RATE_HZ
 
 
@@ -21,13 +21,24 @@ BLOCK_S = 0.05
 SILENCE_DBFS = -60.0
 FLOOR = 1e-9
 SILENT_PEAK = 1e-4  # of full scale; no voice is as quiet
+PUBLIC_PEAK_DBFS = -1.0  # of Verse-Bench
 
 
 def why_unheard(audio: FloatArray | None) -> str:
-    """Why in sound [channels, samples], None for a silent file, nothing can be heard; empty if something may."""
+    """Why in sound [channels, samples], None for a silent file, nothing can be heard; empty if something may.
+
+    All that hears here hears the mean of the channels, which may be nothing where the channels are something.
+    """
     if audio is None:
         return "no sound"
-    return "" if float(np.abs(audio).max(initial=0)) >= SILENT_PEAK else "the sound is silence"
+    if float(np.abs(audio).max(initial=0)) < SILENT_PEAK:
+        return "the sound is silence"
+    return "" if float(np.abs(mix_channels(audio, 1)).max()) >= SILENT_PEAK else "the channels cancel each other"
+
+
+def at_public_peak(sound: FloatArray) -> FloatArray:
+    """Sound [samples] that is not silence, at the peak of -1 dB of full scale to which Verse-Bench brings it."""
+    return np.asarray(sound * 10 ** (PUBLIC_PEAK_DBFS / 20) / np.abs(sound).max())
 
 
 def measure_sound(audio: FloatArray | None, sampling_rate: int) -> Measured:

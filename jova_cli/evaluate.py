@@ -79,7 +79,7 @@ def add_arguments(parser: Parser) -> None:
         "--measures", nargs="+", choices=GROUPS, metavar="MEASURE", help=f"some of {', '.join(GROUPS)}; all by default"
     )
     add("--protocol", choices=PROTOCOLS, help="measure what a paper reports, as the field does and corrected, apart")
-    add("--prompts", type=Path, help="folder of a benchmark that the clips were made for, found by their names")
+    add("--prompts", type=Path, help="folder or list of the benchmark that the clips were made for, by their names")
     add("--benchmark", choices=FORMATS, help="whose `--prompts` are, as for `jova generate`; a folder is uniavatar")
     add("--whisper", type=Path, help="folder of a speech recognition model of transformers, for the words")
     add("--language", default="en", help="of the transcripts: en, or another with `--whisper`")

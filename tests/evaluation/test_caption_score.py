@@ -93,6 +93,11 @@ def test_the_score_is_a_hundred_times_the_mean_cosine_that_is_not_negative(clip:
     assert max(values) == pytest.approx(100 * float(frame @ vector), abs=2)  # which a codec has touched
     assert min(values) == 0  # the opposite of what it shows
     assert np.linalg.norm(frame) == pytest.approx(1)
+    for_both = [red(1)[0], green(1)[0], green(1)[1], green(1)[2]]
+    cosines = [clip.embed_frames([Image.fromarray(picture)])[0] @ vector for picture in for_both]
+    assert cosines[0] > 0 > cosines[1]
+    found = score(path, np.stack(for_both), TEXTS[0], clip)
+    assert found == pytest.approx(max(100 * np.mean(cosines), 0), abs=2)  # of the mean, not of each frame
 
 
 def test_a_still_picture_is_most_like_itself_and_noise_least(clip: Clip, tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ def test_silence_and_no_sound_are_reasons_and_the_time_of_a_sound_decides_little
     assert measure_clap(None, 0, wanted, clap).reason == "no sound"
     silent = measure_clap(np.zeros((2, 8000), np.float32), RATE_HZ, wanted, clap)
     assert (silent.values, silent.reason, silent.vectors) == ({}, "the sound is silence", {})
+    cancelled = measure_clap(np.concatenate([low_hum(1), -low_hum(1)]), RATE_HZ, wanted, clap)
+    assert (cancelled.values, cancelled.reason, cancelled.vectors) == ({}, "the channels cancel each other", {})
     hum = low_hum(1)
     assert score(clap, np.roll(hum, 4000, axis=1), TEXTS[0]) == pytest.approx(score(clap, hum, TEXTS[0]), abs=0.05)
 

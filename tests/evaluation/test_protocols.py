@@ -89,11 +89,13 @@ def test_the_command_measures_what_a_protocol_asks_for_of_the_clips_of_a_benchma
     for name in ("anna", "bert", "carl"):
         (bench / f"{name}.txt").write_text(f"A head. <AUDCAP>{name} hums<ENDAUDCAP>" if name != "bert" else "A man.")
     (bench / "empty.txt").write_text(" ")
+    (bench / "carl.TXT").write_text("another for the same name")
     (tmp_path / "clips" / "anna.txt").write_text("another caption")
     words = [str(tmp_path / "clips"), "--output", str(tmp_path / "report"), "--protocol", "verse-bench"]
     main([*words, "--clap", str(clap), "--prompts", str(bench)])
     told = capsys.readouterr()
     assert "empty.txt must hold a prompt" in told.err
+    assert "another prompt for carl, which is left out" in told.err
     assert "1 of 3 prompts have no clip: carl\n" in told.err
     assert "1 of 3 clips have no prompt: stranger\n" in told.err
     assert "identity (`--identity`)" in told.err

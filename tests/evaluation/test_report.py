@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from diffusers_jova.evaluation.evaluate import describe_unjudged
+from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.report import Report, Row
 
 
@@ -39,3 +41,13 @@ def test_a_louder_peak_is_neither_better_nor_worse() -> None:
     report = Report(["with"], sides[0], "without", sides[1])
     assert report.differences()["true_peak_dbtp"].is_certain
     assert "worse" not in report.table()
+
+
+def test_what_is_no_number_cannot_be_judged_and_costs_no_report() -> None:
+    row = Row("strange", Path("strange.mp4"))
+    row.add(
+        "clap", Measured({"clap_score": math.nan}, vectors={"clap": [math.nan, 1.0], "clap_verse_bench": [1.0, 0.0]})
+    )
+    assert row.values["clap_score"] is None
+    assert row.vectors == {"clap_verse_bench": [1.0, 0.0]}
+    assert row.reasons == {"clap": "the network answers with NaN or infinity"}

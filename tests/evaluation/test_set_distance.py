@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from diffusers_jova.evaluation.measures import CORRECTED_WAY, FIELD_WAY
-from diffusers_jova.evaluation.protocols import MEASURE_OF_VECTORS, OPTIONS, PROTOCOLS, lines_of
+from diffusers_jova.evaluation.protocols import MEASURE_OF_VECTORS, PROTOCOLS, lines_of
 from diffusers_jova.evaluation.report import Report, Row
 from diffusers_jova.evaluation.set_distance import (
     SET_MEASURES,
@@ -26,6 +27,7 @@ from diffusers_jova.evaluation.set_distance import (
     squared_distance,
     verse_bench_divergence,
 )
+from jova_cli import progress
 
 
 def drawn(num: int, size: int, seed: int, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
@@ -110,15 +112,15 @@ def test_the_distance_of_pairs_is_two_less_twice_the_cosine() -> None:
 
 def test_the_directions_of_the_divergences_are_those_of_the_public_codes() -> None:
     ours, theirs = (torch.tensor(drawn(1, 6, seed)[0]).log_softmax(-1) for seed in (0, 1))
-    verse = F.kl_div((theirs.exp() + 1e-6).log(), ours.exp(), reduction="sum")  # Dorniwang/Verse-Bench, kl
+    verse = F.kl_div((ours.exp() + 1e-6).log(), theirs.exp(), reduction="sum")  # Verse-Bench: infer(clip, reference)
     other = F.kl_div(ours, theirs, reduction="sum", log_target=True)  # hkchengrex/av-benchmark, kl_softmax
     pair = (ours.numpy(), theirs.numpy())
     assert verse_bench_divergence(*pair) == pytest.approx(float(verse))
     assert reference_divergence(*pair) == pytest.approx(float(other))
-    assert verse_bench_divergence(*pair) != pytest.approx(reference_divergence(*pair), rel=0.01)
+    assert verse_bench_divergence(*pair[::-1]) != pytest.approx(verse_bench_divergence(*pair), rel=0.01)
     assert reference_divergence(pair[0], pair[0]) == pytest.approx(0, abs=1e-12)
     sure = np.log(np.array([1 - 1e-9, 1e-9]))
-    assert verse_bench_divergence(sure, sure[::-1]) < -math.log(1e-6)
+    assert verse_bench_divergence(sure, sure[::-1]) < -math.log(1e-6) < reference_divergence(sure, sure[::-1])
 
 
 def test_sets_are_told_in_the_table_in_json_and_by_protocols_of_the_clips_that_count() -> None:
@@ -134,16 +136,40 @@ def test_sets_are_told_in_the_table_in_json_and_by_protocols_of_the_clips_that_c
     numbers = {line["measure"]: line for line in held["protocol"]["numbers"]}
     assert numbers["fd_clap"]["mean"] < 10  # without the one that has no caption of a sound
     assert (numbers["fd_clap"]["way"], numbers["fd_clap_corrected"]["way"]) == (FIELD_WAY, CORRECTED_WAY)
-    assert "it needs `--against` with the reference clips, and `--classifier`" in numbers["kl_verse_bench"]["note"]
+    assert numbers["kl_verse_bench"]["note"] == (
+        "not measured: it needs `--against` with the reference clips, `--classifier`, and sounding clips on both "
+        "sides, a pair or more"
+    )
     alone = Report(["ours"], sides[0], protocol="jova")
     assert alone.sets() == []
     assert alone.sets_table() == ""
     assert numbers.keys() == {line.measure for line in alone.protocol_lines()}
 
 
-def test_protocols_and_options_know_every_distance() -> None:
+def test_references_that_nobody_asked_for_count_as_our_clips_of_their_names_do() -> None:
+    ours = [*rows_of(drawn(5, 4, 0), "clap_verse_bench", ("sounding",)), Row("quiet", Path("quiet.mp4"))]
+    ours[-1].vectors["clap_verse_bench"] = [900.0] * 4
+    theirs = [*rows_of(drawn(7, 4, 1), "clap_verse_bench"), Row("quiet", Path("quiet.mp4"))]
+    theirs[-1].vectors["clap_verse_bench"] = [0.0] * 4
+    (pairs,) = set_distances(ours, theirs, "sounding")
+    assert (pairs.num_clips, pairs.value < 100) == (5, True)
+    asked, unasked = rows_of(drawn(5, 4, 0), kinds=("sounding",)), rows_of(drawn(5, 4, 1))
+    assert by_name(set_distances(asked, unasked, "sounding"))["fd_clap"].num_others == 5
+
+
+def test_long_work_on_sets_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 6100, 30))  # as if a draw took 30 s
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    bootstrap(drawn(4, 2, 0), drawn(5, 2, 1))
+    told = capsys.readouterr().err.splitlines()
+    assert (len(told), told[0]) == (50, "drawing sets of clips: set 2 of 100 is done")
+
+
+def test_protocols_and_measures_of_clips_know_every_distance() -> None:
     names = {measure.name for measure in SET_MEASURES}
-    assert {measure.vectors for measure in SET_MEASURES} == set(OPTIONS) == set(MEASURE_OF_VECTORS)
+    assert {measure.vectors for measure in SET_MEASURES} == set(MEASURE_OF_VECTORS)
     for protocol in PROTOCOLS.values():
         assert {name for entry in protocol.entries for name in entry.sets} <= names
         assert all(entry.measures or entry.sets for entry in protocol.entries)

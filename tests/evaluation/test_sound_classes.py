@@ -74,6 +74,8 @@ def test_all_of_a_long_sound_counts_and_silence_is_a_reason(classifier: SoundCla
     )  # of the mean of logits, not of their logarithms
     assert measure_classes(None, 0, classifier).reason == "no sound"
     assert measure_classes(np.zeros((1, 1600), np.float32), RATE_HZ, classifier).reason == "the sound is silence"
+    cancelled = measure_classes(np.concatenate([hum(1.0), -hum(1.0)]), RATE_HZ, classifier)
+    assert (cancelled.values, cancelled.reason) == ({}, "the channels cancel each other")
     with pytest.raises(ValueError, match="must be the folder of an AST that transformers reads"):
         SoundClassifier(Path("tests"))
 
