@@ -188,7 +188,7 @@ def long_clip(pipeline: JoVAPipeline, args: argparse.Namespace, seed: int, given
     """
     frame_rate = args.frame_rate or pipeline.defaults.frame_rate
     num_frames = args.num_frames
-    if num_frames is None and args.script_rows[-1].end_s is not None:
+    if num_frames is None and args.audio is None and args.script_rows[-1].end_s is not None:
         num_frames, _ = lay_out(args, frame_rate, pipeline.temporal_factor)
     own = {**prompt_arguments(args), **number_arguments(args), **given, "modalities": args.modalities}
     clip = LongClip(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jova_cli.latent_lengths import num_frames_of
+from jova_cli.latent_lengths import check_whole_frames, num_frames_of
 from jova_cli.parser import did_you_mean
 from jova_cli.script import with_silence
 from jova_cli.windows import Window, WindowSize, plan_windows, with_shorter_overlap
@@ -225,8 +225,10 @@ class LongClip:
             raise ValueError(
                 f"`tries` must be 1 beside `audio`, whose pauses no try moves, got {self.tries}; leave it out"
             )
-        given = GivenSound.of(self.audio, self.audio_sampling_rate)
-        num_frames = self.num_frames or given.num_frames(self.frame_rate, self.pipeline.temporal_factor)
+        given, num_frames = GivenSound.of(self.audio, self.audio_sampling_rate), self.num_frames
+        if num_frames is None:
+            num_frames = given.num_frames(self.frame_rate, self.pipeline.temporal_factor)
+        check_whole_frames(num_frames, self.pipeline.temporal_factor)
         return num_frames, given.on_clock(self.pipeline, num_frames, self.frame_rate, self.sample_at(num_frames))
 
     def sound_of(self, window: Window) -> Tensor | None:

@@ -10,7 +10,7 @@ from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from torch import nn
 
 from .adapter_file import AdapterTensors, for_peft, read_adapter
-from .adapter_keys import PREFIXES, bare_names, check_known, listed
+from .adapter_keys import KNOWN_PREFIXES, PREFIXES, bare_names, check_known, listed
 from .adapter_layers import check_mergeable, checked_weights, warn_of_untold_scale
 from .adapter_merging import names_to_merge
 from .adapter_removal import check_still_there
@@ -197,8 +197,8 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
             kwargs: As there.
 
         Raises:
-            ValueError: What is saved is no adapter of the transformer, or begins with the prefix that is written, or a
-                student would be pickled, and lose its record.
+            ValueError: What is saved is no adapter of the transformer, or has a prefix already, or a student
+                would be pickled, and lose its record.
         """
         given = inspect.signature(super().save_lora_weights).bind_partial(save_directory, *args, **kwargs).arguments
         if layers := given.get("transformer_lora_layers"):
@@ -214,16 +214,17 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
 
 
 def check_layers(layers: Mapping[str, Any]) -> None:
-    """Refuse names that would not be found again: of whole weights, and with the prefix that is put in front of them.
+    """Refuse names that would not be found again: of whole weights, and such that have a prefix already.
 
     Raises:
         ValueError: Naming them.
     """
-    prefix = PREFIXES["diffusers"]
-    if prefixed := [name for name in layers if name.startswith(prefix)]:
-        raise ValueError(
-            f"`transformer_lora_layers` must name modules of the transformer without `{prefix}`, which is written in "
-            f"front of them, got {listed(prefixed)}; take it off, or load the adapter and `save_lora_adapter` it"
-        )
+    for prefix in KNOWN_PREFIXES:
+        if prefixed := [name for name in layers if name.startswith(prefix)]:
+            raise ValueError(
+                f"`transformer_lora_layers` must name modules of the transformer without `{prefix}`, got "
+                f"{listed(prefixed)}, in front of which `{PREFIXES['diffusers']}` is written; take it off, or load "
+                "the adapter and `save_lora_adapter` it"
+            )
     _, unknown = bare_names(layers)
     check_known(unknown)

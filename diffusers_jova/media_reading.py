@@ -114,8 +114,9 @@ def read_video(
         chosen = choose_frames(noted(chain([first], part), times_s), rate, target_rate)
         aspect = pixel_aspect(stream)
         frames = [frame_to_array(frame, aspect, max_side_px) for frame in islice(chosen, max_num_frames)]
-        nominal_rate = None if target_rate is not None or comes_evenly(times_s, rate) else nominal(stream, rate)
+        nominal_rate = None if target_rate is not None or comes_evenly(times_s, rate) else nominal(stream, times_s)
     if nominal_rate is not None:
+        del frames  # before as many are read again
         logger.warning(
             f"the frames of {path} do not come at equal distances: they are taken at {float(nominal_rate):.4g} per "
             "second; `frame_rate` takes another"
@@ -273,9 +274,12 @@ def comes_evenly(times_s: Sequence[Fraction], rate: Fraction) -> bool:
     return all(abs((time_s - times_s[0]) * rate - index) <= HALF for index, time_s in enumerate(times_s))
 
 
-def nominal(stream: Any, mean_rate: Fraction) -> Fraction:
+def nominal(stream: Any, times_s: Sequence[Fraction]) -> Fraction:
     """The rate at whose ticks frames of a variable rate come, where the file has one; else their mean rate."""
-    base_rate = Fraction(stream.base_rate or 0)
+    base_rate, duration_s = Fraction(stream.base_rate or 0), times_s[-1] - times_s[0]
+    if duration_s <= 0:
+        return base_rate or stream.average_rate
+    mean_rate = ((len(times_s) - 1) / duration_s).limit_denominator(1001)  # what a file claims may be its clock's
     return base_rate if mean_rate <= base_rate <= MOST_REPEATS * mean_rate else mean_rate
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from .clip_shape import fill_with_silence, frames_of_given_media, lacks_frames, set_length
 from .conditions import check_repeats
 from .given_media import to_waveform_batch, unpack_audio
-from .media_arrays import Audio, resample
+from .media_arrays import Audio, check_sampling_rate, resample
+from .number_arguments import whole_number
 from .pipeline_jova import JoVAPipeline
 
 
@@ -29,7 +30,9 @@ class GivenSound(NamedTuple):
     @classmethod
     def of(cls, audio: Any, sampling_rate: int | None) -> "GivenSound":
         """The sound of a `media.Sound` or `media.Video` as a whole, or of an array with its rate."""
-        return cls(*unpack_audio(audio, sampling_rate))
+        samples, rate_hz = unpack_audio(audio, sampling_rate)
+        check_sampling_rate("audio_sampling_rate", whole_number("audio_sampling_rate", rate_hz))
+        return cls(samples, rate_hz)
 
     def num_frames(self, frame_rate: float, temporal_factor: int) -> int:
         """Frames of the clip that holds all of it, whole latents of them.

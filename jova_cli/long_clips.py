@@ -90,7 +90,8 @@ def check_long(
         args.script_rows = [ScriptRow(0.0, None, {name: getattr(args, name) for name in TEXTS})]
     else:
         args.script_rows = read_script(args.script, args, check_prompt)
-    has_length = args.num_frames is not None or args.script_rows[-1].end_s is not None
+    ends = args.audio is None and args.script_rows[-1].end_s is not None  # a sound is the length of its clip
+    has_length = args.num_frames is not None or ends
     if not has_length and args.audio is None:
         raise ValueError(
             "the length of the clip must be given by `--num-frames` or by the `end` of the last line of its script, "

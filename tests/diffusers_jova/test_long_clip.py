@@ -386,6 +386,19 @@ def test_a_default_that_a_call_replaces_and_a_clip_that_was_made_change_no_origi
             "`audio` must last as long as the clip that is made by windows, 0.562 s, got 1.000 s; leave the number of "
             "frames out, which makes 17 of them",
         ),
+        (
+            {"audio": SECOND, "audio_sampling_rate": 16000, "num_frames": 0},
+            "`num_frames` must be 4k + 1 (the video VAE compresses time by 4), got 0; use 1 or 5",
+        ),
+        (
+            {"audio": SECOND, "audio_sampling_rate": 16000, "num_frames": 18},
+            "`num_frames` must be 4k + 1 (the video VAE compresses time by 4), got 18; use 17 or 21",
+        ),
+        ({"audio": SECOND, "audio_sampling_rate": 0}, "`audio_sampling_rate` must be a positive whole number of samp"),
+        (
+            {"audio": SECOND, "audio_sampling_rate": "16000"},
+            "`audio_sampling_rate` must be a whole number, got '16000'",
+        ),
         ({"audio": SECOND}, "`audio_sampling_rate` must be given with an array of sound"),
         ({"audio_sampling_rate": 16000}, "`audio` must go with its rate, got the rate alone; pass the sound"),
         ({"num_frames": None}, "`num_frames` must be given without `audio`, got None; use 481, say"),
@@ -466,6 +479,23 @@ def test_a_script_becomes_a_long_clip(tiny_pipeline_folder: Path, tmp_path: Path
     assert record is not None
     assert [(line["start"], line["prompt"]["transcript"]) for line in record["script"]] == [(0, "one"), (0.5, "two")]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["clip.mp4", "script.csv"]
+
+
+def test_a_sound_is_the_length_of_a_clip_whose_script_ends_earlier(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    script, sound = tmp_path / "script.csv", tmp_path / "voice.wav"
+    script.write_text("start,end,transcript\n0,,one\n0.5,1,two\n")
+    media.write_audio(sound, voice(1.5), 16000)
+    words = ["generate", "--model", str(tiny_pipeline_folder), "--script", str(script), "--video-caption", "a man"]
+    words += ["--audio", str(sound), "--steps", "1", "--guidance-scale", "1", "--output", str(tmp_path / "clip.mp4")]
+    main(words)
+    assert len(media.read_video(tmp_path / "clip.mp4").frames) == 25
+    record = read_provenance(tmp_path / "clip.mp4")
+    assert record is not None
+    assert [(line["start"], line["prompt"]["transcript"]) for line in record["script"]] == [
+        (0, "one"),
+        (0.5, "two"),
+        (1, ""),
+    ]
 
 
 def test_more_frames_than_the_model_makes_are_made_by_windows(

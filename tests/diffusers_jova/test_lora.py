@@ -474,5 +474,8 @@ def test_only_names_that_are_found_again_are_saved(adapters: dict[str, Path], tm
         JoVAPipeline.save_lora_weights(tmp_path, build_tiny_pipeline().transformer)
     assert not [*tmp_path.iterdir()]
     bare = {name.removeprefix("transformer."): tensor for name, tensor in read.items()}
+    wrapped = {f"base_model.model.{name}": tensor for name, tensor in bare.items()}  # of `peft.PeftModel`
+    with pytest.raises(ValueError, match=r"without `base_model\.model\.`, got"):
+        JoVAPipeline.save_lora_weights(tmp_path, wrapped)
     JoVAPipeline.save_lora_weights(tmp_path, bare)
     assert {*load_file(tmp_path / "pytorch_lora_weights.safetensors")} == {*read}

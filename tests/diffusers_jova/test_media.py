@@ -640,3 +640,18 @@ def test_a_file_that_ends_before_the_wanted_part_is_told(tmp_path: Path, caplog:
     caplog.clear()
     seconds = media.read_audio(path, start_s=0.5, duration_s=2.0).audio.shape[1] / SAMPLING_RATE
     assert [r.message for r in caplog.records] == [f"{path} ends early: {seconds:.2f} s of it are read, not 2 s"]
+
+
+def test_a_rate_that_a_file_only_claims_repeats_no_frames_by_the_dozen(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.avi"), "w") as container:  # whose clock of 1000 per second stands for its rate
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width = stream.height = 32
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for index in range(31):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 8 * index, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(index * 1000 / 30), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    video = media.read_video(tmp_path / "a.avi")
+    assert len(video.frames) == 30  # the last is said to last a thousandth of a second, and has no tick
+    assert float(video.frame_rate) == 30
