@@ -472,14 +472,23 @@ class LongClip:
     # 4. Writing
 
     def describe(self, record: Record) -> Record:
-        """The record of the clip, from that of its first window."""
-        script = [{"start": line.start_s, "prompt": described(line.prompt)} for line in self.lines]
+        """The record of the clip, from that of its first window, whose seed may be that of a later try."""
+        script = []
+        for line in self.lines:
+            end = {} if line.end_s is None else {"end": line.end_s}
+            script.append({"start": line.start_s, **end, "prompt": described(line.prompt)})
         settings = {**record["settings"], "num_frames": self.num_frames}
         if self.pictures.keyframes:  # those of the first window are not all
             record = {**record, "given": list(dict.fromkeys([*record["given"], "keyframes"]))}
             settings |= {"keyframes": sorted(self.pictures.keyframes), "fit": self.arguments.get("fit", "cover")}
-        windows = {"num_frames": max(window.num_frames for window in self.windows), "count": len(self.windows)}
-        return {**record, "prompt": script[0]["prompt"], "script": script, "windows": windows, "settings": settings}
+        windows = {
+            "num_frames": max(window.num_frames for window in self.windows),
+            "overlap_frames": self.overlap_frames,
+            "tries": self.tries,
+            "count": len(self.windows),
+        }
+        own = {"seed": self.seed, "prompt": script[0]["prompt"], "script": script, "windows": windows}
+        return {**record, **own, "settings": settings}
 
     def save(self, path: str | Path, *, metadata: bool = True, credentials: Credentials | None = None) -> None:
         """Make the clip and write it, piece by piece; the same call goes on where one was interrupted.

@@ -395,7 +395,9 @@ def _sidecar(clip: AvatarClip) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write a folder of clips."""
-    parser = argparse.ArgumentParser(description="Write synthetic talking avatars as mp4 files with a manifest.")
+    parser = argparse.ArgumentParser(
+        description="Write drawn clips as mp4 files with a manifest: each seed another speaker, or a sound's source."
+    )
     parser.add_argument("folder", type=Path, help="folder to write to")
     parser.add_argument("--clips", type=int, default=64, help="how many clips")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first clip; the others follow")

@@ -160,8 +160,8 @@ def describe_unjudged(report: Report) -> str:
         lines.append("of measures that do not differ, about one in twenty seems better or worse by chance")
     if report.is_paired:
         lines.append(
-            f"{report.num_pairs} pairs of clips were compared, "
-            f"{report.num_alone} clips without a partner count in the means only"
+            f"pairs of clips that were compared: {report.num_pairs}; "
+            f"clips without a partner, which count in the means only: {report.num_alone}"
         )
     if report.against and not report.is_paired:
         lines.append(

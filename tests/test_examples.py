@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from diffusers_jova.provenance import read_provenance
 from tests.places import ROOT
@@ -43,6 +44,8 @@ def test_every_cell_of_the_notebook_runs_and_its_clips_are_shown(
     pipeline = build_tiny_pipeline(defaults={**DEFAULTS, "num_frames": 33, "max_sequence_length": 128})
     pipeline.save_pretrained(tmp_path / "jova-tiny")  # comes before the model of the same name
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("diffusers_jova.training.loop.distribution.lacks_bfloat16", lambda: True)  # hours by `bf16`
     namespace: dict[str, Any] = {"__name__": "__main__"}
     shown = []
     for cell in cells():
@@ -54,4 +57,5 @@ def test_every_cell_of_the_notebook_runs_and_its_clips_are_shown(
         if hasattr(value, "_repr_html_"):
             shown.append(re.findall(r'<video [^>]*src="data:video/mp4;base64,', value._repr_html_()))
     assert [len(players) for players in shown] == [1, 1, 1, 1]  # text, portrait, voice, adapter
+    assert yaml.safe_load(Path("adapter/config.yaml").read_text())["mixed_precision"] == "no"
     assert [x["name"] for x in read_provenance("lilac.mp4")["adapters"]] == ["adapter"]

@@ -2,6 +2,7 @@ import json
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,21 @@ def test_an_interrupted_file_goes_on_and_its_preview_can_be_watched(
     assert record is not None
     assert record["settings"]["num_frames"] == NUM_FRAMES
     assert [line["prompt"]["transcript"] for line in record["script"]] == ["one two three", "four"]
+
+
+def test_a_clip_whose_windows_were_tried_again_tells_how_it_was_asked_for(
+    pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffusers_jova.long_clip.ends_in_pause", lambda *_: False)  # of any try
+    clip = long_clip(pipeline, lines=[replace(LINES[0], end_s=0.4), LINES[1]], tries=2, overlap_frames=5)
+    list(clip.pieces())
+    assert clip.record is not None
+    assert clip.record["seed"] == 3
+    assert {name: clip.record["windows"][name] for name in ("tries", "overlap_frames")} == {
+        "tries": 2,
+        "overlap_frames": 5,
+    }
+    assert clip.record["script"][0]["end"] == 0.4
 
 
 def interrupted_at(number: int) -> Any:

