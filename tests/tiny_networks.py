@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
@@ -121,3 +123,21 @@ def save_clip(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+def teach_texts(network: Any, tokens: Any, seen: Tensor) -> None:
+    """Train the texts of a CLIP or CLAP to say which of two pictures or sounds is meant.
+
+    Args:
+        network: Only its texts are trained.
+        tokens: Of two texts.
+        seen: Embeddings of what they mean, [2, D].
+    """
+    network.eval()
+    targets = torch.stack([seen[0] - seen[1], seen[1] - seen[0]])  # what tells them apart
+    optimizer = torch.optim.Adam([*network.text_model.parameters(), *network.text_projection.parameters()], lr=0.01)
+    for _ in range(60):
+        loss = (1 - torch.cosine_similarity(network.get_text_features(**tokens).pooler_output, targets)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()

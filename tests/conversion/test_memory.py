@@ -42,6 +42,17 @@ MOVA_FULL |= {"text_dim": 4096, "audio_text_dim": 4096, "audio_in_channels": 128
 UNIAVGEN_FULL = {"num_attention_heads": 24, "audio_num_attention_heads": 12, "ffn_dim": 14336, "audio_ffn_dim": 8960}
 UNIAVGEN_FULL |= {"text_dim": 4096, "audio_text_dim": 512, "in_channels": 48, "out_channels": 48}
 UNIAVGEN_FULL |= {"audio_in_channels": 80, "freq_dim": 256}
+TOWERS: dict[str, Any] = {  # tiny ones, with heads of the released width
+    "num_attention_heads": 2,
+    "audio_num_attention_heads": 1,
+    "attention_head_dim": HEAD_DIM,
+    "rope_axes_dim": (44, 42, 42),
+    "audio_rope_axes_dim": (HEAD_DIM, 0, 0),
+    "ffn_dim": 32,
+    "audio_ffn_dim": 16,
+    "text_dim": 16,
+    "temporal_alignment": "none",
+}
 SHARD_GB = 1.0
 needs_proc = pytest.mark.skipif(not CLEAR.exists(), reason="peak memory is read from /proc")
 
@@ -76,19 +87,11 @@ def mova_shapes(**sizes: int) -> dict[str, tuple[int, ...]]:
     config = {
         "num_layers": 2,
         "audio_num_layers": 1,
-        "num_attention_heads": 2,
-        "audio_num_attention_heads": 1,
-        "attention_head_dim": HEAD_DIM,
-        "rope_axes_dim": (44, 42, 42),
-        "audio_rope_axes_dim": (HEAD_DIM, 0, 0),
-        "ffn_dim": 32,
-        "audio_ffn_dim": 16,
+        **TOWERS,
         "in_channels": 36,
         "out_channels": 16,
         "audio_in_channels": 6,
-        "text_dim": 16,
         "audio_text_dim": 16,
-        "temporal_alignment": "none",
         "fusion": "bridge",
         "boundary": 0.9,
         **sizes,
@@ -104,21 +107,13 @@ def uniavgen_shapes(**sizes: Any) -> dict[str, tuple[int, ...]]:
     config: dict[str, Any] = {
         "num_layers": 2,
         "audio_num_layers": 2,
-        "num_attention_heads": 2,
-        "audio_num_attention_heads": 1,
-        "attention_head_dim": HEAD_DIM,
-        "rope_axes_dim": (44, 42, 42),
-        "audio_rope_axes_dim": (HEAD_DIM, 0, 0),
-        "ffn_dim": 32,
-        "audio_ffn_dim": 16,
+        **TOWERS,
         "in_channels": 4,
         "out_channels": 4,
         "audio_in_channels": 6,
-        "text_dim": 16,
         "audio_text_dim": 8,
         "audio_embedding": "mlp",
         "audio_text_embedding": "linear",
-        "temporal_alignment": "none",
         "fusion": "aligned",
         "fusion_layers": [0],
         **sizes,

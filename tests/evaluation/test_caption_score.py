@@ -18,7 +18,7 @@ from diffusers_jova.evaluation.evaluate import main
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.media import write_video
 from diffusers_jova.training.data.manifest import read_clip
-from tests.tiny_networks import save_clip
+from tests.tiny_networks import save_clip, teach_texts
 
 
 TEXTS = ("a red square", "green noise")
@@ -45,17 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network, tokenizer = CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
     clip = Clip(folder)
     seen = [clip.embed_frames([Image.fromarray(frame) for frame in make(0)]).mean(0) for make in (red, green)]
-    targets = torch.tensor(np.stack([seen[0] - seen[1], seen[1] - seen[0]])).float()
-    targets = targets / targets.norm(dim=-1, keepdim=True)
     tokens = tokenizer(list(TEXTS), padding=True, return_tensors="pt")
-    taught = [*network.text_model.parameters(), *network.text_projection.parameters()]
-    optimizer = torch.optim.Adam(taught, lr=0.01)
-    for _ in range(60):
-        embedded = network.get_text_features(**tokens).pooler_output
-        loss = (1 - torch.cosine_similarity(embedded, targets)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    teach_texts(network, tokens, torch.tensor(np.stack(seen)).float())
     network.save_pretrained(folder)
     return folder
 

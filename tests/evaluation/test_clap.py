@@ -16,7 +16,7 @@ from diffusers_jova.evaluation.evaluate import main
 from diffusers_jova.evaluation.measured_clips import MeasuredClips
 from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.media import write_audio
-from tests.tiny_networks import save_clap
+from tests.tiny_networks import save_clap, teach_texts
 
 
 RATE_HZ = 16000
@@ -41,17 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network, processor = ClapModel.from_pretrained(folder), ClapProcessor.from_pretrained(folder)
     clap = Clap(folder)
     heard = torch.tensor(np.stack([clap.embed_sound(sound(0), RATE_HZ) for sound in (low_hum, hissing_rain)])).float()
-    targets = torch.stack([heard[0] - heard[1], heard[1] - heard[0]])  # what tells them apart
-    targets = targets / targets.norm(dim=-1, keepdim=True)
-    tokens = processor.tokenizer(list(TEXTS), padding=True, return_tensors="pt")
-    taught = [*network.text_model.parameters(), *network.text_projection.parameters()]
-    optimizer = torch.optim.Adam(taught, lr=0.01)
-    network.eval()
-    for _ in range(60):
-        loss = (1 - (network.get_text_features(**tokens).pooler_output * targets).sum(-1)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    teach_texts(network, processor.tokenizer(list(TEXTS), padding=True, return_tensors="pt"), heard)
     network.save_pretrained(folder)
     return folder
 
