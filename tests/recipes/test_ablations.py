@@ -25,6 +25,7 @@ from diffusers_jova.recipes.ablation_tables import (
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.branches import branch_of
 from diffusers_jova.training.loop.model import load_transformer
+from tests.rounding import relative_error
 from tests.tiny_pipeline import DEFAULTS, DUAL_TOWER_CONFIG, TRANSFORMER_CONFIG, build_tiny_pipeline
 
 
@@ -120,8 +121,9 @@ def test_what_couples_two_towers_is_silent_at_first_and_joint_attention_is_heard
         start = load_transformer(str(tmp_path / name))
         assert type(start).__name__ == ARMS[name].model.get("_class_name", "JoVADualTowerTransformer3DModel")
         apart = predict(start, coupled=False)
-        assert torch.equal(apart, alone) == (name != "towers-aligned"), "aligned video reads its first latent twice"
-        assert torch.equal(predict(start), apart) == (name != "towers-joint"), name
+        is_near = relative_error(apart, alone) < 1e-5  # weights of another file may be summed otherwise
+        assert is_near == (name != "towers-aligned"), "aligned video reads its first latent twice"
+        assert (relative_error(predict(start), apart) < 1e-5) == (name != "towers-joint"), name
         added = [key for key, _ in start.named_parameters() if ".fusion." in key]
         assert bool(added) == (name != "towers-joint")
         for parameter in start.parameters():

@@ -104,7 +104,7 @@ def test_the_command_prepares_a_folder(
     source = write_clips(tmp_path / "clips", ["a"])
     options = ["--model", str(tiny_pipeline_folder), "--device", "cpu", "--dtype", dtype]
     main([str(source), str(tmp_path / "cache"), *options])
-    assert "1 clips prepared" in capsys.readouterr().out
+    assert "1 files prepared" in capsys.readouterr().out
     (header,) = PrecomputedDataset(tmp_path / "cache").headers
     assert header.dtypes["video_latents"] == header.dtypes["prompt_embeds"] == getattr(torch, dtype)
 
@@ -147,7 +147,7 @@ def test_truncated_files_tracks_and_shapes_are_asked_for_by_the_words_of_generat
         [*command, "--buckets", "5x32x80", "--allow-truncated", "--audio-track", "0", "--fit", "contain", "--upscale"]
     )
     said = capsys.readouterr().out
-    assert "3 clips prepared" in said
+    assert "3 files prepared" in said
     assert "of another shape 1: a.mp4, the picture fills 40% of the clip; give `--buckets` of theirs" in said
     summary = json.loads((tmp_path / "cache" / "prepare.json").read_text())["settings"]["clips"]
     assert (summary["fit"], summary["allow_truncated"], summary["audio_track"]) == ("contain", True, 0)
