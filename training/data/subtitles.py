@@ -110,7 +110,7 @@ def _text(lines: Sequence[str], *, is_last: bool, is_vtt: bool) -> list[str]:
     """
     if is_vtt:
         lines = list(itertools.takewhile(bool, lines))
-    if lines and not is_last and lines[-1].strip().isdecimal():
+    elif lines and not is_last and lines[-1].strip().isdecimal():
         lines = lines[:-1]
     text = (html.unescape(MARKUP.sub("", line)).strip() for line in lines)
     return [line for line in text if line]

@@ -118,3 +118,15 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     write_subtitles(tmp_path / "a.srt", speech)
     assert read_subtitles(tmp_path / "a.srt") == speech
     assert "01:01:01,250 --> 01:01:02,000" in (tmp_path / "a.srt").read_text()
+
+
+@pytest.mark.parametrize("suffix", [".vtt", ".srt"])
+def test_a_number_that_is_said_is_a_word(tmp_path: Path, suffix: str) -> None:
+    cues = [
+        "00:00:01.000 --> 00:00:02.000\n7\n",
+        "00:00:03.000 --> 00:00:04.000\nor\n8\n",
+        "00:00:05.000 --> 00:00:06.000\n9\n",
+    ]
+    path = tmp_path / f"a{suffix}"
+    path.write_text("\n".join(["WEBVTT\n", *cues] if suffix == ".vtt" else cues))
+    assert [cue.text for cue in read_subtitles(path)] == ["7", "or 8", "9"]
