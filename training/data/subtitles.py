@@ -109,7 +109,7 @@ def _text(lines: Sequence[str], *, is_last: bool, is_vtt: bool) -> list[str]:
     have no empty line in front of it.
     """
     if is_vtt:
-        lines = list(itertools.takewhile(str.strip, lines))
+        lines = list(itertools.takewhile(bool, lines))  # a blank is no empty line: captions that roll have some
     elif lines and not is_last and lines[-1].strip().isdecimal():
         lines = lines[:-1]
     text = (html.unescape(MARKUP.sub("", line)).strip() for line in lines)
