@@ -107,8 +107,8 @@ class LongClip:
             it, where a line is short; less behind a window that would keep no frames of its own.
         tries: How often a window that ends amid words is made, at most, until it ends in a pause; it takes so much
             longer. Models say words in the middle of a window better than such that it begins with.
-        audio: Sound of the whole clip, which drives the picture and comes back as it was given: a `media.Sound`, or an
-            array [S] or [C, S]. It is filled up with silence to the end of a latent.
+        audio: Sound of the whole clip, which drives the picture and comes back as it was given, at the rate and in the
+            channels of the codec: a `media.Sound`, or an array [S] or [C, S]. Silence fills the last latent up.
         audio_sampling_rate: Samples per second of an array.
         arguments: Others of the pipeline's call, for every window; `image`, `last_image` and `keyframes` are of the
             frames of the clip.

@@ -77,6 +77,19 @@ def test_the_interval_of_the_corrected_distance_holds_the_true_one_and_what_few_
     assert abs(taken - truth) < 0.5 * (plain - truth)
 
 
+def test_the_example_of_the_page_is_measured_with_these_figures() -> None:
+    truth, size, times = 16 * (0.25 + 0.25), 16, 100
+    held, figures = 0, np.zeros(2)
+    for seed in range(times):
+        ours, theirs = drawn(40, size, seed), drawn(40, size, 1000 + seed, 0.5, 1.5)
+        plain = frechet_distance(ours, theirs)
+        value, low, high = corrected(plain, bootstrap(ours, theirs))
+        held += low <= truth <= high
+        figures += np.array([plain, value]) / times
+    assert figures == pytest.approx([14.4, 9.3], abs=0.3)  # evaluation/README.md, of 400 pairs
+    assert held >= 0.9 * times  # there 380 of 400
+
+
 def test_the_interval_of_the_plain_distance_lies_around_it() -> None:
     assert as_it_is(5.0, np.linspace(7.0, 9.0, 101)) == pytest.approx((5.0, 4.05, 5.95))
     assert corrected(5.0, np.linspace(7.0, 9.0, 101)) == pytest.approx((2.0, 1.05, 2.95))
