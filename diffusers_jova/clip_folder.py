@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import logging
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -267,9 +268,13 @@ class ClipMaker:
         return [Outcome(task.line, "made") for task in tasks]
 
     def make(self, tasks: Sequence[Task]) -> None:
-        """Make and write the clips of tasks."""
+        """Make and write the clips of tasks; what is said of them names their lines."""
+        with naming_lines(tasks):
+            self._make(tasks)
+
+    def _make(self, tasks: Sequence[Task]) -> None:
         started = time.monotonic()
-        arguments = [call_arguments(task.args) for task in tasks]
+        arguments = [call_arguments(task.args, functools.partial(tell_of, [task])) for task in tasks]
         pipeline = self.load(tasks[0].args, arguments[0])
         for task, given in zip(tasks, arguments, strict=True):
             check_cost(pipeline, task.args, given)
@@ -282,7 +287,7 @@ class ClipMaker:
 
         def write_all() -> None:
             for index, task in enumerate(tasks):
-                tell_strangers(pipeline, task.args)
+                tell_strangers(pipeline, task.args, functools.partial(tell_of, [task]))
                 self.write(output, index, task, describe(pipeline, output, index) | {"seconds": round(seconds, 3)})
 
         if self.processes.share_clips:
@@ -349,6 +354,34 @@ def describe(pipeline: JoVAPipeline, output: Any, index: int) -> dict[str, Any]:
             "torch": torch.__version__,
         },
     }
+
+
+def tell_of(tasks: Sequence[Task], said: str) -> None:
+    """Say something about clips, of which a list has many."""
+    tqdm.write(f"{lines_of(tasks)}: {said}", file=sys.stderr)
+
+
+@contextmanager
+def naming_lines(tasks: Sequence[Task]) -> Iterator[None]:
+    """Let what this package logs begin with the lines of clips that are being made."""
+    make_record = logging.getLogRecordFactory()
+
+    def make_named(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        if record.name.partition(".")[0] == __package__:
+            record.msg, record.args = f"{lines_of(tasks)}: {record.getMessage()}", ()
+        return record
+
+    logging.setLogRecordFactory(make_named)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(make_record)
+
+
+def lines_of(tasks: Sequence[Task]) -> str:
+    """Where in their list clips stand."""
+    return f"line{'s' if len(tasks) > 1 else ''} {', '.join(str(task.line) for task in tasks)}"
 
 
 def in_batches(tasks: Sequence[Task], batch_size: int) -> list[list[Task]]:

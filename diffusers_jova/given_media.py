@@ -90,6 +90,8 @@ def to_waveform_batch(audio: Audio, num_channels: int, name: str = "audio") -> T
     if (peak := float(np.abs(sound).max())) > 1:
         logger.warning(f"`{name}` reaches {peak:.2f}: what lies beyond [-1, 1] is clipped")
         sound = sound.clip(-1, 1)
+    elif peak == 0:
+        logger.warning(f"`{name}` is silent from its beginning to its end")
     if sound.shape[1] != num_channels:
         logger.info(f"`{name}` of {sound.shape[1]} channels is mixed to {num_channels}")
     return torch.from_numpy(np.ascontiguousarray(mix_channels(sound, num_channels)))

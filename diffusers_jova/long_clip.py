@@ -32,7 +32,7 @@ from .prompt import JoVAPrompt
 from .provenance import Record, basic_record
 from .reference_rows import reads_references
 from .script_lines import ScriptLine as ScriptLine
-from .script_lines import check_lines
+from .script_lines import check_lines, tell_late_words
 from .spoken_tail import ends_in_pause, words_at_end
 from .transformer_jova import MODALITIES
 from .whole_files import explained_full_disk
@@ -163,6 +163,7 @@ class LongClip:
         )
         starts_s = [line.start_s for line in self.lines]
         self.planned = plan_windows(starts_s, self.num_frames, self.frame_rate, size)
+        tell_late_words(self.lines, self.num_frames / self.frame_rate, self.pipeline.temporal_factor / self.frame_rate)
         self.pictures = WindowPictures(self.pipeline, self.arguments, self.num_frames)
         self.windows = list(self.planned)
 

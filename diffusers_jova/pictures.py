@@ -28,6 +28,7 @@ LARGEST = {"bool": 1, "uint8": 255, "uint16": 65535}  # value of white, by type
 STILLS = ("image", "last_image", "keyframes")  # arguments that take single pictures
 READERS = ("`media.read_video({!r})`", "`media.read_image({!r})`")  # of a video, of an image
 SIDES = ("columns on either side", "rows above and below")
+MUCH_ENLARGED = 8  # times
 ROUNDING = 1e-6  # of a pixel, by which a whole number of them may be missed
 TRANSPARENT_MODES = ("LA", "PA", "La", "RGBA", "RGBa")
 
@@ -337,7 +338,7 @@ def _resize(pictures: np.ndarray, size: tuple[int, int], region: tuple[float, fl
 
 
 def describe_fit(name: str, size: tuple[int, int], target: tuple[int, int], fit: Fit) -> str | None:
-    """Say in one line what of a picture is cut or filled; None where nothing is.
+    """Say in one line what of a picture is cut or filled, or that little of it is made much; None otherwise.
 
     Args:
         name: Argument that the picture came from.
@@ -357,6 +358,8 @@ def describe_fit(name: str, size: tuple[int, int], target: tuple[int, int], fit:
         ],
     }
     words = [f"{' and '.join(sides)} are {what}" for what, sides in change.items() if sides]
+    if (times := max(placed.scale_x, placed.scale_y)) >= MUCH_ENLARGED:
+        words.append(f"it is enlarged {times:.3g} times")
     if not words:
         return None
     shapes = f"{size[1]}x{size[0]} pixels in a clip of {target[1]}x{target[0]}"

@@ -4,9 +4,14 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from diffusers.utils import logging
+
 from .number_arguments import finite_number
 from .pipeline_checks import check_prompt_type
 from .prompt import JoVAPrompt
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,4 +69,14 @@ def check_lines(lines: Sequence[ScriptLine]) -> None:
             raise ValueError(
                 f"`lines` must not overlap, got one from {line.start_s} s before `end_s` {before.end_s} of the last; "
                 "correct one of them"
+            )
+
+
+def tell_late_words(lines: Sequence[ScriptLine], duration_s: float, latent_s: float) -> None:
+    """Say which words of a script end a latent or more behind their clip."""
+    for line in lines:
+        if line.end_s is not None and line.end_s - duration_s >= latent_s:
+            logger.warning(
+                f"the words of the line at {line.start_s:g} s end at {line.end_s:g} s, the clip at {duration_s:.3f} "
+                "s: it may lack the last of them"
             )

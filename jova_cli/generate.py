@@ -54,6 +54,7 @@ OPTIONS_OF_PICTURES = {  # arguments that give pictures for frames, and what the
     "audio": "--audio",
     "num_frames": "--num-frames",
 }
+OF_MODALITY = {"image": "video", "video": "video", "audio": "audio"}  # which modality a given file is for
 
 
 class Adapter(NamedTuple):
@@ -332,6 +333,11 @@ def check_media(args: argparse.Namespace) -> None:
         words = f"--{option.replace('_', '-')}"
         if path is None:
             continue
+        if (modality := OF_MODALITY.get(option)) is not None and modality not in args.modalities:
+            raise ValueError(
+                f"`{words}` must go with {modality}, got `--modalities {' '.join(args.modalities)}`; leave one of "
+                "them out"
+            )
         check_file(words, path)
         try:
             check_content(path)

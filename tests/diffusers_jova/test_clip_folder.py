@@ -1,6 +1,7 @@
 """Clips of a list: each equals its single call, is made once, and is whole, whatever ends a run."""
 
 import json
+import logging
 import os
 import re
 import resource
@@ -121,6 +122,24 @@ def test_every_row_equals_its_single_call(tiny_pipeline_folder: Path, tmp_path: 
         common = ["generate", "--model", str(tiny_pipeline_folder), *SHORT]
         main(replaced(common, *words, "--output", str(single)))
         assert_same(single, next((tmp_path / "clips").rglob(single.name)))
+
+
+def test_what_is_said_of_a_row_names_its_line(
+    tiny_pipeline_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PIL.Image.new("RGB", (80, 40), "red").save(tmp_path / "wide.png")
+    rows = [
+        {"output": "man.mp4", "prompt": "a man"},
+        {"output": "wide.mp4", "prompt": "a man", "image": "wide.png"},
+        {"output": "nothing.mp4", "prompt": " "},
+    ]
+    make(tiny_pipeline_folder, write_rows(tmp_path / "list.jsonl", rows), tmp_path / "clips", *SHORT)
+    (cut,) = (record.getMessage() for record in caplog.records if "cut" in record.getMessage())
+    assert re.match(r"line 2: `image` of 80x40 pixels", cut)
+    assert "line 3: the prompt is empty" in capsys.readouterr().err
+    logger = logging.getLogger("diffusers_jova.pictures")
+    logger.warning("after the list")
+    assert caplog.records[-1].getMessage() == "after the list"
 
 
 def words_of(folder: Path, name: str, value: Any) -> list[str]:

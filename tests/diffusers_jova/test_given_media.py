@@ -194,6 +194,14 @@ def test_floats_that_hold_whole_numbers_are_refused_and_some_overshoot_is_clippe
     assert to_waveform_batch(np.array([1.25, 0.0]), 1).max() == 1  # as the warning says
 
 
+def test_sound_that_is_silent_throughout_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert not to_waveform_batch(np.zeros(5, np.int16), 1).any()
+    assert [record.message for record in caplog.records] == ["`audio` is silent from its beginning to its end"]
+    caplog.clear()
+    to_waveform_batch(np.eye(5, dtype=np.float32)[0], 1)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("audio", [np.zeros(0), np.zeros((1, 1, 1, 5))])
 def test_sound_of_another_shape_is_refused(audio: np.ndarray) -> None:
     with pytest.raises(

@@ -92,6 +92,15 @@ def test_a_given_sound_drives_all_windows_and_comes_back_as_it_was(
     assert "audio" in clip.record["given"]
 
 
+def test_words_that_end_behind_the_clip_are_told(pipeline: JoVAPipeline, caplog: pytest.LogCaptureFixture) -> None:
+    sound = {"num_frames": None, "audio": voice(25 / 16), "audio_sampling_rate": 16000}
+    long_clip(pipeline, lines=[replace(LINES[0], end_s=25 / 16 + 0.2)], **sound)
+    assert not caplog.records
+    long_clip(pipeline, lines=[replace(LINES[0], end_s=4.5)], **sound)
+    (said,) = (record.message for record in caplog.records)
+    assert said == "the words of the line at 0 s end at 4.5 s, the clip at 1.562 s: it may lack the last of them"
+
+
 def test_another_sound_makes_another_clip(pipeline: JoVAPipeline) -> None:
     options = {"num_frames": 25, "lines": LINES[:1], "audio_sampling_rate": 16000}
     clips = [long_clip(pipeline, audio=sound, **options) for sound in (voice(25 / 16), voice(25 / 16)[:, ::-1] / 9)]

@@ -228,6 +228,8 @@ def test_what_is_cut_or_filled_is_said_with_the_amounts(
     assert filled == f"{shapes}: 16 rows above and below are filled with black (`fit` = 'contain')"
     assert describe_fit("image", (96, 192), (64, 64), "stretch") is None
     assert describe_fit("image", (96, 192), (32, 64), "cover") is None
+    spot = describe_fit("image", (4, 4), (64, 64), "stretch")
+    assert spot == "`image` of 4x4 pixels in a clip of 64x64: it is enlarged 16 times (`fit` = 'stretch')"
     line = describe_fit("image", (1, 4000), (64, 64), "cover")
     assert line is not None
     assert "1999 columns on either side are cut" in line  # one of them is left

@@ -95,6 +95,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["--num-frames", "481", "--keyframe", "477=a.png", "--last-image", "a.png"],
             "`--last-image` must be the only picture of its latent, which holds the frames 477 to 480, got",
         ),
+        (
+            ["--image", "a.png", "--modalities", "audio"],
+            "`--image` must go with video, got `--modalities audio`",
+        ),
+        (
+            ["--audio", "a.wav", "--modalities", "video"],
+            "`--audio` must go with audio, got `--modalities video`",
+        ),
+        (
+            ["--audio", "a.wav", "--modalities", "video", "--window-frames", "33"],
+            "`--audio` must go with audio, got `--modalities video`; leave one of them out",
+        ),
         (["--video", "a.png"], "`--video` must be a video, got the picture a.png; a clip begins with it as `--image`"),
     ],
 )
@@ -102,7 +114,7 @@ def test_words_that_cannot_work_are_refused_before_anything_is_loaded(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     monkeypatch.chdir(folder)
-    output = "clip.wav" if "audio" in words else "clip.mp4"
+    output = "clip.wav" if words[-1] == "audio" else "clip.mp4"
     with pytest.raises(SystemExit):
         parse([*([] if "--script" in words else ["--prompt", "a dog"]), "--output", output, *words])
     (said,) = capsys.readouterr().err.splitlines()
