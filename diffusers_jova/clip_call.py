@@ -38,7 +38,7 @@ from .memory_fitting import GIVEN, fitting_plan
 from .memory_plan import MemoryPlan
 from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
-from .saved_pipeline import SavedPipeline, model_defaults, saved_estimate
+from .saved_pipeline import SavedPipeline, config_folder, model_defaults, saved_estimate
 from .sound_cache import JoVACacheConfig
 
 
@@ -350,12 +350,7 @@ def plan_memory(
         ValueError: If nothing fits.
     """
     with errors_name("--model", model="--model"):
-        if not Path(args.model).exists():
-            raise ValueError(
-                f"`--memory` must go with a model in a folder, whose configs are read before it is loaded, got "
-                f"{args.model} of the hub; fetch it by `hf download {args.model} --local-dir FOLDER`"
-            )
-        saved = SavedPipeline(args.model)
+        saved = SavedPipeline(config_folder(args.model))
     call = planned_call(saved, args, device, arguments, is_window)
     tell_unseen(args.lora)
     adapters = bytes_of(args.lora)

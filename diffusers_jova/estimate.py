@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from jova_cli.estimate import check_call
 from jova_cli.model_info import format_bytes
 from jova_cli.parser import Parser, one_line
 
@@ -14,7 +15,7 @@ from .cost_estimate import in_words, operations_per_second
 from .devices import choose_device
 from .memory_fitting import fitting_plan
 from .memory_plan import MemoryEstimate, MemoryPlan
-from .saved_pipeline import SavedPipeline, saved_estimate
+from .saved_pipeline import SavedPipeline, config_folder, saved_estimate
 
 
 TERA = 1e12
@@ -30,7 +31,9 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
 
 def describe(args: argparse.Namespace) -> str:
     """The stages of the clip by the way that is taken, and the ways that there are."""
+    args.model = str(config_folder(args.model))
     saved = SavedPipeline(args.model)
+    check_call(args)
     dtype = getattr(torch, args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
     tell_unseen(args.lora)
     settings, _ = call_settings(defaults_of(saved, args.lora), args, {}, 1)  # without media

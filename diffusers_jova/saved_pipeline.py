@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from jova_cli.given_paths import kind_of
@@ -29,6 +30,21 @@ TEXT = (
     *("spoken_tokenizer", "spoken_text_encoder"),
 )
 COMPONENTS = (*TEXT, *CODECS, "transformer", "scheduler")
+
+
+CONFIGS_OF_HUB = ["model_index.json", "*/*config.json"]
+
+
+def config_folder(source: str | os.PathLike[str]) -> Path:
+    """Folder with the configs of a saved pipeline, of one on the Hub without its weights.
+
+    Args:
+        source: Folder of a saved pipeline, the name of a shipped model, or its name on the Hub.
+    """
+    if kind_of(folder := model_folder(source)):
+        return folder
+    with explained_hub("model", source):
+        return Path(snapshot_download(os.fspath(source), allow_patterns=CONFIGS_OF_HUB))
 
 
 def model_defaults(source: str | os.PathLike[str]) -> GenerationDefaults:

@@ -10,7 +10,7 @@ from .model_clips import MODALITIES
 from .model_info import read_index
 from .number_options import MAX_RATE_HZ, MEMORY_GB, check_between, check_count
 from .parser import DTYPES, Parser, dtype_name
-from .shipped import find_model
+from .shipped import check_source, find_model
 
 
 WORK = "diffusers_jova.estimate"  # torch runs the model on tensors without values: no formula could keep up with it
@@ -39,7 +39,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     """Read the words, and refuse what cannot work."""
     parser = Parser(prog="jova estimate", description=DESCRIPTION)
     add = parser.add_argument
-    add("model", type=find_model, help="folder of a saved pipeline, or jova-tiny")
+    add("model", type=find_model, help="folder of a saved pipeline, its hub name owner/name, or jova-tiny")
     add(
         "--lora", type=parse_adapter, action="append", default=[], metavar="PATH[:SCALE]", help="as of `jova generate`"
     )
@@ -64,8 +64,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse a model that is not here, and numbers that mean nothing."""
-    read_index(Path(args.model))
+    """Refuse a model that is nowhere, and numbers that mean nothing."""
+    check_source("model", args.model)
     check_adapters(args.lora)
     check_between("--memory", args.memory, *MEMORY_GB, "24, say")
     check_between("--rate", args.rate, 1 / FASTEST_TFLOPS, FASTEST_TFLOPS, "400, say")
@@ -87,4 +87,11 @@ def check(args: argparse.Namespace) -> None:
             f"`--given` must leave something to generate, got {' and '.join(args.given)} for `--modalities "
             f"{' '.join(args.modalities)}`; leave one out"
         )
+    if Path(args.model).exists():
+        check_call(args)
+
+
+def check_call(args: argparse.Namespace) -> None:
+    """Refuse a folder that holds no model, and a clip that its model does not make."""
+    read_index(Path(args.model))
     check_fits(args)

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -6,10 +7,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from diffusers_jova.call_stages import PlannedCall
-from diffusers_jova.clip_call import planned_call
+from diffusers_jova.clip_call import plan_memory, planned_call
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.media_reading import Sound
 from diffusers_jova.provenance import read_provenance
@@ -55,6 +57,40 @@ def test_adapters_count_and_a_student_among_them_says_how_the_model_is_asked(
     said = capsys.readouterr()
     assert said.out == guided
     assert "what anna/student of the hub takes is not counted" in said.err
+
+
+@pytest.fixture
+def model_of_hub(tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a repository of which the cache of this machine has the configs, and no weights."""
+    repository = tmp_path / "models--anna--model"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(snapshot.name)
+    shutil.copytree(tiny_pipeline_folder, snapshot, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer.json"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return "anna/model"
+
+
+def test_a_model_of_the_hub_is_estimated_by_its_configs(
+    model_of_hub: str, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["estimate", str(tiny_pipeline_folder), *SOUND])
+    here = capsys.readouterr().out
+    main(["estimate", model_of_hub, *SOUND])
+    assert capsys.readouterr().out == here
+    with pytest.raises(SystemExit):
+        main(["estimate", model_of_hub, "--num-frames", "100001"])
+    assert "`num_frames` must be at most 61" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["estimate", "anna/other"])
+    assert (
+        "`model` must be a path on this machine or a repository of the hub, got anna/other" in capsys.readouterr().err
+    )
+
+
+def test_a_clip_of_a_model_of_the_hub_is_fit_into_memory_before_it_is_fetched(model_of_hub: str) -> None:
+    _, args = parse(["--model", model_of_hub, "--prompt", "a dog", "--output", "dog.mp4", "--memory", "8"])
+    assert str(plan_memory(args, torch.device("cpu"), torch.float32, {})) == "all weights on the device"
 
 
 @pytest.mark.slow

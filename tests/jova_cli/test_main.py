@@ -150,7 +150,7 @@ DISTILL = ["distill", "records", "student", "--model", "jova-tiny"]
             r"`--memory` must be given without `--cpu-offload`, got both, two answers to one question; leave one out",
         ),
         (["estimate"], r"jova estimate: `model` must be given, got none; `jova estimate --help` explains them"),
-        (["estimate", "nowhere"], r"jova estimate: the model must be a folder with a `model_index.json`, got nowhere"),
+        (["estimate", "nowhere"], r"`model` must be an existing path or a hub name .*, got nowhere"),
         ([*ESTIMATE, "--memory", "nan"], r"`--memory` must be a number from .*, got nan; use 24, say"),
         ([*ESTIMATE, "--rate", "0"], r"`--rate` must be a number from 1e-06 to 1e\+06, got 0; use 400, say"),
         ([*ESTIMATE, "--rate", "1", "--measure-rate"], r"`--rate` must be given without `--measure-rate`, got both"),
