@@ -139,7 +139,8 @@ class JovaGuider(JovaNode):
                     "cfg_zero_star",
                     options=["model", "off", "on"],
                     default="model",
-                    tooltip="CFG-Zero*: predictions without the prompt are scaled to those with it, in picture and sound.",
+                    tooltip="CFG-Zero*: predictions without the prompt are scaled to those with it, for picture and "
+                    "sound.",
                 ),
                 io.Int.Input(
                     "zero_init_steps",
@@ -147,9 +148,9 @@ class JovaGuider(JovaNode):
                     min=-1,
                     max=1000,
                     step=1,
-                    tooltip="First of the steps that the sampler takes on which nothing moves and nothing is asked, for "
-                    "picture and sound (zero-init of CFG-Zero*: 4 % of the steps); 0 is off. Samplers that remember "
-                    "steps (dpmpp_2m, uni_pc) remember these; euler has no memory. -1 takes the model's own.",
+                    tooltip="The sampler's first steps on which nothing moves and nothing is asked, for picture and "
+                    "sound (zero-init of CFG-Zero*, 4 % of the steps); 0 is off. Samplers that remember steps "
+                    "(dpmpp_2m, uni_pc) remember these as well; euler does not. -1 takes the model's own.",
                 ),
             ],
             outputs=[io.Guider.Output(display_name="GUIDER")],
