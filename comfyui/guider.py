@@ -59,9 +59,9 @@ class JovaCFGGuider(comfy.samplers.CFGGuider):
         if options.get(AFTERWARDS):  # nodes that read whole predictions
             wanted = dict.fromkeys(wanted, plan.generated)
         asked = [self.conditioning_of(branch, names) for branch, names in wanted.items()]
-        answers = comfy.samplers.calc_cond_batch(self.inner_model, asked, x, timestep, options)
+        answers = comfy.samplers.calc_cond_batch(self.inner_model, asked, x, timestep, options) if asked else []
         by_branch = dict(zip(wanted, answers, strict=True))
-        guided = self.combine(x, by_branch, weights)
+        guided = self.combine(x, timestep, by_branch, weights)
         return self.after(guided, by_branch, x, timestep, options)
 
     def told(self, prompt: str = "positive") -> dict[str, Any]:
@@ -102,24 +102,30 @@ class JovaCFGGuider(comfy.samplers.CFGGuider):
             for entry in entries
         ]
 
-    def combine(self, x: Tensor, answers: Mapping[Any, Tensor], weights: Mapping[str, Any]) -> Tensor:
+    def combine(
+        self, x: Tensor, timestep: Tensor, answers: Mapping[Any, Tensor], weights: Mapping[str, Any]
+    ) -> Tensor:
         """Let `Guidance` make one prediction of each modality's, and pack them; what is given stays as it is.
 
         Args:
             x: Packed latents [B, 1, N].
+            timestep: Their noise level, [B].
             answers: Denoised predictions, packed, by branch.
             weights: Of the branches, by modality.
         """
-        shapes = self.told()["latent_shapes"].cond
+        conds = {name: condition.cond for name, condition in self.told().items()}
+        shapes = conds["latent_shapes"]
         parts = {branch: named_parts(comfy.utils.unpack_latents(answer, shapes)) for branch, answer in answers.items()}
         shared, (video, audio) = self.inner_model.shared_sigma, named_parts(comfy.utils.unpack_latents(x, shapes))
+        noisy_video, noisy_audio, sigmas = self.inner_model.noisy_parts(x, timestep, conds)
         if "video" in weights:
             videos = {branch: found for branch, (found, _) in parts.items()}
-            video = self.guidance["video"].guide_data(videos, weights["video"])
+            video = self.guidance["video"].guide_data(videos, weights["video"], noisy_video, sigmas["video"])
             video = self.with_pictures(video)
         if "audio" in weights:
             sounds = {branch: shared.recover(found.transpose(1, 2)) for branch, (_, found) in parts.items()}
-            audio = shared.carry(self.guidance["audio"].guide_data(sounds, weights["audio"])).transpose(1, 2)
+            sound = self.guidance["audio"].guide_data(sounds, weights["audio"], noisy_audio, sigmas["audio"])
+            audio = shared.carry(sound).transpose(1, 2)
         guided = [part for part in (video, audio) if part is not None]
         return comfy.utils.pack_latents(guided)[0] if len(guided) > 1 else guided[0]
 
@@ -184,6 +190,10 @@ def guidance_of(defaults: Any, widgets: Mapping[str, Any]) -> dict[str, Any]:
         values[argument] = (start, end)
     if widgets.get("uncoupled_text", OWN) != OWN:
         values["uncoupled_text"] = widgets["uncoupled_text"]
+    if (star := widgets.get("cfg_zero_star", OWN)) != OWN:
+        values |= dict.fromkeys(("cfg_zero_star", "audio_cfg_zero_star"), star == "on")
+    if (zero_steps := widgets.get("zero_init_steps", -1)) >= 0:
+        values |= dict.fromkeys(("zero_init_steps", "audio_zero_init_steps"), zero_steps)
     settings = defaults.override(**values)
     if (apg := widgets.get("apg", OWN)) != OWN:
         thresholds = {

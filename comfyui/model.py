@@ -284,18 +284,9 @@ class JovaModel(comfy.model_base.BaseModel):
         """
         refuse_patches(control, c_concat, c_crossattn, transformer_options or {})
         schedules = jova("scheduling_flow_match_av")
-        shared, sigma = self.shared_sigma, t.float()
-        video, audio = named_parts(comfy.utils.unpack_latents(x.float(), kwargs["latent_shapes"]))
-        pictures, is_picture = kwargs.get("pictures"), kwargs.get("is_picture")
 
         # 1. Noisy latents and noise levels as the model knows them
-        sigmas = {name: at_share(sigma, kwargs.get(f"{name}_share")) for name in MODALITIES}
-        if video is not None and pictures is not None and is_picture is not None:
-            video = imposed(video, pictures, is_picture)
-            sigmas["video"] = clean_where(sigmas["video"], is_picture)
-        if audio is not None:
-            audio = shared.audio_sample(audio.transpose(1, 2), sigmas["audio"])
-        sigmas["audio"] = shared.audio_sigma(sigmas["audio"])
+        video, audio, sigmas = self.noisy_parts(x, t, kwargs)
 
         # 2. Velocities of what is wanted and of what that reads; the rest stays as it is
         read = rows_read(kwargs)
@@ -310,8 +301,33 @@ class JovaModel(comfy.model_base.BaseModel):
             audio = schedules.predict_data(audio, audio_velocity.float(), sigmas["audio"])
         parts = [] if video is None else [video]
         if audio is not None:
-            parts.append(shared.carry(audio).transpose(1, 2))
+            parts.append(self.shared_sigma.carry(audio).transpose(1, 2))
         return comfy.utils.pack_latents(parts)[0] if len(parts) > 1 else parts[0]
+
+    def noisy_parts(
+        self, x: Tensor, t: Tensor, conds: Mapping[str, Any]
+    ) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
+        """Noisy video [B, C, F, h, w] and sound [B, L, C] as the model sees them, and their noise levels.
+
+        Args:
+            x: Carried latents, packed [B, 1, N], or of one modality as they are.
+            t: Noise level of the video, [B].
+            conds: From `extra_conds`.
+
+        Returns:
+            Both, None where one is absent, and levels [B], or [B, F] and [B, L] where some latents are given.
+        """
+        sigmas = {name: at_share(t.float(), conds.get(f"{name}_share")) for name in MODALITIES}
+        video, audio = named_parts(comfy.utils.unpack_latents(x.float(), conds["latent_shapes"]))
+        pictures, is_picture = conds.get("pictures"), conds.get("is_picture")
+        if video is not None and pictures is not None and is_picture is not None:
+            is_picture = is_picture.to(video.device)
+            video = imposed(video, pictures, is_picture)
+            sigmas["video"] = clean_where(sigmas["video"], is_picture)
+        if audio is not None:
+            audio = self.shared_sigma.audio_sample(audio.transpose(1, 2), sigmas["audio"])
+        sigmas["audio"] = self.shared_sigma.audio_sigma(sigmas["audio"])
+        return video, audio, sigmas
 
     def predict(
         self, video: Tensor | None, audio: Tensor | None, sigmas: Mapping[str, Tensor], conds: Mapping[str, Any]

@@ -135,6 +135,23 @@ class JovaGuider(JovaNode):
                     "Largest norm of the picture's guidance, 0 for no limit. Waver: 27 at cfg 8.",
                 ),
                 threshold_input("audio_apg_threshold", 0.0, "The same for the sound."),
+                io.Combo.Input(
+                    "cfg_zero_star",
+                    options=["model", "off", "on"],
+                    default="model",
+                    tooltip="CFG-Zero*: predictions without the prompt are scaled to those with it, for picture and "
+                    "sound.",
+                ),
+                io.Int.Input(
+                    "zero_init_steps",
+                    default=-1,
+                    min=-1,
+                    max=1000,
+                    step=1,
+                    tooltip="The sampler's first steps on which nothing moves and nothing is asked, for picture and "
+                    "sound (zero-init of CFG-Zero*, 4 % of the steps); 0 is off. Samplers that remember steps "
+                    "(dpmpp_2m, uni_pc) remember these as well; euler does not. -1 takes the model's own.",
+                ),
             ],
             outputs=[io.Guider.Output(display_name="GUIDER")],
         )

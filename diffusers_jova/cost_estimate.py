@@ -73,7 +73,7 @@ def estimate(
     num_processes = 1 if pipeline.branch_sharing is None else pipeline.branch_sharing.num_processes
     operations = most_rows = kept = 0.0
     for run in plan.runs(settings.guidance(), steps):
-        if not (asked := run.rows_read.values()):  # everything is given, which the call refuses
+        if not (asked := run.rows_read.values()):  # zero velocity; or all is given, which a call refuses
             continue
         share = math.ceil(len(asked) / num_processes) / len(asked)
         num_full = num_full_steps(cache, steps, run.steps) if is_sparing else len(run.steps)

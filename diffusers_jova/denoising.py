@@ -160,6 +160,15 @@ class JoVADenoiser:
     sharing: BranchSharing | None = None
     has_voices: bool = False
 
+    def __post_init__(self) -> None:
+        order = self.scheduler.order
+        for guidance in self.guidance.values():
+            if guidance.zero_init_steps % order:
+                raise ValueError(
+                    f"`zero_init_steps` must be a multiple of {order} with a {self.scheduler.config['solver']}, which "
+                    f"asks {order} times in a step, got {guidance.zero_init_steps}; use {order}, say"
+                )
+
     def generates(self, name: str) -> bool:
         """Whether anything of a modality is left to generate."""
         return name not in self.given or not self.given[name].covers_all
@@ -221,7 +230,7 @@ class JoVADenoiser:
         weights = plan.weights(self.guidance, step, len(self.scheduler.timesteps))
         predictions = self.predict(plan, weights, samples, timesteps, text, step)
 
-        # 2. Combine them
+        # 2. Combine them; a modality whose velocity is zero is left alone, so that no solver remembers the step
         velocities = {
             name: self.guidance[name].guide(
                 predictions[name],
@@ -230,6 +239,7 @@ class JoVADenoiser:
                 timesteps[name] / self.scheduler.config.num_train_timesteps,
             )
             for name in weights
+            if weights[name]
         }
 
         # 3. Take the step; what is given stays as it is

@@ -35,6 +35,8 @@ UNGUIDED: Mapping[str, float | None] = {  # arguments of a call
     "coupling_scale": 1.0,
     "audio_coupling_scale": None,
     "audio_speaker_scale": 1.0,
+    "zero_init_steps": 0,
+    "audio_zero_init_steps": None,
 }
 LEVEL_TOLERANCE = 1e-6  # of float32 levels in [0, 1] that were computed by another way
 
@@ -130,6 +132,8 @@ class FewSteps:
         if scheduler.config["solver"] not in EULER:
             said.append(f"the solver {scheduler.config['solver']}")
         num_steps = len(scheduler.timesteps)
+        if any(guidance.zero_init_steps for guidance in settings.guidance().values()):
+            said.append("first steps without velocity")
         guided = [
             name
             for name, guidance in settings.guidance().items()

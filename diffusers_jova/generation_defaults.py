@@ -7,10 +7,13 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .guidance import Guidance, rising_fractions
-from .number_arguments import finite_number, whole_number
+from .number_arguments import check_flags, finite_number, whole_number
 
 
-COUNTED = ("num_inference_steps", "max_sequence_length")  # from 1 on; sizes are checked against their codec
+LEAST = {  # of counts; sizes are checked against their codec
+    **dict.fromkeys(("num_inference_steps", "max_sequence_length"), 1),
+    **dict.fromkeys(("zero_init_steps", "audio_zero_init_steps"), 0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,10 @@ class GenerationDefaults:
         audio_guidance_rescale: The same for audio; None follows video.
         apg_threshold: Norm limit of adaptive projected guidance of video; None is off.
         audio_apg_threshold: The same for audio; None is off.
+        cfg_zero_star: Whether video velocities without the prompt are scaled to those with it (CFG-Zero*).
+        audio_cfg_zero_star: The same for audio; None follows video.
+        zero_init_steps: First steps on which the video velocity is zero (CFG-Zero*).
+        audio_zero_init_steps: The same for audio; None follows video.
         negative_prompt: What the guided branch moves away from.
         audio_negative_prompt: The same for the audio branch's text; None follows `negative_prompt`.
         max_sequence_length: Longest prompt in tokens, per text encoder.
@@ -57,6 +64,10 @@ class GenerationDefaults:
     audio_guidance_rescale: float | None = None
     apg_threshold: float | None = None
     audio_apg_threshold: float | None = None
+    cfg_zero_star: bool = False
+    audio_cfg_zero_star: bool | None = None
+    zero_init_steps: int = 0
+    audio_zero_init_steps: int | None = None
     negative_prompt: str = ""
     audio_negative_prompt: str | None = None
     max_sequence_length: int = 512
@@ -86,7 +97,10 @@ class GenerationDefaults:
             if value is None and NoneType in options:
                 continue
             if int in options:
-                object.__setattr__(self, name, whole_number(name, value, 1 if name in COUNTED else None))
+                object.__setattr__(self, name, whole_number(name, value, LEAST.get(name)))
+            elif bool in options:
+                check_flags({name: value})
+                object.__setattr__(self, name, bool(value))
             elif get_origin(kind) is tuple:
                 object.__setattr__(self, name, rising_fractions(name, value))
             elif float in options:
@@ -107,12 +121,16 @@ class GenerationDefaults:
             coupling_interval=self.coupling_interval,
             guidance_rescale=self.guidance_rescale,
             apg_threshold=self.apg_threshold,
+            cfg_zero_star=self.cfg_zero_star,
+            zero_init_steps=self.zero_init_steps,
         )
         own: dict[str, Any] = {
             "guidance_scale": self.audio_guidance_scale,
             "coupling_scale": self.audio_coupling_scale,
             "speaker_scale": self.audio_speaker_scale,
             "guidance_rescale": self.audio_guidance_rescale,
+            "cfg_zero_star": self.audio_cfg_zero_star,
+            "zero_init_steps": self.audio_zero_init_steps,
         }
         own = {name: value for name, value in own.items() if value is not None}
         return {"video": video, "audio": replace(video, apg_threshold=self.audio_apg_threshold, **own)}

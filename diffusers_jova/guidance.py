@@ -5,7 +5,8 @@ A model can be asked four questions, its branches: v(c_T, c_B), v(0, c_B), v(c_T
 gives the voices of its speakers, the first of them reads them, the others do not, and a fifth, v(c_T, c_B, no voice),
 differs from the first in nothing else. Guidance is one linear combination of the answers per modality, with weights
 that sum to 1, so it is the same for velocities of either sign and for denoised predictions. Adaptive projection and
-rescaling are not linear; they act on the denoised prediction, as their sources do.
+rescaling are not linear; they act on the denoised prediction, as their sources do. Nor is the optimised scale of
+CFG-Zero* (`optimal_scale`): it multiplies the velocity of each branch without the text before they are combined.
 
 With s_T the guidance scale and s_B the coupling scale, and the uncoupled branch asked with the text
 
@@ -38,7 +39,7 @@ from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
-from .number_arguments import finite_number
+from .number_arguments import check_flags, finite_number, whole_number
 from .scheduling_flow_match_av import expand_sigma, predict_data
 
 
@@ -160,6 +161,9 @@ class Guidance:
         apg_threshold: Largest norm of the guidance direction in `project`, 0 for no limit; ``None`` switches the
             projection off.
         apg_eta: How much of the direction along the prediction `project` keeps; 1 keeps all.
+        cfg_zero_star: Whether velocities without the text are multiplied by `optimal_scale` (CFG-Zero*).
+        zero_init_steps: First steps on which the velocity is zero, whatever the scales: nothing is asked, and the
+            latents stay as they are (zero-init of CFG-Zero*); 0 is off.
     """
 
     guidance_scale: float = 1.0
@@ -171,6 +175,8 @@ class Guidance:
     guidance_rescale: float = 0.0
     apg_threshold: float | None = None
     apg_eta: float = 0.0
+    cfg_zero_star: bool = False
+    zero_init_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.uncoupled_text not in ("empty", "kept"):
@@ -183,11 +189,14 @@ class Guidance:
             raise ValueError(f"`guidance_rescale` must be in [0, 1], got {self.guidance_rescale}; 0 is off")
         if self.apg_threshold is not None and finite_number("apg_threshold", self.apg_threshold) < 0:
             raise ValueError(f"`apg_threshold` must not be negative, got {self.apg_threshold}; None is off")
+        check_flags({"cfg_zero_star": self.cfg_zero_star})
+        object.__setattr__(self, "cfg_zero_star", bool(self.cfg_zero_star))
+        object.__setattr__(self, "zero_init_steps", whole_number("zero_init_steps", self.zero_init_steps, least=0))
 
     @property
-    def is_linear(self) -> bool:
-        """Whether the velocity is `combine` and nothing more."""
-        return self.apg_threshold is None and self.guidance_rescale == 0
+    def is_adjusted(self) -> bool:
+        """Whether `adjust` changes the combination."""
+        return self.apg_threshold is not None or self.guidance_rescale > 0
 
     def weights(self, step: int, num_steps: int) -> Weights:
         """Give the weights of one step; a branch that is not in them need not be asked.
@@ -195,13 +204,38 @@ class Guidance:
         Args:
             step: Index of the step, 0 to ``num_steps`` - 1.
             num_steps: Number of steps.
+
+        Returns:
+            The weights; none on a step whose velocity is zero.
+
+        Raises:
+            ValueError: The velocity would be zero on all steps.
         """
+        if self.zero_init_steps >= num_steps:
+            raise ValueError(
+                f"`zero_init_steps` must be less than the number of steps, {num_steps}, got {self.zero_init_steps}; "
+                "0 is off"
+            )
+        if step < self.zero_init_steps:
+            return {}
         guidance_scale = self.guidance_scale if _within(self.guidance_interval, step, num_steps) else 1.0
         coupling_scale = self.coupling_scale if _within(self.coupling_interval, step, num_steps) else 1.0
-        weights = branch_weights(guidance_scale, coupling_scale, self.uncoupled_text, self.speaker_scale)
-        if not self.is_linear:
-            weights.setdefault(CONDITIONAL, 0.0)  # what projection and rescaling compare with
-        return weights
+        return self.with_compared(
+            branch_weights(guidance_scale, coupling_scale, self.uncoupled_text, self.speaker_scale)
+        )
+
+    def with_compared(self, weights: Weights) -> Weights:
+        """Add `CONDITIONAL` with a weight of 0 where what is not linear compares with it, whatever it weighs.
+
+        Args:
+            weights: Of a step.
+        """
+        compares = self.is_adjusted or self.is_scaled(weights)
+        return {**weights, CONDITIONAL: weights.get(CONDITIONAL, 0.0)} if weights and compares else weights
+
+    def is_scaled(self, weights: Weights) -> bool:
+        """Whether `optimal_scale` multiplies any branch."""
+        return self.cfg_zero_star and not all(branch.text for branch in weights)
 
     def guide(
         self, predictions: Mapping[Branch, Tensor], weights: Weights, sample: Tensor, sigma: Tensor | float
@@ -216,30 +250,64 @@ class Guidance:
                 combination.
 
         Returns:
-            The guided velocity, float32, same shape.
+            The guided velocity, float32, same shape; 0 without weights.
         """
-        velocity = combine(predictions, weights)
-        if self.is_linear or len(weights) == 1:
-            return velocity
+        if not weights:
+            return torch.zeros_like(sample, dtype=torch.float32)
         sample, sigma = sample.float(), expand_sigma(sigma, sample)
+        scales = self.scales(predictions, weights, sigma > 0)
+        scaled = {branch: scale * predictions[branch].float() for branch, scale in scales.items()}
+        velocity = combine({**predictions, **scaled}, weights)
+        if not self.is_adjusted or len(weights) == 1:
+            return velocity
         conditional = predict_data(sample, predictions[CONDITIONAL].float(), sigma)
         data = self.adjust(predict_data(sample, velocity, sigma), conditional, weights[CONDITIONAL])
-        return torch.where(sigma > 0, (sample - data) / sigma.clamp(min=1e-6), velocity)
+        return torch.where(sigma > 0, _velocity_to(data, sample, sigma), velocity)
 
-    def guide_data(self, predictions: Mapping[Branch, Tensor], weights: Weights) -> Tensor:
+    def guide_data(
+        self, predictions: Mapping[Branch, Tensor], weights: Weights, sample: Tensor, sigma: Tensor | float
+    ) -> Tensor:
         """Make one denoised prediction out of those of the branches, as `guide` does with velocities.
 
         Args:
             predictions: Denoised predictions of at least the branches in ``weights``, [B, C, F, H, W] or [B, L, C].
             weights: From `weights` of the step at hand.
+            sample: Noisy latents that the branches saw, same shape.
+            sigma: Their noise level, as in `guide`.
 
         Returns:
-            The guided prediction, float32, same shape.
+            The guided prediction, float32, same shape; ``sample`` without weights, where the velocity is 0.
         """
+        sample = sample.float()
+        if not weights:
+            return sample
+        if self.is_scaled(weights):  # the scales are those of velocities
+            sigma = expand_sigma(sigma, sample)
+            velocities = {branch: _velocity_to(predictions[branch].float(), sample, sigma) for branch in weights}
+            scales = self.scales(velocities, weights, sigma > 0)
+            scaled = {branch: sample + scale * (predictions[branch] - sample) for branch, scale in scales.items()}
+            predictions = {**predictions, **scaled}
         data = combine(predictions, weights)
-        if self.is_linear or len(weights) == 1:
+        if not self.is_adjusted or len(weights) == 1:
             return data
         return self.adjust(data, predictions[CONDITIONAL].float(), weights[CONDITIONAL])
+
+    def scales(self, velocities: Mapping[Branch, Tensor], weights: Weights, is_noisy: Tensor) -> dict[Branch, Tensor]:
+        """Factors of the branches that are scaled, each broadcastable to a velocity; 1 for tokens at sigma 0.
+
+        Args:
+            velocities: Of at least the branches in ``weights``, [B, C, F, H, W] or [B, L, C].
+            weights: From `weights` of the step at hand.
+            is_noisy: Where sigma is above 0, as many dimensions.
+        """
+        if not self.is_scaled(weights):
+            return {}
+        conditional = velocities[CONDITIONAL].float()
+        return {
+            branch: torch.where(is_noisy, optimal_scale(conditional, velocities[branch].float(), is_noisy), 1.0)
+            for branch in weights
+            if not branch.text
+        }
 
     def adjust(self, data: Tensor, conditional: Tensor, weight: float) -> Tensor:
         """Apply what of guidance is not linear, to denoised predictions.
@@ -272,6 +340,28 @@ def rising_fractions(name: str, interval: Any) -> tuple[float, float]:
             f"`{name}` must be two rising fractions of the steps, 0 <= start <= stop <= 1, got {interval!r}"
         )
     return pair[0], pair[1]
+
+
+def optimal_scale(conditional: Tensor, unprompted: Tensor, is_noisy: Tensor) -> Tensor:
+    """Factor that brings a velocity without the text nearest to the one with it: the optimised scale of CFG-Zero*.
+
+    CFG-Zero* (arXiv:2503.18886), with v_c and v_0 the velocities with the text and without:
+        s* = <v_c, v_0> / |v_0|^2;  guided: s* v_0 + s_T (v_c - s* v_0)
+    with inner products per sample over all else, as `ClassifierFreeZeroStarGuidance` of diffusers has them. A model
+    that is asked in several ways without the text has one s* for each; given latents, at sigma 0, do not count.
+
+    Args:
+        conditional: v_c, [B, C, F, H, W] or [B, L, C].
+        unprompted: v_0, same shape.
+        is_noisy: Where sigma is above 0, broadcastable to them.
+
+    Returns:
+        s*, [B, 1, ...]; 1 where v_0 is 0, which every factor leaves as it is.
+    """
+    axes = tuple(range(1, unprompted.ndim))
+    counted = torch.where(is_noisy, unprompted, 0.0)
+    product, square = (torch.sum(one * counted, axes, keepdim=True) for one in (conditional, counted))
+    return torch.where(square >= torch.finfo(square.dtype).tiny, product / square, 1.0)
 
 
 def project(guided: Tensor, conditional: Tensor, weight: float, threshold: float, eta: float = 0.0) -> Tensor:
@@ -321,11 +411,17 @@ def runs_of_steps(guidance: Iterable[Guidance], num_steps: int) -> list[range]:
         guidance: Of each modality.
         num_steps: Number of steps.
     """
-    steps, borders = range(num_steps), {0, num_steps}
+    guidance = list(guidance)
+    steps, borders = range(num_steps), {0, num_steps, *(min(one.zero_init_steps, num_steps) for one in guidance)}
     for interval in (interval for one in guidance for interval in (one.guidance_interval, one.coupling_interval)):
         borders.add(bisect_left(steps, interval[0], key=lambda step: step / num_steps))
         borders.add(bisect_right(steps, interval[1], key=lambda step: (step + 1) / num_steps))
     return [range(*ends) for ends in pairwise(sorted(borders))]
+
+
+def _velocity_to(data: Tensor, sample: Tensor, sigma: Tensor) -> Tensor:
+    """The velocity that leads to denoised data, the inverse of `predict_data`; of no meaning where sigma is 0."""
+    return (sample - data) / sigma.clamp(min=1e-6)
 
 
 def _within(interval: tuple[float, float], step: int, num_steps: int) -> bool:

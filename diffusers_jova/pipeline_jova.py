@@ -319,6 +319,10 @@ class JoVAPipeline(
         audio_guidance_rescale: float | None = None,
         apg_threshold: float | None = None,
         audio_apg_threshold: float | None = None,
+        cfg_zero_star: bool | None = None,
+        audio_cfg_zero_star: bool | None = None,
+        zero_init_steps: int | None = None,
+        audio_zero_init_steps: int | None = None,
         sequential_guidance: bool | None = None,
         modalities: Sequence[str] | None = MODALITIES,
         num_videos_per_prompt: int = 1,
@@ -394,6 +398,12 @@ class JoVAPipeline(
             audio_guidance_rescale: The same for audio; None follows video.
             apg_threshold: Norm limit of adaptive projected guidance of video.
             audio_apg_threshold: The same for audio.
+            cfg_zero_star: Whether video velocities without the prompt are scaled to those with it, as CFG-Zero* does;
+                see `guidance.optimal_scale`.
+            audio_cfg_zero_star: The same for audio; None follows video.
+            zero_init_steps: First steps on which the video velocity is zero: nothing is asked, the noise stays, and
+                solvers that remember steps begin behind them. CFG-Zero* has 4 % of the steps; 0 is off.
+            audio_zero_init_steps: The same for audio; None follows video.
             sequential_guidance: Whether the predictions that guidance needs are made one after the other, to save
                 memory; otherwise in one batch. None does what `fit_memory` chose, without it one batch.
             modalities: What takes part: both, `["video"]` or `["audio"]`; None is all that there are codecs for.
@@ -469,6 +479,10 @@ class JoVAPipeline(
             "audio_guidance_rescale": audio_guidance_rescale,
             "apg_threshold": apg_threshold,
             "audio_apg_threshold": audio_apg_threshold,
+            "cfg_zero_star": cfg_zero_star,
+            "audio_cfg_zero_star": audio_cfg_zero_star,
+            "zero_init_steps": zero_init_steps,
+            "audio_zero_init_steps": audio_zero_init_steps,
             "max_sequence_length": max_sequence_length,
         }
         given = own | vars(inputs)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from .guidance import CONDITIONAL, Branch, Guidance, Weights, merged, required_branches, runs_of_steps
+from .guidance import Branch, Guidance, Weights, merged, required_branches, runs_of_steps
 from .sample_runs import OTHER, Coupling, reads_other
 
 
@@ -58,21 +58,19 @@ class PredictionPlan:
     has_voices: bool = False
 
     def weights(self, guidance: Mapping[str, Guidance], step: int, num_steps: int) -> dict[str, Weights]:
-        """Weights of the modalities that are generated, of predictions that differ.
+        """Weights of the modalities that are generated, of predictions that differ; none where the velocity is zero.
 
         Args:
             guidance: Of each modality.
             step: Index of the step.
             num_steps: Number of steps.
         """
-        found = {
-            name: merged(guidance[name].weights(step, num_steps), partial(self.question, name))
+        return {
+            name: guidance[name].with_compared(
+                merged(guidance[name].weights(step, num_steps), partial(self.question, name))
+            )
             for name in self.generated
         }
-        for name, weights in found.items():
-            if not guidance[name].is_linear:
-                weights.setdefault(CONDITIONAL, 0.0)  # what projection and rescaling compare with, whatever its sum
-        return found
 
     def runs(self, guidance: Mapping[str, Guidance], num_steps: int) -> list[StepRun]:
         """All steps of a call, which need not be walked one by one.

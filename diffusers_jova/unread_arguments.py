@@ -18,6 +18,8 @@ logger = logging.get_logger(__name__)
 SAYS_NOTHING: Mapping[str, Any] = {  # values that change nothing; of other arguments None alone
     **dict.fromkeys(("guidance_scale", "audio_guidance_scale", "coupling_scale", "audio_coupling_scale"), 1),
     **dict.fromkeys(("guidance_rescale", "audio_guidance_rescale"), 0),
+    **dict.fromkeys(("zero_init_steps", "audio_zero_init_steps"), 0),
+    **dict.fromkeys(("cfg_zero_star", "audio_cfg_zero_star"), False),
     **dict.fromkeys(("guidance_interval", "coupling_interval"), (0, 1)),
     **dict.fromkeys(("negative_prompt", "audio_negative_prompt"), ""),
     "audio_speaker_scale": 1,
@@ -27,7 +29,8 @@ SAYS_NOTHING: Mapping[str, Any] = {  # values that change nothing; of other argu
 }
 LOWEST_START = 0.9  # of schedules that are meant for noise; solvers begin a little below 1
 NEGATIVES = ("negative_prompt", "negative_prompt_embeds", "audio_negative_prompt", "audio_negative_prompt_embeds")
-SHARED = ("guidance_scale", "guidance_rescale", "sigmas", "negative_prompt", "negative_prompt_embeds")
+OF_AUDIO = ("guidance_scale", "guidance_rescale", "cfg_zero_star", "zero_init_steps")  # twins with `audio_`
+SHARED = (*OF_AUDIO, "sigmas", "negative_prompt", "negative_prompt_embeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +79,7 @@ class ReadingCall:
         has_prompt = self.settings.audio_negative_prompt is not None
         has_prompt |= not self.lacks("audio_negative_prompt", "audio_negative_prompt_embeds")
         has_own = {
-            "guidance_scale": self.settings.audio_guidance_scale is not None,
-            "guidance_rescale": self.settings.audio_guidance_rescale is not None,
+            **{name: getattr(self.settings, f"audio_{name}") is not None for name in OF_AUDIO},
             "sigmas": not self.lacks("audio_sigmas"),
             "negative_prompt": has_prompt,
             "negative_prompt_embeds": has_prompt,
@@ -90,7 +92,8 @@ RULES: Sequence[Rule] = (  # where it holds, what is then not read, and why
     (
         lambda call: "audio" not in call.generated,
         (
-            *("audio_guidance_scale", "audio_guidance_rescale", "audio_apg_threshold", "audio_speaker_scale"),
+            *(f"audio_{name}" for name in OF_AUDIO),
+            *("audio_apg_threshold", "audio_speaker_scale"),
             *("audio_sigmas", "audio_latents", "reference_audio", "reference_transcript"),
         ),
         "no sound is generated",
@@ -114,6 +117,11 @@ RULES: Sequence[Rule] = (  # where it holds, what is then not read, and why
     ),
     (lambda call: not call.reads_negative_prompt, NEGATIVES, "guidance by text is off"),
     (lambda call: not call.guides_by_text, ("guidance_interval",), "guidance by text is off"),
+    (
+        lambda call: not call.reads_negative_prompt,
+        ("cfg_zero_star", "audio_cfg_zero_star"),
+        "no prediction is made without the prompt",
+    ),
     (lambda call: call.lacks("speaker_embeds"), ("audio_speaker_scale",), "no `speaker_embeds` are given"),
     (lambda call: call.lacks("audio"), ("audio_sampling_rate",), "no `audio` is given"),
     (

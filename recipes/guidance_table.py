@@ -42,6 +42,9 @@ def ways(scale: float) -> dict[str, dict[str, Any]]:
         "of text and coupling, merged": {"coupling_scale": scale},
         "of text and coupling apart": {"coupling_scale": scale, "uncoupled_text": "kept"},
         "projected (APG)": {"apg_threshold": 0.0, "audio_apg_threshold": 0.0},
+        "scaled (CFG-Zero*)": {"cfg_zero_star": True},
+        "zero on the first step": {"zero_init_steps": 1},
+        "scaled, zero on the first step (CFG-Zero*)": {"cfg_zero_star": True, "zero_init_steps": 1},
     }
 
 

@@ -60,6 +60,7 @@ class TalkingGraph(Graph):
         )
         own |= dict.fromkeys(("coupling_end", "rescale", "audio_rescale"), -1.0)
         own |= {"uncoupled_text": "model", "apg": "model", "apg_threshold": 27.0, "audio_apg_threshold": 0.0}
+        own |= {"cfg_zero_star": "model", "zero_init_steps": -1}
         sockets = {"model": self.model, "positive": self.positive, "negative": self.negative}
         guider = self.add("JovaGuider", **sockets, **{**own, **widgets})
         parts = {

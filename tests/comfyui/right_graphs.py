@@ -226,7 +226,7 @@ NODES: dict[str, tuple[Inputs, Callable[[TalkingGraph, str], None]]] = {
     "JovaSampleShift": (lambda g: {"model": g.model, "shift": 2.0, "audio_shift": 1.0}, sampled(model=0)),
     "JovaGuider": (
         lambda g: {"model": g.model, **texts(g), **GUIDANCE, "uncoupled_text": "model", "apg": "on"}
-        | {"apg_threshold": 27.0, "audio_apg_threshold": 0.0},
+        | {"apg_threshold": 27.0, "audio_apg_threshold": 0.0, "cfg_zero_star": "on", "zero_init_steps": 0},
         guided,
     ),
     "JovaDecode": (

@@ -102,11 +102,14 @@ def test_pictures_at_frames_are_those_of_the_pipeline(
 def test_the_guider_leaves_given_pictures_as_they_are(server: Server, tiny: JoVAPipeline, name: str) -> None:
     graph, prompt = worded(name)
     with_pictures(graph, (0, -1))
-    samples = graph.guide(STEPS, cfg=1.5, rescale=0.5, apg="on", apg_threshold=5.0)
-    guidance = {"guidance_rescale": 0.5, "apg_threshold": 5.0, "audio_apg_threshold": 0.0}
     pipeline = tiny if name == CHANNELS else loaded(server, name)
-    given = {"prompt": prompt, **arguments((0, -1)), **guidance}
-    compare(f"keyframes, guider, {name}", server, graph, samples, pipeline, **given)
+    for said, widgets, guidance in (
+        ("guider", {"apg": "on", "apg_threshold": 5.0}, {"apg_threshold": 5.0, "audio_apg_threshold": 0.0}),
+        ("guider with CFG-Zero*", {"cfg_zero_star": "on"}, {"cfg_zero_star": True}),
+    ):
+        samples = graph.guide(STEPS, cfg=1.5, rescale=0.5, **widgets)
+        given = {"prompt": prompt, **arguments((0, -1)), "guidance_rescale": 0.5, **guidance}
+        compare(f"keyframes, {said}, {name}", server, graph, samples, pipeline, **given)
 
 
 @pytest.mark.parametrize("name", [CHANNELS, "skipping"])

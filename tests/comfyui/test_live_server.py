@@ -273,6 +273,10 @@ GUIDERS = {
         {"cfg": 1.5, "apg": "on", "apg_threshold": 5.0, "audio_apg_threshold": 2.0, "rescale": 0.5},
         {"apg_threshold": 5.0, "audio_apg_threshold": 2.0, "guidance_rescale": 0.5},
     ),
+    "guider, CFG-Zero*": (
+        {"cfg": 1.5, "audio_cfg": 3.0, "cfg_zero_star": "on", "zero_init_steps": 1},
+        {"audio_guidance_scale": 3.0, "cfg_zero_star": True, "zero_init_steps": 1},
+    ),
     "guider, the model's own values": ({}, {"guidance_scale": None}),
 }
 

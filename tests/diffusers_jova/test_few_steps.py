@@ -66,6 +66,7 @@ def test_one_line_makes_a_pipeline_ask_its_student_right(pipe: JoVAPipeline, log
     assert pipe.num_timesteps == 3
     assert not pipe.do_classifier_free_guidance
     assert "got guidance of audio" in said_of_a_call(pipe, log, audio_guidance_scale=2.0)
+    assert "got first steps without velocity: " in said_of_a_call(pipe, log, zero_init_steps=1)
     assert "got other noise levels" in said_of_a_call(pipe, log, sigmas=[1.0, 0.5, 0.1])
     own = FEW.scheduler
     own.set_timesteps(3)

@@ -244,7 +244,9 @@ def test_guiding_denoised_predictions_is_guiding_velocities(shape: tuple[int, ..
     velocities = {branch: torch.randn(shape) for branch in BRANCHES}
     data = {branch: predict_data(sample, velocity, sigma) for branch, velocity in velocities.items()}
     guided = predict_data(sample, guidance.guide(velocities, weights, sample, sigma), sigma)
-    torch.testing.assert_close(guidance.guide_data(data, weights), guided, atol=1e-5, rtol=1e-4)  # divides by sigma
+    torch.testing.assert_close(
+        guidance.guide_data(data, weights, sample, sigma), guided, atol=1e-5, rtol=1e-4
+    )  # divides by sigma
 
 
 def test_guiding_is_the_same_for_one_sample_and_for_a_batch() -> None:

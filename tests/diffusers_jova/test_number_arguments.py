@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,8 @@ def test_numbers_of_numpy_are_what_they_say(pipeline: JoVAPipeline) -> None:
     for count, real in ((np.int64, np.float32), (np.uint8, np.float64), (np.int32, Fraction), (int, np.int16)):
         for one, other in zip(generate(count, real), plain, strict=True):
             assert torch.equal(one, other), (count, real)
+    settings = GenerationDefaults(cfg_zero_star=np.bool_(True), zero_init_steps=np.int64(1))
+    assert json.loads(json.dumps(asdict(settings)))["cfg_zero_star"] is True
 
 
 @pytest.mark.parametrize("value", ["3", True, None, [3.0], math.nan, math.inf, 0, -1.0], ids=repr)

@@ -90,5 +90,5 @@ def test_what_projection_and_rescaling_compare_with_is_asked_where_its_weights_s
     assert weights == {CONDITIONAL: 0.0, **linear}
     generator = torch.Generator().manual_seed(0)
     answers = {branch: torch.randn(1, 2, 1, 4, 4, generator=generator) for branch in weights}
-    guided = bent.guide_data(answers, weights)
+    guided = bent.guide_data(answers, weights, torch.randn(1, 2, 1, 4, 4, generator=generator), 0.5)
     assert not torch.allclose(guided, combine(answers, weights))

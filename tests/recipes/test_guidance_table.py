@@ -27,6 +27,9 @@ def test_a_way_costs_the_predictions_that_its_steps_ask_for() -> None:
         "of text and coupling, merged": 16,
         "of text and coupling apart": 24,
         "projected (APG)": 16,
+        "scaled (CFG-Zero*)": 16,
+        "zero on the first step": 14,
+        "scaled, zero on the first step (CFG-Zero*)": 14,
     }
 
 

@@ -39,6 +39,7 @@ GUIDED = DEFAULTS | {  # all that a linear guidance can be, on a part of the ste
     "audio_negative_prompt": "hiss",
 }
 PROJECTED = DEFAULTS | {"guidance_scale": 3.0, "apg_threshold": 1.0, "audio_guidance_rescale": 0.5}
+PROJECTED |= {"cfg_zero_star": True, "audio_zero_init_steps": 2}
 
 
 @pytest.fixture(scope="module")
