@@ -10,6 +10,7 @@ each for itself, as they would without sharing that.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -32,7 +33,11 @@ from diffusers_jova import JoVAPipeline
 LENGTHS = (33, 61)  # frames: jova-tiny's own, and the most that it has positions for
 NUM_PROCESSES = 2
 PROMPT = "A woman speaks in front of a blue background."
-Times = dict[str, float]  # milliseconds by what was done
+CLOCKS = {
+    "wall": time.perf_counter,
+    "processor": time.process_time,
+}  # the latter of all threads, summed over processes
+Times = dict[tuple[str, str], float]  # milliseconds by what was done and by clock
 
 
 def pipelines(num_processes: int) -> dict[str, JoVAPipeline]:
@@ -49,20 +54,25 @@ def pipelines(num_processes: int) -> dict[str, JoVAPipeline]:
 @contextmanager
 def timed(times: Times, name: str) -> Iterator[None]:
     """Note how long something takes."""
-    started = time.perf_counter()
+    started = now()
     yield
-    times[name] = 1000 * (time.perf_counter() - started)
+    times |= {(name, clock): time - started[clock] for clock, time in now().items()}
+
+
+def now() -> dict[str, float]:
+    """Milliseconds on each clock."""
+    return {name: 1000 * clock() for name, clock in CLOCKS.items()}
 
 
 def make_clip(pipeline: JoVAPipeline, num_frames: int, num_steps: int | None) -> Times:
     """Make a clip; milliseconds of a step after the first, of decoding the video, and of all."""
     times: Times = {}
-    ticks: list[float] = []
+    ticks: list[dict[str, float]] = []
     decode = pipeline.decode_latents
     traced: Any = pipeline
 
     def note_step(*_: Any) -> dict[str, Any]:
-        ticks.append(time.perf_counter())
+        ticks.append(now())
         return {}
 
     def timed_decode(*args: Any) -> Any:
@@ -82,8 +92,8 @@ def make_clip(pipeline: JoVAPipeline, num_frames: int, num_steps: int | None) ->
             )
     finally:
         del traced.decode_latents
-    times["step"] = 1000 * (ticks[-1] - ticks[0]) / (len(ticks) - 1)
-    return times
+    first, last = ticks[0], ticks[-1]
+    return times | {("step", clock): (last[clock] - first[clock]) / (len(ticks) - 1) for clock in CLOCKS}
 
 
 @torch.no_grad()
@@ -109,7 +119,12 @@ def turn(ways: dict[str, JoVAPipeline], num_frames: int, num_steps: int | None, 
         times[way] = make_clip(ways[way], num_frames, num_steps)
     distributed.barrier()
     times["each decodes"] = decode_whole(ways["alone"], num_frames)
-    distributed.barrier()
+    everyones: list[dict[str, Times]] = [{} for _ in range(NUM_PROCESSES)]
+    distributed.all_gather_object(everyones, times)
+    for way in times.keys() - {"alone"}:
+        for what in times[way]:
+            if what[1] == "processor":
+                times[way][what] = sum(one[way][what] for one in everyones)
     return times
 
 
@@ -131,9 +146,10 @@ def work(rank: int, folder: str, lengths: Sequence[int], repeats: int, num_steps
 def summary(num_frames: int, turns: Sequence[dict[str, Times]]) -> list[dict[str, Any]]:
     """Lines of what is timed: the median alone, and those of the ratios to it in a turn, with that of the fastest."""
     rows = []
-    for what in ("step", "decode", "clip"):
+    for what in itertools.product(("step", "decode", "clip"), CLOCKS):
         alone = [times["alone"][what] for times in turns]
-        row: dict[str, Any] = {"frames": num_frames, "time of a": what, "alone, ms": statistics.median(alone)}
+        row: dict[str, Any] = {"frames": num_frames, "time of a": " by ".join(what)}
+        row["alone, ms"] = statistics.median(alone)
         for way in ("guidance", "rows", "each decodes"):
             if what not in turns[0][way]:
                 row[way] = ""
