@@ -33,10 +33,7 @@ from diffusers_jova import JoVAPipeline
 LENGTHS = (33, 61)  # frames: jova-tiny's own, and the most that it has positions for
 NUM_PROCESSES = 2
 PROMPT = "A woman speaks in front of a blue background."
-CLOCKS = {
-    "wall": time.perf_counter,
-    "processor": time.process_time,
-}  # the latter of all threads, summed over processes
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}  # the latter is summed over processes
 Times = dict[tuple[str, str], float]  # milliseconds by what was done and by clock
 
 
@@ -56,7 +53,7 @@ def timed(times: Times, name: str) -> Iterator[None]:
     """Note how long something takes."""
     started = now()
     yield
-    times |= {(name, clock): time - started[clock] for clock, time in now().items()}
+    times |= {(name, clock): ended - started[clock] for clock, ended in now().items()}
 
 
 def now() -> dict[str, float]:
