@@ -34,6 +34,14 @@ def context_parallel(config: Any) -> ContextParallelConfig | None:
     return config if isinstance(config, ContextParallelConfig) else getattr(config, "context_parallel_config", None)
 
 
+def context_group(config: Any) -> distributed.ProcessGroup | None:
+    """The processes that share the rows, of a model's config of parallelism, or of None."""
+    if (context := context_parallel(config)) is None:
+        return None
+    group: distributed.ProcessGroup = context._flattened_mesh.get_group()
+    return group
+
+
 def pad_rows(rows: Tensor, dim: int, multiple: int) -> Tensor:
     """Append zeros along an axis until its size is a multiple."""
     missing = -rows.shape[dim] % multiple

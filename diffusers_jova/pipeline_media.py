@@ -20,6 +20,7 @@ from jova_cli.latent_lengths import check_whole_frames, latent_of_frame, num_fra
 from .audio_codec import JoVAAudioCodec, needs_vocoder
 from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given_media, set_length
 from .conditions import GivenLatents, check_repeats, condition_channels, frame_mask, repeat_to_batch
+from .decoding_parallel import JoVADecodingParallelMixin, SharedDecoding
 from .finite import check_finite_inputs, finite_output
 from .given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
 from .keyframes import place_keyframes, settle_keyframes, tell_fits
@@ -67,7 +68,7 @@ class GivenMedia:
         return one_way_couplings(self.covers_all("video"), self.covers_all("audio"), "audio" in self.references)
 
 
-class JoVAMediaMixin:
+class JoVAMediaMixin(JoVADecodingParallelMixin):
     """What a pipeline with a video VAE, an audio VAE and a vocoder does with media; it may lack some of them."""
 
     vae: Any
@@ -260,9 +261,9 @@ class JoVAMediaMixin:
         """Normalised latents [B, C, F, h, w] of frames [B, 3, N, H, W] in [-1, 1]."""
         return finite_output(self.video_codec.encode(frames), "vae", "encodes")
 
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Frames [B, 3, N, H, W] in [-1, 1] of normalised latents [B, C, F, h, w]."""
-        return finite_output(self.video_codec.decode(latents), "vae", "decodes")
+    def decode_latents(self, latents: Tensor, shared: SharedDecoding | None = None) -> Tensor:
+        """Frames [B, 3, N, H, W] in [-1, 1] of normalised latents [B, C, F, h, w], by this process or several."""
+        return finite_output(self.video_codec.decode(latents, shared), "vae", "decodes")
 
     def decode_audio_latents(self, latents: Tensor) -> Tensor:
         """Sound [B, channels, S] of latents [B, L, C], at the codec's sampling rate."""
@@ -477,26 +478,32 @@ class JoVAMediaMixin:
         """Frames and waveform of latents by modality; what is given comes back as given, at the beginning or whole."""
         frames = waveform = None
         if "video" in samples:
-            frames = self.decode_video(samples["video"], output_type, media.originals.get("video"))
+            is_decoded = output_type != "latent" and not media.covers_all("video")
+            shared = self.shared_decoding(samples["video"], is_decoded)
+            frames = self.decode_video(samples["video"], output_type, media.originals.get("video"), shared)
         if "audio" in samples:
             waveform = self.decode_audio(samples["audio"], output_type, clip, media.originals.get("audio"))
         return frames, waveform
 
-    def decode_video(self, latents: Tensor, output_type: str, given: Tensor | None = None) -> Any:
+    def decode_video(
+        self, latents: Tensor, output_type: str, given: Tensor | None = None, shared: SharedDecoding | None = None
+    ) -> Any:
         """Frames as `output_type` says.
 
         Args:
             latents: Normalised latents [B, C, F, h, w].
             output_type: Of the call.
             given: Frames [1, 3, N, H, W] in [-1, 1] that the clip begins with.
+            shared: The processes that decode together; None for this one alone.
         """
         if output_type == "latent":
             return latents
         if given is None:
-            return self.video_processor.postprocess_video(self.decode_latents(latents), output_type=output_type)
+            generated = self.decode_latents(latents, shared)
+            return self.video_processor.postprocess_video(generated, output_type=output_type)
         frames = repeat_to_batch("video", given, latents.shape[0])
         if frames.shape[2] < num_frames_of(latents.shape[2], self.temporal_factor):
-            generated = self.decode_latents(latents)[:, :, frames.shape[2] :].float()
+            generated = self.decode_latents(latents, shared)[:, :, frames.shape[2] :].float()
             frames = torch.cat([frames.to(generated), generated], dim=2)
         return self.video_processor.postprocess_video(frames, output_type=output_type)
 

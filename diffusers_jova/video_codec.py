@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jova_cli.latent_lengths import num_latent_frames
 
+from .decoding_parallel import Pieces, SharedDecoding, cut_evenly
 from .offloading import execution_device
 from .wan_clip import decode_clip, encode_clip, full_map_bytes
 
@@ -69,9 +70,16 @@ class JoVAVideoCodec:
         num_frames = 1 + self.temporal_factor * (1 + NUM_STILL_BEFORE)
         return self.encode(picture.expand(-1, -1, num_frames, -1, -1))[:, :, -1:]
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Frames [B, 3, N, H, W] in [-1, 1] of normalised latents [B, C, F, h, w]."""
+    def decode(self, latents: Tensor, shared: SharedDecoding | None = None) -> Tensor:
+        """Frames [B, 3, N, H, W] in [-1, 1] of normalised latents [B, C, F, h, w].
+
+        Args:
+            latents: Of whole clips.
+            shared: The processes that decode them together, all of which enter this; None for this one alone.
+        """
         latents = self.denormalize(latents.float()).to(execution_device(self.vae), self.vae.dtype)
+        if shared is not None:
+            return shared.decode(self.vae, latents).clamp(-1, 1)
         decode = decode_clip if self.takes_one_pass(len(latents), *self.frame_shape(latents)) else _host_decode
         return decode(self.vae, latents).clamp(-1, 1)
 
@@ -87,6 +95,21 @@ class JoVAVideoCodec:
         if execution_device(vae).type != "cpu" or vae.use_tiling or vae.use_slicing:
             return False
         return batch_size * full_map_bytes(vae, num_frames, height, width) <= ONE_PASS_BYTES
+
+    def pieces(self, latents: Tensor, num_processes: int) -> Pieces | None:
+        """How so many processes would decode latents [B, C, F, h, w] together; None where each decodes them whole.
+
+        That is where they have too few, and for VAEs that somebody tiles, offloads, compiles or subclasses. A piece
+        has as many latents as `takes_one_pass` allows, or two.
+        """
+        vae = self.vae
+        if type(vae) is not AutoencoderKLWan or vae.use_tiling or execution_device(vae) != latents.device:
+            return None
+        if not _is_plain(vae, vae.post_quant_conv, *vae.decoder.modules()):
+            return None
+        batch_size = 1 if vae.use_slicing else len(latents)
+        bytes_of_latent = batch_size * full_map_bytes(vae, self.temporal_factor, *self.frame_shape(latents)[1:])
+        return cut_evenly(latents.shape[2], num_processes, ONE_PASS_BYTES // bytes_of_latent)
 
     def normalize(self, latents: Tensor) -> Tensor:
         """Latents of the VAE [B, C, ...] to zero mean and unit deviation per channel, in float32."""
