@@ -305,8 +305,8 @@ def check_skipped_block(model: Model, family: Family) -> None:
     skipped, num_blocks = family.config.get("negative_skip_layer"), len(model.blocks)
     if skipped is not None and skipped >= num_blocks:
         raise ValueError(
-            f"`SOURCE` must have more than {skipped} blocks for a pipeline, whose predictions without the prompt leave "
-            f"out block {skipped} as those of the release do, got {num_blocks}; leave out `--components`"
+            f"`SOURCE` must have more than {skipped} blocks for a pipeline, whose predictions without the prompt "
+            f"leave out block {skipped} as those of the release do, got {num_blocks}; leave out `--components`"
         )
 
 
