@@ -146,6 +146,15 @@ def test_the_folder_of_movas_release_becomes_a_pipeline_that_makes_clips(tmp_pat
     assert clip.audio[0].std() > 0
 
 
+def test_another_checkpoint_is_not_taken_for_ovis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tower = write_mova(tmp_path / "MOVA") / "audio_dit"
+    with pytest.raises(SystemExit, match="2"):
+        main(["ovi", str(tower), str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert "`SOURCE` must be Ovi's checkpoint, whose tensors are those of `video_model` and `audio_model`, got" in said
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("missing", mova.FOLDERS)
 def test_a_release_of_mova_without_one_of_its_folders_is_refused(
     missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
