@@ -276,6 +276,20 @@ def test_compiled_forward_is_one_graph_and_serves_every_timestep(kind: str) -> N
 
 
 @compiles
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_one_compiled_forward_serves_every_size_of_a_clip(kind: str) -> None:
+    model = BUILDERS[kind]()
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    no_recompiling = torch._dynamo.config.patch(error_on_recompile=True)
+    with no_recompiling, torch.fx.experimental._config.patch(use_duck_shape=False):
+        for size in ((4, 4), (4, 8), (8, 8)):
+            video = torch.randn(2, 36, 3, *size)
+            assert_same(run(compiled, hidden_states=video), run(model, hidden_states=video))
+
+
+@compiles
 @pytest.mark.parametrize(
     ("kind", "sizes", "num_graphs"),
     [
