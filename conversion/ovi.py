@@ -34,6 +34,7 @@ from diffusers_jova.conversion.wan import (
 from diffusers_jova.prompt import PROMPT_TEMPLATE
 
 
+TOWERS = ("video_model.", "audio_model.")
 AUDIO_POSITION_SCALE = 0.19676  # video latents per audio latent that the released audio tower was trained with
 FAMILY = Family(
     title="Ovi for diffusers_jova",
@@ -89,8 +90,8 @@ def tower_rules(modality: str, fusion: Sequence[Rule]) -> list[Rule]:
 def fusion_rules(fusion: Sequence[Rule] = FUSION) -> list[Rule]:
     """Table of the released checkpoint, by default without its fusion."""
     return [
-        *prefixed(tower_rules("video", fusion), "video_model.", ""),
-        *prefixed(tower_rules("audio", fusion), "audio_model.", ""),
+        *prefixed(tower_rules("video", fusion), TOWERS[0], ""),
+        *prefixed(tower_rules("audio", fusion), TOWERS[1], ""),
     ]
 
 
@@ -130,11 +131,19 @@ def convert(path: Path, output: Path, options: Options) -> None:
     """Convert Ovi's fusion checkpoint, bf16 or fp8, or write a converted one back into one file.
 
     Without the fusion, every tensor that is left out is reported.
+
+    Raises:
+        ValueError: The tensors are not Ovi's.
     """
     if options.reverse:
         write_single(output, restore_fused(open_checkpoint(path)), options.dtype)
         return
     checkpoint = dequantized(open_checkpoint(path))
+    if not any(name.startswith(TOWERS) for name in checkpoint):
+        raise ValueError(
+            "`SOURCE` must be Ovi's checkpoint, whose tensors are those of `video_model` and `audio_model`, got "
+            f"`{path}` without; name its `model.safetensors`"
+        )
     codec = "Ovi's audio VAE and vocoder are MMAudio's (CC-BY-NC 4.0)."
     if not options.towers_only:
         config, found = convert_fused(checkpoint)

@@ -288,6 +288,8 @@ def write(
     """
     found = cast(found, options.dtype, keep=model._keep_in_fp32_modules or ())
     check_fits(found, model)
+    if options.components:
+        check_skipped_block(model, family)
     components = find_components(options.components, options, made) if options.components else []
     licences = [*family.licences, *(component.licence for component in components)]
     run = (pipeline.RUN if components else RUN).format(folder=output.name, cls=type(model).__name__)
@@ -296,6 +298,16 @@ def write(
         save_model(folder / "transformer" if components else folder, model, found, options)
         if components:
             assemble(folder, type(model).__name__, family, components)
+
+
+def check_skipped_block(model: Model, family: Family) -> None:
+    """Refuse a pipeline that would leave out a block that its transformer does not have, before it is written."""
+    skipped, num_blocks = family.config.get("negative_skip_layer"), len(model.blocks)
+    if skipped is not None and skipped >= num_blocks:
+        raise ValueError(
+            f"`SOURCE` must have more than {skipped} blocks for a pipeline, whose predictions without the prompt "
+            f"leave out block {skipped} as those of the release do, got {num_blocks}; leave out `--components`"
+        )
 
 
 def restore_tower(checkpoint: Checkpoint) -> list[Parameter]:

@@ -80,7 +80,7 @@ def finite_number(name: str, value: Any, advice: str = "leave it out for the mod
     """
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise ValueError(f"`{name}` must be a number, got {value!r}; {remedy(value, 'a number')}")
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:  # `math.isfinite` would break a compiled graph; NaN fails here as well
         raise ValueError(f"`{name}` must be finite, got {value}; {advice}")
     return float(value)
 

@@ -404,7 +404,9 @@ def check_reference(
     if longest_s is None:
         raise ValueError(
             "`reference_audio` must be None for a model that reads no reference voice, which `max_reference_s` in the "
-            "config of its pipeline tells, got sound; leave it out, or load one that does, such as UniAVGen"
+            "config of its pipeline tells, got sound; give it as the beginning of the clip, `audio` with a "
+            "`num_frames` beyond it and its words in front of those of the prompt, or load one that does, such as "
+            "UniAVGen"
         )
     if inputs.reference_s > longest_s:
         raise ValueError(

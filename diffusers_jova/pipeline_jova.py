@@ -374,7 +374,7 @@ class JoVAPipeline(
                 entry) on at most 30 s of mono sound at 16 kHz.
             reference_audio: A recording of the voice to speak with, in the forms of `audio`, one for all or one per
                 prompt, for models that read one (`max_reference_s` in the config of the pipeline). It is no part of
-                the clip.
+                the clip. Others go on from a voice in `audio`, which is the beginning of their clip.
             reference_transcript: What it says, one for all or one per prompt, for models that read transcripts
                 (`spoken_text_encoder`).
             reference_audio_sampling_rate: Samples per second of `reference_audio`, if it is an array.

@@ -79,6 +79,19 @@ def test_ovis_towers_alone_are_another_model_without_the_fusion(
     assert "JoVAWanTransformer3DModel.from_pretrained" in Path("towers/README.md").read_text()
 
 
+def test_a_pipeline_that_would_skip_a_block_that_is_not_there_is_refused_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_checkpoints(Path())
+    with pytest.raises(SystemExit, match="2"):
+        main(["ovi", "chetwinlow1/Ovi:model.safetensors", "ovi", "--components", "Wan-AI/Wan2.2-TI2V-5B-Diffusers"])
+    said = capsys.readouterr().err
+    assert "`SOURCE` must have more than 11 blocks for a pipeline, whose predictions without the prompt leave" in said
+    assert "got 1; leave out `--components`" in said
+    assert not Path("ovi").exists()
+
+
 def write_mova(folder: Path) -> Path:
     """A release: four folders of transformers, one of them in two shards, and the components."""
     torch.manual_seed(0)
@@ -131,6 +144,15 @@ def test_the_folder_of_movas_release_becomes_a_pipeline_that_makes_clips(tmp_pat
     clip = pipe("a man", **DEFAULTS, generator=torch.Generator().manual_seed(0), output_type="np")
     assert clip.frames.shape == (1, 5, 32, 32, 3)
     assert clip.audio[0].std() > 0
+
+
+def test_another_checkpoint_is_not_taken_for_ovis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tower = write_mova(tmp_path / "MOVA") / "audio_dit"
+    with pytest.raises(SystemExit, match="2"):
+        main(["ovi", str(tower), str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert "`SOURCE` must be Ovi's checkpoint, whose tensors are those of `video_model` and `audio_model`, got" in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("missing", mova.FOLDERS)

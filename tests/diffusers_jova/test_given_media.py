@@ -12,7 +12,7 @@ import torch
 from diffusers_jova import JoVAPipeline, media
 from diffusers_jova.given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
 from diffusers_jova.video_codec import JoVAVideoCodec
-from tests.tiny_pipeline import build_tiny_pipeline
+from tests.tiny_pipeline import TRANSFORMERS, build_tiny_pipeline, one_of_each_class
 
 
 RATE, FRAME_RATE = 16000, 16.0  # of the tiny pipeline
@@ -155,6 +155,32 @@ def test_a_clip_that_goes_on_begins_as_it_was_given(pipeline: JoVAPipeline) -> N
         np.testing.assert_allclose(sound[0, : len(voice)], voice, atol=1e-6)
         jump = np.abs(np.diff(sound[0, len(voice) - 1 :]))
         assert jump[0] <= np.abs(np.diff(voice)).max()
+
+
+@pytest.mark.parametrize("name", one_of_each_class(TRANSFORMERS))
+def test_a_voice_at_the_beginning_is_read_clean_and_the_sound_goes_on_behind_it(name: str) -> None:
+    pipeline = build_tiny_pipeline(transformer=TRANSFORMERS[name]())
+    calls: list[dict[str, Any]] = []
+    pipeline.transformer.register_forward_pre_hook(lambda _, __, call: calls.append(dict(call)), with_kwargs=True)
+    voice = tone(5 / 16)
+
+    def make(sound: np.ndarray) -> Any:
+        given = {"audio": sound, "audio_sampling_rate": RATE, "generator": torch.Generator().manual_seed(0)}
+        return pipeline("what it said", num_frames=9, num_inference_steps=2, output_type="np", **given)
+
+    output = make(voice)
+    assert output.frames.shape[1] == 9
+    assert output.audio.shape[-1] == RATE * 9 // 16
+    np.testing.assert_allclose(output.audio[0, 0, : len(voice)], voice, atol=1e-6)
+    clean = pipeline.audio_codec.encode(torch.from_numpy(voice)[None, None])
+    for made in calls:
+        is_given = made["audio_timestep"][0] == 0
+        num_given = int(is_given.sum())
+        assert is_given.tolist() == [True] * num_given + [False] * (len(is_given) - num_given)
+        assert 0 < num_given <= clean.shape[1] < len(is_given)
+        torch.testing.assert_close(made["audio_hidden_states"][0, : num_given - 1], clean[0, : num_given - 1])
+    assert np.array_equal(make(voice).frames, output.frames)
+    assert np.abs(make(0.1 * voice).frames - output.frames).max() > 1e-6, "the picture reads the voice"
 
 
 def test_given_frames_come_back_as_given_beside_a_video_vae_of_half_precision() -> None:

@@ -20,7 +20,9 @@ from diffusers_jova import (
 )
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.guidance import Guidance
+from diffusers_jova.number_arguments import finite_number
 from diffusers_jova.scheduling_flow_match_av import SigmaMixture
+from tests.diffusers_jova.test_transformer_jova import compiles
 from tests.tiny_pipeline import (
     DUAL_TOWER_CONFIG,
     TRANSFORMER_CONFIG,
@@ -196,3 +198,13 @@ def test_shifts_and_noise_levels_are_finite(value: float) -> None:
         FlowMatchAudioVideoScheduler(audio_shift=value)
     with pytest.raises(ValueError, match="`sigmas` must fall strictly within"):
         FlowMatchAudioVideoScheduler().set_timesteps(sigmas=[1.0, value])
+
+
+@compiles
+def test_a_number_is_checked_within_a_graph_that_serves_every_number() -> None:
+    torch.compiler.reset()
+    scaled = torch.compile(
+        lambda rows, scale: rows * finite_number("scale", scale), fullgraph=True, dynamic=True, backend="eager"
+    )
+    for scale in (0.5, 0.25):
+        assert torch.equal(scaled(torch.ones(2), scale), torch.full((2,), scale))

@@ -276,6 +276,20 @@ def test_compiled_forward_is_one_graph_and_serves_every_timestep(kind: str) -> N
 
 
 @compiles
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_one_compiled_forward_serves_every_size_of_a_clip(kind: str) -> None:
+    model = BUILDERS[kind]()
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    no_recompiling = torch._dynamo.config.patch(error_on_recompile=True)
+    with no_recompiling, torch.fx.experimental._config.patch(use_duck_shape=False):
+        for size in ((4, 4), (4, 8), (8, 8)):
+            video = torch.randn(2, 36, 3, *size)
+            assert_same(run(compiled, hidden_states=video), run(model, hidden_states=video))
+
+
+@compiles
 @pytest.mark.parametrize(
     ("kind", "sizes", "num_graphs"),
     [
@@ -295,6 +309,21 @@ def test_blocks_compile_one_by_one_and_are_shared(kind: str, sizes: dict[str, An
     model.compile_repeated_blocks(fullgraph=True, backend="eager")
     assert_same(run(model), plain)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == num_graphs
+
+
+def test_layerwise_casting_computes_with_weights_that_are_stored_rounded(build: Callable[..., Any]) -> None:
+    model, rounded = build(), build()
+    model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    stored = {name: weight.dtype for name, weight in model.named_parameters()}
+    with torch.no_grad():
+        for name, weight in rounded.named_parameters():
+            if stored[name] == torch.float8_e4m3fn:
+                weight.copy_(weight.to(torch.float8_e4m3fn))
+    assert_same(run(model), run(rounded))
+    assert difference(run(model)[0], run(build())[0]) > 1e-4, "something has to be rounded"
+    layers = [name for name in stored if name.endswith((".to_q.weight", ".to_out.0.weight", ".net.2.weight"))]
+    assert layers
+    assert {stored[name] for name in layers} == {torch.float8_e4m3fn}
 
 
 def test_lora_layers_at_scale_zero_leave_the_forward_alone(build: Callable[..., Any]) -> None:
