@@ -272,13 +272,15 @@ def python_without_package(folder: Path) -> str:
     Args:
         folder: Of the environment, to be made.
     """
-    question = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    question = "import sys; print(*[path for path in sys.path if path.endswith('-packages')], sep='\\n')"
     subprocess.run([named_python(), "-m", "venv", "--without-pip", str(folder)], check=True)
-    installed, own = (
-        Path(subprocess.run([python, "-c", question], capture_output=True, text=True, check=True).stdout.strip())
+    installed, (own, *_) = (
+        subprocess.run([python, "-c", question], capture_output=True, text=True, check=True).stdout.split("\n")
         for python in (named_python(), str(folder / "bin" / "python"))
     )
-    for entry in installed.iterdir():
-        if not re.search(r"diffusers_jova|jova_cli|\.pth$", entry.name):
-            (own / entry.name).symlink_to(entry)
+    for place in filter(None, installed):  # an environment may lie upon another one
+        for entry in Path(place).iterdir():
+            link = Path(own) / entry.name
+            if not re.search(r"diffusers_jova|jova_cli|\.pth$", entry.name) and not link.exists():
+                link.symlink_to(entry)
     return str(folder / "bin" / "python")

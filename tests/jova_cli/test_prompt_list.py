@@ -89,6 +89,7 @@ def test_a_list_of_windows_is_read_without_its_mark_and_with_its_line_ends(tmp_p
     ("row", "message"),
     [
         ({"prompt": "a", "steps": 0}, r": `--steps` must be at least 1, got 0"),
+        ({"prompt": "a", "steps": 10**30}, r": `--steps` must be at most 2147483647, got 10{30}; use fewer"),
         ({"prompt": "a", "steps": 2.5}, r": `--steps` must be a whole number, got '2\.5'; use 8, say"),
         ({"prompt": "a", "steps": True}, r": `steps` must be a text or a number, got True; correct the cell"),
         ({"prompt": ["a", "b"]}, r": `prompt` must be a text or a number, got \['a', 'b'\]"),
