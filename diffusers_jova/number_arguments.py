@@ -38,7 +38,7 @@ def whole_number(name: str, value: Any, least: int | None = None) -> int:
         raise ValueError(f"`{name}` must be a whole number, got {value!r}; {remedy(value, 'a whole number')}")
     if least is not None and value < least:
         raise ValueError(f"`{name}` must be at least {least}, got {value}; use {max(least, 1)}, say")
-    if least and value > MOST_COUNTED:
+    if least and int(value) > MOST_COUNTED:
         raise ValueError(f"`{name}` must be at most {MOST_COUNTED}, got {value}; use fewer")
     return int(value)
 
