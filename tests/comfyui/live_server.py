@@ -279,8 +279,22 @@ def python_without_package(folder: Path) -> str:
         for python in (named_python(), str(folder / "bin" / "python"))
     )
     for place in filter(None, installed):  # an environment may lie upon another one
-        for entry in Path(place).iterdir():
-            link = Path(own) / entry.name
-            if not re.search(r"diffusers_jova|jova_cli|\.pth$", entry.name) and not link.exists():
-                link.symlink_to(entry)
+        link_all(Path(place), Path(own))
     return str(folder / "bin" / "python")
+
+
+def link_all(place: Path, folder: Path) -> None:
+    """Link what is installed at a place into a folder, but the package; parts of a namespace come together."""
+    for entry in place.iterdir():
+        link = folder / entry.name
+        if re.search(r"diffusers_jova|jova_cli|\.pth$", entry.name):
+            continue
+        if not link.exists():
+            link.symlink_to(entry)
+        elif link.is_dir() and entry.is_dir() and not (link / "__init__.py").exists():
+            if link.is_symlink():
+                first = link.resolve()
+                link.unlink()
+                link.mkdir()
+                link_all(first, link)
+            link_all(entry, link)
