@@ -13,7 +13,10 @@ class JovaNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
-        """Check the inputs, then run."""
+        """Ask for the package, check the inputs, then run."""
+        from .package import jova
+
+        jova()  # first: what is missing is told by every node, whatever came to its sockets
         from .socket_checks import check_inputs
 
         return cls.run(**check_inputs(cls.define_schema().inputs, inputs))

@@ -7,10 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from jova_cli.number_options import MOST_COUNTED
+
 
 def is_finite_number(value: Any) -> bool:
     """Whether a value is a finite real number."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(as_float(value))
+
+
+def as_float(value: Any) -> float:
+    """The float of a real number; infinite for one that is larger than all of them."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def whole_number(name: str, value: Any, least: int | None = None) -> int:
@@ -19,7 +29,7 @@ def whole_number(name: str, value: Any, least: int | None = None) -> int:
     Args:
         name: Argument that it is given as.
         value: What is given.
-        least: The smallest that it may be.
+        least: The smallest that it may be; what begins at 1 ends at `MOST_COUNTED`.
 
     Raises:
         ValueError: Naming the argument.
@@ -28,6 +38,8 @@ def whole_number(name: str, value: Any, least: int | None = None) -> int:
         raise ValueError(f"`{name}` must be a whole number, got {value!r}; {remedy(value, 'a whole number')}")
     if least is not None and value < least:
         raise ValueError(f"`{name}` must be at least {least}, got {value}; use {max(least, 1)}, say")
+    if least and int(value) > MOST_COUNTED:
+        raise ValueError(f"`{name}` must be at most {MOST_COUNTED}, got {value}; use fewer")
     return int(value)
 
 
@@ -80,7 +92,7 @@ def finite_number(name: str, value: Any, advice: str = "leave it out for the mod
     """
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise ValueError(f"`{name}` must be a number, got {value!r}; {remedy(value, 'a number')}")
-    if not -math.inf < value < math.inf:  # `math.isfinite` would break a compiled graph; NaN fails here as well
+    if not -math.inf < as_float(value) < math.inf:  # `math.isfinite` would break a compiled graph; NaN fails as well
         raise ValueError(f"`{name}` must be finite, got {value}; {advice}")
     return float(value)
 
@@ -97,6 +109,6 @@ def positive_number(name: str, value: Any, advice: str) -> float:
         ValueError: Naming the argument.
     """
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if is_number and not 0 < float(value) < math.inf:  # written so that NaN fails as well
+    if is_number and not 0 < as_float(value) < math.inf:  # written so that NaN fails as well
         raise ValueError(f"`{name}` must be positive and finite, got {value}; {advice}")
     return finite_number(name, value, advice)

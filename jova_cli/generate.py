@@ -451,7 +451,9 @@ def check_signature(args: argparse.Namespace) -> None:
 
 def check_numbers(args: argparse.Namespace) -> None:
     """Refuse numbers that no model takes."""
-    for option in ("steps", "height", "width", "num_frames"):
+    if args.steps is not None:
+        check_count("--steps", args.steps)
+    for option in ("height", "width", "num_frames"):  # how much of these is too much, the model tells
         value = getattr(args, option)
         if value is not None and value < 1:
             raise ValueError(f"`--{option.replace('_', '-')}` must be at least 1, got {value}")

@@ -23,6 +23,11 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["file", "folder", ""]:
     return "folder" if stat.S_ISDIR(mode) else "file"
 
 
+def reason_of(error: Exception) -> str:
+    """What the system says of a path, without its number and the path again."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def check_file(option: str, path: Path, advice: str = "check the spelling", what: str = "file") -> None:
     """Refuse what is no file that can be read, and an empty one.
 
@@ -35,8 +40,8 @@ def check_file(option: str, path: Path, advice: str = "check the spelling", what
     try:
         with path.open("rb") as file:
             is_empty = not file.read(1)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # no file has a name with a null
+        reason = reason_of(error)
         raise ValueError(f"`{option}` must be an existing {what}, got {path} ({reason}); {advice}") from error
     if is_empty:
         raise ValueError(f"`{option}` must be a whole file, got {path}, which is empty; copy or write it again")
@@ -46,8 +51,8 @@ def check_folder(option: str, path: Path, advice: str) -> None:
     """Refuse what is no folder that can be read, and an empty one."""
     try:
         reason = "" if any(path.iterdir()) else "it is empty"
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:
+        reason = reason_of(error)
     if reason:
         raise ValueError(f"`{option}` must be an existing folder, got `{path}` ({reason}); {advice}")
 

@@ -2,6 +2,7 @@
 
 MAX_RATE_HZ = 1000.0  # frames per second; the least is its inverse
 MEMORY_GB = (0.001, 100000.0)  # of a device
+MOST_COUNTED = 2**31 - 1  # of anything; beyond it libraries fail in words of their own
 
 
 def check_between(option: str, value: float | None, low: float, high: float, advice: str) -> None:
@@ -11,6 +12,8 @@ def check_between(option: str, value: float | None, low: float, high: float, adv
 
 
 def check_count(option: str, value: int) -> None:
-    """Refuse a number that counts nothing."""
+    """Refuse a number that counts nothing, or more than there can be."""
     if value < 1:
         raise ValueError(f"`{option}` must be at least 1, got {value}")
+    if value > MOST_COUNTED:
+        raise ValueError(f"`{option}` must be at most {MOST_COUNTED}, got {value}; use fewer")

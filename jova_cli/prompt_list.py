@@ -71,11 +71,20 @@ class RowParser(Parser):
         is_many = isinstance(action.default, list)
         values = value if is_many and isinstance(value, list) else [value]
         for one in values:
-            if isinstance(one, bool) or not isinstance(one, str | int | float) or not is_encodable(str(one)):
+            if isinstance(one, bool) or not isinstance(one, str | int | float) or not is_word(str(one)):
                 raise ValueError(f"`{column}` must be a text or a number, got {one!r}; correct the cell")
         if action.nargs == "+":
+            for one in values:
+                self.check_choice(action, str(one))  # before argparse, which takes one with a dash for an option
             return [option, *map(str, values)]
         return [f"{option}={one}" for one in values]
+
+    def check_choice(self, action: argparse.Action, value: str) -> None:
+        """Refuse a value that is none of the choices of an option."""
+        try:
+            self._check_value(action, value)
+        except argparse.ArgumentError as error:
+            self.error(str(error))
 
     def parse_row(self, cells: Mapping[str, Any], common: argparse.Namespace) -> argparse.Namespace:
         """The arguments of a single call.
@@ -89,6 +98,11 @@ class RowParser(Parser):
             setattr(args, column, copy.copy(self.options[column].default))
         words = [word for column, value in cells.items() for word in self.words(column, value)]
         return self.parse_args(["--output=of.the.row", *words], args)
+
+
+def is_word(text: str) -> bool:
+    """Whether a command line could hold it."""
+    return is_encodable(text) and "\0" not in text
 
 
 def check_list(path: Path, folder: Path | None, option: str = "--prompts") -> None:

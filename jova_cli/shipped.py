@@ -43,7 +43,7 @@ def find_model(name: str | os.PathLike[str]) -> str:
     if kind_of(name):
         return str(name)
     shipped = WEIGHTS / name
-    if shipped.parent == WEIGHTS and (shipped / "model_index.json").is_file():
+    if shipped.parent == WEIGHTS and kind_of(shipped / "model_index.json") == "file":
         return str(shipped)
     return str(find_file(Path(name)) or name)
 
@@ -63,7 +63,7 @@ def find_file(path: Path) -> Path | None:
     if path.is_absolute() or len(path.parts) < 2 or path.parts[0] not in ROOMS or ".." in path.parts:
         return None
     file = find_room(path.parts[0]).joinpath(*path.parts[1:])
-    return file if file.is_file() else None
+    return file if kind_of(file) == "file" else None
 
 
 def model_names() -> list[str]:

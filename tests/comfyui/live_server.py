@@ -6,6 +6,7 @@ Where ComfyUI lies and which Python runs it tell `COMFYUI_PATH` and `COMFYUI_PYT
 import base64
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -102,9 +103,12 @@ class Server:
         comfyui: Its checkout.
         python: Which runs it.
         options: Further words of its command line.
+        has_package: Whether it finds the package, that of this clone.
     """
 
-    def __init__(self, folder: Path, comfyui: Path, python: str, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, comfyui: Path, python: str, options: tuple[str, ...] = (), has_package: bool = True
+    ) -> None:
         self.folder, self.comfyui = folder, comfyui
         for name in ("input", "output", "models/loras", "models/diffusers", "models/diffusion_models"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -117,7 +121,7 @@ class Server:
         words = [python, "main.py", *OPTIONS, "--port", str(self.port), *options]
         words += ["--input-directory", str(folder / "input"), "--output-directory", str(folder / "output")]
         words += ["--extra-model-paths-config", str(folder / "places.yaml")]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT) if has_package else ""}
         self.is_ready, self.has_spoken = False, threading.Event()
         self.process = subprocess.Popen(
             words, cwd=comfyui, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -244,8 +248,53 @@ def linked(comfyui: Path, name: str, pack: Path) -> Path:
     return link
 
 
-def started(folder: Path) -> Server:
-    """The server that the environment names, with this pack among its custom nodes."""
+def named_python() -> str:
+    """Which Python runs the ComfyUI that the environment names."""
+    return os.environ.get("COMFYUI_PYTHON", sys.executable)
+
+
+def started(folder: Path, python: str | None = None, has_package: bool = True) -> Server:
+    """The server that the environment names, with this pack among its custom nodes.
+
+    Args:
+        folder: For its inputs, outputs and models.
+        python: Another one to run it than the environment names.
+        has_package: Whether it finds the package.
+    """
     comfyui = Path(os.environ["COMFYUI_PATH"])
     linked(comfyui, "jova", ROOT / "comfyui")
-    return Server(folder, comfyui, os.environ.get("COMFYUI_PYTHON", sys.executable))
+    return Server(folder, comfyui, python or named_python(), has_package=has_package)
+
+
+def python_without_package(folder: Path) -> str:
+    """A Python with everything that the server's own has installed, but the package.
+
+    Args:
+        folder: Of the environment, to be made.
+    """
+    question = "import sys; print(*[path for path in sys.path if path.endswith('-packages')], sep='\\n')"
+    subprocess.run([named_python(), "-m", "venv", "--without-pip", str(folder)], check=True)
+    installed, (own, *_) = (
+        subprocess.run([python, "-c", question], capture_output=True, text=True, check=True).stdout.split("\n")
+        for python in (named_python(), str(folder / "bin" / "python"))
+    )
+    for place in filter(None, installed):  # an environment may lie upon another one
+        link_all(Path(place), Path(own))
+    return str(folder / "bin" / "python")
+
+
+def link_all(place: Path, folder: Path) -> None:
+    """Link what is installed at a place into a folder, but the package; parts of a namespace come together."""
+    for entry in place.iterdir():
+        link = folder / entry.name
+        if re.search(r"diffusers_jova|jova_cli|\.pth$", entry.name):
+            continue
+        if not link.exists():
+            link.symlink_to(entry)
+        elif link.is_dir() and entry.is_dir() and not (link / "__init__.py").exists():
+            if link.is_symlink():
+                first = link.resolve()
+                link.unlink()
+                link.mkdir()
+                link_all(first, link)
+            link_all(entry, link)

@@ -153,6 +153,19 @@ def test_without_the_package_every_node_is_there_and_says_what_to_install(
     assert str(caught.value).count("\n") == 0
 
 
+def test_a_node_asks_for_the_package_before_it_looks_at_what_it_was_given(
+    pack: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers_jova", None)
+    said = {}
+    for node in pack.NODES:
+        strange = {socket.id: "a stranger" for socket in node.define_schema().inputs}
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            node.execute(**strange)
+        said[node.__name__] = str(caught.value)
+    assert not [(name, text) for name, text in said.items() if "run `pip install -U .` in its clone" not in text]
+
+
 @pytest.mark.usefixtures("pack")
 def test_a_dependency_that_fails_while_it_is_imported_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -54,6 +54,18 @@ def test_a_count_is_a_whole_number(pipeline: JoVAPipeline, name: str, value: Any
         pipeline("a dog", **(FEW | {name: value}))
 
 
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_count_is_one_that_a_machine_can_count(pipeline: JoVAPipeline, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"`{name}` must be at most \d+.*, got {10**30}"):
+        pipeline("a dog", **(FEW | {name: 10**30}))
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_scale_beyond_every_float_is_infinite(pipeline: JoVAPipeline, name: str) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be (positive and )?finite, got 1000"):
+        pipeline("a dog", **FEW, **{name: 10**400})
+
+
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
 @pytest.mark.parametrize("name", SCALES)
 def test_a_scale_is_a_finite_number(pipeline: JoVAPipeline, name: str, value: Any) -> None:

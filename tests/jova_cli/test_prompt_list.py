@@ -89,10 +89,18 @@ def test_a_list_of_windows_is_read_without_its_mark_and_with_its_line_ends(tmp_p
     ("row", "message"),
     [
         ({"prompt": "a", "steps": 0}, r": `--steps` must be at least 1, got 0"),
+        ({"prompt": "a", "steps": 10**30}, r": `--steps` must be at most 2147483647, got 10{30}; use fewer"),
         ({"prompt": "a", "steps": 2.5}, r": `--steps` must be a whole number, got '2\.5'; use 8, say"),
         ({"prompt": "a", "steps": True}, r": `steps` must be a text or a number, got True; correct the cell"),
         ({"prompt": ["a", "b"]}, r": `prompt` must be a text or a number, got \['a', 'b'\]"),
         ({"prompt": "\ud800"}, r": `prompt` must be a text or a number, got '\\ud800'"),
+        ({"prompt": "a\0b"}, r": `prompt` must be a text or a number, got 'a\\x00b'; correct the cell"),
+        ({"prompt": "a", "image": "a\0b"}, r": `image` must be a text or a number, got 'a\\x00b'; correct the cell"),
+        ({"prompt": "a", "modalities": "-inf"}, r": `--modalities` must be one of video, audio, got -inf; `jova"),
+        (
+            {"prompt": "a", "model": "a" * 300},
+            r": `--model` must be an existing path or a hub name .*, got aa.*; c",
+        ),
         (
             {"prompt": "a", "fit": "crop"},
             r": `--fit` must be one of cover, .* got crop; `jova generate --help`",

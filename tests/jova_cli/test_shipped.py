@@ -45,7 +45,9 @@ def test_a_folder_of_the_same_name_comes_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("weights")
-@pytest.mark.parametrize("name", ["owner/some-model", "other-model", "weights/some-model", "/some-model", "..", ""])
+@pytest.mark.parametrize(
+    "name", ["owner/some-model", "other-model", "weights/some-model", "/some-model", "..", "", "a" * 300, "a\0b"]
+)
 def test_every_other_name_stays_as_it_is(name: str) -> None:
     assert shipped.find_model(name) == name
 

@@ -153,12 +153,26 @@ class JovaTestStranger(io.ComfyNode):
         return io.NodeOutput(NEW[kind]() if kind in NEW else CHANGED[kind](value))
 
 
+class JovaTestSink(io.ComfyNode):
+    """The end of a graph, for whatever comes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(node_id="JovaTestSink", inputs=[io.AnyType.Input("value")], is_output_node=True)
+
+    @classmethod
+    def execute(cls, **_: Any) -> io.NodeOutput:
+        """Take it."""
+        return io.NodeOutput()
+
+
 class StrangersExtension(ComfyExtension):
     """The nodes of this pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All of them."""
-        return [JovaTestStranger]
+        return [JovaTestStranger, JovaTestSink]
 
 
 async def comfy_entrypoint() -> StrangersExtension:
