@@ -185,7 +185,8 @@ def check_length(
         words: Of those who ask.
     """
     longest_s = rounded_down(longest / frame_rate)
-    limit = f"{longest_s} s, {longest} frames at {frame_rate:g} per second, the longest clip of this model"
+    counted = f"{longest} frame{'s' * (longest != 1)}"
+    limit = f"{longest_s} s, {counted} at {frame_rate:g} per second, the longest clip of this model"
     is_long = num_frames > longest
     if (is_long or given.num_frames is None) and round(given.audio_s * frame_rate, 3) > longest:
         advice = words.cut_audio.format(*[longest_s] * 2)
