@@ -5,7 +5,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from .call_stages import PlannedCall
 from .clip_shape import frames_of_given_media, lacks_frames
 from .content_credentials import Credentials
 from .cost_estimate import check_affordable, estimate, machine_memory_bytes
-from .domain import describe_strangers
+from .domain import PICTURES, describe_strangers, text_of, words_of
 from .few_steps import FewSteps
 from .generation_defaults import GenerationDefaults
 from .hub_access import HubAccessError
@@ -63,20 +63,20 @@ def tell_strangers(pipeline: JoVAPipeline, args: argparse.Namespace, tell: Calla
 
 
 def has_picture(args: argparse.Namespace) -> bool:
-    """Whether the words of a clip give it a single picture."""
-    return args.image is not None or args.last_image is not None or bool(args.keyframe)
+    """Whether the words of a clip give it pictures."""
+    return any(given is not None for given in (args.image, args.last_image, args.video)) or bool(args.keyframe)
 
 
 def tell_strangers_of(
     prompts: Sequence[str | JoVAPrompt], pipeline: JoVAPipeline, has_image: bool, tell: Callable[[str], None] = tell
 ) -> None:
     """The same of one or several prompts of a clip."""
-    parts = [[prompt] if isinstance(prompt, str) else [*asdict(prompt).values()] for prompt in prompts]
-    text = " ".join(part for of_prompt in parts for part in of_prompt)
+    text = text_of(prompts)
     if not text.strip():
         tell("the prompt is empty: what the clip shows is left to the model")
     if strangers := describe_strangers(pipeline.config.get("domain"), text, has_image):
         tell(strangers)
+    pipeline.told_strangers |= {*words_of(text), PICTURES}  # the call need not say it again
 
 
 def call_arguments(args: argparse.Namespace, tell: Callable[[str], None] = tell) -> dict[str, Any]:

@@ -278,6 +278,8 @@ class ClipMaker:
         pipeline = self.load(tasks[0].args, arguments[0])
         for task, given in zip(tasks, arguments, strict=True):
             check_cost(pipeline, task.args, given)
+            if self.processes.is_main or not self.processes.share_clips:
+                tell_strangers(pipeline, task.args, functools.partial(tell_of, [task]))
         generators = [torch.Generator().manual_seed(task.args.seed) for task in tasks]
         varied: dict[str, Any] = {"prompt": arguments[0]["prompt"], "generator": generators[0]}
         if len(tasks) > 1:
@@ -287,7 +289,6 @@ class ClipMaker:
 
         def write_all() -> None:
             for index, task in enumerate(tasks):
-                tell_strangers(pipeline, task.args, functools.partial(tell_of, [task]))
                 self.write(output, index, task, describe(pipeline, output, index) | {"seconds": round(seconds, 3)})
 
         if self.processes.share_clips:

@@ -113,7 +113,13 @@ def frames_of_given_media(
     return whole_frames(num_sound_frames + temporal_factor - 1, temporal_factor)
 
 
-def cut_video(video: np.ndarray, num_frames: int | None, temporal_factor: int, name: str = "video") -> np.ndarray:
+def cut_video(
+    video: np.ndarray,
+    num_frames: int | None,
+    temporal_factor: int,
+    name: str = "video",
+    frame_rate: float | None = None,
+) -> np.ndarray:
     """The first frames of a given video that fill whole latents of the clip; says in one line what is cut.
 
     Args:
@@ -121,10 +127,12 @@ def cut_video(video: np.ndarray, num_frames: int | None, temporal_factor: int, n
         num_frames: Of the clip, if the caller asks for a number.
         temporal_factor: Frames per latent after the first.
         name: Argument, or socket, that it came from.
+        frame_rate: Frames per second, where it is known.
     """
     length = len(video) if num_frames is None else min(len(video), num_frames)
     kept = whole_frames(length, temporal_factor)
     if kept < len(video):
         reason = f"the clip has {num_frames}" if num_frames == kept else f"latents hold {temporal_factor}k + 1"
-        logger.warning(f"`{name}` of {len(video)} frames is cut to its first {kept}: {reason}")
+        at = "" if frame_rate is None else f" at {frame_rate:g} per second"
+        logger.warning(f"`{name}` of {len(video)} frames{at} is cut to its first {kept}: {reason}")
     return video[:kept]

@@ -1,12 +1,20 @@
 """What a model of few things knows, as its pipeline's config tells: a name and all words of its prompts."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from diffusers.utils import logging
+
+from .prompt import JoVAPrompt
+
+
+logger = logging.get_logger(__name__)
 
 TAG = re.compile(r"<[^<>]*>")  # of a prompt template, such as `<S>`
 WORD = re.compile(r"(?:[^\W_]|')+")  # of any alphabet
+PICTURES = "<pictures>"  # among words that were told of; no word has such letters
 
 
 def words_of(text: str) -> set[str]:
@@ -36,3 +44,28 @@ def describe_strangers(domain: Mapping[str, Any] | None, text: str, has_image: b
     given = [f"the words {', '.join(strangers[:5])}{' ...' if len(strangers) > 5 else ''}"] if strangers else []
     given += ["other pictures"] if has_image else []
     return f"this model knows {domain['name']} only, and not {' or '.join(given)}: see its card"
+
+
+def text_of(prompts: str | JoVAPrompt | Sequence[str | JoVAPrompt] | None) -> str:
+    """All that prompts say, as one text."""
+    prompts = [prompts] if isinstance(prompts, str | JoVAPrompt) else prompts or []
+    parts = [[prompt] if isinstance(prompt, str) else [*asdict(prompt).values()] for prompt in prompts]
+    return " ".join(part for of_prompt in parts for part in of_prompt)
+
+
+def tell_strangers(domain: Mapping[str, Any] | None, text: str, has_image: bool, told: set[str]) -> None:
+    """Log what `describe_strangers` says of words and pictures that were not told of before.
+
+    Args:
+        domain: Of the pipeline's config.
+        text: The prompt.
+        has_image: Whether a picture is given.
+        told: Words that were told of, and `PICTURES`; gets those of this call.
+    """
+    if domain is None:
+        return
+    new = words_of(text) - told
+    said = describe_strangers(domain, " ".join(new), has_image and PICTURES not in told)
+    told |= new | ({PICTURES} if has_image else set())
+    if said is not None:
+        logger.warning(said)

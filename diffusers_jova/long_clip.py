@@ -379,7 +379,7 @@ class LongClip:
             if held is None and arguments["keyframes"] is None and arguments.get("image") is None:
                 arguments.pop("fit", None)  # which is for the pictures of later windows
         if held is not None:
-            arguments["video"] = held.frames.movedim(1, -1).numpy()
+            arguments |= {"video": held.frames.movedim(1, -1).numpy(), "frame_rate": self.frame_rate}
             if not reads_references(self.pipeline.transformer.config):
                 arguments.pop("image", None)  # which is the first frame of the clip
             if held.audio is not None and self.sound is None:

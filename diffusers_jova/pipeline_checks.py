@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jova_cli.clip_limits import ClipLimits, GivenLengths, check_largest_size, check_length
+from jova_cli.clip_limits import CALL_WORDS, ClipLimits, GivenLengths, check_largest_size, check_length
 from jova_cli.clip_limits import LengthWords as LengthWords  # for the nodes of ComfyUI, as the two below
 from jova_cli.clip_limits import check_size as check_size
 from jova_cli.latent_lengths import check_frames_fill_rows as check_frames_fill_rows
@@ -492,13 +492,25 @@ def check_frame_rate(frame_rate: float) -> None:
         )
 
 
-def check_limits(inputs: CallInputs, settings: GenerationDefaults, limits: ClipLimits | None) -> None:
-    """Refuse a clip that is longer or larger than the transformer has positions for, by what makes it so."""
+def check_limits(
+    inputs: CallInputs, settings: GenerationDefaults, limits: ClipLimits | None, own: GenerationDefaults
+) -> None:
+    """Refuse a clip that is longer or larger than the transformer has positions for, by what makes it so.
+
+    Args:
+        inputs: Of the call.
+        settings: Of the call, the pipeline's own where it says nothing.
+        limits: Of the transformer; None where it has none.
+        own: What the pipeline takes where a call says nothing.
+    """
     if limits is None:
         return
-    check_length(settings.num_frames, settings.frame_rate, limits.num_frames, given_lengths(inputs))
+    words = CALL_WORDS
+    if settings.frame_rate > own.frame_rate:
+        words = words._replace(slower=f", or read it by `media.read_video(path, frame_rate={own.frame_rate:g})`")
+    check_length(settings.num_frames, settings.frame_rate, limits.num_frames, given_lengths(inputs), words)
     if "video" in inputs.modalities:
-        check_largest_size(settings, limits)
+        check_largest_size(settings, limits, own)
 
 
 def given_lengths(inputs: CallInputs) -> GivenLengths:

@@ -30,7 +30,7 @@ from .component_fit import check_components, check_reference_length, check_skip_
 from .conditions import check_repeats
 from .current_call import JoVACurrentCallMixin
 from .denoising import JoVADenoiser, TextConditions
-from .domain import check_domain
+from .domain import check_domain, tell_strangers, text_of
 from .few_steps import FewSteps, JoVAFewStepsMixin
 from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
@@ -190,6 +190,7 @@ class JoVAPipeline(
             spoken_tokenizer=spoken_tokenizer,
             spoken_text_encoder=spoken_text_encoder,
         )
+        self.told_strangers: set[str] = set()
         check_domain(domain)
         if few_steps is not None:
             few_steps = FewSteps.from_dict(few_steps, "the config of a pipeline").to_dict()
@@ -227,10 +228,13 @@ class JoVAPipeline(
         check_modalities(inputs, reads_references(self.transformer.config), self.config.needs_image)
         inputs = self.settle_media(inputs)
         settings = settings.override(frame_rate=inputs.frame_rate)
-        given, inputs = inputs, self.settle_length(inputs, settings.frame_rate)
+        is_length_asked = inputs.num_frames is not None
+        inputs = self.settle_length(inputs, settings.frame_rate)
         settings = settings.override(num_frames=inputs.num_frames)
-        check_limits(given, settings, self.clip_limits(given.modalities, settings.frame_rate))
+        limits = self.clip_limits(inputs.modalities, settings.frame_rate)
+        check_limits(inputs, settings, limits, self.defaults)
         check_whole_frames(settings.num_frames, self.temporal_factor)
+        inputs = self.fit_to_length(inputs, settings.frame_rate, is_length_asked)
         if len(inputs.modalities) == 1:  # nothing to couple
             settings = settings.override(coupling_scale=1.0, audio_coupling_scale=1.0)
         if inputs.speaker_embeds is None:  # no voice to follow
@@ -494,6 +498,8 @@ class JoVAPipeline(
         speakers = self.place_speakers(  # here, to refuse voices without a place before anything is encoded
             speaker_embeds, prompt, prompt_embeds, num_videos_per_prompt, settings.max_sequence_length
         )
+        has_picture = inputs.image is not None or inputs.last_image is not None or bool(inputs.keyframes)
+        tell_strangers(self.config.domain, text_of(prompt), has_picture, self.told_strangers)
         clip = self.clip_shape(inputs, settings)
 
         # 2. Encode what is given besides text

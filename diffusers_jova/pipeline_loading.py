@@ -147,21 +147,30 @@ class JoVALoadingMixin(DiffusionPipeline):
 
         Args:
             pipeline: Those of a `JoVAPipeline` go over whatever their class; of any other, those that fit.
-            kwargs: Components and config values in place of those of `pipeline`, and what diffusers takes: without
-                `dtype` it brings all components to float32.
+            kwargs: Components and config values in place of those of `pipeline`, and what diffusers takes. Without
+                `dtype` the components of a `JoVAPipeline`, which both share, stay in their formats; those of any other
+                are brought to float32, as diffusers does.
         """
         if isinstance(pipeline, JoVALoadingMixin) and "custom_pipeline" not in kwargs:
-            names, _ = cls._get_signature_keys(cls)
+            names, settings = cls._get_signature_keys(cls)
             kwargs = {name: part for name, part in pipeline.components.items() if name in names} | kwargs
+            if not kwargs.keys() & {"dtype", "torch_dtype"}:  # diffusers would take float32 for one that is given
+                values = {name: value for name, value in pipeline.config.items() if name not in names}
+                made = cls(**{name: values.pop(name) for name in settings if name in values} | kwargs)
+                made.register_to_config(**values)
+                return made._go_on_from(pipeline)
         made = super().from_pipe(pipeline, **kwargs)
-        if isinstance(pipeline, JoVALoadingMixin) and made.transformer is pipeline.transformer:  # with its adapters
-            made.adapter_origins, made.adapter_scales = pipeline.adapter_origins, pipeline.adapter_scales
-            made.transformer_file = pipeline.transformer_file
-            made.before_few_steps = pipeline.before_few_steps
-        if isinstance(pipeline, JoVALoadingMixin):
-            own = {name for name, part in pipeline.components.items() if part is getattr(made, name, None)}
-            made.handed_in -= own - pipeline.handed_in
-        return made
+        return made._go_on_from(pipeline) if isinstance(pipeline, JoVALoadingMixin) else made
+
+    def _go_on_from(self, pipeline: "JoVALoadingMixin") -> Self:
+        """Take over what is remembered of the components of another pipeline."""
+        if self.transformer is pipeline.transformer:  # with its adapters
+            self.adapter_origins, self.adapter_scales = pipeline.adapter_origins, pipeline.adapter_scales
+            self.transformer_file = pipeline.transformer_file
+            self.before_few_steps = pipeline.before_few_steps
+        own = {name for name, part in pipeline.components.items() if part is getattr(self, name, None)}
+        self.handed_in -= own - pipeline.handed_in
+        return self
 
     @classmethod
     def from_single_file(

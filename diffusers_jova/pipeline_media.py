@@ -187,6 +187,11 @@ class JoVAMediaMixin(JoVADecodingParallelMixin):
             has_sound = getattr(inputs.video, "audio", None) is not None
             if has_sound and inputs.audio is None and "audio" in inputs.modalities:
                 logger.warning("the sound of `video` is not used; pass the same as `audio` for it to stay")
+            if frame_rate is None:
+                logger.warning(
+                    f"`video` is taken at {self.defaults.frame_rate:g} frames per second, as this model makes clips; "
+                    "give its `frame_rate`, or what `media.read_video` returns as a whole"
+                )
             inputs = replace(inputs, video=to_frames("video", frames), frame_rate=frame_rate)
         if inputs.audio_sampling_rate is not None:  # here, because it sets the length of the clip
             rate_hz = whole_number("audio_sampling_rate", inputs.audio_sampling_rate)
@@ -205,22 +210,32 @@ class JoVAMediaMixin(JoVADecodingParallelMixin):
         return inputs
 
     def settle_length(self, inputs: CallInputs, frame_rate: float) -> CallInputs:
-        """Let given media say how long the clip is: a video is cut to whole latents, a sound never."""
+        """Let given media say how long the clip is, where the caller does not."""
         check_frame_rate(frame_rate)
-        num_frames = None if inputs.num_frames is None else whole_number("num_frames", inputs.num_frames)
-        inputs = replace(inputs, num_frames=num_frames)
-        if num_frames is None:
-            num_frames = frames_of_given_media(
-                inputs.video, inputs.audio, inputs.audio_sampling_rate, frame_rate, self.temporal_factor
-            )
-        if inputs.video is not None:
-            inputs = replace(inputs, video=cut_video(inputs.video, inputs.num_frames, self.temporal_factor))
-        elif inputs.audio is not None and inputs.num_frames is None:
-            assert num_frames is not None
-            assert inputs.audio_sampling_rate is not None
-            filled = fill_with_silence(inputs.audio, num_frames / frame_rate, inputs.audio_sampling_rate)
-            inputs = replace(inputs, audio=filled)
+        if inputs.num_frames is not None:
+            return replace(inputs, num_frames=whole_number("num_frames", inputs.num_frames))
+        num_frames = frames_of_given_media(
+            inputs.video, inputs.audio, inputs.audio_sampling_rate, frame_rate, self.temporal_factor
+        )
         return replace(inputs, num_frames=num_frames)
+
+    def fit_to_length(self, inputs: CallInputs, frame_rate: float, is_asked: bool) -> CallInputs:
+        """Bring given media to the length of the clip: a video is cut to whole latents, a sound never.
+
+        Args:
+            inputs: Settled, their length too.
+            frame_rate: Frames per second.
+            is_asked: Whether the caller asked for the length.
+        """
+        if inputs.video is not None:
+            asked = inputs.num_frames if is_asked else None
+            return replace(inputs, video=cut_video(inputs.video, asked, self.temporal_factor, frame_rate=frame_rate))
+        if inputs.audio is not None and not is_asked:
+            assert inputs.num_frames is not None
+            assert inputs.audio_sampling_rate is not None
+            filled = fill_with_silence(inputs.audio, inputs.num_frames / frame_rate, inputs.audio_sampling_rate)
+            return replace(inputs, audio=filled)
+        return inputs
 
     def encode_media(self, inputs: CallInputs, clip: ClipShape) -> GivenMedia:
         """Encode what a call is given besides text, once it is settled."""

@@ -243,7 +243,7 @@ class SoundCacheHook(ModelHook):
             elif context.num_inference_steps < MANY_STEPS and self.config.video_interval > 1:
                 logger.warning(
                     f"the cache of video rows is for many steps, got {context.num_inference_steps}: clips were "
-                    f"measured to stay near at {MANY_STEPS} and to go far off at 8; take more, or `disable_cache`"
+                    f"measured to stay near at {MANY_STEPS} and to go far off at 8; take more, or no cache"
                 )
         if not self.reason and absent_latents(given):  # a prediction that needs one modality, beside others
             return self.fn_ref.original_forward(**given)

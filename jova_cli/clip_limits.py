@@ -142,12 +142,19 @@ def check_size(size: Any, spatial_factor: int, patch_size: Sequence[int]) -> Non
             raise ValueError(f"`{name}` must be a positive multiple of {multiple}, got {value}; use {near}")
 
 
-def check_largest_size(size: Any, limits: ClipLimits) -> None:
-    """Refuse frames that are larger than the transformer has positions for; `size` as in `check_size`."""
+def check_largest_size(size: Any, limits: ClipLimits, own: Any = None) -> None:
+    """Refuse frames that are larger than the transformer has positions for.
+
+    Args:
+        size: As in `check_size`.
+        limits: Of the transformer.
+        own: The size that a pipeline takes where a call says nothing.
+    """
     for name in ("height", "width"):
         value, largest = getattr(size, name), getattr(limits, name)
         if value > largest:
-            raise ValueError(f"`{name}` must be at most {largest} for this model, got {value}; use {largest}")
+            default = " by the `defaults` of the pipeline" if value == getattr(own, name, None) else ""
+            raise ValueError(f"`{name}` must be at most {largest} for this model, got {value}{default}; use {largest}")
 
 
 class LengthWords(NamedTuple):
@@ -158,18 +165,19 @@ class LengthWords(NamedTuple):
         video: Name of given frames.
         cut_audio: What to do with a given sound, of seconds.
         cut_video: What to do with given frames, of frames.
+        by_windows: What else to do with a sound without frames.
+        slower: What else to do with frames of a high rate.
     """
 
     num_frames: str = "num_frames"
     video: str = "video"
-    cut_audio: str = (
-        "cut it, by `duration_s={}` of `media.read_audio` or by `--duration {}`, or make the clip by windows, "
-        "by `LongClip` or `--window-frames`"
-    )
+    cut_audio: str = "cut it, by `duration_s={}` of `media.read_audio` or by `--duration {}`"
     cut_video: str = "set `num_frames={}`, or `--num-frames {}`, to take its beginning"
+    by_windows: str = ""
+    slower: str = ""
 
 
-CALL_WORDS = LengthWords()
+CALL_WORDS = LengthWords(by_windows=", or make the clip by windows, by `LongClip` or `--window-frames`")
 
 
 def check_length(
@@ -189,10 +197,11 @@ def check_length(
     limit = f"{longest_s} s, {counted} at {frame_rate:g} per second, the longest clip of this model"
     is_long = num_frames > longest
     if (is_long or given.num_frames is None) and round(given.audio_s * frame_rate, 3) > longest:
-        advice = words.cut_audio.format(*[longest_s] * 2)
+        more = words.by_windows if given.num_frames is None else words.slower
+        advice = words.cut_audio.format(*[longest_s] * 2) + more
         raise ValueError(f"`audio` must last at most {limit}, got {given.audio_s:.2f} s; {advice}")
     if is_long and given.num_frames is not None and given.num_frames > longest:
-        found = f"{given.num_frames} frames; {words.cut_video.format(*[longest] * 2)}"
+        found = f"{given.num_frames} frames; {words.cut_video.format(*[longest] * 2)}{words.slower}"
         raise ValueError(f"`{words.video}` must last at most {limit}, got {found}")
     if is_long:
         name = words.num_frames

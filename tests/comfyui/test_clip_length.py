@@ -51,6 +51,7 @@ def test_length_and_silence_are_those_of_the_pipeline(
     arguments: dict[str, Any] = dict.fromkeys(field.name for field in fields(CallInputs))
     arguments |= {"video": given, "audio": waveform, "audio_sampling_rate": rate, "num_frames": length or None}
     settled = parts[1].settle_length(CallInputs(**arguments), settings.frame_rate)
+    settled = parts[1].fit_to_length(settled, settings.frame_rate, is_asked=bool(length))
     assert settings.num_frames == (settled.num_frames or parts[1].defaults.num_frames)
     if audio is not None:  # a sound as long as the clip needs none
         needs = audio["waveform"].shape[2] < round(settings.num_frames / settings.frame_rate * RATE)

@@ -55,6 +55,15 @@ def sound(seconds: float) -> dict[str, Any]:
             {"video": np.zeros((200, 32, 32, 3), np.uint8)},
             rf"`video` must last at most {LONGEST}, got 200 frames; set `num_frames=61`",
         ),
+        (
+            {"video": np.zeros((75, 32, 32, 3), np.uint8), "frame_rate": 30, "num_frames": 89} | sound(2.5),
+            r"`audio` must last at most 2.03 s, .* or by `--duration 2.03`, or read it by "
+            r"`media.read_video\(path, frame_rate=16\)`$",
+        ),
+        (
+            {"video": np.zeros((75, 32, 32, 3), np.uint8), "frame_rate": 30},
+            r"got 75 frames; .* to take its beginning, or read it by `media.read_video\(path, frame_rate=16\)`$",
+        ),
         ({"height": 272}, "`height` must be at most 256 for this model, got 272; use 256"),
         ({"modalities": ["audio"], "num_frames": 81}, r"`num_frames` must be at most 65 \(4.06 s"),
     ],
@@ -64,6 +73,35 @@ def test_what_is_too_long_or_too_large_is_refused_with_the_longest_clip(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         pipeline("a", num_inference_steps=1, **arguments)
+
+
+def test_a_size_that_nobody_gave_is_told_to_be_a_default(pipeline: JoVAPipeline) -> None:
+    message = "`height` must be at most 256 for this model, got 480 by the `defaults` of the pipeline; use 256"
+    with pytest.raises(ValueError, match=message):
+        JoVAPipeline(**pipeline.components)("a", num_frames=5)
+
+
+def test_a_video_that_is_refused_is_not_said_to_be_cut(
+    pipeline: JoVAPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match="`video` must last at most"):
+        pipeline("a", video=np.zeros((75, 32, 32, 3), np.uint8), frame_rate=30)
+    assert not caplog.records
+
+
+def test_frames_without_their_rate_are_told_at_which_they_are_taken(
+    pipeline: JoVAPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "latent"}
+    pipeline("a", video=np.zeros((6, 32, 32, 3), np.uint8), **options)
+    rate, cut = (record.message for record in caplog.records)
+    assert rate.startswith(
+        "`video` is taken at 16 frames per second, as this model makes clips; give its `frame_rate`"
+    )
+    assert cut == "`video` of 6 frames at 16 per second is cut to its first 5: latents hold 4k + 1"
+    caplog.clear()
+    pipeline("a", video=np.zeros((5, 32, 32, 3), np.uint8), frame_rate=16, **options)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("arguments", [sound(3.81), {"num_frames": 61}, {"modalities": ["audio"], "num_frames": 65}])

@@ -1,10 +1,12 @@
 import pytest
 
-from diffusers_jova.domain import check_domain, describe_strangers
+from diffusers_jova import JoVAPrompt
+from diffusers_jova.domain import check_domain, describe_strangers, tell_strangers
 from diffusers_jova.drawn.avatars import make_clip, without_look
 from diffusers_jova.drawn.corpus import caption_words
 from jova_cli.model_info import read_index
 from jova_cli.shipped import WEIGHTS
+from tests.tiny_pipeline import build_tiny_pipeline
 
 
 DRAWN = {"name": "drawn speakers", "words": ["a", "cartoon", "man", "speaks", "hello"]}
@@ -42,3 +44,25 @@ def test_jova_tiny_knows_the_words_of_its_corpus() -> None:
         for caption in (clip.caption, without_look(clip.caption)):
             assert describe_strangers(domain, caption, has_image=False) is None
     assert describe_strangers(domain, "A man in a kitchen", has_image=False)
+
+
+def test_a_call_tells_of_what_it_does_not_know_once(caplog: pytest.LogCaptureFixture) -> None:
+    told: set[str] = set()
+    for text, has_image in (("A cartoon knight", False), ("A cartoon knight and a dragon", True), ("A knight", True)):
+        tell_strangers(DRAWN, text, has_image, told)
+    assert [record.message for record in caplog.records] == [
+        "this model knows drawn speakers only, and not the words knight: see its card",
+        "this model knows drawn speakers only, and not the words and, dragon or other pictures: see its card",
+    ]
+    caplog.clear()
+    tell_strangers(None, "A knight", True, told)
+    assert not caplog.records
+
+
+def test_a_pipeline_tells_what_it_does_not_know(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = build_tiny_pipeline(domain=DRAWN)
+    prompts = [JoVAPrompt(video="A cartoon knight", transcript="hello"), JoVAPrompt(video="A cartoon man")]
+    for _ in range(2):
+        pipeline(prompts, num_inference_steps=1, num_frames=5, output_type="latent")
+    (said,) = (record.message for record in caplog.records if "knows" in record.message)
+    assert said == "this model knows drawn speakers only, and not the words knight: see its card"

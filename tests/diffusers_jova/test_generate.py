@@ -164,7 +164,12 @@ def test_an_ordinary_clip_gets_a_sound_or_goes_on(
     for options, num_frames in (([], 5), (["--num-frames", "13"], 13), (["--start", "0.2"], 5)):
         generate(tiny_pipeline_folder, tmp_path / "take:1.mp4", *given, *options)
         assert media.read_video(tmp_path / "take:1.mp4").frames.shape == (num_frames, 32, 48, 3)
-    assert sum("`video` of 8 frames is cut to its first 5" in record.message for record in caplog.records) == 2
+    assert (
+        sum(
+            "`video` of 8 frames at 16 per second is cut to its first 5" in record.message for record in caplog.records
+        )
+        == 2
+    )
     assert sum("5 rows above and below are cut" in record.message for record in caplog.records) == 3
     assert capsys.readouterr().err.count("the sound of `--video` is left out") == 2
 

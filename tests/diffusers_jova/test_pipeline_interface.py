@@ -96,6 +96,18 @@ def test_a_pipeline_is_built_of_another_without_copies(pipeline: JoVAPipeline, c
     assert type(JoVAPipeline.from_pipe(other)) is JoVAPipeline
 
 
+def test_shared_components_stay_in_their_formats(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = build_tiny_pipeline()
+    pipeline.transformer.to(torch.bfloat16)
+    caplog.clear()
+    other = JoVAPipeline.from_pipe(pipeline)
+    assert pipeline.transformer.dtype == torch.bfloat16
+    assert other.vae.dtype == torch.float32
+    assert not caplog.records
+    JoVAPipeline.from_pipe(pipeline, dtype=torch.float64)
+    assert {part.dtype for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder)} == {torch.float64}
+
+
 def test_components_and_config_values_are_replaced_on_the_way(pipeline: JoVAPipeline) -> None:
     vae = OwnVAE(**{name: x for name, x in build_vae().config.items() if not name.startswith("_")})
     given = JoVAPipeline.from_pipe(pipeline, vae=vae, prompt_template="{video}", defaults={"num_inference_steps": 3})
