@@ -334,10 +334,11 @@ def warn_of_unknown(names: Collection[str]) -> None:
 
 def warn_of_untold_scale(adapter: Adapter) -> None:
     """Say in one line that nothing tells by what the modules of an adapter are scaled."""
-    if untold := adapter.without_alpha():
+    if untold := [*adapter.without_alpha()]:
+        others = f" and {len(untold) - 1} more" if len(untold) > 1 else ""
         logger.warning(
-            f"the adapter does not say its alpha for {listed(untold)}: a scale of 1 is taken, that of an alpha equal "
-            "to the rank; give `alpha` if it was trained with another, or weigh it by alpha / rank"
+            f"the adapter does not say its alpha for `{untold[0]}`{others}: a scale of 1 is taken, that of an alpha "
+            "equal to the rank; give `alpha` if it was trained with another, or weigh it by alpha / rank"
         )
 
 
