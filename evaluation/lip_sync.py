@@ -56,14 +56,16 @@ def measure_lip_sync(
         frame_rate: Frames per second.
         sampling_rate: Of the waveform, in Hz.
     """
-    if waveform is None or math.sqrt(float((np.asarray(waveform, np.float64) ** 2).mean())) < MIN_RMS:
-        return _unjudged("no sound")
     least = max(5, round(MIN_SEEN_S * frame_rate))
     seen = [opening for opening in openings if np.isfinite(opening).sum() >= least]
     if not seen:
         return _unjudged(
             "no face" if not np.isfinite(openings).any() else f"a mouth is seen in less than {least} frames"
         )
+    if waveform is None:
+        return _unjudged("no sound")
+    if math.sqrt(float((np.asarray(waveform, np.float64) ** 2).mean())) < MIN_RMS:
+        return _unjudged("the sound is silence")
     loudness = envelope(waveform, openings.shape[1], frame_rate, sampling_rate)
     if loudness.std() < MIN_LOUDNESS:
         return _unjudged("the sound is as loud all the time, so nobody speaks")

@@ -134,8 +134,8 @@ def check_packages(rules: Sequence[Rule]) -> None:
         names, extra = PACKAGES.get(rule.measure) or PACKAGES.get(measures()[rule.measure].group) or ((), "")
         if lacking := [name for name in names if not is_installed(name)]:
             raise ValueError(
-                f"`--filter {rule}` needs {', '.join(lacking)}, which is not installed; install the package with its "
-                f"extra `{extra}`"
+                f"`--filter {rule}` needs {', '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} not "
+                f"installed; install the package with its extra `{extra}`"
             )
 
 

@@ -76,7 +76,8 @@ def test_what_cannot_be_judged_says_why() -> None:
     opening, steady = mouth(level), np.random.default_rng(0).normal(0, 0.1, len(level)).astype(np.float32)
     nobody = np.full((1, len(opening)), np.nan)
     assert sync_of(opening, None).reason == "no sound"
-    assert sync_of(opening, np.zeros_like(steady)).reason == "no sound"
+    assert sync_of(opening, np.zeros_like(steady)).reason == "the sound is silence"
+    assert sync_of(np.full_like(opening, np.nan), None).reason == "no face"
     assert sync_of(nobody[0], voice(level)).reason == "no face"
     assert measure_lip_sync(nobody[:0], voice(level), FRAME_RATE, SAMPLING_RATE).reason == "no face"
     assert "nobody speaks" in sync_of(opening, steady).reason

@@ -227,7 +227,7 @@ def describe_dropped(outcomes: Sequence[Outcome], names: Mapping[str, str]) -> l
     if not dropped:
         return []
     seconds = sum(clip.duration_s for _, clip in dropped)
-    lines = [f"`--filter` dropped {len(dropped)} clips, {seconds:.1f} s:"]
+    lines = [f"`--filter` dropped {len(dropped)} clip{'s' * (len(dropped) != 1)}, {seconds:.1f} s:"]
     lines += [
         f"  {name} at {clip.start_s:.1f} s: {', '.join(map(str, clip.breaches))}"
         for name, clip in dropped[:MAX_LISTED]

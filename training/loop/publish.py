@@ -40,7 +40,7 @@ import torch
 {code}
 ```
 
-Trained for {step} steps of {batch} clips per process{loudness}. Losses of the last report: {losses}.
+Trained for {step} steps of {batch} clips per process{begun}{loudness}. Losses of the last report: {losses}.
 All settings are in `config.yaml`, all losses in `metrics.jsonl`.
 """
 LOAD_ADAPTER = """pipe = diffusers_jova.JoVAPipeline.from_pretrained("{base_model}", dtype=torch.bfloat16)
@@ -125,6 +125,7 @@ def write_model_card(output_dir: Path, config: TrainConfig, teacher: TeacherPipe
         what=kind_of_result(config),
         code=code,
         step=last["step"],
+        begun="" if config.init_adapter is None else f", from the adapter `{public_name(config.init_adapter)}` on",
         loudness=loudness_of(Path(config.data)),
         batch=batch,
         losses=", ".join(f"{term} {value:.4f}" for term, value in losses.items()),

@@ -180,7 +180,8 @@ class Trainer:
                 if saves or stops:
                     self._save_checkpoint()
                 if not preempted:
-                    self._validate(log)
+                    with clock.paused():
+                        self._validate(log)
         path = self._finish(log)
         if preempted and self.step < config.steps:
             found = latest_checkpoint(self.output_dir)
@@ -484,6 +485,13 @@ class Clock:
         rate = (step - self.read_step) / (now - self.read_at)
         self.read_at, self.read_step = now, step
         return rate
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out of the steps' time what is done meanwhile; the time since the start goes on."""
+        began = time.monotonic()
+        yield
+        self.read_at += time.monotonic() - began
 
 
 def check_output_dir(config: TrainConfig) -> None:

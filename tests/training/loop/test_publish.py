@@ -89,4 +89,8 @@ def test_a_card_names_the_hub_model_that_it_comes_from_and_the_pipeline_that_loa
     assert "base_model: them/base\n" in card
     assert 'JoVAPipeline.from_pretrained("them/pipeline", transformer=transformer)' in card
     card = write_model_card(tmp_path / "run", replace(config, train="lora")).read_text()
+    assert ", from the adapter" not in card
+    begun = replace(config, train="lora", init_adapter=str(tmp_path / "anna"))
+    (tmp_path / "anna").mkdir()
+    assert "clips per process, from the adapter `anna` on" in write_model_card(tmp_path / "run", begun).read_text()
     assert 'JoVAPipeline.from_pretrained("them/pipeline", dtype=torch.bfloat16)' in card

@@ -21,7 +21,7 @@ from diffusers_jova.training.loop.conditioning import Conditioning
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.metrics import LossMeter
-from diffusers_jova.training.loop.trainer import Trainer
+from diffusers_jova.training.loop.trainer import Clock, Trainer
 from diffusers_jova.training.train import main
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from diffusers_jova.weight_branches import branch_of
@@ -584,3 +584,15 @@ def test_tensorboard_is_missed_before_anything_is_loaded(tmp_path: Path, monkeyp
     with pytest.raises(ImportError, match=r"`tensorboard` must be false without the package tensorboard; set it, or"):
         Trainer(tiny_config(tmp_path, tensorboard=True))
     Trainer(tiny_config(tmp_path))
+
+
+def test_the_rate_of_steps_leaves_out_what_is_done_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    clock = Clock(4)
+    now[0] += 2
+    with clock.paused():
+        now[0] += 50
+    now[0] += 2
+    assert clock.steps_per_second(12) == 2
+    assert clock.elapsed_s == 54
