@@ -47,6 +47,8 @@ class JoVALoadingMixin(DiffusionPipeline):
     """
 
     transformer_file: str | None = None
+    adapter_origins: Any  # of the mixin that loads them, as `adapter_scales`
+    adapter_scales: Any
     before_few_steps: Any = None  # of `JoVAFewStepsMixin`
     handed_in: frozenset[str] = frozenset()
     set_aside: Mapping[str, Any] = MappingProxyType({})
@@ -162,7 +164,7 @@ class JoVALoadingMixin(DiffusionPipeline):
         made = super().from_pipe(pipeline, **kwargs)
         return made._go_on_from(pipeline) if isinstance(pipeline, JoVALoadingMixin) else made
 
-    def _go_on_from(self, pipeline: "JoVALoadingMixin") -> Self:
+    def _go_on_from(self, pipeline: Any) -> Self:
         """Take over what is remembered of the components of another pipeline."""
         if self.transformer is pipeline.transformer:  # with its adapters
             self.adapter_origins, self.adapter_scales = pipeline.adapter_origins, pipeline.adapter_scales

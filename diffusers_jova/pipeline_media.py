@@ -22,6 +22,7 @@ from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given
 from .conditions import GivenLatents, check_repeats, condition_channels, frame_mask, repeat_to_batch
 from .decoding_parallel import JoVADecodingParallelMixin, SharedDecoding
 from .finite import check_finite_inputs, finite_output
+from .generation_defaults import GenerationDefaults
 from .given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
 from .keyframes import place_keyframes, settle_keyframes, tell_fits
 from .media import resample
@@ -76,6 +77,7 @@ class JoVAMediaMixin(JoVADecodingParallelMixin):
     vocoder: Any
     transformer: Any
     config: Any
+    defaults: GenerationDefaults
     video_processor: Any
     _execution_device: torch.device
     maybe_free_model_hooks: Any

@@ -105,7 +105,7 @@ class Meter:
             try:
                 needs.get(group, lambda: None)()
             except ImportError as error:
-                self.missing[group] = one_line(error.__cause__ or error)  # what lacks; the help says how to get it
+                self.missing[group] = what_lacks(error)
 
     @cached_property
     def detector(self) -> MouthDetector:
@@ -296,6 +296,14 @@ class Meter:
         if reference is None:
             return Measured({}, "no voice to compare with")
         return self.voices.measure(signals.audio, signals.sampling_rate, reference)
+
+
+def what_lacks(error: ImportError) -> str:
+    """Which package a measure lacks, in words; the help says how to get it."""
+    reason = error.__cause__ or error
+    if isinstance(reason, ModuleNotFoundError) and reason.name:
+        return f"the package `{reason.name.partition('.')[0]}` is not installed"
+    return one_line(reason)
 
 
 def given(option: str, path: Path | None) -> Path:
