@@ -7,6 +7,7 @@ import faulthandler
 import os
 import tempfile
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -24,11 +25,16 @@ def start(work: Callable[..., None], arguments: tuple[Any, ...], num_processes: 
     multiprocessing.start_processes(work, arguments, nprocs=num_processes, start_method="forkserver")
 
 
+def forkserver(_: str = "spawn") -> ForkServerContext:
+    """The context whose processes need not import everything anew, for one that a command asks for by name."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    return multiprocessing.get_context("forkserver")
+
+
 def alone(work: Callable[..., None], *arguments: Any) -> BaseProcess:
     """A process that will run `work(*arguments)`, a function of a module."""
-    multiprocessing.set_forkserver_preload(PRELOADED)
     as_here = (dict(os.environ), torch.get_num_threads())
-    return multiprocessing.get_context("forkserver").Process(target=_run, args=(*as_here, work, *arguments))
+    return forkserver().Process(target=_run, args=(*as_here, work, *arguments))
 
 
 def launch(work: Callable[..., None], *arguments: Any) -> None:

@@ -30,6 +30,7 @@ README = ROOT / "README.md"
 ROOMS = ("conversion", "drawn", "evaluation", "page", "recipes", "training")  # installed below diffusers_jova
 TOOLS = ("build", "pip", "pytest", "twine", "venv")
 PAGES = [README, *sorted(ROOT.glob("model_cards/*/README.md"))]
+RUN_BY_DEFAULT = ("README.md", "model_cards/jova-12b/README.md", "model_cards/wan-ovi/README.md")
 
 
 def python_blocks(page: Path) -> list[str]:
@@ -67,7 +68,13 @@ def reader_folder(tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("reader_folder")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name, marks=() if name in RUN_BY_DEFAULT else pytest.mark.slow)
+        for page, name in ((page, str(page.relative_to(ROOT))) for page in PAGES)
+    ],
+)
 def test_every_python_block_of_a_page_runs(page: Path) -> None:
     convert_as_told(page)
     run_blocks(page, python_blocks(page))

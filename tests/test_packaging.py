@@ -3,8 +3,13 @@
 import configparser
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import pytest
+from diffusers import DiffusionPipeline
+
+from diffusers_jova import JoVAPipeline
 from tests.places import ROOT
 
 
@@ -35,6 +40,13 @@ def test_engines_are_offered_the_same_entry_point() -> None:
     assert {entry_point(group, "diffusers_jova") for group in ENGINES} == {"diffusers_jova:plugin"}
 
 
+def test_the_entry_point_is_there_and_leaves_a_saved_pipeline_loadable(tiny_pipeline_folder: Path) -> None:
+    value = entry_point(ENGINES[0], "diffusers_jova")
+    EntryPoint(name="diffusers_jova", value=value, group=ENGINES[0]).load()()
+    assert type(DiffusionPipeline.from_pretrained(tiny_pipeline_folder)) is JoVAPipeline
+
+
+@pytest.mark.slow  # a process that imports everything
 def test_an_engine_that_calls_the_entry_point_can_load_a_saved_pipeline_and_no_reader_of_media_is_loaded(
     tiny_pipeline_folder: Path,
 ) -> None:

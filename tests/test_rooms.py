@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -40,14 +41,20 @@ def room_of(module: str) -> str | None:
     return next((folder for folder in folders if folder in ARROWS), first)
 
 
+@cache
+def imports_of(file: Path) -> list[ast.Import | ast.ImportFrom]:
+    """What a file imports, within functions too."""
+    return [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported_modules(file: Path) -> set[str]:
     """Names of the modules that a file imports; `from x import y` counts as x.y, which may be a module."""
     package = "diffusers_jova" if file.parent.name == "diffusers_jova" else ""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in imports_of(file):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             module = f"{package}.{node.module or ''}".strip(".") if node.level else str(node.module)
             found |= {f"{module}.{alias.name}" for alias in node.names}
     return found
@@ -65,8 +72,8 @@ def test_imports_run_downwards_only() -> None:
 
 
 def modules_beside(file: Path) -> set[str]:
-    """Modules of the same room that a file imports, within functions too."""
-    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+    """Modules of the same room that a file imports."""
+    nodes = [node for node in imports_of(file) if isinstance(node, ast.ImportFrom)]
     return {node.module for node in nodes if node.level == 1 and node.module}
 
 

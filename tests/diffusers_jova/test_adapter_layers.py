@@ -137,6 +137,11 @@ def test_an_adapter_over_weights_in_8_bits_keeps_its_own_precision(
     assert set(stored) == {torch.float8_e4m3fn}
 
 
+@pytest.mark.parametrize(
+    "build",
+    [kind if kind in ("jova", "bridge") else pytest.param(kind, marks=pytest.mark.slow) for kind in TRANSFORMERS],
+    indirect=True,
+)
 def test_both_orders_weigh_remove_and_add_adapters_alike(build: Build, adapter: Path, tmp_path: Path) -> None:
     second = save_adapter(build(), tmp_path / "second", 1)
     cast = [pipeline_of(in_bfloat16(build, tmp_path / "model")).to(torch.bfloat16) for _ in range(3)]

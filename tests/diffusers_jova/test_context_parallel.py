@@ -32,7 +32,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     **{name: partial(build_dual_tower, name, in_channels=36) for name in DUAL_TOWERS},
     "experts": partial(build_dual_tower, "bridge", in_channels=36, boundary=0.9),
 }
-KINDS = {2: tuple(BUILDERS), 3: ("jova", "cross", "nava", "aligned")}  # by number of processes, which is that of heads
+SOME_KINDS = ("jova", "cross", "nava", "bridge", "aligned")  # of each way to meet, by default
 KEEPS_ROWS = ("jova", "cross", "nava", *DUAL_TOWERS)  # of these, those on which audio steps are tried
 # of a build for GPUs on a machine without one
 LACKS_ITS_DEVICE = torch.accelerator.current_accelerator() is not None and not torch.accelerator.is_available()
@@ -62,6 +62,13 @@ CASES: dict[str, dict[str, Any]] = {
 WHOLE = ("jova", "nava", "aligned")  # of each way in which streams meet, one that takes all cases by default
 MEETINGS = ("coupled", "lengths_one_way", "the_other_way", "own_text_of_audio")  # the cases of the others
 ON_THREE = ("coupled", "uncoupled", "lengths_one_way", "timesteps_per_latent", "one_row", "divisible")
+
+
+def kinds_of(num_processes: int, everything: bool) -> tuple[str, ...]:
+    """Models for so many processes, which are as many as their heads."""
+    if num_processes == 3:
+        return ("jova", "cross", "nava", "aligned")
+    return tuple(BUILDERS) if everything else SOME_KINDS
 
 
 def cases_of(kind: str, num_processes: int, everything: bool) -> dict[str, dict[str, Any]]:
@@ -140,7 +147,7 @@ def share_the_work(rank: int, num_processes: int, everything: bool, folder: Path
     distributed.init_process_group("gloo", meeting, timedelta(minutes=5), num_processes, rank)
     config = ContextParallelConfig(ulysses_degree=num_processes)
     results: dict[str, Any] = {}
-    for kind in KINDS[num_processes]:
+    for kind in kinds_of(num_processes, everything):
         model = BUILDERS[kind](num_attention_heads=num_processes)
         model.enable_parallelism(config=config)
         if kind in ("jova", "nava", "bridge"):
@@ -195,7 +202,7 @@ Shared = tuple[int, bool, dict[str, Any]]  # number of processes, whether every 
     scope="module",
     params=[
         pytest.param((2, False), id="2_processes"),
-        pytest.param((3, False), id="3_processes"),
+        pytest.param((3, False), id="3_processes", marks=pytest.mark.slow),
         pytest.param((2, True), id="2_processes_in_all_cases", marks=pytest.mark.slow),
         pytest.param((3, True), id="3_processes_in_all_cases", marks=pytest.mark.slow),
     ],
@@ -212,7 +219,7 @@ def shared(
 
 def test_processes_that_share_the_rows_predict_and_learn_as_one(shared: Shared) -> None:
     num_processes, everything, results = shared
-    for kind in KINDS[num_processes]:
+    for kind in kinds_of(num_processes, everything):
         model = BUILDERS[kind](num_attention_heads=num_processes)
         seen: list[Tensor] = []
         for name, case in cases_of(kind, num_processes, everything).items():
@@ -234,6 +241,7 @@ def assert_learnt(case: str, actual: Any, expected: tuple[list[Tensor], dict[str
         assert error < GRADIENT_ROUND_OFF, f"{case}, {parameter}: {error}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [(3, False)], indirect=True)
 def test_a_pipeline_generates_on_three_processes_what_it_does_on_one(shared: Shared) -> None:
     *_, results = shared

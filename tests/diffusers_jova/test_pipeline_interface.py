@@ -517,16 +517,27 @@ class MyPipeline({base}):
 """
 
 
+COMMUNITY_BASES = {
+    "from diffusers import JoVAPipeline": "JoVAPipeline",
+    "from diffusers_jova import JoVAPipeline": "JoVAPipeline",
+    "from diffusers import DiffusionPipeline\nfrom diffusers_jova import JoVAPipeline": "JoVAPipeline",
+    "import diffusers_jova": "diffusers_jova.JoVAPipeline",
+}
+
+
 @pytest.mark.parametrize(
-    ("imported", "base"),
+    ("imported", "base", "is_file"),
     [
-        ("from diffusers import JoVAPipeline", "JoVAPipeline"),
-        ("from diffusers_jova import JoVAPipeline", "JoVAPipeline"),
-        ("from diffusers import DiffusionPipeline\nfrom diffusers_jova import JoVAPipeline", "JoVAPipeline"),
-        ("import diffusers_jova", "diffusers_jova.JoVAPipeline"),
+        pytest.param(
+            imported,
+            base,
+            is_file,
+            marks=() if is_file == (imported in list(COMMUNITY_BASES)[::2]) else pytest.mark.slow,  # each base once
+        )
+        for imported, base in COMMUNITY_BASES.items()
+        for is_file in (True, False)
     ],
 )
-@pytest.mark.parametrize("is_file", [True, False])
 def test_a_file_of_the_community_subclasses_the_pipeline_by_name(
     tiny_pipeline_folder: Path, tmp_path: Path, imported: str, base: str, is_file: bool
 ) -> None:

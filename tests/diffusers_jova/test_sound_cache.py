@@ -51,6 +51,9 @@ TEXT_MASK = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
 TEXT_LENGTHS = [(7,), (4,)]
 
 
+SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in BUILDERS if kind not in ("jova", "bridge")]
+
+
 @pytest.fixture(params=one_of_each_class(BUILDERS, "cross"))  # which keeps the rows of another attention
 def model(request: pytest.FixtureRequest) -> Any:
     """A tiny transformer of each class and kind of fusion."""
@@ -353,6 +356,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("model", ["jova", "bridge", *SLOW_KINDS], indirect=True)
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 def test_both_modalities_follow_in_one_batch_as_one_after_the_other(
     pipeline: JoVAPipeline, settings: dict[str, Any]
@@ -582,6 +586,7 @@ def test_a_call_that_does_not_say_where_it_stands_is_refused() -> None:
 # 6. The shipped model
 
 
+@pytest.mark.slow
 def test_the_shipped_model_keeps_picture_and_sound() -> None:
     pipeline = JoVAPipeline.from_pretrained("jova-tiny")
     pipeline.scheduler = FlowMatchAudioVideoScheduler.from_config(pipeline.scheduler.config, solver="euler")

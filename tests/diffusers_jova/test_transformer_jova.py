@@ -28,7 +28,6 @@ from tests.tiny_pipeline import (
     build_dual_tower,
     build_transformer,
     build_wan_transformer,
-    one_of_each_class,
 )
 
 
@@ -264,7 +263,9 @@ def test_gradient_checkpointing_changes_neither_outputs_nor_gradients(build: Cal
 
 
 @compiles
-@pytest.mark.parametrize("kind", one_of_each_class(BUILDERS))
+@pytest.mark.parametrize(
+    "kind", [kind if kind in ("jova", "bridge") else pytest.param(kind, marks=pytest.mark.slow) for kind in BUILDERS]
+)
 def test_compiled_forward_is_one_graph_and_serves_every_timestep(kind: str) -> None:
     model, coupled = BUILDERS[kind](), (True, False)
     plain = [run(model, timestep=torch.full((2,), time), coupled=coupled) for time in (500.0, 37.5)]
@@ -294,11 +295,16 @@ def test_one_compiled_forward_serves_every_size_of_a_clip(kind: str) -> None:
     ("kind", "sizes", "num_graphs"),
     [
         ("jova", {"num_layers": 2, "num_single_layers": 2}, 2),  # dual and single
-        ("wan", {"num_layers": 3}, 1),
-        ("nava", {"num_layers": 4, "shared_layers": (2, 3)}, 2),  # twin and shared
         ("bridge", {"num_layers": 4}, 2),  # with audio and without
-        ("aligned", {"num_layers": 4, "audio_num_layers": 4, "fusion_layers": (0, 2)}, 2),  # coupled and not
-        ("text_cross", {"num_layers": 3, "audio_num_layers": 3}, 1),
+        pytest.param("wan", {"num_layers": 3}, 1, marks=pytest.mark.slow),
+        pytest.param("nava", {"num_layers": 4, "shared_layers": (2, 3)}, 2, marks=pytest.mark.slow),  # twin and shared
+        pytest.param(  # coupled and not
+            "aligned",
+            {"num_layers": 4, "audio_num_layers": 4, "fusion_layers": (0, 2)},
+            2,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("text_cross", {"num_layers": 3, "audio_num_layers": 3}, 1, marks=pytest.mark.slow),
     ],
 )
 def test_blocks_compile_one_by_one_and_are_shared(kind: str, sizes: dict[str, Any], num_graphs: int) -> None:

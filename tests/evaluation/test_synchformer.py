@@ -165,7 +165,10 @@ def tell(network: Synchformer, number: int) -> None:
     network.transformer.off_head.bias.data = F.one_hot(torch.tensor(number), 21).float()
 
 
-@pytest.mark.parametrize(("number", "expected_s"), [(10, 0.0), (15, 1.0), (0, 2.0), (9, 0.2)])
+@pytest.mark.parametrize(
+    ("number", "expected_s"),
+    [(15, 1.0), (9, 0.2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((10, 0.0), (0, 2.0)))],
+)
 def test_desync_is_the_distance_of_the_likeliest_offset(
     small: Synchformer, tmp_path: Path, number: int, expected_s: float
 ) -> None:

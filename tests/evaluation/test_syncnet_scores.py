@@ -70,7 +70,7 @@ def measured(path: Path) -> Measured:
     return measure_syncnet(path, read_signals(clip.sample), BrightnessAndLoudness())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("rate", "late_s"), [(25, -0.2), (24, 0.2), (30, -0.2)])
+@pytest.mark.parametrize(("rate", "late_s"), [(25, -0.2), (24, 0.2), pytest.param(30, -0.2, marks=pytest.mark.slow)])
 def test_the_offset_of_a_clip_is_found_at_any_frame_rate(tmp_path: Path, rate: int, late_s: float) -> None:
     found = measured(write_clip(tmp_path, late_s=late_s, rate=rate, duration_s=4.4))
     for name in ("syncnet_offset_frames", "syncnet_offset_corrected_frames"):

@@ -60,6 +60,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("files")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        patch.setattr("gradio.utils.get_heartbeat_rate", lambda: 0.25, raising=False)  # 15 s until a page is gone
         yield folder
 
 

@@ -31,6 +31,8 @@ from tests.training.memory_of_training import CASES
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LORA = {"train": "lora", "lora_rank": 4}
+SPARING = {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}
+LOW_RESTS = {"learning_rates": {"video_low": 0.0}}
 
 
 @pytest.mark.slow
@@ -47,8 +49,15 @@ def test_a_training_holds_what_is_estimated(case: str, record_property: Callable
         assert abs(found["estimated"][stage] - measured) <= TOLERANCE * measured, (stage, found)
 
 
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}, LORA])
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({}, "jova"),
+        (SPARING, "jova"),
+        (LORA, "wan"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (({}, "wan"), (SPARING, "wan"), (LORA, "jova"))),
+    ],
+)
 def test_the_operations_of_a_step_are_those_that_it_computes(
     tmp_path: Path, kind: str, settings: dict[str, Any]
 ) -> None:
@@ -226,13 +235,19 @@ def test_an_estimate_reads_the_clips_that_a_validation_takes(tmp_path: Path) -> 
         TrainingEstimate(config, CPU)
 
 
-@pytest.mark.parametrize("settings", [{}, LORA, {"learning_rates": {"video_low": 0.0}}])
-@pytest.mark.parametrize("experts", ["high", "low", "alternate"])
+@pytest.mark.parametrize(
+    ("experts", "settings"),
+    [
+        ("alternate", {}),
+        ("low", LORA),
+        *(pytest.param("high", settings, marks=pytest.mark.slow) for settings in ({}, LORA, LOW_RESTS)),
+        *(pytest.param("alternate", settings, marks=pytest.mark.slow) for settings in (LORA, LOW_RESTS)),
+        pytest.param("low", {}, marks=pytest.mark.slow),
+    ],
+)
 def test_of_two_video_towers_the_one_at_work_is_counted(
     tmp_path: Path, experts: str, settings: dict[str, Any]
 ) -> None:
-    if experts == "low" and "learning_rates" in settings:
-        pytest.skip("trains no video")
     write_clips(tmp_path / "prepared", channels=(16, 4, 16))
     config = tiny_config(
         tmp_path, dual_tower("bridge", boundary=0.5), experts=experts, caption_dropout=0.0, **settings

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from diffusers_jova.evaluation import prepared_clips
 from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
 from diffusers_jova.media import write_video
-from diffusers_jova.training.data import preparation
+from diffusers_jova.training.data import preparation, sharing
 from diffusers_jova.training.data.clip_filter import ClipFilter
 from diffusers_jova.training.data.manifest import read_samples
 from diffusers_jova.training.data.preparation import Preparer, prepare
@@ -25,6 +26,7 @@ from jova_cli.clip_filters import measures, read_filter
 from jova_cli.clip_limits import Bucket
 from tests.evaluation.speaking import FRAME_RATE, write_speaker
 from tests.prepared_clips import contents, make_preparer
+from tests.processes import forkserver
 
 
 RATE = 16000
@@ -207,7 +209,10 @@ def test_a_run_that_dies_while_it_drops_is_never_taken_for_done(
     assert contents(tmp_path / "out") == before
 
 
-def test_several_processes_drop_what_one_drops(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+def test_several_processes_drop_what_one_drops(
+    tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "multiprocessing", SimpleNamespace(get_context=forkserver))
     for name in ("x", "y"):
         recording(tmp_path / "clips" / name, [0.5, 0, 0.5])
     samples = read_samples(tmp_path / "clips")

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,8 +21,8 @@ from diffusers_jova.training.data.dataset import RecordHeader, write_record
 from diffusers_jova.training.loop.model import check_records, load_transformer, save_result
 from diffusers_jova.training.loop.publish import write_model_card
 from diffusers_jova.training.loop.trainer import Trainer
+from jova_cli.main import main
 from tests.command_words import replaced
-from tests.places import ROOT
 from tests.processes import alone
 from tests.tiny_training import HEADER, MODEL, tiny_config, write_clips
 
@@ -237,23 +236,25 @@ def test_sigterm_ends_a_run_with_a_checkpoint_of_its_last_step_from_which_it_con
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
+def run_the_command(words: list[str], errors: Path) -> None:
+    """`jova` in a process of its own."""
+    with errors.open("w") as sys.stderr:
+        main(words)
+
+
 def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, validate_every=3, steps=3, validation_prompts=("a",))
     config.save(tmp_path / "run.yaml")
-    said: list[tuple[int, int, str]] = []
+    errors = tmp_path / "errors"
+    said: list[tuple[int, int | None, str]] = []
 
     def run_again(_: Trainer, step: int) -> None:
-        words = [
-            sys.executable,
-            "-m",
-            "jova_cli",
-            "train",
-            "--config",
-            str(tmp_path / "run.yaml"),
-            "validate_every=null",
-        ]
-        again = subprocess.run(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        said.append((step, again.returncode, again.stderr.splitlines()[-1]))
+        again = alone(
+            run_the_command, ["train", "--config", str(tmp_path / "run.yaml"), "validate_every=null"], errors
+        )
+        again.start()
+        again.join()
+        said.append((step, again.exitcode, errors.read_text().splitlines()[-1]))
 
     Trainer(config, run_again).train()
     refusal = "jova train: `output_dir` must be a folder that no other run writes in, got "

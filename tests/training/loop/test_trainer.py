@@ -82,10 +82,10 @@ def test_a_run_killed_between_checkpoints_ends_with_the_bits_of_an_uninterrupted
 @pytest.mark.parametrize(
     ("transformer", "remaining"),
     [
-        (MODEL, 0.2),
-        (WAN_MODEL, 0.5),  # 0.07 with learned positions: without, only their noisy values tell random rows apart
+        pytest.param(MODEL, 0.2, id="jova"),
+        # 0.07 with learned positions: without, only their noisy values tell random rows apart
+        pytest.param(WAN_MODEL, 0.5, id="wan", marks=pytest.mark.slow),
     ],
-    ids=MODELS.keys(),
 )
 def test_one_batch_is_overfitted(tmp_path: Path, transformer: dict[str, Any], remaining: float) -> None:
     """Whoever does not know the clip keeps 0.8 of the loss: its mean over sigma is at least pi / 2, and 2 at first."""

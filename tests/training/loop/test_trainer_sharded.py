@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +42,7 @@ from tests.training.test_two_texts import OPTIONS, write_recording
 TINY = {**TRANSFORMER_CONFIG, "_class_name": "JoVATransformer3DModel"}  # of the pipeline that is validated
 TASKS = {"joint": 1, "voice": 1, "continuation": 1, "video_to_audio": 1, "audio_to_video": 1}
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # with the model and the settings of a run
-    "jova": (TINY, {"steps": 4, "checkpoint_every": 2, "ema_decay": 0.9}),
+    "jova": (TINY, {"steps": 2, "checkpoint_every": 1, "ema_decay": 0.9, "validate_every": 2}),
     "experts": (dual_tower("bridge", boundary=0.5), {"steps": 4, "checkpoint_every": 2, "experts": "alternate"}),
     "tasks": (dual_tower("aligned"), {"tasks": TASKS, "face_mask_weight": 0.1, "image_probability": 1.0}),
 }
@@ -87,65 +88,91 @@ def train_while_one_process_cannot_write(config: Any) -> None:
     assemble(config).train()
 
 
+def write_all(folder: Path, kinds: Iterable[str]) -> Path:
+    for kind in kinds:
+        (folder / kind).mkdir()
+        write_clips(folder / kind / "prepared", channels=(16, 4, 16), num_recordings=2)
+        write_clips(folder / kind / "others", num_clips=3, channels=(16, 4, 16))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline_folder: Path) -> Path:
     """A folder of each kind, in which two processes have trained and gone on from a checkpoint, and a validated run.
 
     They do it one after the other: what torch finds out about how to shard an operation holds for all of them.
     """
-    folder = tmp_path_factory.mktemp("sharded")
-    for kind in (*KINDS, "validated"):
-        (folder / kind).mkdir()
-        write_clips(folder / kind / "prepared", channels=(16, 4, 16), num_recordings=2)
-        write_clips(folder / kind / "others", num_clips=3, channels=(16, 4, 16))
+    kinds = [kind for kind in KINDS if kind != "jova"]
+    folder = write_all(tmp_path_factory.mktemp("sharded"), (*kinds, "validated"))
     settings = {"model": str(tiny_pipeline_folder), "batch_size": 2, "steps": 2, "distribution": "fsdp"}
     settings |= {"validate_every": 1, "validation_prompts": ["a", "b"], "validation_steps": 1}
     launch(
-        train_all, [config_of(folder / kind, kind) for kind in KINDS], tiny_config(folder / "validated", **settings)
+        train_all, [config_of(folder / kind, kind) for kind in kinds], tiny_config(folder / "validated", **settings)
     )
+    return folder
+
+
+@pytest.fixture
+def folder_of(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> Path:
+    """The folder of one kind; that of the default test is its own, and the slow ones share their processes."""
+    if kind != "jova":
+        return Path(request.getfixturevalue("runs"), kind)
+    folder = write_all(tmp_path, [kind]) / kind
+    launch(train_twice, config_of(folder, kind))
     return folder
 
 
 def config_of(folder: Path, kind: str, **changes: Any) -> TrainConfig:
     model, settings = KINDS[kind]
-    settings = settings | {"validation_data": str(folder / "others"), "validate_every": 4}
+    settings = {"validation_data": str(folder / "others"), "validate_every": 4} | settings
     return tiny_config(folder, model, **{"batch_size": 2, "distribution": "fsdp"} | settings | changes)
+
+
+def train_twice(config: TrainConfig) -> None:
+    train_sharded(config)
+    again = Path(config.output_dir).with_name("again")
+    if distributed.get_rank() == 0:
+        name = f"checkpoint-{config.checkpoint_every:08d}"
+        shutil.copytree(Path(config.output_dir, name), again / name)
+    distributed.barrier()
+    train_sharded(replace(config, output_dir=str(again)))
 
 
 def train_all(kinds: list[TrainConfig], validated: TrainConfig) -> None:
     for config in kinds:
-        train_sharded(config)
-        again = Path(config.output_dir).with_name("again")
-        if distributed.get_rank() == 0:
-            name = f"checkpoint-{config.checkpoint_every:08d}"
-            shutil.copytree(Path(config.output_dir, name), again / name)
-        distributed.barrier()
-        train_sharded(replace(config, output_dir=str(again)))
+        train_twice(config)
     train_while_one_process_cannot_write(validated)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "jova" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_sharded_training_takes_the_same_steps_and_resumes_with_the_same_bits(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    folder_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """As one process with twice the accumulation does; what a step leaves out is left out by all processes."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     forget_accelerate()
-    alone = {"gradient_accumulation_steps": 2, "distribution": "none", "output_dir": str(tmp_path)}
-    Trainer(config_of(runs / kind, kind, **alone)).train()
-    sharded, resumed, single = (result(folder) for folder in (runs / kind / "run", runs / kind / "again", tmp_path))
+    alone = {"gradient_accumulation_steps": 2, "distribution": "none", "output_dir": str(tmp_path / "alone")}
+    Trainer(config_of(folder_of, kind, **alone)).train()
+    sharded, resumed, single = (
+        result(folder) for folder in (folder_of / "run", folder_of / "again", tmp_path / "alone")
+    )
     assert different(sharded, resumed) == []
     for name in single:
         torch.testing.assert_close(sharded[name], single[name], rtol=1e-4, atol=1e-6)  # sums in another order
-    assert losses(runs / kind / "run")[-1] == pytest.approx(losses(tmp_path)[-1], rel=1e-4)  # of the other clips
+    last = losses(tmp_path / "alone")[-1]  # of the other clips
+    assert losses(folder_of / "run")[-1] == pytest.approx(last, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_validation_that_fails_in_one_of_the_processes_ends_in_all_and_the_run_goes_on(runs: Path) -> None:
     clips = sorted(path.name for path in (runs / "validated" / "run" / "validation").iterdir())
     assert clips == [f"step-0000000{step}-0{prompt}.mp4" for step, prompt in ((2, 0), (2, 1))]
     assert (runs / "validated" / "run" / "transformer").exists()
 
 
+@pytest.mark.slow
 def test_clips_of_sharded_processes_are_measured_once(runs: Path) -> None:
     lines = [json.loads(line) for line in (runs / "validated" / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line[name]) for line in lines if (name := f"{JUDGED}sharpness") in line] == [(2, 2)]
