@@ -36,7 +36,7 @@ class GenerationDefaults:
         coupling_interval: Steps with coupling guidance.
         guidance_rescale: Share of the rescaling of guided video predictions; 0 is off.
         audio_guidance_rescale: The same for audio; None follows video.
-        apg_threshold: Norm limit of adaptive projected guidance of video; None is off.
+        apg_threshold: Norm limit of adaptive projected guidance of video; 0 projects without one, None is off.
         audio_apg_threshold: The same for audio; None is off.
         cfg_zero_star: Whether video velocities without the prompt are scaled to those with it (CFG-Zero*).
         audio_cfg_zero_star: The same for audio; None follows video.

@@ -400,7 +400,8 @@ class JoVAPipeline(
             coupling_interval: Steps with coupling guidance.
             guidance_rescale: Share of the rescaling of guided video predictions; 0 is off.
             audio_guidance_rescale: The same for audio; None follows video.
-            apg_threshold: Norm limit of adaptive projected guidance of video.
+            apg_threshold: Norm limit of adaptive projected guidance of video, see `guidance.project`; 0 projects
+                without a limit. None is off, unless the pipeline's `defaults` have one.
             audio_apg_threshold: The same for audio.
             cfg_zero_star: Whether video velocities without the prompt are scaled to those with it, as CFG-Zero* does;
                 see `guidance.optimal_scale`.

@@ -36,6 +36,7 @@ from diffusers_jova.origin import digest_path
 from diffusers_jova.training.data.envelope_sync import envelope, mouth_openings
 from diffusers_jova.training.data.face_crop import face_size
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
+from jova_cli.clip_filters import PACKAGES
 from jova_cli.evaluate import NETWORKS
 from jova_cli.parser import one_line
 
@@ -105,7 +106,7 @@ class Meter:
             try:
                 needs.get(group, lambda: None)()
             except ImportError as error:
-                self.missing[group] = what_lacks(error)
+                self.missing[group] = what_lacks(group, error)
 
     @cached_property
     def detector(self) -> MouthDetector:
@@ -298,12 +299,14 @@ class Meter:
         return self.voices.measure(signals.audio, signals.sampling_rate, reference)
 
 
-def what_lacks(error: ImportError) -> str:
-    """Which package a measure lacks, in words; the help says how to get it."""
+def what_lacks(group: str, error: ImportError) -> str:
+    """Which package a group of measures lacks, in words; the help says how to get it."""
     reason = error.__cause__ or error
-    if isinstance(reason, ModuleNotFoundError) and reason.name:
-        return f"the package `{reason.name.partition('.')[0]}` is not installed"
-    return one_line(reason)
+    if not isinstance(reason, ModuleNotFoundError) or not reason.name:
+        return one_line(reason)
+    _, extra = PACKAGES.get(group, ((), ""))
+    brought = f"; the extra `{extra}` brings it" if extra else ""
+    return f"the package `{reason.name.partition('.')[0]}` is not installed{brought}"
 
 
 def given(option: str, path: Path | None) -> Path:

@@ -45,7 +45,7 @@ def find_model(name: str | os.PathLike[str]) -> str:
     shipped = WEIGHTS / name
     if shipped.parent == WEIGHTS and kind_of(shipped / "model_index.json") == "file":
         return str(shipped)
-    return str(find_file(Path(name)) or name)
+    return str(find_place(Path(name)) or name)
 
 
 def model_name(source: str) -> str:
@@ -58,12 +58,18 @@ def model_folder(name: str | os.PathLike[str]) -> Path:
     return Path(find_model(name))
 
 
-def find_file(path: Path) -> Path | None:
-    """File of the package that lies at `path` in a clone; None if there is none."""
+def find_place(path: Path) -> Path | None:
+    """File or folder of the package that lies at `path` in a clone; None if there is none."""
     if path.is_absolute() or len(path.parts) < 2 or path.parts[0] not in ROOMS or ".." in path.parts:
         return None
-    file = find_room(path.parts[0]).joinpath(*path.parts[1:])
-    return file if kind_of(file) == "file" else None
+    place = find_room(path.parts[0]).joinpath(*path.parts[1:])
+    return place if kind_of(place) else None
+
+
+def find_file(path: Path) -> Path | None:
+    """The same of files alone."""
+    place = find_place(path)
+    return place if place is not None and kind_of(place) == "file" else None
 
 
 def model_names() -> list[str]:

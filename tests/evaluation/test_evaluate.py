@@ -109,7 +109,7 @@ def test_a_missing_package_is_named_once_and_the_rest_is_measured(
     monkeypatch.setitem(sys.modules, "jiwer", None)
     clips = [str(write_speaker(tmp_path / "said", f"clip{index}", seed=0, transcript="hello")) for index in range(2)]
     main([*clips, str(folders[1] / "clip0.mp4"), "--output", str(tmp_path), "--measures", "words", "timing"])
-    said = "words is left out of 2 of 3 clips: the package `jiwer` is not installed"
+    said = "words is left out of 2 of 3 clips: the package `jiwer` is not installed; the extra `evaluate` brings it"
     assert capsys.readouterr().err.count(said) == 1
     report = json.loads((tmp_path / "report.json").read_text())
     assert [told.split(":")[0] for told in report["left_out"]] == ["words is left out of 2 of 3 clips"]

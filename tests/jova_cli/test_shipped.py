@@ -3,7 +3,7 @@ from pathlib import Path
 import diffusers
 import pytest
 
-from diffusers_jova import JoVAPipeline
+from diffusers_jova import JoVAPipeline, JoVATransformer3DModel
 from diffusers_jova.evaluation.summary import summarize
 from diffusers_jova.recipes.evidence import load_pipeline, measure
 from diffusers_jova.recipes.generation import FIRST_SEED, generate, held_out_clips
@@ -85,6 +85,15 @@ def test_a_file_of_the_clone_is_found_from_anywhere(
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_text("{}")
     assert shipped.find_model(name) == name
+
+
+def test_a_config_in_a_folder_of_the_clone_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = JoVATransformer3DModel.load_config("model_cards/jova-1.6b", subfolder="transformer")
+    assert config == JoVATransformer3DModel.load_config("model_cards/jova-1.6b/transformer")
+    assert config["num_layers"] > 1
 
 
 @pytest.mark.parametrize("name", ["training/../setup.cfg", "tests/places.py", "training", "setup.cfg", "/training/a"])
