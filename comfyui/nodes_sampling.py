@@ -150,7 +150,8 @@ class JovaGuider(JovaNode):
                     step=1,
                     tooltip="The sampler's first steps on which nothing moves and nothing is asked, for picture and "
                     "sound (zero-init of CFG-Zero*, 4 % of the steps); 0 is off. Samplers that remember steps "
-                    "(dpmpp_2m, uni_pc) remember these as well; euler does not. -1 takes the model's own.",
+                    "(dpmpp_2m, uni_pc) remember these as well, and heun moves by half on the last of them; euler "
+                    "does neither. -1 takes the model's own.",
                 ),
             ],
             outputs=[io.Guider.Output(display_name="GUIDER")],

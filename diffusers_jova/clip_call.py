@@ -271,11 +271,11 @@ def given_video(args: argparse.Namespace, tell: Callable[[str], None] = tell) ->
     part = part_of_file(args)
     clip = media.read_video(args.video, frame_rate=frame_rate, max_num_frames=args.num_frames, **part)
     if clip.audio is None or args.audio is not None or "audio" not in args.modalities:
-        return {"video": clip.frames}
+        return {"video": clip.frames, "frame_rate": frame_rate}
     if args.num_frames is not None and args.num_frames > len(clip.frames):
-        return {"video": clip.frames, "audio": clip}
+        return {"video": clip.frames, "frame_rate": frame_rate, "audio": clip}
     tell("the sound of `--video` is left out; give the file as `--audio` as well for it to stay")
-    return {"video": clip.frames}
+    return {"video": clip.frames, "frame_rate": frame_rate}
 
 
 def part_of_file(args: argparse.Namespace) -> dict[str, Any]:

@@ -261,6 +261,8 @@ class ClipMaker:
         except FullDiskError:
             raise
         except ROW_ERRORS as error:
+            if isinstance(error, torch.OutOfMemoryError) and self.processes.share_clips:
+                raise  # the others may wait within the clip, and no row would find them
             if len(tasks) > 1 and not self.processes.share_clips:  # the others would wait for this process alone
                 return [outcome for task in tasks for outcome in self([task])]
             reason = OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else one_line(error)
@@ -278,8 +280,8 @@ class ClipMaker:
         pipeline = self.load(tasks[0].args, arguments[0])
         for task, given in zip(tasks, arguments, strict=True):
             check_cost(pipeline, task.args, given)
-            if self.processes.is_main or not self.processes.share_clips:
-                tell_strangers(pipeline, task.args, functools.partial(tell_of, [task]))
+            is_told = self.processes.is_main or not self.processes.share_clips
+            tell_strangers(pipeline, task.args, functools.partial(tell_of, [task]) if is_told else tell_nobody)
         generators = [torch.Generator().manual_seed(task.args.seed) for task in tasks]
         varied: dict[str, Any] = {"prompt": arguments[0]["prompt"], "generator": generators[0]}
         if len(tasks) > 1:
@@ -360,6 +362,10 @@ def describe(pipeline: JoVAPipeline, output: Any, index: int) -> dict[str, Any]:
 def tell_of(tasks: Sequence[Task], said: str) -> None:
     """Say something about clips, of which a list has many."""
     tqdm.write(f"{lines_of(tasks)}: {said}", file=sys.stderr)
+
+
+def tell_nobody(said: str) -> None:
+    """Say nothing, as another process does."""
 
 
 @contextmanager

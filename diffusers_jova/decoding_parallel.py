@@ -6,7 +6,8 @@ next one, the last to the first for its next turn. So nothing is computed twice,
 clip. (A piece by itself would need all latents that the decoder reaches back to, which in Wan's are more than a clip
 has.)
 
-Every process gets all frames, as it would without the others: all of them return the same clip, or refuse it alike.
+Every process gets all frames, as it would without the others: all of them return the same clip. An error in one of
+them leaves the others waiting; whoever catches it has to end all.
 
 Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, R processes.
 """
@@ -146,7 +147,11 @@ def from_previous(tensor: Tensor, group: distributed.ProcessGroup) -> Tensor:
 
 
 def agreed_decoding(
-    group: distributed.ProcessGroup, pieces: Pieces | None, latents: Tensor, is_sliced: bool
+    group: distributed.ProcessGroup,
+    pieces: Pieces | None,
+    latents: Tensor,
+    is_sliced: bool,
+    dtype: torch.dtype = torch.float32,
 ) -> SharedDecoding | None:
     """How all processes of a group decode a clip, once each has said what it is about to do.
 
@@ -157,10 +162,11 @@ def agreed_decoding(
         pieces: Of this process; None where it decodes the whole clip by itself, or nothing.
         latents: [B, C, F, h, w].
         is_sliced: Whether it decodes clip by clip.
+        dtype: It decodes in.
     """
     if latents.device.type != "cpu" and distributed.get_backend(group) == "gloo":
         return None  # gloo has these exchanges between CPUs alone
-    own = torch.tensor([*(pieces or (0, 0)), *latents.shape, is_sliced], device=latents.device)
+    own = torch.tensor([*(pieces or (0, 0)), *latents.shape, is_sliced, dtype.itemsize], device=latents.device)
     said = [torch.empty_like(own) for _ in range(distributed.get_world_size(group))]
     distributed.all_gather(said, own, group=group)
     is_agreed = pieces is not None and all(torch.equal(one, own) for one in said)
@@ -192,4 +198,5 @@ class JoVADecodingParallelMixin:
         if (group := self.clip_group) is None:
             return None
         pieces = self.video_codec.pieces(latents, distributed.get_world_size(group)) if is_decoded else None
-        return agreed_decoding(group, pieces, latents, is_sliced=getattr(self.vae, "use_slicing", False))
+        is_sliced, dtype = getattr(self.vae, "use_slicing", False), getattr(self.vae, "dtype", torch.float32)
+        return agreed_decoding(group, pieces, latents, is_sliced, dtype)

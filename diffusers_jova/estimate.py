@@ -31,9 +31,10 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
 
 def describe(args: argparse.Namespace) -> str:
     """The stages of the clip by the way that is taken, and the ways that there are."""
-    args.model = str(config_folder(args.model))
+    if (folder := str(config_folder(args.model))) != args.model:  # of the hub: not checked before
+        args.model = folder
+        check_call(args)
     saved = SavedPipeline(args.model)
-    check_call(args)
     dtype = getattr(torch, args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
     tell_unseen(args.lora)
     settings, _ = call_settings(defaults_of(saved, args.lora), args, {}, 1)  # without media

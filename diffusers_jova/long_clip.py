@@ -24,6 +24,7 @@ from jova_cli.windows import Window, WindowSize, plan_windows, with_shorter_over
 
 from .clip_shape import set_length
 from .content_credentials import Credentials
+from .domain import PICTURES
 from .media_arrays import SILENT, exact_frame_rate
 from .media_writing import check_place, streamed_video
 from .number_arguments import whole_number
@@ -380,6 +381,7 @@ class LongClip:
                 arguments.pop("fit", None)  # which is for the pictures of later windows
         if held is not None:
             arguments |= {"video": held.frames.movedim(1, -1).numpy(), "frame_rate": self.frame_rate}
+            self.pipeline.told_strangers.add(PICTURES)  # these are the model's own
             if not reads_references(self.pipeline.transformer.config):
                 arguments.pop("image", None)  # which is the first frame of the clip
             if held.audio is not None and self.sound is None:

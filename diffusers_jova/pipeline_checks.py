@@ -507,7 +507,9 @@ def check_limits(
         return
     words = CALL_WORDS
     if settings.frame_rate > own.frame_rate:
-        words = words._replace(slower=f", or read it by `media.read_video(path, frame_rate={own.frame_rate:g})`")
+        words = words._replace(
+            slower=f", or read the video by `media.read_video(path, frame_rate={own.frame_rate:g})`"
+        )
     check_length(settings.num_frames, settings.frame_rate, limits.num_frames, given_lengths(inputs), words)
     if "video" in inputs.modalities:
         check_largest_size(settings, limits, own)

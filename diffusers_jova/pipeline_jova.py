@@ -499,7 +499,8 @@ class JoVAPipeline(
         speakers = self.place_speakers(  # here, to refuse voices without a place before anything is encoded
             speaker_embeds, prompt, prompt_embeds, num_videos_per_prompt, settings.max_sequence_length
         )
-        has_picture = inputs.image is not None or inputs.last_image is not None or bool(inputs.keyframes)
+        pictures = (inputs.image, inputs.last_image, inputs.keyframes or None, inputs.video)
+        has_picture = any(given is not None for given in pictures)
         tell_strangers(self.config.domain, text_of(prompt), has_picture, self.told_strangers)
         clip = self.clip_shape(inputs, settings)
 

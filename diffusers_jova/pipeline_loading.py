@@ -31,6 +31,7 @@ from .single_file import load_single_file
 logger = logging.get_logger(__name__)
 
 HUB_OPTIONS = ("cache_dir", "local_files_only", "revision", "token")  # that say which file is meant
+OF_CUSTOM_PIPELINES = ("trust_remote_code", "custom_revision")  # which `from_pipe` reads beside `custom_pipeline`
 
 
 # config of the last pipeline that was made of a transformer, which `components` does not hold
@@ -158,8 +159,9 @@ class JoVALoadingMixin(DiffusionPipeline):
             kwargs = {name: part for name, part in pipeline.components.items() if name in names} | kwargs
             if not kwargs.keys() & {"dtype", "torch_dtype"}:  # diffusers would take float32 for one that is given
                 values = {name: value for name, value in pipeline.config.items() if name not in names}
-                made = cls(**{name: values.pop(name) for name in settings if name in values} | kwargs)
-                made.register_to_config(**values)
+                own = {name: values.pop(name) for name in settings if name in values}
+                made = cls(**own | {name: value for name, value in kwargs.items() if name not in OF_CUSTOM_PIPELINES})
+                made.register_to_config(**{f"_{name.removeprefix('_')}": value for name, value in values.items()})
                 return made._go_on_from(pipeline)
         made = super().from_pipe(pipeline, **kwargs)
         return made._go_on_from(pipeline) if isinstance(pipeline, JoVALoadingMixin) else made

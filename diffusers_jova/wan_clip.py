@@ -32,7 +32,10 @@ def halve_time(time_conv: nn.Module, hidden_states: Tensor) -> Tensor:
 
 
 def double_time(time_conv: nn.Module, hidden_states: Tensor, begins: bool) -> Tensor:
-    """Make two of every frame but frame 0 of a clip: [B, C, k + 1, H, W] -> [B, C, 2k + 1, H, W]."""
+    """Make two of every frame but frame 0 of a clip: [B, C, k + 1, H, W] -> [B, C, 2k + 1, H, W].
+
+    Of a piece that does not begin a clip, two of every frame: [B, C, k, H, W] -> [B, C, 2k, H, W].
+    """
     first, rest = hidden_states.split([1, hidden_states.shape[2] - 1] if begins else [0, hidden_states.shape[2]], 2)
     if rest.shape[2] == 0:
         return first

@@ -57,12 +57,12 @@ def sound(seconds: float) -> dict[str, Any]:
         ),
         (
             {"video": np.zeros((75, 32, 32, 3), np.uint8), "frame_rate": 30, "num_frames": 89} | sound(2.5),
-            r"`audio` must last at most 2.03 s, .* or by `--duration 2.03`, or read it by "
+            r"`audio` must last at most 2.03 s, .* or by `--duration 2.03`, or read the video by "
             r"`media.read_video\(path, frame_rate=16\)`$",
         ),
         (
             {"video": np.zeros((75, 32, 32, 3), np.uint8), "frame_rate": 30},
-            r"got 75 frames; .* to take its beginning, or read it by `media.read_video\(path, frame_rate=16\)`$",
+            r"got 75 frames; .* its beginning, or read the video by `media.read_video\(path, frame_rate=16\)`$",
         ),
         ({"height": 272}, "`height` must be at most 256 for this model, got 272; use 256"),
         ({"modalities": ["audio"], "num_frames": 81}, r"`num_frames` must be at most 65 \(4.06 s"),

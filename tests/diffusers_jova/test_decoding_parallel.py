@@ -89,6 +89,8 @@ def share_the_work(rank: int, folder: Path) -> None:
             keep(f"{kind}, sliced", codec.decode(latents, shared))
     assert agreed_decoding(group, Pieces(2 + rank, 1), latents, is_sliced=False) is None
     assert agreed_decoding(group, pieces, latents, is_sliced=rank == 0) is None
+    other = torch.bfloat16 if rank == 0 else torch.float32
+    assert agreed_decoding(group, pieces, latents, is_sliced=False, dtype=other) is None
     assert agreed_decoding(group, pieces if rank == 0 else None, latents, is_sliced=False) is None
     assert agreed_decoding(group, pieces, latents[:, :, rank:], is_sliced=False) is None
 
