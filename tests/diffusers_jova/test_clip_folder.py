@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ import torch
 from torch import distributed
 
 from diffusers_jova import media
-from diffusers_jova.clip_folder import LIST, WORK
+from diffusers_jova.clip_folder import LIST, WORK, ClipMaker, Task
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.provenance import read_provenance
 from jova_cli.main import main
@@ -296,6 +298,23 @@ def test_a_batch_that_fails_is_made_one_by_one(
 
 
 # What ends a run
+
+
+@pytest.mark.parametrize("share_clips", [True, False])
+def test_memory_that_ends_within_a_shared_clip_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, share_clips: bool
+) -> None:
+    def end(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(ClipMaker, "make", end)
+    processes: Any = SimpleNamespace(share_clips=share_clips)
+    maker, task = ClipMaker(Path("list.jsonl"), Path("clips"), processes, False), Task(3, "a.mp4", Namespace(), {})
+    if share_clips:  # the others wait within the clip
+        with pytest.raises(torch.OutOfMemoryError):
+            maker([task])
+    else:
+        assert [(outcome.line, outcome.status) for outcome in maker([task])] == [(3, "refused")]
 
 
 @pytest.mark.slow
