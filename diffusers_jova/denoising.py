@@ -3,7 +3,7 @@
 Letters in shapes: B clips, C channels, F latent frames, h, w latent height and width, L audio latents.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -24,6 +24,26 @@ from .transformer_jova import MODALITIES
 
 
 REFERENCES = {"video": "reference_hidden_states", "audio": "audio_reference_hidden_states"}  # of the transformer
+
+
+def check_zero_init(guidance: Iterable[Guidance], scheduler: FlowMatchAudioVideoScheduler) -> None:
+    """Refuse first steps of no velocity that a schedule does not have.
+
+    Args:
+        guidance: Of the modalities that take part.
+        scheduler: With the steps of the call.
+
+    Raises:
+        ValueError: The velocity would be zero on all steps, or on a part of one.
+    """
+    order = scheduler.order
+    for one in guidance:
+        one.check_zero_init(len(scheduler.timesteps))
+        if one.zero_init_steps % order:
+            raise ValueError(
+                f"`zero_init_steps` must be a multiple of {order} with a {scheduler.config['solver']}, which asks "
+                f"{order} times in a step, got {one.zero_init_steps}; use {order}, say"
+            )
 
 
 @dataclass(frozen=True)
@@ -159,15 +179,6 @@ class JoVADenoiser:
     generator: torch.Generator | list[torch.Generator] | None = None
     sharing: BranchSharing | None = None
     has_voices: bool = False
-
-    def __post_init__(self) -> None:
-        order = self.scheduler.order
-        for guidance in self.guidance.values():
-            if guidance.zero_init_steps % order:
-                raise ValueError(
-                    f"`zero_init_steps` must be a multiple of {order} with a {self.scheduler.config['solver']}, which "
-                    f"asks {order} times in a step, got {guidance.zero_init_steps}; use {order}, say"
-                )
 
     def generates(self, name: str) -> bool:
         """Whether anything of a modality is left to generate."""

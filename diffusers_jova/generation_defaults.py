@@ -38,6 +38,7 @@ class GenerationDefaults:
         audio_guidance_rescale: The same for audio; None follows video.
         apg_threshold: Norm limit of adaptive projected guidance of video; 0 projects without one, None is off.
         audio_apg_threshold: The same for audio; None is off.
+        apg_eta: Share of the direction along the prediction that the projection keeps; 1 keeps all.
         cfg_zero_star: Whether video velocities without the prompt are scaled to those with it (CFG-Zero*).
         audio_cfg_zero_star: The same for audio; None follows video.
         zero_init_steps: First steps on which the video velocity is zero (CFG-Zero*).
@@ -64,6 +65,7 @@ class GenerationDefaults:
     audio_guidance_rescale: float | None = None
     apg_threshold: float | None = None
     audio_apg_threshold: float | None = None
+    apg_eta: float = 0.0
     cfg_zero_star: bool = False
     audio_cfg_zero_star: bool | None = None
     zero_init_steps: int = 0
@@ -121,6 +123,7 @@ class GenerationDefaults:
             coupling_interval=self.coupling_interval,
             guidance_rescale=self.guidance_rescale,
             apg_threshold=self.apg_threshold,
+            apg_eta=self.apg_eta,
             cfg_zero_star=self.cfg_zero_star,
             zero_init_steps=self.zero_init_steps,
         )

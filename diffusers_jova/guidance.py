@@ -211,11 +211,7 @@ class Guidance:
         Raises:
             ValueError: The velocity would be zero on all steps.
         """
-        if self.zero_init_steps >= num_steps:
-            raise ValueError(
-                f"`zero_init_steps` must be less than the number of steps, {num_steps}, got {self.zero_init_steps}; "
-                "0 is off"
-            )
+        self.check_zero_init(num_steps)
         if step < self.zero_init_steps:
             return {}
         guidance_scale = self.guidance_scale if _within(self.guidance_interval, step, num_steps) else 1.0
@@ -223,6 +219,21 @@ class Guidance:
         return self.with_compared(
             branch_weights(guidance_scale, coupling_scale, self.uncoupled_text, self.speaker_scale)
         )
+
+    def check_zero_init(self, num_steps: int) -> None:
+        """Refuse a velocity of zero on all steps.
+
+        Args:
+            num_steps: Number of steps.
+
+        Raises:
+            ValueError: It would be.
+        """
+        if self.zero_init_steps >= num_steps:
+            raise ValueError(
+                f"`zero_init_steps` must be less than the number of steps, {num_steps}, got {self.zero_init_steps}; "
+                "0 is off"
+            )
 
     def with_compared(self, weights: Weights) -> Weights:
         """Add `CONDITIONAL` with a weight of 0 where what is not linear compares with it, whatever it weighs.

@@ -29,7 +29,7 @@ from .clip_shape import ClipShape
 from .component_fit import check_components, check_reference_length, check_skip_layer
 from .conditions import check_repeats
 from .current_call import JoVACurrentCallMixin
-from .denoising import JoVADenoiser, TextConditions
+from .denoising import JoVADenoiser, TextConditions, check_zero_init
 from .domain import check_domain, tell_strangers, text_of
 from .few_steps import FewSteps, JoVAFewStepsMixin
 from .finite import check_finite_inputs, check_finite_samples
@@ -323,6 +323,7 @@ class JoVAPipeline(
         audio_guidance_rescale: float | None = None,
         apg_threshold: float | None = None,
         audio_apg_threshold: float | None = None,
+        apg_eta: float | None = None,
         cfg_zero_star: bool | None = None,
         audio_cfg_zero_star: bool | None = None,
         zero_init_steps: int | None = None,
@@ -403,6 +404,8 @@ class JoVAPipeline(
             apg_threshold: Norm limit of adaptive projected guidance of video, see `guidance.project`; 0 projects
                 without a limit. None is off, unless the pipeline's `defaults` have one.
             audio_apg_threshold: The same for audio.
+            apg_eta: Share of the direction along the prediction that the projection of either keeps; 1 keeps all,
+                as diffusers' own guider does by default, 0 none.
             cfg_zero_star: Whether video velocities without the prompt are scaled to those with it, as CFG-Zero* does;
                 see `guidance.optimal_scale`.
             audio_cfg_zero_star: The same for audio; None follows video.
@@ -484,6 +487,7 @@ class JoVAPipeline(
             "audio_guidance_rescale": audio_guidance_rescale,
             "apg_threshold": apg_threshold,
             "audio_apg_threshold": audio_apg_threshold,
+            "apg_eta": apg_eta,
             "cfg_zero_star": cfg_zero_star,
             "audio_cfg_zero_star": audio_cfg_zero_star,
             "zero_init_steps": zero_init_steps,
@@ -504,10 +508,7 @@ class JoVAPipeline(
         tell_strangers(self.config.domain, text_of(prompt), has_picture, self.told_strangers)
         clip = self.clip_shape(inputs, settings)
 
-        # 2. Encode what is given besides text
-        media = self.encode_media(inputs, clip)
-
-        # 3. Schedules
+        # 2. Schedules
         scheduler = FlowMatchAudioVideoScheduler.from_scheduler(self.scheduler)
         has_schedule = sigmas is not None or audio_sigmas is not None
         num_steps = num_inference_steps if has_schedule else settings.num_inference_steps
@@ -516,7 +517,11 @@ class JoVAPipeline(
         if isinstance(self.scheduler, FlowMatchAudioVideoScheduler):  # tells of the call, and takes no step of it
             self.scheduler.set_timesteps(num_steps, self._execution_device, sigmas, audio_sigmas)
         self._num_timesteps = len(scheduler.timesteps)
+        check_zero_init([settings.guidance()[name] for name in modalities], scheduler)
         self.warn_of_more_steps(settings, scheduler)
+
+        # 3. Encode what is given besides text
+        media = self.encode_media(inputs, clip)
         denoiser = JoVADenoiser(
             transformer=self.transformer,
             scheduler=scheduler,

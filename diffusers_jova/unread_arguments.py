@@ -17,7 +17,7 @@ logger = logging.get_logger(__name__)
 
 SAYS_NOTHING: Mapping[str, Any] = {  # values that change nothing; of other arguments None alone
     **dict.fromkeys(("guidance_scale", "audio_guidance_scale", "coupling_scale", "audio_coupling_scale"), 1),
-    **dict.fromkeys(("guidance_rescale", "audio_guidance_rescale"), 0),
+    **dict.fromkeys(("guidance_rescale", "audio_guidance_rescale", "apg_eta"), 0),
     **dict.fromkeys(("zero_init_steps", "audio_zero_init_steps"), 0),
     **dict.fromkeys(("cfg_zero_star", "audio_cfg_zero_star"), False),
     **dict.fromkeys(("guidance_interval", "coupling_interval"), (0, 1)),
@@ -66,6 +66,12 @@ class ReadingCall:
     def guides_by_coupling(self) -> bool:
         """Whether the modalities guide each other."""
         return {self.settings.coupling_scale, self.settings.audio_coupling_scale} - {1, None} != set()
+
+    @property
+    def projects(self) -> bool:
+        """Whether guidance of any modality that is generated is projected."""
+        thresholds = {"video": self.settings.apg_threshold, "audio": self.settings.audio_apg_threshold}
+        return any(thresholds[name] is not None for name in self.generated)
 
     @property
     def scale_of_adapters(self) -> list[str]:
@@ -122,6 +128,7 @@ RULES: Sequence[Rule] = (  # where it holds, what is then not read, and why
         ("cfg_zero_star", "audio_cfg_zero_star"),
         "no prediction is made without the prompt",
     ),
+    (lambda call: not call.projects, ("apg_eta",), "no `apg_threshold` is given"),
     (lambda call: call.lacks("speaker_embeds"), ("audio_speaker_scale",), "no `speaker_embeds` are given"),
     (lambda call: call.lacks("audio"), ("audio_sampling_rate",), "no `audio` is given"),
     (

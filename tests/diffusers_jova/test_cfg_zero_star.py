@@ -312,6 +312,17 @@ def test_a_call_whose_velocity_would_be_zero_throughout_is_refused(pipeline: JoV
         latents(pipeline, zero_init_steps=count)
 
 
+def test_zero_steps_that_cannot_be_are_refused_before_anything_is_encoded(
+    pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "encode_media", lambda *_: pytest.fail("media were encoded"))
+    with pytest.raises(ValueError, match="`zero_init_steps` must be less"):
+        latents(pipeline, zero_init_steps=4)
+    monkeypatch.setattr(pipeline, "scheduler", FlowMatchHeunDiscreteScheduler(shift=3.0))
+    with pytest.raises(ValueError, match="must be a multiple of 2"):
+        latents(pipeline, zero_init_steps=1)
+
+
 def test_solvers_that_ask_twice_in_a_step_have_whole_steps_of_zero(
     pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

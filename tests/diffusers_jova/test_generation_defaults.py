@@ -35,6 +35,8 @@ def test_speaker_guidance_is_one_of_audio() -> None:
 def test_the_norm_limit_of_video_is_not_one_of_audio() -> None:
     guidance = GenerationDefaults(apg_threshold=27.0).guidance()
     assert (guidance["video"].apg_threshold, guidance["audio"].apg_threshold) == (27, None)
+    guidance = GenerationDefaults(apg_eta=0.5).guidance()
+    assert (guidance["video"].apg_eta, guidance["audio"].apg_eta) == (0.5, 0.5)
 
 
 def test_a_name_that_is_no_argument_is_refused_with_the_nearest_one() -> None:

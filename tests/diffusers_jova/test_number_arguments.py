@@ -37,7 +37,14 @@ from tests.tiny_pipeline import (
 FEW: dict[str, Any] = {"num_inference_steps": 1, "num_frames": 5, "output_type": "latent", "return_dict": False}
 COUNTS = ["height", "width", "num_frames", "num_inference_steps", "max_sequence_length", "num_videos_per_prompt"]
 SCALES = ["frame_rate", "guidance_scale", "audio_guidance_scale", "coupling_scale", "audio_coupling_scale"]
-SCALES += ["audio_speaker_scale", "guidance_rescale", "audio_guidance_rescale", "apg_threshold", "audio_apg_threshold"]
+SCALES += [
+    "audio_speaker_scale",
+    "guidance_rescale",
+    "audio_guidance_rescale",
+    "apg_threshold",
+    "audio_apg_threshold",
+    "apg_eta",
+]
 NO_COUNTS = ["9", 9.0, True, np.float32(9), np.bool_(True), math.nan, [9], torch.tensor(9.0)]
 NO_NUMBERS = ["1", True, np.bool_(True), [1.0], 1j, math.nan, -math.inf, np.float32(math.inf)]
 

@@ -48,6 +48,8 @@ UNREAD: list[tuple[dict[str, Any], str, str]] = [
     ({}, "coupling_interval", "video and audio are not guided by each other"),
     ({}, "uncoupled_text", "video and audio are not guided by each other"),
     ({}, "audio_speaker_scale", "no `speaker_embeds` are given"),
+    ({}, "apg_eta", "no `apg_threshold` is given"),
+    (VIDEO | {"audio_apg_threshold": 3.0}, "apg_eta", "no `apg_threshold` is given"),
     ({}, "audio_sampling_rate", "no `audio` is given"),
     ({}, "fit", "no picture or `video` is given"),
     ({}, "callback_on_step_end_tensor_inputs", "no `callback_on_step_end` is given"),
@@ -62,6 +64,7 @@ VALUES: dict[str, Any] = {
     "guidance_rescale": 0.5,
     "audio_apg_threshold": 3.0,
     "apg_threshold": 3.0,
+    "apg_eta": 0.5,
     "cfg_zero_star": True,
     "audio_cfg_zero_star": True,
     "zero_init_steps": 1,
@@ -115,7 +118,8 @@ READ: list[dict[str, Any]] = [
     AUDIO | {"guidance_scale": 5.0, "negative_prompt": "noise", "guidance_rescale": 0.5, "sigmas": [1.0, 0.5]},
     {"guidance_scale": 1.0, "zero_init_steps": 1, "audio_zero_init_steps": 0, "cfg_zero_star": False},
     AUDIO | {"cfg_zero_star": True, "zero_init_steps": 1},
-    VIDEO | {"height": 48, "apg_threshold": 3.0, "fit": "contain", "image": Image.new("RGB", (64, 32))},
+    VIDEO
+    | {"height": 48, "apg_threshold": 3.0, "apg_eta": 0.5, "fit": "contain", "image": Image.new("RGB", (64, 32))},
     # what says that something is off agrees with its being off
     VIDEO | {"audio_guidance_scale": 1.0, "coupling_scale": 1.0, "audio_guidance_rescale": 0.0},
     {"guidance_scale": 1.0, "negative_prompt": "", "guidance_interval": (0.0, 1.0), "fit": "cover"},
