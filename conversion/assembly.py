@@ -26,7 +26,7 @@ from diffusers_jova.pipeline_jova import JoVAPipeline
 from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
 from jova_cli.assemble import NAMES
 from jova_cli.json_text import read_object
-from jova_cli.model_info import NOT_STATED, licence_of, pair_of
+from jova_cli.model_info import CARD, licence_lines, licence_of_files, pair_of
 from jova_cli.parser import Parser, one_line
 
 
@@ -175,16 +175,9 @@ def write(folder: Path, found: Mapping[str, Path], index: Mapping[str, Any]) -> 
         shutil.copytree(path, folder / name, ignore=shutil.ignore_patterns(*unneeded(name, path)))
     if SCHEDULER not in found:
         FlowMatchAudioVideoScheduler(**PRESETS["jova"]).save_pretrained(folder / SCHEDULER)
-    if lines := licence_lines(found):
-        (folder / "README.md").write_text("\n".join(["---", "component_licenses:", *lines, "---", ""]))
+    if lines := licence_lines({name: licence_of_files(path) for name, path in found.items()}):
+        (folder / CARD).write_text("\n".join(["---", *lines, "---", ""]))
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def licence_lines(found: Mapping[str, Path]) -> list[str]:
-    """Licences of the components, for the front matter of a card, as the pipelines that they lie in state them."""
-    homes = {name: path.parent if (path.parent / INDEX).is_file() else path for name, path in found.items()}
-    stated = {name: licence_of(homes[name], path.name) for name, path in found.items()}
-    return [f"  {name}: {licence}" for name, licence in stated.items() if licence != NOT_STATED]
 
 
 def unneeded(name: str, path: Path) -> tuple[str, ...]:

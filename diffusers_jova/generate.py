@@ -70,6 +70,7 @@ def generate_long(args: argparse.Namespace) -> None:
         pipeline.set_progress_bar_config(disable=None, desc=f"window {index + 1} of {total}")
 
     clip.announce = announce
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     clip.save(args.output, metadata=not args.no_metadata, credentials=credentials)
     print(f"wrote {args.output}")
 
@@ -90,5 +91,6 @@ def generate(args: argparse.Namespace, processes: Processes = ALONE) -> None:
         pipeline.set_progress_bar_config(disable=True)
     made: Any = pipeline(**arguments, generator=torch.Generator().manual_seed(seed))
     if processes.is_main:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
         made.save(args.output, metadata=not args.no_metadata, credentials=credentials)
         print(f"wrote {args.output}")

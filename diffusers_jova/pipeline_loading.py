@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 
 from jova_cli.given_paths import kind_of
-from jova_cli.model_info import INDEX
+from jova_cli.model_info import CARD, INDEX, licence_lines, licence_of_files
 from jova_cli.shipped import find_model
 
 from .adapter_removal import check_saveable
@@ -24,7 +24,7 @@ from .hub_access import explained_hub
 from .model_folder import explained_configs
 from .number_formats import check_named_components, component_dtype, component_dtypes
 from .prompt import PROMPT_TEMPLATE
-from .provenance import name_of_source
+from .provenance import name_of_source, source_of
 from .single_file import load_single_file
 
 
@@ -101,15 +101,37 @@ class JoVALoadingMixin(DiffusionPipeline):
         check_kinds(kwargs, self._get_signature_types())
         super().register_modules(**kwargs)
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Save all components, as `DiffusionPipeline` does.
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save all components, as `DiffusionPipeline` does, and the licences that are stated where they came from.
+
+        Args:
+            save_directory: Folder; the licences stand in its `README.md`, unless it has one.
+            args: What diffusers takes.
+            kwargs: Likewise.
 
         Raises:
             ValueError: The transformer has layers of adapters, merged or not; nothing is written.
         """
         if self.transformer is not None:
             check_saveable(self.transformer, "unload_lora_weights")
-        super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        card = Path(save_directory, CARD)
+        if card.exists():
+            return
+        try:
+            lines = licence_lines(self.stated_licences())
+        except (OSError, ValueError) as error:  # of another folder's card, which ends no save
+            logger.warning(f"`{card}` states no licences: {error}")
+            return
+        if lines:
+            card.write_text("\n".join(["---", *lines, "---", ""]))
+
+    def stated_licences(self) -> dict[str, str]:
+        """Licences of the components with weights, by name, as the folders state them that they were loaded from."""
+        weights = {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
+        sources = {name: source_of(getattr(part, "_orig_mod", part)) for name, part in weights.items()}
+        folders = {name: Path(source) for name, source in sources.items() if source and Path(source).is_dir()}
+        return {name: licence_of_files(folder) for name, folder in folders.items()}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:

@@ -176,6 +176,12 @@ def name_of_source(source: Any) -> str | None:
     return parts[-2] if name in GENERIC_NAMES and len(parts) > 1 else name
 
 
+def source_of(component: Any) -> Any:
+    """What a component was loaded from, as its class remembers it; None where it does not."""
+    source = getattr(getattr(component, "config", None), "_name_or_path", None)
+    return getattr(component, "name_or_path", None) if source is None else source  # of a tokenizer
+
+
 def describe_component(component: Any, name: str) -> Record:
     """Class of a component that came from elsewhere than the model, and the name of what it was loaded from, if any.
 
@@ -183,8 +189,7 @@ def describe_component(component: Any, name: str) -> Record:
         component: Of the pipeline.
         name: In the pipeline, as which its folder counts for nothing.
     """
-    source = getattr(getattr(component, "config", None), "_name_or_path", None)
-    source = getattr(component, "name_or_path", None) if source is None else source  # of a tokenizer
+    source = source_of(component)
     if isinstance(source, str | Path) and Path(source).name == name and Path(source).is_dir():
         source = Path(source).parent
     return {"class": type(component).__name__, "from": name_of_source(source)}

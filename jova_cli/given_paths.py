@@ -105,17 +105,11 @@ def check_name(option: str, path: Path) -> None:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Refuse a file that cannot be written, before any work is done for it; its folder must be there."""
+    """Refuse a file that cannot be written, before any work is done for it; its folder may be one to be made."""
     check_name(option, path)
-    try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(
-            f"`{option}` must be a file that can be written, got {path} ({reason}); choose another or make its folder"
-        ) from error
+    if path.is_dir():
+        raise ValueError(f"`{option}` must be a file that can be written, got {path} (it is a folder); choose another")
+    check_output_folder(option, path.parent, "lie in a folder that can be written")
 
 
 def check_new(option: str, path: Path) -> None:

@@ -7,7 +7,7 @@ README.md.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,6 +185,21 @@ def licence_of(folder: Path, name: str) -> str:
             f"{shown(of_components)}; write it so"
         )
     return str(of_components.get(name) or stated(front_matter(folder / name)) or stated(whole) or NOT_STATED)
+
+
+def licence_of_files(path: Path) -> str:
+    """Licence of the weights of a component's folder, as the pipeline that it lies in states it, or it itself."""
+    return licence_of(path.parent if (path.parent / INDEX).is_file() else path, path.name)
+
+
+def licence_lines(stated: Mapping[str, str]) -> list[str]:
+    """Lines of a card's front matter with the licences of components; none where none is stated.
+
+    Args:
+        stated: By component, from `licence_of`.
+    """
+    lines = [f"  {name}: {licence}" for name, licence in stated.items() if licence != NOT_STATED]
+    return ["component_licenses:", *lines] if lines else []
 
 
 def stated(card: dict[str, Any]) -> str | None:

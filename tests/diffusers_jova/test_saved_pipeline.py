@@ -9,6 +9,7 @@ import torch
 
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.saved_pipeline import CODECS, COMPONENTS, TEXT, SavedPipeline
+from jova_cli.model_info import front_matter
 from tests.tiny_pipeline import build_dual_tower, build_tiny_pipeline
 
 
@@ -113,3 +114,27 @@ def test_weights_that_cannot_be_read_are_refused_in_one_sentence(
     ) as caught:
         SavedPipeline(folder).load("transformer")
     assert str(caught.value).count("\n") == 0
+
+
+def test_a_saved_pipeline_states_the_licences_of_what_it_was_loaded_from(
+    tiny_pipeline_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    shutil.copytree(tiny_pipeline_folder, first)
+    (first / "README.md").write_text("---\nlicense: apache-2.0\ncomponent_licenses:\n  vae: cc-by-nc-4.0\n---\n")
+    pipeline = JoVAPipeline.from_pretrained(first)
+    pipeline.transformer = build_tiny_pipeline().transformer  # of no folder
+    pipeline.save_pretrained(second)
+    licences = front_matter(second)["component_licenses"]
+    assert (licences["vae"], licences["audio_vae"]) == ("cc-by-nc-4.0", "apache-2.0")
+    assert not {"transformer", "scheduler", "tokenizer"} & licences.keys()
+
+    (second / "README.md").write_text("mine")  # a card that is there stays
+    pipeline.save_pretrained(second)
+    assert (second / "README.md").read_text() == "mine"
+
+    (first / "README.md").write_text("---\n[\n---\n")  # and one that cannot be read ends no save
+    pipeline.save_pretrained(third)
+    assert not (third / "README.md").exists()
+    assert "states no licences" in caplog.text
+    assert JoVAPipeline.from_pretrained(third).vae is not None

@@ -18,7 +18,7 @@ from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.training.loop.teacher_pipeline import TeacherPipeline
 from diffusers_jova.whole_files import explained_full_disk, write_text, written_whole
 from jova_cli.json_text import read_object
-from jova_cli.model_info import INDEX, NOT_STATED, licence_of
+from jova_cli.model_info import INDEX, licence_lines, licence_of
 from jova_cli.parser import one_line
 from jova_cli.shipped import HUB_NAME, find_model
 from jova_cli.training_info import last_report
@@ -148,8 +148,7 @@ def licences(config: TrainConfig, teacher: TeacherPipeline | None) -> str:
     if teacher is None or config.train == "lora" or not Path(teacher.source).is_dir():
         return ""
     stated = {name: licence_of(Path(teacher.source), name) for name in COMPONENTS if teacher.index.get(name)}
-    lines = [f"  {name}: {licence}\n" for name, licence in stated.items() if licence != NOT_STATED]
-    return "".join(["component_licenses:\n", *lines]) if lines else ""
+    return "".join(f"{line}\n" for line in licence_lines(stated))
 
 
 def loudness_of(data: Path) -> str:
