@@ -153,8 +153,9 @@ def describe_clip(
         f"{mouths.num_faces} mouth{'' if mouths.num_faces == 1 else 's'}, in {mouths.share:.0%} of the frames, "
         f"{mask.mean():.1%} of the latents"
     )
+    end_s = clip.start_s + clip.bucket.num_frames / settings.frame_rate
     notes = [
-        f"from {clip.start_s:.1f} to {clip.start_s + clip.bucket.num_frames / settings.frame_rate:.1f} s",
+        "one frame" if clip.bucket.num_frames == 1 else f"from {clip.start_s:.1f} to {end_s:.1f} s",
         SHAPE_NOTES[settings.fit](clip.shape_share),
         seen if looked or mouths.num_faces else "mouths not looked for",
     ]
@@ -195,7 +196,8 @@ def previews(
         try:
             recording = read_recording(sample, settings.clips, detector, transcriber)
             planned_s = recording.length_s - sum(recording.unused_s.values())
-            tell(describe_seconds(name, planned_s, recording.length_s, recording.unused_s))
+            if not sample.is_still:
+                tell(describe_seconds(name, planned_s, recording.length_s, recording.unused_s))
             for num_of_file, clip in enumerate(recording.clips, start=1):
                 yield sample, clip
                 num_shown += 1

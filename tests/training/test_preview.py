@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffusers_jova.evaluation.viewing import MIN_VIEW_PX
 from diffusers_jova.media import read_audio, read_video, write_audio, write_video
@@ -165,3 +167,16 @@ def test_previews_do_not_become_clips_of_the_set(
             main([str(tmp_path), str(output), "--model", str(tiny_pipeline_folder), "--no-mouth"])
         assert "`output` must lie outside of `source`, whose clips the previews would" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_a_still_picture_has_no_seconds(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "clips").mkdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "clips" / "red.png")
+    (tmp_path / "clips" / "red.txt").write_text("red")
+    words = [str(tmp_path / "clips"), str(tmp_path / "shown"), "--model", str(tiny_pipeline_folder), "--no-mouth"]
+    main([*words, "--buckets", "1x32x32"])
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'shown' / '000-red.mp4'}: one frame, " in said
+    assert not re.search(r"\d s\b", said)
