@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.spoken_text import UnsayableError
@@ -52,6 +53,7 @@ from diffusers_jova.training.data.summary import (
     WITHOUT_PROMPT,
     Outcome,
     Status,
+    describe_anew,
     write_summary,
 )
 from diffusers_jova.training.data.transcriber import Transcriber
@@ -257,6 +259,10 @@ class Preparer:
         """Whether there are records of a sample, all or some, with this fingerprint."""
         return _header(self._record(sample, 0)).get("fingerprint") == fingerprint
 
+    def holds_others(self, sample: Sample) -> bool:
+        """Whether there is a record of a sample that was made of or with something else."""
+        return _header(self._record(sample, 0)).get("fingerprint") not in (None, self.fingerprint(sample))
+
     def _find_chosen(self, sample: Sample, fingerprint: str) -> Outcome | None:
         """What `find_done` says once the clips of a sample are measured, which were prepared without that."""
         if self.clip_filter is None:
@@ -403,6 +409,8 @@ def prepare(
     done = [preparer.find_done(sample, preparer.fingerprint(sample)) for sample in samples]
     outcomes = [outcome for outcome in done if outcome]
     todo = [sample for sample, outcome in zip(samples, done, strict=True) if not outcome]
+    if num_anew := sum(preparer.holds_others(sample) for sample in todo):
+        tqdm.write(describe_anew(preparer.output, num_anew, asdict(preparer.settings)))
     with explained_full_disk(preparer.output):
         (preparer.output / UNFINISHED).touch()
         (preparer if run is run_here else replace(preparer)).write_empty_prompt()

@@ -76,6 +76,32 @@ def write_summary(output: Path, origin: Mapping[str, Any], outcomes: Sequence[Ou
     write_text(output / SUMMARY, json.dumps(summary, indent=1, default=str))
 
 
+def describe_anew(output: Path, num_files: int, settings: Mapping[str, Any]) -> str:
+    """Say that records of files are made anew, and which settings have changed since, as far as the summary knows.
+
+    Args:
+        output: Folder of the records.
+        num_files: How many have records of other settings, captions or models.
+        settings: Of this run.
+    """
+    try:
+        before = flattened(json.loads((output / SUMMARY).read_text())["settings"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none was written, or something else
+        before = {}
+    now = flattened(json.loads(json.dumps(settings, default=str)))
+    changed = [
+        f"`{name}` was {before[name]}, is {value}" for name, value in now.items() if before.get(name, value) != value
+    ]
+    reason = "; ".join(changed) or "the files, their captions or the model have changed"
+    return f"{num_files} file{'s are' if num_files > 1 else ' is'} prepared anew: {reason}"
+
+
+def flattened(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings by name, those of clips among them, as JSON writes their values."""
+    rest = {name: value for name, value in settings.items() if name != "clips"}
+    return {name: json.dumps(value) for name, value in {**rest, **settings["clips"]}.items()}
+
+
 def find_strangers(samples: Sequence[Sample], output: Path) -> list[str]:
     """Name the records of other clips than `samples`, which training would read as well."""
     own = {sample.name for sample in samples}

@@ -125,7 +125,7 @@ def test_the_summary_says_what_was_kept_and_why_the_rest_was_not(prepared: Path)
 
 
 def test_a_rerun_does_nothing_and_a_new_caption_redoes_its_clip_alone(
-    tmp_path: Path, tiny_pipeline_folder: Path
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_clips(tmp_path / "clips")
     preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
@@ -135,21 +135,30 @@ def test_a_rerun_does_nothing_and_a_new_caption_redoes_its_clip_alone(
     assert {outcome.status for outcome in prepare(read_samples(source), preparer)} == {"done"}
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.safetensors")}
 
+    assert "anew" not in capsys.readouterr().out
+
     (source / "a.txt").write_text("another")
     statuses = {Path(o.source).stem: o.status for o in prepare(read_samples(source), preparer)}
     assert statuses == {"a": "kept", "b": "done"}
+    told = "1 file is prepared anew: the files, their captions or the model have changed\n"
+    assert capsys.readouterr().out == told
     after = contents(tmp_path / "cache")
     assert after.keys() == before.keys()
     assert [name for name in after if after[name] != before[name]] == [name for name in after if name.startswith("a-")]
 
 
-def test_other_settings_replace_the_records_and_leave_none_behind(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+def test_other_settings_replace_the_records_and_leave_none_behind(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = write_clips(tmp_path / "clips", ["a"], num_frames=20)
     output = tmp_path / "cache"
     prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output, cut="all"))
     assert len(list(output.glob("a-*.safetensors"))) == 2
+    assert "anew" not in capsys.readouterr().out
     prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output))
     assert len(list(output.glob("a-*.safetensors"))) == 1
+    assert capsys.readouterr().out == '1 file is prepared anew: `cut` was "all", is "first"\n'
+    (output / "prepare.json").write_text("[]")
     (source / "a.boxes.json").write_text("[]")
     (outcome,) = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, output, require_mouth=True))
     assert outcome.status == "skipped"
