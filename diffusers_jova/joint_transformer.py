@@ -22,6 +22,7 @@ from torch import Tensor
 from .adapter_layers import JoVAAdapterMixin
 from .context_parallel import JoVAContextParallelMixin
 from .latent_rows import audio_grid, batch_size_of, check_timestep, present_media, unpatchify, video_grid
+from .lost_weights import check_weights
 from .number_arguments import finite_number, whole_numbers
 from .row_spans import Spans, TextLengths, check_text_lengths, text_spans
 from .shipped_names import JoVAShippedMixin
@@ -183,6 +184,18 @@ class JoVATransformerMixin(
     """Ends of a `forward`, and diffusers' tools: context parallelism, adapters, caches between steps, single files."""
 
     _supports_gradient_checkpointing = True
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a transformer as diffusers does; `"jova-tiny"` with `subfolder="transformer"` comes with the package.
+
+        Raises:
+            ValueError: The checkpoint lacks weights, which diffusers leaves without values, or `load_config` refuses.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        if not isinstance(loaded, tuple):  # which tells what is missing
+            check_weights("transformer", loaded)
+        return loaded
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:

@@ -18,9 +18,10 @@ from jova_cli.model_info import CARD, INDEX, licence_lines, licence_of_files
 from jova_cli.shipped import find_model
 
 from .adapter_removal import check_saveable
-from .component_fit import check_kinds, check_text_weights
+from .component_fit import TEXT_WIDTHS, check_kinds
 from .generation_defaults import GenerationDefaults
 from .hub_access import explained_hub
+from .lost_weights import check_text_weights
 from .model_folder import explained_configs
 from .number_formats import check_named_components, component_dtype, component_dtypes
 from .prompt import PROMPT_TEMPLATE
@@ -162,7 +163,8 @@ class JoVALoadingMixin(DiffusionPipeline):
             if not kind_of(source):  # found out here, before diffusers warns of what it tries next
                 hf_hub_download(source, INDEX, **{name: kwargs[name] for name in HUB_OPTIONS if name in kwargs})
             made = super().from_pretrained(source, **kwargs)
-        check_text_weights({name: part for name, part in made.components.items() if name not in kwargs})
+        loaded = made.components.keys() - kwargs.keys()
+        check_text_weights({name: made.components[name] for name in TEXT_WIDTHS if name in loaded})
         made.handed_in = frozenset(name for name in made.handed_in if name in kwargs)
         return made
 

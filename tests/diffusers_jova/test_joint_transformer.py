@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import SeaCacheConfig
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DModel, JoVAWanTransformer3DModel
@@ -117,6 +118,20 @@ def test_weights_of_another_class_are_not_left_out_for_random_ones(saved: str, c
         ValueError, match=f"must be that of a {cls.__name__}, got one of a {type(model).__name__}; load"
     ):
         cls.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["jova", "wan", "bridge"])
+def test_a_transformer_whose_checkpoint_lacks_weights_is_refused(kind: str, tmp_path: Path) -> None:
+    model = BUILDERS[kind]()
+    model.save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(file)
+    lost = next(iter(tensors))
+    save_file({name: weight for name, weight in tensors.items() if name != lost}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"weights of `transformer` must all .*, got none for `{lost}`; "):
+        type(model).from_pretrained(tmp_path)
+    _, told = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert lost in told["missing_keys"]
 
 
 def test_a_class_of_the_users_own_loads_the_weights_of_ours(tmp_path: Path) -> None:

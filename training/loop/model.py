@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DModel, JoVAWanTransformer3DModel
-from diffusers_jova.component_fit import check_weights
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.hub_access import explained_hub
+from diffusers_jova.lost_weights import check_weights
 from diffusers_jova.training.data.dataset import KEYFRAMES, PrecomputedDataset, RecordHeader
 from diffusers_jova.training.data.encoder import FIRST_FRAMES, IMAGE_FIRST
 from diffusers_jova.training.loop.branches import (
@@ -50,8 +50,8 @@ def load_transformer(model: str) -> Any:
     if model.endswith(".json"):
         return _new_transformer(Path(model))
     with explained_hub("model", model):
-        transformer = _transformer_class(_saved_values(model), model).from_pretrained(
-            model, subfolder=_subfolder(model)
+        transformer, _ = _transformer_class(_saved_values(model), model).from_pretrained(
+            model, subfolder=_subfolder(model), output_loading_info=True
         )
     check_weights("model", transformer)
     return transformer
