@@ -52,6 +52,21 @@ ABLATIONS = Comparison(
         },
     },
 )
+FUSION = Comparison(
+    "fusion",
+    "How the branches meet, in longer runs",
+    "The paper's Table 5 again, with more steps, and with joint attention whose softmax takes in the other modality "
+    "little by little (`coupling_warmup_steps`, a quarter of the steps).",
+    "base",
+    {
+        "How the branches meet": {
+            "cross-attention": "cross",
+            "cross-attention, linear": "cross-linear",
+            "joint attention": "base",
+            "joint attention, warmed up": "warm",
+        },
+    },
+)
 TOWERS = Comparison(
     "towers",
     "What couples two towers",
@@ -70,7 +85,7 @@ TOWERS = Comparison(
     },
     "jova_tiny_towers.json",
 )
-COMPARISONS = {comparison.name: comparison for comparison in (ABLATIONS, TOWERS)}
+COMPARISONS = {comparison.name: comparison for comparison in (ABLATIONS, FUSION, TOWERS)}
 # fmt: off
 COLUMNS = {  # measure: heading
     "sync_within_one_frame": "sync within one frame",

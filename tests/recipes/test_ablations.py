@@ -18,6 +18,7 @@ from diffusers_jova.recipes.ablation_tables import (
     ABLATIONS,
     COLUMNS,
     COMPARISONS,
+    FUSION,
     TOWERS,
     aggregate,
     describe,
@@ -81,13 +82,13 @@ def result(value: float, steps: int = 5) -> dict[str, object]:
 
 
 def test_every_arm_stands_in_a_table() -> None:
-    assert sorted(arm for comparison in COMPARISONS.values() for arm in comparison.arms) == sorted(ARMS)
+    assert {arm for comparison in COMPARISONS.values() for arm in comparison.arms} == ARMS.keys()
 
 
 def test_every_ablation_differs_from_the_base_in_one_setting(source: Path, tmp_path: Path) -> None:
     shared = {"data": str(source / "records")}
     base = arm_config("base", 1, tmp_path / "base", shared, source / "preset.yaml")
-    for name in ABLATIONS.arms:
+    for name in {*ABLATIONS.arms, *FUSION.arms}:
         arm = ARMS[name]
         config = arm_config(name, 1, tmp_path / name, shared, source / "preset.yaml")
         changes = [key for key in vars(config) if vars(config)[key] != vars(base)[key]]
@@ -99,7 +100,7 @@ def test_every_ablation_differs_from_the_base_in_one_setting(source: Path, tmp_p
 def test_every_arm_begins_with_the_branches_of_stage_1(source: Path, tmp_path: Path) -> None:
     branches = source / "pipeline" / "transformer"
     source_weights = load_transformer(str(branches)).state_dict()
-    for name in ABLATIONS.arms:
+    for name in {*ABLATIONS.arms, *FUSION.arms}:
         arm = ARMS[name]
         write_start(name, branches, folder=tmp_path / name)
         start = load_transformer(str(tmp_path / name))
