@@ -21,6 +21,8 @@ from .media_arrays import Audio
 
 logger = logging.get_logger(__name__)
 
+FAR_BEYOND = 4  # times the length that a model makes by itself
+
 
 class ClipShape(NamedTuple):
     """Size and length of the clips of one call.
@@ -40,6 +42,19 @@ class ClipShape(NamedTuple):
     num_frames: int
     frame_rate: float
     num_audio_latents: int
+
+    def tell_length(self, own_num_frames: int) -> None:
+        """Say in one line that the clips are far longer than those of the model, where nothing else limits them.
+
+        Args:
+            own_num_frames: Frames of the clips that it makes by itself.
+        """
+        if self.num_frames > FAR_BEYOND * own_num_frames:
+            logger.warning(
+                f"`num_frames` of {self.num_frames} is {self.num_frames / own_num_frames:.0f} times the "
+                f"{own_num_frames} of this model's own clips: memory and time grow with it, and such a clip hardly "
+                "holds together; `LongClip` makes it window by window"
+            )
 
     def num_samples(self, sampling_rate: int) -> int:
         """Samples of sound that last as long as the frames."""

@@ -507,6 +507,7 @@ class JoVAPipeline(
         has_picture = any(given is not None for given in pictures)
         tell_strangers(self.config.domain, text_of(prompt), has_picture, self.told_strangers)
         clip = self.clip_shape(inputs, settings)
+        clip.tell_length(self.defaults.num_frames)
 
         # 2. Schedules
         scheduler = FlowMatchAudioVideoScheduler.from_scheduler(self.scheduler)

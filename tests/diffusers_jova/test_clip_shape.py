@@ -4,7 +4,7 @@ import torch
 
 from diffusers_jova import JoVAAudioCodec
 from diffusers_jova.clip_shape import ClipShape, cut_video, frames_of_given_media, set_length
-from tests.tiny_pipeline import build_audio_vae, build_vocoder
+from tests.tiny_pipeline import build_audio_vae, build_tiny_pipeline, build_vocoder
 
 
 RATE = 16000
@@ -107,3 +107,14 @@ def test_a_sound_of_a_set_length_begins_as_it_did() -> None:
 
 def test_sound_lasts_as_long_as_the_frames(codec: JoVAAudioCodec) -> None:
     assert clip_of(9, codec).num_samples(44100) == round(9 / 16 * 44100)
+
+
+def test_a_clip_far_beyond_the_models_own_length_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    defaults = {"height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 1}
+    pipeline = build_tiny_pipeline(defaults=defaults)
+    for num_frames, lines in ((1, 0), (5, 1)):
+        caplog.clear()
+        pipeline("a dog", num_frames=num_frames, output_type="latent")
+        told = [record.message for record in caplog.records if "this model's own clips" in record.message]
+        assert len(told) == lines
+    assert told[0].startswith("`num_frames` of 5 is 5 times the 1 of this model's own clips: ")
