@@ -17,6 +17,7 @@ from jova_cli.cache_words import cache_settings
 from jova_cli.clip_limits import GivenLengths
 from jova_cli.file_arguments import as_options
 from jova_cli.generate import LARGEST_SEED, PARTS, Adapter, check_fits, check_keyframes, default_arguments
+from jova_cli.guidance_words import guidance_settings
 from jova_cli.keyframes import Keyframe
 from jova_cli.latent_lengths import whole_frames
 from jova_cli.long_clips import lay_out
@@ -227,7 +228,9 @@ def prompt_arguments(args: argparse.Namespace) -> dict[str, Any]:
 def number_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Numbers of a call; None takes the model's."""
     names = ("height", "width", "num_frames", "frame_rate", "guidance_scale", "audio_guidance_scale")
-    return {"num_inference_steps": args.steps, **{name: getattr(args, name) for name in names}}
+    guidance = guidance_settings(args.guidance)
+    GenerationDefaults(**guidance)  # refuses what cannot be before a model is loaded
+    return {"num_inference_steps": args.steps, **{name: getattr(args, name) for name in names}, **guidance}
 
 
 def given_media(args: argparse.Namespace, tell: Callable[[str], None] = tell) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .class_fields import read_fields
-from .parser import did_you_mean
+from .named_words import named_words
 from .shipped import PACKAGE
 
 
@@ -22,19 +22,10 @@ def cache_settings(text: str) -> dict[str, Any]:
         ValueError: Naming the option.
     """
     known = {field.name: field.default for field in read_fields(*CONFIG)}
-    settings: dict[str, Any] = {}
-    for word in text.split(","):
-        name, equals, value = (part.strip() for part in word.partition("="))
-        if not equals:
-            raise ValueError(f"`--cache` must be words name=value, got {word!r}; write {EXAMPLE}, say")
-        if name not in known:
-            hint = did_you_mean(name, list(known), f"there are {', '.join(known)}")
-            raise ValueError(f"`--cache` must name a setting of the cache, got {name!r}; {hint}")
-        if name in settings:
-            raise ValueError(f"`--cache` must name a setting once, got `{name}` several times; leave all but one out")
-        settings[name] = (
-            value if name.startswith("storage_") else number(name, value, is_whole=known[name].isdecimal())
-        )
+    settings: dict[str, Any] = {
+        name: value if name.startswith("storage_") else number(name, value, is_whole=known[name].isdecimal())
+        for name, value in named_words("--cache", text, known, "the cache", EXAMPLE).items()
+    }
     if (dtype := settings.get("storage_dtype", FORMATS[0])) not in FORMATS:
         raise ValueError(f"`storage_dtype` of `--cache` must be one of {', '.join(FORMATS)}, got {dtype!r}")
     return settings

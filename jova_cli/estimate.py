@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .cache_words import cache_settings
 from .generate import check_adapters, check_fits, parse_adapter
+from .guidance_words import guidance_settings
 from .model_clips import MODALITIES
 from .model_info import read_index
 from .number_options import MAX_RATE_HZ, MEMORY_GB, check_between, check_count
@@ -59,6 +60,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     add("--steps", type=int, help="denoising steps")
     add("--guidance-scale", type=float, help="how strongly the prompt guides; 1 is off")
     add("--audio-guidance-scale", type=float, help="the same for the sound alone")
+    add("--guidance", metavar="NAME=VALUE[,...]", help="as of `jova generate`")
     add("--batch-size", type=int, default=1, help="clips at a time")
     return parser, parser.parse_checked(argv, check)
 
@@ -80,6 +82,7 @@ def check(args: argparse.Namespace) -> None:
     for option in ("steps", "height", "width", "num_frames", "batch_size"):
         if getattr(args, option) is not None:
             check_count(f"--{option.replace('_', '-')}", getattr(args, option))
+    guidance_settings(args.guidance)
     if args.cache is not None:
         cache_settings(args.cache)
     if not set(args.modalities) - set(args.given):

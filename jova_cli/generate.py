@@ -16,6 +16,7 @@ from .cache_words import cache_settings
 from .clip_limits import GivenLengths
 from .file_arguments import add_file_arguments, as_options, check_file_arguments
 from .given_paths import check_file, check_readable, check_suffix, check_writable
+from .guidance_words import KINDS, guidance_settings
 from .keyframes import named_frames, parse_keyframe, place_frames
 from .long_clips import add_long_arguments, check_long, check_no_long_options, is_long
 from .media_files import check_image, check_sound, check_video
@@ -120,6 +121,12 @@ def add_clip_arguments(parser: Parser) -> None:
     add("--steps", type=int, help=f"denoising steps{of_tiny['num_inference_steps']}")
     add("--guidance-scale", type=float, help=f"how strongly the prompt guides; 1 is off{of_tiny['guidance_scale']}")
     add("--audio-guidance-scale", type=float, help="the same for the sound alone")
+    add(
+        "--guidance",
+        metavar="NAME=VALUE[,...]",
+        help="what else guides: coupling_scale=2 is how strongly picture and sound do each other, 1 is off; further "
+        f"{', '.join(name for name in KINDS if name != 'coupling_scale')}, as of the pipeline's call",
+    )
     add("--height", type=int, help=f"pixels{of_tiny['height']}")
     add("--width", type=int, help=f"pixels{of_tiny['width']}")
     add("--num-frames", type=int, help=f"frames, 4k + 1{of_tiny['num_frames']}")
@@ -464,6 +471,7 @@ def check_numbers(args: argparse.Namespace) -> None:
     for option in ("guidance_scale", "audio_guidance_scale"):
         if not math.isfinite(getattr(args, option) or 0):
             raise ValueError(f"`--{option.replace('_', '-')}` must be finite, got {getattr(args, option)}; 1 is off")
+    guidance_settings(args.guidance)
     check_file_arguments(args.audio_track)
     if args.seed is not None and not 0 <= args.seed <= LARGEST_SEED:
         raise ValueError(f"`--seed` must be from 0 to {LARGEST_SEED}, got {args.seed}")

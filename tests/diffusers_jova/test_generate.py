@@ -108,6 +108,15 @@ def test_a_cache_is_enabled_and_the_clip_says_so(tiny_pipeline_folder: Path, tmp
     }
 
 
+def test_what_else_guides_reaches_the_call(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    words = ["--steps", "2", "--guidance", "coupling_scale=2,audio_guidance_rescale=0.5,guidance_interval=0:0.5"]
+    generate(tiny_pipeline_folder, tmp_path / "dog.mp4", *words)
+    record = read_provenance(tmp_path / "dog.mp4")
+    assert record is not None
+    said = {"coupling_scale": 2.0, "audio_guidance_rescale": 0.5, "guidance_interval": [0.0, 0.5]}
+    assert said.items() <= record["settings"].items()
+
+
 def test_the_three_parts_of_a_prompt_take_the_place_of_the_prompt(
     tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +229,8 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         ),
         (["--transcript", "hello"], r"either by `--prompt` or by .* got both"),
         (["--image", "missing.png"], r"`--image` must be an existing file, got missing.png"),
+        (["--guidance", "coupling=2"], r"`--guidance` must name a setting of guidance, got 'coupling'; did you mean"),
+        (["--guidance", "guidance_rescale=2"], r"`guidance_rescale` must be in \[0, 1\], got 2"),
         (["--lora", "runs/nope"], r"`--lora` must be a path on this machine .*, got runs/nope; "),
         (["--lora", "runs/nope:nan"], r"`--lora` must have a finite scale, got nan"),
         (
