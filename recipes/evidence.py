@@ -31,6 +31,7 @@ from diffusers_jova.evaluation.summary import summarize
 from diffusers_jova.evaluation.viewing import enlarge
 from diffusers_jova.media import write_video
 from diffusers_jova.provenance import basic_record
+from diffusers_jova.recipes.foreign_ear import LABELS, ForeignEar
 from diffusers_jova.recipes.generation import (
     BATCH_SIZE,
     FIRST_SEED,
@@ -43,7 +44,7 @@ from diffusers_jova.recipes.generation import (
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
 from diffusers_jova.training.loop.config import parse_overrides
 from diffusers_jova.whole_files import write_json
-from jova_cli.parser import Parser
+from jova_cli.parser import Parser, one_line
 from jova_cli.shipped import model_folder
 
 
@@ -129,9 +130,13 @@ def measure_tasks(
     *,
     synthesizer: str,
     batch_size: int = BATCH_SIZE,
+    ear: ForeignEar | None = None,
     **arguments: Any,
 ) -> Measurement:
-    """Make and measure all tasks, and measure the references themselves; `arguments` are of the pipeline's call."""
+    """Make and measure all tasks, and measure the references themselves; `arguments` are of the pipeline's call.
+
+    An `ear` hears what comes from prompts, and the references.
+    """
     clips = {}
     for task in ("text", "audio", "image", "plain", "codecs"):
         given = {} if task == "codecs" else arguments
@@ -144,6 +149,10 @@ def measure_tasks(
     rows = {task: measure(of_task, references, synthesizer) for task, of_task in pairs.items()}
     for row, (frames, waveform), reference in zip(rows["codecs"], pairs["codecs"], references, strict=True):
         row.update(evaluate_reconstruction(frames, waveform, reference))
+    for task in ("text", *REFERENCES) if ear is not None else ():
+        heard = ear.measure([waveform for _, waveform in pairs[task]], references)
+        for row, figures in zip(rows[task], heard, strict=True):
+            row.update(figures)
     return Measurement(clips, {task: summarize(of_task) for task, of_task in rows.items()})
 
 
@@ -206,6 +215,17 @@ def object_table(summaries: Mapping[str, Any]) -> str:
     return markdown_table(["sounding objects", "reached", "drawn clips", "wrong sound"], rows)
 
 
+def ear_table(summaries: Mapping[str, Any]) -> str:
+    """Table of what other networks hear, in Markdown; empty where none was asked."""
+    if "words_heard" not in summaries["text"]:
+        return ""
+    rows = [
+        [label, *(_figure(summaries[task].get(name), name == "words_heard") for task in ("text", *REFERENCES))]
+        for name, label in LABELS.items()
+    ]
+    return markdown_table(["a foreign ear, from prompts", "reached", *REFERENCES.values()], rows)
+
+
 def _figure(summary: Mapping[str, float] | None, is_share: bool, has_error: bool = True) -> str:
     if summary is None:
         return "-"
@@ -229,6 +249,7 @@ def describe(report: Mapping[str, Any]) -> str:
             f"{report['seconds_per_clip']:.2f} s per clip on {report['device']}; +- is one standard error over clips. "
             "`make evidence` repeats it.",
             result_table(report["tasks"]),
+            *filter(None, [ear_table(report["tasks"])]),
             object_table(report["objects"]),
             "![Frames and waveforms: from prompts, from a given voice, from a given portrait](evidence.png)",
         )
@@ -317,7 +338,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     seeds = range(FIRST_SEED, FIRST_SEED + args.clips)
     references = held_out_clips(pipeline, seeds, subject="speaker", speech=args.speech)
     options = {"batch_size": args.batch_size, **arguments}
-    measured = measure_tasks(pipeline, references, work, synthesizer=args.speech, **options)
+    try:
+        ear = ForeignEar()
+    except ImportError as error:
+        print(f"no foreign ear listens: {one_line(error)}; `pip install 'diffusers_jova[evaluate]'` brings it")
+        ear = None
+    measured = measure_tasks(pipeline, references, work, synthesizer=args.speech, ear=ear, **options)
     objects = measure_objects(pipeline, max(args.clips // 8, 1), work, **options)
 
     # 2. Report
