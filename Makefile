@@ -48,13 +48,17 @@ overfit: .venv/installed  ## set up .venv, then prove the chain on two clips; mi
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check --constraint .venv/constraints.txt --editable '.[espeak]'
 	@touch $@
 
+.venv/evaluate: .venv/espeak  # a foreign ear
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --constraint .venv/constraints.txt --editable '.[evaluate]'
+	@touch $@
+
 jova-tiny: .venv/espeak  ## make the shipped model from nothing; resumes where it was interrupted
 	@.venv/bin/python -m diffusers_jova.recipes.jova_tiny --output runs/jova-tiny
 	@rm -rf diffusers_jova/weights/jova-tiny
 	@mkdir -p diffusers_jova/weights
 	@cp -R runs/jova-tiny/pipeline diffusers_jova/weights/jova-tiny
 
-evidence: .venv/espeak  ## measure MODEL on held-out prompts; fills in model_cards/jova-tiny
+evidence: .venv/evaluate  ## measure MODEL on held-out prompts; fills in model_cards/jova-tiny
 	@.venv/bin/python -m diffusers_jova.recipes.evidence --model $(MODEL); status=$$?; \
 		.venv/bin/python -m diffusers_jova.recipes.lora_evidence --model $(MODEL) && exit $$status
 

@@ -149,10 +149,11 @@ def measure_tasks(
     rows = {task: measure(of_task, references, synthesizer) for task, of_task in pairs.items()}
     for row, (frames, waveform), reference in zip(rows["codecs"], pairs["codecs"], references, strict=True):
         row.update(evaluate_reconstruction(frames, waveform, reference))
-    for task in ("text", *REFERENCES) if ear is not None else ():
-        heard = ear.measure([waveform for _, waveform in pairs[task]], references)
-        for row, figures in zip(rows[task], heard, strict=True):
-            row.update(figures)
+    if ear is not None:
+        for task in ("text", *REFERENCES):
+            heard = ear.measure([waveform for _, waveform in pairs[task]], references)
+            for row, figures in zip(rows[task], heard, strict=True):
+                row.update(figures)
     return Measurement(clips, {task: summarize(of_task) for task, of_task in rows.items()})
 
 
