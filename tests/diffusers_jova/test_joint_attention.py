@@ -23,6 +23,19 @@ def attention(streams: tuple[str, ...] = FOUR, fusion: Fusion = "joint") -> JoVA
     return attn
 
 
+def averaging_attention() -> JoVAJointAttention:
+    """Attention with equal keys everywhere, so that a query averages the values of the rows that it reads."""
+    attn = attention()
+    with torch.no_grad():
+        for name in FOUR:
+            projections = getattr(attn, name)
+            projections.to_k.weight.zero_()
+            projections.to_k.bias.zero_()  # all scores are 0
+            projections.to_out[0].weight.copy_(torch.eye(DIM))
+            projections.to_out[0].bias.zero_()
+    return attn
+
+
 def rotation(num_rows: int) -> tuple[Tensor, Tensor]:
     angles = torch.arange(num_rows)[:, None] * torch.tensor([1.0, 0.3, 0.1])
     return angles.cos(), angles.sin()
@@ -109,15 +122,8 @@ def test_uncoupled_branches_equal_each_branch_alone() -> None:
 
 
 def test_the_softmax_is_one_over_all_streams() -> None:
-    """With equal keys everywhere, every query averages the values of all rows, whatever their modality."""
-    attn = attention()
-    with torch.no_grad():
-        for name in FOUR:
-            projections = getattr(attn, name)
-            projections.to_k.weight.zero_()
-            projections.to_k.bias.zero_()  # all scores are 0
-            projections.to_out[0].weight.copy_(torch.eye(DIM))
-            projections.to_out[0].bias.zero_()
+    """Every query averages the values of all rows, whatever their modality."""
+    attn = averaging_attention()
     streams = inputs()
     values = torch.cat([getattr(attn, name).to_v(rows) for name, rows in streams.items()], dim=1)
     expected = values.mean(1, keepdim=True)
@@ -190,14 +196,7 @@ def test_a_bias_weighs_what_the_other_branch_says(coupled: Coupling | list[Coupl
 
 
 def test_a_bias_is_a_factor_of_each_weight_between_the_branches_and_counts_no_padding() -> None:
-    attn = attention()
-    with torch.no_grad():
-        for name in FOUR:
-            projections = getattr(attn, name)
-            projections.to_k.weight.zero_()
-            projections.to_k.bias.zero_()  # all scores are 0
-            projections.to_out[0].weight.copy_(torch.eye(DIM))
-            projections.to_out[0].bias.zero_()
+    attn = averaging_attention()
     streams = inputs(batch_size=1)
     values = {name: getattr(attn, name).to_v(rows) for name, rows in streams.items()}
     video = torch.cat([values["video"], values["video_text"][:, :2]], dim=1)
