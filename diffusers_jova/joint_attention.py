@@ -63,7 +63,7 @@ class JoVARowAttnProcessor:
             attention_mask: Keys that are read, bool [B, R, 1, Lk]; None for all.
             query_spans: Queries that exist; the others get zeros. None for all.
             key_spans: Keys that exist; None for all.
-            bias: In place of the mask, added to the logits of those that exist, [1, 1, Lq, Lk]; None for none.
+            bias: Added to the logits of those that exist, [1, 1, Lq, Lk]; None for none.
         """
         num_queries, query = query.shape[1], existing(query, query_spans)
         key, value = existing(key, key_spans), existing(value, key_spans)
@@ -74,9 +74,7 @@ class JoVARowAttnProcessor:
             query,
             key,
             value,
-            attn_mask=bias
-            if attention_mask is None
-            else attention_mask.flatten(1)[:, None, None],  # [B, 1, 1, R * Lk]
+            attn_mask=masked_bias(bias, attention_mask),
             backend=self._attention_backend,
             parallel_config=self._parallel_config if group is None else None,
         )
@@ -303,6 +301,14 @@ def between_branches(
     keys = existing(is_audio, spans)
     rows = zip(is_audio.split(lengths.branches, dim=1), own_spans, strict=True)
     return [((existing(own, part).mT != keys) * bias)[None, None] for own, part in rows]
+
+
+def masked_bias(bias: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
+    """One mask of a bias of logits [1, 1, Lq, Lk] and of keys that are read, bool [B, R, 1, Lk]; None for neither."""
+    if attention_mask is None:
+        return bias
+    keys = attention_mask.flatten(1)[:, None, None]  # [B, 1, 1, R * Lk]
+    return keys if bias is None else bias.masked_fill(~keys, -torch.inf)
 
 
 def set_coupling_bias(transformer: nn.Module, bias: Tensor | None) -> None:

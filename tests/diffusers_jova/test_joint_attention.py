@@ -184,14 +184,18 @@ def test_wrong_couplings_are_refused() -> None:
         sample_runs("both", 1)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("is_masked", [False, True])
 @pytest.mark.parametrize("coupled", [True, "a2v", "v2a", [True, False]])
-def test_a_bias_weighs_what_the_other_branch_says(coupled: Coupling | list[Coupling]) -> None:
-    attn, streams = attention(), inputs()
+def test_a_bias_weighs_what_the_other_branch_says(coupled: Coupling | list[Coupling], is_masked: bool) -> None:
+    attn, streams, mask = attention(), inputs(), None
+    if is_masked:
+        mask = torch.ones(2, 1, 1, sum(LENGTHS), dtype=torch.bool)
+        mask[0, ..., 5:7] = mask[1, ..., -1] = False  # of the texts
     for bias, equal in ((0.0, coupled), (-1e9, False)):
         set_coupling_bias(attn, torch.tensor(bias))
-        biased = attend(attn, streams, coupled)
+        biased = attend(attn, streams, coupled, mask)
         set_coupling_bias(attn, None)
-        for name, rows in attend(attn, streams, equal).items():
+        for name, rows in attend(attn, streams, equal, mask).items():
             torch.testing.assert_close(biased[name], rows, **ROUND_OFF)
 
 

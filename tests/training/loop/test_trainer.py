@@ -113,6 +113,19 @@ def test_video_and_audio_meet_little_by_little(tmp_path: Path, configure: Config
     Trainer(configure(tmp_path, steps=4, **settings), on_validate=look).train()
     assert seen == [APART, APART / 2, None, None]
 
+    def first_loss(name: str, **settings: Any) -> Any:
+        trainer = Trainer(configure(tmp_path, output_dir=str(tmp_path / name), steps=1, log_every=1, **settings))
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for weight in trainer.transformer.parameters():
+                weight.normal_(std=0.3)  # of which the last layer begins at zero
+        trainer.train()
+        return losses(tmp_path / name)[0]["loss/video"]
+
+    met, apart = first_loss("met"), first_loss("apart", uncoupled_probability=1)
+    warmed = first_loss("warmed", coupling_warmup_steps=1)
+    assert abs(warmed - apart) < 1e-2 * abs(met - apart)  # e^-8 of the keys' weight is left
+
 
 def test_a_warm_up_of_the_coupling_needs_joint_attention(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`coupling_warmup_steps` must be 0 for a `model` whose .*, got 1; leave"):
