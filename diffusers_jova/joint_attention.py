@@ -298,9 +298,10 @@ def between_branches(
         own_spans: Those of each branch.
     """
     is_audio = torch.arange(sum(lengths), device=bias.device)[None] >= lengths.branches[0]
-    keys = existing(is_audio, spans)
-    rows = zip(is_audio.split(lengths.branches, dim=1), own_spans, strict=True)
-    return [((existing(own, part).mT != keys) * bias)[None, None] for own, part in rows]
+    branch = is_audio.to(bias.dtype)  # numbers, since inductor has no code for bools that are compared on a CPU
+    keys = existing(branch, spans)
+    rows = zip(branch.split(lengths.branches, dim=1), own_spans, strict=True)
+    return [((existing(own, part).mT - keys).abs() * bias)[None, None] for own, part in rows]
 
 
 def masked_bias(bias: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
