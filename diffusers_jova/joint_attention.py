@@ -52,7 +52,6 @@ class JoVARowAttnProcessor:
         attention_mask: Tensor | None = None,
         query_spans: Spans | None = None,
         key_spans: Spans | None = None,
-        bias: Tensor | None = None,
     ) -> Tensor:
         """Softmax attention of queries [B, Lq, H, K] to keys and values [B, Lk, H, K].
 
@@ -63,7 +62,6 @@ class JoVARowAttnProcessor:
             attention_mask: Keys that are read, bool [B, R, 1, Lk]; None for all.
             query_spans: Queries that exist; the others get zeros. None for all.
             key_spans: Keys that exist; None for all.
-            bias: Added to the logits of those that exist, [1, 1, Lq, Lk]; None for none.
         """
         num_queries, query = query.shape[1], existing(query, query_spans)
         key, value = existing(key, key_spans), existing(value, key_spans)
@@ -74,7 +72,9 @@ class JoVARowAttnProcessor:
             query,
             key,
             value,
-            attn_mask=masked_bias(bias, attention_mask),
+            attn_mask=None
+            if attention_mask is None
+            else attention_mask.flatten(1)[:, None, None],  # [B, 1, 1, R * Lk]
             backend=self._attention_backend,
             parallel_config=self._parallel_config if group is None else None,
         )
@@ -87,7 +87,7 @@ class JoVARowAttnProcessor:
         sizes = [run.num_samples for run in runs]
         masks = [None] * len(sizes) if attention_mask is None else attention_mask.split(sizes)
         parts = zip(runs, query.split(sizes), key.split(sizes), value.split(sizes), masks, strict=True)
-        return concatenated([self.attend(q, k, v, mask, run.spans[0], run.spans[1]) for run, q, k, v, mask in parts])
+        return concatenated([self.attend(q, k, v, mask, *run.spans) for run, q, k, v, mask in parts])
 
 
 class JoVAJointAttnProcessor(JoVARowAttnProcessor):
@@ -114,9 +114,7 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
                 attn, attn.kept_rows, query, key, value, lengths, runs, attention_mask
             ).flatten(2)
         elif attn.fusion == "joint":
-            hidden_states = self.attend_coupled(
-                query, key, value, lengths, runs, attention_mask, attn.coupling_bias
-            ).flatten(2)
+            hidden_states = self.attend_coupled(query, key, value, lengths, runs, attention_mask).flatten(2)
         else:
             own = with_coupling(runs, False)
             hidden_states = self.attend_coupled(query, key, value, lengths, own, attention_mask).flatten(2)
@@ -135,18 +133,14 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
         lengths: StreamLengths,
         runs: tuple[SampleRun, ...],
         attention_mask: Tensor | None,
-        bias: Tensor | None = None,
     ) -> Tensor:
-        """Attention over the packed rows [B, L, H, K], each sample with its own coupling and its own rows.
-
-        Logits between the branches get `bias`, a number; None is 0.
-        """
+        """Attention over the packed rows [B, L, H, K], each sample with its own coupling and its own rows."""
         if 0 in lengths.branches:  # nothing to couple
             runs = with_coupling(runs, True)
         sizes = [run.num_samples for run in runs]
         masks = [None] * len(sizes) if attention_mask is None else attention_mask.split(sizes)
         parts = zip(runs, query.split(sizes), key.split(sizes), value.split(sizes), masks, strict=True)
-        return concatenated([self.attend_run(run, q, k, v, lengths, mask, bias) for run, q, k, v, mask in parts])
+        return concatenated([self.attend_run(run, q, k, v, lengths, mask) for run, q, k, v, mask in parts])
 
     def attend_run(
         self,
@@ -156,24 +150,20 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
         value: Tensor,
         lengths: StreamLengths,
         attention_mask: Tensor | None,
-        bias: Tensor | None = None,
     ) -> Tensor:
         """Attention of samples that are alike: one call, or one per branch, which reads all rows or its own."""
         spans = run.spans.joined(lengths)
-        logit_bias = None if bias is None else between_branches(bias.to(query.dtype), lengths, spans, run.spans)
         if run.coupled is True:
-            whole = None if logit_bias is None else torch.cat(logit_bias, dim=2)
-            return self.attend(query, key, value, attention_mask, spans, spans, whole)
+            return self.attend(query, key, value, attention_mask, spans, spans)
         outputs = []
         start = 0
         directions = (run.coupled == "a2v", run.coupled == "v2a")
-        biases = (None, None) if logit_bias is None else logit_bias
-        for rows, own_spans, reads_all, own_bias in zip(lengths.branches, run.spans, directions, biases, strict=True):
+        for rows, own_spans, reads_all in zip(lengths.branches, run.spans, directions, strict=True):
             own = slice(start, start + rows)
             keys = slice(None) if reads_all else own
             mask = None if attention_mask is None else attention_mask[..., keys]
             read = key[:, keys], value[:, keys], mask, own_spans, spans if reads_all else own_spans
-            outputs.append(self.attend(query[:, own], *read, own_bias if reads_all else None))
+            outputs.append(self.attend(query[:, own], *read))
             start += rows
         return torch.cat(outputs, dim=1)
 
@@ -284,39 +274,6 @@ class JoVAJointAttnProcessor(JoVARowAttnProcessor):
                     cross = getattr(attn, medium).to_cross(cross)
                 hidden_states[samples, rows[medium]] += cross
         return hidden_states
-
-
-def between_branches(
-    bias: Tensor, lengths: StreamLengths, spans: Spans | None, own_spans: Sequence[Spans | None]
-) -> list[Tensor]:
-    """What is added to the logits of each branch's rows with all rows, [1, 1, Lq, L]: `bias` with the other's, else 0.
-
-    Args:
-        bias: A number.
-        lengths: Rows of the streams.
-        spans: Packed rows that exist.
-        own_spans: Those of each branch.
-    """
-    is_audio = torch.arange(sum(lengths), device=bias.device)[None] >= lengths.branches[0]
-    branch = is_audio.to(bias.dtype)  # numbers, since inductor has no code for bools that are compared on a CPU
-    keys = existing(branch, spans)
-    rows = zip(branch.split(lengths.branches, dim=1), own_spans, strict=True)
-    return [((existing(own, part).mT - keys).abs() * bias)[None, None] for own, part in rows]
-
-
-def masked_bias(bias: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
-    """One mask of a bias of logits [1, 1, Lq, Lk] and of keys that are read, bool [B, R, 1, Lk]; None for neither."""
-    if attention_mask is None:
-        return bias
-    keys = attention_mask.flatten(1)[:, None, None]  # [B, 1, 1, R * Lk]
-    return keys if bias is None else bias.masked_fill(~keys, -torch.inf)
-
-
-def set_coupling_bias(transformer: nn.Module, bias: Tensor | None) -> None:
-    """Let the joint attention of a transformer add a number to its logits between video and audio; None adds none."""
-    for module in transformer.modules():
-        if isinstance(module, JoVAJointAttention):
-            module.coupling_bias = bias
 
 
 def concatenated(parts: Sequence[Tensor]) -> Tensor:
@@ -455,12 +412,8 @@ class JoVAJointAttention(JoVAStreamAttention, JoVARowKeeper):
         fusion: `"joint"`, `"cross"` or `"cross_linear"` (Fig. 4 a, c, b).
         eps: Epsilon of the query and key norms.
         norms_full_width: Whether queries and keys are normed over all heads together, as in Wan.
-
-    Attributes:
-        coupling_bias: Of the logits between the branches where `fusion` is `"joint"`, see `set_coupling_bias`.
     """
 
-    coupling_bias: Tensor | None = None
     _default_processor_cls = JoVAJointAttnProcessor
     _available_processors = [JoVAJointAttnProcessor]
     processor: JoVAJointAttnProcessor

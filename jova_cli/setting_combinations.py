@@ -32,10 +32,6 @@ def check_combinations(config: Any) -> None:
             f"`uncoupled_probability` needs two modalities; set `stage: joint`, got {config.stage!r}",
         ),
         (
-            config.stage != "joint" and config.coupling_warmup_steps > 0,
-            f"`coupling_warmup_steps` needs two modalities; set `stage: joint`, got {config.stage!r}",
-        ),
-        (
             config.stage != "joint" and config.tasks is not None,
             f"`tasks` need two modalities; set `stage: joint` or leave them out, got {config.stage!r}",
         ),

@@ -7,7 +7,6 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,14 +39,12 @@ DECODERS = (  # parts of a pipeline that have a say in an arm's clips
 class Arm(NamedTuple):
     """One arm: the settings of its run, and the configuration of its transformer, that differ.
 
-    `trains_audio_branch` says that the audio branch of stage 1 computes something else in this arm, `coupling_warmup`
-    is the part of its steps that are `coupling_warmup_steps`.
+    `trains_audio_branch` says that the audio branch of stage 1 computes something else in this arm.
     """
 
     settings: Mapping[str, Any] = {}
     model: Mapping[str, Any] = {}
     trains_audio_branch: bool = False
-    coupling_warmup: float = 0.0
 
 
 # fmt: off
@@ -57,7 +54,6 @@ ARMS = {
     "lambda-2":          Arm({"mouth_weight": 2.0}),
     "lambda-8":          Arm({"mouth_weight": 8.0}),
     "unaligned":         Arm(model={"temporal_alignment": "none"}, trains_audio_branch=True),
-    "warm":              Arm(coupling_warmup=0.25),  # joint attention, and the modalities meet little by little
     "cross":             Arm(model={"fusion": "cross"}),
     "cross-linear":      Arm(model={"fusion": "cross_linear"}),
     # of the two towers of Wan blocks of `jova_tiny_towers.json`
@@ -81,8 +77,7 @@ def arm_config(name: str, seed: int, folder: Path, settings: Mapping[str, Any], 
         preset: Settings of all arms.
     """
     own = {"model": str(folder / "start"), "output_dir": str(folder), "seed": seed}
-    config = load_yaml(preset, {**settings, **ARMS[name].settings, **own})
-    return replace(config, coupling_warmup_steps=round(ARMS[name].coupling_warmup * config.steps))
+    return load_yaml(preset, {**settings, **ARMS[name].settings, **own})
 
 
 def train_audio_branch(name: str, branches: Path, data: Path, preset: Path, folder: Path) -> None:

@@ -55,15 +55,13 @@ ABLATIONS = Comparison(
 FUSION = Comparison(
     "fusion",
     "How the branches meet, in longer runs",
-    "The paper's Table 5 again, with more steps, and with joint attention whose softmax takes in the other modality "
-    "little by little (`coupling_warmup_steps`, a quarter of the steps).",
+    "The paper's Table 5 again, with more steps.",
     "base",
     {
         "How the branches meet": {
             "cross-attention": "cross",
             "cross-attention, linear": "cross-linear",
             "joint attention": "base",
-            "joint attention, warmed up": "warm",
         },
     },
 )

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusers_jova.joint_attention import Fusion, JoVAJointAttention, set_coupling_bias
-from diffusers_jova.sample_runs import BranchSpans, Coupling, SampleRun, StreamLengths, sample_runs
+from diffusers_jova.joint_attention import Fusion, JoVAJointAttention
+from diffusers_jova.sample_runs import Coupling, SampleRun, StreamLengths, sample_runs
 
 
 DIM, HEADS, HEAD_DIM = 12, 2, 6
@@ -20,19 +20,6 @@ def attention(streams: tuple[str, ...] = FOUR, fusion: Fusion = "joint") -> JoVA
         for parameter in attn.parameters():
             if not parameter.any():
                 parameter.normal_()
-    return attn
-
-
-def averaging_attention() -> JoVAJointAttention:
-    """Attention with equal keys everywhere, so that a query averages the values of the rows that it reads."""
-    attn = attention()
-    with torch.no_grad():
-        for name in FOUR:
-            projections = getattr(attn, name)
-            projections.to_k.weight.zero_()
-            projections.to_k.bias.zero_()  # all scores are 0
-            projections.to_out[0].weight.copy_(torch.eye(DIM))
-            projections.to_out[0].bias.zero_()
     return attn
 
 
@@ -122,8 +109,15 @@ def test_uncoupled_branches_equal_each_branch_alone() -> None:
 
 
 def test_the_softmax_is_one_over_all_streams() -> None:
-    """Every query averages the values of all rows, whatever their modality."""
-    attn = averaging_attention()
+    """With equal keys everywhere, every query averages the values of all rows, whatever their modality."""
+    attn = attention()
+    with torch.no_grad():
+        for name in FOUR:
+            projections = getattr(attn, name)
+            projections.to_k.weight.zero_()
+            projections.to_k.bias.zero_()  # all scores are 0
+            projections.to_out[0].weight.copy_(torch.eye(DIM))
+            projections.to_out[0].bias.zero_()
     streams = inputs()
     values = torch.cat([getattr(attn, name).to_v(rows) for name, rows in streams.items()], dim=1)
     expected = values.mean(1, keepdim=True)
@@ -182,33 +176,3 @@ def test_wrong_couplings_are_refused() -> None:
         sample_runs([True, False], 3)
     with pytest.raises(ValueError, match="`coupled` must be True, False, 'a2v' or 'v2a', got 'both'"):
         sample_runs("both", 1)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("is_masked", [False, True])
-@pytest.mark.parametrize("coupled", [True, "a2v", "v2a", [True, False]])
-def test_a_bias_weighs_what_the_other_branch_says(coupled: Coupling | list[Coupling], is_masked: bool) -> None:
-    attn, streams, mask = attention(), inputs(), None
-    if is_masked:
-        mask = torch.ones(2, 1, 1, sum(LENGTHS), dtype=torch.bool)
-        mask[0, ..., 5:7] = mask[1, ..., -1] = False  # of the texts
-    for bias, equal in ((0.0, coupled), (-1e9, False)):
-        set_coupling_bias(attn, torch.tensor(bias))
-        biased = attend(attn, streams, coupled, mask)
-        set_coupling_bias(attn, None)
-        for name, rows in attend(attn, streams, equal, mask).items():
-            torch.testing.assert_close(biased[name], rows, **ROUND_OFF)
-
-
-def test_a_bias_is_a_factor_of_each_weight_between_the_branches_and_counts_no_padding() -> None:
-    attn = averaging_attention()
-    streams = inputs(batch_size=1)
-    values = {name: getattr(attn, name).to_v(rows) for name, rows in streams.items()}
-    video = torch.cat([values["video"], values["video_text"][:, :2]], dim=1)
-    audio = torch.cat([values["audio"], values["audio_text"][:, :1]], dim=1)
-    set_coupling_bias(attn, torch.tensor(2.0).log())
-    spans = BranchSpans(video=((0, 6),), audio=((0, 6),))  # one row of each text is padding
-    outputs = attn(streams, LENGTHS, rotation(sum(LENGTHS)), (SampleRun(True, 1, spans),), None)
-    found = dict(zip(FOUR, outputs, strict=True))
-    for name, own, other in (("video", video, audio), ("audio", audio, video)):
-        expected = (own.sum(1) + 2 * other.sum(1)) / (6 + 2 * 6)
-        torch.testing.assert_close(found[name], expected[:, None].expand_as(found[name]), **ROUND_OFF)

@@ -118,9 +118,6 @@ class TrainConfig:
         tasks: What steps train, by weights, `{joint: 4, voice: 1}` say: `joint` (sound and picture), `voice` (the
             same, with a voice of another clip in front), `continuation`, `video_to_audio`, `audio_to_video`; see
             `diffusers_jova.training.loop.tasks`. None trains `joint` with what the probabilities below give.
-        coupling_warmup_steps: Steps over which the logits between video and audio in joint attention rise linearly
-            from `diffusers_jova.training.loop.step.APART` to what they are, so that two branches of stage 1 begin with
-            what they compute alone; 0 lets them meet at once.
         uncoupled_probability: Share of micro-batches in which video and audio do not see each other, for guidance
             on their coupling.
         caption_dropout: Share of samples trained with the empty prompt, for guidance and against forgetting.
@@ -227,7 +224,6 @@ class TrainConfig:
     coupling: Coupling = "shared"
     experts: Experts = "drawn"
     tasks: Mapping[Task, float] | None = None
-    coupling_warmup_steps: int = 0
     uncoupled_probability: float = 0.0
     caption_dropout: float = 0.1
     audio_caption_dropout: float | None = None
@@ -294,7 +290,6 @@ class TrainConfig:
         limit = f"at most `steps` = {self.steps}"
         remedy = "lower it, 0 has no warm-up, or raise `steps`"
         require(self.warmup_steps <= self.steps, "warmup_steps", limit, self.warmup_steps, remedy)
-        require(self.coupling_warmup_steps <= self.steps, "coupling_warmup_steps", limit, self.coupling_warmup_steps)
         if self.ema_decay is not None:
             require(0 < self.ema_decay < 1, "ema_decay", "in (0, 1)", self.ema_decay, "null averages nothing")
         self._check_use()
@@ -381,7 +376,7 @@ FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
 NOT_NEGATIVE = (
     *("learning_rate", "video_learning_rate", "audio_learning_rate", "joint_learning_rate", "weight_decay"),
     *("mouth_weight", "face_mask_weight", "video_weight", "audio_weight", "warmup_steps", "num_workers"),
-    *("blocks_to_swap", "coupling_warmup_steps"),
+    "blocks_to_swap",
     *("anchor_weight", "teacher_guidance_scale", "teacher_audio_guidance_scale"),
     "stop_after_minutes",
 )

@@ -15,7 +15,6 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.hub_access import explained_hub
-from diffusers_jova.joint_attention import JoVAJointAttention
 from diffusers_jova.lost_weights import check_weights
 from diffusers_jova.training.data.dataset import KEYFRAMES, PrecomputedDataset, RecordHeader
 from diffusers_jova.training.data.encoder import FIRST_FRAMES, IMAGE_FIRST
@@ -195,16 +194,7 @@ def pipeline_index(model: str) -> dict[str, Any] | None:
 
 
 def check_meetings(transformer: Any, config: TrainConfig) -> None:
-    """Refuse a warm-up of joint attention without any, and shards of weights that not every process uses in a step.
-
-    Of such shards FSDP would abort.
-    """
-    joint = (part for part in transformer.modules() if isinstance(part, JoVAJointAttention))
-    if config.coupling_warmup_steps and not any(part.fusion == "joint" for part in joint):
-        raise ValueError(
-            "`coupling_warmup_steps` must be 0 for a `model` whose branches do not meet in joint attention, got "
-            f"{config.coupling_warmup_steps}; leave it out"
-        )
+    """Refuse shards of weights that one process uses in a step and another does not: FSDP would abort."""
     if config.distribution in SHARDED and meets_rarely(transformer, config):
         raise ValueError(
             "`uncoupled_probability` must be 0 where a sharded run trains weights that couple video and audio, got "

@@ -17,22 +17,6 @@ from diffusers_jova.training.loop.objective import LossTerms, face_mask_factor, 
 from diffusers_jova.training.loop.phases import Phases
 
 
-APART = -8.0  # added to the logits between video and audio: their keys count e^-8 of what they would
-
-
-def coupling_bias(step: int, warmup_steps: int, device: torch.device) -> torch.Tensor | None:
-    """What is added to the logits between video and audio at a step; None where it is nothing.
-
-    Args:
-        step: Of the run, from 0 on.
-        warmup_steps: Steps until it is nothing; 0 for a run that adds nothing.
-        device: Of the number.
-    """
-    if step >= warmup_steps:
-        return None
-    return torch.tensor(APART * (1 - step / warmup_steps), device=device)
-
-
 def build_conditioning(
     config: TrainConfig,
     dataset: PrecomputedDataset,

@@ -29,7 +29,6 @@ from torch.distributed.tensor import DTensor
 
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.folder_lock import held_alone
-from diffusers_jova.joint_attention import set_coupling_bias
 from diffusers_jova.training.loop.block_swap import BlockSwap, check_swap
 from diffusers_jova.training.loop.branches import check_frozen, digest_of_kept, frozen_checksums, idles
 from diffusers_jova.training.loop.checkpoints import (
@@ -67,7 +66,7 @@ from diffusers_jova.training.loop.phases import Phases
 from diffusers_jova.training.loop.preemption import NAMES, PreemptedError, Preemption
 from diffusers_jova.training.loop.publish import complete_pipeline
 from diffusers_jova.training.loop.run_clips import RunClips
-from diffusers_jova.training.loop.step import build_conditioning, coupling_bias, step_loss
+from diffusers_jova.training.loop.step import build_conditioning, step_loss
 from diffusers_jova.training.loop.teacher_pipeline import TeacherPipeline
 from diffusers_jova.training.loop.validation_loss import ValidationLoss, shared_records, undropped
 from diffusers_jova.whole_files import clear_leftovers
@@ -199,10 +198,6 @@ class Trainer:
         factor = learning_rate_factor(self.step, self.config, self.course)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        if self.config.coupling_warmup_steps:
-            set_coupling_bias(
-                self.transformer, coupling_bias(self.step, self.config.coupling_warmup_steps, self.device)
-            )
         for micro in range(self.config.gradient_accumulation_steps):
             with accelerator.accumulate(self.model):
                 inputs = self._inputs(batches, micro)

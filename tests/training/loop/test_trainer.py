@@ -14,7 +14,6 @@ import torch
 from accelerate import DistributedType
 from safetensors.torch import load_file
 
-from diffusers_jova.joint_attention import JoVAJointAttention
 from diffusers_jova.training.data.dataset import UNFINISHED, write_record
 from diffusers_jova.training.loop import metrics
 from diffusers_jova.training.loop.branches import copy_video_to_audio
@@ -22,7 +21,6 @@ from diffusers_jova.training.loop.conditioning import Conditioning
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.metrics import LossMeter
-from diffusers_jova.training.loop.step import APART
 from diffusers_jova.training.loop.trainer import Clock, Trainer
 from diffusers_jova.training.train import main
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
@@ -97,43 +95,6 @@ def test_one_batch_is_overfitted(tmp_path: Path, transformer: dict[str, Any], re
     first, *_, last = losses(tmp_path / "run")
     assert last["loss/video"] < remaining * first["loss/video"]
     assert last["loss/audio"] < remaining * first["loss/audio"]
-
-
-def test_video_and_audio_meet_little_by_little(tmp_path: Path, configure: Configure) -> None:
-    """A warm-up of joint attention begins as branches apart, ends as no warm-up, and goes on where a run does."""
-    seen: list[float | None] = []
-
-    def look(trainer: Trainer, _: int) -> None:
-        joint = [part for part in trainer.transformer.modules() if isinstance(part, JoVAJointAttention)]
-        (bias,) = {None if part.coupling_bias is None else part.coupling_bias.item() for part in joint}
-        seen.append(bias)
-
-    settings = {"coupling_warmup_steps": 2, "validate_every": 1, "validation_prompts": ["a"], "checkpoint_every": 1}
-    Trainer(configure(tmp_path, steps=2, **settings), on_validate=look).train()
-    Trainer(configure(tmp_path, steps=4, **settings), on_validate=look).train()
-    assert seen == [APART, APART / 2, None, None]
-
-    def first_loss(name: str, **settings: Any) -> Any:
-        trainer = Trainer(configure(tmp_path, output_dir=str(tmp_path / name), steps=1, log_every=1, **settings))
-        torch.manual_seed(0)
-        with torch.no_grad():
-            for weight in trainer.transformer.parameters():
-                weight.normal_(std=0.3)  # of which the last layer begins at zero
-        trainer.train()
-        return losses(tmp_path / name)[0]["loss/video"]
-
-    met, apart = first_loss("met"), first_loss("apart", uncoupled_probability=1)
-    warmed = first_loss("warmed", coupling_warmup_steps=1)
-    assert abs(warmed - apart) < 1e-2 * abs(met - apart)  # e^-8 of the keys' weight is left
-
-
-def test_a_warm_up_of_the_coupling_needs_joint_attention(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"`coupling_warmup_steps` must be 0 for a `model` whose .*, got 1; leave"):
-        Trainer(tiny_config(tmp_path, MODEL | {"fusion": "cross"}, coupling_warmup_steps=1))
-    with pytest.raises(ValueError, match="`coupling_warmup_steps` needs two modalities"):
-        tiny_config(tmp_path, stage="video", coupling_warmup_steps=1)
-    with pytest.raises(ValueError, match="`coupling_warmup_steps` must be at most `steps` = 2, got 3"):
-        tiny_config(tmp_path, steps=2, coupling_warmup_steps=3)
 
 
 @pytest.mark.parametrize("lacks", [True, False])
