@@ -227,7 +227,10 @@ def prompt_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def number_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Numbers of a call; None takes the model's."""
-    names = ("height", "width", "num_frames", "frame_rate", "guidance_scale", "audio_guidance_scale")
+    names = (
+        *("height", "width", "num_frames", "frame_rate", "max_sequence_length"),
+        *("guidance_scale", "audio_guidance_scale"),
+    )
     guidance = guidance_settings(args.guidance)
     GenerationDefaults(**guidance)  # refuses what cannot be before a model is loaded
     return {"num_inference_steps": args.steps, **{name: getattr(args, name) for name in names}, **guidance}

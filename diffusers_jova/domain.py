@@ -46,6 +46,19 @@ def describe_strangers(domain: Mapping[str, Any] | None, text: str, has_image: b
     return f"this model knows {domain['name']} only, and not {' or '.join(given)}: see its card"
 
 
+def tell_size(domain: Mapping[str, Any] | None, size: tuple[int, int], own_size: tuple[int, int]) -> None:
+    """Say in one line that a model of few things has seen them in one size alone.
+
+    Args:
+        domain: Of the pipeline's config.
+        size: Height and width of a clip.
+        own_size: Those of the model's own clips.
+    """
+    if domain is not None and size != own_size:
+        asked, own = (f"{width}x{height}" for height, width in (size, own_size))
+        logger.warning(f"this model knows {domain['name']} of {own} pixels only: at {asked} it repeats or cuts them")
+
+
 def text_of(prompts: str | JoVAPrompt | Sequence[str | JoVAPrompt] | None) -> str:
     """All that prompts say, as one text."""
     prompts = [prompts] if isinstance(prompts, str | JoVAPrompt) else prompts or []

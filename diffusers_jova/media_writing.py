@@ -16,6 +16,7 @@ from jova_cli.media_files import PathLike, import_av
 
 from .content_credentials import Credentials, sign_file
 from .media_arrays import Audio, check_sampling_rate, exact_frame_rate, to_float_audio
+from .media_reading import Video
 from .pictures import Pictures, to_uint8_frames
 from .provenance_tags import append_wav_info, append_xmp, mp4_tags
 from .whole_files import NOTHING_WRITTEN, explained_full_disk, written_whole
@@ -36,8 +37,8 @@ WritePiece = Callable[[Pictures, Audio | None], None]  # frames, then sound as l
 
 def write_video(
     path: PathLike,
-    frames: Pictures,
-    frame_rate: float | Fraction,
+    frames: Pictures | Video,
+    frame_rate: float | Fraction | None = None,
     audio: Audio | None = None,
     sampling_rate: int | None = None,
     *,
@@ -52,8 +53,8 @@ def write_video(
 
     Args:
         path: Ends in .mp4; the folder must exist.
-        frames: One video, as `to_uint8_frames` takes it.
-        frame_rate: Frames per second; 23.976 means 24000/1001.
+        frames: One video, as `to_uint8_frames` takes it; or with its sound what `read_video`, `from_moviepy` return.
+        frame_rate: Frames per second; 23.976 means 24000/1001. None takes that of a whole video.
         audio: Float [channels, samples] or [samples] in [-1, 1], mono or stereo.
         sampling_rate: Samples per second of ``audio``.
         crf: Quality of the picture, 0 (lossless) to 51.
@@ -66,6 +67,13 @@ def write_video(
         OSError: If ``path`` cannot be written.
     """
     _check_record(provenance, credentials)
+    if isinstance(frames, Video):
+        frame_rate = frames.frame_rate if frame_rate is None else frame_rate
+        if audio is None:
+            audio, sampling_rate = frames.audio, frames.sampling_rate
+        frames = frames.frames
+    if frame_rate is None:
+        raise ValueError("`frame_rate` must be given with frames alone, got none; use 24, say")
     rate = exact_frame_rate(frame_rate)
     pictures = to_uint8_frames(frames)
     sound = None if audio is None else (to_float_audio(audio), _check_aac_rate(sampling_rate))

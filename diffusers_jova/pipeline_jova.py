@@ -30,7 +30,7 @@ from .component_fit import check_components, check_reference_length, check_skip_
 from .conditions import check_repeats
 from .current_call import JoVACurrentCallMixin
 from .denoising import JoVADenoiser, TextConditions, check_zero_init
-from .domain import check_domain, tell_strangers, text_of
+from .domain import check_domain, tell_size, tell_strangers, text_of
 from .few_steps import FewSteps, JoVAFewStepsMixin
 from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
@@ -508,6 +508,8 @@ class JoVAPipeline(
         tell_strangers(self.config.domain, text_of(prompt), has_picture, self.told_strangers)
         clip = self.clip_shape(inputs, settings)
         clip.tell_length(self.defaults.num_frames)
+        if "video" in modalities:
+            tell_size(self.config.domain, (clip.height, clip.width), (self.defaults.height, self.defaults.width))
 
         # 2. Schedules
         scheduler = FlowMatchAudioVideoScheduler.from_scheduler(self.scheduler)

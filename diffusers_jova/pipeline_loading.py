@@ -14,8 +14,8 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 
 from jova_cli.given_paths import kind_of
-from jova_cli.model_info import CARD, INDEX, licence_lines, licence_of_files
-from jova_cli.shipped import find_model
+from jova_cli.model_info import CARD, INDEX, SAVED, licence_lines, licence_of_files
+from jova_cli.shipped import check_source, find_model
 
 from .adapter_removal import check_saveable
 from .component_fit import TEXT_WIDTHS, check_kinds
@@ -160,7 +160,14 @@ class JoVALoadingMixin(DiffusionPipeline):
         own = sorted(kwargs.keys() - {"dtype"})
         read = [name for name in names if name not in kwargs]
         with explained_hub("model", source), explained_configs(Path(source), read, own):
+            if kind_of(source) == "folder" and not Path(source, INDEX).is_file():
+                raise FileNotFoundError(
+                    f"`{source}` must be a folder with a `{INDEX}`, got one without; {SAVED}, and load adapters with "
+                    "`load_lora_weights`"
+                )
             if not kind_of(source):  # found out here, before diffusers warns of what it tries next
+                if "/" not in str(source):  # no name of a repository: the hub would be asked again and again
+                    check_source("model", str(source))
                 hf_hub_download(source, INDEX, **{name: kwargs[name] for name in HUB_OPTIONS if name in kwargs})
             made = super().from_pretrained(source, **kwargs)
         loaded = made.components.keys() - kwargs.keys()

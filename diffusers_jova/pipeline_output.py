@@ -68,9 +68,12 @@ class JoVAPipelineOutput(BaseOutput):
             ValueError: There is nothing of the kind to write, or nothing for the credentials to sign.
         """
         self.check_decoded("save")
+        num_clips = len(self.audio if self.frames is None else self.frames)
+        if index is not None and not -num_clips <= index < num_clips:
+            raise ValueError(f"`index` must be one of the {num_clips} clips, counted from 0, got {index}; use 0, say")
         if index is None:
             index = 0
-            if (num_clips := len(self.audio if self.frames is None else self.frames)) > 1:
+            if num_clips > 1:
                 logger.warning(
                     f"`{path}` holds the first of {num_clips} clips; save the others with `index`, each under its name"
                 )

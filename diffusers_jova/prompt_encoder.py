@@ -315,7 +315,7 @@ def tokenize_text(tokenizer: Any, texts: list[str], max_sequence_length: int) ->
 
 def warn_of_cut(tokenizer: Any, texts: list[str], max_sequence_length: int) -> None:
     """Warn if `tokenize_text` cuts any of the texts."""
-    longest = max(len(ids) for ids in tokenizer(texts, truncation=False).input_ids)
+    longest = max(len(ids) for ids in tokenizer(texts, truncation=False, verbose=False).input_ids)
     if longest > max_sequence_length:
         logger.warning(
             f"a prompt of {longest} tokens was cut to `max_sequence_length` = {max_sequence_length}; "

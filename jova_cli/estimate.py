@@ -53,6 +53,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     add("--modalities", nargs="+", choices=MODALITIES, default=list(MODALITIES), help="what to generate")
     add("--given", nargs="+", choices=GIVEN, default=[], help="media that are given, as long as the clip")
     add("--reference-s", type=float, default=10.0, help="seconds of a given reference_audio; 10 if not given")
+    add("--max-sequence-length", type=int, help="tokens of a prompt; the model's own if not given")
     add("--height", type=int, help="pixels; as all that follows, the model's own if not given")
     add("--width", type=int, help="pixels")
     add("--num-frames", type=int, help="frames, 4k + 1")
@@ -79,7 +80,7 @@ def check(args: argparse.Namespace) -> None:
         check_between(
             f"--{option.replace('_', '-')}", getattr(args, option), -LARGEST_SCALE, LARGEST_SCALE, "1 for none"
         )
-    for option in ("steps", "height", "width", "num_frames", "batch_size"):
+    for option in ("steps", "height", "width", "num_frames", "batch_size", "max_sequence_length"):
         if getattr(args, option) is not None:
             check_count(f"--{option.replace('_', '-')}", getattr(args, option))
     guidance_settings(args.guidance)

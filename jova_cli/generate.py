@@ -127,6 +127,11 @@ def add_clip_arguments(parser: Parser) -> None:
         help="what else guides: coupling_scale=2 is how strongly picture and sound do each other, 1 is off; further "
         f"{', '.join(name for name in KINDS if name != 'coupling_scale')}, as of the pipeline's call",
     )
+    add(
+        "--max-sequence-length",
+        type=int,
+        help=f"tokens of a prompt, of which further ones are cut{of_tiny['max_sequence_length']}",
+    )
     add("--height", type=int, help=f"pixels{of_tiny['height']}")
     add("--width", type=int, help=f"pixels{of_tiny['width']}")
     add("--num-frames", type=int, help=f"frames, 4k + 1{of_tiny['num_frames']}")
@@ -275,6 +280,11 @@ def check_sharing(args: argparse.Namespace) -> None:
 
 def check_clip(args: argparse.Namespace) -> None:
     """Refuse what shows to be wrong with the arguments of a single clip, but for a file that cannot be written."""
+    if args.output.suffix.lower() == ".wav" and "video" in args.modalities:
+        raise ValueError(
+            f"`--output` must end in .mp4 for this clip, got {args.output}; use {args.output.with_suffix('.mp4')}, or "
+            "`--modalities audio` for sound alone"
+        )
     check_suffix("--output", args.output, ".mp4" if "video" in args.modalities else ".wav")
     check_prompt(args)
     check_numbers(args)
@@ -460,7 +470,12 @@ def check_numbers(args: argparse.Namespace) -> None:
     """Refuse numbers that no model takes."""
     if args.steps is not None:
         check_count("--steps", args.steps)
-    for option in ("height", "width", "num_frames"):  # how much of these is too much, the model tells
+    for option in (
+        "height",
+        "width",
+        "num_frames",
+        "max_sequence_length",
+    ):  # how much of these is too much, the model tells
         value = getattr(args, option)
         if value is not None and value < 1:
             raise ValueError(f"`--{option.replace('_', '-')}` must be at least 1, got {value}")

@@ -1,19 +1,15 @@
 """What guides a clip besides the scales of its text, as words name=value; torch is not needed to refuse them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from .named_words import named_words
 
 
 OPTION = "--guidance"
-EXAMPLE = "coupling_scale=2"
+EXAMPLE = "coupling_scale=2,guidance_interval=0:0.5"
 FLAGS = {"true": True, "false": False}
-
-
-def number(value: str) -> float:
-    """A number."""
-    return float(value)
+OWN_OPTIONS = ("guidance_scale", "audio_guidance_scale")
 
 
 def flag(value: str) -> bool:
@@ -27,17 +23,30 @@ def interval(value: str) -> tuple[float, float]:
     return float(first), float(last)
 
 
-# fmt: off
-KINDS: dict[str, tuple[Callable[[str], Any], str]] = {  # how a value is read, and what it must be
-    **dict.fromkeys(("coupling_scale", "audio_coupling_scale", "audio_speaker_scale"), (number, "a number")),
-    **dict.fromkeys(("guidance_rescale", "audio_guidance_rescale"), (number, "a number")),
-    **dict.fromkeys(("apg_threshold", "audio_apg_threshold", "apg_eta"), (number, "a number")),
-    **dict.fromkeys(("guidance_interval", "coupling_interval"), (interval, "two numbers such as 0:0.5")),
-    **dict.fromkeys(("cfg_zero_star", "audio_cfg_zero_star"), (flag, "true or false")),
-    **dict.fromkeys(("zero_init_steps", "audio_zero_init_steps"), (int, "a whole number")),
-    "uncoupled_text":                                              (str, "empty or kept"),
+class Kind(NamedTuple):
+    """What a value is.
+
+    Attributes:
+        read: Makes it of its text.
+        rule: What it must be.
+        example: Of its text.
+    """
+
+    read: Callable[[str], Any]
+    rule: str
+    example: str
+
+
+SCALE, SHARE, LIMIT = Kind(float, "a number", "2"), Kind(float, "a number", "0.5"), Kind(float, "a number", "5")
+KINDS = {
+    **dict.fromkeys(("coupling_scale", "audio_coupling_scale", "audio_speaker_scale"), SCALE),
+    **dict.fromkeys(("guidance_rescale", "audio_guidance_rescale", "apg_eta"), SHARE),
+    **dict.fromkeys(("apg_threshold", "audio_apg_threshold"), LIMIT),
+    **dict.fromkeys(("guidance_interval", "coupling_interval"), Kind(interval, "two numbers", "0:0.5")),
+    **dict.fromkeys(("cfg_zero_star", "audio_cfg_zero_star"), Kind(flag, "true or false", "true")),
+    **dict.fromkeys(("zero_init_steps", "audio_zero_init_steps"), Kind(int, "a whole number", "1")),
+    "uncoupled_text": Kind(str, "empty or kept", "kept"),
 }
-# fmt: on
 
 
 def guidance_settings(text: str | None) -> dict[str, Any]:
@@ -49,14 +58,22 @@ def guidance_settings(text: str | None) -> dict[str, Any]:
     Raises:
         ValueError: Naming the option.
     """
-    words = {} if text is None else named_words(OPTION, text, KINDS, "guidance", EXAMPLE)
+    if text is None:
+        return {}
+    words = named_words(OPTION, text, [*KINDS, *OWN_OPTIONS], "guidance", EXAMPLE)
+    for name in OWN_OPTIONS:
+        if name in words:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"`{name}` must be given by its own option, got it in `{OPTION}`; use `{option} 3`, say")
     return {name: read(name, value) for name, value in words.items()}
 
 
 def read(name: str, value: str) -> Any:
     """One value of its kind."""
-    take, kind = KINDS[name]
+    kind = KINDS[name]
     try:
-        return take(value)
+        return kind.read(value)
     except (ValueError, KeyError) as error:
-        raise ValueError(f"`{name}` of `{OPTION}` must be {kind}, got {value!r}; write {EXAMPLE}, say") from error
+        raise ValueError(
+            f"`{name}` of `{OPTION}` must be {kind.rule}, got {value!r}; write {name}={kind.example}, say"
+        ) from error

@@ -13,8 +13,8 @@ from .json_text import read_object
 from .model_clips import describe_clips
 from .model_info import INDEX, describe_component, info_table, read_index
 from .one_file import class_in_header, describe_one_file
-from .parser import Parser, did_you_mean, one_line
-from .shipped import HUB_NAME, model_folder, model_names
+from .parser import Parser, one_line
+from .shipped import HUB_NAME, advice_on_name, model_folder
 from .training_info import describe_prepared, describe_training, is_prepared, is_training
 
 
@@ -70,7 +70,7 @@ def kinds_of(path: Path) -> list[Kind]:
     if HUB_NAME.fullmatch(str(path)) and path.suffix.lower() not in (*CLIP_SUFFIXES, *WEIGHT_FILES):
         advice = f"a repository of the hub comes by `hf download {path} --local-dir {path.name}`"
     else:
-        advice = did_you_mean(str(path), model_names(), "check the spelling")
+        advice = advice_on_name(str(path))
     raise ValueError(f"the path must be {READABLE}, got `{path}`, which is not there; {advice}")
 
 

@@ -62,7 +62,7 @@ def describe_clips(folder: Path) -> str:
     if limits is None:
         return f"{own}\nlongest clip: no limit but the memory, beyond {num_frames / rate:.2f} s it was not made for"
     longest_s = rounded_down(limits.num_frames / rate)
-    size = f"sizes up to {limits.width}x{limits.height} pixels"
+    size = f"sizes up to {limits.width}x{limits.height} pixels, made for {values['width']}x{values['height']}"
     return f"{own}\nlongest clip: {longest_s:.2f} s, {limits.num_frames} frames at {rate:g} per second; {size}"
 
 

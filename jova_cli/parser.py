@@ -171,11 +171,20 @@ class Parser(argparse.ArgumentParser):
         near = (action for option, action in known.items() if option.startswith(name) or option == name[:2])
         if not (meant := list(dict.fromkeys(near))):
             names = [option.lstrip("-") for option in known]
-            advice = did_you_mean(name.lstrip("-"), names, f"`{self.prog} --help` lists them", prefix="--")
+            advice = self.advice_on(name, names)
             if not name.startswith("--") and before in known and known[before].nargs != 0:
                 advice = f"a value that begins with a dash is written `{before}={word}`"
             self.error(f"an option must be one of `{self.prog}`, got `{name}`; {advice}")
         return meant
+
+    def advice_on(self, name: str, names: Sequence[str]) -> str:
+        """What to write in place of an option that there is not.
+
+        Args:
+            name: As it was given.
+            names: Of the options that there are.
+        """
+        return did_you_mean(name.lstrip("-"), names, f"`{self.prog} --help` lists them", prefix="--")
 
     def value_like_an_option(self, option: str) -> str:
         """The word behind an option that begins with a dash and is no option; empty where there is none."""

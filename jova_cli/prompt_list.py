@@ -19,6 +19,7 @@ from .tables import check_once, csv_rows, is_encodable, jsonl_lines, parse_json,
 
 
 SUFFIXES = (".jsonl", ".csv")
+CLIPS = (".mp4", ".wav")
 TRUTHS = {"true": True, "false": False}  # how a column of an option without a value says whether it is given
 LISTS = ("lora", "modalities", "keyframe")  # columns that may hold several values
 SLUG_LENGTH = 40
@@ -108,9 +109,13 @@ def is_word(text: str) -> bool:
 def check_list(path: Path, folder: Path | None, option: str = "--prompts") -> None:
     """Refuse a list that is not there, which an option names, and a file where a folder is to be filled."""
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
-        raise ValueError(f"`{option}` must be an existing .jsonl or .csv file, got {path}; see the README")
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise ValueError(f"`--output` must be a folder with `--prompts`, got the file {folder}; name a folder")
+        kind = "a file of another kind" if path.is_file() else "none"
+        raise ValueError(
+            f"`{option}` must be an existing .jsonl or .csv file with a row for each clip, got {kind}: {path}; "
+            '`{"prompt": "A dog barks."}` is a row of .jsonl'
+        )
+    if folder is not None and (folder.suffix.lower() in CLIPS or (folder.exists() and not folder.is_dir())):
+        raise ValueError(f"`--output` must be a folder with `{option}`, got the file {folder}; name a folder")
 
 
 def read_rows(

@@ -112,5 +112,13 @@ def find_preset(what: str, name: str, known: Sequence[str]) -> Path:
 def check_source(option: str, source: str) -> None:
     """Refuse what is neither on this machine nor a hub name."""
     if not kind_of(source) and not HUB_NAME.fullmatch(source):
-        advice = did_you_mean(source, model_names(), "check the spelling")
-        raise ValueError(f"`{option}` must be an existing path or a hub name owner/name, got {source}; {advice}")
+        raise ValueError(
+            f"`{option}` must be an existing path or a hub name owner/name, got {source}; {advice_on_name(source)}"
+        )
+
+
+def advice_on_name(source: str) -> str:
+    """What may have been meant by a name under which no model lies here."""
+    if find_place(Path("model_cards", source, "transformer")) is not None:
+        return f"this name is that of configs without weights, `model_cards/{source}`, to train a model from"
+    return did_you_mean(source, model_names(), "check the spelling")

@@ -1,14 +1,14 @@
 """The words that all commands that train share, and what all of them refuse."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .given_paths import check_prepared
 from .parser import Parser
 from .shipped import find_preset, preset_names
 from .training_estimate import add_estimate_arguments, check_estimate
-from .training_settings import check_once, check_run, check_words, given_settings
+from .training_settings import check_once, check_run, check_words, given_settings, read_settings
 
 
 CHECKPOINTS_ARE_KEPT = "the last checkpoint is kept, and the same command goes on from it"
@@ -16,7 +16,18 @@ CHECKPOINTS_ARE_KEPT = "the last checkpoint is kept, and the same command goes o
 
 def training_parser(name: str, description: str, epilog: str | None = None) -> Parser:
     """A parser of a command that trains, which says what an interrupted one leaves."""
-    return Parser(lambda _: CHECKPOINTS_ARE_KEPT, prog=f"jova {name}", description=description, epilog=epilog)
+    return TrainingParser(lambda _: CHECKPOINTS_ARE_KEPT, prog=f"jova {name}", description=description, epilog=epilog)
+
+
+class TrainingParser(Parser):
+    """Parser of a command whose settings are words name=value beside its options."""
+
+    def advice_on(self, name: str, names: Sequence[str]) -> str:
+        """What to write in place of an option that there is not: a setting, where that is its name."""
+        setting = name.lstrip("-").replace("-", "_")
+        if setting in {field.name for field in read_settings()}:
+            return f"it is a setting: write `{setting}=VALUE`"
+        return super().advice_on(name, names)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, preset: str | None = None) -> None:

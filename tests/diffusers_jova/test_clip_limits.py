@@ -123,7 +123,7 @@ def test_sound_can_be_what_limits_a_clip() -> None:
 def test_info_names_the_longest_clip(tiny_pipeline_folder: Any) -> None:
     own, longest = describe_clips(tiny_pipeline_folder).splitlines()
     assert own == "makes 9 frames of 32x32 pixels at 16 per second, 0.56 s, unless told otherwise"
-    assert longest == "longest clip: 3.81 s, 61 frames at 16 per second; sizes up to 256x256 pixels"
+    assert longest == "longest clip: 3.81 s, 61 frames at 16 per second; sizes up to 256x256 pixels, made for 32x32"
 
 
 def test_the_rate_of_audio_latents_is_read_from_a_config_as_the_codec_has_it(tiny_pipeline_folder: Any) -> None:

@@ -66,3 +66,18 @@ def test_a_pipeline_tells_what_it_does_not_know(caplog: pytest.LogCaptureFixture
         pipeline(prompts, num_inference_steps=1, num_frames=5, output_type="latent")
     (said,) = (record.message for record in caplog.records if "knows" in record.message)
     assert said == "this model knows drawn speakers only, and not the words knight: see its card"
+
+
+def test_a_model_of_few_things_is_told_of_in_other_sizes(caplog: pytest.LogCaptureFixture) -> None:
+    for domain, size, lines in ((DRAWN, 32, 0), (DRAWN, 16, 1), (None, 16, 0)):
+        caplog.clear()
+        pipeline = build_tiny_pipeline(domain=domain)
+        pipeline(
+            "a cartoon man speaks", height=size, width=32, num_inference_steps=1, num_frames=5, output_type="latent"
+        )
+        told = [record.message for record in caplog.records if "pixels only" in record.message]
+        assert len(told) == lines
+        assert (
+            told
+            == [f"this model knows {DRAWN['name']} of 32x32 pixels only: at 32x16 it repeats or cuts them"][:lines]
+        )

@@ -246,6 +246,12 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         (["--device", "cuda:99"], r"`--device` must be a device of this machine, got cuda:99"),
         (["--device", "cpu", "--cpu-offload"], r"`--cpu-offload` must be used with a GPU"),
         (["--output", "/dev/null/clip.mp4"], r"`--output` must lie in a folder that can be written, got `/dev/null`"),
+        (["--output", "clip.wav"], r"`--output` must end in .mp4 for this clip, .* or `--modalities audio` for sound"),
+        (
+            ["--model", "jova-1.6b"],
+            r"`--model` must be .*, got jova-1.6b; this name is that of configs without weights",
+        ),
+        (["--max-sequence-length", "0"], r"`--max-sequence-length` must be at least 1, got 0"),
         (["--output", "clip.avi"], r"`--output` must end in .mp4 for this clip, got clip.avi; use clip.mp4"),
         (["--modalities", "audio"], r"`--output` must end in .wav for this clip"),
         (["--model", "missing"], r"`--model` must be an existing path or a hub name owner/name, got missing"),

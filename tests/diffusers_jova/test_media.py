@@ -519,6 +519,21 @@ def test_a_file_without_a_piece_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_video_is_written_whole_as_it_was_read(tmp_path: Path) -> None:
+    sound = np.sin(np.arange(8000) / 5)[None].astype(np.float32) / 2
+    media.write_video(tmp_path / "first.mp4", moving_square(12), 24, sound, 16000)
+    first = media.read_video(tmp_path / "first.mp4")
+    media.write_video(tmp_path / "second.mp4", first)
+    second = media.read_video(tmp_path / "second.mp4")
+    assert (second.frame_rate, second.sampling_rate) == (24, 16000)
+    assert second.frames.shape == first.frames.shape
+    assert second.audio is not None
+    media.write_video(tmp_path / "third.mp4", first, 12)  # what is given counts
+    assert media.read_video(tmp_path / "third.mp4").frame_rate == 12
+    with pytest.raises(ValueError, match="`frame_rate` must be given with frames alone, got none"):
+        media.write_video(tmp_path / "fourth.mp4", first.frames)
+
+
 def test_a_path_that_cannot_be_written_fails_before_anything_is_encoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

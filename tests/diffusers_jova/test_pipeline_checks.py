@@ -120,6 +120,8 @@ def test_a_batch_without_an_index_writes_its_first_clip_and_says_so(
     assert "first.mp4` holds the first of 2 clips; save the others with `index`, each under its name" in log.text
     log.clear()
     both.save(tmp_path / "second.mp4", index=1, metadata=False)
+    with pytest.raises(ValueError, match="`index` must be one of the 2 clips, counted from 0, got 2; use 0, say"):
+        both.save(tmp_path / "third.mp4", index=2, metadata=False)
     JoVAPipelineOutput(frames=frames[:1], frame_rate=8.0).save(tmp_path / "alone.mp4", metadata=False)
     assert "clips" not in log.text
     assert [media.read_video(tmp_path / name).frames.mean() for name in ("first.mp4", "second.mp4")] == [0, 255]

@@ -138,3 +138,20 @@ def test_a_saved_pipeline_states_the_licences_of_what_it_was_loaded_from(
     assert not (third / "README.md").exists()
     assert "states no licences" in caplog.text
     assert JoVAPipeline.from_pretrained(third).vae is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("jova-tini", "must be an existing path or a hub name owner/name, got jova-tini; did you mean `jova-tiny`"),
+        ("jova-1.6b", "got jova-1.6b; this name is that of configs without weights, `model_cards/jova-1.6b`"),
+    ],
+)
+def test_a_name_that_is_no_model_is_refused_at_once(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        JoVAPipeline.from_pretrained(name)
+
+
+def test_a_folder_that_is_no_pipeline_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"must be a folder with a `model_index.json`, .* `load_lora_weights`"):
+        JoVAPipeline.from_pretrained(tmp_path)

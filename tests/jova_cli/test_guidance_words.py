@@ -35,14 +35,31 @@ def test_words_become_arguments_of_a_call(text: str | None, settings: dict[str, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("coupling_scale", "`--guidance` must be words name=value, got 'coupling_scale'; write coupling_scale=2, say"),
+        ("coupling_scale", "`--guidance` must be words name=value, got 'coupling_scale'; write coupling_scale=2"),
         ("", "`--guidance` must be words name=value, got ''"),
         ("coupling=2", "`--guidance` must name a setting of guidance, got 'coupling'; did you mean `coupling_scale`"),
         ("apg_eta=1,apg_eta=1", "`--guidance` must name a setting once, got `apg_eta` several times"),
-        ("coupling_scale=much", "`coupling_scale` of `--guidance` must be a number, got 'much'"),
-        ("cfg_zero_star=1", "`cfg_zero_star` of `--guidance` must be true or false, got '1'"),
+        (
+            "coupling_scale=much",
+            "`coupling_scale` of `--guidance` must be a number, got 'much'; write coupling_scale=2, say",
+        ),
+        (
+            "cfg_zero_star=1",
+            "`cfg_zero_star` of `--guidance` must be true or false, got '1'; write cfg_zero_star=true, say",
+        ),
+        (
+            "guidance_interval=0,0.5",
+            "`--guidance` must be words name=value, got '0.5'; write coupling_scale=2,guidance_i",
+        ),
+        (
+            "guidance_scale=3",
+            "`guidance_scale` must be given by its own option, got it in `--guidance`; use `--guidanc",
+        ),
         ("zero_init_steps=1.5", "`zero_init_steps` of `--guidance` must be a whole number, got '1.5'"),
-        ("guidance_interval=0", "`guidance_interval` of `--guidance` must be two numbers such as 0:0.5, got '0'"),
+        (
+            "guidance_interval=0",
+            "`guidance_interval` of `--guidance` must be two numbers, got '0'; write guidance_interval=0:0.5, say",
+        ),
     ],
 )
 def test_other_words_are_refused_in_one_sentence(text: str, message: str) -> None:

@@ -100,6 +100,12 @@ DISTILL = ["distill", "records", "student", "--model", "jova-tiny"]
         ),
         ([*CLIP, "clip.mp4", "--fps", "8"], r"must be one of .*, got `--fps`; did you mean `--frame-rate`\?"),
         ([*CLIP, "clip.mp4", "-promt=a b"], r"an option must be one of .*, got `-promt`; did you mean `--prompt`\?"),
+        ([*LORA, "--steps", "10"], r"jova train-lora`, got `--steps`; it is a setting: write `steps=VALUE`"),
+        ([*LORA, "--learning-rate=1"], r"got `--learning-rate`; it is a setting: write `learning_rate=VALUE`"),
+        (
+            ["info", "jova-1.6b"],
+            r"got jova-1.6b; this name is that of configs without weights, `model_cards/jova-1.6b`",
+        ),
         (
             ["train", "--confg", "lora"],
             r"an option must be one of `jova train`, got `--confg`; did you mean `--config`",

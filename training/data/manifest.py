@@ -363,7 +363,8 @@ def _check_files(samples: Iterable[Sample]) -> None:
     if missing:
         raise FileNotFoundError(
             f"the files of the data set must exist, got {len(missing)} missing: {some(missing)}; "
-            "paths are relative to the manifest"
+            "paths are relative to the manifest, and what is seen and heard in words is `video_caption` and "
+            "`audio_caption`"
         )
 
 
