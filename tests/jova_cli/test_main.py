@@ -104,7 +104,7 @@ DISTILL = ["distill", "records", "student", "--model", "jova-tiny"]
         ([*LORA, "--learning-rate=1"], r"got `--learning-rate`; it is a setting: write `learning_rate=VALUE`"),
         (
             ["info", "jova-1.6b"],
-            r"got jova-1.6b; this name is that of configs without weights, `model_cards/jova-1.6b`",
+            r"got `jova-1.6b`, which is not there; this name is that of configs without weights",
         ),
         (
             ["train", "--confg", "lora"],
