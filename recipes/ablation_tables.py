@@ -21,6 +21,7 @@ class Comparison(NamedTuple):
         base: The arm that the others are compared with, a key of `ARMS`.
         tables: Rows of label and arm, by what stands above the labels.
         stage_1: Transformer whose branches are trained here; None for those of jova-tiny.
+        tells_cost: Whether the size of each arm and the time of its steps are told.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Comparison(NamedTuple):
     base: str
     tables: Mapping[str, Mapping[str, str]]
     stage_1: str | None = None
+    tells_cost: bool = False
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -55,7 +57,7 @@ ABLATIONS = Comparison(
 FUSION = Comparison(
     "fusion",
     "How the branches meet, in longer runs",
-    "The paper's Table 5 again, with more steps.",
+    "The paper's Table 5 again, with more steps. Time is that of a training step beside joint attention's, in turns.",
     "base",
     {
         "How the branches meet": {
@@ -64,6 +66,7 @@ FUSION = Comparison(
             "joint attention": "base",
         },
     },
+    tells_cost=True,
 )
 TOWERS = Comparison(
     "towers",
@@ -82,8 +85,10 @@ TOWERS = Comparison(
         },
     },
     "jova_tiny_towers.json",
+    tells_cost=True,
 )
 COMPARISONS = {comparison.name: comparison for comparison in (ABLATIONS, FUSION, TOWERS)}
+STEPS = 120  # of `make ablations`, unless it is told others
 # fmt: off
 COLUMNS = {  # measure: heading
     "sync_within_one_frame": "sync within one frame",
@@ -115,18 +120,18 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def describe(comparison: Comparison, arms: Mapping[str, Mapping[str, Any]], origin: Mapping[str, str]) -> str:
     """The section of the model card: one table per table of the comparison."""
     base = arms[comparison.base]
+    again = f"make ablations COMPARE={comparison.name}" + (f" STEPS={base['steps']}" if base["steps"] != STEPS else "")
     text = [
         f"## {comparison.heading}",
         f"{comparison.introduction} Every arm begins with the branches of stage 1 and sees the same "
         f"{base['samples']:,} samples of stage 2 ({base['steps']:,} steps); {base['seeds']} seeds of data order and "
         f"noise, {base['clips']} held-out prompts each; mean +- standard deviation over seeds. Tabulated on "
-        f"{origin['date'][:10]} at commit {origin['commit']}; `make ablations COMPARE={comparison.name}` "
-        "repeats it.",
+        f"{origin['date'][:10]} at commit {origin['commit']}; `{again}` repeats it.",
     ]
     for title, rows in comparison.tables.items():
         lines = [[label, *(_figure(arms[arm], name) for name in COLUMNS)] for label, arm in rows.items()]
         header = [title, *COLUMNS.values()]
-        if comparison.stage_1:  # the arms differ in size
+        if comparison.tells_cost:
             header += ["parameters", "time of a step"]
             for line, arm in zip(lines, rows.values(), strict=True):
                 line += [f"{arms[arm]['parameters'] / 1e6:.1f} M", f"{arms[arm]['relative_time']:.2f}"]

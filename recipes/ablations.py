@@ -271,7 +271,7 @@ def run_arms(args: Namespace, words: Sequence[str]) -> None:
         print(f"{name} seed {seed}: {results[name, seed]['measures']}", flush=True)
     if not args.only:
         comparison = COMPARISONS[args.compare]
-        times = {} if comparison.stage_1 is None else time_arms(args, starts, settings)
+        times = time_arms(args, starts, settings) if comparison.tells_cost else {}
         write_report(args.report or CARD / f"{comparison.name}.json", comparison, files, results, times)
 
 

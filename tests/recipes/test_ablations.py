@@ -318,7 +318,7 @@ def test_the_spread_is_that_over_seeds() -> None:
         table = describe(comparison, dict.fromkeys(ARMS, summary), {"date": "2026-01-01T00", "commit": "abc"})
         num_rows = sum(map(len, comparison.tables.values()))
         assert table.count("0.400 +- 0.200") == len(COLUMNS) * num_rows
-        assert table.count("| 9.1 M | 1.23 |") == (num_rows if comparison.stage_1 else 0)
+        assert table.count("| 9.1 M | 1.23 |") == (num_rows if comparison.tells_cost else 0)
 
 
 @pytest.mark.slow
