@@ -44,7 +44,7 @@ class ClipShape(NamedTuple):
     num_audio_latents: int
 
     def tell_length(self, own_num_frames: int) -> None:
-        """Say in one line that the clips are far longer than those of the model, where nothing else limits them.
+        """Say in one line that the clips are far longer than those of the model.
 
         Args:
             own_num_frames: Frames of the clips that it makes by itself.

@@ -46,16 +46,20 @@ def describe_strangers(domain: Mapping[str, Any] | None, text: str, has_image: b
     return f"this model knows {domain['name']} only, and not {' or '.join(given)}: see its card"
 
 
-def tell_size(domain: Mapping[str, Any] | None, size: tuple[int, int], own_size: tuple[int, int]) -> None:
-    """Say in one line that a model of few things has seen them in one size alone.
+def tell_size(
+    domain: Mapping[str, Any] | None, size: tuple[int, int], own_size: tuple[int, int], told: set[str]
+) -> None:
+    """Say in one line that a model of few things has seen them in one size alone, once of each other size.
 
     Args:
         domain: Of the pipeline's config.
         size: Height and width of a clip.
         own_size: Those of the model's own clips.
+        told: What was told of; gets the size.
     """
-    if domain is not None and size != own_size:
-        asked, own = (f"{width}x{height}" for height, width in (size, own_size))
+    asked, own = (f"{width}x{height}" for height, width in (size, own_size))
+    if domain is not None and size != own_size and asked not in told:
+        told.add(asked)
         logger.warning(f"this model knows {domain['name']} of {own} pixels only: at {asked} it repeats or cuts them")
 
 

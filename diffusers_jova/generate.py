@@ -18,6 +18,7 @@ from .clip_call import (
     has_picture,
     load_pipeline,
     long_clip,
+    number_arguments,
     read_credentials,
     tell,
     tell_strangers,
@@ -56,6 +57,7 @@ def make_all(args: argparse.Namespace, processes: Processes) -> bool:
 
 def generate_long(args: argparse.Namespace) -> None:
     """Make one clip window by window, and write it while it is made."""
+    number_arguments(args)  # refuses what cannot be before the model is loaded
     device = choose_device(args.device)
     begun = kept_seed(args.output) if args.seed is None else None
     seed = draw_seed(args) if begun is None else begun

@@ -70,6 +70,11 @@ def write_video(
     if isinstance(frames, Video):
         frame_rate = frames.frame_rate if frame_rate is None else frame_rate
         if audio is None:
+            if sampling_rate is not None:
+                raise ValueError(
+                    f"`sampling_rate` must go with `audio`, got {sampling_rate} with a video, which has its own; "
+                    "leave it out"
+                )
             audio, sampling_rate = frames.audio, frames.sampling_rate
         frames = frames.frames
     if frame_rate is None:

@@ -507,9 +507,6 @@ class JoVAPipeline(
         has_picture = any(given is not None for given in pictures)
         tell_strangers(self.config.domain, text_of(prompt), has_picture, self.told_strangers)
         clip = self.clip_shape(inputs, settings)
-        clip.tell_length(self.defaults.num_frames)
-        if "video" in modalities:
-            tell_size(self.config.domain, (clip.height, clip.width), (self.defaults.height, self.defaults.width))
 
         # 2. Schedules
         scheduler = FlowMatchAudioVideoScheduler.from_scheduler(self.scheduler)
@@ -520,7 +517,8 @@ class JoVAPipeline(
         if isinstance(self.scheduler, FlowMatchAudioVideoScheduler):  # tells of the call, and takes no step of it
             self.scheduler.set_timesteps(num_steps, self._execution_device, sigmas, audio_sigmas)
         self._num_timesteps = len(scheduler.timesteps)
-        check_zero_init([settings.guidance()[name] for name in modalities], scheduler)
+        not_given = [name for name in modalities if getattr(inputs, name) is None]
+        check_zero_init([settings.guidance()[name] for name in not_given], scheduler)
         self.warn_of_more_steps(settings, scheduler)
 
         # 3. Encode what is given besides text
@@ -544,6 +542,11 @@ class JoVAPipeline(
         )
         generated = [name for name in modalities if denoiser.generates(name)]
         check_something_is_generated(generated, list(media.latents), inputs)
+        check_zero_init([denoiser.guidance[name] for name in generated], scheduler)
+        if "video" in generated:
+            own_size = (self.defaults.height, self.defaults.width)
+            tell_size(self.config.domain, (clip.height, clip.width), own_size, self.told_strangers)
+            clip.tell_length(self.defaults.num_frames)
         if denoiser.sharing is not None:
             denoiser.sharing.tell_idle(denoiser.branches_by_step(modalities))
 

@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 
 from jova_cli.given_paths import kind_of
-from jova_cli.model_info import CARD, INDEX, SAVED, licence_lines, licence_of_files
+from jova_cli.model_info import CARD, INDEX, SAVED, licence_lines, licence_of, licence_of_files
 from jova_cli.shipped import check_source, find_model
 
 from .adapter_removal import check_saveable
@@ -106,7 +106,8 @@ class JoVALoadingMixin(DiffusionPipeline):
         """Save all components, as `DiffusionPipeline` does, and the licences that are stated where they came from.
 
         Args:
-            save_directory: Folder; the licences stand in its `README.md`, unless it has one.
+            save_directory: Folder; the licences stand in its `README.md`, unless it has one. With `push_to_hub` it has
+                the one of diffusers, which states none, and a line says so.
             args: What diffusers takes.
             kwargs: Likewise.
 
@@ -117,14 +118,18 @@ class JoVALoadingMixin(DiffusionPipeline):
             check_saveable(self.transformer, "unload_lora_weights")
         super().save_pretrained(save_directory, *args, **kwargs)
         card = Path(save_directory, CARD)
-        if card.exists():
+        if card.exists() and not kwargs.get("push_to_hub"):
             return
         try:
             lines = licence_lines(self.stated_licences())
         except (OSError, ValueError) as error:  # of another folder's card, which ends no save
             logger.warning(f"`{card}` states no licences: {error}")
             return
-        if lines:
+        if lines and card.exists():
+            logger.warning(
+                f"the card that was uploaded states no licences; add to its front matter {'; '.join(lines)}"
+            )
+        elif lines:
             card.write_text("\n".join(["---", *lines, "---", ""]))
 
     def stated_licences(self) -> dict[str, str]:
@@ -132,7 +137,10 @@ class JoVALoadingMixin(DiffusionPipeline):
         weights = {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
         sources = {name: source_of(getattr(part, "_orig_mod", part)) for name, part in weights.items()}
         folders = {name: Path(source) for name, source in sources.items() if source and Path(source).is_dir()}
-        return {name: licence_of_files(folder) for name, folder in folders.items()}
+        return {
+            name: licence_of(folder, name) if (folder / INDEX).is_file() else licence_of_files(folder)
+            for name, folder in folders.items()  # a whole pipeline's, where it was loaded from a `subfolder`
+        }
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
@@ -148,6 +156,7 @@ class JoVALoadingMixin(DiffusionPipeline):
 
         Raises:
             HubAccessError: If the hub does not give it.
+            FileNotFoundError: If it is a folder without an index.
             ValueError: If it is no pipeline whose configs its components take, or `dtype` is no format of floats.
         """
         given = kwargs.pop("dtype", None)

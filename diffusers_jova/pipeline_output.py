@@ -68,8 +68,9 @@ class JoVAPipelineOutput(BaseOutput):
             ValueError: There is nothing of the kind to write, or nothing for the credentials to sign.
         """
         self.check_decoded("save")
-        num_clips = len(self.audio if self.frames is None else self.frames)
-        if index is not None and not -num_clips <= index < num_clips:
+        clips = self.audio if self.frames is None else self.frames
+        num_clips = 0 if clips is None else len(clips)
+        if index is not None and clips is not None and not -num_clips <= index < num_clips:
             raise ValueError(f"`index` must be one of the {num_clips} clips, counted from 0, got {index}; use 0, say")
         if index is None:
             index = 0

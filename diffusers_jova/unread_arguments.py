@@ -71,7 +71,8 @@ class ReadingCall:
     def projects(self) -> bool:
         """Whether guidance of any modality that is generated is projected."""
         thresholds = {"video": self.settings.apg_threshold, "audio": self.settings.audio_apg_threshold}
-        return any(thresholds[name] is not None for name in self.generated)
+        is_guided = self.guides_by_text or self.guides_by_coupling or self.settings.audio_speaker_scale != 1
+        return is_guided and any(thresholds[name] is not None for name in self.generated)
 
     @property
     def scale_of_adapters(self) -> list[str]:
@@ -128,7 +129,7 @@ RULES: Sequence[Rule] = (  # where it holds, what is then not read, and why
         ("cfg_zero_star", "audio_cfg_zero_star"),
         "no prediction is made without the prompt",
     ),
-    (lambda call: not call.projects, ("apg_eta",), "no `apg_threshold` is given"),
+    (lambda call: not call.projects, ("apg_eta",), "guidance is off, or no `apg_threshold` is given"),
     (lambda call: call.lacks("speaker_embeds"), ("audio_speaker_scale",), "no `speaker_embeds` are given"),
     (lambda call: call.lacks("audio"), ("audio_sampling_rate",), "no `audio` is given"),
     (

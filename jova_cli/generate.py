@@ -280,7 +280,7 @@ def check_sharing(args: argparse.Namespace) -> None:
 
 def check_clip(args: argparse.Namespace) -> None:
     """Refuse what shows to be wrong with the arguments of a single clip, but for a file that cannot be written."""
-    if args.output.suffix.lower() == ".wav" and "video" in args.modalities:
+    if args.output.suffix.lower() == ".wav" and "video" in args.modalities and not is_long(args):
         raise ValueError(
             f"`--output` must end in .mp4 for this clip, got {args.output}; use {args.output.with_suffix('.mp4')}, or "
             "`--modalities audio` for sound alone"

@@ -82,7 +82,8 @@ def check_output_folder(option: str, path: Path, rule: str = "be a folder that c
         rule: Which it must follow.
     """
     try:
-        place = next(place for place in (path, *path.absolute().parents) if place.exists())
+        places = (path, *path.absolute().parents)
+        place = next(place for place in places if place.exists() or place.is_symlink())  # one to nowhere is no place
         tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         reason = error.strerror or error
@@ -107,7 +108,7 @@ def check_name(option: str, path: Path) -> None:
 def check_writable(option: str, path: Path) -> None:
     """Refuse a file that cannot be written, before any work is done for it; its folder may be one to be made."""
     check_name(option, path)
-    if path.is_dir():
+    if kind_of(path) == "folder":
         raise ValueError(f"`{option}` must be a file that can be written, got {path} (it is a folder); choose another")
     check_output_folder(option, path.parent, "lie in a folder that can be written")
 

@@ -5,6 +5,7 @@ README.md, `license` in the front matter of a README.md in the component's own f
 README.md.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ INDEX, CARD = "model_index.json", "README.md"
 METADATA = "__metadata__"  # in the header of a safetensors file, beside its tensors
 ABSENT = [None, None]  # in an index, of a component that a pipeline goes without
 SAVED = "name the folder that `save_pretrained` of a pipeline wrote"
+PLAIN = re.compile(r"[A-Za-z][\w.-]+")  # text that needs no quotes in YAML
 FRONT_MATTER = re.compile(r"---\s*\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "fp8": 1}  # fp8 is that of weights under layerwise casting
 
@@ -198,7 +200,11 @@ def licence_lines(stated: Mapping[str, str]) -> list[str]:
     Args:
         stated: By component, from `licence_of`.
     """
-    lines = [f"  {name}: {licence}" for name, licence in stated.items() if licence != NOT_STATED]
+    quoted = {
+        name: licence if PLAIN.fullmatch(licence) else json.dumps(licence)  # which YAML reads as well
+        for name, licence in stated.items()
+    }
+    lines = [f"  {name}: {quoted[name]}" for name, licence in stated.items() if licence != NOT_STATED]
     return ["component_licenses:", *lines] if lines else []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from .benchmark_lists import FORMATS, Read
-from .given_paths import LONGEST_NAME_BYTES
+from .given_paths import LONGEST_NAME_BYTES, kind_of
 from .parser import Parser, did_you_mean, one_line
 from .tables import check_once, csv_rows, is_encodable, jsonl_lines, parse_json, parse_row, separator_hint
 
@@ -109,12 +109,13 @@ def is_word(text: str) -> bool:
 def check_list(path: Path, folder: Path | None, option: str = "--prompts") -> None:
     """Refuse a list that is not there, which an option names, and a file where a folder is to be filled."""
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
-        kind = "a file of another kind" if path.is_file() else "none"
+        kind = {"file": "a file of another kind", "folder": "a folder"}.get(kind_of(path), "none")
         raise ValueError(
             f"`{option}` must be an existing .jsonl or .csv file with a row for each clip, got {kind}: {path}; "
             '`{"prompt": "A dog barks."}` is a row of .jsonl'
         )
-    if folder is not None and (folder.suffix.lower() in CLIPS or (folder.exists() and not folder.is_dir())):
+    kind = "" if folder is None else kind_of(folder)
+    if folder is not None and (kind == "file" or (not kind and folder.suffix.lower() in CLIPS)):
         raise ValueError(f"`--output` must be a folder with `{option}`, got the file {folder}; name a folder")
 
 

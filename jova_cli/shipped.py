@@ -120,5 +120,6 @@ def check_source(option: str, source: str) -> None:
 def advice_on_name(source: str) -> str:
     """What may have been meant by a name under which no model lies here."""
     if find_place(Path("model_cards", source, "transformer")) is not None:
-        return f"this name is that of configs without weights, `model_cards/{source}`, to train a model from"
+        config = f"model_cards/{source}/transformer/config.json"
+        return f"this name is that of configs without weights: `model={config}` of `jova train` makes a model of them"
     return did_you_mean(source, model_names(), "check the spelling")

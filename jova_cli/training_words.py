@@ -25,7 +25,8 @@ class TrainingParser(Parser):
     def advice_on(self, name: str, names: Sequence[str]) -> str:
         """What to write in place of an option that there is not: a setting, where that is its name."""
         setting = name.lstrip("-").replace("-", "_")
-        if setting in {field.name for field in read_settings()}:
+        has_word = setting in {action.dest for action in self._actions}
+        if not has_word and setting in {field.name for field in read_settings()}:
             return f"it is a setting: write `{setting}=VALUE`"
         return super().advice_on(name, names)
 

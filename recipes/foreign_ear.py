@@ -31,7 +31,8 @@ class ForeignEar:
     """
 
     def __init__(self, hear: Hear | None = None) -> None:
-        import_module("speechmos.dnsmos")
+        for name in ("jiwer", "speechmos.dnsmos"):
+            import_module(name)
         self._hear = SmallWhisper() if hear is None else hear
 
     def measure(

@@ -155,7 +155,7 @@ def describe_clip(
     )
     end_s = clip.start_s + clip.bucket.num_frames / settings.frame_rate
     notes = [
-        "one frame" if clip.bucket.num_frames == 1 else f"from {clip.start_s:.1f} to {end_s:.1f} s",
+        f"from {clip.start_s:.1f} to {end_s:.1f} s" if clip.bucket.num_frames > 1 or clip.start_s else "one frame",
         SHAPE_NOTES[settings.fit](clip.shape_share),
         seen if looked or mouths.num_faces else "mouths not looked for",
     ]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchHeunDiscreteScheduler
@@ -321,6 +322,13 @@ def test_zero_steps_that_cannot_be_are_refused_before_anything_is_encoded(
     monkeypatch.setattr(pipeline, "scheduler", FlowMatchHeunDiscreteScheduler(shift=3.0))
     with pytest.raises(ValueError, match="must be a multiple of 2"):
         latents(pipeline, zero_init_steps=1)
+
+
+def test_zero_steps_of_what_is_given_are_not_asked_for(pipeline: JoVAPipeline) -> None:
+    given = np.zeros((5, 32, 32, 3), np.uint8)
+    zero = {"zero_init_steps": 9, "audio_zero_init_steps": 0}
+    _, sound = pipeline("a dog", video=given, num_inference_steps=2, **zero, **CALL)
+    assert sound.isfinite().all()
 
 
 def test_solvers_that_ask_twice_in_a_step_have_whole_steps_of_zero(

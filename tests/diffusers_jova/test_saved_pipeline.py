@@ -125,6 +125,9 @@ def test_a_saved_pipeline_states_the_licences_of_what_it_was_loaded_from(
     pipeline = JoVAPipeline.from_pretrained(first)
     pipeline.transformer = build_tiny_pipeline().transformer  # of no folder
     pipeline.save_pretrained(second)
+    vae = type(pipeline.vae).from_pretrained(first, subfolder="vae")  # which remembers the folder of the pipeline
+    JoVAPipeline.from_pretrained(first, vae=vae).save_pretrained(tmp_path / "handed-in")
+    assert front_matter(tmp_path / "handed-in")["component_licenses"]["vae"] == "cc-by-nc-4.0"
     licences = front_matter(second)["component_licenses"]
     assert (licences["vae"], licences["audio_vae"]) == ("cc-by-nc-4.0", "apache-2.0")
     assert not {"transformer", "scheduler", "tokenizer"} & licences.keys()
@@ -144,7 +147,7 @@ def test_a_saved_pipeline_states_the_licences_of_what_it_was_loaded_from(
     ("name", "message"),
     [
         ("jova-tini", "must be an existing path or a hub name owner/name, got jova-tini; did you mean `jova-tiny`"),
-        ("jova-1.6b", "got jova-1.6b; this name is that of configs without weights, `model_cards/jova-1.6b`"),
+        ("jova-1.6b", "got jova-1.6b; this name is that of configs without weights: `model=model_cards/jova-1.6b/tr"),
     ],
 )
 def test_a_name_that_is_no_model_is_refused_at_once(name: str, message: str) -> None:

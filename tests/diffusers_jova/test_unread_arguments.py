@@ -49,6 +49,7 @@ UNREAD: list[tuple[dict[str, Any], str, str]] = [
     ({}, "uncoupled_text", "video and audio are not guided by each other"),
     ({}, "audio_speaker_scale", "no `speaker_embeds` are given"),
     ({}, "apg_eta", "no `apg_threshold` is given"),
+    ({"apg_threshold": 1.0, "guidance_scale": 1.0}, "apg_eta", "guidance is off"),
     (VIDEO | {"audio_apg_threshold": 3.0}, "apg_eta", "no `apg_threshold` is given"),
     ({}, "audio_sampling_rate", "no `audio` is given"),
     ({}, "fit", "no picture or `video` is given"),

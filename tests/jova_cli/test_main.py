@@ -88,7 +88,6 @@ DISTILL = ["distill", "records", "student", "--model", "jova-tiny"]
         (["prepare", "clips"], r"jova prepare: `--model`, `output` must be given, got none"),
         ([*CLIP, "clip.avi"], r"jova generate: `--output` must end in .mp4"),
         ([*CLIP, "/dev/null/clip.mp4"], r"`--output` must lie in a folder that can be written, got `/dev/null`"),
-        ([*CLIP, "/tmp"], r"`--output` must (end in .mp4|be a file that can be written)"),
         (
             [*CLIP, "clip.mp4", "--sharpness", "red"],
             r"an option must be one of `jova generate`, got `--sharpness`; `jova generate --help` lists them",

@@ -5,7 +5,7 @@ import pytest
 
 from diffusers_jova import JoVAPipeline
 from jova_cli.main import main
-from jova_cli.model_info import count_values, describe_components, front_matter, info_table
+from jova_cli.model_info import count_values, describe_components, front_matter, info_table, licence_lines
 
 
 def test_info_counts_the_parameters_of_every_component(tiny_pipeline_folder: Path) -> None:
@@ -74,6 +74,16 @@ def test_front_matter_stands_between_the_first_lines_of_dashes(
 ) -> None:
     (tmp_path / "README.md").write_bytes(page.encode())
     assert front_matter(tmp_path) == values
+
+
+@pytest.mark.parametrize(
+    "licence", ["apache-2.0", "foo: bar", "[x]", "ltx-2-community-license-agreement", "Own terms, v1"]
+)
+def test_a_licence_is_read_as_it_was_written(licence: str, tmp_path: Path) -> None:
+    lines = licence_lines({"vae": licence, "vocoder": "not stated"})
+    (tmp_path / "README.md").write_text("\n".join(["---", *lines, "---", ""]))
+    assert front_matter(tmp_path) == {"component_licenses": {"vae": licence}}
+    assert licence_lines({"vae": "not stated"}) == []
 
 
 @pytest.mark.parametrize("lines", ["a: [", "- a"])
