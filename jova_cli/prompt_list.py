@@ -111,8 +111,8 @@ def check_list(path: Path, folder: Path | None, option: str = "--prompts") -> No
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         kind = {"file": "a file of another kind", "folder": "a folder"}.get(kind_of(path), "none")
         raise ValueError(
-            f"`{option}` must be an existing .jsonl or .csv file with a row for each clip, got {kind}: {path}; "
-            '`{"prompt": "A dog barks."}` is a row of .jsonl'
+            f"`{option}` must be an existing .jsonl or .csv file, got {kind}: {path}; it has a row for each clip, in "
+            '.jsonl `{"prompt": "A dog barks."}`'
         )
     kind = "" if folder is None else kind_of(folder)
     if folder is not None and (kind == "file" or (not kind and folder.suffix.lower() in CLIPS)):

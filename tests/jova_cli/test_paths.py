@@ -79,6 +79,7 @@ ALLOWED = {  # what is no mistake
     ("presets", "text"),
     ("assemble source", "an empty folder"),
     ("demo --output", "in no folder"),  # which is made
+    ("generate --output", "in no folder"),  # likewise
 }
 
 
