@@ -165,7 +165,7 @@ class LengthWords(NamedTuple):
         video: Name of given frames.
         cut_audio: What to do with a given sound, of seconds.
         cut_video: What to do with given frames, of frames.
-        by_windows: What else to do with a sound without frames.
+        by_windows: What else to do with frames that are not given.
         slower: What else to do with frames of a high rate.
     """
 
@@ -205,7 +205,8 @@ def check_length(
         raise ValueError(f"`{words.video}` must last at most {limit}, got {found}")
     if is_long:
         name = words.num_frames
-        raise ValueError(f"`{name}` must be at most {longest} ({limit}), got {num_frames}; use {longest}")
+        advice = f"use {longest}{words.by_windows}"
+        raise ValueError(f"`{name}` must be at most {longest} ({limit}), got {num_frames}; {advice}")
 
 
 def check_sound_fits(given: GivenLengths, num_frames: int, frame_rate: float, temporal_factor: int) -> None:
