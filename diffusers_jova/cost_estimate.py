@@ -190,4 +190,5 @@ def check_affordable(taken: Estimate, available_bytes: float, advice: str) -> No
 def in_words(seconds: float) -> str:
     """A time in the largest unit that it has at least one of."""
     name, unit = next(((name, unit) for name, unit in UNITS if seconds >= unit), ("seconds", 1))
-    return f"{seconds / unit:,.1f} {name}"
+    count = seconds / unit
+    return f"{count:,.1f} {name}" if count >= 0.1 or not count else f"{count:.1g} {name}"

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffusers_jova import JoVACacheConfig, cost_estimate
-from diffusers_jova.cost_estimate import RowSizes, estimate, stored_bytes
+from diffusers_jova.cost_estimate import RowSizes, estimate, in_words, stored_bytes
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.sound_cache import kept_bytes
 from tests.tiny_pipeline import build_tiny_pipeline
@@ -71,3 +71,11 @@ def test_where_everything_is_given_nothing_is_computed_and_the_call_says_so() ->
     pipeline = build_tiny_pipeline()
     assert estimate(pipeline, pipeline.defaults, BOTH, BOTH).seconds == 0
     assert estimate(pipeline, pipeline.defaults, ["audio"], ["audio"]).seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0.0 seconds"), (4e-4, "0.0004 seconds"), (0.25, "0.2 seconds"), (90, "1.5 minutes"), (7200, "2.0 hours")],
+)
+def test_a_short_time_is_not_told_as_none(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
