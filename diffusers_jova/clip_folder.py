@@ -53,27 +53,16 @@ from .whole_files import FullDiskError, explained_full_disk, remove, write_text
 LIST = "clips.jsonl"  # what was made
 WORK = ".work"  # clips that are not whole yet
 ROW_ERRORS = (*BAD_INPUT, torch.OutOfMemoryError)
-SILENT = (  # settings that say nothing where they are not given
-    *("seed", "cache", "guidance", "max_sequence_length", "last_image", "keyframe"),
-)
+# settings that say nothing where they are not given
+SILENT = ("seed", "cache", "guidance", "max_sequence_length", "last_image", "keyframe")
 PLACES = ("output", "device", "cpu_offload", "yes")  # arguments that decide where, not what
 FILES = ("model", "image", "last_image", "audio", "video", "reference_audio")  # whose content decides, not their path
 OF_A_CLIP = ("prompt", "video_caption", "audio_caption", "transcript", "seed")  # that clips of one batch differ in
 OF_A_PIPELINE = ("model", "lora", "skip_unknown", "device", "dtype", "cpu_offload", "cache", "memory")
 OF_A_PLAN = (  # arguments that decide, with a `memory`, how it is used
-    *("height", "width", "num_frames", "frame_rate", "guidance_scale", "audio_guidance_scale", "guidance"),
-    *(
-        "max_sequence_length",
-        "modalities",
-        "image",
-        "last_image",
-        "keyframe",
-        "audio",
-        "video",
-        "start",
-        "duration",
-        "reference_audio",
-    ),
+    *("height", "width", "num_frames", "frame_rate", "max_sequence_length", "modalities"),
+    *("guidance_scale", "audio_guidance_scale", "guidance"),
+    *("image", "last_image", "keyframe", "audio", "video", "start", "duration", "reference_audio"),
 )
 
 

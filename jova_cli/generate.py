@@ -470,12 +470,8 @@ def check_numbers(args: argparse.Namespace) -> None:
     """Refuse numbers that no model takes."""
     if args.steps is not None:
         check_count("--steps", args.steps)
-    for option in (
-        "height",
-        "width",
-        "num_frames",
-        "max_sequence_length",
-    ):  # how much of these is too much, the model tells
+    # how much of these is too much, the model tells
+    for option in ("height", "width", "num_frames", "max_sequence_length"):
         value = getattr(args, option)
         if value is not None and value < 1:
             raise ValueError(f"`--{option.replace('_', '-')}` must be at least 1, got {value}")

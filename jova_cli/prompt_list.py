@@ -109,9 +109,9 @@ def is_word(text: str) -> bool:
 def check_list(path: Path, folder: Path | None, option: str = "--prompts") -> None:
     """Refuse a list that is not there, which an option names, and a file where a folder is to be filled."""
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
-        kind = {"file": "a file of another kind", "folder": "a folder"}.get(kind_of(path), "none")
+        found = {"file": "a file of another kind", "folder": "a folder"}.get(kind_of(path), "none")
         raise ValueError(
-            f"`{option}` must be an existing .jsonl or .csv file, got {kind}: {path}; it has a row for each clip, in "
+            f"`{option}` must be an existing .jsonl or .csv file, got {found}: {path}; it has a row for each clip, in "
             '.jsonl `{"prompt": "A dog barks."}`'
         )
     kind = "" if folder is None else kind_of(folder)
