@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,8 @@ def explained_full_disk(path: Path, kept: str = COMPLETE_IS_KEPT) -> Iterator[No
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a place beside `path` for a file or a folder that then takes the place of `path`, whole or not at all.
 
-    Its folder is made. After a failure or an interruption, what stood at `path` stands there again. What a killed
+    Its folder is made. Files have the mode that the process gives new ones (umask), also those of safetensors, which
+    gives every file to its owner alone. After a failure or an interruption, what stood at `path` stands there again. What a killed
     process left of its writing is deleted by the next one that writes to `path`; that of a living process is left
     alone, and its place is another one.
     """
@@ -68,6 +69,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         partial, old = place / f".{path.name}", place / OLD
         try:
             yield partial
+            _share(partial, place.stat().st_mode)
             if partial.is_dir() and path.exists():  # which no folder can replace in one step
                 path.rename(old)
             partial.replace(path)
@@ -138,6 +140,17 @@ def _take(place: Path, path: Path, *, is_own: bool) -> FolderLock | None:
 def _clear(place: Path, lock: FolderLock) -> None:
     remove(place)
     lock.release()
+
+
+def _share(written: Path, folder_mode: int) -> None:
+    """Let those read and write what was written who may do so in a folder that was made without a mode."""
+    for file in [written, *written.rglob("*")]:
+        if file.is_symlink() or not file.is_file():
+            continue
+        mode = file.stat().st_mode
+        if missing := folder_mode & 0o666 & ~mode:
+            with suppress(OSError):  # disks without modes
+                file.chmod(mode | missing)
 
 
 def _bring_back(place: Path, path: Path) -> None:

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from diffusers_jova.whole_files import (
     FullDiskError,
@@ -111,6 +113,24 @@ def test_two_that_write_at_once_have_places_of_their_own(tmp_path: Path) -> None
         first.write_text("whole")
     write_text(path, "last")
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_weights_are_readable_for_those_whom_the_process_lets_read(tmp_path: Path, umask: int, mode: int) -> None:
+    """safetensors 0.8 gives every file to its owner alone, whatever the process asks for."""
+    before = os.umask(umask)
+    try:
+        with written_whole(tmp_path / "model") as folder:
+            (folder / "transformer").mkdir(parents=True)
+            save_file({"weight": torch.zeros(2)}, folder / "transformer" / "weights.safetensors")
+            (folder / "link").symlink_to("transformer")
+        with written_whole(tmp_path / "adapter.safetensors") as file:
+            save_file({"weight": torch.zeros(2)}, file)
+    finally:
+        os.umask(before)
+    written = (tmp_path / "model" / "transformer" / "weights.safetensors", tmp_path / "adapter.safetensors")
+    assert [file.stat().st_mode & 0o777 for file in written] == [mode, mode]
 
 
 def test_deleting_whole_leaves_nothing(tmp_path: Path) -> None:
