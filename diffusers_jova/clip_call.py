@@ -20,7 +20,7 @@ from jova_cli.generate import LARGEST_SEED, PARTS, Adapter, check_fits, check_ke
 from jova_cli.guidance_words import guidance_settings
 from jova_cli.keyframes import Keyframe
 from jova_cli.latent_lengths import whole_frames
-from jova_cli.long_clips import lay_out
+from jova_cli.long_clips import has_media, is_long, lay_out
 from jova_cli.model_clips import read_geometry
 from jova_cli.model_info import read_metadata
 from jova_cli.parser import one_line
@@ -45,6 +45,7 @@ from .sound_cache import JoVACacheConfig
 
 BAD_INPUT = (ValueError, FloatingPointError, OSError, ImportError, SafetensorError)  # what one sentence explains
 CONFIRM = "use fewer `--num-frames` or `--steps` or a smaller size, or confirm it by `--yes`"
+OF_WINDOWS = ("prompt", "num_frames", "audio", "video")  # arguments that a clip by windows deals out to them
 OUT_OF_MEMORY = "the clip must fit into the memory; use `--memory GB`, fewer frames or a smaller size"
 
 
@@ -189,7 +190,7 @@ def long_clip(pipeline: JoVAPipeline, args: argparse.Namespace, seed: int, given
     """
     frame_rate = args.frame_rate or pipeline.defaults.frame_rate
     num_frames = args.num_frames
-    if num_frames is None and args.audio is None and args.script_rows[-1].end_s is not None:
+    if num_frames is None and not has_media(args) and args.script_rows[-1].end_s is not None:
         num_frames, _ = lay_out(args, frame_rate, pipeline.temporal_factor)
     own = {**prompt_arguments(args), **number_arguments(args), **given, "modalities": args.modalities}
     clip = LongClip(
@@ -200,13 +201,17 @@ def long_clip(pipeline: JoVAPipeline, args: argparse.Namespace, seed: int, given
         window_frames=args.window_frames,
         overlap_frames=args.overlap_frames,
         tries=args.tries or 1,
-        audio=given.get("audio"),
-        arguments={name: value for name, value in own.items() if name not in ("prompt", "num_frames", "audio")},
+        audio=given.get("audio") if args.audio is not None else None,  # not that of a video that is too short
+        video=given.get("video"),
+        arguments={name: value for name, value in own.items() if name not in OF_WINDOWS},
     )
     if not args.yes:
         settings = pipeline.defaults.override(**number_arguments(args))
         settings = settings.override(num_frames=max(window.num_frames for window in clip.windows))
-        taken = estimate(pipeline, settings, args.modalities, ["audio"] if clip.sound is not None else ())
+        whole = {"audio": clip.sound, "video": clip.given_video}
+        taken = estimate(
+            pipeline, settings, args.modalities, [name for name, media in whole.items() if media is not None]
+        )
         taken = taken._replace(seconds=taken.seconds * len(clip.windows) * clip.tries)
         check_affordable(taken, machine_memory_bytes(pipeline._execution_device), CONFIRM)
     return clip
@@ -280,7 +285,8 @@ def given_video(args: argparse.Namespace, tell: Callable[[str], None] = tell) ->
         return {"video": clip.frames, "frame_rate": frame_rate}
     if args.num_frames is not None and args.num_frames > len(clip.frames):
         return {"video": clip.frames, "frame_rate": frame_rate, "audio": clip}
-    tell("the sound of `--video` is left out; give the file as `--audio` as well for it to stay")
+    to_stay = ": that of the clip is made" if is_long(args) else "; give the file as `--audio` as well for it to stay"
+    tell(f"the sound of `--video` is left out{to_stay}")
     return {"video": clip.frames, "frame_rate": frame_rate}
 
 

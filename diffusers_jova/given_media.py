@@ -34,6 +34,14 @@ def unpack_video(video: Any, frame_rate: float | None) -> tuple[Any, float | Non
     return video.frames, float(video.frame_rate)
 
 
+def tell_assumed_rate(frame_rate: float) -> None:
+    """Say at which frame rate a video is taken that came without."""
+    logger.warning(
+        f"`video` is taken at {frame_rate:g} frames per second, as this model makes clips; give its `frame_rate`, or "
+        "what `media.read_video` returns as a whole"
+    )
+
+
 def unpack_audio(audio: Any, sampling_rate: int | None, name: str = "audio") -> tuple[Audio, int]:
     """Sound and its sampling rate, of a `media.Sound` or `media.Video` as a whole or of an array with its rate.
 

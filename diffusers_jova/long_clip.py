@@ -6,7 +6,6 @@ there. What both hold is joined by a cross-fade. No more than two windows are in
 Letters in shapes: N frames, C channels of the sound, S samples, H, W height and width.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -18,16 +17,16 @@ import torch
 from torch import Tensor
 
 from jova_cli.latent_lengths import check_whole_frames, num_frames_of
-from jova_cli.parser import did_you_mean
 from jova_cli.script import with_silence
 from jova_cli.windows import Window, WindowSize, plan_windows, with_shorter_overlap
 
 from .clip_shape import set_length
 from .content_credentials import Credentials
 from .domain import PICTURES
+from .long_clip_checks import check_kinds, check_media
 from .media_arrays import SILENT, exact_frame_rate
 from .media_writing import check_place, streamed_video
-from .number_arguments import whole_number
+from .pictures import to_signed
 from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
 from .provenance import Record, basic_record
@@ -42,25 +41,11 @@ from .window_joint import SOUND_FADE_S, joined_frames, joined_sound, quietest
 from .window_origin import call_origin, described
 from .window_pictures import WindowPictures
 from .window_sound import GivenSound
+from .window_video import GivenVideo
 
 
-OWN = (  # arguments of a call that a long clip gives itself
-    "prompt",
-    "prompt_embeds",
-    "audio",
-    "video",
-    "audio_sampling_rate",
-    "num_frames",
-    "num_videos_per_prompt",
-    "generator",
-    "latents",
-    "audio_latents",
-    "output_type",
-    "return_dict",
-)
 OF_VOICES = ("speaker_embeds", "audio_speaker_scale")
 LEAST_LATENTS = 1  # behind the first, of a shared part that is shortened: a frame alone does not hold looks or motion
-LARGEST_SEED = 2**64 - 1  # of torch
 
 
 class Piece(NamedTuple):
@@ -101,7 +86,7 @@ class LongClip:
         pipeline: Any `JoVAPipeline`; it says how long a window is.
         lines: Prompts by their time, ascending, the first at 0. Behind the end of a line's words stands one more that
             is silent, as soon as the clip is put together.
-        num_frames: Of the clip, 4k + 1; None takes those that hold all of `audio`.
+        num_frames: Of the clip, 4k + 1; None takes those that hold all of `audio`, or that `video` fills.
         seed: Of the noise. The first window has the noise of a single clip with this seed.
         window_frames: Frames of a window, 4k + 1; None takes the length of the clips that the model makes.
         overlap_frames: Frames that windows share, 4k + 1; None takes a quarter of a window, and more, up to half of
@@ -111,6 +96,8 @@ class LongClip:
         audio: Sound of the whole clip, which drives the picture and comes back as it was given, at the rate and in the
             channels of the codec: a `media.Sound`, or an array [S] or [C, S]. Silence fills the last latent up.
         audio_sampling_rate: Samples per second of an array.
+        video: Frames of the whole clip, whose sound is made, and that come back as they were given, at the size of the
+            clip: a `media.Video`, or frames as a call takes them. Not beside `audio`: nothing would be left to make.
         arguments: Others of the pipeline's call, for every window; `image`, `last_image` and `keyframes` are of the
             frames of the clip.
         announce: Told the number of a window, from 0, and how many there are, before each.
@@ -122,6 +109,7 @@ class LongClip:
         fades: Samples of the clip in which its sound goes over to that of another window, as far as it is made; none
             of a given sound.
         sound: `audio` on the clock of the clip, [C, S]; None without.
+        given_video: `video`, as the windows are given it; None without.
         pictures: Those of the arguments, as the windows are given them.
 
     Raises:
@@ -138,19 +126,18 @@ class LongClip:
     tries: int = 1
     audio: Any = None
     audio_sampling_rate: int | None = None
+    video: Any = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     announce: Callable[[int, int], None] | None = None
     record: Record = field(default_factory=basic_record, init=False)
     fades: list[slice] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self.check_kinds()
-        if unfit := [name for name in OWN if name in self.arguments]:
-            raise ValueError(f"`arguments` must leave `{unfit[0]}` to the windows, got it; leave it out")
-        if self.tries < 1:
-            raise ValueError(f"`tries` must be at least 1, got {self.tries}; use 3, say")
-        if "video" not in self.modalities:
-            raise ValueError("`modalities` must hold 'video' in a long clip, got sound alone; leave them out")
+        check_kinds(self)
+        check_media(self)
+        self.given_video = None
+        if self.video is not None:
+            self.given_video = GivenVideo(self.pipeline, self.video, self.arguments, self.num_frames)
         self.num_frames, self.sound = self.place_sound()
         check_lines(self.lines)
         self.lines = with_silence(self.lines, self.num_frames, self.frame_rate, self.pipeline.temporal_factor)
@@ -168,33 +155,6 @@ class LongClip:
         self.pictures = WindowPictures(self.pipeline, self.arguments, self.num_frames)
         self.windows = list(self.planned)
 
-    def check_kinds(self) -> None:
-        """Refuse what is of another kind than the arguments are, and arguments that no call has."""
-        if not isinstance(self.pipeline, JoVAPipeline):
-            raise ValueError(
-                f"`pipeline` must be a JoVAPipeline, got {self.pipeline!r}; load one by `from_pretrained`"
-            )
-        if not isinstance(self.lines, list | tuple) or not all(isinstance(line, ScriptLine) for line in self.lines):
-            raise ValueError(
-                f"`lines` must be a list of ScriptLine, got {self.lines!r}; pass `[ScriptLine(0, prompt)]`"
-            )
-        for name in ("num_frames", "seed", "window_frames", "overlap_frames", "tries"):
-            value = getattr(self, name)
-            if value is not None or name in ("seed", "tries"):
-                setattr(self, name, whole_number(name, value, least=0 if name == "seed" else None))
-        if self.seed > LARGEST_SEED:
-            raise ValueError(f"`seed` must be at most {LARGEST_SEED}, got {self.seed}; use a smaller one")
-        if not isinstance(self.arguments, Mapping):
-            raise ValueError(f"`arguments` must be a dict of arguments of a call, got {self.arguments!r}; pass a dict")
-        if self.announce is not None and not callable(self.announce):
-            raise ValueError(f"`announce` must be callable, got {self.announce!r}; pass a function or leave it out")
-        taken = inspect.signature(type(self.pipeline).__call__).parameters
-        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-        for name in self.arguments:
-            if name not in taken and not takes_all:
-                advice = did_you_mean(str(name), [*taken], "leave it out")
-                raise ValueError(f"`arguments` must be those of a call of the pipeline, got {name!r}; {advice}")
-
     # 1. What all windows share
 
     @property
@@ -205,6 +165,8 @@ class LongClip:
     @property
     def frame_rate(self) -> float:
         """Frames per second."""
+        if self.given_video is not None:
+            return self.given_video.frame_rate
         given = self.arguments.get("frame_rate")
         return self.pipeline.defaults.frame_rate if given is None else float(given)
 
@@ -216,17 +178,11 @@ class LongClip:
     def place_sound(self) -> tuple[int, Tensor | None]:
         """The frames of the clip, and its given sound [C, S] on their clock; None without."""
         if self.audio is None:
-            if self.audio_sampling_rate is not None:
-                raise ValueError("`audio` must go with its rate, got the rate alone; pass the sound")
+            if self.given_video is not None:
+                return len(self.given_video.frames), None
             if self.num_frames is None:
                 raise ValueError("`num_frames` must be given without `audio`, got None; use 481, say")
             return self.num_frames, None
-        if "audio" not in self.modalities:
-            raise ValueError("`modalities` must hold 'audio' beside a given `audio`, got frames alone; leave them out")
-        if self.tries > 1:
-            raise ValueError(
-                f"`tries` must be 1 beside `audio`, whose pauses no try moves, got {self.tries}; leave it out"
-            )
         given, num_frames = GivenSound.of(self.audio, self.audio_sampling_rate), self.num_frames
         if num_frames is None:
             num_frames = given.num_frames(self.frame_rate, self.pipeline.temporal_factor)
@@ -251,6 +207,7 @@ class LongClip:
             "windows": [list(window) for window in self.planned],
             "prompts": [described(line.prompt) for line in self.lines],
             "audio": described(self.sound),
+            "video": None if self.given_video is None else described(self.given_video.frames),
             **call_origin(self.pipeline, self.arguments),
         }
 
@@ -266,6 +223,8 @@ class LongClip:
         self.fades.clear()
         self.windows = list(self.planned)
         self.pictures.fit_all()
+        if self.given_video is not None:
+            self.given_video.tell_fit()
         held: MadeWindow | None = None  # the end of the last window, which the next one shares
         begun: list[str] = []  # the words in it
         voice: dict[str, Any] = {}
@@ -379,9 +338,12 @@ class LongClip:
             arguments |= {"last_image": None, "keyframes": self.pictures.keyframes_of(self.windows[index]) or None}
             if held is None and arguments["keyframes"] is None and arguments.get("image") is None:
                 arguments.pop("fit", None)  # which is for the pictures of later windows
-        if held is not None:
+        if self.given_video is not None:
+            arguments |= {"video": self.given_video.of(self.windows[index]), "frame_rate": self.frame_rate}
+        elif held is not None:
             arguments |= {"video": held.frames.movedim(1, -1).numpy(), "frame_rate": self.frame_rate}
             self.pipeline.told_strangers.add(PICTURES)  # these are the model's own
+        if held is not None:
             if not reads_references(self.pipeline.transformer.config):
                 arguments.pop("image", None)  # which is the first frame of the clip
             if held.audio is not None and self.sound is None:
@@ -426,6 +388,9 @@ class LongClip:
 
     def decode(self, kept: KeptWindow, window: Window) -> MadeWindow:
         """Frames and samples of the latents of a window."""
+        if self.given_video is not None:
+            frames = (to_signed(self.given_video.of(window)) / 2 + 0.5).clamp(0, 1)
+            return MadeWindow(frames, *self.decode_sound(kept, window))
         device = self.pipeline._execution_device
         frames = self.pipeline.decode_video(kept.latents["video"].to(device), "pt")[0].float().cpu()
         return MadeWindow(frames, *self.decode_sound(kept, window))
@@ -443,8 +408,9 @@ class LongClip:
 
     def join(self, held: MadeWindow, made: MadeWindow, index: int) -> MadeWindow:
         """A window whose beginning goes over from the end of the one before."""
-        num_frames = len(held.frames)
-        frames = torch.cat([joined_frames(held.frames, made.frames[:num_frames]), made.frames[num_frames:]])
+        num_frames, frames = len(held.frames), made.frames
+        if self.given_video is None:
+            frames = torch.cat([joined_frames(held.frames, frames[:num_frames]), frames[num_frames:]])
         if held.audio is None or made.audio is None or self.sound is not None or self.sampling_rate is None:
             return made._replace(frames=frames)
         num_samples = held.audio.shape[1]

@@ -23,7 +23,7 @@ from .conditions import GivenLatents, check_repeats, condition_channels, frame_m
 from .decoding_parallel import JoVADecodingParallelMixin, SharedDecoding
 from .finite import check_finite_inputs, finite_output
 from .generation_defaults import GenerationDefaults
-from .given_media import continue_sound, to_waveform_batch, unpack_audio, unpack_video
+from .given_media import continue_sound, tell_assumed_rate, to_waveform_batch, unpack_audio, unpack_video
 from .keyframes import place_keyframes, settle_keyframes, tell_fits
 from .media import resample
 from .media_arrays import check_sampling_rate
@@ -190,10 +190,7 @@ class JoVAMediaMixin(JoVADecodingParallelMixin):
             if has_sound and inputs.audio is None and "audio" in inputs.modalities:
                 logger.warning("the sound of `video` is not used; pass the same as `audio` for it to stay")
             if frame_rate is None:
-                logger.warning(
-                    f"`video` is taken at {self.defaults.frame_rate:g} frames per second, as this model makes clips; "
-                    "give its `frame_rate`, or what `media.read_video` returns as a whole"
-                )
+                tell_assumed_rate(self.defaults.frame_rate)
             inputs = replace(inputs, video=to_frames("video", frames), frame_rate=frame_rate)
         if inputs.audio_sampling_rate is not None:  # here, because it sets the length of the clip
             rate_hz = whole_number("audio_sampling_rate", inputs.audio_sampling_rate)

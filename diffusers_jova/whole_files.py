@@ -60,9 +60,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Give a place beside `path` for a file or a folder that then takes the place of `path`, whole or not at all.
 
     Its folder is made. Files have the mode that the process gives new ones (umask), also those of safetensors, which
-    gives every file to its owner alone. After a failure or an interruption, what stood at `path` stands there again. What a killed
-    process left of its writing is deleted by the next one that writes to `path`; that of a living process is left
-    alone, and its place is another one.
+    gives every file to its owner alone. After a failure or an interruption, what stood at `path` stands there again.
+    What a killed process left of its writing is deleted by the next one that writes to `path`; that of a living
+    process is left alone, and its place is another one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _own_place(path) as place:

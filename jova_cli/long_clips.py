@@ -31,7 +31,7 @@ def is_long(args: argparse.Namespace) -> bool:
     """Whether a clip is made window by window: it has a script, or its frames are too many for the model."""
     if any(getattr(args, name) is not None for name in LONG_OPTIONS):
         return True
-    if args.num_frames is None or args.video is not None or "video" not in args.modalities:
+    if args.num_frames is None or "video" not in args.modalities:
         return False
     values, longest, _ = geometry_of(args)
     return values is not None and longest is not None and args.num_frames > longest
@@ -75,8 +75,11 @@ def check_long(
     """
     if args.tries is not None:
         check_count("--tries", args.tries)
-    if args.video is not None:
-        raise ValueError(f"`--video` must be left out of a clip made by windows, got {args.video}")
+    if args.video is not None and args.audio is not None:
+        raise ValueError(
+            f"`--audio` must be left out of a clip made by windows beside `--video`, got {args.audio}; give one of "
+            "them"
+        )
     if args.audio is not None and (args.tries or 1) > 1:
         raise ValueError(
             f"`--tries` must be 1 beside `--audio`, whose pauses no try moves, got {args.tries}; leave it out"
@@ -90,12 +93,12 @@ def check_long(
         args.script_rows = [ScriptRow(0.0, None, {name: getattr(args, name) for name in TEXTS})]
     else:
         args.script_rows = read_script(args.script, args, check_prompt)
-    ends = args.audio is None and args.script_rows[-1].end_s is not None  # a sound is the length of its clip
+    ends = not has_media(args) and args.script_rows[-1].end_s is not None
     has_length = args.num_frames is not None or ends
-    if not has_length and args.audio is None:
+    if not has_length and not has_media(args):
         raise ValueError(
             "the length of the clip must be given by `--num-frames` or by the `end` of the last line of its script, "
-            "got neither; give one, or an `--audio`"
+            "got neither; give one, or an `--audio` or `--video`"
         )
     values, _, factor = geometry_of(args)
     num_frames = args.num_frames
@@ -105,6 +108,11 @@ def check_long(
     if num_frames is not None:
         check_keyframes(args, num_frames)
     check_clip(words_of_a_window(args))
+
+
+def has_media(args: argparse.Namespace) -> bool:
+    """Whether a clip has given sound or frames, which are as long as it is."""
+    return args.audio is not None or args.video is not None
 
 
 def size_of_a_window(args: argparse.Namespace) -> WindowSize | None:

@@ -3,6 +3,7 @@ import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVACacheConfig, JoVAPipeline, JoVAPrompt, media
 from diffusers_jova.long_clip import LongClip, MadeWindow, Piece, ScriptLine
 from diffusers_jova.origin import OriginError, check_origin, keep_origin, read_origin
+from diffusers_jova.pictures import fit_pictures
 from diffusers_jova.provenance import read_provenance
 from diffusers_jova.window_folder import WindowFolder, folder_of, window_folder
 from jova_cli.generate import parse, said_of_interrupt
@@ -90,6 +92,40 @@ def test_a_given_sound_drives_all_windows_and_comes_back_as_it_was(
         np.testing.assert_array_equal(call["audio"], made[:, first:end])
         assert ("video" in call) == (window.num_overlap > 0)
     assert "audio" in clip.record["given"]
+
+
+def moving_frames(num_frames: int, height: int = 48, width: int = 32) -> np.ndarray:
+    """Frames that are nowhere the same, of another shape than the clips."""
+    return np.random.default_rng(0).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
+
+
+def test_a_given_video_of_any_length_gets_sound_and_comes_back_as_it_was(
+    pipeline: JoVAPipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[Mapping[str, Any]] = []
+    monkeypatch.setattr(JoVAPipeline, "__call__", recording(JoVAPipeline.__call__, calls))
+    given = media.Video(moving_frames(43), Fraction(10), voice(4.3), 16000)
+    clip = long_clip(pipeline, num_frames=None, lines=LINES[:1], video=given)
+    frames, sound = joined(clip.pieces())
+    assert clip.num_frames == len(frames) == 41
+    assert clip.frame_rate == 10
+    assert sound.shape == (1, clip.sample_at(41))
+    size = pipeline.defaults.height, pipeline.defaults.width
+    expected = fit_pictures(given.frames[:41], *size, "cover")
+    np.testing.assert_array_equal((frames * 255).round().byte().movedim(1, -1), expected)
+    assert len(calls) == len(clip.windows) > 2
+    for call, window in zip(calls, clip.windows, strict=True):
+        np.testing.assert_array_equal(call["video"], expected[window.first_frame : window.end_frame])
+        assert ("audio" in call) == (window.num_overlap > 0)  # the end of the sound before
+    assert len(clip.fades) == len(clip.windows) - 1
+    assert clip.record["given"] == ["video"]
+    assert [record.message for record in caplog.records] == [
+        "the sound of `video` is not used: that of the clip is made",
+        "`video` of 43 frames at 10 per second is cut to its first 41: latents hold 4k + 1",
+        "`video` of 32x48 pixels in a clip of 32x32: 8 rows above and below are cut (`fit` = 'cover')",
+    ]
+    other = long_clip(pipeline, num_frames=None, lines=LINES[:1], video=given._replace(frames=given.frames[::-1]))
+    assert other.origin() != clip.origin()
 
 
 def test_words_that_end_behind_the_clip_are_told(pipeline: JoVAPipeline, caplog: pytest.LogCaptureFixture) -> None:
@@ -435,6 +471,28 @@ def test_a_default_that_a_call_replaces_and_a_clip_that_was_made_change_no_origi
             {"audio": SECOND, "audio_sampling_rate": 16000, "arguments": {"modalities": ["video"]}},
             "`modalities` must hold 'audio' beside a given `audio`, got frames alone; leave them out",
         ),
+        (
+            {"video": moving_frames(17), "num_frames": 25},
+            "`video` must be as long as the clip that is made by windows, 25 frames, got 17; leave the number of "
+            "frames out, which makes 17 of them",
+        ),
+        (
+            {"video": moving_frames(17), "audio": SECOND, "audio_sampling_rate": 16000},
+            "`audio` must be left out beside a `video` of the whole clip, got both; give one of them",
+        ),
+        (
+            {"video": moving_frames(17), "arguments": {"modalities": ["video"]}},
+            "`modalities` must hold 'audio' beside a given `video`, got frames alone; leave them out",
+        ),
+        (
+            {"video": moving_frames(17), "arguments": {"image": moving_frames(1)[0]}},
+            "`image` must be left out beside a `video` of the whole clip, which has all frames",
+        ),
+        (
+            {"video": moving_frames(17), "arguments": {"last_image": moving_frames(1)[0]}},
+            "`last_image` must be left out beside a `video` of the whole clip, which has all frames",
+        ),
+        ({"video": voice(1.0)}, "`video` must have the shape [N, H, W, C] or"),
         ({"arguments": {"video": 1}}, "`arguments` must leave `video` to the windows, got it; leave it out"),
         ({"arguments": {"modalities": ["audio"]}}, "`modalities` must hold 'video' in a long clip, got sound alone"),
     ],
@@ -523,6 +581,26 @@ def test_a_sound_is_the_length_of_a_clip_whose_script_ends_earlier(tiny_pipeline
     ]
 
 
+def test_sound_is_made_for_a_video_of_any_length(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = moving_frames(40, 32)
+    media.write_video(tmp_path / "given.mp4", media.Video(frames, Fraction(16), voice(2.5), 16000))
+    words = ["generate", "--model", str(tiny_pipeline_folder), "--prompt", "a dog", "--window-frames", "17"]
+    words += ["--video", str(tmp_path / "given.mp4"), "--steps", "1", "--guidance-scale", "1"]
+    main([*words, "--output", str(tmp_path / "clip.mp4")])
+    made = media.read_video(tmp_path / "clip.mp4")
+    assert len(made.frames) == 37
+    assert made.audio is not None
+    record = read_provenance(tmp_path / "clip.mp4")
+    assert record is not None
+    assert record["given"] == ["video"]
+    assert "the sound of `--video` is left out: that of the clip is made" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--num-frames", "65", "--output", str(tmp_path / "more.mp4")])
+    assert "`video` must be as long as the clip that is made by windows, 65 frames, got 40" in capsys.readouterr().err
+
+
 def test_more_frames_than_the_model_makes_are_made_by_windows(
     tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -548,7 +626,10 @@ def test_ctrl_c_tells_where_the_windows_lie(tiny_pipeline_folder: Path) -> None:
         (["--script", "none.csv"], "`--script` must be an existing .jsonl or .csv file, got none.csv"),
         (["--script", "script.csv"], "the length of the clip must be given by `--num-frames` or by the `end`"),
         (["--script", "script.csv", "--num-frames", "33"], "`start` must come before the end of the clip, 2.0625 s"),
-        (["--window-frames", "9", "--num-frames", "65", "--video", "a.mp4"], "`--video` must be left out of a clip"),
+        (
+            ["--window-frames", "9", "--audio", "a.wav", "--video", "a.mp4"],
+            "`--audio` must be left out of a clip made",
+        ),
         (["--num-frames", "65", "--audio", "a.wav", "--tries", "2"], "`--tries` must be 1 beside `--audio`, whose"),
         (["--script", "script.csv", "--num-frames", "65", "--height", "20"], "`height` must be a positive multiple"),
         (["--script", "script.csv", "--prompts", "list.csv"], "must be used without `--prompts`, got both"),
