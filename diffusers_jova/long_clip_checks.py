@@ -1,18 +1,14 @@
 """What a clip by windows refuses before anything is made: arguments of other kinds, media beside each other."""
 
 import inspect
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from jova_cli.parser import did_you_mean
 
 from .number_arguments import whole_number
 from .pipeline_jova import JoVAPipeline
 from .script_lines import ScriptLine
-
-
-if TYPE_CHECKING:
-    from .long_clip import LongClip
 
 
 OWN = (  # arguments of a call that a long clip gives itself
@@ -32,7 +28,27 @@ OWN = (  # arguments of a call that a long clip gives itself
 LARGEST_SEED = 2**64 - 1  # of torch
 
 
-def check_kinds(clip: "LongClip") -> None:
+class Asked(Protocol):
+    """What a caller says of a `LongClip`, as it comes."""
+
+    pipeline: JoVAPipeline
+    lines: Any
+    num_frames: int | None
+    seed: int
+    tries: int
+    audio: Any
+    audio_sampling_rate: int | None
+    video: Any
+    arguments: Mapping[str, Any]
+    announce: Any
+
+    @property
+    def modalities(self) -> Sequence[str]:
+        """What takes part."""
+        ...
+
+
+def check_kinds(clip: Asked) -> None:
     """Refuse what is of another kind than the arguments are, and arguments that no call has."""
     if not isinstance(clip.pipeline, JoVAPipeline):
         raise ValueError(f"`pipeline` must be a JoVAPipeline, got {clip.pipeline!r}; load one by `from_pretrained`")
@@ -60,7 +76,7 @@ def check_kinds(clip: "LongClip") -> None:
             raise ValueError(f"`arguments` must be those of a call of the pipeline, got {name!r}; {advice}")
 
 
-def check_media(clip: "LongClip") -> None:
+def check_media(clip: Asked) -> None:
     """Refuse given sound and frames that do not go with each other, or with what takes part."""
     if "video" not in clip.modalities:
         raise ValueError("`modalities` must hold 'video' in a long clip, got sound alone; leave them out")
