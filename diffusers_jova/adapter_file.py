@@ -183,6 +183,26 @@ def module_alpha(config: Mapping[str, Any], module: str, rank: int) -> float:
     return float(alpha * sqrt(rank)) if config.get("use_rslora") else float(alpha)
 
 
+def without_padding(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Cut the zeros with which `enable_lora_hotswap` fills up matrices: a config has the rank without them.
+
+    Args:
+        tensors: Of an adapter, by `<module>.<part>`.
+        config: peft's, whose alphas are to be divided by its ranks.
+    """
+    cut = dict(tensors)
+    for name, matrix in tensors.items():
+        module, part = split_name(name)
+        if part != MATRIX_A:
+            continue
+        patterns = (config.get("rank_pattern") or {}).items()
+        rank = next((value for key, value in patterns if matches(key, module)), config.get("r", len(matrix)))
+        other = tensors[f"{module}.{MATRIX_B}"]
+        if not (matrix[rank:].any() or other[:, rank:].any()):
+            cut |= {name: matrix[:rank], f"{module}.{MATRIX_B}": other[:, :rank]}
+    return cut
+
+
 def matches(pattern: str, module: str) -> bool:
     """Tell whether a key of peft's patterns means the module: it may give the last parts only."""
     return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
@@ -263,6 +283,8 @@ def read_adapter(
     ranks = module_ranks(tensors, alphas)
     config = config or stored_config(source, prefix_of_all(raw), stored, bool(alphas), options)
     if config:
+        tensors = without_padding(tensors, config)
+        ranks = module_ranks(tensors, alphas)
         alphas = {module: module_alpha(config, module, rank) for module, rank in ranks.items()} | alphas
     elif (stated := header_alpha(header)) is not None:
         alphas = dict.fromkeys(ranks, stated) | alphas

@@ -12,7 +12,7 @@ weights in 8 bits      yes, in the compute format      refused: the rounding wou
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import wraps
 from itertools import count
@@ -33,6 +33,7 @@ from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, 
 from .adapter_merging import check_unmerged, names_to_merge, warn_of_unread_adapters
 from .adapter_removal import check_deletable, check_saveable, check_still_there, merged_adapters, tuner_layers
 from .adapter_scale import scale_adapters
+from .adapter_swapping import swapped_alone
 from .few_steps import HEADER as FEW_STEPS
 from .few_steps import FewSteps, write_record
 from .mova_adapter import HEAD_DIM, TOWERS
@@ -79,7 +80,8 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             kwargs: What `PeftAdapterMixin.load_lora_adapter` takes.
 
         Raises:
-            ValueError: The projections are fused, another adapter is merged, or this one does not fit completely.
+            ValueError: The projections are fused, another adapter is merged, or this one does not fit completely, or
+                not into the place of the one that it should be swapped with.
         """
         check_separate(self)
         check_unmerged(self, "loaded")
@@ -97,7 +99,9 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         before = {*getattr(self, "peft_config", {})}
         if adapter_name is None and not kwargs.get("hotswap"):
             adapter_name = free_name(before.union(self.unloaded_adapters))
-        with weights_in_compute_format(self), beside_others(), plain_without_adapters(self):
+        is_swap = kwargs.get("hotswap") and adapter_name in before
+        swapping = swapped_alone(self, str(adapter_name), tensors, fields) if is_swap else nullcontext()
+        with weights_in_compute_format(self), beside_others(), plain_without_adapters(self), swapping:
             super().load_lora_adapter(
                 {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
                 adapter_name=adapter_name,

@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
+from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
 from .adapter_file import AdapterTensors, for_peft, read_adapter
@@ -18,6 +20,21 @@ from .adapter_scale import scaled_weight
 from .few_steps import HEADER, FewSteps, write_record
 from .mova_adapter import HEAD_DIM
 from .provenance import name_of_source
+
+
+def on_plain_transformer(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method of diffusers act on the transformer inside of a compiled one, which it passes over in silence."""
+
+    @wraps(method)
+    def acting(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
+        compiled = pipeline.transformer
+        pipeline.transformer = unwrap_module(compiled)
+        try:
+            return method(pipeline, *args, **kwargs)
+        finally:
+            pipeline.transformer = compiled
+
+    return acting
 
 
 class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
@@ -34,6 +51,13 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
     transformer_name = "transformer"
     adapter_origins: Mapping[str, str | None] = {}  # name of the file or folder of each, for the record of a clip
     adapter_scales: Mapping[str, Any] = {}
+
+    enable_lora = on_plain_transformer(CogVideoXLoraLoaderMixin.enable_lora)
+    disable_lora = on_plain_transformer(CogVideoXLoraLoaderMixin.disable_lora)
+    enable_lora_hotswap = on_plain_transformer(CogVideoXLoraLoaderMixin.enable_lora_hotswap)
+    get_active_adapters = on_plain_transformer(CogVideoXLoraLoaderMixin.get_active_adapters)
+    get_list_adapters = on_plain_transformer(CogVideoXLoraLoaderMixin.get_list_adapters)
+    set_lora_device = on_plain_transformer(CogVideoXLoraLoaderMixin.set_lora_device)
 
     @classmethod
     def lora_state_dict(cls, pretrained_model_name_or_path_or_dict: Any, **kwargs: Any) -> Any:
@@ -102,6 +126,7 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
             self.adapter_scales = {**self.adapter_scales, name: 1.0}
         self.leave_few_steps_of_none()
 
+    @on_plain_transformer
     def set_adapters(self, adapter_names: list[str] | str, adapter_weights: Any = None) -> None:
         """Choose the active adapters and weigh them.
 
@@ -128,6 +153,7 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
             **{n: 1.0 if x is None else x for n, x in zip(names, weights, strict=True)},
         }
 
+    @on_plain_transformer
     def fuse_lora(
         self,
         components: Sequence[str] = ("transformer",),
@@ -156,6 +182,7 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
             **{name: scaled_weight(self.adapter_scales.get(name, 1.0), lora_scale) for name in names},
         }
 
+    @on_plain_transformer
     def unfuse_lora(self, components: Sequence[str] = ("transformer",), **kwargs: Any) -> None:
         """Take merged adapters out of the weights.
 
@@ -170,11 +197,13 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
             self.transformer.fused_few_steps = {}
             self.leave_few_steps_of_none()
 
+    @on_plain_transformer
     def unload_lora_weights(self) -> None:
         """Take all adapters off, those that are merged stay in the weights; defaults of a student go with it."""
         super().unload_lora_weights()
         self.leave_few_steps_of_none()
 
+    @on_plain_transformer
     def delete_adapters(self, adapter_names: list[str] | str) -> None:
         """Delete adapters; defaults of a student go with it.
 
