@@ -163,7 +163,7 @@ def plain_names(names: Collection[str], skip_unknown: bool) -> dict[str, str]:
     foreign = [old for old, module in named.items() if WAN_BLOCK.fullmatch(module) or is_of_mova(module)]
     left_out = {*unknown, *other, *foreign}
     if not skip_unknown:
-        check_known(unknown)
+        check_known(unknown, bool(bare))
         if other:
             raise ValueError(
                 f"adapter keys must end in one of {', '.join(plain)} to be converted, got {listed(other)}; load the "

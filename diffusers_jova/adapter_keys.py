@@ -56,6 +56,7 @@ PARTS = {  # of a module, by their names in the files
     "lora_magnitude_vector.weight": MAGNITUDE,
     "dora_scale": MAGNITUDE,
 }
+CHANGE = re.compile(r"lora|lokr|loha|hada|dora|diff|alpha", re.IGNORECASE)  # in the keys of any tool
 KEY = re.compile(rf"(.+)\.({'|'.join(map(re.escape, PARTS))})")
 COMPOUNDS = (  # parts of module names that hold an underscore themselves
     *("single_transformer_blocks", "transformer_blocks", "video_text", "audio_text", "self_attn", "cross_attn"),
@@ -99,11 +100,11 @@ BRIDGE_LAYER = re.compile(rf"{MOVA_BRIDGE_FOLDER}\.({'|'.join(MOVA_BRIDGE)})\.(\
 HALVED = ("q", "k")  # layers of a bridge whose heads are two halves in MOVA, pairs of channels here
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str], most: int = MOST_LISTED) -> str:
     """Join names for a message; long lists end in their length."""
     names = list(names)
-    shown = ", ".join(f"`{name}`" for name in names[:MOST_LISTED])
-    return shown if len(names) <= MOST_LISTED else f"{shown} and {len(names) - MOST_LISTED} more"
+    shown = ", ".join(f"`{name}`" for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def prefix_of(name: str) -> str | None:
@@ -224,12 +225,21 @@ def unpaired(names: Iterable[str]) -> list[str]:
     return [module for module, found in halves.items() if len(found) == 1]
 
 
-def check_known(unknown: Collection[str]) -> None:
+def check_known(unknown: Collection[str], has_known: bool) -> None:
     """Refuse keys that mean nothing.
+
+    Args:
+        unknown: Those keys.
+        has_known: Whether there are others.
 
     Raises:
         ValueError: There are some.
     """
+    if unknown and not has_known and not any(CHANGE.search(name) for name in unknown):
+        raise ValueError(
+            f"adapter keys must name changes of modules, such as `{MATRIX_A}`, got {listed(unknown, 3)}: these are "
+            "other tensors; name the file of an adapter"
+        )
     if strangers := [name for name in unknown if prefix_of(name) is None]:
         raise ValueError(
             f"adapter keys must all start with one of {', '.join(KNOWN_PREFIXES)} or name a module, got "

@@ -342,7 +342,8 @@ def warn_of_untold_scale(adapter: Adapter) -> None:
         others = f" and {len(untold) - 1} more" if len(untold) > 1 else ""
         logger.warning(
             f"the adapter does not say its alpha for `{untold[0]}`{others}: a scale of 1 is taken, that of an alpha "
-            "equal to the rank; give `alpha` if it was trained with another, or weigh it by alpha / rank"
+            "equal to the rank; if it was trained with another, give `alpha` (`jova convert lora --alpha`), or weigh "
+            "it by alpha / rank"
         )
 
 
@@ -382,11 +383,12 @@ def fitting(adapter: Adapter, model: nn.Module, skip_unknown: bool) -> Adapter:
     adapter = adapter.with_paired_heads(getattr(model, "config", {}).get("attention_head_dim", HEAD_DIM))
     strange = [module for module in adapter.modules() if module not in layers]
     if not skip_unknown:
-        check_known(adapter.unknown)
+        check_known(adapter.unknown, bool(adapter.tensors))
     if strange and not skip_unknown:
+        others = "" if len(strange) == len(adapter.modules()) else ", or leave them out with `skip_unknown`"
         raise ValueError(
             f"adapter must change linear layers of this {type(model).__name__}, got {listed(strange)}, which it does "
-            "not have; load it into the model that it was trained for, or leave them out with `skip_unknown`"
+            f"not have; load it into the model that it was trained for{others}"
         )
     kept = adapter.without(strange)
     if not kept.tensors:

@@ -481,8 +481,9 @@ def load_adapter(pipeline: JoVAPipeline, name: str, source: str, skip_unknown: b
     except HubAccessError as error:
         raise ValueError(as_options(one_line(error), adapter="--lora")) from error
     except Exception as error:  # of the file, or of the Hub and the network that it is looked for on
+        reason = as_options(one_line(error), skip_unknown="--skip-unknown")
         raise ValueError(
-            f"`--lora` must be an adapter of this model, got {source} ({one_line(error)}); name its file or folder"
+            f"`--lora` must be an adapter of this model, got {source} ({reason}); name its file or folder"
         ) from error
 
 

@@ -73,7 +73,7 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
         """
         with_metadata = kwargs.pop("return_lora_metadata", False)
         adapter = read_adapter(pretrained_model_name_or_path_or_dict, **kwargs)
-        check_known(adapter.unknown)
+        check_known(adapter.unknown, bool(adapter.tensors))
         warn_of_untold_scale(adapter)
         tensors, fields = for_peft(adapter.with_paired_heads(HEAD_DIM))
         state_dict = AdapterTensors({f"{PREFIXES['diffusers']}{name}": tensor for name, tensor in tensors.items()})
@@ -255,5 +255,5 @@ def check_layers(layers: Mapping[str, Any]) -> None:
                 f"{listed(prefixed)}, in front of which `{PREFIXES['diffusers']}` is written; take it off, or load "
                 "the adapter and `save_lora_adapter` it"
             )
-    _, unknown = bare_names(layers)
-    check_known(unknown)
+    known, unknown = bare_names(layers)
+    check_known(unknown, bool(known))

@@ -12,6 +12,7 @@ from .parser import did_you_mean
 from .room_modules import import_alone
 from .shipped import find_room
 from .tables import parse_json, read_text
+from .yaml_text import parse_yaml
 
 
 NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:inf(?:inity)?|nan))\s*(.*)", re.IGNORECASE)
@@ -201,7 +202,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
                 "extra `train`"
             ) from error
         try:
-            found = yaml.safe_load(text)
+            found = parse_yaml(text)
         except yaml.YAMLError as error:
             raise ValueError(f"{where} must be YAML, got something else ({error}); correct it") from error
     if not isinstance(found, dict) or not found:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .given_paths import WEIGHT_FILES, check_new, check_readable, kind_of
-from .model_info import read_header
+from .model_info import INDEX, read_header
 from .one_file import check_no_component
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name
-from .shipped import HUB_NAME
+from .shipped import HUB_NAME, find_model
 
 
 WORK = "diffusers_jova.conversion.convert"
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
     parser = Parser(lambda _: NOTHING_WRITTEN, prog="jova convert", description=DESCRIPTION)
     add = parser.add_argument
     add("kind", choices=KINDS)
-    add("source", help="file, folder, hub id `owner/name`, or one file of it `owner/name:path`")
+    add("source", type=find_model, help="file, folder, hub id `owner/name`, or one file of it `owner/name:path`")
     add("output", type=Path, help="new folder or file")
     add("--dtype", type=dtype_name, choices=DTYPES, help="storage type; the source's if not given")
     add("--shard-gb", type=float, help=f"all but lora: largest file, in 10^9 bytes; {SHARD_GB:g} if not given")
@@ -73,6 +73,11 @@ def check(args: argparse.Namespace) -> None:
     """Refuse options that cannot work, and those that the kind does not read, then files that are not there."""
     check_options(args)
     check_convertible("SOURCE", args.source)
+    if args.kind == "single_file" and kind_of(Path(args.source) / INDEX) == "file":
+        raise ValueError(
+            f"`SOURCE` must be the folder of one component, got the pipeline `{args.source}`; name a sub-folder, such "
+            f"as {Path(args.source) / 'transformer'}"
+        )
     if args.kind != "single_file" and not args.reverse:
         check_no_component(args.kind, Path(args.source))
     for folder in args.components:

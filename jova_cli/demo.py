@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .given_paths import check_name, check_output_folder, kind_of
+from .given_paths import check_name, check_output_folder, kind_of, renamed
 from .model_info import INDEX, read_index
 from .parser import NOTHING_WRITTEN, Parser
 from .shipped import model_folder
@@ -47,7 +47,7 @@ def check(args: argparse.Namespace) -> None:
         )
     read_index(args.model)
     if args.output.suffix.lower() != ".mp4":
-        raise ValueError(f"`--output` must end in .mp4, got {args.output}; use {args.output.with_suffix('.mp4')}")
+        raise ValueError(f"`--output` must end in .mp4, got {args.output}; use {renamed(args.output, '.mp4')}")
     check_output_folder("--output", args.output.absolute().parent)
     for path in outputs(args):
         check_name("--output", path)

@@ -31,3 +31,8 @@ def as_options(message: str, **others: str) -> str:
     for name, option in {**others, **OPTIONS_OF_FILES}.items():
         message = message.replace(f"`{name}`", f"`{option}`")
     return message
+
+
+def of_this_file(message: str) -> str:
+    """The same where the file is named beside the sentence."""
+    return as_options(message).replace("`path` must", "it must")

@@ -79,7 +79,10 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 def said_of_interrupt(args: argparse.Namespace) -> str:
     """What Ctrl-C leaves behind."""
     if args.prompts is None and is_long(args):
-        return f"the windows in `{args.output}.windows` are whole; the same command goes on"
+        windows = Path(f"{args.output}.windows")
+        if not any(windows.glob("window-*.safetensors")):
+            return NOTHING_WRITTEN
+        return f"the windows in `{windows}` are whole; the same command goes on"
     if args.prompts is None:
         return NOTHING_WRITTEN
     return f"the clips in `{args.output}` are whole; the same command goes on"
@@ -400,10 +403,20 @@ def check_adapters(adapters: Sequence[Adapter]) -> None:
     for adapter in adapters:
         if not math.isfinite(adapter.scale):
             raise ValueError(f"`--lora` must have a finite scale, got {adapter.scale}; 1 is the adapter as trained")
+        check_scale(adapter.source)
         check_source("--lora", adapter.source)
         if Path(adapter.source).exists():
             check_readable("--lora", Path(adapter.source), "name the file or the folder of an adapter")
             check_adapter("--lora", Path(adapter.source))
+
+
+def check_scale(source: str) -> None:
+    """Refuse a word behind an adapter that is there which is no scale."""
+    path, colon, word = source.rpartition(":")
+    if colon and not Path(source).exists() and Path(path).exists():
+        raise ValueError(
+            f"`--lora` must have one number behind the colon, got {word!r} behind {path}; write {path}:0.8, say"
+        )
 
 
 def check_first_frame(args: argparse.Namespace) -> None:

@@ -93,7 +93,12 @@ def check_output_folder(option: str, path: Path, rule: str = "be a folder that c
 def check_suffix(option: str, path: Path, suffix: str) -> None:
     """Refuse a file whose name belongs to another kind."""
     if path.suffix.lower() != suffix:
-        raise ValueError(f"`{option}` must end in {suffix} for this clip, got {path}; use {path.with_suffix(suffix)}")
+        raise ValueError(f"`{option}` must end in {suffix} for this clip, got {path}; use {renamed(path, suffix)}")
+
+
+def renamed(path: Path, suffix: str) -> Path:
+    """A path with another suffix; where it has no name, as an empty word, one in that folder."""
+    return path.with_suffix(suffix) if path.name else path / f"clip{suffix}"
 
 
 def check_name(option: str, path: Path) -> None:

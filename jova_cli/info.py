@@ -28,7 +28,7 @@ DESCRIPTION = """Print what a file or a folder holds, without loading it:
     prepared clips    how many, of which sizes, for which model"""
 READABLE = (
     "a saved pipeline or a component of one, a generated clip (.mp4, .mov, .mkv, .webm, .wav), an adapter "
-    "(.safetensors), the folder of a training, or one of prepared clips"
+    "(.safetensors; `jova convert lora` writes a pickled one anew), the folder of a training, or one of prepared clips"
 )
 
 

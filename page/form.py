@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
+import PIL
 
 from diffusers_jova.pipeline_jova import JoVAPipeline
 from jova_cli.clip_limits import ClipLimits
@@ -114,6 +115,11 @@ def worded(field: Any, label: str) -> Callable[[Any], Any]:
             return preprocess(value)
         except Exception as error:  # of whichever library reads it
             got, rule = getattr(value, "orig_name", None) or repr(value), "hold what the field is for"
+            advice = "choose another"
+            if isinstance(error, PIL.UnidentifiedImageError):
+                advice = "open and save it again, as JPEG or PNG"
+            elif isinstance(field, gr.Number | gr.Slider):
+                advice = "give a number"
             if isinstance(error, gr.Error):
                 if isinstance(field, gr.Slider):
                     rule = f"be from {field.minimum} to {field.maximum}"
@@ -123,7 +129,7 @@ def worded(field: Any, label: str) -> Callable[[Any], Any]:
                     raise
             else:
                 got = f"{got} ({type(error).__name__})"
-            raise gr.Error(f"`{label}` must {rule}, got {got}; choose another", print_exception=False) from error
+            raise gr.Error(f"`{label}` must {rule}, got {got}; {advice}", print_exception=False) from error
 
     return answer
 

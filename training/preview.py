@@ -41,7 +41,7 @@ from diffusers_jova.training.data.subtitles import Speech, write_subtitles
 from diffusers_jova.training.data.summary import describe_seconds, describe_sounds, names_apart
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.training.prepare import check_detector, clip_settings, default_device
-from jova_cli.file_arguments import as_options
+from jova_cli.file_arguments import of_this_file
 from jova_cli.parser import Parser, one_line
 from jova_cli.preview import parse
 from jova_cli.progress import followed
@@ -210,7 +210,7 @@ def previews(
                 if used_s < planned_s:
                     tell(describe_seconds(name, used_s, recording.length_s, recording.unused_s))
         except (SkippedClipError, BrokenFileError) as error:
-            tell(f"{name}: left out: {as_options(one_line(error))}")
+            tell(f"{name}: left out: {of_this_file(one_line(error))}")
     if num_hidden:
         about = "" if settings.clips.cut == "first" else "about "
         tell(f"{num_shown} of {about}{num_shown + num_hidden} shown; `--max-clips` shows more")

@@ -21,6 +21,7 @@ from diffusers_jova.provenance import read_provenance
 from diffusers_jova.window_folder import WindowFolder, folder_of, window_folder
 from jova_cli.generate import parse, said_of_interrupt
 from jova_cli.main import main
+from jova_cli.parser import NOTHING_WRITTEN
 from tests.tiny_pipeline import build_spoken_pipeline, build_tiny_pipeline
 
 
@@ -611,10 +612,17 @@ def test_more_frames_than_the_model_makes_are_made_by_windows(
     assert "preview.mp4` shows what is done" in capsys.readouterr().err
 
 
-def test_ctrl_c_tells_where_the_windows_lie(tiny_pipeline_folder: Path) -> None:
+def test_ctrl_c_tells_where_the_windows_lie_if_there_are_any(
+    tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     words = ["--model", str(tiny_pipeline_folder), "--prompt", "a dog", "--num-frames", "65", "--output", "clip.mp4"]
-    said = said_of_interrupt(parse(words)[1])
-    assert said == "the windows in `clip.mp4.windows` are whole; the same command goes on"
+    args = parse(words)[1]
+    assert said_of_interrupt(args) == NOTHING_WRITTEN
+    kept = WindowFolder(folder_of(Path("clip.mp4")))
+    kept.folder.mkdir()
+    kept.path(0).touch()
+    assert said_of_interrupt(args) == "the windows in `clip.mp4.windows` are whole; the same command goes on"
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,11 @@ def test_keys_that_are_no_part_of_a_lora_are_listed(prefix: str) -> None:
             {one: torch.ones(1), other: torch.ones(1)},
             f"and end in one of .*, got `{one}`, `{other}`; save the adapter",
         ),
+        (
+            {f"blocks.{n}.attn.to_q.weight": torch.ones(1) for n in range(30)},
+            "got `blocks.0.attn.to_q.weight`, `blocks.1.attn.to_q.weight`, `blocks.2.attn.to_q.weight` and 27 more: "
+            "these are other tensors; name the file of an adapter",
+        ),
         ({"text_encoder.q.lora_A.weight": torch.ones(1)}, "got `text_encoder.q.lora_A.weight`; adapters of text"),
         ({f"{prefix}elsewhere.alpha": torch.tensor(1.0)}, "both matrices of every module, got one or none for `else"),
         ({f"{prefix}{module}.lora_down.weight": torch.ones(4, 24)}, f"each matrix once, got two of `{module}.lora_A"),

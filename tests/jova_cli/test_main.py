@@ -87,6 +87,16 @@ DISTILL = ["distill", "records", "student", "--model", "jova-tiny"]
         ([*CLIP, "clip.mp4", "--frame-rate", "fast"], r"`--frame-rate` must be a number, got 'fast'; use 1.5, say"),
         (["prepare", "clips"], r"jova prepare: `--model`, `output` must be given, got none"),
         ([*CLIP, "clip.avi"], r"jova generate: `--output` must end in .mp4"),
+        ([*CLIP, "."], r"jova generate: `--output` must end in .mp4 for this clip, got .; use clip.mp4"),
+        ([*CLIP, ""], r"jova generate: `--output` must end in .mp4 for this clip, got .; use clip.mp4"),
+        (
+            [*CLIP, "a.mp4", "--lora", ".:much"],
+            r"`--lora` must have one number behind the colon, got 'much' behind .; write .:0.8, say",
+        ),
+        (
+            [*CLIP, "a.mp4", "--lora", ".:0.5:0.6"],
+            r"`--lora` must have one number behind the colon, got '0.5' behind .; write .:0.8, say",
+        ),
         ([*CLIP, "/dev/null/clip.mp4"], r"`--output` must lie in a folder that can be written, got `/dev/null`"),
         (
             [*CLIP, "clip.mp4", "--sharpness", "red"],
@@ -143,6 +153,11 @@ DISTILL = ["distill", "records", "student", "--model", "jova-tiny"]
         (["app", "--port", "0"], r"jova app: `--port` must be from 1 to 65535, got 0; leave it out for a free one"),
         (["app", "--queue-size", "0"], r"jova app: `--queue-size` must be at least 1, got 0"),
         (["app", "--model", "nowhere"], r"jova app: `--model` must be an existing path or a hub name"),
+        (["demo", "--output", "."], r"jova demo: `--output` must end in .mp4, got .; use clip.mp4"),
+        (
+            ["convert", "single_file", "jova-tiny", "one.safetensors"],
+            r"`SOURCE` must be the folder of one component, got the pipeline .*; name a sub-folder, such as .*transformer",
+        ),
         (["demo", "--output", "demo.gif"], r"jova demo: `--output` must end in .mp4, got demo.gif; use demo.mp4"),
         (["demo", "--model", "nowhere"], r"`--model` must be the folder of a saved JoVAPipeline, got `nowhere`"),
         (

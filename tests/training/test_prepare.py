@@ -187,6 +187,17 @@ def test_the_command_explains_what_is_wrong(
     assert not (tmp_path / "cache").exists()
 
 
+def test_records_do_not_go_among_the_clips(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"])
+    before = {*source.iterdir()}
+    with pytest.raises(SystemExit):
+        main([str(source), str(source / "." / ""), "--model", str(tiny_pipeline_folder)])
+    assert "output must be a folder of its own, got that of the clips" in capsys.readouterr().err
+    assert {*source.iterdir()} == before
+
+
 def test_a_still_image_becomes_a_record_of_one_frame_that_trains_the_picture_alone(
     tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ import yaml
 from diffusers_jova.origin import digest_components
 from diffusers_jova.training.codecs.timed_loop import Schedule, decisive_settings
 from jova_cli.latent_lengths import whole_frames
+from jova_cli.yaml_text import parse_yaml
 
 
 T = TypeVar("T")
@@ -200,7 +201,7 @@ def load_config(path: str | Path) -> CodecsConfig:
         ValueError: If the file is no YAML, or a field is unknown, missing or out of range.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no YAML, no text, or nested without end
         raise ValueError(f"`{path}` must be valid YAML, got an error ({error}); correct it") from error
     return _build(CodecsConfig, values, "")

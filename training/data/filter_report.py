@@ -18,7 +18,7 @@ from diffusers_jova.training.data.sharing import choose_run
 from diffusers_jova.training.data.summary import Status, names_apart
 from diffusers_jova.whole_files import write_json
 from jova_cli.clip_filters import Rule, measures
-from jova_cli.file_arguments import as_options
+from jova_cli.file_arguments import of_this_file
 from jova_cli.progress import followed
 
 
@@ -56,7 +56,7 @@ class Surveyor(Preparer):
         except SkippedClipError as error:
             return Surveyed(sample, (), "skipped", str(error))
         except BrokenFileError as error:
-            return Surveyed(sample, (), "broken", as_options(str(error)))
+            return Surveyed(sample, (), "broken", of_this_file(str(error)))
 
 
 class Spread(NamedTuple):
@@ -84,7 +84,8 @@ def survey(
     surveyor.output.mkdir(parents=True, exist_ok=True)
     surveyed = choose_run(num_processes, use_ray)(samples, surveyor, num_processes)
     assert surveyor.clip_filter is not None
-    found = sorted(followed(surveyed, len(samples), "measuring"), key=lambda each: str(each.sample.source))
+    measured = followed(surveyed, len(samples), "measuring", unit="file")
+    found = sorted(measured, key=lambda each: str(each.sample.source))
     return FilterReport(found, surveyor.clip_filter)
 
 

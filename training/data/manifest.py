@@ -17,6 +17,7 @@ from typing import Any
 from jova_cli.media_files import image_suffixes, is_still
 from jova_cli.parser import did_you_mean
 from jova_cli.tables import csv_rows, is_encodable, jsonl_lines, parse_json, parse_row, read_text, separator_hint, some
+from jova_cli.training_info import SUMMARY
 
 
 VIDEO_SUFFIXES = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm")
@@ -258,6 +259,8 @@ def unplaced_files(source: Path, samples: Sequence[Sample]) -> list[str]:
     read = [getattr(sample, name) for sample in samples for name in (*PATH_COLUMNS, "mouth_boxes")]
     taken = {path.resolve() for path in read if isinstance(path, Path)}
     files = _files_of(source)
+    prepared = {path.parent for path in files if path.name == SUMMARY}  # by an earlier run, into a folder below
+    files = [path for path in files if not prepared.intersection(path.parents)]
     beside = by_small_suffix(files)
     for sample in samples:  # of a caption in both forms the table counts
         caption = find_beside(sample.source, CAPTION_SUFFIXES, beside)

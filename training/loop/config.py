@@ -16,6 +16,7 @@ import yaml
 from jova_cli.setting_combinations import check_combinations
 from jova_cli.setting_types import convert, require
 from jova_cli.training_settings import check_names, split_settings
+from jova_cli.yaml_text import parse_yaml
 
 
 Stage = Literal["video", "audio", "joint"]
@@ -465,7 +466,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
 def _parse_yaml(text: str, where: str) -> Any:
     """Read YAML, or say in one line why it is none."""
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no YAML, no such date, or nested without end
         reason = " ".join(str(error).split())
         raise ValueError(f"`{where}` must be valid YAML, got an error ({reason}); correct it") from error

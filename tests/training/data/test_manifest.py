@@ -315,6 +315,13 @@ def test_sidecars_are_found_whatever_the_case_of_their_suffixes_and_two_of_them_
             read_samples(tmp_path)
 
 
+def test_records_below_the_clips_are_no_files_that_are_left_unread(tmp_path: Path) -> None:
+    (tmp_path / "prepared" / "prompts").mkdir(parents=True)
+    touch(tmp_path, "a.mp4", "a.txt", "b.zip")
+    touch(tmp_path / "prepared", "prepare.json", "a-000.safetensors", "prompts/empty.safetensors")
+    assert unplaced_files(tmp_path, read_samples(tmp_path, captions_required=False)) == ["b.zip"]
+
+
 def test_a_manifest_is_one_whatever_the_case_of_its_suffix(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "b.mp4")
     manifest(tmp_path, {"video": "a.mp4", "caption": "x"}, name="manifest.JSONL")
