@@ -18,7 +18,7 @@ from diffusers_jova.training.data.sharing import choose_run
 from diffusers_jova.training.data.summary import Status, names_apart
 from diffusers_jova.whole_files import write_json
 from jova_cli.clip_filters import Rule, measures
-from jova_cli.file_arguments import of_this_file
+from jova_cli.file_arguments import as_options
 from jova_cli.progress import followed
 
 
@@ -56,7 +56,7 @@ class Surveyor(Preparer):
         except SkippedClipError as error:
             return Surveyed(sample, (), "skipped", str(error))
         except BrokenFileError as error:
-            return Surveyed(sample, (), "broken", of_this_file(str(error)))
+            return Surveyed(sample, (), "broken", as_options(str(error)))
 
 
 class Spread(NamedTuple):

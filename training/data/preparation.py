@@ -58,7 +58,7 @@ from diffusers_jova.training.data.summary import (
 )
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.whole_files import explained_full_disk
-from jova_cli.file_arguments import of_this_file
+from jova_cli.file_arguments import as_options
 from jova_cli.given_paths import RECORDS
 from jova_cli.parser import DTYPES, dtype_name, one_line
 from jova_cli.progress import followed
@@ -134,7 +134,7 @@ class Preparer:
         except SkippedClipError as error:
             return self._leave_out(sample, "skipped", str(error))._replace(length_s=error.length_s)
         except BrokenFileError as error:
-            return self._leave_out(sample, "broken", of_this_file(str(error)))
+            return self._leave_out(sample, "broken", as_options(str(error)))
         self._remove_records(sample, keep=num_records)
         written = self.find_done(sample, fingerprint)
         assert written is not None
