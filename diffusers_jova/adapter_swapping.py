@@ -44,19 +44,20 @@ def swapped_alone(
     check_swap(model, adapter_name, tensors, fields)
     layers = layers_of(model, adapter_name)
     weighed = {name: float(layer.scaling[adapter_name]) / own_scale(layer, adapter_name) for name, layer in layers}
-    others = {name: weight.detach().clone() for name, weight in lora_weights(model) if name[0] != adapter_name}
+    others = {place: weight.detach().clone() for place, weight in lora_weights(model) if place[0] != adapter_name}
     yield
     with torch.no_grad():
-        for name, weight in lora_weights(model):
-            if name in others:
-                weight.copy_(others[name])
+        for place, weight in lora_weights(model):
+            if place in others:
+                weight.copy_(others[place])
     for name, layer in layers:
         if (matrix := tensors.get(f"{name}.{MATRIX_A}")) is not None:  # otherwise it is empty now
             layer.r[adapter_name] = len(matrix)
             layer.lora_alpha[adapter_name] = float(layer.scaling[adapter_name]) * len(matrix)
             layer.scaling[adapter_name] *= weighed[name]
-    for name in PATTERNS:
-        setattr(model.peft_config[adapter_name], name, (fields or {})[name])  # type: ignore[index]
+    config: Any = model.peft_config[adapter_name]  # type: ignore[index]
+    for field in PATTERNS:
+        setattr(config, field, (fields or {})[field])
 
 
 def layers_of(model: nn.Module, adapter_name: str) -> list[tuple[str, Any]]:

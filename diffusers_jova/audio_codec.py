@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from jova_cli.latent_lengths import AudioClock, Rounding
 
 from .decoder_reach import Generator, reach_latents, reach_mel_frames
+from .finite import finite_output
 from .log_mel import centred_log_mel
 from .media import resample
 from .number_arguments import positive_number, whole_number
@@ -150,13 +151,15 @@ class JoVAAudioCodec:
 
         Raises:
             ValueError: For another shape.
+            FloatingPointError: If what the VAE or the vocoder makes is not finite.
         """
         if latents.ndim != 3 or latents.shape[2] != self.latent_channels or latents.shape[1] == 0:
             raise ValueError(
                 f"`latents` must have the shape [B, L, {self.latent_channels}], got {list(latents.shape)}; "
                 "decode with the codec that the latents were made with"
             )
-        return self._vocode(self._vae.decode(latents)).float()
+        mel = finite_output(self._vae.decode(latents), "audio_vae", "decodes")
+        return finite_output(self._vocode(mel).float(), "audio_vae", "decodes", by=self._vocoder.name)
 
     def _vocode(self, mel: Tensor) -> Tensor:
         """Log-mel [B, channels, T, M] to waveform [B, num_channels, T * hop], chunk by chunk."""
@@ -373,6 +376,7 @@ def _resample(waveform: Tensor, sampling_rate: int, target_rate: int) -> Tensor:
 class _SoundDecoder(Protocol):
     """What the codec asks of what makes sound: frames [B, channels, T, M] to waveform [B, num_channels, T * hop]."""
 
+    name: str  # of the component in a pipeline
     sampling_rate: int | None  # None keeps that of the VAE
     num_mel_bins: int
     num_channels: int
@@ -384,6 +388,8 @@ class _SoundDecoder(Protocol):
 
 class _Vocoder:
     """Log-mel [B, channels, T, M] to waveform [B, num_channels, T * hop_length_samples]."""
+
+    name = "vocoder"
 
     def __init__(self, module: Any) -> None:
         is_mapping = isinstance(module.config, Mapping)
@@ -411,6 +417,8 @@ class _Vocoder:
 
 class _WaveformDecoder:
     """The decoder of a waveform VAE in place of a vocoder: latents [B, 1, L, C] to waveform [B, channels, L * hop]."""
+
+    name = "audio_vae"
 
     def __init__(self, module: Any) -> None:
         config = module.config

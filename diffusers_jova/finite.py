@@ -45,20 +45,22 @@ def check_finite_samples(
         )
 
 
-def finite_output(tensor: Tensor, component: str, work: str) -> Tensor:
+def finite_output(tensor: Tensor, component: str, work: str, by: str | None = None) -> Tensor:
     """What a codec made, as it is.
 
     Args:
         tensor: Of any shape.
         component: Name of the codec in its pipeline.
         work: What it did, as a verb: encodes or decodes.
+        by: Name of the component behind it that made this of what was finite; None for itself.
 
     Raises:
         FloatingPointError: If it holds NaN or infinity, naming the component.
     """
     if not is_finite(tensor):
+        made_by, whom = ("", "it") if by in (None, component) else (f" of its `{by}`", f"`{by}`")
         raise FloatingPointError(
-            f"what `{component}` {work} must be finite, got NaN or infinity; load it in float32, or load it anew"
+            f"what `{component}` {work} must be finite, got NaN or infinity{made_by}; load {whom} in float32, or anew"
         )
     return tensor
 

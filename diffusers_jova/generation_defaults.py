@@ -1,7 +1,7 @@
 """What a checkpoint uses where the caller of its pipeline is silent."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -81,14 +81,25 @@ class GenerationDefaults:
         Raises:
             ValueError: For a name that is no field, or guidance that cannot be.
         """
-        names = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
-                raise ValueError(
-                    f"`defaults` must name arguments of the pipeline, got {name!r}; did you mean {near!r}"
-                )
+        cls.check_names("`defaults`", values)
         return cls(**values)
+
+    @classmethod
+    def check_names(cls, what: str, names: Iterable[str]) -> None:
+        """Refuse names that are no fields.
+
+        Args:
+            what: They are given as.
+            names: Those names.
+
+        Raises:
+            ValueError: One is none.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+                raise ValueError(f"{what} must name arguments of the pipeline, got {name!r}; did you mean {near!r}")
 
     def __post_init__(self) -> None:
         """Refuse what is no number where one belongs, and guidance that cannot be."""

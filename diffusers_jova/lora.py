@@ -18,6 +18,7 @@ from .adapter_merging import names_to_merge
 from .adapter_removal import check_still_there
 from .adapter_scale import scaled_weight
 from .few_steps import HEADER, FewSteps, write_record
+from .finite import check_finite_inputs
 from .mova_adapter import HEAD_DIM
 from .provenance import name_of_source
 
@@ -226,12 +227,14 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
             kwargs: As there.
 
         Raises:
-            ValueError: What is saved is no adapter of the transformer, or has a prefix already, or a student
-                would be pickled, and lose its record.
+            ValueError: What is saved is no adapter of the transformer, not finite, or has a prefix already, or a
+                student would be pickled, and lose its record.
         """
         given = inspect.signature(super().save_lora_weights).bind_partial(save_directory, *args, **kwargs).arguments
         if layers := given.get("transformer_lora_layers"):
-            check_layers(layers.state_dict() if isinstance(layers, nn.Module) else layers)
+            tensors = layers.state_dict() if isinstance(layers, nn.Module) else layers
+            check_layers(tensors)
+            check_finite_inputs({f"transformer_lora_layers[{name!r}]": tensor for name, tensor in tensors.items()})
         if few_steps is not None and not given.get("safe_serialization", True):
             raise ValueError(
                 "`safe_serialization` must be True for a student of few steps, whose record stands in the header of a "

@@ -82,6 +82,7 @@ class JoVAMemoryMixin:
                 given leaves nothing to generate.
         """
         gigabytes = positive_number("gigabytes", gigabytes, "24, say")
+        self.defaults.check_names("settings of `fit_memory`", settings)
         self.check_unmanaged()
         call = PlannedCall(
             settings=self.defaults.override(**settings),

@@ -14,6 +14,7 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 
 from jova_cli.given_paths import kind_of
+from jova_cli.json_text import read_object
 from jova_cli.model_info import CARD, INDEX, SAVED, licence_lines, licence_of, licence_of_files
 from jova_cli.shipped import check_source, find_model
 
@@ -152,7 +153,7 @@ class JoVALoadingMixin(DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: Folder, repository or shipped name.
             kwargs: What diffusers takes; `dtype` is one for transformer and text encoders, or a dict by the name of
-                the component, `"default"` for the others.
+                the component, `"default"` for the others. `defaults` replace those of the model by name.
 
         Raises:
             HubAccessError: If the hub does not give it.
@@ -177,7 +178,12 @@ class JoVALoadingMixin(DiffusionPipeline):
             if not kind_of(source):  # found out here, before diffusers warns of what it tries next
                 if "/" not in str(source):  # no name of a repository: the hub would be asked again and again
                     check_source("model", str(source))
-                hf_hub_download(source, INDEX, **{name: kwargs[name] for name in HUB_OPTIONS if name in kwargs})
+                options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+                index = Path(hf_hub_download(source, INDEX, **options))
+            else:
+                index = Path(source, INDEX)
+            if isinstance(kwargs.get("defaults"), Mapping):  # those that are not given stay the model's
+                kwargs["defaults"] = {**(read_object(index).get("defaults") or {}), **kwargs["defaults"]}
             made = super().from_pretrained(source, **kwargs)
         loaded = made.components.keys() - kwargs.keys()
         check_text_weights({name: made.components[name] for name in TEXT_WIDTHS if name in loaded})

@@ -281,7 +281,7 @@ class JoVAMediaMixin(JoVADecodingParallelMixin):
 
     def decode_audio_latents(self, latents: Tensor) -> Tensor:
         """Sound [B, channels, S] of latents [B, L, C], at the codec's sampling rate."""
-        return finite_output(self.audio_codec.decode(latents), "audio_vae", "decodes")
+        return self.audio_codec.decode(latents)
 
     def first_frames(self, inputs: CallInputs, clip: ClipShape, video: Tensor | None) -> Tensor | None:
         """What the clips begin with, of all of them or of each prompt, [1 or P, 3, 1, H, W] in [-1, 1]; None without.

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .conditions import repeat_to_batch
+from .finite import finite_output
 from .generation_defaults import GenerationDefaults
 from .offloading import execution_device
 from .pipeline_checks import Prompts, count_prompts
@@ -215,15 +216,18 @@ class JoVAPromptEncoderMixin:
 
         Raises:
             ValueError: The first text encoder, or the tokenizer of one, is not loaded.
+            FloatingPointError: If features are not finite.
         """
         self.check_text_components()
         parts: list[Any] = []
-        for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
+        for suffix in ("", "_2"):
+            tokenizer, encoder = getattr(self, f"tokenizer{suffix}"), getattr(self, f"text_encoder{suffix}")
             if encoder is not None:
                 tokens = tokenize_text(tokenizer, texts, max_sequence_length)
                 if tokens.input_ids.shape[1] == max_sequence_length:
                     warn_of_cut(tokenizer, texts, max_sequence_length)
-                parts += encode_tokens(encoder, tokens, max_sequence_length, self.config.pads_text_with_zeros)
+                features, mask = encode_tokens(encoder, tokens, max_sequence_length, self.config.pads_text_with_zeros)
+                parts += [finite_output(features, f"text_encoder{suffix}", "encodes"), mask]
         return PromptEmbeds(*parts)._replace(speaker_positions=self.speaker_positions(texts, max_sequence_length))
 
     def check_text_components(self) -> None:

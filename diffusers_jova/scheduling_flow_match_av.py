@@ -80,13 +80,32 @@ def add_noise(data: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
         Noisy latents in the shape and dtype of ``data``.
 
     Raises:
-        ValueError: The shapes differ, or a level that is a number of Python lies outside [0, 1], as a timestep does.
+        ValueError: The shapes differ, or a level lies outside [0, 1], as a timestep does; on a GPU, which would have
+            to be waited for, levels of a tensor are not looked at unless they are whole numbers.
     """
     check_same_shape("noise", noise, data)
-    if not isinstance(sigma, Tensor) and not 0 <= sigma <= 1:
-        raise ValueError(f"`sigma` must lie in [0, 1], got {sigma}; a timestep is `sigma * num_train_timesteps`")
+    check_levels(sigma)
     sigma = expand_sigma(sigma, data)
     return ((1 - sigma) * data + sigma * noise).to(data.dtype)
+
+
+def check_levels(sigma: Tensor | float) -> None:
+    """Refuse what are timesteps, or no noise levels.
+
+    Args:
+        sigma: Of any shape.
+
+    Raises:
+        ValueError: One lies outside [0, 1].
+    """
+    if not isinstance(sigma, Tensor):
+        found = [] if 0 <= sigma <= 1 else [sigma]
+    elif sigma.device.type == "cpu" or not sigma.is_floating_point():
+        found = sigma[~((sigma >= 0) & (sigma <= 1))].flatten()[:1].tolist()
+    else:
+        found = []
+    if found:
+        raise ValueError(f"`sigma` must lie in [0, 1], got {found[0]}; a timestep is `sigma * num_train_timesteps`")
 
 
 def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
@@ -132,10 +151,19 @@ def expand_sigma(sigma: Tensor | float, sample: Tensor) -> Tensor:
 
     Returns:
         The same values, broadcastable to ``sample``: [1 or B, 1, F or 1, 1, 1] or [1 or B, L or 1, 1].
+
+    Raises:
+        ValueError: There are levels of another number of samples, frames or latents.
     """
     sigma = torch.as_tensor(sigma, device=sample.device)
     if sigma.ndim > 2:
         return sigma
+    lengths = (sample.shape[0], sample.shape[min(2 if sample.ndim == 5 else 1, sample.ndim - 1)])
+    if any(found not in (1, wanted) for found, wanted in zip(sigma.shape, lengths, strict=False)):
+        raise ValueError(
+            f"`sigma` must have one level for all, {lengths[0]} for the samples, or {list(lengths)} of them, got the "
+            f"shape {list(sigma.shape)}; draw one for each sample"
+        )
     shape = [1] * sample.ndim
     shape[0] = sigma.shape[0] if sigma.ndim else 1
     if sigma.ndim == 2:
@@ -152,7 +180,11 @@ def shift_sigmas(sigmas: Sigmas, shift: float) -> Sigmas:
     Args:
         sigmas: Noise levels in [0, 1], any shape; 0 and 1 stay where they are.
         shift: s > 0; 1 changes nothing.
+
+    Raises:
+        ValueError: The shift is no positive number.
     """
+    positive_number("shift", shift, "1 changes nothing")
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 

@@ -78,8 +78,6 @@ def check_clip_arguments(args: argparse.Namespace) -> None:
     if args.face_landmarker_path is not None:
         check_file("--face-landmarker-path", args.face_landmarker_path)
     check_output_folder("output", args.output)
-    if args.output.resolve() == args.source.resolve():
-        raise ValueError(f"output must be a folder of its own, got that of the clips, `{args.output}`; choose another")
 
 
 def check_loudness(args: argparse.Namespace) -> None:

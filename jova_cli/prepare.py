@@ -75,6 +75,8 @@ def check(args: argparse.Namespace) -> None:
     check_count("--num-processes", args.num_processes)
     check_filter(args)
     check_clip_arguments(args)
+    if args.output.resolve() == args.source.resolve():
+        raise ValueError(f"output must be a folder of its own, got that of the clips, `{args.output}`; choose another")
     check_data_set(args, captions_required=args.whisper is None)
 
 

@@ -88,6 +88,20 @@ def test_what_a_broken_codec_makes_does_not_leave_the_call(
         pipeline("a dog", num_inference_steps=1, output_type="np")
 
 
+def test_what_a_broken_vocoder_makes_is_not_blamed_on_the_audio_vae() -> None:
+    pipeline = build_tiny_pipeline()
+    next(pipeline.vocoder.parameters()).data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="got NaN or infinity of its `vocoder`; load `vocoder` in float"):
+        pipeline("a dog", num_inference_steps=1, guidance_scale=1.0, num_frames=5)
+
+
+def test_what_a_broken_text_encoder_reads_is_not_returned() -> None:
+    pipeline = build_tiny_pipeline()
+    next(pipeline.text_encoder.parameters()).data.fill_(float("inf"))
+    with pytest.raises(FloatingPointError, match="what `text_encoder` encodes must be finite, got NaN or infinity"):
+        pipeline.encode_prompt("a dog")
+
+
 def test_a_cache_forgets_what_a_call_that_failed_left(pipeline: JoVAPipeline) -> None:
     def stop(*_: Any) -> dict[str, Any]:
         raise RuntimeError("stopped")

@@ -277,9 +277,19 @@ def test_an_adapter_of_a_plain_wan_model_changes_the_video_tower() -> None:
         pipeline.load_lora_weights(tensors)
 
 
+def test_an_adapter_that_is_not_finite_is_not_saved(adapters: dict[str, Path], tmp_path: Path) -> None:
+    tensors = load_file(adapters["voice"] / "pytorch_lora_weights.safetensors")
+    layers = {name.removeprefix("transformer."): tensor * float("nan") for name, tensor in tensors.items()}
+    with pytest.raises(ValueError, match=r"`transformer_lora_layers\['.*'\]` must be finite, got NaN or infinity"):
+        JoVAPipeline.save_lora_weights(tmp_path / "nan", transformer_lora_layers=layers)
+    assert not (tmp_path / "nan").exists()
+
+
 def test_a_file_that_holds_no_adapter_is_told_in_a_short_sentence() -> None:
     tensors = {f"blocks.{n}.attn.to_q.weight": torch.ones(1) for n in range(30)}
-    with pytest.raises(ValueError, match="_q.weight` and 27 more: these are other tensors; name the file of an adap"):
+    with pytest.raises(
+        ValueError, match=r"_q\.weight` and 27 more: these are other tensors; name the file of an adap"
+    ):
         build_tiny_pipeline().load_lora_weights(tensors)
 
 

@@ -150,6 +150,13 @@ def test_memory_that_is_none_is_refused(gigabytes: Any, message: str) -> None:
         build_tiny_pipeline().fit_memory(gigabytes)
 
 
+def test_settings_of_a_clip_that_are_none_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"settings of `fit_memory` must name arguments .*, got 'num_frame'; did you mean"
+    ):
+        build_tiny_pipeline().fit_memory(4, num_frame=5)
+
+
 def test_what_is_given_leaves_something_to_generate() -> None:
     pipeline = build_tiny_pipeline()
     with pytest.raises(

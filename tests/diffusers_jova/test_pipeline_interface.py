@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -310,6 +311,13 @@ def test_a_cut_off_of_guidance_is_off_for_both_modalities(
     assert forwards == [num_guided, num_guided, num_clips, num_clips]
     assert not pipeline.do_classifier_free_guidance
     assert_same(cut, generate(pipeline, prompt, callback_on_step_end=switch_off, **arguments))
+
+
+def test_defaults_that_are_given_replace_those_of_the_model_by_name(tiny_pipeline_folder: Path) -> None:
+    own = JoVAPipeline.from_pretrained(tiny_pipeline_folder).defaults
+    pipeline = JoVAPipeline.from_pretrained(tiny_pipeline_folder, defaults={"num_inference_steps": 3})
+    assert own.num_inference_steps != 3
+    assert pipeline.defaults == replace(own, num_inference_steps=3)
 
 
 def test_several_callbacks_act_one_after_the_other(pipeline: JoVAPipeline, forwards: list[int]) -> None:

@@ -418,6 +418,29 @@ def test_noise_is_added_per_sample_and_per_token() -> None:
     assert add_noise(data.bfloat16(), noise.bfloat16(), sigma).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("sigma", "message"),
+    [
+        (torch.tensor([500.0, 250.0]), r"`sigma` must lie in \[0, 1\], got 500.0; a timestep is `sigma \* num_train"),
+        (torch.tensor([1, 0, 2])[1:], r"`sigma` must lie in \[0, 1\], got 2; "),
+        (torch.tensor([0.5, float("nan")]), r"`sigma` must lie in \[0, 1\], got nan; "),
+        (1.5, r"`sigma` must lie in \[0, 1\], got 1.5; "),
+        (torch.rand(3), r"one level for all, 2 for the samples, or \[2, 4\] of them, got the shape \[3\]; draw one"),
+        (torch.rand(2, 5), r"one level for all, 2 for the samples, or \[2, 4\] of them, got the shape \[2, 5\]; "),
+    ],
+)
+def test_levels_that_are_none_are_refused(sigma: Any, message: str) -> None:
+    data = torch.zeros(2, 3, 4, 2, 2)
+    with pytest.raises(ValueError, match=message):
+        add_noise(data, torch.ones_like(data), sigma)
+
+
+@pytest.mark.parametrize("shift", [0, -1.0, float("nan"), float("inf")])
+def test_a_shift_is_positive(shift: float) -> None:
+    with pytest.raises(ValueError, match=r"`shift` must be positive and finite, got .*; 1 changes nothing"):
+        shift_sigmas(torch.tensor(0.5), shift)
+
+
 def test_an_absent_modality_stays_absent() -> None:
     data, noise, audio_data, audio_noise = pairs()
     scheduler = FlowMatchAudioVideoScheduler()

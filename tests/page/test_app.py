@@ -229,7 +229,9 @@ def test_bad_input_is_shown_as_a_sentence_with_the_names_of_the_page(
 def test_a_file_that_is_none_of_its_kind_is_named_as_its_owner_knows_it(user: Client, tmp_path: Path) -> None:
     text = tmp_path / "portrait.png"
     text.write_text("no picture")
-    with pytest.raises(AppError, match=r"`First frame` must .*, got portrait.png \(Unidentif.*; open and save it again"):
+    with pytest.raises(
+        AppError, match=r"`First frame` must .*, got portrait.png \(Unidentif.*; open and save it again"
+    ):
         user.predict(**SHORT, image=handle_file(text), api_name="/generate")
     text = text.rename(tmp_path / "voice.wav")
     with pytest.raises(AppError, match=r"`Own voice` must be a media file that libav can decode, got voice.wav \("):

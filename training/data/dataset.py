@@ -35,6 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from diffusers_jova.finite import is_finite
+from diffusers_jova.number_arguments import positive_number
 from diffusers_jova.training.data.face_crop import faces_of
 from diffusers_jova.training.data.mouth_mask import latent_mask, scale_boxes
 from diffusers_jova.whole_files import written_whole
@@ -294,7 +295,8 @@ class PrecomputedDataset(Dataset[Batch]):
         setting: str = "data",
     ) -> None:
         self.with_faces, self.with_voices = with_faces, with_voices
-        self.root, self.in_memory, self.mouth_box_scale = Path(root), in_memory, mouth_box_scale
+        self.root, self.in_memory = Path(root), in_memory
+        self.mouth_box_scale = positive_number("mouth_box_scale", mouth_box_scale, "1 leaves boxes as they are")
         check_prepared(setting, self.root)
         paths = sorted(self.root.glob(RECORDS))
         if not in_memory and torch.device(device).type != "cpu":
@@ -328,6 +330,10 @@ class PrecomputedDataset(Dataset[Batch]):
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Collate records of one bucket; as `collate`, with a float mask."""
+        if strange := [index for index in indices if index not in self._place]:
+            raise ValueError(
+                f"`indices` must be from 0 to {len(self) - 1}, got {strange[0]}; take them from `buckets`"
+            )
         places = [self._place[index] for index in indices]
         buckets = {bucket for bucket, _ in places}
         if len(buckets) != 1:

@@ -92,7 +92,8 @@ def jova_loss(
     _check_given(velocity, audio_velocity, target, audio_target, mouth_mask)
     weights = {"mouth_weight": mouth_weight, "video_weight": video_weight, "audio_weight": audio_weight}
     for name, value in weights.items():
-        finite_number(name, value, "0 leaves the term out")
+        if finite_number(name, value, "0 leaves the term out") < 0:
+            raise ValueError(f"`{name}` must be 0 or more, got {value}; 0 leaves the term out")
     video = audio = mouth = present.new_zeros(len(present), dtype=torch.float32)
     if velocity is not None:
         error, weight = _squared_error(velocity, target, has_video, channel_dim=1)  # [B, F, H, W]

@@ -136,6 +136,20 @@ def test_a_data_set_says_how_many_clips_its_buckets_hold(mixed: Path) -> None:
     assert PrecomputedDataset(mixed).describe() == "9 clips in 2 buckets (6, 3)"
 
 
+@pytest.mark.parametrize("scale", [float("nan"), 0.0, -3.0, float("inf")])
+def test_boxes_that_would_hold_no_mouth_are_refused(mixed: Path, scale: float) -> None:
+    with pytest.raises(
+        ValueError, match=r"`mouth_box_scale` must be positive and finite, got .*; 1 leaves boxes as they"
+    ):
+        PrecomputedDataset(mixed, mouth_box_scale=scale)
+
+
+@pytest.mark.parametrize("index", [9, -1])
+def test_a_clip_that_is_not_there_is_named(mixed: Path, index: int) -> None:
+    with pytest.raises(ValueError, match=f"`indices` must be from 0 to 8, got {index}; take them from `buckets`"):
+        PrecomputedDataset(mixed).batch([0, index])
+
+
 def test_larger_boxes_make_a_larger_mask(mixed: Path) -> None:
     plain, grown = (PrecomputedDataset(mixed, mouth_box_scale=scale).batch([0])["mouth_mask"] for scale in (1.0, 3.0))
     assert (grown >= plain).all()

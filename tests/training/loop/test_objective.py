@@ -32,6 +32,12 @@ def weight_of_one_element(mask: torch.Tensor, reduction: str, inside: bool) -> f
     return (terms.total / terms.video).item()
 
 
+@pytest.mark.parametrize("name", ["mouth_weight", "video_weight", "audio_weight"])
+def test_no_term_is_maximised(batch: dict[str, torch.Tensor], name: str) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be 0 or more, got -1; 0 leaves the term out"):
+        jova_loss(**batch, mouth_mask=mask_of(0), **{name: -1})
+
+
 def test_a_perfect_velocity_costs_nothing(batch: dict[str, torch.Tensor]) -> None:
     terms = jova_loss(batch["target"], batch["audio_target"], batch["target"], batch["audio_target"], mask_of(0, 1))
     assert terms.total.tolist() == [0.0, 0.0, 0.0]
