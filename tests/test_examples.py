@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from diffusers_jova.provenance import read_provenance
 from tests.places import ROOT
 from tests.tiny_pipeline import DEFAULTS, build_tiny_pipeline
+from tests.tiny_training import write_clips
 
 
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
@@ -30,6 +32,17 @@ def run_cell(code: str, namespace: dict[str, Any]) -> Any:
         return eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), namespace)
     exec(compile(ast.Module([last], []), str(NOTEBOOK), "exec"), namespace)
     return None
+
+
+def test_a_loop_of_ones_own_trains(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clips(tmp_path, channels=(16, 4, 16))
+    example = runpy.run_path(str(ROOT / "examples" / "custom_loop.py"))
+    example["main"](str(tmp_path), str(tiny_pipeline_folder), 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["step 0", "step 1"]
+    assert all(float(value) > 0 for line in lines for value in re.findall(r"[a-z]+ (\d\.\d+)", line))
 
 
 def test_the_notebook_keeps_no_outputs() -> None:
