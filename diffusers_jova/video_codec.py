@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jova_cli.latent_lengths import num_latent_frames
 
+from .cpu_convolutions import fast_convolutions
 from .decoding_parallel import Pieces, SharedDecoding, cut_evenly
 from .offloading import execution_device
 from .wan_clip import decode_clip, encode_clip, full_map_bytes
@@ -19,7 +20,7 @@ from .wan_clip import decode_clip, encode_clip, full_map_bytes
 NUM_STILL_BEFORE = (
     1  # latents behind the first: one leaves 1 % of a deviation to the fifth, none 7 % (jova-tiny's VAE)
 )
-ONE_PASS_BYTES = 32 * 2**20  # of a layer at full size, in clips that are coded in one pass; several are held at once
+ONE_PASS_BYTES = 16 * 2**20  # of a layer at full size, in clips that are coded in one pass; several are held at once
 
 
 class JoVAVideoCodec:
@@ -59,7 +60,8 @@ class JoVAVideoCodec:
         is_whole = (frames.shape[2] - 1) % self.temporal_factor == 0  # the VAE's chunks drop the rest
         is_one_pass = is_whole and self.takes_one_pass(len(frames), *frames.shape[2:])
         encode = encode_clip if is_one_pass else _host_encode
-        return self.normalize(encode(self.vae, frames).mode())
+        with fast_convolutions(self.vae):
+            return self.normalize(encode(self.vae, frames).mode())
 
     def encode_still(self, picture: Tensor) -> Tensor:
         """Normalised latent [B, C, 1, h, w] of a picture [B, 3, 1, H, W] that fills a latent frame behind the first.
@@ -78,16 +80,16 @@ class JoVAVideoCodec:
             shared: The processes that decode them together, all of which enter this; None for this one alone.
         """
         latents = self.denormalize(latents.float()).to(execution_device(self.vae), self.vae.dtype)
-        if shared is not None:
-            return shared.decode(self.vae, latents).clamp(-1, 1)
         decode = decode_clip if self.takes_one_pass(len(latents), *self.frame_shape(latents)) else _host_decode
-        return decode(self.vae, latents).clamp(-1, 1)
+        with fast_convolutions(self.vae):
+            frames = decode(self.vae, latents) if shared is None else shared.decode(self.vae, latents)
+        return frames.clamp(-1, 1)
 
     def takes_one_pass(self, batch_size: int, num_frames: int, height: int, width: int) -> bool:
         """Whether clips are coded as a whole, faster on a CPU than the VAE's own chunks (`benchmarks.video_vae`).
 
-        torch computes the many small convolutions of a short clip's chunks by its slowest kernel there. Larger clips
-        keep the chunks, whose memory does not grow, as do VAEs that somebody tiles, offloads, compiles or subclasses.
+        Larger clips keep the chunks, whose layers stay in the processor's cache and whose memory does not grow, as do
+        VAEs that somebody tiles, offloads, compiles or subclasses.
         """
         vae = self.vae
         if type(vae) is not AutoencoderKLWan or not _is_plain(vae, vae.encoder, vae.decoder):
