@@ -36,6 +36,7 @@ from .adapter_scale import scale_adapters
 from .adapter_swapping import swapped_alone
 from .few_steps import HEADER as FEW_STEPS
 from .few_steps import FewSteps, write_record
+from .finite import check_finite_weights
 from .mova_adapter import HEAD_DIM, TOWERS
 from .number_arguments import finite_number
 
@@ -253,9 +254,10 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         """Save weights and config, as `ModelMixin` does.
 
         Raises:
-            ValueError: There are layers of adapters, merged or not.
+            ValueError: There are layers of adapters, merged or not, or weights that are not finite.
         """
         check_saveable(self, "unload_lora")
+        check_finite_weights(self)
         super().save_pretrained(*args, **kwargs)
 
     def fuse_qkv_projections(self) -> None:

@@ -76,6 +76,17 @@ def likely_cause(transformer: nn.Module) -> str:
     return "a guidance scale, an adapter's scale or a noise level is likely too large, lower it"
 
 
+def check_finite_weights(model: nn.Module) -> None:
+    """Refuse to save weights with NaN or infinity, which no call takes.
+
+    Raises:
+        ValueError: Naming the first one.
+    """
+    for name, weight in model.named_parameters():
+        if not is_finite(weight):
+            raise ValueError(f"weights must be finite to be saved, got NaN or infinity in `{name}`; load it anew")
+
+
 def is_finite(tensor: Tensor) -> bool:
     """Whether no value is NaN or infinite; a tensor without a device for its values is."""
     if tensor.device.type == "meta" or not tensor.is_floating_point():

@@ -20,6 +20,7 @@ from jova_cli.shipped import check_source, find_model
 
 from .adapter_removal import check_saveable
 from .component_fit import TEXT_WIDTHS, check_kinds
+from .finite import check_finite_weights
 from .generation_defaults import GenerationDefaults
 from .hub_access import explained_hub
 from .lost_weights import check_text_weights
@@ -113,10 +114,12 @@ class JoVALoadingMixin(DiffusionPipeline):
             kwargs: Likewise.
 
         Raises:
-            ValueError: The transformer has layers of adapters, merged or not; nothing is written.
+            ValueError: The transformer has layers of adapters, merged or not, or weights that are not finite; nothing
+                is written.
         """
         if self.transformer is not None:
             check_saveable(self.transformer, "unload_lora_weights")
+            check_finite_weights(self.transformer)
         super().save_pretrained(save_directory, *args, **kwargs)
         card = Path(save_directory, CARD)
         if card.exists() and not kwargs.get("push_to_hub"):

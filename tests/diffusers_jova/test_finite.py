@@ -1,4 +1,6 @@
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +102,16 @@ def test_what_a_broken_text_encoder_reads_is_not_returned() -> None:
     next(pipeline.text_encoder.parameters()).data.fill_(float("inf"))
     with pytest.raises(FloatingPointError, match="what `text_encoder` encodes must be finite, got NaN or infinity"):
         pipeline.encode_prompt("a dog")
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    pipeline = build_tiny_pipeline()
+    name, weight = next(iter(pipeline.transformer.named_parameters()))
+    weight.data.view(-1)[0] = float("inf")
+    for saved in (pipeline, pipeline.transformer):
+        with pytest.raises(ValueError, match=f"must be finite to be saved, .* in `{re.escape(name)}`; load"):
+            saved.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_a_cache_forgets_what_a_call_that_failed_left(pipeline: JoVAPipeline) -> None:
