@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .offloading import execution_device
@@ -41,6 +41,8 @@ def is_worth_it(given: Any, weight: Any) -> bool:
         given: Input [B, C, F, H, W].
         weight: Of the layer, [D, C, f, h, w].
     """
+    if type(given) is not Tensor:  # one that stands for another, as where memory is counted without numbers
+        return False
     if not given.dtype == weight.dtype == torch.float32 or given.device.type != "cpu" or given.ndim != 5:
         return False  # of bfloat16 torch takes oneDNN by itself
     num_positions = given.numel() // given.shape[1]

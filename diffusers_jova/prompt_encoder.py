@@ -99,6 +99,12 @@ class JoVAPromptEncoderMixin:
             for embeds in (found, negative, audio_negative)
         )
         assert found is not None
+        given = (prompt_embeds, negative_prompt_embeds, audio_negative_prompt_embeds)
+        for embeds, own in zip((found, negative, audio_negative), given, strict=True):
+            if embeds is not None and own is None:
+                finite_output(embeds.features, "text_encoder", "encodes")
+                if embeds.features_2 is not None:
+                    finite_output(embeds.features_2, "text_encoder_2", "encodes")
         return found, negative, audio_negative
 
     # 1. What is said
@@ -216,18 +222,15 @@ class JoVAPromptEncoderMixin:
 
         Raises:
             ValueError: The first text encoder, or the tokenizer of one, is not loaded.
-            FloatingPointError: If features are not finite.
         """
         self.check_text_components()
         parts: list[Any] = []
-        for suffix in ("", "_2"):
-            tokenizer, encoder = getattr(self, f"tokenizer{suffix}"), getattr(self, f"text_encoder{suffix}")
+        for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
             if encoder is not None:
                 tokens = tokenize_text(tokenizer, texts, max_sequence_length)
                 if tokens.input_ids.shape[1] == max_sequence_length:
                     warn_of_cut(tokenizer, texts, max_sequence_length)
-                features, mask = encode_tokens(encoder, tokens, max_sequence_length, self.config.pads_text_with_zeros)
-                parts += [finite_output(features, f"text_encoder{suffix}", "encodes"), mask]
+                parts += encode_tokens(encoder, tokens, max_sequence_length, self.config.pads_text_with_zeros)
         return PromptEmbeds(*parts)._replace(speaker_positions=self.speaker_positions(texts, max_sequence_length))
 
     def check_text_components(self) -> None:

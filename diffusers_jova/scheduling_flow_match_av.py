@@ -89,6 +89,9 @@ def add_noise(data: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
     return ((1 - sigma) * data + sigma * noise).to(data.dtype)
 
 
+LEVEL_ERROR = 1e-5  # of what shifts and their inverses make of 0 and 1
+
+
 def check_levels(sigma: Tensor | float) -> None:
     """Refuse what are timesteps, or no noise levels.
 
@@ -99,9 +102,9 @@ def check_levels(sigma: Tensor | float) -> None:
         ValueError: One lies outside [0, 1].
     """
     if not isinstance(sigma, Tensor):
-        found = [] if 0 <= sigma <= 1 else [sigma]
+        found = [] if -LEVEL_ERROR <= sigma <= 1 + LEVEL_ERROR else [sigma]
     elif sigma.device.type == "cpu" or not sigma.is_floating_point():
-        found = sigma[~((sigma >= 0) & (sigma <= 1))].flatten()[:1].tolist()
+        found = sigma[~((sigma >= -LEVEL_ERROR) & (sigma <= 1 + LEVEL_ERROR))].flatten()[:1].tolist()
     else:
         found = []
     if found:

@@ -29,7 +29,7 @@ def add_long_arguments(parser: Parser) -> None:
 
 def is_long(args: argparse.Namespace) -> bool:
     """Whether a clip is made window by window: it has a script, or its frames are too many for the model."""
-    if any(getattr(args, name) is not None for name in LONG_OPTIONS):
+    if any(getattr(args, name, None) is not None for name in LONG_OPTIONS):  # which the page does not have
         return True
     if args.num_frames is None or "video" not in args.modalities:
         return False

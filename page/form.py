@@ -116,10 +116,6 @@ def worded(field: Any, label: str) -> Callable[[Any], Any]:
         except Exception as error:  # of whichever library reads it
             got, rule = getattr(value, "orig_name", None) or repr(value), "hold what the field is for"
             advice = "choose another"
-            if isinstance(error, PIL.UnidentifiedImageError):
-                advice = "open and save it again, as JPEG or PNG"
-            elif isinstance(field, gr.Number | gr.Slider):
-                advice = "give a number"
             if isinstance(error, gr.Error):
                 if isinstance(field, gr.Slider):
                     rule = f"be from {field.minimum} to {field.maximum}"
@@ -129,6 +125,10 @@ def worded(field: Any, label: str) -> Callable[[Any], Any]:
                     raise
             else:
                 got = f"{got} ({type(error).__name__})"
+                if isinstance(error, PIL.UnidentifiedImageError):
+                    advice = "open and save it again, as JPEG or PNG"
+                elif isinstance(field, gr.Number | gr.Slider):
+                    advice = "give a number"
             raise gr.Error(f"`{label}` must {rule}, got {got}; {advice}", print_exception=False) from error
 
     return answer

@@ -84,7 +84,7 @@ def test_the_modules_of_a_room_import_each_other_in_no_circle() -> None:
 
 
 def test_no_room_is_without_arrows() -> None:
-    outside = {".venv", "build", "tests"}
+    outside = {".venv", "build", "tests", "examples"}
     folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("*/*.py")}
     folders |= {path.parent.relative_to(ROOT) for path in (ROOT / "training").glob("*/*.py")}
     assert {str(folder) for folder in folders if folder.parts[0] not in outside} == set(ARROWS)
