@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from .adapter_keys import MATRIX_A, listed
 
 
-DECISIVE = {"use_rslora": False, "use_dora": False, "lora_dropout": 0.0, "alpha_pattern": {}}  # for peft; its defaults
+DECISIVE = {"use_rslora": False, "lora_dropout": 0.0, "alpha_pattern": {}}  # for peft; its defaults
 PATTERNS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")  # of a config, that say how strong an adapter is
+PART = re.compile(r"(\.lora_[AB])(\.\w+)$")  # what peft swaps: the matrices, and a bias of the second
 OF_ADAPTER = re.compile(r"\.lora_\w+\.([^.]+)(\.\w+)?$")
 
 
@@ -43,7 +44,7 @@ def swapped_alone(
     """
     check_swap(model, adapter_name, tensors, fields)
     layers = layers_of(model, adapter_name)
-    weighed = {name: float(layer.scaling[adapter_name]) / own_scale(layer, adapter_name) for name, layer in layers}
+    weighed = {name: weight_of(layer, adapter_name) for name, layer in layers}
     others = {place: weight.detach().clone() for place, weight in lora_weights(model) if place[0] != adapter_name}
     yield
     with torch.no_grad():
@@ -69,10 +70,10 @@ def layers_of(model: nn.Module, adapter_name: str) -> list[tuple[str, Any]]:
     ]
 
 
-def own_scale(layer: Any, adapter_name: str) -> float:
-    """Factor of an adapter whose weight is 1, in a layer."""
-    rank, alpha = layer.r[adapter_name], layer.lora_alpha[adapter_name]
-    return float(alpha / (rank**0.5 if layer.use_rslora.get(adapter_name) else rank))
+def weight_of(layer: Any, adapter_name: str) -> float:
+    """The weight of a plain adapter in a layer; 1 where its alpha is 0, which every weight leaves."""
+    own_scale = layer.lora_alpha[adapter_name] / layer.r[adapter_name]
+    return float(layer.scaling[adapter_name]) / own_scale if own_scale else 1.0
 
 
 def lora_weights(model: nn.Module) -> Iterator[tuple[tuple[str, str], nn.Parameter]]:
@@ -89,11 +90,11 @@ def check_swap(
     instead = f"load it under a name of its own, or delete {adapter_name!r} first"
     if fields is None:
         raise AdapterSwapError(f"`hotswap` must be given plain LoRA, got LoKr; {instead}")
-    changed = {name for name, _ in layers_of(model, adapter_name)}
-    modules = {name.partition(".lora_")[0] for name in tensors}
-    if strange := sorted(modules - changed):
+    there = {name.replace("_orig_mod.", "") for (owner, name), _ in lora_weights(model) if owner == adapter_name}
+    places = {name: PART.sub(lambda part: f"{part[1]}.{adapter_name}{part[2]}", name) for name in tensors}
+    if strange := [name for name, place in places.items() if place not in there]:
         raise AdapterSwapError(
-            f"`hotswap` must bring changes of layers that {adapter_name!r} changes, too, got {listed(strange)}; "
+            f"`hotswap` must bring plain LoRA, of weights that {adapter_name!r} has, too, got {listed(strange)}; "
             f"{instead}"
         )
     loaded: Any = model.peft_config[adapter_name]  # type: ignore[index]

@@ -37,6 +37,7 @@ from .number_arguments import finite_number, positive_number, whole_number
 from .shipped_names import JoVAShippedMixin
 
 
+LEVEL_ERROR = 1e-5  # of what shifts and their inverses make of 0 and 1
 MOST_MODE_SCALE = 2 / (math.pi - 2)  # of SD3, Eq. 20
 Sigmas = TypeVar("Sigmas", Tensor, np.ndarray)
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | None
@@ -89,9 +90,6 @@ def add_noise(data: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
     return ((1 - sigma) * data + sigma * noise).to(data.dtype)
 
 
-LEVEL_ERROR = 1e-5  # of what shifts and their inverses make of 0 and 1
-
-
 def check_levels(sigma: Tensor | float) -> None:
     """Refuse what are timesteps, or no noise levels.
 
@@ -99,10 +97,10 @@ def check_levels(sigma: Tensor | float) -> None:
         sigma: Of any shape.
 
     Raises:
-        ValueError: One lies outside [0, 1].
+        ValueError: One lies outside [0, 1], those of a tensor by more than the rounding of shifts and their inverses.
     """
     if not isinstance(sigma, Tensor):
-        found = [] if -LEVEL_ERROR <= sigma <= 1 + LEVEL_ERROR else [sigma]
+        found = [] if 0 <= sigma <= 1 else [sigma]
     elif sigma.device.type == "cpu" or not sigma.is_floating_point():
         found = sigma[~((sigma >= -LEVEL_ERROR) & (sigma <= 1 + LEVEL_ERROR))].flatten()[:1].tolist()
     else:
