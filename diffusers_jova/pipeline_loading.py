@@ -29,6 +29,7 @@ from .number_formats import check_named_components, component_dtype, component_d
 from .prompt import PROMPT_TEMPLATE
 from .provenance import name_of_source, source_of
 from .single_file import load_single_file
+from .whole_files import share
 
 
 logger = logging.get_logger(__name__)
@@ -121,6 +122,8 @@ class JoVALoadingMixin(DiffusionPipeline):
             check_saveable(self.transformer, "unload_lora_weights")
             check_finite_weights(self.transformer)
         super().save_pretrained(save_directory, *args, **kwargs)
+        for name in self.components:  # which safetensors gives to their owner alone
+            share(Path(save_directory, name), Path(save_directory).stat().st_mode)
         card = Path(save_directory, CARD)
         if card.exists() and not kwargs.get("push_to_hub"):
             return

@@ -69,7 +69,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         partial, old = place / f".{path.name}", place / OLD
         try:
             yield partial
-            _share(partial, place.stat().st_mode)
+            share(partial, place.stat().st_mode)
             if partial.is_dir() and path.exists():  # which no folder can replace in one step
                 path.rename(old)
             partial.replace(path)
@@ -142,8 +142,8 @@ def _clear(place: Path, lock: FolderLock) -> None:
     lock.release()
 
 
-def _share(written: Path, folder_mode: int) -> None:
-    """Let those read and write what was written who may do so in a folder that was made without a mode."""
+def share(written: Path, folder_mode: int) -> None:
+    """Let those read and write a file, or those of a folder, who may do so by the mode of a folder around it."""
     for file in [written, *written.rglob("*")]:
         if file.is_symlink() or not file.is_file():
             continue

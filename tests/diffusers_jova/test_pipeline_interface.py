@@ -1,6 +1,7 @@
 """What users of diffusers expect of a pipeline: components shared or missing, callbacks, own classes."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -311,6 +312,20 @@ def test_a_cut_off_of_guidance_is_off_for_both_modalities(
     assert forwards == [num_guided, num_guided, num_clips, num_clips]
     assert not pipeline.do_classifier_free_guidance
     assert_same(cut, generate(pipeline, prompt, callback_on_step_end=switch_off, **arguments))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
+def test_a_saved_pipeline_is_readable_for_those_whom_the_process_lets_read(
+    pipeline: JoVAPipeline, tmp_path: Path
+) -> None:
+    before = os.umask(0o022)
+    try:
+        pipeline.save_pretrained(tmp_path / "saved")
+    finally:
+        os.umask(before)
+    files = [*(tmp_path / "saved").glob("*/*.safetensors")]
+    assert len(files) >= 5
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o644}
 
 
 def test_defaults_that_are_given_replace_those_of_the_model_by_name(tiny_pipeline_folder: Path) -> None:
