@@ -109,6 +109,7 @@ fix:        ## before committing
 
 bench:      ## a joint block, the cache that minds the sound and a VAE at once, a guided batch, each beside the plain way
 	python -m benchmarks.block
+	python -m benchmarks.peers
 	python -m benchmarks.sound_cache
 	python -m benchmarks.video_vae
 	python -m benchmarks.guided_batch

@@ -67,6 +67,7 @@ SIZES = {  # parameters of the dual-stream block
 
 # parts of the names of operations that do the bare work; everything else is overhead of the block
 BARE_OPERATIONS = ("mm", "linear", "attention")
+ACTIVATIONS = (F.gelu, F.silu)
 
 
 class BlockCall(NamedTuple):
@@ -74,49 +75,74 @@ class BlockCall(NamedTuple):
 
     Args:
         block: One of the model's repeated blocks.
-        rows: Packed rows [B, L, D].
-        context: What it reads besides them.
+        arguments: By position; the first are its rows [B, L, D].
+        keywords: By name.
     """
 
     block: nn.Module
-    rows: Tensor
-    context: Any
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    def __call__(self) -> Any:
+        """What the block makes of it."""
+        return self.block(*self.arguments, **self.keywords)
 
     def step(self, has_backward: bool) -> None:
         """Forward, and backward on request, of the block."""
+        rows = self.arguments[0].detach().requires_grad_(has_backward)
         with torch.set_grad_enabled(has_backward):
-            output = self.block(self.rows.detach().requires_grad_(has_backward), self.context)
+            output = self._replace(arguments=(rows, *self.arguments[1:]))()
         if has_backward:
-            output.backward(torch.ones_like(output))
+            outputs = output if isinstance(output, tuple) else (output,)  # a tensor for each modality
+            torch.autograd.backward(outputs, [torch.ones_like(part) for part in outputs])
             self.block.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()
-def block_calls(transformer: Any, inputs: dict[str, Any]) -> dict[str, BlockCall]:
-    """Run a transformer and catch the call of the first block of each kind, by kind."""
+def block_calls(
+    transformer: Any, inputs: dict[str, Any], kind_of: Callable[[nn.Module], str] | None = None
+) -> dict[str, BlockCall]:
+    """Run a transformer and catch the call of the first block of each kind.
+
+    Args:
+        transformer: Of this package, or of diffusers.
+        inputs: Of its forward.
+        kind_of: Names the kind of one of its repeated blocks; `kind_of_block` by default.
+    """
+    kind_of = kind_of or kind_of_block
     calls: dict[str, BlockCall] = {}
 
-    def catch(block: Any, arguments: tuple[Any, ...]) -> None:
-        streams = getattr(block, "streams", ())
-        kind = getattr(block, "fusion_kind", None) or {4: "dual-stream", 2: "single-stream", 0: "twin"}[len(streams)]
-        calls.setdefault(kind, BlockCall(block, *arguments))
+    def catch(block: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        keywords = dict(keywords)
+        arguments = arguments or (keywords.pop("hidden_states"),)
+        calls.setdefault(kind_of(block), BlockCall(block, arguments, keywords))
 
     blocks = [part for part in transformer.modules() if type(part).__name__ in transformer._repeated_blocks]
-    handles = [block.register_forward_pre_hook(catch) for block in blocks]
+    handles = [block.register_forward_pre_hook(catch, with_kwargs=True) for block in blocks]
     transformer(**inputs)
     for handle in handles:
         handle.remove()
     return calls
 
 
+def kind_of_block(block: Any) -> str:
+    """Dual-stream, single-stream or twin; the fusion, of a block of two towers."""
+    fusion: str | None = getattr(block, "fusion_kind", None)
+    return fusion or {4: "dual-stream", 2: "single-stream", 0: "twin"}[len(getattr(block, "streams", ()))]
+
+
 class BareWork(TorchFunctionMode):
     """The linear layers and attentions that a call consists of, to be run again on random input of the same shapes.
 
-    Entered, it notes them; called, it runs them alone, forward and on request backward.
+    Entered, it notes them; `step` runs them alone, forward and on request backward.
+
+    Args:
+        has_activations: Whether GELU and SiLU belong to it, which no way of writing a model can leave out either.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, has_activations: bool = False) -> None:
         super().__init__()
+        self.has_activations = has_activations
         self.calls: list[tuple[Callable[..., Tensor], tuple[Tensor | None, ...]]] = []
         self.inputs: dict[Any, Tensor] = {}  # one tensor serves all calls of its shape
         self.flops = 0
@@ -133,6 +159,8 @@ class BareWork(TorchFunctionMode):
             query, key, value = (given[name] for name in ("query", "key", "value"))
             self.calls.append((func, (self.like(query), self.like(key, "key"), self.like(value, "value"))))
             self.flops += 4 * query.numel() * key.shape[-2]
+        elif self.has_activations and func in ACTIVATIONS:
+            self.calls.append((partial(func, **kwargs), (self.like(args[0]),)))
         return func(*args, **kwargs)
 
     def like(self, tensor: Tensor, role: str = "") -> Tensor:
@@ -153,11 +181,11 @@ class BareWork(TorchFunctionMode):
 
 
 @torch.no_grad()
-def bare_work(call: BlockCall) -> BareWork:
+def bare_work(call: BlockCall, has_activations: bool = False) -> BareWork:
     """What no implementation of a block can leave out."""
-    work = BareWork()
+    work = BareWork(has_activations)
     with work:
-        call.block(call.rows, call.context)
+        call()
     return work
 
 
@@ -267,7 +295,7 @@ def measure(name: str, kind: str, device: str, dtype: torch.dtype, repeats: int)
 def describe(call: BlockCall) -> dict[str, Any]:
     """Weights and rows of a call."""
     parameters = sum(parameter.numel() for parameter in call.block.parameters())
-    return {"parameters": parameters, "rows": call.rows.shape[0] * call.rows.shape[1]}
+    return {"parameters": parameters, "rows": call.arguments[0].shape[0] * call.arguments[0].shape[1]}
 
 
 def measure_times(call: BlockCall, device: str, repeats: int) -> dict[str, Any]:

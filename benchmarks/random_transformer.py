@@ -124,20 +124,26 @@ def card_config(card: str) -> dict[str, Any]:
 def random_transformer(config: dict[str, Any], device: str, dtype: torch.dtype) -> Any:
     """Build a transformer on its device, in the number formats that `from_pretrained` gives it; no weight is zero.
 
-    Rows stay near unit size: matrices have a deviation of one over the root of their inputs. On "meta" there are no
-    numbers to draw.
+    On "meta" there are no numbers to draw.
     """
     with torch.device("meta"):
         transformer = getattr(diffusers_jova, config["_class_name"]).from_config(config)
     cast_weights(transformer, dtype)
     assert not list(transformer.buffers())
     transformer.to_empty(device=device)
-    for name, weight in transformer.named_parameters() if device != "meta" else ():
+    if device != "meta":
+        fill_weights(transformer)
+    return transformer.eval()
+
+
+@torch.no_grad()
+def fill_weights(model: nn.Module) -> None:
+    """Draw weights that keep rows near unit size: matrices deviate by one over the root of their inputs."""
+    for name, weight in model.named_parameters():
         if weight.ndim > 1:
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5 if weight.ndim == 2 else weight[0].numel() ** -0.5)
         else:
             nn.init.constant_(weight, 1.0 if name.endswith("weight") else 0.0)
-    return transformer.eval()
 
 
 def random_inputs(transformer: Any, clip: Clip, batch_size: int, device: str, dtype: torch.dtype) -> dict[str, Any]:

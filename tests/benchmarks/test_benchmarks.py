@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import gpu, gpu_work, guided_batch
+from benchmarks import gpu, gpu_work, guided_batch, peers
 from benchmarks.block import bare_work, block_calls
 from benchmarks.random_transformer import presets, random_inputs, random_transformer
 from benchmarks.sound_cache import SIZES, measure_size, signal_to_noise_db, summary, table
@@ -86,6 +87,30 @@ def test_the_bare_work_of_a_block_is_all_of_its_products(name: str) -> None:
         assert sum(func is F.scaled_dot_product_attention for func, _ in work.calls) == ATTENTIONS[name]
         work.step(True)
         call.step(True)
+
+
+@pytest.mark.parametrize("subject", peers.SUBJECTS)
+def test_a_peers_bare_work_is_all_of_its_products(subject: Callable[[int], peers.Subject]) -> None:
+    for call in peers.calls_of(subject(1), torch.float32).values():
+        work = bare_work(call)
+        layers = [part for part in call.block.modules() if isinstance(part, torch.nn.Linear)]
+        assert {id(tensors[1]) for func, tensors in work.calls if func is F.linear} == {
+            id(part.weight) for part in layers
+        }
+        attended = sum(func is F.scaled_dot_product_attention for func, _ in work.calls)
+        assert attended >= 1
+        activated = bare_work(call, has_activations=True)
+        assert len(activated.calls) > len(layers) + attended
+        work.step(True)
+        activated.step(True)
+        call.step(True)
+
+
+def test_blocks_that_take_turns_become_a_table() -> None:
+    row = peers.summary([[2.0, 1.0, 1.25], [3.0, 1.5, 2.0], [8.0, 2.0, 2.5]])
+    assert (row["ratio"], row["fastest_ratio"], row["activated_ratio"]) == (2.0, 2.0, 1.6)
+    text = peers.table({"float32, 512": {"LTX-2": row}, "float32, 1536": {"LTX-2": row}})
+    assert text.splitlines()[-1] == "| LTX-2 | 2.00 (1.60) | 2.00 (1.60) |"
 
 
 @pytest.mark.slow
