@@ -32,7 +32,7 @@ from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
 from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
 from .adapter_merging import check_unmerged, names_to_merge, warn_of_unread_adapters
 from .adapter_removal import check_deletable, check_saveable, check_still_there, merged_adapters, tuner_layers
-from .adapter_scale import scale_adapters
+from .adapter_scale import scale_adapters, warn_of_large_scales
 from .adapter_swapping import swapped_alone
 from .few_steps import HEADER as FEW_STEPS
 from .few_steps import FewSteps, write_record
@@ -145,6 +145,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             {**weight, "": weight.get("", 1.0)} if isinstance(weight, Mapping) else weight for weight in checked
         ]
         super().set_adapters(adapter_names, weights)
+        warn_of_large_scales(self)
 
     def add_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Add a new adapter, as `PeftAdapterMixin` does; weights in 8 bits take their compute format meanwhile.
@@ -198,6 +199,8 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         scale = finite_number("lora_scale", lora_scale, "1.0 merges adapters as they are weighed")
         names = names_to_merge(self, adapter_names)
         scale_adapters(self, names, scale)
+        if scale != 1:
+            warn_of_large_scales(self)
         super().fuse_lora(safe_fusing=safe_fusing, adapter_names=names)
         warn_of_unread_adapters(self)
         merged = {name: self.adapter_few_steps[name] for name in names if name in self.adapter_few_steps}

@@ -495,3 +495,23 @@ def test_only_names_that_are_found_again_are_saved(adapters: dict[str, Path], tm
         JoVAPipeline.save_lora_weights(tmp_path, wrapped)
     JoVAPipeline.save_lora_weights(tmp_path, bare)
     assert {*load_file(tmp_path / "pytorch_lora_weights.safetensors")} == {*read}
+
+
+def test_a_scale_at_which_a_clip_is_noise_is_told_with_its_adapter(
+    adapters: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = load(adapters, "voice", "sound")  # of alpha 6 and rank 2
+    for usual in (-1.0, 10.0, {"transformer": {"audio": -2.0}}):
+        pipeline.set_adapters(["voice", "sound"], [usual, 0.0])
+    generate(pipeline, attention_kwargs={"scale": -1.0})
+    assert not caplog.records
+    message = "the adapter `voice` counts {} times, its scale times alpha / rank: beyond 100 times noise is most of"
+    pipeline.set_adapters(["voice", "sound"], [-1e9, 1.0])
+    pipeline.set_adapters("voice", {"transformer": {"audio": 34.0}})
+    pipeline.set_adapters("voice", 2.0)
+    generate(pipeline, attention_kwargs={"scale": 20.0})
+    pipeline.fuse_lora(lora_scale=-20.0)
+    expected = [message.format(scale) for scale in ("-3e+09", "102", "120", "-120")]
+    assert len(caplog.records) == len(expected)
+    for record, start in zip(caplog.records, expected, strict=True):
+        assert record.message.startswith(start)
