@@ -21,7 +21,6 @@ from typing import Any
 
 from diffusers.hooks.layerwise_casting import LayerwiseCastingHook
 from diffusers.loaders import PeftAdapterMixin
-from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
@@ -35,13 +34,16 @@ from .adapter_removal import check_deletable, check_saveable, check_still_there,
 from .adapter_scale import scale_adapters, warn_of_large_scales
 from .adapter_swapping import swapped_alone
 from .few_steps import HEADER as FEW_STEPS
-from .few_steps import FewSteps, write_record
+from .few_steps import FewSteps, finish_adapter
 from .finite import check_finite_weights
 from .mova_adapter import HEAD_DIM, TOWERS
 from .number_arguments import finite_number
+from .whole_files import share_as_folder
 
 
 logger = logging.get_logger(__name__)
+
+WEIGHT_FILES = "diffusion_pytorch_model*.safetensors"  # that `save_pretrained` writes
 
 PREFIX = PREFIXES["diffusers"]
 FILE_OPTIONS = (*HUB_OPTIONS, "proxies", "weight_name", "use_safetensors")
@@ -249,19 +251,25 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
                 "safetensors file, got False; leave it out"
             )
         super().save_lora_adapter(save_directory, adapter_name=adapter_name, **kwargs)
-        if few_steps is not None:
-            write_record(Path(save_directory, kwargs.get("weight_name") or LORA_WEIGHT_NAME_SAFE), few_steps)
+        finish_adapter(save_directory, kwargs.get("weight_name"), few_steps)
 
     @wraps(ModelMixin.save_pretrained, assigned=())  # pipelines look at the names of its arguments
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save weights and config, as `ModelMixin` does.
+
+        Args:
+            save_directory: Folder.
+            args: As there.
+            kwargs: As there.
 
         Raises:
             ValueError: There are layers of adapters, merged or not, or weights that are not finite.
         """
         check_saveable(self, "unload_lora")
         check_finite_weights(self)
-        super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        for file in Path(save_directory).glob(WEIGHT_FILES):
+            share_as_folder(file)
 
     def fuse_qkv_projections(self) -> None:
         """Compute queries, keys and values by one product.
