@@ -33,6 +33,7 @@ from .adapter_merging import check_unmerged, names_to_merge, warn_of_unread_adap
 from .adapter_removal import check_deletable, check_saveable, check_still_there, merged_adapters, tuner_layers
 from .adapter_scale import scale_adapters, warn_of_large_scales
 from .adapter_swapping import swapped_alone
+from .attention_processors import check_processors
 from .few_steps import HEADER as FEW_STEPS
 from .few_steps import FewSteps, finish_adapter
 from .finite import check_finite_weights
@@ -270,6 +271,15 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         super().save_pretrained(save_directory, *args, **kwargs)
         for file in Path(save_directory).glob(WEIGHT_FILES):
             share_as_folder(file)
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """Set one processor for all attention, or one for each by its name, as `AttentionMixin` does.
+
+        Raises:
+            ValueError: One takes other arguments than ours, such as those of diffusers; none is set.
+        """
+        check_processors(self, processor)
+        super().set_attn_processor(processor)
 
     def fuse_qkv_projections(self) -> None:
         """Compute queries, keys and values by one product.
