@@ -21,7 +21,6 @@ from typing import Any
 
 from diffusers.hooks.layerwise_casting import LayerwiseCastingHook
 from diffusers.loaders import PeftAdapterMixin
-from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
@@ -32,16 +31,20 @@ from .adapter_file import HUB_OPTIONS, Adapter, for_peft, read_adapter
 from .adapter_keys import DIFF, DIFF_BIAS, LOHA, MAGNITUDE, MATRIX_A, MATRIX_B, PREFIXES, check_known, listed
 from .adapter_merging import check_unmerged, names_to_merge, warn_of_unread_adapters
 from .adapter_removal import check_deletable, check_saveable, check_still_there, merged_adapters, tuner_layers
-from .adapter_scale import scale_adapters
+from .adapter_scale import scale_adapters, warn_of_large_scales
 from .adapter_swapping import swapped_alone
+from .attention_processors import check_processors
 from .few_steps import HEADER as FEW_STEPS
-from .few_steps import FewSteps, write_record
+from .few_steps import FewSteps, finish_adapter
 from .finite import check_finite_weights
 from .mova_adapter import HEAD_DIM, TOWERS
 from .number_arguments import finite_number
+from .whole_files import share_as_folder
 
 
 logger = logging.get_logger(__name__)
+
+WEIGHT_FILES = "diffusion_pytorch_model*.safetensors"  # that `save_pretrained` writes
 
 PREFIX = PREFIXES["diffusers"]
 FILE_OPTIONS = (*HUB_OPTIONS, "proxies", "weight_name", "use_safetensors")
@@ -145,6 +148,7 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             {**weight, "": weight.get("", 1.0)} if isinstance(weight, Mapping) else weight for weight in checked
         ]
         super().set_adapters(adapter_names, weights)
+        warn_of_large_scales(self)
 
     def add_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Add a new adapter, as `PeftAdapterMixin` does; weights in 8 bits take their compute format meanwhile.
@@ -198,6 +202,8 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
         scale = finite_number("lora_scale", lora_scale, "1.0 merges adapters as they are weighed")
         names = names_to_merge(self, adapter_names)
         scale_adapters(self, names, scale)
+        if scale != 1:
+            warn_of_large_scales(self)
         super().fuse_lora(safe_fusing=safe_fusing, adapter_names=names)
         warn_of_unread_adapters(self)
         merged = {name: self.adapter_few_steps[name] for name in names if name in self.adapter_few_steps}
@@ -246,19 +252,34 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
                 "safetensors file, got False; leave it out"
             )
         super().save_lora_adapter(save_directory, adapter_name=adapter_name, **kwargs)
-        if few_steps is not None:
-            write_record(Path(save_directory, kwargs.get("weight_name") or LORA_WEIGHT_NAME_SAFE), few_steps)
+        finish_adapter(save_directory, kwargs.get("weight_name"), few_steps)
 
     @wraps(ModelMixin.save_pretrained, assigned=())  # pipelines look at the names of its arguments
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save weights and config, as `ModelMixin` does.
+
+        Args:
+            save_directory: Folder.
+            args: As there.
+            kwargs: As there.
 
         Raises:
             ValueError: There are layers of adapters, merged or not, or weights that are not finite.
         """
         check_saveable(self, "unload_lora")
         check_finite_weights(self)
-        super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        for file in Path(save_directory).glob(WEIGHT_FILES):
+            share_as_folder(file)
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """Set one processor for all attention, or one for each by its name, as `AttentionMixin` does.
+
+        Raises:
+            ValueError: One takes other arguments than ours, such as those of diffusers; none is set.
+        """
+        check_processors(self, processor)
+        super().set_attn_processor(processor)
 
     def fuse_qkv_projections(self) -> None:
         """Compute queries, keys and values by one product.

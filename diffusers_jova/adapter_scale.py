@@ -4,11 +4,15 @@ from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import Any, TypeVar
 
+from diffusers.utils import logging
 from torch import nn
 
 from .adapter_removal import tuner_layers
 
 
+logger = logging.get_logger(__name__)
+
+MOST = 100  # times what two matrices add; sliders take up to about 10, and at 100 clips of jova-tiny are noise
 Forward = TypeVar("Forward", bound=Callable[..., Any])
 
 
@@ -46,6 +50,26 @@ def scale_adapters(model: nn.Module, names: Collection[str], scale: float) -> No
         for name in names:
             if name in layer.scaling:
                 layer.scaling[name] *= scale
+
+
+def warn_of_large_scales(model: nn.Module, factor: float = 1.0) -> None:
+    """Say of active adapters that nothing but they would be left of the weights; their signs are free.
+
+    Args:
+        model: A transformer.
+        factor: Besides their own weights.
+    """
+    scales = {
+        name: scale * factor
+        for layer in tuner_layers(model)
+        for name, scale in layer.scaling.items()
+        if name in layer.active_adapters and abs(scale * factor) > MOST
+    }
+    for name, scale in scales.items():
+        logger.warning(
+            f"the adapter `{name}` counts {scale:g} times, its scale times alpha / rank: beyond {MOST} times noise is "
+            "most of what is left of a clip; 1 is usual"
+        )
 
 
 def scaled_weight(weight: Any, scale: float) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.utils import logging
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
@@ -22,7 +23,7 @@ from .generation_defaults import GenerationDefaults
 from .guidance import CONDITIONAL
 from .number_arguments import positive_number, whole_number
 from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
-from .whole_files import written_whole
+from .whole_files import share_as_folder, written_whole
 
 
 logger = logging.get_logger(__name__)
@@ -142,6 +143,20 @@ class FewSteps:
         if guided:
             said.append(f"guidance of {' and '.join(guided)}")
         return ", ".join(said)
+
+
+def finish_adapter(folder: str | Path, weight_name: str | None, few_steps: FewSteps | None) -> None:
+    """Add what diffusers leaves out where it saves an adapter: a student's record, and readers besides its owner.
+
+    Args:
+        folder: That it was saved in.
+        weight_name: Of its file; None for the usual one.
+        few_steps: Of a student; None for other adapters.
+    """
+    file = Path(folder, weight_name or LORA_WEIGHT_NAME_SAFE)
+    if few_steps is not None:
+        write_record(file, few_steps)
+    share_as_folder(file)  # which safetensors gives to its owner alone
 
 
 def write_record(file: Path, few_steps: FewSteps) -> None:

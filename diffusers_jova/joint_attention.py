@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .attention_processors import JoVAProcessedAttention
 from .context_parallel import heads_to_rows, rows_to_heads, ulysses_group
 from .kept_rows import JoVARowKeeper, KeptRows, take
 from .row_spans import SpanRun, Spans, existing, put_back, span_runs
@@ -379,7 +379,7 @@ def concatenated_linear(layers: Sequence[nn.Linear]) -> nn.Linear:
     return joined
 
 
-class JoVAStreamAttention(nn.Module, AttentionModuleMixin):
+class JoVAStreamAttention(nn.Module, JoVAProcessedAttention):
     """Attention of several streams, each with projections of its own name; subclasses add these."""
 
     streams: tuple[str, ...]

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-import diffusers
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from .adapter_layers import JoVAAdapterMixin
+from .config_class import JoVAConfigClassMixin, check_config_class
 from .context_parallel import JoVAContextParallelMixin
 from .latent_rows import audio_grid, batch_size_of, check_timestep, present_media, unpatchify, video_grid
 from .lost_weights import check_weights
@@ -179,7 +179,12 @@ def describe_arguments(**own: str) -> Callable[[Forward], Forward]:
 
 
 class JoVATransformerMixin(
-    JoVAShippedMixin, JoVAContextParallelMixin, JoVAAdapterMixin, JoVACacheMixin, JoVASingleFileMixin
+    JoVAConfigClassMixin,
+    JoVAShippedMixin,
+    JoVAContextParallelMixin,
+    JoVAAdapterMixin,
+    JoVACacheMixin,
+    JoVASingleFileMixin,
 ):
     """Ends of a `forward`, and diffusers' tools: context parallelism, adapters, caches between steps, single files."""
 
@@ -208,13 +213,7 @@ class JoVATransformerMixin(
         loaded = super().load_config(*args, **kwargs)
         if not isinstance(loaded, tuple):  # a config alone, which may be of any class
             return loaded
-        name = loaded[0].get("_class_name", cls.__name__)
-        other = getattr(diffusers, name, None)  # where `register` puts our classes
-        if isinstance(other, type) and not (issubclass(cls, other) or issubclass(other, cls)):
-            raise ValueError(
-                f"`config.json` must be that of a {cls.__name__}, got one of a {name}; load it with that class, or "
-                "convert it by `jova convert`"
-            )
+        check_config_class(cls, loaded[0], "`config.json`")
         return loaded
 
     def check_sizes(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
+from .config_class import JoVAConfigClassMixin
 from .media_arrays import SILENT
 from .number_arguments import finite_number
 
@@ -88,7 +89,7 @@ def brought_to_peak(waveform: Tensor, peak: float) -> Tensor:
     return waveform * torch.where(largest >= SILENT, peak / largest, 1.0)
 
 
-class JoVALogMel(ModelMixin, ConfigMixin):
+class JoVALogMel(JoVAConfigClassMixin, ModelMixin, ConfigMixin):
     """Sound as normalised log-mel frames: what stands in place of an audio VAE where a model generates them.
 
     The front end is that of HiFi-GAN (jik876/hifi-gan @ 4769534, meldataset.py), which UniAVGen

@@ -6,7 +6,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
@@ -17,7 +16,7 @@ from .adapter_layers import check_mergeable, checked_weights, warn_of_untold_sca
 from .adapter_merging import names_to_merge
 from .adapter_removal import check_still_there
 from .adapter_scale import scaled_weight
-from .few_steps import HEADER, FewSteps, write_record
+from .few_steps import HEADER, FewSteps, finish_adapter
 from .finite import check_finite_inputs
 from .mova_adapter import HEAD_DIM
 from .provenance import name_of_source
@@ -241,8 +240,7 @@ class JoVALoraLoaderMixin(CogVideoXLoraLoaderMixin):
                 "safetensors file, got False; leave it out"
             )
         super().save_lora_weights(save_directory, *args, **kwargs)
-        if few_steps is not None:
-            write_record(Path(save_directory, given.get("weight_name") or LORA_WEIGHT_NAME_SAFE), few_steps)
+        finish_adapter(save_directory, given.get("weight_name"), few_steps)
 
 
 def check_layers(layers: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import PIL.ImageOps
 import torch
 from diffusers.utils import logging
 
-from jova_cli.media_files import MOVING
+from jova_cli.moving_pictures import frames_in_time
 
 
 logger = logging.get_logger(__name__)
@@ -134,7 +134,7 @@ def _of_one(name: str, picture: Any) -> np.ndarray:
 
 def _of_image(name: str, image: PIL.Image.Image) -> np.ndarray:
     """A PIL image of any mode [H, W, 3]; of one that moves, the frame at which it stands, and a line."""
-    num = getattr(image, "n_frames", 1) if image.format in MOVING else 1
+    num = frames_in_time(image)
     if num > 1 and name in STILLS:
         logger.warning(
             f"`{name}` is a picture of {num} frames that moves; frame {image.tell()}, where it stands, is taken"

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from jova_cli.clip_limits import check_sound_fits
 
 from .adapter_layers import computes_adapters
+from .adapter_scale import factor_of, warn_of_large_scales
 from .call_guard import one_thread_at_a_time
 from .clip_shape import ClipShape
 from .component_fit import check_components, check_reference_length, check_skip_layer
@@ -500,6 +501,8 @@ class JoVAPipeline(
         inputs, settings = self.settle(inputs, self.defaults.override(**own))
         self.check_inputs(inputs, settings)
         self.begin_call(settings, attention_kwargs)
+        if (factor := factor_of(given)) != 1 and self.transformer is not None:
+            warn_of_large_scales(self.transformer, factor)
         speakers = self.place_speakers(  # here, to refuse voices without a place before anything is encoded
             speaker_embeds, prompt, prompt_embeds, num_videos_per_prompt, settings.max_sequence_length
         )

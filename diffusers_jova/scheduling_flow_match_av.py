@@ -32,6 +32,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
+from .config_class import JoVAConfigClassMixin
 from .flow_schedulers import OWN_SCHEDULER, check_predicts_flow, declared_shift, lay_out_levels, with_shift
 from .number_arguments import finite_number, positive_number, whole_number
 from .shipped_names import JoVAShippedMixin
@@ -236,7 +237,7 @@ class FlowMatchAudioVideoSchedulerOutput(BaseOutput):
     prev_audio_sample: Tensor | None = None
 
 
-class FlowMatchAudioVideoScheduler(JoVAShippedMixin, SchedulerMixin, ConfigMixin):
+class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, SchedulerMixin, ConfigMixin):
     """Walks video and audio from noise to data side by side, each on its own schedule.
 
     The solvers are diffusers' own, one instance per modality, at ``video`` and ``audio``. The schedules are exact:

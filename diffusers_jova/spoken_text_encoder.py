@@ -14,6 +14,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .config_class import JoVAConfigClassMixin
+
 
 FILLER = -1  # behind a text that is too short
 CONV_KERNEL = 7
@@ -52,7 +54,7 @@ class JoVASpokenTextBlock(nn.Module):
         return rows + self.linear_2(self.response_norm(F.gelu(self.linear_1(update))))
 
 
-class JoVASpokenTextEncoder(ModelMixin, ConfigMixin):
+class JoVASpokenTextEncoder(JoVAConfigClassMixin, ModelMixin, ConfigMixin):
     """Characters of a transcript to features.
 
     Args:

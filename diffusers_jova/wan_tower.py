@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
+from .attention_processors import JoVAProcessedAttention
 from .joint_attention import (
     JoVARMSNorm,
     JoVARowAttnProcessor,
@@ -188,7 +188,7 @@ class JoVAWanCrossAttnProcessor:
         return concatenated(read_parts)
 
 
-class JoVAKeyValueMixin(AttentionModuleMixin):
+class JoVAKeyValueMixin(JoVAProcessedAttention):
     """Keys and values of other rows than the queries' come from layers that may be fused."""
 
     use_bias = True

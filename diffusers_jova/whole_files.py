@@ -153,6 +153,12 @@ def share(written: Path, folder_mode: int) -> None:
                 file.chmod(mode | missing)
 
 
+def share_as_folder(file: Path) -> None:
+    """Let those read and write a file, if there is one, who may do so by the mode of its folder."""
+    if file.is_file():
+        share(file, file.parent.stat().st_mode)
+
+
 def _bring_back(place: Path, path: Path) -> None:
     """Undo the first of two renames where the second did not come."""
     if (place / OLD).exists() and not path.exists():

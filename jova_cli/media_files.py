@@ -12,16 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from .container_size import lacks_index, missing_bytes
+from .moving_pictures import as_film, frames_in_time, num_frames
 
 
 PathLike = str | os.PathLike[str]
 STILLS = ("_pipe", "image2")  # in which names of libav's formats of pictures end
-MOVING = (
-    "AVIF",
-    "GIF",
-    "PNG",
-    "WEBP",
-)  # their further pictures are later ones; those of others are thumbnails, pages
 TAKE_TRUNCATED = ", or take what is there by `allow_truncated`"
 MAX_SAMPLING_RATE_HZ = 768_000  # of the fastest converters; a header may claim anything
 
@@ -40,20 +35,8 @@ def image_suffixes() -> frozenset[str]:
 
 
 def is_still(path: PathLike) -> bool:
-    """Whether a file is named as a picture; a GIF that moves is a video."""
-    suffix = Path(path).suffix.lower()
-    return suffix in image_suffixes() and not (suffix == ".gif" and num_pictures(path) > 1)
-
-
-def num_pictures(path: PathLike) -> int:
-    """How many pictures follow each other in a file; 1 for what is no picture."""
-    import PIL.Image
-
-    try:
-        with warnings.catch_warnings(action="ignore"), PIL.Image.open(path) as image:
-            return getattr(image, "n_frames", 1)
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
-        return 1
+    """Whether a file is named as a picture; one that moves is a video."""
+    return Path(path).suffix.lower() in image_suffixes() and num_frames(path) < 2
 
 
 def check_image(path: PathLike) -> None:
@@ -72,7 +55,7 @@ def check_video(path: PathLike, *, allow_truncated: bool = False) -> None:
     """Refuse what is no file with a picture that moves."""
     with open_for_reading(path, allow_truncated=allow_truncated) as container:
         video_stream(container, path)
-        if container.format.name.endswith(STILLS):
+        if container.format.name.endswith(STILLS) or num_frames(path) == 1:
             raise ValueError(f"`path` must be a video, got the picture {path}; a clip begins with it as `image`")
 
 
@@ -92,7 +75,7 @@ def opened_image(path: PathLike) -> Iterator[Any]:
         with warnings.catch_warnings(action="ignore", category=PIL.Image.DecompressionBombWarning):
             opened = PIL.Image.open(path)
         with opened as image:
-            num = getattr(image, "n_frames", 1) if image.format in MOVING else 1
+            num = frames_in_time(image)
             if num == 1:
                 yield image
     except PIL.Image.DecompressionBombError as error:
@@ -162,7 +145,7 @@ def open_for_reading(path: PathLike, *, allow_truncated: bool = False) -> Iterat
         "that it announces; copy it again"
     )
     try:
-        with av.open(str(path.absolute())) as container:  # a relative `a:b.mp4` would be a protocol
+        with av.open(as_film(path) or str(path.absolute())) as container:  # a relative `a:b.mp4` would be a protocol
             if missing and not (container.streams.video or container.streams.audio):
                 raise ValueError(unreadable)
             yield container

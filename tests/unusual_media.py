@@ -225,7 +225,7 @@ def with_cover(path: Path) -> None:
 
 
 def animation(path: Path) -> None:
-    """A GIF of 25 frames, 20 a second, that differ in one dot: equal ones would become one."""
+    """A picture of 25 frames, 20 a second, that differ in one dot: equal ones would become one."""
     frames = [picture() for _ in range(NUM_FRAMES)]
     for index, frame in enumerate(frames):
         frame[0, 95 - index] = 255
@@ -296,6 +296,9 @@ CASES = [
     Case("clear.mov", video("png", "rgba", alpha=0), VIDEO._replace(left=(255, 255, 255))),
     Case("mjpeg.avi", video("mjpeg", "yuvj420p"), VIDEO),
     Case("animation.gif", animation, VIDEO),
+    Case("animation.webp", animation, VIDEO),
+    Case("animation.png", animation, VIDEO),
+    Case("animation.avif", animation, VIDEO),
     Case("pq.mp4", video(color_trc=16), VIDEO),
     # sizes, turns, pixels that are not square
     Case("odd.mp4", video(pixels="yuv444p", size=(61, 63)), VIDEO._replace(size=(61, 63))),

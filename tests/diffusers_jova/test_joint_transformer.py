@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import SeaCacheConfig
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, SeaCacheConfig, UniPCMultistepScheduler
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DModel, JoVAWanTransformer3DModel
+from diffusers_jova import (
+    FlowMatchAudioVideoScheduler,
+    JoVADualTowerTransformer3DModel,
+    JoVATransformer3DModel,
+    JoVAWanTransformer3DModel,
+)
 from diffusers_jova.joint_transformer import ARGUMENTS, describe_arguments
+from diffusers_jova.log_mel import JoVALogMel
+from diffusers_jova.spoken_text_encoder import JoVASpokenTextEncoder
 from tests.diffusers_jova.test_transformer_jova import BUILDERS, inputs
 
 
@@ -143,3 +150,48 @@ def test_a_class_of_the_users_own_loads_the_weights_of_ours(tmp_path: Path) -> N
     own = Own.from_pretrained(tmp_path)
     for name, weight in model.state_dict().items():
         assert torch.equal(own.state_dict()[name], weight)
+
+
+def stored_config(kind: str) -> dict[str, Any]:
+    """The config of a tiny model as its file holds it, with the name of the class."""
+    model = BUILDERS[kind]()
+    return {**model.config, "_class_name": type(model).__name__}
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_config_of_another_class_is_refused_where_it_is_given_as_a_dict(cls: type[Any]) -> None:
+    small = {"num_layers": 1, "num_attention_heads": 1, "attention_head_dim": 12, "ffn_dim": 8}
+    configs = [*map(stored_config, ("jova", "wan", "bridge")), {"_class_name": "AutoencoderKLWan"} | small]
+    for config in [config for config in configs if config["_class_name"] != cls.__name__]:
+        with (
+            pytest.raises(
+                ValueError,
+                match=f"`config` must be that of a {cls.__name__}, got one of a {config['_class_name']}; load",
+            ),
+            torch.device("meta"),
+        ):
+            cls.from_config(config)
+
+
+def test_configs_of_its_own_class_of_subclasses_and_without_a_class_are_taken() -> None:
+    class Own(JoVATransformer3DModel):
+        """Of the user."""
+
+    config = stored_config("jova")
+    with torch.device("meta"):
+        assert isinstance(Own.from_config(config), Own)
+        own = Own.from_config(config)
+        assert own.config["_class_name"] == "Own"
+        assert isinstance(JoVATransformer3DModel.from_config(own.config), JoVATransformer3DModel)
+        del config["_class_name"]
+        assert isinstance(JoVATransformer3DModel.from_config(config), JoVATransformer3DModel)
+
+
+def test_other_components_refuse_the_configs_of_other_classes_too() -> None:
+    config = stored_config("jova")
+    for cls in (FlowMatchAudioVideoScheduler, JoVASpokenTextEncoder, JoVALogMel):
+        with pytest.raises(ValueError, match=f"must be that of a {cls.__name__}, got one of a JoVATransformer3DM"):
+            cls.from_config(config)
+    for other in (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, DDIMScheduler):
+        scheduler = FlowMatchAudioVideoScheduler.from_config({**other().config, "_class_name": other.__name__})
+        assert isinstance(scheduler, FlowMatchAudioVideoScheduler)

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -495,3 +496,48 @@ def test_only_names_that_are_found_again_are_saved(adapters: dict[str, Path], tm
         JoVAPipeline.save_lora_weights(tmp_path, wrapped)
     JoVAPipeline.save_lora_weights(tmp_path, bare)
     assert {*load_file(tmp_path / "pytorch_lora_weights.safetensors")} == {*read}
+
+
+def test_a_scale_at_which_a_clip_is_noise_is_told_with_its_adapter(
+    adapters: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = load(adapters, "voice", "sound")  # of alpha 6 and rank 2
+    for usual in (-1.0, 10.0, {"transformer": {"audio": -2.0}}):
+        pipeline.set_adapters(["voice", "sound"], [usual, 0.0])
+    generate(pipeline, attention_kwargs={"scale": -1.0})
+    assert not caplog.records
+    message = "the adapter `voice` counts {} times, its scale times alpha / rank: beyond 100 times noise is most of"
+    pipeline.set_adapters(["voice", "sound"], [-1e9, 1.0])
+    pipeline.set_adapters("voice", {"transformer": {"audio": 34.0}})
+    pipeline.set_adapters("voice", 2.0)
+    generate(pipeline, attention_kwargs={"scale": 20.0})
+    pipeline.fuse_lora(lora_scale=-20.0)
+    expected = [message.format(scale) for scale in ("-3e+09", "102", "120", "-120")]
+    assert len(caplog.records) == len(expected)
+    for record, start in zip(caplog.records, expected, strict=True):
+        assert record.message.startswith(start)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
+def test_a_saved_adapter_is_readable_for_those_whom_the_process_lets_read(
+    adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    pipeline = load(adapters, "voice")
+    layers = get_peft_model_state_dict(pipeline.transformer, adapter_name="voice")
+    (tmp_path / "shared").mkdir(0o755)
+    (tmp_path / "shared" / "own.txt").touch(0o600)
+    before = os.umask(0o022)
+    try:
+        JoVAPipeline.save_lora_weights(tmp_path / "saved", layers)
+        JoVAPipeline.save_lora_weights(tmp_path / "shared", layers, weight_name="a[1].safetensors")
+        JoVAPipeline.save_lora_weights(tmp_path / "none", layers, is_main_process=False)
+        pipeline.transformer.save_lora_adapter(tmp_path / "own", "voice")
+        pipeline.transformer.save_lora_adapter(tmp_path / "shared", "voice", weight_name="b.safetensors")
+        pipeline.unload_lora_weights()
+        pipeline.transformer.save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    files = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.rglob("*") if file.is_file()}
+    assert files.pop("own.txt") == 0o600
+    assert len(files) == 5  # two of one name
+    assert {*files.values()} == {0o644}

@@ -12,6 +12,7 @@ from diffusers.utils import encode_video
 from diffusers_jova import media, media_reading, media_writing
 from diffusers_jova.media_writing import streamed_video
 from diffusers_jova.provenance import read_provenance
+from jova_cli.media_files import check_video
 
 
 NTSC_FILM = Fraction(24000, 1001)
@@ -626,6 +627,51 @@ def test_a_picture_that_moves_is_not_taken_for_its_first_frame(suffix: str, tmp_
     first.save(tmp_path / f"moving.{suffix}", save_all=True, append_images=others)
     with pytest.raises(ValueError, match=rf"must be a picture that stands still, got .*\.{suffix} of 3 frames; save"):
         media.read_image(tmp_path / f"moving.{suffix}")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
+def test_a_picture_that_moves_is_a_video_of_all_its_frames_at_their_times(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    levels, durations_ms = (0, 60, 120, 180, 240), (50, 200, 50, 100, 50)
+    first, *others = (PIL.Image.new("RGB", (32, 32), (level,) * 3) for level in levels)
+    options = {"lossless": True} if suffix == "webp" else {"quality": 100} if suffix == "avif" else {}
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=others, duration=[*durations_ms], **options)
+    check_video(tmp_path / f"a.{suffix}")
+    video = media.read_video(tmp_path / f"a.{suffix}")
+    assert video.frame_rate == 20
+    nearest = [0, 60, 60, 60, 120, 120, 180, 180, 240]  # which begin at 0, 50, 250, 300 and 400 ms
+    assert np.abs(video.frames[:, 16, 16, 0].astype(int) - nearest).max() <= 2
+    assert "do not come at equal distances: they are taken at 20 per second" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
+def test_a_picture_that_stands_still_is_no_video(suffix: str, tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (8, 8), "red").save(tmp_path / f"a.{suffix}")
+    with pytest.raises(ValueError, match=rf"must be a video, got the picture .*a\.{suffix}; a clip begins with it"):
+        check_video(tmp_path / f"a.{suffix}")
+
+
+def test_what_is_transparent_in_a_picture_that_moves_lies_on_white(tmp_path: Path) -> None:
+    frames = [PIL.Image.new("RGBA", (16, 16), (255, 0, 0, alpha)) for alpha in (0, 128, 255)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=[5, 0, 100], lossless=True)
+    video = media.read_video(tmp_path / "a.webp")
+    assert video.frame_rate == 10  # players take less than 11 ms for 100
+    assert video.frames[:, 8, 8].tolist() == [[255, 255, 255], [255, 127, 127], [255, 0, 0]]
+
+
+@pytest.mark.parametrize("suffix", ["webp", "avif"])
+def test_a_picture_of_which_a_frame_is_broken_is_named(suffix: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first, *others = (PIL.Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(4))
+    path = tmp_path / f"a.{suffix}"
+    first.save(path, save_all=True, append_images=others, duration=50)
+    data = bytearray(path.read_bytes())
+    start, end = {"webp": (-1500, -100), "avif": (-len(data) // 2, -1)}[suffix]  # within the frames
+    data[start:end] = b"\xff" * (end - start)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"`path` must be a whole file, got .*a\.\w+, of which a frame is broken"):
+        media.read_video(path)
 
 
 def test_a_photo_with_another_picture_behind_it_is_the_photo(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def made(folder: Path, *names: str) -> list[Path]:
         ("--audio", "surround.flac", 17),
         ("--video", "broadcast.ts", 13),
         ("--video", "animation.gif", 17),
+        ("--video", "animation.webp", 17),
+        ("--video", "animation.avif", 17),
     ],
 )
 def test_clips_are_generated_from_unusual_files(

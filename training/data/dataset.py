@@ -53,6 +53,7 @@ KEYFRAMES = "keyframe_frames"  # which frames `keyframe_latents` show among grey
 PROMPTS = (("prompt_embeds", "prompt_mask"), ("prompt_embeds_2", "prompt_mask_2"))
 SPOKEN = ("spoken_embeds", "spoken_mask")  # the mask is that of a batch alone
 VOICE_TEXTS = (("voice_spoken_embeds", "voice_spoken_mask"), ("voice_empty_embeds", "voice_empty_mask"))
+MASKS = (KEYFRAMES, *(mask for _, mask in PROMPTS))  # of a record, which alone are bool
 SHAPES: dict[str, Sequence[int | None]] = {  # of the tensors of a record; None is any size
     "video_latents": (None,) * 4,
     "audio_latents": (None,) * 2,
@@ -154,11 +155,14 @@ class RecordHeader:
         for name, sizes in wanted.items():
             found = shapes[name]
             is_same = len(found) == len(sizes) and all(map(_allows, sizes, found))
-            if not is_same or (0 in found and name not in BOXES) or name not in self.dtypes:
+            dtype = self.dtypes.get(name)
+            is_kind = dtype is not None and (dtype == torch.bool) == (name in MASKS)
+            if not is_same or (0 in found and name not in BOXES) or not is_kind:
                 rule = ", ".join("any" if want is None else str(want) for want in sizes)
+                kind = "bools" if name in MASKS else "numbers"
                 raise ValueError(
-                    f"`{name}` of the record `{self.path}` must be numbers of shape [{rule}], got {list(found)} of "
-                    f"{self.dtypes.get(name, 'another type')}; delete the record and run `jova prepare` again"
+                    f"`{name}` of the record `{self.path}` must be {kind} of shape [{rule}], got {list(found)} of "
+                    f"{dtype or 'another type'}; delete the record and run `jova prepare` again"
                 )
 
     def number(self, name: str) -> float:
@@ -329,7 +333,7 @@ class PrecomputedDataset(Dataset[Batch]):
         return f"{len(self)} clip{'s' * (len(self) != 1)} in {len(sizes)} bucket{'s' * (len(sizes) != 1)}{shares}"
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Collate records of one bucket; as `collate`, with a float mask."""
+        """Collate records of one bucket, as `collate`."""
         if strange := [index for index in indices if index not in self._place]:
             raise ValueError(
                 f"`indices` must be from 0 to {len(self) - 1}, got {strange[0]}; take them from `buckets`"
@@ -342,9 +346,9 @@ class PrecomputedDataset(Dataset[Batch]):
             )
         bucket, rows = buckets.pop(), [row for _, row in places]
         if self.in_memory:
-            return _finish(_rows(self._stacks[bucket], rows)) | self._voices(bucket, indices)
+            return _rows(self._stacks[bucket], rows) | self._voices(bucket, indices)
         headers = [self.headers[index] for index in indices]
-        return _finish(self._collate(headers, bucket)) | self._voices(bucket, indices)
+        return self._collate(headers, bucket) | self._voices(bucket, indices)
 
     def _collate(self, headers: Sequence[RecordHeader], bucket: int) -> Batch:
         records = (_read(header.path) for header in headers)
@@ -529,12 +533,6 @@ def _rows(stack: Batch, rows: Sequence[int]) -> Batch:
         return [value[row] for row in rows] if isinstance(value, list) else value
 
     return {name: select(value) for name, value in stack.items()}
-
-
-def _finish(batch: Batch) -> Batch:
-    """Turn the masks, kept as bool in memory, into the float masks of the loss."""
-    masks = {name: batch[name] for name in ("mouth_mask", "face_mask") if batch.get(name) is not None}
-    return batch | {name: mask.float() for name, mask in masks.items()}
 
 
 def _read_one(path: Path, name: str) -> Tensor:

@@ -72,17 +72,20 @@ def jova_loss(
         audio_velocity: Predicted audio velocity, [B, L, C].
         target: True video velocity, noise - data, [B, C, F, H, W].
         audio_target: True audio velocity, noise - data, [B, L, C].
-        mouth_mask: m, 1 at mouth latents and 0 elsewhere, [B, 1, F, H, W]; None where no clip shows a mouth.
-        has_video: What of the video is to be learned, bool [B], or [B, F] per latent frame; None is all of it.
-        has_audio: What of the audio is to be learned, bool [B], or [B, L] per latent; None is all of it.
+        mouth_mask: m, bool, or floats in [0, 1], 1 at mouth latents and 0 elsewhere, [B, 1, F, H, W]; whole numbers
+            are inside where they are not 0. None where no clip shows a mouth.
+        has_video: What of the video is to be learned, bool or 0 and 1, [B], or [B, F] per latent frame; None is all.
+        has_audio: What of the audio is to be learned, likewise [B], or [B, L] per latent.
         mouth_weight: lambda.
         video_weight: Factor of the video term.
         audio_weight: Factor of the audio term.
         reduction: ``"mask"`` averages the mouth's error over the mask (Eq. 7), ``"all"`` over the clip.
 
     Raises:
-        ValueError: A shape does not fit, something is given for a modality that is absent, a weight is no finite
-            number, or both modalities are absent.
+        ValueError: A shape does not fit, a mask has values that it cannot have, something is given for a modality
+            that is absent, a weight is no finite number, or both modalities are absent.
+
+    The values of masks that are not bool are looked at, for which a GPU is waited for.
     """
     if reduction not in ("mask", "all"):
         raise ValueError(f"`reduction` must be 'mask' or 'all', got {reduction!r}; 'mask' is the paper's Eq. 7")
@@ -96,14 +99,13 @@ def jova_loss(
             raise ValueError(f"`{name}` must be 0 or more, got {value}; 0 leaves the term out")
     video = audio = mouth = present.new_zeros(len(present), dtype=torch.float32)
     if velocity is not None:
-        error, weight = _squared_error(velocity, target, has_video, channel_dim=1)  # [B, F, H, W]
+        error, weight = _squared_error(velocity, target, "has_video", has_video, channel_dim=1)  # [B, F, H, W]
         video = _mean(error, weight)
         if mouth_mask is not None:
-            mask = mouth_mask if mouth_mask.is_floating_point() else mouth_mask.bool()  # whole numbers up to 255
-            inside = mask.squeeze(1) * weight
+            inside = _checked_mask("mouth_mask", mouth_mask).squeeze(1) * weight
             mouth = _mean(error, inside if reduction == "mask" else weight, within=inside)
     if audio_velocity is not None:
-        error, weight = _squared_error(audio_velocity, audio_target, has_audio, channel_dim=-1)  # [B, L]
+        error, weight = _squared_error(audio_velocity, audio_target, "has_audio", has_audio, channel_dim=-1)  # [B, L]
         audio = _mean(error, weight)
     total = video_weight * video + audio_weight * audio + mouth_weight * mouth
     return LossTerms(video, audio, mouth, torch.zeros_like(total), total)
@@ -119,8 +121,16 @@ def face_mask_loss(masks: Tensor, faces: Tensor) -> Tensor:
 
     Args:
         masks: M, [B, N, F, h, w], of N fusions, on the rows of the video.
-        faces: 1 at latents that show a face, 0 elsewhere, [B, 1, F, H, W]; a row covers H / h x W / w of them.
+        faces: 1 at latents that show a face, 0 elsewhere, [B, 1, F, H, W], of the types that `jova_loss` takes a mask
+            of; a row covers H / h x W / w of them.
+
+    Raises:
+        ValueError: Their shape does not fit, or `faces` has values outside [0, 1].
     """
+    if faces.ndim != 5:
+        raise ValueError(
+            f"`faces` must be [{len(masks)}, 1, F, H, W], got {list(faces.shape)}; make masks and faces of one clip"
+        )
     sizes = [faces.shape[axis] // masks.shape[axis] for axis in (2, 3, 4)]
     rows = [size * number for size, number in zip(sizes, masks.shape[2:], strict=True)]
     if list(faces.shape) != [len(masks), 1, *rows]:
@@ -128,6 +138,7 @@ def face_mask_loss(masks: Tensor, faces: Tensor) -> Tensor:
             f"`faces` must be [{len(masks)}, 1, F, H, W], a whole number of latents for each row of the masks, "
             f"{list(masks.shape[2:])}, got {list(faces.shape)}; make both of the same clip"
         )
+    faces = _checked_mask("faces", faces)
     target = F.max_pool3d(faces.float(), sizes)  # [B, 1, F, h, w]
     error = (masks.float() - target).square().flatten(2).mean(2).sum(1)
     return torch.where(faces.flatten(1).any(1), error, 0.0)
@@ -140,7 +151,7 @@ def face_mask_factor(step: int, weight: float, num_steps: int) -> float:
 
 def mouth_fraction(mouth_mask: Tensor) -> Tensor:
     """Computes p of Eq. 7's weight: the masked part of the latents, over the clips that show a mouth; 0-dim."""
-    inside = mouth_mask.flatten(1).float()
+    inside = _checked_mask("mouth_mask", mouth_mask).flatten(1).float()
     return inside.sum() / (inside.any(1).sum() * inside.shape[1]).clamp(min=1)
 
 
@@ -177,8 +188,31 @@ def _check_given(
         )
 
 
+def _checked_mask(name: str, mask: Tensor) -> Tensor:
+    """A mask as bool, which whole numbers become, or as floats in [0, 1]; a GPU is waited for by floats alone."""
+    if not mask.is_floating_point():
+        return mask.bool()
+    if not ((mask >= 0) & (mask <= 1)).all():  # written so that NaN fails as well
+        low, high = (x.item() for x in mask.aminmax())
+        raise ValueError(
+            f"`{name}` must lie in [0, 1], 1 inside and 0 outside, got values in [{low:g}, {high:g}]; give it as bool"
+        )
+    return mask
+
+
+def _checked_presence(name: str, present: Tensor) -> Tensor:
+    """What is to be learned, as bool; a GPU is waited for by other types alone."""
+    if present.dtype != torch.bool and not ((present == 0) | (present == 1)).all():
+        low, high = (x.item() for x in present.aminmax())
+        raise ValueError(
+            f"`{name}` must be bool, or 0 and 1, got values in [{low:g}, {high:g}]; the weights of the terms are "
+            "`video_weight` and `audio_weight`"
+        )
+    return present.bool()
+
+
 def _squared_error(
-    velocity: Tensor, target: Tensor | None, present: Tensor | None, channel_dim: int
+    velocity: Tensor, target: Tensor | None, name: str, present: Tensor | None, channel_dim: int
 ) -> tuple[Tensor, Tensor]:
     """Averages (velocity - target)^2 over channels and says with 0 or 1 which elements count; same shape both."""
     if target is None or target.shape != velocity.shape:
@@ -192,13 +226,14 @@ def _squared_error(
         error = difference.square().mean(channel_dim)
         return error, torch.ones_like(error)
     along_time = [difference.shape[2 if channel_dim == 1 else 1]]
-    if list(present.shape) not in ([len(difference)], [len(difference), *along_time]):
+    shape = list(present.shape) if isinstance(present, Tensor) else type(present).__name__
+    if shape not in ([len(difference)], [len(difference), *along_time]):
         raise ValueError(
-            f"what is to be learned must be [{len(difference)}], one value per sample, or [{len(difference)}, "
-            f"{along_time[0]}], one per latent, got {list(present.shape)}; leave it out for all of it"
+            f"`{name}`, what is to be learned, must be [{len(difference)}], one value per sample, or "
+            f"[{len(difference)}, {along_time[0]}], one per latent, got {shape}; leave it out for all of it"
         )
     spatial_dims = difference.ndim - 1 - present.ndim
-    present = present.bool().reshape(*present.shape, *[1] * spatial_dims)
+    present = _checked_presence(name, present).reshape(*present.shape, *[1] * spatial_dims)
     # selecting before the square keeps even a NaN of an absent element out of the gradient, which a factor 0 would not
     error = torch.where(present.unsqueeze(channel_dim), difference, 0.0).square().mean(channel_dim)
     return error, present.expand_as(error).to(error)

@@ -70,11 +70,11 @@ def test_a_batch_holds_each_record_as_it_was_written(mixed: Path, in_memory: boo
 def test_the_mask_of_a_batch_is_that_of_the_boxes_of_each_clip(mixed: Path, in_memory: bool) -> None:
     batch = PrecomputedDataset(mixed, in_memory=in_memory).batch([3, 1])
     assert batch["mouth_mask"].shape == (2, 1, 3, 4, 4)
-    assert batch["mouth_mask"].dtype == torch.float32
+    assert batch["mouth_mask"].dtype == torch.bool  # in which no value is outside [0, 1]
     for row, seed in enumerate([3, 1]):
         expected = latent_mask(record(seed, prompt=3 + seed)["mouth_boxes"].numpy(), 9, 32, 32)
         assert expected.any()
-        assert np.array_equal(batch["mouth_mask"][row, 0].numpy() > 0, expected)
+        assert np.array_equal(batch["mouth_mask"][row, 0].numpy(), expected)
 
 
 def test_memory_and_disk_give_the_same_batches(mixed: Path) -> None:
@@ -236,6 +236,8 @@ def test_a_record_without_its_numbers_is_named(tmp_path: Path) -> None:
         ({"keyframe_latents": torch.zeros(4, 9, 4, 4)}, r"`keyframe_latents` .* of shape \[4, \d+, 4, 4\], got "),
         ({"prompt_embeds": torch.zeros(5)}, r"`prompt_embeds` .* of shape \[any, any\], got \[5\]"),
         ({"prompt_embeds": torch.zeros(0, 5)}, r"`prompt_embeds` .*, got \[0, 5\]"),
+        ({"prompt_mask": torch.full((5,), 2.0)}, r"`prompt_mask` .* must be bools of .* got \[5\] of torch.float32;"),
+        ({"video_latents": torch.ones(4, 3, 4, 4) > 0}, r"`video_latents` .* must be numbers .* of torch.bool;"),
         ({"prompt_mask": torch.ones(99, dtype=torch.bool)}, r"`prompt_mask` .* of shape \[5\], got \[99\]"),
         ({"mouth_boxes": torch.zeros(1, 2, 4)}, r"`mouth_boxes` .* of shape \[any, \d+, 4\], got \[1, 2, 4\]"),
         ({"face_boxes": torch.zeros(2, 9, 4)}, r"`face_boxes` .* of shape \[1, \d+, 4\], got \[2, 9, 4\]"),

@@ -93,24 +93,27 @@ def test_images_of_a_folder_are_samples_unless_a_clip_names_them_as_its_referenc
         read_samples(manifest(tmp_path, row))
 
 
-def test_every_picture_that_pillow_reads_is_a_still_and_a_gif_that_moves_a_clip(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
+def test_every_picture_that_pillow_reads_is_a_still_and_one_that_moves_a_clip(suffix: str, tmp_path: Path) -> None:
     names = ["a.avif", "b.GIF", "c.tiff", "d.png"]
     picture, other = (PIL.Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
     for name in names:
         picture.save(tmp_path / name)
-    picture.save(tmp_path / "moving.gif", save_all=True, append_images=[other])
+    film = tmp_path / f"moving.{suffix}"
+    picture.save(film, save_all=True, append_images=[other])
     (tmp_path / "note.pdf").write_bytes(b"%PDF")
     (tmp_path / "a.txt").write_text("a red square")
     moving, *stills = read_samples(tmp_path)
+    assert moving.source == film
     assert [still.source.name for still in stills] == names
     assert all(still.is_still for still in stills)
     assert stills[0].caption == "a red square"
     assert not moving.is_still
-    assert not Sample(video=tmp_path / "moving.gif").is_still
+    assert not Sample(video=film).is_still
     assert unplaced_files(tmp_path, [moving, *stills]) == ["note.pdf"]
-    assert read_clip(tmp_path / "moving.gif").video == tmp_path / "moving.gif"
+    assert read_clip(film).video == film
     for name in ("b.GIF", "d.png"):
-        with pytest.raises(ValueError, match=rf"or a GIF that moves, got `{name}`"):
+        with pytest.raises(ValueError, match=rf"or a picture that moves, got `{name}`"):
             read_clip(tmp_path / name)
     picture.save(tmp_path / "d.mp4", format="png")
     with pytest.raises(ValueError, match=r"must have another name than the clips beside it, got .*d\.png"):

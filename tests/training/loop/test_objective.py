@@ -157,6 +157,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a mask of one clip": ({"mouth_mask": ONES[:1]}, r"`mouth_mask` must be .*got \[1, 1, 5, 6, 7\]"),
     "a mask in numpy": ({"mouth_mask": ONES.numpy()}, "`mouth_mask` must be a tensor.*got ndarray"),
     "a mask without a picture": ({"velocity": None, "target": None, "mouth_mask": ONES}, "None without `velocity`"),
+    "a mask of twos": ({"mouth_mask": 2 * ONES}, r"`mouth_mask` must lie in \[0, 1\].*got values in \[2, 2\]; give"),
+    "a mask below 0": ({"mouth_mask": -ONES}, r"`mouth_mask` must lie in \[0, 1\].*got values in \[-1, -1\]"),
+    "a mask of no numbers": ({"mouth_mask": ONES * float("nan")}, r"`mouth_mask` must lie in .*\[nan, nan\]"),
     "a target without its velocity": ({"velocity": None}, "`target` must be None without `velocity`"),
     "sound of one clip": (
         {"audio_velocity": torch.zeros(1, 10, 8), "audio_target": torch.zeros(1, 10, 8)},
@@ -165,6 +168,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no weight of mouths": ({"mouth_weight": float("nan")}, "`mouth_weight` must be finite"),
     "a weight in a text": ({"audio_weight": "1"}, "`audio_weight` must be a number.*without quotes"),
     "another batch to be learned": ({"has_video": torch.ones(2)}, r"must be \[3\], one value per sample, or \[3, 5\]"),
+    "half a clip to be learned": (
+        {"has_video": torch.tensor([1.0, 0.5, 0.0])},
+        r"`has_video` must be bool, or 0 and 1, got values in \[0, 1\]; the weights of the terms are `video_weight`",
+    ),
+    "no number to be learned": ({"has_audio": torch.full((3,), float("nan"))}, "`has_audio` must be bool, or 0 and 1"),
+    "a list to be learned": ({"has_audio": [True] * 3}, r"`has_audio`.* must be \[3\].*got list; leave it out"),
     "other latents to be learned": ({"has_audio": torch.ones(3, 9)}, r"or \[3, 10\], one per latent, got \[3, 9\]"),
 }
 
@@ -177,12 +186,45 @@ def test_nothing_is_broadcast_or_dropped_in_silence(batch: dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("reduction", ["mask", "all"])
-def test_a_mask_of_whole_numbers_weighs_as_one_of_bools(batch: dict[str, torch.Tensor], reduction: str) -> None:
-    masks = (mask_of(0, 2).bool(), (255 * mask_of(0, 2)).to(torch.uint8))
-    one, other = (jova_loss(**batch, mouth_mask=mask, reduction=reduction).mouth for mask in masks)
-    assert torch.equal(one, other)
+def test_a_mask_of_numbers_weighs_as_one_of_bools(batch: dict[str, torch.Tensor], reduction: str) -> None:
+    masks = (mask_of(0, 2).bool(), mask_of(0, 2), (255 * mask_of(0, 2)).to(torch.uint8))
+    first, *others = (jova_loss(**batch, mouth_mask=mask, reduction=reduction).mouth for mask in masks)
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_a_mask_between_0_and_1_weighs_by_its_values(batch: dict[str, torch.Tensor]) -> None:
+    full, half = (jova_loss(**batch, mouth_mask=part * ONES, reduction="all").mouth for part in (1.0, 0.5))
+    torch.testing.assert_close(half, full / 2)
+
+
+def test_the_fraction_of_a_mask_is_a_fraction() -> None:
+    mask = mask_of(0, 2)
+    assert torch.equal(mouth_fraction((255 * mask).to(torch.uint8)), mouth_fraction(mask))
+    with pytest.raises(ValueError, match=r"`mouth_mask` must lie in \[0, 1\]"):
+        mouth_fraction(2 * mask)
+
+
+@pytest.mark.parametrize("value", [2.0, -1.0, float("nan")])
+def test_faces_that_are_no_mask_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"`faces` must lie in \[0, 1\], 1 inside and 0 outside, got values in"):
+        face_mask_loss(torch.zeros(2, 4, 3, 3, 2), torch.full((2, 1, 3, 6, 4), value))
+
+
+def test_faces_are_taken_as_bool_and_as_whole_numbers_too() -> None:
+    masks, faces = torch.rand(2, 4, 3, 3, 2), torch.rand(2, 1, 3, 6, 4) > 0.8
+    losses = [face_mask_loss(masks, given) for given in (faces, faces.float(), faces.to(torch.uint8) * 255)]
+    assert torch.equal(losses[0], losses[1])
+    assert torch.equal(losses[0], losses[2])
+
+
+def test_bool_masks_cost_no_look_at_their_values(batch: dict[str, torch.Tensor], monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.Tensor, "all", None)  # which a GPU would be waited for by
+    jova_loss(**batch, mouth_mask=mask_of(0).bool(), has_video=torch.ones(3) > 0, has_audio=torch.ones(3, 10) > 0)
+    face_mask_loss(torch.zeros(2, 4, 3, 3, 2), torch.zeros(2, 1, 3, 6, 4) > 0)
 
 
 def test_faces_of_another_clip_than_their_masks_are_refused() -> None:
     with pytest.raises(ValueError, match=r"`faces` must be \[2, 1, F, H, W\].*\[3, 3, 2\], got \[2, 1, 3, 4, 4\]"):
         face_mask_loss(torch.zeros(2, 4, 3, 3, 2), torch.zeros(2, 1, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"`faces` must be \[2, 1, F, H, W\], got \[2, 3, 6, 4\]; make"):
+        face_mask_loss(torch.zeros(2, 4, 3, 3, 2), torch.zeros(2, 3, 6, 4))
