@@ -81,7 +81,11 @@ def to_frames(name: str, given: Pictures) -> np.ndarray:
             raise ValueError(_wrong_shape(name, given, "[N, H, W, C] or [N, C, H, W]"))
         return _of_array(name, given, max_ndim=4)
     if isinstance(given, PIL.Image.Image):
+        _check_still(name, given)
         raise ValueError(f"`{name}` must be several frames, got one PIL image; pass a list of images")
+    for frame in given if isinstance(given, Sequence) else ():
+        if isinstance(frame, PIL.Image.Image):
+            _check_still(name, frame)
     pictures = to_pictures(name, given)
     sizes = sorted({(picture.shape[1], picture.shape[0]) for picture in pictures})
     if len(sizes) > 1:
@@ -113,6 +117,15 @@ def to_rgb_image(name: str, image: PIL.Image.Image) -> PIL.Image.Image:
 def to_signed(pictures: np.ndarray) -> torch.Tensor:
     """Pictures in one form [N, H, W, 3] as a VAE reads them: float32 [N, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(2 * _to_float(pictures) - 1).movedim(-1, 1)
+
+
+def _check_still(name: str, frame: PIL.Image.Image) -> None:
+    """Refuse an image that moves as a frame: all entries of a list of one file's frames would be its last."""
+    if (num := frames_in_time(frame)) > 1:
+        raise ValueError(
+            f"`{name}` must be several frames, got a PIL image of {num} frames that moves; read its file by "
+            "`media.read_video`, or pass a `copy()` of each frame"
+        )
 
 
 def _to_float(pictures: np.ndarray) -> np.ndarray:

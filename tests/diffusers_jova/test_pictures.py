@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageSequence
 import pytest
 import torch
 
@@ -248,6 +249,17 @@ def test_a_picture_that_moves_gives_its_current_frame_and_says_so(
     assert picture[0, 0].tolist() == [0, 255, 0]
     (record,) = caplog.records
     assert "`image` is a picture of 2 frames that moves; frame 1" in record.message
+
+
+def test_pictures_that_move_are_no_frames(tmp_path: Path) -> None:
+    frames = [image(np.full((*SIZE, 3), value, np.uint8), "RGB") for value in (0, 255)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    with PIL.Image.open(tmp_path / "moving.gif") as moving:
+        for given in (moving, list(PIL.ImageSequence.Iterator(moving))):
+            with pytest.raises(ValueError, match=r"2 frames that moves; read its file by `media\.read_video`"):
+                to_frames("video", given)
+        copies = [frame.copy() for frame in PIL.ImageSequence.Iterator(moving)]
+    assert to_frames("video", copies)[:, 0, 0, 0].tolist() == [0, 255]
 
 
 def test_a_fit_that_there_is_not_is_refused(pipeline: JoVAPipeline) -> None:
