@@ -333,7 +333,7 @@ class PrecomputedDataset(Dataset[Batch]):
         return f"{len(self)} clip{'s' * (len(self) != 1)} in {len(sizes)} bucket{'s' * (len(sizes) != 1)}{shares}"
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Collate records of one bucket, as `collate`."""
+        """Collate records of one bucket; as `collate`, with a float mask."""
         if strange := [index for index in indices if index not in self._place]:
             raise ValueError(
                 f"`indices` must be from 0 to {len(self) - 1}, got {strange[0]}; take them from `buckets`"
@@ -346,9 +346,9 @@ class PrecomputedDataset(Dataset[Batch]):
             )
         bucket, rows = buckets.pop(), [row for _, row in places]
         if self.in_memory:
-            return _rows(self._stacks[bucket], rows) | self._voices(bucket, indices)
+            return _finish(_rows(self._stacks[bucket], rows)) | self._voices(bucket, indices)
         headers = [self.headers[index] for index in indices]
-        return self._collate(headers, bucket) | self._voices(bucket, indices)
+        return _finish(self._collate(headers, bucket)) | self._voices(bucket, indices)
 
     def _collate(self, headers: Sequence[RecordHeader], bucket: int) -> Batch:
         records = (_read(header.path) for header in headers)
@@ -533,6 +533,12 @@ def _rows(stack: Batch, rows: Sequence[int]) -> Batch:
         return [value[row] for row in rows] if isinstance(value, list) else value
 
     return {name: select(value) for name, value in stack.items()}
+
+
+def _finish(batch: Batch) -> Batch:
+    """Turn the masks, kept as bool in memory, into floats, 0 and 1."""
+    masks = {name: batch[name] for name in ("mouth_mask", "face_mask") if batch.get(name) is not None}
+    return batch | {name: mask.float() for name, mask in masks.items()}
 
 
 def _read_one(path: Path, name: str) -> Tensor:

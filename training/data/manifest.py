@@ -164,8 +164,8 @@ def read_clip(path: Path) -> Sample:
     if path.suffix.lower() not in (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES) and not moves:
         kinds = ", ".join((*VIDEO_SUFFIXES, *AUDIO_SUFFIXES))
         raise ValueError(
-            f"a clip must be a file that ends in one of {kinds}, or a picture that moves, got `{path.name}`; convert "
-            "it"
+            f"a clip must be a file that ends in one of {kinds}, or an AVIF, PNG, WebP or a GIF that moves, got "
+            f"`{path.name}`; convert it"
         )
     if not path.is_file():
         raise FileNotFoundError(f"a clip must be an existing file, got `{path}`; check the spelling")

@@ -44,8 +44,8 @@ class ModelInputs:
         arguments: Keyword arguments of the transformer's forward.
         target: True video velocity [B, C, F, H, W], or None.
         audio_target: True audio velocity [B, L, C], or None.
-        mouth_mask: [B, 1, F, H, W], or None.
-        face_mask: [B, 1, F, H, W], or None where the run has no loss on face masks.
+        mouth_mask: bool [B, 1, F, H, W], or None.
+        face_mask: bool [B, 1, F, H, W], or None where the run has no loss on face masks.
         has_video: What of the video is to be learned, bool [B] or [B, F].
         has_audio: What of the audio is to be learned, bool [B] or [B, L].
         sigma: Video noise level of each sample, [B].
@@ -196,8 +196,8 @@ class Conditioning:
             arguments=arguments,
             target=target,
             audio_target=audio_target,
-            mouth_mask=batch["mouth_mask"],
-            face_mask=batch.get("face_mask"),
+            mouth_mask=_as_bool(batch["mouth_mask"]),
+            face_mask=_as_bool(batch.get("face_mask")),
             has_video=_expand(has_video, levels) & (levels > 0),
             has_audio=_expand(has_audio, audio_levels) & (audio_levels > 0),
             sigma=sigma,
@@ -475,6 +475,11 @@ def _clean_start(sigma: Tensor, num_latents: int, num_given: Tensor) -> Tensor:
     """Spreads noise levels [B] over latents, 0 for the first ``num_given`` [B] of them: [B, num_latents]."""
     index = torch.arange(num_latents, device=sigma.device)
     return sigma[:, None].expand(-1, num_latents).masked_fill(index < num_given[:, None], 0.0)
+
+
+def _as_bool(mask: Tensor | None) -> Tensor | None:
+    """A mask of a record, which holds 0 and 1, in the type whose values the loss need not look at."""
+    return None if mask is None else mask.bool()
 
 
 def _expand(present: Tensor, levels: Tensor) -> Tensor:

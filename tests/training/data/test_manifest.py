@@ -113,7 +113,7 @@ def test_every_picture_that_pillow_reads_is_a_still_and_one_that_moves_a_clip(su
     assert unplaced_files(tmp_path, [moving, *stills]) == ["note.pdf"]
     assert read_clip(film).video == film
     for name in ("b.GIF", "d.png"):
-        with pytest.raises(ValueError, match=rf"or a picture that moves, got `{name}`"):
+        with pytest.raises(ValueError, match=rf"or a GIF that moves, got `{name}`"):
             read_clip(tmp_path / name)
     picture.save(tmp_path / "d.mp4", format="png")
     with pytest.raises(ValueError, match=r"must have another name than the clips beside it, got .*d\.png"):
