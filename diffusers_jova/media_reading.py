@@ -17,7 +17,9 @@ from diffusers.utils import logging
 from jova_cli.media_files import (
     PathLike,
     find_audio_stream,
+    first_default,
     import_av,
+    is_decodable,
     open_for_reading,
     opened_image,
     video_stream,
@@ -103,7 +105,7 @@ def read_video(
     check_part(start_s, duration_s)
     with open_for_reading(path, allow_truncated=allow_truncated) as container:
         stream, rate = find_video_stream(container, path)
-        has_audio = bool(container.streams.audio) or audio_track is not None
+        has_audio = audio_track is not None or has_sound(container, path)
         timed_frames = timed(decode(container, stream, allow_truncated), rate)
         opening = first_frame(timed_frames, path)
         part = part_of(chain([opening], timed_frames), rate, start_s, duration_s)
@@ -348,6 +350,18 @@ def frame_to_array(frame: Any, aspect: Fraction = Fraction(1), max_side_px: int 
     return np.ascontiguousarray(np.rot90(array, quarter_turns)) if quarter_turns % 4 else array
 
 
+def has_sound(container: Any, path: PathLike) -> bool:
+    """Whether an open file has a sound track that can be decoded, and a line about one that cannot."""
+    tracks = container.streams.audio
+    if any(is_decodable(track) for track in tracks):
+        return True
+    if tracks:
+        logger.warning(
+            f"the sound of {path} is of a codec that libav does not know and is left out; convert it with ffmpeg"
+        )
+    return False
+
+
 def read_sound(
     path: PathLike,
     start_s: Fraction | None = None,
@@ -363,6 +377,12 @@ def read_sound(
     av = import_av()
     with open_for_reading(path, allow_truncated=allow_truncated) as container:
         stream = find_audio_stream(container, path, audio_track)
+        if audio_track is None and not is_decodable(first_default(container.streams.audio)):
+            track = container.streams.audio.index(stream)
+            logger.warning(
+                f"the sound track of {path} that players choose is of a codec that libav does not know: track {track} "
+                "is read"
+            )
         sampling_rate = stream.rate
         layout = "mono" if stream.channels == 1 else "stereo"
         resampler = av.AudioResampler(format="fltp", layout=layout, rate=sampling_rate)

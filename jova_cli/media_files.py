@@ -166,7 +166,18 @@ def video_stream(container: Any, path: PathLike) -> Any:
         raise ValueError(
             f"`path` must be a file with a video stream, got {path}; give what holds sound alone as `audio`"
         )
-    return first_default(streams)
+    decodable = [stream for stream in streams if is_decodable(stream)]
+    if not decodable:
+        raise ValueError(
+            f"`path` must be a media file that libav can decode, got {path}, whose picture is of a codec that it does "
+            "not know; convert it with ffmpeg"
+        )
+    return first_default(decodable)
+
+
+def is_decodable(stream: Any) -> bool:
+    """Whether libav knows the codec of a stream; of another, nothing but its times can be read."""
+    return stream.codec_context is not None
 
 
 def find_audio_stream(container: Any, path: PathLike, audio_track: int | None) -> Any:
@@ -175,12 +186,17 @@ def find_audio_stream(container: Any, path: PathLike, audio_track: int | None) -
     if not streams:
         raise ValueError(f"`path` must be a file with sound, got {path}; choose a file with an audio stream")
     if audio_track is None:
-        stream = first_default(streams)
+        stream = first_default([stream for stream in streams if is_decodable(stream)] or streams)
     elif 0 <= audio_track < len(streams):
         stream = streams[audio_track]
     else:
         raise ValueError(
             f"`audio_track` must be from 0 to {len(streams) - 1} for {path}, got {audio_track}; choose one"
+        )
+    if not is_decodable(stream):
+        raise ValueError(
+            f"`path` must be a media file that libav can decode, got {path}, whose sound is of a codec that it does "
+            "not know; convert it with ffmpeg"
         )
     if not 0 < stream.rate <= MAX_SAMPLING_RATE_HZ:
         raise ValueError(

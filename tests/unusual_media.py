@@ -200,6 +200,20 @@ def turned(quarter_turns: int) -> Callable[[Path], None]:
     return make
 
 
+def renamed(make: Callable[[Path], None], *names: tuple[bytes, bytes]) -> Callable[[Path], None]:
+    """A maker of a file in whose bytes the first of each name has become another: of a codec that nobody knows."""
+
+    def make_other(path: Path) -> None:
+        make(path)
+        content = path.read_bytes()
+        for name, other in names:
+            assert name in content
+            content = content.replace(name, other, 1)
+        path.write_bytes(content)
+
+    return make_other
+
+
 def claiming(rate: int) -> Callable[[Path], None]:
     """A maker of a wav whose header claims another sampling rate."""
 
@@ -273,6 +287,8 @@ MP2 = ({"codec": "mp2", "rate": 48000},)  # which loses some ms to its filters
 DUBBED = ({"codec": "aac", "is_default": False}, {"codec": "aac", "is_default": True})
 LATE = ({"codec": "pcm_s16le", "delay_s": 0.5},)
 FASTSTART = video(sounds=AAC, container={"options": {"movflags": "+faststart"}})
+UNKNOWN_SOUND = ((b"mp4a", b"apac"), (b"esds", b"zzzz"))
+UNKNOWN_PICTURE = ((b"avc1\0\0", b"zzzz\0\0"), (b"avcC", b"zzzz"))  # the brand in front is avc1 as well
 FRAGMENTS = {"options": {"movflags": "frag_keyframe+empty_moov"}}
 LATER = [*range(10), *range(15, 30)]  # times of frames that stand still for a while
 BROKEN = [*range(10), *range(10**7, 10**7 + 15)]
@@ -347,6 +363,18 @@ CASES = [
     Case("late_sound.mkv", video("ffv1", sounds=LATE), HEARD._replace(seconds=1.5)),
     Case("cover.mp3", with_cover, SOUND),
     Case("cover_is_no_video.mp3", with_cover, VIDEO._replace(refusal="must be a file with a video stream")),
+    # codecs that libav does not know
+    Case("spatial.mp4", renamed(FASTSTART, *UNKNOWN_SOUND), VIDEO),
+    Case("spatial_asked.mp4", renamed(FASTSTART, *UNKNOWN_SOUND), VIDEO._replace(
+        options={"audio_track": 0}, refusal="whose sound is of a codec that it does not know; convert it")),
+    Case("spatial_heard.mp4", renamed(FASTSTART, *UNKNOWN_SOUND), SOUND._replace(refusal="whose sound is of a codec")),
+    Case("spatial_first.mp4", renamed(video(sounds=AAC + AAC), *UNKNOWN_SOUND), HEARD._replace(hz=880.0)),
+    Case("spatial_first_heard.mp4", renamed(video(sounds=AAC + AAC), *UNKNOWN_SOUND), SOUND._replace(hz=880.0)),
+    Case("unknown_picture.mp4", renamed(FASTSTART, *UNKNOWN_PICTURE), VIDEO._replace(
+        refusal="whose picture is of a codec that it does not know; convert it with ffmpeg")),
+    Case("unknown_picture_heard.mp4", renamed(FASTSTART, *UNKNOWN_PICTURE), SOUND),
+    Case("unknown.wav", renamed(wav("int16"), (b"fmt \x10\0\0\0\1\0", b"fmt \x10\0\0\0\x34\x12")), SOUND._replace(
+        refusal="whose sound is of a codec")),
     # sound
     *(Case(f"{dtype}.wav", wav(dtype), SOUND) for dtype in ("uint8", "int16", "int32", "float32")),
     Case("fast.wav", wav("int16", 192000), SOUND),

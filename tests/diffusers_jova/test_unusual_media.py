@@ -62,6 +62,15 @@ def test_a_file_is_read_right_or_refused_in_one_sentence(
         check_sound(case, *content)
 
 
+def test_a_track_that_libav_does_not_know_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    alone, first = made(tmp_path / "clips", "spatial.mp4", "spatial_first.mp4")
+    media.read_video(alone)
+    assert f"the sound of {alone} is of a codec that libav does not know and is left out" in caplog.text
+    media.read_video(first)
+    assert "that players choose is of a codec that libav does not know: track 1 is read" in caplog.text
+    assert len(caplog.records) == 2
+
+
 def made(folder: Path, *names: str) -> list[Path]:
     """Some of the files, in a folder."""
     folder.mkdir(exist_ok=True)
@@ -100,11 +109,13 @@ def test_unusual_files_are_prepared_or_named(
     tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("half_clear.mkv", "second_is_default.mkv", "turned_once.mp4", "cut_99.mp4", "broken_times.mkv")
+    names += ("spatial.mp4", "unknown_picture.mp4")
     for path in made(tmp_path / "clips", *names):
         path.with_suffix(".txt").write_text("a ball")
     folders = [str(tmp_path / "clips"), str(tmp_path / "prepared")]
     main(["prepare", *folders, "--model", str(tiny_pipeline_folder), "--no-mouth", "--device", "cpu"])
     said = capsys.readouterr().out
-    assert len(list((tmp_path / "prepared").rglob("*.safetensors"))) >= 3
+    assert len(list((tmp_path / "prepared").rglob("*.safetensors"))) >= 4
+    assert "whose picture is of a codec" in said
     assert "must be a whole file" in said
     assert "sound time stamps" in said

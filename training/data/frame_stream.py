@@ -21,6 +21,7 @@ from diffusers_jova.media import (
     find_video_stream,
     first_frame,
     frame_to_array,
+    has_sound,
     open_for_reading,
     pixel_aspect,
     read_image,
@@ -154,7 +155,7 @@ def read_sound_of_video(
     """
     with open_for_reading(path, allow_truncated=allow_truncated) as container:
         stream, rate = find_video_stream(container, path)
-        if not container.streams.audio and audio_track is None:
+        if audio_track is None and not has_sound(container, path):
             return None, None
         start_s, _ = first_frame(timed(decode(container, stream, allow_truncated), rate), path)
     return read_sound(path, start_s, audio_track=audio_track, allow_truncated=allow_truncated)
