@@ -1,6 +1,7 @@
 """The work of `jova estimate`: a table of what a clip takes, from the configs of a model."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -24,9 +25,15 @@ TERA = 1e12
 def execute(parser: Parser, args: argparse.Namespace) -> None:
     """Print the tables; a clip that fits in no way ends with one sentence."""
     try:
+        print(f"counted for {args.device}, {dtype_of(args)}, codecs in float32", file=sys.stderr)
         print(describe(args))
     except (ValueError, OSError) as error:
         parser.error(one_line(error))
+
+
+def dtype_of(args: argparse.Namespace) -> str:
+    """Name of the format of transformer and text encoders."""
+    return str(args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
 
 
 def describe(args: argparse.Namespace) -> str:
@@ -35,7 +42,7 @@ def describe(args: argparse.Namespace) -> str:
         args.model = folder
         check_call(args)
     saved = SavedPipeline(args.model)
-    dtype = getattr(torch, args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
+    dtype = getattr(torch, dtype_of(args))
     tell_unseen(args.lora)
     settings, _ = call_settings(defaults_of(saved, args.lora), args, {}, 1)  # without media
     adapters = bytes_of(args.lora)

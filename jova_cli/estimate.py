@@ -45,8 +45,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
         "--lora", type=parse_adapter, action="append", default=[], metavar="PATH[:SCALE]", help="as of `jova generate`"
     )
     add("--memory", type=float, metavar="GB", help="of the device: print the first way that fits, or refuse the clip")
-    add("--device", choices=DEVICES, default=DEVICES[0], help="kind of device that is meant; none needs to be here")
-    add("--dtype", type=dtype_name, choices=DTYPES, help="of transformer and text encoders; bfloat16 on cuda")
+    add("--device", choices=DEVICES, default=DEVICES[0], help="that is meant, cuda if not given; it need not be here")
+    add("--dtype", type=dtype_name, choices=DTYPES, help="of all but codecs; if not given, bfloat16 on cuda")
     add("--cache", metavar="NAME=VALUE[,...]", help="as of `jova generate`")
     add("--rate", type=float, metavar="TFLOPS", help="10^12 operations per second that the device does, to tell times")
     add("--measure-rate", action="store_true", help="or measure them, by a product of matrices on the device at hand")

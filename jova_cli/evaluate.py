@@ -74,7 +74,12 @@ def add_arguments(parser: Parser) -> None:
     add = parser.add_argument
     add("clips", nargs="+", type=Path, help="folders of clips, manifests (.jsonl, .csv), or clips")
     add("--against", type=Path, help="folder to compare with; clips of the same names are compared with each other")
-    add("--output", type=Path, default=Path("evaluation-report"), help="folder for the report")
+    add(
+        "--output",
+        type=Path,
+        default=Path("evaluation-report"),
+        help="folder for the report, whose place it takes; evaluation-report if not given",
+    )
     add(
         "--measures", nargs="+", choices=GROUPS, metavar="MEASURE", help=f"some of {', '.join(GROUPS)}; all by default"
     )

@@ -420,8 +420,10 @@ def check_scale(source: str) -> None:
 
 
 def check_first_frame(args: argparse.Namespace) -> None:
-    """Refuse a clip without a first frame of a model that never begins without one."""
+    """Refuse a clip with two first frames, or without one of a model that never begins so."""
     has_one = args.image is not None or args.video is not None
+    if args.image is not None and args.video is not None:
+        raise ValueError("`--image` and `--video` must not both be given; a given video brings its first frame")
     if has_one or "video" not in args.modalities or not Path(args.model).exists():  # on the hub: the pipeline refuses
         return
     if read_index(Path(args.model)).get("needs_image"):

@@ -96,9 +96,12 @@ def check_long(
     ends = not has_media(args) and args.script_rows[-1].end_s is not None
     has_length = args.num_frames is not None or ends
     if not has_length and not has_media(args):
+        asked = " and ".join(
+            f"`--{name.replace('_', '-')}`" for name in LONG_OPTIONS if getattr(args, name) is not None
+        )
         raise ValueError(
             "the length of the clip must be given by `--num-frames` or by the `end` of the last line of its script, "
-            "got neither; give one, or an `--audio` or `--video`"
+            f"got neither; give one, or an `--audio` or `--video`, or leave {asked} out for a clip of one window"
         )
     values, _, factor = geometry_of(args)
     num_frames = args.num_frames

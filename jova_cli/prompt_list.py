@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from .benchmark_lists import FORMATS, Read
+from .clip_limits import CALL_WORDS
 from .given_paths import LONGEST_NAME_BYTES, kind_of
 from .parser import Parser, did_you_mean, one_line
 from .tables import check_once, csv_rows, is_encodable, jsonl_lines, parse_json, parse_row, separator_hint
@@ -161,7 +162,7 @@ def read_rows(
             check(args)
             rows.append(Row(line, args))
         except (ValueError, OSError) as error:
-            reason = one_line(error)
+            reason = one_line(error).replace(CALL_WORDS.by_windows, "")  # a row is one call
             refused.append(Refusal(line, reason if reason.startswith(where) else f"{where}: {reason}"))
     if not rows and not refused:
         raise ValueError(f"`{option}` must be a list with at least one row, got the empty {path}; write a row a clip")

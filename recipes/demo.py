@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from diffusers_jova import JoVAPipeline, JoVAPrompt
+from diffusers_jova.domain import PICTURES
 from diffusers_jova.drawn.avatars import make_clip, without_look
 from diffusers_jova.evaluation.contact_sheet import save_contact_sheet
 from diffusers_jova.evaluation.viewing import enlarge
@@ -90,6 +91,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
 def make_demo(args: argparse.Namespace) -> None:
     """Make the clips, check them, and put them on one sheet."""
     pipeline = load_pipeline(args.model)
+    pipeline.told_strangers.add(PICTURES)  # the portrait is of a speaker that it knows
     scenes = avatar_scenes(pipeline.defaults)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     *paths, sheet = outputs(args)

@@ -28,7 +28,9 @@ def test_a_clip_is_described_before_anything_is_loaded(
     tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["estimate", str(tiny_pipeline_folder), *SOUND, "--memory", "1", "--rate", "0.001"])
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    assert "counted for cuda, bfloat16, codecs in float32" in said.err
+    lines = said.out.splitlines()
     assert lines[0] == "all weights on the device:"
     assert lines[1].split("  ")[0] == "stage"
     for name, line in zip(("text encoding", "denoising", "sound decoding", "whole call"), lines[2:], strict=True):

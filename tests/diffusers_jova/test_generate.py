@@ -214,6 +214,7 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         (["--num-frames", "0"], r"`--num-frames` must be at least 1, got 0"),
         (["--start", "1"], r"`--start` must be used with `--audio` or `--video`, got neither"),
         (["--seed", "-1"], r"`--seed` must be from 0"),
+        (["--tries", "2"], r"length of the clip must be given by .*, or leave `--tries` out for a clip of one window"),
         (["--frame-rate", "0"], r"`--frame-rate` must be a number from 0.001 to 1000, got 0; use 24"),
         (["--frame-rate", "1e-5"], r"`--frame-rate` must be a number from 0.001 to 1000, got 1e-05; use 24"),
         (["--frame-rate", "nan"], r"`--frame-rate` must be a number from 0.001 to 1000, got nan"),
@@ -300,6 +301,7 @@ def test_sound_without_a_prompt_is_refused(command: list[str], capsys: pytest.Ca
             "frames out",
         ),
         (["--video", "long.mp4"], "`video` must last at most 3.81 s, 61 frames at 16 per second"),
+        (["--video", "long.mp4", "--image", "a.png"], "`--image` and `--video` must not both be given; a given video"),
         (["--video", "long.mp4", "--height", "20"], "`height` must be a positive multiple of 16, got 20; use 16"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -316,6 +318,7 @@ def test_sizes_and_lengths_are_refused_before_weights_are_loaded(
     shutil.copytree(tiny_pipeline_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     monkeypatch.chdir(tmp_path)
     media.write_audio("long.wav", np.full(160000, 0.1, np.float32), 16000)
+    PIL.Image.new("RGB", (64, 64)).save("a.png")
     write_clip(Path("long.mp4"), 30 if "--height" in more else 90, has_sound=False)
     command = ["generate", "--model", str(folder)]
     assert message in refusal([*command, "--prompt", "a", "--output", "clip.mp4", *more], capsys)
@@ -338,6 +341,7 @@ def test_a_row_of_more_frames_than_the_model_makes_is_refused(
     said = capsys.readouterr().err
     assert "line 1: `num_frames` must be at most 61 (3.81 s, 61 frames at 16 per second" in said
     assert "line 2: `num_frames` must be at most 5 (2.5 s, 5 frames at 2 per second" in said
+    assert "--window-frames" not in said  # which no row has
 
 
 def test_an_empty_prompt_is_told(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
