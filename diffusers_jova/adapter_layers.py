@@ -105,7 +105,13 @@ class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
             adapter_name = free_name(before.union(self.unloaded_adapters))
         is_swap = kwargs.get("hotswap") and adapter_name in before
         swapping = swapped_alone(self, str(adapter_name), tensors, fields) if is_swap else nullcontext()
-        with weights_in_compute_format(self), beside_others(), plain_without_adapters(self), swapping:
+        with (
+            weights_in_compute_format(self),
+            beside_others(),
+            plain_without_adapters(self),
+            told_of_own_keys(),
+            swapping,
+        ):
             super().load_lora_adapter(
                 {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
                 adapter_name=adapter_name,
@@ -329,6 +335,24 @@ def plain_without_adapters(model: Any) -> Iterator[None]:
     finally:
         if not getattr(model, "peft_config", {}) and tuner_layers(model):
             model.unload_lora()
+
+
+@contextmanager
+def told_of_own_keys() -> Iterator[None]:
+    """Leave out what diffusers says of missing keys: it takes those of others for an adapter's whose name they hold.
+
+    An adapter that lacks some is refused before, see `fitting`, and what arrived is looked at behind.
+    """
+
+    def is_kept(record: Any) -> bool:
+        return "led to missing keys in the model" not in record.getMessage()
+
+    other = logging.get_logger("diffusers.utils.peft_utils")
+    other.addFilter(is_kept)
+    try:
+        yield
+    finally:
+        other.removeFilter(is_kept)
 
 
 @contextmanager

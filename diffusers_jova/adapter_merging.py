@@ -68,8 +68,15 @@ def warn_of_unread_adapters(model: nn.Module) -> None:
         for name in layer.active_adapters
         if layer.scaling.get(name) and name not in layer.merged_adapters
     }
-    if unread:
-        logger.warning(
-            f"{listed([*unread])} {'is' if len(unread) == 1 else 'are'} not used where another adapter is merged: "
-            "merge all of them with `fuse_lora`"
-        )
+    if not unread:
+        return
+    num_read = sum(
+        any(layer.scaling.get(name) for name in layer.active_adapters if name in unread)
+        for layer in tuner_layers(model)
+        if not layer.merged_adapters
+    )
+    rest = f"; until then, and until they are unloaded, they act in {num_read} layers that the merged one lacks"
+    logger.warning(
+        f"{listed([*unread])} {'is' if len(unread) == 1 else 'are'} not used where another adapter is merged: "
+        f"merge all of them with `fuse_lora`{rest if num_read else ''}"
+    )

@@ -1,6 +1,5 @@
 """What an adapter consists of, from the header of its file: rank, alpha, what it changes, and of which model."""
 
-import json
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from .given_paths import PICKLES, WEIGHT_FILES
-from .json_text import parse_object, read_object
+from .json_text import parse_object, read_object, readable
 from .model_info import format_bytes, front_matter, read_header, read_metadata
 from .parser import one_line
 from .room_modules import import_alone
@@ -224,4 +223,4 @@ def base_model(file: Path, metadata: Mapping[str, str], config: Mapping[str, Any
     """The model that an adapter says it is of: in its config, its header or its card; empty where none does."""
     told = [config.get("base_model_name_or_path"), *(metadata.get(name) for name in BASES)]
     told.append(front_matter(file.parent).get("base_model"))
-    return next((value if isinstance(value, str) else json.dumps(value) for value in told if value), "not stated")
+    return next((value if isinstance(value, str) else readable(value) for value in told if value), "not stated")

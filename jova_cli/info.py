@@ -1,7 +1,6 @@
 """`jova info`: the words and the work, which only reads."""
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +8,7 @@ from typing import NamedTuple
 from .adapter_info import describe_adapter, find_adapter
 from .clip_info import CLIP_SUFFIXES, read_provenance
 from .given_paths import WEIGHT_FILES, kind_of
-from .json_text import read_object
+from .json_text import read_object, readable
 from .model_clips import describe_clips
 from .model_info import INDEX, describe_component, info_table, read_index
 from .one_file import class_in_header, describe_one_file
@@ -95,7 +94,7 @@ def describe_part(folder: Path) -> str:
 
 KINDS = (
     Kind(lambda path: kind_of(path / INDEX) == "file", describe_model),
-    Kind(is_clip, lambda path: json.dumps(read_provenance(path), indent=2)),
+    Kind(is_clip, lambda path: readable(read_provenance(path), indent=2)),
     Kind(is_training, describe_training),
     Kind(lambda path: find_adapter(path) is not None, lambda path: describe_adapter(find_adapter(path) or path)),
     Kind(is_prepared, describe_prepared),

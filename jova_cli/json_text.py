@@ -63,6 +63,13 @@ def read_object(path: Path, advice: str = ANEW) -> dict[str, Any]:
     return parse_object(path.read_bytes(), f"`{path}`", advice)
 
 
+def readable(value: object, indent: int | None = None) -> str:
+    """A value as JSON to read, in its own letters; where it holds halves of pairs, which no output takes, escaped."""
+    text = json.dumps(value, indent=indent, default=str, ensure_ascii=False)
+    halves = any("\ud800" <= character <= "\udfff" for character in text)
+    return json.dumps(value, indent=indent, default=str) if halves else text
+
+
 def shown(value: object, length: int = 60) -> str:
     """A value as JSON, cut to a readable length."""
     text = json.dumps(value, default=repr)

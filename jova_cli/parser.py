@@ -19,7 +19,27 @@ REQUIRED = re.compile(r"the following arguments are required: (.*)")  # as argpa
 NO_VALUE = re.compile(r"argument (\S+?): expected (?:one|at least one) argument")
 UNREAD = re.compile(r"unrecognized arguments: (.*)", re.DOTALL)
 KINDS = {int: "a whole number", float: "a number"}  # of options, by what reads them
-OTHER_NAMES = {"num_inference_steps": "steps", "generator": "seed", "fps": "frame_rate"}  # of Python, of other tools
+OTHER_NAMES = {  # of Python, of other tools and trainers
+    "num_inference_steps": "steps",
+    "generator": "seed",
+    "fps": "frame_rate",
+    "lr": "learning_rate",
+    "lr_scheduler": "learning_rate_schedule",
+    "lr_warmup_steps": "warmup_steps",
+    "max_train_steps": "steps",
+    "rank": "lora_rank",
+    "network_dim": "lora_rank",
+    "network_alpha": "lora_alpha",
+    "alpha": "lora_alpha",
+    "train_batch_size": "batch_size",
+    "save_every_n_steps": "checkpoint_every",
+    "checkpointing_steps": "checkpoint_every",
+    "timestep_sampling": "density",
+    "discrete_flow_shift": "shift",
+    "init_lora": "init_adapter",
+    "network_weights": "init_adapter",
+    "optimizer_type": "optimizer",
+}
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 

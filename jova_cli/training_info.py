@@ -10,7 +10,7 @@ from typing import Any
 
 from .adapter_info import FILES
 from .given_paths import RECORDS
-from .json_text import read_object
+from .json_text import read_object, readable
 from .model_info import read_header, read_metadata
 from .room_modules import import_alone
 from .training_settings import CONFIG
@@ -55,7 +55,7 @@ def describe_training(folder: Path) -> str:
             f"  result: {result or 'none yet, the same command goes on'}",
             *last_losses(folder),
             f"settings that are not the default ({SETTINGS} holds all):",
-            *(f"  {name}: {json.dumps(value, default=str)}" for name, value in shown.items()),
+            *(f"  {name}: {readable(value)}" for name, value in shown.items()),
         ]
     )
 

@@ -96,6 +96,18 @@ def test_an_active_adapter_beside_a_merged_one_is_told(caplog: pytest.LogCapture
     pipeline.fuse_lora(adapter_names=["a"])
     assert "`b` is not used where another adapter is merged" in caplog.text
     assert [adapter["name"] for adapter in active_adapters(pipeline)] == ["a"]
+    assert "until then" not in caplog.text
+
+
+def test_what_is_left_of_an_adapter_beside_a_merged_one_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = tuned("a")
+    pipeline.transformer.add_adapter(config("to_q", "to_k"), "b")
+    pipeline.set_adapters(["a", "b"])
+    pipeline.fuse_lora(adapter_names=["a"])
+    num_keys = sum(name.endswith("to_k") for name, _ in pipeline.transformer.named_modules())
+    assert num_keys > 0
+    assert f"until they are unloaded, they act in {num_keys} layers that the merged one lacks" in caplog.text
+    assert [adapter["name"] for adapter in active_adapters(pipeline)] == ["a", "b"]
 
 
 def test_the_record_of_a_clip_tells_the_scale_of_a_merge() -> None:

@@ -82,6 +82,15 @@ def test_the_scale_of_a_call_weighs_the_adapter(adapters: dict[str, Path], plain
     torch.testing.assert_close(generate(pipeline), half, **ROUND_OFF)
 
 
+def test_an_adapter_whose_name_is_part_of_others_lacks_nothing(
+    adapters: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = build_tiny_pipeline()
+    for name, folder in zip(("a", "b"), adapters.values(), strict=False):  # all keys hold a b, of `lora_B`, say
+        pipeline.load_lora_weights(folder, adapter_name=name)
+    assert "missing keys" not in caplog.text
+
+
 def test_adapters_add_up_with_their_weights(adapters: dict[str, Path]) -> None:
     pipeline = load(adapters, "voice", "sound")
     assert pipeline.get_list_adapters() == {"transformer": ["voice", "sound"]}

@@ -43,6 +43,8 @@ def test_words_are_split_at_the_first_equals_sign() -> None:
     ("word", "message"),
     [
         ("steps", "must have the form name=value, got 'steps'"),
+        ("lr=1", "`lr` in the command line is not .*; did you mean `learning_rate`"),
+        ("network_dim=4", "`network_dim` in the command line is not .*; did you mean `lora_rank`"),
         ("lerning_rate=1", "`lerning_rate` in the command line is not .*; did you mean `learning_rate`"),
         ("zzz=1", "the fields are model, data, "),
     ],
