@@ -45,6 +45,7 @@ from jova_cli.file_arguments import of_this_file
 from jova_cli.parser import Parser, one_line
 from jova_cli.preview import parse
 from jova_cli.progress import followed
+from jova_cli.tables import some
 
 
 Frames = NDArray[np.uint8]
@@ -187,26 +188,31 @@ def previews(
             sound alone as many files are told.
         tells_untold: Tell as well what lacks a caption.
     """
+
+    def is_untold(sample: Sample) -> bool:
+        return tells_untold and settings.is_untold(sample)
+
     detector = MouthsOnDemand(settings.make_detector)
     names = names_apart(str(sample.source) for sample in samples)
     sounds = [sample for sample in samples if sample.video is None]
     samples = [sample for sample in samples if sample.video is not None]
     num_shown = num_hidden = 0
+    not_opened = sounds[len(sounds[:max_clips]) :]
     for index, sample in enumerate(samples):
         name, num_files = names[str(sample.source)], len(samples) - index
         share = None if max_clips is None else math.ceil((max_clips - num_shown) / num_files)
         if share == 0:
             num_hidden += num_files
+            not_opened += samples[index:]
             break
         try:
             recording = read_recording(sample, settings.clips, detector, transcriber)
             planned_s = recording.length_s - sum(recording.unused_s.values())
-            untold = UNTOLD if tells_untold and settings.is_untold(sample) else ""
             if not sample.is_still:
                 line = describe_seconds(name, planned_s, recording.length_s, recording.unused_s)
-                tell(f"{line}; {untold}" if untold else line)
-            elif untold:
-                tell(f"{name}: {untold}")
+                tell(f"{line}; {UNTOLD}" if is_untold(sample) else line)
+            elif is_untold(sample):
+                tell(f"{name}: {UNTOLD}")
             for num_of_file, clip in enumerate(recording.clips, start=1):
                 yield sample, clip
                 num_shown += 1
@@ -222,7 +228,10 @@ def previews(
             tell(f"{name}: left out: {of_this_file(one_line(error))}")
     for sample in sounds[:max_clips]:
         line = describe_sound_alone(sample, names[str(sample.source)], settings, detector, transcriber)
-        tell(f"{line}; {UNTOLD}" if tells_untold and settings.is_untold(sample) else line)
+        tell(f"{line}; {UNTOLD}" if is_untold(sample) else line)
+    if lacking := [names[str(sample.source)] for sample in not_opened if is_untold(sample)]:
+        told = f"no caption in {len(lacking)} of the files that were not looked at: {some(lacking)}"
+        tell(f"{told}; `jova prepare` leaves them out")
     if num_more := len(sounds) - len(sounds[:max_clips]):
         tell(f"{num_more} more file{'s are' if num_more > 1 else ' is'} sound alone; `--max-clips` tells more")
     if num_hidden:

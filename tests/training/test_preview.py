@@ -238,5 +238,8 @@ def test_sound_alone_has_a_line_with_its_seconds_and_nothing_to_be_shown(
     assert told["short.wav"].startswith("short.wav: left out: picture and sound last")
     main([*command, "--device", "cpu", "--buckets", "9x32x32", "--max-clips", "1"])
     lines = capsys.readouterr().out.splitlines()
-    assert sum(".wav" in line for line in lines) == 1
+    assert [line.split()[0] for line in lines if line.split()[0].rstrip(":").endswith(".wav")] == ["memo.wav"]
     assert lines[-1] == "2 more files are sound alone; `--max-clips` tells more"
+    assert (
+        lines[-2] == "no caption in 1 of the files that were not looked at: other.wav; `jova prepare` leaves them out"
+    )
