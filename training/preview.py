@@ -32,8 +32,8 @@ from diffusers_jova.training.data.clips import (
     read_recording,
 )
 from diffusers_jova.training.data.encoder import Encoder, video_factors
-from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_samples
-from diffusers_jova.training.data.mouth_detector import MouthsOnDemand
+from diffusers_jova.training.data.manifest import CAPTION, Sample, describe_unplaced, read_samples
+from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand
 from diffusers_jova.training.data.mouth_mask import latent_mask, windows
 from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.preparation import PrepareSettings
@@ -45,6 +45,7 @@ from jova_cli.file_arguments import of_this_file
 from jova_cli.parser import Parser, one_line
 from jova_cli.preview import parse
 from jova_cli.progress import followed
+from jova_cli.tables import some
 
 
 Frames = NDArray[np.uint8]
@@ -54,6 +55,7 @@ MASK_COLOUR = (255, 0, 255)
 MASK_OPACITY = 0.35
 LABELS = ("boxes and latent mask", "decoded", "decoded without the mouth")
 LABEL_PX = 24  # even, as mp4 wants
+UNTOLD = f"it has no caption, so `jova prepare` leaves it out; {CAPTION}"
 COMMON_RATE_HZ = 48000  # for sound of a rate that an mp4 does not take
 
 
@@ -172,32 +174,45 @@ def previews(
     transcriber: Transcribe | None = None,
     tell: Callable[[str], None] = tqdm.write,
     max_clips: int | None = None,
+    tells_untold: bool = False,
 ) -> Iterator[tuple[Sample, Clip]]:
-    """Cut the clips with a picture, and tell what of a file is left out and why.
+    """Cut the clips with a picture, and tell what of a file is left out and why; of sound alone that is all.
 
     Args:
-        samples: Of the data set; sound alone is passed over.
+        samples: Of the data set.
         settings: How files become clips.
         transcriber: Writes down what is said, where nobody wrote it.
         tell: Takes the lines.
         max_clips: How many clips are cut; they are shared out among the files, each of which is looked at while there
-            are some. How many more there are is told at the end, where a file that was not read counts as one.
+            are some. How many more there are is told at the end, where a file that was not read counts as one. Of
+            sound alone as many files are told.
+        tells_untold: Tell as well what lacks a caption.
     """
+
+    def is_untold(sample: Sample) -> bool:
+        return tells_untold and settings.is_untold(sample)
+
     detector = MouthsOnDemand(settings.make_detector)
-    samples = [sample for sample in samples if sample.video is not None]
     names = names_apart(str(sample.source) for sample in samples)
+    sounds = [sample for sample in samples if sample.video is None]
+    samples = [sample for sample in samples if sample.video is not None]
     num_shown = num_hidden = 0
+    not_opened = sounds[len(sounds[:max_clips]) :]
     for index, sample in enumerate(samples):
         name, num_files = names[str(sample.source)], len(samples) - index
         share = None if max_clips is None else math.ceil((max_clips - num_shown) / num_files)
         if share == 0:
             num_hidden += num_files
+            not_opened += samples[index:]
             break
         try:
             recording = read_recording(sample, settings.clips, detector, transcriber)
             planned_s = recording.length_s - sum(recording.unused_s.values())
             if not sample.is_still:
-                tell(describe_seconds(name, planned_s, recording.length_s, recording.unused_s))
+                line = describe_seconds(name, planned_s, recording.length_s, recording.unused_s)
+                tell(f"{line}; {UNTOLD}" if is_untold(sample) else line)
+            elif is_untold(sample):
+                tell(f"{name}: {UNTOLD}")
             for num_of_file, clip in enumerate(recording.clips, start=1):
                 yield sample, clip
                 num_shown += 1
@@ -211,9 +226,38 @@ def previews(
                     tell(describe_seconds(name, used_s, recording.length_s, recording.unused_s))
         except (SkippedClipError, BrokenFileError) as error:
             tell(f"{name}: left out: {of_this_file(one_line(error))}")
+    for sample in sounds[:max_clips]:
+        line = describe_sound_alone(sample, names[str(sample.source)], settings, detector, transcriber)
+        tell(f"{line}; {UNTOLD}" if is_untold(sample) else line)
+    if lacking := [names[str(sample.source)] for sample in not_opened if is_untold(sample)]:
+        told = f"no caption in {len(lacking)} of the files that were not looked at: {some(lacking)}"
+        tell(f"{told}; `jova prepare` leaves them out")
+    if num_more := len(sounds) - len(sounds[:max_clips]):
+        tell(f"{num_more} more file{'s are' if num_more > 1 else ' is'} sound alone; `--max-clips` tells more")
     if num_hidden:
         about = "" if settings.clips.cut == "first" else "about "
         tell(f"{num_shown} of {about}{num_shown + num_hidden} shown; `--max-clips` shows more")
+
+
+def describe_sound_alone(
+    sample: Sample, name: str, settings: PrepareSettings, detector: MouthDetector, transcriber: Transcribe | None
+) -> str:
+    """Say how many seconds of a sound without a picture become clips, or why none do.
+
+    Args:
+        sample: The sound.
+        name: Of its file.
+        settings: How files become clips.
+        detector: Finds mouths, of which a sound has none.
+        transcriber: Writes down what is said, where nobody wrote it.
+    """
+    try:
+        recording = read_recording(sample, settings.clips, detector, transcriber)
+        num_frames = sum(clip.bucket.num_frames for clip in recording.clips)
+    except (SkippedClipError, BrokenFileError) as error:
+        return f"{name}: left out: {of_this_file(one_line(error))}"
+    line = describe_seconds(name, num_frames / settings.clips.frame_rate, recording.length_s, recording.unused_s)
+    return f"{line}; sound alone, nothing to show"
 
 
 def spoken_parts(sample: Sample, clip: Clip, frame_rate: float) -> Sequence[Speech]:
@@ -274,7 +318,10 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             import_moviepy()
         spatial_factor, temporal_factor, _ = video_factors(args.model)
         settings = PrepareSettings(
-            clips=clip_settings(args), mouths=not args.no_mouth, face_landmarker=args.face_landmarker_path
+            clips=clip_settings(args),
+            mouths=not args.no_mouth,
+            face_landmarker=args.face_landmarker_path,
+            whisper=args.whisper,
         )
         samples = read_samples(args.source, captions_required=False)
         print(describe_unplaced(args.source, samples) + describe_sounds(samples), end="")
@@ -284,7 +331,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         args.output.mkdir(parents=True, exist_ok=True)
         paths: list[Path] = []
         transcriber = None if args.whisper is None else Transcriber(args.whisper, device)
-        shown = previews(samples, settings, transcriber, max_clips=args.max_clips)
+        shown = previews(samples, settings, transcriber, max_clips=args.max_clips, tells_untold=True)
         for sample, clip in followed(shown, None, "previewing"):
             paths.append(args.output / f"{len(paths):03d}-{sample.source.stem}.mp4")
             spoken = spoken_parts(sample, clip, settings.clips.frame_rate) if args.subtitles else None

@@ -17,6 +17,7 @@ from diffusers_jova.training.data.clips import Clip
 from diffusers_jova.training.data.encoder import Encoder
 from diffusers_jova.training.preview import LABEL_PX, decode_without_mouth, draw_boxes, draw_clip, main, tint_mask
 from jova_cli.clip_limits import Bucket
+from tests.prepared_clips import save_speech_model, write_clips
 
 
 def make_clip(num_frames: int = 9, boxes: np.ndarray | None = None) -> Clip:
@@ -180,3 +181,65 @@ def test_a_still_picture_has_no_seconds(
     said = capsys.readouterr().out
     assert f"{tmp_path / 'shown' / '000-red.mp4'}: one frame, " in said
     assert not re.search(r"\d s\b", said)
+
+
+def test_what_becomes_no_record_for_want_of_a_caption_is_told_in_the_line_of_its_file(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    frames = make_clip(12).frames
+    assert frames is not None
+    source = tmp_path / "clips"
+    source.mkdir()
+    for name in ("told", "x"):
+        write_video(source / f"{name}.mp4", frames, 16)
+    (source / "told.txt").write_text("a man")
+    Image.new("RGB", (32, 32), "red").save(source / "red.png")
+    main([str(source), str(tmp_path / "shown"), "--model", str(tiny_pipeline_folder), "--no-mouth"])
+    lines = {line.split()[0].rstrip(":"): line for line in capsys.readouterr().out.splitlines()}
+    untold = "it has no caption, so `jova prepare` leaves it out; write one into a .txt file of the same name"
+    assert lines["x.mp4"].startswith("x.mp4 0.6 of 0.8 s; not ")
+    assert f"; {untold}" in lines["x.mp4"]
+    assert lines["red.png"].startswith(f"red.png: {untold}")
+    assert "caption" not in lines["told.mp4"]
+
+
+def test_words_that_are_heard_are_a_caption_of_a_clip_and_not_of_a_still(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"], num_frames=9)
+    (source / "a.txt").unlink()
+    Image.new("RGB", (32, 32), "red").save(source / "red.png")
+    options = ["--no-mouth", "--device", "cpu", "--whisper", str(save_speech_model(tmp_path / "speech"))]
+    main([str(source), str(tmp_path / "shown"), "--model", str(tiny_pipeline_folder), *options])
+    said = capsys.readouterr().out
+    assert said.count("it has no caption") == 1
+    assert "red.png: it has no caption" in said
+
+
+def test_sound_alone_has_a_line_with_its_seconds_and_nothing_to_be_shown(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"], num_frames=9)
+    hum = np.sin(np.arange(16000) / 5).astype(np.float32) / 2
+    for name in ("memo", "other"):
+        write_audio(source / f"{name}.wav", hum, 16000)
+    write_audio(source / "short.wav", hum[:800], 16000)
+    for name in ("memo", "short"):
+        (source / f"{name}.json").write_text(json.dumps({"audio_caption": "a hum"}))
+    command = [str(source), str(tmp_path / "shown"), "--model", str(tiny_pipeline_folder), "--no-mouth"]
+    main([*command, "--device", "cpu", "--buckets", "9x32x32"])
+    lines = capsys.readouterr().out.splitlines()
+    told = {line.split()[0].rstrip(":"): line for line in lines if line.split()[0].rstrip(":").endswith(".wav")}
+    assert told["memo.wav"].startswith(
+        "memo.wav 0.6 of 1.0 s; not 0.5 s at ends of shots, too short for a clip; sound"
+    )
+    assert told["memo.wav"].endswith("; sound alone, nothing to show")
+    assert "; sound alone, nothing to show; it has no caption" in told["other.wav"]
+    assert told["short.wav"].startswith("short.wav: left out: picture and sound last")
+    main([*command, "--device", "cpu", "--buckets", "9x32x32", "--max-clips", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.split()[0].rstrip(":").endswith(".wav")] == ["memo.wav"]
+    assert lines[-1] == "2 more files are sound alone; `--max-clips` tells more"
+    assert (
+        lines[-2] == "no caption in 1 of the files that were not looked at: other.wav; `jova prepare` leaves them out"
+    )

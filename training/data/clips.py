@@ -46,6 +46,7 @@ from diffusers_jova.training.data.segments import (
 from diffusers_jova.training.data.subtitles import Speech, parts_within, read_subtitles, spoken_within
 from jova_cli.clip_arguments import MIN_LUFS
 from jova_cli.clip_limits import Bucket
+from jova_cli.media_files import check_image, check_sound, check_video
 from jova_cli.number_options import MAX_RATE_HZ, check_between
 from jova_cli.parser import one_line
 
@@ -274,6 +275,16 @@ def read_recording(
     return Recording(clips, plan.segments, length_s, unused_s)
 
 
+def check_files(sample: Sample, *, allow_truncated: bool = False) -> None:
+    """Refuse a sample whose picture or sound cannot be opened; nothing is decoded."""
+    if sample.video is not None and sample.is_still:
+        check_image(sample.video)
+    elif sample.video is not None:
+        check_video(sample.video, allow_truncated=allow_truncated)
+    if sample.audio is not None:
+        check_sound(sample.audio, allow_truncated=allow_truncated)
+
+
 @contextmanager
 def skipped_seconds(length_s: float) -> Iterator[None]:
     """Let a recording that is skipped as a whole say how long it is."""
@@ -370,7 +381,8 @@ def choose_bucket(num_frames: int, size: tuple[int, ...] | None, settings: ClipS
         buckets = tuple(b for b in buckets if not is_upscaled(size, b, settings.fit))
         if not buckets:
             raise SkippedClipError(
-                f"{size[0]}x{size[1]} pixels are smaller than every bucket; give smaller `--buckets`, or `--upscale`"
+                f"{size[0]}x{size[1]} pixels are smaller than every bucket; give smaller `--buckets`, or `--upscale`; "
+                f"it is {size[0]} high and {size[1]} wide"
             )
     buckets = tuple(bucket for bucket in buckets if bucket.num_frames <= num_frames)
     if not buckets:

@@ -49,9 +49,8 @@ class Surveyor(Preparer):
 
     def __call__(self, sample: Sample) -> Surveyed:  # type: ignore[override]
         """Measure one sample."""
-        if lacking := self.lacks(sample):
-            return Surveyed(sample, (), "skipped", lacking)
         try:
+            self.refuse_untold(sample)
             return Surveyed(sample, self.measure(sample))
         except SkippedClipError as error:
             return Surveyed(sample, (), "skipped", str(error))

@@ -240,9 +240,8 @@ def find_beside(path: Path, suffixes: Sequence[str], files: Mapping[Path, Sequen
     Raises:
         ValueError: If several files differ in nothing but the case of their suffixes.
     """
-    stem = path.with_suffix("") if is_clip(path) else path
     for suffix in suffixes:
-        found = sorted(set(files.get(stem.with_name(stem.name + suffix), [])))
+        found = named_as(path, suffix, files)
         if len(found) > 1:
             raise ValueError(
                 f"`{path}` must have one {suffix} file beside it, got {some([file.name for file in found])}; "
@@ -251,6 +250,12 @@ def find_beside(path: Path, suffixes: Sequence[str], files: Mapping[Path, Sequen
         if found:
             return found[0]
     return None
+
+
+def named_as(path: Path, suffix: str, files: Mapping[Path, Sequence[Path]]) -> list[Path]:
+    """The files that are named as another, with a suffix in letters of any case; arguments are as of `find_beside`."""
+    stem = path.with_suffix("") if is_clip(path) else path
+    return sorted(set(files.get(stem.with_name(stem.name + suffix), [])))
 
 
 def unplaced_files(source: Path, samples: Sequence[Sample]) -> list[str]:
@@ -269,6 +274,28 @@ def unplaced_files(source: Path, samples: Sequence[Sample]) -> list[str]:
     return [str(path.relative_to(source.absolute())) for path in files if path.resolve() not in taken]
 
 
+def displaced_files(source: Path, samples: Sequence[Sample]) -> dict[str, str]:
+    """Name the files of a folder that belong to a clip and are not read, each with the one that is in its place."""
+    root = source.absolute()
+    unplaced = {root / name: name for name in unplaced_files(source, samples)}
+    if not unplaced:
+        return {}
+    beside = by_small_suffix(_files_of(source))
+    displaced: dict[str, str] = {}
+    for sample in samples:
+        caption = find_beside(sample.source, CAPTION_SUFFIXES, beside)
+        kinds = (
+            (AUDIO_SUFFIXES, sample.audio),
+            (CAPTION_SUFFIXES, caption),
+            (BOX_SUFFIXES, caption if isinstance(sample.mouth_boxes, list) else sample.mouth_boxes),
+            (SUBTITLE_SUFFIXES, sample.subtitles),
+        )
+        for suffixes, read in kinds:
+            others = [path for suffix in suffixes for path in named_as(sample.source, suffix, beside)]
+            displaced |= {unplaced[path]: _below(read, root) for path in others if path in unplaced and read}
+    return {name: displaced[name] for name in unplaced.values() if name in displaced}
+
+
 def describe_unplaced(source: Path, samples: Sequence[Sample]) -> str:
     """Say which files of a folder are not read; empty if all are."""
     unplaced = unplaced_files(source, samples)
@@ -277,10 +304,20 @@ def describe_unplaced(source: Path, samples: Sequence[Sample]) -> str:
     told = some(unplaced, MAX_UNPLACED)
     images = [name for name in unplaced if (mimetypes.guess_type(name)[0] or "").startswith("image/")]
     advice = f"; convert {some(images)} to .jpg or .png" if images else ""
+    took = [f"`{read}` of {name}" for name, read in displaced_files(source, samples).items()]
+    only = ""
+    if took:
+        told_took = some([took[0].replace(" of ", " took the place of ", 1), *took[1:]])
+        only = f"the only one of its kind ({told_took}) and be "
     return (
-        f"not read {len(unplaced)}: {told}; a file must be a clip, a still image, or be named as the one that it "
-        f"belongs to{advice}\n"
+        f"not read {len(unplaced)}: {told}; a file must be a clip, a still image, or be {only}named as the one that "
+        f"it belongs to{advice}\n"
     )
+
+
+def _below(path: Path, folder: Path) -> str:
+    """The name of a file below a folder, or the whole one of a file elsewhere."""
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def _stills(files: Sequence[Path], samples: Sequence[Sample]) -> list[Path]:
@@ -376,10 +413,12 @@ def _check_words(samples: Iterable[Sample]) -> None:
     """Refuse subtitles beside another text that says what is spoken: one of them would be dropped."""
     for sample in samples:
         if sample.subtitles and (text := "caption" if sample.caption else "transcript" if sample.transcript else ""):
+            sidecar = sample.source.with_suffix(".json").name
             raise ValueError(
                 f"the subtitles `{sample.subtitles}` must be the only words of their clip, got a `{text}` as well; "
                 + ("rename it to `video_caption`" if text == "caption" else "remove one of them")
                 + " (a .txt file beside a clip is its `caption`)"
+                + (f"; write the text of a .txt file as `video_caption` into `{sidecar}`" if text == "caption" else "")
             )
 
 

@@ -28,6 +28,8 @@ from diffusers_jova.training.data.clips import (
     Recording,
     SkippedClipError,
     Transcribe,
+    broken_files,
+    check_files,
     read_recording,
     skipped_seconds,
 )
@@ -93,6 +95,10 @@ class PrepareSettings:
             raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype}; use bfloat16")
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
 
+    def is_untold(self, sample: Sample) -> bool:
+        """Whether nothing says what a sample shows, nor will: a still image has no words to be heard."""
+        return not sample.has_caption and (sample.is_still or self.whisper is None)
+
     def make_detector(self) -> MouthDetector:
         """Create the detector that the settings name."""
         return make_detector(self.face_landmarker) if self.mouths else NoMouths()
@@ -123,9 +129,8 @@ class Preparer:
         fingerprint = self.fingerprint(sample)
         if done := self.find_done(sample, fingerprint):
             return done
-        if lacking := self.lacks(sample):
-            return self._leave_out(sample, "skipped", lacking)
         try:
+            self.refuse_untold(sample)
             if self._has_records(sample, fingerprint):  # which another filter chose
                 if done := self._find_chosen(sample, fingerprint):
                     return done
@@ -142,8 +147,19 @@ class Preparer:
 
     def lacks(self, sample: Sample) -> str:
         """Say what a sample lacks to become records, as far as it shows without reading it; empty for nothing."""
-        has_words = sample.has_caption or (not sample.is_still and self.settings.whisper is not None)
-        return "" if has_words else f"it has no caption; {CAPTION}"
+        return f"it has no caption; {CAPTION}" if self.settings.is_untold(sample) else ""
+
+    def refuse_untold(self, sample: Sample) -> None:
+        """Refuse a sample of which nothing says what it shows; its files are opened, and not decoded.
+
+        Raises:
+            SkippedClipError: If there are no words.
+            BrokenFileError: If there are none, and the files cannot be opened either.
+        """
+        if lacking := self.lacks(sample):
+            with broken_files():
+                check_files(sample, allow_truncated=self.settings.clips.allow_truncated)
+            raise SkippedClipError(lacking)
 
     def measure(self, sample: Sample) -> list[MeasuredClip]:
         """Measure the clips of a sample, unless they are known; nothing is encoded.

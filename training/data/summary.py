@@ -141,9 +141,11 @@ def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tell
         if cut_off := [names[o.source] for o in outcomes if o.unused_s.get(reason)]:
             lines.append(f"left out of {len(cut_off)}: {some(cut_off)}; {advice}")
     lines += describe_dropped(outcomes, names)
-    reasons = Counter(outcome.note for outcome in outcomes if outcome.status == "skipped")
-    sources = {outcome.note: names[outcome.source] for outcome in outcomes}
-    lines += [f"skipped {count}: {reason} ({sources[reason]})" for reason, count in reasons.most_common()]
+    skipped: dict[str, list[str]] = defaultdict(list)  # their files for each reason
+    for outcome in sorted((o for o in outcomes if o.status == "skipped"), key=by_source):
+        skipped[outcome.note].append(names[outcome.source])
+    most_first = sorted(skipped.items(), key=lambda item: -len(item[1]))
+    lines += [f"skipped {len(files)}: {reason} ({some(files)})" for reason, files in most_first]
     lines += [f"broken {outcome.source}: {outcome.note}" for outcome in outcomes if outcome.status == "broken"]
     if strangers:
         lines.append(

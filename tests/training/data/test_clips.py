@@ -239,6 +239,11 @@ def test_a_file_takes_the_bucket_of_its_shape_and_length() -> None:
     assert choose_bucket(50, (48, 72), settings("33x64x96", upscale=True)).height == 64
 
 
+def test_a_size_that_is_too_small_says_which_number_is_the_height() -> None:
+    with pytest.raises(SkippedClipError, match=r"288x360 pixels are smaller .*; it is 288 high and 360 wide$"):
+        choose_bucket(50, (288, 360), settings("33x640x960"))
+
+
 @pytest.mark.parametrize(
     ("buckets", "still", "clip"),
     [

@@ -9,7 +9,14 @@ import PIL.Image
 import pytest
 
 from diffusers_jova.drawn.avatars import write_corpus
-from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_clip, read_samples, unplaced_files
+from diffusers_jova.training.data.manifest import (
+    Sample,
+    describe_unplaced,
+    displaced_files,
+    read_clip,
+    read_samples,
+    unplaced_files,
+)
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -332,3 +339,41 @@ def test_a_manifest_is_one_whatever_the_case_of_its_suffix(tmp_path: Path) -> No
     (tmp_path / "other.CSV").write_text("video,caption\nb.mp4,y\n")
     assert [sample.caption for sample in read_samples(tmp_path / "other.CSV")] == ["y"]
     assert unplaced_files(tmp_path, []) == []
+
+
+def test_a_text_file_beside_subtitles_is_told_where_its_text_goes(tmp_path: Path) -> None:
+    touch(tmp_path, "c.mp4", "c.srt")
+    (tmp_path / "c.txt").write_text("a man")
+    with pytest.raises(ValueError, match=r"\(a \.txt file beside a clip is its `caption`\); ") as error:
+        read_samples(tmp_path)
+    assert str(error.value).endswith("; write the text of a .txt file as `video_caption` into `c.json`")
+    (tmp_path / "c.json").write_text(json.dumps({"video_caption": "a man"}))
+    assert read_samples(tmp_path)[0].video_caption == "a man"
+    (tmp_path / "c.json").write_text(json.dumps({"transcript": "hello"}))
+    with pytest.raises(ValueError, match=r"remove one of them \(a \.txt file beside a clip is its `caption`\)$"):
+        read_samples(tmp_path)
+
+
+def test_a_file_whose_place_another_has_taken_is_told_so(tmp_path: Path) -> None:
+    touch(tmp_path, "g.mp4", "g.vtt", "g.mp3", "g.wav", "h.mp4", "h.boxes.npy", "other.boxes.npy", "lost.txt")
+    touch(tmp_path, "sub/k.mp4", "sub/k.txt")
+    (tmp_path / "g.txt").write_text("a man")
+    (tmp_path / "g.srt").write_text("1")
+    for name, row in {"g": {}, "h": {"mouth_boxes": "other.boxes.npy"}, "sub/k": {}}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"video_caption": "a man"} | row))
+    samples = read_samples(tmp_path)
+    taken = {"g.txt": "g.json", "g.vtt": "g.srt", "g.wav": "g.mp3", "h.boxes.npy": "other.boxes.npy"}
+    taken |= {"sub/k.txt": "sub/k.json"}
+    assert displaced_files(tmp_path, samples) == taken
+    said = describe_unplaced(tmp_path, samples)
+    assert said.startswith("not read 6: g.txt, g.vtt, g.wav, h.boxes.npy, lost.txt, sub/k.txt; a file must be a clip")
+    assert "(`g.json` took the place of g.txt, `g.srt` of g.vtt, `g.mp3` of g.wav, ...) and be named as the" in said
+    for name in ("g.vtt", "g.wav", "h.boxes.npy", "lost.txt", "sub/k.txt"):
+        (tmp_path / name).unlink()
+    assert describe_unplaced(tmp_path, samples) == (
+        "not read 1: g.txt; a file must be a clip, a still image, or be the only one of its kind (`g.json` took the "
+        "place of g.txt) and be named as the one that it belongs to\n"
+    )
+    touch(tmp_path, "n.mp4", "n.flac", "n.wav", "n.WAV")
+    found = displaced_files(tmp_path, read_samples(tmp_path, captions_required=False))
+    assert {name for name in found if name.startswith("n.")} == {path.name for path in tmp_path.glob("n.[wW]*")}

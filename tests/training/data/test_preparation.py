@@ -19,6 +19,7 @@ from diffusers_jova.media import write_video
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDataset
 from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, video_factors
+from diffusers_jova.training.data.filter_report import Surveyor
 from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.preparation import Preparer, prepare
 from diffusers_jova.training.data.subtitles import Speech
@@ -524,3 +525,41 @@ def test_the_mouths_of_many_clips_are_told_as_a_range_and_alike_ones_once() -> N
 
     assert "\n  a.mp4 100% in each of 30 clips" in told([1.0] * 30)
     assert "\n  a.mp4 50% to 100%, at most 75% in half of 30 clips" in told([0.5, *[0.75] * 20, *[1.0] * 9])
+
+
+def test_files_that_are_left_out_for_one_reason_are_all_named(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    source = write_clips(tmp_path / "clips", ["d", "c", "b", "a", "told"])
+    for name in "abcd":
+        (source / f"{name}.txt").unlink()
+    outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
+    said = describe(outcomes)
+    assert "skipped 4: it has no caption; write one into a .txt file of the same name" in said
+    assert said.endswith(" (a.mp4, b.mp4, c.mp4, ...)")
+    assert describe(outcomes[1:3]).endswith(" (b.mp4, c.mp4)")
+
+
+@pytest.mark.parametrize("clip_filter", [False, True])
+def test_what_cannot_be_read_is_told_as_that_and_not_as_what_lacks_a_caption(
+    tmp_path: Path, tiny_pipeline_folder: Path, clip_filter: bool
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "told"])
+    (source / "a.txt").unlink()
+    (source / "empty.mp4").write_bytes(b"")
+    (source / "notes.wav").write_bytes(b"no sound")
+    (source / "face.png").write_bytes(b"no picture")
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    if clip_filter:
+        surveyor = Surveyor(preparer.model, preparer.output, preparer.settings, preparer.model_fingerprint)
+        surveyed = [surveyor(sample) for sample in read_samples(source) if not sample.has_caption]
+        told = {each.sample.source.name: (each.status, each.note) for each in surveyed}
+    else:
+        found = [each for each in prepare(read_samples(source), preparer) if "told" not in each.source]
+        told = {Path(outcome.source).name: (outcome.status, outcome.note) for outcome in found}
+    assert {name: status for name, (status, _) in told.items()} == {
+        "a.mp4": "skipped",
+        "empty.mp4": "broken",
+        "notes.wav": "broken",
+        "face.png": "broken",
+    }
+    assert "which is empty; copy it again" in told["empty.mp4"][1]
+    assert "must be a readable image" in told["face.png"][1]
