@@ -27,7 +27,7 @@ from .lost_weights import check_text_weights
 from .model_folder import explained_configs
 from .number_formats import check_named_components, component_dtype, component_dtypes
 from .prompt import PROMPT_TEMPLATE
-from .provenance import name_of_source, source_of
+from .provenance import active_adapters, name_of_source, source_of
 from .single_file import load_single_file
 from .whole_files import share
 
@@ -109,8 +109,8 @@ class JoVALoadingMixin(DiffusionPipeline):
         """Save all components, as `DiffusionPipeline` does, and the licences that are stated where they came from.
 
         Args:
-            save_directory: Folder; the licences stand in its `README.md`, unless it has one. With `push_to_hub` it has
-                the one of diffusers, which states none, and a line says so.
+            save_directory: Folder; the licences stand in its `README.md`, unless it has one, and which adapters are in
+                the weights. With `push_to_hub` it has the one of diffusers, which states none, and a line says so.
             args: What diffusers takes.
             kwargs: Likewise.
 
@@ -136,8 +136,12 @@ class JoVALoadingMixin(DiffusionPipeline):
             logger.warning(
                 f"the card that was uploaded states no licences; add to its front matter {'; '.join(lines)}"
             )
-        elif lines:
-            card.write_text("\n".join(["---", *lines, "---", ""]))
+        merged = [] if self.transformer is None else active_adapters(self)  # with layers, nothing is saved
+        named = ", ".join(f"{adapter['name']} (scale {adapter['scale']:g})" for adapter in merged)
+        told = [f"Adapters in the weights of the transformer: {named}"] if named else []
+        if not card.exists() and (lines or told):
+            matter = ["---", *lines, "---"] if lines else []
+            card.write_text("\n".join([*matter, *told, ""]))
 
     def stated_licences(self) -> dict[str, str]:
         """Licences of the components with weights, by name, as the folders state them that they were loaded from."""

@@ -1,5 +1,6 @@
 """What `fuse_lora` adds to the weights is what was asked for, can be taken out again, and is told with the clip."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,3 +164,14 @@ def test_a_factor_that_is_not_finite_is_refused_by_a_transformer_itself(kind: st
     asked = {"attention_kwargs": {"scale": float("nan")}, "frame_rate": 16.0, "audio_latent_rate_hz": 31.25}
     with pytest.raises(ValueError, match=r"`attention_kwargs\['scale'\]` must be finite, got nan"):
         model(None, torch.zeros(1, 11, 4), torch.zeros(1, 7, 16), torch.zeros(1), **asked)
+
+
+def test_a_pipeline_that_was_merged_for_good_says_so_where_it_is_saved(tmp_path: Path) -> None:
+    pipeline = tuned("a")
+    pipeline.fuse_lora(lora_scale=0.5)
+    pipeline.unload_lora_weights()
+    pipeline.save_pretrained(tmp_path / "merged")
+    said = (tmp_path / "merged" / "README.md").read_text()
+    assert "Adapters in the weights of the transformer: a (scale 0.5)" in said
+    build_tiny_pipeline().save_pretrained(tmp_path / "plain")
+    assert not (tmp_path / "plain" / "README.md").exists()
