@@ -11,8 +11,9 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
 from .adapter_file import AdapterTensors, for_peft, read_adapter
+from .adapter_fit import warn_of_untold_scale
 from .adapter_keys import KNOWN_PREFIXES, PREFIXES, bare_names, check_known, listed
-from .adapter_layers import check_mergeable, checked_weights, warn_of_untold_scale
+from .adapter_layers import check_mergeable, checked_weights
 from .adapter_merging import names_to_merge
 from .adapter_removal import check_still_there
 from .adapter_scale import scaled_weight

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from diffusers_jova import JoVAPipeline, JoVAPrompt
-from diffusers_jova.adapter_layers import linear_layers
+from diffusers_jova.adapter_fit import linear_layers
 from diffusers_jova.conversion.convert import main as convert
 from tests.comfyui.graphs import Socket, TalkingGraph
 from tests.comfyui.live_server import PromptError, Server, started

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffusers_jova import JoVADualTowerTransformer3DModel
+from diffusers_jova.adapter_fit import linear_layers
 from diffusers_jova.adapter_keys import MOVA_EXPERTS, is_of_mova, module_name
-from diffusers_jova.adapter_layers import linear_layers
 from diffusers_jova.conversion import lora, mova
 from diffusers_jova.conversion.convert import main
 from diffusers_jova.conversion.rules import matching_rules
