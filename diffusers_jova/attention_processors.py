@@ -32,11 +32,20 @@ def check_processors(model: nn.Module, given: Any) -> None:
         given: One for all its attention, or one for each by its name.
 
     Raises:
-        ValueError: Naming the first one.
+        ValueError: Naming the first one, or the first layer that is given none.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, JoVAProcessedAttention):
-            check_processor(module, given.get(f"{name}.processor") if isinstance(given, Mapping) else given)
+    layers = {
+        f"{name}.processor": one for name, one in model.named_modules() if isinstance(one, JoVAProcessedAttention)
+    }
+    processors = given if isinstance(given, Mapping) else dict.fromkeys(layers, given)
+    if lacking := [name for name in layers if name not in processors]:
+        others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise ValueError(
+            f"a dict of attention processors must have one for each of {len(layers)} layers, got none for "
+            f"`{lacking[0]}`{others}; begin with `attn_processors`, which has all"
+        )
+    for name, attention in layers.items():
+        check_processor(attention, processors[name])
 
 
 def check_processor(attention: JoVAProcessedAttention, processor: Any) -> None:

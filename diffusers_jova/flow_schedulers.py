@@ -32,7 +32,10 @@ def check_predicts_flow(scheduler: Any) -> None:
     config, name, options = scheduler.config, type(scheduler).__name__, constructor_arguments(scheduler)
     if not isinstance(scheduler, FLOW_MATCH_CLASSES):
         if not options >= FLOW_OPTIONS:  # other classes keep these entries of a config without heeding them
-            raise ValueError(f"`scheduler` must step by a velocity noise - data, got a {name}; {OWN_SCHEDULER}")
+            raise ValueError(
+                f"`scheduler` must step by a velocity noise - data, got a {name}; {OWN_SCHEDULER}, or derive your own "
+                "from it, or from `FlowMatchEulerDiscreteScheduler`"
+            )
         if config["prediction_type"] != "flow_prediction" or not config["use_flow_sigmas"]:
             raise ValueError(
                 f"`scheduler` must predict flow, got a {name} with prediction_type={config['prediction_type']!r} and "
@@ -46,6 +49,11 @@ def check_predicts_flow(scheduler: Any) -> None:
                 f"`{option}` must be {neutral} for two modalities, got {config[option]} in a {name}; "
                 f"{rebuilt if option in options else OWN_SCHEDULER}"
             )
+    if lacking := [part for part in ("step_index", "set_begin_index") if not hasattr(scheduler, part)]:
+        raise ValueError(
+            f"`scheduler` must have `step_index` and `set_begin_index`, as those of diffusers, got a {name} without "
+            f"`{'` and `'.join(lacking)}`; {OWN_SCHEDULER}, or derive your own from one that has them"
+        )
 
 
 def lay_out_levels(

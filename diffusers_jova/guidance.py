@@ -214,8 +214,8 @@ class Guidance:
         self.check_zero_init(num_steps)
         if step < self.zero_init_steps:
             return {}
-        guidance_scale = self.guidance_scale if _within(self.guidance_interval, step, num_steps) else 1.0
-        coupling_scale = self.coupling_scale if _within(self.coupling_interval, step, num_steps) else 1.0
+        guidance_scale = self.guidance_scale if lies_within(self.guidance_interval, step, num_steps) else 1.0
+        coupling_scale = self.coupling_scale if lies_within(self.coupling_interval, step, num_steps) else 1.0
         return self.with_compared(
             branch_weights(guidance_scale, coupling_scale, self.uncoupled_text, self.speaker_scale)
         )
@@ -435,7 +435,7 @@ def _velocity_to(data: Tensor, sample: Tensor, sigma: Tensor) -> Tensor:
     return (sample - data) / sigma.clamp(min=1e-6)
 
 
-def _within(interval: tuple[float, float], step: int, num_steps: int) -> bool:
+def lies_within(interval: tuple[float, float], step: int, num_steps: int) -> bool:
     """Whether a step lies inside an interval of fractions as a whole, as UniAVGen's `step < int(fraction * steps)`."""
     begin, end = step / num_steps, (step + 1) / num_steps  # dividing is exact where 0.55 * 100 > 55 is not
     return interval[0] <= begin and end <= interval[1]

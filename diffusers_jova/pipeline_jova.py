@@ -562,6 +562,7 @@ class JoVAPipeline(
             generated=generated,
             reads_negative_prompt=self._needs_negative_prompt,
             has_adapters=computes_adapters(self.transformer),
+            num_steps=len(scheduler.timesteps),
         )
         warn_of_unread(reading)
         warn_of_weak_prompt(reading)

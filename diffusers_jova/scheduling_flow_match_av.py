@@ -139,7 +139,11 @@ def predict_data(sample: Tensor, velocity: Tensor, sigma: Tensor | float) -> Ten
         sample: Noisy latents, [B, ...].
         velocity: Velocity at ``sample``, same shape.
         sigma: Noise level of ``sample``, broadcast as in `expand_sigma`.
+
+    Raises:
+        ValueError: It is a timestep, or no noise level, as far as `check_levels` sees.
     """
+    check_levels(sigma)
     return sample - expand_sigma(sigma, sample) * velocity
 
 
@@ -316,7 +320,8 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
                 levels that ours would walk, or one with ``prediction_type="flow_prediction"`` and
                 ``use_flow_sigmas=True``, whose own are shifted once as well. If its config came from ours, the ratio
                 of ``audio_shift`` to ``shift`` is kept, and by the first also ``last_sigma``. Ours serves as it is.
-                Every one is copied, never stepped, so that pipelines may share it.
+                Your own derives from ours, or from one of diffusers' that serve. Each is copied, never stepped:
+                pipelines may share it.
 
         Raises:
             ValueError: If the scheduler does not predict flow or needs a shift that depends on the resolution.

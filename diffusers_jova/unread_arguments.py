@@ -10,6 +10,7 @@ from typing import Any
 from diffusers.utils import logging
 
 from .generation_defaults import GenerationDefaults
+from .guidance import lies_within
 from .pictures import STILLS
 
 
@@ -44,6 +45,7 @@ class ReadingCall:
         generated: What of it is not given whole.
         reads_negative_prompt: Whether any step asks for a prediction without the prompt.
         has_adapters: Whether an adapter is active, and no part of the weights, in the transformer.
+        num_steps: Steps of the call.
     """
 
     given: Mapping[str, Any]
@@ -52,6 +54,7 @@ class ReadingCall:
     generated: Sequence[str]
     reads_negative_prompt: bool
     has_adapters: bool
+    num_steps: int
 
     def lacks(self, *names: str) -> bool:
         """Whether none of these arguments is given."""
@@ -66,6 +69,16 @@ class ReadingCall:
     def guides_by_coupling(self) -> bool:
         """Whether the modalities guide each other."""
         return {self.settings.coupling_scale, self.settings.audio_coupling_scale} - {1, None} != set()
+
+    def guides(self, modality: str) -> bool:
+        """Whether anything guides a modality that is generated."""
+        own = self.settings.guidance()[modality]
+        return modality in self.generated and {own.guidance_scale, own.coupling_scale, own.speaker_scale} != {1}
+
+    def holds_nowhere(self, interval: str) -> bool:
+        """Whether no step lies within an interval."""
+        fractions = getattr(self.settings, interval)
+        return not any(lies_within(fractions, step, self.num_steps) for step in range(self.num_steps))
 
     @property
     def projects(self) -> bool:
@@ -124,6 +137,25 @@ RULES: Sequence[Rule] = (  # where it holds, what is then not read, and why
     ),
     (lambda call: not call.reads_negative_prompt, NEGATIVES, "guidance by text is off"),
     (lambda call: not call.guides_by_text, ("guidance_interval",), "guidance by text is off"),
+    *(
+        (
+            lambda call, kind=kind: call.holds_nowhere(f"{kind}_interval"),
+            (f"{kind}_scale", f"audio_{kind}_scale", f"{kind}_interval"),
+            f"none of the steps lies within `{kind}_interval` as a whole",
+        )
+        for kind in ("guidance", "coupling")
+    ),
+    (lambda call: not call.guides("video"), ("apg_threshold",), "the video is not guided"),
+    (
+        lambda call: not call.guides("audio"),
+        ("audio_apg_threshold", "audio_guidance_rescale"),
+        "the sound is not guided",
+    ),
+    (
+        lambda call: not (call.guides("video") or call.guides("audio")),
+        ("guidance_rescale",),
+        "guidance is off",
+    ),
     (
         lambda call: not call.reads_negative_prompt,
         ("cfg_zero_star", "audio_cfg_zero_star"),

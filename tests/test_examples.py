@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from diffusers_jova.provenance import read_provenance
@@ -43,6 +44,24 @@ def test_a_loop_of_ones_own_trains(
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["step 0", "step 1"]
     assert all(float(value) > 0 for line in lines for value in re.findall(r"[a-z]+ (\d\.\d+)", line))
+
+
+def test_a_denoising_loop_of_ones_own_comes_to_what_the_pipeline_does(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "own_sampling.py"))
+    pipeline = build_tiny_pipeline(defaults={**DEFAULTS, "guidance_scale": 3.0, "coupling_scale": 2.0})
+    defaults, generator = pipeline.defaults, torch.Generator().manual_seed(0)
+    shape = pipeline.video_codec.latent_shape(defaults.num_frames, defaults.height, defaults.width)
+    num_latents = pipeline.audio_codec.num_latents_for(defaults.num_frames / defaults.frame_rate)
+    video = torch.randn(1, *shape, generator=generator)
+    audio = torch.randn(1, num_latents, pipeline.transformer.config.audio_in_channels, generator=generator)
+    expected = pipeline("a dog", latents=video, audio_latents=audio, output_type="latent")
+    made = example["denoise"](pipeline, "a dog", video, audio)
+    for found, wanted in zip(made, (expected.frames, expected.audio), strict=True):
+        assert (found - wanted).norm() < 1e-5 * wanted.norm()
+    example["main"](str(tiny_pipeline_folder), "a dog", str(tmp_path / "clip.mp4"))
+    assert (tmp_path / "clip.mp4").is_file()
 
 
 def test_the_notebook_keeps_no_outputs() -> None:

@@ -38,3 +38,12 @@ def test_processors_derived_from_ours_and_around_them_are_taken() -> None:
     for processor in (own, around, dict(model.attn_processors)):
         model.set_attn_processor(processor)
         assert torch.equal(run(model, **inputs())[0], plain)
+
+
+def test_a_dict_that_lacks_processors_is_refused_before_one_is_set() -> None:
+    model = BUILDERS["jova"]()
+    before = dict(model.attn_processors)
+    first, *others = before
+    with pytest.raises(ValueError, match=rf"each of {len(before)} layers, got none for `{others[0]}`.*; begin"):
+        model.set_attn_processor({first: JoVAJointAttnProcessor()})
+    assert model.attn_processors == before

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import diffusers
 import pytest
 import torch
+from diffusers.configuration_utils import register_to_config
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -610,3 +611,30 @@ def test_a_step_by_a_velocity_of_another_shape_is_refused() -> None:
 def test_levels_to_train_on_come_from_numbers_that_have_a_density(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FlowMatchAudioVideoScheduler().sample_training_sigmas(**{"batch_size": 4, **wrong})
+
+
+def test_data_is_predicted_at_noise_levels_and_not_at_timesteps() -> None:
+    with pytest.raises(ValueError, match=r"`sigma` must lie in \[0, 1\], got 500"):
+        predict_data(torch.zeros(VIDEO), torch.ones(VIDEO), 500.0)
+    assert predict_data(torch.zeros(VIDEO), torch.ones(VIDEO), 0.5).unique().tolist() == [-0.5]
+
+
+class Bare(diffusers.SchedulerMixin, diffusers.ConfigMixin):
+    """A scheduler of one's own that has the arguments of a flow scheduler and nothing else."""
+
+    @register_to_config
+    def __init__(
+        self, prediction_type: str = "flow_prediction", use_flow_sigmas: bool = True, flow_shift: float = 1.0
+    ) -> None:
+        pass
+
+
+def test_a_scheduler_of_ones_own_derives_from_one_that_serves() -> None:
+    class Own(diffusers.FlowMatchEulerDiscreteScheduler):
+        """Of the user."""
+
+    plain = FlowMatchAudioVideoScheduler.from_scheduler(Own())
+    plain.set_timesteps(4)
+    assert len(plain.timesteps) == 4
+    with pytest.raises(ValueError, match=r"`set_begin_index`, .*got a Bare without `step_index` and"):
+        FlowMatchAudioVideoScheduler.from_scheduler(Bare())

@@ -45,6 +45,10 @@ UNREAD: list[tuple[dict[str, Any], str, str]] = [
     ({"guidance_scale": 1.0}, "negative_prompt_embeds", "guidance by text is off"),
     ({"guidance_scale": 1.0}, "audio_negative_prompt", "guidance by text is off"),
     ({"guidance_scale": 1.0}, "guidance_interval", "guidance by text is off"),
+    ({"guidance_scale": 1.0, "audio_guidance_scale": 2.0}, "apg_threshold", "the video is not guided"),
+    ({"audio_guidance_scale": 1.0, "guidance_scale": 2.0}, "audio_apg_threshold", "the sound is not guided"),
+    ({"audio_guidance_scale": 1.0, "guidance_scale": 2.0}, "audio_guidance_rescale", "the sound is not guided"),
+    ({"guidance_scale": 1.0}, "guidance_rescale", "guidance is off"),
     ({}, "coupling_interval", "video and audio are not guided by each other"),
     ({}, "uncoupled_text", "video and audio are not guided by each other"),
     ({}, "audio_speaker_scale", "no `speaker_embeds` are given"),
@@ -249,3 +253,14 @@ def test_levels_that_begin_below_the_noise_are_told(
     lines = [record.getMessage() for record in log.records if "what is drawn is noise" in record.getMessage()]
     assert len(lines) == len(said)
     assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["guidance", "coupling"])
+def test_an_interval_that_no_step_lies_within_is_told(
+    pipeline: JoVAPipeline, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    pipeline("a dog", **FEW, **{f"{kind}_scale": 3.0, f"{kind}_interval": (0.0, 0.5)})
+    assert not warnings_of(caplog)
+    pipeline("a dog", **FEW, **{f"{kind}_scale": 3.0, f"{kind}_interval": (0.4, 0.6)})
+    (said,) = warnings_of(caplog)
+    assert f"`{kind}_scale`, `{kind}_interval` are not used: none of the steps lies within `{kind}_interval`" in said
