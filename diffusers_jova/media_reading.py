@@ -35,6 +35,7 @@ MAX_GAP_S = 60  # between two frames, or between picture and sound; more is a br
 SOUND_JITTER_S = 0.04  # by which the times of sound may lie behind its samples; lost packets add up to more
 MP4_NAMES = {"mov", "mp4"}  # of libav, for a track whose header counts its samples
 HALF = Fraction(1, 2)
+LONGEST_STEP, LONGEST_STEP_S = Fraction(3, 2), Fraction(1, 4)  # in frames, s; where both are passed, a picture stands
 MOST_REPEATS = 4  # of a frame of a variable rate, on average, for the sake of its exact time
 EARLY_S = 0.01  # less than that nobody hears missing at the end of a sound
 HDR_CURVES = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
@@ -296,40 +297,66 @@ def first_frame(timed_frames: Iterator[tuple[Fraction, Any]], path: PathLike) ->
 def part_of(
     timed_frames: Iterable[tuple[Fraction, Any]], rate: Fraction, start_s: float, duration_s: float | None
 ) -> Iterator[tuple[Fraction, Any]]:
-    """The timed frames of a part of a video; its edges are rounded to the nearest frame."""
-    begin_s: float | None = None
+    """The timed frames of a part of a video; its edges are rounded to the nearest frame.
+
+    A picture that stands where the part begins is its first frame, at that time. Where the part ends within the video,
+    None comes last, at the time until which the last frame stands.
+    """
+    first_s = last_s = standing = None
     for time_s, frame in timed_frames:
-        if begin_s is None:
-            begin_s = float(time_s) + start_s - float(1 / rate) / 2
-        if duration_s is not None and time_s >= begin_s + duration_s:
+        if first_s is None:
+            first_s = time_s + Fraction(start_s)
+        begin_s = first_s - 1 / rate / 2
+        if time_s <= begin_s:
+            standing = frame
+            continue
+        if last_s is None and standing is not None and time_s > begin_s + 1 / rate:
+            yield first_s, standing
+            last_s = first_s
+        if duration_s is not None and time_s >= begin_s + Fraction(duration_s):
+            if last_s is not None:
+                yield min(time_s, max(last_s + 1 / rate, first_s + Fraction(duration_s))), None
             return
-        if time_s > begin_s:
-            yield time_s, frame
+        yield time_s, frame
+        last_s = time_s
 
 
 def choose_frames(
     timed_frames: Iterator[tuple[Fraction, Any]], rate: Fraction, target_rate: Fraction | None
 ) -> Iterator[Any]:
-    """For each tick k / target_rate within the video, the frame whose time is nearest; or all frames."""
+    """For each tick k / target_rate within the video, the frame whose time is nearest; or all frames.
+
+    A frame after which none comes for a while stands until then, as in a player. None in place of the last frame is
+    the end of the one before it.
+    """
     if target_rate is None:
-        yield from (frame for _, frame in timed_frames)
+        yield from (frame for _, frame in timed_frames if frame is not None)
         return
     start_s, frame = next(timed_frames)
-    tick, time_s = 0, start_s
+    tick, time_s, end_s = 0, start_s, None
     for next_time_s, next_frame in timed_frames:
+        if next_frame is None:
+            end_s = next_time_s
+            break
         if next_time_s - time_s > MAX_GAP_S:
             raise ValueError(
                 f"`path` must be a video with sound time stamps, got a frame {float(next_time_s - time_s):g} s after "
                 "the one before it; convert it with ffmpeg"
             )
-        while start_s + tick / target_rate <= (time_s + next_time_s) / 2:
+        while start_s + tick / target_rate <= next_time_s - _lead_s(next_time_s - time_s, rate, target_rate):
             yield frame
             tick += 1
         time_s, frame = next_time_s, next_frame
-    end_s = time_s + 1 / rate
+    end_s = time_s + 1 / rate if end_s is None else end_s
     while start_s + (tick + 1) / target_rate <= end_s or tick == 0:
         yield frame
         tick += 1
+
+
+def _lead_s(gap_s: Fraction, rate: Fraction, target_rate: Fraction) -> Fraction:
+    """How long before its time a frame is the nearest: half of the way from the one before it, unless that stands."""
+    stands = gap_s * rate > LONGEST_STEP and gap_s > LONGEST_STEP_S
+    return min(1 / rate, 1 / target_rate) / 2 if stands else gap_s / 2
 
 
 def frame_to_array(frame: Any, aspect: Fraction = Fraction(1), max_side_px: int | None = None) -> np.ndarray:
