@@ -36,7 +36,11 @@ def preview_mouths(images: Tensor, vae: Any, boxes: str, frame_rate: float) -> t
         raise ValueError(
             f"`boxes` must name a file of mouth boxes, got {boxes}; give its whole path, or leave it empty"
         )
-    tracks = detector.read_boxes(Path(boxes), len(images)) if boxes else find_mouths(detector, frames)
+    tracks = (
+        detector.read_boxes(Path(boxes), len(images), tuple(images.shape[1:3]))
+        if boxes
+        else find_mouths(detector, frames)
+    )
     tracks = tracks[:, : len(frames)]
     tracks = masks.interpolate_gaps(tracks, round(clips.MAX_GAP_S * frame_rate))
     tracks = masks.clip_visible(tracks, height, width)

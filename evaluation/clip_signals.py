@@ -203,6 +203,7 @@ def _read_picture(sample: Sample, video: Path, detector: MouthDetector | None) -
         return track_pictures(decode_frames(video, rate), float(rate), detector)
     tracks, taken = track_pictures(decode_frames(video, rate), float(rate)), survey(video, rate)
     try:
-        return replace(tracks, boxes=read_boxes(sample.mouth_boxes, taken.num_stored)[:, taken.numbers])
+        boxes = read_boxes(sample.mouth_boxes, taken.num_stored, tracks.size)
+        return replace(tracks, boxes=boxes[:, taken.numbers])
     except ValueError as error:  # the picture is as good as without them
         return replace(tracks, bad_boxes=one_line(error))

@@ -6,7 +6,7 @@ import inspect
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,6 +114,14 @@ def write_start(name: str, branches: Path, audio: Path | None = None, *, folder:
     Raises:
         ValueError: If the arm lacks weights of `branches`, or adds some that are heard and no fusion of two towers.
     """
+    start = build_start(name, branches)
+    if audio is not None:
+        copy_branch(load_transformer(str(audio)), start, "audio")
+    start.save_pretrained(folder)
+
+
+def build_start(name: str, branches: Path) -> Any:
+    """The branches of stage 1 in the architecture of an arm; arguments and errors are those of `write_start`."""
     source = load_transformer(str(branches))
     start = build_transformer({**source.config, **ARMS[name].model})
     missing, unexpected = start.load_state_dict(source.state_dict(), strict=False)
@@ -124,9 +132,28 @@ def write_start(name: str, branches: Path, audio: Path | None = None, *, folder:
             f"{name} must keep the weights of stage 1 and add only zeros and fusions, got {', '.join(wrong)}; "
             "see `ARMS`"
         )
-    if audio is not None:
-        copy_branch(load_transformer(str(audio)), start, "audio")
-    start.save_pretrained(folder)
+    return start
+
+
+def check_branches(branches: Path, names: Collection[str], meets: str | None) -> None:
+    """Refuse branches of stage 1 that an arm cannot begin with, before any is trained.
+
+    Args:
+        branches: Saved transformer of stage 1.
+        names: Keys of `ARMS`.
+        meets: Its `fusion`, which arms without one of their own keep; None does not ask.
+
+    Raises:
+        ValueError: If they have another `fusion`, or an arm would lose weights of theirs.
+    """
+    fusion = load_transformer(str(branches)).config.get("fusion")
+    if meets is not None and fusion != meets:
+        raise ValueError(
+            f"`--branches` must be a transformer with `fusion` {meets}, which the first arm keeps, got {fusion} in "
+            f"`{branches}`; take one of stage 1"
+        )
+    for name in names:
+        build_start(name, branches)
 
 
 def build_transformer(values: Mapping[str, Any]) -> Any:

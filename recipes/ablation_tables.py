@@ -117,10 +117,20 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def describe(comparison: Comparison, arms: Mapping[str, Mapping[str, Any]], origin: Mapping[str, str]) -> str:
-    """The section of the model card: one table per table of the comparison."""
+def describe(
+    comparison: Comparison, arms: Mapping[str, Mapping[str, Any]], origin: Mapping[str, str], command: str = ""
+) -> str:
+    """The section of the model card: one table per table of the comparison.
+
+    Args:
+        comparison: What is tabulated.
+        arms: What the runs of each measured.
+        origin: Date and commit.
+        command: Repeats the runs; empty where `make ablations` does.
+    """
     base = arms[comparison.base]
-    again = f"make ablations COMPARE={comparison.name}" + (f" STEPS={base['steps']}" if base["steps"] != STEPS else "")
+    steps = f" STEPS={base['steps']}" if base["steps"] != STEPS else ""
+    again = command or f"make ablations COMPARE={comparison.name}{steps}"
     text = [
         f"## {comparison.heading}",
         f"{comparison.introduction} Every arm begins with the branches of stage 1 and sees the same "

@@ -18,6 +18,7 @@ two arms at a time.
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from argparse import Namespace
@@ -35,6 +36,7 @@ from diffusers_jova.recipes.ablation_arms import (
     ARMS,
     arm_config,
     begin_arm,
+    check_branches,
     digest_decoders,
     run_arm,
     steps_within,
@@ -49,12 +51,14 @@ from diffusers_jova.training.loop.config import load_yaml, parse_overrides
 from diffusers_jova.training.train import checked_input, worded_errors
 from diffusers_jova.whole_files import write_json
 from jova_cli.parser import Parser, one_line
-from jova_cli.shipped import CONFIGS
+from jova_cli.shipped import CONFIGS, model_folder
 
 
 Run = tuple[str, int]  # arm and seed
 JOVA_TINY = Path("runs/jova-tiny")
 CARD = Path("model_cards/jova-tiny")
+# what `make ablations` gives, and what says only where and how fast
+OF_MAKE = ("compare", "output", "report", "steps", "minutes_per_arm", "parallel", "only")
 
 
 # 1. All arms
@@ -150,6 +154,7 @@ def write_report(
     files: Mapping[Run, Path],
     results: Mapping[Run, Mapping[str, Any]],
     times: Mapping[str, float],
+    command: str = "",
 ) -> None:
     """Write what all runs measured, and the tables into the model card beside it.
 
@@ -159,6 +164,7 @@ def write_report(
         files: Of the results.
         results: Of all arms and seeds.
         times: Seconds of a training step of each arm; empty where none were taken.
+        command: Repeats the runs; empty where `make ablations` does.
     """
     arms = {
         name: aggregate([result for (arm, _), result in results.items() if arm == name]) for name in comparison.arms
@@ -167,7 +173,7 @@ def write_report(
         arms[name] |= {"step_s": seconds, "relative_time": seconds / times[comparison.base]}
     origin = provenance()
     write_json(path, {**origin, "arms": arms, "runs": {file.stem: results[run] for run, file in files.items()}})
-    table = describe(comparison, arms, origin)
+    table = describe(comparison, arms, origin, command)
     if (card := path.with_name("README.md")).exists():
         fill_section(card, comparison.name, table)
     print(table)
@@ -182,7 +188,12 @@ def build_parser() -> Parser:
     parser.add_argument("--compare", choices=tuple(COMPARISONS), default="ablations", help="which arms")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--data", type=Path, default=JOVA_TINY / "records", help="prepared clips")
-    parser.add_argument("--codecs", type=Path, default=JOVA_TINY / "codecs", help="codecs, or a pipeline")
+    parser.add_argument(
+        "--codecs",
+        type=model_folder,
+        default=JOVA_TINY / "codecs",
+        help="codecs, a pipeline or what ships under a name",
+    )
     parser.add_argument(
         "--branches",
         type=Path,
@@ -235,7 +246,20 @@ def check_arguments(args: Namespace) -> tuple[list[Run], dict[str, Any]]:
     for name, seed in runs:
         arm_config(name, seed, args.output, settings, args.config)
     load_yaml(args.audio_config, {"data": str(args.data), "output_dir": str(args.output), "model": "model.json"})
+    if "branches" in folders:
+        # where jova-tiny's own are taken, arms without a `fusion` are told as joint attention
+        meets = "joint" if comparison.stage_1 is None else None
+        check_branches(folders["branches"], dict.fromkeys(name for name, _ in runs), meets)
     return runs, settings
+
+
+def own_command(args: Namespace, words: Sequence[str]) -> str:
+    """The command as it was, where it had words that `make ablations` does not give; else empty."""
+    parser = build_parser()
+    own = {name: value for name, value in vars(args).items() if name not in OF_MAKE and value}
+    if all(value == parser.get_default(name) for name, value in own.items()):
+        return ""
+    return shlex.join(["python", "-m", "diffusers_jova.recipes.ablations", *words])
 
 
 def run_arms(args: Namespace, words: Sequence[str]) -> None:
@@ -247,6 +271,7 @@ def run_arms(args: Namespace, words: Sequence[str]) -> None:
     """
     with checked_input():
         runs, settings = check_arguments(args)
+    command = own_command(args, words)
     args.branches = find_branches(args)
     starts = make_starts(args, {name for name, _ in runs})
     steps = find_steps(args, settings)
@@ -272,7 +297,7 @@ def run_arms(args: Namespace, words: Sequence[str]) -> None:
     if not args.only:
         comparison = COMPARISONS[args.compare]
         times = time_arms(args, starts, settings) if comparison.tells_cost else {}
-        write_report(args.report or CARD / f"{comparison.name}.json", comparison, files, results, times)
+        write_report(args.report or CARD / f"{comparison.name}.json", comparison, files, results, times, command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

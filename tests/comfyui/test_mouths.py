@@ -68,3 +68,10 @@ def test_a_file_of_boxes_that_is_not_there_is_refused_by_the_name_of_its_widget(
 
 def refuse() -> None:
     raise ImportError("no ai_edge_litert")
+
+
+def test_boxes_outside_of_the_frames_are_refused(mouths: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "clip.boxes.json"
+    file.write_text(json.dumps([[[300, 600, 700, 800]] * 5]))
+    with pytest.raises(ValueError, match="its picture of 48 x 32, got boxes that all lie outside of it"):
+        mouths.preview_mouths(torch.zeros(5, 32, 48, 3), GRID, str(file), 16.0)

@@ -152,6 +152,17 @@ def test_what_fails_in_one_group_is_its_reason_and_a_voice_that_cannot_be_read_i
     assert "must be a media file" in capsys.readouterr().err
 
 
+def test_boxes_of_a_picture_of_another_size_leave_out_the_lip_sync_alone(tmp_path: Path) -> None:
+    clip = write_speaker(tmp_path / "clips", "clip", seed=0)
+    boxes = json.loads(clip.with_name("clip.boxes.json").read_text())
+    far = [[box and [1000 + side for side in box] for box in person] for person in boxes]
+    clip.with_name("clip.boxes.json").write_text(json.dumps(far))
+    main([str(clip.parent), "--output", str(tmp_path), *FAST])
+    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert row["error"] is None
+    assert "all lie outside of it" in row["cannot_judge"]["sync"]
+
+
 @pytest.mark.parametrize(
     ("boxes", "reason"),
     [("[[[1, 2, 3, 4]]]", "must have the shape"), ("no json", "must hold four numbers or null for every person")],

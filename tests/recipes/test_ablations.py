@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from diffusers_jova.recipes.ablation_tables import (
 from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.branches import branch_of
 from diffusers_jova.training.loop.model import load_transformer
+from jova_cli.shipped import model_folder
 from tests.rounding import relative_error
 from tests.tiny_pipeline import DEFAULTS, DUAL_TOWER_CONFIG, TRANSFORMER_CONFIG, build_tiny_pipeline
 
@@ -256,6 +258,51 @@ def test_mistakes_are_found_before_anything_is_made(
     places += ["--branches", source / "pipeline" / "transformer", "--output", tmp_path / "runs", "--steps", "1"]
     assert error in refusal([*map(str, places), *words], capsys)
     assert not (tmp_path / "runs").exists()
+
+
+def test_branches_that_meet_otherwise_are_refused_before_anything_is_trained(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_start("cross", source / "pipeline" / "transformer", folder=tmp_path / "cross")
+    places = ["--data", source / "records", "--codecs", source / "pipeline", "--config", source / "preset.yaml"]
+    places += ["--branches", tmp_path / "cross", "--output", tmp_path / "runs", "--steps", "1"]
+    places += ["--report", tmp_path / "fusion.json"]
+    error = refusal(["--compare", "fusion", *map(str, places)], capsys)
+    assert "`--branches` must be a transformer with `fusion` joint, which the first arm keeps, got cross in" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_branches_whose_weights_an_arm_would_lose_are_refused_before_anything_is_trained(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(ARMS, "cross", ablation_arms.Arm(model={"num_single_layers": 0}))
+    places = ["--data", source / "records", "--codecs", source / "pipeline", "--config", source / "preset.yaml"]
+    places += ["--branches", source / "pipeline" / "transformer", "--output", tmp_path / "runs", "--steps", "1"]
+    places += ["--report", tmp_path / "fusion.json"]
+    error = refusal(["--compare", "fusion", *map(str, places)], capsys)
+    assert "cross must keep the weights of stage 1 and add only zeros and fusions, got" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_codecs_of_the_shipped_model_are_found_by_its_name() -> None:
+    words = ["--output", "runs", "--steps", "1", "--codecs", "jova-tiny"]
+    assert ablations.build_parser().parse_args(words).codecs == model_folder("jova-tiny")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [["--data", "my records"], ["--branches", "b"], ["--codecs", "jova-tiny"], ["batch_size=2"], ["--seeds", "1"]],
+)
+def test_a_run_with_words_of_its_own_is_repeated_by_these(own: list[str]) -> None:
+    words = ["--output", "runs/fusion", "--steps", "2", "--compare", "fusion"]
+    parser = ablations.build_parser()
+    assert ablations.own_command(parser.parse_intermixed_args(words), words) == ""
+    command = ablations.own_command(parser.parse_intermixed_args([*words, *own]), [*words, *own])
+    assert command == shlex.join(["python", "-m", "diffusers_jova.recipes.ablations", *words, *own])
+    summary = aggregate([result(0.2)]) | {"parameters": 9_100_000, "relative_time": 1.234}
+    arms, origin = dict.fromkeys(ARMS, summary), {"date": "2026-01-01T00", "commit": "abc"}
+    assert f"`{command}` repeats it" in describe(FUSION, arms, origin, command)
+    assert "`make ablations COMPARE=fusion STEPS=5` repeats it" in describe(FUSION, arms, origin)
 
 
 def test_records_that_do_not_fit_the_branches_end_the_command_with_one_sentence(

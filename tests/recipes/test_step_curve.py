@@ -72,6 +72,42 @@ def test_the_command_writes_the_curve_and_the_section_of_the_card(
     assert "`--clips` must be at least 2" in capsys.readouterr().err
 
 
+def test_a_curve_without_steps_that_are_near_enough_is_written_without_a_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measures = {name: {"mean": 0.5, "standard_error": 0.1} for name, _ in step_curve.MEASURES}
+    monkeypatch.setattr(step_curve, "load_pipeline", lambda *_: build_tiny_pipeline())
+    monkeypatch.setattr(step_curve, "fingerprint", lambda *_: "model")
+    monkeypatch.setattr(step_curve, "held_out_clips", lambda *_, **_options: [])
+    monkeypatch.setattr(step_curve, "work_name", lambda *_: "work")
+    monkeypatch.setattr(step_curve, "make", lambda *_, **_options: [])
+    monkeypatch.setattr(step_curve, "measure", lambda *_: [])
+    monkeypatch.setattr(step_curve, "summarize", lambda _: measures)
+    monkeypatch.setattr(step_curve, "compare", lambda *_: measures)
+    monkeypatch.setattr(step_curve, "codec_losses", lambda *_, **_options: measures)
+    card = tmp_path / "README.md"
+    card.write_text("# Model\n<!-- steps -->\n<!-- /steps -->\n")
+    words = ["--clips", "2", "--output", str(tmp_path / "steps.json"), "--work", str(tmp_path / "work")]
+    assert step_curve.main(words) == 1
+    said = capsys.readouterr().out
+    assert "none comes within 6.5 dB and 0.250 nats." in said
+    assert "(chosen)" not in said
+    report = json.loads((tmp_path / "steps.json").read_text())
+    assert report["chosen"] is None
+    assert len(report["curve"]) == len(step_curve.SETTINGS) + 1
+    assert "none comes within" in card.read_text()
+    near = {
+        **measures,
+        "psnr_db": {"mean": 50.0, "standard_error": 1.0},
+        "mel_distance": {"mean": 0.1, "standard_error": 0.01},
+    }
+    monkeypatch.setattr(step_curve, "compare", lambda *_: near)
+    assert step_curve.main(words) == 0
+    said = capsys.readouterr().out
+    assert "The default is the fewest steps that lose at most 0.5 times" in said
+    assert said.count("(chosen)") == 1
+
+
 def test_the_shipped_default_is_what_the_curve_of_the_card_chooses() -> None:
     report = json.loads((CARDS / "jova-tiny" / "steps.json").read_text())
     curve = {Setting(row["solver"], row["steps"]): row["measures"] for row in report["curve"]}

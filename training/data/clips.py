@@ -602,7 +602,8 @@ def _given_boxes(sample: Sample, frames: FrameStream | StillImage | None) -> NDA
     """Boxes [P, F, 4] of the sample in pixels of the file, for each frame that is taken; None leaves them to find."""
     if frames is None or sample.mouth_boxes is None:
         return None
-    return read_boxes(sample.mouth_boxes, frames.num_stored)[:, frames.numbers]
+    height, width = frames.shape[1:3]
+    return read_boxes(sample.mouth_boxes, frames.num_stored, (height, width))[:, frames.numbers]
 
 
 def _read_reference(path: Path, bucket: Bucket, how: Fit) -> NDArray[np.uint8]:

@@ -37,7 +37,7 @@ from torch.utils.data import Dataset
 from diffusers_jova.finite import is_finite
 from diffusers_jova.number_arguments import positive_number
 from diffusers_jova.training.data.face_crop import faces_of
-from diffusers_jova.training.data.mouth_mask import latent_mask, scale_boxes
+from diffusers_jova.training.data.mouth_mask import check_boxes, latent_mask, scale_boxes
 from diffusers_jova.whole_files import written_whole
 from jova_cli.given_paths import RECORDS, check_prepared
 
@@ -76,6 +76,8 @@ def write_record(path: Path, tensors: Record, metadata: Mapping[str, object]) ->
         ValueError: If it holds what no training can learn from.
     """
     check_finite_record(tensors)
+    for name in tensors.keys() & BOXES:
+        check_boxes(tensors[name].double().numpy(force=True), f"`{name}`")
     if "mouth_boxes" in tensors:
         metadata = {**metadata, "num_mouth_boxes": _count_boxes(tensors["mouth_boxes"])}
     data = save(

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from diffusers_jova.training.data.face_mesh import FAR, NEAR, FaceNetworks
+from diffusers_jova.training.data.mouth_mask import check_boxes, check_inside
 
 
 Boxes = NDArray[np.float32]
@@ -236,16 +237,20 @@ def quiet_natives() -> Iterator[None]:
         os.close(kept)
 
 
-def read_boxes(boxes: Path | list[Any], num_frames: int) -> Boxes:
+def read_boxes(boxes: Path | list[Any], num_frames: int, size: tuple[int, int] | None = None) -> Boxes:
     """Read the boxes of one clip, which take the place of a detector.
 
     Args:
         boxes: [P, F, 4] as nested lists with None for a missing box; or a file: `.json` with such lists, `.npy` with
             the array, `.safetensors` with a tensor `mouth_boxes`.
         num_frames: F of the video file.
+        size: Height and width of its picture; None does not look whether they lie in it.
 
     Returns:
-        float32 [P, F, 4], NaN = no mouth.
+        float32 [P, F, 4] xyxy in pixels, NaN = no mouth.
+
+    Raises:
+        ValueError: They cannot be read, are not one per frame and person, or not in pixels of the picture.
     """
     where = f"`{boxes}`" if isinstance(boxes, Path) else "`mouth_boxes`"
     if isinstance(boxes, Path) and boxes.suffix.lower() not in BOX_READERS:
@@ -271,6 +276,9 @@ def read_boxes(boxes: Path | list[Any], num_frames: int) -> Boxes:
             f"{where} must have the shape [persons, {num_frames}, 4] of its video, got {list(array.shape)}; "
             "give one box or null for every frame of the file"
         )
+    check_boxes(array, where)
+    if size is not None:
+        check_inside(array, *size, where)
     return array
 
 

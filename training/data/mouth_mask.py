@@ -98,6 +98,41 @@ def scale_boxes(boxes: ArrayLike, factor: float) -> Boxes:
     return np.concatenate([centre - half, centre + half], axis=-1)
 
 
+def check_boxes(boxes: ArrayLike, what: str) -> None:
+    """Refuse boxes [..., 4] that cannot be corners in pixels; `what` names them in the message.
+
+    Raises:
+        ValueError: A corner lies before the other, or all boxes lie within one pixel, as shares of a picture do.
+    """
+    corners = np.asarray(boxes, np.float64)
+    if (corners[..., 2:] < corners[..., :2]).any():
+        raise ValueError(
+            f"{what} must be (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, got a box whose second corner comes first; "
+            "is it (x, y, width, height)?"
+        )
+    known = _with_area(corners)
+    if len(known) and known.min() >= 0 and known.max() <= 1:
+        raise ValueError(
+            f"{what} must be in pixels, got boxes that all lie within [0, 1]; multiply x by the width of the picture "
+            "and y by its height"
+        )
+
+
+def check_inside(boxes: ArrayLike, height: int, width: int, what: str) -> None:
+    """Refuse boxes [..., 4] of a clip that all lie outside of its picture; a face may leave it in some frames.
+
+    Raises:
+        ValueError: They do; the message begins with `what`.
+    """
+    known = _with_area(np.asarray(boxes, np.float64))
+    x1, y1, x2, y2 = known.T
+    if len(known) and not ((x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0)).any():
+        raise ValueError(
+            f"{what} must be in pixels of its picture of {width} x {height}, got boxes that all lie outside of it; "
+            "scale them from the size that they were found in"
+        )
+
+
 def latent_mask(
     boxes: ArrayLike, num_frames: int, height: int, width: int, spatial_factor: int = 8, temporal_factor: int = 4
 ) -> NDArray[np.bool_]:
@@ -119,7 +154,7 @@ def latent_mask(
         [1 + K, h, w], True where a mouth is encoded.
 
     Raises:
-        ValueError: The boxes are not one per frame and person, or a corner lies before the other.
+        ValueError: The boxes are not one per frame and person, or no corners in pixels, see `check_boxes`.
     """
     tracks = np.asarray(boxes, np.float64)
     if tracks.size and (tracks.ndim < 2 or tracks.shape[-2:] != (num_frames, 4)):
@@ -128,11 +163,7 @@ def latent_mask(
             "frames without a mouth with NaN"
         )
     tracks = tracks.reshape(-1, num_frames, 4)
-    if (tracks[..., 2:] < tracks[..., :2]).any():
-        raise ValueError(
-            "`boxes` must be (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, got a box whose second corner comes first; "
-            "is it (x, y, width, height)?"
-        )
+    check_boxes(tracks, "`boxes`")
     latent_height, latent_width = height // spatial_factor, width // spatial_factor
     frames_of = windows(num_frames, temporal_factor)
     mask = np.zeros((len(frames_of), latent_height, latent_width), bool)
@@ -145,6 +176,12 @@ def latent_mask(
                 x2, y2 = np.ceil(seen[:, 2:].max(axis=0) / spatial_factor).clip(0).astype(int)
                 mask[k, y1:y2, x1:x2] = True
     return mask
+
+
+def _with_area(boxes: Boxes) -> Boxes:
+    """The boxes [N, 4] of [..., 4] that are known and not empty."""
+    known = boxes[np.isfinite(boxes).all(axis=-1)]
+    return known[_area(known) > 0]
 
 
 def _area(boxes: Boxes) -> Boxes:

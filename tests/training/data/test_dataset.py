@@ -269,3 +269,11 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
         write(tmp_path, "a", record(1))
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
     assert (tmp_path / "a.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["mouth_boxes", "face_boxes"])
+def test_boxes_in_shares_of_the_picture_are_not_stored(tmp_path: Path, name: str) -> None:
+    boxes = torch.tensor([0.3, 0.6, 0.7, 0.8]).expand(1, 9, 4)
+    with pytest.raises(ValueError, match=rf"`{name}` must be in pixels, got boxes that all lie within \[0, 1\]"):
+        write_record(tmp_path / "a.safetensors", {**record(0), name: boxes}, {})
+    assert not list(tmp_path.iterdir())

@@ -193,3 +193,23 @@ def test_the_mouth_of_a_cartoon_speaker_is_found(face_mesh: MouthDetector) -> No
         found = face_mesh(clip.frames[::8])
         scores += [iou(found[0, f], box) if len(found) else 0 for f, box in enumerate(clip.mouth_boxes[0, ::8])]
     assert np.nanmean(scores) > 0.4
+
+
+def test_given_boxes_are_in_pixels_of_their_picture(tmp_path: Path) -> None:
+    file = tmp_path / "a.boxes.json"
+    wrong = {
+        r"be in pixels, got boxes that all lie within \[0, 1\]": [0.3, 0.6, 0.7, 0.8],
+        "be .* got a box whose second corner comes first; is it": [30, 30, 20, 10],
+        "be in pixels of its picture of 80 x 64, got boxes that all lie outside of it; scale": [300, 600, 700, 800],
+    }
+    for message, box in wrong.items():
+        lists = [[box, None, box]]
+        file.write_text(json.dumps(lists))
+        for source, name in ((file, r"a\.boxes\.json`"), (lists, "`mouth_boxes`")):
+            with pytest.raises(ValueError, match=f"{name} must {message}"):
+                read_boxes(source, 3, (64, 80))
+
+
+def test_a_mouth_may_leave_the_picture_and_reach_over_its_edge() -> None:
+    boxes = [[[70, 10, 90, 20], [90, 10, 110, 20], None], [None, [-30, 5, -10, 15], [-30, 5, -10, 15]]]
+    assert read_boxes(boxes, 3, (64, 80)).shape == (2, 3, 4)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusers_jova.training.data.mouth_mask import (
+    check_inside,
     clip_visible,
     interpolate_gaps,
     latent_mask,
@@ -168,3 +169,21 @@ def test_boxes_by_width_and_height_are_no_empty_mask() -> None:
     boxes = np.full((1, 9, 4), [30.0, 30.0, 20.0, 10.0])
     with pytest.raises(ValueError, match="whose second corner comes first; is it"):
         latent_mask(boxes, 9, 64, 64)
+
+
+def test_boxes_in_shares_of_the_picture_are_not_taken_as_pixels() -> None:
+    boxes = np.full((1, 9, 4), NAN)
+    boxes[0, 3:] = [0.3, 0.6, 0.7, 0.8]
+    with pytest.raises(
+        ValueError, match=r"`boxes` must be in pixels, got boxes that all lie within \[0, 1\]; multiply"
+    ):
+        latent_mask(boxes, 9, 64, 64)
+    boxes[0, 5] = [0.5, 0.5, 9, 9]  # in pixels, at the corner of the picture
+    assert latent_mask(boxes, 9, 64, 64).any()
+
+
+def test_no_mouth_at_all_is_neither_shares_nor_outside() -> None:
+    for box in (NAN, [0.0] * 4):
+        boxes = np.broadcast_to(box, (1, 9, 4))
+        assert not latent_mask(boxes, 9, 64, 64).any()
+        check_inside(boxes, 64, 64, "`boxes`")

@@ -563,3 +563,16 @@ def test_what_cannot_be_read_is_told_as_that_and_not_as_what_lacks_a_caption(
     }
     assert "which is empty; copy it again" in told["empty.mp4"][1]
     assert "must be a readable image" in told["face.png"][1]
+
+
+def test_boxes_that_are_not_in_pixels_of_their_picture_are_no_empty_mask(
+    tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    names = ["a", "b", "c"]
+    source = write_clips(tmp_path / "clips", names)
+    for name, box in zip(names, ([0.3, 0.6, 0.7, 0.8], [300, 600, 700, 800], [20, 16, 8, 6]), strict=True):
+        (source / f"{name}.boxes.json").write_text(json.dumps([[box] * 12]))
+    outcomes = prepare(read_samples(source), make_preparer(tiny_pipeline_folder, tmp_path / "cache"))
+    assert [outcome.status for outcome in outcomes] == ["broken"] * 3
+    for outcome, reason in zip(outcomes, ("within [0, 1]", "its picture of 32 x 32", "second corner"), strict=True):
+        assert reason in outcome.note
