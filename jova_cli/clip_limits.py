@@ -201,7 +201,8 @@ def check_length(
         advice = words.cut_audio.format(*[longest_s] * 2) + more
         raise ValueError(f"`audio` must last at most {limit}, got {given.audio_s:.2f} s; {advice}")
     if is_long and given.num_frames is not None and given.num_frames > longest:
-        found = f"{given.num_frames} frames; {words.cut_video.format(*[longest] * 2)}{words.slower}"
+        advice = f"{words.cut_video.format(*[longest] * 2)}{words.slower or words.by_windows}"
+        found = f"{given.num_frames} frames; {advice}"
         raise ValueError(f"`{words.video}` must last at most {limit}, got {found}")
     if is_long:
         name = words.num_frames

@@ -218,10 +218,12 @@ class Page:
     def touched(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a call, None for a field that stands where the model has it: nobody chose it.
 
-        Beside a given voice or video the number of frames stays: None would be their length.
+        Beside a given voice or video the number of frames stays: None would be their length. So does the rate of a
+        video, at which it was read.
         """
         own = vars(self.pipeline.defaults)
         kept = {"num_frames"} if {"audio", "video"} & arguments.keys() else set()
+        kept |= {"frame_rate"} if "video" in arguments else set()
         return {
             name: None if name in own.keys() - kept and value == own[name] else value
             for name, value in arguments.items()

@@ -19,7 +19,7 @@ from diffusers_jova import (
 )
 from diffusers_jova.audio_codec import JoVAAudioCodec
 from diffusers_jova.training.data.encoder import video_factors
-from jova_cli.clip_limits import ClipLimits, clip_limits
+from jova_cli.clip_limits import ClipLimits, GivenLengths, check_length, clip_limits
 from jova_cli.latent_lengths import AudioClock
 from jova_cli.model_clips import (
     MEL_FRAMES_PER_LATENT,
@@ -192,3 +192,9 @@ def test_the_longest_clip_has_no_more_latents_than_positions_by_the_rule_of_its_
     geometry = read_geometry(tmp_path)
     assert geometry is not None
     assert geometry.limits_of_call(("video", "audio"), frame_rate) == limits
+
+
+def test_what_is_given_too_long_may_be_gone_through_by_windows() -> None:
+    for given in (GivenLengths(num_samples=80000, sampling_rate=16000), GivenLengths(num_frames=81)):
+        with pytest.raises(ValueError, match=r"must last at most .*, or make the clip by windows, by `LongClip` or "):
+            check_length(81, 16.0, 61, given)

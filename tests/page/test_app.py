@@ -296,6 +296,7 @@ def test_an_own_voice_and_a_first_frame_are_used_and_what_is_left_out_is_told(us
     assert "other pictures" in said
     *_, said = user.predict(**SHORT, video=video, api_name="/generate")
     assert "the sound of `Own video` is left out" in said
+    assert "frames per second, as this model" not in said  # it was read at the rate of the form
     *_, said = user.predict(**SHORT, video=handle_file(tmp_path / "tall.mp4"), api_name="/generate")
     assert "are cut" in said
 
