@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from diffusers_jova.conversion.output import Model, Parameter, shape_of
-from diffusers_jova.conversion.wan import HEAD_DIM
+from diffusers_jova.conversion.source_config import HEAD_DIM
+from diffusers_jova.conversion.wan import rope_axes
 
 
 def tower_config(found: Sequence[Parameter], head_dim: int = HEAD_DIM) -> dict[str, Any]:
@@ -23,11 +24,10 @@ def tower_config(found: Sequence[Parameter], head_dim: int = HEAD_DIM) -> dict[s
         ValueError: One of the parameters from which a size is read is missing or has other dimensions.
     """
     dim, in_channels, *patch_size = shape_of(found, "video.patch_embedding.weight", 5)
-    side = 2 * (head_dim // 6)  # Wan's division of a head among time, height and width
     config: dict[str, Any] = {
         "patch_size": tuple(patch_size),
         "attention_head_dim": head_dim,
-        "rope_axes_dim": (head_dim - 2 * side, side, side),
+        "rope_axes_dim": rope_axes(head_dim),
         "in_channels": in_channels,
         "out_channels": shape_of(found, "video.proj_out.weight", 2)[0] // math.prod(patch_size),
         "audio_in_channels": shape_of(found, "audio.proj_out.weight", 2)[0],

@@ -58,7 +58,7 @@ from diffusers_jova.conversion.output import (
     write_safetensors,
 )
 from diffusers_jova.conversion.rules import Rule, plan, prefixed
-from diffusers_jova.conversion.wan import HEAD_DIM
+from diffusers_jova.conversion.source_config import HEAD_DIM
 from diffusers_jova.mova_adapter import TOWERS, checked_tower, paired_heads, unwrapped, with_given_alpha
 from diffusers_jova.torch_files import load_pickle, state_dict_of
 from jova_cli.adapter_info import file_of_folder

@@ -26,12 +26,12 @@ from diffusers_jova.conversion.dual_tower import build, tower_config
 from diffusers_jova.conversion.output import Options, Parameter, cast, new_folder, parameters, write_weights
 from diffusers_jova.conversion.pipeline import Family, guidance_defaults, negative_prompts
 from diffusers_jova.conversion.rules import Rule, keep, listed, plan, prefixed
+from diffusers_jova.conversion.source_config import HEAD_DIM, read_beside
 from diffusers_jova.conversion.wan import (
     ATTENTION,
     BLOCK,
     CONDITION,
     HEAD,
-    HEAD_DIM,
     MASK_CHANNELS,
     check_heads,
     check_width,
@@ -49,12 +49,13 @@ from jova_cli.json_text import read_object
 BOUNDARY = 0.9  # sigma of the video at which they change
 ROTATED = ("q.{p}", "k.{p}", "norm_q.weight", "norm_k.weight")
 FOLDERS = (*MOVA_TOWERS, MOVA_BRIDGE_FOLDER)
+TOWER_SIZES = ("num_attention_heads", "ffn_dim", "num_layers")
 FIXED = {  # of their configs, what no shape tells and this transformer does in one way
-    "eps": 1e-6,
-    "vae_type": "dac",  # audio rows rotate by one axis
-    "audio_fps": 50.0,
-    "apply_cross_rope": True,
-    "apply_first_frame_bias_in_rope": False,
+    "eps": (1e-6,),
+    "vae_type": ("dac",),  # audio rows rotate by one axis
+    "audio_fps": (50.0,),
+    "apply_cross_rope": (True,),
+    "apply_first_frame_bias_in_rope": (False,),
 }
 FAMILY = Family(
     title="MOVA for diffusers_jova",
@@ -203,21 +204,10 @@ def released_head_dim(folder: Path) -> int:
         ValueError: The folders have different ones, or are of a model that computes something else.
     """
     found = {}
-    for path in (folder / name / "config.json" for name in FOLDERS):
-        if not path.is_file():
-            continue
-        values = read_object(path)
-        for name, value in FIXED.items():
-            if (got := values.get(name, value)) != value:
-                raise ValueError(
-                    f"`{name}` in `{path}` must be {value!r}, as in MOVA's releases, got {got!r}; the converted model "
-                    "would compute something else"
-                )
-        if "head_dim" in values:
-            found[path] = whole_number(f"head_dim in {path}", values["head_dim"], least=1)
-        elif {"dim", "num_heads"} <= values.keys():
-            dim, heads = (whole_number(f"{name} in {path}", values[name], least=1) for name in ("dim", "num_heads"))
-            found[path] = dim // heads
+    for given in (read_beside(folder / name) for name in FOLDERS):
+        given.check_fixed(FIXED, "MOVA's releases")
+        if (head_dim := given.head_dim()) is not None:
+            found[given.path] = head_dim
     if len({*found.values()}) > 1:
         listing = ", ".join(f"{size} in `{path}`" for path, size in found.items())
         raise ValueError(
@@ -234,6 +224,10 @@ def convert(path: Path, output: Path, options: Options) -> None:
     head_dim = released_head_dim(path)
     config, found = convert_transformer(open_release(path), head_dim=head_dim)
     check_heads(found, head_dim)
+    for name, owner in MOVA_TOWERS.items():
+        prefix = "audio_" if owner == "audio" else ""
+        sizes = {size: config[f"{prefix}{size}"] for size in TOWER_SIZES}
+        read_beside(path / name).check({"attention_head_dim": head_dim, **sizes}, TOWER_SIZES)
     done = [
         f"Both experts are in one transformer, which changes between them at sigma {BOUNDARY:g} of the video.",
         "Clips are 352 x 640 where a call names no size, as MOVA-360p's; MOVA-720p's are 720 x 1280.",

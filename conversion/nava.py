@@ -15,12 +15,12 @@ from diffusers_jova.conversion.checkpoint import Checkpoint, dequantized, open_c
 from diffusers_jova.conversion.output import Options, Parameter, parameters, shape_of, write_single
 from diffusers_jova.conversion.pipeline import Family, guidance_defaults, negative_prompts
 from diffusers_jova.conversion.rules import Rule, inverse, plan, prefixed
+from diffusers_jova.conversion.source_config import HEAD_DIM, HEADS, print_lost, released_config
 from diffusers_jova.conversion.wan import (
     ATTENTION,
     CONDITION,
     FEED_FORWARD,
     HEAD,
-    HEAD_DIM,
     PATCH,
     build,
     check_heads,
@@ -103,14 +103,19 @@ def count_blocks(checkpoint: Checkpoint, kind: str) -> int:
     return len({name.removeprefix(start).split(".")[0] for name in checkpoint if name.startswith(start)})
 
 
-def convert_transformer(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Parameter]]:
-    """Return config and parameters of the transformer; names may carry the released file's `backbone.` prefix."""
+def convert_transformer(checkpoint: Checkpoint, head_dim: int = HEAD_DIM) -> tuple[dict[str, Any], list[Parameter]]:
+    """Return config and parameters of the transformer.
+
+    Args:
+        checkpoint: Tensors, whose names may carry the released file's `backbone.` prefix.
+        head_dim: Channels of one head.
+    """
     checkpoint = {name.removeprefix(PREFIX): source for name, source in checkpoint.items()}
     num_twins, num_shared = (count_blocks(checkpoint, kind) for kind in ("double_blocks", "single_blocks"))
     speaker = "speaker_embedding.null_token" in checkpoint
     found = parameters(plan(checkpoint, rules(num_twins, num_shared, speaker)), checkpoint)
     config = {
-        **model_config(found),
+        **model_config(found, head_dim),
         "audio_embedding": "conv",
         "temporal_alignment": AUDIO_POSITION_SCALE,
         "shared_layers": list(range(num_twins, num_twins + num_shared)),
@@ -124,8 +129,11 @@ def convert(path: Path, output: Path, options: Options) -> None:
     """Convert NAVA's transformer, fp32 or fp8, or write a converted one back into one file."""
     if options.reverse:
         write_single(output, restore_transformer(open_checkpoint(path)), options.dtype)
+        print_lost(path)
         return
-    config, found = convert_transformer(dequantized(open_checkpoint(path)))
+    checkpoint = dequantized(open_checkpoint(path))
+    given, head_dim = released_config(path)
+    config, found = convert_transformer(checkpoint, head_dim)
     num_shared = len(config["shared_layers"])
     done = [
         f"{config['num_layers'] - num_shared} twin blocks and {num_shared} shared ones.",
@@ -136,8 +144,8 @@ def convert(path: Path, output: Path, options: Options) -> None:
             f"`speaker_embeds` of a call are voices, {config['speaker_dim']} wide vectors of ReDimNet "
             f"(IDRnD/ReDimNet, MIT), which is not part of this folder."
         )
-    check_heads(found, HEAD_DIM)
-    write(output, build(config), found, options, FAMILY, done)
+    check_heads(found, head_dim)
+    write(output, build(given.complete(config, HEADS)), found, options, FAMILY, done)
 
 
 def restore_transformer(checkpoint: Checkpoint) -> list[Parameter]:

@@ -18,12 +18,12 @@ from diffusers_jova.conversion.checkpoint import Checkpoint, dequantized, open_c
 from diffusers_jova.conversion.output import Options, Parameter, parameters, write_single
 from diffusers_jova.conversion.pipeline import Family, guidance_defaults, negative_prompts
 from diffusers_jova.conversion.rules import Move, Rule, inverse, plan, prefixed
+from diffusers_jova.conversion.source_config import HEAD_DIM, HEADS, print_lost, released_config
 from diffusers_jova.conversion.wan import (
     ATTENTION,
     CONDITION,
     FEED_FORWARD,
     HEAD,
-    HEAD_DIM,
     PATCH,
     build,
     check_heads,
@@ -109,11 +109,13 @@ def convert_fused(checkpoint: Checkpoint, head_dim: int = HEAD_DIM) -> tuple[dic
     }, found
 
 
-def convert_fusion(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[Parameter], list[str]]:
+def convert_fusion(
+    checkpoint: Checkpoint, head_dim: int = HEAD_DIM
+) -> tuple[dict[str, Any], list[Parameter], list[str]]:
     """Return config and parameters of the two towers, and the names of the tensors that are left out."""
     moves = plan(checkpoint, fusion_rules())
     found = parameters(moves, checkpoint)
-    config = {**model_config(found), "audio_embedding": "conv", "temporal_alignment": AUDIO_POSITION_SCALE}
+    config = {**model_config(found, head_dim), "audio_embedding": "conv", "temporal_alignment": AUDIO_POSITION_SCALE}
     return config, found, left_out(moves)
 
 
@@ -137,6 +139,7 @@ def convert(path: Path, output: Path, options: Options) -> None:
     """
     if options.reverse:
         write_single(output, restore_fused(open_checkpoint(path)), options.dtype)
+        print_lost(path)
         return
     checkpoint = dequantized(open_checkpoint(path))
     if not any(name.startswith(TOWERS) for name in checkpoint):
@@ -144,16 +147,17 @@ def convert(path: Path, output: Path, options: Options) -> None:
             "`SOURCE` must be Ovi's checkpoint, whose tensors are those of `video_model` and `audio_model`, got "
             f"`{path}` without; name its `model.safetensors`"
         )
+    given, head_dim = released_config(path)
     codec = "Ovi's audio VAE and vocoder are MMAudio's (CC-BY-NC 4.0)."
     if not options.towers_only:
-        config, found = convert_fused(checkpoint)
+        config, found = convert_fused(checkpoint, head_dim)
         done = ["Both towers and their fusion inside the attention to text, complete.", codec]
-        check_heads(found, HEAD_DIM)
-        write(output, dual_tower.build(config), found, options, FAMILY, done)
+        check_heads(found, head_dim)
+        write(output, dual_tower.build(given.complete(config, HEADS)), found, options, FAMILY, done)
         return
-    config, found, unused = convert_fusion(checkpoint)
+    config, found, unused = convert_fusion(checkpoint, head_dim)
     print(f"left out, {len(unused)} tensors of Ovi's fusion cross-attention:")
     print("\n".join(unused))
     fusion = f"{len(unused)} tensors of Ovi's fusion are left out; joint attention, not trained yet, takes its place."
-    check_heads(found, HEAD_DIM)
-    write(output, build(config), found, options, TOWERS_FAMILY, [fusion, codec])
+    check_heads(found, head_dim)
+    write(output, build(given.complete(config, HEADS)), found, options, TOWERS_FAMILY, [fusion, codec])

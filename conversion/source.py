@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError
 
 from diffusers_jova.hub_access import explained_hub
 from jova_cli.convert import HUB_SOURCE, check_convertible
@@ -33,5 +35,8 @@ def local_path(source: str, patterns: Sequence[str] = WEIGHTS) -> Path:
     repository, file = match["repository"], match["file"]
     with explained_hub("SOURCE", source):
         if file is not None:
-            return Path(hf_hub_download(repository, file))
+            path = Path(hf_hub_download(repository, file))
+            with suppress(EntryNotFoundError):  # the config beside it, which not every file has
+                hf_hub_download(repository, str(PurePosixPath(file).with_name("config.json")))
+            return path
         return Path(snapshot_download(repository, allow_patterns=list(patterns)))

@@ -31,8 +31,9 @@ from diffusers_jova.conversion.output import (
 )
 from diffusers_jova.conversion.pipeline import Family, guidance_defaults
 from diffusers_jova.conversion.rules import Rule, inverse, listed, plan, prefixed
+from diffusers_jova.conversion.source_config import HEAD_DIM, HEADS, print_lost, released_config
 from diffusers_jova.conversion.spoken_characters import character_tokenizer, read_characters
-from diffusers_jova.conversion.wan import ATTENTION, BLOCK, HEAD, HEAD_DIM, PATCH, check_heads, owned, write
+from diffusers_jova.conversion.wan import ATTENTION, BLOCK, HEAD, PATCH, check_heads, owned, write
 from diffusers_jova.log_mel import JoVALogMel
 
 
@@ -163,6 +164,7 @@ def convert(path: Path, output: Path, options: Options) -> None:
     """
     if options.reverse:
         write_single(output, restore(path), options.dtype)
+        print_lost(path)
         print("`audio_padding`, which no other line of the released code needs, is not in the file")
         return
     checkpoint = open_checkpoint(path)
@@ -171,9 +173,10 @@ def convert(path: Path, output: Path, options: Options) -> None:
             f"`SOURCE` must be UniAVGen's transformer, with `a2v_blocks` between its towers, got `{path}` without; "
             "name the folder of its `diffusion_pytorch_model` shards"
         )
-    config, found = convert_transformer(checkpoint)
-    check_heads(found, HEAD_DIM)
-    model, encoder = build(config), spoken_encoder(checkpoint, path, options)
+    given, head_dim = released_config(path)
+    config, found = convert_transformer(checkpoint, head_dim)
+    check_heads(found, head_dim)
+    model, encoder = build(given.complete(config, HEADS)), spoken_encoder(checkpoint, path, options)
     done = ["`audio_padding`, which no other line of the released code supports, is left out."]
     if options.components:
         made = [encoder, spoken_tokenizer(checkpoint, options.components), log_mel(config["audio_in_channels"], path)]

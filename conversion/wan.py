@@ -35,10 +35,10 @@ from diffusers_jova.conversion.output import (
 )
 from diffusers_jova.conversion.pipeline import Family, assemble, negative_prompts
 from diffusers_jova.conversion.rules import Rule, inverse, plan, prefixed
+from diffusers_jova.conversion.source_config import HEAD_DIM, WAN_BLOCKS, print_lost, released_config
 from diffusers_jova.prompt import PROMPT_TEMPLATE
 
 
-HEAD_DIM = 128  # of every released Wan, Ovi and NAVA model
 NEW_AUDIO_LAYERS = ("patch_embedding", "proj_out")
 INIT_STD = 0.02
 INIT_SEED = 0
@@ -184,8 +184,12 @@ def new_audio_layers(dim: int, audio_channels: int, dtype: torch.dtype) -> list[
     return [constant(name, tensor.to(dtype)) for name, tensor in tensors.items()]
 
 
-def model_config(found: Sequence[Parameter]) -> dict[str, Any]:
+def model_config(found: Sequence[Parameter], head_dim: int = HEAD_DIM) -> dict[str, Any]:
     """Read the constructor arguments that every Wan-style model shares off the shapes of its parameters.
+
+    Args:
+        found: Parameters of the model.
+        head_dim: Channels of one head, which no shape tells.
 
     Raises:
         ValueError: One of the parameters from which a size is read is missing or has other dimensions.
@@ -201,8 +205,9 @@ def model_config(found: Sequence[Parameter]) -> dict[str, Any]:
 
     return {
         "patch_size": tuple(patch_size),
-        "num_attention_heads": dim // HEAD_DIM,
-        "attention_head_dim": HEAD_DIM,
+        "num_attention_heads": dim // head_dim,
+        "attention_head_dim": head_dim,
+        "rope_axes_dim": rope_axes(head_dim),
         "in_channels": in_channels,
         "out_channels": out_channels,
         "audio_in_channels": shape_of(found, "audio.proj_out.weight", 2)[0],
@@ -211,6 +216,12 @@ def model_config(found: Sequence[Parameter]) -> dict[str, Any]:
         "ffn_dim": width("blocks.0.ffn.net.2.weight"),
         "num_layers": len(blocks),
     }
+
+
+def rope_axes(head_dim: int) -> tuple[int, int, int]:
+    """Wan's division of the channels of a head among time, height and width."""
+    side = 2 * (head_dim // 6)
+    return head_dim - 2 * side, side, side
 
 
 def check_heads(found: Sequence[Parameter], head_dim: int) -> None:
@@ -241,29 +252,41 @@ def build(config: Mapping[str, Any]) -> Model:
         return JoVAWanTransformer3DModel(**config)
 
 
-def convert_tower(checkpoint: Checkpoint, audio_channels: int = 20) -> tuple[dict[str, Any], list[Parameter]]:
-    """Return config and parameters of two towers that start from one."""
+def convert_tower(
+    checkpoint: Checkpoint, audio_channels: int = 20, head_dim: int = HEAD_DIM
+) -> tuple[dict[str, Any], list[Parameter]]:
+    """Return config and parameters of two towers that start from one.
+
+    Args:
+        checkpoint: Tensors of the one.
+        audio_channels: Channels of the audio latents.
+        head_dim: Channels of one head.
+    """
     found = parameters(plan(checkpoint, tower_rules(is_diffusers_layout(checkpoint), duplicate=True)), checkpoint)
     dim = shape_of(found, "video.patch_embedding.weight", 5)[0]
     (dtype,) = (parameter.dtype for parameter in found if parameter.name == "video.patch_embedding.weight")
     found += new_audio_layers(dim, audio_channels, dtype)
     if takes_image(*video_channels(found)):
         found = reordered(found, "video.patch_embedding.weight", mask_last)
-    return {**model_config(found), "audio_embedding": "linear", "temporal_alignment": "time"}, found
+    return {**model_config(found, head_dim), "audio_embedding": "linear", "temporal_alignment": "time"}, found
 
 
 def convert(path: Path, output: Path, options: Options) -> None:
     """Convert a Wan checkpoint, or write the video tower of a converted one back into one file."""
     if options.reverse:
         write_single(output, restore_tower(open_checkpoint(path)), options.dtype)
+        print_lost(path)
         return
-    config, found = convert_tower(dequantized(open_checkpoint(path)), options.audio_channels)
+    checkpoint = dequantized(open_checkpoint(path))
+    given, head_dim = released_config(path, WAN_BLOCKS, "Wan's releases")
+    config, found = convert_tower(checkpoint, options.audio_channels, head_dim)
     done = [
         "The audio tower is a copy of the video tower; its input and output layers are new: train before use.",
     ]
     family = IMAGE_FAMILY if takes_image(*video_channels(found)) else FAMILY
-    check_heads(found, HEAD_DIM)
-    write(output, build(config), found, options, family, done)
+    check_heads(found, HEAD_DIM)  # whose multiples all widths of Wan are, of smaller heads as well
+    check_heads(found, head_dim)
+    write(output, build(given.complete(config)), found, options, family, done)
 
 
 def write(

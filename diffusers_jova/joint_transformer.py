@@ -199,7 +199,8 @@ class JoVATransformerMixin(
         """
         loaded = super().from_pretrained(*args, **kwargs)
         if not isinstance(loaded, tuple):  # which tells what is missing
-            check_weights("transformer", loaded)
+            fields = inspect.signature(cls.__init__).parameters
+            check_weights("transformer", loaded, [name for name in kwargs if name in fields])
         return loaded
 
     @classmethod

@@ -1,22 +1,33 @@
 """Weights that a checkpoint did not hold: diffusers leaves them without values, transformers at random."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
 
-def check_weights(name: str, component: nn.Module) -> None:
+def check_weights(name: str, component: nn.Module, given: Sequence[str] = ()) -> None:
     """Refuse weights that a checkpoint did not hold; those that are offloaded have their values elsewhere.
 
     A component all of whose weights are on the meta device was built without a checkpoint, for its shapes.
+
+    Args:
+        name: Of the component.
+        component: As it was loaded.
+        given: Fields of its config that the caller gave in place of the checkpoint's.
+
+    Raises:
+        ValueError: Naming the first of these weights.
     """
     lost = next(lost_weights(component), None)
     if lost is not None and any(weight.device.type != "meta" for weight in component.parameters()):
+        fields = "`, `".join(given)
+        otherwise = f", or leave out `{fields}`, which may ask for weights that were not saved" if given else ""
         raise ValueError(
             f"weights of `{name}` must all be in its checkpoint, got none for `{lost}`; download or save it anew"
+            f"{otherwise}"
         )
 
 

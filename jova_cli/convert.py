@@ -17,8 +17,8 @@ DESCRIPTION = """Convert other people's weights into folders for `from_pretraine
 
 Kinds: `wan`, `ovi`, `nava`, `mova` (transformers; of MOVA the folder of its release, both experts), `uniavgen` (its
 transformer and its encoder of spoken text), `mmaudio` (audio VAE and vocoder), `lora` (adapters), `single_file` (a
-component folder into one file, and back). Everything is checked before anything is written, and an interrupted run
-leaves no output."""
+component folder into one file, and back). What no weights tell, the heads, is read in the `config.json` beside them.
+Everything is checked before anything is written, and an interrupted run leaves no output."""
 PIPELINES = ("wan", "ovi", "nava", "mova", "uniavgen")
 KINDS = (*PIPELINES, "mmaudio", "lora", "single_file")
 REVERSIBLE = PIPELINES

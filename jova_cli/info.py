@@ -89,6 +89,8 @@ def describe_part(folder: Path) -> str:
     values = read_object(folder / "config.json")
     name = values.get("_class_name") or ", ".join(map(str, values.get("architectures") or ["not stated"]))
     found = describe_component(folder.absolute().parent, folder.absolute().name, name)
+    if not found.num_parameters:
+        return f"component {name}: no weights here in .safetensors files"
     return f"component {name}: {found.num_parameters:,} parameters, licence of the weights {found.licence}"
 
 

@@ -141,6 +141,14 @@ def test_a_transformer_whose_checkpoint_lacks_weights_is_refused(kind: str, tmp_
     assert lost in told["missing_keys"]
 
 
+def test_a_config_that_asks_for_weights_that_were_not_saved_is_named_by_its_fields() -> None:
+    message = r"must all .*, got none for `.*`; download or save it anew, or leave out `fusion`, which may ask for wei"
+    with pytest.raises(ValueError, match=message):
+        JoVATransformer3DModel.from_pretrained("jova-tiny", subfolder="transformer", fusion="cross_linear")
+    model = JoVATransformer3DModel.from_pretrained("jova-tiny", subfolder="transformer", rope_theta=5000.0)
+    assert model.config.rope_theta == 5000.0
+
+
 def test_a_class_of_the_users_own_loads_the_weights_of_ours(tmp_path: Path) -> None:
     class Own(JoVATransformer3DModel):
         """Of the user."""

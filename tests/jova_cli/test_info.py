@@ -193,3 +193,9 @@ def test_info_of_an_adapter_loads_no_torch(tmp_path: Path) -> None:
     script = f"import sys; from jova_cli.main import main; main(['info', '{tmp_path}/a.safetensors']); "
     script += "assert not {'torch', 'numpy', 'safetensors'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("card", ["mova-720p", "jova-1.6b"])
+def test_a_config_without_weights_is_said_to_have_none(card: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = said_of(ROOT / "model_cards" / card / "transformer", capsys)
+    assert re.fullmatch(r"component JoVA\w+: no weights here in \.safetensors files", line)
