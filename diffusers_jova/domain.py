@@ -63,6 +63,24 @@ def tell_size(
         logger.warning(f"this model knows {domain['name']} of {own} pixels only: at {asked} it repeats or cuts them")
 
 
+def tell_rate(domain: Mapping[str, Any] | None, frame_rate: float, own_rate: float, told: set[str]) -> None:
+    """Say in one line that a model of few things has seen them at one frame rate alone, once of each other rate.
+
+    Args:
+        domain: Of the pipeline's config.
+        frame_rate: Of a clip, in frames per second.
+        own_rate: That of the model's own clips.
+        told: What was told of; gets the rate.
+    """
+    asked = f"{frame_rate:g} per second"
+    if domain is not None and frame_rate != own_rate and asked not in told:
+        told.add(asked)
+        logger.warning(
+            f"this model knows {domain['name']} at {own_rate:g} frames per second only, and not at {frame_rate:g}: "
+            "see its card"
+        )
+
+
 def text_of(prompts: str | JoVAPrompt | Sequence[str | JoVAPrompt] | None) -> str:
     """All that prompts say, as one text."""
     prompts = [prompts] if isinstance(prompts, str | JoVAPrompt) else prompts or []

@@ -31,7 +31,7 @@ from .component_fit import check_components, check_reference_length, check_skip_
 from .conditions import check_repeats
 from .current_call import JoVACurrentCallMixin
 from .denoising import JoVADenoiser, TextConditions, check_zero_init
-from .domain import check_domain, tell_size, tell_strangers, text_of
+from .domain import check_domain, tell_rate, tell_size, tell_strangers, text_of
 from .few_steps import FewSteps, JoVAFewStepsMixin
 from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
@@ -549,6 +549,7 @@ class JoVAPipeline(
         if "video" in generated:
             own_size = (self.defaults.height, self.defaults.width)
             tell_size(self.config.domain, (clip.height, clip.width), own_size, self.told_strangers)
+            tell_rate(self.config.domain, clip.frame_rate, self.defaults.frame_rate, self.told_strangers)
             clip.tell_length(self.defaults.num_frames)
         if denoiser.sharing is not None:
             denoiser.sharing.tell_idle(denoiser.branches_by_step(modalities))

@@ -87,3 +87,16 @@ def test_a_model_of_few_things_is_told_of_in_other_sizes_once(caplog: pytest.Log
     caplog.clear()
     build_tiny_pipeline(domain=DRAWN)("a cartoon man speaks", video=given, height=16, **call)
     assert "pixels only" not in caplog.text  # no picture is made
+
+
+def test_a_model_of_few_things_is_told_of_at_other_frame_rates_once(caplog: pytest.LogCaptureFixture) -> None:
+    call: dict[str, Any] = {"num_inference_steps": 1, "num_frames": 5, "output_type": "latent"}
+    for domain, rate, lines in ((DRAWN, None, 0), (DRAWN, 24, 1), (None, 24, 0)):
+        caplog.clear()
+        pipeline = build_tiny_pipeline(domain=domain)
+        for _ in range(2):
+            pipeline("a cartoon man speaks", frame_rate=rate, **call)
+        told = [record.message for record in caplog.records if "frames per second only" in record.message]
+        own = f"{pipeline.defaults.frame_rate:g}"
+        said = f"this model knows {DRAWN['name']} at {own} frames per second only, and not at 24: see its card"
+        assert told == [said] * lines
