@@ -1,7 +1,8 @@
 """Where the components of a pipeline come from: a saved one, another one, a single file, or whoever hands them in."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from torch import nn
 
 from jova_cli.given_paths import kind_of
 from jova_cli.json_text import read_object
-from jova_cli.model_info import CARD, INDEX, SAVED, licence_lines, licence_of, licence_of_files
+from jova_cli.model_info import CARD, INDEX, MERGED, SAVED, licence_lines, licence_of, licence_of_files, merged_line
 from jova_cli.shipped import check_source, find_model
 
 from .adapter_removal import check_saveable
@@ -110,7 +111,8 @@ class JoVALoadingMixin(DiffusionPipeline):
 
         Args:
             save_directory: Folder; the licences stand in its `README.md`, unless it has one, and which adapters are in
-                the weights. With `push_to_hub` it has the one of diffusers, which states none, and a line says so.
+                the weights, which the transformer's config tells as well. With `push_to_hub` it has the card of
+                diffusers, which states no licences, and a line says so.
             args: What diffusers takes.
             kwargs: Likewise.
 
@@ -121,7 +123,9 @@ class JoVALoadingMixin(DiffusionPipeline):
         if self.transformer is not None:
             check_saveable(self.transformer, "unload_lora_weights")
             check_finite_weights(self.transformer)
-        super().save_pretrained(save_directory, *args, **kwargs)
+        merged = [] if self.transformer is None else active_adapters(self)  # with layers of them, nothing is saved
+        with told_in_config(self.transformer, merged):
+            super().save_pretrained(save_directory, *args, **kwargs)
         for name in self.components:  # which safetensors gives to their owner alone
             share(Path(save_directory, name), Path(save_directory).stat().st_mode)
         card = Path(save_directory, CARD)
@@ -136,9 +140,7 @@ class JoVALoadingMixin(DiffusionPipeline):
             logger.warning(
                 f"the card that was uploaded states no licences; add to its front matter {'; '.join(lines)}"
             )
-        merged = [] if self.transformer is None else active_adapters(self)  # with layers, nothing is saved
-        named = ", ".join(f"{adapter['name']} (scale {adapter['scale']:g})" for adapter in merged)
-        told = [f"Adapters in the weights of the transformer: {named}"] if named else []
+        told = [merged_line(merged)] if merged else []
         if not card.exists() and (lines or told):
             matter = ["---", *lines, "---"] if lines else []
             card.write_text("\n".join([*matter, *told, ""]))
@@ -262,6 +264,26 @@ class JoVALoadingMixin(DiffusionPipeline):
         made.transformer_file = name_of_source(pretrained_model_link_or_path)
         made.handed_in -= {"transformer"}
         return made
+
+
+@contextmanager
+def told_in_config(transformer: Any, merged: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Let the config of a transformer name the adapters in its weights, while it is saved.
+
+    Args:
+        transformer: Of a pipeline, or None.
+        merged: Name and scale of each.
+    """
+    if not merged:
+        yield
+        return
+    transformer = getattr(transformer, "_orig_mod", transformer)
+    before = transformer.config.get(MERGED)
+    transformer.register_to_config(**{MERGED: [*merged]})
+    try:
+        yield
+    finally:
+        transformer.register_to_config(**{MERGED: before})
 
 
 def is_untold(value: Any) -> bool:

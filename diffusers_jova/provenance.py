@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from jova_cli import __version__
 from jova_cli.clip_info import read_provenance
+from jova_cli.model_info import MERGED
 from jova_cli.shipped import HUB_NAME
 
 from .generation_defaults import GenerationDefaults
@@ -196,7 +197,7 @@ def describe_component(component: Any, name: str) -> Record:
 
 
 def active_adapters(pipeline: Any) -> list[Record]:
-    """Name and scale of every adapter that takes part in a call, merged ones too."""
+    """Name and scale of every adapter that takes part in a call, merged ones too, and those merged before a save."""
     names: dict[str, None] = dict.fromkeys(getattr(pipeline.transformer, "unloaded_adapters", ()))
     for layer in pipeline.transformer.modules():
         if isinstance(layer, BaseTunerLayer):
@@ -204,4 +205,5 @@ def active_adapters(pipeline: Any) -> list[Record]:
             used = layer.merged_adapters if is_merged or layer.disable_adapters else layer.active_adapters
             names |= dict.fromkeys(name for name in used if name in pipeline.transformer.peft_config)
     origins: Mapping[str, Any] = pipeline.adapter_origins
-    return [{"name": origins.get(name) or name, "scale": pipeline.adapter_scales.get(name, 1.0)} for name in names]
+    found = [{"name": origins.get(name) or name, "scale": pipeline.adapter_scales.get(name, 1.0)} for name in names]
+    return [*(pipeline.transformer.config.get(MERGED) or ()), *found]

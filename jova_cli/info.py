@@ -10,7 +10,7 @@ from .clip_info import CLIP_SUFFIXES, read_provenance
 from .given_paths import WEIGHT_FILES, kind_of
 from .json_text import read_object, readable
 from .model_clips import describe_clips
-from .model_info import INDEX, describe_component, info_table, read_index
+from .model_info import INDEX, MERGED, describe_component, info_table, merged_line, read_index
 from .one_file import class_in_header, describe_one_file
 from .parser import Parser, one_line
 from .shipped import HUB_NAME, advice_on_name, model_folder
@@ -81,7 +81,10 @@ def is_clip(path: Path) -> bool:
 def describe_model(folder: Path) -> str:
     """Describe a saved pipeline."""
     read_index(folder)
-    return f"{info_table(folder)}\n\n{describe_clips(folder)}"
+    config = folder / "transformer" / "config.json"
+    merged = read_object(config).get(MERGED) if config.is_file() else None
+    told = [merged_line(merged)] if merged else []
+    return "\n\n".join([info_table(folder), *told, describe_clips(folder)])
 
 
 def describe_part(folder: Path) -> str:

@@ -18,6 +18,7 @@ from .tables import read_text
 
 NOT_STATED = "not stated"
 INDEX, CARD = "model_index.json", "README.md"
+MERGED = "_merged_adapters"  # in the config of a transformer: name and scale of each that is in its weights
 METADATA = "__metadata__"  # in the header of a safetensors file, beside its tensors
 ABSENT = [None, None]  # in an index, of a component that a pipeline goes without
 SAVED = "name the folder that `save_pretrained` of a pipeline wrote"
@@ -117,6 +118,23 @@ def describe_component(folder: Path, name: str, class_name: str) -> ComponentInf
 def count_values(files: Iterable[Path]) -> int:
     """Count the values of all tensors in safetensors files, from their headers."""
     return sum(math.prod(entry["shape"]) for file in files for entry in read_header(file).values())
+
+
+def merged_line(merged: Any) -> str:
+    """The adapters that are in a model's weights, in one line.
+
+    Args:
+        merged: `MERGED` of the config of a transformer.
+
+    Raises:
+        ValueError: They are no list of names and scales.
+    """
+    if not (
+        isinstance(merged, list) and all(isinstance(one, dict) and {"name", "scale"} <= one.keys() for one in merged)
+    ):
+        raise ValueError(f"`{MERGED}` must be a list of objects with `name` and `scale`, got {shown(merged)}; {ANEW}")
+    named = ", ".join(f"{entry['name']} (scale {shown(entry['scale'])})" for entry in merged)
+    return f"Adapters in the weights of the transformer: {named}"
 
 
 def read_header(file: Path) -> dict[str, Any]:

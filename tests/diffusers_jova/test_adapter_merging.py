@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.provenance import active_adapters
+from jova_cli.main import main
 from tests import tiny_pipeline
 from tests.diffusers_jova.test_adapter_removal import FEW, config, tuned, weights
 from tests.tiny_pipeline import build_tiny_pipeline
@@ -166,12 +167,24 @@ def test_a_factor_that_is_not_finite_is_refused_by_a_transformer_itself(kind: st
         model(None, torch.zeros(1, 11, 4), torch.zeros(1, 7, 16), torch.zeros(1), **asked)
 
 
-def test_a_pipeline_that_was_merged_for_good_says_so_where_it_is_saved(tmp_path: Path) -> None:
+def test_a_pipeline_that_was_merged_for_good_says_so_where_it_is_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pipeline = tuned("a")
     pipeline.fuse_lora(lora_scale=0.5)
     pipeline.unload_lora_weights()
     pipeline.save_pretrained(tmp_path / "merged")
     said = (tmp_path / "merged" / "README.md").read_text()
     assert "Adapters in the weights of the transformer: a (scale 0.5)" in said
+    assert not pipeline.transformer.config.get("_merged_adapters")
+    again = JoVAPipeline.from_pretrained(tmp_path / "merged")
+    assert active_adapters(again) == [{"name": "a", "scale": 0.5}]
+    again.transformer.add_adapter(config("to_q"), "b")
+    assert [adapter["name"] for adapter in active_adapters(again)] == ["a", "b"]
+    again.fuse_lora()
+    again.unload_lora_weights()
+    again.save_pretrained(tmp_path / "twice")
+    main(["info", str(tmp_path / "twice")])
+    assert "Adapters in the weights of the transformer: a (scale 0.5), b (scale 1.0)" in capsys.readouterr().out
     build_tiny_pipeline().save_pretrained(tmp_path / "plain")
     assert not (tmp_path / "plain" / "README.md").exists()
