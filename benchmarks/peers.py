@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from benchmarks.block import BlockCall, bare_work, block_calls, describe, kind_of_block, milliseconds
 from benchmarks.random_transformer import Clip, fill_weights, random_inputs, random_transformer, with_fusion
 from diffusers_jova.number_formats import cast_weights
+from diffusers_jova.training.loop.distribution import lacks_bfloat16
 
 
 HEAD_DIM = 128
@@ -269,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=9, help="turns")
     parser.add_argument("--widths", nargs="+", type=int, default=[512, 1536, 3072], help="multiples of 128")
     args = parser.parse_args(argv)
-    dtypes = [torch.float32, *([torch.bfloat16] if torch.cpu._is_avx512_bf16_supported() else [])]
+    dtypes = [torch.float32] if lacks_bfloat16() else [torch.float32, torch.bfloat16]
     results: dict[str, dict[str, dict[str, float]]] = {}
     for dtype in dtypes:
         for width in args.widths:
