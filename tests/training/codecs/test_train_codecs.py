@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from diffusers_jova.drawn.avatars import ClipBatch, iterate_clips, stack_clips
 from diffusers_jova.drawn.corpus import make_shards
+from diffusers_jova.training.codecs import train_codecs
 from diffusers_jova.training.codecs.audio_vae import AudioVAETraining
 from diffusers_jova.training.codecs.codec_config import VideoStage, VideoVAEConfig, load_config
 from diffusers_jova.training.codecs.codec_losses import kl_divergence, mouth_weights, pixel_loss, stft_loss
 from diffusers_jova.training.codecs.timed_loop import Schedule, Trainee, run
-from diffusers_jova.training.codecs.train_codecs import main, save_rounded
+from diffusers_jova.training.codecs.train_codecs import CHAINS, main, run_chains, save_rounded
 from diffusers_jova.training.codecs.video_vae import (
     VideoVAETraining,
     psnr,
@@ -465,3 +466,26 @@ def test_clips_of_another_voice_and_a_config_with_a_mistake_end_in_one_sentence(
     other.write_text("corpus: [")
     assert "must be valid YAML" in refusal([*command, str(other)], capsys)
     assert "No such file" in refusal([*command, str(tmp_path / "none.yaml")], capsys)
+
+
+@pytest.mark.parametrize(("given", "num_threads"), [({}, "2"), ({"OMP_NUM_THREADS": "5"}, "5")], ids=["alone", "told"])
+def test_chains_share_the_cores_unless_told_otherwise(
+    given: dict[str, str], num_threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[dict[str, str]] = []
+
+    class Process:
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            started.append(env)
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(train_codecs.os, "cpu_count", lambda: 2 * len(CHAINS) + 1)
+    monkeypatch.setattr(train_codecs.subprocess, "Popen", Process)
+    assert run_chains([]) == 0
+    assert [environment["OMP_NUM_THREADS"] for environment in started] == [num_threads] * len(CHAINS)
+    assert all("PATH" in environment for environment in started)
