@@ -110,6 +110,7 @@ def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
         FullDiskError: If the disk is full; what is complete is kept.
     """
     args.output = args.output.absolute()
+    was_there = args.output.exists()
     with ExitStack() as stack:
         tasks, outcomes = processes.from_main(lambda: plan(args, stack))
         if processes.is_main:
@@ -123,6 +124,8 @@ def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
             settle_list(args.output)
     if not processes.is_main:
         return True
+    if not was_there and not any(args.output.iterdir()):
+        args.output.rmdir()
     counts = Counter(outcome.status for outcome in outcomes)
     told_how = f": {args.output / LIST} tells how" if (args.output / LIST).exists() else ""
     print(f"made {counts['made']}, there already {counts['there']}, refused {counts['refused']}{told_how}")

@@ -216,5 +216,6 @@ def check_sound_fits(given: GivenLengths, num_frames: int, frame_rate: float, te
     if given.num_samples > round((num_frames + tolerated_frames) / frame_rate * given.sampling_rate):
         raise ValueError(
             f"`audio` must last at most as long as the clip, {num_frames / frame_rate:.3f} s, got "
-            f"{given.audio_s:.3f} s; cut it, or leave the number of frames out to fit the clip to the sound"
+            f"{given.audio_s:.3f} s; cut it, or leave the number of frames out to fit the clip to the sound, or take "
+            f"its beginning by `--duration {rounded_down(num_frames / frame_rate)}`"
         )

@@ -215,12 +215,16 @@ def test_a_clip_that_was_emptied_is_made_again(
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_list_of_refused_rows_names_no_file_that_is_not_there(
+def test_a_list_of_refused_rows_leaves_no_folder_and_names_no_file_that_is_not_there(
     tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = write_rows(tmp_path / "list.jsonl", [{"prompt": "a", "image": "nope.png"}])
     make(tiny_pipeline_folder, rows, tmp_path / "clips", *SHORT, code=1)
     assert capsys.readouterr().out == "made 0, there already 0, refused 1\n"
+    assert not (tmp_path / "clips").exists()
+    (own := tmp_path / "own").mkdir()
+    make(tiny_pipeline_folder, rows, own, *SHORT, code=1)
+    assert own.is_dir()  # what the user made stays
 
 
 def test_what_is_there_but_is_another_clip_is_refused_and_kept(

@@ -298,7 +298,7 @@ def test_sound_without_a_prompt_is_refused(command: list[str], capsys: pytest.Ca
         (
             ["--audio", "long.wav", "--duration", "1", "--num-frames", "9"],
             "`audio` must last at most as long as the clip, 0.562 s, got 1.000 s; cut it, or leave the number of "
-            "frames out",
+            "frames out to fit the clip to the sound, or take its beginning by `--duration 0.56`",
         ),
         (["--video", "long.mp4"], "`video` must last at most 3.81 s, 61 frames at 16 per second"),
         (["--video", "long.mp4", "--image", "a.png"], "`--image` and `--video` must not both be given; a given video"),
