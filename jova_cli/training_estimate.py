@@ -2,12 +2,13 @@
 
 import argparse
 
+from .clip_limits import Bucket
 from .number_options import MEMORY_GB, check_between
 
 
 DEVICES = ("cuda", "cpu")
 FASTEST_TFLOPS = 1e6
-OF_THE_ESTIMATE = ("device", "rate", "measure_rate")
+OF_THE_ESTIMATE = ("device", "bucket", "rate", "measure_rate")
 
 
 def add_estimate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,11 @@ def add_estimate_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the device: add what fits first of gradient_checkpointing, blocks_to_swap and quantize, or refuse",
     )
     add("--device", choices=DEVICES, help="kind of device that is meant by --estimate, cuda if not given")
+    add(
+        "--bucket",
+        metavar="FRAMESxHEIGHTxWIDTH",
+        help="size of clips that are not prepared yet, whose folder --estimate then need not find",
+    )
     add("--rate", type=float, metavar="TFLOPS", help="10^12 operations per second that it does, to tell times")
     add("--measure-rate", action="store_true", help="or measure them, by a product of matrices on the device at hand")
 
@@ -30,6 +36,8 @@ def check_estimate(args: argparse.Namespace) -> None:
     given = [f"--{name.replace('_', '-')}" for name in OF_THE_ESTIMATE if getattr(args, name)]
     if given and not args.estimate:
         raise ValueError(f"`{given[0]}` must be given with `--estimate`, got it without; add that, or leave it out")
+    if args.bucket is not None:
+        Bucket.parse(args.bucket)
     check_between("--memory", args.memory, *MEMORY_GB, "24, say")
     check_between("--rate", args.rate, 1 / FASTEST_TFLOPS, FASTEST_TFLOPS, "400, say")
     if args.rate is not None and args.measure_rate:

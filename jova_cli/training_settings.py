@@ -87,7 +87,12 @@ def check_once(args: argparse.Namespace, settings: Mapping[str, str], shown: Map
 
 
 def check_run(
-    preset: Path, words: Sequence[str], own: Mapping[str, str], train: str = "", is_student: bool = False
+    preset: Path,
+    words: Sequence[str],
+    own: Mapping[str, str],
+    train: str = "",
+    is_student: bool = False,
+    needs_data: bool = True,
 ) -> None:
     """Refuse what no run has, the most basic first: settings that do not exist, files that are not there, values.
 
@@ -99,6 +104,7 @@ def check_run(
         own: Settings that have words of their own.
         train: What the run must train; empty for anything.
         is_student: Whether it must make a student of few steps.
+        needs_data: Whether the clips that `data` names must be there.
     """
     check_words(words)
     try:
@@ -106,7 +112,7 @@ def check_run(
     except ModuleNotFoundError:
         return
     values = config.read_values(preset, {**own, **config.parse_overrides(words)}, tell=lambda _: None)
-    check_files(values)
+    check_files(values if needs_data else {name: value for name, value in values.items() if name != "data"})
     settings = config.from_values(values, source=str(preset))
     if train and settings.train != train:
         raise ValueError(f"`train` must be {train}, got {settings.train} in `{preset}`; use `jova train`")

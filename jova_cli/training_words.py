@@ -69,7 +69,7 @@ def check_training(
     args.config = find_preset("--config", args.config, preset_names())
     check_words(args.overrides)
     check_once(args, settings, shown)
-    if "data" in settings:
+    if "data" in settings and args.bucket is None:
         check_prepared("data", Path(args.data))
     args.own = given_settings(args, settings)
-    check_run(args.config, args.overrides, args.own, train, is_student)
+    check_run(args.config, args.overrides, args.own, train, is_student, needs_data=args.bucket is None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -12,6 +12,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from diffusers_jova.folder_lock import FolderInUseError
+from diffusers_jova.training.assumed_clip import assumed_clip
 from diffusers_jova.training.estimate import describe
 from diffusers_jova.training.loop.config import TrainConfig, load_yaml, parse_overrides
 from diffusers_jova.training.loop.distribution import is_first_process
@@ -21,6 +22,7 @@ from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.loop.validation import ValidationClips
 from diffusers_jova.training.memory_choice import allowed, fit_training
 from diffusers_jova.whole_files import FullDiskError
+from jova_cli.clip_limits import Bucket
 from jova_cli.parser import Parser, one_line
 from jova_cli.progress import is_seen
 from jova_cli.train import parse
@@ -105,13 +107,27 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
     with worded_errors(parser):
         with checked_input():
             config = load_yaml(args.config, args.own | parse_overrides(args.overrides), tell)
-            if args.memory is not None:
-                config, chosen = fit_training(config, args.memory, device_of(args))
-                tell(chosen)
             if args.estimate:
-                tell(describe(config, args))
+                estimate(config, args)
                 return
+            config = fitted(config, args)
         run(config)
+
+
+def estimate(config: TrainConfig, args: argparse.Namespace) -> None:
+    """Tell what a run takes; clips whose size is given need not be there."""
+    clips = nullcontext(config) if args.bucket is None else assumed_clip(config, Bucket.parse(args.bucket))
+    with clips as settings:
+        tell(describe(fitted(settings, args), args))
+
+
+def fitted(config: TrainConfig, args: argparse.Namespace) -> TrainConfig:
+    """The settings, and with them what fits the run into the memory that the words name."""
+    if args.memory is None:
+        return config
+    config, chosen = fit_training(config, args.memory, device_of(args))
+    tell(chosen)
+    return config
 
 
 def device_of(args: argparse.Namespace) -> torch.device:
