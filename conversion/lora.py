@@ -14,15 +14,7 @@ from typing import Any
 
 import torch
 
-from diffusers_jova.adapter_file import (
-    PEFT_CONFIG,
-    check_finite,
-    header_alpha,
-    module_alpha,
-    module_ranks,
-    parse_config,
-    plain_config,
-)
+from diffusers_jova.adapter_file import PEFT_CONFIG, check_finite, header_alpha
 from diffusers_jova.adapter_keys import (
     ALPHA,
     MATRIX_A,
@@ -39,6 +31,7 @@ from diffusers_jova.adapter_keys import (
     prefix_of_all,
     split_name,
 )
+from diffusers_jova.adapter_ranks import module_alpha, module_ranks, parse_config, plain_config
 from diffusers_jova.conversion.checkpoint import (
     Checkpoint,
     Source,

@@ -13,8 +13,8 @@ from diffusers_jova.evaluation.clip_list import ListedClip, written_words
 from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, track_pictures
 from diffusers_jova.evaluation.measures import VERSIONS
 from diffusers_jova.evaluation.meter import Meter
+from diffusers_jova.training.data.clip import Clip
 from diffusers_jova.training.data.clip_filter import Judged
-from diffusers_jova.training.data.clips import Clip
 from diffusers_jova.training.data.manifest import Sample
 
 

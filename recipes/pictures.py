@@ -24,7 +24,7 @@ from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.media import to_uint8_frames, write_video
 from diffusers_jova.recipes.evidence import load_pipeline
 from diffusers_jova.recipes.generation import FIRST_SEED
-from diffusers_jova.training.data.clips import Clip
+from diffusers_jova.training.data.clip import Clip
 from diffusers_jova.training.data.encoder import Encoder, video_factors
 from diffusers_jova.training.preview import compose
 from jova_cli.clip_limits import Bucket

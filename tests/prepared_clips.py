@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from diffusers_jova.media import write_video
-from diffusers_jova.training.data.clips import ClipSettings
+from diffusers_jova.training.data.clip import ClipSettings
 from diffusers_jova.training.data.encoder import fingerprint_model
 from diffusers_jova.training.data.preparation import Preparer, PrepareSettings
 from diffusers_jova.training.data.subtitles import Speech

@@ -16,8 +16,8 @@ from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
 from diffusers_jova.media import exact_frame_rate
 from diffusers_jova.prompt import PROMPT_TEMPLATE
 from diffusers_jova.saved_pipeline import model_defaults
+from diffusers_jova.training.data.clip import ClipSettings
 from diffusers_jova.training.data.clip_filter import ClipFilter
-from diffusers_jova.training.data.clips import ClipSettings
 from diffusers_jova.training.data.encoder import fingerprint_model, video_factors
 from diffusers_jova.training.data.filter_report import REPORT, Surveyor, survey
 from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_samples

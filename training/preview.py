@@ -23,14 +23,8 @@ from diffusers_jova.evaluation.viewing import enlarge, zoom_for
 from diffusers_jova.media import AAC_SAMPLING_RATES_HZ, resample, write_video
 from diffusers_jova.moviepy_clips import import_moviepy
 from diffusers_jova.training.data.buckets import SHAPE_NOTES
-from diffusers_jova.training.data.clips import (
-    BrokenFileError,
-    Clip,
-    ClipSettings,
-    SkippedClipError,
-    Transcribe,
-    read_recording,
-)
+from diffusers_jova.training.data.clip import BrokenFileError, Clip, ClipSettings, SkippedClipError
+from diffusers_jova.training.data.clips import Transcribe, read_recording
 from diffusers_jova.training.data.encoder import Encoder, video_factors
 from diffusers_jova.training.data.manifest import CAPTION, Sample, describe_unplaced, read_samples
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand

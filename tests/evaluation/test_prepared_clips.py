@@ -16,7 +16,8 @@ from diffusers_jova.evaluation.clip_list import list_clips
 from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
 from diffusers_jova.media import read_video, write_audio, write_video
-from diffusers_jova.training.data.clips import ClipSettings, read_recording
+from diffusers_jova.training.data.clip import ClipSettings
+from diffusers_jova.training.data.clips import read_recording
 from diffusers_jova.training.data.manifest import read_clip, read_samples
 from diffusers_jova.training.data.mouth_detector import NoMouths
 from jova_cli.clip_filters import GROUPS

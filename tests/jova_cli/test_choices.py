@@ -13,7 +13,7 @@ from diffusers_jova.conversion import lora
 from diffusers_jova.conversion.output import Options
 from diffusers_jova.memory_fitting import GIVEN
 from diffusers_jova.pictures import Fit
-from diffusers_jova.training.data.clips import ClipSettings
+from diffusers_jova.training.data.clip import ClipSettings
 from diffusers_jova.training.loop.config import LoraTargets
 from diffusers_jova.training.loop.lora import TARGETS
 from diffusers_jova.transformer_jova import MODALITIES

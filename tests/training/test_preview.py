@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffusers_jova.evaluation.viewing import MIN_VIEW_PX
 from diffusers_jova.media import read_audio, read_video, write_audio, write_video
-from diffusers_jova.training.data.clips import Clip
+from diffusers_jova.training.data.clip import Clip
 from diffusers_jova.training.data.encoder import Encoder
 from diffusers_jova.training.preview import LABEL_PX, decode_without_mouth, draw_boxes, draw_clip, main, tint_mask
 from jova_cli.clip_limits import Bucket

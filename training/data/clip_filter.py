@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from diffusers_jova.clip_folder import append_line
-from diffusers_jova.training.data.clips import Clip
+from diffusers_jova.training.data.clip import Clip
 from diffusers_jova.training.data.manifest import Sample
 from jova_cli.clip_filters import GROUPS, Rule, measures
 

@@ -5,20 +5,19 @@ Letters: F frames, H x W pixels, P persons.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusers_jova.media import normalize_loudness, read_audio, read_image
-from diffusers_jova.pictures import Fit, check_fit, fit_pictures
+from diffusers_jova.pictures import Fit, fit_pictures
 from diffusers_jova.training.data.buckets import (
     crop_size,
     crop_windows,
@@ -27,7 +26,8 @@ from diffusers_jova.training.data.buckets import (
     is_upscaled,
     shape_stretch,
 )
-from diffusers_jova.training.data.envelope_sync import envelope, envelope_sync, mouth_openings
+from diffusers_jova.training.data.clip import BrokenFileError, Clip, ClipSettings, Heard, Recording, SkippedClipError
+from diffusers_jova.training.data.clip_requirements import SILENCE_PEAK, required, requirements
 from diffusers_jova.training.data.face_crop import crop_path, cut_share
 from diffusers_jova.training.data.frame_stream import FrameStream, StillImage, read_sound_of_video
 from diffusers_jova.training.data.manifest import Sample
@@ -44,177 +44,16 @@ from diffusers_jova.training.data.segments import (
     word_edges,
 )
 from diffusers_jova.training.data.subtitles import Speech, parts_within, read_subtitles, spoken_within
-from jova_cli.clip_arguments import MIN_LUFS
 from jova_cli.clip_limits import Bucket
 from jova_cli.media_files import check_image, check_sound, check_video
-from jova_cli.number_options import MAX_RATE_HZ, check_between
 from jova_cli.parser import one_line
 
 
-Cut = Literal["first", "all", "pauses"]
 Transcribe: TypeAlias = Callable[[NDArray[np.float32], int], list[Speech]]
 
 MAX_GAP_S = 1 / 3  # how long a mouth may be lost and still be interpolated
-MIN_MOUTH_SHARE = 0.5  # of the frames, for `require_mouth`
-SILENCE_PEAK = 1e-4
 SOUND_TOLERANCE_S = 0.1  # by which a sound may end before its picture; codecs round to blocks
 BROKEN_FILE_ERRORS = (OSError, ValueError, RuntimeError, MemoryError)  # this file, not the next one
-
-
-class SkippedClipError(Exception):
-    """A readable clip that does not suit the data set; the message says why.
-
-    Attributes:
-        length_s: Seconds of the recording, once they are known.
-    """
-
-    length_s: float = 0.0
-
-
-class BrokenFileError(Exception):
-    """A file that cannot be read; the message says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipSettings:
-    """How files become clips.
-
-    Attributes:
-        buckets: Allowed sizes; a clip takes the one of the nearest aspect ratio, and of these the longest that fits. A
-            still image takes one of those of one frame, or without such one of any as if it had one frame, and clips
-            take the others.
-        frame_rate: Frames per second of every clip.
-        cut: `first` takes one clip of a file, at its beginning; `all` as many as fit; `pauses` those that begin and
-            end where the sound pauses. No clip spans a cut of the picture, and where the times of words are known,
-            every clip begins and ends between them.
-        fit: How pictures of another shape become clips: `cover` crops them, `contain` fills up with black, `stretch`
-            bends them.
-        follow_face: Where a crop cuts something away, keep the faces in it; without, it stays at the centre.
-        audio_track: Which sound track of a file, counted from 0; None takes the one that players choose.
-        allow_truncated: Take what is there of a file that announces more than it holds.
-        upscale: Accept files that are smaller than their bucket.
-        loudness_lufs: Normalise the sound of a file to this loudness; None leaves it.
-        require_mouth: Skip clips in which less than half of the frames show a mouth.
-        require_sound: Skip clips without sound, or with silence; still images stay.
-        min_sync: Skip clips in which mouth and sound correlate less than this, see `sync_of`; None keeps all, and
-            still images stay.
-    """
-
-    buckets: tuple[Bucket, ...]
-    frame_rate: float
-    cut: Cut = "first"
-    fit: Fit = "cover"
-    follow_face: bool = True
-    audio_track: int | None = None
-    allow_truncated: bool = False
-    upscale: bool = False
-    loudness_lufs: float | None = None
-    require_mouth: bool = False
-    require_sound: bool = False
-    min_sync: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a fit that there is not, and numbers that no clip can have."""
-        check_fit(self.fit)
-        check_between("frame_rate", self.frame_rate, 1 / MAX_RATE_HZ, MAX_RATE_HZ, "24, say")
-        check_between("loudness_lufs", self.loudness_lufs, MIN_LUFS, 0, "-23, say")
-        check_between("min_sync", self.min_sync, -1, 1, "0.5, say")
-
-
-class Heard(NamedTuple):
-    """A sound as its file has it, silence too, and not filled up where it ends early.
-
-    Attributes:
-        scaled: float32 [channels, samples], times `gain`.
-        sampling_rate: Samples per second.
-        gain: By which it was multiplied for its loudness.
-    """
-
-    scaled: NDArray[np.float32]
-    sampling_rate: int
-    gain: float = 1.0
-
-    @property
-    def audio(self) -> NDArray[np.float32]:
-        """The sound [channels, samples] before its loudness was changed."""
-        return self.scaled if self.gain == 1 else self.scaled / np.float32(self.gain)
-
-    def part(self, start_s: float, end_s: float) -> Heard:
-        """What is heard between two times."""
-        first, last = (round(time_s * self.sampling_rate) for time_s in (start_s, end_s))
-        return self._replace(scaled=self.scaled[:, first:last])
-
-
-class Clip(NamedTuple):
-    """One training clip.
-
-    Attributes:
-        bucket: Its size; for sound alone, the number of frames that last as long.
-        frames: uint8 [F, H, W, 3]; None for sound alone.
-        audio: float32 [channels, samples] as long as the frames; None for a silent clip.
-        sampling_rate: Samples per second of the sound; 0 without.
-        mouth_boxes: float32 [P, F, 4] xyxy in pixels of the crop, NaN = no mouth.
-        reference_image: uint8 [H, W, 3] to condition on; None stands for the first frame.
-        shape_share: What the shapes of file and clip have in common: the part of the picture that a crop keeps, or of
-            the clip that is not black.
-        start_s: Where it begins in its file, in seconds.
-        words: What is said in it; None where only the sample's transcript, or nobody, knows.
-        cut_share: Part of its faces that the crop cuts into.
-        speech: What is said in it when, from its beginning on; None where nobody knows.
-        seen: Where a mouth was found, bool [P, F]: not those of `mouth_boxes` that are interpolated.
-        heard: Its sound as the file has it; None without a track of sound.
-        face_boxes: Of the faces around them likewise, NaN = no face, or none that is known; None where none is.
-    """
-
-    bucket: Bucket
-    frames: NDArray[np.uint8] | None
-    audio: NDArray[np.float32] | None
-    sampling_rate: int
-    mouth_boxes: NDArray[np.float32]
-    reference_image: NDArray[np.uint8] | None
-    shape_share: float = 1.0
-    start_s: float = 0.0
-    words: str | None = None
-    cut_share: float = 0.0
-    speech: tuple[Speech, ...] | None = None
-    seen: NDArray[np.bool_] | None = None
-    heard: Heard | None = None
-    face_boxes: NDArray[np.float32] | None = None
-
-
-class Recording(NamedTuple):
-    """The clips of one file, cut one at a time, so that one of them is in memory however long the file is.
-
-    Attributes:
-        clips: In the order of time, to be gone through once. Raises `BrokenFileError` where the file cannot be read
-            on, and at the end `SkippedClipError` if none is as required.
-        segments: Where those clips, and others that are not as required, lie in the file.
-        length_s: Seconds of the file.
-        unused_s: Seconds that are in no clip, for each reason; complete once all clips have been gone through.
-    """
-
-    clips: Iterator[Clip]
-    segments: Sequence[Segment]
-    length_s: float
-    unused_s: dict[str, float]
-
-
-class Requirement(NamedTuple):
-    """What a clip must measure to be kept.
-
-    Attributes:
-        measure: Of a clip.
-        minimum: What is enough.
-        lacking: Says of clips with less what they are.
-        what: Is measured.
-        said: Sentence with the measure in it.
-    """
-
-    measure: Callable[[Clip], float]
-    minimum: float
-    lacking: str
-    what: str
-    said: str
 
 
 class _Tracks(NamedTuple):
@@ -304,63 +143,6 @@ def broken_files() -> Iterator[None]:
         raise BrokenFileError(one_line(error) or type(error).__name__) from error
 
 
-def requirements(settings: ClipSettings) -> list[Requirement]:
-    """What the settings ask of every clip, in the order in which it is looked at."""
-    sync = functools.partial(sync_of, frame_rate=settings.frame_rate)
-    asked = {
-        Requirement(peak, SILENCE_PEAK, "of silence (`--require-sound`)", "its largest sample", "is {:.5f}"): (
-            settings.require_sound
-        ),
-        Requirement(
-            mouth_share,
-            MIN_MOUTH_SHARE,
-            f"with a mouth in less than {MIN_MOUTH_SHARE:.0%} of the frames (`--require-mouth`)",
-            "a mouth",
-            "is visible in {:.0%} of the frames",
-        ): settings.require_mouth,
-        Requirement(
-            sync,
-            settings.min_sync or 0.0,
-            f"whose mouth and sound correlate by less than {settings.min_sync or 0:g} (`--min-sync`)",
-            "mouth and sound",
-            "correlate by {:.2f}",
-        ): settings.min_sync is not None,
-    }
-    return [requirement for requirement, is_asked in asked.items() if is_asked]
-
-
-def required(
-    clips: Iterator[Clip], asked: Sequence[Requirement], unused_s: dict[str, float], frame_rate: float
-) -> Iterator[Clip]:
-    """Keep the clips that are as required.
-
-    Args:
-        clips: Of one file.
-        asked: What is required of each.
-        unused_s: Is added the seconds of the others, for each reason.
-        frame_rate: Frames per second.
-
-    Raises:
-        SkippedClipError: At the end, if none was, with the best of what was too low for each requirement.
-    """
-    low: dict[Requirement, list[float]] = {}
-    is_any = False
-    for clip in clips:
-        for requirement in asked:
-            measured = requirement.measure(clip)
-            if measured < requirement.minimum:
-                low.setdefault(requirement, []).append(measured)
-                unused_s[requirement.lacking] += clip.bucket.num_frames / frame_rate
-                break
-        else:
-            is_any = True
-            yield clip
-    if not is_any:
-        reasons = {f"{lacked.what} {lacked.said.format(max(scores))}": len(scores) for lacked, scores in low.items()}
-        counted = [f"{reason} in {num} clip{'s' if num > 1 else ''}" for reason, num in reasons.items()]
-        raise SkippedClipError(", ".join(counted if len(reasons) > 1 else reasons) or "no clip was cut of it")
-
-
 def for_stills(settings: ClipSettings) -> ClipSettings:
     """Settings for still images: buckets of one frame, and no demands on a sound."""
     own = [bucket for bucket in settings.buckets if bucket.num_frames == 1] or settings.buckets
@@ -397,30 +179,6 @@ def choose_bucket(num_frames: int, size: tuple[int, ...] | None, settings: ClipS
         return round(stretch, 6), -bucket.num_frames, -bucket.height * bucket.width
 
     return min(buckets, key=preference)
-
-
-def peak(clip: Clip) -> float:
-    """Largest sample of the sound, without its sign; 0 without sound."""
-    return 0.0 if clip.audio is None else float(np.abs(clip.audio).max(initial=0))
-
-
-def mouth_share(clip: Clip) -> float:
-    """Share of the frames that show a mouth."""
-    return float(np.isfinite(clip.mouth_boxes).all(-1).any(0).mean())
-
-
-def sync_of(clip: Clip, frame_rate: float) -> float:
-    """Correlation of the opening of the best mouth with the loudness; 0 without a mouth or without sound.
-
-    The opening is height / width of the box. Measured on 24 synthetic speakers with boxes of the face mesh: .79 on
-    average for their own sound, .22 for that of another one, .59 and .54 at the percentiles 5 and 95 that face each
-    other.
-    """
-    if clip.audio is None:
-        return 0.0
-    loudness = envelope(clip.audio.mean(axis=0), clip.bucket.num_frames, frame_rate, clip.sampling_rate)
-    openings = [opening for opening in mouth_openings(clip.mouth_boxes) if np.isfinite(opening).any()]
-    return max((envelope_sync(opening, loudness, 0).correlation for opening in openings), default=0.0)
 
 
 def cut_sound(

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusers_jova.training.data.clip import BrokenFileError, SkippedClipError
 from diffusers_jova.training.data.clip_filter import ClipFilter, MeasuredClip, applies
-from diffusers_jova.training.data.clips import BrokenFileError, SkippedClipError
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.preparation import Preparer
 from diffusers_jova.training.data.sharing import choose_run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from diffusers_jova.training.data.clip import Clip, Recording, SkippedClipError
 from diffusers_jova.training.data.clip_filter import (
     ClipFilter,
     DroppedClip,
@@ -12,7 +13,7 @@ from diffusers_jova.training.data.clip_filter import (
     MeasuredClips,
     MeasuredRecording,
 )
-from diffusers_jova.training.data.clips import Clip, Recording, SkippedClipError, broken_files, skipped_seconds
+from diffusers_jova.training.data.clips import broken_files, skipped_seconds
 from diffusers_jova.training.data.manifest import Sample
 
 

@@ -20,19 +20,9 @@ from tqdm.auto import tqdm
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.spoken_text import UnsayableError
 from diffusers_jova.training.data.buckets import MAX_UNLIKE, SHAPE_NOTES
+from diffusers_jova.training.data.clip import BrokenFileError, Clip, ClipSettings, Recording, SkippedClipError
 from diffusers_jova.training.data.clip_filter import MEASURED, ClipFilter, MeasuredClip, MeasuredClips
-from diffusers_jova.training.data.clips import (
-    BrokenFileError,
-    Clip,
-    ClipSettings,
-    Recording,
-    SkippedClipError,
-    Transcribe,
-    broken_files,
-    check_files,
-    read_recording,
-    skipped_seconds,
-)
+from diffusers_jova.training.data.clips import Transcribe, broken_files, check_files, read_recording, skipped_seconds
 from diffusers_jova.training.data.dataset import (
     EMPTY_PROMPT,
     UNFINISHED,

@@ -14,9 +14,10 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffusers_jova.adapter_file import for_peft, module_alpha, module_ranks, read_adapter
+from diffusers_jova.adapter_file import for_peft, read_adapter
 from diffusers_jova.adapter_fit import fitting
 from diffusers_jova.adapter_keys import MATRIX_A, MATRIX_B, listed
+from diffusers_jova.adapter_ranks import module_alpha, module_ranks
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.number_formats import cast_weights
 from diffusers_jova.provenance import name_of_source

@@ -16,15 +16,9 @@ from diffusers_jova.drawn.avatars import make_clip
 from diffusers_jova.media import read_audio, read_video, write_audio, write_video
 from diffusers_jova.pictures import fit_pictures
 from diffusers_jova.training.data.buckets import fit
-from diffusers_jova.training.data.clips import (
-    BrokenFileError,
-    Clip,
-    ClipSettings,
-    SkippedClipError,
-    choose_bucket,
-    read_recording,
-    required,
-)
+from diffusers_jova.training.data.clip import BrokenFileError, Clip, ClipSettings, SkippedClipError
+from diffusers_jova.training.data.clip_requirements import required
+from diffusers_jova.training.data.clips import choose_bucket, read_recording
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import NoMouths
 from diffusers_jova.training.data.subtitles import Speech

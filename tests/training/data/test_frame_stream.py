@@ -9,7 +9,8 @@ import pytest
 
 from diffusers_jova import media
 from diffusers_jova.training.data import frame_stream
-from diffusers_jova.training.data.clips import ClipSettings, read_recording
+from diffusers_jova.training.data.clip import ClipSettings
+from diffusers_jova.training.data.clips import read_recording
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import NoMouths
 from jova_cli.clip_limits import Bucket
