@@ -4,6 +4,10 @@ Import this package before loading anything: the import makes diffusers' loaders
 modules are imported here, because those loaders look them up by module name.
 """
 
+import jova_cli.import_advice  # noqa: F401  # before anything imports bitsandbytes
+
+
+# isort: split
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin  # diffusers' loaders look for these names here
 from diffusers.guiders import BaseGuidance
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from jova_cli.latent_lengths import AudioClock, Rounding
+from jova_cli.model_clips import vocoder_channels
 
 from .decoder_reach import Generator, reach_latents, reach_mel_frames
 from .finite import finite_output
@@ -400,7 +401,7 @@ class _Vocoder:
         self.num_mel_bins: int = config[own_name or "in_channels"]
         self.sampling_rate: int | None = config.get("output_sampling_rate")
         extends_bandwidth = "bwe_out_channels" in config
-        self.num_channels: int = config.get("bwe_out_channels" if extends_bandwidth else "out_channels", 1)
+        self.num_channels: int = vocoder_channels(config)
         self.hop_length_samples: int = math.prod(Generator.from_config(config).factors)
         if extends_bandwidth:
             self.hop_length_samples *= config["output_sampling_rate"] // config["input_sampling_rate"]

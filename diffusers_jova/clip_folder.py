@@ -200,6 +200,7 @@ def task_of(row: Row, folder: Path, digest: Callable[[Path], str]) -> Task:
     values = {name: plain(value) for name, value in vars(row.args).items() if name not in PLACES}
     paths = {name: Path(values[name]) for name in FILES if values[name] is not None}
     files = {name: digest(path) for name, path in paths.items() if path.exists()}  # a name on the Hub is none
+    values["lora"] = [[str(Path(one)) if Path(one).exists() else one, *more] for one, *more in values["lora"]]
     files |= {f"lora {source}": digest(Path(source)) for source, _ in values["lora"] if Path(source).exists()}
     values["keyframe"] = [[keyframe.frame, digest(keyframe.path)] for keyframe in row.args.keyframe]
     named = {name: name_of_source(path) for name, path in paths.items() if name == "model" and name in files}

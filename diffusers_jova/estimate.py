@@ -71,10 +71,22 @@ def describe(args: argparse.Namespace) -> str:
         rate = operations_per_second(choose_device(None), dtype, dim)
     lines = [f"{plan}:", stage_table(estimate.peaks(plan), rate)]
     if args.measure_rate:
-        lines += ["", f"measured: {rate / TERA:.3g} TFLOPS"]
+        lines += ["", in_measured_words(rate, args.device)]
     if args.memory is None:
         lines += ["", plan_table(estimate)]
     return "\n".join(lines)
+
+
+def in_measured_words(rate: float, meant: str) -> str:
+    """A rate of the device at hand, which need not be the one that is meant.
+
+    Args:
+        rate: Operations per second.
+        meant: Kind of device that the estimate is for.
+    """
+    at_hand = choose_device(None).type
+    other = "" if at_hand == meant else f" on {at_hand}, the device at hand: times are those of it, not of {meant}"
+    return f"measured: {rate / TERA:.3g} TFLOPS{other}"
 
 
 def stage_table(peaks: Sequence[tuple[Stage, int]], rate: float | None) -> str:

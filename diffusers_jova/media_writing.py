@@ -25,6 +25,7 @@ from .whole_files import NOTHING_WRITTEN, explained_full_disk, written_whole
 AAC_SAMPLING_RATES_HZ = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_MAX_BITS_PER_SAMPLE = 6  # 6144 bits per frame of 1024 samples and channel
 # without the second flag, keys beyond those of iTunes would be dropped
+REPEATABLE = {"x264-params": "cpu-independent=1"}  # else libx264 codes the same frames anew in every call, by AVX-512
 FINAL_OPTIONS = {"movflags": "+faststart+use_metadata_tags"}
 PREVIEW_OPTIONS = {  # fragments of a second, each on the disk when it ends
     "movflags": "+empty_moov+delay_moov+default_base_moof+use_metadata_tags",
@@ -301,7 +302,7 @@ class _Encoder:
 
 
 def _add_video_stream(container: Any, frames: np.ndarray, rate: Fraction, options: Mapping[str, str]) -> Any:
-    stream = container.add_stream("libx264", rate=rate, options=dict(options))
+    stream = container.add_stream("libx264", rate=rate, options={**REPEATABLE, **options})
     height, width = frames.shape[1:3]
     stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
     context = stream.codec_context  # 1 is BT.709 in all of libav's tables; untagged colours are guessed by players

@@ -549,8 +549,9 @@ class JoVAPipeline(
         if "video" in generated:
             own_size = (self.defaults.height, self.defaults.width)
             tell_size(self.config.domain, (clip.height, clip.width), own_size, self.told_strangers)
-            tell_rate(self.config.domain, clip.frame_rate, self.defaults.frame_rate, self.told_strangers)
             clip.tell_length(self.defaults.num_frames)
+        if "video" in modalities:  # a given one has its moments, too, at which sound is made
+            tell_rate(self.config.domain, clip.frame_rate, self.defaults.frame_rate, self.told_strangers)
         if denoiser.sharing is not None:
             denoiser.sharing.tell_idle(denoiser.branches_by_step(modalities))
 

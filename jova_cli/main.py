@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -47,9 +46,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     command = importlib.import_module(f"{__package__}.{COMMANDS[words[0]][0]}")
     parser, args = command.parse(words[1:])
-
-    # at import, bitsandbytes advises a package for faster 4 bits, which a clip without them does not need
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
     def import_and_work(parser: Parser, args: argparse.Namespace) -> None:
         hide_bars_in_files()

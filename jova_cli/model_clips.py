@@ -159,6 +159,21 @@ def config_of(folder: Path, name: str) -> dict[str, Any]:
     return read_object(path) if path.is_file() else {}
 
 
+def sound_channels(folder: Path) -> int | None:
+    """Channels of the sound that a saved pipeline makes; None where its configs do not tell."""
+    audio_vae, vocoder = config_of(folder, "audio_vae"), config_of(folder, "vocoder")
+    if "encoder_rates" in audio_vae:  # of a waveform VAE
+        number = audio_vae.get("num_channels")
+    else:
+        number = vocoder_channels(vocoder) if vocoder else None
+    return number if type(number) is int and number > 0 else None
+
+
+def vocoder_channels(config: Mapping[str, Any]) -> Any:
+    """Channels of the waveform that a vocoder makes, by its config; mono where that does not tell."""
+    return config.get("bwe_out_channels", config.get("out_channels", 1))
+
+
 def audio_clock(folder: Path) -> AudioClock | None:
     """How many latents a sound has; None without an audio VAE whose class is known.
 

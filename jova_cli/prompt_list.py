@@ -153,7 +153,7 @@ def read_rows(
         where = f"{path}, line {line}"
         try:
             cells = {column: cell for column, cell in read().items() if column not in left_out}
-            args = _row_args(cells, parser, common, seen)
+            args = _row_args(_call_of_record(cells, parser, common), parser, common, seen)
             first = lines_of.setdefault(_folded(args.output), line)
             if first != line:
                 raise ValueError(
@@ -167,6 +167,31 @@ def read_rows(
     if not rows and not refused:
         raise ValueError(f"`{option}` must be a list with at least one row, got the empty {path}; write a row a clip")
     return rows, refused
+
+
+def _call_of_record(cells: Mapping[str, Any], parser: RowParser, common: argparse.Namespace) -> dict[str, Any]:
+    """The cells that make a clip again, where they are a line of `clips.jsonl`; others as they are.
+
+    Raises:
+        ValueError: It was made with another model, or with pictures whose places no record holds.
+    """
+    settings = cells.get("settings")
+    if not isinstance(settings, dict) or "output" not in cells:
+        return dict(cells)
+    if settings.get("model") not in (str(common.model), Path(str(common.model)).name):
+        raise ValueError(
+            f"`--model` must be the one that made the clip, {settings.get('model')}, got {common.model}; give that one"
+        )
+    if settings.get("keyframe"):
+        raise ValueError("a record holds no files of `keyframe`, got some; give the list that the clip was made from")
+    own = {
+        name: value
+        for name, value in settings.items()
+        if name in parser.options and name != "model" and value != parser.options[name].default
+    }
+    if adapters := own.pop("lora", None):
+        own["lora"] = [f"{source}:{scale:g}" for source, scale in adapters]
+    return {"output": cells["output"], **own}
 
 
 def _row_args(

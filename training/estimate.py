@@ -11,7 +11,7 @@ import torch
 
 from diffusers_jova.cost_estimate import operations_per_second
 from diffusers_jova.devices import choose_device
-from diffusers_jova.estimate import TERA, table, work
+from diffusers_jova.estimate import TERA, in_measured_words, table, work
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import DTYPES
 from diffusers_jova.training.loop.valueless_run import Kind, MicroBatchTake, ValuelessRun, num_bytes
@@ -119,7 +119,7 @@ def describe(config: TrainConfig, args: argparse.Namespace) -> str:
             choose_device(None), DTYPES[config.mixed_precision], width_of(estimate.run.transformer.config)
         )
     lines = [heading(estimate), part_table(estimate), "", stage_table(estimate, rate), *notes(estimate)]
-    return "\n".join([*lines, *([f"measured: {rate / TERA:.3g} TFLOPS"] if args.measure_rate and rate else [])])
+    return "\n".join([*lines, *([in_measured_words(rate, args.device)] if args.measure_rate and rate else [])])
 
 
 def width_of(values: Mapping[str, int]) -> int:

@@ -31,6 +31,7 @@ from diffusers_jova.training.data.summary import (
 )
 from jova_cli.clip_filters import GROUPS, left_out, measures, read_filter
 from jova_cli.clip_limits import Bucket
+from jova_cli.model_clips import sound_channels
 from jova_cli.model_info import read_index
 from jova_cli.parser import Parser, one_line
 from jova_cli.prepare import parse
@@ -65,6 +66,7 @@ def clip_settings(args: argparse.Namespace) -> ClipSettings:
         audio_track=args.audio_track,
         allow_truncated=args.allow_truncated,
         upscale=args.upscale,
+        num_channels=sound_channels(args.model),
         loudness_lufs=args.loudness_lufs,
         require_mouth=args.require_mouth,
         require_sound=args.require_sound,

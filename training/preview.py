@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from diffusers_jova.evaluation.viewing import enlarge, zoom_for
 from diffusers_jova.media import AAC_SAMPLING_RATES_HZ, resample, write_video
 from diffusers_jova.moviepy_clips import import_moviepy
 from diffusers_jova.training.data.buckets import SHAPE_NOTES
-from diffusers_jova.training.data.clip import BrokenFileError, Clip, ClipSettings, SkippedClipError
+from diffusers_jova.training.data.clip import BrokenFileError, Clip, ClipSettings, Recording, SkippedClipError
 from diffusers_jova.training.data.clips import Transcribe, read_recording
 from diffusers_jova.training.data.encoder import Encoder, video_factors
 from diffusers_jova.training.data.manifest import CAPTION, Sample, describe_unplaced, read_samples
@@ -162,6 +164,14 @@ def describe_clip(
     return ", ".join(notes) + (f", says: {clip.words}" if clip.words else "")
 
 
+class _Unfinished(NamedTuple):
+    """A recording of which some clips were cut, the last of them at `last_s`."""
+
+    sample: Sample
+    recording: Recording
+    last_s: float
+
+
 def previews(
     samples: Sequence[Sample],
     settings: PrepareSettings,
@@ -192,6 +202,7 @@ def previews(
     samples = [sample for sample in samples if sample.video is not None]
     num_shown = num_hidden = 0
     not_opened = sounds[len(sounds[:max_clips]) :]
+    unfinished: list[_Unfinished] = []
     for index, sample in enumerate(samples):
         name, num_files = names[str(sample.source)], len(samples) - index
         share = None if max_clips is None else math.ceil((max_clips - num_shown) / num_files)
@@ -211,8 +222,7 @@ def previews(
                 yield sample, clip
                 num_shown += 1
                 if num_of_file == share:
-                    starts_s = (segment.start / settings.clips.frame_rate for segment in recording.segments)
-                    num_hidden += sum(start_s > clip.start_s for start_s in starts_s)
+                    unfinished.append(_Unfinished(sample, recording, clip.start_s))
                     break
             else:
                 used_s = recording.length_s - sum(recording.unused_s.values())
@@ -220,6 +230,15 @@ def previews(
                     tell(describe_seconds(name, used_s, recording.length_s, recording.unused_s))
         except (SkippedClipError, BrokenFileError) as error:
             tell(f"{name}: left out: {of_this_file(one_line(error))}")
+    for sample, recording, last_s in unfinished:  # what files with fewer clips leave goes to the others
+        try:
+            for clip in islice(recording.clips, max(0, (max_clips or 0) - num_shown)):
+                yield sample, clip
+                num_shown, last_s = num_shown + 1, clip.start_s
+        except (SkippedClipError, BrokenFileError) as error:
+            tell(f"{names[str(sample.source)]}: left out: {of_this_file(one_line(error))}")
+        starts_s = (segment.start / settings.clips.frame_rate for segment in recording.segments)
+        num_hidden += sum(start_s > last_s for start_s in starts_s)
     for sample in sounds[:max_clips]:
         line = describe_sound_alone(sample, names[str(sample.source)], settings, detector, transcriber)
         tell(f"{line}; {UNTOLD}" if is_untold(sample) else line)

@@ -22,10 +22,11 @@ import torch
 from torch import distributed
 
 from diffusers_jova import media, media_writing
-from diffusers_jova.clip_folder import LIST, WORK, ClipMaker, Task
+from diffusers_jova.clip_folder import FILES, LIST, WORK, ClipMaker, Task, task_of
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.provenance import read_provenance
 from jova_cli.main import main
+from jova_cli.prompt_list import Row
 from tests.command_words import replaced
 from tests.places import ROOT
 from tests.processes import start
@@ -454,3 +455,39 @@ def test_a_ray_cluster_makes_the_clips_of_one_process(tiny_pipeline_folder: Path
     assert clips(tmp_path / "ray") == set(records(tmp_path / "ray")) == names
     for name in names:
         assert_close(tmp_path / "ray" / name, tmp_path / "alone" / name)
+
+
+@pytest.mark.usefixtures("lossless")
+def test_the_list_of_what_was_made_makes_it_again(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    media.write_audio(tmp_path / "v.wav", np.sin(np.arange(4000) / 9).astype(np.float32), 16000)
+    own = {"audio_caption": "b", "transcript": "c", "audio": "v.wav", "guidance_scale": 1.5}
+    rows = write_rows(tmp_path / "list.jsonl", [{"prompt": "a", "modalities": ["audio"]}, own])
+    make(tiny_pipeline_folder, rows, tmp_path / "clips", *SHORT)
+    make(tiny_pipeline_folder, tmp_path / "clips" / LIST, tmp_path / "again")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("made 2, there already 0, refused 0")
+    assert clips(tmp_path / "again") == clips(tmp_path / "clips")
+    for name in clips(tmp_path / "clips"):
+        assert_same(tmp_path / "clips" / name, tmp_path / "again" / name)
+    make("jova-tiny", tmp_path / "clips" / LIST, tmp_path / "other", code=1)
+    said = capsys.readouterr()
+    assert said.err.count("`--model` must be the one that made the clip, tiny, got ") == 2
+
+
+def test_the_list_of_what_was_made_holds_no_keyframes(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"output": "a.mp4", "settings": {"model": "tiny", "prompt": "a", "keyframe": [[4, "digest"]]}}
+    rows = write_rows(tmp_path / LIST, [record])
+    make(tiny_pipeline_folder, rows, tmp_path / "again", code=1)
+    assert "a record holds no files of `keyframe`, got some" in capsys.readouterr().err
+
+
+def test_an_adapter_is_the_same_however_its_folder_is_written(tmp_path: Path) -> None:
+    (folder := tmp_path / "adapter").mkdir()
+    found = []
+    for source in (f"{folder}/", str(folder), f"{folder.parent}/./adapter"):
+        words = {**dict.fromkeys(FILES), "keyframe": [], "lora": [[source, 0.5]], "output": tmp_path / "a.mp4"}
+        found.append(task_of(Row(1, Namespace(**words)), tmp_path, lambda _: "digest").settings)
+    assert found[0] == found[1] == found[2]

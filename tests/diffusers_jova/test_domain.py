@@ -100,3 +100,10 @@ def test_a_model_of_few_things_is_told_of_at_other_frame_rates_once(caplog: pyte
         own = f"{pipeline.defaults.frame_rate:g}"
         said = f"this model knows {DRAWN['name']} at {own} frames per second only, and not at 24: see its card"
         assert told == [said] * lines
+    caplog.clear()
+    video = np.zeros((5, 32, 32, 3), np.uint8)
+    build_tiny_pipeline(domain=DRAWN)("a cartoon man speaks", video=video, frame_rate=24, **call)
+    assert "frames per second only" in caplog.text  # the sound is made for its moments
+    caplog.clear()
+    build_tiny_pipeline(domain=DRAWN)("a cartoon man speaks", modalities=["audio"], frame_rate=24, **call)
+    assert "frames per second only" not in caplog.text

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 import diffusers_jova
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVATransformer3DModel
 from diffusers_jova.registration import register
+from tests.places import ROOT
 from tests.tiny_pipeline import DUAL_TOWERS, NAVA_SHARING, build_dual_tower, build_transformer, build_wan_transformer
 
 
@@ -94,3 +97,9 @@ def test_components_of_a_shipped_model_are_loaded_by_its_name() -> None:
     assert config["num_layers"] == transformer.config.num_layers
     scheduler = FlowMatchAudioVideoScheduler.from_pretrained("jova-tiny", subfolder="scheduler", shift=7.0)
     assert (scheduler.config["shift"], scheduler.config["solver"]) == (7.0, "unipc")
+
+
+def test_the_import_says_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", "import diffusers_jova"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout + done.stderr == ""

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffusers_jova.devices import choose_device
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.training.estimate import TrainingEstimate, describe
 from diffusers_jova.training.loop.config import from_values
@@ -152,6 +153,10 @@ def test_the_tables_tell_parts_stages_and_what_is_left_out(tmp_path: Path) -> No
     assert "`distribution: fsdp` divides" in said
     assert "not counted: what `compile` spares" in said
     assert "teacher" not in said  # nothing of which there is none
+    measured = describe(config, argparse.Namespace(**words | {"rate": None, "measure_rate": True}))
+    at_hand = choose_device(None).type
+    is_told = "device at hand: times are those of it, not of cuda" in measured.splitlines()[-1]
+    assert is_told == (at_hand != "cuda")
     at_home = describe(config, argparse.Namespace(**words | {"device": "cpu", "rate": None}))
     assert "time at least" not in at_home
     assert "\nloading" in at_home

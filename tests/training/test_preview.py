@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,12 @@ def test_clips_that_are_shown_are_shared_out_among_the_files(
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith(("a.mp4 ", "b.mp4 ", "c.mp4 ")) for line in lines) == 3
     assert lines[-1] == "4 of about 7 shown; `--max-clips` shows more"
+    shutil.rmtree(out)
+    write_video(source / "c.mp4", frames[:10], 16)
+    main([*command, "--max-clips", "5", "--cut", "all", "--buckets", "9x32x32"])  # what b and c leave goes to a
+    shown = ["000-a.mp4", "001-a.mp4", "002-b.mp4", "003-c.mp4", "004-a.mp4"]
+    assert sorted(path.name for path in out.iterdir()) == shown
+    assert "shows more" not in capsys.readouterr().out
 
 
 def test_previews_do_not_become_clips_of_the_set(

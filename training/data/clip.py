@@ -55,6 +55,8 @@ class ClipSettings:
         audio_track: Which sound track of a file, counted from 0; None takes the one that players choose.
         allow_truncated: Take what is there of a file that announces more than it holds.
         upscale: Accept files that are smaller than their bucket.
+        num_channels: Mix the sound to the channels of the model, in which records hold it; None leaves those of the
+            file.
         loudness_lufs: Normalise the sound of a file to this loudness; None leaves it.
         require_mouth: Skip clips in which less than half of the frames show a mouth.
         require_sound: Skip clips without sound, or with silence; still images stay.
@@ -70,6 +72,7 @@ class ClipSettings:
     audio_track: int | None = None
     allow_truncated: bool = False
     upscale: bool = False
+    num_channels: int | None = None
     loudness_lufs: float | None = None
     require_mouth: bool = False
     require_sound: bool = False

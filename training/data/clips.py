@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusers_jova.media import normalize_loudness, read_audio, read_image
+from diffusers_jova.media import mix_channels, normalize_loudness, read_audio, read_image
 from diffusers_jova.pictures import Fit, fit_pictures
 from diffusers_jova.training.data.buckets import (
     crop_size,
@@ -207,6 +207,8 @@ def _read(sample: Sample, settings: ClipSettings) -> _Tracks:
         audio, sampling_rate = read_sound_of_video(sample.video, **how)
     if audio is not None and not np.isfinite(audio).all():
         raise ValueError("the sound must be finite, got NaN or infinity; export it again")
+    if audio is not None and settings.num_channels is not None:
+        audio = mix_channels(audio, settings.num_channels)
     is_silent = audio is not None and np.abs(audio).max(initial=0) < SILENCE_PEAK
     both = [] if frames is None else [len(frames)]
     either = [*both]

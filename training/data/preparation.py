@@ -168,6 +168,8 @@ class Preparer:
         settings = asdict(self.settings)
         if not settings["keyframes"]:  # such records hold what they held before there were any
             del settings["keyframes"]
+        if settings["clips"]["loudness_lufs"] is None:  # else the channels decide it, which files were measured by
+            del settings["clips"]["num_channels"]
         return _digest([settings, self.model_fingerprint])
 
     def fingerprint(self, sample: Sample) -> str:

@@ -341,6 +341,21 @@ def test_loudness_is_normalised_on_request(tmp_path: Path) -> None:
     assert np.abs(quiet.audio).max() < 0.2 * np.abs(plain.audio).max()
 
 
+def test_the_loudness_is_that_of_the_channels_that_a_record_holds(tmp_path: Path) -> None:
+    pytest.importorskip("pyloudnorm")
+    mono = np.sin(np.arange(48000) / 9).astype(np.float32)[None] * 0.1
+    peaks = []
+    for name, sound in (("mono", mono), ("stereo", np.repeat(mono, 2, axis=0))):
+        write_audio(tmp_path / f"{name}.wav", sound, 16000)
+        sample = Sample(audio=tmp_path / f"{name}.wav")
+        (clip,) = load_clips(sample, settings("33x64x96", loudness_lufs=-30, num_channels=1), NoMouths())
+        assert clip.audio is not None
+        assert clip.heard is not None
+        assert clip.audio.shape[0] == clip.heard.audio.shape[0] == 1
+        peaks.append(np.abs(clip.audio).max())
+    assert peaks[1] == pytest.approx(peaks[0], rel=1e-3)  # 3 dB less where both channels were measured
+
+
 def test_given_boxes_stay_with_their_frames_where_a_phone_recorded_them_at_uneven_times(tmp_path: Path) -> None:
     frames, boxes = white_square(31, 64, 96)
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
