@@ -3,6 +3,7 @@
 import argparse
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -327,6 +328,9 @@ def load_pipeline(
     for name, adapter in zip(adapter_names(args.lora), args.lora, strict=True):
         load_adapter(pipeline, name, adapter.source, args.skip_unknown)
     weigh_adapters(pipeline, args.lora)
+    for source, times in Counter(adapter.source for adapter in args.lora).items():
+        if times > 1:
+            tell(f"`--lora` names {source} {times} times: its scales add up")
     if args.lora and pipeline.few_steps is not None:
         pipeline.use_few_steps()
         tell(f"an adapter is a student of few steps: {pipeline.few_steps}, unless other steps or guidance are given")

@@ -16,7 +16,7 @@ from jova_cli.media_files import PathLike, import_av
 
 from .content_credentials import Credentials, sign_file
 from .media_arrays import Audio, check_sampling_rate, exact_frame_rate, to_float_audio
-from .media_reading import Video
+from .media_reading import Sound, Video
 from .pictures import Pictures, to_uint8_frames
 from .provenance_tags import append_wav_info, append_xmp, mp4_tags
 from .whole_files import NOTHING_WRITTEN, explained_full_disk, written_whole
@@ -151,8 +151,8 @@ def streamed_video(
 
 def write_audio(
     path: PathLike,
-    audio: Audio,
-    sampling_rate: int,
+    audio: Audio | Sound,
+    sampling_rate: int | None = None,
     *,
     provenance: Mapping[str, Any] | None = None,
     credentials: Credentials | None = None,
@@ -161,12 +161,21 @@ def write_audio(
 
     Args:
         path: Ends in .wav; the folder must exist.
-        audio: Float [channels, samples] or [samples], mono or stereo.
-        sampling_rate: Samples per second.
+        audio: Float [channels, samples] or [samples], mono or stereo, or what `read_audio` returns.
+        sampling_rate: Samples per second; must be given with samples alone.
         provenance: Record of how the sound was made, as of `write_video`.
         credentials: Certificate and key that sign it.
     """
     _check_record(provenance, credentials)
+    if isinstance(audio, Sound):
+        if sampling_rate not in (None, audio.sampling_rate):
+            raise ValueError(
+                f"`sampling_rate` must be that of the sound, {audio.sampling_rate}, got {sampling_rate}; leave it "
+                "out, `media.resample` makes another"
+            )
+        audio, sampling_rate = audio
+    if sampling_rate is None:
+        raise ValueError("`sampling_rate` must be given with samples alone, got none; use 16000, say")
     check_sampling_rate("sampling_rate", sampling_rate)
     sound = to_float_audio(audio)
     samples = (sound * 32768).round().clip(-32768, 32767).astype(np.int16)

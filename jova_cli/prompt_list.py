@@ -75,6 +75,8 @@ class RowParser(Parser):
         for one in values:
             if isinstance(one, bool) or not isinstance(one, str | int | float) or not is_word(str(one)):
                 raise ValueError(f"`{column}` must be a text or a number, got {one!r}; correct the cell")
+        if action.type is int:
+            values = [plain_whole(one) for one in values]
         if action.nargs == "+":
             for one in values:
                 self.check_choice(action, str(one))  # before argparse, which takes one with a dash for an option
@@ -100,6 +102,11 @@ class RowParser(Parser):
             setattr(args, column, copy.copy(self.options[column].default))
         words = [word for column, value in cells.items() for word in self.words(column, value)]
         return self.parse_args(["--output=of.the.row", *words], args)
+
+
+def plain_whole(value: Any) -> Any:
+    """A whole number without its fraction of zeros, which tables write where a column has gaps; others as they are."""
+    return int(float(value)) if re.fullmatch(r"[+-]?\d+\.0+", str(value)) else value
 
 
 def is_word(text: str) -> bool:

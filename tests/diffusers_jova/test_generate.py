@@ -181,7 +181,9 @@ def test_an_ordinary_clip_gets_a_sound_or_goes_on(
     assert capsys.readouterr().err.count("the sound of `--video` is left out") == 2
 
 
-def test_an_adapters_scale_weighs_it(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+def test_an_adapters_scale_weighs_it(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pipeline = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
     path = lora_file(tmp_path / "style.safetensors", pipeline, "transformer_blocks.0.attn.video.to_q")
     sounds = {}
@@ -193,6 +195,9 @@ def test_an_adapters_scale_weighs_it(tiny_pipeline_folder: Path, tmp_path: Path)
     assert np.array_equal(sounds["none"], sounds["zero"])
     assert not np.array_equal(sounds["none"], sounds["one"])
     assert not np.array_equal(sounds["half"], sounds["one"])
+    assert "names" not in capsys.readouterr().err
+    generate(tiny_pipeline_folder, tmp_path / "twice.mp4", *fixed, "--lora", f"{path}:0.5", "--lora", str(path))
+    assert f"`--lora` names {path} 2 times: its scales add up" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

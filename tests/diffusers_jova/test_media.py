@@ -478,6 +478,19 @@ def test_wrong_sound_is_refused(tmp_path: Path, audio: np.ndarray, sampling_rate
     assert not list(tmp_path.iterdir())
 
 
+def test_a_sound_that_was_read_knows_its_rate(tmp_path: Path) -> None:
+    sound = media.Sound(np.sin(np.arange(4410) / 9).astype(np.float32)[None], 44100)
+    media.write_audio(tmp_path / "a.wav", sound)
+    media.write_audio(tmp_path / "b.wav", *sound)
+    assert media.read_audio(tmp_path / "a.wav").sampling_rate == 44100
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    with pytest.raises(ValueError, match="must be that of the sound, 44100, got 16000; leave it out"):
+        media.write_audio(tmp_path / "c.wav", sound, 16000)
+    with pytest.raises(ValueError, match="`sampling_rate` must be given with samples alone, got none"):
+        media.write_audio(tmp_path / "c.wav", sound.audio)
+    assert not (tmp_path / "c.wav").exists()
+
+
 def test_wrong_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`frame_rate` must be a positive number"):
         media.write_video(tmp_path / "clip.mp4", moving_square(5), 0)

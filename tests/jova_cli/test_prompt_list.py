@@ -65,6 +65,16 @@ def test_the_command_line_holds_for_rows_that_leave_a_cell_empty(tmp_path: Path)
     assert not third.args.skip_unknown
 
 
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
+def test_a_whole_number_may_have_a_fraction_of_zeros(tmp_path: Path, name: str) -> None:
+    """As pandas writes a column that has gaps."""
+    rows = ["prompt,num_frames,seed", "a,33.0,7.0"] if name.endswith("csv") else [{"prompt": "a", "num_frames": 33.0}]
+    (row,) = read(write_rows(tmp_path, *rows, name=name)).rows
+    assert (row.args.num_frames, row.args.seed) in ((33, 7), (33, None))
+    broken = read(write_rows(tmp_path, *(["prompt,num_frames", "a,33.5"]), name="other.csv"))
+    assert "`--num-frames` must be a whole number, got '33.5'" in only_refusal(broken).reason
+
+
 def test_a_row_keeps_its_name_wherever_it_stands(tmp_path: Path) -> None:
     rows = [{"prompt": "A dog!"}, {"prompt": "a cat", "seed": 1}, {"prompt": "A dog!"}]
     one, two, three = (row.args.output.name for row in read(write_rows(tmp_path, *rows)).rows)
