@@ -9,7 +9,7 @@ import hashlib
 import mimetypes
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def read_samples(source: Path, captions_required: bool = True, stills: bool = Tr
     _check_files(samples)
     if sounding := [str(sample.source) for sample in samples if sample.is_still and sample.audio is not None]:
         raise ValueError(f"a still image must stand without `audio`, got one for {some(sounding)}; remove either")
-    _check_words(samples)
+    _each(samples, _check_words)
     samples = _count_occurrences(samples)
     without = [str(sample.source) for sample in samples if not sample.has_caption]
     if len(without) == len(samples) and captions_required:
@@ -176,8 +176,7 @@ def read_clip(path: Path) -> Sample:
         sample = Sample(video=path, audio=find_beside(path, AUDIO_SUFFIXES, beside))
     sample = _with_sidecars(sample, beside)
     _check_files([sample])
-    _check_words([sample])
-    return sample
+    return _check_words(sample)
 
 
 def _read_folder(folder: Path, stills: bool) -> list[Sample]:
@@ -191,12 +190,14 @@ def _read_folder(folder: Path, stills: bool) -> list[Sample]:
     stems = {path.with_suffix("") for path in videos}
     audios = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     lone_audios = [path for path in audios if path.with_suffix("") not in stems]
-    samples = [
-        _with_sidecars(Sample(video=path, audio=find_beside(path, AUDIO_SUFFIXES, beside)), beside) for path in videos
-    ]
-    samples += [_with_sidecars(Sample(audio=path), beside) for path in lone_audios]
+
+    def with_sidecars(sample: Sample) -> Sample:
+        return _with_sidecars(sample, beside)
+
+    clips = [Sample(video=path, audio=find_beside(path, AUDIO_SUFFIXES, beside)) for path in videos]
+    samples = _each([*clips, *(Sample(audio=path) for path in lone_audios)], with_sidecars)
     images = _stills(files, samples) if stills else []
-    return samples + [_with_sidecars(Sample(video=path), beside) for path in images]
+    return samples + _each([Sample(video=path) for path in images], with_sidecars)
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -337,6 +338,23 @@ def _stills(files: Sequence[Path], samples: Sequence[Sample]) -> list[Path]:
     return stills
 
 
+def _each(samples: Iterable[Sample], read: Callable[[Sample], Sample]) -> list[Sample]:
+    """Read what belongs to each; what is wrong with several is one error, which names them all."""
+    done: list[Sample] = []
+    wrong: list[tuple[Sample, ValueError]] = []
+    for sample in samples:
+        try:
+            done.append(read(sample))
+        except ValueError as error:
+            wrong.append((sample, error))
+    if not wrong:
+        return done
+    (_, first), *others = wrong
+    names = some([sample.source.name for sample, _ in others], MAX_UNPLACED)
+    more = f"; {len(others)} more clip{'s have' if len(others) > 1 else ' has'} files that are wrong: {names}"
+    raise ValueError(f"{first}{more if others else ''}") from first
+
+
 def _with_sidecars(sample: Sample, beside: Mapping[Path, Sequence[Path]]) -> Sample:
     caption = find_beside(sample.source, CAPTION_SUFFIXES, beside)
     if caption is not None and caption.suffix.lower() == ".json":
@@ -409,17 +427,17 @@ def _check_files(samples: Iterable[Sample]) -> None:
         )
 
 
-def _check_words(samples: Iterable[Sample]) -> None:
+def _check_words(sample: Sample) -> Sample:
     """Refuse subtitles beside another text that says what is spoken: one of them would be dropped."""
-    for sample in samples:
-        if sample.subtitles and (text := "caption" if sample.caption else "transcript" if sample.transcript else ""):
-            sidecar = sample.source.with_suffix(".json").name
-            raise ValueError(
-                f"the subtitles `{sample.subtitles}` must be the only words of their clip, got a `{text}` as well; "
-                + ("rename it to `video_caption`" if text == "caption" else "remove one of them")
-                + " (a .txt file beside a clip is its `caption`)"
-                + (f"; write the text of a .txt file as `video_caption` into `{sidecar}`" if text == "caption" else "")
-            )
+    if sample.subtitles and (text := "caption" if sample.caption else "transcript" if sample.transcript else ""):
+        sidecar = sample.source.with_suffix(".json").name
+        raise ValueError(
+            f"the subtitles `{sample.subtitles}` must be the only words of their clip, got a `{text}` as well; "
+            + ("rename it to `video_caption`" if text == "caption" else "remove one of them")
+            + " (a .txt file beside a clip is its `caption`)"
+            + (f"; write the text of a .txt file as `video_caption` into `{sidecar}`" if text == "caption" else "")
+        )
+    return sample
 
 
 def _columns() -> str:

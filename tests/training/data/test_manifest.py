@@ -268,6 +268,21 @@ def test_a_file_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
         read_samples(tmp_path, captions_required=False)
 
 
+def test_what_is_wrong_beside_several_clips_is_told_at_once(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4", "c.wav", "d.mp4")
+    for name, text in (("a", "{"), ("b", '{"video_captoin": "x"}'), ("c", "[1]"), ("d", '{"video_caption": "x"}')):
+        (tmp_path / f"{name}.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json.*; 2 more clips have files that are wrong: b\.mp4, c\.wav$"):
+        read_samples(tmp_path)
+    for name in "abc":
+        (tmp_path / f"{name}.json").unlink()
+        (tmp_path / f"{name}.txt").write_text("x")
+    for name in "ab":
+        (tmp_path / f"{name}.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nx\n")
+    with pytest.raises(ValueError, match=r"a\.srt` must be the only words .*; 1 more clip has files .*: b\.mp4$"):
+        read_samples(tmp_path)
+
+
 def test_subtitles_are_found_beside_a_clip_and_named_in_a_manifest_and_stand_alone(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "a.srt", "b.wav", "b.vtt")
     first, second = read_samples(tmp_path)  # which have a caption in them
