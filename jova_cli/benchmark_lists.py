@@ -104,7 +104,9 @@ def _avatar_row(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path} must have one `{column}` beside it, got {some(found)}; remove the others")
         row |= {column: found[0]} if found else {}
     if strange := [sibling.name for sibling in beside if sibling.suffix.lower() not in AVATAR_SUFFIXES]:
-        raise ValueError(f"{path} must have a picture and a voice beside it, got {some(strange)}; remove it")
+        lists = [name for name in strange if name.endswith((".csv", ".jsonl"))]
+        advice = f"name {path.with_name(lists[0])} if that is the list, or remove it" if lists else "remove it"
+        raise ValueError(f"{path} must have a picture and a voice beside it, got {some(strange)}; {advice}")
     return row
 
 

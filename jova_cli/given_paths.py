@@ -1,6 +1,7 @@
 """Paths of a command line: what cannot be read or written is refused in one sentence, before any work."""
 
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
@@ -42,6 +43,8 @@ def check_file(option: str, path: Path, advice: str = "check the spelling", what
             is_empty = not file.read(1)
     except (OSError, ValueError) as error:  # no file has a name with a null
         reason = reason_of(error)
+        if re.match("https?:/", str(path)):
+            advice = "download it first, no address is read"
         raise ValueError(f"`{option}` must be an existing {what}, got {path} ({reason}); {advice}") from error
     if is_empty:
         raise ValueError(f"`{option}` must be a whole file, got {path}, which is empty; copy or write it again")

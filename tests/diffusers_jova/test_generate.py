@@ -235,6 +235,7 @@ def test_an_adapter_is_a_path_with_an_optional_scale(text: str, source: str, sca
         ),
         (["--transcript", "hello"], r"either by `--prompt` or by .* got both"),
         (["--image", "missing.png"], r"`--image` must be an existing file, got missing.png"),
+        (["--image", "https://example.com/a.png"], r"download it first, no address is read"),
         (["--guidance", "coupling=2"], r"`--guidance` must name a setting of guidance, got 'coupling'; did you mean"),
         (["--guidance", "guidance_rescale=2"], r"`guidance_rescale` must be in \[0, 1\], got 2"),
         (["--lora", "runs/nope"], r"`--lora` must be a path on this machine .*, got runs/nope; "),

@@ -117,6 +117,9 @@ def test_speakers_with_two_portraits_with_other_files_or_without_a_prompt_are_re
     empty, more, two = (refusal.reason for refusal in args.refused)
     assert "empty.txt must hold a prompt, got nothing" in empty
     assert "more.txt must have a picture and a voice beside it, got more.json" in more
+    (tmp_path / "bench" / "more.json").rename(tmp_path / "bench" / "more.csv")
+    (_, more, _) = (refusal.reason for refusal in read(tmp_path / "bench").refused)
+    assert more.endswith(f"got more.csv; name {tmp_path / 'bench' / 'more.csv'} if that is the list, or remove it")
     assert "two.txt must have one `image` beside it, got" in two
 
 
