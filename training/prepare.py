@@ -136,6 +136,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         device = str(choose_device(args.device or default_device()))
         how = (args.model, args.output, settings, fingerprint_model(args.model), device, clip_filter)
         if args.filter_report:
+            print(describe_unplaced(args.source, samples) + describe_sounds(samples), end="")
             report_filter(samples, Surveyor(*how), args)
             return
         preparer = Preparer(*how)

@@ -97,10 +97,14 @@ def test_each_rule_drops_the_clip_that_breaks_it_and_the_summary_has_its_number(
     rules = ["sync_offset_ms=-60..60", "loudness_lufs=-40..", "motion_share=0.001..", "black_share=..0.5"]
     words = [str(source), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--device", "cpu"]
     words += ["--buckets", "49x32x32", "--frame-rate", "25", "--filter", *rules]
+    (Path(words[0]) / "lost.txt").write_text("x")
     main([*words, "--filter-report"])
     report = json.loads((tmp_path / "out" / "filter_report.json").read_text())
     assert not list((tmp_path / "out").rglob("*.safetensors"))
-    assert "sync_offset_ms=-60..60 would drop 1 of 5 clips" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "sync_offset_ms=-60..60 would drop 1 of 5 clips" in said
+    assert "not read 1: lost.txt" in said
+    (Path(words[0]) / "lost.txt").unlink()
     main(words)
     said = capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "prepare.json").read_text())
