@@ -312,6 +312,20 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
         )
 
     @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Build as diffusers does; the config of a plain scheduler of flow gives its shift and its solver.
+
+        Args:
+            config: Of this class, or of a plain scheduler, whose shift is that of the sound as well, unless it came
+                from ours.
+            return_unused_kwargs: As in diffusers.
+            kwargs: Fields that differ.
+        """
+        if isinstance(config, Mapping) and "audio_shift" not in config:
+            kwargs = read_plain_config(config) | kwargs
+        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+
+    @classmethod
     def from_scheduler(cls, scheduler: Any) -> "FlowMatchAudioVideoScheduler":
         """Apply a plain diffusers scheduler to each modality, on its own schedule.
 
@@ -588,6 +602,17 @@ def sigma_quantile(u: Tensor, density: str, mean: float = 0.0, std: float = 1.0,
     if density == "mode":
         return 1 - u - mode_scale * (torch.cos(torch.pi / 2 * u).square() - 1 + u)
     raise ValueError(f"`density` must be one of ['logit_normal', 'mode', 'uniform'], got {density!r}")
+
+
+def read_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config of a plain scheduler says of our schedules: empty where it is of another kind, or names none."""
+    shift = config.get("shift", config.get("flow_shift") if config.get("use_flow_sigmas") else None)
+    if shift is None:
+        return {}
+    solvers = {getattr(make, "func", make).__name__: name for name, make in SOLVERS.items()}
+    named = solvers.get(str(config.get("_class_name")))
+    audio_shift = shift * config.get("_audio_shift_ratio", 1.0)
+    return {"shift": shift, "audio_shift": audio_shift, **({} if named is None else {"solver": named})}
 
 
 def _uniforms(batch_size: int, count: int, generator: Generators) -> Tensor:

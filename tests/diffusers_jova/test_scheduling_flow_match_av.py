@@ -638,3 +638,37 @@ def test_a_scheduler_of_ones_own_derives_from_one_that_serves() -> None:
     assert len(plain.timesteps) == 4
     with pytest.raises(ValueError, match=r"`set_begin_index`, .*got a Bare without `step_index` and"):
         FlowMatchAudioVideoScheduler.from_scheduler(Bare())
+
+
+PLAIN = {
+    "euler": diffusers.FlowMatchEulerDiscreteScheduler(shift=4.0),
+    "unipc": diffusers.UniPCMultistepScheduler(
+        flow_shift=4.0, use_flow_sigmas=True, prediction_type="flow_prediction"
+    ),
+}
+
+
+@pytest.mark.parametrize("solver", PLAIN)
+@pytest.mark.parametrize("is_from_ours", [False, True])
+def test_the_config_of_a_plain_scheduler_gives_its_shift_and_its_solver(solver: str, is_from_ours: bool) -> None:
+    plain = PLAIN[solver]
+    if is_from_ours:
+        own = FlowMatchAudioVideoScheduler(shift=3.0, audio_shift=1.5, solver=solver)
+        plain = type(plain).from_config(own.config)
+    ours = FlowMatchAudioVideoScheduler.from_config(plain.config)
+    same = FlowMatchAudioVideoScheduler.from_scheduler(plain)
+    assert (ours.config.shift, ours.config.audio_shift) == (same.config.shift, same.config.audio_shift)
+    assert ours.config.shift == (3.0 if is_from_ours else 4.0)
+    assert ours.config.solver == solver
+    for one in (ours, same):
+        one.set_timesteps(4)
+    for modality in ("video", "audio"):
+        levels = [getattr(one, modality).sigmas for one in (ours, same)]
+        torch.testing.assert_close(*levels, atol=2e-3, rtol=0)  # UniPC lays out its own, between 1 and 1 / 1000
+
+
+def test_a_field_that_is_given_comes_before_the_config_of_a_plain_scheduler() -> None:
+    ours = FlowMatchAudioVideoScheduler.from_config(PLAIN["euler"].config, audio_shift=2.0)
+    assert (ours.config.shift, ours.config.audio_shift) == (4.0, 2.0)
+    other = FlowMatchAudioVideoScheduler.from_config(diffusers.DDIMScheduler().config)
+    assert (other.config.shift, other.config.audio_shift) == (1.0, 1.0)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -322,6 +322,10 @@ class PrecomputedDataset(Dataset[Batch]):
     def __getitem__(self, indices: Sequence[int] | int) -> Batch:
         """Collate the records of one batch; a single index is a batch of one."""
         return self.batch([indices] if isinstance(indices, int) else indices)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Each clip, as a batch of one."""
+        return (self[index] for index in range(len(self)))
 
     @property
     def is_unfinished(self) -> bool:

@@ -242,4 +242,4 @@ def _squared_error(
 def _mean(error: Tensor, weight: Tensor, within: Tensor | None = None) -> Tensor:
     """Sums ``error`` within a mask (by default ``weight``) and divides by the sum of ``weight``; [B, ...] -> [B]."""
     total = (error * (weight if within is None else within)).flatten(1).sum(1)
-    return total / weight.flatten(1).sum(1).clamp(min=1)
+    return total / weight.flatten(1).sum(1).clamp(min=torch.finfo(torch.float32).tiny)  # nothing of nothing is 0

@@ -118,6 +118,12 @@ def test_every_clip_is_in_one_bucket_and_a_batch_never_mixes_two(mixed: Path) ->
         dataset.batch([dataset.buckets[0][0], dataset.buckets[1][0]])
 
 
+def test_a_loop_over_a_data_set_ends_with_its_last_clip(mixed: Path) -> None:
+    dataset = PrecomputedDataset(mixed)
+    captions = [batch["captions"] for batch in dataset]
+    assert captions == [dataset[index]["captions"] for index in range(len(dataset))]
+
+
 def test_clips_of_another_frame_rate_are_another_bucket(tmp_path: Path) -> None:
     write(tmp_path, "slow", record(0))
     write(tmp_path, "fast", record(1), frame_rate=25.0)

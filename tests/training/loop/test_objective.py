@@ -197,6 +197,13 @@ def test_a_mask_between_0_and_1_weighs_by_its_values(batch: dict[str, torch.Tens
     torch.testing.assert_close(half, full / 2)
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.5, 0.01])
+def test_a_mask_whose_sum_is_below_one_gives_the_mean_all_the_same(weight: float) -> None:
+    mask, zeros = torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2)
+    mask[0, 0, 0, 0, 0] = weight
+    assert float(jova_loss(zeros, None, zeros + 1, None, mask).mouth) == pytest.approx(1.0)
+
+
 def test_the_fraction_of_a_mask_is_a_fraction() -> None:
     mask = mask_of(0, 2)
     assert torch.equal(mouth_fraction((255 * mask).to(torch.uint8)), mouth_fraction(mask))
