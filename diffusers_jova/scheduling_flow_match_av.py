@@ -609,8 +609,9 @@ def read_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     shift = config.get("shift", config.get("flow_shift") if config.get("use_flow_sigmas") else None)
     if shift is None:
         return {}
+    shift = positive_number("shift", shift, "1 leaves the schedule uniform")
     # a config that is not of a file rarely names its class; UniPC's alone has a corrector
-    is_unipc = config.get("_class_name", "UniPC" if "disable_corrector" in config else "").startswith("UniPC")
+    is_unipc = str(config.get("_class_name", "UniPC" if "disable_corrector" in config else "")).startswith("UniPC")
     audio_shift = shift * config.get("_audio_shift_ratio", 1.0)
     return {"shift": shift, "audio_shift": audio_shift, "solver": "unipc" if is_unipc else "euler"}
 

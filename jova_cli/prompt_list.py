@@ -106,7 +106,7 @@ class RowParser(Parser):
 
 def plain_whole(value: Any) -> Any:
     """A whole number without its fraction of zeros, which tables write where a column has gaps; others as they are."""
-    return int(float(value)) if re.fullmatch(r"[+-]?\d+\.0+", str(value)) else value
+    return str(value).partition(".")[0] if re.fullmatch(r"[+-]?\d+\.0+", str(value)) else value
 
 
 def is_word(text: str) -> bool:
@@ -197,7 +197,7 @@ def _call_of_record(cells: Mapping[str, Any], parser: RowParser, common: argpars
         if name in parser.options and name != "model" and value != parser.options[name].default
     }
     if adapters := own.pop("lora", None):
-        own["lora"] = [f"{source}:{scale:g}" for source, scale in adapters]
+        own["lora"] = [f"{source}:{scale}" for source, scale in adapters]
     return {"output": cells["output"], **own}
 
 

@@ -672,5 +672,7 @@ def test_a_field_that_is_given_comes_before_the_config_of_a_plain_scheduler() ->
     assert (ours.config.shift, ours.config.audio_shift) == (4.0, 2.0)
     ours = FlowMatchAudioVideoScheduler.from_config({"shift": 4.0, "solver": "unipc"})  # of this class, in part
     assert (ours.config.shift, ours.config.audio_shift, ours.config.solver) == (4.0, 1.0, "unipc")
+    with pytest.raises(ValueError, match="`shift` must"):
+        FlowMatchAudioVideoScheduler.from_config({"shift": "x"})
     other = FlowMatchAudioVideoScheduler.from_config(diffusers.DDIMScheduler().config)
     assert (other.config.shift, other.config.audio_shift) == (1.0, 1.0)

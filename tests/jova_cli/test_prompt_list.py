@@ -71,6 +71,8 @@ def test_a_whole_number_may_have_a_fraction_of_zeros(tmp_path: Path, name: str) 
     rows = ["prompt,num_frames,seed", "a,33.0,7.0"] if name.endswith("csv") else [{"prompt": "a", "num_frames": 33.0}]
     (row,) = read(write_rows(tmp_path, *rows, name=name)).rows
     assert (row.args.num_frames, row.args.seed) in ((33, 7), (33, None))
+    large = read(write_rows(tmp_path, "prompt,seed", "a,9007199254740993.0", name="large.csv"))
+    assert "got 9007199254740993" in only_refusal(large).reason  # which no float holds
     broken = read(write_rows(tmp_path, *(["prompt,num_frames", "a,33.5"]), name="other.csv"))
     assert "`--num-frames` must be a whole number, got '33.5'" in only_refusal(broken).reason
 
