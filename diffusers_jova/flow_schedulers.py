@@ -1,6 +1,7 @@
-"""Which plain schedulers of diffusers predict our velocity, and how one of them walks the levels of a shift."""
+"""Which plain schedulers of diffusers predict our velocity, how one walks a schedule, and what it says of ours."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,12 @@ from diffusers import (
     FlowMatchLCMScheduler,
     LTXEulerAncestralRFScheduler,
 )
+from diffusers.utils import logging
+
+from .number_arguments import positive_number
+
+
+logger = logging.get_logger(__name__)
 
 
 # schedulers that predict flow without saying so in their config
@@ -24,6 +31,16 @@ FLOW_MATCH_CLASSES = (
 )
 FLOW_OPTIONS = {"prediction_type", "use_flow_sigmas", "flow_shift"}  # of those that can be told to
 EULER_OPTIONS = set(inspect.signature(FlowMatchEulerDiscreteScheduler).parameters)
+UNREAD_OPTIONS = (  # of plain schedulers: what lays out other levels than a shift, or adds noise
+    "use_dynamic_shifting",
+    "invert_sigmas",
+    "shift_terminal",
+    "scale_factors",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "stochastic_sampling",
+)
 OWN_SCHEDULER = "build ours with `FlowMatchAudioVideoScheduler.from_config(pipe.scheduler.config)`"
 
 
@@ -109,3 +126,22 @@ def shift_name(scheduler: Any) -> str:
 def constructor_arguments(scheduler: Any) -> set[str]:
     """Names of what the class of a scheduler is configured by."""
     return set(inspect.signature(type(scheduler)).parameters)
+
+
+def read_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config of a plain scheduler says of our schedules: empty where it is of another kind, or names none."""
+    shift = config.get("shift", config.get("flow_shift") if config.get("use_flow_sigmas") else None)
+    if shift is None:
+        return {}
+    shift = positive_number("shift", shift, "1 leaves the schedule uniform")
+    if unread := [option for option in UNREAD_OPTIONS if config.get(option)]:
+        logger.warning(
+            "not taken from the config of a plain scheduler: %s; our levels are shifted by %g at every size, and by "
+            "nothing else",
+            ", ".join(unread),
+            shift,
+        )
+    # a config that is not of a file rarely names its class; UniPC's alone has a corrector
+    is_unipc = str(config.get("_class_name", "UniPC" if "disable_corrector" in config else "")).startswith("UniPC")
+    audio_shift = shift * config.get("_audio_shift_ratio", 1.0)
+    return {"shift": shift, "audio_shift": audio_shift, "solver": "unipc" if is_unipc else "euler"}

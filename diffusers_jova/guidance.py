@@ -39,8 +39,8 @@ from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
+from .flow_matching import expand_sigma, predict_data
 from .number_arguments import check_flags, finite_number, whole_number
-from .scheduling_flow_match_av import expand_sigma, predict_data
 
 
 class Branch(NamedTuple):
@@ -136,9 +136,19 @@ def combine(predictions: Mapping[Branch, Tensor], weights: Weights) -> Tensor:
     Args:
         predictions: Velocities of at least the branches in ``weights``, any one shape.
         weights: From `branch_weights`.
+
+    Raises:
+        ValueError: A branch that has a weight is not among the predictions.
     """
+    check_answers(predictions, weights)
     total = torch.stack([weight * predictions[branch].float() for branch, weight in weights.items()])
     return total.sum(0)
+
+
+def check_answers(predictions: Mapping[Branch, Tensor], weights: Weights) -> None:
+    """Refuse predictions that lack a branch which has a weight."""
+    if missing := [branch.label for branch in weights if branch not in predictions]:
+        raise ValueError(f"`predictions` must answer every branch that has a weight, got no {', '.join(missing)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,10 +272,14 @@ class Guidance:
 
         Returns:
             The guided velocity, float32, same shape; 0 without weights.
+
+        Raises:
+            ValueError: A branch that has a weight is not among the predictions.
         """
         if not weights:
             return torch.zeros_like(sample, dtype=torch.float32)
         sample, sigma = sample.float(), expand_sigma(sigma, sample)
+        check_answers(predictions, weights)
         scales = self.scales(predictions, weights, sigma > 0)
         scaled = {branch: scale * predictions[branch].float() for branch, scale in scales.items()}
         velocity = combine({**predictions, **scaled}, weights)
@@ -288,10 +302,14 @@ class Guidance:
 
         Returns:
             The guided prediction, float32, same shape; ``sample`` without weights, where the velocity is 0.
+
+        Raises:
+            ValueError: As in `guide`.
         """
         sample = sample.float()
         if not weights:
             return sample
+        check_answers(predictions, weights)
         if self.is_scaled(weights):  # the scales are those of velocities
             sigma = expand_sigma(sigma, sample)
             velocities = {branch: _velocity_to(predictions[branch].float(), sample, sigma) for branch in weights}

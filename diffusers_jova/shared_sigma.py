@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .scheduling_flow_match_av import expand_sigma, shift_sigmas
+from .flow_matching import expand_sigma, shift_sigmas
 
 
 class SharedSigma(NamedTuple):

@@ -277,3 +277,12 @@ def test_presets_agree_with_a_model_that_ignores_its_conditions(name: str) -> No
     for guidance, shape in zip(PRESETS[name], (VIDEO, AUDIO), strict=True):
         same = torch.randn(shape)
         torch.testing.assert_close(guide(guidance, dict.fromkeys(BRANCHES, same)), same, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", [Guidance(guidance_scale=2.0), Guidance(guidance_scale=2.0, cfg_zero_star=True)])
+@pytest.mark.parametrize("of", ["guide", "guide_data"])
+def test_a_branch_without_an_answer_is_named(guidance: Guidance, of: str) -> None:
+    sample = torch.ones(1, 2, 3)
+    weights = guidance.weights(0, 1)
+    with pytest.raises(ValueError, match="must answer every branch that has a weight, got no empty_coupled"):
+        getattr(guidance, of)({CONDITIONAL: sample}, weights, sample, 0.5)

@@ -1,8 +1,5 @@
 import copy
 import json
-import math
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +10,15 @@ from diffusers.configuration_utils import register_to_config
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffusers_jova.scheduling_flow_match_av import (
-    PRESETS,
-    FlowMatchAudioVideoScheduler,
+from diffusers_jova.flow_matching import (
     SigmaMixture,
     add_noise,
     expand_sigma,
     predict_data,
     shift_sigmas,
-    sigma_quantile,
     velocity_target,
 )
+from diffusers_jova.scheduling_flow_match_av import PRESETS, FlowMatchAudioVideoScheduler
 from tests.places import PARITY, needs_references
 
 
@@ -419,29 +414,6 @@ def test_noise_is_added_per_sample_and_per_token() -> None:
     assert add_noise(data.bfloat16(), noise.bfloat16(), sigma).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("sigma", "message"),
-    [
-        (torch.tensor([500.0, 250.0]), r"`sigma` must lie in \[0, 1\], got 500.0; a timestep is `sigma \* num_train"),
-        (torch.tensor([1, 0, 2])[1:], r"`sigma` must lie in \[0, 1\], got 2; "),
-        (torch.tensor([0.5, float("nan")]), r"`sigma` must lie in \[0, 1\], got nan; "),
-        (1.5, r"`sigma` must lie in \[0, 1\], got 1.5; "),
-        (torch.rand(3), r"one level for all, 2 for the samples, or \[2, 4\] of them, got the shape \[3\]; draw one"),
-        (torch.rand(2, 5), r"one level for all, 2 for the samples, or \[2, 4\] of them, got the shape \[2, 5\]; "),
-    ],
-)
-def test_levels_that_are_none_are_refused(sigma: Any, message: str) -> None:
-    data = torch.zeros(2, 3, 4, 2, 2)
-    with pytest.raises(ValueError, match=message):
-        add_noise(data, torch.ones_like(data), sigma)
-
-
-@pytest.mark.parametrize("shift", [0, -1.0, float("nan"), float("inf")])
-def test_a_shift_is_positive(shift: float) -> None:
-    with pytest.raises(ValueError, match=r"`shift` must be positive and finite, got .*; 1 changes nothing"):
-        shift_sigmas(torch.tensor(0.5), shift)
-
-
 def test_an_absent_modality_stays_absent() -> None:
     data, noise, audio_data, audio_noise = pairs()
     scheduler = FlowMatchAudioVideoScheduler()
@@ -475,14 +447,6 @@ def test_a_positive_logit_mean_means_more_noise() -> None:
         20_000, "logit_normal", generator=torch.Generator().manual_seed(0), logit_mean=0.5
     )
     assert sigmas.mean().item() == pytest.approx(0.601, abs=0.01)  # 0.399 if u were mistaken for an index
-
-
-def test_the_mode_density_matches_its_formula_and_is_symmetric() -> None:
-    u = torch.linspace(0, 1, 101, dtype=torch.float64)
-    sigma = sigma_quantile(u, "mode", mode_scale=1.29)
-    assert sigma[25].item() == pytest.approx(1 - 0.25 - 1.29 * (math.cos(math.pi / 8) ** 2 - 0.75))
-    torch.testing.assert_close(sigma + sigma.flip(0), torch.ones_like(u))
-    assert (sigma.diff() < 0).all()
 
 
 def test_modalities_are_coupled_as_asked() -> None:
@@ -576,18 +540,6 @@ def test_presets_are_arguments() -> None:
         FlowMatchAudioVideoScheduler(**arguments).set_timesteps(2)
 
 
-def test_a_timestep_is_no_noise_level() -> None:
-    with pytest.raises(ValueError, match=r"`sigma` must lie in \[0, 1\], got 500"):
-        add_noise(torch.zeros(VIDEO), torch.ones(VIDEO), 500)
-
-
-@pytest.mark.parametrize("of", [partial(add_noise, sigma=0.5), velocity_target])
-def test_noise_of_one_sample_is_not_shared_by_a_batch(of: Callable[..., Tensor]) -> None:
-    data = torch.zeros(VIDEO)
-    with pytest.raises(ValueError, match=r"`noise` must have the shape of the latents, \[2, 4, 3, 2, 2\], got \[1"):
-        of(data, data[:1])
-
-
 def test_a_step_by_a_velocity_of_another_shape_is_refused() -> None:
     scheduler = FlowMatchAudioVideoScheduler()
     scheduler.set_timesteps(2)
@@ -611,12 +563,6 @@ def test_a_step_by_a_velocity_of_another_shape_is_refused() -> None:
 def test_levels_to_train_on_come_from_numbers_that_have_a_density(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FlowMatchAudioVideoScheduler().sample_training_sigmas(**{"batch_size": 4, **wrong})
-
-
-def test_data_is_predicted_at_noise_levels_and_not_at_timesteps() -> None:
-    with pytest.raises(ValueError, match=r"`sigma` must lie in \[0, 1\], got 500"):
-        predict_data(torch.zeros(VIDEO), torch.ones(VIDEO), 500.0)
-    assert predict_data(torch.zeros(VIDEO), torch.ones(VIDEO), 0.5).unique().tolist() == [-0.5]
 
 
 class Bare(diffusers.SchedulerMixin, diffusers.ConfigMixin):
@@ -665,6 +611,18 @@ def test_the_config_of_a_plain_scheduler_gives_its_shift_and_its_solver(solver: 
     for modality in ("video", "audio"):
         levels = [getattr(one, modality).sigmas for one in (ours, same)]
         torch.testing.assert_close(*levels, atol=2e-3, rtol=0)  # UniPC lays out its own, between 1 and 1 / 1000
+
+
+UNREAD = {"use_dynamic_shifting": True, "shift_terminal": 0.02, "use_karras_sigmas": True, "stochastic_sampling": True}
+
+
+@pytest.mark.parametrize("option", UNREAD)
+def test_what_ours_does_not_take_from_a_plain_config_is_told(option: str, caplog: pytest.LogCaptureFixture) -> None:
+    config = dict(diffusers.FlowMatchEulerDiscreteScheduler(shift=4.0).config)
+    FlowMatchAudioVideoScheduler.from_config(config)
+    assert not caplog.messages
+    FlowMatchAudioVideoScheduler.from_config({**config, option: UNREAD[option]})
+    assert f"config of a plain scheduler: {option}; our levels are shifted by 4 at every size" in caplog.text
 
 
 def test_a_field_that_is_given_comes_before_the_config_of_a_plain_scheduler() -> None:

@@ -18,10 +18,10 @@ import torch
 from peft.helpers import rescale_adapter_scale
 from torch import Tensor
 
+from diffusers_jova.flow_matching import expand_sigma
 from diffusers_jova.guidance import Branch, Guidance, Weights, required_branches
 from diffusers_jova.number_formats import cast_weights
 from diffusers_jova.prediction_plan import PredictionPlan
-from diffusers_jova.scheduling_flow_match_av import expand_sigma
 from diffusers_jova.training.loop.conditioning import ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import DTYPES

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from diffusers_jova.few_steps import FewSteps
-from diffusers_jova.scheduling_flow_match_av import FlowMatchAudioVideoScheduler, expand_sigma
+from diffusers_jova.flow_matching import expand_sigma
+from diffusers_jova.scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from diffusers_jova.transformer_jova import MODALITIES
 
 
