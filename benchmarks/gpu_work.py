@@ -22,7 +22,7 @@ from benchmarks.block import bare_work, block_calls, compare, describe, millisec
 from benchmarks.random_transformer import Clip, Preset, presets, random_inputs, random_transformer
 from diffusers_jova.allocation_count import ValuelessRuns
 from diffusers_jova.number_formats import cast_weights
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
+from diffusers_jova.training.data.record import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.config import from_values
 from diffusers_jova.training.loop.microbatches import MicroBatches
 from diffusers_jova.training.loop.trainer import Trainer

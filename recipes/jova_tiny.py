@@ -48,7 +48,7 @@ from diffusers_jova.origin import OriginError, digest_components, keep_origin, r
 from diffusers_jova.prompt import full_mask
 from diffusers_jova.training.codecs import train_codecs
 from diffusers_jova.training.codecs.codec_config import load_config
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, RecordHeader, write_record
+from diffusers_jova.training.data.record import EMPTY_PROMPT, RecordHeader, write_record
 from diffusers_jova.training.loop.branches import copy_branch
 from diffusers_jova.training.loop.config import load_yaml, parse_overrides
 from diffusers_jova.training.loop.model import load_transformer

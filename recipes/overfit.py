@@ -48,8 +48,8 @@ from diffusers_jova.training.codecs.timed_loop import decisive_settings, run
 from diffusers_jova.training.codecs.train_text_encoder import train_text_encoder
 from diffusers_jova.training.codecs.video_vae import VideoVAETraining, set_video_statistics
 from diffusers_jova.training.codecs.vocoder import VocoderTraining
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
 from diffusers_jova.training.data.envelope_sync import EnvelopeSync, envelope, envelope_sync
+from diffusers_jova.training.data.record import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.config import TrainConfig, load_yaml
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.whole_files import explained_full_disk, written_whole

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from diffusers_jova.saved_pipeline import config_folder, model_defaults
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, KEYFRAMES, PROMPTS, write_record
 from diffusers_jova.training.data.encoder import FIRST_FRAMES
+from diffusers_jova.training.data.record import EMPTY_PROMPT, KEYFRAMES, PROMPTS, write_record
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.model import outline_transformer
 from diffusers_jova.training.loop.tasks import tasks_of

@@ -24,7 +24,7 @@ from diffusers_jova.recipes.ablation_tables import (
     aggregate,
     describe,
 )
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
+from diffusers_jova.training.data.record import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.branches import branch_of
 from diffusers_jova.training.loop.model import load_transformer
 from jova_cli.shipped import model_folder

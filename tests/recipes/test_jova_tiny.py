@@ -18,7 +18,7 @@ from diffusers_jova.origin import NOTE
 from diffusers_jova.recipes import jova_tiny
 from diffusers_jova.training import train
 from diffusers_jova.training.codecs import train_codecs
-from diffusers_jova.training.data.dataset import RecordHeader
+from diffusers_jova.training.data.record import RecordHeader
 from diffusers_jova.training.loop.config import load_yaml, parse_overrides
 from diffusers_jova.training.loop.model import load_transformer
 from diffusers_jova.weight_branches import branch_of

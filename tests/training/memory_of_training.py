@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from diffusers_jova.scheduling_flow_match_av import FlowMatchAudioVideoScheduler
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
+from diffusers_jova.training.data.record import EMPTY_PROMPT, write_record
 from diffusers_jova.training.estimate import TrainingEstimate
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.microbatches import MicroBatches

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 from diffusers_jova.media import write_video
 from diffusers_jova.training.data import preparation
-from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader, write_record
+from diffusers_jova.training.data.dataset import PrecomputedDataset
 from diffusers_jova.training.data.face_crop import faces_of
 from diffusers_jova.training.data.mouth_detector import FaceDetector, LiteFaceMeshMouths, link_tracks
 from diffusers_jova.training.data.mouth_mask import latent_mask
+from diffusers_jova.training.data.record import RecordHeader, write_record
 from diffusers_jova.training.loop.objective import face_mask_loss
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.prepare import main as prepare

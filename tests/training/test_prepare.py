@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from diffusers_jova.media import write_video
-from diffusers_jova.training.data.dataset import PrecomputedDataset, write_record
+from diffusers_jova.training.data.dataset import PrecomputedDataset
 from diffusers_jova.training.data.preparation import Preparer
+from diffusers_jova.training.data.record import write_record
 from diffusers_jova.training.prepare import main
 from jova_cli.parser import DTYPES
 from tests.command_words import replaced

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from diffusers_jova.training import train, train_lora
-from diffusers_jova.training.data.dataset import RecordHeader, write_record
+from diffusers_jova.training.data.record import RecordHeader, write_record
 from diffusers_jova.training.loop.model import check_records, load_transformer, save_result
 from diffusers_jova.training.loop.publish import write_model_card
 from diffusers_jova.training.loop.trainer import Trainer

@@ -15,7 +15,8 @@ from torch import Tensor
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import read_video, write_video
 from diffusers_jova.prompt import JoVAPrompt
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, VOICES, PrecomputedDataset, RecordHeader, write_record
+from diffusers_jova.training.data.dataset import PrecomputedDataset
+from diffusers_jova.training.data.record import EMPTY_PROMPT, VOICES, RecordHeader, write_record
 from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.training.prepare import main as prepare

@@ -23,20 +23,20 @@ from diffusers_jova.training.data.buckets import MAX_UNLIKE, SHAPE_NOTES
 from diffusers_jova.training.data.clip import BrokenFileError, Clip, ClipSettings, Recording, SkippedClipError
 from diffusers_jova.training.data.clip_filter import MEASURED, ClipFilter, MeasuredClip, MeasuredClips
 from diffusers_jova.training.data.clips import Transcribe, broken_files, check_files, read_recording, skipped_seconds
-from diffusers_jova.training.data.dataset import (
-    EMPTY_PROMPT,
-    UNFINISHED,
-    VOICES,
-    RecordHeader,
-    other_clips,
-    voice_file,
-    write_record,
-)
+from diffusers_jova.training.data.dataset import other_clips
 from diffusers_jova.training.data.encoder import FIRST_FRAMES, Encoder
 from diffusers_jova.training.data.filtered_recordings import FilteredRecordings
 from diffusers_jova.training.data.manifest import CAPTION, Sample
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
 from diffusers_jova.training.data.mouth_quality import measure_mouths
+from diffusers_jova.training.data.record import (
+    EMPTY_PROMPT,
+    UNFINISHED,
+    VOICES,
+    RecordHeader,
+    voice_file,
+    write_record,
+)
 from diffusers_jova.training.data.sharing import choose_run, run_here
 from diffusers_jova.training.data.summary import (
     EMPTY_PROMPT_REASON,

@@ -19,7 +19,8 @@ from diffusers_jova.conditions import condition_channels, mask_of_frames
 from diffusers_jova.flow_matching import add_noise, velocity_target
 from diffusers_jova.sample_runs import Coupling as Coupled
 from diffusers_jova.scheduling_flow_match_av import FlowMatchAudioVideoScheduler
-from diffusers_jova.training.data.dataset import KEYFRAMES, SPOKEN, VOICE_TEXTS, Batch
+from diffusers_jova.training.data.dataset import Batch
+from diffusers_jova.training.data.record import KEYFRAMES, SPOKEN, VOICE_TEXTS
 from diffusers_jova.training.loop.config import Coupling, TrainConfig
 from diffusers_jova.training.loop.phases import Phases
 from diffusers_jova.training.loop.tasks import TASKS, TaskRule, task_of_step

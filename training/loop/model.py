@@ -16,8 +16,9 @@ from diffusers_jova import JoVADualTowerTransformer3DModel, JoVATransformer3DMod
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.hub_access import explained_hub
 from diffusers_jova.lost_weights import check_weights
-from diffusers_jova.training.data.dataset import KEYFRAMES, PrecomputedDataset, RecordHeader
+from diffusers_jova.training.data.dataset import PrecomputedDataset
 from diffusers_jova.training.data.encoder import FIRST_FRAMES, IMAGE_FIRST
+from diffusers_jova.training.data.record import KEYFRAMES, RecordHeader
 from diffusers_jova.training.loop.branches import (
     audio_twins,
     check_learning_rates,

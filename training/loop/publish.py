@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from diffusers_jova.hub_access import explained_hub
 from diffusers_jova.pipeline_jova import JoVAPipeline
 from diffusers_jova.saved_pipeline import COMPONENTS
-from diffusers_jova.training.data.dataset import RecordHeader
+from diffusers_jova.training.data.record import RecordHeader
 from diffusers_jova.training.loop.checkpoints import kept_by_run
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.lora import ADAPTER_FILE

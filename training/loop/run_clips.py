@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader
+from diffusers_jova.training.data.dataset import PrecomputedDataset
+from diffusers_jova.training.data.record import RecordHeader
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.model import (
     check_first_frames,

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDataset, RecordHeader, write_record
+from diffusers_jova.training.data.dataset import PrecomputedDataset
 from diffusers_jova.training.data.mouth_mask import latent_mask
+from diffusers_jova.training.data.record import EMPTY_PROMPT, RecordHeader, write_record
 
 
 META = {"num_frames": 9, "height": 32, "width": 32, "frame_rate": 16.0, "spatial_factor": 8, "temporal_factor": 4}

@@ -17,11 +17,12 @@ from safetensors import safe_open
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.media import write_video
 from diffusers_jova.prompt import JoVAPrompt
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, PrecomputedDataset
+from diffusers_jova.training.data.dataset import PrecomputedDataset
 from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, video_factors
 from diffusers_jova.training.data.filter_report import Surveyor
 from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.preparation import Preparer, prepare
+from diffusers_jova.training.data.record import EMPTY_PROMPT
 from diffusers_jova.training.data.subtitles import Speech
 from diffusers_jova.training.data.summary import Outcome, describe, describe_sounds
 from tests.prepared_clips import contents, make_preparer, record, save_speech_model, write_clips

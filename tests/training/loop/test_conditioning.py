@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 
 from diffusers_jova import FlowMatchAudioVideoScheduler
 from diffusers_jova.conditions import frame_mask
-from diffusers_jova.training.data.dataset import PrecomputedDataset, RecordHeader, write_record
+from diffusers_jova.training.data.dataset import PrecomputedDataset
 from diffusers_jova.training.data.encoder import draw_given
+from diffusers_jova.training.data.record import RecordHeader, write_record
 from diffusers_jova.training.loop.conditioning import Conditioning, ModelInputs
 from diffusers_jova.training.loop.config import TrainConfig
 from tests.tiny_training import tiny_config, write_clips

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusers_jova import JoVAPipeline
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.scheduling_flow_match_av import FlowMatchAudioVideoScheduler
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
+from diffusers_jova.training.data.record import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.conditioning import ModelInputs
 from diffusers_jova.training.loop.distillation import Distillation, Walk
 from diffusers_jova.training.loop.lora import ADAPTER_FILE

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from diffusers_jova import JoVATransformer3DModel, JoVAWanTransformer3DModel
 from diffusers_jova.conditions import GivenLatents, condition_channels, frame_mask
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
 from diffusers_jova.training.data.encoder import draw_given
+from diffusers_jova.training.data.record import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.trainer import Trainer
 from tests.tiny_training import HEADER, MODELS, tiny_config
 

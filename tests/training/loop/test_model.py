@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusers_jova import JoVATransformer3DModel
-from diffusers_jova.training.data.dataset import RecordHeader
+from diffusers_jova.training.data.record import RecordHeader
 from diffusers_jova.training.loop.model import check_keyframes, describe_start, load_transformer, prepare_transformer
 from diffusers_jova.weight_branches import branch_of
 from tests.tiny_pipeline import build_wan_transformer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusers_jova import FlowMatchAudioVideoScheduler, JoVAPipeline, JoVATransformer3DModel
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
+from diffusers_jova.training.data.record import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.trainer import Trainer
 from tests.tiny_pipeline import DEFAULTS, TRANSFORMER_CONFIG, build_tiny_pipeline
 from tests.tiny_training import HEADER, forget_accelerate, tiny_config

@@ -14,7 +14,7 @@ import torch
 from accelerate import DistributedType
 from safetensors.torch import load_file
 
-from diffusers_jova.training.data.dataset import UNFINISHED, write_record
+from diffusers_jova.training.data.record import UNFINISHED, write_record
 from diffusers_jova.training.loop import metrics
 from diffusers_jova.training.loop.branches import copy_video_to_audio
 from diffusers_jova.training.loop.conditioning import Conditioning

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import distributed
 
-from diffusers_jova.training.data.dataset import PrecomputedDataset, write_record
+from diffusers_jova.training.data.dataset import PrecomputedDataset
+from diffusers_jova.training.data.record import write_record
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distribution import start_accelerator
 from diffusers_jova.training.loop.model import check_meetings, check_towers, load_transformer

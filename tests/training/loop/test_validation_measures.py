@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from diffusers_jova.evaluation import evaluate, meter
 from diffusers_jova.evaluation.measured import Measured
-from diffusers_jova.training.data.dataset import EMPTY_PROMPT, write_record
+from diffusers_jova.training.data.record import EMPTY_PROMPT, write_record
 from diffusers_jova.training.loop.config import Measures, from_values
 from diffusers_jova.training.loop.lora import ADAPTER_FILE
 from diffusers_jova.training.loop.trainer import Trainer
