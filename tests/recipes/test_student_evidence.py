@@ -50,6 +50,26 @@ def test_the_command_measures_the_student_and_the_teacher_in_as_many_steps(
     assert "`--student` must be an adapter that `jova distill` made" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_several_students_are_measured_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = {"height": 64, "width": 64, "num_frames": 17}
+    build_tiny_pipeline(defaults={**DEFAULTS, **size}).save_pretrained(tmp_path / "model")
+    name = "transformer.transformer_blocks.0.attn.video.to_q"
+    students = [tmp_path / f"{file}.safetensors" for file in ("two", "one", "another")]
+    for file, steps in zip(students, (2, 1, 1), strict=True):
+        tensors = {f"{name}.lora_A.weight": torch.randn(2, 24), f"{name}.lora_B.weight": torch.randn(24, 2)}
+        save_file(tensors, file, metadata=FewSteps(num_inference_steps=steps, shift=1.0, audio_shift=1.0).to_header())
+    monkeypatch.setattr(student_evidence, "MANY_STEPS", 3)
+    rows = student_evidence.measure_both(tmp_path / "model", students[:2], 2, "formant", tmp_path / "work", 1)
+    assert [who for who in rows if who.startswith("student")] == ["student, Euler 2", "student, Euler 1"]
+    assert [rows[f"student, Euler {steps}"].predictions for steps in (2, 1)] == [2, 1]
+    alone = student_evidence.measure_both(tmp_path / "model", students[1:2], 2, "formant", tmp_path / "alone", 1)
+    for who, row in alone.items():
+        assert row == rows[who], who
+    with pytest.raises(ValueError, match=r"students of other steps than each other, got another of .*another"):
+        student_evidence.measure_both(tmp_path / "model", students, 2, "formant", tmp_path / "work", 1)
+
+
 def test_the_card_tells_how_long_a_student_learned(tmp_path: Path) -> None:
     assert student_evidence.settings_of(tmp_path) == {}
     settings = {"steps": 7, "batch_size": 2, "teacher_steps": 24}
@@ -62,3 +82,8 @@ def test_the_card_tells_how_long_a_student_learned(tmp_path: Path) -> None:
     assert "learned for 7 steps of 2 clips, from a teacher of 24 steps. 2 held-out" in student_evidence.describe(
         report
     )
+    both = student_evidence.describe({**report, "training": [settings, settings]})
+    assert "Each student learned for 7 steps of 2 clips, from a teacher of 24 steps. 2 held-out" in both
+    unlike = student_evidence.describe({**report, "training": [settings, {**settings, "steps": 9}]})
+    assert "learned for 7 steps of 2 clips, 9 steps of 2 clips, from teachers of 24 steps, 24 steps. " in unlike
+    assert "learned" not in student_evidence.describe({**report, "training": [settings, {}]})
