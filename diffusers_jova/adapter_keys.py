@@ -127,11 +127,13 @@ def bare_names(names: Collection[str]) -> tuple[dict[str, str], list[str]]:
     Raises:
         ValueError: There are no keys, none of them is a transformer's, or two keys mean the same.
     """
-    prefix = prefix_of_all(names) if names else None
+    if not names:
+        raise ValueError("an adapter must hold tensors, got no keys: the file is empty; save the adapter anew")
+    prefix = prefix_of_all(names)
     if prefix is None:
         raise ValueError(
             f"adapter keys must start with one of {', '.join(KNOWN_PREFIXES)} or name a module, "
-            f"got {listed(names) or 'no keys'}; adapters of text encoders are not supported"
+            f"got {listed(names)}; adapters of text encoders are not supported"
         )
     bare, unknown = {}, []
     for name in names:

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from jova_cli import __version__
 from jova_cli.parser import one_line
 from jova_cli.progress import followed
-from jova_cli.prompt_list import Row
+from jova_cli.prompt_list import KEYFRAME_FILES, Row
 
 from .clip_call import (
     BAD_INPUT,
@@ -203,6 +203,8 @@ def task_of(row: Row, folder: Path, digest: Callable[[Path], str]) -> Task:
     values["lora"] = [[str(Path(one)) if Path(one).exists() else one, *more] for one, *more in values["lora"]]
     files |= {f"lora {source}": digest(Path(source)) for source, _ in values["lora"] if Path(source).exists()}
     values["keyframe"] = [[keyframe.frame, digest(keyframe.path)] for keyframe in row.args.keyframe]
+    if row.args.keyframe:
+        values[KEYFRAME_FILES] = [f"{frame}={path.absolute()}" for frame, path in row.args.keyframe]
     named = {name: name_of_source(path) for name, path in paths.items() if name == "model" and name in files}
     return Task(row.line, name, row.args, values | named | {"files": files})  # their content decides, not their place
 
@@ -235,7 +237,7 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     Of some settings none is as good as a list that knows of none.
     """
     settings = {name: value for name, value in settings.items() if name not in SILENT or value not in (None, [])}
-    return {name: value for name, value in settings.items() if name not in settings["files"]}
+    return {name: value for name, value in settings.items() if name not in (*settings["files"], KEYFRAME_FILES)}
 
 
 # 2. Making

@@ -128,6 +128,28 @@ def frames_of_given_media(
     return whole_frames(num_sound_frames + temporal_factor - 1, temporal_factor)
 
 
+def tell_which_goes_on(
+    num_video_frames: int, audio: Audio, sampling_rate: int, num_frames: int, frame_rate: float
+) -> None:
+    """Say in one line which of a given video and its given sound ends before the other, and is continued.
+
+    Args:
+        num_video_frames: Of the video, in whole latents.
+        audio: Sound, S last.
+        sampling_rate: Samples per second of `audio`.
+        num_frames: Of the clip.
+        frame_rate: Frames per second of the clip.
+    """
+    sound_s, clip_s = np.shape(audio)[-1] / sampling_rate, num_frames / frame_rate
+    if num_video_frames < num_frames:
+        ends = f"`video` ends after {num_video_frames} of {num_frames} frames, before `audio`"
+    elif lacks_frames((clip_s - sound_s) * sampling_rate, sampling_rate, frame_rate):
+        ends = f"`audio` ends after {sound_s:.2f} of {clip_s:.2f} s, before `video`"
+    else:
+        return
+    logger.warning(f"{ends}: its rest is generated; `num_frames` sets another length")
+
+
 def cut_video(
     video: np.ndarray,
     num_frames: int | None,

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 from safetensors import SafetensorError
 
-from jova_cli.given_paths import kind_of
+from jova_cli.given_paths import kind_of, lacking_folder
 
 
 LOGIN = "`hf auth login`"
@@ -57,6 +57,8 @@ def explained_hub(what: str, source: str | os.PathLike[str]) -> Iterator[None]:
         if (told := reason_of(error)) is None:
             raise
         found, advice = told
+        if lacking := lacking_folder(source):
+            found, advice = f"{lacking}, {found}", "check the spelling"
         raise HubAccessError(
             f"`{what}` must be a path on this machine or a repository of the hub, got {source}, {found}; {advice}"
         ) from error

@@ -240,7 +240,10 @@ def find_video_stream(container: Any, path: PathLike) -> tuple[Any, Fraction]:
     stream.thread_type = "AUTO"
     if curve := HDR_CURVES.get(stream.codec_context.color_trc):
         _warn_of_hdr(str(path), curve)
-    rate = stream.average_rate or stream.base_rate or stream.guessed_rate
+    rates = [stream.average_rate, stream.base_rate, stream.guessed_rate]
+    if container.format.name == "apng":  # libav takes the average of such pictures from the first alone
+        rates.insert(0, stream.base_rate)
+    rate = next(filter(None, rates), None)
     if not rate:
         raise ValueError(f"`path` must be a video that tells its frame rate, got {path}; convert it with ffmpeg")
     return stream, Fraction(rate)
@@ -260,9 +263,18 @@ def pixel_aspect(stream: Any) -> Fraction:
 
 
 def timed(frames: Iterable[Any], rate: Fraction) -> Iterator[tuple[Fraction, Any]]:
-    """Each frame with its time in seconds; bare streams carry no times, then the frames are evenly spaced."""
+    """Each frame with its time in seconds; bare streams carry no times, then the frames are evenly spaced.
+
+    Where the last one stands for another time than a tick of the rate, as in a GIF, None comes at its end.
+    """
+    time_s, last = Fraction(0), None
     for index, frame in enumerate(frames):
-        yield (index / rate if frame.pts is None else frame.pts * frame.time_base), frame
+        time_s, last = (index / rate if frame.pts is None else frame.pts * frame.time_base), frame
+        yield time_s, frame
+    if last is not None and last.duration and last.time_base:
+        stands_s = last.duration * last.time_base
+        if abs(stands_s - 1 / rate) * rate > HALF and stands_s <= MAX_GAP_S:
+            yield time_s + stands_s, None
 
 
 def noted(timed_frames: Iterable[tuple[Fraction, Any]], times_s: list[Fraction]) -> Iterator[tuple[Fraction, Any]]:
@@ -313,6 +325,8 @@ def part_of(
         if last_s is None and standing is not None and time_s > begin_s + 1 / rate:
             yield first_s, standing
             last_s = first_s
+        if last_s is None and frame is None:
+            return
         if duration_s is not None and time_s >= begin_s + Fraction(duration_s):
             if last_s is not None:
                 yield min(time_s, max(last_s + 1 / rate, first_s + Fraction(duration_s))), None

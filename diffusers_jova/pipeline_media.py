@@ -18,7 +18,14 @@ from jova_cli.keyframes import PicturePlaces
 from jova_cli.latent_lengths import check_whole_frames, latent_of_frame, num_frames_of
 
 from .audio_codec import JoVAAudioCodec, needs_vocoder
-from .clip_shape import ClipShape, cut_video, fill_with_silence, frames_of_given_media, set_length
+from .clip_shape import (
+    ClipShape,
+    cut_video,
+    fill_with_silence,
+    frames_of_given_media,
+    set_length,
+    tell_which_goes_on,
+)
 from .conditions import GivenLatents, check_repeats, condition_channels, frame_mask, repeat_to_batch
 from .decoding_parallel import JoVADecodingParallelMixin, SharedDecoding
 from .finite import check_finite_inputs, finite_output
@@ -228,7 +235,12 @@ class JoVAMediaMixin(JoVADecodingParallelMixin):
         """
         if inputs.video is not None:
             asked = inputs.num_frames if is_asked else None
-            return replace(inputs, video=cut_video(inputs.video, asked, self.temporal_factor, frame_rate=frame_rate))
+            video = cut_video(inputs.video, asked, self.temporal_factor, frame_rate=frame_rate)
+            if inputs.audio is not None and asked is None:
+                assert inputs.num_frames is not None
+                assert inputs.audio_sampling_rate is not None
+                tell_which_goes_on(len(video), inputs.audio, inputs.audio_sampling_rate, inputs.num_frames, frame_rate)
+            return replace(inputs, video=video)
         if inputs.audio is not None and not is_asked:
             assert inputs.num_frames is not None
             assert inputs.audio_sampling_rate is not None

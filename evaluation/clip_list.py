@@ -122,7 +122,10 @@ def _clips_of(source: Path) -> Iterable[ListedClip]:
     samples = read_samples(folder if is_list else source, captions_required=False, stills=False)
     clips = [sample for sample in samples if not sample.is_still]
     if not clips:
-        raise ValueError(f"`clips` must hold at least one clip that moves or sounds, got stills alone in `{source}`")
+        raise ValueError(
+            f"`clips` must hold at least one clip that moves or sounds, got stills alone in `{source}`, which "
+            "are not measured"
+        )
     for sample in clips:
         path = sample.source
         name = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)

@@ -21,6 +21,7 @@ from diffusers_jova.evaluation.speech_quality import read_voice
 from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.whole_files import write_json
 from jova_cli.evaluate import GIVEN_HERE, GROUPS, NEEDED_BY, NETWORKS, option_of, parse
+from jova_cli.file_arguments import of_this_file
 from jova_cli.media_files import TAKE_TRUNCATED
 from jova_cli.parser import Parser, one_line
 from jova_cli.progress import followed
@@ -73,7 +74,8 @@ def measure_clip(clip: ListedClip, keys: Mapping[str, str | None], meter: Meter,
     try:
         fresh = meter.measure(clip, pending) if pending else {}
     except UNREADABLE as error:
-        row.error = one_line(error).replace(TAKE_TRUNCATED, "")  # what is cut off is no whole clip to judge
+        told = one_line(error).replace(TAKE_TRUNCATED, "")  # what is cut off is no whole clip to judge
+        row.error = of_this_file(told)
         tqdm.write(f"{clip.sample.source.name}: {row.error}", file=sys.stderr)
         return row
     for group, measured in fresh.items():
@@ -98,7 +100,8 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             write_page(args.output / PAGE, report)
     except (ValueError, OSError) as error:
         parser.error(one_line(error))
-    print(report.protocol_table() + report.table() + report.sets_table())
+    if not all(row.error for row in report.rows):
+        print(report.protocol_table() + report.table() + report.sets_table())
     print(describe_unjudged(report), end="")
     print(f"{args.output / REPORT} has a row for each clip, {args.output / PAGE} shows them")
     if all(row.error for row in report.rows):

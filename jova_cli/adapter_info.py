@@ -58,6 +58,10 @@ def check_adapter(option: str, path: Path) -> None:
         )
     if path.is_dir():
         file_of_folder(path, option)
+    if path.is_file() and path.name.startswith(BESIDE):
+        raise ValueError(
+            f"`{option}` must be an adapter, got {path}, which a training keeps to go on from; name its folder"
+        )
     if path.is_file() and path.suffix not in WEIGHT_FILES:
         raise ValueError(f"`{option}` must be a {suffixes} file, or a folder with one, got {path}; name another")
     if path.is_file() and path.suffix == WEIGHT_FILES[0]:

@@ -9,6 +9,7 @@ from .clip_arguments import MANIFEST
 from .given_paths import check_file, check_folder, check_output_folder, check_readable, kind_of
 from .parser import Parser
 from .room_modules import import_alone
+from .training_info import is_prepared, is_training
 
 
 WORK = "diffusers_jova.evaluation.evaluate"
@@ -166,6 +167,11 @@ def check_source(option: str, source: Path) -> None:
     check_readable(option, source, "give a folder of clips, or a clip")
     manifest = import_alone(MANIFEST)
     if kind_of(source) == "folder":
-        manifest.read_samples(source, captions_required=False, stills=False)
+        try:
+            manifest.read_samples(source, captions_required=False, stills=False)
+        except ValueError as error:
+            made = "records of `jova prepare`" if is_prepared(source) else "a training" if is_training(source) else ""
+            told = f"`{option}` must be clips, got `{source}`, which holds {made}; name a folder of clips"
+            raise ValueError(told if made else str(error).replace("`source`", f"`{option}`")) from error
     elif source.suffix.lower() not in MANIFESTS:
         manifest.read_clip(source)

@@ -97,7 +97,12 @@ def add_arguments(parser: Parser) -> None:
 def add_clip_arguments(parser: Parser) -> None:
     """Add what may differ from clip to clip of one model."""
     add, of_tiny = parser.add_argument, own_values(SHIPPED)
-    add("--output", type=Path, required=True, help="file to write: .mp4, or .wav for sound alone; a folder for a list")
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        help="file to write, in place of one that is there: .mp4, or .wav for sound alone; a folder for a list",
+    )
     add("--prompt", help="what is to be seen, heard and said, in one text")
     for name, what in zip(PARTS, ("seen", "heard", "said"), strict=True):
         add(f"--{name.replace('_', '-')}", default="", help=f"what is to be {what}, in place of --prompt")

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+from .tables import some
+
 
 PREPARE_FIRST = "run `jova prepare` first"
 RECORDS = "*.safetensors"  # that `jova prepare` writes
@@ -22,6 +24,19 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["file", "folder", ""]:
     except (OSError, ValueError):  # no file has a name with a null
         return ""
     return "folder" if stat.S_ISDIR(mode) else "file"
+
+
+def lacking_folder(source: str | os.PathLike[str]) -> str:
+    """What the folder holds that a path which is not there names; empty where that is no folder, or none is named."""
+    path = Path(source)
+    if kind_of(path) or path.parent == Path() or kind_of(path.parent) != "folder":
+        return ""
+    try:
+        names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return ""
+    near = [name for name in names if name.split("-")[0] == path.name.split("-")[0]] or names
+    return f"which is not in `{path.parent}` (there: {some(near) or 'nothing'})"
 
 
 def reason_of(error: Exception) -> str:

@@ -64,6 +64,8 @@ def kinds_of(path: Path) -> list[Kind]:
     if found := [kind for kind in KINDS if kind.is_it(path)]:
         return found
     kind = kind_of(path)
+    if kind == "file" and is_prepared(path.parent):
+        raise ValueError(f"the path must be {READABLE}, got `{path}` in one of prepared clips; name `{path.parent}`")
     if kind:
         raise ValueError(f"the path must be {READABLE}, got the {kind} `{path}`, which is none; name one of these")
     if HUB_NAME.fullmatch(str(path)) and path.suffix.lower() not in (*CLIP_SUFFIXES, *WEIGHT_FILES):

@@ -22,6 +22,7 @@ from .tables import check_once, csv_rows, is_encodable, jsonl_lines, parse_json,
 SUFFIXES = (".jsonl", ".csv")
 CLIPS = (".mp4", ".wav")
 TRUTHS = {"true": True, "false": False}  # how a column of an option without a value says whether it is given
+KEYFRAME_FILES = "keyframe_files"  # in a record, as words of `--keyframe`; its `keyframe` tells their contents
 LISTS = ("lora", "modalities", "keyframe")  # columns that may hold several values
 SLUG_LENGTH = 40
 
@@ -189,13 +190,15 @@ def _call_of_record(cells: Mapping[str, Any], parser: RowParser, common: argpars
         raise ValueError(
             f"`--model` must be the one that made the clip, {settings.get('model')}, got {common.model}; give that one"
         )
-    if settings.get("keyframe"):
+    if settings.get("keyframe") and KEYFRAME_FILES not in settings:  # of before it told them
         raise ValueError("a record holds no files of `keyframe`, got some; give the list that the clip was made from")
     own = {
         name: value
         for name, value in settings.items()
         if name in parser.options and name != "model" and value != parser.options[name].default
     }
+    if settings.get("keyframe"):
+        own["keyframe"] = settings[KEYFRAME_FILES]
     if adapters := own.pop("lora", None):
         own["lora"] = [f"{source}:{scale}" for source, scale in adapters]
     return {"output": cells["output"], **own}

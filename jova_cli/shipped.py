@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from .given_paths import check_file, kind_of
+from .given_paths import WEIGHT_FILES, check_file, kind_of, lacking_folder
 from .parser import did_you_mean
 
 
@@ -111,6 +111,9 @@ def find_preset(what: str, name: str, known: Sequence[str]) -> Path:
 
 def check_source(option: str, source: str) -> None:
     """Refuse what is neither on this machine nor a hub name."""
+    is_of_training = source.endswith(WEIGHT_FILES) or Path(source).name.startswith("checkpoint-")
+    if is_of_training and (lacking := lacking_folder(source)):
+        raise ValueError(f"`{option}` must be an existing path or a hub name, got {source}, {lacking}; name another")
     if not kind_of(source) and not HUB_NAME.fullmatch(source):
         raise ValueError(
             f"`{option}` must be an existing path or a hub name owner/name, got {source}; {advice_on_name(source)}"

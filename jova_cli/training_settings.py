@@ -115,7 +115,8 @@ def check_run(
     check_files(values if needs_data else {name: value for name, value in values.items() if name != "data"})
     settings = config.from_values(values, source=str(preset))
     if train and settings.train != train:
-        raise ValueError(f"`train` must be {train}, got {settings.train} in `{preset}`; use `jova train`")
+        place = "the command line" if "train" in split_settings(words) else f"`{preset}`"
+        raise ValueError(f"`train` must be {train}, got {settings.train} in {place}; use `jova train`")
     if is_student and settings.student_steps is None:
         raise ValueError(f"`student_steps` must be given, got null with `{preset}`; add `student_steps=4`, say")
 

@@ -20,11 +20,11 @@ from diffusers_jova.training.data.clip import ClipSettings
 from diffusers_jova.training.data.clip_filter import ClipFilter
 from diffusers_jova.training.data.encoder import fingerprint_model, video_factors
 from diffusers_jova.training.data.filter_report import REPORT, Surveyor, survey
-from diffusers_jova.training.data.manifest import Sample, describe_unplaced, read_samples
+from diffusers_jova.training.data.manifest import Sample, read_samples
 from diffusers_jova.training.data.preparation import Preparer, PrepareSettings, prepare
 from diffusers_jova.training.data.summary import (
     describe,
-    describe_sounds,
+    describe_found,
     describe_unread,
     describe_whole_captions,
     find_strangers,
@@ -70,6 +70,7 @@ def clip_settings(args: argparse.Namespace) -> ClipSettings:
         loudness_lufs=args.loudness_lufs,
         require_mouth=args.require_mouth,
         require_sound=args.require_sound,
+        require_words=args.require_words,
         min_sync=args.min_sync,
     )
 
@@ -136,7 +137,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         device = str(choose_device(args.device or default_device()))
         how = (args.model, args.output, settings, fingerprint_model(args.model), device, clip_filter)
         if args.filter_report:
-            print(describe_unplaced(args.source, samples) + describe_sounds(samples), end="")
+            print(describe_found(args.source, samples), end="")
             report_filter(samples, Surveyor(*how), args)
             return
         preparer = Preparer(*how)
@@ -150,7 +151,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(one_line(error))
     index = read_index(args.model)
     reads_transcripts = index.get("spoken_text_encoder", [None])[0] is not None
-    heard = describe_unplaced(args.source, samples) + describe_sounds(samples)
+    heard = describe_found(args.source, samples)
     heard += describe_unread(samples, index.get("prompt_template", PROMPT_TEMPLATE), reads_transcripts)
     heard += "" if args.whisper is None else describe_whole_captions(samples)
     print(heard + describe(outcomes, find_strangers(samples, args.output), tells_mouths=settings.mouths))

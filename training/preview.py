@@ -28,13 +28,13 @@ from diffusers_jova.training.data.buckets import SHAPE_NOTES
 from diffusers_jova.training.data.clip import BrokenFileError, Clip, ClipSettings, Recording, SkippedClipError
 from diffusers_jova.training.data.clips import Transcribe, read_recording
 from diffusers_jova.training.data.encoder import Encoder, video_factors
-from diffusers_jova.training.data.manifest import CAPTION, Sample, describe_unplaced, read_samples
+from diffusers_jova.training.data.manifest import CAPTION, Sample, read_samples
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand
 from diffusers_jova.training.data.mouth_mask import latent_mask, windows
 from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.preparation import PrepareSettings
 from diffusers_jova.training.data.subtitles import Speech, write_subtitles
-from diffusers_jova.training.data.summary import describe_seconds, describe_sounds, names_apart
+from diffusers_jova.training.data.summary import describe_found, describe_seconds, names_apart
 from diffusers_jova.training.data.transcriber import Transcriber
 from diffusers_jova.training.prepare import check_detector, clip_settings, default_device
 from jova_cli.file_arguments import of_this_file
@@ -337,7 +337,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             whisper=args.whisper,
         )
         samples = read_samples(args.source, captions_required=False)
-        print(describe_unplaced(args.source, samples) + describe_sounds(samples), end="")
+        print(describe_found(args.source, samples), end="")
         check_detector(samples, settings)
         device = str(choose_device(args.device or default_device()))
         encoder = Encoder.from_pretrained(args.model, device) if args.debug_mouth_mask else None

@@ -463,19 +463,21 @@ def test_the_list_of_what_was_made_makes_it_again(
 ) -> None:
     media.write_audio(tmp_path / "v.wav", np.sin(np.arange(4000) / 9).astype(np.float32), 16000)
     own = {"audio_caption": "b", "transcript": "c", "audio": "v.wav", "guidance_scale": 1.5}
-    rows = write_rows(tmp_path / "list.jsonl", [{"prompt": "a", "modalities": ["audio"]}, own])
+    PIL.Image.new("RGB", (32, 32), "red").save(tmp_path / "nod.png")
+    shown = {"prompt": "d", "keyframe": ["4=nod.png"], "image": "nod.png"}
+    rows = write_rows(tmp_path / "list.jsonl", [{"prompt": "a", "modalities": ["audio"]}, own, shown])
     make(tiny_pipeline_folder, rows, tmp_path / "clips", *SHORT)
     make(tiny_pipeline_folder, tmp_path / "clips" / LIST, tmp_path / "again")
-    assert capsys.readouterr().out.splitlines()[-1].startswith("made 2, there already 0, refused 0")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("made 3, there already 0, refused 0")
     assert clips(tmp_path / "again") == clips(tmp_path / "clips")
     for name in clips(tmp_path / "clips"):
         assert_same(tmp_path / "clips" / name, tmp_path / "again" / name)
     make("jova-tiny", tmp_path / "clips" / LIST, tmp_path / "other", code=1)
     said = capsys.readouterr()
-    assert said.err.count("`--model` must be the one that made the clip, tiny, got ") == 2
+    assert said.err.count("`--model` must be the one that made the clip, tiny, got ") == 3
 
 
-def test_the_list_of_what_was_made_holds_no_keyframes(
+def test_an_older_list_of_what_was_made_holds_no_keyframes(
     tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = {"output": "a.mp4", "settings": {"model": "tiny", "prompt": "a", "keyframe": [[4, "digest"]]}}

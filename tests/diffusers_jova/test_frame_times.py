@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 from diffusers_jova import media
+from diffusers_jova.training.data.frame_stream import survey
 from jova_cli.media_files import check_video
 
 
@@ -37,6 +38,27 @@ def test_a_picture_that_moves_is_a_video_of_all_its_frames_at_their_times(
     nearest = [0, 60, 60, 60, 120, 120, 180, 180, 240]  # which begin at 0, 50, 250, 300 and 400 ms
     assert np.abs(video.frames[:, 16, 16, 0].astype(int) - nearest).max() <= 2
     assert "do not come at equal distances: they are taken at 20 per second" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
+@pytest.mark.parametrize("last_ms", [50, 100, 1000])
+def test_the_last_picture_stands_as_long_as_the_others_say_of_themselves(
+    suffix: str, last_ms: int, tmp_path: Path
+) -> None:
+    first, *others = (PIL.Image.new("RGB", (32, 32), (level,) * 3) for level in (0, 120, 240))
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = tmp_path / f"a.{suffix}"
+    first.save(path, save_all=True, append_images=others, duration=[100, 100, last_ms], **options)
+    assert len(media.read_video(path, frame_rate=20).frames) == (200 + last_ms) // 50
+    whole = media.read_video(path)
+    assert len(whole.frames) / whole.frame_rate == pytest.approx(0.2 + last_ms / 1000, abs=0.5 / whole.frame_rate)
+    part = media.read_video(path, frame_rate=20, start_s=0.15, duration_s=0.1)
+    assert len(part.frames) == 2
+    assert len(survey(path, 20).numbers) == (200 + last_ms) // 50
+    if last_ms == 1000:  # the end of a part may lie within what stands
+        assert len(media.read_video(path, frame_rate=20, start_s=0.7).frames) == 10
+    with pytest.raises(ValueError, match="`start_s` must lie within the file"):
+        media.read_video(path, start_s=5)
 
 
 def recording(path: Path, times_ms: Sequence[int]) -> None:

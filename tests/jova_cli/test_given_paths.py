@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from jova_cli.given_paths import check_writable
+from jova_cli.given_paths import check_writable, lacking_folder
+from jova_cli.shipped import check_source
 
 
 def test_a_file_may_lie_in_a_folder_that_is_to_be_made(tmp_path: Path) -> None:
@@ -19,3 +20,20 @@ def test_a_file_that_cannot_be_written_is_refused_in_one_sentence_that_names_the
         with pytest.raises(ValueError, match=r"`--output` must .*, got .*; (choose another|shorten it)") as refused:
             check_writable("--output", tmp_path / path)
         assert not re.search(r"\n", str(refused.value))
+
+
+def test_a_checkpoint_that_is_gone_is_told_beside_those_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("checkpoint-00000004", "checkpoint-00000006", "validation", ".lock"):
+        (tmp_path / "adapter" / name).mkdir(parents=True)
+    told = "which is not in `adapter` (there: checkpoint-00000004, checkpoint-00000006)"
+    assert lacking_folder("adapter/checkpoint-00000002") == told
+    with pytest.raises(ValueError, match=rf"^`--lora` must be .*, got adapter/checkpoint-00000002, {re.escape(told)}"):
+        check_source("--lora", "adapter/checkpoint-00000002")
+    with pytest.raises(ValueError, match=r"which is not in `adapter` \(there: checkpoint-00000004, .*validation\)"):
+        check_source("--lora", "adapter/nothing.safetensors")
+    check_source("--lora", "adapter/name")  # may be a repository of an owner of that name
+    for elsewhere in ("owner/name", "name", "adapter/validation"):
+        assert lacking_folder(elsewhere) == ""

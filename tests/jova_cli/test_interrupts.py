@@ -13,7 +13,7 @@ import pytest
 
 import diffusers_jova.conversion.output as conversion_output
 import diffusers_jova.media_writing as media_writing
-import diffusers_jova.training.data.dataset as dataset
+import diffusers_jova.training.data.record as record
 from diffusers_jova.media import write_video
 from diffusers_jova.training.loop.trainer import Trainer
 from jova_cli.main import main
@@ -92,7 +92,7 @@ def test_prepare(
 ) -> None:
     clips, records = write_clips(tmp_path / "clips"), tmp_path / "records"
     words = ["prepare", str(clips), str(records), "--model", str(tiny_pipeline_folder), "--no-mouth"]
-    interrupt_at(3, dataset, "save", monkeypatch)  # of the empty prompt and two clips
+    interrupt_at(3, record, "save", monkeypatch)  # of the empty prompt and two clips
     said = interrupted(words, capsys)
     assert said.startswith(f"jova prepare: ended by Ctrl-C; the 1 records in `{records}` are complete and are kept, ")
     assert [name for name in names(records) if name.startswith(".")] == []

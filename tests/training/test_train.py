@@ -337,3 +337,20 @@ def test_a_card_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match=r"README\.md` could not be written"):
         write_model_card(tmp_path, config)
     assert card.read_text() == before
+
+
+def test_the_folder_of_the_clips_does_not_become_that_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "IMG_1.MOV").touch()
+    with pytest.raises(ValueError, match=r"must be a folder of its own, got .* holds clips \(IMG_1.MOV\)"):
+        Trainer(tiny_config(tmp_path, output_dir=str(tmp_path / "phone")))
+    assert [path.name for path in (tmp_path / "phone").iterdir()] == ["IMG_1.MOV"]
+
+
+def test_what_the_command_line_asks_for_is_not_said_of_the_preset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.safetensors").touch()
+    with pytest.raises(SystemExit, match="2"):
+        train_lora.main([str(tmp_path), str(tmp_path / "run"), "--model", "jova-tiny", "train=full"])
+    assert "`train` must be lora, got full in the command line; use `jova train`" in capsys.readouterr().err

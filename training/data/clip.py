@@ -60,6 +60,7 @@ class ClipSettings:
         loudness_lufs: Normalise the sound of a file to this loudness; None leaves it.
         require_mouth: Skip clips in which less than half of the frames show a mouth.
         require_sound: Skip clips without sound, or with silence; still images stay.
+        require_words: Skip clips with sound of which nobody knows what is said; still images stay.
         min_sync: Skip clips in which mouth and sound correlate less than this, see `sync_of`; None keeps all, and
             still images stay.
     """
@@ -76,6 +77,7 @@ class ClipSettings:
     loudness_lufs: float | None = None
     require_mouth: bool = False
     require_sound: bool = False
+    require_words: bool = False
     min_sync: float | None = None
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusers_jova.training.data.clip import Clip, ClipSettings, SkippedClipError
 from diffusers_jova.training.data.envelope_sync import envelope, envelope_sync, mouth_openings
+from diffusers_jova.training.data.manifest import Sample
 
 
 MIN_MOUTH_SHARE = 0.5  # of the frames, for `require_mouth`
@@ -34,13 +35,20 @@ class Requirement(NamedTuple):
     said: str
 
 
-def requirements(settings: ClipSettings) -> list[Requirement]:
-    """What the settings ask of every clip, in the order in which it is looked at."""
+def requirements(settings: ClipSettings, sample: Sample) -> list[Requirement]:
+    """What the settings ask of every clip of a sample, in the order in which it is looked at."""
     sync = functools.partial(sync_of, frame_rate=settings.frame_rate)
     asked = {
         Requirement(peak, SILENCE_PEAK, "of silence (`--require-sound`)", "its largest sample", "is {:.5f}"): (
             settings.require_sound
         ),
+        Requirement(
+            functools.partial(num_words, sample=sample),
+            1,
+            "without words (`--require-words`)",
+            "what is known to be said",
+            "is {:.0f} words",
+        ): settings.require_words,
         Requirement(
             mouth_share,
             MIN_MOUTH_SHARE,
@@ -94,6 +102,12 @@ def required(
 def peak(clip: Clip) -> float:
     """Largest sample of the sound, without its sign; 0 without sound."""
     return 0.0 if clip.audio is None else float(np.abs(clip.audio).max(initial=0))
+
+
+def num_words(clip: Clip, sample: Sample) -> float:
+    """How many words are known to be said in a clip; one at least where a whole caption may hold them."""
+    words = sample.transcript if clip.words is None else clip.words
+    return max(len(words.split()), int(bool(sample.caption)))
 
 
 def mouth_share(clip: Clip) -> float:

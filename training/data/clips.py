@@ -110,7 +110,7 @@ def read_recording(
                 clip = _cut(sample, tracks, segment, size, settings, given, detector)
             yield clip if speech is None else _with_words(clip, speech, settings.frame_rate)
 
-    clips = required(cut(), requirements(settings), unused_s, settings.frame_rate)
+    clips = required(cut(), requirements(settings, sample), unused_s, settings.frame_rate)
     return Recording(clips, plan.segments, length_s, unused_s)
 
 
@@ -147,7 +147,7 @@ def for_stills(settings: ClipSettings) -> ClipSettings:
     """Settings for still images: buckets of one frame, and no demands on a sound."""
     own = [bucket for bucket in settings.buckets if bucket.num_frames == 1] or settings.buckets
     buckets = tuple(dict.fromkeys(bucket._replace(num_frames=1) for bucket in own))
-    return replace(settings, buckets=buckets, cut="first", require_sound=False, min_sync=None)
+    return replace(settings, buckets=buckets, cut="first", require_sound=False, require_words=False, min_sync=None)
 
 
 def for_clips(settings: ClipSettings) -> ClipSettings:
@@ -288,9 +288,11 @@ def _check_whole(segments: Sequence[Segment], tracks: _Tracks, frame_rate: float
     if only and tracks.audio is None:
         only = tracks.longest - first.num_frames <= SOUND_TOLERANCE_S * frame_rate
     if not only:
+        sound_s = 0 if tracks.audio is None else tracks.audio.shape[1] / tracks.sampling_rate
+        of_sound = "of sound " if sound_s > tracks.length / frame_rate + 1 else ""
         raise SkippedClipError(
             "the transcript of a file longer than one clip must have times, got one text for "
-            f"{tracks.longest / frame_rate:.1f} s and {len(segments)} clip{'s' * (len(segments) != 1)} of "
+            f"{tracks.longest / frame_rate:.1f} s {of_sound}and {len(segments)} clip{'s' * (len(segments) != 1)} of "
             f"{first.num_frames / frame_rate:.1f} s; "
             "write it as subtitles (`NAME.srt` or `NAME.vtt` beside the file), or remove it and let `--whisper` listen"
         )

@@ -126,18 +126,21 @@ def decode_frames(path: PathLike, frame_rate: Fraction, allow_truncated: bool = 
 
 def survey(path: PathLike, frame_rate: float | Fraction, allow_truncated: bool = False) -> Survey:
     """Tell which frames of a file `read_video` takes at a frame rate, and where its scenes change."""
-    finder, times_s = CutFinder(), []
+    finder, times_s, num_stored = CutFinder(), [], 0
     width, height = THUMBNAIL_PX
     with open_for_reading(path, allow_truncated=allow_truncated) as container:
         stream, rate = find_video_stream(container, path)
         frames = timed(decode(container, stream, allow_truncated), rate)
         for time_s, frame in chain([first_frame(frames, path)], frames):
             times_s.append(time_s)
+            if frame is None:  # where the last one ends
+                break
+            num_stored += 1
             finder.add(frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA"))
-    numbered = ((time_s, number) for number, time_s in enumerate(times_s))
+    numbered = ((time_s, number if number < num_stored else None) for number, time_s in enumerate(times_s))
     numbers = [*choose_frames(numbered, rate, exact_frame_rate(frame_rate))]
     cuts = [int(np.searchsorted(numbers, cut)) for cut in finder.cuts()]  # the first taken frame of the new scene
-    return Survey(numbers, len(times_s), [cut for cut in cuts if cut < len(numbers)])
+    return Survey(numbers, num_stored, [cut for cut in cuts if cut < len(numbers)])
 
 
 def read_sound_of_video(

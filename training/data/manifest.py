@@ -163,9 +163,10 @@ def read_clip(path: Path) -> Sample:
     moves = path.suffix.lower() in image_suffixes() and not is_still(path)
     if path.suffix.lower() not in (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES) and not moves:
         kinds = ", ".join((*VIDEO_SUFFIXES, *AUDIO_SUFFIXES))
+        advice = "name one" if path.suffix.lower() in image_suffixes() else "convert it"
         raise ValueError(
             f"a clip must be a file that ends in one of {kinds}, or an AVIF, PNG, WebP or a GIF that moves, got "
-            f"`{path.name}`; convert it"
+            f"`{path.name}`; {advice}"
         )
     if not path.is_file():
         raise FileNotFoundError(f"a clip must be an existing file, got `{path}`; check the spelling")
@@ -297,6 +298,11 @@ def displaced_files(source: Path, samples: Sequence[Sample]) -> dict[str, str]:
     return {name: displaced[name] for name in unplaced.values() if name in displaced}
 
 
+def is_listed(folder: Path) -> bool:
+    """Whether a folder has a list of its clips."""
+    return _manifest_of(folder) is not None
+
+
 def describe_unplaced(source: Path, samples: Sequence[Sample]) -> str:
     """Say which files of a folder are not read; empty if all are."""
     unplaced = unplaced_files(source, samples)
@@ -312,8 +318,16 @@ def describe_unplaced(source: Path, samples: Sequence[Sample]) -> str:
         only = f"the only one of its kind ({told_took}) and be "
     return (
         f"not read {len(unplaced)}: {told}; a file must be a clip, a still image, or be {only}named as the one that "
-        f"it belongs to{advice}\n"
+        f"it belongs to{advice}{_advice_on_language(unplaced, samples)}\n"
     )
+
+
+def _advice_on_language(unplaced: Sequence[str], samples: Sequence[Sample]) -> str:
+    """What to do about subtitles whose name tells their language, as those of a download do."""
+    clips = {sample.source.stem for sample in samples if sample.subtitles is None}
+    files = [Path(name) for name in unplaced if name.lower().endswith(SUBTITLE_SUFFIXES)]
+    renamed = [(file.name, Path(file.stem).stem + file.suffix) for file in files if Path(file.stem).stem in clips]
+    return f"; rename {renamed[0][0]} to {renamed[0][1]}, say" if renamed else ""
 
 
 def _below(path: Path, folder: Path) -> str:

@@ -165,7 +165,7 @@ class Preparer:
     @functools.cached_property
     def preparation(self) -> str:
         """Digest of model and settings, which all records of a data set share."""
-        settings = asdict(self.settings)
+        settings = self._settings_of_records()
         if not settings["keyframes"]:  # such records hold what they held before there were any
             del settings["keyframes"]
         if settings["clips"]["loudness_lufs"] is None:  # else the channels decide it, which files were measured by
@@ -260,8 +260,15 @@ class Preparer:
     def _cut_digest(self, sample: Sample) -> str:
         """Digest of everything that decides which clips a sample is cut into, and what is seen and heard in them."""
         names = ("clips", "mouths", "face_landmarker", "whisper")
-        settings = asdict(self.settings)
+        settings = self._settings_of_records()
         return _digest([asdict(sample), {name: settings[name] for name in names}, _states(sample)])
+
+    def _settings_of_records(self) -> dict[str, Any]:
+        """The settings by name, without what records made before it was one would not say."""
+        settings = asdict(self.settings)
+        if not settings["clips"]["require_words"]:
+            del settings["clips"]["require_words"]
+        return settings
 
     def _has_records(self, sample: Sample, fingerprint: str) -> bool:
         """Whether there are records of a sample, all or some, with this fingerprint."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from diffusers_jova.prompt import JoVAPrompt
 from diffusers_jova.training.data.clip_filter import DroppedClip
-from diffusers_jova.training.data.manifest import Sample
+from diffusers_jova.training.data.manifest import Sample, describe_unplaced, is_listed
 from diffusers_jova.whole_files import write_text
 from jova_cli.media_files import is_still
 from jova_cli.tables import some
@@ -169,10 +169,29 @@ def names_apart(sources: Iterable[str]) -> dict[str, str]:
     }
 
 
+def describe_found(source: Path, samples: Sequence[Sample]) -> str:
+    """Say what is not read of a folder of clips, and what several share or have from elsewhere; empty if nothing."""
+    return describe_unplaced(source, samples) + describe_sounds(samples) + describe_shared(source, samples)
+
+
 def describe_sounds(samples: Sequence[Sample]) -> str:
     """Say which videos have their sound from another file; empty if there are none."""
     other = [f"{sample.audio.name} with {sample.source.name}" for sample in samples if sample.video and sample.audio]
     return f"the sound of {len(other)} is another file: {some(other)}\n" if other else ""
+
+
+def describe_shared(source: Path, samples: Sequence[Sample]) -> str:
+    """Say which clips of a folder have one name, and so the same captions and subtitles; empty if there are none."""
+    if not source.is_dir() or is_listed(source):
+        return ""
+    named: dict[Path, list[str]] = defaultdict(list)
+    for sample in samples:
+        if sample.has_caption or sample.subtitles is not None:
+            named[sample.source.with_suffix("")].append(sample.source.name)
+    shared = [" and ".join(sorted(names)) for names in named.values() if len(names) > 1]
+    if not shared:
+        return ""
+    return f"the same captions for {some(shared)}; remove one if they are the same recording\n"
 
 
 def describe_whole_captions(samples: Sequence[Sample]) -> str:

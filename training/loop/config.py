@@ -327,8 +327,22 @@ class TrainConfig:
         """Write all fields as YAML that `load_yaml` reads back."""
         from diffusers_jova.whole_files import write_text  # here: its package loads torch
 
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        write_text(path, yaml.safe_dump(values, sort_keys=False))
+        write_text(path, yaml.safe_dump(self._as_yaml(), sort_keys=False))
+
+    def changes_from(self, path: Path) -> list[str]:
+        """Which fields differ from those that `save` wrote, in words; none where nothing that can be read is there."""
+        try:
+            before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return []
+        if not isinstance(before, Mapping):
+            return []
+        now = {name: value for name, value in self._as_yaml().items() if before.get(name, value) != value}
+        return [f"`{name}` is {value}, {before[name]} before" for name, value in now.items()]
+
+    def _as_yaml(self) -> dict[str, Any]:
+        """All fields as YAML has them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 NEW_ADAPTER: dict[str, Any] = {"lora_rank": 32, "lora_alpha": 32.0, "lora_targets": "attention"}  # where none is given

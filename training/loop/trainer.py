@@ -29,6 +29,7 @@ from torch.distributed.tensor import DTensor
 
 from diffusers_jova.few_steps import FewSteps
 from diffusers_jova.folder_lock import held_alone
+from diffusers_jova.training.data.manifest import is_clip
 from diffusers_jova.training.loop.block_swap import BlockSwap, check_swap
 from diffusers_jova.training.loop.branches import check_frozen, digest_of_kept, frozen_checksums, idles
 from diffusers_jova.training.loop.checkpoints import (
@@ -71,6 +72,7 @@ from diffusers_jova.training.loop.teacher_pipeline import TeacherPipeline
 from diffusers_jova.training.loop.validation_loss import ValidationLoss, shared_records, undropped
 from diffusers_jova.whole_files import clear_leftovers
 from jova_cli.given_paths import check_output_folder, kind_of
+from jova_cli.tables import some
 
 
 KEPT_WEIGHTS = "digest of the weights of the model that no checkpoint holds"
@@ -226,9 +228,7 @@ class Trainer:
             self._tell(self.start)
         if self.teacher is not None:
             self._tell(self.teacher.describe())
-        num_trained, num_all = (
-            sum(weight.numel() for weight in weights) for weights in (self.trained, self.model.parameters())
-        )
+        num_trained, num_all = (sum(map(num_numbers, weights)) for weights in (self.trained, self.model.parameters()))
         num_clips = config.batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
         self._tell(
             f"step {self.step + 1} of {config.steps} begins: {num_clips} clips a step, {num_trained:,} of {num_all:,} "
@@ -340,6 +340,8 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return None
         self.output_dir.mkdir(parents=True, exist_ok=True)
+        if self.step and (changes := self.config.changes_from(self.output_dir / "config.yaml")):
+            self._tell(f"from step {self.step + 1} on {'; '.join(changes)}")
         self.config.save(self.output_dir / "config.yaml")
         return MetricsLog(self.output_dir, self.step, self.config.tensorboard)
 
@@ -505,6 +507,17 @@ def check_output_dir(config: TrainConfig) -> None:
     if path == Path(config.data).resolve() or any(kind_of(place) == "file" for place in (path, *path.parents)):
         raise ValueError(f"`output_dir` must be a folder of its own, got `{config.output_dir}`; name another")
     check_output_folder("output_dir", path)
+    if path.is_dir() and (clips := sorted(file.name for file in path.iterdir() if is_clip(file))):
+        raise ValueError(
+            f"`output_dir` must be a folder of its own, got `{config.output_dir}`, which holds clips ({some(clips)}); "
+            "name another"
+        )
+
+
+def num_numbers(weight: nn.Parameter) -> int:
+    """How many numbers a weight holds, of those in 4 bits, of which a byte holds two, as well."""
+    packed = getattr(weight, "quant_state", None)
+    return weight.numel() if packed is None else packed.shape.numel()
 
 
 def local_shard(parameter: nn.Parameter) -> nn.Parameter:

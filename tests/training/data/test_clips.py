@@ -485,3 +485,27 @@ def test_clips_may_begin_and_end_in_pauses_of_the_sound(tmp_path: Path) -> None:
 def test_a_file_without_clips_is_left_out_for_a_reason() -> None:
     with pytest.raises(SkippedClipError, match=r"no clip was cut"):
         list(required(iter(()), [], {}, 16.0))
+
+
+def test_clips_of_which_nobody_knows_the_words_can_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:00,800\none two\n")
+    video = write_scenes(tmp_path / "a.mp4", 48)
+    subtitled = Sample(video=video, subtitles=tmp_path / "a.srt")
+    every, known = (settings("17x64x96", cut="all", require_words=asked) for asked in (False, True))
+    assert [clip.words for clip in load_clips(subtitled, every, NoMouths())] == ["one two", ""]
+    assert [clip.words for clip in load_clips(subtitled, known, NoMouths())] == ["one two"]
+    with pytest.raises(SkippedClipError, match=r"^what is known to be said is 0 words$"):
+        load_clips(Sample(video=video, video_caption="a square"), known, NoMouths())
+    prompt = Sample(video=video, caption="a square that may say anything")
+    assert len(load_clips(prompt, known, NoMouths())) == 2
+    Image.fromarray(white_square(1, 64, 96)[0][0]).save(tmp_path / "a.png")
+    still = Sample(video=tmp_path / "a.png", video_caption="a square")
+    assert len(load_clips(still, settings("1x64x96", require_words=True), NoMouths())) == 1
+
+
+def test_a_transcript_of_a_sound_that_outlasts_the_picture_is_refused_by_what_is_long(tmp_path: Path) -> None:
+    video = write_clip(tmp_path / "a.mp4", num_frames=17, sound_s=None)
+    write_audio(tmp_path / "a.wav", np.full((1, 64000), 0.25, np.float32), 16000)
+    sample = Sample(video=video, audio=tmp_path / "a.wav", transcript="one two", video_caption="a square")
+    with pytest.raises(SkippedClipError, match=r"must have times, got one text for 4\.0 s of sound and 1 clip of 1"):
+        load_clips(sample, settings("17x64x96", cut="all"), NoMouths())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,10 @@ from diffusers_jova.training.data.dataset import PrecomputedDataset
 from diffusers_jova.training.data.encoder import Encoder, fingerprint_model, video_factors
 from diffusers_jova.training.data.filter_report import Surveyor
 from diffusers_jova.training.data.manifest import Sample, read_samples
-from diffusers_jova.training.data.preparation import Preparer, prepare
+from diffusers_jova.training.data.preparation import Preparer, _digest, prepare
 from diffusers_jova.training.data.record import EMPTY_PROMPT
 from diffusers_jova.training.data.subtitles import Speech
-from diffusers_jova.training.data.summary import Outcome, describe, describe_sounds
+from diffusers_jova.training.data.summary import Outcome, describe, describe_found, describe_sounds
 from tests.prepared_clips import contents, make_preparer, record, save_speech_model, write_clips
 
 
@@ -577,3 +577,23 @@ def test_boxes_that_are_not_in_pixels_of_their_picture_are_no_empty_mask(
     assert [outcome.status for outcome in outcomes] == ["broken"] * 3
     for outcome, reason in zip(outcomes, ("within [0, 1]", "its picture of 32 x 32", "second corner"), strict=True):
         assert reason in outcome.note
+
+
+def test_clips_of_one_name_that_share_a_caption_are_told(tmp_path: Path) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b"], num_frames=9)
+    assert describe_found(source, read_samples(source)) == ""
+    shutil.copy(source / "a.mp4", source / "a.mov")
+    (source / "b.en.srt").write_text("1\n00:00:00,050 --> 00:00:00,450\none\n")
+    told = describe_found(source, read_samples(source))
+    assert "not read 1: b.en.srt; a file must be " in told
+    assert "; rename b.en.srt to b.srt, say\n" in told
+    assert told.endswith("\nthe same captions for a.mov and a.mp4; remove one if they are the same recording\n")
+
+
+def test_records_of_before_there_was_a_setting_for_words_stay(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    preparer = make_preparer(tiny_pipeline_folder, tmp_path / "cache")
+    with_words = make_preparer(tiny_pipeline_folder, tmp_path / "cache", require_words=True)
+    assert preparer.preparation != with_words.preparation
+    settings = asdict(preparer.settings)
+    del settings["keyframes"], settings["clips"]["num_channels"], settings["clips"]["require_words"]
+    assert preparer.preparation == _digest([settings, preparer.model_fingerprint])

@@ -20,8 +20,9 @@ from diffusers_jova.training.loop.branches import copy_video_to_audio
 from diffusers_jova.training.loop.conditioning import Conditioning
 from diffusers_jova.training.loop.config import TrainConfig
 from diffusers_jova.training.loop.distribution import start_accelerator
+from diffusers_jova.training.loop.lora import quantize_nf4_
 from diffusers_jova.training.loop.metrics import LossMeter
-from diffusers_jova.training.loop.trainer import Clock, Trainer
+from diffusers_jova.training.loop.trainer import Clock, Trainer, num_numbers
 from diffusers_jova.training.train import main
 from diffusers_jova.transformer_jova import JoVATransformer3DModel
 from diffusers_jova.weight_branches import branch_of
@@ -596,3 +597,25 @@ def test_the_rate_of_steps_leaves_out_what_is_done_between_them(monkeypatch: pyt
     now[0] += 2
     assert clock.steps_per_second(12) == 2
     assert clock.elapsed_s == 54
+
+
+def test_a_setting_that_is_another_from_some_step_on_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Trainer(tiny_config(tmp_path, steps=3, learning_rate=1e-3)).train()
+    assert "before" not in capsys.readouterr().out
+    Trainer(tiny_config(tmp_path, steps=6, learning_rate=5e-4)).train()
+    assert (
+        "from step 4 on `steps` is 6, 3 before; `learning_rate` is 0.0005, 0.001 before\n" in capsys.readouterr().out
+    )
+    (tmp_path / "run" / "config.yaml").write_text("no settings")
+    Trainer(tiny_config(tmp_path, steps=7, learning_rate=1e-4)).train()
+    assert "from step 7 on" not in capsys.readouterr().out
+
+
+def test_weights_in_four_bits_are_counted_as_the_numbers_that_they_are() -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(64, 48))
+    before = sum(map(num_numbers, layers.parameters()))
+    quantize_nf4_(layers)
+    assert layers[0].weight.numel() < 64 * 48
+    assert sum(map(num_numbers, layers.parameters())) == before == 64 * 48 + 48
