@@ -265,7 +265,7 @@ def pixel_aspect(stream: Any) -> Fraction:
 def timed(frames: Iterable[Any], rate: Fraction) -> Iterator[tuple[Fraction, Any]]:
     """Each frame with its time in seconds; bare streams carry no times, then the frames are evenly spaced.
 
-    Where the last one stands for another time than a tick of the rate, as in a GIF, None comes at its end.
+    Where the last one stands for longer than a tick of the rate, as in a GIF, None comes at its end.
     """
     time_s, last = Fraction(0), None
     for index, frame in enumerate(frames):
@@ -273,7 +273,7 @@ def timed(frames: Iterable[Any], rate: Fraction) -> Iterator[tuple[Fraction, Any
         yield time_s, frame
     if last is not None and last.duration and last.time_base:
         stands_s = last.duration * last.time_base
-        if abs(stands_s - 1 / rate) * rate > HALF and stands_s <= MAX_GAP_S:
+        if stands_s * rate - 1 > HALF and stands_s <= MAX_GAP_S:
             yield time_s + stands_s, None
 
 
