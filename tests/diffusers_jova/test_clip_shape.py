@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from diffusers_jova import JoVAAudioCodec
-from diffusers_jova.clip_shape import ClipShape, cut_video, frames_of_given_media, set_length
+from diffusers_jova.clip_shape import ClipShape, cut_video, frames_of_given_media, set_length, tell_which_goes_on
 from tests.tiny_pipeline import build_audio_vae, build_tiny_pipeline, build_vocoder
 
 
@@ -118,3 +118,19 @@ def test_a_clip_far_beyond_the_models_own_length_is_told_in_one_line(caplog: pyt
         told = [record.message for record in caplog.records if "this model's own clips" in record.message]
         assert len(told) == lines
     assert told[0].startswith("`num_frames` of 5 is 5 times the 1 of this model's own clips: ")
+
+
+@pytest.mark.parametrize(
+    ("num_video_frames", "sound_s", "said"),
+    [
+        (21, 33 / 16, "`video` ends after 21 of 33 frames, before `audio`: its rest is generated"),
+        (33, 1.0, "`audio` ends after 1.00 of 2.06 s, before `video`: its rest is generated"),
+        (33, 2.0, ""),  # what lacks less than two frames is filled with silence
+    ],
+)
+def test_which_of_a_video_and_its_sound_goes_on_is_told(
+    num_video_frames: int, sound_s: float, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell_which_goes_on(num_video_frames, np.zeros((1, round(sound_s * 16000))), 16000, 33, 16.0)
+    assert caplog.text.count("rest is generated") == bool(said)
+    assert said in caplog.text
