@@ -1,9 +1,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from jova_cli.adapter_info import check_adapter
 from jova_cli.given_paths import check_writable, lacking_folder
+from jova_cli.info import kinds_of
 from jova_cli.shipped import check_source
 
 
@@ -37,3 +41,13 @@ def test_a_checkpoint_that_is_gone_is_told_beside_those_that_are_there(
     check_source("--lora", "adapter/name")  # may be a repository of an owner of that name
     for elsewhere in ("owner/name", "name", "adapter/validation"):
         assert lacking_folder(elsewhere) == ""
+
+
+def test_what_lies_beside_an_adapter_is_told_by_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "optimizer.safetensors").touch()
+    with pytest.raises(ValueError, match=r"`--lora` must be an adapter, got .* which a training keeps to go on from"):
+        check_adapter("--lora", tmp_path / "optimizer.safetensors")
+    save_file({"video_latents": np.zeros((1, 1, 1, 1), np.float32)}, tmp_path / "a.safetensors")
+    (tmp_path / "prepare.json").write_text("{}")
+    with pytest.raises(ValueError, match="in one of prepared clips; name "):
+        kinds_of(tmp_path / "a.safetensors")
