@@ -17,6 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor
 
 from jova_cli.adapter_info import file_of_folder, kinds_of_files
+from jova_cli.shipped import check_source
 
 from .adapter_keys import (
     ALPHA,
@@ -170,6 +171,7 @@ def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], Mapping[str, 
         source: Folder, file, hub id, or tensors in memory.
         options: What `load_lora_weights` takes; those that do not help to find the file are left unread.
     """
+    check_adapter_source(source)
     given = options.get("use_safetensors")
     if isinstance(source, str | Path) and options.get("weight_name") is None:
         options["weight_name"] = file_name_in(Path(source) / (options.get("subfolder") or ""), given)
@@ -189,6 +191,17 @@ def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], Mapping[str, 
         config, header = source.config, source.few_steps and source.few_steps.to_header()
     tensors, beside = unwrapped(tensors)
     return tensors, config, {**(header or {}), **beside}
+
+
+def check_adapter_source(source: Any) -> None:
+    """Refuse what is no place and no tensors, and a name that is neither on this machine nor one of the hub."""
+    if not isinstance(source, str | Path | Mapping):
+        raise ValueError(
+            f"`adapter` must be a folder, a file, a hub name or a dict of tensors, got {source!r}; name the file that "
+            "training wrote"
+        )
+    if isinstance(source, str) and "/" not in source:  # no name of a repository: the hub would be asked in vain
+        check_source("adapter", source)
 
 
 def file_name_in(folder: Path, use_safetensors: bool | None) -> str | None:

@@ -31,7 +31,7 @@ from .call_stages import PlannedCall
 from .clip_shape import frames_of_given_media, lacks_frames
 from .content_credentials import Credentials
 from .cost_estimate import check_affordable, estimate, machine_memory_bytes
-from .domain import PICTURES, describe_strangers, text_of, words_of
+from .domain import EMPTY_PROMPT, NO_WORDS, PICTURES, describe_strangers, text_of, words_of
 from .few_steps import FewSteps
 from .generation_defaults import GenerationDefaults
 from .hub_access import HubAccessError
@@ -76,10 +76,10 @@ def tell_strangers_of(
     """The same of one or several prompts of a clip."""
     text = text_of(prompts)
     if not text.strip():
-        tell("the prompt is empty: what the clip shows is left to the model")
+        tell(EMPTY_PROMPT)
     if strangers := describe_strangers(pipeline.config.get("domain"), text, has_image):
         tell(strangers)
-    pipeline.told_strangers |= {*words_of(text), PICTURES}  # the call need not say it again
+    pipeline.told_strangers |= {*words_of(text), PICTURES, NO_WORDS}  # the call need not say it again
 
 
 def call_arguments(args: argparse.Namespace, tell: Callable[[str], None] = tell) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The device that a run takes."""
 
+from typing import Any
+
 import torch
 
 
@@ -14,3 +16,15 @@ def choose_device(name: str | None) -> torch.device:
             f"`--device` must be a device of this machine, got {name}; leave it out or use cpu"
         ) from error
     return torch.device(name)
+
+
+def device_named(argument: str, value: Any) -> torch.device:
+    """The device of a name, such as `"cuda:1"`, whether or not this machine has it.
+
+    Raises:
+        ValueError: torch knows no such kind of device.
+    """
+    try:
+        return torch.device(value)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f'`{argument}` must be a device of torch, got {value!r}; write "cpu" or "cuda:0", say') from error

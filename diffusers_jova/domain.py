@@ -15,6 +15,8 @@ logger = logging.get_logger(__name__)
 TAG = re.compile(r"<[^<>]*>")  # of a prompt template, such as `<S>`
 WORD = re.compile(r"(?:[^\W_]|')+")  # of any alphabet
 PICTURES = "<pictures>"  # among words that were told of; no word has such letters
+NO_WORDS = "<no words>"  # likewise
+EMPTY_PROMPT = "the prompt is empty: what the clip shows is left to the model"
 
 
 def words_of(text: str) -> set[str]:
@@ -86,6 +88,19 @@ def text_of(prompts: str | JoVAPrompt | Sequence[str | JoVAPrompt] | None) -> st
     prompts = [prompts] if isinstance(prompts, str | JoVAPrompt) else prompts or []
     parts = [[prompt] if isinstance(prompt, str) else [*asdict(prompt).values()] for prompt in prompts]
     return " ".join(part for of_prompt in parts for part in of_prompt)
+
+
+def tell_empty(prompts: str | JoVAPrompt | Sequence[str | JoVAPrompt] | None, told: set[str]) -> None:
+    """Log once that a prompt which is given has no words, which a forgotten variable looks like.
+
+    Args:
+        prompts: Of a call; None where it is given otherwise.
+        told: What was told of; gets this.
+    """
+    given = [prompts] if isinstance(prompts, str | JoVAPrompt) else prompts or []
+    if any(not text_of(prompt).strip() for prompt in given) and NO_WORDS not in told:
+        told.add(NO_WORDS)
+        logger.warning(EMPTY_PROMPT)
 
 
 def tell_strangers(domain: Mapping[str, Any] | None, text: str, has_image: bool, told: set[str]) -> None:

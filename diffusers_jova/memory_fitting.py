@@ -16,7 +16,7 @@ from jova_cli.latent_lengths import whole_frames
 from .call_stages import CallStages, PlannedCall
 from .component_outline import outline_of_loaded
 from .cost_estimate import GIGA
-from .devices import choose_device
+from .devices import choose_device, device_named
 from .generation_defaults import GenerationDefaults
 from .memory_plan import MemoryEstimate, MemoryPlan, Sizes
 from .number_arguments import positive_number
@@ -92,7 +92,7 @@ class JoVAMemoryMixin:
             reference_s=reference_s,
             num_clips=num_clips,
             cache=cache_of(self.transformer),
-            device=choose_device(None) if device is None else torch.device(device),
+            device=choose_device(None) if device is None else device_named("device", device),
         )
         parts = {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
         sizes = {name: Sizes.of(unwrap_module(part)) for name, part in parts.items()}

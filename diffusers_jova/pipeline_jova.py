@@ -31,7 +31,7 @@ from .component_fit import check_components, check_reference_length, check_skip_
 from .conditions import check_repeats
 from .current_call import JoVACurrentCallMixin
 from .denoising import JoVADenoiser, TextConditions, check_zero_init
-from .domain import check_domain, tell_rate, tell_size, tell_strangers, text_of
+from .domain import check_domain, tell_empty, tell_rate, tell_size, tell_strangers, text_of
 from .few_steps import FewSteps, JoVAFewStepsMixin
 from .finite import check_finite_inputs, check_finite_samples
 from .generation_defaults import GenerationDefaults
@@ -509,6 +509,7 @@ class JoVAPipeline(
         pictures = (inputs.image, inputs.last_image, inputs.keyframes or None, inputs.video)
         has_picture = any(given is not None for given in pictures)
         tell_strangers(self.config.domain, text_of(prompt), has_picture, self.told_strangers)
+        tell_empty(prompt, self.told_strangers)
         clip = self.clip_shape(inputs, settings)
 
         # 2. Schedules

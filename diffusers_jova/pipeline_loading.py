@@ -61,7 +61,11 @@ class JoVALoadingMixin(DiffusionPipeline):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set it; the record of a clip tells of a component that was put in place of the model's own."""
-        is_component = isinstance(vars(self).get("_internal_dict", {}).get(name), tuple)
+        registered = vars(self).get("_internal_dict", {}).get(name)
+        is_component = isinstance(registered, tuple)
+        if is_component and registered[0] is None and value is not None:  # else it would not be saved
+            self.register_modules(**{name: value})  # which comes back here
+            return
         now = vars(self).get(name)
         is_same = getattr(value, "_orig_mod", value) is getattr(now, "_orig_mod", now)  # or its compiled form
         if is_component and not is_same:

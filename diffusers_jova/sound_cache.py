@@ -25,6 +25,7 @@ from diffusers.utils import logging
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
+from .devices import device_named
 from .kept_rows import SCALED, JoVARowKeeper, KeptRows, keepers_of, keeping
 from .number_arguments import positive_number, whole_number
 
@@ -77,7 +78,7 @@ class JoVACacheConfig:
                 "torch.float8_e4m3fn, say"
             )
         if self.storage_device is not None:
-            self.storage_device = torch.device(self.storage_device)
+            self.storage_device = device_named("storage_device", self.storage_device)
 
     @property
     def is_adaptive(self) -> bool:

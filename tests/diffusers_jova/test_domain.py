@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusers_jova import JoVAPrompt
-from diffusers_jova.domain import check_domain, describe_strangers, tell_strangers
+from diffusers_jova.domain import EMPTY_PROMPT, check_domain, describe_strangers, tell_empty, tell_strangers
 from diffusers_jova.drawn.avatars import make_clip, without_look
 from diffusers_jova.drawn.corpus import caption_words
 from jova_cli.model_info import read_index
@@ -107,3 +107,23 @@ def test_a_model_of_few_things_is_told_of_at_other_frame_rates_once(caplog: pyte
     caplog.clear()
     build_tiny_pipeline(domain=DRAWN)("a cartoon man speaks", modalities=["audio"], frame_rate=24, **call)
     assert "frames per second only" not in caplog.text
+
+
+@pytest.mark.parametrize("prompts", ["", " \n", JoVAPrompt(video=""), ["A cartoon man", ""]])
+def test_an_empty_prompt_is_told_once(prompts: Any, caplog: pytest.LogCaptureFixture) -> None:
+    told: set[str] = set()
+    tell_empty(prompts, told)
+    tell_empty(prompts, told)
+    assert [record.message for record in caplog.records] == [EMPTY_PROMPT]
+
+
+@pytest.mark.parametrize("prompts", [None, "A man", ["A man", JoVAPrompt(video="", transcript="hello")]])
+def test_a_prompt_with_words_or_given_otherwise_is_not_told(prompts: Any, caplog: pytest.LogCaptureFixture) -> None:
+    tell_empty(prompts, set())
+    assert not caplog.records
+
+
+def test_a_call_tells_of_an_empty_prompt(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = build_tiny_pipeline()
+    pipeline("", num_frames=5, num_inference_steps=1, modalities=("video",))
+    assert EMPTY_PROMPT in caplog.text

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffusers_jova import JoVAPipeline
+from diffusers_jova.hub_access import HubAccessError
 from tests.tiny_pipeline import build_tiny_pipeline, build_transformer, build_wan_transformer
 
 
@@ -140,6 +141,20 @@ def test_a_file_of_another_model_is_refused_and_nothing_is_left_behind(tmp_path:
     ):
         pipeline.load_lora_weights(tmp_path)
     assert pipeline.get_list_adapters() == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "`adapter` must be a folder, a file, a hub name or a dict of tensors, got None"),
+        (3, "`adapter` must be a folder, a file, a hub name or a dict of tensors, got 3"),
+        ("nothere", "`adapter` must be an existing path or a hub name owner/name, got nothere"),
+    ],
+)
+def test_what_is_no_adapter_is_refused_without_asking_the_hub(source: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        build_tiny_pipeline().load_lora_weights(source)
+    assert not isinstance(caught.value, HubAccessError)
 
 
 RANKS = {"transformer_blocks.0.attn.video.to_q": 4, "single_transformer_blocks.0.attn.audio.to_out.0": 2}

@@ -158,3 +158,16 @@ def test_a_name_that_is_no_model_is_refused_at_once(name: str, message: str) -> 
 def test_a_folder_that_is_no_pipeline_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"must be a folder with a `model_index.json`, .* `load_lora_weights`"):
         JoVAPipeline.from_pretrained(tmp_path)
+
+
+def test_a_component_that_was_set_aside_and_put_back_is_saved(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    pipeline = JoVAPipeline.from_pretrained(tiny_pipeline_folder)
+    for name in ("vae", "scheduler"):
+        part = getattr(pipeline, name)
+        setattr(pipeline, name, None)
+        setattr(pipeline, name, part)
+    assert pipeline.handed_in == {"vae"}  # as with any module that is put in place; the scheduler is known again
+    pipeline.save_pretrained(tmp_path)
+    again = JoVAPipeline.from_pretrained(tmp_path)
+    assert again.vae is not None
+    assert again.scheduler.config == pipeline.scheduler.config

@@ -565,6 +565,8 @@ REFUSED = {
     "threshold": ({"audio_threshold": -1.0}, r"`audio_threshold` must be positive and finite, got -1\.0"),
     "nan": ({"video_threshold": float("nan")}, r"`video_threshold` must be positive and finite, got nan"),
     "format": ({"storage_dtype": torch.int8}, r"`storage_dtype` must be a floating-point format .* got torch\.int8"),
+    "device": ({"storage_device": "foo"}, r"`storage_device` must be a device of torch, got 'foo'"),
+    "no device": ({"storage_device": []}, r"`storage_device` must be a device of torch, got \[\]"),
 }
 
 
