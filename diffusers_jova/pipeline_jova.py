@@ -430,7 +430,8 @@ class JoVAPipeline(
             attention_kwargs: `{"scale": 0.5}` multiplies the weights of the active adapters, those of `set_adapters`,
                 for this call; None leaves them. There is no other entry: the attention here takes no arguments.
             callback_on_step_end: Called as `callback(pipeline, step, timestep, tensors)` after each step; may return
-                a dict that replaces tensors.
+                a dict that replaces tensors. One that sets `pipeline._interrupt = True` ends the denoising: what is
+                returned then still has the noise of that step, and can be seen as it was.
             callback_on_step_end_tensor_inputs: Names of the tensors it gets, of `_callback_tensor_inputs`.
 
         Returns:
