@@ -343,7 +343,9 @@ def load_pipeline(
     if args.cpu_offload:
         pipeline.enable_model_cpu_offload(device=device)
         return pipeline
-    return pipeline.to(device)
+    if device.type == "cpu" and dtype == torch.float16:  # which diffusers says once of every component
+        tell("`--dtype float16` is a format of GPUs, got the device cpu: leave it out there, or take bfloat16")
+    return pipeline.to(device, silence_dtype_warnings=True)
 
 
 def plan_memory(

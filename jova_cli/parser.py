@@ -111,7 +111,7 @@ class Parser(argparse.ArgumentParser):
         help_of_it = f"`{self.prog} --help` explains them"
         if missing := REQUIRED.fullmatch(message):
             names = ", ".join(f"`{name}`" for name in missing[1].split(", "))
-            message = f"{names} must be given, got none; {help_of_it}"
+            message = f"{names} must be given, got none; {help_of_it}{self.choices_of(missing[1].split(', '))}"
         elif valueless := NO_VALUE.fullmatch(message):
             option = valueless[1].split("/")[-1]
             got = self.value_like_an_option(option)
@@ -121,6 +121,11 @@ class Parser(argparse.ArgumentParser):
             rule = f"every word must be an option or what one takes, got `{unread[1]}`"
             message = f"{rule}; quote texts with blanks, and repeat the option for another value"
         self.exit(2, f"{self.prog}: {message}\n")
+
+    def choices_of(self, names: Sequence[str]) -> str:
+        """What arguments without a default may be, where they have choices; empty where none has."""
+        lists = {action.metavar or action.dest: action.choices for action in self._actions if action.choices}
+        return "".join(f"; `{name}` is one of {', '.join(map(str, lists[name]))}" for name in names if name in lists)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse a value that is none of the choices, and name the nearest."""

@@ -85,6 +85,7 @@ DISTILL = ["distill", "records", "student", "--model", "jova-tiny"]
         ),
         ([*CLIP, "clip.mp4", "--steps", "many"], r"`--steps` must be a whole number, got 'many'; use 8, say"),
         ([*CLIP, "clip.mp4", "--frame-rate", "fast"], r"`--frame-rate` must be a number, got 'fast'; use 1.5, say"),
+        (["convert"], r"`kind`, `source`, `output` must be given, got none; .*; `kind` is one of wan, ovi, nava, "),
         (["prepare", "clips"], r"jova prepare: `--model`, `output` must be given, got none"),
         ([*CLIP, "clip.avi"], r"jova generate: `--output` must end in .mp4"),
         ([*CLIP, "."], r"jova generate: `--output` must end in .mp4 for this clip, got .; use clip.mp4"),
