@@ -355,6 +355,14 @@ def test_an_empty_prompt_is_told(command: list[str], capsys: pytest.CaptureFixtu
     assert "the prompt is empty: what the clip shows is left to the model" in capsys.readouterr().err
 
 
+def test_half_precision_on_a_cpu_is_told_once(
+    command: list[str], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    main([*command, "--steps", "1", "--device", "cpu", "--dtype", "float16"])
+    assert capsys.readouterr().err.count("`--dtype float16` is a format of GPUs, got the device cpu") == 1
+    assert "cannot run with `cpu`" not in caplog.text  # as diffusers says for each component
+
+
 def test_bad_files_are_refused_by_the_name_of_their_option(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
