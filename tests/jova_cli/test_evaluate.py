@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jova_cli.evaluate import parse
+from jova_cli.training_info import SETTINGS, SUMMARY, UNFINISHED
 
 
 @pytest.fixture
@@ -14,6 +15,9 @@ def clips(tmp_path: Path) -> Path:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("words")
+    for name, mark in (("records", SUMMARY), ("half", UNFINISHED), ("run", SETTINGS)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / mark).touch()
     return tmp_path
 
 
@@ -23,6 +27,10 @@ def clips(tmp_path: Path) -> Path:
         (["none"], "`clips` must be an existing file or folder, got none"),
         (["empty"], "`clips` must be an existing folder, got `empty` (it is empty)"),
         (["text"], "must hold at least one clip"),
+        (["records"], "`clips` must be clips, got `records`, which holds records of `jova prepare`; name a folder of"),
+        (["half"], "`clips` must be clips, got `half`, which holds records of `jova prepare`; name a folder of"),
+        (["run"], "`clips` must be clips, got `run`, which holds a training; name a folder of clips"),
+        (["clips", "--against", "run"], "`--against` must be clips, got `run`, which holds a training; name a"),
         (["text/a.txt"], "a clip must be a file that ends in one of"),
         (["clips", "--against", "empty"], "`--against` must be an existing folder"),
         (["clips", "--measures", "lips"], "`--measures` must be one of sync, syncnet, timing"),
