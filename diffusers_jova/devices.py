@@ -27,4 +27,6 @@ def device_named(argument: str, value: Any) -> torch.device:
     try:
         return torch.device(value)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f'`{argument}` must be a device of torch, got {value!r}; write "cpu" or "cuda:0", say') from error
+        raise ValueError(
+            f'`{argument}` must be a device of torch, got {value!r}; write "cpu" or "cuda:0", say'
+        ) from error
