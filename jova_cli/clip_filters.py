@@ -230,14 +230,23 @@ def read_rule(name: str, text: Any, where: str) -> Rule:
         raise ValueError(f"{where} must name a measure of `jova evaluate`, got `{name}`; {advice}")
     low, dots, high = text.partition("..") if isinstance(text, str) else ("", "", "")
     if not dots or not (low.strip() or high.strip()):
-        end = "2.5" if dots else text
-        advice = f"write {end}.. for the least or ..{end} for the most"
+        first, rest = _leading_number(str(text))
+        second, more = _leading_number(rest.lstrip(":,;/ "))
+        end = first if first and not rest else "2.5"
+        is_pair = first and second and not more
+        advice = f"write {first}..{second}" if is_pair else f"write {end}.. for the least or ..{end} for the most"
         raise ValueError(f"{where} must give `{name}` a range LOW..HIGH, got {text!r}; {advice}")
     ends = [_number(end.strip(), known[name], where) if end.strip() else None for end in (low, high)]
     rule = Rule(name, ends[0], ends[1])
     if rule.low is not None and rule.high is not None and rule.low > rule.high:
         raise ValueError(f"{where} must give `{name}` a range from low to high, got {rule.range}; exchange its ends")
     return rule
+
+
+def _leading_number(text: str) -> tuple[str, str]:
+    """The number that a text begins with, empty where it begins otherwise, and what follows."""
+    found = NUMBER.fullmatch(text)
+    return (found[1], found[2]) if found else ("", text)
 
 
 def _number(text: str, measure: Any, where: str) -> float:

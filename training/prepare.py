@@ -35,12 +35,18 @@ from jova_cli.model_clips import sound_channels
 from jova_cli.model_info import read_index
 from jova_cli.parser import Parser, one_line
 from jova_cli.prepare import parse
+from jova_cli.tables import some
 
 
 def check_detector(samples: Sequence[Sample], settings: PrepareSettings) -> None:
     """Fail before the work starts if a clip needs a detector and there is none."""
-    if any(sample.video is not None and sample.mouth_boxes is None for sample in samples):
+    lacking = [sample.source.name for sample in samples if sample.video is not None and sample.mouth_boxes is None]
+    if not lacking:
+        return
+    try:
         settings.make_detector()
+    except ImportError as error:
+        raise ImportError(f"{error}; {len(lacking)} of {len(samples)} have no boxes: {some(lacking)}") from error
 
 
 def clip_settings(args: argparse.Namespace) -> ClipSettings:

@@ -53,6 +53,8 @@ def test_a_range_holds_its_ends() -> None:
             "must name a measure of `jova evaluate`, got `dnsmos_overal`; did you mean `dnsmos_ov",
         ),
         ("dnsmos_overall=2.5", "must give `dnsmos_overall` a range LOW..HIGH, got '2.5'; write 2.5.. for the least"),
+        ("loudness_lufs=-40:-10", "must give `loudness_lufs` a range LOW..HIGH, got '-40:-10'; write -40..-10"),
+        ("loudness_lufs=loud", "got 'loud'; write 2.5.. for the least or ..2.5 for the most"),
         ("dnsmos_overall=..", "must give `dnsmos_overall` a range LOW..HIGH, got '..'; write 2.5.. for the least"),
         ("dnsmos_overall=nan..", "must give `dnsmos_overall` finite numbers, got `nan`; leave an open end empty"),
         ("sync_offset_ms=..1e999", "must give `sync_offset_ms` finite numbers, got `1e999`"),

@@ -276,6 +276,28 @@ def unplaced_files(source: Path, samples: Sequence[Sample]) -> list[str]:
     return [str(path.relative_to(source.absolute())) for path in files if path.resolve() not in taken]
 
 
+def unlisted_files(source: Path, samples: Sequence[Sample]) -> list[str]:
+    """Name the files that a manifest leaves out: what belongs to its clips, and all clips of a folder that is given.
+
+    Args:
+        source: A manifest, or a folder with one; of another folder nothing is left out.
+        samples: Of the manifest.
+    """
+    manifest = _manifest_of(source) if source.is_dir() else source
+    if manifest is None:
+        return []
+    read = [getattr(sample, name) for sample in samples for name in (*PATH_COLUMNS, "mouth_boxes")]
+    taken = {path.resolve() for path in read if isinstance(path, Path)}
+    root = manifest.absolute().parent
+    clips = [path for path in _files_of(root) if is_clip(path)] if source.is_dir() else []
+    folders = {sample.source.parent for sample in samples}
+    beside = by_small_suffix(path for folder in folders for path in folder.iterdir() if path.is_file())
+    kinds = (*AUDIO_SUFFIXES, *CAPTION_SUFFIXES, *SUBTITLE_SUFFIXES, *BOX_SUFFIXES)
+    parts = [path for sample in samples for kind in kinds for path in named_as(sample.source, kind, beside)]
+    left = dict.fromkeys(path for path in (*clips, *parts) if path.resolve() not in taken)
+    return [_below(path, root) for path in left]
+
+
 def displaced_files(source: Path, samples: Sequence[Sample]) -> dict[str, str]:
     """Name the files of a folder that belong to a clip and are not read, each with the one that is in its place."""
     root = source.absolute()
@@ -304,7 +326,11 @@ def is_listed(folder: Path) -> bool:
 
 
 def describe_unplaced(source: Path, samples: Sequence[Sample]) -> str:
-    """Say which files of a folder are not read; empty if all are."""
+    """Say which files of a folder, or of the clips of a manifest, are not read; empty if all are."""
+    if unlisted := unlisted_files(source, samples):
+        said = "its manifest says" if source.is_dir() else f"`{source.name}` says"
+        told = some(unlisted, MAX_UNPLACED)
+        return f"not read {len(unlisted)}: {told}; {said} what is read: name them there\n"
     unplaced = unplaced_files(source, samples)
     if not unplaced:
         return ""

