@@ -28,8 +28,9 @@ class GenerationDefaults:
         num_inference_steps: Solver steps.
         guidance_scale: Text guidance of video; 1 is off. JoVA (arXiv:2512.13677v1), Sec. 4.2 uses 10 for both.
         audio_guidance_scale: Text guidance of audio; None follows video.
-        coupling_scale: Coupling guidance of video; 1 is off.
-        audio_coupling_scale: Coupling guidance of audio; None follows video.
+        coupling_scale: Coupling guidance of video; 1 is off. None goes with that of text, by as much and on the same steps,
+            so that one prediction without both serves both.
+        audio_coupling_scale: Coupling guidance of audio; None follows video, or the text of audio where video does.
         audio_speaker_scale: Speaker guidance of audio, where voices of speakers are given; 1 is off.
         uncoupled_text: Whether the text is `"empty"` or `"kept"` where coupling guidance removes the coupling.
         guidance_interval: Steps with text guidance, as fractions of all steps.
@@ -55,7 +56,7 @@ class GenerationDefaults:
     num_inference_steps: int = 50
     guidance_scale: float = 10.0
     audio_guidance_scale: float | None = None
-    coupling_scale: float = 1.0
+    coupling_scale: float | None = 1.0
     audio_coupling_scale: float | None = None
     audio_speaker_scale: float = 1.0
     uncoupled_text: Literal["empty", "kept"] = "empty"
@@ -124,23 +125,39 @@ class GenerationDefaults:
         """These values, replaced by every argument that is not None; a zero stays a zero."""
         return replace(self, **{name: value for name, value in arguments.items() if value is not None})
 
+    def explicit(self) -> "GenerationDefaults":
+        """The same, with numbers in place of what coupling takes from the text; as a record tells it."""
+        if self.coupling_scale is not None:
+            return self
+        video, audio = self.guidance().values()
+        own = None if audio.coupling_scale == video.coupling_scale else audio.coupling_scale
+        return replace(
+            self,
+            coupling_scale=video.coupling_scale,
+            audio_coupling_scale=own,
+            coupling_interval=video.coupling_interval,
+        )
+
     def guidance(self) -> dict[str, Guidance]:
-        """Guidance of each modality; audio follows video where it is None."""
+        """Guidance of each modality; audio follows video where it is None, and coupling follows text."""
+        goes_with_text = self.coupling_scale is None
+        has_own_steps = not goes_with_text or self.coupling_interval != (0.0, 1.0)
         video = Guidance(
             guidance_scale=self.guidance_scale,
-            coupling_scale=self.coupling_scale,
+            coupling_scale=self.guidance_scale if self.coupling_scale is None else self.coupling_scale,
             uncoupled_text=self.uncoupled_text,
             guidance_interval=self.guidance_interval,
-            coupling_interval=self.coupling_interval,
+            coupling_interval=self.coupling_interval if has_own_steps else self.guidance_interval,
             guidance_rescale=self.guidance_rescale,
             apg_threshold=self.apg_threshold,
             apg_eta=self.apg_eta,
             cfg_zero_star=self.cfg_zero_star,
             zero_init_steps=self.zero_init_steps,
         )
+        follows_text = goes_with_text and self.audio_coupling_scale is None
         own: dict[str, Any] = {
             "guidance_scale": self.audio_guidance_scale,
-            "coupling_scale": self.audio_coupling_scale,
+            "coupling_scale": self.audio_guidance_scale if follows_text else self.audio_coupling_scale,
             "speaker_scale": self.audio_speaker_scale,
             "guidance_rescale": self.audio_guidance_rescale,
             "cfg_zero_star": self.audio_cfg_zero_star,

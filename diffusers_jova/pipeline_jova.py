@@ -79,7 +79,7 @@ from .step_callback import CALLBACK_TENSORS, call_back, settings_after_callback
 from .transformer_jova import MODALITIES, JoVATransformer3DModel
 from .transformer_jova_dual_tower import JoVADualTowerTransformer3DModel
 from .transformer_jova_wan import JoVAWanTransformer3DModel
-from .unread_arguments import ReadingCall, warn_of_low_start, warn_of_unread, warn_of_weak_prompt
+from .unread_arguments import ReadingCall, warn_of_arguments
 from .video_codec import JoVAVideoCodec
 
 
@@ -394,7 +394,8 @@ class JoVAPipeline(
             audio_sigmas: Audio noise levels.
             guidance_scale: Text guidance of video; 1 is off, and then off for both unless audio says otherwise.
             audio_guidance_scale: Text guidance of audio; None follows video.
-            coupling_scale: Coupling guidance of video; 1 is off.
+            coupling_scale: Coupling guidance of video; 1 is off. Where the model's own goes with that of text (jova-tiny),
+                so does what is given for text, and its interval.
             audio_coupling_scale: Coupling guidance of audio; None follows video.
             audio_speaker_scale: Speaker guidance of audio; 1 is off, and so it is without `speaker_embeds`.
             uncoupled_text: Whether the text is `"empty"` or `"kept"` where the coupling is removed.
@@ -568,9 +569,7 @@ class JoVAPipeline(
             has_adapters=computes_adapters(self.transformer),
             num_steps=len(scheduler.timesteps),
         )
-        warn_of_unread(reading)
-        warn_of_weak_prompt(reading)
-        warn_of_low_start(reading)
+        warn_of_arguments(reading)
         encoded = self.encode_prompt(
             prompt,
             negative_prompt,

@@ -91,7 +91,7 @@ def describe_call(
     given = [name for name in GIVEN if getattr(inputs, name) is not None]
     is_recorded = bool({"audio", "video"} & set(given))  # comes back in the clip as it was
     values = {
-        **{name: value for name, value in asdict(settings).items() if "prompt" not in name},
+        **{name: value for name, value in asdict(settings.explicit()).items() if "prompt" not in name},
         "sigmas": None if sigmas is None else [float(sigma) for sigma in sigmas],
         "audio_sigmas": None if audio_sigmas is None else [float(sigma) for sigma in audio_sigmas],
         "lora_scale": (attention_kwargs or {}).get("scale"),

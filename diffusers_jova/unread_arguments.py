@@ -68,7 +68,7 @@ class ReadingCall:
     @property
     def guides_by_coupling(self) -> bool:
         """Whether the modalities guide each other."""
-        return {self.settings.coupling_scale, self.settings.audio_coupling_scale} - {1, None} != set()
+        return any(own.coupling_scale != 1 for own in self.settings.guidance().values())
 
     def guides(self, modality: str) -> bool:
         """Whether anything guides a modality that is generated."""
@@ -179,6 +179,14 @@ RULES: Sequence[Rule] = (  # where it holds, what is then not read, and why
 )
 
 
+def warn_of_arguments(call: ReadingCall) -> None:
+    """Say, in one line each, what nothing reads and what means another thing than elsewhere."""
+    warn_of_unread(call)
+    warn_of_weak_prompt(call)
+    warn_of_coupling_that_stays(call)
+    warn_of_low_start(call)
+
+
 def warn_of_unread(call: ReadingCall) -> None:
     """Say in one line per reason which arguments of a call nothing reads."""
     for reason, names in unread_arguments(call).items():
@@ -195,6 +203,16 @@ def warn_of_weak_prompt(call: ReadingCall) -> None:
             continue
         effect = "leaves the prompt out" if scale == 0 else "weakens the prompt" if scale > 0 else "avoids the prompt"
         logger.warning(f"`{name}` of {scale:g} {effect}; without guidance it is 1, not 0 as in other pipelines")
+
+
+def warn_of_coupling_that_stays(call: ReadingCall) -> None:
+    """Say in one line that a call without guidance by text still has the model's own guidance by coupling."""
+    scale = call.settings.guidance()["video"].coupling_scale
+    if call.given["guidance_scale"] == 1 and call.lacks("coupling_scale") and scale != 1:
+        logger.warning(
+            f"guidance by text is off, and that by coupling stays at {scale:g}, the model's own: `coupling_scale` of 1 "
+            "turns it off, too"
+        )
 
 
 def warn_of_low_start(call: ReadingCall) -> None:

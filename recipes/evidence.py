@@ -234,6 +234,11 @@ def _figure(summary: Mapping[str, float] | None, is_share: bool, has_error: bool
     return _number(summary["mean"], is_share) + error
 
 
+def of_coupling(scale: float | None) -> str:
+    """What is said of coupling guidance behind that of text, with which it goes where it is None."""
+    return " by text and coupling" if scale is None else "" if scale == 1 else f" by text and {scale:g} by coupling"
+
+
 def _number(value: float, is_share: bool) -> str:
     return f"{100 * value:.1f} %" if is_share else f"{value:.3f}"
 
@@ -246,7 +251,7 @@ def describe(report: Mapping[str, Any]) -> str:
         (
             "## Evidence",
             f"Measured on {settings['clips']} held-out prompts and seeds ({steps}, guidance "
-            f"{settings['guidance_scale']:g}) on {report['date'][:10]} at commit {report['commit']}; "
+            f"{settings['guidance_scale']:g}{of_coupling(settings.get('coupling_scale', 1))}) on {report['date'][:10]} at commit {report['commit']}; "
             f"{report['seconds_per_clip']:.2f} s per clip on {report['device']}; +- is one standard error over clips. "
             "`make evidence` repeats it.",
             result_table(report["tasks"]),
@@ -359,6 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "solver": pipeline.scheduler.config.solver,
             "num_inference_steps": settings.num_inference_steps,
             "guidance_scale": settings.guidance_scale,
+            "coupling_scale": settings.coupling_scale,
             **arguments,
         },
         "goals": judge(measured.summaries),

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusers_jova.evaluation.summary import summarize
-from diffusers_jova.recipes.evidence import measure, work_name
+from diffusers_jova.recipes.evidence import measure, of_coupling, work_name
 from diffusers_jova.recipes.generation import FIRST_SEED, fingerprint, generate, held_out_clips, num_predictions
 from diffusers_jova.recipes.model_card import fill_section, markdown_table, provenance
 from diffusers_jova.recipes.step_curve import HEADER, MEASURES, begin, compare, figure
@@ -23,6 +23,7 @@ from jova_cli.parser import Parser
 
 
 OWN = "as the model has it"
+MERGED = "of text and coupling, merged"
 
 
 def ways(scale: float) -> dict[str, dict[str, Any]]:
@@ -39,12 +40,21 @@ def ways(scale: float) -> dict[str, dict[str, Any]]:
         "on the second half": {"guidance_interval": (0.5, 1.0)},
         "on all but the first quarter": {"guidance_interval": (0.25, 1.0)},
         "on the middle half": {"guidance_interval": (0.25, 0.75)},
-        "of text and coupling, merged": {"coupling_scale": scale},
+        MERGED: {"coupling_scale": scale},
         "of text and coupling apart": {"coupling_scale": scale, "uncoupled_text": "kept"},
         "projected (APG)": {"apg_threshold": 0.0, "audio_apg_threshold": 0.0},
         "scaled (CFG-Zero*)": {"cfg_zero_star": True},
         "zero on the first step": {"zero_init_steps": 1},
         "scaled, zero on the first step (CFG-Zero*)": {"cfg_zero_star": True, "zero_init_steps": 1},
+    }
+
+
+def with_coupling(ways: Mapping[str, dict[str, Any]], scale: float) -> dict[str, dict[str, Any]]:
+    """The same ways for a model whose own guidance is that of text and coupling, merged."""
+    return {
+        **{way: arguments for way, arguments in ways.items() if way != MERGED},
+        "of text alone": {"coupling_scale": 1.0},
+        "of coupling alone": {"guidance_scale": 1.0, "coupling_scale": scale, "uncoupled_text": "kept"},
     }
 
 
@@ -58,7 +68,7 @@ def describe(report: Mapping[str, Any]) -> str:
         (
             "## Guidance",
             f"{report['clips']} held-out prompts and seeds, each beside the clip of the same seed with the guidance "
-            f"that the model has, {report['guidance_scale']:g} on all of {report['steps']} steps; +- is one standard "
+            f"that the model has, {report['guidance_scale']:g}{of_coupling(report['coupling_scale'])} on all of {report['steps']} steps; +- is one standard "
             f"error over clips. Measured on {report['date'][:10]} at commit {report['commit']}; "
             f"`python -m diffusers_jova.recipes.guidance_table --clips {report['clips']}` repeats it.",
             markdown_table(["guidance", "predictions", *HEADER], rows),
@@ -76,9 +86,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds = range(FIRST_SEED, FIRST_SEED + args.clips)
     references = held_out_clips(pipeline, seeds, subject="speaker", speech=args.speech)
     defaults = pipeline.defaults
+    table_of = ways(defaults.guidance_scale)
+    if defaults.coupling_scale is None:
+        table_of = with_coupling(table_of, defaults.guidance_scale)
     made = {
         way: generate(pipeline, references, work / f"{number:02d}", batch_size=args.batch_size, **arguments)
-        for number, (way, arguments) in enumerate(ways(defaults.guidance_scale).items())
+        for number, (way, arguments) in enumerate(table_of.items())
     }
     own = [(clip.frames, clip.waveform) for clip in made[OWN]]
     figures = {OWN: summarize(measure(own, references, args.speech))}
@@ -87,13 +100,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     # 2. Report
     table = [
         {"way": way, "predictions": num_predictions(defaults.override(**arguments)), "measures": figures[way]}
-        for way, arguments in ways(defaults.guidance_scale).items()
+        for way, arguments in table_of.items()
     ]
     report = {
         **origin,
         "clips": args.clips,
         "first_seed": FIRST_SEED,
         "guidance_scale": defaults.guidance_scale,
+        "coupling_scale": defaults.coupling_scale,
         "steps": defaults.num_inference_steps,
         "table": table,
     }

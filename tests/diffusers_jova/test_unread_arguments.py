@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from diffusers_jova import JoVAPipeline
-from tests.tiny_pipeline import build_tiny_pipeline
+from tests.tiny_pipeline import DEFAULTS, build_tiny_pipeline
 
 
 FEW: dict[str, Any] = {"num_inference_steps": 2, "num_frames": 5, "output_type": "latent"}
@@ -264,3 +264,23 @@ def test_an_interval_that_no_step_lies_within_is_told(
     pipeline("a dog", **FEW, **{f"{kind}_scale": 3.0, f"{kind}_interval": (0.4, 0.6)})
     (said,) = warnings_of(caplog)
     assert f"`{kind}_scale`, `{kind}_interval` are not used: none of the steps lies within `{kind}_interval`" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_told"),
+    [
+        ({"guidance_scale": 1}, True),
+        ({"guidance_scale": 1.0, "audio_guidance_scale": 2.0}, True),
+        ({"guidance_scale": 1.0, "coupling_scale": 1.5}, False),
+        ({"guidance_scale": 1.0, "coupling_scale": 1.0}, False),
+        ({"guidance_scale": 2.0}, False),
+        ({"guidance_scale": 1.0, **VIDEO}, False),  # which nothing couples
+        ({}, False),
+    ],
+)
+def test_guidance_by_coupling_that_stays_without_that_by_text_is_told(
+    arguments: dict[str, Any], is_told: bool, log: pytest.LogCaptureFixture
+) -> None:
+    pipeline = build_tiny_pipeline(defaults={**DEFAULTS, "coupling_scale": 1.5})
+    pipeline("a dog", **FEW, **arguments)
+    assert ("that by coupling stays at 1.5" in log.text) == is_told

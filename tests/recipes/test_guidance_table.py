@@ -9,7 +9,7 @@ import pytest
 from diffusers_jova.generation_defaults import GenerationDefaults
 from diffusers_jova.recipes import guidance_table
 from diffusers_jova.recipes.generation import num_predictions
-from diffusers_jova.recipes.guidance_table import OWN, ways
+from diffusers_jova.recipes.guidance_table import OWN, ways, with_coupling
 from tests.tiny_pipeline import DEFAULTS, build_tiny_pipeline
 
 
@@ -30,6 +30,28 @@ def test_a_way_costs_the_predictions_that_its_steps_ask_for() -> None:
         "scaled (CFG-Zero*)": 16,
         "zero on the first step": 14,
         "scaled, zero on the first step (CFG-Zero*)": 14,
+    }
+
+
+def test_of_a_coupled_model_both_scales_change_together() -> None:
+    own = GenerationDefaults(num_inference_steps=8, guidance_scale=1.5, coupling_scale=None)
+    table = with_coupling(ways(1.5), 1.5)
+    costs = {way: num_predictions(own.override(**arguments)) for way, arguments in table.items()}
+    assert costs == {
+        OWN: 16,
+        "none": 8,
+        "twice as far": 16,
+        "on the first half of the steps": 12,
+        "on the second half": 12,
+        "on all but the first quarter": 14,
+        "on the middle half": 12,
+        "of text and coupling apart": 24,
+        "projected (APG)": 16,
+        "scaled (CFG-Zero*)": 16,
+        "zero on the first step": 14,
+        "scaled, zero on the first step (CFG-Zero*)": 14,
+        "of text alone": 16,
+        "of coupling alone": 16,
     }
 
 
