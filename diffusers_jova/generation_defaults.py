@@ -28,8 +28,8 @@ class GenerationDefaults:
         num_inference_steps: Solver steps.
         guidance_scale: Text guidance of video; 1 is off. JoVA (arXiv:2512.13677v1), Sec. 4.2 uses 10 for both.
         audio_guidance_scale: Text guidance of audio; None follows video.
-        coupling_scale: Coupling guidance of video; 1 is off. None goes with that of text, by as much and on the same steps,
-            so that one prediction without both serves both.
+        coupling_scale: Coupling guidance of video; 1 is off. None goes with that of text, by as much and on the same
+            steps, so that one prediction without both serves both.
         audio_coupling_scale: Coupling guidance of audio; None follows video, or the text of audio where video does.
         audio_speaker_scale: Speaker guidance of audio, where voices of speakers are given; 1 is off.
         uncoupled_text: Whether the text is `"empty"` or `"kept"` where coupling guidance removes the coupling.

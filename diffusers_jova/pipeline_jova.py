@@ -394,8 +394,8 @@ class JoVAPipeline(
             audio_sigmas: Audio noise levels.
             guidance_scale: Text guidance of video; 1 is off, and then off for both unless audio says otherwise.
             audio_guidance_scale: Text guidance of audio; None follows video.
-            coupling_scale: Coupling guidance of video; 1 is off. Where the model's own goes with that of text (jova-tiny),
-                so does what is given for text, and its interval.
+            coupling_scale: Coupling guidance of video; 1 is off. Where the model's own goes with that of text, as
+                jova-tiny's, it follows what is given for text, the interval as well.
             audio_coupling_scale: Coupling guidance of audio; None follows video.
             audio_speaker_scale: Speaker guidance of audio; 1 is off, and so it is without `speaker_embeds`.
             uncoupled_text: Whether the text is `"empty"` or `"kept"` where the coupling is removed.

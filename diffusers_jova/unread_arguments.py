@@ -210,8 +210,8 @@ def warn_of_coupling_that_stays(call: ReadingCall) -> None:
     scale = call.settings.guidance()["video"].coupling_scale
     if call.given["guidance_scale"] == 1 and call.lacks("coupling_scale") and scale != 1:
         logger.warning(
-            f"guidance by text is off, and that by coupling stays at {scale:g}, the model's own: `coupling_scale` of 1 "
-            "turns it off, too"
+            f"guidance by text is off, and that by coupling stays at {scale:g}, the model's own: `coupling_scale` of "
+            "1 turns it off, too"
         )
 
 

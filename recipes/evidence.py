@@ -247,11 +247,12 @@ def describe(report: Mapping[str, Any]) -> str:
     """The section of the model card."""
     settings = report["settings"]
     steps = f"{settings['num_inference_steps']} {SOLVER_NAMES.get(settings['solver'], settings['solver'])} steps"
+    coupling = of_coupling(settings.get("coupling_scale", 1))
     return "\n\n".join(
         (
             "## Evidence",
             f"Measured on {settings['clips']} held-out prompts and seeds ({steps}, guidance "
-            f"{settings['guidance_scale']:g}{of_coupling(settings.get('coupling_scale', 1))}) on {report['date'][:10]} at commit {report['commit']}; "
+            f"{settings['guidance_scale']:g}{coupling}) on {report['date'][:10]} at commit {report['commit']}; "
             f"{report['seconds_per_clip']:.2f} s per clip on {report['device']}; +- is one standard error over clips. "
             "`make evidence` repeats it.",
             result_table(report["tasks"]),

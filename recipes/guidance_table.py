@@ -64,11 +64,12 @@ def describe(report: Mapping[str, Any]) -> str:
         [row["way"], str(row["predictions"]), *(figure(row["measures"], name, form) for name, form in MEASURES)]
         for row in report["table"]
     ]
+    scales = f"{report['guidance_scale']:g}{of_coupling(report['coupling_scale'])}"
     return "\n\n".join(
         (
             "## Guidance",
             f"{report['clips']} held-out prompts and seeds, each beside the clip of the same seed with the guidance "
-            f"that the model has, {report['guidance_scale']:g}{of_coupling(report['coupling_scale'])} on all of {report['steps']} steps; +- is one standard "
+            f"that the model has, {scales} on all of {report['steps']} steps; +- is one standard "
             f"error over clips. Measured on {report['date'][:10]} at commit {report['commit']}; "
             f"`python -m diffusers_jova.recipes.guidance_table --clips {report['clips']}` repeats it.",
             markdown_table(["guidance", "predictions", *HEADER], rows),
