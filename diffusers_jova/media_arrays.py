@@ -64,6 +64,8 @@ def to_unit_floats(name: str, audio: Audio) -> np.ndarray:
     if isinstance(audio, torch.Tensor):
         audio = audio.detach().cpu()
         audio = (audio.float() if audio.is_floating_point() else audio).numpy()
+    if not isinstance(audio, np.ndarray):
+        raise ValueError(f"`{name}` must be an array or a tensor, got {type(audio).__name__}; use `numpy.asarray`")
     if audio.dtype.name in INTEGER_SCALES:
         centre, scale = INTEGER_SCALES[audio.dtype.name]
         return ((audio.astype(np.float64) - centre) / scale).astype(np.float32)

@@ -4,6 +4,7 @@ Letters: F frames, H and W pixels.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jova_cli.given_paths import renamed
 from jova_cli.media_files import PathLike, import_av
 
 from .content_credentials import Credentials, sign_file
@@ -228,9 +230,11 @@ def check_place(path: PathLike, suffix: str) -> None:
         ValueError: For another ending.
         OSError: For a folder, or one in a folder that is not there.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"`path` must be the path of a file, got {path!r}; write each clip to its own, by its name")
     path = Path(path)
     if path.suffix.lower() != suffix:
-        raise ValueError(f"`path` must end in {suffix}, got {path}; write to {path.with_suffix(suffix)}")
+        raise ValueError(f"`path` must end in {suffix}, got {path}; write to {renamed(path, suffix)}")
     try:
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
@@ -246,8 +250,8 @@ def _unwritable(path: Path, error: OSError) -> str:
 @contextmanager
 def _written(path: PathLike, suffix: str) -> Iterator[Path]:
     """Give a file beside ``path`` to write to, which takes its name at the end and vanishes on an error."""
-    path = Path(path)
     check_place(path, suffix)
+    path = Path(path)
     with ExitStack() as stack:
         try:
             temporary = stack.enter_context(written_whole(path))

@@ -123,6 +123,8 @@ def _heard(sound: np.ndarray, rate: int | None) -> Callable[[Any], np.ndarray]:
 
 
 def _duration_s(name: str, clip: Any) -> float:
+    if not hasattr(clip, "duration"):
+        raise ValueError(f"`{name}` must be a clip of moviepy, got {clip!r}; make one of it, or read its file")
     if clip.duration is None:
         raise ValueError(f"`{name}` must be a clip with an end, got one of moviepy without; use `clip.with_duration`")
     return float(clip.duration)

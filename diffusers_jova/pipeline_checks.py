@@ -477,9 +477,10 @@ def check_something_is_generated(generated: Sequence[str], given: Sequence[str],
         if inputs.video is None and "video" in given:
             stills = [f"`{name}`" for name in STILLS if getattr(inputs, name) is not None]
             said["video"] = f"pictures ({' and '.join(stills)})"
+        other = "" if len(inputs.modalities) > 1 else ", or let the other modality take part"
         raise ValueError(
             f"something must be left to generate, got given {' and '.join(said.values())} for the whole clip; "
-            f"raise `num_frames` to continue it, or let the other modality take part"
+            f"raise `num_frames` to continue it{other}"
         )
 
 

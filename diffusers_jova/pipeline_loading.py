@@ -124,6 +124,8 @@ class JoVALoadingMixin(DiffusionPipeline):
             ValueError: The transformer has layers of adapters, merged or not, or weights that are not finite; nothing
                 is written.
         """
+        if kind_of(save_directory) == "file":
+            raise ValueError(f"`save_directory` must be a folder, got the file {save_directory}; name another")
         if self.transformer is not None:
             check_saveable(self.transformer, "unload_lora_weights")
             check_finite_weights(self.transformer)
@@ -182,10 +184,19 @@ class JoVALoadingMixin(DiffusionPipeline):
         for dtype in (given, older_name):
             check_named_components(dtype, sorted(names))
         kwargs["dtype"] = component_dtypes(older_name if given is None else given)
+        if not isinstance(pretrained_model_name_or_path, str | os.PathLike):
+            raise ValueError(
+                f"a model must be a folder or a hub name, got {pretrained_model_name_or_path!r}; name where it was saved"
+            )
         source = find_model(pretrained_model_name_or_path)
         own = sorted(kwargs.keys() - {"dtype"})
         read = [name for name in names if name not in kwargs]
         with explained_hub("model", source), explained_configs(Path(source), read, own):
+            if kind_of(source) == "file":
+                raise ValueError(
+                    f"`{source}` must be the folder of a saved pipeline, got a file; of one with the weights of a "
+                    "transformer alone, use `from_single_file`"
+                )
             if kind_of(source) == "folder" and not Path(source, INDEX).is_file():
                 raise FileNotFoundError(
                     f"`{source}` must be a folder with a `{INDEX}`, got one without; {SAVED}, and load adapters with "

@@ -3,6 +3,7 @@
 Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, L audio latents, S samples.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,8 @@ class JoVAPipelineOutput(BaseOutput):
             ValueError: There is nothing of the kind to write, or nothing for the credentials to sign.
         """
         self.check_decoded("save")
+        if not isinstance(path, str | os.PathLike):
+            raise ValueError(f"`path` must be the path of a file, got {path!r}; save each clip by its `index`")
         clips = self.audio if self.frames is None else self.frames
         num_clips = 0 if clips is None else len(clips)
         if index is not None and clips is not None and not -num_clips <= index < num_clips:

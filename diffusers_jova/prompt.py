@@ -31,6 +31,12 @@ class JoVAPrompt:
     audio: str = ""
     transcript: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse a part that is no text, such as None for one that is left out."""
+        for name, text in asdict(self).items():
+            if not isinstance(text, str):
+                check_text(name, text)
+
     def unread_parts(self, template: str) -> list[str]:
         """Names of the parts that are not empty and have no form in a template."""
         return [name for name, text in asdict(self).items() if text.strip() and f"{{{name}}}" not in template]

@@ -152,3 +152,36 @@ def test_frames_that_leave_half_a_row_of_the_transformer_are_refused_by_their_nu
         pipeline("a dog", num_frames=num_frames)
     output = pipeline("a dog", num_frames=near, num_inference_steps=1, output_type="latent")
     assert output.frames.shape[2] == (near + 3) // 4
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (".", r"`path` must end in \.mp4, got \.; write to clip\.mp4"),
+        ("", r"`path` must end in \.mp4, got \.; write to clip\.mp4"),
+        ("/", r"`path` must end in \.mp4, got /; write to /clip\.mp4"),
+        (3, "`path` must be the path of a file, got 3"),
+        (["1.mp4", "2.mp4"], r"`path` must be the path of a file, got \['1\.mp4', '2\.mp4'\]; save each clip by its"),
+    ],
+)
+def test_what_is_no_path_of_a_file_is_refused(path: Any, message: str, log: pytest.LogCaptureFixture) -> None:
+    output = JoVAPipelineOutput(frames=[np.zeros((5, 16, 16, 3), np.float32)] * 2, frame_rate=16.0)
+    with pytest.raises(ValueError, match=message):
+        output.save(path, index=None if isinstance(path, list) else 0)
+    assert "holds the first of" not in log.text
+    with pytest.raises(ValueError, match=message.split(";")[0]):
+        media.write_video(path, output.frames[0], 16.0)
+
+
+def test_sound_that_is_no_array_and_clips_of_nobody_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`audio` must be an array or a tensor, got list; use `numpy.asarray`"):
+        media.write_audio(tmp_path / "a.wav", [0.0, 0.1], 16000)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be a clip of moviepy, got 3; make one of it"):
+        media.from_moviepy(3)
+
+
+def test_all_that_is_given_whole_is_refused_with_what_can_be_done() -> None:
+    pipeline = build_tiny_pipeline()
+    given: dict[str, Any] = {"video": np.zeros((5, 32, 32, 3), np.uint8), "audio": np.zeros(5000, np.float32)}
+    with pytest.raises(ValueError, match=r"for the whole clip; raise `num_frames` to continue it$"):
+        pipeline("a dog", num_frames=5, audio_sampling_rate=16000, num_inference_steps=1, **given)
