@@ -185,9 +185,8 @@ class JoVALoadingMixin(DiffusionPipeline):
             check_named_components(dtype, sorted(names))
         kwargs["dtype"] = component_dtypes(older_name if given is None else given)
         if not isinstance(pretrained_model_name_or_path, str | os.PathLike):
-            raise ValueError(
-                f"a model must be a folder or a hub name, got {pretrained_model_name_or_path!r}; name where it was saved"
-            )
+            got = repr(pretrained_model_name_or_path)
+            raise ValueError(f"a model must be a folder or a hub name, got {got}; name where it was saved")
         source = find_model(pretrained_model_name_or_path)
         own = sorted(kwargs.keys() - {"dtype"})
         read = [name for name in names if name not in kwargs]

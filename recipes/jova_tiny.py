@@ -66,6 +66,7 @@ DEFAULTS: dict[str, Any] = {
     "frame_rate": 16.0,
     "num_inference_steps": 8,
     "guidance_scale": 1.5,
+    "coupling_scale": None,  # as that of text, so that one prediction without both serves both
     "max_sequence_length": 96,
 }
 PRESETS = {"video": "jova_tiny_video.yaml", "audio": "jova_tiny_audio.yaml"}  # of stage 1

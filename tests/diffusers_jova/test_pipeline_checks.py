@@ -174,7 +174,7 @@ def test_what_is_no_path_of_a_file_is_refused(path: Any, message: str, log: pyte
 
 
 def test_sound_that_is_no_array_and_clips_of_nobody_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`audio` must be an array or a tensor, got list; use `numpy.asarray`"):
+    with pytest.raises(ValueError, match=r"`audio` must be an array or a tensor, got list; use `numpy\.asarray`"):
         media.write_audio(tmp_path / "a.wav", [0.0, 0.1], 16000)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be a clip of moviepy, got 3; make one of it"):
         media.from_moviepy(3)

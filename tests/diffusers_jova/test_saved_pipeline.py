@@ -176,9 +176,7 @@ def test_a_component_that_was_set_aside_and_put_back_is_saved(tiny_pipeline_fold
 def test_what_is_no_folder_is_neither_loaded_nor_saved_to(tmp_path: Path) -> None:
     file = tmp_path / "s.wav"
     file.write_bytes(b"sound")
-    with pytest.raises(
-        ValueError, match=r"s\.wav` must be the folder of a saved pipeline, got a file; .*single_file`"
-    ):
+    with pytest.raises(ValueError, match=r"s\.wav` must be the folder of a saved pipeline, got a file; .*_file`"):
         JoVAPipeline.from_pretrained(file)
     with pytest.raises(ValueError, match="a model must be a folder or a hub name, got 3; name where it was saved"):
         JoVAPipeline.from_pretrained(3)  # type: ignore[arg-type]

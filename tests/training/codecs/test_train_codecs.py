@@ -315,7 +315,7 @@ def test_the_shipped_config_describes_models_that_fit_the_package() -> None:
         audio = MMAudioVAE(**config.audio_vae.model)
         vocoder = LTX2Vocoder(**config.vocoder.model)
     megabytes = [2e-6 * sum(p.numel() for p in model.parameters()) for model in (video, audio, vocoder)]
-    assert all(size < limit for size, limit in zip(megabytes, (8, 3, 4), strict=True)), megabytes
+    assert all(size < limit for size, limit in zip(megabytes, (8, 10, 4), strict=True)), megabytes
 
 
 def test_an_unknown_field_is_refused_with_a_suggestion(tmp_path: Path) -> None:
