@@ -64,7 +64,7 @@ DEFAULTS: dict[str, Any] = {
     "width": 64,
     "num_frames": 33,
     "frame_rate": 16.0,
-    "num_inference_steps": 8,
+    "num_inference_steps": 12,
     "guidance_scale": 1.5,
     "coupling_scale": None,  # as that of text, so that one prediction without both serves both
     "max_sequence_length": 96,
