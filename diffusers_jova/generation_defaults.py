@@ -10,6 +10,7 @@ from .guidance import Guidance, rising_fractions
 from .number_arguments import check_flags, finite_number, whole_number
 
 
+EVERY_STEP = (0.0, 1.0)
 LEAST = {  # of counts; sizes are checked against their codec
     **dict.fromkeys(("num_inference_steps", "max_sequence_length"), 1),
     **dict.fromkeys(("zero_init_steps", "audio_zero_init_steps"), 0),
@@ -129,39 +130,37 @@ class GenerationDefaults:
         """The same, with numbers in place of what coupling takes from the text; as a record tells it."""
         if self.coupling_scale is not None:
             return self
-        video, audio = self.guidance().values()
-        own = None if audio.coupling_scale == video.coupling_scale else audio.coupling_scale
+        has_own_steps = self.coupling_interval != EVERY_STEP
+        of_audio = self.audio_guidance_scale if self.audio_coupling_scale is None else self.audio_coupling_scale
         return replace(
             self,
-            coupling_scale=video.coupling_scale,
-            audio_coupling_scale=own,
-            coupling_interval=video.coupling_interval,
+            coupling_scale=self.guidance_scale,
+            audio_coupling_scale=of_audio,
+            coupling_interval=self.coupling_interval if has_own_steps else self.guidance_interval,
         )
 
     def guidance(self) -> dict[str, Guidance]:
         """Guidance of each modality; audio follows video where it is None, and coupling follows text."""
-        goes_with_text = self.coupling_scale is None
-        has_own_steps = not goes_with_text or self.coupling_interval != (0.0, 1.0)
+        own = self.explicit()
         video = Guidance(
-            guidance_scale=self.guidance_scale,
-            coupling_scale=self.guidance_scale if self.coupling_scale is None else self.coupling_scale,
-            uncoupled_text=self.uncoupled_text,
-            guidance_interval=self.guidance_interval,
-            coupling_interval=self.coupling_interval if has_own_steps else self.guidance_interval,
-            guidance_rescale=self.guidance_rescale,
-            apg_threshold=self.apg_threshold,
-            apg_eta=self.apg_eta,
-            cfg_zero_star=self.cfg_zero_star,
-            zero_init_steps=self.zero_init_steps,
+            guidance_scale=own.guidance_scale,
+            coupling_scale=own.coupling_scale,  # type: ignore[arg-type]  # a number by now
+            uncoupled_text=own.uncoupled_text,
+            guidance_interval=own.guidance_interval,
+            coupling_interval=own.coupling_interval,
+            guidance_rescale=own.guidance_rescale,
+            apg_threshold=own.apg_threshold,
+            apg_eta=own.apg_eta,
+            cfg_zero_star=own.cfg_zero_star,
+            zero_init_steps=own.zero_init_steps,
         )
-        follows_text = goes_with_text and self.audio_coupling_scale is None
-        own: dict[str, Any] = {
-            "guidance_scale": self.audio_guidance_scale,
-            "coupling_scale": self.audio_guidance_scale if follows_text else self.audio_coupling_scale,
-            "speaker_scale": self.audio_speaker_scale,
-            "guidance_rescale": self.audio_guidance_rescale,
-            "cfg_zero_star": self.audio_cfg_zero_star,
-            "zero_init_steps": self.audio_zero_init_steps,
+        of_audio: dict[str, Any] = {
+            "guidance_scale": own.audio_guidance_scale,
+            "coupling_scale": own.audio_coupling_scale,
+            "speaker_scale": own.audio_speaker_scale,
+            "guidance_rescale": own.audio_guidance_rescale,
+            "cfg_zero_star": own.audio_cfg_zero_star,
+            "zero_init_steps": own.audio_zero_init_steps,
         }
-        own = {name: value for name, value in own.items() if value is not None}
-        return {"video": video, "audio": replace(video, apg_threshold=self.audio_apg_threshold, **own)}
+        of_audio = {name: value for name, value in of_audio.items() if value is not None}
+        return {"video": video, "audio": replace(video, apg_threshold=own.audio_apg_threshold, **of_audio)}

@@ -43,7 +43,7 @@ TINY = 1e-12  # instead of a norm of 0
 class JoVACacheConfig:
     """Which steps are full, and how video rows are kept.
 
-    It is for many steps: between few, such as jova-tiny's 8, noise levels lie too far apart for the line.
+    It is for many steps: between few, such as jova-tiny's 12, noise levels lie too far apart for the line.
 
     With a threshold the schedule is adaptive: a full step comes where one is about to be passed, and at the latest
     `video_interval` steps after the last.

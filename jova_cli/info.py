@@ -9,7 +9,7 @@ from .adapter_info import describe_adapter, find_adapter
 from .clip_info import CLIP_SUFFIXES, read_provenance
 from .given_paths import WEIGHT_FILES, kind_of
 from .json_text import read_object, readable
-from .model_clips import describe_clips
+from .model_clips import describe_clips, describe_steps
 from .model_info import INDEX, MERGED, describe_component, info_table, merged_line, read_index
 from .one_file import class_in_header, describe_one_file
 from .parser import Parser, one_line
@@ -86,7 +86,7 @@ def describe_model(folder: Path) -> str:
     config = folder / "transformer" / "config.json"
     merged = read_object(config).get(MERGED) if config.is_file() else None
     told = [merged_line(merged)] if merged else []
-    return "\n\n".join([info_table(folder), *told, describe_clips(folder)])
+    return "\n\n".join([info_table(folder), *told, f"{describe_clips(folder)}\n{describe_steps(folder)}"])
 
 
 def describe_part(folder: Path) -> str:

@@ -66,6 +66,21 @@ def describe_clips(folder: Path) -> str:
     return f"{own}\nlongest clip: {longest_s:.2f} s, {limits.num_frames} frames at {rate:g} per second; {size}"
 
 
+def describe_steps(folder: Path) -> str:
+    """One line: in how many steps a saved pipeline makes it, and what guides it how strongly."""
+    values = index_defaults(read_index(folder))
+
+    def scales(prefix: str) -> str:
+        text, coupling = values[f"{prefix}guidance_scale"], values[f"{prefix}coupling_scale"]
+        goes_along = coupling is None and values["coupling_scale"] is None
+        parts = [] if text in (None, 1) else [f"{text} by {'text and coupling' if goes_along else 'text'}"]
+        return " and ".join(parts if coupling in (None, 1) else [*parts, f"{coupling} by coupling"])
+
+    guidance, of_sound = scales(""), scales("audio_")
+    said = f"guidance {guidance}" if guidance else "without guidance"
+    return f"denoises in {values['num_inference_steps']} steps, {said}" + (f"; sound {of_sound}" if of_sound else "")
+
+
 class Geometry(NamedTuple):
     """What the configs of a saved pipeline say of sizes and lengths.
 

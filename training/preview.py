@@ -352,7 +352,8 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
                 write_subtitles(paths[-1].with_suffix(".srt"), clip.speech)
             factors = spatial_factor, temporal_factor
             said = write_preview(paths[-1], clip, settings.clips, factors, encoder, spoken, settings.mouths)
-            tqdm.write(f"{paths[-1]}: {said}")
+            untimed = f", says: {sample.transcript}" if clip.words is None and sample.transcript else ""
+            tqdm.write(f"{paths[-1]}: {said}{untimed}")
     except (ValueError, OSError, ImportError) as error:
         parser.error(one_line(error))
     if not paths:

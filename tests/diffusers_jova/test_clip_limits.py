@@ -27,6 +27,7 @@ from jova_cli.model_clips import (
     VAE_FACTORS,
     audio_clock,
     describe_clips,
+    describe_steps,
     read_geometry,
 )
 from tests.tiny_pipeline import build_tiny_pipeline, build_transformer, build_wan_transformer
@@ -198,3 +199,23 @@ def test_what_is_given_too_long_may_be_gone_through_by_windows() -> None:
     for given in (GivenLengths(num_samples=80000, sampling_rate=16000), GivenLengths(num_frames=81)):
         with pytest.raises(ValueError, match=r"must last at most .*, or make the clip by windows, by `LongClip` or "):
             check_length(81, 16.0, 61, given)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "said"),
+    [
+        ({"guidance_scale": 1.5, "coupling_scale": None}, "denoises in 8 steps, guidance 1.5 by text and coupling"),
+        ({"guidance_scale": 5.0}, "denoises in 8 steps, guidance 5.0 by text"),
+        ({"guidance_scale": 5.0, "coupling_scale": 3.0}, "8 steps, guidance 5.0 by text and 3.0 by coupling"),
+        ({"guidance_scale": 1.0, "coupling_scale": 1.0}, "denoises in 8 steps, without guidance"),
+        (
+            {"guidance_scale": 3.0, "audio_guidance_scale": 7.0, "audio_coupling_scale": 2.0},
+            "guidance 3.0 by text; sound 7.0 by text and 2.0 by coupling",
+        ),
+        ({"guidance_scale": 3.0, "audio_guidance_scale": 7.0}, "guidance 3.0 by text; sound 7.0 by text"),
+    ],
+)
+def test_the_steps_and_the_guidance_of_a_model_are_told(defaults: dict[str, Any], said: str, tmp_path: Path) -> None:
+    index = {"_class_name": "JoVAPipeline", "defaults": {"num_inference_steps": 8, **defaults}}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert describe_steps(tmp_path).endswith(said)

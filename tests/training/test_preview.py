@@ -99,6 +99,18 @@ def test_mouths_that_nobody_looked_for_are_not_counted(
     assert "0 mouths" not in said
 
 
+def test_a_transcript_without_times_is_told_as_what_is_said(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips" / "a.mp4", np.zeros((9, 32, 32, 3), np.uint8), 16)
+    (tmp_path / "clips" / "a.json").write_text(
+        json.dumps({"video_caption": "a man", "transcript": "four coffee nine"})
+    )
+    main([str(tmp_path / "clips"), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--no-mouth"])
+    assert capsys.readouterr().out.count("says: four coffee nine") == 1
+
+
 def test_sound_of_any_rate_is_heard_and_a_set_with_nothing_to_show_is_told(
     tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:

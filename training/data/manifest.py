@@ -28,6 +28,7 @@ SUBTITLE_SUFFIXES = (".srt", ".vtt")
 PATH_COLUMNS = ("video", "audio", "reference_image", "subtitles")
 TEXT_COLUMNS = ("caption", "video_caption", "audio_caption", "transcript")
 COLUMNS = (*PATH_COLUMNS, *TEXT_COLUMNS, "mouth_boxes")
+OTHER_CAPTIONS = ("text", "prompt", "description", "sentence")  # of captions, in the sets of others
 CAPTION = "write one into a .txt file of the same name, or into the manifest"
 MAX_UNPLACED = 10  # files that are told
 LONGEST_STEM_BYTES = 150  # of 255 that a file system takes; the rest is for what records add
@@ -435,7 +436,8 @@ def _sample(row: Mapping[str, Any], folder: Path, where: str) -> Sample:
 
 def _check_cell(name: str, value: object, where: str) -> None:
     if name not in COLUMNS:
-        hint = separator_hint([name]) or did_you_mean(name, COLUMNS, "remove it")
+        otherwise = "write captions as `video_caption` or `caption`" if name in OTHER_CAPTIONS else "remove it"
+        hint = separator_hint([name]) or did_you_mean(name, COLUMNS, otherwise)
         raise ValueError(f"{where}: a column must be one of {_columns()}, got `{name}`; {hint}")
     if not isinstance(value, (str, list) if name == "mouth_boxes" else str):
         raise ValueError(f"{where}: `{name}` must be text, got {value!r}; put it in quotes")

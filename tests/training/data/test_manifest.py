@@ -410,3 +410,10 @@ def test_a_file_whose_place_another_has_taken_is_told_so(tmp_path: Path) -> None
     touch(tmp_path, "n.mp4", "n.flac", "n.wav", "n.WAV")
     found = displaced_files(tmp_path, read_samples(tmp_path, captions_required=False))
     assert {name for name in found if name.startswith("n.")} == {path.name for path in tmp_path.glob("n.[wW]*")}
+
+
+@pytest.mark.parametrize("column", ["text", "prompt"])
+def test_a_caption_under_the_name_of_other_sets_is_told_where_it_belongs(column: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    with pytest.raises(ValueError, match=f"got `{column}`; write captions as `video_caption` or `caption`"):
+        read_samples(manifest(tmp_path, {"video": "a.mp4", column: "a man"}))
