@@ -196,7 +196,7 @@ def test_jova_tiny_ends_where_it_is_told_although_it_was_not_trained_to() -> Non
     strange = [*last[1:], last[0]]  # who is neither in the first frame nor in the prompt
     free, told, misled = end_db(last), end_db(last, last_image=last), end_db(strange, last_image=strange)
     print(f"last frame: {free:.1f} dB not given, {told:.1f} dB given, {misled:.1f} dB of somebody else")
-    assert told > free + 6  # 18.6, 31.1 and 19.5 dB were measured; its first frames have 32.2
+    assert told > free + 6  # 20.2, 30.8 and 26.7 dB were measured; its first frames have 32.2
     assert told > misled
 
 
