@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusers_jova.flow_matching import check_axes
 from diffusers_jova.number_arguments import finite_number
 from diffusers_jova.training.loop.config import MouthReduction
 
@@ -93,6 +94,8 @@ def jova_loss(
     if present is None:
         raise ValueError("`velocity` and `audio_velocity` must not both be None; pass at least one modality")
     _check_given(velocity, audio_velocity, target, audio_target, mouth_mask)
+    _check_absent(velocity, has_video, "velocity", "has_video")
+    _check_absent(audio_velocity, has_audio, "audio_velocity", "has_audio")
     weights = {"mouth_weight": mouth_weight, "video_weight": video_weight, "audio_weight": audio_weight}
     for name, value in weights.items():
         if finite_number(name, value, "0 leaves the term out") < 0:
@@ -186,6 +189,14 @@ def _check_given(
             f"`mouth_mask` must be {'None without `velocity`' if wanted is None else f'a tensor {wanted}'}, one value "
             f"for each latent of the video, got {got}; `latent_mask` makes one of boxes in pixels"
         )
+
+
+def _check_absent(velocity: Tensor | None, present: Tensor | None, name: str, presence_name: str) -> None:
+    """Refuses a velocity of the other modality, and what is to be learned of one that is absent."""
+    if velocity is not None:
+        check_axes(name, velocity, "audio" if name.startswith("audio") else "video")
+    elif present is not None:
+        raise ValueError(f"`{presence_name}` must be None without `{name}`, got one; give both or neither")
 
 
 def _checked_mask(name: str, mask: Tensor) -> Tensor:
