@@ -76,6 +76,7 @@ def jova_loss(
         mouth_mask: m, bool, or floats in [0, 1], 1 at mouth latents and 0 elsewhere, [B, 1, F, H, W]; whole numbers
             are inside where they are not 0. None where no clip shows a mouth.
         has_video: What of the video is to be learned, bool or 0 and 1, [B], or [B, F] per latent frame; None is all.
+            Of an absent modality None, or nothing.
         has_audio: What of the audio is to be learned, likewise [B], or [B, L] per latent.
         mouth_weight: lambda.
         video_weight: Factor of the video term.
@@ -86,7 +87,8 @@ def jova_loss(
         ValueError: A shape does not fit, a mask has values that it cannot have, something is given for a modality
             that is absent, a weight is no finite number, or both modalities are absent.
 
-    The values of masks that are not bool are looked at, for which a GPU is waited for.
+    The values of masks that are not bool are looked at, and of what is given of an absent modality, for which a GPU
+    is waited for.
     """
     if reduction not in ("mask", "all"):
         raise ValueError(f"`reduction` must be 'mask' or 'all', got {reduction!r}; 'mask' is the paper's Eq. 7")
@@ -192,11 +194,14 @@ def _check_given(
 
 
 def _check_absent(velocity: Tensor | None, present: Tensor | None, name: str, presence_name: str) -> None:
-    """Refuses a velocity of the other modality, and what is to be learned of one that is absent."""
+    """Refuses a velocity of the other modality, and that something is to be learned of one that is absent."""
     if velocity is not None:
         check_axes(name, velocity, "audio" if name.startswith("audio") else "video")
-    elif present is not None:
-        raise ValueError(f"`{presence_name}` must be None without `{name}`, got one; give both or neither")
+    elif present is not None and bool(torch.as_tensor(present).any()):
+        raise ValueError(
+            f"`{presence_name}` must be None without `{name}`, or 0 everywhere, got something that is to be learned; "
+            "give both or neither"
+        )
 
 
 def _checked_mask(name: str, mask: Tensor) -> Tensor:

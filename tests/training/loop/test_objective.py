@@ -257,3 +257,9 @@ def test_velocities_of_video_and_audio_are_not_taken_for_each_other(batch: dict[
         jova_loss(audio, video, audio, video)
     with pytest.raises(ValueError, match="`audio_velocity` must be audio latents"):
         jova_loss(None, video, None, video)
+
+
+def test_nothing_may_be_said_to_be_learned_of_an_absent_modality(batch: dict[str, torch.Tensor]) -> None:
+    given = {**batch, "audio_velocity": None, "audio_target": None}
+    terms = jova_loss(**given, has_audio=torch.zeros(3, dtype=torch.bool))
+    assert torch.equal(terms.total, jova_loss(**given).total)
