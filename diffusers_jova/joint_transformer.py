@@ -226,6 +226,7 @@ class JoVATransformerMixin(
         Counts become ints.
 
         Raises:
+            TypeError: What is one number for each axis is neither a tuple nor a list.
             ValueError: Naming the field.
         """
         config = self.config
@@ -370,10 +371,12 @@ def check_sizes_of_axes(name: str, sizes: Any) -> None:
     """Refuse what is not one whole number for each axis of a video.
 
     Raises:
+        TypeError: They are neither a tuple nor a list.
         ValueError: Naming the field, and its entry.
     """
-    if not isinstance(sizes, tuple | list) or len(sizes) != 3:
-        raise ValueError(
+    is_several = isinstance(sizes, tuple | list)
+    if not is_several or len(sizes) != 3:
+        raise (ValueError if is_several else TypeError)(
             f"`{name}` must be three whole numbers, of (frames, height, width), got {sizes!r}; give one for each"
         )
     whole_numbers({f"{name}[{axis}]": size for axis, size in enumerate(sizes)}, least=1)
