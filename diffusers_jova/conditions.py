@@ -12,6 +12,9 @@ from torch import Tensor
 
 from jova_cli.latent_lengths import num_frames_of
 
+from .flow_matching import check_axes
+from .number_arguments import whole_number
+
 
 def condition_channels(
     latents: Tensor, image_latents: Tensor | None, num_mask_channels: int, mask: Tensor | None = None
@@ -31,7 +34,14 @@ def condition_channels(
 
     Returns:
         [B, C + num_mask_channels, F, H, W].
+
+    Raises:
+        ValueError: A shape does not fit.
     """
+    check_axes("latents", latents, "video")
+    num_mask_channels = whole_number("num_mask_channels", num_mask_channels, least=0)
+    if image_latents is not None:
+        check_pictures(latents, image_latents, num_mask_channels, mask)
     batch_size, num_channels, *sizes = latents.shape
     channels = latents.new_zeros(batch_size, num_channels + num_mask_channels, *sizes)
     if image_latents is not None:
@@ -41,6 +51,24 @@ def condition_channels(
         else:
             channels[:, num_channels:] = mask.to(channels)[..., None, None]
     return channels
+
+
+def check_pictures(latents: Tensor, image_latents: Tensor, num_mask_channels: int, mask: Tensor | None) -> None:
+    """Refuse pictures that do not lie in video latents, and a mask of another shape than theirs; see above."""
+    check_axes("image_latents", image_latents, "video")
+    batch_size, num_channels, num_frames, *sizes = latents.shape
+    wanted = [batch_size, num_channels, 1, *sizes]
+    found = [*image_latents.shape[:2], 1, *image_latents.shape[3:]]
+    if found not in (wanted, [1, *wanted[1:]]) or not 1 <= image_latents.shape[2] <= num_frames:
+        raise ValueError(
+            f"`image_latents` must be {wanted}, or with as many as {num_frames} latent frames, got "
+            f"{list(image_latents.shape)}; encode pictures of the clip's size"
+        )
+    rows = [num_mask_channels, num_frames]
+    if mask is not None and list(mask.shape) not in (rows, [1, *rows], [batch_size, *rows]):
+        raise ValueError(
+            f"`mask` must be {rows} or {[batch_size, *rows]}, got {list(mask.shape)}; `frame_mask` makes one"
+        )
 
 
 def frame_mask(

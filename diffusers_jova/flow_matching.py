@@ -28,6 +28,7 @@ from .number_arguments import finite_number, positive_number
 
 LEVEL_ERROR = 1e-5  # of what shifts and their inverses make of 0 and 1
 MOST_MODE_SCALE = 2 / (math.pi - 2)  # of SD3, Eq. 20
+AXES: Mapping[str, str] = MappingProxyType({"video": "[B, C, F, H, W]", "audio": "[B, L, C]"})
 Sigmas = TypeVar("Sigmas", Tensor, np.ndarray)
 
 
@@ -102,6 +103,24 @@ def check_same_shape(name: str, one: Tensor, other: Tensor) -> None:
         )
 
 
+def check_axes(name: str, latents: Tensor, modality: str) -> None:
+    """Refuse latents with another number of axes than their modality has: they are those of the other one.
+
+    Args:
+        name: Argument that they are given as.
+        latents: Tensor of any shape.
+        modality: ``"video"`` or ``"audio"``.
+
+    Raises:
+        ValueError: Naming the argument.
+    """
+    if latents.ndim != AXES[modality].count(",") + 1:
+        raise ValueError(
+            f"`{name}` must be {modality} latents {AXES[modality]}, got {list(latents.shape)}; video comes before "
+            "audio, each with an axis of samples"
+        )
+
+
 def predict_data(sample: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor:
     """Follow the velocity from a noisy sample straight to the data (the "denoised" or x0 prediction).
 
@@ -111,8 +130,10 @@ def predict_data(sample: Tensor, velocity: Tensor, sigma: Tensor | float) -> Ten
         sigma: Noise level of ``sample``, broadcast as in `expand_sigma`.
 
     Raises:
-        ValueError: It is a timestep, or no noise level, as far as `check_levels` sees.
+        TypeError: Sample or velocity is no tensor, or a level neither a tensor nor a number.
+        ValueError: The shapes differ, or a level is a timestep, or no noise level, as far as `check_levels` sees.
     """
+    check_same_shape("velocity", velocity, sample)
     check_levels(sigma)
     return sample - expand_sigma(sigma, sample) * velocity
 
@@ -122,24 +143,28 @@ def expand_sigma(sigma: Tensor | float, sample: Tensor) -> Tensor:
 
     Args:
         sigma: One level for all (a number), per sample [B], per latent frame [B, F] or per audio latent [B, L];
-            what is expanded already stays as it is.
+            what is expanded already, to the number of dimensions of the sample, stays as it is.
         sample: Video latents [B, C, F, H, W], audio latents [B, L, C], or anything with B first.
 
     Returns:
         The same values, broadcastable to ``sample``: [1 or B, 1, F or 1, 1, 1] or [1 or B, L or 1, 1].
 
     Raises:
-        ValueError: There are levels of another number of samples, frames or latents.
+        ValueError: There are levels of another number of samples, frames or latents, or they are expanded to another
+            number of dimensions.
     """
     sigma = torch.as_tensor(sigma, device=sample.device)
-    if sigma.ndim > 2:
-        return sigma
     lengths = (sample.shape[0], sample.shape[min(2 if sample.ndim == 5 else 1, sample.ndim - 1)])
-    if any(found not in (1, wanted) for found, wanted in zip(sigma.shape, lengths, strict=False)):
+    is_expanded = sigma.ndim > 2
+    fitting = sample.shape if is_expanded else lengths[: sample.ndim]
+    fits = sigma.ndim == sample.ndim if is_expanded else sigma.ndim <= sample.ndim
+    if not fits or any(found not in (1, wanted) for found, wanted in zip(sigma.shape, fitting, strict=False)):
         raise ValueError(
             f"`sigma` must have one level for all, {lengths[0]} for the samples, or {list(lengths)} of them, got the "
             f"shape {list(sigma.shape)}; draw one for each sample"
         )
+    if is_expanded:
+        return sigma
     shape = [1] * sample.ndim
     shape[0] = sigma.shape[0] if sigma.ndim else 1
     if sigma.ndim == 2:

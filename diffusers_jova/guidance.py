@@ -39,7 +39,7 @@ from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
-from .flow_matching import expand_sigma, predict_data
+from .flow_matching import check_same_shape, expand_sigma, predict_data
 from .number_arguments import check_flags, finite_number, whole_number
 
 
@@ -86,7 +86,11 @@ def branch_weights(
 
     Returns:
         The weights that are not 0; they sum to 1.
+
+    Raises:
+        ValueError: `uncoupled_text` is neither.
     """
+    check_uncoupled_text(uncoupled_text)
     if uncoupled_text == "empty":
         weights = {
             CONDITIONAL: guidance_scale,
@@ -102,6 +106,12 @@ def branch_weights(
     weights[CONDITIONAL] += speaker_scale - 1
     weights[NO_VOICE] = 1 - speaker_scale
     return {branch: weight for branch, weight in weights.items() if weight != 0}
+
+
+def check_uncoupled_text(uncoupled_text: str) -> None:
+    """Refuse the name of a formula that there is not."""
+    if uncoupled_text not in ("empty", "kept"):
+        raise ValueError(f"`uncoupled_text` must be 'empty' or 'kept', got {uncoupled_text!r}")
 
 
 def merged(weights: Weights, question: Callable[[Branch], Branch]) -> Weights:
@@ -138,17 +148,23 @@ def combine(predictions: Mapping[Branch, Tensor], weights: Weights) -> Tensor:
         weights: From `branch_weights`.
 
     Raises:
-        ValueError: A branch that has a weight is not among the predictions.
+        ValueError: A branch that has a weight is not among the predictions, or they differ in shape.
     """
     check_answers(predictions, weights)
     total = torch.stack([weight * predictions[branch].float() for branch, weight in weights.items()])
     return total.sum(0)
 
 
-def check_answers(predictions: Mapping[Branch, Tensor], weights: Weights) -> None:
-    """Refuse predictions that lack a branch which has a weight."""
+def check_answers(predictions: Mapping[Branch, Tensor], weights: Weights, sample: Tensor | None = None) -> None:
+    """Refuse predictions that lack a branch which has a weight, or are not of one shape, that of the sample."""
     if missing := [branch.label for branch in weights if branch not in predictions]:
         raise ValueError(f"`predictions` must answer every branch that has a weight, got no {', '.join(missing)}")
+    answers = {f"predictions[{branch.label}]": predictions[branch] for branch in weights}
+    first = next(iter(answers.values()))
+    if sample is not None:
+        check_same_shape("sample", sample, first)
+    for name, answer in answers.items():
+        check_same_shape(name, answer, first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +205,7 @@ class Guidance:
     zero_init_steps: int = 0
 
     def __post_init__(self) -> None:
-        if self.uncoupled_text not in ("empty", "kept"):
-            raise ValueError(f"`uncoupled_text` must be 'empty' or 'kept', got {self.uncoupled_text!r}")
+        check_uncoupled_text(self.uncoupled_text)
         for name in ("guidance_interval", "coupling_interval"):
             object.__setattr__(self, name, rising_fractions(name, getattr(self, name)))
         for name in ("guidance_scale", "coupling_scale", "speaker_scale", "guidance_rescale", "apg_eta"):
@@ -219,8 +234,11 @@ class Guidance:
             The weights; none on a step whose velocity is zero.
 
         Raises:
-            ValueError: The velocity would be zero on all steps.
+            ValueError: There is no such step, or the velocity would be zero on all steps.
         """
+        num_steps = whole_number("num_steps", num_steps, least=1)
+        if whole_number("step", step, least=0) >= num_steps:
+            raise ValueError(f"`step` must be below `num_steps`, {num_steps}, got {step}; the first step is 0")
         self.check_zero_init(num_steps)
         if step < self.zero_init_steps:
             return {}
@@ -274,12 +292,12 @@ class Guidance:
             The guided velocity, float32, same shape; 0 without weights.
 
         Raises:
-            ValueError: A branch that has a weight is not among the predictions.
+            ValueError: A branch that has a weight is not among the predictions, or shapes differ.
         """
         if not weights:
             return torch.zeros_like(sample, dtype=torch.float32)
+        check_answers(predictions, weights, sample)
         sample, sigma = sample.float(), expand_sigma(sigma, sample)
-        check_answers(predictions, weights)
         scales = self.scales(predictions, weights, sigma > 0)
         scaled = {branch: scale * predictions[branch].float() for branch, scale in scales.items()}
         velocity = combine({**predictions, **scaled}, weights)
@@ -309,7 +327,7 @@ class Guidance:
         sample = sample.float()
         if not weights:
             return sample
-        check_answers(predictions, weights)
+        check_answers(predictions, weights, sample)
         if self.is_scaled(weights):  # the scales are those of velocities
             sigma = expand_sigma(sigma, sample)
             velocities = {branch: _velocity_to(predictions[branch].float(), sample, sigma) for branch in weights}

@@ -21,14 +21,14 @@ from torch import Tensor
 from .adapter_layers import JoVAAdapterMixin
 from .config_class import JoVAConfigClassMixin, check_config_class
 from .context_parallel import JoVAContextParallelMixin
-from .latent_rows import audio_grid, batch_size_of, check_timestep, present_media, unpatchify, video_grid
+from .latent_rows import audio_grid, batch_size_of, check_tensor, check_timestep, present_media, unpatchify, video_grid
 from .lost_weights import check_weights
-from .number_arguments import finite_number, whole_numbers
+from .number_arguments import finite_number, positive_number, whole_numbers
 from .row_spans import Spans, TextLengths, check_text_lengths, text_spans
 from .shipped_names import JoVAShippedMixin
 from .single_file import JoVASingleFileMixin
 from .step_caches import JoVACacheMixin
-from .temporal_rope import TemporalAlignment, check_alignment
+from .temporal_rope import TemporalAlignment, check_alignment, check_axes_dim
 
 
 MODALITIES = ("video", "audio")  # packed order
@@ -38,6 +38,9 @@ SIZES = (  # of a config, from 1 on
     *("text_dim", "freq_dim", "temporal_compression_ratio", "audio_position_table_size"),
     *("audio_num_layers", "audio_num_attention_heads", "audio_ffn_dim", "audio_text_dim"),
 )
+OPTIONAL_SIZES = ("text_dim_2", "speaker_dim")  # None for a model without
+SIZES_OF_AXES = ("patch_size", "position_table_sizes")  # along (frames, height, width)
+POSITIVE = {"rope_theta": "10000 is usual", "eps": "1e-6 is usual"}
 ARGUMENTS = {
     "hidden_states": "Video latents [B, in_channels, F, H, W], or None.",
     "audio_hidden_states": "Audio latents [B, L, C], or None.",
@@ -218,18 +221,27 @@ class JoVATransformerMixin(
         return loaded
 
     def check_sizes(self) -> None:
-        """Refuse a config whose sizes are no counts, or that has no blocks; its numbers become ints.
+        """Refuse a config whose sizes are no counts, that has no blocks, or epsilon and base that are not positive.
+
+        Counts become ints.
 
         Raises:
+            TypeError: What is one number for each axis is neither a tuple nor a list.
             ValueError: Naming the field.
         """
         config = self.config
         sizes = {name: config[name] for name in SIZES if name in config}
+        sizes |= {name: config[name] for name in OPTIONAL_SIZES if config.get(name) is not None}
         blocks = {name: config[name] for name in BLOCK_COUNTS if name in config}
         least = 2 - len(blocks)  # of two kinds of blocks, one may be missing
         self.register_to_config(**whole_numbers(sizes, least=1), **whole_numbers(blocks, least))
         if not any(blocks.values()):
             raise ValueError(f"`{'` and `'.join(blocks)}` must not both be 0, got no block; the paper has 16 and 40")
+        for name in SIZES_OF_AXES:
+            if name in config:
+                check_sizes_of_axes(name, config[name])
+        for name, advice in POSITIVE.items():
+            positive_number(name, config[name], advice)
 
     def read_inputs(
         self,
@@ -252,8 +264,9 @@ class JoVATransformerMixin(
             The inputs of every modality that is present, in packed order.
 
         Raises:
-            ValueError: Shapes do not fit, both modalities are absent, the audio has a mask without a text, a text has
-                a mask and lengths or a mask of floats, or `attention_kwargs` hold more than `scale`.
+            ValueError: Shapes do not fit, latents or features are no tensors, both modalities are absent, the audio
+                has a mask without a text, a text has a mask and lengths or a mask of floats, or `attention_kwargs`
+                hold more than `scale`.
         """
         check_attention_kwargs(attention_kwargs)
         media = present_media(*latents)
@@ -263,7 +276,8 @@ class JoVATransformerMixin(
         grids = {name: self.grid_of(name, part) for name, part in media.items()}
         batch_size = batch_size_of(media)
         for name, grid in grids.items():
-            check_timestep(name, times[name], batch_size, grid[0])
+            is_of_video = name == "audio" and audio_timestep is None and "video" in grids
+            check_timestep(name, times[name], batch_size, grid[0], is_of_video)
         second, width = self.config.get("text_dim_2"), self.config.text_dim
         widths = {"video": width, "audio": self.config.get("audio_text_dim", width)}
         for name in media:
@@ -313,6 +327,8 @@ def own_text(
 
 def check_features(name: str, features: Tensor | None, batch_size: int, width: int) -> None:
     """Refuse text features that are not [batch_size, S, width]."""
+    if features is not None:
+        check_tensor(name, features)
     if features is None or features.ndim != 3 or features.shape[0] != batch_size or features.shape[2] != width:
         got = None if features is None else list(features.shape)
         raise ValueError(
@@ -323,6 +339,7 @@ def check_features(name: str, features: Tensor | None, batch_size: int, width: i
 
 def check_text_mask(name: str, mask: Tensor, shape: list[int]) -> None:
     """Refuse a mask of another shape than the text's, and floats: those that are added to scores mean the opposite."""
+    check_tensor(name, mask)
     if mask.is_floating_point():
         raise ValueError(
             f"`{name}` must be bool, True where a row is read, or 1 and 0 as whole numbers, got {mask.dtype}; make it "
@@ -350,6 +367,21 @@ def check_attention_kwargs(attention_kwargs: Any) -> None:
     finite_number("attention_kwargs['scale']", attention_kwargs.get("scale", 1.0), "1 is the adapter as trained")
 
 
+def check_sizes_of_axes(name: str, sizes: Any) -> None:
+    """Refuse what is not one whole number for each axis of a video.
+
+    Raises:
+        TypeError: They are neither a tuple nor a list.
+        ValueError: Naming the field, and its entry.
+    """
+    is_several = isinstance(sizes, tuple | list)
+    if not is_several or len(sizes) != 3:
+        raise (ValueError if is_several else TypeError)(
+            f"`{name}` must be three whole numbers, of (frames, height, width), got {sizes!r}; give one for each"
+        )
+    whole_numbers({f"{name}[{axis}]": size for axis, size in enumerate(sizes)}, least=1)
+
+
 def check_positions(
     rope_axes_dim: Sequence[int],
     attention_head_dim: int,
@@ -357,6 +389,7 @@ def check_positions(
     name: str = "rope_axes_dim",
 ) -> None:
     """Refuse settings by which positions cannot rotate the channels of a head."""
+    check_axes_dim(name, rope_axes_dim)
     if sum(rope_axes_dim) != attention_head_dim:
         raise ValueError(
             f"`{name}` must add up to `attention_head_dim`, {attention_head_dim}, got {list(rope_axes_dim)}"

@@ -5,17 +5,26 @@ width of a unit.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 def present_media(video: Tensor | None, audio: Tensor | None) -> dict[str, Tensor]:
-    """Latents by modality, without an absent one; at least one has to be there."""
+    """Latents by modality, without an absent one; at least one has to be there, and all have to be tensors."""
     media = {name: latents for name, latents in (("video", video), ("audio", audio)) if latents is not None}
     if not media:
         raise ValueError("`hidden_states` and `audio_hidden_states` must not both be None; pass one modality")
+    for name, latents in media.items():
+        check_tensor("hidden_states" if name == "video" else "audio_hidden_states", latents)
     return media
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Refuse what is no tensor, such as an array or a list."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"`{name}` must be a tensor, got {type(value).__name__}; `torch.as_tensor` makes one")
 
 
 def video_grid(latents: Tensor, in_channels: int, patch_size: tuple[int, int, int]) -> tuple[int, ...]:
@@ -54,15 +63,27 @@ def batch_size_of(media: Mapping[str, Tensor]) -> int:
     return batch_sizes[0]
 
 
-def check_timestep(branch: str, timestep: Tensor, batch_size: int, num_latents: int) -> None:
-    """Refuse timesteps of a branch that are neither [batch_size] nor [batch_size, num_latents]."""
+def check_timestep(branch: str, timestep: Tensor, batch_size: int, num_latents: int, is_of_video: bool) -> None:
+    """Refuse timesteps of a branch that are neither [batch_size] nor [batch_size, num_latents].
+
+    Args:
+        branch: Modality.
+        timestep: Its own, or the video's.
+        batch_size: B.
+        num_latents: Of the branch.
+        is_of_video: Whether they are the video's, of whose latents the audio has none.
+    """
     name = "timestep" if branch == "video" else "audio_timestep"
     is_tensor = isinstance(timestep, Tensor)
-    if not is_tensor or list(timestep.shape) not in ([batch_size], [batch_size, num_latents]):
+    allowed = [[batch_size]] if is_of_video else [[batch_size], [batch_size, num_latents]]
+    if not is_tensor or list(timestep.shape) not in allowed:
         got = list(timestep.shape) if is_tensor else repr(timestep)
+        advice = f"; `torch.full(({batch_size},), timestep)`, say"
+        if is_of_video and is_tensor and timestep.ndim == 2:
+            advice = ", the `timestep` of the video; give `audio_timestep` beside it"
         raise ValueError(
             f"`{name}` must be a tensor [{batch_size}], one per sample, or [{batch_size}, {num_latents}], one per "
-            f"latent, got {got}; `torch.full(({batch_size},), timestep)`, say"
+            f"latent, got {got}{advice}"
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .joint_transformer import ModalityInput
+from .latent_rows import check_tensor
 
 
 def reads_references(config: Mapping[str, Any]) -> bool:
@@ -58,6 +59,8 @@ def with_references(
 ) -> tuple[dict[str, ModalityInput], dict[str, ClipRows]]:
     """Put references in front of the clips that an aligned fusion couples, and tell where these then lie."""
     for name, reference in references.items():
+        if reference is not None:
+            check_tensor(f"{'' if name == 'video' else 'audio_'}reference_hidden_states", reference)
         if reference is not None and (fusion != "aligned" or name not in inputs):
             prefix = "" if name == "video" else "audio_"
             raise ValueError(

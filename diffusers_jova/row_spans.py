@@ -7,6 +7,7 @@ Letters in shapes: B batch, L rows, S text tokens of one encoder.
 
 from collections.abc import Sequence
 from itertools import accumulate, chain
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -84,12 +85,14 @@ def check_text_lengths(name: str, lengths: TextLengths, batch_size: int, num_row
     """
     if isinstance(lengths, Tensor):
         raise ValueError(f"`{name}` must be ints of Python, got a tensor; give `lengths.tolist()`, a list per sample")
-    if len(lengths) != batch_size or any(len(own) != len(num_rows) for own in lengths):
+    is_nested = hasattr(lengths, "__len__") and all(hasattr(own, "__len__") for own in lengths)
+    if not is_nested or len(lengths) != batch_size or any(len(own) != len(num_rows) for own in lengths):
         raise ValueError(
             f"`{name}` must be {len(num_rows)} per sample, one for each text encoder, for {batch_size} samples, got "
-            f"{[list(own) for own in lengths]}"
+            f"{[list(own) for own in lengths] if is_nested else lengths}; `[(7,), (5,)]`, say"
         )
-    if any(not 1 <= part <= rows for own in lengths for part, rows in zip(own, num_rows, strict=True)):
+    parts = [(part, rows) for own in lengths for part, rows in zip(own, num_rows, strict=True)]
+    if any(not isinstance(part, Integral) or not 1 <= part <= rows for part, rows in parts):
         raise ValueError(
             f"`{name}` must be between 1 and the rows of the features, {list(num_rows)}, got "
             f"{[list(own) for own in lengths]}; leave rows that are not the first ones to a mask"

@@ -5,12 +5,11 @@ Video is [B, C, F, H, W] and audio [B, L, C] throughout.
 """
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,6 +45,7 @@ from .flow_schedulers import (
 )
 from .number_arguments import finite_number, positive_number, whole_number
 from .shipped_names import JoVAShippedMixin
+from .solver_steps import Generators, all_or_nothing, check_one_timestep, check_step, noised, solver_step, uniforms
 
 
 __all__ = [  # with the formulas that it is made of
@@ -65,8 +65,6 @@ __all__ = [  # with the formulas that it is made of
     "sigma_quantile",
     "velocity_target",
 ]
-
-Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | None
 
 SOLVERS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
@@ -316,7 +314,20 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Start at this step of both schedules."""
+        """Start at this step of both schedules; `set_timesteps` forgets it.
+
+        Args:
+            begin_index: Index of the step, from 0 on.
+
+        Raises:
+            ValueError: There is no such step.
+        """
+        begin_index = whole_number("begin_index", begin_index, least=0)
+        if self.num_inference_steps and begin_index >= self.num_inference_steps:
+            raise ValueError(
+                f"`begin_index` must be below the number of steps, {self.num_inference_steps}, got {begin_index}; "
+                "0 is the first"
+            )
         self._begin_index = begin_index
 
     def step(
@@ -332,13 +343,15 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
     ) -> FlowMatchAudioVideoSchedulerOutput | tuple[Tensor | None, Tensor | None]:
         """Take one step along the velocities, computed in float32.
 
-        Restore condition tokens after each step: all tokens are moved, and multistep solvers remember them.
+        Restore condition tokens after each step: all tokens are moved, and multistep solvers remember them. Where a
+        step raises, neither modality has moved, and it may be taken again.
 
         Args:
-            model_output: Predicted video velocity, noise - data, [B, C, F, H, W]; ``None`` to leave video alone.
-            audio_model_output: Predicted audio velocity, [B, L, C]; ``None`` to leave audio alone.
-            timestep: The entry of ``timesteps`` (those of video) whose turn it is; audio takes the same step of its
-                own schedule. The first call may start anywhere.
+            model_output: Predicted video velocity, noise - data, [B, C, F, H, W]; ``None`` to leave video alone. What
+                has begun and is left alone cannot go on later; what joins late can.
+            audio_model_output: Predicted audio velocity, [B, L, C]; ``None`` to leave audio alone, likewise.
+            timestep: The one entry of ``timesteps`` (those of video) whose turn it is, where the model's `forward`
+                takes [B]; audio takes the same step of its own schedule. The first call may start anywhere.
             sample: Video latents at ``timestep``, same shape as ``model_output``.
             audio_sample: Audio latents, same shape as ``audio_model_output``.
             generator: For stochastic solvers only.
@@ -346,10 +359,18 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
 
         Returns:
             Both samples one step on, in their dtypes; ``None`` for a modality that was left alone.
+
+        Raises:
+            TypeError: A velocity or a sample is no tensor.
+            ValueError: It is not the turn of ``timestep``, shapes do not fit, a velocity or a sample lacks the other,
+                a modality has left out a step, or ``generator`` is none.
         """
         index = self._take_turn(timestep)
-        prev_sample = _solver_step(self.video, index, model_output, sample, generator)
-        prev_audio_sample = _solver_step(self.audio, index, audio_model_output, audio_sample, generator)
+        check_step(self.video, "video", index, model_output, sample)
+        check_step(self.audio, "audio", index, audio_model_output, audio_sample)
+        with all_or_nothing(self.video, self.audio):
+            prev_sample = solver_step(self.video, index, model_output, sample, generator)
+            prev_audio_sample = solver_step(self.audio, index, audio_model_output, audio_sample, generator)
         self._step_index = index + 1
         if not return_dict:
             return prev_sample, prev_audio_sample
@@ -357,10 +378,16 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
 
     def _take_turn(self, timestep: Tensor | float) -> int:
         """Look up the step that starts at ``timestep`` and insist that it is the next one."""
+        check_one_timestep(timestep)
         index = self._begin_index if self._step_index is None else self._step_index
         if index is None:
             found = (self.timesteps == timestep).nonzero()
-            index = int(found[0]) if len(found) else len(self.timesteps)
+            if len(self.timesteps) and not len(found):
+                raise ValueError(
+                    f"`timestep` must be the next of `scheduler.timesteps`, got {float(timestep):.6g}, which is none "
+                    "of them; give their entries in order, for audio takes the video's"
+                )
+            index = int(found[0]) if len(found) else 0
         if index >= len(self.timesteps) or self.timesteps[index] != timestep:
             raise ValueError(
                 f"`timestep` must be the next of `scheduler.timesteps`, got {float(timestep):.6g} before step {index} "
@@ -386,8 +413,13 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
             audio_sigma: Audio noise levels: a number, [B] or [B, L].
             noise: Same shape as ``sample``.
             audio_noise: Same shape as ``audio_sample``.
+
+        Raises:
+            TypeError: As in `add_noise`.
+            ValueError: As in `add_noise`, or a modality is that of the other, or lacks its sample or its noise.
         """
-        return _noised(sample, noise, sigma), _noised(audio_sample, audio_noise, audio_sigma)
+        noisy = noised("video", sample, noise, sigma)
+        return noisy, noised("audio", audio_sample, audio_noise, audio_sigma)
 
     # 2. Training
 
@@ -405,6 +437,8 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
     ) -> tuple[Tensor, Tensor]:
         """Draw noise levels to train on; every number of (0, 1) can come, not only those of a table.
 
+        The latents to train on are mixed at these levels by `scale_noise`, or one modality by `add_noise`.
+
         Args:
             batch_size: B.
             density: Density of the noise level before its shift, see `sigma_quantile`.
@@ -418,12 +452,15 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
         Returns:
             Video and audio noise levels, float32 [B] each, with ``shift`` and ``audio_shift`` applied. Exactly 0
             where ``coupling`` makes a modality clean.
+
+        Raises:
+            ValueError: An argument is none that levels can be drawn by.
         """
         batch_size = whole_number("batch_size", batch_size, least=1)
         if not isinstance(coupling, SigmaMixture) and coupling not in COUPLINGS:
             raise ValueError(f"`coupling` must be a SigmaMixture or one of {sorted(COUPLINGS)}, got {coupling!r}")
         mixture = COUPLINGS[coupling] if isinstance(coupling, str) else coupling
-        u, other_u, choice = _uniforms(batch_size, 3, generator).T.contiguous()
+        u, other_u, choice = uniforms(batch_size, 3, generator).T.contiguous()
         drawn = torch.bucketize(choice, torch.tensor(astuple(mixture)).double().cumsum(0)[:-1], right=True)
         audio_u = torch.where(drawn == 1, other_u, u)
 
@@ -434,46 +471,6 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
 
     def __len__(self) -> int:
         return int(self.config["num_train_timesteps"])
-
-
-def _uniforms(batch_size: int, count: int, generator: Generators) -> Tensor:
-    """Draw [B, count] uniform numbers in float64, row by row if there is a generator per sample."""
-    generators = [generator] if generator is None or isinstance(generator, torch.Generator) else list(generator)
-    if len(generators) not in (1, batch_size):
-        raise ValueError(f"`generator` must be one, or {batch_size} (one per sample), got {len(generators)}")
-    rows = batch_size // len(generators)
-    draws = [torch.rand(rows, count, generator=g, device=g.device if g else "cpu").cpu() for g in generators]
-    return torch.cat(draws).double()
-
-
-def _noised(data: Tensor | None, noise: Tensor | None, sigma: Tensor | float) -> Tensor | None:
-    """Add noise to one modality, if it is there."""
-    if data is None and noise is None:
-        return None
-    if data is None or noise is None:
-        missing = "sample" if data is None else "noise"
-        raise ValueError(f"a modality must come with both its sample and its noise, got no {missing}")
-    return add_noise(data, noise, sigma)
-
-
-def _solver_step(
-    solver: Any, index: int, velocity: Tensor | None, sample: Tensor | None, generator: Generators
-) -> Tensor | None:
-    """Let a diffusers scheduler take step ``index`` for one modality, if it is there."""
-    if velocity is None and sample is None:
-        return None
-    if velocity is None or sample is None:
-        missing = "model output" if velocity is None else "sample"
-        raise ValueError(f"a modality must come with both its model output and its sample, got no {missing}")
-    check_same_shape("model_output", velocity, sample)
-    if solver.step_index is None:
-        solver.set_begin_index(index)
-    elif solver.step_index != index:
-        raise ValueError(f"a modality must take every step, got step {index} where {solver.step_index} was next")
-    stochastic = "generator" in inspect.signature(solver.step).parameters
-    options = {"generator": generator} if stochastic else {}
-    stepped = solver.step(velocity.float(), solver.timesteps[index], sample.float(), return_dict=False, **options)[0]
-    return stepped.to(sample.dtype)
 
 
 def _check_sigmas(name: str, sigmas: Sequence[float]) -> np.ndarray:

@@ -8,10 +8,14 @@ Letters in shapes: L tokens, K head dimension, B batch, H heads.
 """
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from .number_arguments import finite_number
 
 
 TemporalAlignment = float | Literal["time", "none"]
@@ -58,9 +62,34 @@ def audio_positions(
 
 
 def check_alignment(alignment: TemporalAlignment) -> None:
-    """Refuse a word that is no alignment."""
-    if isinstance(alignment, str) and alignment not in ("time", "none"):
+    """Refuse a word that is no alignment, and what is no finite number."""
+    if alignment in ("time", "none"):
+        return
+    if isinstance(alignment, bool) or not isinstance(alignment, Real):
         raise ValueError(f"`temporal_alignment` must be 'time', 'none' or a number, got {alignment!r}")
+    finite_number("temporal_alignment", alignment, "'time' is exact")
+
+
+def check_axes_dim(name: str, axes_dim: Sequence[int]) -> None:
+    """Refuse what is no number of channels, a multiple of 2, for each of (t, h, w).
+
+    Args:
+        name: Argument that they are given as.
+        axes_dim: Channels of a head that rotate with each.
+
+    Raises:
+        ValueError: Naming the argument.
+    """
+    given = list(axes_dim) if isinstance(axes_dim, Sequence) else axes_dim
+    if not isinstance(given, list) or len(given) != 3 or any(not _is_count(dim) for dim in given):
+        raise ValueError(f"`{name}` must be three even numbers from 0 on, one for each of (t, h, w), got {given}")
+    if any(dim % 2 for dim in given):
+        raise ValueError(f"`{name}` must be even numbers, got {given}; rotation works on pairs")
+
+
+def _is_count(value: Any) -> bool:
+    """Whether a value is a whole number from 0 on."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
 def media_positions(
@@ -78,8 +107,9 @@ def media_positions(
         ValueError: A rate is none, by which every position would be wrong.
     """
     for name, rate_hz in (("frame_rate", frame_rate), ("audio_latent_rate_hz", audio_latent_rate_hz)):
-        if rate_hz is None or not 0 < rate_hz < math.inf:  # written so that NaN fails as well
-            raise ValueError(f"`{name}` must be positive and finite, in Hz, got {rate_hz}; give that of the clip")
+        is_number = isinstance(rate_hz, Real | Tensor) and not isinstance(rate_hz, bool)
+        if not is_number or not 0 < rate_hz < math.inf:  # written so that NaN fails as well
+            raise ValueError(f"`{name}` must be positive and finite, in Hz, got {rate_hz!r}; give that of the clip")
     if modality == "video":
         return video_positions(grid[0], grid[1], grid[2], device)
     return audio_positions(grid[0], alignment, frame_rate, audio_latent_rate_hz, temporal_factor, device)
@@ -103,8 +133,7 @@ class JoVARotaryPosEmbed(nn.Module):
 
     def __init__(self, axes_dim: tuple[int, int, int], theta: float) -> None:
         super().__init__()
-        if any(dim % 2 for dim in axes_dim):
-            raise ValueError(f"`rope_axes_dim` must be even numbers, got {list(axes_dim)}; rotation works on pairs")
+        check_axes_dim("rope_axes_dim", axes_dim)
         self.frequencies = [theta ** (-2 * pair / dim) for dim in axes_dim for pair in range(dim // 2)]
         self.axis_of_pair = [axis for axis, dim in enumerate(axes_dim) for _ in range(dim // 2)]
 

@@ -210,8 +210,11 @@ class JoVAPositionEmbedding(nn.Module):
     def forward(self, grid: tuple[int, ...]) -> Tensor:
         """Positions of a grid with `grid` rows per axis, the last axis fastest."""
         if any(size > limit for size, limit in zip(grid, self.table_sizes, strict=True)):
+            latents, field = "latents", "position_table_sizes"
+            if len(grid) == 1:
+                latents, field = "audio latents", "audio_position_table_size"
             raise ValueError(
-                f"latents must have at most {list(self.table_sizes)} rows per axis (`position_table_sizes`), "
+                f"{latents} must have at most {list(self.table_sizes)} rows per axis (`{field}`), "
                 f"got {list(grid)}; generate a shorter or smaller clip"
             )
         return self.tables(grid)

@@ -38,7 +38,7 @@ from .joint_transformer import (
 )
 from .latent_rows import pack, unpack
 from .modulation import modulated_norm
-from .number_arguments import finite_number
+from .number_arguments import check_flags, finite_number
 from .reference_rows import ClipRows, JoVAUpdatedRows, with_references
 from .row_spans import TextLengths, span_runs
 from .sample_runs import OTHER, Coupling
@@ -271,6 +271,7 @@ class JoVADualTowerTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMi
         self.check_sizes()
         check_positions(rope_axes_dim, attention_head_dim, temporal_alignment)
         check_positions(audio_rope_axes_dim, attention_head_dim, temporal_alignment, "audio_rope_axes_dim")
+        check_flags({"audio_text_rotates": audio_text_rotates})
         check_boundary(boundary)
         check_fusion(fusion, fusion_layers, min(num_layers, audio_num_layers))
         towers = {

@@ -37,6 +37,7 @@ from .joint_transformer import (
     check_positions,
     describe_arguments,
 )
+from .latent_rows import check_tensor
 from .modulation import modulated_norm
 from .row_spans import TextLengths, span_runs
 from .sample_runs import Coupling, SampleRun, StreamLengths, sample_runs
@@ -351,11 +352,13 @@ class JoVAWanTransformer3DModel(JoVATransformerMixin, ModelMixin, ConfigMixin):
 
     def embed_voices(self, speaker_embeds: Tensor, speaker_positions: Tensor | None) -> Voices:
         """Embed voices [B, P, speaker_dim] for the text rows [B, P] that they replace."""
+        check_tensor("speaker_embeds", speaker_embeds)
         if self.config.speaker_dim is None or speaker_positions is None:
             raise ValueError(
                 f"`speaker_embeds` must come with `speaker_positions`, for a model with `speaker_dim`, got "
                 f"{list(speaker_embeds.shape)} for `speaker_dim` = {self.config.speaker_dim}"
             )
+        check_tensor("speaker_positions", speaker_positions)
         return Voices(self.speaker_embedding(speaker_embeds), speaker_positions)
 
     def rotate(

@@ -47,7 +47,8 @@ def describe_training(folder: Path) -> str:
     if result and step != values.get("steps"):
         result += ", of an earlier end; the same command goes on"
     defaults = {field.name: field.default for field in fields(config.TrainConfig)}
-    shown = {name: value for name, value in values.items() if is_shown(value, defaults[name])}
+    given = {name: value for name, value in values.items() if value != config.NEW_ADAPTER.get(name, MISSING)}
+    shown = {name: value for name, value in given.items() if is_shown(value, defaults[name])}
     return "\n".join(
         [
             f"training of {kind}: step {step} of {values.get('steps')}",

@@ -71,3 +71,33 @@ def test_what_is_given_twice_keeps_its_first_form() -> None:
     joined = beginning.joined(other)
     assert joined.is_given.tolist() == [True, True, False, True]
     assert joined.impose(torch.zeros(1, 2, 4, 1, 1))[0, 0, :, 0, 0].tolist() == [1, 1, 0, 2]
+
+
+LATENTS = torch.zeros(2, 16, 3, 4, 4)  # [B, C, F, H, W]
+
+
+@pytest.mark.parametrize(
+    ("latents", "image", "num_mask_channels", "mask", "message"),
+    [
+        (LATENTS[:, 0, 0], None, 1, None, r"`latents` must be video latents \[B, C, F, H, W\], got \[2, 4, 4\]; "),
+        (LATENTS, None, -1, None, "`num_mask_channels` must be at least 0, got -1"),
+        (LATENTS, None, 1.0, None, "`num_mask_channels` must be a whole number"),
+        (LATENTS, LATENTS[:, :, 0], 4, None, r"`image_latents` must be video latents \[B, C, F, H, W\]"),
+        (LATENTS, LATENTS[:, :1], 4, None, r"`image_latents` must be \[2, 16, 1, 4, 4\], or with as many as 3 latent"),
+        (LATENTS, LATENTS[:, :, :, :1], 4, None, r"`image_latents` must be \[2, 16, 1, 4, 4\], .*got \[2, 16, 3, 1"),
+        (LATENTS[:1], LATENTS, 4, None, r"`image_latents` must be \[1, 16, 1, 4, 4\]"),
+        (LATENTS[:, :, :1], LATENTS, 4, None, r"`image_latents` must be \[2, 16, 1, 4, 4\]"),
+        (LATENTS, LATENTS, 4, torch.ones(1, 3), r"`mask` must be \[4, 3\] or \[2, 4, 3\], got \[1, 3\]; "),
+        (LATENTS, LATENTS, 4, torch.ones(3, 4, 3), r"`mask` must be \[4, 3\] or \[2, 4, 3\], got \[3, 4, 3\]; "),
+    ],
+)
+def test_condition_channels_are_those_of_the_latents(
+    latents: torch.Tensor,
+    image: torch.Tensor | None,
+    num_mask_channels: int,
+    mask: torch.Tensor | None,
+    message: str,
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        condition_channels(latents, image, num_mask_channels, mask)
+    assert condition_channels(LATENTS, LATENTS[:1, :, :1], 0).shape == LATENTS.shape

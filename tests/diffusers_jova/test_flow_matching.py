@@ -75,3 +75,30 @@ def test_what_is_no_tensor_is_named(of: Callable[..., Tensor], data: Any) -> Non
 def test_a_level_is_a_tensor_or_a_number(sigma: Any) -> None:
     with pytest.raises(TypeError, match="`sigma` must be a tensor or a number, got "):
         add_noise(torch.zeros(2), torch.zeros(2), sigma)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (3, 1, 3, 1), (3, 1, 1, 1, 1, 1), (3, 4, 1, 2, 3)])
+@pytest.mark.parametrize("of", [add_noise, predict_data])
+def test_levels_of_another_modality_are_not_spread_over_the_wrong_axis(
+    of: Callable[..., Tensor], shape: tuple[int, ...]
+) -> None:
+    video = torch.zeros(3, 4, 3, 2, 2)
+    with pytest.raises(ValueError, match=r"`sigma` must have one level for all, 3 for the samples, .*; draw one"):
+        of(video, video, torch.rand(shape))
+    assert of(video, video, torch.rand(3, 1, 3, 1, 1)).shape == video.shape
+    assert of(video[:, 0, 0], video[:, 0, 0], torch.rand(3, 1, 1)).shape == (3, 2, 2)
+
+
+def test_levels_have_no_more_axes_than_what_they_belong_to() -> None:
+    with pytest.raises(ValueError, match="`sigma` must have one level for all"):
+        add_noise(torch.zeros(2), torch.zeros(2), torch.rand(2, 1))
+
+
+@pytest.mark.parametrize("shape", [VIDEO, (2, 5, 3)])
+def test_data_is_predicted_by_a_velocity_of_their_own_shape(shape: tuple[int, ...]) -> None:
+    sample = torch.zeros(shape)
+    for velocity in (sample[:1], sample[:, :1]):
+        with pytest.raises(ValueError, match="`velocity` must have the shape of the latents"):
+            predict_data(sample, velocity, 0.5)
+    with pytest.raises(TypeError, match="`velocity` must be a tensor"):
+        predict_data(sample, None, 0.5)

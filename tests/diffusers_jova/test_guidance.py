@@ -286,3 +286,25 @@ def test_a_branch_without_an_answer_is_named(guidance: Guidance, of: str) -> Non
     weights = guidance.weights(0, 1)
     with pytest.raises(ValueError, match="must answer every branch that has a weight, got no empty_coupled"):
         getattr(guidance, of)({CONDITIONAL: sample}, weights, sample, 0.5)
+
+
+@pytest.mark.parametrize("of", ["guide", "guide_data"])
+@pytest.mark.parametrize("extra", [{}, {"apg_threshold": 1.0}, {"cfg_zero_star": True}])
+def test_what_is_guided_has_the_shape_of_what_the_branches_saw(of: str, extra: dict[str, float]) -> None:
+    guidance, predictions = Guidance(guidance_scale=3.0, **extra), tensors(VIDEO)
+    weights, sample = guidance.weights(0, 1), torch.zeros(VIDEO)
+    with pytest.raises(ValueError, match="`sample` must have the shape of the latents"):
+        getattr(guidance, of)(predictions, weights, sample[:, :1], 0.5)
+    with pytest.raises(ValueError, match=r"`predictions\[empty_coupled\]` must have the shape of the latents"):
+        getattr(guidance, of)({**predictions, NO_TEXT: sample[:1]}, weights, sample, 0.5)
+
+
+@pytest.mark.parametrize(("step", "num_steps"), [(9, 4), (4, 4), (-1, 4), (1.0, 4), (0, 0), (True, 4)])
+def test_weights_are_those_of_a_step_that_there_is(step: int, num_steps: int) -> None:
+    with pytest.raises(ValueError, match=r"`(step|num_steps)` must "):
+        Guidance(guidance_scale=3.0).weights(step, num_steps)
+
+
+def test_a_formula_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="`uncoupled_text` must be 'empty' or 'kept', got 'keept'"):
+        branch_weights(3.0, 3.0, "keept")

@@ -96,6 +96,31 @@ REFUSED = {
     "a backward rate of sound": ({"audio_latent_rate_hz": -31.25}, "`audio_latent_rate_hz` must be positive"),
     "a rate that is not given": ({"audio_latent_rate_hz": None}, "`audio_latent_rate_hz` must be positive"),
     "coupling by nothing": ({"coupled": None}, "`coupled` must be True, False, 'a2v' or 'v2a', got None"),
+    "latents of numpy": (
+        {"hidden_states": torch.zeros(2, 36, 3, 4, 4).numpy()},
+        "`hidden_states` must be a tensor",
+    ),
+    "a list of sound": ({"audio_hidden_states": [[0.0]]}, "`audio_hidden_states` must be a tensor, got list; "),
+    "a list of features": (
+        {"encoder_hidden_states": [torch.zeros(6, 16)] * 2},
+        "`encoder_hidden_states` must be a t",
+    ),
+    "a mask of Python": ({"encoder_attention_mask": [[True] * 6] * 2}, "`encoder_attention_mask` must be a tensor"),
+    "a rate in quotes": (
+        {"audio_latent_rate_hz": "31"},
+        "`audio_latent_rate_hz` must be positive and finite.*'31'",
+    ),
+    "flat lengths": ({"text_lengths": [3, 5]}, r"`text_lengths` must be 1 per sample, .* got \[3, 5\]"),
+    "a number as lengths": ({"text_lengths": 3}, "`text_lengths` must be 1 per sample, .* got 3"),
+    "broken lengths": ({"text_lengths": [(3.5,), (5,)]}, "`text_lengths` must be between 1 and the rows"),
+    "timesteps per frame alone": (
+        {"timestep": torch.full((2, 3), 500.0)},
+        r"`audio_timestep` must .*got \[2, 3\], the `timestep` of the video; give `audio_timestep` beside it",
+    ),
+    "as many frames as sound": (
+        {"timestep": torch.full((2, 3), 500.0), "audio_hidden_states": torch.zeros(2, 3, 4)},
+        r"`audio_timestep` must .*got \[2, 3\], the `timestep` of the video; give `audio_timestep` beside it",
+    ),
     "coupling by a number": ({"coupled": 1}, "`coupled` must be True, False, 'a2v' or 'v2a', got 1"),
 }
 
@@ -203,3 +228,68 @@ def test_other_components_refuse_the_configs_of_other_classes_too() -> None:
     for other in (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, DDIMScheduler):
         scheduler = FlowMatchAudioVideoScheduler.from_config({**other().config, "_class_name": other.__name__})
         assert isinstance(scheduler, FlowMatchAudioVideoScheduler)
+
+
+WRONG_FIELDS: dict[str, tuple[Any, str]] = {
+    "too few axes of patches": ({"patch_size": (1, 2)}, "`patch_size` must be three whole numbers"),
+    "a number of patches": ({"patch_size": 2}, "`patch_size` must be three whole numbers.*got 2; "),
+    "no patch": ({"patch_size": (1, 0, 2)}, r"`patch_size\[1\]` must be at least 1, got 0"),
+    "a broken patch": ({"patch_size": (1, 2.0, 2)}, r"`patch_size\[1\]` must be a whole number, got 2.0"),
+    "patches as text": ({"patch_size": "122"}, "`patch_size` must be three whole numbers"),
+    "no base": ({"rope_theta": 0}, "`rope_theta` must be positive and finite, got 0; "),
+    "a negative base": ({"rope_theta": -5.0}, "`rope_theta` must be positive and finite, got -5.0; "),
+    "a negative epsilon": ({"eps": -1}, "`eps` must be positive and finite, got -1; "),
+    "an epsilon in quotes": ({"eps": "1e-6"}, "`eps` must be a number, got '1e-6'; "),
+    "two axes": ({"rope_axes_dim": (6, 6)}, r"`rope_axes_dim` must be three even numbers.*got \[6, 6\]"),
+    "four axes": ({"rope_axes_dim": (4, 4, 2, 2)}, "`rope_axes_dim` must be three even numbers"),
+    "a negative axis": ({"rope_axes_dim": (16, -4, 0)}, r"`rope_axes_dim` must be three even .*got \[16, -4, 0\]"),
+    "broken axes": ({"rope_axes_dim": (4.0, 4.0, 4.0)}, "`rope_axes_dim` must be three even numbers"),
+    "one axis": ({"rope_axes_dim": 12}, "`rope_axes_dim` must be three even numbers.*got 12"),
+    "odd axes": ({"rope_axes_dim": (5, 5, 2)}, "`rope_axes_dim` must be even numbers"),
+    "no alignment": (
+        {"temporal_alignment": None},
+        "`temporal_alignment` must be 'time', 'none' or a number, got None",
+    ),
+    "a broken alignment": ({"temporal_alignment": float("nan")}, "`temporal_alignment` must be finite"),
+    "few tables": ({"position_table_sizes": (8, 8)}, "`position_table_sizes` must be three whole numbers"),
+    "an empty table": ({"position_table_sizes": (8, 8, 0)}, r"`position_table_sizes\[2\]` must be at least 1"),
+    "no second text": ({"text_dim_2": 0}, "`text_dim_2` must be at least 1, got 0"),
+    "no voice": ({"speaker_dim": 0}, "`speaker_dim` must be at least 1, got 0"),
+    "axes of sound": ({"audio_rope_axes_dim": (6, 6)}, "`audio_rope_axes_dim` must be three even numbers"),
+    "a flag in quotes": ({"audio_text_rotates": "no"}, "`audio_text_rotates` must be True or False, got 'no'"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FIELDS.values(), ids=WRONG_FIELDS.keys())
+@pytest.mark.parametrize("kind", ["jova", "wan", "bridge"])
+def test_a_field_that_no_model_can_have_is_refused_where_the_model_is_built(
+    kind: str, wrong: tuple[dict[str, Any], str]
+) -> None:
+    fields, message = wrong
+    model = BUILDERS[kind]()
+    if not {*fields} <= {*inspect.signature(type(model).__init__).parameters}:
+        return
+    with pytest.raises((ValueError, TypeError), match=message):
+        type(model).from_config({**model.config, **fields, "_use_default_values": []})
+
+
+def test_too_much_sound_is_told_of_the_table_of_sound() -> None:
+    sound = torch.zeros(2, 129, 4)
+    with pytest.raises(ValueError, match=r"audio latents must have at most \[128\] .*\(`audio_position_table_size`\)"):
+        BUILDERS["jova"]()(**{**inputs(), "audio_hidden_states": sound})
+    frames = torch.zeros(2, 36, 17, 4, 4)
+    with pytest.raises(ValueError, match=r"^latents must have at most .*\(`position_table_sizes`\), got \[17, 2, 2\]"):
+        BUILDERS["jova"]()(**{**inputs(), "hidden_states": frames})
+
+
+@pytest.mark.parametrize("wrong", ["reference_hidden_states", "audio_reference_hidden_states"])
+def test_a_reference_is_a_tensor(wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"`{wrong}` must be a tensor, got list"):
+        BUILDERS["aligned"]()(**inputs(), **{wrong: [0.0]})
+
+
+@pytest.mark.parametrize("wrong", ["speaker_embeds", "speaker_positions"])
+def test_voices_are_tensors(wrong: str) -> None:
+    voices: dict[str, Any] = {"speaker_embeds": torch.zeros(2, 1, 5), "speaker_positions": torch.zeros(2, 1).long()}
+    with pytest.raises(ValueError, match=f"`{wrong}` must be a tensor, got list"):
+        BUILDERS["nava"]()(**inputs(), **{**voices, wrong: [0.0]})

@@ -199,3 +199,13 @@ def test_info_of_an_adapter_loads_no_torch(tmp_path: Path) -> None:
 def test_a_config_without_weights_is_said_to_have_none(card: str, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = said_of(ROOT / "model_cards" / card / "transformer", capsys)
     assert re.fullmatch(r"component JoVA\w+: no weights here in \.safetensors files", line)
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_info_lists_no_setting_of_an_adapter_that_nobody_chose(
+    train: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_config(tmp_path, train=train, steps=3).save(tmp_path / "config.yaml")
+    said = said_of(tmp_path, capsys)
+    assert "  steps: 3" in said
+    assert not any(line.startswith("  lora_") for line in said)

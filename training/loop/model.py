@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,47 @@ def check_records(headers: Iterable[RecordHeader], transformer: Any) -> None:
                     f"`{name}` must be {width} wide for this `model`, got {header.shapes[name][axis]} in "
                     f"`{header.path}`; prepare the clips with the pipeline of the model"
                 )
+
+
+def check_rows(headers: Iterable[RecordHeader], transformer: Any, config: TrainConfig) -> None:
+    """Refuse clips of whose latents or texts the model cannot make rows, in the modalities that the run trains.
+
+    Raises:
+        ValueError: There is one, or the model takes no latents at all.
+    """
+    values = transformer.config
+    has_place = values.in_channels == values.out_channels or num_mask_channels(transformer) is not None
+    if config.stage != "audio" and not has_place:
+        raise ValueError(
+            f"`in_channels` of this `model` must be `out_channels`, {values.out_channels}, or from "
+            f"{2 * values.out_channels} on, where an image is given, got {values.in_channels}; change it"
+        )
+    tables, patch_size = values.get("position_table_sizes"), list(values.patch_size)
+    longest = values.get("audio_position_table_size", math.inf)
+    for header in headers:
+        sizes = list(header.shapes.get("video_latents", ())[1:]) if config.stage != "audio" else []
+        if any(size % patch for size, patch in zip(sizes, patch_size, strict=False)):
+            raise ValueError(
+                f"`video_latents` must have frames, height and width divisible by the model's `patch_size`, "
+                f"{patch_size}, got {sizes} in `{header.path}`; prepare clips of other `--buckets`"
+            )
+        most = sizes if tables is None else [size * patch for size, patch in zip(tables, patch_size, strict=True)]
+        if any(size > limit for size, limit in zip(sizes, most, strict=False)):
+            raise ValueError(
+                f"`video_latents` must have frames, height and width of at most {most}, by the model's "
+                f"`position_table_sizes`, got {sizes} in `{header.path}`; prepare shorter or smaller clips"
+            )
+        num_latents = header.shapes.get("audio_latents", (0,))[0] if config.stage != "video" else 0
+        if num_latents > longest:
+            raise ValueError(
+                f"`audio_latents` must have at most as many latents as the model's `audio_position_table_size`, "
+                f"{longest}, got {num_latents} in `{header.path}`; prepare shorter clips"
+            )
+        if (width := values.get("text_dim_2")) is not None and "prompt_embeds_2" not in header.shapes:
+            raise ValueError(
+                f"every clip must have `prompt_embeds_2`, {width} wide, for this `model`, got none in "
+                f"`{header.path}`; prepare the clips with the pipeline of the model"
+            )
 
 
 def check_spoken(headers: Iterable[RecordHeader], transformer: Any, config: TrainConfig) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusers_jova.flow_matching import check_axes
 from diffusers_jova.number_arguments import finite_number
 from diffusers_jova.training.loop.config import MouthReduction
 
@@ -75,6 +76,7 @@ def jova_loss(
         mouth_mask: m, bool, or floats in [0, 1], 1 at mouth latents and 0 elsewhere, [B, 1, F, H, W]; whole numbers
             are inside where they are not 0. None where no clip shows a mouth.
         has_video: What of the video is to be learned, bool or 0 and 1, [B], or [B, F] per latent frame; None is all.
+            Of an absent modality None, or nothing.
         has_audio: What of the audio is to be learned, likewise [B], or [B, L] per latent.
         mouth_weight: lambda.
         video_weight: Factor of the video term.
@@ -85,7 +87,8 @@ def jova_loss(
         ValueError: A shape does not fit, a mask has values that it cannot have, something is given for a modality
             that is absent, a weight is no finite number, or both modalities are absent.
 
-    The values of masks that are not bool are looked at, for which a GPU is waited for.
+    The values of masks that are not bool are looked at, and of what is given of an absent modality, for which a GPU
+    is waited for.
     """
     if reduction not in ("mask", "all"):
         raise ValueError(f"`reduction` must be 'mask' or 'all', got {reduction!r}; 'mask' is the paper's Eq. 7")
@@ -93,6 +96,8 @@ def jova_loss(
     if present is None:
         raise ValueError("`velocity` and `audio_velocity` must not both be None; pass at least one modality")
     _check_given(velocity, audio_velocity, target, audio_target, mouth_mask)
+    _check_absent(velocity, has_video, "velocity", "has_video")
+    _check_absent(audio_velocity, has_audio, "audio_velocity", "has_audio")
     weights = {"mouth_weight": mouth_weight, "video_weight": video_weight, "audio_weight": audio_weight}
     for name, value in weights.items():
         if finite_number(name, value, "0 leaves the term out") < 0:
@@ -185,6 +190,17 @@ def _check_given(
         raise ValueError(
             f"`mouth_mask` must be {'None without `velocity`' if wanted is None else f'a tensor {wanted}'}, one value "
             f"for each latent of the video, got {got}; `latent_mask` makes one of boxes in pixels"
+        )
+
+
+def _check_absent(velocity: Tensor | None, present: Tensor | None, name: str, presence_name: str) -> None:
+    """Refuses a velocity of the other modality, and that something is to be learned of one that is absent."""
+    if velocity is not None:
+        check_axes(name, velocity, "audio" if name.startswith("audio") else "video")
+    elif present is not None and bool(torch.as_tensor(present).any()):
+        raise ValueError(
+            f"`{presence_name}` must be None without `{name}`, or 0 everywhere, got something that is to be learned; "
+            "give both or neither"
         )
 
 

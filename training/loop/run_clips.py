@@ -17,6 +17,7 @@ from diffusers_jova.training.loop.model import (
     check_loudness,
     check_meetings,
     check_records,
+    check_rows,
     check_spoken,
     check_tasks,
     check_towers,
@@ -110,6 +111,7 @@ class RunClips:
         """
         headers = self.headers
         check_records(headers, transformer)
+        check_rows(headers, transformer, config)
         check_spoken(headers, transformer, config)
         check_first_frames(headers, transformer, config)
         check_keyframes(headers, transformer, config)

@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from diffusers_jova import JoVATransformer3DModel
 from diffusers_jova.training.data.record import RecordHeader
 from diffusers_jova.training.loop.model import check_keyframes, describe_start, load_transformer, prepare_transformer
+from diffusers_jova.training.loop.trainer import Trainer
 from diffusers_jova.weight_branches import branch_of
 from tests.tiny_pipeline import build_wan_transformer
 from tests.tiny_training import MODEL, tiny_config
@@ -108,3 +110,48 @@ def test_a_run_says_what_its_weights_begin_as(tmp_path: Path) -> None:
     num_copied, num_all = map(int, re.findall(r"(\d+) of its (\d+)", said[1])[0])
     own = [name for name, _ in JoVATransformer3DModel(**MODEL).named_parameters() if branch_of(name) == "audio"]
     assert 0 < num_copied < num_all == len(own)
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields", "message"),
+    [
+        (
+            "joint",
+            {"patch_size": [1, 3, 3]},
+            r"`video_latents` must .*`patch_size`, \[1, 3, 3\], got \[3, 4",
+        ),
+        (
+            "video",
+            {"position_table_sizes": [2, 4, 4]},
+            r"at most \[2, 8, 8\], .*`position_table_sizes`, got \[3, 4, 4\]",
+        ),
+        (
+            "joint",
+            {"audio_position_table_size": 7},
+            r"`audio_latents` must .*`audio_position_table_size`, 7, got 8",
+        ),
+        ("audio", {"audio_position_table_size": 7}, "`audio_latents` must have at most as many latents"),
+        (
+            "joint",
+            {"text_dim_2": 64},
+            r"every clip must have `prompt_embeds_2`, 64 wide, for this `model`",
+        ),
+        (
+            "joint",
+            {"in_channels": 3},
+            r"`in_channels` of this `model` must be .*, 2, or from 4 on, .*got 3",
+        ),
+    ],
+)
+def test_clips_that_the_model_has_no_rows_for_are_refused_before_the_first_step(
+    stage: str, fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trainer(tiny_config(tmp_path, {**MODEL, **fields}, stage=stage))
+
+
+@pytest.mark.parametrize(
+    ("stage", "field"), [("audio", {"patch_size": [1, 3, 3]}), ("video", {"audio_position_table_size": 7})]
+)
+def test_what_a_stage_does_not_read_need_not_fit(stage: str, field: dict[str, Any], tmp_path: Path) -> None:
+    Trainer(tiny_config(tmp_path, {**MODEL, **field}, stage=stage))

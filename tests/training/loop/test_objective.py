@@ -235,3 +235,31 @@ def test_faces_of_another_clip_than_their_masks_are_refused() -> None:
         face_mask_loss(torch.zeros(2, 4, 3, 3, 2), torch.zeros(2, 1, 3, 4, 4))
     with pytest.raises(ValueError, match=r"`faces` must be \[2, 1, F, H, W\], got \[2, 3, 6, 4\]; make"):
         face_mask_loss(torch.zeros(2, 4, 3, 3, 2), torch.zeros(2, 3, 6, 4))
+
+
+@pytest.mark.parametrize("modality", ["", "audio_"])
+@pytest.mark.parametrize("missing", ["target", "velocity", "presence"])
+def test_what_an_absent_modality_is_given_is_refused(
+    batch: dict[str, torch.Tensor], modality: str, missing: str
+) -> None:
+    if missing == "presence":
+        present = {f"has_{modality.removesuffix('_') or 'video'}": torch.ones(3)}
+        given = {**batch, f"{modality}velocity": None, f"{modality}target": None, **present}
+    else:
+        given = {**batch, f"{modality}{missing}": None}
+    with pytest.raises(ValueError, match=r"must (be None without|have the shape of)"):
+        jova_loss(**given)
+
+
+def test_velocities_of_video_and_audio_are_not_taken_for_each_other(batch: dict[str, torch.Tensor]) -> None:
+    video, audio = batch["velocity"], batch["audio_velocity"]
+    with pytest.raises(ValueError, match=r"`velocity` must be video latents \[B, C, F, H, W\], got \[3, 10, 8\]; "):
+        jova_loss(audio, video, audio, video)
+    with pytest.raises(ValueError, match="`audio_velocity` must be audio latents"):
+        jova_loss(None, video, None, video)
+
+
+def test_nothing_may_be_said_to_be_learned_of_an_absent_modality(batch: dict[str, torch.Tensor]) -> None:
+    given = {**batch, "audio_velocity": None, "audio_target": None}
+    terms = jova_loss(**given, has_audio=torch.zeros(3, dtype=torch.bool))
+    assert torch.equal(terms.total, jova_loss(**given).total)
