@@ -147,6 +147,10 @@ def test_a_saved_pipeline_states_the_licences_of_what_it_was_loaded_from(
     ("name", "message"),
     [
         ("jova-tini", "must be an existing path or a hub name owner/name, got jova-tini; did you mean `jova-tiny`"),
+        (
+            "jova_tiny_transformer",
+            "got jova_tiny_transformer; the config of this name is `training/configs/jova_tiny_tr",
+        ),
         ("jova-1.6b", "got jova-1.6b; this name is that of configs without weights: `model=model_cards/jova-1.6b/tr"),
     ],
 )

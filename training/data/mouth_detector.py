@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from diffusers_jova.training.data.face_mesh import FAR, NEAR, FaceNetworks
-from diffusers_jova.training.data.mouth_mask import check_boxes, check_inside
+from diffusers_jova.training.data.mouth_mask import check_boxes, check_inside, without_gaps
 
 
 Boxes = NDArray[np.float32]
@@ -256,7 +256,7 @@ def read_boxes(boxes: Path | list[Any], num_frames: int, size: tuple[int, int] |
     if isinstance(boxes, Path) and boxes.suffix.lower() not in BOX_READERS:
         raise ValueError(f"mouth boxes must be a .json, .npy or .safetensors file, got {where}; convert it")
     try:
-        found = BOX_READERS[boxes.suffix.lower()](boxes) if isinstance(boxes, Path) else _from_lists(boxes)
+        found = BOX_READERS[boxes.suffix.lower()](boxes) if isinstance(boxes, Path) else without_gaps(boxes)
         array = np.asarray(found, np.float32)
     except OSError as error:
         raise ValueError(
@@ -386,12 +386,8 @@ def _bounding_box(points: NDArray[Any]) -> Boxes:
     return np.array([*points.min(axis=0), *points.max(axis=0)], np.float32)
 
 
-def _from_lists(boxes: list[Any]) -> list[Any]:
-    return [[box if box is not None else [np.nan] * 4 for box in person] for person in boxes]
-
-
 BOX_READERS: dict[str, Callable[[Path], Any]] = {
-    ".json": lambda path: _from_lists(json.loads(path.read_text())),
+    ".json": lambda path: without_gaps(json.loads(path.read_text())),
     ".npy": lambda path: np.load(path, allow_pickle=False),
     ".safetensors": lambda path: load_file(path)["mouth_boxes"],
 }

@@ -16,6 +16,7 @@ Edge cases, all of them without a fallback to the face or to the whole frame:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -133,6 +134,11 @@ def check_inside(boxes: ArrayLike, height: int, width: int, what: str) -> None:
         )
 
 
+def without_gaps(boxes: Sequence[Any]) -> list[Any]:
+    """Nested lists [P][F] with boxes of NaN where None stands for a frame without a mouth."""
+    return [[[np.nan] * 4 if box is None else box for box in person] for person in boxes]
+
+
 def latent_mask(
     boxes: ArrayLike, num_frames: int, height: int, width: int, spatial_factor: int = 8, temporal_factor: int = 4
 ) -> NDArray[np.bool_]:
@@ -143,7 +149,7 @@ def latent_mask(
     as half-open ranges of cells. The rectangles of several persons are united.
 
     Args:
-        boxes: [P, F, 4] in pixels of the crop, NaN = no mouth; P may be 0.
+        boxes: [P, F, 4] in pixels of the crop, NaN = no mouth, None in nested lists; P may be 0.
         num_frames: F, number of pixel frames.
         height: Pixel rows of the crop.
         width: Pixel columns of the crop.
@@ -156,7 +162,14 @@ def latent_mask(
     Raises:
         ValueError: The boxes are not one per frame and person, or no corners in pixels, see `check_boxes`.
     """
-    tracks = np.asarray(boxes, np.float64)
+    frames_of = windows(num_frames, temporal_factor)
+    try:
+        tracks = np.asarray(without_gaps(boxes) if isinstance(boxes, list | tuple) else boxes, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`boxes` must be numbers [P, {num_frames}, 4], with NaN or None for a frame without a mouth, got "
+            f"{error}; write [persons][frames][x1, y1, x2, y2]"
+        ) from error
     if tracks.size and (tracks.ndim < 2 or tracks.shape[-2:] != (num_frames, 4)):
         raise ValueError(
             f"`boxes` must be [P, {num_frames}, 4], one box for each frame and person, got {list(tracks.shape)}; fill "
@@ -165,7 +178,6 @@ def latent_mask(
     tracks = tracks.reshape(-1, num_frames, 4)
     check_boxes(tracks, "`boxes`")
     latent_height, latent_width = height // spatial_factor, width // spatial_factor
-    frames_of = windows(num_frames, temporal_factor)
     mask = np.zeros((len(frames_of), latent_height, latent_width), bool)
     for track in tracks:
         for k, frames in enumerate(frames_of):

@@ -187,3 +187,16 @@ def test_no_mouth_at_all_is_neither_shares_nor_outside() -> None:
         boxes = np.broadcast_to(box, (1, 9, 4))
         assert not latent_mask(boxes, 9, 64, 64).any()
         check_inside(boxes, 64, 64, "`boxes`")
+
+
+def test_none_stands_for_a_frame_without_a_mouth_and_what_is_no_box_is_refused() -> None:
+    box = [20.0, 30.0, 40.0, 44.0]
+    gap = latent_mask([[box, None, None, None, None]], 5, 64, 64)
+    assert np.array_equal(gap, latent_mask(np.array([[box, *[[np.nan] * 4] * 4]]), 5, 64, 64))
+    assert gap[0].any()
+    assert not gap[1].any()
+    for wrong in ([[box, [1.0, 2.0]]], [[box, "x"]], [3, 4], "boxes"):
+        with pytest.raises(ValueError, match=r"`boxes` must be (numbers )?\[P, 2, 4\]"):
+            latent_mask(wrong, 2, 64, 64)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`num_frames` must be at least 1, got 0"):
+        latent_mask([[]], 0, 64, 64)
