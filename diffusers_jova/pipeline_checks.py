@@ -159,8 +159,8 @@ def check_prompt_type(name: str, prompt: Prompts | None) -> None:
     if prompt is not None and (not listed or not all(isinstance(item, str | JoVAPrompt) for item in listed)):
         raise ValueError(f"`{name}` must be a str, a JoVAPrompt or a list of them, got {prompt!r}")
     for item in listed if prompt is not None else ():
-        for text in asdict(item).values() if isinstance(item, JoVAPrompt) else [item]:
-            check_text(name, text)
+        for part, text in asdict(item).items() if isinstance(item, JoVAPrompt) else [("", item)]:
+            check_text(name, text, part)
 
 
 def describe_tensor(value: Any) -> str:

@@ -31,12 +31,6 @@ class JoVAPrompt:
     audio: str = ""
     transcript: str = ""
 
-    def __post_init__(self) -> None:
-        """Refuse a part that is no text, such as None for one that is left out."""
-        for name, text in asdict(self).items():
-            if not isinstance(text, str):
-                check_text(name, text)
-
     def unread_parts(self, template: str) -> list[str]:
         """Names of the parts that are not empty and have no form in a template."""
         return [name for name, text in asdict(self).items() if text.strip() and f"{{{name}}}" not in template]
@@ -56,15 +50,17 @@ class JoVAPrompt:
         return " ".join(forms)
 
 
-def check_text(name: str, text: Any) -> None:
+def check_text(name: str, text: Any, part: str = "") -> None:
     """Refuse what no tokenizer reads: what is no text, and halves of surrogate pairs, as broken JSON leaves them.
 
     Args:
         name: Argument or option that it came from.
         text: Of a prompt, or of a part of one.
+        part: Name of the part.
     """
     if not isinstance(text, str):
-        raise ValueError(f"`{name}` must be text, got {text!r}; write it in quotes")
+        place = f" for its `{part}`" if part else ""
+        raise ValueError(f"`{name}` must be text, got {text!r}{place}; write it in quotes")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"`{name}` must be text of whole characters, got {text!r}; half of a surrogate pair is lost")
 

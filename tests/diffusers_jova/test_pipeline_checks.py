@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_jova import JoVAPipeline, PromptEmbeds, media
+from diffusers_jova import JoVAPipeline, JoVAPrompt, PromptEmbeds, media
 from diffusers_jova.pipeline_checks import TextWidths, check_embeds
 from diffusers_jova.pipeline_output import JoVAPipelineOutput
 from tests.tiny_pipeline import build_tiny_pipeline, build_transformer
@@ -185,3 +185,10 @@ def test_all_that_is_given_whole_is_refused_with_what_can_be_done() -> None:
     given: dict[str, Any] = {"video": np.zeros((5, 32, 32, 3), np.uint8), "audio": np.zeros(5000, np.float32)}
     with pytest.raises(ValueError, match=r"for the whole clip; raise `num_frames` to continue it$"):
         pipeline("a dog", num_frames=5, audio_sampling_rate=16000, num_inference_steps=1, **given)
+
+
+@pytest.mark.parametrize(("part", "value"), [("transcript", None), ("audio", 5), ("video", ["a dog"])])
+def test_a_part_of_a_prompt_that_is_no_text_is_refused_by_its_name(part: str, value: Any) -> None:
+    message = re.escape(f"`prompt` must be text, got {value!r} for its `{part}`; write it in quotes")
+    with pytest.raises(ValueError, match=message):
+        build_tiny_pipeline()(JoVAPrompt(**{part: value}), num_inference_steps=1)

@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 import torch
 
@@ -55,9 +53,3 @@ def test_prompts_of_one_and_of_two_encoders_do_not_mix() -> None:
     two = PromptEmbeds(torch.zeros(1, 2, 4), None, torch.zeros(1, 3, 6))
     with pytest.raises(ValueError, match="must have features of the same text encoders"):
         concatenate_prompts([two, one])
-
-
-@pytest.mark.parametrize(("part", "value"), [("transcript", None), ("audio", 5), ("video", b"a dog")])
-def test_a_part_that_is_no_text_is_refused_by_its_name(part: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"`{part}` must be text, got {value!r}; write it in quotes"):
-        JoVAPrompt(**{part: value})
