@@ -125,7 +125,7 @@ def advice_on_name(source: str) -> str:
     if find_place(Path("model_cards", source, "transformer")) is not None:
         config = f"model_cards/{source}/transformer/config.json"
         return f"this name is that of configs without weights: `model={config}` of `jova train` makes a model of them"
-    config = Path("training/configs", source).with_suffix(".json")
-    if find_place(config) is not None:
-        return f"the config of this name is `{config}`"
+    preset = Path("training/configs", source).with_suffix(".json")
+    if find_place(preset) is not None:
+        return f"the config of this name is `{preset}`"
     return did_you_mean(source, model_names(), "check the spelling")
