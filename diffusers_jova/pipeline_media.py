@@ -193,12 +193,13 @@ class JoVAMediaMixin(JoVADecodingParallelMixin):
             inputs = replace(inputs, image=to_pictures("image", inputs.image))
         if inputs.video is not None:
             frames, frame_rate = unpack_video(inputs.video, inputs.frame_rate)
+            pictures = to_frames("video", frames)  # what is refused needs no other line
             has_sound = getattr(inputs.video, "audio", None) is not None
             if has_sound and inputs.audio is None and "audio" in inputs.modalities:
                 logger.warning("the sound of `video` is not used; pass the same as `audio` for it to stay")
             if frame_rate is None:
                 tell_assumed_rate(self.defaults.frame_rate)
-            inputs = replace(inputs, video=to_frames("video", frames), frame_rate=frame_rate)
+            inputs = replace(inputs, video=pictures, frame_rate=frame_rate)
         if inputs.audio_sampling_rate is not None:  # here, because it sets the length of the clip
             rate_hz = whole_number("audio_sampling_rate", inputs.audio_sampling_rate)
             check_sampling_rate("audio_sampling_rate", rate_hz)

@@ -192,3 +192,10 @@ def test_a_part_of_a_prompt_that_is_no_text_is_refused_by_its_name(part: str, va
     message = re.escape(f"`prompt` must be text, got {value!r} for its `{part}`; write it in quotes")
     with pytest.raises(ValueError, match=message):
         build_tiny_pipeline()(JoVAPrompt(**{part: value}), num_inference_steps=1)
+
+
+@pytest.mark.parametrize("video", ["x.mp4", np.zeros((3, 3), np.uint8)])
+def test_of_a_video_that_is_refused_nothing_else_is_told(video: Any, log: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match="`video`"):
+        build_tiny_pipeline()("a dog", video=video, num_inference_steps=1)
+    assert "is taken at" not in log.text
