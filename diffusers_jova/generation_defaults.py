@@ -124,7 +124,13 @@ class GenerationDefaults:
 
     def override(self, **arguments: Any) -> "GenerationDefaults":
         """These values, replaced by every argument that is not None; a zero stays a zero."""
-        return replace(self, **{name: value for name, value in arguments.items() if value is not None})
+        given = {name: value for name, value in arguments.items() if value is not None}
+        if self.coupling_scale is None and "coupling_interval" in given:  # its own steps, though they be all of them
+            text = {name: value for name, value in given.items() if name in ("guidance_scale", "audio_guidance_scale")}
+            scales = replace(self, **text).explicit()
+            of_audio = {"audio_coupling_scale": scales.audio_coupling_scale}
+            given = {"coupling_scale": scales.coupling_scale, **of_audio, **given}
+        return replace(self, **given)
 
     def explicit(self) -> "GenerationDefaults":
         """The same, with numbers in place of what coupling takes from the text; as a record tells it."""

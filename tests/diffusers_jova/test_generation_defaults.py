@@ -72,6 +72,10 @@ def test_coupling_goes_with_the_text_where_it_has_no_scale_of_its_own() -> None:
     assert half.coupling_interval == (0.0, 0.5)
     apart = own.override(guidance_interval=(0.0, 0.5), coupling_interval=(0.5, 1.0)).guidance()["video"]
     assert (apart.guidance_interval, apart.coupling_interval) == ((0.0, 0.5), (0.5, 1.0))
+    whole = own.override(guidance_interval=(0.0, 0.5), coupling_interval=(0.0, 1.0)).guidance()["video"]
+    assert (whole.coupling_scale, whole.coupling_interval) == (1.5, (0.0, 1.0))
+    louder = own.override(audio_guidance_scale=2.0, coupling_interval=(0.0, 1.0)).guidance()
+    assert [louder[name].coupling_scale for name in ("video", "audio")] == [1.5, 2.0]
     told = own.override(guidance_interval=(0.0, 0.5), audio_guidance_scale=2.0).explicit()
     assert (told.coupling_scale, told.audio_coupling_scale, told.coupling_interval) == (1.5, 2.0, (0.0, 0.5))
     assert told.guidance() == own.override(guidance_interval=(0.0, 0.5), audio_guidance_scale=2.0).guidance()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers.hooks.hooks import CacheContext
@@ -596,10 +597,12 @@ def test_the_shipped_model_keeps_picture_and_sound() -> None:
 
     pipeline.transformer.requires_grad_(False)
     pipeline.vocoder.requires_grad_(False)
-    plain = measured(pipeline, [0], 24)
+    clips = [0, 1, 2, 3]  # single ones may choose another path
+    plain = measured(pipeline, clips, 24)
     pipeline.transformer.enable_cache(JoVACacheConfig())
-    made = measured(pipeline, [0], 24)
-    for db, least_db in zip(nearness(made, plain)[0], (30, 40, 25), strict=True):  # 10 below what was measured
+    made = measured(pipeline, clips, 24)
+    medians = np.median(nearness(made, plain), axis=0)
+    for db, least_db in zip(medians, (27, 26, 15), strict=True):  # 10 below what was measured
         assert db > least_db
 
 

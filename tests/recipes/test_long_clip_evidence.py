@@ -47,7 +47,7 @@ def test_a_missed_goal_is_told() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("espeakng_loader") is None, reason="needs the extra `espeak`")
 def test_half_a_minute_of_jova_tiny_reaches_the_goals(tmp_path: Path) -> None:
-    words = ["--clips", "1", "--tries", "5", "--work", str(tmp_path), "--output", str(tmp_path / "report.json")]
+    words = ["--clips", "1", "--tries", "8", "--work", str(tmp_path), "--output", str(tmp_path / "report.json")]
     assert main(words) == 0
     (clip,) = read_object(tmp_path / "report.json")["clips"]
     assert len(clip["sync_offsets"]) == 20
