@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .guidance import Guidance, rising_fractions
 from .number_arguments import check_flags, finite_number, whole_number
+from .prompt import check_text
 
 
 EVERY_STEP = (0.0, 1.0)
@@ -120,6 +121,8 @@ class GenerationDefaults:
                 object.__setattr__(self, name, rising_fractions(name, value))
             elif float in options:
                 object.__setattr__(self, name, finite_number(name, value))
+            elif str in options:
+                check_text(name, value)
         self.guidance()  # checks itself
 
     def override(self, **arguments: Any) -> "GenerationDefaults":

@@ -97,3 +97,9 @@ def test_coupling_goes_with_the_text_where_it_has_no_scale_of_its_own() -> None:
 def test_the_shipped_model_asks_no_more_for_coupling_than_for_the_text(arguments: dict[str, Any], rows: int) -> None:
     own = GenerationDefaults.from_dict(read_index(WEIGHTS / "jova-tiny")["defaults"])
     assert num_predictions(own.override(num_inference_steps=8, **arguments)) == rows
+
+
+@pytest.mark.parametrize("name", ["negative_prompt", "audio_negative_prompt"])
+def test_a_negative_prompt_that_is_no_text_is_refused_by_its_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be text, got 3; write it in quotes"):
+        GenerationDefaults(**{name: 3})  # type: ignore[arg-type]
