@@ -7,6 +7,7 @@
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -105,6 +106,17 @@ def check_installation(environment: Environment, model: str) -> None:
         assert environment.run("python", "-c", LOAD_AS_ENGINES_DO, group, model).split()[-1] == "JoVAPipeline"
 
 
+def count_parameters(model: Path) -> int:
+    """Count the numbers in the weight files of a pipeline, by the shapes in their headers."""
+    shapes = []
+    for file in model.rglob("*.safetensors"):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        header.pop("__metadata__", None)
+        shapes += [tensor["shape"] for tensor in header.values()]
+    return sum(math.prod(shape) for shape in shapes)
+
+
 def check_commands(environment: Environment, model: str) -> None:
     """Run every command on little input."""
     run, folder = environment.run, environment.folder
@@ -114,7 +126,7 @@ def check_commands(environment: Environment, model: str) -> None:
     for name in listed:
         assert run("jova", name, "--help").startswith(f"usage: jova {name}")
     assert "stage2_joint" in run("jova", "train", "--config", "unknown", code=2)
-    assert "17,010,843" in run("jova", "info", "jova-tiny")
+    assert f"{count_parameters(Path(model)):,}" in run("jova", "info", "jova-tiny")
     assert Path(run("jova", "presets", "accelerate/fsdp").strip()).is_file()
 
     run("jova", "demo")
