@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .allocation_count import DEVICE, Counted, ValuelessRuns
+from .cost_estimate import schedule_of
 from .generation_defaults import GenerationDefaults
 from .guidance import Branch
 from .kept_rows import KeptRows, keepers_of, keeping
@@ -110,6 +111,7 @@ class CallStages:
 
     def __init__(self, pipeline: Any, call: PlannedCall) -> None:
         self.pipeline, self.call, self.settings = pipeline, call, call.settings
+        self.num_steps, self.order = schedule_of(pipeline, call.settings)
         self.parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
         self.modules = ValuelessRuns(self.parts.values())
         self.counted: dict[tuple[Any, ...], Counted] = {}  # predictions by what is asked, codes by what is coded
@@ -208,13 +210,14 @@ class CallStages:
             names=call.modalities,
             generated=call.generated,
             negative_skip_layer=config.negative_skip_layer,
+            order=self.order,
             **couplings,
         )
 
     @cached_property
     def runs(self) -> list[StepRun]:
         """Steps that ask the same."""
-        return self.plan.runs(self.settings.guidance(), self.settings.num_inference_steps)
+        return self.plan.runs(self.settings.guidance(), self.num_steps)
 
     @property
     def reads_negative_prompt(self) -> bool:
@@ -309,10 +312,10 @@ class CallStages:
 
     def denoising(self, branches_apart: bool) -> Stage:
         """All steps."""
-        num_steps, cache = self.settings.num_inference_steps, self.cache
+        cache = self.cache
         held = operations = num_sparing = most_spared = 0
         for steps, rows_read in self.runs:
-            num_full = len(steps) if cache is None else num_full_steps(cache, num_steps, steps)
+            num_full = len(steps) if cache is None else num_full_steps(cache, self.num_steps, steps)
             groups = self.plan.groups(rows_read, branches_apart)
             asked = [[self.prediction(branch, group.names) for branch in group.branches] for group in groups]
             held = max([held, *(sum(one.peak_bytes for one in group) for group in asked)])

@@ -12,7 +12,7 @@ class Work(NamedTuple):
     """What the time of a clip grows with, to compare it with another.
 
     Attributes:
-        num_steps: Denoising steps.
+        num_steps: Denoising steps, each time that a solver asks in one of them.
         num_predictions: Of the transformer per step, as many as guidance needs.
         num_pixels: Of all frames.
     """

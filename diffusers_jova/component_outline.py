@@ -5,8 +5,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
+from diffusers import SchedulerMixin, pipelines
 from diffusers.utils.torch_utils import unwrap_module
 
 from .number_formats import cast_weights
@@ -20,13 +20,13 @@ with torch.device(
 
 def component_class(library: str, class_name: str) -> Any:
     """Class of a component, by library and name as `DiffusionPipeline` stores them."""
-    if hasattr(diffusers.pipelines, library):  # a pipeline's own component, such as a vocoder
-        return getattr(getattr(diffusers.pipelines, library), class_name)
+    if hasattr(pipelines, library):  # a pipeline's own component, such as a vocoder
+        return getattr(getattr(pipelines, library), class_name)
     return getattr(import_module(library), class_name)
 
 
 def build_outline(entry: Sequence[str], folder: Path) -> Any:
-    """Build a component on the meta device.
+    """Build a component on the meta device, a scheduler as it is.
 
     Args:
         entry: Library and name of its class, as `model_index.json` states them.
@@ -34,6 +34,8 @@ def build_outline(entry: Sequence[str], folder: Path) -> Any:
     """
     library, class_name = entry
     cls = component_class(library, class_name)
+    if issubclass(cls, SchedulerMixin):
+        return cls.from_pretrained(folder)
     with torch.device("meta"):
         if hasattr(cls, "config_class"):  # of transformers
             return cls(cls.config_class.from_pretrained(folder))

@@ -15,6 +15,7 @@ import torch
 
 from .generation_defaults import GenerationDefaults
 from .prediction_plan import PredictionPlan
+from .scheduling_flow_match_av import FlowMatchAudioVideoScheduler
 from .sound_cache import JoVACacheConfig, kept_bytes, num_full_steps
 from .transformer_jova import MODALITIES
 
@@ -38,6 +39,22 @@ class Estimate(NamedTuple):
 
     memory_bytes: float
     seconds: float
+
+
+def schedule_of(pipeline: Any, settings: GenerationDefaults) -> tuple[int, int]:
+    """How often a call asks for velocities, and how often in a step of the solver.
+
+    Args:
+        pipeline: With a scheduler, or without, where one that asks once in a step is meant.
+        settings: Of the call.
+
+    Raises:
+        ValueError: No call takes the scheduler.
+    """
+    if pipeline.scheduler is None:
+        return settings.num_inference_steps, 1
+    scheduler = FlowMatchAudioVideoScheduler.from_scheduler(pipeline.scheduler)
+    return scheduler.num_evaluations(settings.num_inference_steps), scheduler.order
 
 
 def num_predictions(settings: GenerationDefaults, modalities: Sequence[str]) -> int:
@@ -64,10 +81,11 @@ def estimate(
         whole: Those that are given for the whole clip, of which nothing is left to generate.
         reference_s: Seconds of a reference voice, which the sound reads in front of its own.
     """
-    transformer, device, steps = pipeline.transformer, pipeline._execution_device, settings.num_inference_steps
+    transformer, device = pipeline.transformer, pipeline._execution_device
+    steps, order = schedule_of(pipeline, settings)
     sizes = RowSizes.of(pipeline, settings, modalities, reference_s)
     generated = [name for name in modalities if name not in whole]
-    plan = PredictionPlan(names=modalities, generated=generated)
+    plan = PredictionPlan(names=modalities, generated=generated, order=order)
     cache = transformer._cache_config
     is_sparing = isinstance(cache, JoVACacheConfig) and {*modalities} == {*MODALITIES} and "audio" in generated
     num_processes = 1 if pipeline.branch_sharing is None else pipeline.branch_sharing.num_processes

@@ -197,6 +197,7 @@ class JoVADenoiser:
             negative_coupling=self.negative_coupling,
             negative_skip_layer=self.negative_skip_layer,
             has_voices=self.has_voices,
+            order=self.scheduler.order,
         )
 
     def progress(self, step: int, names: Sequence[str]) -> dict[str, Any]:

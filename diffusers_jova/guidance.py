@@ -27,6 +27,7 @@ A scale of 1 switches its term off; a scale of 0 is a scale of 0.
 Letters: B batch, C channels, F latent frames, H and W latent height and width, L audio latents.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -223,12 +224,13 @@ class Guidance:
         """Whether `adjust` changes the combination."""
         return self.apg_threshold is not None or self.guidance_rescale > 0
 
-    def weights(self, step: int, num_steps: int) -> Weights:
+    def weights(self, step: int, num_steps: int, order: int = 1) -> Weights:
         """Give the weights of one step; a branch that is not in them need not be asked.
 
         Args:
             step: Index of the step, 0 to ``num_steps`` - 1.
             num_steps: Number of steps.
+            order: How many of them are one step of the solver, which an interval holds in as a whole: 2 with Heun's.
 
         Returns:
             The weights; none on a step whose velocity is zero.
@@ -242,8 +244,9 @@ class Guidance:
         self.check_zero_init(num_steps)
         if step < self.zero_init_steps:
             return {}
-        guidance_scale = self.guidance_scale if lies_within(self.guidance_interval, step, num_steps) else 1.0
-        coupling_scale = self.coupling_scale if lies_within(self.coupling_interval, step, num_steps) else 1.0
+        of_solver = step // order, math.ceil(num_steps / order)
+        guidance_scale = self.guidance_scale if lies_within(self.guidance_interval, *of_solver) else 1.0
+        coupling_scale = self.coupling_scale if lies_within(self.coupling_interval, *of_solver) else 1.0
         return self.with_compared(
             branch_weights(guidance_scale, coupling_scale, self.uncoupled_text, self.speaker_scale)
         )
@@ -451,18 +454,20 @@ def rescale(guided: Tensor, conditional: Tensor, fraction: float) -> Tensor:
     return rescale_noise_cfg(guided, conditional, fraction)
 
 
-def runs_of_steps(guidance: Iterable[Guidance], num_steps: int) -> list[range]:
+def runs_of_steps(guidance: Iterable[Guidance], num_steps: int, order: int = 1) -> list[range]:
     """Divide the steps of a call into runs on which all weights stay the same.
 
     Args:
         guidance: Of each modality.
         num_steps: Number of steps.
+        order: How many of them are one step of the solver.
     """
-    guidance = list(guidance)
-    steps, borders = range(num_steps), {0, num_steps, *(min(one.zero_init_steps, num_steps) for one in guidance)}
+    guidance, of_solver = list(guidance), math.ceil(num_steps / order)
+    steps, borders = range(of_solver), {0, num_steps, *(min(one.zero_init_steps, num_steps) for one in guidance)}
     for interval in (interval for one in guidance for interval in (one.guidance_interval, one.coupling_interval)):
-        borders.add(bisect_left(steps, interval[0], key=lambda step: step / num_steps))
-        borders.add(bisect_right(steps, interval[1], key=lambda step: (step + 1) / num_steps))
+        begin = bisect_left(steps, interval[0], key=lambda step: step / of_solver)
+        end = bisect_right(steps, interval[1], key=lambda step: (step + 1) / of_solver)
+        borders |= {min(order * border, num_steps) for border in (begin, end)}
     return [range(*ends) for ends in pairwise(sorted(borders))]
 
 

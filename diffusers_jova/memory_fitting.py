@@ -135,6 +135,7 @@ def outline_of(pipeline: Any) -> Any:
     names = signature(type(pipeline)).parameters.keys() - parts.keys()
     settings = {name: pipeline.config[name] for name in names if name in pipeline.config}
     outlines = {name: outline_of_loaded(part) for name, part in parts.items() if isinstance(part, nn.Module)}
+    outlines |= {"scheduler": pipeline.scheduler}
     return type(pipeline)(**{name: outlines.get(name) for name in parts}, **settings)
 
 

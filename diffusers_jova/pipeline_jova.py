@@ -3,6 +3,7 @@
 Letters in shapes: B batch, C channels, N frames, F latent frames, H, W height and width, L audio latents, S samples.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -567,7 +568,7 @@ class JoVAPipeline(
             generated=generated,
             reads_negative_prompt=self._needs_negative_prompt,
             has_adapters=computes_adapters(self.transformer),
-            num_steps=len(scheduler.timesteps),
+            num_steps=math.ceil(len(scheduler.timesteps) / scheduler.order),
         )
         warn_of_arguments(reading)
         encoded = self.encode_prompt(

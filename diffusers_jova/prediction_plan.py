@@ -48,6 +48,7 @@ class PredictionPlan:
         negative_coupling: The same in those without the prompt.
         negative_skip_layer: Block that predictions without the prompt leave out; None for none.
         has_voices: Whether the prompt's speakers have voices, without which a prediction that leaves them out is none.
+        order: How often the solver asks in a step of its own; what follows counts each time as a step.
     """
 
     names: Sequence[str]
@@ -56,6 +57,7 @@ class PredictionPlan:
     negative_coupling: Coupling = True
     negative_skip_layer: int | None = None
     has_voices: bool = False
+    order: int = 1
 
     def weights(self, guidance: Mapping[str, Guidance], step: int, num_steps: int) -> dict[str, Weights]:
         """Weights of the modalities that are generated, of predictions that differ; none where the velocity is zero.
@@ -67,7 +69,7 @@ class PredictionPlan:
         """
         return {
             name: guidance[name].with_compared(
-                merged(guidance[name].weights(step, num_steps), partial(self.question, name))
+                merged(guidance[name].weights(step, num_steps, self.order), partial(self.question, name))
             )
             for name in self.generated
         }
@@ -81,7 +83,7 @@ class PredictionPlan:
         """
         return [
             StepRun(steps, self.rows_read(self.weights(guidance, steps.start, num_steps)))
-            for steps in runs_of_steps(guidance.values(), num_steps)
+            for steps in runs_of_steps(guidance.values(), num_steps, self.order)
         ]
 
     def question(self, name: str, branch: Branch) -> Branch:

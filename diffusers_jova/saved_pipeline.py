@@ -134,10 +134,13 @@ def saved_estimate(
         call: What it is about.
         dtype: Of transformer and text encoders; codecs are in float32.
         adapter_bytes: Of adapters that come to the transformer.
+
+    Raises:
+        ValueError: No call takes its scheduler.
     """
-    outline = saved.outline(*TEXT_ENCODERS, *CODECS, "transformer")
+    outline = saved.outline(*TEXT_ENCODERS, *CODECS, "transformer", "scheduler")
     for name, part in outline.components.items():
-        if part is not None:
+        if isinstance(part, torch.nn.Module):
             cast_weights(part, component_dtype(dtype, name))
     size = Sizes.of(outline.transformer)
     return MemoryEstimate(outline, call, {"transformer": size._replace(whole=size.whole + adapter_bytes)})

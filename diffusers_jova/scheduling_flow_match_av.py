@@ -248,6 +248,14 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
             video, audio = self._solvers_own_schedules(num_inference_steps, device, sigmas, audio_sigmas)
         self._start(video.to(device), audio.to(device))
 
+    def num_evaluations(self, num_inference_steps: int) -> int:
+        """How often a schedule asks for velocities, the length of ``timesteps``: Heun's twice in all steps but one.
+
+        Args:
+            num_inference_steps: N.
+        """
+        return self.order * (num_inference_steps - 1) + 1
+
     def _solvers_own_schedules(
         self, num_inference_steps: int | None, device: str | torch.device | None, *given: Sequence[float] | None
     ) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,7 @@ class ReadingCall:
         generated: What of it is not given whole.
         reads_negative_prompt: Whether any step asks for a prediction without the prompt.
         has_adapters: Whether an adapter is active, and no part of the weights, in the transformer.
-        num_steps: Steps of the call.
+        num_steps: Steps of the solver in the call.
     """
 
     given: Mapping[str, Any]

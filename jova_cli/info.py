@@ -1,16 +1,17 @@
 """`jova info`: the words and the work, which only reads."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .adapter_info import describe_adapter, find_adapter
 from .clip_info import CLIP_SUFFIXES, read_provenance
 from .given_paths import WEIGHT_FILES, kind_of
 from .json_text import read_object, readable
 from .model_clips import describe_clips, describe_steps
-from .model_info import INDEX, MERGED, describe_component, info_table, merged_line, read_index
+from .model_info import ABSENT, INDEX, MERGED, describe_component, info_table, merged_line, read_index
 from .one_file import class_in_header, describe_one_file
 from .parser import Parser, one_line
 from .shipped import HUB_NAME, advice_on_name, model_folder
@@ -18,6 +19,7 @@ from .training_info import describe_prepared, describe_training, is_prepared, is
 
 
 WORK = "jova_cli.info"
+OWN_SCHEDULER = "FlowMatchAudioVideoScheduler"
 DESCRIPTION = """Print what a file or a folder holds, without loading it:
 
     a model           its parts and the longest clip that it makes
@@ -82,11 +84,24 @@ def is_clip(path: Path) -> bool:
 
 def describe_model(folder: Path) -> str:
     """Describe a saved pipeline."""
-    read_index(folder)
+    index = read_index(folder)
     config = folder / "transformer" / "config.json"
     merged = read_object(config).get(MERGED) if config.is_file() else None
     told = [merged_line(merged)] if merged else []
-    return "\n\n".join([info_table(folder), *told, f"{describe_clips(folder)}\n{describe_steps(folder)}"])
+    clips = [describe_clips(folder), describe_steps(folder), *refusals_of_scheduler(folder, index)]
+    return "\n\n".join([info_table(folder), *told, "\n".join(clips)])
+
+
+def refusals_of_scheduler(folder: Path, index: Mapping[str, Any]) -> list[str]:
+    """What a call says of the scheduler of a saved pipeline; only one that is not ours is asked, which loads torch."""
+    _, class_name = index.get("scheduler") or ABSENT
+    if class_name in (None, OWN_SCHEDULER):
+        return []
+    try:
+        importlib.import_module("diffusers_jova.saved_pipeline").SavedPipeline(folder).scheduler()
+    except (ValueError, OSError) as error:
+        return [f"no call takes its scheduler: {one_line(error)}"]
+    return []
 
 
 def describe_part(folder: Path) -> str:

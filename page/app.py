@@ -40,6 +40,7 @@ from diffusers_jova.clip_call import (
     weigh_adapters,
 )
 from diffusers_jova.clip_times import Measured, StepClock, Work
+from diffusers_jova.cost_estimate import schedule_of
 from diffusers_jova.devices import choose_device
 from diffusers_jova.domain import describe_strangers
 from diffusers_jova.page.form import LABELS, lay_form, number_or_none, on_page
@@ -233,7 +234,9 @@ class Page:
         """What the time of a clip grows with."""
         names = ("num_frames", "width", "height", "frame_rate", "guidance_scale", "audio_guidance_scale")
         numbers = {name: values[name] for name in names} | {"num_inference_steps": values["steps"]}
-        return Work.of(self.pipeline.defaults.override(**numbers), values["modalities"])
+        settings = self.pipeline.defaults.override(**numbers)
+        num_steps, _ = schedule_of(self.pipeline, settings)
+        return Work.of(settings, values["modalities"])._replace(num_steps=num_steps)
 
     # 2. The files of those who use the page
 

@@ -1,9 +1,12 @@
 import pytest
 import torch
+from diffusers import FlowMatchHeunDiscreteScheduler
 
 from diffusers_jova import JoVACacheConfig, cost_estimate
+from diffusers_jova.call_stages import CallStages, PlannedCall
 from diffusers_jova.cost_estimate import RowSizes, estimate, in_words, stored_bytes
 from diffusers_jova.generation_defaults import GenerationDefaults
+from diffusers_jova.memory_fitting import outline_of
 from diffusers_jova.sound_cache import kept_bytes
 from tests.tiny_pipeline import build_tiny_pipeline
 
@@ -65,6 +68,20 @@ def test_what_is_given_and_steps_without_guidance_take_less(monkeypatch: pytest.
     ):
         taken = estimate(pipeline, settings.override(**changes), BOTH, whole)
         assert taken.seconds == pytest.approx(operations / 1e9)
+
+
+def test_a_solver_that_asks_twice_in_a_step_takes_the_time_of_all_that_it_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cost_estimate, "operations_per_second", lambda *_: 1e9)
+    pipeline = build_tiny_pipeline()
+    settings = pipeline.defaults.override(num_inference_steps=4, guidance_scale=3.0, guidance_interval=(0.0, 0.5))
+    euler = estimate(pipeline, settings, BOTH)
+    monkeypatch.setattr(pipeline, "scheduler", FlowMatchHeunDiscreteScheduler(shift=3.0))
+    # of two steps with guidance and two without: 2 * 2 + 2, and 2 * 4 + 3 of Heun, whose last step asks once
+    assert estimate(pipeline, settings, BOTH).seconds == pytest.approx(euler.seconds * 11 / 6)
+    stages = CallStages(outline_of(pipeline), PlannedCall(settings=settings))
+    assert (stages.num_steps, [len(run.steps) for run in stages.runs]) == (7, [4, 3])
 
 
 def test_where_everything_is_given_nothing_is_computed_and_the_call_says_so() -> None:

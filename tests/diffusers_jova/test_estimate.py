@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from diffusers import DEISMultistepScheduler, FlowMatchHeunDiscreteScheduler
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
@@ -59,6 +61,42 @@ def test_adapters_count_and_a_student_among_them_says_how_the_model_is_asked(
     said = capsys.readouterr()
     assert said.out == guided
     assert "what anna/student of the hub takes is not counted" in said.err
+
+
+def with_scheduler(scheduler: Any, model: Path, folder: Path) -> Path:
+    """A copy of a saved pipeline with another scheduler."""
+    shutil.copytree(model, folder)
+    scheduler.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", type(scheduler).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_a_scheduler_that_no_call_takes_is_told_before_one(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = with_scheduler(DEISMultistepScheduler(), tiny_pipeline_folder, tmp_path / "model")
+    with pytest.raises(SystemExit):
+        main(["estimate", str(folder), *SOUND])
+    refusal = "`scheduler` must predict flow, got a DEISMultistepScheduler"
+    assert refusal in capsys.readouterr().err
+    main(["info", str(folder)])
+    assert f"no call takes its scheduler: {refusal}" in capsys.readouterr().out
+    main(["info", str(tiny_pipeline_folder)])
+    assert "no call" not in capsys.readouterr().out
+
+
+def test_a_pipeline_that_steps_by_heun_is_told_the_operations_of_all_that_it_asks(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = with_scheduler(FlowMatchHeunDiscreteScheduler(), tiny_pipeline_folder, tmp_path / "model")
+    taken = {}
+    for source in (tiny_pipeline_folder, folder):
+        main(["estimate", str(source), *SOUND[:-1], "4"])
+        (line,) = (row for row in capsys.readouterr().out.splitlines() if row.startswith("denoising"))
+        taken[source] = float([*filter(None, line.split("  "))][3].split()[0])
+    assert taken[folder] == pytest.approx(taken[tiny_pipeline_folder] * 7 / 4, rel=1e-3)
 
 
 @pytest.fixture

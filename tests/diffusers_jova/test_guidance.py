@@ -134,6 +134,21 @@ def test_runs_of_steps_have_the_weights_of_each_of_their_steps(num_steps: int, i
             ]
 
 
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.0, 0.5), (0.25, 0.75), (0.55, 0.85), (0.3, 0.3)])
+@pytest.mark.parametrize("num_whole", [1, 2, 8])
+def test_an_interval_holds_in_a_step_of_a_solver_that_asks_twice_as_in_one_that_asks_once(
+    interval: tuple[float, float], num_whole: int
+) -> None:
+    guidance = Guidance(guidance_scale=2.0, coupling_scale=3.0, guidance_interval=interval)
+    once = [guidance.weights(step, num_whole) for step in range(num_whole)]
+    num_steps = 2 * num_whole - 1  # of Heun
+    assert [guidance.weights(step, num_steps, 2) for step in range(num_steps)] == [
+        once[step // 2] for step in range(num_steps)
+    ]
+    for run in runs_of_steps([guidance], num_steps, 2):
+        assert len({tuple(guidance.weights(step, num_steps, 2).items()) for step in run}) <= 1
+
+
 def test_intervals_hold_the_steps_that_lie_within_two_fractions_as_a_whole() -> None:
     def steps(interval: tuple[float, float], num_steps: int) -> list[int]:
         guidance = Guidance(guidance_scale=2.0, guidance_interval=interval)
