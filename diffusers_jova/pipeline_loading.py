@@ -79,10 +79,20 @@ class JoVALoadingMixin(DiffusionPipeline):
                 raise ValueError(
                     f"`defaults` must be `GenerationDefaults`, got {value!r}; override those that are there"
                 )
-            object.__setattr__(self, name, value)
             self.register_to_config(defaults=asdict(value))
             return
         super().__setattr__(name, value)
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Keep values of the config, as diffusers does; `defaults` among them hold from the next call on.
+
+        Raises:
+            ValueError: A default is none that a call can have.
+        """
+        defaults = GenerationDefaults.from_dict(kwargs["defaults"] or {}) if "defaults" in kwargs else None
+        super().register_to_config(**kwargs)
+        if defaults is not None:
+            object.__setattr__(self, "defaults", defaults)
 
     def keep_config(self, transformer: nn.Module | None, **values: Any) -> None:
         """Keep the values of a config, and say in one line which the transformer had in another pipeline.

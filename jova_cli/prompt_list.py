@@ -188,7 +188,8 @@ def _call_of_record(cells: Mapping[str, Any], parser: RowParser, common: argpars
         return dict(cells)
     if settings.get("model") not in (str(common.model), Path(str(common.model)).name):
         raise ValueError(
-            f"`--model` must be the one that made the clip, {settings.get('model')}, got {common.model}; give that one"
+            f"`--model` must be the one that made the clip, {settings.get('model')}, got {common.model}"
+            f"{', the default' * (common.model == parser.options['model'].default)}; give `--model` with that one"
         )
     if settings.get("keyframe") and KEYFRAME_FILES not in settings:  # of before it told them
         raise ValueError("a record holds no files of `keyframe`, got some; give the list that the clip was made from")

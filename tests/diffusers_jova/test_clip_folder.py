@@ -475,6 +475,9 @@ def test_the_list_of_what_was_made_makes_it_again(
     make("jova-tiny", tmp_path / "clips" / LIST, tmp_path / "other", code=1)
     said = capsys.readouterr()
     assert said.err.count("`--model` must be the one that made the clip, tiny, got ") == 3
+    with pytest.raises(SystemExit):
+        main(["generate", "--prompts", str(tmp_path / "clips" / LIST), "--output", str(tmp_path / "other")])
+    assert capsys.readouterr().err.count("jova-tiny, the default; give `--model` with that one") == 3
 
 
 def test_an_older_list_of_what_was_made_holds_no_keyframes(

@@ -335,6 +335,18 @@ def test_defaults_that_are_given_replace_those_of_the_model_by_name(tiny_pipelin
     assert pipeline.defaults == replace(own, num_inference_steps=3)
 
 
+def test_defaults_that_are_put_into_the_config_hold_from_then_on() -> None:
+    pipeline = build_tiny_pipeline()
+    own = {"num_frames": 9, "height": 32, "width": 32, "guidance_interval": [0.0, 0.5]}
+    pipeline.register_to_config(defaults=own)
+    assert (pipeline.defaults.num_frames, pipeline.defaults.guidance_interval) == (9, (0.0, 0.5))
+    video, _ = generate(pipeline, num_inference_steps=1, num_frames=None)
+    assert video.shape[2] == 3  # latent frames
+    with pytest.raises(ValueError, match="did you mean .num_frames."):
+        pipeline.register_to_config(defaults={"frames": 5})
+    assert pipeline.config.defaults["num_frames"] == pipeline.defaults.num_frames == 9
+
+
 def test_several_callbacks_act_one_after_the_other(pipeline: JoVAPipeline, forwards: list[int]) -> None:
     recorder = Recorder()
     generate(pipeline, callback_on_step_end=MultiPipelineCallbacks([SDCFGCutoffCallback(None, 0), recorder]))
