@@ -342,7 +342,7 @@ def test_defaults_that_are_put_into_the_config_hold_from_then_on() -> None:
     assert (pipeline.defaults.num_frames, pipeline.defaults.guidance_interval) == (9, (0.0, 0.5))
     video, _ = generate(pipeline, num_inference_steps=1, num_frames=None)
     assert video.shape[2] == 3  # latent frames
-    with pytest.raises(ValueError, match="did you mean .num_frames."):
+    with pytest.raises(ValueError, match="did you mean 'num_frames'"):
         pipeline.register_to_config(defaults={"frames": 5})
     assert pipeline.config.defaults["num_frames"] == pipeline.defaults.num_frames == 9
 
