@@ -72,7 +72,7 @@ def check_limits(settings: Any, outline: Any, transformer: Any, given: Any) -> N
         given: `GivenLengths` of the media that set its length.
     """
     checks, temporal_factor = jova("pipeline_checks"), outline.temporal_factor
-    limits = jova("pipeline_media").clip_limits(transformer, temporal_factor, outline.video_codec.spatial_factor)
+    limits = jova("pipeline_codecs").clip_limits(transformer, temporal_factor, outline.video_codec.spatial_factor)
     if limits is None:
         return
     longest = limits.longest(settings.frame_rate, outline.audio_codec.clock, temporal_factor)
