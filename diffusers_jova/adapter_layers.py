@@ -9,6 +9,7 @@ weights in 8 bits      yes, in the compute format      refused: the rounding wou
 =====================  ==============================  =========================================
 """
 
+import difflib
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -48,6 +49,7 @@ WEIGHT_FILES = "diffusion_pytorch_model*.safetensors"  # that `save_pretrained` 
 PREFIX = PREFIXES["diffusers"]
 FILE_OPTIONS = (*HUB_OPTIONS, "proxies", "weight_name", "use_safetensors")
 PEFT_OPTIONS = ("hotswap", "low_cpu_mem_usage", "network_alphas", "_pipeline")  # of `PeftAdapterMixin`
+OPTIONS = ("adapter_name", "skip_unknown", "metadata", "tower", "alpha", *FILE_OPTIONS, *PEFT_OPTIONS)
 
 
 class JoVAAdapterMixin(PeftAdapterMixin, AttentionMixin):
@@ -377,9 +379,13 @@ def check_separate(model: nn.Module) -> None:
 
 def warn_of_unknown(names: Collection[str]) -> None:
     """Name in one line what nothing reads of the words that an adapter is loaded with."""
-    if names:
-        verb = "is" if len(names) == 1 else "are"
-        logger.warning(f"{listed(names)} {verb} not used to load an adapter; weigh it by `set_adapters`")
+    meant = {name: difflib.get_close_matches(name, OPTIONS, n=1) for name in names}
+    for name, near in meant.items():
+        if near:
+            logger.warning(f"`{name}` is not used to load an adapter; did you mean `{near[0]}`?")
+    if others := [name for name, near in meant.items() if not near]:
+        verb = "is" if len(others) == 1 else "are"
+        logger.warning(f"{listed(others)} {verb} not used to load an adapter; weigh it by `set_adapters`")
 
 
 def check_mergeable(model: nn.Module, method: str, instead: str) -> None:

@@ -11,7 +11,7 @@ Letters: B batch, C latent channels, L latents, S samples, T mel frames, M mel b
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -249,7 +249,9 @@ class _WaveformVAE:
 
     def decode(self, latents: Tensor) -> Tensor:
         latents = (latents.float() / self.module.config.scaling_factor).transpose(1, 2)
-        mel = self.module.decode(latents.to(self.module.dtype), return_dict=False)[0]
+        # its norms are taken in float32, which no float64 is narrowed to
+        with _in_float32(self.module) if self.module.dtype == torch.float64 else nullcontext():
+            mel = self.module.decode(latents.to(self.module.dtype), return_dict=False)[0]
         return mel.transpose(1, 2).unsqueeze(1)
 
 

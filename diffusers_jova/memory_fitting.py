@@ -11,7 +11,8 @@ from diffusers.utils import logging
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
-from jova_cli.latent_lengths import whole_frames
+from jova_cli.clip_limits import GivenLengths, check_largest_size, check_length, check_size
+from jova_cli.latent_lengths import check_frames_fill_rows, check_whole_frames, whole_frames
 
 from .call_stages import CallStages, PlannedCall
 from .component_outline import outline_of_loaded
@@ -20,6 +21,7 @@ from .devices import choose_device, device_named
 from .generation_defaults import GenerationDefaults
 from .memory_plan import MemoryEstimate, MemoryPlan, Sizes
 from .number_arguments import positive_number
+from .pipeline_checks import check_frame_rate, check_modality_names, check_names
 from .sound_cache import JoVACacheConfig
 from .transformer_jova import MODALITIES
 
@@ -40,7 +42,11 @@ class JoVAMemoryMixin:
 
     components: dict[str, Any]
     transformer: Any
+    vae: Any
     defaults: GenerationDefaults
+    video_codec: Any
+    temporal_factor: Any
+    clip_limits: Any
     memory_plan: MemoryPlan | None = None
 
     def fit_memory(
@@ -84,6 +90,7 @@ class JoVAMemoryMixin:
         gigabytes = positive_number("gigabytes", gigabytes, "24, say")
         self.defaults.check_names("settings of `fit_memory`", settings)
         self.check_unmanaged()
+        check_modality_names(modalities)
         call = PlannedCall(
             settings=self.defaults.override(**settings),
             modalities=tuple(modalities),
@@ -94,6 +101,7 @@ class JoVAMemoryMixin:
             cache=cache_of(self.transformer),
             device=choose_device(None) if device is None else device_named("device", device),
         )
+        self.check_planned(call)
         parts = {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
         sizes = {name: Sizes.of(unwrap_module(part)) for name, part in parts.items()}
 
@@ -103,6 +111,25 @@ class JoVAMemoryMixin:
         plan = fitting_plan(estimate, call, gigabytes)
         self.take_plan(plan, call.device)
         return plan
+
+    def check_planned(self, call: PlannedCall) -> None:
+        """Refuse a clip that no call makes, for its rate, length or size.
+
+        Raises:
+            ValueError: Naming the setting.
+        """
+        settings, has_video = call.settings, "video" in call.modalities
+        check_frame_rate(settings.frame_rate)
+        limits = self.clip_limits(call.modalities, settings.frame_rate)
+        if limits is not None:
+            check_length(settings.num_frames, settings.frame_rate, limits.num_frames, GivenLengths())
+        check_whole_frames(settings.num_frames, self.temporal_factor)
+        if has_video or self.vae is not None:
+            patch_size = self.transformer.config.patch_size
+            check_size(settings, self.video_codec.spatial_factor, patch_size)
+            check_frames_fill_rows(settings.num_frames, self.temporal_factor, patch_size[0])
+        if has_video and limits is not None:
+            check_largest_size(settings, limits, self.defaults)
 
     @property
     def makes_branches_apart(self) -> bool:
@@ -161,6 +188,7 @@ def checked_given(given: Collection[str]) -> frozenset[str]:
     Raises:
         ValueError: One is none.
     """
+    check_names("given", given, GIVEN)
     for name in given:
         if name not in GIVEN:
             raise ValueError(f"`given` must name arguments of {', '.join(GIVEN)}, got {name!r}; leave it out")
@@ -173,6 +201,7 @@ def checked_continued(continued: Collection[str], given: Collection[str]) -> fro
     Raises:
         ValueError: One is not given, or has no time.
     """
+    check_names("continued", continued, MODALITIES)
     for name in continued:
         if name not in given or name not in MODALITIES:
             raise ValueError(f"`continued` must name audio or video that `given` names, got {name!r}; leave it out")

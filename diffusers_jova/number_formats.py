@@ -30,7 +30,8 @@ def checked_format(value: Any) -> torch.dtype:
     found = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(
-            f"`dtype` must be a format of floats, got {value!r}; give torch.bfloat16, or a dict of them by component"
+            f"`dtype` must be a format of floats, got {value!r}; give torch.bfloat16, or a dict of them by component; "
+            "`torch_dtype` is its older name"
         )
     return found
 

@@ -27,7 +27,7 @@ NUM_CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, RGB, RGB and alpha
 LARGEST = {"bool": 1, "uint8": 255, "uint16": 65535}  # value of white, by type
 STILLS = ("image", "last_image", "keyframes")  # arguments that take single pictures
 READERS = ("`media.read_video({!r})`", "`media.read_image({!r})`")  # of a video, of an image
-SIDES = ("columns on either side", "rows above and below")
+SIDES = ("column{} on either side", "row{} above and below")
 MUCH_ENLARGED = 8  # times
 ROUNDING = 1e-6  # of a pixel, by which a whole number of them may be missed
 TRANSPARENT_MODES = ("LA", "PA", "La", "RGBA", "RGBa")
@@ -350,6 +350,14 @@ def _resize(pictures: np.ndarray, size: tuple[int, int], region: tuple[float, fl
     return np.stack(planes).clip(0, 1)
 
 
+def in_sides(numbers: Sequence[int]) -> str:
+    """Numbers of columns and of rows in words, up to a verb; empty where there are none."""
+    sides = zip(numbers, SIDES, strict=True)
+    told = [f"{number} {what.format('s' * (number > 1))}" for number, what in sides if number > 0]
+    verb = "is" if len(told) == max(numbers) == 1 else "are"
+    return f"{' and '.join(told)} {verb}" if told else ""
+
+
 def describe_fit(name: str, size: tuple[int, int], target: tuple[int, int], fit: Fit) -> str | None:
     """Say in one line what of a picture is cut or filled, or that little of it is made much; None otherwise.
 
@@ -362,15 +370,9 @@ def describe_fit(name: str, size: tuple[int, int], target: tuple[int, int], fit:
     placed = place(size, target, fit)
     cut = ((placed.crop_x, placed.scale_x), (placed.crop_y, placed.scale_y))
     lost = [math.floor(crop / scale + ROUNDING) for crop, scale in cut]  # whole ones: of some a part is left
-    change = {
-        "cut": [f"{number} {what}" for number, what in zip(lost, SIDES, strict=True) if number > 0],
-        "filled with black": [
-            f"{round(-crop)} {what}"
-            for crop, what in zip((placed.crop_x, placed.crop_y), SIDES, strict=True)
-            if round(-crop) > 0
-        ],
-    }
-    words = [f"{' and '.join(sides)} are {what}" for what, sides in change.items() if sides]
+    filled = [round(-crop) for crop in (placed.crop_x, placed.crop_y)]
+    change = {"cut": in_sides(lost), "filled with black": in_sides(filled)}
+    words = [f"{sides} {what}" for what, sides in change.items() if sides]
     if (times := max(placed.scale_x, placed.scale_y)) >= MUCH_ENLARGED:
         words.append(f"it is enlarged {times:.3g} times")
     if not words:

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .container_size import missing_bytes
+
 
 RECORD_KEY = "jova"  # of a video; Matroska writes it in capitals
 WAV_KEY = "comment"  # libav's name of ICMT
@@ -28,17 +30,29 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise ValueError(f"the clip must be an existing file, got {path}; check the spelling")
+    if not Path(path).stat().st_size:
+        raise ValueError(f"the clip must be a whole file, got {path}, which is empty; copy it again")
+    missing = missing_bytes(Path(path))
+    cut_off = (
+        f"the clip must be a whole file, got {path}, which lacks {missing} of the bytes that it announces and has no "
+        "record in the others; copy it again"
+    )
     import av  # here: other commands need no media
 
     try:
         with av.open(str(Path(path).absolute())) as container:
             tags = {key.lower(): text for key, text in container.metadata.items()}
     except (OSError, ValueError) as error:
-        raise ValueError(f"the clip must be a readable video or wav, got {path} ({error}); check the file") from error
+        if missing:
+            raise ValueError(cut_off) from error
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"the clip must be a readable video or wav, got {path} ({reason}); check the file") from error
     for key in (RECORD_KEY, WAV_KEY):
         record = parse_record(tags.get(key, ""))
         if record is not None:
             return record
+    if missing:
+        raise ValueError(cut_off)
     raise ValueError(
         f"the clip must hold a record of its origin, got {path} without one; it was made by something else, written "
         "with `--no-metadata`, or lost it in another program"

@@ -111,7 +111,14 @@ def import_av() -> Any:
 
 
 def existing_file(path: PathLike) -> Path:
-    """The path of a file that must be there."""
+    """The path of a file that must be there.
+
+    Raises:
+        ValueError: If it is no path.
+        FileNotFoundError: If there is no such file.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"`path` must be the path of a file, got {path!r}; give one file")
     if not Path(path).is_file():
         raise FileNotFoundError(f"`path` must be an existing file, got {path}; check the spelling")
     return Path(path)

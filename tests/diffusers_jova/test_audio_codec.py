@@ -394,6 +394,20 @@ def test_half_precision_components_encode_and_decode_and_keep_their_dtype(kind: 
     assert (latents - expected).norm() < 0.1 * expected.norm()
 
 
+@pytest.mark.parametrize("kind", ["mmaudio", "ltx2", "dac", "log-mel"])
+def test_components_in_float64_encode_and_decode(kind: str) -> None:
+    vae, vocoder = components(kind)
+    codec = JoVAAudioCodec(vae, vocoder)
+    waveform = random_waveform(codec, codec.num_samples_for(20))
+    latents = codec.encode(waveform)
+    sound = codec.decode(latents)
+    for module in filter(None, (vae, vocoder)):
+        module.to(torch.float64)
+    assert relative_error(codec.encode(waveform), latents) < 1e-4
+    assert relative_error(codec.decode(latents), sound) < 1e-3
+    assert {module.dtype for module in (vae, vocoder) if module is not None} == {torch.float64}
+
+
 def test_the_components_are_called_as_offloading_hooks_expect() -> None:
     vae, vocoder = components("mmaudio")
     calls: list[str] = []

@@ -463,6 +463,8 @@ def test_words_that_nothing_reads_are_told_where_an_adapter_is_loaded(
     pipeline = build_tiny_pipeline()
     pipeline.load_lora_weights(adapters["voice"], scale=0.5, local_files_only=True, low_cpu_mem_usage=False)
     assert "`scale` is not used to load an adapter; weigh it by `set_adapters`" in log.text
+    pipeline.load_lora_weights(adapters["voice"], adaptername="anna")
+    assert "`adaptername` is not used to load an adapter; did you mean `adapter_name`?" in log.text
 
 
 def test_an_adapter_whose_scale_nothing_tells_is_told_in_one_line(

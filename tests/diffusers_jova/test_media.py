@@ -1,6 +1,7 @@
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -574,6 +575,13 @@ def test_an_error_while_encoding_leaves_the_old_file_and_nothing_else(
         media.write_video(tmp_path / "clip.mp4", moving_square(17), 24, clicks(8000), SAMPLING_RATE)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
     assert (tmp_path / "clip.mp4").read_bytes() == before
+
+
+@pytest.mark.parametrize("read", [media.read_video, media.read_audio, media.read_image])
+@pytest.mark.parametrize("path", [3, None, ["dog.mp4"], b"dog.mp4"])
+def test_what_is_no_path_is_refused(read: Any, path: Any) -> None:
+    with pytest.raises(ValueError, match=r"`path` must be the path of a file, got .*; give one file"):
+        read(path)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

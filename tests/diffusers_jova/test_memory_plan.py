@@ -202,6 +202,27 @@ def test_the_lines_of_the_manual_work_in_a_fresh_process(tiny_pipeline_folder: P
 def test_given_media_have_names() -> None:
     with pytest.raises(ValueError, match=r"`given` must name arguments of image, .*, audio, .*, got 'picture'"):
         build_tiny_pipeline().fit_memory(1, given=["picture"])
+    with pytest.raises(ValueError, match=r"`given` must be a list of names .*, got 'audio'; pass \['audio'\]"):
+        build_tiny_pipeline().fit_memory(1, given="audio")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_frames": 32}, "`num_frames` must be 4k \\+ 1"),
+        ({"num_frames": 0}, "`num_frames` must be "),
+        ({"num_frames": 400001}, "`num_frames` must be at most "),
+        ({"height": 100}, "`height` must be a positive multiple of 16, got 100; use 96"),
+        ({"height": 0}, "`height` must be a positive multiple of 16, got 0"),
+        ({"width": -16}, "`width` must be a positive multiple of 16, got -16"),
+        ({"height": 1024}, "`height` must be at most "),
+        ({"frame_rate": 0}, "`frame_rate` must be positive"),
+        ({"modalities": "audio"}, r"`modalities` must be a list of names .*; pass \['audio'\]"),
+    ],
+)
+def test_a_clip_that_no_call_makes_is_refused_before_it_is_counted(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_tiny_pipeline().fit_memory(24, **settings)
 
 
 def build_of_sound(call: PlannedCall) -> MemoryEstimate:

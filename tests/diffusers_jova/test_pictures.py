@@ -234,6 +234,8 @@ def test_what_is_cut_or_filled_is_said_with_the_amounts(
     line = describe_fit("image", (1, 4000), (64, 64), "cover")
     assert line is not None
     assert "1999 columns on either side are cut" in line  # one of them is left
+    line = describe_fit("image", (64, 66), (64, 64), "cover")
+    assert line == "`image` of 66x64 pixels in a clip of 64x64: 1 column on either side is cut (`fit` = 'cover')"
     pipeline("a ball", image=circle(96, 192, 60), num_frames=1, num_inference_steps=1)
     assert [record.message for record in caplog.records] == [describe_fit("image", (96, 192), (32, 32), "cover")]
 

@@ -304,10 +304,17 @@ def test_no_metadata_leaves_it_out_and_other_files_are_refused(
     words = ["--model", str(tiny_pipeline_folder), "--prompt", "a dog", "--steps", "1", "--no-metadata"]
     main(["generate", *words, "--output", str(tmp_path / "dog.mp4")])
     (tmp_path / "text.mp4").write_text("no clip")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "dog.mp4").read_bytes()[:-500])
+    (tmp_path / "head.mp4").write_bytes((tmp_path / "dog.mp4").read_bytes()[:40])
     for name, said in (
         ("dog.mp4", "the clip must hold a record of its origin"),
         ("text.mp4", "the clip must be a readable video or wav"),
+        ("text.mp4", "(Invalid data found when processing input); check"),
         ("none.mp4", "the clip must be an existing file"),
+        ("empty.mp4", "which is empty; copy it again"),
+        ("cut.mp4", "which lacks 500 of the bytes that it announces"),
+        ("head.mp4", "of the bytes that it announces"),
     ):
         capsys.readouterr()
         with pytest.raises(SystemExit):
