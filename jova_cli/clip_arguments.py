@@ -41,7 +41,11 @@ def add_clip_arguments(parser: Parser) -> None:
     add("--require-sound", action="store_true", help="skip clips without sound")
     add("--require-words", action="store_true", help="skip clips of which nobody wrote, or heard, what is said")
     add("--min-sync", type=float, help="skip clips whose mouth and sound correlate less, such as 0.5")
-    add("--no-mouth", action="store_true", help="look for no mouths, as for a set without speakers")
+    add(
+        "--no-mouth",
+        action="store_true",
+        help="look for no mouths, as in a set without speakers; given boxes are kept",
+    )
     add("--face-landmarker-path", type=Path, help="MediaPipe's face_landmarker.task, to find mouths")
 
 

@@ -52,6 +52,26 @@ def test_a_recording_of_two_minutes_becomes_records_with_their_own_words_and_eve
     assert all(f"{seconds:.1f} s {reason}" in said for reason, seconds in told["unused_s"].items())
 
 
+def test_boxes_that_are_given_are_told_where_none_are_looked_for_and_mouths_are_required_of_them_alone(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b"], num_frames=9)
+    (source / "b.boxes.json").unlink()
+    words = ["--model", str(tiny_pipeline_folder), "--buckets", "9x32x32", "--no-mouth", "--device", "cpu"]
+    main([str(source), str(tmp_path / "cache"), *words])
+    assert "a mouth in at least half of the frames of 1 of 1 clips:\n  a.mp4 100%\n" in capsys.readouterr().out
+    for option in (["--require-mouth"], ["--min-sync", "0.5"]):
+        with pytest.raises(SystemExit):
+            main([str(source), str(tmp_path / "other"), *words, *option])
+        said = capsys.readouterr().err
+        assert f"`{option[0]}` must go without `--no-mouth` where clips have no boxes of their own" in said
+        assert "got both for b.mp4; " in said
+    for file in source.glob("b.*"):
+        file.unlink()
+    main([str(source), str(tmp_path / "other"), *words, "--require-mouth"])
+    assert "1 files prepared" in capsys.readouterr().out
+
+
 def test_heard_words_complete_parts_and_leave_whole_captions_alone(
     tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -38,9 +38,10 @@ class Requirement(NamedTuple):
 def requirements(settings: ClipSettings, sample: Sample) -> list[Requirement]:
     """What the settings ask of every clip of a sample, in the order in which it is looked at."""
     sync = functools.partial(sync_of, frame_rate=settings.frame_rate)
+    option = "--require-sound" if settings.require_sound else "--min-sync"  # silence is in sync with nothing
     asked = {
-        Requirement(peak, SILENCE_PEAK, "of silence (`--require-sound`)", "its largest sample", "is {:.5f}"): (
-            settings.require_sound
+        Requirement(peak, SILENCE_PEAK, f"of silence (`{option}`)", "its largest sample", "is {:.5f}"): (
+            settings.require_sound or settings.min_sync is not None
         ),
         Requirement(
             functools.partial(num_words, sample=sample),

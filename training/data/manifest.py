@@ -47,7 +47,7 @@ class Sample:
         transcript: What is said.
         subtitles: File that says when each word or sentence is said (.srt, .vtt), in place of the transcript.
         mouth_boxes: A box file (json, npy, safetensors) or the boxes themselves, [P][F] of xyxy or None, in pixels of
-            the video file; None leaves the mouths to the detector.
+            the picture as it is shown; None leaves the mouths to the detector.
         reference_image: Image to condition on instead of the first frame.
         occurrence: How many earlier samples use the same files.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -108,16 +108,25 @@ def find_strangers(samples: Sequence[Sample], output: Path) -> list[str]:
     return [path.name for path in sorted(output.glob("*.safetensors")) if path.stem.rpartition("-")[0] not in own]
 
 
-def describe(outcomes: Sequence[Outcome], strangers: Sequence[str] = (), *, tells_mouths: bool = True) -> str:
-    """Say in a few lines what was kept and why the rest was not, and which records are of other clips."""
+def describe(
+    outcomes: Sequence[Outcome], strangers: Sequence[str] = (), with_boxes: Collection[str] | None = None
+) -> str:
+    """Say in a few lines what was kept and why the rest was not, and which records are of other clips.
+
+    Args:
+        outcomes: Of all samples.
+        strangers: Records of other clips.
+        with_boxes: Files whose mouths are known, where none were looked for; None tells of all.
+    """
     counts = Counter(outcome.status for outcome in outcomes)
     records = sum(outcome.num_records for outcome in outcomes)
     names = names_apart(outcome.source for outcome in outcomes)
     lines = [f"{counts['kept']} files prepared, {counts['done']} were up to date, {records} records"]
     if any(outcome.length_s for outcome in outcomes):
         lines += describe_use(outcomes, names)
-    if tells_mouths and any(outcome.mouths for outcome in outcomes):
-        lines += describe_mouths(outcomes, names)
+    of_mouths = [o for o in outcomes if o.mouths and (with_boxes is None or o.source in with_boxes)]
+    if of_mouths:
+        lines += describe_mouths(of_mouths, names)
     stands = {o.source: is_still(o.source) for o in outcomes}
     if stills := [names[o.source] for o in outcomes if o.num_records and stands[o.source]]:
         lines.append(f"still images {len(stills)}: {some(stills)}; they train the picture alone")
@@ -245,7 +254,7 @@ def describe_use(outcomes: Sequence[Outcome], names: Mapping[str, str]) -> list[
 
 def describe_mouths(outcomes: Sequence[Outcome], names: Mapping[str, str]) -> list[str]:
     """Say in what share of the frames a mouth is seen, clip by clip, and which clips are worth a look."""
-    seen = sorted((outcome for outcome in outcomes if outcome.mouths), key=by_source)
+    seen = sorted(outcomes, key=by_source)
     shares = [[mouth["share"] for mouth in outcome.mouths] for outcome in seen]
     num_good = sum(share >= LOW_SHARE for of_file in shares for share in of_file)
     lines = [f"a mouth in at least half of the frames of {num_good} of {sum(map(len, shares))} clips:"]

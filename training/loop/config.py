@@ -92,7 +92,8 @@ class TrainConfig:
             (`mask_head`), the cross terms of `cross_linear` (`to_cross`). The smallest part that holds a weight
             counts; 0 freezes it.
         learning_rate_schedule: Course of the learning rate after the warm-up.
-        warmup_steps: Steps over which the learning rate rises from 0.
+        warmup_steps: Steps over which the learning rate rises from 0; where a run has fewer than its preset lets it
+            rise in, a tenth of them.
         decay_start: Part of the run after which `cosine` or `linear` begin to fall, in [0, 1).
         final_learning_rate: Where the course ends, as a factor of the learning rate.
         betas: Averaging factors of AdamW.

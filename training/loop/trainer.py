@@ -228,6 +228,8 @@ class Trainer:
             self._tell(self.start)
         if self.teacher is not None:
             self._tell(self.teacher.describe())
+        if config.warmup_steps > config.steps / 2:
+            self._tell(f"the learning rate rises in {config.warmup_steps} of {config.steps} steps (`warmup_steps`)")
         num_trained, num_all = (sum(map(num_numbers, weights)) for weights in (self.trained, self.model.parameters()))
         num_clips = config.batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
         self._tell(
@@ -413,7 +415,7 @@ class Trainer:
         if warmup_steps != before and self.step < max(before, warmup_steps):
             self._tell(
                 f"`warmup_steps` is {warmup_steps}, {before} until now: the learning rate "
-                + (f"rises until step {warmup_steps}" if self.step < warmup_steps else "has risen")
+                + (f"rises until step {warmup_steps}" if self.step < warmup_steps else "rises no more")
             )
 
     def _agreed_checkpoint(self) -> Path | None:

@@ -299,6 +299,9 @@ def test_a_clip_with_the_sound_of_another_can_be_left_out(tmp_path: Path) -> Non
         load_clips(Sample(video=tmp_path / "other.mp4", mouth_boxes=boxes), need, NoMouths())
     with pytest.raises(SkippedClipError, match=r"mouth and sound correlate by 0\.00"):
         load_clips(Sample(video=tmp_path / "own.mp4"), need, NoMouths())
+    write_video(tmp_path / "mute.mp4", own.frames, 16)
+    with pytest.raises(SkippedClipError, match=r"^its largest sample is 0\.00000$"):
+        load_clips(Sample(video=tmp_path / "mute.mp4", mouth_boxes=boxes), need, NoMouths())
 
 
 def test_a_lost_mouth_is_interpolated_for_a_third_of_a_second(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -578,6 +579,18 @@ def test_a_first_run_of_few_steps_goes_on_with_the_warmup_of_more(
     assert [rate / peak for rate in rates.values()] == pytest.approx([1, 1, 0.75, 1, 1, 1])
     Trainer(tiny_config(tmp_path, **more | {"steps": 7})).train()
     assert "until now" not in capsys.readouterr().out
+
+
+def test_a_warmup_that_takes_most_of_a_run_is_told_and_so_is_one_that_is_left_early(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"learning_rate_schedule": "constant", "log_every": 1, "warmup_steps": 4, "steps": 4}
+    config = tiny_config(tmp_path, **few)
+    Trainer(config).train()
+    assert "the learning rate rises in 4 of 4 steps (`warmup_steps`)" in capsys.readouterr().out.splitlines()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-00000004")
+    Trainer(tiny_config(tmp_path, **few | {"warmup_steps": 1, "steps": 6})).train()
+    assert "`warmup_steps` is 1, 4 until now: the learning rate rises no more" in capsys.readouterr().out.splitlines()
 
 
 def test_tensorboard_is_missed_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
