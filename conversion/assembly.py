@@ -79,7 +79,8 @@ def locate(named: Mapping[str, Path], folders: Sequence[Path]) -> dict[str, Path
     missing = [name for name in NAMES if name not in found and name not in optional]
     if missing:
         raise ValueError(
-            f"a pipeline must have {listed(NAMES)}, got no {listed(missing)}; name its folder as {missing[0]}=FOLDER"
+            f"a pipeline must have {listed([name for name in NAMES if name not in optional])}, got no "
+            f"{listed(missing)}; name its folder as {missing[0]}=FOLDER"
         )
     return found
 

@@ -42,6 +42,8 @@ def condition_channels(
     num_mask_channels = whole_number("num_mask_channels", num_mask_channels, least=0)
     if image_latents is not None:
         check_pictures(latents, image_latents, num_mask_channels, mask)
+    elif mask is not None:
+        raise ValueError("`mask` must be None without `image_latents`, got one; it marks what is given")
     batch_size, num_channels, *sizes = latents.shape
     channels = latents.new_zeros(batch_size, num_channels + num_mask_channels, *sizes)
     if image_latents is not None:
@@ -68,6 +70,11 @@ def check_pictures(latents: Tensor, image_latents: Tensor, num_mask_channels: in
     if mask is not None and list(mask.shape) not in (rows, [1, *rows], [batch_size, *rows]):
         raise ValueError(
             f"`mask` must be {rows} or {[batch_size, *rows]}, got {list(mask.shape)}; `frame_mask` makes one"
+        )
+    if mask is None and image_latents.shape[2] not in (1, num_frames):
+        raise ValueError(
+            f"`image_latents` must have 1 or {num_frames} latent frames without a `mask`, got "
+            f"{image_latents.shape[2]}; `frame_mask` marks which are given"
         )
 
 

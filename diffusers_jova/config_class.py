@@ -1,10 +1,16 @@
 """JoVAConfigClassMixin: components that are built from a config of their own class alone."""
 
+import difflib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import diffusers
 from diffusers import SchedulerMixin
+from diffusers.utils import logging
+
+
+logger = logging.get_logger(__name__)
 
 
 def check_config_class(cls: type, config: Any, what: str) -> None:
@@ -31,6 +37,22 @@ def check_config_class(cls: type, config: Any, what: str) -> None:
         )
 
 
+def warn_of_strange_fields(cls: type, given: Mapping[str, Any]) -> None:
+    """Name in one line what is given beside a config and no field of its class, which diffusers leaves out.
+
+    Args:
+        cls: To be built.
+        given: By name.
+    """
+    fields = [*inspect.signature(cls.__init__).parameters]  # type: ignore[misc]
+    if given.get("return_unused_kwargs"):  # whoever asks gets them back
+        return
+    for name in given.keys() - {*fields, "return_unused_kwargs"}:
+        near = difflib.get_close_matches(name, fields, n=1)
+        advice = f"did you mean `{near[0]}`?" if near else "it is left out"
+        logger.warning(f"`{name}` is no field of a {cls.__name__}; {advice}")
+
+
 class JoVAConfigClassMixin:
     """A component that refuses to be built from the config of another class."""
 
@@ -42,4 +64,5 @@ class JoVAConfigClassMixin:
             ValueError: It is that of another class.
         """
         check_config_class(cls, config, "`config`")
+        warn_of_strange_fields(cls, kwargs)
         return super().from_config(config, *args, **kwargs)  # type: ignore[misc]

@@ -66,7 +66,7 @@ def check_levels(sigma: Tensor | float) -> None:
         TypeError: They are neither a tensor nor a number.
         ValueError: One lies outside [0, 1], those of a tensor by more than the rounding of shifts and their inverses.
     """
-    if not isinstance(sigma, (Tensor, Real)):
+    if not isinstance(sigma, (Tensor, Real)) or isinstance(sigma, bool):
         raise TypeError(f"`sigma` must be a tensor or a number, got {type(sigma).__name__}; use `torch.as_tensor`")
     if not isinstance(sigma, Tensor):
         found = [] if 0 <= sigma <= 1 else [sigma]
@@ -92,10 +92,12 @@ def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
 
 
 def check_same_shape(name: str, one: Tensor, other: Tensor) -> None:
-    """Refuse what is no tensor, and one of another shape than its latents: it would be broadcast in silence."""
+    """Refuse what is no tensor of floats, and one of another shape than its latents, which would be broadcast."""
     for what, value in (("latents", other), (name, one)):
         if not isinstance(value, Tensor):
             raise TypeError(f"`{what}` must be a tensor, got {type(value).__name__}; use `torch.as_tensor`")
+        if not value.is_floating_point():
+            raise ValueError(f"`{what}` must be of floats, got {value.dtype}, which rounds to whole numbers; cast it")
     if one.shape != other.shape:
         raise ValueError(
             f"`{name}` must have the shape of the latents, {list(other.shape)}, got {list(one.shape)}; make it of "
@@ -183,9 +185,10 @@ def shift_sigmas(sigmas: Sigmas, shift: float) -> Sigmas:
         shift: s > 0; 1 changes nothing.
 
     Raises:
-        ValueError: The shift is no positive number.
+        ValueError: The shift is no positive number, or a level is none, as far as `check_levels` sees.
     """
     positive_number("shift", shift, "1 changes nothing")
+    check_levels(torch.as_tensor(sigmas))
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 

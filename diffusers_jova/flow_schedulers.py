@@ -132,6 +132,11 @@ def read_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the config of a plain scheduler says of our schedules: empty where it is of another kind, or names none."""
     shift = config.get("shift", config.get("flow_shift") if config.get("use_flow_sigmas") else None)
     if shift is None:
+        if "beta_schedule" in config:
+            logger.warning(
+                "nothing is taken from the config of a scheduler that does not predict flow: ours begins with its own "
+                "defaults, without a shift and with Euler's solver"
+            )
         return {}
     shift = positive_number("shift", shift, "1 leaves the schedule uniform")
     if unread := [option for option in UNREAD_OPTIONS if config.get(option)]:
@@ -143,5 +148,8 @@ def read_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     # a config that is not of a file rarely names its class; UniPC's alone has a corrector
     is_unipc = str(config.get("_class_name", "UniPC" if "disable_corrector" in config else "")).startswith("UniPC")
+    other = str(config.get("_class_name", "a DPM-Solver" if "algorithm_type" in config else ""))
+    if other and not is_unipc and other != "FlowMatchEulerDiscreteScheduler":
+        logger.warning(f"{other} is not taken from the config of a plain scheduler: ours steps by Euler's solver")
     audio_shift = shift * config.get("_audio_shift_ratio", 1.0)
     return {"shift": shift, "audio_shift": audio_shift, "solver": "unipc" if is_unipc else "euler"}

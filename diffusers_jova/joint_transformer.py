@@ -124,7 +124,12 @@ class TextInput(NamedTuple):
             widths: That the model reads, of each encoder's features; None where it reads none.
         """
         for name, part, width in zip(("", "_2"), self.features, widths, strict=True):
-            if width is not None and (part is not None or name == ""):
+            if width is not None and part is None and name:
+                raise ValueError(
+                    f"`{prefix}encoder_hidden_states{name}` must be given for a model with `text_dim_2`; use its own "
+                    "text encoders"
+                )
+            if width is not None:
                 check_features(f"{prefix}encoder_hidden_states{name}", part, batch_size, width)
         if self.mask is not None:
             check_text_mask(f"{prefix}encoder_attention_mask", self.mask, [batch_size, self.num_rows])

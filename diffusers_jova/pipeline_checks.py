@@ -242,6 +242,10 @@ def check_mask(name: str, mask: Any, features: Tensor | None) -> None:
         raise ValueError(
             f"mask of `{name}` must be {shape}, one value per row of its features, got {found}; pad both alike"
         )
+    if mask.is_floating_point():
+        raise ValueError(
+            f"mask of `{name}` must be bool, True for rows that are read, got {mask.dtype}; `mask == 1`, say"
+        )
 
 
 def check_template(template: str) -> None:

@@ -1,5 +1,6 @@
 """Where the components of a pipeline come from: a saved one, another one, a single file, or whoever hands them in."""
 
+import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -190,7 +191,8 @@ class JoVALoadingMixin(DiffusionPipeline):
         """
         given = kwargs.pop("dtype", None)
         older_name = kwargs.pop("torch_dtype", None)
-        names, _ = cls._get_signature_keys(cls)
+        names, settings = cls._get_signature_keys(cls)
+        known = sorted({*names, *settings})
         for dtype in (given, older_name):
             check_named_components(dtype, sorted(names))
         kwargs["dtype"] = component_dtypes(older_name if given is None else given)
@@ -198,6 +200,9 @@ class JoVALoadingMixin(DiffusionPipeline):
             got = repr(pretrained_model_name_or_path)
             raise ValueError(f"a model must be a folder or a hub name, got {got}; name where it was saved")
         source = find_model(pretrained_model_name_or_path)
+        for name in kwargs.keys() - {*known}:
+            if near := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+                raise ValueError(f"`{name}` must be a component or a config value; did you mean `{near[0]}`?")
         own = sorted(kwargs.keys() - {"dtype"})
         read = [name for name in names if name not in kwargs]
         with explained_hub("model", source), explained_configs(Path(source), read, own):

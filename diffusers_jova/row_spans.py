@@ -89,7 +89,7 @@ def check_text_lengths(name: str, lengths: TextLengths, batch_size: int, num_row
     if not is_nested or len(lengths) != batch_size or any(len(own) != len(num_rows) for own in lengths):
         raise ValueError(
             f"`{name}` must be {len(num_rows)} per sample, one for each text encoder, for {batch_size} samples, got "
-            f"{[list(own) for own in lengths] if is_nested else lengths}; `[(7,), (5,)]`, say"
+            f"{[list(own) for own in lengths] if is_nested else lengths}; `{[(7, 5, 3)[: len(num_rows)]] * 2}`, say"
         )
     parts = [(part, rows) for own in lengths for part, rows in zip(own, num_rows, strict=True)]
     if any(not isinstance(part, Integral) or not 1 <= part <= rows for part, rows in parts):

@@ -91,6 +91,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
 # fmt: on
 
 
+# densities to train on that have parameters, and the defaults of those
+PARAMETERS = {"logit_mean": ("logit_normal", 0.0), "logit_std": ("logit_normal", 1.0), "mode_scale": ("mode", 1.29)}
+
+
 @dataclass
 class FlowMatchAudioVideoSchedulerOutput(BaseOutput):
     """Samples of both modalities one step closer to the data.
@@ -371,9 +375,11 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
         Raises:
             TypeError: A velocity or a sample is no tensor.
             ValueError: It is not the turn of ``timestep``, shapes do not fit, a velocity or a sample lacks the other,
-                a modality has left out a step, or ``generator`` is none.
+                a modality has left out a step, there is neither of them, or ``generator`` is none.
         """
         index = self._take_turn(timestep)
+        if sample is None and audio_sample is None and model_output is None and audio_model_output is None:
+            raise ValueError("a step must move video, audio or both, got neither; give what takes part")
         check_step(self.video, "video", index, model_output, sample)
         check_step(self.audio, "audio", index, audio_model_output, audio_sample)
         with all_or_nothing(self.video, self.audio):
@@ -475,10 +481,27 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
         quantile = partial(sigma_quantile, density=density, mean=logit_mean, std=logit_std, mode_scale=mode_scale)
         video = shift_sigmas(quantile(u), self.config["shift"]).masked_fill(drawn == 2, 0)
         audio = shift_sigmas(quantile(audio_u), self.config["audio_shift"]).masked_fill(drawn == 3, 0)
+        given = {"logit_mean": logit_mean, "logit_std": logit_std, "mode_scale": mode_scale}
+        check_read(density, given)
         return video.to(device, torch.float32), audio.to(device, torch.float32)
 
     def __len__(self) -> int:
         return int(self.config["num_train_timesteps"])
+
+
+def check_read(density: str, given: Mapping[str, float]) -> None:
+    """Refuse parameters of another density than is drawn from.
+
+    Args:
+        density: That is drawn from.
+        given: Its parameters and those of others; one at its default is not given.
+    """
+    for name, value in given.items():
+        owner, default = PARAMETERS[name]
+        if density != owner and value != default:
+            raise ValueError(
+                f"`{name}` must be left out with `density` {density!r}, got {value:g}; it is of {owner!r}"
+            )
 
 
 def _check_sigmas(name: str, sigmas: Sequence[float]) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .number_arguments import finite_number
+from .number_arguments import finite_number, whole_number
 
 
 TemporalAlignment = float | Literal["time", "none"]
@@ -49,7 +49,14 @@ def audio_positions(
         audio_latent_rate_hz: Audio latents per second.
         temporal_factor: Frames per video latent, r.
         device: Where the positions are needed.
+
+    Raises:
+        ValueError: The alignment is none, a rate is none, by which every position would be wrong, or there are fewer
+            than 0 latents.
     """
+    check_alignment(alignment)
+    check_rates(frame_rate, audio_latent_rate_hz)
+    whole_number("num_audio_latents", num_audio_latents, least=0)
     index = torch.arange(num_audio_latents, device=device, dtype=torch.float32)
     if alignment == "time":
         frames = (index + 0.5) * (frame_rate / audio_latent_rate_hz)  # the clip's time, counted in frames
@@ -61,13 +68,26 @@ def audio_positions(
     return torch.stack([position, torch.zeros_like(position), torch.zeros_like(position)], dim=-1)
 
 
+def check_rates(frame_rate: float, audio_latent_rate_hz: float) -> None:
+    """Refuse what is no rate of a whole batch, in Hz.
+
+    Raises:
+        ValueError: Naming the argument.
+    """
+    for name, rate_hz in (("frame_rate", frame_rate), ("audio_latent_rate_hz", audio_latent_rate_hz)):
+        is_one = rate_hz.numel() == 1 if isinstance(rate_hz, Tensor) else isinstance(rate_hz, Real)
+        if not is_one or isinstance(rate_hz, bool) or not 0 < rate_hz < math.inf:  # written so that NaN fails as well
+            raise ValueError(f"`{name}` must be positive and finite, in Hz, got {rate_hz!r}; give that of the clip")
+
+
 def check_alignment(alignment: TemporalAlignment) -> None:
-    """Refuse a word that is no alignment, and what is no finite number."""
+    """Refuse a word that is no alignment, and what is no positive number: time would stand still, or go back."""
     if alignment in ("time", "none"):
         return
     if isinstance(alignment, bool) or not isinstance(alignment, Real):
         raise ValueError(f"`temporal_alignment` must be 'time', 'none' or a number, got {alignment!r}")
-    finite_number("temporal_alignment", alignment, "'time' is exact")
+    if finite_number("temporal_alignment", alignment, "'time' is exact") <= 0:
+        raise ValueError(f"`temporal_alignment` must be positive, got {alignment}; 'time' is exact")
 
 
 def check_axes_dim(name: str, axes_dim: Sequence[int]) -> None:
@@ -106,10 +126,7 @@ def media_positions(
     Raises:
         ValueError: A rate is none, by which every position would be wrong.
     """
-    for name, rate_hz in (("frame_rate", frame_rate), ("audio_latent_rate_hz", audio_latent_rate_hz)):
-        is_number = isinstance(rate_hz, Real | Tensor) and not isinstance(rate_hz, bool)
-        if not is_number or not 0 < rate_hz < math.inf:  # written so that NaN fails as well
-            raise ValueError(f"`{name}` must be positive and finite, in Hz, got {rate_hz!r}; give that of the clip")
+    check_rates(frame_rate, audio_latent_rate_hz)
     if modality == "video":
         return video_positions(grid[0], grid[1], grid[2], device)
     return audio_positions(grid[0], alignment, frame_rate, audio_latent_rate_hz, temporal_factor, device)

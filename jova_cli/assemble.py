@@ -60,6 +60,8 @@ def check(args: argparse.Namespace) -> None:
         if kind_of(folder) != "folder":
             is_file = kind_of(folder) == "file"
             advice = f"make a folder of it by `jova convert single_file {path if equals else word} FOLDER`"
+            if folder.suffix == ".json":
+                advice = "give the folder that holds it as `config.json`"
             raise ValueError(
                 f"a component must be an existing folder, got `{word}`"
                 + (f", which is a file; {advice}" if is_file else "; download it first")

@@ -110,8 +110,22 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
             if args.estimate:
                 estimate(config, args)
                 return
+            check_adapted(config)
             config = fitted(config, args)
         run(config)
+
+
+def check_adapted(config: TrainConfig) -> None:
+    """Refuse an adapter of random weights, which nobody has afterwards.
+
+    Raises:
+        ValueError: It would be one.
+    """
+    if config.train == "lora" and config.model.endswith(".json"):
+        raise ValueError(
+            f"`model` must have trained weights for an adapter, got the config `{config.model}`; name a pipeline, or "
+            "set `train=full`"
+        )
 
 
 def estimate(config: TrainConfig, args: argparse.Namespace) -> None:

@@ -87,6 +87,10 @@ def test_components_are_taken_one_by_one_from_folders_without_an_index(
             ["{pipe}", "transformer={tmp}/one.safetensors"],
             r"an existing folder, got `transformer=.*`, which is a file; .* `jova convert single_file .* FOLDER`",
         ),
+        (
+            ["{pipe}", "transformer={tmp}/vae/config.json"],
+            "which is a file; give the folder that holds it as `config.json`",
+        ),
         (["{pipe}", "scheduler={tmp}"], "with the class in its config, got no class"),
     ],
 )

@@ -88,6 +88,14 @@ LATENTS = torch.zeros(2, 16, 3, 4, 4)  # [B, C, F, H, W]
         (LATENTS[:1], LATENTS, 4, None, r"`image_latents` must be \[1, 16, 1, 4, 4\]"),
         (LATENTS[:, :, :1], LATENTS, 4, None, r"`image_latents` must be \[2, 16, 1, 4, 4\]"),
         (LATENTS, LATENTS, 4, torch.ones(1, 3), r"`mask` must be \[4, 3\] or \[2, 4, 3\], got \[1, 3\]; "),
+        (LATENTS, None, 4, torch.ones(4, 3), "`mask` must be None without `image_latents`, got one"),
+        (
+            LATENTS,
+            LATENTS[:, :, :2],
+            4,
+            None,
+            "`image_latents` must have 1 or 3 latent frames without a `mask`",
+        ),
         (LATENTS, LATENTS, 4, torch.ones(3, 4, 3), r"`mask` must be \[4, 3\] or \[2, 4, 3\], got \[3, 4, 3\]; "),
     ],
 )

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -102,3 +103,22 @@ def test_data_is_predicted_by_a_velocity_of_their_own_shape(shape: tuple[int, ..
             predict_data(sample, velocity, 0.5)
     with pytest.raises(TypeError, match="`velocity` must be a tensor"):
         predict_data(sample, None, 0.5)
+
+
+@pytest.mark.parametrize("of", [partial(add_noise, sigma=0.5), velocity_target])
+def test_latents_of_whole_numbers_are_refused_in_place_of_rounded(of: Callable[..., Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"`latents` must be of floats, got torch.int64, which rounds"):
+        of(torch.ones(2, 3).long(), torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"`noise` must be of floats, got torch.int64"):
+        of(torch.ones(2, 3), torch.ones(2, 3).long())
+
+
+def test_a_flag_is_no_level() -> None:
+    with pytest.raises(TypeError, match="`sigma` must be a tensor or a number, got bool"):
+        add_noise(torch.zeros(2), torch.zeros(2), True)
+
+
+@pytest.mark.parametrize("levels", [torch.tensor([500.0]), torch.tensor([-0.5]), np.array([1.5]), np.array([np.nan])])
+def test_what_is_no_level_is_not_shifted(levels: Any) -> None:
+    with pytest.raises(ValueError, match=r"`sigma` must lie in \[0, 1\], got "):
+        shift_sigmas(levels, 3.0)

@@ -335,6 +335,19 @@ def test_defaults_that_are_given_replace_those_of_the_model_by_name(tiny_pipelin
     assert pipeline.defaults == replace(own, num_inference_steps=3)
 
 
+def test_a_misspelt_component_is_refused(tiny_pipeline_folder: Path, pipeline: JoVAPipeline) -> None:
+    with pytest.raises(ValueError, match=r"`transfomer` must be a component .*; did you mean `transformer`"):
+        JoVAPipeline.from_pretrained(tiny_pipeline_folder, transfomer=pipeline.transformer)
+
+
+@pytest.mark.parametrize("value", [1.0, 0.3])
+def test_a_mask_of_floats_is_refused(pipeline: JoVAPipeline, value: float) -> None:
+    embeds, _, _ = pipeline.encode_prompt("a dog", do_classifier_free_guidance=False)
+    mask = torch.full(embeds.features.shape[:2], value)
+    with pytest.raises(ValueError, match="mask of `prompt_embeds` must be bool, True for rows that are read, got"):
+        generate(pipeline, None, prompt_embeds=PromptEmbeds(embeds.features, mask), num_inference_steps=1)
+
+
 def test_defaults_that_are_put_into_the_config_hold_from_then_on() -> None:
     pipeline = build_tiny_pipeline()
     own = {"num_frames": 9, "height": 32, "width": 32, "guidance_interval": [0.0, 0.5]}

@@ -616,3 +616,45 @@ def test_walking_begins_at_a_step_that_there_is(begin_index: Any) -> None:
     with pytest.raises(ValueError, match=r"`begin_index` must be .*, got .*; "):
         scheduler.set_begin_index(begin_index)
     assert scheduler.begin_index is None
+
+
+@pytest.mark.parametrize(
+    ("density", "given"),
+    [
+        ("mode", {"logit_mean": 3.0}),
+        ("mode", {"logit_std": 0.5}),
+        ("uniform", {"mode_scale": 1.0}),
+        ("logit_normal", {"mode_scale": 1.0}),
+    ],
+)
+def test_parameters_of_another_density_are_refused(density: Any, given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"`{next(iter(given))}` must be left out with `density` '{density}', got "):
+        FlowMatchAudioVideoScheduler().sample_training_sigmas(4, density, **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "DPMSolverMultistepScheduler",
+            "DPMSolverMultistepScheduler is not taken from the config of a plain",
+        ),
+        ("UniPCMultistepScheduler", ""),
+        ("FlowMatchEulerDiscreteScheduler", ""),
+        ("DDIMScheduler", "nothing is taken from the config of a scheduler that does not predict flow"),
+    ],
+)
+def test_a_solver_that_ours_does_not_have_is_told(name: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    own = plain(name) if name in SERVE_BOTH else diffusers.DDIMScheduler()
+    FlowMatchAudioVideoScheduler.from_config(own.config)
+    told = [record.message for record in caplog.records if record.name.startswith("diffusers_jova")]
+    assert [said in line for line in told] == [True] * bool(said)
+
+
+def test_a_saved_scheduler_that_ours_cannot_be_is_told_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    diffusers.FlowMatchHeunDiscreteScheduler(shift=3.0).save_pretrained(tmp_path)
+    ours = FlowMatchAudioVideoScheduler.from_pretrained(tmp_path)
+    assert (ours.config.shift, ours.config.solver) == (3.0, "euler")
+    assert "FlowMatchHeunDiscreteScheduler is not taken from the config of a plain scheduler" in caplog.text

@@ -124,3 +124,16 @@ def test_what_is_no_generator_is_named(generator: Any) -> None:
     scheduler.set_timesteps(4)
     with pytest.raises(ValueError, match=r"`generator` must be a `torch.Generator` or a list of them"):
         scheduler.step(noise - data, None, scheduler.timesteps[0], noise, None, generator=generator)
+
+
+def test_a_step_moves_something() -> None:
+    scheduler = FlowMatchAudioVideoScheduler()
+    scheduler.set_timesteps(4)
+    scheduler.set_begin_index(0)
+    with pytest.raises(ValueError, match="a step must move video, audio or both, got neither"):
+        scheduler.step(None, None, scheduler.timesteps[0], None, None)
+    video, noise, _, _ = pairs()
+    with pytest.raises(ValueError, match=r"`latents` must be of floats, got torch.int64"):
+        scheduler.step(video, None, scheduler.timesteps[0], video.long(), None)
+    scheduler.step(noise, None, scheduler.timesteps[0], video, None)
+    assert scheduler.step_index == 1

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -132,3 +134,20 @@ def test_rotary_angles_do_not_lose_precision_when_the_model_is_cast() -> None:
 def test_odd_axes_are_refused() -> None:
     with pytest.raises(ValueError, match="`rope_axes_dim` must be even numbers, got \\[3, 4, 5\\]"):
         JoVARotaryPosEmbed((3, 4, 5), 10000.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((3, 16.0, 31.25, "tim"), "`temporal_alignment` must be 'time', 'none' or a number, got 'tim'"),
+        ((3, 16.0, 31.25, 0.0), "`temporal_alignment` must be positive, got 0.0; 'time' is exact"),
+        ((3, 16.0, 31.25, -1.0), "`temporal_alignment` must be positive, got -1.0"),
+        ((3, 0.0, 31.25), "`frame_rate` must be positive and finite, in Hz, got 0.0"),
+        ((3, torch.tensor([16.0, 16.0]), 31.25), "`frame_rate` must be positive and finite, in Hz, got tensor"),
+        ((3, 16.0, float("nan")), "`audio_latent_rate_hz` must be positive and finite, in Hz, got nan"),
+        ((-2, 16.0, 31.25), "`num_audio_latents` must be at least 0, got -2"),
+    ],
+)
+def test_positions_without_a_clock_are_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        audio_at(*arguments)

@@ -510,3 +510,23 @@ def test_wrong_configs_are_refused(config: dict[str, Any], message: str) -> None
 def test_wrong_inputs_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(build_transformer(), **arguments)
+
+
+def test_what_the_second_text_of_the_sound_lacks_is_named_as_that() -> None:
+    model = build_transformer(text_dim_2=8)
+    given = {"encoder_hidden_states_2": torch.randn(2, 3, 8), "audio_encoder_hidden_states": torch.randn(2, 4, 16)}
+    with pytest.raises(ValueError, match=r"^`audio_encoder_hidden_states_2` must be given for a model with"):
+        run(model, **given)
+    with pytest.raises(ValueError, match=r"one for each text encoder, .*; `\[\(7, 5\), \(7, 5\)\]`, say"):
+        run(model, encoder_hidden_states_2=torch.randn(2, 3, 8), text_lengths=[(3,), (2,)])
+
+
+def test_a_misspelt_field_is_told_where_a_transformer_is_built_or_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build_transformer()
+    model.save_pretrained(tmp_path)
+    type(model).from_pretrained(tmp_path, num_layer=3)
+    assert caplog.text.count("`num_layer` is no field of a JoVATransformer3DModel; did you mean `num_layers`?") == 1
+    type(model).from_config(model.config, num_layer=3)
+    assert caplog.text.count("did you mean `num_layers`?") == 2

@@ -53,6 +53,7 @@ def fail_with(error: BaseException) -> Any:
         ),
         ("model=nowhere", "`model` must be"),
         ("model={}/list.json", "list.json`, must be a JSON object, got [1]; training/configs"),
+        ("train=lora", "`model` must have trained weights for an adapter, got the config `"),
         ("output_dir={}/model.json", "`output_dir` must be a folder of its own"),
         ("output_dir={}/model.json/run", "`output_dir` must be a folder of its own"),
         ("output_dir={}/prepared", "`output_dir` must be a folder of its own"),

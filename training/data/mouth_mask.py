@@ -103,9 +103,12 @@ def check_boxes(boxes: ArrayLike, what: str) -> None:
     """Refuse boxes [..., 4] that cannot be corners in pixels; `what` names them in the message.
 
     Raises:
-        ValueError: A corner lies before the other, or all boxes lie within one pixel, as shares of a picture do.
+        ValueError: A corner is infinite or lies before the other, or all boxes lie within one pixel, as shares of a
+            picture do.
     """
     corners = np.asarray(boxes, np.float64)
+    if np.isinf(corners).any():
+        raise ValueError(f"{what} must be finite, or NaN where no mouth is seen, got infinite ones; leave those out")
     if (corners[..., 2:] < corners[..., :2]).any():
         raise ValueError(
             f"{what} must be (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, got a box whose second corner comes first; "

@@ -200,3 +200,8 @@ def test_none_stands_for_a_frame_without_a_mouth_and_what_is_no_box_is_refused()
             latent_mask(wrong, 2, 64, 64)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`num_frames` must be at least 1, got 0"):
         latent_mask([[]], 0, 64, 64)
+
+
+def test_an_infinite_corner_is_no_missing_mouth() -> None:
+    with pytest.raises(ValueError, match="`boxes` must be finite, or NaN where no mouth is seen, got infinite ones"):
+        latent_mask(np.array([[[0.0, 0.0, np.inf, 16.0]]]), 1, 32, 32)
