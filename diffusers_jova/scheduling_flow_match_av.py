@@ -375,11 +375,9 @@ class FlowMatchAudioVideoScheduler(JoVAConfigClassMixin, JoVAShippedMixin, Sched
         Raises:
             TypeError: A velocity or a sample is no tensor.
             ValueError: It is not the turn of ``timestep``, shapes do not fit, a velocity or a sample lacks the other,
-                a modality has left out a step, there is neither of them, or ``generator`` is none.
+                a modality has left out a step, or ``generator`` is none.
         """
         index = self._take_turn(timestep)
-        if sample is None and audio_sample is None and model_output is None and audio_model_output is None:
-            raise ValueError("a step must move video, audio or both, got neither; give what takes part")
         check_step(self.video, "video", index, model_output, sample)
         check_step(self.audio, "audio", index, audio_model_output, audio_sample)
         with all_or_nothing(self.video, self.audio):

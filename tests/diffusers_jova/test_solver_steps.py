@@ -126,14 +126,14 @@ def test_what_is_no_generator_is_named(generator: Any) -> None:
         scheduler.step(noise - data, None, scheduler.timesteps[0], noise, None, generator=generator)
 
 
-def test_a_step_moves_something() -> None:
+def test_latents_of_whole_numbers_are_refused_before_a_step_is_taken() -> None:
     scheduler = FlowMatchAudioVideoScheduler()
     scheduler.set_timesteps(4)
     scheduler.set_begin_index(0)
-    with pytest.raises(ValueError, match="a step must move video, audio or both, got neither"):
-        scheduler.step(None, None, scheduler.timesteps[0], None, None)
     video, noise, _, _ = pairs()
     with pytest.raises(ValueError, match=r"`latents` must be of floats, got torch.int64"):
         scheduler.step(video, None, scheduler.timesteps[0], video.long(), None)
     scheduler.step(noise, None, scheduler.timesteps[0], video, None)
     assert scheduler.step_index == 1
+    scheduler.step(None, None, scheduler.timesteps[1], None, None)  # a step of no velocity, as CFG-Zero* begins
+    assert scheduler.step_index == 2
