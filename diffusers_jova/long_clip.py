@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jova_cli.latent_lengths import check_whole_frames, num_frames_of
+from jova_cli.latent_lengths import check_whole_frames, num_frames_of, num_frames_until
 from jova_cli.script import with_silence
 from jova_cli.windows import Window, WindowSize, plan_windows, with_shorter_overlap
 
@@ -86,7 +86,8 @@ class LongClip:
         pipeline: Any `JoVAPipeline`; it says how long a window is.
         lines: Prompts by their time, ascending, the first at 0. Behind the end of a line's words stands one more that
             is silent, as soon as the clip is put together.
-        num_frames: Of the clip, 4k + 1; None takes those that hold all of `audio`, or that `video` fills.
+        num_frames: Of the clip, 4k + 1; None takes those that hold all of `audio`, or that `video` fills, else those
+            until the end of the last line.
         seed: Of the noise. The first window has the noise of a single clip with this seed.
         window_frames: Frames of a window, 4k + 1; None takes the length of the clips that the model makes.
         overlap_frames: Frames that windows share, 4k + 1; None takes a quarter of a window, and more, up to half of
@@ -180,9 +181,11 @@ class LongClip:
         if self.audio is None:
             if self.given_video is not None:
                 return len(self.given_video.frames), None
-            if self.num_frames is None:
-                raise ValueError("`num_frames` must be given without `audio`, got None; use 481, say")
-            return self.num_frames, None
+            if self.num_frames is not None:
+                return self.num_frames, None
+            if (end_s := self.lines[-1].end_s) is not None:
+                return num_frames_until(end_s, self.frame_rate, self.pipeline.temporal_factor), None
+            raise ValueError("`num_frames` must be given without `audio`, got None; use 481, say")
         given, num_frames = GivenSound.of(self.audio, self.audio_sampling_rate), self.num_frames
         if num_frames is None:
             num_frames = given.num_frames(self.frame_rate, self.pipeline.temporal_factor)

@@ -8,6 +8,8 @@ import torch
 
 from jova_cli.media_files import MAX_SAMPLING_RATE_HZ
 
+from .number_arguments import check_number
+
 
 Audio = np.ndarray | torch.Tensor
 
@@ -22,6 +24,7 @@ LOUDNESS_BLOCK_S = 0.4  # ITU-R BS.1770 measures blocks of 0.4 s
 
 def exact_frame_rate(frame_rate: float | Fraction) -> Fraction:
     """Frames per second as the fraction that is meant: 23.976 is 24000/1001, 29.97 is 30000/1001."""
+    check_number("frame_rate", frame_rate)
     if not (math.isfinite(frame_rate) and frame_rate >= MIN_FRAME_RATE_HZ):
         raise ValueError(f"`frame_rate` must be a positive number of frames per second, got {frame_rate}; use 24, say")
     if not isinstance(frame_rate, int | Fraction):

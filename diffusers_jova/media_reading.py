@@ -25,7 +25,8 @@ from jova_cli.media_files import (
     video_stream,
 )
 
-from .media_arrays import exact_frame_rate, mix_channels, resample
+from .media_arrays import check_sampling_rate, exact_frame_rate, mix_channels, resample
+from .number_arguments import check_number, whole_number
 from .pictures import on_white, to_rgb_image
 
 
@@ -101,7 +102,7 @@ def read_video(
     """
     target_rate = None if frame_rate is None else exact_frame_rate(frame_rate)
     for name, value in (("max_num_frames", max_num_frames), ("max_side_px", max_side_px)):
-        if value is not None and value < 1:
+        if value is not None and whole_number(name, value) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}; None sets no limit")
     check_part(start_s, duration_s)
     with open_for_reading(path, allow_truncated=allow_truncated) as container:
@@ -183,6 +184,8 @@ def read_audio(
         ValueError: If the file cannot be decoded, holds no sound, or is truncated.
     """
     check_part(start_s, duration_s)
+    if sampling_rate is not None:
+        check_sampling_rate("sampling_rate", sampling_rate)
     audio, file_rate = read_sound(path, audio_track=audio_track, allow_truncated=allow_truncated)
     end = None if duration_s is None else round((start_s + duration_s) * file_rate)
     audio = audio[:, round(start_s * file_rate) : end]
@@ -199,6 +202,9 @@ def read_audio(
 
 def check_part(start_s: float, duration_s: float | None) -> None:
     """Refuse a part of a file that cannot be."""
+    check_number("start_s", start_s)
+    if duration_s is not None:
+        check_number("duration_s", duration_s)
     if not (math.isfinite(start_s) and start_s >= 0):
         raise ValueError(f"`start_s` must be a number of seconds from 0 on, got {start_s}; 0 is the beginning")
     if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):

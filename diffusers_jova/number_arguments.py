@@ -43,6 +43,20 @@ def whole_number(name: str, value: Any, least: int | None = None) -> int:
     return int(value)
 
 
+def check_number(name: str, value: Any) -> None:
+    """Refuse what is no real number; infinite ones and NaN are left to who knows the range.
+
+    Args:
+        name: Argument that it is given as.
+        value: What is given.
+
+    Raises:
+        ValueError: Naming the argument.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise ValueError(f"`{name}` must be a number, got {value!r}; {remedy(value, 'a number')}")
+
+
 def remedy(value: Any, wanted: str) -> str:
     """What to do about a value that is not the number that is wanted, by what it is.
 

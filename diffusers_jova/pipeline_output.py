@@ -16,6 +16,7 @@ from .content_credentials import Credentials
 from .finite import check_finite_inputs
 from .media import to_float_audio, to_moviepy, write_audio, write_video
 from .notebook_player import players
+from .number_arguments import whole_number
 from .pictures import to_uint8_frames
 from .provenance import Record, basic_record
 
@@ -73,6 +74,7 @@ class JoVAPipelineOutput(BaseOutput):
             raise ValueError(f"`path` must be the path of a file, got {path!r}; save each clip by its `index`")
         clips = self.audio if self.frames is None else self.frames
         num_clips = 0 if clips is None else len(clips)
+        index = None if index is None else whole_number("index", index)
         if index is not None and clips is not None and not -num_clips <= index < num_clips:
             raise ValueError(f"`index` must be one of the {num_clips} clips, counted from 0, got {index}; use 0, say")
         if index is None:

@@ -88,6 +88,10 @@ def describe_model(folder: Path) -> str:
     config = folder / "transformer" / "config.json"
     merged = read_object(config).get(MERGED) if config.is_file() else None
     told = [merged_line(merged)] if merged else []
+    named = [name for name, value in index.items() if isinstance(value, list) and not name.startswith("_")]
+    if missing := [name for name in named if index[name] != ABSENT and not (folder / name).is_dir()]:
+        lacking = f"missing here: {', '.join(missing)}; save or fetch the folder anew"
+        return "\n\n".join([info_table(folder), *told, lacking])
     clips = [describe_clips(folder), describe_steps(folder), *refusals_of_scheduler(folder, index)]
     return "\n\n".join([info_table(folder), *told, "\n".join(clips)])
 

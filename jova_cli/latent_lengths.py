@@ -58,6 +58,17 @@ def whole_frames(num_frames: int, temporal_factor: int) -> int:
     return num_frames_of(num_latent_frames(max(1, num_frames), temporal_factor), temporal_factor)
 
 
+def num_frames_until(end_s: float, frame_rate: float, temporal_factor: int) -> int:
+    """Frames of a clip that ends at a time, to the nearest latent.
+
+    Args:
+        end_s: In seconds.
+        frame_rate: Frames per second.
+        temporal_factor: Frames per latent after the first.
+    """
+    return num_frames_of(1 + round(end_s * frame_rate / temporal_factor), temporal_factor)
+
+
 def check_whole_frames(num_frames: int, temporal_factor: int, name: str = "num_frames") -> None:
     """Refuse a number of frames that does not fill whole latents.
 

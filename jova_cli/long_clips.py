@@ -5,7 +5,7 @@ import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .latent_lengths import num_frames_of
+from .latent_lengths import num_frames_until
 from .model_clips import index_defaults, read_geometry
 from .model_info import INDEX, read_index
 from .number_options import check_count
@@ -148,5 +148,5 @@ def lay_out(args: argparse.Namespace, frame_rate: float, factor: int) -> tuple[i
     rows = args.script_rows
     num_frames = args.num_frames
     if num_frames is None:
-        num_frames = num_frames_of(1 + round(rows[-1].end_s * frame_rate / factor), factor)
+        num_frames = num_frames_until(rows[-1].end_s, frame_rate, factor)
     return num_frames, with_silence(rows, num_frames, frame_rate, factor)

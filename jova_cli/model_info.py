@@ -72,11 +72,17 @@ def check_saved(folder: Path, names: Iterable[str]) -> None:
 
     Raises:
         ValueError: Naming the file.
+        FileNotFoundError: A component is not there.
     """
     index = read_object(folder / INDEX, SAVED)
     for name in names:
         if index.get(name, ABSENT) != ABSENT:
             pair_of(name, index[name], folder / INDEX)
+            if not (folder / name).is_dir():
+                raise FileNotFoundError(
+                    f"`{folder}` must hold `{name}`, as its `{INDEX}` says, got no folder of that name; save or fetch "
+                    "it anew"
+                )
             for config in sorted((folder / name).glob("*config.json")):
                 read_object(config)
 

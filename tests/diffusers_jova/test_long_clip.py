@@ -129,6 +129,13 @@ def test_a_given_video_of_any_length_gets_sound_and_comes_back_as_it_was(
     assert other.origin() != clip.origin()
 
 
+def test_a_clip_ends_with_its_last_line_where_nothing_else_says_how_long_it_is(pipeline: JoVAPipeline) -> None:
+    lines = [LINES[0], replace(LINES[1], start_s=1.0, end_s=2.55)]
+    clip = long_clip(pipeline, lines=lines, num_frames=None)
+    assert clip.windows[-1].end_frame == 41  # 2.5625 s at 16 per second
+    assert long_clip(pipeline, lines=lines, num_frames=49).windows[-1].end_frame == 49
+
+
 def test_words_that_end_behind_the_clip_are_told(pipeline: JoVAPipeline, caplog: pytest.LogCaptureFixture) -> None:
     sound = {"num_frames": None, "audio": voice(25 / 16), "audio_sampling_rate": 16000}
     long_clip(pipeline, lines=[replace(LINES[0], end_s=25 / 16 + 0.2)], **sound)

@@ -584,6 +584,24 @@ def test_what_is_no_path_is_refused(read: Any, path: Any) -> None:
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("read", "options", "message"),
+    [
+        (media.read_video, {"frame_rate": "16"}, "`frame_rate` must be a number, got '16'; write it without quotes"),
+        (media.read_video, {"start_s": "1"}, "`start_s` must be a number, got '1'; write it without quotes"),
+        (media.read_audio, {"duration_s": [1]}, r"`duration_s` must be a number, got \[1\]"),
+        (media.read_video, {"max_num_frames": "3"}, "`max_num_frames` must be a whole number, got '3'"),
+        (media.read_video, {"max_side_px": 2.5}, "`max_side_px` must be a whole number, got 2.5"),
+        (media.read_audio, {"sampling_rate": "16000"}, "`sampling_rate` must be a positive whole number of samples"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name_before_a_file_is_read(
+    tmp_path: Path, read: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "missing.mp4", **options)
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "corrupt.mp4").write_bytes(b"no media" * 100)
     (tmp_path / "corrupt.png").write_bytes(b"\x89PNG\r\n\x1a\n no image")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from diffusers_jova import JoVAPipeline, PromptEmbeds
 from diffusers_jova.conversion.convert import main
+from jova_cli.main import main as jova
 from tests.tiny_pipeline import (
     build_text_encoder,
     build_tiny_pipeline,
@@ -333,6 +335,21 @@ def test_defaults_that_are_given_replace_those_of_the_model_by_name(tiny_pipelin
     pipeline = JoVAPipeline.from_pretrained(tiny_pipeline_folder, defaults={"num_inference_steps": 3})
     assert own.num_inference_steps != 3
     assert pipeline.defaults == replace(own, num_inference_steps=3)
+
+
+def test_a_folder_that_lacks_a_component_is_told(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_pipeline_folder, folder)
+    shutil.rmtree(folder / "vae")
+    with pytest.raises(FileNotFoundError, match=r"must hold `vae`, as its `model_index.json` says, got no folder"):
+        JoVAPipeline.from_pretrained(folder)
+    assert JoVAPipeline.from_pretrained(folder, vae=None).vae is None
+    jova(["info", str(folder)])
+    said = capsys.readouterr().out
+    assert said.endswith("missing here: vae; save or fetch the folder anew\n")
+    assert "longest clip" not in said
 
 
 def test_a_misspelt_component_is_refused(tiny_pipeline_folder: Path, pipeline: JoVAPipeline) -> None:
