@@ -72,6 +72,18 @@ def test_boxes_that_are_given_are_told_where_none_are_looked_for_and_mouths_are_
     assert "1 files prepared" in capsys.readouterr().out
 
 
+def test_records_that_other_settings_leave_nothing_of_are_told_to_be_removed(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a"], num_frames=9)
+    words = [str(source), str(tmp_path / "cache"), "--model", str(tiny_pipeline_folder), "--device", "cpu"]
+    main([*words, "--buckets", "9x32x32"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="1"):
+        main([*words, "--buckets", "9x32x64"])
+    assert "; what an earlier run made of it is removed, 1 record (a.mp4)" in capsys.readouterr().out
+
+
 def test_heard_words_complete_parts_and_leave_whole_captions_alone(
     tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -369,17 +369,20 @@ class Preparer:
         return self.output / f"{sample.name}-{index:03d}.safetensors"
 
     def _leave_out(self, sample: Sample, status: Status, note: str) -> Outcome:
-        self._remove_records(sample, keep=0)
+        if num_removed := self._remove_records(sample, keep=0):
+            note += f"; what an earlier run made of it is removed, {num_removed} record{'s' * (num_removed > 1)}"
         return Outcome(str(sample.source), status, note, dropped=self._filtered.dropped(sample) or ())
 
-    def _remove_records(self, sample: Sample, keep: int) -> None:
-        """Remove what earlier settings left of this sample, from record `keep` on.
+    def _remove_records(self, sample: Sample, keep: int) -> int:
+        """Remove what earlier settings left of this sample, from record `keep` on, and say how many.
 
         The last goes first: it says that the others are all, and of a killed run none may say that.
         """
         paths = map(functools.partial(self._record, sample), itertools.count(keep))
-        for path in reversed([*itertools.takewhile(Path.exists, paths)]):
+        left = [*itertools.takewhile(Path.exists, paths)]
+        for path in reversed(left):
             path.unlink()
+        return len(left)
 
     def _usage_header(self, sample: Sample, recording: Recording, num_clips: int) -> dict[str, Any]:
         """What the last record of a file says of the file as a whole, once all of it was gone through."""

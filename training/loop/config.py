@@ -72,7 +72,7 @@ class TrainConfig:
         anchor_weight: Factor of the plain loss on the clips, beside that on the teacher; it pulls the student to what
             a teacher of many steps predicts without guidance.
         steps: Optimizer steps of the whole run; where a run continues with another number, its learning rate goes on
-            from where it was, without a jump.
+            from where it was, without a jump; where it has not risen yet, it rises first.
         batch_size: Samples per process and micro-batch.
         gradient_accumulation_steps: Micro-batches per optimizer step.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.

@@ -50,21 +50,40 @@ def new_course(config: TrainConfig) -> list[Part]:
     return [Part(0, 1.0, config.steps)]
 
 
-def continued_course(course: Sequence[Part], step: int, config: TrainConfig) -> list[Part]:
-    """The course of a run that continues at a step: the same, or without a jump to another end if `steps` changed."""
+def continued_course(
+    course: Sequence[Part], step: int, config: TrainConfig, warmup_steps: int | None = None
+) -> list[Part]:
+    """The course of a run that continues at a step: the same, or without a jump to another end if `steps` changed.
+
+    Args:
+        course: Until now.
+        step: At which the run continues.
+        config: Its settings from now on.
+        warmup_steps: Of the run until now; None where they are those of `config`.
+    """
     if not course or course[-1].steps == config.steps:
         return list(course) or new_course(config)
     is_warm = step > config.warmup_steps
-    factor = learning_rate_factor(step - 1, config, course) if is_warm else 1.0
+    factor = learning_rate_factor(step - 1, config, course, warmup_steps) if is_warm else 1.0
     return [*(part for part in course if part.start < step), Part(step, factor, config.steps)]
 
 
-def learning_rate_factor(step: int, config: TrainConfig, course: Sequence[Part] = ()) -> float:
-    """Computes the factor of the learning rate at a step: linear warm-up, plateau, then the course of the schedule."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+def learning_rate_factor(
+    step: int, config: TrainConfig, course: Sequence[Part] = (), warmup_steps: int | None = None
+) -> float:
+    """Compute the factor of the learning rate at a step: linear warm-up, plateau, then the course of the schedule.
+
+    Args:
+        step: From 0.
+        config: Settings of the run.
+        course: Its parts.
+        warmup_steps: In place of those of the settings.
+    """
+    warmup_steps = config.warmup_steps if warmup_steps is None else warmup_steps
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
     part = next(part for part in reversed([*new_course(config), *course]) if part.start <= step)
-    begin = max(config.warmup_steps, config.decay_start * part.steps, part.start)
+    begin = max(warmup_steps, config.decay_start * part.steps, part.start)
     progress = min(1.0, max(0.0, (step - begin) / max(1, part.steps - begin)))
     remaining = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
     if config.learning_rate_schedule == "constant":

@@ -405,9 +405,13 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         course = [Part(*part) for part in state.get("course", ())]  # older checkpoints have none
-        self.course = continued_course(course, self.step, self.config)
+        warmup_steps = state.get("warmup_steps", state["fingerprint"].get("warmup_steps"))  # there in older ones
+        self.course = continued_course(course, self.step, self.config, warmup_steps)
         self._tell(f"continuing from {path} at step {self.step}")
-        self._tell_warmup(state.get("warmup_steps", state["fingerprint"].get("warmup_steps")))  # there in older ones
+        self._tell_warmup(warmup_steps)
+        if self.course != course and self.step < self.config.steps:
+            rate = self.config.learning_rate * learning_rate_factor(self.step, self.config, self.course)
+            self._tell(f"the learning rate goes on at {rate:.3g}, of {self.config.learning_rate:g} (`learning_rate`)")
 
     def _tell_warmup(self, before: int) -> None:
         """Say that a warm-up of another length than before lies ahead, as after a first run of few steps."""

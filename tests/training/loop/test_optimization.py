@@ -53,6 +53,16 @@ def test_a_run_with_other_steps_goes_on_without_a_jump_of_the_learning_rate(
     assert continued_course(course, step + 1, longer) == course
 
 
+def test_a_longer_run_with_a_longer_warmup_goes_on_from_the_rate_that_the_shorter_one_had(tmp_path: Path) -> None:
+    first = tiny_config(tmp_path, steps=3, warmup_steps=0, learning_rate_schedule="linear")
+    longer = tiny_config(tmp_path, steps=12, warmup_steps=1, learning_rate_schedule="linear")
+    course = continued_course(new_course(first), 3, longer, warmup_steps=0)
+    after = [learning_rate_factor(step, longer, course) for step in range(3, 13)]
+    assert after[0] == learning_rate_factor(2, first) == pytest.approx(1 / 3)
+    assert after[-1] == 0
+    assert all(later < earlier for earlier, later in pairwise(after))
+
+
 def test_each_branch_learns_at_its_own_rate_and_vectors_do_not_decay(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, learning_rate=1e-3, audio_learning_rate=1e-4, weight_decay=0.1)
     transformer = JoVATransformer3DModel(**MODEL)
