@@ -39,21 +39,10 @@ from jova_cli.tables import some
 
 
 def check_detector(samples: Sequence[Sample], settings: PrepareSettings) -> None:
-    """Fail before the work starts if a clip needs a detector and there is none.
-
-    Raises:
-        ValueError: If mouths are required of clips that have none given, and are not looked for.
-        ImportError: If the detector is not installed.
-    """
+    """Fail before the work starts if a clip needs a detector and there is none."""
     lacking = [sample.source.name for sample in samples if sample.video is not None and sample.mouth_boxes is None]
     if not lacking:
         return
-    asked = {"--require-mouth": settings.clips.require_mouth, "--min-sync": settings.clips.min_sync is not None}
-    if not settings.mouths and (options := [name for name, is_asked in asked.items() if is_asked]):
-        raise ValueError(
-            f"`{options[0]}` must go without `--no-mouth` where clips have no boxes of their own, got both for "
-            f"{some(lacking)}; leave one of them out"
-        )
     try:
         settings.make_detector()
     except ImportError as error:

@@ -29,7 +29,7 @@ from diffusers_jova.training.data.clip import BrokenFileError, Clip, ClipSetting
 from diffusers_jova.training.data.clips import Transcribe, read_recording
 from diffusers_jova.training.data.encoder import Encoder, video_factors
 from diffusers_jova.training.data.manifest import CAPTION, Sample, read_samples
-from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand
+from diffusers_jova.training.data.mouth_detector import MouthDetector
 from diffusers_jova.training.data.mouth_mask import latent_mask, windows
 from diffusers_jova.training.data.mouth_quality import measure_mouths
 from diffusers_jova.training.data.preparation import PrepareSettings
@@ -196,7 +196,7 @@ def previews(
     def is_untold(sample: Sample) -> bool:
         return tells_untold and settings.is_untold(sample)
 
-    detector = MouthsOnDemand(settings.make_detector)
+    detector = settings.detector_on_demand()
     names = names_apart(str(sample.source) for sample in samples)
     sounds = [sample for sample in samples if sample.video is None]
     samples = [sample for sample in samples if sample.video is not None]

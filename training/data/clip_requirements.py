@@ -35,8 +35,16 @@ class Requirement(NamedTuple):
     said: str
 
 
-def requirements(settings: ClipSettings, sample: Sample) -> list[Requirement]:
-    """What the settings ask of every clip of a sample, in the order in which it is looked at."""
+def requirements(settings: ClipSettings, sample: Sample, looks_for_mouths: bool = True) -> list[Requirement]:
+    """What the settings ask of every clip of a sample, in the order in which it is looked at.
+
+    Args:
+        settings: How files become clips.
+        sample: The file.
+        looks_for_mouths: Whether somebody looks for mouths where no boxes are given.
+    """
+    is_blind = sample.mouth_boxes is None and not looks_for_mouths
+    blind = ", since no boxes are given and none are looked for" if is_blind else ""
     sync = functools.partial(sync_of, frame_rate=settings.frame_rate)
     option = "--require-sound" if settings.require_sound else "--min-sync"  # silence is in sync with nothing
     asked = {
@@ -55,14 +63,14 @@ def requirements(settings: ClipSettings, sample: Sample) -> list[Requirement]:
             MIN_MOUTH_SHARE,
             f"with a mouth in less than {MIN_MOUTH_SHARE:.0%} of the frames (`--require-mouth`)",
             "a mouth",
-            "is visible in {:.0%} of the frames",
+            "is visible in {:.0%} of the frames" + blind,
         ): settings.require_mouth,
         Requirement(
             sync,
             settings.min_sync or 0.0,
             f"whose mouth and sound correlate by less than {settings.min_sync or 0:g} (`--min-sync`)",
             "mouth and sound",
-            "correlate by {:.2f}",
+            "correlate by {:.2f}" + blind,
         ): settings.min_sync is not None,
     }
     return [requirement for requirement, is_asked in asked.items() if is_asked]

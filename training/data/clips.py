@@ -31,7 +31,7 @@ from diffusers_jova.training.data.clip_requirements import SILENCE_PEAK, require
 from diffusers_jova.training.data.face_crop import crop_path, cut_share
 from diffusers_jova.training.data.frame_stream import FrameStream, StillImage, read_sound_of_video
 from diffusers_jova.training.data.manifest import Sample
-from diffusers_jova.training.data.mouth_detector import MouthDetector, read_boxes, track_faces
+from diffusers_jova.training.data.mouth_detector import MouthDetector, NoMouths, read_boxes, track_faces
 from diffusers_jova.training.data.mouth_mask import interpolate_gaps
 from diffusers_jova.training.data.scene_cuts import shots_between
 from diffusers_jova.training.data.segments import (
@@ -110,7 +110,8 @@ def read_recording(
                 clip = _cut(sample, tracks, segment, size, settings, given, detector)
             yield clip if speech is None else _with_words(clip, speech, settings.frame_rate)
 
-    clips = required(cut(), requirements(settings, sample), unused_s, settings.frame_rate)
+    asked = requirements(settings, sample, looks_for_mouths=not isinstance(detector, NoMouths))
+    clips = required(cut(), asked, unused_s, settings.frame_rate)
     return Recording(clips, plan.segments, length_s, unused_s)
 
 

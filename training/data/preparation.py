@@ -93,6 +93,10 @@ class PrepareSettings:
         """Create the detector that the settings name."""
         return make_detector(self.face_landmarker) if self.mouths else NoMouths()
 
+    def detector_on_demand(self) -> MouthDetector:
+        """The same, created where the first clip without boxes needs it."""
+        return MouthsOnDemand(self.make_detector) if self.mouths else NoMouths()
+
 
 @dataclass(frozen=True)
 class Preparer:
@@ -405,7 +409,7 @@ class Preparer:
 
     @functools.cached_property
     def _detector(self) -> MouthDetector:
-        return MouthsOnDemand(self.settings.make_detector)
+        return self.settings.detector_on_demand()
 
     @functools.cached_property
     def _transcriber(self) -> Transcribe | None:
