@@ -228,6 +228,8 @@ class Trainer:
             self._tell(self.start)
         if self.teacher is not None:
             self._tell(self.teacher.describe())
+        if config.validation_prompts and config.validate_every is None:
+            self._tell("`validation_prompts` are not used without `validate_every`")
         if config.warmup_steps > config.steps / 2:
             self._tell(f"the learning rate rises in {config.warmup_steps} of {config.steps} steps (`warmup_steps`)")
         num_trained, num_all = (sum(map(num_numbers, weights)) for weights in (self.trained, self.model.parameters()))

@@ -26,6 +26,7 @@ from jova_cli.shipped import check_source, find_model
 
 
 FOLDER = "validation"  # within the output folder
+OF_THE_TRAINING = ("lora", "model", "device")  # columns of a list that have no say here
 
 
 class ValidationClips:
@@ -155,7 +156,9 @@ def validation_clips(config: TrainConfig, pipeline: str) -> list[Namespace]:
             common, add_clip_arguments, lambda args: check_clip(whole(**vars(args))), "validation_list"
         )
         for line in refused:
-            raise ValueError(line.reason)
+            own = [name for name in OF_THE_TRAINING if f"got `{name}`" in line.reason]
+            why = "; a validation makes its clips by what is trained, where it is trained" if own else ""
+            raise ValueError(line.reason + why)
         clips = [whole(**vars(row.args)) for row in rows]
     for index, args in enumerate(clips):
         if args.seed is None:

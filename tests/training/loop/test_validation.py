@@ -47,6 +47,14 @@ def test_validation_makes_clips_and_leaves_the_run_as_it_was(
     assert different(result(without), result(tmp_path / "run")) == []
 
 
+def test_prompts_that_nothing_asks_for_are_told(
+    tmp_path: Path, quiet: tuple[dict[str, Any], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, _ = quiet
+    run(tiny_config(tmp_path, **settings, validation_prompts=["a"]))
+    assert "`validation_prompts` are not used without `validate_every`" in capsys.readouterr().out.splitlines()
+
+
 def test_a_list_gives_portraits_voices_and_prompts_in_three_parts(
     tmp_path: Path, quiet: tuple[dict[str, Any], Path]
 ) -> None:
@@ -79,6 +87,10 @@ def test_a_list_gives_portraits_voices_and_prompts_in_three_parts(
     [
         ({"prompt": "a", "image": "nobody.png"}, r"line 1: `--image` must be an existing file, got .*nobody.png"),
         ({"prompt": "a", "model": "other"}, r"line 1: a column must be an option of a single clip, got `model`"),
+        (
+            {"prompt": "a", "lora": ["adapter"]},
+            r"got `lora`; .*; a validation makes its clips by what is trained, where",
+        ),
         (None, r"`validation_list` must be an existing .jsonl or .csv file, got .*list.jsonl"),
         ({}, r"line 1: the prompt must be given either by"),
     ],
