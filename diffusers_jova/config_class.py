@@ -44,10 +44,12 @@ def warn_of_strange_fields(cls: type, given: Mapping[str, Any]) -> None:
         cls: To be built.
         given: By name.
     """
-    fields = [*inspect.signature(cls.__init__).parameters]  # type: ignore[misc]
-    if given.get("return_unused_kwargs"):  # whoever asks gets them back
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if takes_any or given.get("return_unused_kwargs"):  # whoever asks gets them back
         return
-    for name in given.keys() - {*fields, "return_unused_kwargs"}:
+    fields = [*parameters]
+    for name in sorted(given.keys() - {*fields, "return_unused_kwargs"}):
         near = difflib.get_close_matches(name, fields, n=1)
         advice = f"did you mean `{near[0]}`?" if near else "it is left out"
         logger.warning(f"`{name}` is no field of a {cls.__name__}; {advice}")
