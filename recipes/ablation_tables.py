@@ -118,7 +118,12 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def describe(
-    comparison: Comparison, arms: Mapping[str, Mapping[str, Any]], origin: Mapping[str, str], command: str = ""
+    comparison: Comparison,
+    arms: Mapping[str, Mapping[str, Any]],
+    origin: Mapping[str, str],
+    command: str = "",
+    *,
+    own_section: bool = True,
 ) -> str:
     """The section of the model card: one table per table of the comparison.
 
@@ -127,12 +132,13 @@ def describe(
         arms: What the runs of each measured.
         origin: Date and commit.
         command: Repeats the runs; empty where `make ablations` does.
+        own_section: Whether the section is the comparison's own; the heading of another tells its samples.
     """
     base = arms[comparison.base]
     steps = f" STEPS={base['steps']}" if base["steps"] != STEPS else ""
     again = command or f"make ablations COMPARE={comparison.name}{steps}"
     text = [
-        f"## {comparison.heading}",
+        f"## {comparison.heading}" + ("" if own_section else f": {base['samples']:,} samples"),
         f"{comparison.introduction} Every arm begins with the branches of stage 1 and sees the same "
         f"{base['samples']:,} samples of stage 2 ({base['steps']:,} steps); {base['seeds']} seeds of data order and "
         f"noise, {base['clips']} held-out prompts each; mean +- standard deviation over seeds. Tabulated on "

@@ -46,7 +46,7 @@ from diffusers_jova.recipes.ablation_arms import (
 )
 from diffusers_jova.recipes.ablation_tables import COMPARISONS, Comparison, aggregate, describe
 from diffusers_jova.recipes.jova_tiny import train_stage_1
-from diffusers_jova.recipes.model_card import fill_section, provenance
+from diffusers_jova.recipes.model_card import fill_section, find_section, provenance
 from diffusers_jova.training.loop.config import load_yaml, parse_overrides
 from diffusers_jova.training.train import checked_input, worded_errors
 from diffusers_jova.whole_files import write_json
@@ -156,7 +156,7 @@ def write_report(
     times: Mapping[str, float],
     command: str = "",
 ) -> None:
-    """Write what all runs measured, and the tables into the model card beside it.
+    """Write what all runs measured, and the tables into the section of the model card beside it that has its name.
 
     Args:
         path: Of the report.
@@ -173,9 +173,9 @@ def write_report(
         arms[name] |= {"step_s": seconds, "relative_time": seconds / times[comparison.base]}
     origin = provenance()
     write_json(path, {**origin, "arms": arms, "runs": {file.stem: results[run] for run, file in files.items()}})
-    table = describe(comparison, arms, origin, command)
+    table = describe(comparison, arms, origin, command, own_section=path.stem == comparison.name)
     if (card := path.with_name("README.md")).exists():
-        fill_section(card, comparison.name, table)
+        fill_section(card, path.stem, table)
     print(table)
 
 
@@ -210,7 +210,12 @@ def build_parser() -> Parser:
     parser.add_argument("--clips", type=int, default=24, help="held-out prompts per run")
     parser.add_argument("--speech", choices=("espeak", "formant"), default="espeak", help="voice of the training set")
     parser.add_argument("--parallel", type=int, default=1, help="arms at a time")
-    parser.add_argument("--report", type=Path, help="without it in model_cards/jova-tiny")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="JSON file to write, whose name is that of the section that its tables fill in the README.md beside it; "
+        "without it in model_cards/jova-tiny",
+    )
     parser.add_argument("--only", nargs=2, metavar=("ARM", "SEED"), help="one run, without a table")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings of all arms")
     return parser
@@ -226,11 +231,16 @@ def find_runs(only: Sequence[str] | None, arms: Sequence[str], num_seeds: int) -
     return [(name, int(seed))]
 
 
+def find_report(args: Namespace) -> Path:
+    """Where what all runs measured is written: as asked for, or beside the card of jova-tiny."""
+    return args.report or CARD / f"{COMPARISONS[args.compare].name}.json"
+
+
 def check_arguments(args: Namespace) -> tuple[list[Run], dict[str, Any]]:
     """Runs and their common settings; what would end a later run is refused now.
 
     Raises:
-        ValueError: If a folder, a preset or an override cannot be used.
+        ValueError: If a folder, a preset, an override or the card cannot be used.
     """
     comparison = COMPARISONS[args.compare]
     folders = {"data": args.data, "codecs": args.codecs}
@@ -241,6 +251,9 @@ def check_arguments(args: Namespace) -> tuple[list[Run], dict[str, Any]]:
             raise ValueError(f"`--{name}` must be an existing folder, got `{folder}`; run `make jova-tiny`")
     if args.parallel < 1:
         raise ValueError(f"`--parallel` must be at least 1, got {args.parallel}; use 1 for one arm at a time")
+    report = find_report(args)
+    if not args.only and (card := report.with_name("README.md")).exists():
+        find_section(card, report.stem)
     settings: dict[str, Any] = {"data": str(args.data), **parse_overrides(args.overrides)}
     runs = find_runs(args.only, comparison.arms, args.seeds)
     for name, seed in runs:
@@ -297,7 +310,7 @@ def run_arms(args: Namespace, words: Sequence[str]) -> None:
     if not args.only:
         comparison = COMPARISONS[args.compare]
         times = time_arms(args, starts, settings) if comparison.tells_cost else {}
-        write_report(args.report or CARD / f"{comparison.name}.json", comparison, files, results, times, command)
+        write_report(find_report(args), comparison, files, results, times, command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,18 +17,23 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def fill_section(card: Path, name: str, text: str) -> None:
-    """Put `text` between the markers `<!-- name -->` and `<!-- /name -->` of a card, in place of what stands there.
+def find_section(card: Path, name: str) -> tuple[str, str]:
+    """What stands before and after the markers `<!-- name -->` and `<!-- /name -->` of a card.
 
     Raises:
         ValueError: If the card lacks the markers.
     """
     page = card.read_text()
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
-    if not pattern.search(page):
+    if not (found := re.search(f"{re.escape(start)}.*?{re.escape(end)}", page, re.DOTALL)):
         raise ValueError(f"`{card}` must have a line {start!r} and a line {end!r}; add them where the table belongs")
-    write_text(card, pattern.sub(lambda _: f"{start}\n{text.strip()}\n{end}", page, count=1))
+    return page[: found.start()], page[found.end() :]
+
+
+def fill_section(card: Path, name: str, text: str) -> None:
+    """Put `text` between the markers of a section, in place of what stands there; errors as of `find_section`."""
+    before, after = find_section(card, name)
+    write_text(card, f"{before}<!-- {name} -->\n{text.strip()}\n<!-- /{name} -->{after}")
 
 
 def provenance() -> dict[str, str]:

@@ -284,6 +284,31 @@ def test_branches_whose_weights_an_arm_would_lose_are_refused_before_anything_is
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_card_without_the_section_is_refused_before_anything_is_trained(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text("<!-- fusion -->\n<!-- /fusion -->\n")
+    places = ["--data", source / "records", "--codecs", source / "pipeline", "--config", source / "preset.yaml"]
+    places += ["--branches", source / "pipeline" / "transformer", "--output", tmp_path / "runs", "--steps", "1"]
+    places += ["--report", tmp_path / "fusion_1.json"]
+    error = refusal(["--compare", "fusion", *map(str, places)], capsys)
+    assert "must have a line '<!-- fusion_1 -->' and a line '<!-- /fusion_1 -->'" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_report_of_another_name_fills_a_section_of_its_own(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("<!-- fusion -->\nshort\n<!-- /fusion -->\n<!-- fusion_1920 -->\n<!-- /fusion_1920 -->\n")
+    run = {"settings": {"steps": 1920, "clips": 2}, "samples": 61_440, "parameters": 1, "measures": {}}
+    results = {(name, 0): run for name in FUSION.arms}
+    files = {run: Path(f"{run[0]}-0") for run in results}
+    times = dict.fromkeys(FUSION.arms, 1.0)
+    ablations.write_report(tmp_path / "fusion_1920.json", FUSION, files, results, times)
+    assert "short" in (page := card.read_text())
+    assert f"<!-- fusion_1920 -->\n## {FUSION.heading}: 61,440 samples" in page
+    assert (tmp_path / "fusion_1920.json").exists()
+
+
 def test_the_codecs_of_the_shipped_model_are_found_by_its_name() -> None:
     words = ["--output", "runs", "--steps", "1", "--codecs", "jova-tiny"]
     assert ablations.build_parser().parse_args(words).codecs == model_folder("jova-tiny")
