@@ -14,7 +14,7 @@ from diffusers_jova.training.data.clips import read_recording
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import NoMouths
 from jova_cli.clip_limits import Bucket
-from tests.diffusers_jova.test_media import clicks, moving_square
+from tests.made_clips import clicks, moving_square
 
 
 @pytest.mark.parametrize("frame_rate", [16, 24, 30, Fraction(24000, 1001)])
