@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from tqdm.auto import tqdm
 
@@ -13,35 +14,40 @@ from diffusers_jova.devices import choose_device
 from diffusers_jova.evaluation.asked_clips import ask, describe_asked, read_asked
 from diffusers_jova.evaluation.clip_list import ListedClip, list_clips
 from diffusers_jova.evaluation.measured_clips import MeasuredClips
+from diffusers_jova.evaluation.measuring import measure_all
 from diffusers_jova.evaluation.meter import Meter
-from diffusers_jova.evaluation.protocols import PROTOCOLS, SOUNDING, SPOKEN, groups_of
+from diffusers_jova.evaluation.protocols import PROTOCOLS, groups_of
 from diffusers_jova.evaluation.report import Report, Row, left_out
 from diffusers_jova.evaluation.report_page import write_page
 from diffusers_jova.evaluation.speech_quality import read_voice
 from diffusers_jova.folder_lock import held_alone
+from diffusers_jova.training.data.sharing import choose_run, run_here
 from diffusers_jova.whole_files import write_json
 from jova_cli.evaluate import GIVEN_HERE, GROUPS, NEEDED_BY, NETWORKS, option_of, parse
-from jova_cli.file_arguments import of_this_file
-from jova_cli.media_files import TAKE_TRUNCATED
 from jova_cli.parser import Parser, one_line
-from jova_cli.progress import followed
 from jova_cli.tables import some
 
 
 REPORT, PAGE = "report.json", "report.html"
-UNREADABLE = (ValueError, OSError)
 
 
 def measure_clips(
-    clips: Sequence[ListedClip], meter: Meter, known: MeasuredClips, groups: Sequence[str] = GROUPS
+    clips: Sequence[ListedClip],
+    meter: Meter,
+    known: MeasuredClips,
+    groups: Sequence[str] = GROUPS,
+    num_processes: int = 1,
+    use_ray: bool = False,
 ) -> list[Row]:
-    """Measure what is not known of clips; one that cannot be read is a row that says why.
+    """Measure what is not known of clips, after it was told which measures lack a package.
 
     Args:
         clips: To measure.
         meter: Takes the measures.
         known: What was measured before, and takes what is measured now.
         groups: Of measures.
+        num_processes: Processes, or Ray actors, that share the work.
+        use_ray: Whether a Ray cluster does it.
     """
     keys = [{group: known.key(clip, group) for group in groups} for clip in clips]  # of the files as they are now
     in_need = Counter(
@@ -50,39 +56,16 @@ def measure_clips(
         for group, key in of_clip.items()
         if known.find(key) is None and meter.needs_package(group, clip)
     )
-    meter.load(in_need)
+    for_this_process(meter, num_processes, use_ray).load(in_need)
     for group, reason in meter.missing.items():
         told = left_out(group, in_need[group], len(clips), reason)
         tqdm.write(f"{told}; see `jova evaluate --help`", file=sys.stderr)
-    measured = (measure_clip(clip, of_clip, meter, known) for clip, of_clip in zip(clips, keys, strict=True))
-    return list(followed(measured, len(clips), "measuring"))
+    return measure_all(clips, keys, meter, known, num_processes, use_ray)
 
 
-def measure_clip(clip: ListedClip, keys: Mapping[str, str | None], meter: Meter, known: MeasuredClips) -> Row:
-    """Measure what is not known of a clip; one that cannot be read is a row that says why.
-
-    Args:
-        clip: To measure.
-        keys: Of what is wanted, by the group.
-        meter: Takes the measures.
-        known: What was measured before, and takes what is measured now.
-    """
-    kinds = tuple(kind for kind, is_one in ((SPOKEN, clip.transcript), (SOUNDING, clip.captions.heard)) if is_one)
-    row = Row(clip.name, clip.sample.source, kinds=kinds)
-    found = {group: measured for group, key in keys.items() if (measured := known.find(key)) is not None}
-    pending = [group for group in keys if group not in found]
-    try:
-        fresh = meter.measure(clip, pending) if pending else {}
-    except UNREADABLE as error:
-        told = one_line(error).replace(TAKE_TRUNCATED, "")  # what is cut off is no whole clip to judge
-        row.error = of_this_file(told)
-        tqdm.write(f"{clip.sample.source.name}: {row.error}", file=sys.stderr)
-        return row
-    for group, measured in fresh.items():
-        known.add(keys[group], clip, group, measured)
-    for group in keys:
-        row.add(group, (found | fresh)[group])
-    return row
+def for_this_process(meter: Meter, num_processes: int, use_ray: bool) -> Meter:
+    """Where others measure, a copy that finds out what is missing, and whose networks go with it."""
+    return replace(meter, device="cpu") if choose_run(num_processes, use_ray) is not run_here else meter
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -122,8 +105,8 @@ def evaluate(args: argparse.Namespace) -> Report:
     if args.voice is not None:
         read_voice(args.voice)
     groups = args.measures or default_groups(args)
-    meter.read_given()
-    rows = measure_clips([*clips, *others], meter, known, groups)
+    for_this_process(meter, args.num_processes, args.ray).read_given()
+    rows = measure_clips([*clips, *others], meter, known, groups, args.num_processes, args.ray)
     against = str(args.against or "")
     return Report(list(map(str, args.clips)), rows[: len(clips)], against, rows[len(clips) :], args.protocol or "")
 

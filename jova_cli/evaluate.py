@@ -7,6 +7,7 @@ from pathlib import Path
 from .benchmark_lists import FORMATS, benchmark_of, check_benchmark
 from .clip_arguments import MANIFEST
 from .given_paths import check_file, check_folder, check_output_folder, check_readable, kind_of
+from .number_options import check_count
 from .parser import Parser
 from .room_modules import import_alone
 from .training_info import is_prepared, is_training
@@ -98,6 +99,8 @@ def add_arguments(parser: Parser) -> None:
     add("--clip-score", type=Path, help="folder of a CLIP of transformers, for how well frames fit their caption")
     add("--synchformer", type=Path, help="weights of Synchformer, for DeSync")
     add("--device", help="for the networks that other options name; the CPU if not given")
+    add("--num-processes", type=int, default=1, help="processes (or Ray actors) to share the clips")
+    add("--ray", action="store_true", help="use a Ray cluster, or start a local one")
 
 
 def kept(args: argparse.Namespace) -> str:
@@ -107,6 +110,7 @@ def kept(args: argparse.Namespace) -> str:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse clips that are not there, and options that do not go together, before any work is done."""
+    check_count("--num-processes", args.num_processes)
     for source in args.clips:
         check_source("clips", source)
     if args.against is not None:

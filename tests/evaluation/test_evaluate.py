@@ -293,3 +293,22 @@ def test_without_weights_syncnet_is_a_reason_and_with_them_a_clip_too_short_anot
     assert set(row["values"].values()) == {None}
     assert "crop .40" in report["measures"]["lse_c"]["source"]
     assert "crop .30" in report["measures"]["lse_c_verse_bench"]["source"]
+
+
+@pytest.mark.parametrize("how", [["--num-processes", "2"], ["--ray"]])
+@pytest.mark.filterwarnings("ignore")  # Ray warns about settings of its own
+def test_clips_that_processes_share_have_the_numbers_of_one(
+    folders: tuple[Path, Path], output: Path, tmp_path: Path, how: list[str]
+) -> None:
+    ray = pytest.importorskip("ray") if how == ["--ray"] else None
+    if ray is not None:
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        main([str(folders[0]), "--output", str(tmp_path), *FAST, *how])
+    finally:
+        if ray is not None:
+            ray.shutdown()
+    one, shared = (json.loads((folder / "report.json").read_text()) for folder in (output, tmp_path))
+    assert shared["rows"] == one["rows"]
+    assert shared["left_out"] == one["left_out"]
+    assert len((tmp_path / "measured.jsonl").read_text().splitlines()) == len(FAST[1:]) * NUM_CLIPS

@@ -10,9 +10,9 @@ from statistics import fmean
 import torch
 
 from diffusers_jova.evaluation.clip_list import ListedClip, as_asked
-from diffusers_jova.evaluation.evaluate import measure_clip
 from diffusers_jova.evaluation.measured_clips import MeasuredClips
 from diffusers_jova.evaluation.measures import MEASURES
+from diffusers_jova.evaluation.measuring import measure_all
 from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.evaluation.report import Row, left_out
 from diffusers_jova.training.data.manifest import AUDIO_SUFFIXES, Sample, read_clip
@@ -79,7 +79,8 @@ class ValidationMeasures:
 
     def _measure(self, clip: ListedClip) -> Row:
         """Measure a clip, and tell a reason why it cannot be judged the first time that it occurs."""
-        row = measure_clip(clip, {group: self.known.key(clip, group) for group in self.groups}, self.meter, self.known)
+        keys = {group: self.known.key(clip, group) for group in self.groups}
+        (row,) = measure_all([clip], [keys], self.meter, self.known)
         for group, reason in row.reasons.items():
             if group not in row.missing and (group, reason) not in self.told:
                 self.told.add((group, reason))
