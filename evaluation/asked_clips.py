@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusers_jova.evaluation.clip_list import ListedClip, as_asked
+from diffusers_jova.evaluation.clip_list import ListedClip, as_asked, plain_name
 from jova_cli.benchmark_lists import FORMATS
 from jova_cli.parser import one_line
 from jova_cli.tables import some
@@ -36,7 +36,7 @@ def read_asked(path: Path, benchmark: str) -> Asked:
     for line, read in FORMATS[benchmark](path):
         try:
             row = read()
-            if (name := Path(row["output"]).stem) in rows:
+            if (name := plain_name(Path(row["output"]).stem)) in rows:
                 raise ValueError(f"another prompt for {name}, which is left out")
             rows[name] = row
         except (ValueError, OSError) as error:
@@ -46,7 +46,7 @@ def read_asked(path: Path, benchmark: str) -> Asked:
 
 def ask(clips: Sequence[ListedClip], asked: Asked) -> list[ListedClip]:
     """Clips with what a benchmark asked for in place of what stands beside them; one without a prompt as it is."""
-    own = [asked.rows.get(clip.sample.source.stem) for clip in clips]
+    own = [asked.rows.get(_asked_name(clip)) for clip in clips]
     return [
         clip if row is None else as_asked(clip.name, _alone(clip), row) for clip, row in zip(clips, own, strict=True)
     ]
@@ -54,13 +54,18 @@ def ask(clips: Sequence[ListedClip], asked: Asked) -> list[ListedClip]:
 
 def describe_asked(clips: Sequence[ListedClip], asked: Asked) -> str:
     """Say which prompts have no clip, which clips no prompt, and which prompts cannot be read; a line each."""
-    made = {clip.sample.source.stem for clip in clips}
-    strange = [clip.name for clip in clips if clip.sample.source.stem not in asked.rows]
+    made = set(map(_asked_name, clips))
+    strange = [clip.name for clip in clips if _asked_name(clip) not in asked.rows]
     wanting = [name for name in asked.rows if name not in made]
     lines = list(asked.refused)
     lines += [f"{len(wanting)} of {len(asked.rows)} prompts have no clip: {some(wanting)}"] if wanting else []
     lines += [f"{len(strange)} of {len(clips)} clips have no prompt: {some(strange)}"] if strange else []
     return "".join(f"{line}\n" for line in lines)
+
+
+def _asked_name(clip: ListedClip) -> str:
+    """Under which a benchmark asks for a clip."""
+    return plain_name(clip.sample.source.stem)
 
 
 def _alone(clip: ListedClip) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -80,14 +81,18 @@ def as_asked(name: str, sample: Sample, settings: Mapping[str, Any]) -> ListedCl
     prompt, seen, heard = (str(settings.get(key) or "") for key in ("prompt", "video_caption", "audio_caption"))
     if sample.subtitles is not None:
         transcript = " ".join(part.text for part in read_subtitles(sample.subtitles))
-    elif sample.has_caption:
-        transcript = written_words(sample)
     else:
-        transcript = str(settings.get("transcript") or "") or _spoken(prompt)
-        transcript = transcript or _recorded(sample.source)[0]
+        transcript = written_words(sample)
+    if not transcript and not sample.caption:  # a whole prompt says all, also that nobody speaks
+        transcript = str(settings.get("transcript") or "") or _spoken(prompt) or _recorded(sample.source)[0]
     captions = _captions(sample.caption, sample.video_caption, sample.audio_caption) or _captions(prompt, seen, heard)
     captions = captions or _recorded(sample.source)[1] or Captions()
     return ListedClip(name, sample, transcript.strip(), voice, captions, sample.reference_image or image)
+
+
+def plain_name(name: str) -> str:
+    """A name as clips are found by: letters with marks in one spelling, of which file systems have two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _file(path: Any) -> Path | None:
@@ -113,7 +118,8 @@ def list_clips(sources: Sequence[Path]) -> list[ListedClip]:
 def _clips_of(source: Path) -> Iterable[ListedClip]:
     if not source.is_dir() and source.suffix.lower() not in MANIFESTS:
         sample = read_clip(source)
-        yield as_asked(sample.source.stem, sample, _generated(source.parent / LIST).get(source.name, {}))
+        rows = _generated(source.parent / LIST)
+        yield as_asked(plain_name(sample.source.stem), sample, rows.get(plain_name(source.name), {}))
         return
     folder = source if source.is_dir() else source.parent
     rows = _generated(folder / LIST)
@@ -129,7 +135,8 @@ def _clips_of(source: Path) -> Iterable[ListedClip]:
     for sample in clips:
         path = sample.source
         name = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-        clip = as_asked(name.with_suffix("").as_posix(), sample, rows.get(name.as_posix(), {}))
+        told = rows.get(plain_name(name.as_posix()), {})
+        clip = as_asked(plain_name(name.with_suffix("").as_posix()), sample, told)
         yield clip._replace(name=f"{clip.name} {sample.occurrence + 1}") if sample.occurrence else clip
 
 
@@ -169,7 +176,7 @@ def _generated(path: Path) -> dict[str, dict[str, Any]]:
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 row = json.loads(line)
-                settings[str(row["output"])] = dict(row["settings"])
+                settings[plain_name(str(row["output"]))] = dict(row["settings"])
             except (ValueError, TypeError, KeyError, RecursionError):
                 continue
     return settings

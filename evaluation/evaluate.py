@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
 
 from tqdm.auto import tqdm
 
+from diffusers_jova.clip_folder import make_clips
 from diffusers_jova.devices import choose_device
 from diffusers_jova.evaluation.asked_clips import ask, describe_asked, read_asked
 from diffusers_jova.evaluation.clip_list import ListedClip, list_clips
@@ -21,14 +25,24 @@ from diffusers_jova.evaluation.report import Report, Row, left_out
 from diffusers_jova.evaluation.report_page import write_page
 from diffusers_jova.evaluation.speech_quality import read_voice
 from diffusers_jova.folder_lock import held_alone
+from diffusers_jova.processes import ALONE
 from diffusers_jova.training.data.sharing import choose_run, run_here
 from diffusers_jova.whole_files import write_json
+from jova_cli.clip_filters import is_installed
 from jova_cli.evaluate import GIVEN_HERE, GROUPS, NEEDED_BY, NETWORKS, option_of, parse
 from jova_cli.parser import Parser, one_line
 from jova_cli.tables import some
 
 
 REPORT, PAGE = "report.json", "report.html"
+WORDS = (  # of the command that decide numbers
+    *("protocol", "prompts", "benchmark", "lora", "seed", "language", "voice", "whisper", "syncnet"),
+    *GIVEN_HERE,
+)
+DECIDING_PACKAGES = (
+    *("torch", "transformers", "numpy", "scipy", "av", "jiwer", "faster-whisper", "speechmos", "onnxruntime"),
+    *("librosa", "pyloudnorm", "resemblyzer", "audiobox-aesthetics"),
+)
 
 
 def measure_clips(
@@ -95,10 +109,11 @@ def evaluate(args: argparse.Namespace) -> Report:
     """Measure both sides."""
     device = str(choose_device(args.device or "cpu"))
     networks = {name: getattr(args, name) for name in GIVEN_HERE}
-    meter = Meter(args.whisper, args.language, args.voice, args.syncnet, device, **networks)
+    meter = Meter(args.whisper, args.language or "en", args.voice, args.syncnet, device, **networks)
     known = MeasuredClips(args.output, meter)
-    clips, others = list_clips(args.clips), list_clips([args.against]) if args.against else []
-    if args.prompts is not None:
+    clips = make_clips_of(args.generation) if args.generation is not None else list_clips(args.clips)
+    others = list_clips([args.against]) if args.against else []
+    if args.benchmark is not None:
         asked = read_asked(args.prompts, args.benchmark)
         tqdm.write(describe_asked(clips, asked), file=sys.stderr, end="")
         clips, others = ask(clips, asked), ask(others, asked)
@@ -108,7 +123,40 @@ def evaluate(args: argparse.Namespace) -> Report:
     for_this_process(meter, args.num_processes, args.ray).read_given()
     rows = measure_clips([*clips, *others], meter, known, groups, args.num_processes, args.ray)
     against = str(args.against or "")
-    return Report(list(map(str, args.clips)), rows[: len(clips)], against, rows[len(clips) :], args.protocol or "")
+    return Report(
+        list(map(str, args.clips)),
+        rows[: len(clips)],
+        against,
+        rows[len(clips) :],
+        args.protocol or "",
+        settings_of(args, meter, groups),
+    )
+
+
+def settings_of(args: argparse.Namespace, meter: Meter, groups: Sequence[str]) -> dict[str, Any]:
+    """What decides numbers besides the clips: the words of the command, digests of networks, versions of packages."""
+    words = {name: value for name in WORDS if (value := getattr(args, name)) not in (None, [])}
+    return {
+        "words": json.loads(json.dumps(words, default=str)),
+        "device": meter.device,
+        "groups": {group: dict(of_group) for group in groups if (of_group := meter.settings(group))},
+        "versions": {name: version(name) for name in DECIDING_PACKAGES if is_installed(name.replace("-", "_"))},
+    }
+
+
+def make_clips_of(generation: argparse.Namespace) -> list[ListedClip]:
+    """Make what is missing of a model's clips, and list those of its prompts; what cannot be made is told.
+
+    Raises:
+        ValueError: If none can be made.
+    """
+    make_clips(generation, ALONE)
+    wanted = {row.args.output.absolute() for row in generation.rows}
+    folder = generation.output
+    there = [path for path in wanted if path.is_file()]
+    if not there:
+        raise ValueError(f"the model must make a clip of {generation.prompts}, got none; the lines above say why")
+    return [clip for clip in list_clips([folder]) if clip.sample.source in wanted]
 
 
 def default_groups(args: argparse.Namespace) -> list[str]:

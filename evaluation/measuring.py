@@ -130,4 +130,5 @@ def measure_all(
 def _row_of(clip: ListedClip) -> Row:
     """A clip in the report, of which nothing is measured yet."""
     kinds = tuple(kind for kind, is_one in ((SPOKEN, clip.transcript), (SOUNDING, clip.captions.heard)) if is_one)
-    return Row(clip.name, clip.sample.source, kinds=kinds)
+    is_own = clip.sample.audio is None or clip.sample.video is None
+    return Row(clip.name, clip.sample.source, kinds=kinds, sound=None if is_own else clip.sample.audio)

@@ -29,6 +29,7 @@ class Row:
     Attributes:
         name: Within its folder.
         file: That was measured.
+        sound: Another file, whose sound was measured in place of its own; None for its own.
         values: By the measure; None where it cannot be judged.
         reasons: By the group of measures, why.
         texts: What should be said, and what is heard.
@@ -49,6 +50,7 @@ class Row:
     error: str = ""
     vectors: dict[str, Sequence[float]] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
+    sound: Path | None = None
 
     def add(self, group: str, measured: Measured) -> None:
         """Take in what a group of measures says; what is not finite cannot be judged."""
@@ -77,6 +79,7 @@ class Report:
         against: What it was compared with; empty for nothing.
         other_rows: Of those clips.
         protocol: By which the numbers are told as well, of `PROTOCOLS`; empty for none.
+        settings: What decided the numbers besides the clips.
     """
 
     sources: list[str]
@@ -84,6 +87,7 @@ class Report:
     against: str = ""
     other_rows: list[Row] = field(default_factory=list)
     protocol: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     _sets: dict[str, list[SetDistance]] = field(default_factory=dict, repr=False)
 
     @property
@@ -132,6 +136,7 @@ class Report:
             "package": f"diffusers_jova {__version__}",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "sources": self.sources,
+            "settings": dict(self.settings),
             "measures": {
                 measure.name: {
                     "group": measure.group,
@@ -241,6 +246,7 @@ def _json_row(row: Row) -> dict[str, Any]:
     return {
         "clip": row.name,
         "file": str(row.file),
+        **({"sound": str(row.sound)} if row.sound is not None else {}),
         "error": row.error or None,
         "values": row.values,
         "cannot_judge": row.reasons,

@@ -55,10 +55,16 @@ def _rows(rows: Iterable[Row], folder: Path, side: int) -> Iterable[dict[str, An
         yield {
             "name": row.name,
             "side": side,
-            "link": quote(Path(os.path.relpath(row.file, folder)).as_posix()),
+            "link": _link(row.file, folder),
+            "sound": None if row.sound is None else _link(row.sound, folder),
             "error": row.error,
             "values": row.values,
             "reasons": row.reasons,
             "texts": row.texts,
             "curves": row.curves,
         }
+
+
+def _link(file: Path, folder: Path) -> str:
+    """To a file, from a page in a folder."""
+    return quote(Path(os.path.relpath(file, folder)).as_posix())

