@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from jova_cli.given_paths import SUMMARY
 from jova_cli.media_files import image_suffixes, is_still
 from jova_cli.parser import did_you_mean
 from jova_cli.tables import csv_rows, is_encodable, jsonl_lines, parse_json, parse_row, read_text, separator_hint, some
-from jova_cli.training_info import SUMMARY
 
 
 VIDEO_SUFFIXES = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm")
