@@ -54,7 +54,7 @@ from diffusers_jova.conversion.rules import Rule, plan, prefixed
 from diffusers_jova.conversion.source_config import HEAD_DIM
 from diffusers_jova.mova_adapter import TOWERS, checked_tower, paired_heads, unwrapped, with_given_alpha
 from diffusers_jova.torch_files import load_pickle, state_dict_of
-from jova_cli.adapter_info import file_of_folder
+from jova_cli.adapter_info import check_no_record, file_of_folder
 from jova_cli.given_paths import PICKLES
 
 
@@ -213,6 +213,7 @@ def adapter_file(path: Path) -> Path:
         raise ValueError(
             f"`SOURCE` must be the folder of an adapter, got `{path}` without a file of weights; name the file"
         )
+    check_no_record("SOURCE", file)
     return file
 
 

@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor
 
-from jova_cli.adapter_info import file_of_folder, kinds_of_files
+from jova_cli.adapter_info import check_no_record, file_of_folder, kinds_of_files
 from jova_cli.shipped import check_source
 
 from .adapter_keys import (
@@ -177,8 +177,10 @@ def fetch(source: Any, **options: Any) -> tuple[dict[str, Tensor], Mapping[str, 
         options["weight_name"] = file_name_in(Path(source) / (options.get("subfolder") or ""), given)
     if isinstance(source, str):
         check_named("adapter", source, options.get("weight_name"))
+    if isinstance(file := local_path(source, options), str | Path):
+        check_no_record("adapter", Path(file))
     explained = explained_hub("adapter", source) if isinstance(source, str) else nullcontext()
-    with explained, explained_damage("an adapter", local_path(source, options)):
+    with explained, explained_damage("an adapter", file):
         tensors, config, header = fetch_state_dict(
             source,
             **{name: options.get(name) for name in (*HUB_OPTIONS, "proxies", "weight_name")},

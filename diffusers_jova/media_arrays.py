@@ -18,6 +18,7 @@ MAX_FRAME_RATE_HZ = 1000.0  # a frame of more lasts no sample of a telephone
 NTSC_NOMINAL_HZ = (24, 30, 48, 60, 120)  # the rates that television divides by 1.001
 INTEGER_SCALES = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}  # centre, peak
 SILENT = 1e-8  # amplitude below which sound is none
+SILENCE_PEAK = 1e-4  # of full scale, -80 dB; no voice is as quiet, and no room that was recorded
 LARGEST_OVERSHOOT = 4.0  # peak of floats, 12 dB above full scale; what is louder has another scale
 LOUDNESS_BLOCK_S = 0.4  # ITU-R BS.1770 measures blocks of 0.4 s
 
@@ -129,6 +130,11 @@ def check_sampling_rate(name: str, rate: int) -> None:
             f"`{name}` must be a positive whole number of samples per second up to {MAX_SAMPLING_RATE_HZ}, got "
             f"{rate!r}; use 16000, say"
         )
+
+
+def is_silence(audio: np.ndarray) -> bool:
+    """Whether sound of any shape is nothing throughout, as what fills up a track is; a recorded pause is sound."""
+    return float(np.abs(audio).max(initial=0)) < SILENCE_PEAK
 
 
 def normalize_loudness(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
+from diffusers_jova.media import is_silence
 from diffusers_jova.training.data.envelope_sync import envelope, lag_correlations
 
 
@@ -22,7 +23,7 @@ LARGEST_SHARE = 1 / 3  # of a clip; a larger offset leaves too little to compare
 MIN_SEEN_S = 1.0  # of a mouth
 MIN_MOVEMENT = 0.01  # standard deviation of the opening; of 22 mouths that spoke the least had 0.05
 MIN_LOUDNESS = 0.1  # standard deviation of the envelope, in nepers; speech has 0.25 and more
-MIN_RMS = 1e-3  # of the sound, -60 dB of full scale
+MIN_RMS_DBFS = -60.0  # of the sound, in dB of full scale
 ENOUGH = 0.95  # confidence with which an offset is told
 
 
@@ -64,8 +65,12 @@ def measure_lip_sync(
         )
     if waveform is None:
         return _unjudged("no sound")
-    if math.sqrt(float((np.asarray(waveform, np.float64) ** 2).mean())) < MIN_RMS:
+    if is_silence(waveform):
         return _unjudged("the sound is silence")
+    if (rms_dbfs := 10 * math.log10(float((np.asarray(waveform, np.float64) ** 2).mean()))) < MIN_RMS_DBFS:
+        return _unjudged(
+            f"the sound is too quiet to judge: {rms_dbfs:.0f} dB of full scale, and {MIN_RMS_DBFS:.0f} is needed"
+        )
     loudness = envelope(waveform, openings.shape[1], frame_rate, sampling_rate)
     if loudness.std() < MIN_LOUDNESS:
         return _unjudged("the sound is as loud all the time, so nobody speaks")

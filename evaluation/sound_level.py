@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusers_jova.evaluation.measured import Measured
-from diffusers_jova.media import integrated_loudness, mix_channels, resample
+from diffusers_jova.media import integrated_loudness, is_silence, mix_channels, resample
+from diffusers_jova.media_arrays import LOUDNESS_BLOCK_S
 from jova_cli.media_files import MAX_SAMPLING_RATE_HZ
 
 
@@ -20,7 +21,6 @@ CLIPPED_RUN = 3  # samples at full scale in a row; fewer may be a peak
 BLOCK_S = 0.05
 SILENCE_DBFS = -60.0
 FLOOR = 1e-9
-SILENT_PEAK = 1e-4  # of full scale; no voice is as quiet
 PUBLIC_PEAK_DBFS = -1.0  # of Verse-Bench
 
 
@@ -31,9 +31,9 @@ def why_unheard(audio: FloatArray | None) -> str:
     """
     if audio is None:
         return "no sound"
-    if float(np.abs(audio).max(initial=0)) < SILENT_PEAK:
+    if is_silence(audio):
         return "the sound is silence"
-    return "" if float(np.abs(mix_channels(audio, 1)).max()) >= SILENT_PEAK else "the channels cancel each other"
+    return "the channels cancel each other" if is_silence(mix_channels(audio, 1)) else ""
 
 
 def at_public_peak(sound: FloatArray) -> FloatArray:
@@ -55,15 +55,18 @@ def measure_sound(audio: FloatArray | None, sampling_rate: int) -> Measured:
         loudness_lufs = integrated_loudness(audio, sampling_rate)
     except ImportError as error:
         loudness_lufs, reason = None, str(error)
-    silent = silence_share(audio, sampling_rate)
+    if is_silence(audio):
+        reason = reason or "the sound is silence"
+    elif loudness_lufs is None and audio.shape[1] >= LOUDNESS_BLOCK_S * sampling_rate:
+        reason = reason or "the sound is too quiet for a loudness"
     return Measured(
         {
             "loudness_lufs": loudness_lufs,
             "true_peak_dbtp": true_peak_dbtp(audio, sampling_rate),
             "clipped_share": clipped_share(audio),
-            "silence_share": silent,
+            "silence_share": silence_share(audio, sampling_rate),
         },
-        reason or ("the sound is silence" if silent == 1 else ""),
+        reason,
     )
 
 

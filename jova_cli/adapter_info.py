@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .given_paths import PICKLES, WEIGHT_FILES
+from .given_paths import PICKLES, WEIGHT_FILES, is_prepared
 from .json_text import parse_object, read_object, readable
 from .model_info import format_bytes, front_matter, read_header, read_metadata
 from .parser import one_line
@@ -70,6 +70,24 @@ def check_adapter(option: str, path: Path) -> None:
         except ValueError as error:
             got = f"{path} ({one_line(error)})"
             raise ValueError(f"`{option}` must be an adapter, got {got}; name its file or folder") from error
+        check_no_record(option, path)
+
+
+def check_no_record(name: str, file: Path) -> None:
+    """Refuse a file among prepared clips that holds one of them, and no adapter.
+
+    Args:
+        name: Argument that named it.
+        file: That may be there.
+    """
+    is_among = file.suffix == WEIGHT_FILES[0] and file.is_file() and is_prepared(file.parent)
+    if is_among and not is_adapter(file):
+        raise _no_adapter(name, file, "is a prepared clip")
+
+
+def _no_adapter(name: str, path: Path, what: str) -> ValueError:
+    made = "name the folder that `jova train-lora` makes of such"
+    return ValueError(f"`{name}` must be an adapter, got {path}, which {what}; {made}")
 
 
 def find_adapter(path: Path) -> Path | None:
@@ -92,7 +110,7 @@ def file_of_folder(folder: Path, name: str, *, use_safetensors: bool | None = No
         use_safetensors: True takes safetensors alone, False pickled files alone, None these where there are no others.
 
     Raises:
-        ValueError: If there are several, and nothing tells which is meant.
+        ValueError: If there are several, and nothing tells which is meant, or if they are prepared clips.
     """
     if not use_safetensors and (folder / MOVA_FILE).is_file():
         return folder / MOVA_FILE
@@ -104,6 +122,8 @@ def file_of_folder(folder: Path, name: str, *, use_safetensors: bool | None = No
         names = [file.name for file in found]
         if named := next((file for file in usual if file in names), None):
             return folder / named
+        if found and is_prepared(folder):
+            raise _no_adapter(name, folder, "holds prepared clips")
         if len(found) > 1:
             raise ValueError(
                 f"`{name}` must be a folder of one adapter, got {folder} with {some(names)}; name the file"

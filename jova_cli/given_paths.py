@@ -12,9 +12,15 @@ from .tables import some
 
 PREPARE_FIRST = "run `jova prepare` first"
 RECORDS = "*.safetensors"  # that `jova prepare` writes
+SUMMARY, UNFINISHED = "prepare.json", "prepare.unfinished"  # beside them, and until all are written
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 WEIGHT_FILES = (".safetensors", *PICKLES)
 LONGEST_NAME_BYTES = 200  # of 255 that a file system takes; the rest is for what writing adds
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether `jova prepare` wrote a folder."""
+    return (folder / SUMMARY).is_file() or (folder / UNFINISHED).is_file()
 
 
 def kind_of(path: str | os.PathLike[str]) -> Literal["file", "folder", ""]:

@@ -14,7 +14,9 @@ UNJUDGED = ("keep", "drop")
 WORK = "diffusers_jova.training.prepare"
 DESCRIPTION = """Prepare a data set: encode video, sound and text of every clip once, into one safetensors record each.
 
-A rerun skips what is done. A broken or unsuitable clip is reported and left out. A record is complete or not there."""
+A rerun skips what is done. A broken or unsuitable clip is named and left out. Captions and lists that cannot be read,
+and files that they name and that are not there, end the run before anything is done, all of them named. A record is
+complete or not there."""
 EPILOG = """`--filter` keeps the clips whose measures, those of `jova evaluate`, lie in ranges, the ends included:
 
   --filter sync_offset_ms=-40..40 speech_share=0.3.. loudness_lufs=-40..-10    one end may be left out

@@ -10,6 +10,9 @@ from typing import Any
 
 from .adapter_info import FILES
 from .given_paths import RECORDS
+from .given_paths import SUMMARY as SUMMARY
+from .given_paths import UNFINISHED as UNFINISHED
+from .given_paths import is_prepared as is_prepared
 from .json_text import read_object, readable
 from .model_info import read_header, read_metadata
 from .room_modules import import_alone
@@ -17,7 +20,7 @@ from .training_settings import CONFIG
 
 
 LOSS = re.compile("loss/")  # begins the names of losses
-SETTINGS, METRICS, SUMMARY, UNFINISHED = "config.yaml", "metrics.jsonl", "prepare.json", "prepare.unfinished"
+SETTINGS, METRICS = "config.yaml", "metrics.jsonl"
 CHECKPOINT = re.compile(r"checkpoint-\d{8}")
 RESULTS = (FILES[0], "transformer/config.json")  # of an adapter, of a transformer
 
@@ -25,11 +28,6 @@ RESULTS = (FILES[0], "transformer/config.json")  # of an adapter, of a transform
 def is_training(folder: Path) -> bool:
     """Whether a training wrote a folder."""
     return (folder / SETTINGS).is_file()
-
-
-def is_prepared(folder: Path) -> bool:
-    """Whether `jova prepare` wrote a folder."""
-    return (folder / SUMMARY).is_file() or (folder / UNFINISHED).is_file()
 
 
 def describe_training(folder: Path) -> str:

@@ -1,6 +1,8 @@
 """Prepare a data set: encode video, sound and text of every clip once, into one safetensors record each.
 
-A rerun skips what is done. A broken or unsuitable clip is reported and left out. A record is complete or not there.
+A rerun skips what is done. A broken or unsuitable clip is named and left out. Captions and lists that cannot be read,
+and files that they name and that are not there, end the run before anything is done, all of them named. A record is
+complete or not there.
 """
 
 from __future__ import annotations

@@ -229,14 +229,14 @@ def previews(
                 if used_s < planned_s:
                     tell(describe_seconds(name, used_s, recording.length_s, recording.unused_s))
         except (SkippedClipError, BrokenFileError) as error:
-            tell(f"{name}: left out: {of_this_file(one_line(error))}")
+            tell(f"{name}: left out: {why_left_out(error)}")
     for sample, recording, last_s in unfinished:  # what files with fewer clips leave goes to the others
         try:
             for clip in islice(recording.clips, max(0, (max_clips or 0) - num_shown)):
                 yield sample, clip
                 num_shown, last_s = num_shown + 1, clip.start_s
         except (SkippedClipError, BrokenFileError) as error:
-            tell(f"{names[str(sample.source)]}: left out: {of_this_file(one_line(error))}")
+            tell(f"{names[str(sample.source)]}: left out: {why_left_out(error)}")
         starts_s = (segment.start / settings.clips.frame_rate for segment in recording.segments)
         num_hidden += sum(start_s > last_s for start_s in starts_s)
     for sample in sounds[:max_clips]:
@@ -250,6 +250,11 @@ def previews(
     if num_hidden:
         about = "" if settings.clips.cut == "first" else "about "
         tell(f"{num_shown} of {about}{num_shown + num_hidden} shown; `--max-clips` shows more")
+
+
+def why_left_out(error: SkippedClipError | BrokenFileError) -> str:
+    """What is told of a file that becomes no clips."""
+    return of_this_file(error.told if isinstance(error, SkippedClipError) else one_line(error))
 
 
 def describe_sound_alone(
@@ -268,7 +273,7 @@ def describe_sound_alone(
         recording = read_recording(sample, settings.clips, detector, transcriber)
         num_frames = sum(clip.bucket.num_frames for clip in recording.clips)
     except (SkippedClipError, BrokenFileError) as error:
-        return f"{name}: left out: {of_this_file(one_line(error))}"
+        return f"{name}: left out: {why_left_out(error)}"
     line = describe_seconds(name, num_frames / settings.clips.frame_rate, recording.length_s, recording.unused_s)
     return f"{line}; sound alone, nothing to show"
 

@@ -77,6 +77,8 @@ def test_what_cannot_be_judged_says_why() -> None:
     nobody = np.full((1, len(opening)), np.nan)
     assert sync_of(opening, None).reason == "no sound"
     assert sync_of(opening, np.zeros_like(steady)).reason == "the sound is silence"
+    quiet = sync_of(opening, 1e-3 * steady)  # which may be heard
+    assert quiet.reason == "the sound is too quiet to judge: -80 dB of full scale, and -60 is needed"
     assert sync_of(np.full_like(opening, np.nan), None).reason == "no face"
     assert sync_of(nobody[0], voice(level)).reason == "no face"
     assert measure_lip_sync(nobody[:0], voice(level), FRAME_RATE, SAMPLING_RATE).reason == "no face"

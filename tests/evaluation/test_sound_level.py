@@ -58,3 +58,13 @@ def test_silence_is_counted_in_time() -> None:
     assert nothing.values["silence_share"] == 1
     assert nothing.values["true_peak_dbtp"] is None
     assert nothing.reason
+
+
+def test_what_is_quiet_throughout_is_no_silence() -> None:
+    pytest.importorskip("pyloudnorm")
+    quiet = measure_sound(tone(997, 5e-4), RATE)
+    assert (quiet.values["silence_share"], quiet.reason) == (1, "")
+    assert quiet.values["loudness_lufs"] == pytest.approx(-69.0, abs=0.1)
+    quieter = measure_sound(tone(997, 2e-4), RATE)  # than what the standard counts, which begins at -70 LUFS
+    assert (quieter.values["loudness_lufs"], quieter.reason) == (None, "the sound is too quiet for a loudness")
+    assert measure_sound(tone(997, 5e-5), RATE).reason == "the sound is silence"

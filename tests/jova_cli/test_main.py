@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import scipy.io.wavfile
+from safetensors.numpy import save_file
 
 from diffusers_jova.media_writing import write_video
 from jova_cli.main import COMMANDS, main
@@ -272,6 +273,14 @@ def test_a_refusal_of_a_training_loads_nothing(words: list[str], message: str, t
         ([*CLIP, "a.mp4", "--image", "moving.mov"], r"`--image` must be a readable image, .*; save one of its frames"),
         ([*CLIP, "a.mp4", "--lora", "notes.txt"], r"`--lora` must be a .safetensors or .pt or .* file, .*notes.txt"),
         ([*CLIP, "a.mp4", "--lora", "clips"], r"`--lora` must be the folder of an adapter, got clips without a"),
+        (
+            [*CLIP, "a.mp4", "--lora", "made"],
+            r"`--lora` must be an adapter, got made, which holds prepared clips; name",
+        ),
+        (
+            [*CLIP, "a.mp4", "--lora", "made/a.safetensors"],
+            r"`--lora` must be an adapter, got made/a.safetensors, which is a prepared clip; name the folder that",
+        ),
         ([*CLIP, "a.mp4", "--lora", "no.safetensors"], r"header of `no.safetensors` .* must be a JSON object"),
         (["convert", "wan", "nope", "new"], r"`SOURCE` must be an existing path or a hub id .*, got `nope`; check"),
         (["convert", "wan", "notes.txt", "new"], r"`SOURCE` must be a folder or one of .safetensors, .* `notes.txt`"),
@@ -294,6 +303,10 @@ def test_a_refusal_of_a_file_does_not_load_torch(words: list[str], message: str,
     scipy.io.wavfile.write(tmp_path / "sound.wav", 8000, np.zeros(800, np.int16))
     (tmp_path / "notes.txt").write_text("no medium, but some words")
     (tmp_path / "no.safetensors").write_text("no tensors, but some words")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "prepare.json").write_text("{}")
+    for name in "ab":
+        save_file({"video_latents": np.zeros(1)}, tmp_path / "made" / f"{name}.safetensors")
     (tmp_path / "columns.csv").write_text("vidoe,caption\na.mp4,words\n")
     code, text, said = run(*words, folder=tmp_path, allowed=MEDIA, seconds=2 * LIMIT_S)
     assert (code, text) == (2, "")

@@ -158,6 +158,49 @@ def test_silent_clips_are_left_out_of_a_recording_and_of_a_folder_on_request(
     assert "no sound in 1: b.mp4; they train the picture alone" in capsys.readouterr().out
 
 
+def test_a_clip_that_is_silent_is_counted_as_one_and_silence_is_called_by_one_name(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b", "c", "d"], num_frames=18)
+    hum = np.sin(np.arange(9000) / 4, dtype=np.float32)
+    for name, sound in {"a": [0 * hum, hum], "b": [0 * hum, 0 * hum]}.items():
+        scipy.io.wavfile.write(source / f"{name}.wav", 16000, np.concatenate(sound))
+    (source / "a.boxes.json").write_text(json.dumps([[[8, 16, 16, 22]] * 9 + [None] * 9]))
+    write_video(source / "c.mp4", np.zeros((18, 32, 32, 3), np.uint8), 16)
+    command = ["--model", str(tiny_pipeline_folder), "--no-mouth", "--buckets", "9x32x32", "--cut", "all"]
+    for _ in range(2):
+        main([str(source), str(tmp_path / "cache"), *command])
+        said = capsys.readouterr().out
+        assert "no sound in 2: b.mp4, c.mp4; they train the picture alone" in said
+        assert "no sound in some clips of 1: a.mp4 (1 of 2); those train the picture alone" in said
+    summary = json.loads((tmp_path / "cache" / "prepare.json").read_text())["clips"]
+    assert [clip["num_silent"] for clip in summary] == [1, 2, 2, 0]
+    assert [clip["num_speaking"] for clip in summary] == [0, 0, 0, 2]  # no mouth is seen in what is heard of a.mp4
+    main([str(source), str(tmp_path / "heard"), *command, "--require-sound", "--require-mouth"])
+    said = capsys.readouterr().out
+    lacking = "the sound is silence in 1 clip, a mouth is visible in 0% of the frames in 1 clip"
+    assert f"skipped 1: {lacking} (a.mp4)" in said
+    assert "skipped 1: the sound is silence (b.mp4)" in said
+    asked = [*command, "--require-sound", "--require-mouth"]
+    main([str(source), str(tmp_path / "measured"), *asked, "--filter", "clipped_share=..1", "--filter-report"])
+    left_out = json.loads((tmp_path / "measured" / "filter_report.json").read_text())["left_out"]
+    assert [each["note"] for each in left_out] == [lacking, "the sound is silence", "no sound"]
+
+
+def test_silence_is_in_sync_with_nothing_and_no_sound_is_told_from_it(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["b", "c"], num_frames=9)
+    scipy.io.wavfile.write(source / "b.wav", 16000, np.zeros(9000, np.float32))
+    write_video(source / "c.mp4", np.zeros((9, 32, 32, 3), np.uint8), 16)
+    command = ["--model", str(tiny_pipeline_folder), "--no-mouth", "--buckets", "9x32x32", "--min-sync", "0.5"]
+    with pytest.raises(SystemExit, match="1"):
+        main([str(source), str(tmp_path / "cache"), *command])
+    said = capsys.readouterr().out
+    assert "skipped 1: the sound is silence (b.mp4)" in said
+    assert "skipped 1: no sound (c.mp4)" in said
+
+
 def test_truncated_files_tracks_and_shapes_are_asked_for_by_the_words_of_generate(
     tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io.wavfile import write as write_wav
 
 from diffusers_jova.evaluation.viewing import MIN_VIEW_PX
 from diffusers_jova.media import read_audio, read_video, write_audio, write_video
@@ -131,6 +132,19 @@ def test_sound_of_any_rate_is_heard_and_a_set_with_nothing_to_show_is_told(
     said = capsys.readouterr()
     assert "a.mp4: left out: a mouth is visible in 0% of the frames" in said.out
     assert said.err.endswith("can be shown\n")
+
+
+def test_silence_is_called_as_in_preparation(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_clips(tmp_path / "clips", ["a", "b"], num_frames=18)
+    hum = np.sin(np.arange(9000) / 4, dtype=np.float32)
+    write_wav(source / "a.wav", 16000, np.concatenate([0 * hum, hum]))
+    (source / "a.boxes.json").write_text("[]")
+    options = ["--model", str(tiny_pipeline_folder), "--no-mouth", "--buckets", "9x32x32", "--cut", "all"]
+    main([str(source), str(tmp_path / "out"), *options, "--require-sound", "--require-mouth"])
+    told = "a.mp4: left out: the sound is silence in 1 clip, a mouth is visible in 0% of the frames"
+    assert told in capsys.readouterr().out
 
 
 def test_clips_that_are_not_shown_are_counted(

@@ -26,11 +26,19 @@ Cut = Literal["first", "all", "pauses"]
 class SkippedClipError(Exception):
     """A readable clip that does not suit the data set; the message says why.
 
+    Args:
+        measured: The message.
+        told: The same for people, where a number says little to them.
+
     Attributes:
         length_s: Seconds of the recording, once they are known.
     """
 
     length_s: float = 0.0
+
+    def __init__(self, measured: str, told: str = "") -> None:
+        super().__init__(measured)
+        self.told = told or measured
 
 
 class BrokenFileError(Exception):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from diffusers_jova.media_arrays import SILENCE_PEAK
 from diffusers_jova.training.data.clip import Clip, ClipSettings, SkippedClipError
 from diffusers_jova.training.data.envelope_sync import envelope, envelope_sync, mouth_openings
 from diffusers_jova.training.data.manifest import Sample
 
 
 MIN_MOUTH_SHARE = 0.5  # of the frames, for `require_mouth`
-SILENCE_PEAK = 1e-4
 
 
 class Requirement(NamedTuple):
@@ -26,6 +26,7 @@ class Requirement(NamedTuple):
         lacking: Says of clips with less what they are.
         what: Is measured.
         said: Sentence with the measure in it.
+        told: What people are told in place of that; empty for the same.
     """
 
     measure: Callable[[Clip], float]
@@ -33,23 +34,29 @@ class Requirement(NamedTuple):
     lacking: str
     what: str
     said: str
+    told: str = ""
 
 
-def requirements(settings: ClipSettings, sample: Sample, looks_for_mouths: bool = True) -> list[Requirement]:
+def requirements(
+    settings: ClipSettings, sample: Sample, looks_for_mouths: bool = True, has_sound: bool = True
+) -> list[Requirement]:
     """What the settings ask of every clip of a sample, in the order in which it is looked at.
 
     Args:
         settings: How files become clips.
         sample: The file.
         looks_for_mouths: Whether somebody looks for mouths where no boxes are given.
+        has_sound: Whether it has a track of sound.
     """
     is_blind = sample.mouth_boxes is None and not looks_for_mouths
     blind = ", since no boxes are given and none are looked for" if is_blind else ""
     sync = functools.partial(sync_of, frame_rate=settings.frame_rate)
-    option = "--require-sound" if settings.require_sound else "--min-sync"  # silence is in sync with nothing
+    asks_sync = settings.min_sync is not None  # silence is in sync with nothing
+    option = " (`--require-sound`)" if settings.require_sound else " (`--min-sync`)" if asks_sync else ""
+    silence, told = ("of silence", "the sound is silence") if has_sound else ("without sound", "no sound")
     asked = {
-        Requirement(peak, SILENCE_PEAK, f"of silence (`{option}`)", "its largest sample", "is {:.5f}"): (
-            settings.require_sound or settings.min_sync is not None
+        Requirement(peak, SILENCE_PEAK, f"{silence}{option}", "its largest sample", "is {:.5f}", told): (
+            settings.require_sound or asks_sync or sample.video is None
         ),
         Requirement(
             functools.partial(num_words, sample=sample),
@@ -71,7 +78,7 @@ def requirements(settings: ClipSettings, sample: Sample, looks_for_mouths: bool 
             f"whose mouth and sound correlate by less than {settings.min_sync or 0:g} (`--min-sync`)",
             "mouth and sound",
             "correlate by {:.2f}" + blind,
-        ): settings.min_sync is not None,
+        ): asks_sync,
     }
     return [requirement for requirement, is_asked in asked.items() if is_asked]
 
@@ -103,14 +110,22 @@ def required(
             is_any = True
             yield clip
     if not is_any:
-        reasons = {f"{lacked.what} {lacked.said.format(max(scores))}": len(scores) for lacked, scores in low.items()}
-        counted = [f"{reason} in {num} clip{'s' if num > 1 else ''}" for reason, num in reasons.items()]
-        raise SkippedClipError(", ".join(counted if len(reasons) > 1 else reasons) or "no clip was cut of it")
+        reasons = [(f"{r.what} {r.said.format(max(scores))}", r.told, len(scores)) for r, scores in low.items()]
+        said = _counted({said: num for said, _, num in reasons})
+        raise SkippedClipError(
+            said or "no clip was cut of it", _counted({told or said: num for said, told, num in reasons})
+        )
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    """Reasons, with the number of clips of each where there are several."""
+    counted = [f"{reason} in {num} clip{'s' if num > 1 else ''}" for reason, num in reasons.items()]
+    return ", ".join(counted if len(reasons) > 1 else reasons)
 
 
 def peak(clip: Clip) -> float:
-    """Largest sample of the sound, without its sign; 0 without sound."""
-    return 0.0 if clip.audio is None else float(np.abs(clip.audio).max(initial=0))
+    """Largest sample of the sound as the file has it, without its sign; 0 without sound."""
+    return 0.0 if clip.heard is None else float(np.abs(clip.heard.audio).max(initial=0))
 
 
 def num_words(clip: Clip, sample: Sample) -> float:

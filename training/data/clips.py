@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusers_jova.media import mix_channels, normalize_loudness, read_audio, read_image
+from diffusers_jova.media import is_silence, mix_channels, normalize_loudness, read_audio, read_image
 from diffusers_jova.pictures import Fit, fit_pictures
 from diffusers_jova.training.data.buckets import (
     crop_size,
@@ -27,7 +27,7 @@ from diffusers_jova.training.data.buckets import (
     shape_stretch,
 )
 from diffusers_jova.training.data.clip import BrokenFileError, Clip, ClipSettings, Heard, Recording, SkippedClipError
-from diffusers_jova.training.data.clip_requirements import SILENCE_PEAK, required, requirements
+from diffusers_jova.training.data.clip_requirements import required, requirements
 from diffusers_jova.training.data.face_crop import crop_path, cut_share
 from diffusers_jova.training.data.frame_stream import FrameStream, StillImage, read_sound_of_video
 from diffusers_jova.training.data.manifest import Sample
@@ -110,7 +110,8 @@ def read_recording(
                 clip = _cut(sample, tracks, segment, size, settings, given, detector)
             yield clip if speech is None else _with_words(clip, speech, settings.frame_rate)
 
-    asked = requirements(settings, sample, looks_for_mouths=not isinstance(detector, NoMouths))
+    looks = not isinstance(detector, NoMouths)
+    asked = requirements(settings, sample, looks_for_mouths=looks, has_sound=tracks.heard is not None)
     clips = required(cut(), asked, unused_s, settings.frame_rate)
     return Recording(clips, plan.segments, length_s, unused_s)
 
@@ -210,7 +211,7 @@ def _read(sample: Sample, settings: ClipSettings) -> _Tracks:
         raise ValueError("the sound must be finite, got NaN or infinity; export it again")
     if audio is not None and settings.num_channels is not None:
         audio = mix_channels(audio, settings.num_channels)
-    is_silent = audio is not None and np.abs(audio).max(initial=0) < SILENCE_PEAK
+    is_silent = audio is not None and is_silence(audio)
     both = [] if frames is None else [len(frames)]
     either = [*both]
     if audio is not None and sampling_rate:
@@ -310,12 +311,13 @@ def _cut(
 ) -> Clip:
     """Cut one clip out of picture and sound."""
     window = slice(segment.start, segment.start + segment.num_frames)
-    sound, rate = None, tracks.sampling_rate if tracks.audio is not None else 0
     start_s = segment.start / settings.frame_rate
     end_s = (segment.start + segment.num_frames) / settings.frame_rate
     part = None if tracks.heard is None else tracks.heard.part(start_s, end_s)
     heard = part if part is not None and part.scaled.size else None
-    if tracks.audio is not None:
+    sound, rate = None, 0
+    if tracks.audio is not None and heard is not None and not is_silence(heard.audio):
+        rate = tracks.sampling_rate
         sound = cut_sound(tracks.audio, rate, segment.start, bucket, settings.frame_rate)
     if tracks.frames is None:
         nobody = np.zeros((0, bucket.num_frames, 4), np.float32)

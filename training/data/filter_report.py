@@ -53,7 +53,7 @@ class Surveyor(Preparer):
             self.refuse_untold(sample)
             return Surveyed(sample, self.measure(sample))
         except SkippedClipError as error:
-            return Surveyed(sample, (), "skipped", str(error))
+            return Surveyed(sample, (), "skipped", error.told)
         except BrokenFileError as error:
             return Surveyed(sample, (), "broken", as_options(str(error)))
 

@@ -5,6 +5,7 @@ This file imports nothing that loads torch: the command line reads it alone, to 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import mimetypes
 import os
@@ -12,12 +13,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from jova_cli.given_paths import SUMMARY
 from jova_cli.media_files import image_suffixes, is_still
 from jova_cli.parser import did_you_mean
 from jova_cli.tables import csv_rows, is_encodable, jsonl_lines, parse_json, parse_row, read_text, separator_hint, some
-from jova_cli.training_info import SUMMARY
 
 
 VIDEO_SUFFIXES = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm")
@@ -31,6 +32,8 @@ COLUMNS = (*PATH_COLUMNS, *TEXT_COLUMNS, "mouth_boxes")
 OTHER_CAPTIONS = ("text", "prompt", "description", "sentence")  # of captions, in the sets of others
 CAPTION = "write one into a .txt file of the same name, or into the manifest"
 MAX_UNPLACED = 10  # files that are told
+MAX_WRONG = 50  # of those that are wrong, in one error
+Faults: TypeAlias = list[ValueError | FileNotFoundError]
 LONGEST_STEM_BYTES = 150  # of 255 that a file system takes; the rest is for what records add
 
 
@@ -88,6 +91,16 @@ class Sample:
         return f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
 
 
+class _Row(NamedTuple):
+    """A row of a manifest: where it stands, and what reads its columns."""
+
+    name: str
+    parse: Callable[[str], dict[str, Any]]
+
+
+Item = TypeVar("Item", Sample, _Row)
+
+
 def read_samples(source: Path, captions_required: bool = True, stills: bool = True) -> list[Sample]:
     """Read the samples of a data set.
 
@@ -104,16 +117,19 @@ def read_samples(source: Path, captions_required: bool = True, stills: bool = Tr
     Raises:
         FileNotFoundError: If `source` or a file that it names does not exist.
         ValueError: If there are no clips, or a column or caption is not as described, or a clip has a whole caption
-            and parts of one.
+            and parts of one. One error tells all that is wrong.
     """
     source = source.absolute()  # records keep their names wherever the command is run
-    samples = _read_folder(source, stills) if source.is_dir() else _read_manifest(source)
-    if not samples:
+    faults: Faults = []
+    samples = _read_folder(source, stills, faults) if source.is_dir() else _read_manifest(source, faults)
+    if not samples and not faults:
         raise ValueError(f"`source` must hold at least one clip, got `{source}`; give a manifest or a folder of clips")
-    _check_files(samples)
+    _check_files(samples, faults)
     if sounding := [str(sample.source) for sample in samples if sample.is_still and sample.audio is not None]:
-        raise ValueError(f"a still image must stand without `audio`, got one for {some(sounding)}; remove either")
-    _each(samples, _check_words)
+        told = some(sounding, MAX_WRONG)
+        faults.append(ValueError(f"a still image must stand without `audio`, got one for {told}; remove either"))
+    _each(samples, _check_words, faults)
+    _raise_all(faults)
     samples = _count_occurrences(samples)
     without = [str(sample.source) for sample in samples if not sample.has_caption]
     if len(without) == len(samples) and captions_required:
@@ -121,31 +137,38 @@ def read_samples(source: Path, captions_required: bool = True, stills: bool = Tr
     return samples
 
 
-def _read_manifest(path: Path) -> list[Sample]:
+def _read_manifest(path: Path, faults: Faults) -> list[Sample]:
     if not path.is_file():
         raise FileNotFoundError(f"`source` must be an existing folder or manifest, got `{path}`; check the spelling")
     readers = {".jsonl": _rows_of_jsonl, ".csv": _rows_of_csv}
     if path.suffix.lower() not in readers:
         advice = "name the folder that holds it" if is_clip(path) else "convert it to .jsonl"
         raise ValueError(f"`source` must be a folder, a .jsonl or a .csv file, got `{path}`; {advice}")
-    return [_sample(row, path.parent, where) for where, row in readers[path.suffix.lower()](path)]
+
+    def read(row: _Row) -> Sample:
+        where = f"{path}, {row.name}"
+        return _sample(row.parse(where), path.parent, where)
+
+    return _each(readers[path.suffix.lower()](path), read, faults)
 
 
-def _rows_of_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row and where it stands."""
+def _rows_of_jsonl(path: Path) -> Iterator[_Row]:
     for number, line in jsonl_lines(path):
-        yield f"{path}, line {number}", _parse_row(line, f"{path}, line {number}")
+        yield _Row(f"line {number}", functools.partial(_parse_row, line))
 
 
-def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row and where it stands; boxes may stand in a cell as JSON."""
+def _rows_of_csv(path: Path) -> Iterator[_Row]:
     for number, columns, cells in csv_rows(path, list, "close its quotes, and give long boxes as files"):
-        where = f"{path}, line {number}"
-        if beyond := cells[len(columns) :]:
-            raise ValueError(f"{where} must have a cell for each column, got {beyond} beyond them; quote commas")
-        row: dict[str, Any] = dict(zip(columns, cells, strict=False))  # the last ones may be missing
-        boxes = row.get("mouth_boxes", "")
-        yield where, row | ({"mouth_boxes": parse_json(boxes, where)} if boxes.startswith("[") else {})
+        yield _Row(f"line {number}", functools.partial(_parse_cells, columns, cells))
+
+
+def _parse_cells(columns: Sequence[str], cells: Sequence[str], where: str) -> dict[str, Any]:
+    """The row of a table; boxes may stand in a cell as JSON."""
+    if beyond := cells[len(columns) :]:
+        raise ValueError(f"{where} must have a cell for each column, got {beyond} beyond them; quote commas")
+    row: dict[str, Any] = dict(zip(columns, cells, strict=False))  # the last ones may be missing
+    boxes = row.get("mouth_boxes", "")
+    return row | ({"mouth_boxes": parse_json(boxes, where)} if boxes.startswith("[") else {})
 
 
 def is_clip(path: Path) -> bool:
@@ -177,13 +200,16 @@ def read_clip(path: Path) -> Sample:
     else:
         sample = Sample(video=path, audio=find_beside(path, AUDIO_SUFFIXES, beside))
     sample = _with_sidecars(sample, beside)
-    _check_files([sample])
-    return _check_words(sample)
+    faults: Faults = []
+    _check_files([sample], faults)
+    _each([sample], _check_words, faults)
+    _raise_all(faults)
+    return sample
 
 
-def _read_folder(folder: Path, stills: bool) -> list[Sample]:
+def _read_folder(folder: Path, stills: bool, faults: Faults) -> list[Sample]:
     if (manifest := _manifest_of(folder)) is not None:
-        return _read_manifest(manifest)
+        return _read_manifest(manifest, faults)
     files = _files_of(folder)
     beside = by_small_suffix(files)
     pictures = [path for path in files if path.suffix.lower() in image_suffixes()]
@@ -193,13 +219,15 @@ def _read_folder(folder: Path, stills: bool) -> list[Sample]:
     audios = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     lone_audios = [path for path in audios if path.with_suffix("") not in stems]
 
-    def with_sidecars(sample: Sample) -> Sample:
-        return _with_sidecars(sample, beside)
+    def with_sound(sample: Sample) -> Sample:
+        audio = sample.audio or find_beside(sample.source, AUDIO_SUFFIXES, beside)
+        return _with_sidecars(replace(sample, audio=audio), beside)
 
-    clips = [Sample(video=path, audio=find_beside(path, AUDIO_SUFFIXES, beside)) for path in videos]
-    samples = _each([*clips, *(Sample(audio=path) for path in lone_audios)], with_sidecars)
-    images = _stills(files, samples) if stills else []
-    return samples + _each([Sample(video=path) for path in images], with_sidecars)
+    clips = [*(Sample(video=path) for path in videos), *(Sample(audio=path) for path in lone_audios)]
+    samples = _each(clips, with_sound, faults)
+    images = _stills(files, samples, faults) if stills else []
+    with_sidecars = functools.partial(_with_sidecars, beside=beside)
+    return samples + _each([Sample(video=path) for path in images], with_sidecars, faults)
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -362,38 +390,58 @@ def _below(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def _stills(files: Sequence[Path], samples: Sequence[Sample]) -> list[Path]:
+def _stills(files: Sequence[Path], samples: Sequence[Sample], faults: Faults) -> list[Path]:
     """Images of a folder that are samples of their own: those that no other sample names as its reference.
 
-    Raises:
-        ValueError: An image has the name of a clip, so that the caption beside them could mean either.
+    It is a fault where one has the name of a clip, so that the caption beside them could mean either.
     """
     references = {sample.reference_image and sample.reference_image.resolve() for sample in samples}
     stills = [path for path in files if is_still(path) and path.resolve() not in references]
     stems = {sample.source.with_suffix("") for sample in samples}
     if twins := [str(path) for path in stills if path.with_suffix("") in stems]:
-        raise ValueError(
-            f"a still image must have another name than the clips beside it, got {some(twins)}; rename it, or name it "
-            "as `reference_image` in the clip's .json"
+        told = some(twins, MAX_WRONG)
+        faults.append(
+            ValueError(
+                f"a still image must have another name than the clips beside it, got {told}; rename it, or name it as "
+                "`reference_image` in the clip's .json"
+            )
         )
-    return stills
+    return [path for path in stills if str(path) not in twins]
 
 
-def _each(samples: Iterable[Sample], read: Callable[[Sample], Sample]) -> list[Sample]:
-    """Read what belongs to each; what is wrong with several is one error, which names them all."""
+def _each(items: Iterable[Item], read: Callable[[Item], Sample], faults: Faults) -> list[Sample]:
+    """Read what belongs to each clip or row; what is wrong with several is one fault, which names them all."""
     done: list[Sample] = []
-    wrong: list[tuple[Sample, ValueError]] = []
-    for sample in samples:
+    wrong: list[tuple[Item, ValueError]] = []
+    for item in items:
         try:
-            done.append(read(sample))
+            done.append(read(item))
         except ValueError as error:
-            wrong.append((sample, error))
+            wrong.append((item, error))
+    if wrong:
+        (_, first), *others = wrong
+        faults.append(ValueError(f"{first}{_more([item for item, _ in others])}"))
+    return done
+
+
+def _more(wrong: Sequence[Sample | _Row]) -> str:
+    """Name the others that are wrong; empty if there are none."""
     if not wrong:
-        return done
-    (_, first), *others = wrong
-    names = some([sample.source.name for sample, _ in others], MAX_UNPLACED)
-    more = f"; {len(others)} more clip{'s have' if len(others) > 1 else ' has'} files that are wrong: {names}"
-    raise ValueError(f"{first}{more if others else ''}") from first
+        return ""
+    rows = [item.name for item in wrong if isinstance(item, _Row)]
+    names = rows or [item.source.name for item in wrong if isinstance(item, Sample)]
+    is_one = len(names) == 1
+    if rows:
+        what = "row is" if is_one else "rows are"
+    else:
+        what = "clip has files that are" if is_one else "clips have files that are"
+    return f"; {len(names)} more {what} wrong: {some(names, MAX_WRONG)}"
+
+
+def _raise_all(faults: Faults) -> None:
+    """Raise all faults as one error, of the kind of the first."""
+    if faults:
+        raise type(faults[0])("; ".join(map(str, faults)))
 
 
 def _with_sidecars(sample: Sample, beside: Mapping[Path, Sequence[Path]]) -> Sample:
@@ -455,17 +503,20 @@ def _count_occurrences(samples: Iterable[Sample]) -> list[Sample]:
     return counted
 
 
-def _check_files(samples: Iterable[Sample]) -> None:
+def _check_files(samples: Iterable[Sample], faults: Faults) -> None:
     named = [(name, getattr(sample, name)) for sample in samples for name in (*PATH_COLUMNS, "mouth_boxes")]
     broken = [ascii(str(path)) for _, path in named if isinstance(path, Path) and not is_encodable(str(path))]
     if broken:
-        raise ValueError(f"names of files must be UTF-8, got {len(broken)} others: {some(broken)}; rename them")
+        told = some(broken, MAX_WRONG)
+        faults.append(ValueError(f"names of files must be UTF-8, got {len(broken)} others: {told}; rename them"))
     missing = [f"{name} {path}" for name, path in named if isinstance(path, Path) and not path.is_file()]
     if missing:
-        raise FileNotFoundError(
-            f"the files of the data set must exist, got {len(missing)} missing: {some(missing)}; "
-            "paths are relative to the manifest, and what is seen and heard in words is `video_caption` and "
-            "`audio_caption`"
+        faults.append(
+            FileNotFoundError(
+                f"the files of the data set must exist, got {len(missing)} missing: {some(missing, MAX_WRONG)}; "
+                "paths are relative to the manifest, and what is seen and heard in words is `video_caption` and "
+                "`audio_caption`"
+            )
         )
 
 

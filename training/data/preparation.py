@@ -131,7 +131,7 @@ class Preparer:
                 self._remove_records(sample, keep=0)
             num_records = self._write_records(sample, fingerprint)
         except SkippedClipError as error:
-            return self._leave_out(sample, "skipped", str(error))._replace(length_s=error.length_s)
+            return self._leave_out(sample, "skipped", error.told)._replace(length_s=error.length_s)
         except BrokenFileError as error:
             return self._leave_out(sample, "broken", as_options(str(error)))
         self._remove_records(sample, keep=num_records)

@@ -130,8 +130,13 @@ def describe(
     stands = {o.source: is_still(o.source) for o in outcomes}
     if stills := [names[o.source] for o in outcomes if o.num_records and stands[o.source]]:
         lines.append(f"still images {len(stills)}: {some(stills)}; they train the picture alone")
-    if silent := [names[o.source] for o in outcomes if o.num_silent and not stands[o.source]]:
+    without = [o for o in outcomes if o.num_silent and not stands[o.source]]
+    if silent := [names[o.source] for o in without if o.num_silent == o.num_records]:
         lines.append(f"no sound in {len(silent)}: {some(silent)}; they train the picture alone")
+    if partly := [
+        f"{names[o.source]} ({o.num_silent} of {o.num_records})" for o in without if o.num_silent < o.num_records
+    ]:
+        lines.append(f"no sound in some clips of {len(partly)}: {some(partly)}; those train the picture alone")
     if unlike := [f"{names[o.source]}, {o.note}" for o in outcomes if o.num_records and o.note]:
         lines.append(f"of another shape {len(unlike)}: {some(unlike)}; give `--buckets` of theirs, or another `--fit`")
     if unsaid := [names[o.source] for o in outcomes if o.num_unsaid]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io.wavfile import write as write_wav
 
 from diffusers_jova.drawn.avatars import make_clip
 from diffusers_jova.media import read_audio, read_video, write_audio, write_video
@@ -470,6 +472,25 @@ def test_a_track_of_zeros_is_silence_and_no_sound(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", np.zeros(33000, np.float32), 16000)
     with pytest.raises(SkippedClipError, match="the sound is silence"):
         load_clips(Sample(audio=tmp_path / "a.wav"), settings("33x64x96"), NoMouths())
+
+
+def test_a_clip_of_nothing_is_silence_in_a_recording_that_sounds_elsewhere(tmp_path: Path) -> None:
+    frames, _ = white_square(51, 64, 96)
+    write_video(tmp_path / "a.mp4", frames, 17)
+    hum = np.sin(np.arange(16000) / 4, dtype=np.float32)
+    quiet = 2e-4 * hum  # a pause that was recorded, below 16 bits of which nothing is left
+    write_wav(tmp_path / "a.wav", 16000, np.concatenate([0 * hum, 0.5 * hum, quiet]))
+    both = Sample(video=tmp_path / "a.mp4", audio=tmp_path / "a.wav")
+    for loudness_lufs in (None, -60.0, -10.0):
+        some = settings("17x64x96", frame_rate=17, cut="all", loudness_lufs=loudness_lufs)
+        padding, *others = load_clips(both, some, NoMouths())
+        assert (padding.audio, padding.sampling_rate) == (None, 0)
+        assert [clip.audio is not None and clip.audio.any() for clip in others] == [True, True]
+        asked = replace(some, require_sound=True)
+        assert [clip.start_s for clip in load_clips(both, asked, NoMouths())] == [1, 2]
+        alone = read_recording(Sample(audio=tmp_path / "a.wav"), some, NoMouths())
+        assert [clip.start_s for clip in alone.clips] == [1, 2]
+        assert alone.unused_s["of silence"] == 1
 
 
 def test_clips_may_begin_and_end_in_pauses_of_the_sound(tmp_path: Path) -> None:

@@ -284,6 +284,39 @@ def test_what_is_wrong_beside_several_clips_is_told_at_once(tmp_path: Path) -> N
         read_samples(tmp_path)
 
 
+def test_what_is_wrong_in_different_ways_is_told_in_one_error(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}.mp4" for name in "abcdefg"), "b.srt", "f.srt", "g.wav", "g.WAV")
+    for name, text in {"a": "{bad json", "c": '{"audio": "voice"}', "d": '{"seen": "x"}', "e": '{"x": 1}'}.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    for name in "bf":
+        (tmp_path / f"{name}.txt").write_text("a man")
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"a\.json must be valid JSON, got `\{bad json`") as error:
+        read_samples(tmp_path)
+    said = str(error.value)
+    assert "; 3 more clips have files that are wrong: d.mp4, e.mp4, g.mp4; a still image must have another" in said
+    assert f"must exist, got 1 missing: audio {tmp_path / 'voice'}; paths are relative" in said
+    assert f"the subtitles `{tmp_path / 'b.srt'}` must be the only words of their clip" in said
+    assert said.endswith("; 1 more clip has files that are wrong: f.mp4")
+    (tmp_path / "c.json").write_text(json.dumps({"video": "gone.mp4", "caption": "x", "subtitles": "b.srt"}))
+    with pytest.raises(FileNotFoundError, match=r"gone\.mp4; .* the subtitles `.*b\.srt` must be the only words"):
+        read_clip(tmp_path / "c.mp4")
+
+
+def test_all_wrong_rows_of_a_manifest_are_told_at_once(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    right, broken = '{"video": "a.mp4", "caption": "x"}', '{"video": "gone.mp4", "caption": "x"}'
+    (tmp_path / "m.jsonl").write_text("\n".join([right, "{", '{"caption": "x"}', broken]))
+    wrong = (
+        r"m\.jsonl, line 2 must be valid JSON.*; 1 more row is wrong: line 3; the files .* must exist, got 1 missing"
+    )
+    with pytest.raises(ValueError, match=wrong):
+        read_samples(tmp_path / "m.jsonl")
+    (tmp_path / "m.csv").write_text("video,mouth_boxes,x\na.mp4,[1,\na.mp4,,\na.mp4,,y,z\na.mp4,,y\n")
+    with pytest.raises(ValueError, match=r"line 2 must be valid JSON.*; 2 more rows are wrong: line 4, line 5$"):
+        read_samples(tmp_path / "m.csv")
+
+
 def test_subtitles_are_found_beside_a_clip_and_named_in_a_manifest_and_stand_alone(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "a.srt", "b.wav", "b.vtt")
     first, second = read_samples(tmp_path)  # which have a caption in them

@@ -11,6 +11,7 @@ from torch import nn
 
 from diffusers_jova import JoVATransformer3DModel
 from diffusers_jova.adapter_file import read_adapter
+from diffusers_jova.conversion import lora
 from diffusers_jova.training.loop.config import LoraTargets
 from diffusers_jova.training.loop.lora import reached_modules
 from diffusers_jova.training.loop.trainer import Trainer
@@ -172,6 +173,23 @@ def test_a_checkpoint_of_an_adapter_is_the_adapter_of_its_step(tmp_path: Path, e
     file = find_adapter(checkpoint)
     assert file is not None
     assert "base model  base\nrank        2\nalpha       8\n" in describe_adapter(file)
+
+
+def test_prepared_clips_are_no_adapter_and_one_that_lies_among_them_is(tmp_path: Path) -> None:
+    record, adapter = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file({"video_latents": torch.ones(4)}, record)
+    (tmp_path / "prepare.unfinished").touch()
+    for read in (read_adapter, lora.read):
+        for path, what in ((tmp_path, "which holds prepared clips"), (record, "which is a prepared clip")):
+            with pytest.raises(
+                ValueError, match=rf"must be an adapter, got {path}, {what}; name the folder that `jova"
+            ):
+                read(path)
+    save_file({f"blocks.0.attn.video.to_q.lora_{part}.weight": torch.ones(4, 4) for part in "AB"}, adapter)
+    assert read_adapter(adapter).modules() == ["blocks.0.attn.video.to_q"]
+    check_adapter("--lora", adapter)
+    adapter.rename(tmp_path / "pytorch_lora_weights.safetensors")
+    assert read_adapter(tmp_path).modules() == ["blocks.0.attn.video.to_q"]
 
 
 def test_a_folder_of_several_adapters_is_not_chosen_from_by_chance(tmp_path: Path) -> None:
