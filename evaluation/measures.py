@@ -39,7 +39,7 @@ VERSIONS = {  # of each group; another version measures again
     "timing": 2,
     "sound": 1,
     "picture": 1,
-    "words": 4,
+    "words": 5,
     "speech": 2,
     "voice": 2,
     "clap": 1,

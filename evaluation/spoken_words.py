@@ -27,6 +27,9 @@ UNSPACED = re.compile(  # letters of scripts that put no spaces between words
     "\u3005\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Chinese characters
 )
 CIRCLES = 2.4  # of a text's compression: more goes round in circles (Radford et al. 2022, Sec. 4.5)
+NOTHING_LEFT = (
+    "nothing is left of what should be said once it is normalised: fillers and what stands in brackets are no words"
+)
 NO_WORDS = "words are written without spaces, so that only characters are compared"
 
 
@@ -96,8 +99,8 @@ def plain_words(text: str, language: str) -> str:
 
 
 def as_verse_bench(text: str) -> str:
-    """A text as Verse-Bench compares it: in small letters, with its signs."""
-    return text.strip().lower()
+    """A text as Verse-Bench compares it: in small letters, with its signs, and a blank wherever lines break."""
+    return " ".join(text.lower().split())  # jiwer tells words apart at blanks alone
 
 
 def is_unspaced(text: str) -> bool:
@@ -121,7 +124,7 @@ def measure_words(
     """
     wanted = plain_words(transcript, language)
     if not wanted:
-        return Measured({}, "nobody wrote what should be said")
+        return Measured({}, NOTHING_LEFT if any(map(str.isalnum, transcript)) else "nobody wrote what should be said")
     import jiwer
 
     reason = why_unheard(audio)

@@ -58,6 +58,13 @@ def test_verse_bench_counts_signs_as_parts_of_words(asked: str, heard: str, erro
     assert values["word_error_rate"] == pytest.approx(own_error)
 
 
+@pytest.mark.parametrize("asked", ["Hello,\nBlue moon.", "hello,\tblue  moon.\r\n", "hello,\u00a0blue moon."])
+def test_how_a_transcript_is_broken_into_lines_is_no_error(asked: str) -> None:
+    pytest.importorskip("jiwer")
+    values = measure_words(SOUND, 16000, asked, lambda _audio, _rate: "hello, blue\n moon.").values
+    assert set(values.values()) == {0}
+
+
 @pytest.mark.parametrize(
     ("asked", "heard", "language", "error"),
     [
@@ -98,6 +105,13 @@ def test_silence_says_no_word_and_a_clip_without_a_transcript_cannot_be_judged()
         assert {"word_error_rate", "word_error_rate_verse_bench", "character_error_rate"} == set(measured.values)
         assert measured.reason == reason
     assert measure_words(SOUND, 16000, " ... ", never).reason == "nobody wrote what should be said"
+
+
+@pytest.mark.parametrize("asked", ["um", "Uh, hmm ...", "[music]", "(laughs)"])
+def test_of_fillers_alone_nothing_is_left_to_compare(asked: str) -> None:
+    measured = measure_words(SOUND, 16000, asked, lambda _audio, _rate: pytest.fail("nothing to listen for"))
+    assert not measured.values
+    assert measured.reason.startswith("nothing is left of what should be said once it is normalised: fillers and what")
 
 
 def test_a_recogniser_of_transformers_is_heard(tmp_path: Path) -> None:
