@@ -36,6 +36,19 @@ def test_one_clip_has_no_standard_error() -> None:
     assert report.as_json()["summary"]["sync_offset_ms"] == {"mean": 5, "standard_error": None, "count": 1}
 
 
+def test_errors_to_both_sides_of_zero_do_not_hide_each_other() -> None:
+    offsets_ms = (200, -200, 200, -200)
+    report = Report(["with"], [row(name, offset) for name, offset in zip("abcd", offsets_ms, strict=True)])
+    summary = report.as_json()["summary"]
+    assert summary["sync_offset_ms"]["mean"] == 0  # to neither side more than to the other
+    assert summary["sync_offset_ms"]["mean_distance"] == 200
+    assert "mean_distance" not in summary["true_peak_dbtp"]  # which need not be near zero
+    assert "0 +- 1.2e+02, |.| 200" in report.table()
+    against = Report(["with"], [row("a", 1), row("b", 1)], "without", [row("c", -30), row("d", 30)])
+    assert "0 +- 30, |.| 30" in against.table()
+    assert against.as_json()["against"]["summary"]["sync_offset_ms"]["mean_distance"] == 30
+
+
 def test_a_louder_peak_is_neither_better_nor_worse() -> None:
     sides = [[Row(name, Path(name), {"true_peak_dbtp": peak}) for name in "abc"] for peak in (-1.0, -3.0)]
     report = Report(["with"], sides[0], "without", sides[1])
