@@ -37,7 +37,7 @@ VERSIONS = {  # of each group; another version measures again
     "sync": 3,
     "syncnet": 1,
     "timing": 2,
-    "sound": 1,
+    "sound": 2,
     "picture": 1,
     "words": 5,
     "speech": 2,
@@ -118,7 +118,7 @@ MEASURES = (
             "first step of the tiles and of the level", "clips that move or sound from the first moment, and whether "
             "the one is the cause of the other"),
     Measure("loudness_lufs", "sound", "loudness", "LUFS", "", f"{BS1770}, package pyloudnorm",
-            "what is heard"),
+            "what is heard; the bass of 5.1, and sound of more channels than that has none"),
     Measure("true_peak_dbtp", "sound", "true peak", "dBTP", "", f"{BS1770}, Annex 2", "how often"),
     Measure("clipped_share", "sound", "clipped samples", "", "lower", "three samples in a row at full scale",
             "distortion below full scale", SHARE),

@@ -58,3 +58,14 @@ def test_silence_is_counted_in_time() -> None:
     assert nothing.values["silence_share"] == 1
     assert nothing.values["true_peak_dbtp"] is None
     assert nothing.reason
+
+
+def test_sound_of_six_channels_has_a_loudness_and_that_of_eight_all_the_other_numbers() -> None:
+    pytest.importorskip("pyloudnorm")
+    for num_channels in (6, 8):
+        measured = measure_sound(np.repeat(tone(997, 0.1), num_channels, axis=0), RATE)
+        assert (measured.values["loudness_lufs"] is None) == (num_channels == 8)
+        assert ("must have 1 to 6 channels for a loudness, got 8" in measured.reason) == (num_channels == 8)
+        assert measured.values["true_peak_dbtp"] == pytest.approx(-20, abs=0.1)
+        assert measured.values["silence_share"] == measured.values["clipped_share"] == 0
+        assert measured.is_final
