@@ -27,7 +27,7 @@ from diffusers_jova.evaluation.picture_faults import measure_pictures
 from diffusers_jova.evaluation.sound_classes import SoundClassifier, measure_classes
 from diffusers_jova.evaluation.sound_level import measure_sound
 from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
-from diffusers_jova.evaluation.spoken_words import Hear, make_listener, measure_words
+from diffusers_jova.evaluation.spoken_words import ENGLISH, Hear, make_listener, measure_words
 from diffusers_jova.evaluation.synchformer import Synchformer, read_synchformer
 from diffusers_jova.evaluation.syncnet import SyncNet, read_syncnet
 from diffusers_jova.evaluation.syncnet_scores import measure_syncnet
@@ -61,7 +61,8 @@ class Meter:
 
     Attributes:
         whisper: Folder of a recogniser that transformers reads; None takes the small one.
-        language: Of the transcripts.
+        language: Of the transcripts, which a recogniser of many languages is told; None lets it guess, and compares
+            words as English ones.
         voice: Sound of the voice that every clip should have; one that a clip was made with comes before it.
         syncnet: Weights of SyncNet; None takes none of its measures.
         device: Where the networks that the user gives run.
@@ -75,7 +76,7 @@ class Meter:
     """
 
     whisper: Path | None = None
-    language: str = "en"
+    language: str | None = None
     voice: Path | None = None
     syncnet: Path | None = None
     device: str = "cpu"
@@ -152,7 +153,7 @@ class Meter:
     @cached_property
     def hear(self) -> Hear:
         """Writes down what is said."""
-        return make_listener(self.whisper, self.device)
+        return make_listener(self.whisper, self.device, self.language)
 
     @cached_property
     def voices(self) -> VoiceComparer:
@@ -180,7 +181,9 @@ class Meter:
     def settings(self, group: str) -> Mapping[str, Any]:
         """What decides the numbers of a group besides the clip; another setting measures again."""
         if group == "words":
-            return {"whisper": self.digest("whisper") or "tiny.en", "language": self.language}
+            is_small = self.whisper is None
+            language = self.language or (ENGLISH if is_small else None)
+            return {"whisper": "tiny.en" if is_small else self.digest("whisper"), "language": language}
         if group == "voice":
             return {"voice": None if self.voice is None else [str(self.voice), self.voice.stat().st_mtime_ns]}
         if group == "syncnet":
@@ -244,7 +247,7 @@ class Meter:
             "timing": lambda: measure_timing(signals),
             "sound": lambda: measure_sound(*sound),
             "picture": lambda: measure_pictures(signals.picture),
-            "words": lambda: measure_words(*sound, clip.transcript, lambda *heard: self.hear(*heard), self.language),
+            "words": lambda: self._compare_words(clip, signals),
             "speech": lambda: measure_speech(*sound),
             "voice": lambda: self._compare_voice(signals, clip.reference_voice or self.voice),
             "clap": lambda: self._score_sound(clip, signals),
@@ -292,6 +295,13 @@ class Meter:
         is_known = clip.reference_image is None or "identity" in self.missing
         detector: MouthDetector = NoMouths() if is_known else self.detector
         return measure_identity(clip.sample.video, signals.picture, clip.reference_image, self.likeness, detector)
+
+    def _compare_words(self, clip: ListedClip, signals: Signals) -> Measured:
+        def hear(audio: np.ndarray, sampling_rate: int) -> str:
+            return self.hear(audio, sampling_rate)  # which is loaded when there is something to hear
+
+        language = self.language or ENGLISH
+        return measure_words(signals.audio, signals.sampling_rate, clip.transcript, hear, language)
 
     def _compare_voice(self, signals: Signals, reference: Path | None) -> Measured:
         if reference is None:

@@ -70,15 +70,21 @@ class SmallWhisper:
         return list(parts)
 
 
-def make_listener(whisper: Path | None, device: str = "cpu") -> Hear:
+def make_listener(whisper: Path | None, device: str = "cpu", language: str | None = None) -> Hear:
     """The recogniser of a folder that transformers reads, or the small one.
+
+    Args:
+        whisper: The folder; None takes the small one, which hears English on the CPU.
+        device: Where it runs.
+        language: What is spoken; None lets a model of many languages guess.
 
     Raises:
         ImportError: If the small one is asked for and not installed.
+        ValueError: If the folder holds no recogniser, or one that does not know the language.
     """
     if whisper is None:
         return SmallWhisper()
-    transcriber = Transcriber(whisper, device)
+    transcriber = Transcriber(whisper, device, language)
     return lambda audio, sampling_rate: " ".join(part.text for part in transcriber(audio, sampling_rate))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.evaluation.spoken_words import (
     Hear,
     SmallWhisper,
@@ -20,6 +21,7 @@ from diffusers_jova.evaluation.spoken_words import (
     plain_words,
 )
 from tests.prepared_clips import save_speech_model
+from tests.tiny_networks import save_whisper
 
 
 SOUND = np.full((1, 1600), 0.1, np.float32)
@@ -118,6 +120,18 @@ def test_a_recogniser_of_transformers_is_heard(tmp_path: Path) -> None:
     hear = make_listener(save_speech_model(tmp_path / "model"))
     assert hear(np.full((2, 16000), 0.1, np.float32), 16000).strip("X ") == ""  # it hears an X in everything
     assert "X" in hear(np.full((2, 16000), 0.1, np.float32), 16000)
+
+
+def test_a_language_that_is_given_reaches_the_recogniser_and_is_measured_again(tmp_path: Path) -> None:
+    folder = save_whisper(tmp_path / "whisper")
+    heard = {language: make_listener(folder, "cpu", language)(SOUND, 16000) for language in (None, "fr")}
+    assert heard[None] != heard["fr"]
+    meters = {language: Meter(folder, language) for language in (None, "en", "fr")}
+    assert meters["fr"].hear(SOUND, 16000) == heard["fr"]
+    assert meters[None].hear(SOUND, 16000) == heard[None]
+    settings = [meter.settings("words") for meter in meters.values()]
+    assert all(settings.count(one) == 1 for one in settings)
+    assert Meter().settings("words") == Meter(language="en").settings("words")  # the small one hears English anyway
 
 
 def small_model(monkeypatch: pytest.MonkeyPatch, hear: Callable[..., tuple[str, float]]) -> Hear:
