@@ -27,7 +27,7 @@ from diffusers_jova.evaluation.picture_faults import measure_pictures
 from diffusers_jova.evaluation.sound_classes import SoundClassifier, measure_classes
 from diffusers_jova.evaluation.sound_level import measure_sound
 from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
-from diffusers_jova.evaluation.spoken_words import ENGLISH, Hear, make_listener, measure_words
+from diffusers_jova.evaluation.spoken_words import ENGLISH, Hear, is_latin, make_listener, measure_words
 from diffusers_jova.evaluation.synchformer import Synchformer, read_synchformer
 from diffusers_jova.evaluation.syncnet import SyncNet, read_syncnet
 from diffusers_jova.evaluation.syncnet_scores import measure_syncnet
@@ -207,7 +207,7 @@ class Meter:
             "syncnet": needs_boxes and self.syncnet is not None,
             "identity": self.identity is not None
             and (needs_boxes or (clip.sample.video is not None and clip.reference_image is not None)),
-            "words": bool(clip.transcript),
+            "words": bool(clip.transcript) and not self._is_foreign(clip.transcript),
             "voice": (clip.reference_voice or self.voice) is not None,
             "audiobox": self.audiobox is not None,
         }
@@ -296,7 +296,14 @@ class Meter:
         detector: MouthDetector = NoMouths() if is_known else self.detector
         return measure_identity(clip.sample.video, signals.picture, clip.reference_image, self.likeness, detector)
 
+    def _is_foreign(self, transcript: str) -> bool:
+        """Whether the recogniser cannot write what should be said."""
+        return self.whisper is None and not is_latin(transcript)
+
     def _compare_words(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self._is_foreign(clip.transcript):
+            return Measured({}, "the small recogniser knows English alone; give another by `--whisper`")
+
         def hear(audio: np.ndarray, sampling_rate: int) -> str:
             return self.hear(audio, sampling_rate)  # which is loaded when there is something to hear
 

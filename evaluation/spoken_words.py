@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,12 @@ def as_verse_bench(text: str) -> str:
 def is_unspaced(text: str) -> bool:
     """Whether half of the letters of a text, or more, are of scripts that put no spaces between words."""
     return 2 * len(UNSPACED.findall(text)) >= max(1, sum(map(str.isalnum, text)))
+
+
+def is_latin(text: str) -> bool:
+    """Whether half of the letters of a text, or more, are Latin; without letters it is."""
+    letters = [unicodedata.name(letter, "") for letter in text if letter.isalpha()]
+    return 2 * sum("LATIN" in name for name in letters) >= len(letters)
 
 
 def measure_words(

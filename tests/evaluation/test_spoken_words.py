@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffusers_jova.evaluation.clip_list import ListedClip
+from diffusers_jova.evaluation.clip_signals import Signals
 from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.evaluation.spoken_words import (
     Hear,
@@ -20,6 +22,8 @@ from diffusers_jova.evaluation.spoken_words import (
     measure_words,
     plain_words,
 )
+from diffusers_jova.training.data.manifest import read_clip
+from tests.evaluation.speaking import write_speaker
 from tests.prepared_clips import save_speech_model
 from tests.tiny_networks import save_whisper
 
@@ -132,6 +136,35 @@ def test_a_language_that_is_given_reaches_the_recogniser_and_is_measured_again(t
     settings = [meter.settings("words") for meter in meters.values()]
     assert all(settings.count(one) == 1 for one in settings)
     assert Meter().settings("words") == Meter(language="en").settings("words")  # the small one hears English anyway
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_heard"),
+    [
+        ("\u4f60\u597d\uff0c\u4e16\u754c OK", False),  # Chinese
+        ("\u043f\u0440\u0438\u0432\u0435\u0442 \u043c\u0438\u0440", False),  # Russian
+        ("\ud55c\uad6d \uc0ac\ub78c", False),  # Korean
+        ("my name is \u674e", True),
+        ("caf\u00e9 na\u00efve \uff28\uff49", True),  # Latin letters with accents, and wide ones
+        ("12 3", True),
+    ],
+)
+def test_the_small_recogniser_is_not_asked_for_another_script(tmp_path: Path, asked: str, is_heard: bool) -> None:
+    pytest.importorskip("jiwer")
+    clip = ListedClip("a", read_clip(write_speaker(tmp_path, "a", seed=0)), asked)
+    signals = Signals(picture=None, audio=SOUND, sampling_rate=16000)
+    given = save_whisper(tmp_path / "whisper")
+    for whisper in (None, given):
+        meter = Meter(whisper)
+        meter.hear = lambda *_: asked
+        measured = meter.measure_signals(clip, signals, ["words"])["words"]
+        assert meter.needs_package("words", clip) == (is_heard or whisper is given)
+        if is_heard or whisper is given:
+            assert measured.values["character_error_rate"] == 0
+        else:
+            assert not measured.values
+            assert measured.reason == "the small recogniser knows English alone; give another by `--whisper`"
+            assert measured.is_final
 
 
 def small_model(monkeypatch: pytest.MonkeyPatch, hear: Callable[..., tuple[str, float]]) -> Hear:
