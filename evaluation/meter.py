@@ -334,7 +334,10 @@ def given(option: str, path: Path | None) -> Path:
 
 
 def measure_sync(signals: Signals) -> Measured:
-    """Lip sync of a clip, with the tracks that it comes from."""
+    """Lip sync of a clip, with the tracks that it comes from: of several mouths that which was measured.
+
+    Where none could be, the mouth that is seen most is drawn.
+    """
     picture, waveform = signals.picture, signals.waveform
     if picture is None or picture.boxes is None:
         return signals.without_boxes()
@@ -347,17 +350,20 @@ def measure_sync(signals: Signals) -> Measured:
         "face_share": float(np.isfinite(openings).any(0).mean()) if len(openings) else 0.0,
         "face_size": face_size(picture.boxes, picture.size),
     }
-    return Measured(values, sync.reason, curves=_curves(picture, openings, waveform, signals.sampling_rate))
+    seen_most = int(np.isfinite(openings).sum(1).argmax()) if len(openings) else None
+    drawn = seen_most if sync.mouth is None else sync.mouth
+    opening = None if drawn is None else openings[drawn]
+    return Measured(values, sync.reason, curves=_curves(picture, opening, waveform, signals.sampling_rate))
 
 
 def _curves(
-    picture: PictureTracks, openings: np.ndarray, waveform: np.ndarray | None, sampling_rate: int
+    picture: PictureTracks, opening: np.ndarray | None, waveform: np.ndarray | None, sampling_rate: int
 ) -> dict[str, list[float | None]]:
-    """The mouth that is seen most and the loudness, each between 0 and 1, at no more points than can be seen."""
+    """A mouth and the loudness, each between 0 and 1, at no more points than can be seen."""
     step = -(-len(picture.luma) // MAX_POINTS)
     curves = {}
-    if len(openings):
-        curves["mouth"] = _unit(openings[np.isfinite(openings).sum(1).argmax()][::step])
+    if opening is not None:
+        curves["mouth"] = _unit(opening[::step])
     if waveform is not None:
         curves["loudness"] = _unit(envelope(waveform, len(picture.luma), picture.frame_rate, sampling_rate)[::step])
     return curves
