@@ -101,14 +101,27 @@ class Report:
 
     @property
     def is_paired(self) -> bool:
-        """Whether clips of both sides have the same names."""
-        return self.num_pairs > 0
+        """Whether clips of both sides have the same names: half of those of the smaller side, or more.
+
+        Fewer are names that two folders happen to share, and would leave out all the other clips.
+        """
+        return 0 < self.num_of_smaller_side <= 2 * self.num_pairs
 
     @property
     def num_pairs(self) -> int:
         """Names of clips that can be read on both sides."""
-        ours, theirs = ({row.name for row in rows if not row.error} for rows in (self.rows, self.other_rows))
+        ours, theirs = self._names
         return len(ours & theirs)
+
+    @property
+    def num_of_smaller_side(self) -> int:
+        """Names of clips that can be read on the side that has fewer."""
+        return min(map(len, self._names))
+
+    @property
+    def _names(self) -> tuple[set[str], set[str]]:
+        ours, theirs = ({row.name for row in rows if not row.error} for rows in (self.rows, self.other_rows))
+        return ours, theirs
 
     @property
     def num_alone(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
+
 from diffusers_jova.evaluation.evaluate import describe_unjudged
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.report import Report, Row
@@ -28,6 +30,32 @@ def test_pairs_are_of_clips_that_can_be_read_and_are_counted() -> None:
     assert not broken.is_paired
     assert broken.differences()["sync_offset_ms"].num_pairs == 0
     assert "no clip has the same name" in describe_unjudged(broken)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "is_paired"),
+    [
+        ("auvwxy", False),  # one name that both happen to have
+        ("abuvwx", False),
+        ("abcuvw", True),
+        ("ab", True),  # part of the clips
+        ("az", True),
+        ("ayz", False),
+        ("uvwxyz", False),
+    ],
+)
+def test_sides_are_pairs_where_half_of_the_smaller_one_or_more_has_a_partner(theirs: str, is_paired: bool) -> None:
+    ours = [row(name, 10) for name in "abcdef"]
+    broken = [row(name, 0, "cannot be read") for name in "ghi"]  # of which nothing can be compared
+    report = Report(["with"], [*ours, *broken], "without", [*(row(name, 30) for name in theirs), *broken])
+    shared = len(set("abcdef") & set(theirs))
+    assert (report.is_paired, report.num_pairs, report.num_of_smaller_side) == (is_paired, shared, len(theirs))
+    difference = report.differences()["sync_offset_ms"]
+    assert difference.num_pairs == (shared if is_paired else 0)
+    assert difference.low is not None or min(shared, 3) < 3
+    assert report.as_json()["against"]["paired"] == is_paired
+    if not is_paired and len(theirs) >= 3:
+        assert difference.is_certain  # of six clips against six
 
 
 def test_one_clip_has_no_standard_error() -> None:
