@@ -73,6 +73,7 @@ class Meter:
         clip_score: Folder of a CLIP of transformers; likewise.
         synchformer: Weights of Synchformer; likewise.
         missing: By group, why it is left out.
+        is_strict: Whether what a network cannot do with a clip is an error; else it is the reason of a group.
     """
 
     whisper: Path | None = None
@@ -87,6 +88,7 @@ class Meter:
     clip_score: Path | None = None
     synchformer: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
+    is_strict: bool = False
     _digests: dict[Path, str] = field(default_factory=dict)
 
     def load(self, groups: Iterable[str]) -> None:
@@ -234,6 +236,10 @@ class Meter:
                 measured[group] = self._take(group, clip, signals)
             except ValueError as error:
                 measured[group] = Measured({}, one_line(error), has_failed=True)
+            except Exception as error:
+                if self.is_strict or not is_of_network(error):
+                    raise
+                measured[group] = Measured({}, f"the measure failed: {first_sentence(error)}", has_failed=True)
         return measured
 
     def _take(self, group: str, clip: ListedClip, signals: Signals) -> Measured:
@@ -314,6 +320,16 @@ class Meter:
         if reference is None:
             return Measured({}, "no voice to compare with")
         return self.voices.measure(signals.audio, signals.sampling_rate, reference)
+
+
+def is_of_network(error: Exception) -> bool:
+    """Whether an error is what torch, onnxruntime or a full memory say of one clip."""
+    return isinstance(error, RuntimeError | MemoryError) or type(error).__module__.startswith("onnxruntime")
+
+
+def first_sentence(error: Exception) -> str:
+    """The beginning of an error, behind which torch counts bytes; its kind where it says nothing."""
+    return one_line(error).partition(". ")[0].rstrip(".") or type(error).__name__
 
 
 def what_lacks(group: str, error: ImportError) -> str:

@@ -68,7 +68,7 @@ class PreparedClipMeter:
 
     @cached_property
     def _meter(self) -> Meter:
-        meter = Meter(self.whisper, device=self.device)
+        meter = Meter(self.whisper, device=self.device, is_strict=True)
         meter.load({"sound"} & set(self.groups))  # of which one number alone needs a package
         return meter
 
