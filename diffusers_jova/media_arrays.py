@@ -21,6 +21,7 @@ SILENT = 1e-8  # amplitude below which sound is none
 SILENCE_PEAK = 1e-4  # of full scale, -80 dB; no voice is as quiet, and no room that was recorded
 LARGEST_OVERSHOOT = 4.0  # peak of floats, 12 dB above full scale; what is louder has another scale
 LOUDNESS_BLOCK_S = 0.4  # ITU-R BS.1770 measures blocks of 0.4 s
+SURROUND = (True, True, True, False, True, True)  # channels of 5.1, as ffmpeg orders them, that BS.1770 weighs
 
 
 def exact_frame_rate(frame_rate: float | Fraction) -> Fraction:
@@ -150,6 +151,9 @@ def normalize_loudness(
         sampling_rate: Samples per second.
         target_lufs: Integrated loudness wanted, in LUFS.
         peak_dbfs: Highest sample allowed, in dB of full scale.
+
+    Raises:
+        ValueError: If it has more than 6 channels.
     """
     loudness_lufs = integrated_loudness(audio, sampling_rate)
     if loudness_lufs is None:
@@ -160,13 +164,26 @@ def normalize_loudness(
 
 
 def integrated_loudness(audio: np.ndarray, sampling_rate: int) -> float | None:
-    """Loudness of sound [channels, samples] in LUFS after ITU-R BS.1770-4; None where it has none."""
+    """Loudness of sound [channels, samples] in LUFS after ITU-R BS.1770-4; None where it has none.
+
+    Six channels are those of 5.1 as ffmpeg orders them: front left, right and centre, bass, back left and right. The
+    bass does not count.
+
+    Raises:
+        ValueError: If it has more channels.
+    """
     try:
         import pyloudnorm
     except ImportError as error:
         raise ImportError(
             "loudness needs pyloudnorm, which is not installed; install the package with its extra `loudness`"
         ) from error
+    if len(audio) > len(SURROUND):
+        raise ValueError(
+            f"the sound must have 1 to {len(SURROUND)} channels for a loudness, got {len(audio)}; mix it to stereo"
+        )
+    if len(audio) == len(SURROUND):
+        audio = audio[np.array(SURROUND)]
     if audio.shape[1] < LOUDNESS_BLOCK_S * sampling_rate or not np.abs(audio).max() > 0:
         return None
     with np.errstate(divide="ignore"):  # a block of zeros is -inf LUFS

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.media import exact_frame_rate, find_video_stream, mix_channels, open_for_reading, read_audio
-from diffusers_jova.training.data.frame_stream import decode_frames, read_sound_of_video, survey
+from diffusers_jova.training.data.frame_stream import decode_copies, read_sound_of_video, survey
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import MouthDetector, link_tracks, read_boxes
 from jova_cli.parser import one_line
@@ -44,6 +44,8 @@ class PictureTracks:
         detail: Variance of the Laplacian of luma in 0..255, [F].
         changes: Mean difference of each tile to the frame before it, of white, [F - 1, tiles].
         boxes: Mouths, [P, F, 4] xyxy in pixels, NaN where none is seen; None where nobody looked for them.
+        copies: Which steps from a frame to the next lie within one stored frame, that the rate repeats, [F - 1]; None
+            where each frame is one of its own.
         bad_boxes: Why those that were given cannot be read; empty if they can, or none were.
     """
 
@@ -54,6 +56,7 @@ class PictureTracks:
     detail: FloatArray
     changes: FloatArray
     boxes: FloatArray | None
+    copies: npt.NDArray[np.bool_] | None = None
     bad_boxes: str = ""
 
     @property
@@ -199,9 +202,18 @@ def frame_rate_of(video: Path) -> Fraction:
 
 def _read_picture(sample: Sample, video: Path, detector: MouthDetector | None) -> PictureTracks:
     rate = frame_rate_of(video)
+    copies: list[bool] = []
+
+    def frames() -> Iterator[Frames]:
+        for frame, is_copy in decode_copies(video, rate):
+            copies.append(is_copy)
+            yield frame
+
+    tracks = track_pictures(frames(), float(rate), detector if sample.mouth_boxes is None else None)
+    tracks = replace(tracks, copies=np.array(copies[1:], bool))
     if sample.mouth_boxes is None:
-        return track_pictures(decode_frames(video, rate), float(rate), detector)
-    tracks, taken = track_pictures(decode_frames(video, rate), float(rate)), survey(video, rate)
+        return tracks
+    taken = survey(video, rate)
     try:
         boxes = read_boxes(sample.mouth_boxes, taken.num_stored, tracks.size)
         return replace(tracks, boxes=boxes[:, taken.numbers])

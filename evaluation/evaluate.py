@@ -109,7 +109,7 @@ def evaluate(args: argparse.Namespace) -> Report:
     """Measure both sides."""
     device = str(choose_device(args.device or "cpu"))
     networks = {name: getattr(args, name) for name in GIVEN_HERE}
-    meter = Meter(args.whisper, args.language or "en", args.voice, args.syncnet, device, **networks)
+    meter = Meter(args.whisper, args.language, args.voice, args.syncnet, device, **networks)
     known = MeasuredClips(args.output, meter)
     clips = make_clips_of(args.generation) if args.generation is not None else list_clips(args.clips)
     others = list_clips([args.against]) if args.against else []

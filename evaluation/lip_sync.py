@@ -35,12 +35,14 @@ class LipSync(NamedTuple):
         offset_ms: By which the picture comes later than the sound; None where no offset is likelier than chance.
         confidence: Probability that a mouth and a sound that have nothing to do with each other fit less well.
         reason: Why something is None.
+        mouth: Which of several the numbers are of; None where they are of none.
     """
 
     correlation: float | None
     offset_ms: float | None
     confidence: float | None
     reason: str = ""
+    mouth: int | None = None
 
 
 def measure_lip_sync(
@@ -58,7 +60,7 @@ def measure_lip_sync(
         sampling_rate: Of the waveform, in Hz.
     """
     least = max(5, round(MIN_SEEN_S * frame_rate))
-    seen = [opening for opening in openings if np.isfinite(opening).sum() >= least]
+    seen = {mouth: opening for mouth, opening in enumerate(openings) if np.isfinite(opening).sum() >= least}
     if not seen:
         return _unjudged(
             "no face" if not np.isfinite(openings).any() else f"a mouth is seen in less than {least} frames"
@@ -74,9 +76,12 @@ def measure_lip_sync(
     loudness = envelope(waveform, openings.shape[1], frame_rate, sampling_rate)
     if loudness.std() < MIN_LOUDNESS:
         return _unjudged("the sound is as loud all the time, so nobody speaks")
-    if all(np.nanstd(opening) < MIN_MOVEMENT for opening in seen):
+    if all(np.nanstd(opening) < MIN_MOVEMENT for opening in seen.values()):
         return LipSync(0.0, None, 0.0, "the mouth does not move")
-    return max((_best_offset(opening, loudness, frame_rate, len(seen)) for opening in seen), key=_fit)
+    found = (
+        _best_offset(opening, loudness, frame_rate, len(seen))._replace(mouth=mouth) for mouth, opening in seen.items()
+    )
+    return max(found, key=_fit)
 
 
 def _unjudged(reason: str) -> LipSync:

@@ -34,12 +34,12 @@ class Measure(NamedTuple):
 
 
 VERSIONS = {  # of each group; another version measures again
-    "sync": 3,
+    "sync": 4,
     "syncnet": 1,
     "timing": 2,
-    "sound": 1,
-    "picture": 1,
-    "words": 4,
+    "sound": 2,
+    "picture": 2,
+    "words": 5,
     "speech": 2,
     "voice": 2,
     "clap": 1,
@@ -118,7 +118,7 @@ MEASURES = (
             "first step of the tiles and of the level", "clips that move or sound from the first moment, and whether "
             "the one is the cause of the other"),
     Measure("loudness_lufs", "sound", "loudness", "LUFS", "", f"{BS1770}, package pyloudnorm",
-            "what is heard"),
+            "what is heard; the bass of 5.1, and sound of more channels than that has none"),
     Measure("true_peak_dbtp", "sound", "true peak", "dBTP", "", f"{BS1770}, Annex 2", "how often"),
     Measure("clipped_share", "sound", "clipped samples", "", "lower", "three samples in a row at full scale",
             "distortion below full scale", SHARE),
@@ -129,7 +129,7 @@ MEASURES = (
     Measure("frozen_share", "picture", "frozen for half a second or more", "", "lower", FREEZE,
             "stills that should be still", SHARE),
     Measure("repeated_share", "picture", "frames like the one before", "", "lower", FREEZE,
-            "repeats that a codec has made slightly different", SHARE),
+            "repeats that a codec has made slightly different; frames that a file shows for longer", SHARE),
     Measure("sharpness", "picture", "sharpness", "", "higher",
             "median variance of the Laplacian (Pech-Pacheco 2000) in 0..255",
             "noise, which counts as sharp; clips of another size or content are not comparable", POSITIVE),

@@ -27,7 +27,7 @@ from diffusers_jova.evaluation.picture_faults import measure_pictures
 from diffusers_jova.evaluation.sound_classes import SoundClassifier, measure_classes
 from diffusers_jova.evaluation.sound_level import measure_sound
 from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
-from diffusers_jova.evaluation.spoken_words import Hear, make_listener, measure_words
+from diffusers_jova.evaluation.spoken_words import ENGLISH, Hear, is_latin, make_listener, measure_words
 from diffusers_jova.evaluation.synchformer import Synchformer, read_synchformer
 from diffusers_jova.evaluation.syncnet import SyncNet, read_syncnet
 from diffusers_jova.evaluation.syncnet_scores import measure_syncnet
@@ -61,7 +61,8 @@ class Meter:
 
     Attributes:
         whisper: Folder of a recogniser that transformers reads; None takes the small one.
-        language: Of the transcripts.
+        language: Of the transcripts, which a recogniser of many languages is told; None lets it guess, and compares
+            words as English ones.
         voice: Sound of the voice that every clip should have; one that a clip was made with comes before it.
         syncnet: Weights of SyncNet; None takes none of its measures.
         device: Where the networks that the user gives run.
@@ -72,10 +73,11 @@ class Meter:
         clip_score: Folder of a CLIP of transformers; likewise.
         synchformer: Weights of Synchformer; likewise.
         missing: By group, why it is left out.
+        is_strict: Whether what a network cannot do with a clip is an error; else it is the reason of a group.
     """
 
     whisper: Path | None = None
-    language: str = "en"
+    language: str | None = None
     voice: Path | None = None
     syncnet: Path | None = None
     device: str = "cpu"
@@ -86,6 +88,7 @@ class Meter:
     clip_score: Path | None = None
     synchformer: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
+    is_strict: bool = False
     _digests: dict[Path, str] = field(default_factory=dict)
 
     def load(self, groups: Iterable[str]) -> None:
@@ -152,7 +155,7 @@ class Meter:
     @cached_property
     def hear(self) -> Hear:
         """Writes down what is said."""
-        return make_listener(self.whisper, self.device)
+        return make_listener(self.whisper, self.device, self.language)
 
     @cached_property
     def voices(self) -> VoiceComparer:
@@ -180,7 +183,9 @@ class Meter:
     def settings(self, group: str) -> Mapping[str, Any]:
         """What decides the numbers of a group besides the clip; another setting measures again."""
         if group == "words":
-            return {"whisper": self.digest("whisper") or "tiny.en", "language": self.language}
+            is_small = self.whisper is None
+            language = self.language or (ENGLISH if is_small else None)
+            return {"whisper": "tiny.en" if is_small else self.digest("whisper"), "language": language}
         if group == "voice":
             return {"voice": None if self.voice is None else [str(self.voice), self.voice.stat().st_mtime_ns]}
         if group == "syncnet":
@@ -204,7 +209,7 @@ class Meter:
             "syncnet": needs_boxes and self.syncnet is not None,
             "identity": self.identity is not None
             and (needs_boxes or (clip.sample.video is not None and clip.reference_image is not None)),
-            "words": bool(clip.transcript),
+            "words": bool(clip.transcript) and not self._is_foreign(clip.transcript),
             "voice": (clip.reference_voice or self.voice) is not None,
             "audiobox": self.audiobox is not None,
         }
@@ -231,6 +236,10 @@ class Meter:
                 measured[group] = self._take(group, clip, signals)
             except ValueError as error:
                 measured[group] = Measured({}, one_line(error), has_failed=True)
+            except Exception as error:
+                if self.is_strict or not is_of_network(error):
+                    raise
+                measured[group] = Measured({}, f"the measure failed: {first_sentence(error)}", has_failed=True)
         return measured
 
     def _take(self, group: str, clip: ListedClip, signals: Signals) -> Measured:
@@ -244,7 +253,7 @@ class Meter:
             "timing": lambda: measure_timing(signals),
             "sound": lambda: measure_sound(*sound),
             "picture": lambda: measure_pictures(signals.picture),
-            "words": lambda: measure_words(*sound, clip.transcript, lambda *heard: self.hear(*heard), self.language),
+            "words": lambda: self._compare_words(clip, signals),
             "speech": lambda: measure_speech(*sound),
             "voice": lambda: self._compare_voice(signals, clip.reference_voice or self.voice),
             "clap": lambda: self._score_sound(clip, signals),
@@ -293,10 +302,34 @@ class Meter:
         detector: MouthDetector = NoMouths() if is_known else self.detector
         return measure_identity(clip.sample.video, signals.picture, clip.reference_image, self.likeness, detector)
 
+    def _is_foreign(self, transcript: str) -> bool:
+        """Whether the recogniser cannot write what should be said."""
+        return self.whisper is None and not is_latin(transcript)
+
+    def _compare_words(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self._is_foreign(clip.transcript):
+            return Measured({}, "the small recogniser knows English alone; give another by `--whisper`")
+
+        def hear(audio: np.ndarray, sampling_rate: int) -> str:
+            return self.hear(audio, sampling_rate)  # which is loaded when there is something to hear
+
+        language = self.language or ENGLISH
+        return measure_words(signals.audio, signals.sampling_rate, clip.transcript, hear, language)
+
     def _compare_voice(self, signals: Signals, reference: Path | None) -> Measured:
         if reference is None:
             return Measured({}, "no voice to compare with")
         return self.voices.measure(signals.audio, signals.sampling_rate, reference)
+
+
+def is_of_network(error: Exception) -> bool:
+    """Whether an error is what torch, onnxruntime or a full memory say of one clip."""
+    return isinstance(error, RuntimeError | MemoryError) or type(error).__module__.startswith("onnxruntime")
+
+
+def first_sentence(error: Exception) -> str:
+    """The beginning of an error, behind which torch counts bytes; its kind where it says nothing."""
+    return one_line(error).partition(". ")[0].rstrip(".") or type(error).__name__
 
 
 def what_lacks(group: str, error: ImportError) -> str:
@@ -317,7 +350,10 @@ def given(option: str, path: Path | None) -> Path:
 
 
 def measure_sync(signals: Signals) -> Measured:
-    """Lip sync of a clip, with the tracks that it comes from."""
+    """Lip sync of a clip, with the tracks that it comes from: of several mouths that which was measured.
+
+    Where none could be, the mouth that is seen most is drawn.
+    """
     picture, waveform = signals.picture, signals.waveform
     if picture is None or picture.boxes is None:
         return signals.without_boxes()
@@ -330,17 +366,20 @@ def measure_sync(signals: Signals) -> Measured:
         "face_share": float(np.isfinite(openings).any(0).mean()) if len(openings) else 0.0,
         "face_size": face_size(picture.boxes, picture.size),
     }
-    return Measured(values, sync.reason, curves=_curves(picture, openings, waveform, signals.sampling_rate))
+    seen_most = int(np.isfinite(openings).sum(1).argmax()) if len(openings) else None
+    drawn = seen_most if sync.mouth is None else sync.mouth
+    opening = None if drawn is None else openings[drawn]
+    return Measured(values, sync.reason, curves=_curves(picture, opening, waveform, signals.sampling_rate))
 
 
 def _curves(
-    picture: PictureTracks, openings: np.ndarray, waveform: np.ndarray | None, sampling_rate: int
+    picture: PictureTracks, opening: np.ndarray | None, waveform: np.ndarray | None, sampling_rate: int
 ) -> dict[str, list[float | None]]:
-    """The mouth that is seen most and the loudness, each between 0 and 1, at no more points than can be seen."""
+    """A mouth and the loudness, each between 0 and 1, at no more points than can be seen."""
     step = -(-len(picture.luma) // MAX_POINTS)
     curves = {}
-    if len(openings):
-        curves["mouth"] = _unit(openings[np.isfinite(openings).sum(1).argmax()][::step])
+    if opening is not None:
+        curves["mouth"] = _unit(opening[::step])
     if waveform is not None:
         curves["loudness"] = _unit(envelope(waveform, len(picture.luma), picture.frame_rate, sampling_rate)[::step])
     return curves

@@ -18,7 +18,10 @@ MOVING = 0.01  # of white, in a tile
 
 
 def measure_pictures(picture: PictureTracks | None) -> Measured:
-    """Measure the tracks of a clip."""
+    """Measure the tracks of a clip; a frame that stands longer than others in its file repeats nothing.
+
+    Frozen is what is seen to stand still, be it one stored frame or many.
+    """
     if picture is None:
         return Measured({}, "no picture")
     values: dict[str, float | None] = {
@@ -32,11 +35,14 @@ def measure_pictures(picture: PictureTracks | None) -> Measured:
     if len(picture.luma) < 3:
         return Measured(values, "fewer than three frames")
     same = picture.changes.max(1) < SAME  # [F - 1]
+    values["frozen_share"] = frozen_share(same, picture.frame_rate)
+    stored = np.ones(len(same), bool) if picture.copies is None else ~picture.copies  # steps to another stored frame
+    if stored.sum() < 2:
+        return Measured(values, "fewer than three frames are stored")
     values |= {
-        "repeated_share": float(same.mean()),
-        "frozen_share": frozen_share(same, picture.frame_rate),
-        "flicker": flicker(picture.luma),
-        "motion_share": float((picture.changes >= MOVING).mean()),
+        "repeated_share": float(same[stored].mean()),
+        "flicker": flicker(picture.luma[np.concatenate([[True], stored])]),
+        "motion_share": float((picture.changes[stored] >= MOVING).mean()),
     }
     return Measured(values)
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -27,9 +28,17 @@ class PreparedClipMeter:
 
     Attributes:
         groups: Of the measures that are taken.
+        whisper: Folder of the recogniser that hears the words; None takes the small one.
+        device: Where that one runs.
     """
 
     groups: tuple[str, ...]
+    whisper: Path | None = None
+    device: str = "cpu"
+
+    def on(self, device: str) -> PreparedClipMeter:
+        """The same with its networks on a device."""
+        return replace(self, device=device)
 
     def version(self, group: str) -> str:
         """Changes with the numbers of a group."""
@@ -48,14 +57,18 @@ class PreparedClipMeter:
         } | {group: Judged({}) for group in self.groups if group not in kinds}
 
     def missing(self) -> dict[str, str]:
-        """What the groups lack, by the group; of mouths nothing is said, preparation finds them."""
-        meter = Meter()
+        """What the groups lack, by the group; of mouths nothing is said, preparation finds them.
+
+        Raises:
+            ValueError: If `whisper` holds no recogniser.
+        """
+        meter = Meter(self.whisper, device=self.device)
         meter.load(set(self.groups) - {"sync"})
         return meter.missing
 
     @cached_property
     def _meter(self) -> Meter:
-        meter = Meter()
+        meter = Meter(self.whisper, device=self.device, is_strict=True)
         meter.load({"sound"} & set(self.groups))  # of which one number alone needs a package
         return meter
 

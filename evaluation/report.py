@@ -105,14 +105,27 @@ class Report:
 
     @property
     def is_paired(self) -> bool:
-        """Whether clips of both sides have the same names."""
-        return self.num_pairs > 0
+        """Whether clips of both sides have the same names: half of those of the smaller side, or more.
+
+        Fewer are names that two folders happen to share, and would leave out all the other clips.
+        """
+        return 0 < self.num_of_smaller_side <= 2 * self.num_pairs
 
     @property
     def num_pairs(self) -> int:
         """Names of clips that can be read on both sides."""
-        ours, theirs = ({row.name for row in rows if not row.error} for rows in (self.rows, self.other_rows))
+        ours, theirs = self._names
         return len(ours & theirs)
+
+    @property
+    def num_of_smaller_side(self) -> int:
+        """Names of clips that can be read on the side that has fewer."""
+        return min(map(len, self._names))
+
+    @property
+    def _names(self) -> tuple[set[str], set[str]]:
+        ours, theirs = ({row.name for row in rows if not row.error} for rows in (self.rows, self.other_rows))
+        return ours, theirs
 
     @property
     def num_alone(self) -> int:
@@ -228,13 +241,27 @@ def left_out(group: str, count: int, num_clips: int, reason: str) -> str:
     return f"{PARTLY.get(group, group)} is left out of {count} of {num_clips} clips: {reason}"
 
 
-def _summary(rows: Iterable[Row]) -> dict[str, dict[str, float | None]]:
-    """Means and standard errors, which a single clip has not."""
+def _summary(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    """Means, and of two clips or more standard errors and the mean distances of numbers that should be near zero.
+
+    Errors to both sides of zero hide each other in a mean, and show themselves in a mean distance.
+    """
     summary = summarize([row.values for row in rows])
+    distances = summarize([_distances(row.values) for row in rows])
     return {
-        name: {**figures, "standard_error": figures["standard_error"] if figures["count"] > 1 else None}
+        name: {
+            **figures,
+            "standard_error": figures["standard_error"] if figures["count"] > 1 else None,
+            **({"mean_distance": distances[name]["mean"]} if name in distances and figures["count"] > 1 else {}),
+        }
         for name, figures in summary.items()
     }
+
+
+def _distances(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Of the numbers that should be near zero, the distances from it."""
+    found = {measure.name: values.get(measure.name) for measure in MEASURES if measure.better == "zero"}
+    return {name: None if value is None else abs(value) for name, value in found.items()}
 
 
 def _comparable(rows: Iterable[Row], measure: Measure) -> dict[str, float]:
@@ -257,8 +284,9 @@ def _json_row(row: Row) -> dict[str, Any]:
 def _figures(summary: Mapping[str, float | None] | None) -> list[str]:
     if summary is None:
         return ["-", "0"]
-    error = summary["standard_error"]
-    return [f"{summary['mean']:.3g}" + ("" if error is None else f" +- {error:.2g}"), f"{summary['count']}"]
+    error, distance = summary["standard_error"], summary.get("mean_distance")
+    told = ("" if error is None else f" +- {error:.2g}") + ("" if distance is None else f", |.| {distance:.3g}")
+    return [f"{summary['mean']:.3g}{told}", f"{summary['count']}"]
 
 
 def _distance(distance: SetDistance) -> str:

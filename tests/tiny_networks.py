@@ -24,7 +24,12 @@ from transformers import (
     Dinov2Model,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    GenerationConfig,
     RobertaTokenizer,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -141,3 +146,51 @@ def teach_texts(network: Any, tokens: Any, seen: Tensor) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+
+WHISPER_TOKENS = (
+    *("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|fr|>", "<|zh|>", "<|translate|>", "<|transcribe|>"),
+    *("<|startoflm|>", "<|startofprev|>", "<|nocaptions|>", "<|notimestamps|>"),
+)
+
+
+def save_whisper(folder: Path, *, is_multilingual: bool = True) -> Path:
+    """A Whisper that hears random bytes; of three languages, or of English alone."""
+    torch.manual_seed(0)
+    first = len(byte_vocabulary())
+    numbers = {token: first + number for number, token in enumerate(WHISPER_TOKENS)}
+    WhisperTokenizer(vocab=byte_vocabulary(), merges=[], additional_special_tokens=WHISPER_TOKENS[1:]).save_pretrained(
+        folder
+    )
+    WhisperFeatureExtractor(feature_size=8).save_pretrained(folder)
+    end = numbers["<|endoftext|>"]
+    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    ids["decoder_start_token_id"] = numbers["<|startoftranscript|>"]
+    config = WhisperConfig(
+        vocab_size=first + len(WHISPER_TOKENS) + 1501,  # the last are times
+        num_mel_bins=8,
+        d_model=8,
+        encoder_layers=1,
+        encoder_attention_heads=1,
+        decoder_layers=1,
+        decoder_attention_heads=1,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        max_target_positions=16,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        **ids,
+    )
+    network = WhisperForConditionalGeneration(config)
+    languages = {name: numbers[name] for name in ("<|en|>", "<|fr|>", "<|zh|>")}
+    tasks = {name: numbers[f"<|{name}|>"] for name in ("translate", "transcribe")}
+    network.generation_config = GenerationConfig(
+        is_multilingual=is_multilingual,
+        no_timestamps_token_id=numbers["<|notimestamps|>"],
+        prev_sot_token_id=numbers["<|startofprev|>"],
+        max_length=12,
+        **ids,
+        **({"lang_to_id": languages, "task_to_id": tasks} if is_multilingual else {}),
+    )
+    network.save_pretrained(folder)
+    return folder

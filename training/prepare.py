@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -87,7 +88,7 @@ def make_filter(args: argparse.Namespace) -> ClipFilter | None:
     """The filter that the words ask for, with all measures where they are to be reported; None without one.
 
     Raises:
-        ValueError: If a rule needs what is not installed.
+        ValueError: If a rule needs what is not installed, or no recogniser of words is where one should be.
     """
     rules = read_filter(args.filter or ())
     if not rules and not args.filter_report:
@@ -96,7 +97,7 @@ def make_filter(args: argparse.Namespace) -> ClipFilter | None:
         print(sentence)
     needed = {measures()[rule.measure].group for rule in rules}
     wanted = [group for group in GROUPS if args.filter_report or group in needed]
-    meter = PreparedClipMeter(tuple(group for group in wanted if group != "sync" or not args.no_mouth))
+    meter = PreparedClipMeter(tuple(group for group in wanted if group != "sync" or not args.no_mouth), args.whisper)
     missing = meter.missing()
     for rule in rules:
         group = measures()[rule.measure].group
@@ -106,7 +107,7 @@ def make_filter(args: argparse.Namespace) -> ClipFilter | None:
         if args.filter_report:
             print(f"left out: {PARTLY.get(group, group)}: {reason}; see `jova evaluate --help`")
     groups = tuple(group for group in meter.groups if group not in missing or group in PARTLY)
-    return ClipFilter(tuple(rules), PreparedClipMeter(groups), drops_unjudged=args.unjudged == "drop")
+    return ClipFilter(tuple(rules), replace(meter, groups=groups), drops_unjudged=args.unjudged == "drop")
 
 
 def report_filter(samples: Sequence[Sample], surveyor: Surveyor, args: argparse.Namespace) -> None:

@@ -45,3 +45,20 @@ def test_sound_without_a_loudness_comes_back_unchanged() -> None:
     pytest.importorskip("pyloudnorm")
     for sound in (np.zeros((1, SAMPLING_RATE), np.float32), clicks(int(0.39 * SAMPLING_RATE))):
         np.testing.assert_array_equal(media.normalize_loudness(sound, SAMPLING_RATE), sound)
+
+
+def test_the_bass_of_six_channels_has_no_loudness_and_more_channels_are_refused() -> None:
+    pyloudnorm = pytest.importorskip("pyloudnorm")
+    sound = np.random.default_rng(0).normal(0, 0.05, (6, SAMPLING_RATE)).astype(np.float32)
+    weighed = pyloudnorm.Meter(SAMPLING_RATE).integrated_loudness(sound[[0, 1, 2, 4, 5]].T)
+    assert media.integrated_loudness(sound, SAMPLING_RATE) == pytest.approx(weighed)
+    bass = np.zeros_like(sound)
+    bass[3] = 0.5  # of front left, right and centre, bass, back left and right
+    assert media.integrated_loudness(bass, SAMPLING_RATE) is None
+    assert media.integrated_loudness(sound + bass, SAMPLING_RATE) == pytest.approx(weighed)
+    louder = media.normalize_loudness(sound, SAMPLING_RATE, target_lufs=weighed + 3)
+    assert media.integrated_loudness(louder, SAMPLING_RATE) == pytest.approx(weighed + 3, abs=0.01)
+    assert louder.shape == sound.shape
+    for take in (media.integrated_loudness, media.normalize_loudness):
+        with pytest.raises(ValueError, match=r"must have 1 to 6 channels for a loudness, got 8; mix it"):
+            take(sound[[0, 1, 2, 3, 4, 5, 4, 5]], SAMPLING_RATE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from diffusers_jova.evaluation.evaluate import main, measure_clips
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.measured_clips import MeasuredClips
 from diffusers_jova.evaluation.measures import MEASURES, VERSIONS
+from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
 from diffusers_jova.evaluation.syncnet import SyncNet
 from diffusers_jova.media import write_audio
 from diffusers_jova.training.data.manifest import Sample
@@ -152,6 +154,59 @@ def test_what_fails_in_one_group_is_its_reason_and_a_voice_that_cannot_be_read_i
     with pytest.raises(SystemExit):
         main([*words, "voice", "--voice", str(tmp_path / "voice.wav")])
     assert "must be a media file" in capsys.readouterr().err
+
+
+class SessionError(Exception):
+    """As onnxruntime raises it."""
+
+
+SessionError.__module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), "CUDA out of memory"),
+        (SessionError("[ONNXRuntimeError] : 1 : FAIL : no\nmemory"), "[ONNXRuntimeError] : 1 : FAIL : no memory"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_clip_that_a_network_cannot_take_ends_neither_the_other_groups_nor_the_run(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    measured = meter.measure_sound
+    left = [1]
+
+    def fail_once(*sound: Any) -> Measured:
+        if left and left.pop():
+            raise error
+        return measured(*sound)
+
+    monkeypatch.setattr(meter, "measure_sound", fail_once)
+    clips = [str(folders[1] / f"clip{index}.mp4") for index in range(2)]
+    main([*clips, "--output", str(tmp_path), "--measures", "sound", "timing"])
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert rows[0]["cannot_judge"]["sound"] == f"the measure failed: {reason}"
+    assert rows[0]["values"]["length_difference_ms"] is not None
+    assert rows[1]["values"]["silence_share"] is not None
+    main([*clips, "--output", str(tmp_path), "--measures", "sound", "timing"])
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert rows[0]["values"]["silence_share"] is not None  # it is measured again
+
+
+def test_where_a_clip_depends_on_its_measures_an_error_of_a_network_is_one(tmp_path: Path) -> None:
+    (clip,) = list_clips([write_speaker(tmp_path, "clip", seed=0)])
+    signals = Signals(picture=None, audio=np.ones((1, 16000), np.float32) / 2, sampling_rate=16000)
+
+    def fail(*_: object) -> Measured:
+        raise RuntimeError("no memory")
+
+    for is_strict in (False, True):
+        own = meter.Meter(is_strict=is_strict)
+        own._take = fail  # type: ignore[method-assign]
+        with pytest.raises(RuntimeError, match="no memory") if is_strict else contextlib.nullcontext():
+            assert own.measure_signals(clip, signals, ["sound"])["sound"].has_failed
+    assert PreparedClipMeter(("sound",))._meter.is_strict
 
 
 def test_boxes_of_a_picture_of_another_size_leave_out_the_lip_sync_alone(tmp_path: Path) -> None:

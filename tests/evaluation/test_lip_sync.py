@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from diffusers_jova.evaluation.clip_signals import Signals, track_pictures
 from diffusers_jova.evaluation.lip_sync import ENOUGH, LipSync, measure_lip_sync
+from diffusers_jova.evaluation.meter import measure_sync
 from diffusers_jova.training.data.envelope_sync import mouth_openings
 from tests.evaluation.speaking import FRAME_RATE, SAMPLING_RATE, mouth, syllables, voice
 
@@ -89,3 +93,23 @@ def test_what_cannot_be_judged_says_why() -> None:
     seldom = np.full(len(opening), np.nan)
     seldom[:10] = opening[:10]
     assert "is seen in less than 25 frames" in sync_of(seldom, voice(level)).reason
+
+
+@pytest.mark.parametrize("speaker", [0, 1])
+def test_of_two_faces_the_mouth_that_was_measured_is_drawn(speaker: int) -> None:
+    level = syllables(0)
+    spoken = mouth(level)
+    listening = 0.5 + 0.1 * np.sin(np.arange(len(spoken)) / 3)  # of one who chews, and is seen more
+    spoken[:10] = np.nan
+    openings = np.stack([spoken, listening] if speaker == 0 else [listening, spoken])
+    heights = 20 * openings[..., None]
+    boxes = np.concatenate([np.zeros_like(heights), np.zeros_like(heights), 0 * heights + 20, heights], axis=-1)
+    picture = replace(track_pictures(np.zeros((len(spoken), 8, 8, 3), np.uint8), FRAME_RATE), boxes=boxes)
+    measured = measure_sync(Signals(picture=picture, audio=voice(level)[None], sampling_rate=SAMPLING_RATE))
+    assert (
+        measured.values["sync_correlation"]
+        == measure_lip_sync(spoken[None], voice(level), FRAME_RATE, SAMPLING_RATE).correlation
+    )
+    drawn = np.array(measured.curves["mouth"], float)
+    assert np.isnan(drawn[:10]).all()
+    assert np.corrcoef(drawn[10:], spoken[10:])[0, 1] == pytest.approx(1)

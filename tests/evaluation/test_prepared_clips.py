@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from diffusers_jova.training.data.clip import ClipSettings
 from diffusers_jova.training.data.clips import read_recording
 from diffusers_jova.training.data.manifest import read_clip, read_samples
 from diffusers_jova.training.data.mouth_detector import NoMouths
+from diffusers_jova.training.prepare import make_filter
 from jova_cli.clip_filters import GROUPS
 from jova_cli.clip_limits import Bucket
 from tests.evaluation.speaking import FRAME_RATE, write_speaker
+from tests.prepared_clips import save_speech_model
 
 
 FREE = tuple(group for group in GROUPS if group not in ("words", "speech"))  # of packages beyond those of the tests
@@ -84,6 +87,23 @@ def test_words_within_a_whole_prompt_are_those_that_should_be_said(
     path.with_suffix(".json").write_text(json.dumps({"caption": "She says <S>hello blue moon<E>"}))
     compare(path, ("words",))
     assert Meter().measure(list_clips([path])[0], ["words"])["words"].values["word_error_rate"] == 1 / 3
+
+
+def test_the_recogniser_that_preparation_is_given_judges_the_words_where_preparation_computes(tmp_path: Path) -> None:
+    pytest.importorskip("jiwer")
+    path, folder = write_speaker(tmp_path, "a", seed=0, transcript="x"), save_speech_model(tmp_path / "model")
+    words = Namespace(filter=["word_error_rate=..0.3"], filter_report=False, no_mouth=True, unjudged="keep")
+    chosen = make_filter(Namespace(**vars(words), whisper=folder))
+    assert chosen is not None
+    settings = ClipSettings(buckets=(Bucket(50, 48, 64),), frame_rate=FRAME_RATE)
+    (clip,) = read_recording(read_clip(path), settings, NoMouths()).clips
+    judged = chosen.meter(read_clip(path), clip, FRAME_RATE)["words"]
+    assert judged.values["word_error_rate"] == 0  # that one hears an X in everything
+    assert chosen.meter.version("words") != PreparedClipMeter(("words",)).version("words")
+    assert chosen.meter.on("meta").version("words") == chosen.meter.version("words")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="must hold a speech recognition model that transformers reads"):
+        make_filter(Namespace(**vars(words), whisper=tmp_path / "empty"))
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
+
 from diffusers_jova.evaluation.evaluate import describe_unjudged
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.report import Report, Row
@@ -30,10 +32,49 @@ def test_pairs_are_of_clips_that_can_be_read_and_are_counted() -> None:
     assert "no clip has the same name" in describe_unjudged(broken)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "is_paired"),
+    [
+        ("auvwxy", False),  # one name that both happen to have
+        ("abuvwx", False),
+        ("abcuvw", True),
+        ("ab", True),  # part of the clips
+        ("az", True),
+        ("ayz", False),
+        ("uvwxyz", False),
+    ],
+)
+def test_sides_are_pairs_where_half_of_the_smaller_one_or_more_has_a_partner(theirs: str, is_paired: bool) -> None:
+    ours = [row(name, 10) for name in "abcdef"]
+    broken = [row(name, 0, "cannot be read") for name in "ghi"]  # of which nothing can be compared
+    report = Report(["with"], [*ours, *broken], "without", [*(row(name, 30) for name in theirs), *broken])
+    shared = len(set("abcdef") & set(theirs))
+    assert (report.is_paired, report.num_pairs, report.num_of_smaller_side) == (is_paired, shared, len(theirs))
+    difference = report.differences()["sync_offset_ms"]
+    assert difference.num_pairs == (shared if is_paired else 0)
+    assert difference.low is not None or min(shared, 3) < 3
+    assert report.as_json()["against"]["paired"] == is_paired
+    if not is_paired and len(theirs) >= 3:
+        assert difference.is_certain  # of six clips against six
+
+
 def test_one_clip_has_no_standard_error() -> None:
     report = Report(["with"], [row("a", 5)])
     assert "+- 0" not in report.table()
     assert report.as_json()["summary"]["sync_offset_ms"] == {"mean": 5, "standard_error": None, "count": 1}
+
+
+def test_errors_to_both_sides_of_zero_do_not_hide_each_other() -> None:
+    offsets_ms = (200, -200, 200, -200)
+    report = Report(["with"], [row(name, offset) for name, offset in zip("abcd", offsets_ms, strict=True)])
+    summary = report.as_json()["summary"]
+    assert summary["sync_offset_ms"]["mean"] == 0  # to neither side more than to the other
+    assert summary["sync_offset_ms"]["mean_distance"] == 200
+    assert "mean_distance" not in summary["true_peak_dbtp"]  # which need not be near zero
+    assert "0 +- 1.2e+02, |.| 200" in report.table()
+    against = Report(["with"], [row("a", 1), row("b", 1)], "without", [row("c", -30), row("d", 30)])
+    assert "0 +- 30, |.| 30" in against.table()
+    assert against.as_json()["against"]["summary"]["sync_offset_ms"]["mean_distance"] == 30
 
 
 def test_a_louder_peak_is_neither_better_nor_worse() -> None:

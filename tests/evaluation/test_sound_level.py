@@ -68,3 +68,14 @@ def test_what_is_quiet_throughout_is_no_silence() -> None:
     quieter = measure_sound(tone(997, 2e-4), RATE)  # than what the standard counts, which begins at -70 LUFS
     assert (quieter.values["loudness_lufs"], quieter.reason) == (None, "the sound is too quiet for a loudness")
     assert measure_sound(tone(997, 5e-5), RATE).reason == "the sound is silence"
+
+
+def test_sound_of_six_channels_has_a_loudness_and_that_of_eight_all_the_other_numbers() -> None:
+    pytest.importorskip("pyloudnorm")
+    for num_channels in (6, 8):
+        measured = measure_sound(np.repeat(tone(997, 0.1), num_channels, axis=0), RATE)
+        assert (measured.values["loudness_lufs"] is None) == (num_channels == 8)
+        assert ("must have 1 to 6 channels for a loudness, got 8" in measured.reason) == (num_channels == 8)
+        assert measured.values["true_peak_dbtp"] == pytest.approx(-20, abs=0.1)
+        assert measured.values["silence_share"] == measured.values["clipped_share"] == 0
+        assert measured.is_final

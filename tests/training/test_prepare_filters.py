@@ -179,6 +179,14 @@ def test_a_folder_takes_other_rules_or_none_as_if_it_were_new(tmp_path: Path, ti
         assert list(summary.get("filter", {}).get("rules", {})) == [word.split("=")[0] for word in words]
 
 
+def test_measures_are_taken_where_the_encoders_run(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    preparer = replace(make_preparer(tiny_pipeline_folder, tmp_path / "out"), device="meta")
+    clip_filter = filtered(preparer, "silence_share=..0.5")._filtered._filter
+    assert clip_filter is not None
+    assert isinstance(clip_filter.meter, PreparedClipMeter)
+    assert clip_filter.meter.device == "meta"
+
+
 def test_records_that_all_pass_are_not_encoded_again_for_a_new_filter(
     tmp_path: Path, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,9 @@ class ClipMeter(Protocol):
     def version(self, group: str) -> str:
         """Changes with the numbers of a group."""
 
+    def on(self, device: str) -> ClipMeter:
+        """The same with its networks on a device."""
+
     def __call__(self, sample: Sample, clip: Clip, frame_rate: float) -> Mapping[str, Judged]:
         """What each group says of a clip of a sample, at so many frames per second."""
 

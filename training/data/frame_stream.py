@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,11 +117,20 @@ class StillImage:
 
 def decode_frames(path: PathLike, frame_rate: Fraction, allow_truncated: bool = False) -> Iterator[NDArray[np.uint8]]:
     """Decode the frames of a file at a rate one by one, uint8 [H, W, 3]."""
+    yield from (frame for frame, _ in decode_copies(path, frame_rate, allow_truncated))
+
+
+def decode_copies(
+    path: PathLike, frame_rate: Fraction, allow_truncated: bool = False
+) -> Iterator[tuple[NDArray[np.uint8], bool]]:
+    """Decode them, and tell of each whether it is the stored frame of the one before it, which the rate repeats."""
+    last: Any = None
     with open_for_reading(path, allow_truncated=allow_truncated) as container:
         stream, rate = find_video_stream(container, path)
         aspect = pixel_aspect(stream)
         for frame in choose_frames(timed(decode(container, stream, allow_truncated), rate), rate, frame_rate):
-            yield frame_to_array(frame, aspect)
+            yield frame_to_array(frame, aspect), frame is last
+            last = frame
 
 
 def survey(path: PathLike, frame_rate: float | Fraction, allow_truncated: bool = False) -> Survey:

@@ -401,7 +401,9 @@ class Preparer:
     @functools.cached_property
     def _filtered(self) -> FilteredRecordings:
         kept = MeasuredClips(self.output / MEASURED)
-        return FilteredRecordings(self.clip_filter, kept, self._cut_digest, self.settings.clips.frame_rate)
+        own = self.clip_filter
+        own = None if own is None else replace(own, meter=own.meter.on(self.device))
+        return FilteredRecordings(own, kept, self._cut_digest, self.settings.clips.frame_rate)
 
     @functools.cached_property
     def _encoder(self) -> Encoder:

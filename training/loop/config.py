@@ -159,7 +159,8 @@ class TrainConfig:
             does not; `jova evaluate --help` tells those of the others. `[]` measures nothing.
         validation_whisper: Folder of a speech recognition model of transformers for the words, which runs on the CPU;
             None takes the small one, which knows English.
-        validation_language: Of the transcripts, `en`, or another with `validation_whisper`.
+        validation_language: Of the transcripts, `en`, or another with `validation_whisper`, which is told it where it
+            knows many; None lets that one guess, and compares words as English ones.
         validation_syncnet: Weights of SyncNet, as `jova evaluate --syncnet` takes them, which runs on the CPU.
         pipeline: Saved pipeline whose other components make the validation clips; None uses `model`.
         push_to_hub: Hub repository that receives the result; None uploads nothing.
@@ -256,7 +257,7 @@ class TrainConfig:
     validation_steps: int = 30
     validation_measures: tuple[Measures, ...] = ("sound", "picture")
     validation_whisper: str | None = None
-    validation_language: str = "en"
+    validation_language: str | None = None
     validation_syncnet: str | None = None
     pipeline: str | None = None
     push_to_hub: str | None = None

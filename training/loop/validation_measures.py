@@ -48,6 +48,7 @@ class ValidationMeasures:
             None if whisper is None else Path(whisper),
             config.validation_language,
             syncnet=None if syncnet is None else Path(syncnet),
+            is_strict=True,
         )
         self.report = Path(config.output_dir) / FOLDER
         self.known = MeasuredClips(self.report, self.meter)

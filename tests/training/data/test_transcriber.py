@@ -3,10 +3,50 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffusers_jova.training.data.subtitles import Speech
 from diffusers_jova.training.data.transcriber import Transcriber, timed_speech
+from tests.prepared_clips import save_speech_model
+from tests.tiny_networks import save_whisper
+
+
+SOUND = np.random.default_rng(0).normal(0, 0.1, (1, 16000)).astype(np.float32)
+
+
+def told_before(transcriber: Transcriber) -> list[str]:
+    """What a Whisper is told before it writes its first word."""
+    seen: list[list[int]] = []
+    whisper = transcriber._pipeline
+    handle = whisper.model.model.decoder.register_forward_pre_hook(
+        lambda _module, _args, options: seen.append(options["input_ids"][0].tolist()), with_kwargs=True
+    )
+    transcriber(SOUND, 16000)
+    handle.remove()
+    names = whisper.tokenizer.added_tokens_decoder
+    return [str(names[number]) for number in max(seen, key=len) if number in names]
+
+
+@pytest.mark.parametrize("language", ["fr", "FR", "french"])
+def test_a_whisper_of_many_languages_hears_the_one_that_is_given(tmp_path: Path, language: str) -> None:
+    folder = save_whisper(tmp_path / "whisper")
+    guessed = told_before(Transcriber(folder))
+    assert "<|fr|>" not in guessed
+    assert told_before(Transcriber(folder, "cpu", language)) == ["<|startoftranscript|>", "<|fr|>", "<|transcribe|>"]
+
+
+def test_a_language_is_no_matter_to_models_of_one(tmp_path: Path) -> None:
+    english = save_whisper(tmp_path / "whisper", is_multilingual=False)
+    assert told_before(Transcriber(english, "cpu", "fr")) == told_before(Transcriber(english))
+    assert Transcriber(save_speech_model(tmp_path / "ctc"), "cpu", "fr")(SOUND, 16000)
+
+
+def test_a_language_that_a_whisper_does_not_know_is_refused_before_it_hears(tmp_path: Path) -> None:
+    folder = save_whisper(tmp_path / "whisper")
+    message = f"the language must be one of en, fr, zh, which the recogniser in `{folder}` knows, got xx; give another"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Transcriber(folder, "cpu", "xx")
 
 
 def test_open_ends_reach_to_the_neighbours_and_to_the_end() -> None:
