@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffusers_jova.clip_folder import LIST
-from diffusers_jova.training.data.manifest import Sample, read_clip, read_samples
+from diffusers_jova.training.data.manifest import Sample, read_clip, read_each
 from diffusers_jova.training.data.subtitles import read_subtitles
 from jova_cli.clip_info import read_provenance
 from jova_cli.evaluate import MANIFESTS
@@ -45,6 +45,7 @@ class ListedClip(NamedTuple):
         reference_voice: A sound of the voice that should be heard, if one was given.
         captions: What should be seen and heard.
         reference_image: An image that the clip was made from, if one was given.
+        fault: Why what lies beside the clip, or its row, cannot be read; empty if it can.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ListedClip(NamedTuple):
     reference_voice: Path | None = None
     captions: Captions = Captions()
     reference_image: Path | None = None
+    fault: str = ""
 
     @property
     def files(self) -> list[Path]:
@@ -125,7 +127,7 @@ def _clips_of(source: Path) -> Iterable[ListedClip]:
     rows = _generated(folder / LIST)
     # the list of `jova generate --prompts` tells what was made, and is no manifest
     is_list = source.name == LIST and bool(rows)
-    samples = read_samples(folder if is_list else source, captions_required=False, stills=False)
+    samples, unread = read_each(folder if is_list else source)
     clips = [sample for sample in samples if not sample.is_still]
     if not clips:
         raise ValueError(
@@ -135,9 +137,15 @@ def _clips_of(source: Path) -> Iterable[ListedClip]:
     for sample in clips:
         path = sample.source
         name = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-        told = rows.get(plain_name(name.as_posix()), {})
-        clip = as_asked(plain_name(name.with_suffix("").as_posix()), sample, told)
+        plain, told = plain_name(name.with_suffix("").as_posix()), rows.get(plain_name(name.as_posix()), {})
+        try:
+            clip = as_asked(plain, sample, told)
+        except ValueError as error:  # of subtitles
+            clip = ListedClip(plain, sample, fault=str(error))
         yield clip._replace(name=f"{clip.name} {sample.occurrence + 1}") if sample.occurrence else clip
+    for number, one in enumerate(unread):
+        name = Path(f"{one.source.name}, {one.name}") if one.name else one.source.relative_to(folder).with_suffix("")
+        yield ListedClip(plain_name(name.as_posix()), Sample(video=one.source, occurrence=number), fault=one.reason)
 
 
 def written_words(sample: Sample) -> str:

@@ -68,7 +68,7 @@ def measure_clips(
         group
         for clip, of_clip in zip(clips, keys, strict=True)
         for group, key in of_clip.items()
-        if known.find(key) is None and meter.needs_package(group, clip)
+        if not clip.fault and known.find(key) is None and meter.needs_package(group, clip)
     )
     for_this_process(meter, num_processes, use_ray).load(in_need)
     for group, reason in meter.missing.items():

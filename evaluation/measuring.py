@@ -100,11 +100,14 @@ def measure_all(
         use_ray: Whether a Ray cluster does it.
     """
     rows = [_row_of(clip) for clip in clips]
+    for clip in clips:
+        if clip.fault:
+            tell(clip.name, clip.fault)
     found = [{group: one for group, key in of_clip.items() if (one := known.find(key))} for of_clip in keys]
     tasks = [
         Task(number, clip, pending)
         for number, clip in enumerate(clips)
-        if (pending := [group for group in keys[number] if group not in found[number]])
+        if not clip.fault and (pending := [group for group in keys[number] if group not in found[number]])
     ]
     run = choose_run(num_processes, use_ray)
     worker = Measurer(meter if run is run_here else replace(meter), meter.device)
@@ -114,7 +117,7 @@ def measure_all(
             for group, measured in answer.measured.items():
                 known.add(keys[answer.number][group], clips[answer.number], group, measured)
             if answer.error:
-                tqdm.write(f"{clips[answer.number].sample.source.name}: {answer.error}", file=sys.stderr)
+                tell(clips[answer.number].sample.source.name, answer.error)
             yield answer
 
     for answer in followed(kept(), len(tasks), "measuring") if len(tasks) > 1 else kept():
@@ -127,8 +130,14 @@ def measure_all(
     return rows
 
 
+def tell(name: str, error: str) -> None:
+    """Say why a clip cannot be read."""
+    tqdm.write(f"{name}: {error}", file=sys.stderr)
+
+
 def _row_of(clip: ListedClip) -> Row:
     """A clip in the report, of which nothing is measured yet."""
     kinds = tuple(kind for kind, is_one in ((SPOKEN, clip.transcript), (SOUNDING, clip.captions.heard)) if is_one)
     is_own = clip.sample.audio is None or clip.sample.video is None
-    return Row(clip.name, clip.sample.source, kinds=kinds, sound=None if is_own else clip.sample.audio)
+    sound = None if is_own else clip.sample.audio
+    return Row(clip.name, clip.sample.source, kinds=kinds, sound=sound, error=clip.fault)

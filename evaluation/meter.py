@@ -16,7 +16,8 @@ from diffusers_jova.evaluation.audiobox import AudioBox, measure_audiobox
 from diffusers_jova.evaluation.caption_score import Clip, measure_captions
 from diffusers_jova.evaluation.clap import Clap, measure_clap
 from diffusers_jova.evaluation.clip_list import ListedClip
-from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, read_signals
+from diffusers_jova.evaluation.clip_signals import Signals, read_signals
+from diffusers_jova.evaluation.curves import sync_curves, with_sound_curve
 from diffusers_jova.evaluation.desync import measure_desync
 from diffusers_jova.evaluation.identity import Dino, measure_identity
 from diffusers_jova.evaluation.lip_sync import measure_lip_sync
@@ -33,7 +34,7 @@ from diffusers_jova.evaluation.syncnet import SyncNet, read_syncnet
 from diffusers_jova.evaluation.syncnet_scores import measure_syncnet
 from diffusers_jova.media import integrated_loudness
 from diffusers_jova.origin import digest_path
-from diffusers_jova.training.data.envelope_sync import envelope, mouth_openings
+from diffusers_jova.training.data.envelope_sync import mouth_openings
 from diffusers_jova.training.data.face_crop import face_size
 from diffusers_jova.training.data.mouth_detector import MouthDetector, MouthsOnDemand, NoMouths, make_detector
 from jova_cli.clip_filters import PACKAGES
@@ -41,7 +42,6 @@ from jova_cli.evaluate import NETWORKS
 from jova_cli.parser import one_line
 
 
-MAX_POINTS = 240  # of a curve
 MOUTHS = ("sync", "syncnet", "identity")  # groups that look at mouths
 GIVEN = {  # networks of the user, by the option that names them
     "syncnet": "sync_network",
@@ -226,7 +226,7 @@ class Meter:
         )
         detector = self.detector if needs_mouths else NoMouths()
         signals = read_signals(clip.sample, detector, with_picture=not SEEN.isdisjoint(groups))
-        return self.measure_signals(clip, signals, groups)
+        return with_sound_curve(self.measure_signals(clip, signals, groups), signals)
 
     def measure_signals(self, clip: ListedClip, signals: Signals, groups: Sequence[str]) -> dict[str, Measured]:
         """Measure a clip whose tracks are there; a group that cannot take what was given says why."""
@@ -369,24 +369,4 @@ def measure_sync(signals: Signals) -> Measured:
     seen_most = int(np.isfinite(openings).sum(1).argmax()) if len(openings) else None
     drawn = seen_most if sync.mouth is None else sync.mouth
     opening = None if drawn is None else openings[drawn]
-    return Measured(values, sync.reason, curves=_curves(picture, opening, waveform, signals.sampling_rate))
-
-
-def _curves(
-    picture: PictureTracks, opening: np.ndarray | None, waveform: np.ndarray | None, sampling_rate: int
-) -> dict[str, list[float | None]]:
-    """A mouth and the loudness, each between 0 and 1, at no more points than can be seen."""
-    step = -(-len(picture.luma) // MAX_POINTS)
-    curves = {}
-    if opening is not None:
-        curves["mouth"] = _unit(opening[::step])
-    if waveform is not None:
-        curves["loudness"] = _unit(envelope(waveform, len(picture.luma), picture.frame_rate, sampling_rate)[::step])
-    return curves
-
-
-def _unit(track: np.ndarray) -> list[float | None]:
-    seen = track[np.isfinite(track)]
-    low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 1.0)
-    scale = max(high - low, 1e-9)
-    return [round((float(value) - low) / scale, 3) if np.isfinite(value) else None for value in track]
+    return Measured(values, sync.reason, curves=sync_curves(picture, opening, waveform, signals.sampling_rate))

@@ -203,7 +203,7 @@ def check_source(option: str, source: Path) -> None:
     manifest = import_alone(MANIFEST)
     if kind_of(source) == "folder":
         try:
-            manifest.read_samples(source, captions_required=False, stills=False)
+            manifest.read_each(source)
         except ValueError as error:
             made = "records of `jova prepare`" if is_prepared(source) else "a training" if is_training(source) else ""
             told = f"`{option}` must be clips, got `{source}`, which holds {made}; name a folder of clips"

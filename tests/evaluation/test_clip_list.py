@@ -127,3 +127,26 @@ def test_a_name_with_a_mark_is_one_name_in_both_spellings(tmp_path: Path) -> Non
     assert ours.name == theirs.name
     assert theirs.transcript == "good night"
     assert list_clips([tmp_path / "apart" / "e\u03011.mp4"])[0].transcript == "good night"
+
+
+def test_what_is_wrong_beside_one_clip_is_its_fault_and_the_others_are_listed(folder: Path) -> None:
+    (folder / "foreign").mkdir()
+    for name in ("foreign/a.mp4", "twice.mp4", "cut.mp4"):
+        (folder / name).write_bytes(b"not looked into")
+    (folder / "foreign" / "a.json").write_text('{"duration": 3}')
+    (folder / "twice.txt").write_text("a man")
+    (folder / "twice.srt").write_text((folder / "cues.srt").read_text())
+    (folder / "cut.vtt").write_text("no times")
+    clips = {clip.name: clip for clip in list_clips([folder])}
+    assert {name for name, clip in clips.items() if clip.fault} == {"foreign/a", "twice", "cut"}
+    assert "got `duration`" in clips["foreign/a"].fault
+    assert "must be the only words of their clip" in clips["twice"].fault
+    assert clips["words"].transcript == "hello moon"
+    rows = [{"video": "words.mp4"}, {"video": "gone.mp4"}, {"video": "cues.mp4", "seen": "x"}]
+    (folder / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    faults = {clip.name: clip.fault for clip in list_clips([folder / "list.jsonl"])}
+    assert list(faults) == ["words", "list.jsonl, line 2", "list.jsonl, line 3"]
+    assert "gone.mp4" in faults["list.jsonl, line 2"]
+    (folder / "list.jsonl").write_text(json.dumps(rows[1]))
+    with pytest.raises(FileNotFoundError, match="must exist, got 1 missing"):
+        list_clips([folder / "list.jsonl"])

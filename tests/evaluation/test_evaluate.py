@@ -382,3 +382,31 @@ def test_the_page_plays_the_sound_that_was_measured(folders: tuple[Path, Path], 
     assert row["values"]["silence_share"] == 1
     page = (tmp_path / "report" / "report.html").read_text()
     assert '"sound": "../clips/a%20b.wav"' in page
+
+
+def test_a_clip_of_sound_alone_has_its_loudness_drawn(tmp_path: Path) -> None:
+    swell = np.linspace(0, 0.5, 16000, dtype=np.float32) * np.sin(np.arange(16000, dtype=np.float32))
+    write_audio(tmp_path / "a.wav", swell[None], 16000)
+    main([str(tmp_path / "a.wav"), "--output", str(tmp_path / "report"), "--measures", "timing", "sound"])
+    page = (tmp_path / "report" / "report.html").read_text()
+    (held,) = re.findall(r'<script type="application/json" id="report">(.*?)</script>', page, re.DOTALL)
+    curve = json.loads(held)["rows"][0]["curves"]["sound"]
+    assert len(curve) == 240
+    assert np.all(np.diff(curve) > -0.02)
+    assert (curve[0], curve[-1]) == (0, 1)
+
+
+def test_a_clip_with_a_wrong_sidecar_is_a_row_and_the_rest_is_measured(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = tmp_path / "clips"
+    shutil.copytree(folders[1], clips)
+    (clips / "clip1.json").write_text('{"duration": 3}')
+    main([str(clips), "--output", str(tmp_path / "report"), "--measures", "timing"])
+    rows = {row["clip"]: row for row in json.loads((tmp_path / "report" / "report.json").read_text())["rows"]}
+    assert {name for name, row in rows.items() if row["error"]} == {"clip1"}
+    assert "a column must be one of" in rows["clip1"]["error"]
+    assert len(rows) == NUM_CLIPS
+    told = capsys.readouterr()
+    assert "clip1: " in told.err
+    assert "not read 1: clip1" in told.out

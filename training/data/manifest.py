@@ -98,6 +98,20 @@ class _Row(NamedTuple):
     parse: Callable[[str], dict[str, Any]]
 
 
+class Unread(NamedTuple):
+    """A clip, or a row of a manifest, that cannot be read.
+
+    Attributes:
+        source: Its file, or the manifest.
+        reason: Why not.
+        name: Where the row stands; empty for a clip.
+    """
+
+    source: Path
+    reason: str
+    name: str = ""
+
+
 Item = TypeVar("Item", Sample, _Row)
 
 
@@ -137,7 +151,52 @@ def read_samples(source: Path, captions_required: bool = True, stills: bool = Tr
     return samples
 
 
+def read_each(source: Path) -> tuple[list[Sample], list[Unread]]:
+    """Read the clips of a data set that move or sound, each by itself, for who can do without those that are wrong.
+
+    Args:
+        source: As of `read_samples`; captions are not required.
+
+    Raises:
+        FileNotFoundError: If `source` does not exist.
+        ValueError: If there are no clips, or none can be read, or a manifest cannot be as a whole.
+    """
+    source = source.absolute()
+    manifest = _manifest_of(source) if source.is_dir() else source
+    samples: list[Sample] = []
+    unread: list[Unread] = []
+
+    def take(read: Callable[[], Sample], path: Path, name: str = "") -> None:
+        faults: Faults = []
+        try:
+            sample = read()
+            _check_files([sample], faults)
+            _raise_all(faults)
+            samples.append(_check_words(sample))
+        except (ValueError, FileNotFoundError) as error:
+            unread.append(Unread(path, str(error), name))
+
+    if manifest is not None:
+        rows, read_row = _open_manifest(manifest)
+        for row in rows:
+            take(functools.partial(read_row, row), manifest, row.name)
+    else:
+        files = _files_of(source)
+        beside = by_small_suffix(files)
+        for clip in _clips_of(files):
+            take(functools.partial(_with_sound, clip, beside), clip.source)
+    if not samples:
+        return read_samples(source, captions_required=False, stills=False), []  # which tells all that is wrong
+    return _count_occurrences(samples), unread
+
+
 def _read_manifest(path: Path, faults: Faults) -> list[Sample]:
+    rows, read = _open_manifest(path)
+    return _each(rows, read, faults)
+
+
+def _open_manifest(path: Path) -> tuple[Iterator[_Row], Callable[[_Row], Sample]]:
+    """The rows of a manifest, and what reads one."""
     if not path.is_file():
         raise FileNotFoundError(f"`source` must be an existing folder or manifest, got `{path}`; check the spelling")
     readers = {".jsonl": _rows_of_jsonl, ".csv": _rows_of_csv}
@@ -149,7 +208,7 @@ def _read_manifest(path: Path, faults: Faults) -> list[Sample]:
         where = f"{path}, {row.name}"
         return _sample(row.parse(where), path.parent, where)
 
-    return _each(readers[path.suffix.lower()](path), read, faults)
+    return readers[path.suffix.lower()](path), read
 
 
 def _rows_of_jsonl(path: Path) -> Iterator[_Row]:
@@ -212,22 +271,27 @@ def _read_folder(folder: Path, stills: bool, faults: Faults) -> list[Sample]:
         return _read_manifest(manifest, faults)
     files = _files_of(folder)
     beside = by_small_suffix(files)
+    samples = _each(_clips_of(files), functools.partial(_with_sound, beside=beside), faults)
+    images = _stills(files, samples, faults) if stills else []
+    with_sidecars = functools.partial(_with_sidecars, beside=beside)
+    return samples + _each([Sample(video=path) for path in images], with_sidecars, faults)
+
+
+def _clips_of(files: Sequence[Path]) -> list[Sample]:
+    """The videos among files, and the sounds that belong to none, without what lies beside them."""
     pictures = [path for path in files if path.suffix.lower() in image_suffixes()]
     moving = [path for path in pictures if not is_still(path)]
     videos = sorted([path for path in files if path.suffix.lower() in VIDEO_SUFFIXES] + moving)
     stems = {path.with_suffix("") for path in videos}
     audios = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     lone_audios = [path for path in audios if path.with_suffix("") not in stems]
+    return [*(Sample(video=path) for path in videos), *(Sample(audio=path) for path in lone_audios)]
 
-    def with_sound(sample: Sample) -> Sample:
-        audio = sample.audio or find_beside(sample.source, AUDIO_SUFFIXES, beside)
-        return _with_sidecars(replace(sample, audio=audio), beside)
 
-    clips = [*(Sample(video=path) for path in videos), *(Sample(audio=path) for path in lone_audios)]
-    samples = _each(clips, with_sound, faults)
-    images = _stills(files, samples, faults) if stills else []
-    with_sidecars = functools.partial(_with_sidecars, beside=beside)
-    return samples + _each([Sample(video=path) for path in images], with_sidecars, faults)
+def _with_sound(sample: Sample, beside: Mapping[Path, Sequence[Path]]) -> Sample:
+    """A clip with what lies beside it; a sound takes the place of its own."""
+    audio = sample.audio or find_beside(sample.source, AUDIO_SUFFIXES, beside)
+    return _with_sidecars(replace(sample, audio=audio), beside)
 
 
 def _files_of(folder: Path) -> list[Path]:
