@@ -259,7 +259,7 @@ def given_media(args: argparse.Namespace, tell: Callable[[str], None] = tell) ->
             given |= given_video(args, tell)
     if args.audio is not None:
         with errors_name("--audio"):
-            given["audio"] = media.read_audio(args.audio, **part_of_file(args))
+            given["audio"] = media.read_audio(args.audio, **part_of_file(args), from_first_frame=True)
     if args.reference_audio is not None:
         with errors_name("--reference-audio"):
             voice = media.read_audio(args.reference_audio, allow_truncated=args.allow_truncated)

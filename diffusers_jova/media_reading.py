@@ -164,8 +164,9 @@ def read_audio(
     duration_s: float | None = None,
     audio_track: int | None = None,
     allow_truncated: bool = False,
+    from_first_frame: bool = False,
 ) -> Sound:
-    """Decode the sound of an audio or video file.
+    """Decode the sound of an audio or video file, from its own first sample on.
 
     Args:
         path: Any file that libav can read.
@@ -175,6 +176,8 @@ def read_audio(
         duration_s: Seconds to read; None reads to the end.
         audio_track: Which sound track, counted from 0; None takes the one that players choose.
         allow_truncated: Take what is there of a file that announces more than it holds.
+        from_first_frame: Of a file with a picture that can be decoded, begin with its first frame, as `read_video` and
+            players do: sound that begins later comes after silence.
 
     Returns:
         Sound, float32 [channels, samples], and its sampling rate.
@@ -186,7 +189,8 @@ def read_audio(
     check_part(start_s, duration_s)
     if sampling_rate is not None:
         check_sampling_rate("sampling_rate", sampling_rate)
-    audio, file_rate = read_sound(path, audio_track=audio_track, allow_truncated=allow_truncated)
+    picture_s = picture_start_s(path, allow_truncated) if from_first_frame else None
+    audio, file_rate = read_sound(path, picture_s, audio_track=audio_track, allow_truncated=allow_truncated)
     end = None if duration_s is None else round((start_s + duration_s) * file_rate)
     audio = audio[:, round(start_s * file_rate) : end]
     if audio.shape[1] == 0:
@@ -198,6 +202,19 @@ def read_audio(
     if sampling_rate is not None:
         audio = resample(audio, file_rate, sampling_rate)
     return Sound(audio, sampling_rate or file_rate)
+
+
+def picture_start_s(path: PathLike, allow_truncated: bool = False) -> Fraction | None:
+    """When the first frame of a file is shown, by its clock in seconds; None without a picture that can be decoded."""
+    with open_for_reading(path, allow_truncated=allow_truncated) as container:
+        try:
+            stream = video_stream(container, path)
+        except ValueError:
+            return None
+        frame = next(decode(container, stream, allow_truncated=True), None)
+        if frame is None:
+            return None
+        return Fraction(0) if frame.pts is None else Fraction(frame.pts * frame.time_base)
 
 
 def check_part(start_s: float, duration_s: float | None) -> None:

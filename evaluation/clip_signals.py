@@ -186,7 +186,7 @@ def read_signals(sample: Sample, detector: MouthDetector | None = None, *, with_
     picture = None if sample.video is None or not with_picture else _read_picture(sample, sample.video, detector)
     audio, sampling_rate = None, None
     if sample.audio is not None:
-        audio, sampling_rate = read_audio(sample.audio)
+        audio, sampling_rate = read_audio(sample.audio, from_first_frame=True)
     elif sample.video is not None:
         audio, sampling_rate = read_sound_of_video(sample.video)
     if audio is not None and not np.isfinite(audio).all():

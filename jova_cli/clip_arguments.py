@@ -9,6 +9,7 @@ from .given_paths import check_file, check_folder, check_output_folder, check_re
 from .model_clips import config_of, read_geometry
 from .model_info import read_index
 from .number_options import MAX_RATE_HZ, check_between
+from .optional_packages import check_installed, of_extra
 from .parser import Parser
 from .room_modules import import_alone
 from .shipped import TRAINING, model_folder
@@ -82,17 +83,20 @@ def check_clip_arguments(args: argparse.Namespace) -> None:
         check_folder("--whisper", args.whisper, "download a model first")
     if args.face_landmarker_path is not None:
         check_file("--face-landmarker-path", args.face_landmarker_path)
+        check_installed("--face-landmarker-path", "mediapipe", "run `pip install mediapipe`")
     check_output_folder("output", args.output)
 
 
 def check_loudness(args: argparse.Namespace) -> None:
-    """Refuse a loudness that the model would undo."""
+    """Refuse a loudness that the model would undo, or that nothing measures."""
     peak = config_of(args.model, "audio_vae").get("peak")
     if args.loudness_lufs is not None and peak is not None:
         raise ValueError(
             "`--loudness-lufs` must be left out for a model whose `audio_vae` brings every sound to a peak of "
             f"{peak:g}, got {args.loudness_lufs:g}; leave it out"
         )
+    if args.loudness_lufs is not None:
+        check_installed("--loudness-lufs", "pyloudnorm", of_extra("loudness"))
 
 
 def check_buckets(args: argparse.Namespace) -> None:

@@ -2,12 +2,11 @@
 
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .optional_packages import is_installed
 from .parser import did_you_mean
 from .room_modules import import_alone
 from .shipped import find_room
@@ -149,14 +148,6 @@ def check_packages(rules: Sequence[Rule], *, whisper: Path | None = None) -> Non
                 f"`--filter {rule}` needs {', '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} not "
                 f"installed; install the package with its extra `{extra}`"
             )
-
-
-def is_installed(name: str) -> bool:
-    """Whether a module can be found, without importing it."""
-    try:
-        return find_spec(name) is not None
-    except ValueError:  # Python's word for a module that is there without a specification, and for None in its place
-        return sys.modules.get(name) is not None
 
 
 def left_out(words: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ from .media_files import check_image, check_sound, check_video
 from .model_clips import MODALITIES, check_clip_fits, index_defaults, read_places
 from .model_info import read_index
 from .number_options import MAX_RATE_HZ, MEMORY_GB, check_between, check_count
+from .optional_packages import check_installed, of_extra
 from .parser import DTYPES, NOTHING_WRITTEN, Parser, dtype_name, one_line
 from .prompt_list import RowParser, check_list, read_rows
 from .shipped import check_source, find_model, model_folder, model_name
@@ -279,6 +280,8 @@ def check_sharing(args: argparse.Namespace) -> None:
     number = max(args.context_parallel, args.guidance_parallel)
     if args.ray and max(started, number) > 1:
         raise ValueError(f"`--ray` must be used in one process and without `{option}`, got more; leave it out")
+    if args.ray:
+        check_installed("--ray", "ray", of_extra("ray"))
     if number != started and (number > 1 or args.prompts is None):
         raise ValueError(
             f"`{option}` must be the number of processes, got {number} in {started}; start "
@@ -484,6 +487,8 @@ def check_signature(args: argparse.Namespace) -> None:
     for option in given:
         if not files[option].is_file():
             raise ValueError(f"`{option}` must be an existing PEM file, got {files[option]}")
+    if given:
+        check_installed(given[0], "c2pa", of_extra("c2pa"))
 
 
 def check_numbers(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from .clip_arguments import add_clip_arguments, check_clip_arguments, check_data_set, count_files
 from .clip_filters import PRESETS, check_packages, in_unit, measures, read_filter
 from .number_options import check_count
+from .optional_packages import check_installed, of_extra
 from .parser import DTYPES, Parser, dtype_name
 
 
@@ -77,6 +78,8 @@ def check(args: argparse.Namespace) -> None:
     check_count("--num-processes", args.num_processes)
     check_filter(args)
     check_clip_arguments(args)
+    if args.ray:
+        check_installed("--ray", "ray", of_extra("ray"))
     if args.output.resolve() == args.source.resolve():
         raise ValueError(f"output must be a folder of its own, got that of the clips, `{args.output}`; choose another")
     check_data_set(args, captions_required=args.whisper is None)

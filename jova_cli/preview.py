@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .clip_arguments import add_clip_arguments, check_clip_arguments, check_data_set, count_files
 from .number_options import check_count
+from .optional_packages import check_installed, of_extra
 from .parser import Parser
 
 
@@ -43,6 +44,8 @@ def kept(args: argparse.Namespace) -> str:
 def check(args: argparse.Namespace) -> None:
     """Refuse a folder, clips or a number that cannot work before any work is done."""
     check_words(args)
+    if args.subtitles:
+        check_installed("--subtitles", "moviepy", of_extra("moviepy"))
     if args.source.is_dir() and args.output.resolve().is_relative_to(args.source.resolve()):
         raise ValueError(
             f"`output` must lie outside of `source`, whose clips the previews would become, got `{args.output}` in "

@@ -10,6 +10,7 @@ from .adapter_info import check_adapter
 from .class_fields import Field, read_fields
 from .given_paths import check_file, check_folder, check_prepared, kind_of
 from .json_text import read_object
+from .optional_packages import check_installed, of_extra
 from .parser import did_you_mean
 from .room_modules import import_alone
 from .shipped import TRAINING, check_source, find_model
@@ -93,6 +94,7 @@ def check_run(
     train: str = "",
     is_student: bool = False,
     needs_data: bool = True,
+    is_run: bool = True,
 ) -> None:
     """Refuse what no run has, the most basic first: settings that do not exist, files that are not there, values.
 
@@ -105,6 +107,7 @@ def check_run(
         train: What the run must train; empty for anything.
         is_student: Whether it must make a student of few steps.
         needs_data: Whether the clips that `data` names must be there.
+        is_run: Whether anything is trained, so that the packages for it must be there.
     """
     check_words(words)
     try:
@@ -119,6 +122,19 @@ def check_run(
         raise ValueError(f"`train` must be {train}, got {settings.train} in {place}; use `jova train`")
     if is_student and settings.student_steps is None:
         raise ValueError(f"`student_steps` must be given, got null with `{preset}`; add `student_steps=4`, say")
+    if is_run:
+        check_packages(settings)
+
+
+def check_packages(settings: Any) -> None:
+    """Refuse settings that need what is not installed."""
+    if settings.quantize == "nf4":
+        check_installed("quantize: nf4", "bitsandbytes", of_extra("quantize"))
+    if settings.optimizer == "adamw_8bit":
+        advice = f"{of_extra('quantize')}, or set `optimizer=adamw`"
+        check_installed("optimizer: adamw_8bit", "bitsandbytes", advice)
+    if settings.tensorboard:
+        check_installed("tensorboard: true", "tensorboard", f"{of_extra('train')}, or set `tensorboard=false`")
 
 
 def check_files(values: Mapping[str, Any]) -> None:

@@ -72,4 +72,12 @@ def check_training(
     if "data" in settings and args.bucket is None:
         check_prepared("data", Path(args.data))
     args.own = given_settings(args, settings)
-    check_run(args.config, args.overrides, args.own, train, is_student, needs_data=args.bucket is None)
+    check_run(
+        args.config,
+        args.overrides,
+        args.own,
+        train,
+        is_student,
+        needs_data=args.bucket is None,
+        is_run=not args.estimate,
+    )

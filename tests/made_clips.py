@@ -1,5 +1,6 @@
 """Pictures and sounds whose time is seen in them, files of them as cameras write them, and how far two are apart."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -60,3 +61,22 @@ def write_h264(path: Path, frames: np.ndarray, **options: object) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def late_sound(path: Path, late_s: float, num_frames: int = 33) -> Path:
+    """A clip at 16 frames per second whose track of sound, a steady tone, begins later than its picture."""
+    rate = 16000
+    tone = np.sin(np.arange(int((num_frames / 16 - late_s) * rate)) / 4)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=16)
+        video.width = video.height = 32
+        audio = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for shade in range(num_frames):
+            picture = np.full((32, 32, 3), 40 + 4 * shade, np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode(None))
+        sound = av.AudioFrame.from_ndarray((tone * 16000).astype(np.int16)[None], format="s16", layout="mono")
+        sound.sample_rate, sound.time_base, sound.pts = rate, Fraction(1, rate), round(late_s * rate)
+        container.mux(audio.encode(sound))
+        container.mux(audio.encode(None))
+    return path

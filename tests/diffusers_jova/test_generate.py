@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import save_file
 
 from diffusers_jova import media, media_writing
-from diffusers_jova.clip_call import given_video
+from diffusers_jova.clip_call import given_media, given_video
 from diffusers_jova.pipeline_jova import JoVAPipeline
 from diffusers_jova.provenance import read_provenance
 from jova_cli.generate import parse, parse_adapter
 from jova_cli.main import main
 from tests.command_words import replaced
+from tests.made_clips import late_sound
 
 
 NUM_FRAMES, FRAME_RATE = 9, 16.0  # of the tiny pipeline
@@ -137,6 +138,13 @@ def test_a_video_gets_a_sound_and_keeps_its_frames(tiny_pipeline_folder: Path, t
     before, after = media.read_video(source), media.read_video(tmp_path / "out.mp4")
     assert after.audio is not None
     assert np.abs(after.frames.astype(int) - before.frames).mean() < 16  # two passes through the codec of the file
+
+
+def test_the_sound_of_a_film_stays_with_its_picture_where_both_are_given(tmp_path: Path) -> None:
+    film = str(late_sound(tmp_path / "film.mov", late_s=1.0))
+    _, args = parse(["--model", "jova-tiny", "--output", "x.mp4", "--video", film, "--audio", film, "--prompt", "a"])
+    sound, rate = given_media(args)["audio"]
+    assert np.flatnonzero(sound[0])[0] == pytest.approx(rate, abs=2)
 
 
 def test_a_video_that_goes_on_brings_its_sound(tiny_pipeline_folder: Path, tmp_path: Path) -> None:

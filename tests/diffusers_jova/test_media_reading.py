@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from diffusers_jova import media, media_reading
-from tests.made_clips import SAMPLING_RATE, clicks, lag_samples, moving_square, psnr_db, remux, write_h264
+from tests.made_clips import SAMPLING_RATE, clicks, lag_samples, late_sound, moving_square, psnr_db, remux, write_h264
 
 
 def test_sound_that_starts_later_than_the_picture_is_delayed_by_silence(tmp_path: Path) -> None:
@@ -32,6 +32,20 @@ def test_sound_that_starts_later_than_the_picture_is_delayed_by_silence(tmp_path
     assert decoded is not None
     assert abs(lag_samples(decoded[0], sound[0]) - delay_samples) <= SAMPLING_RATE // 1000  # mkv counts in ms
     assert lag_samples(media.read_audio(tmp_path / "late.mkv")[0][0], sound[0]) == 0
+
+
+def test_sound_that_goes_with_a_picture_is_on_its_clock_and_sound_alone_on_its_own(tmp_path: Path) -> None:
+    path = late_sound(tmp_path / "late.mov", late_s=0.5)
+    own, rate = media.read_audio(path)
+    video = media.read_video(path)
+    beside, _ = media.read_audio(path, from_first_frame=True)
+    assert video.audio is not None
+    np.testing.assert_array_equal(beside, video.audio)
+    assert beside.shape[1] - own.shape[1] == round(0.5 * rate)
+    part, _ = media.read_audio(path, from_first_frame=True, start_s=0.25, duration_s=0.5)
+    np.testing.assert_array_equal(part, beside[:, rate // 4 : 3 * rate // 4])
+    media.write_audio(tmp_path / "own.wav", own, rate)
+    np.testing.assert_array_equal(media.read_audio(tmp_path / "own.wav", from_first_frame=True)[0], own)
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def _read(sample: Sample, settings: ClipSettings) -> _Tracks:
     audio, sampling_rate = None, None
     how: dict[str, Any] = {"audio_track": settings.audio_track, "allow_truncated": settings.allow_truncated}
     if sample.audio is not None:
-        audio, sampling_rate = read_audio(sample.audio, **how)
+        audio, sampling_rate = read_audio(sample.audio, **how, from_first_frame=True)
     elif sample.video is not None and not sample.is_still:
         audio, sampling_rate = read_sound_of_video(sample.video, **how)
     if audio is not None and not np.isfinite(audio).all():

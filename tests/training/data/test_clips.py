@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.io.wavfile import write as write_wav
 
 from diffusers_jova.drawn.avatars import make_clip
+from diffusers_jova.evaluation.clip_signals import read_signals
 from diffusers_jova.media import read_audio, read_video, write_audio, write_video
 from diffusers_jova.pictures import fit_pictures
 from diffusers_jova.training.data.buckets import fit
@@ -25,6 +26,7 @@ from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import NoMouths
 from diffusers_jova.training.data.subtitles import Speech
 from jova_cli.clip_limits import Bucket
+from tests.made_clips import late_sound
 from tests.unusual_media import case
 
 
@@ -491,6 +493,20 @@ def test_a_clip_of_nothing_is_silence_in_a_recording_that_sounds_elsewhere(tmp_p
         alone = read_recording(Sample(audio=tmp_path / "a.wav"), some, NoMouths())
         assert [clip.start_s for clip in alone.clips] == [1, 2]
         assert alone.unused_s["of silence"] == 1
+
+
+def test_the_sound_of_another_film_goes_by_the_clock_of_its_picture(tmp_path: Path) -> None:
+    film = late_sound(tmp_path / "film.mov", late_s=1.0)
+    own, named = (
+        load_clips(Sample(video=film, audio=audio), settings("9x32x32", cut="all"), NoMouths())
+        for audio in (None, film)
+    )
+    assert [clip.audio is None for clip in own] == [True, False, False]  # in the second it begins
+    for mine, beside in zip(own, named, strict=True):
+        assert np.array_equal([0] if mine.audio is None else mine.audio, [0] if beside.audio is None else beside.audio)
+    signals = read_signals(Sample(video=film, audio=film))
+    assert signals.audio is not None
+    assert signals.audio.shape[1] == round(33 / 16 * 16000)
 
 
 def test_clips_may_begin_and_end_in_pauses_of_the_sound(tmp_path: Path) -> None:
