@@ -40,7 +40,7 @@ VERSIONS = {  # of each group; another version measures again
     "sound": 2,
     "picture": 2,
     "words": 5,
-    "speech": 2,
+    "speech": 3,
     "voice": 2,
     "clap": 1,
     "identity": 1,

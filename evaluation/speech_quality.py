@@ -17,6 +17,7 @@ FloatArray = npt.NDArray[np.floating]
 
 RATE_HZ = 16000  # of both networks
 MIN_VOICE_S = 1.0  # less tells no voice
+MIN_OPINION_S = 1.0  # repeated to 9 s, a syllable is a sound that nobody makes
 PAUSE_MS, PAD_MS = 100, 30  # of Silero's own detector: a longer pause is no speech, and what is added on either side
 
 
@@ -24,7 +25,8 @@ def measure_speech(audio: FloatArray | None, sampling_rate: int) -> Measured:
     """Share of speech in sound [channels, samples], and opinion scores from 1 to 5 by DNSMOS, package `speechmos`.
 
     Args:
-        audio: Of the clip; None for a silent file. A clip of less than 9 s is repeated, as DNSMOS does.
+        audio: Of the clip; None for a silent file. A clip of less than 9 s is repeated, as DNSMOS does; one of
+            less than a second has no scores.
         sampling_rate: Samples per second.
 
     Raises:
@@ -36,6 +38,9 @@ def measure_speech(audio: FloatArray | None, sampling_rate: int) -> Measured:
         return Measured({} if audio is None else {"speech_share": 0.0}, why_unheard(audio))
     sound = _mono(audio, sampling_rate)
     share = speech_share(sound)
+    if len(sound) < MIN_OPINION_S * RATE_HZ:
+        too_short = f"less than {MIN_OPINION_S:g} s of sound, which is too short for an opinion on it"
+        return Measured({"speech_share": share}, too_short)
     scores = dnsmos.run(sound, RATE_HZ)
     names = {"ovrl_mos": "overall", "sig_mos": "signal", "bak_mos": "background", "p808_mos": "p808"}
     values = {f"dnsmos_{name}": float(scores[key]) for key, name in names.items()}

@@ -46,6 +46,31 @@ def test_the_share_of_speech_is_that_of_the_words_and_noise_and_tones_have_none(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("num_samples", [1, RATE // 4, RATE - 1])
+def test_a_sound_of_less_than_a_second_gets_no_opinion(num_samples: int) -> None:
+    pytest.importorskip("speechmos.dnsmos")
+    pytest.importorskip("faster_whisper")
+    short = measure_speech(voice("woman", 0)[:, 2000 : 2000 + num_samples], RATE)
+    assert set(short.values) == {"speech_share"}
+    assert short.reason == "less than 1 s of sound, which is too short for an opinion on it"
+    assert short.is_final
+    assert measure_speech(voice("woman", 0)[:, :RATE], RATE).values["dnsmos_overall"] is not None
+
+
+@pytest.mark.slow
+def test_speech_that_is_clean_is_better_as_a_whole_than_in_noise_and_than_noise_alone() -> None:
+    pytest.importorskip("speechmos.dnsmos")
+    pytest.importorskip("faster_whisper")
+    noise = np.random.default_rng(0).normal(0, 0.05, voice("man", 0).shape).astype(np.float32)
+    for kind in ("woman", "man"):
+        clean = voice(kind, 0)
+        sounds = (clean, clean + noise[:, : clean.shape[1]], 0.02 * clean + noise[:, : clean.shape[1]])
+        overall = [measure_speech(sound, RATE).values["dnsmos_overall"] or 0.0 for sound in sounds]
+        assert overall[0] > overall[1] + 0.2
+        assert overall[0] > overall[2] + 0.5
+
+
+@pytest.mark.slow
 def test_a_voice_is_more_like_itself_than_like_another(tmp_path: Path) -> None:
     pytest.importorskip("resemblyzer")
     write_audio(tmp_path / "woman.wav", voice("woman", 0), RATE)
