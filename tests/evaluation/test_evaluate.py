@@ -410,3 +410,17 @@ def test_a_clip_with_a_wrong_sidecar_is_a_row_and_the_rest_is_measured(
     told = capsys.readouterr()
     assert "clip1: " in told.err
     assert "not read 1: clip1" in told.out
+
+
+def test_one_shared_name_of_many_makes_no_pairs(
+    folders: tuple[Path, Path], output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in folders[1].iterdir():
+        name = path.name if path.name.startswith("clip0") else f"other-{path.name}"
+        (tmp_path / name).symlink_to(path)
+    main([str(folders[0]), "--against", str(tmp_path), "--output", str(output), *FAST])
+    told = f"only 1 of {NUM_CLIPS} clips have the same name on both sides, so the means of all are compared"
+    assert told in capsys.readouterr().out
+    against = json.loads((output / "report.json").read_text())["against"]
+    assert not against["paired"]
+    assert against["differences"]["sync_correlation"]["num_pairs"] == 0
