@@ -280,8 +280,6 @@ def check_sharing(args: argparse.Namespace) -> None:
     number = max(args.context_parallel, args.guidance_parallel)
     if args.ray and max(started, number) > 1:
         raise ValueError(f"`--ray` must be used in one process and without `{option}`, got more; leave it out")
-    if args.ray:
-        check_installed("--ray", "ray", of_extra("ray"))
     if number != started and (number > 1 or args.prompts is None):
         raise ValueError(
             f"`{option}` must be the number of processes, got {number} in {started}; start "
@@ -404,6 +402,12 @@ def check_model(args: argparse.Namespace) -> None:
     if args.skip_unknown and not args.lora:
         raise ValueError("`--skip-unknown` must go with `--lora`, got no adapter")
     check_adapters(args.lora)
+
+
+def check_cluster(args: argparse.Namespace) -> None:
+    """Refuse to start without what a cluster needs; the words are right all the same."""
+    if args.ray:
+        check_installed("--ray", "ray", of_extra("ray"))
 
 
 def check_adapters(adapters: Sequence[Adapter]) -> None:

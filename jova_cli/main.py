@@ -48,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser, args = command.parse(words[1:])
 
     def import_and_work(parser: Parser, args: argparse.Namespace) -> None:
+        try:
+            getattr(command, "check_cluster", lambda _: None)(args)
+        except ValueError as error:
+            parser.error(one_line(error))
         hide_bars_in_files()
         if is_seen() and not command.WORK.startswith(f"{__package__}."):  # else nobody waits for a word
             print(f"{parser.prog}: loading torch and diffusers ...", file=sys.stderr, flush=True)

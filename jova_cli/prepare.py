@@ -78,11 +78,15 @@ def check(args: argparse.Namespace) -> None:
     check_count("--num-processes", args.num_processes)
     check_filter(args)
     check_clip_arguments(args)
-    if args.ray:
-        check_installed("--ray", "ray", of_extra("ray"))
     if args.output.resolve() == args.source.resolve():
         raise ValueError(f"output must be a folder of its own, got that of the clips, `{args.output}`; choose another")
     check_data_set(args, captions_required=args.whisper is None)
+
+
+def check_cluster(args: argparse.Namespace) -> None:
+    """Refuse to start without what a cluster needs; the words are right all the same."""
+    if args.ray:
+        check_installed("--ray", "ray", of_extra("ray"))
 
 
 def check_filter(args: argparse.Namespace) -> None:
