@@ -19,6 +19,7 @@ from diffusers_jova.devices import choose_device
 from diffusers_jova.evaluation.asked_clips import ask, describe_asked, read_asked
 from diffusers_jova.evaluation.clip_list import ListedClip, list_clips
 from diffusers_jova.evaluation.measured_clips import MeasuredClips
+from diffusers_jova.evaluation.measures import PARTLY
 from diffusers_jova.evaluation.measuring import measure_all
 from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.evaluation.protocols import PROTOCOLS, groups_of
@@ -171,7 +172,8 @@ def make_clips_of(generation: argparse.Namespace) -> list[ListedClip]:
 def default_groups(args: argparse.Namespace) -> list[str]:
     """All groups, or those of a protocol, but those whose network nobody gave, which are told once."""
     groups = groups_of(PROTOCOLS[args.protocol]) if args.protocol else GROUPS
-    left = [group for group in groups if group in NETWORKS and getattr(args, NETWORKS[group]) is None]
+    needing = [group for group in groups if group in NETWORKS and (args.protocol or group not in PARTLY)]
+    left = [group for group in needing if getattr(args, NETWORKS[group]) is None]
     strange = [
         f"`{option_of(option)}`"
         for option, group in NEEDED_BY.items()

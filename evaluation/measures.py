@@ -43,7 +43,7 @@ VERSIONS = {  # of each group; another version measures again
     "speech": 3,
     "voice": 2,
     "clap": 1,
-    "identity": 1,
+    "identity": 2,
     "classes": 1,
     "audiobox": 1,
     "clip_score": 1,
@@ -83,6 +83,10 @@ DESYNC = (
 )
 DINO = (
     "DINOv3 or DINOv2, weights of `--identity`; mean over up to 32 frames, evenly spaced, against the reference image"
+)
+COLOURS = (
+    "intersection of colour histograms (Swain and Ballard 1991) of 8 x 8 x 8 levels; mean over up to 32 frames, "
+    "evenly spaced, against the reference image (the first frame where there is none), cut to the shape of the clip"
 )
 BS1770, DNSMOS = "ITU-R BS.1770-4", "DNSMOS (Reddy et al. 2021, 2022), package speechmos"
 
@@ -186,5 +190,7 @@ MEASURES = (
             f"{DINO} as it is; as Verse-Bench the token before the last, which is a patch at the edge (it takes all "
             "frames)", "all that is not near the right lower corner, as far as that patch does not attend to it",
             CORRELATION),
+    Measure("identity_colour", "identity", "colours like the reference", "", "higher", COLOURS,
+            "who it is, and where things are; backgrounds count, and another light is another colour", SHARE),
 )
 # fmt: on

@@ -17,6 +17,7 @@ from diffusers_jova.evaluation.caption_score import Clip, measure_captions
 from diffusers_jova.evaluation.clap import Clap, measure_clap
 from diffusers_jova.evaluation.clip_list import ListedClip
 from diffusers_jova.evaluation.clip_signals import Signals, read_signals
+from diffusers_jova.evaluation.colour_likeness import measure_colours
 from diffusers_jova.evaluation.curves import sync_curves, with_sound_curve
 from diffusers_jova.evaluation.desync import measure_desync
 from diffusers_jova.evaluation.identity import Dino, measure_identity
@@ -67,7 +68,7 @@ class Meter:
         syncnet: Weights of SyncNet; None takes none of its measures.
         device: Where the networks that the user gives run.
         clap: Folder of a CLAP of transformers; None takes none of its measures.
-        identity: Folder of a DINO of transformers; likewise.
+        identity: Folder of a DINO of transformers; None compares colours alone.
         classifier: Folder of an AST of transformers; likewise.
         audiobox: Folder of AudioBox-aesthetics; likewise.
         clip_score: Folder of a CLIP of transformers; likewise.
@@ -296,11 +297,14 @@ class Meter:
         return measure_classes(signals.audio, signals.sampling_rate, self.sound_classes)
 
     def _compare_pictures(self, clip: ListedClip, signals: Signals) -> Measured:
+        seen, reference = (clip.sample.video, signals.picture), clip.reference_image
+        in_colour = measure_colours(*seen, reference)
         if self.identity is None:
-            return Measured({}, "no DINO, which `--identity` gives")
-        is_known = clip.reference_image is None or "identity" in self.missing
+            return in_colour._replace(reason=in_colour.reason or "no DINO, which `--identity` gives")
+        is_known = reference is None or "identity" in self.missing
         detector: MouthDetector = NoMouths() if is_known else self.detector
-        return measure_identity(clip.sample.video, signals.picture, clip.reference_image, self.likeness, detector)
+        measured = measure_identity(*seen, reference, self.likeness, detector)
+        return measured._replace(values={**measured.values, **in_colour.values})
 
     def _is_foreign(self, transcript: str) -> bool:
         """Whether the recogniser cannot write what should be said."""

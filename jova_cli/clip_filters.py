@@ -22,10 +22,8 @@ NO_FILTERS = {  # measures of those groups, and other groups, that cannot
     "length_difference_ms": "clips are cut to one length of picture and sound",
     "syncnet": "it needs weights that `jova evaluate --syncnet` alone takes",
     "voice": "it needs a voice to compare with",
-    **{
-        group: f"it needs a network that `jova evaluate --{group}` alone takes"
-        for group in ("clap", "identity", "audiobox")
-    },
+    **{group: f"it needs a network that `jova evaluate --{group}` alone takes" for group in ("clap", "audiobox")},
+    "identity": "it compares with a reference image, which `jova evaluate` alone does",
     "clip_score": "it needs a network that `jova evaluate --clip-score` alone takes",
     "desync": "it needs weights that `jova evaluate --synchformer` alone takes",
     "classes": "it needs a network that `jova evaluate --classifier` alone takes",

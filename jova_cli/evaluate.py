@@ -31,7 +31,7 @@ NETWORKS = {
     "audiobox": "audiobox",
     "clip_score": "clip_score",
     "desync": "synchformer",
-}  # groups by the option without whose network they measure nothing
+}  # groups by the option without whose network they measure nothing, or of identity the colours alone
 LANGUAGE = re.compile("[a-z]{2,3}")
 PROTOCOLS = ("jova", "verse-bench", "mova")  # as in evaluation/protocols.py
 MANIFESTS = (".jsonl", ".csv")
@@ -57,7 +57,8 @@ EPILOG = """what the measures need, besides the package; what is missing is left
           list were made with
   clap    `--clap` with the folder of a CLAP that transformers reads, such as laion/clap-htsat-fused, and captions
   identity
-          `--identity` with the folder of a DINOv3 or DINOv2, and what `sync` needs, for the face
+          `--identity` with the folder of a DINOv3 or DINOv2, and what `sync` needs, for the face; for the colours
+          nothing
   classes `--classifier` with the folder of an AST, such as MIT/ast-finetuned-audioset-10-10-0.4593
   audiobox
           `pip install --no-deps audiobox_aesthetics` (CC-BY-4.0), and `--audiobox` with facebook/audiobox-aesthetics

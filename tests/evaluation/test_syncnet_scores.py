@@ -15,7 +15,7 @@ from diffusers_jova.evaluation.clip_list import list_clips
 from diffusers_jova.evaluation.clip_signals import read_signals
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.syncnet_scores import PROTOCOLS, embed_sound, measure_syncnet, score
-from diffusers_jova.media import write_video
+from diffusers_jova.media import read_video, write_video
 
 
 SAMPLING_RATE = 16000
@@ -65,6 +65,16 @@ def write_clip(
     return path
 
 
+def write_seen(folder: Path, brightness: np.ndarray) -> Path:
+    """The same clip with another mouth, as bright as these numbers in [0, 1]."""
+    path = write_clip(folder, duration_s=4.4)
+    video = read_video(path)
+    frames = video.frames.copy()
+    frames[:, 90:130, 65:115] = (LOWEST + RANGE * brightness[: len(frames)])[:, None, None, None]
+    write_video(path, frames, 25, video.audio, video.sampling_rate)
+    return path
+
+
 def measured(path: Path) -> Measured:
     (clip,) = list_clips([path])
     return measure_syncnet(path, read_signals(clip.sample), BrightnessAndLoudness())  # type: ignore[arg-type]
@@ -86,6 +96,16 @@ def test_lips_with_the_sound_of_another_fit_less(tmp_path: Path) -> None:
     for suffix in ("", "_corrected"):
         assert own[f"lse_c{suffix}"] > 2 * others[f"lse_c{suffix}"]  # type: ignore[operator]
         assert own[f"lse_d{suffix}"] < others[f"lse_d{suffix}"] / 2  # type: ignore[operator]
+
+
+def test_a_still_mouth_and_a_mouth_of_noise_fit_less_than_the_one_that_speaks(tmp_path: Path) -> None:
+    own = measured(write_clip(tmp_path, duration_s=4.4)).values
+    still, noise = np.full(110, 0.4), np.random.default_rng(0).uniform(size=110)
+    for brightness in (still, noise):
+        other = measured(write_seen(tmp_path, brightness)).values
+        for suffix in ("", "_corrected"):
+            assert own[f"lse_c{suffix}"] > 3 * other[f"lse_c{suffix}"]  # type: ignore[operator]
+            assert own[f"lse_d{suffix}"] < other[f"lse_d{suffix}"] / 2  # type: ignore[operator]
 
 
 def test_a_clip_of_three_seconds_has_no_score_of_the_public_code_and_says_why(tmp_path: Path) -> None:
