@@ -404,12 +404,6 @@ def check_model(args: argparse.Namespace) -> None:
     check_adapters(args.lora)
 
 
-def check_cluster(args: argparse.Namespace) -> None:
-    """Refuse to start without what a cluster needs; the words are right all the same."""
-    if args.ray:
-        check_installed("--ray", "ray", of_extra("ray"))
-
-
 def check_adapters(adapters: Sequence[Adapter]) -> None:
     """Refuse an adapter that is not there, and a scale that is no number."""
     for adapter in adapters:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
+from .optional_packages import check_cluster
 from .parser import Parser, one_line
 from .progress import hide_bars_in_files, is_seen
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def import_and_work(parser: Parser, args: argparse.Namespace) -> None:
         try:
-            getattr(command, "check_cluster", lambda _: None)(args)
+            check_cluster(args)
         except ValueError as error:
             parser.error(one_line(error))
         hide_bars_in_files()

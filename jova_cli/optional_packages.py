@@ -1,5 +1,6 @@
 """Packages that an option needs and an installation may lack, looked for without importing them."""
 
+import argparse
 import sys
 from importlib.util import find_spec
 
@@ -27,3 +28,9 @@ def check_installed(option: str, module: str, advice: str) -> None:
 def of_extra(name: str) -> str:
     """How to get what an extra of the package brings."""
     return f"install the package with its extra `{name}`"
+
+
+def check_cluster(args: argparse.Namespace) -> None:
+    """Refuse to start without what a cluster needs; the words are right all the same."""
+    if getattr(args, "ray", False):
+        check_installed("--ray", "ray", of_extra("ray"))

@@ -7,7 +7,6 @@ from pathlib import Path
 from .clip_arguments import add_clip_arguments, check_clip_arguments, check_data_set, count_files
 from .clip_filters import PRESETS, check_packages, in_unit, measures, read_filter
 from .number_options import check_count
-from .optional_packages import check_installed, of_extra
 from .parser import DTYPES, Parser, dtype_name
 
 
@@ -81,12 +80,6 @@ def check(args: argparse.Namespace) -> None:
     if args.output.resolve() == args.source.resolve():
         raise ValueError(f"output must be a folder of its own, got that of the clips, `{args.output}`; choose another")
     check_data_set(args, captions_required=args.whisper is None)
-
-
-def check_cluster(args: argparse.Namespace) -> None:
-    """Refuse to start without what a cluster needs; the words are right all the same."""
-    if args.ray:
-        check_installed("--ray", "ray", of_extra("ray"))
 
 
 def check_filter(args: argparse.Namespace) -> None:
