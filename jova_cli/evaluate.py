@@ -1,7 +1,6 @@
 """The words of `jova evaluate`."""
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from .clip_arguments import MANIFEST
 from .evaluated_model import CLIPS, check_model, is_model
 from .given_paths import check_file, check_folder, check_output_folder, check_readable, kind_of
 from .number_options import check_count
-from .parser import Parser
+from .parser import LANGUAGE_CODE, Parser
 from .room_modules import import_alone
 from .training_info import is_prepared, is_training
 
@@ -32,7 +31,6 @@ NETWORKS = {
     "clip_score": "clip_score",
     "desync": "synchformer",
 }  # groups by the option without whose network they measure nothing, or of identity the colours alone
-LANGUAGE = re.compile("[a-z]{2,3}")
 PROTOCOLS = ("jova", "verse-bench", "mova")  # as in evaluation/protocols.py
 MANIFESTS = (".jsonl", ".csv")
 NEEDED_BY = {  # options by the one group that reads them
@@ -147,7 +145,7 @@ def check(args: argparse.Namespace) -> None:
     check_prompts(args, is_made)
     if args.whisper is not None:
         check_folder("--whisper", args.whisper, "download a model first")
-    if args.language is not None and not LANGUAGE.fullmatch(args.language):
+    if args.language is not None and not LANGUAGE_CODE.fullmatch(args.language):
         raise ValueError(
             f"`--language` must be a code of two or three small letters, got {args.language}; write en, say"
         )

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any, NoReturn, TextIO
 
 
+LANGUAGE_CODE = re.compile("[a-z]{2,3}")  # ISO 639, as Whisper names what it hears
 DTYPES = ("float32", "bfloat16", "float16")  # the names of torch; the short ones are taken as well
 NOTHING_WRITTEN = "nothing was written"
 OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(=.*)?", re.DOTALL)  # what argparse takes for one; the value may be any text

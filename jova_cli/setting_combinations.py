@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
+from .parser import LANGUAGE_CODE
 from .setting_types import require
 from .student_settings import refusals_of_student
 
@@ -156,6 +157,10 @@ def _refusals_of_measures(config: Any) -> Iterator[tuple[bool, str]]:
         "syncnet" in measures and config.validation_syncnet is None,
         "`validation_syncnet` must be given where `validation_measures` has `syncnet`, got null; name the weights, or "
         "leave `syncnet` out",
+    )
+    yield (
+        language is not None and not LANGUAGE_CODE.fullmatch(language),
+        f"`validation_language` must be a code of two or three small letters, got {language!r}; write en, say",
     )
     yield (
         language not in (None, "en") and config.validation_whisper is None,

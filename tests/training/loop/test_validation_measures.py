@@ -218,6 +218,10 @@ def test_a_package_that_lacks_is_said_before_anything_is_loaded(
         ({"validation_whisper": "here"}, "`validation_whisper` is read where `validation_measures` has `words`"),
         ({"validation_language": "zh"}, "`validation_language` is read where `validation_measures` has `words`"),
         (
+            {"validation_measures": ["words"], "validation_language": "English"},
+            "`validation_language` must be a code of two or three small letters, got 'English'; write en, say",
+        ),
+        (
             {"validation_measures": ["words"], "validation_language": "zh"},
             "`validation_language` must be en for the small recogniser, got 'zh'; set `validation_whisper`",
         ),
