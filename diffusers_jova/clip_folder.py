@@ -95,7 +95,7 @@ def refusal(source: Path, line: int, reason: str) -> Outcome:
     return Outcome(line, "refused", f"{source}, line {line}: {reason}")
 
 
-def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
+def make_clips(args: argparse.Namespace, processes: Processes) -> list[Outcome]:
     """Make what is missing of the clips of a list, and say what became of each line.
 
     Args:
@@ -103,7 +103,7 @@ def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
         processes: That share the work.
 
     Returns:
-        Whether every line has its clip; only the main process fails, since the first that does ends all.
+        The same, of which the main process alone knows.
 
     Raises:
         ValueError: If the folder cannot be used, or another run is at work in it.
@@ -123,13 +123,13 @@ def make_clips(args: argparse.Namespace, processes: Processes) -> bool:
             remove(args.output / WORK)
             settle_list(args.output)
     if not processes.is_main:
-        return True
+        return []
     if not was_there and not any(args.output.iterdir()):
         args.output.rmdir()
     counts = Counter(outcome.status for outcome in outcomes)
     told_how = f": {args.output / LIST} tells how" if (args.output / LIST).exists() else ""
     print(f"made {counts['made']}, there already {counts['there']}, refused {counts['refused']}{told_how}")
-    return not counts["refused"]
+    return outcomes
 
 
 def follow(outcomes: Iterable[Sequence[Outcome]], total: int, processes: Processes) -> list[Outcome]:

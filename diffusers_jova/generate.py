@@ -47,7 +47,9 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
 def make_all(args: argparse.Namespace, processes: Processes) -> bool:
     """Make one clip, or those of a list; returns whether all of them are there."""
     if args.prompts is not None:
-        return make_clips(args, processes)
+        outcomes = make_clips(args, processes)
+        # the main process alone fails, since the first that does ends all
+        return all(outcome.status != "refused" for outcome in outcomes)
     if is_long(args):
         generate_long(args)
     else:

@@ -160,13 +160,11 @@ def make_clips_of(generation: argparse.Namespace) -> list[ListedClip]:
     Raises:
         ValueError: If none can be made.
     """
-    make_clips(generation, ALONE)
-    wanted = {row.args.output.absolute() for row in generation.rows}
-    folder = generation.output
-    there = [path for path in wanted if path.is_file()]
-    if not there:
+    made = {outcome.line for outcome in make_clips(generation, ALONE) if outcome.status != "refused"}
+    paths = {row.args.output.absolute() for row in generation.rows if row.line in made}
+    if not paths:
         raise ValueError(f"the model must make a clip of {generation.prompts}, got none; the lines above say why")
-    return [clip for clip in list_clips([folder]) if clip.sample.source in wanted]
+    return [clip for clip in list_clips([generation.output]) if clip.sample.source in paths]
 
 
 def default_groups(args: argparse.Namespace) -> list[str]:

@@ -1,10 +1,11 @@
 """A model in the words of `jova evaluate`: its clips of a list of prompts are made first, as `jova generate` does."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .generate import add_arguments, add_sharing_arguments, check
+from .generate import add_arguments, add_sharing_arguments, check, check_adapters, parse_adapter
 from .given_paths import kind_of
 from .long_clips import add_long_arguments
 from .parser import Parser
@@ -43,12 +44,19 @@ def check_model(args: argparse.Namespace) -> argparse.Namespace | None:
             f"`--prompts` must say what the model {models[0]} makes, got none; give a list of `jova generate "
             "--prompts`, or a benchmark's folder"
         )
+    adapters = list(map(parse_adapter, args.lora))
+    check_adapters(adapters)
     generation = parse_generation(generation_words(args))
     if not generation.rows:
         raise ValueError(
             f"`--prompts` must hold a row of which a clip can be made, got {args.prompts} without; "
             f"{generation.refused[0].reason if generation.refused else 'write one'}"
         )
+    if adapters and (own := sum(row.args.lora != adapters for row in generation.rows)):
+        told = (
+            f"{own} of {len(generation.rows)} rows of {args.prompts} have adapters of their own in place of `--lora`"
+        )
+        print(told, file=sys.stderr)
     return generation
 
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from diffusers_jova.evaluation.evaluate import main
 from jova_cli.evaluate import parse
@@ -71,7 +73,43 @@ def test_a_model_without_prompts_and_options_without_a_model_are_refused(
     assert "must hold a row of which a clip can be made" in error
     assert "did you mean `seed`" in error
     error = refusal([model, "--prompts", str(write_list(tmp_path)), "--lora", str(tmp_path / "none")], capsys)
-    assert "`--lora` must be" in error
+    assert "`--lora` must be an existing path" in error
+    assert "line 1" not in error
+
+
+def test_clips_that_were_made_with_other_settings_are_not_measured_as_those_of_now(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report"
+    words = [str(tiny_pipeline_folder), "--prompts", str(write_list(tmp_path)), "--output", str(report)]
+    words += ["--device", "cpu", "--measures", "timing"]
+    main(words)
+    (tmp_path / "list.jsonl").write_text(
+        "".join(json.dumps({**SHORT, **ROWS[n], "steps": 1 + n}) + "\n" for n in (0, 1))
+    )
+    main(words)
+    assert "made 0, there already 1, refused 1" in capsys.readouterr().out
+    assert [row["clip"] for row in json.loads((report / "report.json").read_text())["rows"]] == ["one"]
+    before = (report / "report.json").read_text()
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps({**SHORT, **row, "steps": 3}) + "\n" for row in ROWS))
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "must be made with the present settings, got `num_inference_steps`" in told or "got `steps`" in told
+    assert "must make a clip of" in told
+    assert (report / "report.json").read_text() == before
+
+
+def test_rows_with_adapters_of_their_own_are_counted(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("given", "own"):
+        adapter = {"transformer.a.lora_A.weight": torch.zeros(1, 1), "transformer.a.lora_B.weight": torch.zeros(1, 1)}
+        save_file(adapter, tmp_path / f"{name}.safetensors")
+    rows = write_list(tmp_path, {"prompt": "a cat", "lora": str(tmp_path / "own.safetensors")})
+    parse([str(tiny_pipeline_folder), "--prompts", str(rows), "--lora", str(tmp_path / "given.safetensors")])
+    assert f"1 of 3 rows of {rows} have adapters of their own in place of `--lora`" in capsys.readouterr().err
 
 
 def test_what_ships_is_a_model_by_its_name_and_a_folder_of_clips_is_none(tmp_path: Path) -> None:
