@@ -191,6 +191,11 @@ def read_audio(
         check_sampling_rate("sampling_rate", sampling_rate)
     picture_s = picture_start_s(path, allow_truncated) if from_first_frame else None
     audio, file_rate = read_sound(path, picture_s, audio_track=audio_track, allow_truncated=allow_truncated)
+    if audio.shape[1] == 0 and picture_s is not None:
+        raise ValueError(
+            f"the sound of a file with a picture must reach its first frame, got one of {path} that ends before; cut "
+            "the sound out of it into a file of its own"
+        )
     end = None if duration_s is None else round((start_s + duration_s) * file_rate)
     audio = audio[:, round(start_s * file_rate) : end]
     if audio.shape[1] == 0:

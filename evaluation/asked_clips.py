@@ -48,14 +48,15 @@ def ask(clips: Sequence[ListedClip], asked: Asked) -> list[ListedClip]:
     """Clips with what a benchmark asked for in place of what stands beside them; one without a prompt as it is."""
     own = [asked.rows.get(_asked_name(clip)) for clip in clips]
     return [
-        clip if row is None else as_asked(clip.name, _alone(clip), row) for clip, row in zip(clips, own, strict=True)
+        clip if row is None or clip.fault else as_asked(clip.name, _alone(clip), row)
+        for clip, row in zip(clips, own, strict=True)
     ]
 
 
 def describe_asked(clips: Sequence[ListedClip], asked: Asked) -> str:
     """Say which prompts have no clip, which clips no prompt, and which prompts cannot be read; a line each."""
     made = set(map(_asked_name, clips))
-    strange = [clip.name for clip in clips if _asked_name(clip) not in asked.rows]
+    strange = [clip.name for clip in clips if not clip.fault and _asked_name(clip) not in asked.rows]
     wanting = [name for name in asked.rows if name not in made]
     lines = list(asked.refused)
     lines += [f"{len(wanting)} of {len(asked.rows)} prompts have no clip: {some(wanting)}"] if wanting else []

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffusers_jova.clip_folder import LIST
-from diffusers_jova.training.data.manifest import Sample, read_clip, read_each
+from diffusers_jova.training.data.manifest import AUDIO_SUFFIXES, Sample, find_clip, read_clip, read_each
 from diffusers_jova.training.data.subtitles import read_subtitles
 from jova_cli.clip_info import read_provenance
 from jova_cli.evaluate import MANIFESTS
+from jova_cli.tables import some
 
 
 SPOKEN = re.compile(r"<S>(.*?)<E>", re.DOTALL)  # in a whole prompt
@@ -46,6 +47,7 @@ class ListedClip(NamedTuple):
         captions: What should be seen and heard.
         reference_image: An image that the clip was made from, if one was given.
         fault: Why what lies beside the clip, or its row, cannot be read; empty if it can.
+        part: End of the name: which one of several clips of the same files it is, or which row of a manifest.
     """
 
     name: str
@@ -55,6 +57,7 @@ class ListedClip(NamedTuple):
     captions: Captions = Captions()
     reference_image: Path | None = None
     fault: str = ""
+    part: str = ""
 
     @property
     def files(self) -> list[Path]:
@@ -103,25 +106,52 @@ def _file(path: Any) -> Path | None:
 
 
 def list_clips(sources: Sequence[Path]) -> list[ListedClip]:
-    """Find the clips of folders, manifests and files, each once.
+    """Find the clips of folders, manifests and files, each once; what is wrong beside one of several is its `fault`.
 
     Raises:
-        FileNotFoundError: If a file is not there.
-        ValueError: If a source holds no clip, or what lies beside a clip is not as `read_samples` describes.
+        FileNotFoundError: If a source is not there.
+        ValueError: If a source holds no clip, or none that can be read.
     """
-    found: dict[tuple[Path | None, Path | None, int], ListedClip] = {}
+    found: dict[tuple[Path | None, Path | None, str], ListedClip] = {}
     for source in sources:
-        for clip in _clips_of(source.absolute()):
-            found.setdefault((clip.sample.video, clip.sample.audio, clip.sample.occurrence), clip)
+        for clip in _clips_of(source.absolute(), is_alone=len(sources) == 1):
+            found.setdefault((clip.sample.video, clip.sample.audio, clip.part), clip)
     counts = Counter(clip.name for clip in found.values())
-    return [clip if counts[clip.name] == 1 else clip._replace(name=f"{clip.sample.source}") for clip in found.values()]
+    return [
+        clip if counts[clip.name] == 1 else clip._replace(name=f"{clip.sample.source}{clip.part}")
+        for clip in found.values()
+    ]
 
 
-def _clips_of(source: Path) -> Iterable[ListedClip]:
+def list_made(folder: Path, paths: Sequence[Path]) -> list[ListedClip]:
+    """Clips that `jova generate --prompts` made, each with what its list asks for and nothing that lies beside it.
+
+    Args:
+        folder: Of the list.
+        paths: Of the clips, within the folder.
+    """
+    rows = _generated(folder / LIST)
+    samples = [Sample(audio=path) if path.suffix.lower() in AUDIO_SUFFIXES else Sample(video=path) for path in paths]
+    return [_listed(sample, sample.source.relative_to(folder), rows) for sample in samples]
+
+
+def list_refused(prompts: Path, reasons: Mapping[int, str]) -> list[ListedClip]:
+    """Clips of a list that could not be made.
+
+    Args:
+        prompts: The list, or the folder of a benchmark.
+        reasons: By the line.
+    """
+    return [
+        ListedClip(f"{prompts.name}{part}", Sample(video=prompts), fault=reason, part=part)
+        for line, reason in reasons.items()
+        if (part := f", line {line}")
+    ]
+
+
+def _clips_of(source: Path, is_alone: bool) -> Iterable[ListedClip]:
     if not source.is_dir() and source.suffix.lower() not in MANIFESTS:
-        sample = read_clip(source)
-        rows = _generated(source.parent / LIST)
-        yield as_asked(plain_name(sample.source.stem), sample, rows.get(plain_name(source.name), {}))
+        yield _clip_of(source, is_alone)
         return
     folder = source if source.is_dir() else source.parent
     rows = _generated(folder / LIST)
@@ -130,22 +160,45 @@ def _clips_of(source: Path) -> Iterable[ListedClip]:
     samples, unread = read_each(folder if is_list else source)
     clips = [sample for sample in samples if not sample.is_still]
     if not clips:
+        also = f", and what cannot be read: {some([one.reason for one in unread])}" if unread else ""
         raise ValueError(
             f"`clips` must hold at least one clip that moves or sounds, got stills alone in `{source}`, which "
-            "are not measured"
+            f"are not measured{also}"
         )
     for sample in clips:
         path = sample.source
-        name = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-        plain, told = plain_name(name.with_suffix("").as_posix()), rows.get(plain_name(name.as_posix()), {})
-        try:
-            clip = as_asked(plain, sample, told)
-        except ValueError as error:  # of subtitles
-            clip = ListedClip(plain, sample, fault=str(error))
-        yield clip._replace(name=f"{clip.name} {sample.occurrence + 1}") if sample.occurrence else clip
-    for number, one in enumerate(unread):
-        name = Path(f"{one.source.name}, {one.name}") if one.name else one.source.relative_to(folder).with_suffix("")
-        yield ListedClip(plain_name(name.as_posix()), Sample(video=one.source, occurrence=number), fault=one.reason)
+        yield _listed(sample, path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name), rows)
+    for one in unread:
+        part = f", {one.row}" if one.row else ""
+        name = one.source.name if part else one.source.relative_to(folder).with_suffix("").as_posix()
+        yield ListedClip(f"{plain_name(name)}{part}", Sample(video=one.source), fault=one.reason, part=part)
+
+
+def _clip_of(source: Path, is_alone: bool) -> ListedClip:
+    """A clip that is given as a file; what is wrong beside it ends an evaluation of it alone."""
+    bare = find_clip(source)
+    try:
+        return _listed(read_clip(source), Path(source.name), _generated(source.parent / LIST))
+    except (ValueError, FileNotFoundError) as error:
+        if is_alone:
+            raise
+        return ListedClip(plain_name(source.stem), bare, fault=str(error))
+
+
+def _listed(sample: Sample, path: Path, rows: Mapping[str, Mapping[str, Any]]) -> ListedClip:
+    """A clip with what was asked of it; subtitles that cannot be read are its fault.
+
+    Args:
+        sample: Its files.
+        path: Of the clip, within its folder.
+        rows: Of the list in that folder, by path.
+    """
+    part = f" {sample.occurrence + 1}" if sample.occurrence else ""
+    name = f"{plain_name(path.with_suffix('').as_posix())}{part}"
+    try:
+        return as_asked(name, sample, rows.get(plain_name(path.as_posix()), {}))._replace(part=part)
+    except ValueError as error:
+        return ListedClip(name, sample, fault=str(error), part=part)
 
 
 def written_words(sample: Sample) -> str:

@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 from diffusers_jova.clip_folder import make_clips
 from diffusers_jova.devices import choose_device
 from diffusers_jova.evaluation.asked_clips import ask, describe_asked, read_asked
-from diffusers_jova.evaluation.clip_list import ListedClip, list_clips
+from diffusers_jova.evaluation.clip_list import ListedClip, list_clips, list_made, list_refused
 from diffusers_jova.evaluation.measured_clips import MeasuredClips
 from diffusers_jova.evaluation.measures import PARTLY
-from diffusers_jova.evaluation.measuring import measure_all
+from diffusers_jova.evaluation.measuring import measure_all, tell
 from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.evaluation.protocols import PROTOCOLS, groups_of
 from diffusers_jova.evaluation.report import Report, Row, left_out
@@ -112,16 +112,20 @@ def evaluate(args: argparse.Namespace) -> Report:
     networks = {name: getattr(args, name) for name in GIVEN_HERE}
     meter = Meter(args.whisper, args.language, args.voice, args.syncnet, device, **networks)
     known = MeasuredClips(args.output, meter)
-    clips = make_clips_of(args.generation) if args.generation is not None else list_clips(args.clips)
     others = list_clips([args.against]) if args.against else []
-    if args.benchmark is not None:
-        asked = read_asked(args.prompts, args.benchmark)
-        tqdm.write(describe_asked(clips, asked), file=sys.stderr, end="")
-        clips, others = ask(clips, asked), ask(others, asked)
+    asked = None if args.benchmark is None else read_asked(args.prompts, args.benchmark)
     if args.voice is not None:
         read_voice(args.voice)
     groups = args.measures or default_groups(args)
-    for_this_process(meter, args.num_processes, args.ray).read_given()
+    checked = meter if args.generation is None else replace(meter)  # a model has the memory to itself
+    for_this_process(checked, args.num_processes, args.ray).read_given()
+    clips = list_clips(args.clips) if args.generation is None else make_clips_of(args.generation)
+    for clip in (*clips, *others) if args.generation is None else others:  # the model has told its own
+        if clip.fault:
+            tell(clip.name, clip.fault)
+    if asked is not None:
+        tqdm.write(describe_asked(clips, asked), file=sys.stderr, end="")
+        clips, others = ask(clips, asked), ask(others, asked)
     rows = measure_clips([*clips, *others], meter, known, groups, args.num_processes, args.ray)
     against = str(args.against or "")
     return Report(
@@ -155,16 +159,17 @@ def versions_of(packages: Sequence[str]) -> dict[str, str]:
 
 
 def make_clips_of(generation: argparse.Namespace) -> list[ListedClip]:
-    """Make what is missing of a model's clips, and list those of its prompts; what cannot be made is told.
+    """Make what is missing of a model's clips, and list those of its prompts; one that cannot be made is told, too.
 
     Raises:
         ValueError: If none can be made.
     """
-    made = {outcome.line for outcome in make_clips(generation, ALONE) if outcome.status != "refused"}
-    paths = {row.args.output.absolute() for row in generation.rows if row.line in made}
+    outcomes = make_clips(generation, ALONE)
+    refused = {outcome.line: outcome.reason for outcome in outcomes if outcome.status == "refused"}
+    paths = [row.args.output.absolute() for row in generation.rows if row.line not in refused]
     if not paths:
         raise ValueError(f"the model must make a clip of {generation.prompts}, got none; the lines above say why")
-    return [clip for clip in list_clips([generation.output]) if clip.sample.source in paths]
+    return list_made(generation.output, paths) + list_refused(generation.prompts, refused)
 
 
 def default_groups(args: argparse.Namespace) -> list[str]:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from diffusers_jova.evaluation.clip_list import ListedClip
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.measured_clips import MeasuredClips
-from diffusers_jova.evaluation.meter import Meter
+from diffusers_jova.evaluation.meter import Meter, first_sentence, is_of_network
 from diffusers_jova.evaluation.protocols import SOUNDING, SPOKEN
 from diffusers_jova.evaluation.report import Row
 from diffusers_jova.training.data.sharing import choose_run, run_here
@@ -75,6 +75,10 @@ class Measurer:
         except UNREADABLE as error:
             told = one_line(error).replace(TAKE_TRUNCATED, "")  # what is cut off is no whole clip to judge
             return Answer(task.number, {}, of_this_file(told))
+        except Exception as error:  # of the network that looks for mouths, or a full memory
+            if self.meter.is_strict or not is_of_network(error):
+                raise
+            return Answer(task.number, {}, first_sentence(error))
 
     @cached_property
     def _meter(self) -> Meter:
@@ -100,16 +104,14 @@ def measure_all(
         use_ray: Whether a Ray cluster does it.
     """
     rows = [_row_of(clip) for clip in clips]
-    for clip in clips:
-        if clip.fault:
-            tell(clip.name, clip.fault)
     found = [{group: one for group, key in of_clip.items() if (one := known.find(key))} for of_clip in keys]
     tasks = [
         Task(number, clip, pending)
         for number, clip in enumerate(clips)
         if not clip.fault and (pending := [group for group in keys[number] if group not in found[number]])
     ]
-    run = choose_run(num_processes, use_ray)
+    num_processes = max(1, min(num_processes, len(tasks)))
+    run = choose_run(num_processes, use_ray and bool(tasks))
     worker = Measurer(meter if run is run_here else replace(meter), meter.device)
 
     def kept() -> Iterator[Answer]:
@@ -117,7 +119,7 @@ def measure_all(
             for group, measured in answer.measured.items():
                 known.add(keys[answer.number][group], clips[answer.number], group, measured)
             if answer.error:
-                tell(clips[answer.number].sample.source.name, answer.error)
+                tell(clips[answer.number].name, answer.error)
             yield answer
 
     for answer in followed(kept(), len(tasks), "measuring") if len(tasks) > 1 else kept():

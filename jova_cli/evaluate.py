@@ -135,7 +135,7 @@ def check(args: argparse.Namespace) -> None:
     check_count("--num-processes", args.num_processes)
     is_made = any(map(is_model, args.clips))
     for source in args.clips if not is_made else ():
-        check_source("clips", source)
+        check_source("clips", source, is_alone=len(args.clips) == 1)
     if args.against is not None:
         check_source("--against", args.against)
     if args.protocol is not None and args.measures is not None:
@@ -196,8 +196,8 @@ def option_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check_source(option: str, source: Path) -> None:
-    """Refuse what is no clip and holds none."""
+def check_source(option: str, source: Path, is_alone: bool = True) -> None:
+    """Refuse what is no clip and holds none; what is wrong beside one of several files costs that one alone."""
     check_readable(option, source, "give a folder of clips, or a clip")
     manifest = import_alone(MANIFEST)
     if kind_of(source) == "folder":
@@ -208,4 +208,4 @@ def check_source(option: str, source: Path) -> None:
             told = f"`{option}` must be clips, got `{source}`, which holds {made}; name a folder of clips"
             raise ValueError(told if made else str(error).replace("`source`", f"`{option}`")) from error
     elif source.suffix.lower() not in MANIFESTS:
-        manifest.read_clip(source)
+        manifest.read_clip(source) if is_alone else manifest.find_clip(source)

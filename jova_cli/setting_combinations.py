@@ -147,10 +147,11 @@ def _refusals_of_measures(config: Any) -> Iterator[tuple[bool, str]]:
         f"`validation_prompts` or `validation_list`, or leave them out, got {list(measures)}",
     )
     readers = {"validation_whisper": "words", "validation_language": "words", "validation_syncnet": "syncnet"}
+    heard_anyway = {"validation_language": "en"}  # by the small recogniser
     for name, group in readers.items():
         value = getattr(config, name)
         yield (
-            value not in (None, "en") and group not in measures,  # "en" is what the small recogniser hears anyway
+            value not in (None, heard_anyway.get(name)) and group not in measures,
             f"`{name}` is read where `validation_measures` has `{group}`; add it, or leave both out, got {value!r}",
         )
     yield (

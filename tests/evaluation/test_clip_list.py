@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
+from diffusers_jova.evaluation.asked_clips import Asked, ask, describe_asked
 from diffusers_jova.evaluation.clip_list import Captions, ListedClip, list_clips
 from diffusers_jova.media import write_audio, write_video
 from diffusers_jova.provenance import basic_record
@@ -150,3 +152,56 @@ def test_what_is_wrong_beside_one_clip_is_its_fault_and_the_others_are_listed(fo
     (folder / "list.jsonl").write_text(json.dumps(rows[1]))
     with pytest.raises(FileNotFoundError, match="must exist, got 1 missing"):
         list_clips([folder / "list.jsonl"])
+
+
+def test_faults_are_listed_once_and_names_stay_apart(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "a.mp4").write_bytes(b"not looked into")
+    (folder / "foreign" / "a.json").write_text("{bad")
+    (folder / "foreign" / "b.mp4").write_bytes(b"not looked into")
+    listed = list_clips([folder, folder / "foreign"])
+    assert [clip.name for clip in listed if clip.fault] == ["foreign/a"]
+    rows = [{"video": "a.mp4"}, {"video": "a.mp4"}, {"video": "gone.mp4"}, {"seen": "x"}]
+    roots = [tmp_path_factory.mktemp("rows") for _ in range(2)]
+    for root in roots:
+        (root / "a.mp4").write_bytes(b"not looked into")
+        (root / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    names = [clip.name for clip in list_clips([root / "m.jsonl" for root in roots])]
+    ends = ["a.mp4", "a 2", "m.jsonl, line 3", "m.jsonl, line 4"]
+    assert len(set(names)) == len(names) == 8
+    assert names[:4] == [
+        f"{roots[0] / 'a.mp4'}",
+        f"{roots[0] / 'a.mp4'} 2",
+        *(f"{roots[0] / end}" for end in ends[2:]),
+    ]
+
+
+def test_one_wrong_sidecar_of_several_files_is_its_fault_and_of_one_is_refused(folder: Path) -> None:
+    (folder / "words.json").write_text("{bad")
+    wrong, right = list_clips([folder / "words.mp4", folder / "cues.mp4"])
+    assert "must be valid JSON" in wrong.fault
+    assert (right.fault, right.transcript) == ("", "blue sun")
+    with pytest.raises(ValueError, match="must be valid JSON"):
+        list_clips([folder / "words.mp4"])
+
+
+def test_a_still_with_a_sound_is_a_fault_and_not_left_out(folder: Path) -> None:
+    PIL.Image.new("RGB", (8, 8)).save(folder / "still.png")
+    write_audio(folder / "s.wav", np.zeros((1, 800), np.float32), 16000)
+    rows = [{"video": "still.png", "audio": "s.wav"}, {"audio": "s.wav"}]
+    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    faults = {clip.name: clip.fault for clip in list_clips([folder / "m.jsonl"])}
+    assert faults["s"] == ""
+    assert "a still image must stand without `audio`" in faults["m.jsonl, line 1"]
+    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, [{"video": "still.png"}, {"video": "gone.mp4"}])))
+    with pytest.raises(ValueError, match=r"got stills alone in .*, and what cannot be read: .*gone\.mp4"):
+        list_clips([folder / "m.jsonl"])
+
+
+def test_a_prompt_of_a_benchmark_mends_no_wrong_sidecar(folder: Path) -> None:
+    (folder / "words.json").write_text("{bad")
+    asked = Asked({"words": {"output": "words.mp4", "transcript": "good night"}, "cues": {"transcript": "moon"}})
+    clips = {clip.name: clip for clip in ask(list_clips([folder]), asked)}
+    assert "must be valid JSON" in clips["words"].fault
+    assert clips["cues"].transcript == "moon"
+    assert describe_asked(list(clips.values()), asked) == "2 of 4 clips have no prompt: prompt, silent\n"

@@ -424,3 +424,20 @@ def test_one_shared_name_of_many_makes_no_pairs(
     against = json.loads((output / "report.json").read_text())["against"]
     assert not against["paired"]
     assert against["differences"]["sync_correlation"]["num_pairs"] == 0
+
+
+def test_a_network_that_fails_while_a_clip_is_read_costs_that_clip(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = meter.read_signals
+
+    def failing(sample: Sample, *detector: Any, **options: Any) -> Signals:
+        if sample.source.stem == "clip1":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return measured(sample, *detector, **options)
+
+    monkeypatch.setattr(meter, "read_signals", failing)
+    main([str(folders[1]), "--output", str(tmp_path), "--measures", "timing"])
+    rows = {row["clip"]: row["error"] for row in json.loads((tmp_path / "report.json").read_text())["rows"]}
+    assert rows.pop("clip1") == "CUDA out of memory"
+    assert set(rows.values()) == {None}

@@ -44,7 +44,9 @@ def test_the_clips_of_a_model_are_made_once_and_measured_with_what_was_asked_for
     assert "made 2, there already 0, refused 1" in told.out
     assert "did you mean `seed`" in told.err
     written = json.loads((report / "report.json").read_text())
-    assert [row["clip"] for row in written["rows"]] == ["one", "two"]
+    assert [row["clip"] for row in written["rows"]] == ["one", "two", "list.jsonl, line 3"]
+    assert "did you mean `seed`" in written["rows"][2]["error"]
+    assert told.err.count("did you mean `seed`") == 1
     assert written["sources"] == [str(tiny_pipeline_folder)]
     assert written["settings"]["words"] == {"prompts": str(rows)}
     assert written["settings"]["versions"]["torch"]
@@ -54,7 +56,7 @@ def test_the_clips_of_a_model_are_made_once_and_measured_with_what_was_asked_for
     main(words)
     assert "made 1, there already 1, refused 1" in capsys.readouterr().out
     again = json.loads((report / "report.json").read_text())
-    assert [row["clip"] for row in again["rows"]] == ["one", "two"]
+    assert [row["clip"] for row in again["rows"]] == ["one", "two", "list.jsonl, line 3"]
     assert again["rows"][0]["values"] == written["rows"][0]["values"]
 
 
@@ -89,16 +91,44 @@ def test_clips_that_were_made_with_other_settings_are_not_measured_as_those_of_n
     )
     main(words)
     assert "made 0, there already 1, refused 1" in capsys.readouterr().out
-    assert [row["clip"] for row in json.loads((report / "report.json").read_text())["rows"]] == ["one"]
+    rows = json.loads((report / "report.json").read_text())["rows"]
+    assert {row["clip"]: bool(row["error"]) for row in rows} == {"one": False, "list.jsonl, line 2": True}
     before = (report / "report.json").read_text()
     (tmp_path / "list.jsonl").write_text("".join(json.dumps({**SHORT, **row, "steps": 3}) + "\n" for row in ROWS))
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
     told = capsys.readouterr().err
-    assert "must be made with the present settings, got `num_inference_steps`" in told or "got `steps`" in told
+    assert "must be made with the present settings, got `steps` 1 there, 3 here" in told
     assert "must make a clip of" in told
     assert (report / "report.json").read_text() == before
+
+
+def test_what_is_refused_is_refused_before_a_clip_is_made(
+    tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "voice.wav").write_bytes(b"no sound")
+    words = [str(tiny_pipeline_folder), "--prompts", str(write_list(tmp_path)), "--output", str(tmp_path / "report")]
+    for more in (
+        ["--protocol", "mova", "--voice", str(tmp_path / "voice.wav")],
+        ["--voice", str(tmp_path / "voice.wav")],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, *more])
+        assert ended.value.code == 2
+        assert "made" not in capsys.readouterr().out
+    assert not (tmp_path / "report" / "clips").exists()
+
+
+def test_a_sound_that_the_model_makes_is_no_sound_track_of_another_clip(
+    tiny_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    rows = write_list(tmp_path, {"prompt": "a cat", "modalities": ["audio"], "seed": 3, "output": "one.wav"})
+    words = [str(tiny_pipeline_folder), "--prompts", str(rows), "--output", str(tmp_path / "report")]
+    main([*words, "--device", "cpu", "--measures", "timing"])
+    made = json.loads((tmp_path / "report" / "report.json").read_text())["rows"]
+    assert [Path(row["file"]).name for row in made] == ["one.mp4", "two.mp4", "one.wav"]
+    assert not any("sound" in row for row in made)
 
 
 def test_rows_with_adapters_of_their_own_are_counted(
@@ -121,4 +151,4 @@ def test_what_ships_is_a_model_by_its_name_and_a_folder_of_clips_is_none(tmp_pat
 def test_a_language_is_a_code(language: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "clip.wav").write_bytes(b"not looked into")
     error = refusal([str(tmp_path / "clip.wav"), "--language", language], capsys)
-    assert f"`--language` must be a code of two or three small letters, got {language}" in error
+    assert f"`--language` must be a code of two or three small letters, got {language}; write" in error

@@ -104,12 +104,12 @@ class Unread(NamedTuple):
     Attributes:
         source: Its file, or the manifest.
         reason: Why not.
-        name: Where the row stands; empty for a clip.
+        row: Where the row stands; empty for a clip.
     """
 
     source: Path
     reason: str
-    name: str = ""
+    row: str = ""
 
 
 Item = TypeVar("Item", Sample, _Row)
@@ -139,9 +139,7 @@ def read_samples(source: Path, captions_required: bool = True, stills: bool = Tr
     if not samples and not faults:
         raise ValueError(f"`source` must hold at least one clip, got `{source}`; give a manifest or a folder of clips")
     _check_files(samples, faults)
-    if sounding := [str(sample.source) for sample in samples if sample.is_still and sample.audio is not None]:
-        told = some(sounding, MAX_WRONG)
-        faults.append(ValueError(f"a still image must stand without `audio`, got one for {told}; remove either"))
+    _check_stills(samples, faults)
     _each(samples, _check_words, faults)
     _raise_all(faults)
     samples = _count_occurrences(samples)
@@ -166,15 +164,16 @@ def read_each(source: Path) -> tuple[list[Sample], list[Unread]]:
     samples: list[Sample] = []
     unread: list[Unread] = []
 
-    def take(read: Callable[[], Sample], path: Path, name: str = "") -> None:
+    def take(read: Callable[[], Sample], path: Path, row: str = "") -> None:
         faults: Faults = []
         try:
             sample = read()
             _check_files([sample], faults)
+            _check_stills([sample], faults)
             _raise_all(faults)
             samples.append(_check_words(sample))
         except (ValueError, FileNotFoundError) as error:
-            unread.append(Unread(path, str(error), name))
+            unread.append(Unread(path, str(error), row))
 
     if manifest is not None:
         rows, read_row = _open_manifest(manifest)
@@ -235,12 +234,12 @@ def is_clip(path: Path) -> bool:
     return path.suffix.lower() in {*VIDEO_SUFFIXES, *AUDIO_SUFFIXES, *image_suffixes()}
 
 
-def read_clip(path: Path) -> Sample:
-    """Read one clip, a video or a sound, with what lies beside it as in a folder.
+def find_clip(path: Path) -> Sample:
+    """One clip, a video or a sound, without what lies beside it.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the name is that of no clip, or what lies beside it is not as described.
+        ValueError: If the name is that of no clip.
     """
     path = path.absolute()
     moves = path.suffix.lower() in image_suffixes() and not is_still(path)
@@ -253,12 +252,19 @@ def read_clip(path: Path) -> Sample:
         )
     if not path.is_file():
         raise FileNotFoundError(f"a clip must be an existing file, got `{path}`; check the spelling")
-    beside = by_small_suffix(sibling for sibling in path.parent.iterdir() if sibling.is_file())
-    if path.suffix.lower() in AUDIO_SUFFIXES:
-        sample = Sample(audio=path)
-    else:
-        sample = Sample(video=path, audio=find_beside(path, AUDIO_SUFFIXES, beside))
-    sample = _with_sidecars(sample, beside)
+    return Sample(audio=path) if path.suffix.lower() in AUDIO_SUFFIXES else Sample(video=path)
+
+
+def read_clip(path: Path) -> Sample:
+    """Read one clip, a video or a sound, with what lies beside it as in a folder.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the name is that of no clip, or what lies beside it is not as described.
+    """
+    clip = find_clip(path)
+    beside = by_small_suffix(sibling for sibling in clip.source.parent.iterdir() if sibling.is_file())
+    sample = _with_sound(clip, beside)
     faults: Faults = []
     _check_files([sample], faults)
     _each([sample], _check_words, faults)
@@ -582,6 +588,12 @@ def _check_files(samples: Iterable[Sample], faults: Faults) -> None:
                 "`audio_caption`"
             )
         )
+
+
+def _check_stills(samples: Iterable[Sample], faults: Faults) -> None:
+    if sounding := [str(sample.source) for sample in samples if sample.is_still and sample.audio is not None]:
+        told = some(sounding, MAX_WRONG)
+        faults.append(ValueError(f"a still image must stand without `audio`, got one for {told}; remove either"))
 
 
 def _check_words(sample: Sample) -> Sample:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,9 +58,17 @@ def run_processes(items: Sequence[Any], worker: Any, num_processes: int) -> Iter
 
 def run_ray(items: Sequence[Any], worker: Any, num_processes: int) -> Iterator[Any]:
     """Give the items to actors of a cluster, of which every node sees the same files under their whole paths."""
-    values = {field.name: getattr(worker, field.name) for field in fields(worker) if field.init}
-    whole = {name: value.absolute() for name, value in values.items() if isinstance(value, Path)}
-    yield from run_on_ray(replace(worker, **whole), items, num_processes, worker.device)
+    yield from run_on_ray(with_whole_paths(worker), items, num_processes, worker.device)
+
+
+def with_whole_paths(value: Any) -> Any:
+    """A path that holds in any working folder, or a dataclass with such ones in it; anything else as it is."""
+    if isinstance(value, Path):
+        return value.absolute()
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    held = {field.name: with_whole_paths(getattr(value, field.name)) for field in fields(value) if field.init}
+    return replace(value, **held)
 
 
 def _work(worker: Worker, items: Sequence[Any], queue: Any) -> None:
