@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -31,6 +32,7 @@ from diffusers_jova.processes import ALONE
 from diffusers_jova.training.data.sharing import choose_run, run_here
 from diffusers_jova.whole_files import write_json
 from jova_cli.evaluate import GIVEN_HERE, GROUPS, NEEDED_BY, NETWORKS, option_of, parse
+from jova_cli.file_arguments import as_options
 from jova_cli.parser import Parser, one_line
 from jova_cli.tables import some
 
@@ -115,7 +117,7 @@ def evaluate(args: argparse.Namespace) -> Report:
     others = list_clips([args.against]) if args.against else []
     asked = None if args.benchmark is None else read_asked(args.prompts, args.benchmark)
     if args.voice is not None:
-        read_voice(args.voice)
+        check_voice(args.voice)
     groups = args.measures or default_groups(args)
     checked = meter if args.generation is None else replace(meter)  # a model has the memory to itself
     for_this_process(checked, args.num_processes, args.ray).read_given()
@@ -156,6 +158,18 @@ def versions_of(packages: Sequence[str]) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
+
+
+def check_voice(path: Path) -> None:
+    """Refuse a voice that cannot be compared with.
+
+    Raises:
+        ValueError: Naming the option.
+    """
+    try:
+        read_voice(path)
+    except ValueError as error:
+        raise ValueError(as_options(str(error), path="--voice")) from error
 
 
 def make_clips_of(generation: argparse.Namespace) -> list[ListedClip]:

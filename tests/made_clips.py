@@ -63,8 +63,8 @@ def write_h264(path: Path, frames: np.ndarray, **options: object) -> None:
         container.mux(stream.encode(None))
 
 
-def late_sound(path: Path, late_s: float, num_frames: int = 33) -> Path:
-    """A clip at 16 frames per second whose track of sound, a steady tone, begins later than its picture."""
+def late_sound(path: Path, late_s: float, num_frames: int = 33, late_picture_s: float = 0.0) -> Path:
+    """A clip at 16 frames per second whose track of sound, a steady tone, begins later than its picture, or before."""
     rate = 16000
     tone = np.sin(np.arange(int((num_frames / 16 - late_s) * rate)) / 4)
     with av.open(str(path), "w") as container:
@@ -72,8 +72,9 @@ def late_sound(path: Path, late_s: float, num_frames: int = 33) -> Path:
         video.width = video.height = 32
         audio = container.add_stream("pcm_s16le", rate=rate, layout="mono")
         for shade in range(num_frames):
-            picture = np.full((32, 32, 3), 40 + 4 * shade, np.uint8)
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 40 + 4 * shade, np.uint8), format="rgb24")
+            picture.pts, picture.time_base = shade + round(16 * late_picture_s), Fraction(1, 16)
+            container.mux(video.encode(picture))
         container.mux(video.encode(None))
         sound = av.AudioFrame.from_ndarray((tone * 16000).astype(np.int16)[None], format="s16", layout="mono")
         sound.sample_rate, sound.time_base, sound.pts = rate, Fraction(1, rate), round(late_s * rate)

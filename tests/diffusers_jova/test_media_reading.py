@@ -48,6 +48,13 @@ def test_sound_that_goes_with_a_picture_is_on_its_clock_and_sound_alone_on_its_o
     np.testing.assert_array_equal(media.read_audio(tmp_path / "own.wav", from_first_frame=True)[0], own)
 
 
+def test_sound_that_is_over_before_the_picture_begins_is_refused_beside_it(tmp_path: Path) -> None:
+    path = late_sound(tmp_path / "early.mkv", late_s=0.0, late_picture_s=5.0)
+    assert media.read_audio(path)[0].shape[1] < 4 * SAMPLING_RATE
+    with pytest.raises(ValueError, match=r"must reach its first frame, got one of .*early\.mkv that ends before"):
+        media.read_audio(path, from_first_frame=True)
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "rate"), [("a.mkv", "pcm_s16le", 16000), ("a.webm", "libopus", 48000), ("a.mp4", "aac", 44100)]
 )

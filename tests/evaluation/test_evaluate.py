@@ -23,7 +23,7 @@ from diffusers_jova.evaluation.measured_clips import MeasuredClips
 from diffusers_jova.evaluation.measures import MEASURES, VERSIONS
 from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
 from diffusers_jova.evaluation.syncnet import SyncNet
-from diffusers_jova.media import write_audio
+from diffusers_jova.media import write_audio, write_video
 from diffusers_jova.training.data.manifest import Sample
 from jova_cli.evaluate import GROUPS
 from tests.evaluation.speaking import write_speaker
@@ -154,6 +154,10 @@ def test_what_fails_in_one_group_is_its_reason_and_a_voice_that_cannot_be_read_i
     with pytest.raises(SystemExit):
         main([*words, "voice", "--voice", str(tmp_path / "voice.wav")])
     assert "must be a media file" in capsys.readouterr().err
+    write_video(tmp_path / "silent.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
+    with pytest.raises(SystemExit):
+        main([*words, "voice", "--voice", str(tmp_path / "silent.mp4")])
+    assert "`--voice` must be a file with sound, got" in capsys.readouterr().err
 
 
 class SessionError(Exception):
