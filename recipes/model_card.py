@@ -39,7 +39,9 @@ def fill_section(card: Path, name: str, text: str) -> None:
 def provenance() -> dict[str, str]:
     """Commit of this code (with a `+` if its files differ) and the time, for a table's origin; cards are no code."""
     commit = _git("rev-parse", "--short", "HEAD") or "unknown"
-    changed = "+" if _git("status", "--porcelain", "--untracked-files=no", "--", ":!model_cards") else ""
+    changed = (
+        "+" if _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)model_cards") else ""
+    )
     return {"commit": commit + changed, "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
