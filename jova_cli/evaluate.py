@@ -121,7 +121,12 @@ def add_arguments(parser: Parser) -> None:
         help="for the networks that other options name, the CPU if not given; for a model, the fastest there is if "
         "not given",
     )
-    add("--num-processes", type=int, default=1, help="processes (or Ray actors) to share the clips")
+    add(
+        "--num-processes",
+        type=int,
+        default=1,
+        help="processes (or Ray actors) to share the measuring; a model's clips are shared on Ray alone",
+    )
     add("--ray", action="store_true", help="use a Ray cluster, or start a local one")
 
 
