@@ -4,7 +4,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 # what `make demo` runs and `make evidence` measures: the shipped model, or the folder of another
 MODEL ?= jova-tiny
-# of every run of `make ablations`, and what it compares: `ablations`, `fusion` or `towers`
+# of every run of `make ablations`, and what it compares: `ablations`, `mouth`, `fusion` or `towers`
 STEPS ?= 120
 COMPARE ?= ablations
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
@@ -62,7 +62,7 @@ evidence: .venv/evaluate  ## measure MODEL on held-out prompts; fills in model_c
 	@.venv/bin/python -m diffusers_jova.recipes.evidence --model $(MODEL); status=$$?; \
 		.venv/bin/python -m diffusers_jova.recipes.lora_evidence --model $(MODEL) && exit $$status
 
-ablations: .venv/espeak  ## the paper's Tables 3, 4 and 5 in small, COMPARE=fusion or towers, after `make jova-tiny`
+ablations: .venv/espeak  ## the paper's Tables 3, 4 and 5 in small, COMPARE=mouth, fusion or towers, after `make jova-tiny`
 	@.venv/bin/python -m diffusers_jova.recipes.ablations --compare $(COMPARE) --output runs/$(COMPARE) --steps $(STEPS)
 
 test: .venv/installed  ## set up .venv, then check

@@ -38,6 +38,7 @@ class Comparison(NamedTuple):
         return tuple(dict.fromkeys([self.base, *chain.from_iterable(rows.values() for rows in self.tables.values())]))
 
 
+MOUTH_WEIGHTS = {"0": "lambda-0", "2": "lambda-2", "5": "base", "8": "lambda-8"}
 ABLATIONS = Comparison(
     "ablations",
     "Ablations",
@@ -45,7 +46,7 @@ ABLATIONS = Comparison(
     "too.",
     "base",
     {
-        "Weight of the mouth loss (Tab. 3)": {"0": "lambda-0", "2": "lambda-2", "5": "base", "8": "lambda-8"},
+        "Weight of the mouth loss (Tab. 3)": MOUTH_WEIGHTS,
         "Alignment of the time axes (Tab. 4)": {"none": "unaligned", "by time": "base"},
         "How the branches meet (Tab. 5)": {
             "cross-attention": "cross",
@@ -53,6 +54,13 @@ ABLATIONS = Comparison(
             "joint attention": "base",
         },
     },
+)
+MOUTH = Comparison(
+    "mouth",
+    "The weight of the mouth loss, in longer runs",
+    "The paper's Table 3 again, with more steps.",
+    "base",
+    {"Weight of the mouth loss": MOUTH_WEIGHTS},
 )
 FUSION = Comparison(
     "fusion",
@@ -87,7 +95,7 @@ TOWERS = Comparison(
     "jova_tiny_towers.json",
     tells_cost=True,
 )
-COMPARISONS = {comparison.name: comparison for comparison in (ABLATIONS, FUSION, TOWERS)}
+COMPARISONS = {comparison.name: comparison for comparison in (ABLATIONS, MOUTH, FUSION, TOWERS)}
 STEPS = 120  # of `make ablations`, unless it is told others
 # fmt: off
 COLUMNS = {  # measure: heading
@@ -140,8 +148,7 @@ def describe(
     text = [
         f"## {comparison.heading}" + ("" if own_section else f": {base['samples']:,} samples"),
         f"{comparison.introduction} Every arm begins with the branches of stage 1 and sees the same "
-        f"{base['samples']:,} samples of stage 2 ({base['steps']:,} steps); {base['seeds']} seeds of data order and "
-        f"noise, {base['clips']} held-out prompts each; mean +- standard deviation over seeds. Tabulated on "
+        f"{base['samples']:,} samples of stage 2 ({base['steps']:,} steps); {_runs(base)}. Tabulated on "
         f"{origin['date'][:10]} at commit {origin['commit']}; `{again}` repeats it.",
     ]
     for title, rows in comparison.tables.items():
@@ -155,5 +162,14 @@ def describe(
     return "\n\n".join(text)
 
 
+def _runs(arm: Mapping[str, Any]) -> str:
+    prompts = f"{arm['clips']} held-out prompts"
+    if arm["seeds"] == 1:
+        return f"one seed of data order and noise, {prompts}, so no spread over seeds is known"
+    return f"{arm['seeds']} seeds of data order and noise, {prompts} each; mean +- standard deviation over seeds"
+
+
 def _figure(arm: Mapping[str, Any], name: str) -> str:
-    return f"{arm['mean'][name]:.3f} +- {arm['spread'][name]:.3f}" if name in arm["mean"] else "-"
+    if name not in arm["mean"]:
+        return "-"
+    return f"{arm['mean'][name]:.3f}" + (f" +- {arm['spread'][name]:.3f}" if arm["seeds"] > 1 else "")

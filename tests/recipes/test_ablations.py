@@ -393,6 +393,15 @@ def test_the_spread_is_that_over_seeds() -> None:
         assert table.count("| 9.1 M | 1.23 |") == (num_rows if comparison.tells_cost else 0)
 
 
+def test_one_seed_has_no_spread() -> None:
+    summary = aggregate([result(0.2)]) | {"parameters": 9_100_000, "relative_time": 1.234}
+    for comparison in COMPARISONS.values():
+        table = describe(comparison, dict.fromkeys(ARMS, summary), {"date": "2026-01-01T00", "commit": "abc"})
+        assert "one seed of data order and noise, 2 held-out prompts, so no spread over seeds is known" in table
+        assert "+-" not in table
+        assert table.count("| 0.200 |") == 3 * sum(map(len, comparison.tables.values()))
+
+
 @pytest.mark.slow
 def test_two_towers_are_trained_alone_and_then_as_every_arm_couples_them(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
