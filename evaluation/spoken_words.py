@@ -179,8 +179,8 @@ def measure_words(
     values: dict[str, float | None] = {"word_error_rate": None}
     in_characters = is_chinese(wanted)
     if in_characters or not is_unspaced(wanted):
-        by_seed_tts = [as_seed_tts(words, by_character=in_characters) for words in (transcript, text)]
-        values["word_error_rate_seed_tts"] = float(jiwer.wer(*by_seed_tts))
+        said, written = (as_seed_tts(words, by_character=in_characters) for words in (transcript, text))
+        values["word_error_rate_seed_tts"] = float(jiwer.wer(said, written))
     if is_unspaced(wanted):
         reason = "; ".join(filter(None, (reason, NO_WORDS)))
         wanted, heard = wanted.replace(" ", ""), heard.replace(" ", "")
