@@ -39,7 +39,7 @@ VERSIONS = {  # of each group; another version measures again
     "timing": 3,
     "sound": 2,
     "picture": 2,
-    "words": 5,
+    "words": 6,
     "speech": 3,
     "voice": 3,
     "clap": 2,
@@ -53,7 +53,7 @@ FIELD_WAY, CORRECTED_WAY = "as the field does", "corrected"
 WAYS = {  # of numbers that there are several ways to take
     **dict.fromkeys(("lse_c", "lse_d", "syncnet_offset_frames"), FIELD_WAY),
     **dict.fromkeys(("lse_c_verse_bench", "lse_d_verse_bench", "word_error_rate_verse_bench"), FIELD_WAY),
-    **dict.fromkeys(("clap_score_verse_bench", "identity_verse_bench"), FIELD_WAY),
+    **dict.fromkeys(("clap_score_verse_bench", "identity_verse_bench", "word_error_rate_seed_tts"), FIELD_WAY),
     **dict.fromkeys(("lse_c_corrected", "lse_d_corrected", "syncnet_offset_corrected_frames"), CORRECTED_WAY),
     **dict.fromkeys(("word_error_rate", "clap_score", "identity_face", "identity_picture"), CORRECTED_WAY),
 }
@@ -146,6 +146,10 @@ MEASURES = (
     Measure("word_error_rate_verse_bench", "words", "word error rate, as Verse-Bench", "", "lower",
             "Whisper, jiwer; as Verse-Bench, which takes SenseVoiceSmall: small letters, signs kept",
             "likewise; commas that a recogniser sets otherwise, which make words wrong", POSITIVE),
+    Measure("word_error_rate_seed_tts", "words", "word error rate, as seed-tts-eval", "", "lower",
+            "Whisper, jiwer; as BytedanceSpeech/seed-tts-eval: small letters, without signs, which join "
+            "what they stood between; Chinese by characters (there Paraformer, and traditional ones made simplified)",
+            "likewise; numbers in words or figures, hyphens and curled apostrophes, which make words wrong", POSITIVE),
     Measure("character_error_rate", "words", "character error rate", "", "lower", "Whisper, its normaliser, jiwer",
             "errors of the recogniser; in Chinese, one character that stands for another of the same sound", POSITIVE),
     Measure("speech_share", "speech", "time in which somebody speaks", "", "",

@@ -70,7 +70,7 @@ PROTOCOLS = {
         (
             Entry("LSE-C", ("lse_c", "lse_c_verse_bench", "lse_c_corrected"), SPOKEN,
                   f"the paper says SyncNet and no more; {BOXES}"),
-            Entry("WER", ("word_error_rate_verse_bench", "word_error_rate"), SPOKEN,
+            Entry("WER", ("word_error_rate_verse_bench", "word_error_rate_seed_tts", "word_error_rate"), SPOKEN,
                   "the paper says Whisper-large-v3, and no normaliser"),
             Entry("FD", (), SOUNDING, "the paper says PANNs and PaSST, here CLAP; its values fit that of pairs",
                   ("fd_clap", "fd_clap_corrected", "fd_clap_verse_bench")),

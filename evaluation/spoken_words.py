@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,20 @@ FloatArray = npt.NDArray[np.floating]
 Hear = Callable[[FloatArray, int], str]  # sound [channels, samples] and its sampling rate to what is said
 
 ENGLISH = "en"
+HAN = "\u3005\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese characters
 UNSPACED = re.compile(  # letters of scripts that put no spaces between words
     "[\u0e00-\u0eff"  # Thai, Lao
     "\u1000-\u109f\u1780-\u17ff"  # Burmese, Khmer
     "\u3040-\u30ff\u31f0-\u31ff"  # Japanese syllables
-    "\u3005\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Chinese characters
+    f"{HAN}]"
+)
+CHINESE = re.compile(f"[{HAN}]")
+ASCII_SIGNS = re.escape(string.punctuation.replace("'", ""))
+SEED_TTS_SIGNS = re.compile(  # what seed-tts-eval takes out: zhon's list of Chinese signs, and those of ASCII
+    f"[{ASCII_SIGNS}"
+    "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff64"  # of full and half width, the apostrophe too
+    "\u3000-\u3003\u3008-\u3011\u3014-\u301f\u3030\u303e\u303f"  # the wide blank, stops, brackets
+    "\u2013\u2014\u2018\u2019\u201b-\u201f\u2026\u2027\u00b7\ufe4f\ufe51\ufe54]"  # dashes, curled quotes, dots
 )
 CIRCLES = 2.4  # of a text's compression: more goes round in circles (Radford et al. 2022, Sec. 4.5)
 NOTHING_LEFT = (
@@ -110,6 +120,28 @@ def as_verse_bench(text: str) -> str:
     return " ".join(text.lower().split())  # jiwer tells words apart at blanks alone
 
 
+def as_seed_tts(text: str, *, by_character: bool = False) -> str:
+    """A text as BytedanceSpeech/seed-tts-eval (run_wer.py @ 752f429) compares it: without signs, in small letters.
+
+    Nothing takes the place of a sign, so "blue-green" is one word. A straight apostrophe stays and a curled one goes;
+    signs that neither ASCII nor Chinese has, and numbers, stay as they are.
+
+    Deviates: any blank ends a word, because a transcript here may have several lines; and traditional characters stay,
+    which zhconv makes simplified ones there in what was heard.
+
+    Args:
+        text: Of any kind.
+        by_character: Whether each character is a word, as it does with Chinese, whose Latin letters keep their case.
+    """
+    words = SEED_TTS_SIGNS.sub("", text).split()
+    return " ".join("".join(words)) if by_character else " ".join(words).lower()
+
+
+def is_chinese(text: str) -> bool:
+    """Whether half of the letters of a text, or more, are Chinese characters, and none Japanese or Thai ones."""
+    return is_unspaced(text) and len(CHINESE.findall(text)) == len(UNSPACED.findall(text))
+
+
 def is_unspaced(text: str) -> bool:
     """Whether half of the letters of a text, or more, are of scripts that put no spaces between words."""
     return 2 * len(UNSPACED.findall(text)) >= max(1, sum(map(str.isalnum, text)))
@@ -126,7 +158,8 @@ def measure_words(
 ) -> Measured:
     """Compare what is heard in sound [channels, samples] with what should be said.
 
-    Chinese, Japanese, Thai, Lao, Khmer and Burmese have no word error rate, and spaces in them do not count.
+    Chinese, Japanese, Thai, Lao, Khmer and Burmese have no word error rate, and spaces in them do not count. What
+    seed-tts-eval calls so is one of characters in Chinese; the others it does not know.
 
     Args:
         audio: Of the clip; None for a silent file, in which no word is heard.
@@ -144,6 +177,10 @@ def measure_words(
     text = "" if audio is None or reason else hear(audio, sampling_rate)
     heard = plain_words(text, language)
     values: dict[str, float | None] = {"word_error_rate": None}
+    in_characters = is_chinese(wanted)
+    if in_characters or not is_unspaced(wanted):
+        said, written = (as_seed_tts(words, by_character=in_characters) for words in (transcript, text))
+        values["word_error_rate_seed_tts"] = float(jiwer.wer(said, written))
     if is_unspaced(wanted):
         reason = "; ".join(filter(None, (reason, NO_WORDS)))
         wanted, heard = wanted.replace(" ", ""), heard.replace(" ", "")

@@ -18,6 +18,7 @@ from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.evaluation.spoken_words import (
     Hear,
     SmallWhisper,
+    as_seed_tts,
     make_listener,
     measure_words,
     plain_words,
@@ -64,6 +65,69 @@ def test_verse_bench_counts_signs_as_parts_of_words(asked: str, heard: str, erro
     assert values["word_error_rate"] == pytest.approx(own_error)
 
 
+@pytest.mark.parametrize(
+    ("asked", "heard", "errors"),  # as seed-tts-eval, as Verse-Bench, and our own
+    [
+        ("Hello, blue moon.", "hello blue moon", (0, 2 / 3, 0)),
+        ("A blue-green moon", "a blue green moon", (2 / 3, 2 / 3, 0)),  # the hyphen's place is lost
+        ("Well\u2014no moon", "well no moon", (1, 1, 0)),  # and that of a dash
+        ("It won't rain", "it won\u2019t rain", (1 / 3, 1 / 3, 1 / 2)),  # curled, and no contraction to Whisper's
+        ("It won\u2019t rain.", "it wont rain.", (0, 1 / 3, 1 / 2)),
+        ("It won't rain.", "It will not rain", (2 / 3, 1, 0)),
+        ("Fifty moons.", "50 moons", (1 / 2, 1, 0)),
+        ("\u00a1Hello moon!", "hello moon", (1 / 2, 1, 0)),  # neither ASCII nor Chinese
+        ("one - two", "one two", (0, 1 / 3, 0)),  # a double space is one
+    ],
+)
+def test_three_rates_of_one_text_differ_in_what_they_take_for_the_same(
+    asked: str, heard: str, errors: tuple[float, float, float]
+) -> None:
+    pytest.importorskip("jiwer")
+    values = measure_words(SOUND, 16000, asked, lambda _audio, _rate: heard).values
+    names = ("word_error_rate_seed_tts", "word_error_rate_verse_bench", "word_error_rate")
+    assert tuple(values[name] for name in names) == pytest.approx(errors)
+
+
+def test_seed_tts_takes_out_the_signs_of_ascii_and_of_chinese_but_the_straight_apostrophe() -> None:
+    ascii_signs = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'
+    wide = "".join(chr(ord(sign) + 0xFEE0) for sign in (*ascii_signs, "'"))
+    chinese = "\u3000\u3001\u3002\u3003\u300a\u300b\u3010\u3011\u301f\u3030\u303e\uff5f\uff64\ufe4f\ufe51\ufe54"
+    curled = "\u2013\u2014\u2018\u2019\u201b\u201c\u201d\u201e\u201f\u2026\u2027\u00b7"
+    for sign in (*ascii_signs, *wide, *chinese, *curled):
+        assert as_seed_tts(f"A{sign}b") == "ab"
+    for sign in (
+        "'",
+        "\u2010",
+        "\u2011",
+        "\u2015",
+        "\u201a",
+        "\u2032",
+        "\u00ab",
+        "\u00bf",
+        "\u00a3",
+        "\u3005",
+        "\u3007",
+        "\uff65",
+    ):
+        assert as_seed_tts(f"A{sign}b") == f"a{sign}b"
+
+
+@pytest.mark.parametrize(
+    ("asked", "heard", "error"),
+    [
+        ("\u4f60\u597d\uff0c\u4e16\u754c\u3002", "\u4f60\u597d \u4e16\u754c", 0),
+        ("\u4f60\u597d\u4e16\u754c", "\u4f60\u597d\u4e16", 1 / 4),
+        ("\u4f60\u597dOK", "\u4f60\u597d ok", 2 / 4),  # letters keep their case, and are words
+        ("\u4f60\u597d", "\u4f60\u597d hi", 2 / 2),
+        ("\u4e16\u754c\u56fd", "\u4e16\u754c\u570b", 1 / 3),  # simplified and traditional
+    ],
+)
+def test_seed_tts_counts_characters_in_chinese(asked: str, heard: str, error: float) -> None:
+    pytest.importorskip("jiwer")
+    values = measure_words(SOUND, 16000, asked, lambda _audio, _rate: heard, "zh").values
+    assert values["word_error_rate_seed_tts"] == pytest.approx(error)
+
+
 @pytest.mark.parametrize("asked", ["Hello,\nBlue moon.", "hello,\tblue  moon.\r\n", "hello,\u00a0blue moon."])
 def test_how_a_transcript_is_broken_into_lines_is_no_error(asked: str) -> None:
     pytest.importorskip("jiwer")
@@ -72,24 +136,25 @@ def test_how_a_transcript_is_broken_into_lines_is_no_error(asked: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "heard", "language", "error"),
+    ("asked", "heard", "language", "error", "by_seed_tts"),
     [
-        ("\u4f60\u597d\uff0c\u4e16\u754c\u3002", "\u4f60\u597d \u4e16\u754c", "zh", 0),  # hello, world
-        ("\u4f60\u597d\u4e16\u754c", "\u4f60\u597d\u4e16", "zh", 1 / 4),
-        ("\u6771\u4eac\u306b\u884c\u304f", "\u6771\u4eac\u3078\u884c\u304f", "ja", 1 / 5),  # a particle
-        ("\u0e01\u0e02\u0e04", "\u0e01 \u0e02\u0e04", "th", 0),
-        ("\u4f60\u597d OK", "\u4f60\u597d ok", "zh", 0),
+        ("\u4f60\u597d\uff0c\u4e16\u754c\u3002", "\u4f60\u597d \u4e16\u754c", "zh", 0, 0),  # hello, world
+        ("\u4f60\u597d\u4e16\u754c", "\u4f60\u597d\u4e16", "zh", 1 / 4, 1 / 4),
+        ("\u6771\u4eac\u306b\u884c\u304f", "\u6771\u4eac\u3078\u884c\u304f", "ja", 1 / 5, None),  # a particle
+        ("\u0e01\u0e02\u0e04", "\u0e01 \u0e02\u0e04", "th", 0, None),
+        ("\u4f60\u597d OK", "\u4f60\u597d ok", "zh", 0, 2 / 4),
     ],
 )
 def test_words_without_spaces_between_them_are_compared_by_characters_alone(
-    asked: str, heard: str, language: str, error: float
+    asked: str, heard: str, language: str, error: float, by_seed_tts: float | None
 ) -> None:
     pytest.importorskip("jiwer")
     measured = measure_words(SOUND, 16000, asked, lambda _audio, _rate: heard, language)
-    assert measured.values == {"word_error_rate": None, "character_error_rate": pytest.approx(error)}
+    known = {} if by_seed_tts is None else {"word_error_rate_seed_tts": pytest.approx(by_seed_tts)}
+    assert measured.values == {"word_error_rate": None, "character_error_rate": pytest.approx(error), **known}
     assert measured.reason == "words are written without spaces, so that only characters are compared"
     silent = measure_words(None, 0, asked, lambda _audio, _rate: heard, language)
-    assert silent.values == {"word_error_rate": None, "character_error_rate": 1}
+    assert silent.values == {"word_error_rate": None, "character_error_rate": 1, **dict.fromkeys(known, 1)}
     assert silent.reason.startswith("no sound; words are written without spaces")
 
 
@@ -108,7 +173,8 @@ def test_silence_says_no_word_and_a_clip_without_a_transcript_cannot_be_judged()
     for sound, reason in ((None, "no sound"), (0 * SOUND, "the sound is silence")):
         measured = measure_words(sound, 16000, "hello", never)
         assert set(measured.values.values()) == {1}
-        assert {"word_error_rate", "word_error_rate_verse_bench", "character_error_rate"} == set(measured.values)
+        rates = {"word_error_rate", "word_error_rate_verse_bench", "word_error_rate_seed_tts"}
+        assert {*rates, "character_error_rate"} == set(measured.values)
         assert measured.reason == reason
     assert measure_words(SOUND, 16000, " ... ", never).reason == "nobody wrote what should be said"
 
