@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -126,7 +127,7 @@ class ValidationMeasures:
             self.tell(f"validation: {left_out(group, in_need[group], len(planned), reason)}")
 
 
-def given_networks(config: TrainConfig) -> dict[str, Path]:
+def given_networks(config: TrainConfig) -> dict[str, Any]:
     """The networks that the settings name, by the option of `jova evaluate` that takes each."""
     named = {option: getattr(config, f"validation_{option}", None) for option in NETWORKS.values()}
     return {option: Path(path) for option, path in named.items() if path is not None}
