@@ -206,6 +206,11 @@ def written_words(sample: Sample) -> str:
     return sample.transcript or _spoken(sample.caption)
 
 
+def written_captions(sample: Sample) -> Captions:
+    """What should be seen and heard in a clip by what stands beside it; empty where that does not tell."""
+    return _captions(sample.caption, sample.video_caption, sample.audio_caption) or Captions()
+
+
 def _spoken(prompt: str) -> str:
     """What is said in a whole prompt."""
     return " ".join(SPOKEN.findall(prompt))

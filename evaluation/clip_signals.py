@@ -16,8 +16,21 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusers_jova.evaluation.measured import Measured
-from diffusers_jova.media import exact_frame_rate, find_video_stream, mix_channels, open_for_reading, read_audio
-from diffusers_jova.training.data.frame_stream import decode_copies, read_sound_of_video, survey
+from diffusers_jova.media import (
+    choose_frames,
+    exact_frame_rate,
+    find_video_stream,
+    mix_channels,
+    open_for_reading,
+    read_audio,
+)
+from diffusers_jova.training.data.frame_stream import (
+    Survey,
+    decode_copies,
+    decode_frames,
+    read_sound_of_video,
+    survey,
+)
 from diffusers_jova.training.data.manifest import Sample
 from diffusers_jova.training.data.mouth_detector import MouthDetector, link_tracks, read_boxes
 from jova_cli.parser import one_line
@@ -47,6 +60,7 @@ class PictureTracks:
         copies: Which steps from a frame to the next lie within one stored frame, that the rate repeats, [F - 1]; None
             where each frame is one of its own.
         bad_boxes: Why those that were given cannot be read; empty if they can, or none were.
+        held: The frames, uint8 [F, H, W, 3], where they are in memory; None where the file of the clip has them.
     """
 
     frame_rate: float
@@ -58,6 +72,7 @@ class PictureTracks:
     boxes: FloatArray | None
     copies: npt.NDArray[np.bool_] | None = None
     bad_boxes: str = ""
+    held: Frames | None = None
 
     @property
     def duration_s(self) -> float:
@@ -192,6 +207,27 @@ def read_signals(sample: Sample, detector: MouthDetector | None = None, *, with_
     if audio is not None and not np.isfinite(audio).all():
         raise ValueError("the sound must be finite, got NaN or infinity; export it again")
     return Signals(picture=picture, audio=audio, sampling_rate=sampling_rate or 0)
+
+
+def frames_at(video: Path, picture: PictureTracks, frame_rate: Fraction) -> Iterator[Frames]:
+    """The frames of a clip at a rate, uint8 [H, W, 3] each, by time; of its file unless they are in memory."""
+    if picture.held is None:
+        yield from decode_frames(video, frame_rate)
+    else:
+        yield from (picture.held[number] for number in _numbers_at(picture, frame_rate))
+
+
+def survey_at(video: Path, picture: PictureTracks, frame_rate: Fraction) -> Survey:
+    """Which frames of a clip `frames_at` takes; clips in memory are cut where scenes change, and have no cut."""
+    if picture.held is None:
+        return survey(video, frame_rate)
+    return Survey(_numbers_at(picture, frame_rate), len(picture.luma), [])
+
+
+def _numbers_at(picture: PictureTracks, frame_rate: Fraction) -> list[int]:
+    rate, num_frames = exact_frame_rate(picture.frame_rate), len(picture.luma)
+    timed = ((float(number / rate), number if number < num_frames else None) for number in range(num_frames + 1))
+    return [*choose_frames(timed, rate, frame_rate)]
 
 
 def frame_rate_of(video: Path) -> Fraction:

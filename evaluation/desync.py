@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
-from diffusers_jova.evaluation.clip_signals import Signals
+from diffusers_jova.evaluation.clip_signals import Signals, frames_at
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.network_pictures import PictureForm
 from diffusers_jova.evaluation.sound_level import why_unheard
@@ -32,7 +32,6 @@ from diffusers_jova.evaluation.synchformer import (
     Synchformer,
 )
 from diffusers_jova.media import mix_channels, resample
-from diffusers_jova.training.data.frame_stream import decode_frames
 
 
 FloatArray = npt.NDArray[np.floating]
@@ -63,7 +62,7 @@ def measure_desync(video: Path | None, signals: Signals, network: Synchformer) -
     if signals.audio is None or why_unheard(signals.audio):
         return Measured({}, why_unheard(signals.audio))
     sound = resample(mix_channels(signals.audio, 1), signals.sampling_rate, RATE_HZ)[0]
-    frames = [FORM.cut(Image.fromarray(frame)) for frame in decode_frames(video, Fraction(FRAME_RATE))]
+    frames = [FORM.cut(Image.fromarray(frame)) for frame in frames_at(video, signals.picture, Fraction(FRAME_RATE))]
     num_frames = min(len(frames), len(sound) // FRAME_SAMPLES)
     if num_frames < NEEDED:
         return Measured({}, f"less than {NEEDED / FRAME_RATE:g} s of picture and sound")

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from diffusers_jova.evaluation.clip_list import ListedClip, written_words
+from diffusers_jova.evaluation.clip_list import ListedClip, written_captions, written_words
 from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, track_pictures
 from diffusers_jova.evaluation.measures import VERSIONS
 from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.training.data.clip import Clip
-from diffusers_jova.training.data.clip_filter import Judged
+from diffusers_jova.training.data.clip_filter import OF_SOUNDS, Judged
 from diffusers_jova.training.data.manifest import Sample
 
 
-PICTURE_GROUPS, SOUND_GROUPS = {"sync", "picture"}, {"sound", "words", "speech"}  # of a still image, of sound alone
+PICTURE_GROUPS = {"sync", "picture"}  # of a still image
+MOUTHS = {"sync", "syncnet"}  # groups that look at mouths
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class PreparedClipMeter:
         groups: Of the measures that are taken.
         whisper: Folder of the recogniser that hears the words; None takes the small one.
         device: Where that one runs.
+        networks: Of the user, by the option of `jova evaluate` that names each; they run there, too.
     """
 
     groups: tuple[str, ...]
     whisper: Path | None = None
     device: str = "cpu"
+    networks: Mapping[str, Path] = field(default_factory=dict)
 
     def on(self, device: str) -> PreparedClipMeter:
         """The same with its networks on a device."""
@@ -46,10 +50,10 @@ class PreparedClipMeter:
 
     def __call__(self, sample: Sample, clip: Clip, frame_rate: float) -> Mapping[str, Judged]:
         """What each group that can say something says of a clip at so many frames per second."""
-        kinds = PICTURE_GROUPS if sample.is_still else SOUND_GROUPS if clip.frames is None else self.groups
+        kinds = PICTURE_GROUPS if sample.is_still else OF_SOUNDS if clip.frames is None else self.groups
         groups = [group for group in self.groups if group in kinds]
         transcript = written_words(sample) if clip.words is None else clip.words
-        listed = ListedClip(sample.source.stem, sample, transcript.strip())
+        listed = ListedClip(sample.source.stem, sample, transcript.strip(), captions=written_captions(sample))
         found = self._meter.measure_signals(listed, signals_of(clip, frame_rate), groups)
         return {
             group: Judged(finite(measured.values), measured.reason, is_final=not measured.missing)
@@ -60,17 +64,22 @@ class PreparedClipMeter:
         """What the groups lack, by the group; of mouths nothing is said, preparation finds them.
 
         Raises:
-            ValueError: If `whisper` holds no recogniser.
+            ValueError: If `whisper` holds no recogniser, or an option names another network.
         """
-        meter = Meter(self.whisper, device=self.device)
-        meter.load(set(self.groups) - {"sync"})
+        meter = self._made()
+        meter.read_given()
+        meter.load(set(self.groups) - MOUTHS)
         return meter.missing
 
     @cached_property
     def _meter(self) -> Meter:
-        meter = Meter(self.whisper, device=self.device, is_strict=True)
+        meter = self._made(is_strict=True)
         meter.load({"sound"} & set(self.groups))  # of which one number alone needs a package
         return meter
+
+    def _made(self, is_strict: bool = False) -> Meter:
+        networks: dict[str, Any] = dict(self.networks)
+        return Meter(self.whisper, device=self.device, is_strict=is_strict, **networks)
 
 
 def finite(values: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -91,4 +100,4 @@ def _picture_of(clip: Clip, frame_rate: float) -> PictureTracks | None:
         return None
     seen = np.asarray(np.isfinite(clip.mouth_boxes).all(-1)) if clip.seen is None else clip.seen
     boxes = np.where(seen[..., None], clip.mouth_boxes, np.nan)
-    return replace(track_pictures(clip.frames, frame_rate), boxes=boxes)
+    return replace(track_pictures(clip.frames, frame_rate), boxes=boxes, held=clip.frames)

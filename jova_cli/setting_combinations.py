@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
+from .evaluate import VALIDATED
 from .parser import LANGUAGE_CODE
+from .room_modules import import_alone
 from .setting_types import require
+from .shipped import find_room
 from .student_settings import refusals_of_student
 
 
@@ -146,7 +149,9 @@ def _refusals_of_measures(config: Any) -> Iterator[tuple[bool, str]]:
         "`validation_measures` are taken of clips that a validation makes; set `validate_every` and "
         f"`validation_prompts` or `validation_list`, or leave them out, got {list(measures)}",
     )
-    readers = {"validation_whisper": "words", "validation_language": "words", "validation_syncnet": "syncnet"}
+    networks = {name: group for name, group in VALIDATED.items() if hasattr(config, name)}
+    partly = import_alone(find_room("evaluation") / "measures.py").PARTLY  # which measure something without one
+    readers = {"validation_whisper": "words", "validation_language": "words", **networks}
     heard_anyway = {"validation_language": "en"}  # by the small recogniser
     for name, group in readers.items():
         value = getattr(config, name)
@@ -154,11 +159,12 @@ def _refusals_of_measures(config: Any) -> Iterator[tuple[bool, str]]:
             value not in (None, heard_anyway.get(name)) and group not in measures,
             f"`{name}` is read where `validation_measures` has `{group}`; add it, or leave both out, got {value!r}",
         )
-    yield (
-        "syncnet" in measures and config.validation_syncnet is None,
-        "`validation_syncnet` must be given where `validation_measures` has `syncnet`, got null; name the weights, or "
-        "leave `syncnet` out",
-    )
+    for name, group in networks.items():
+        yield (
+            group in measures and group not in partly and getattr(config, name) is None,
+            f"`{name}` must be given where `validation_measures` has `{group}`, got null; name the weights, or "
+            f"leave `{group}` out",
+        )
     yield (
         language is not None and not LANGUAGE_CODE.fullmatch(language),
         f"`validation_language` must be a code of two or three small letters, got {language!r}; write en, say",

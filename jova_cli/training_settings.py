@@ -139,6 +139,8 @@ def check_packages(settings: Any) -> None:
 
 def check_files(values: Mapping[str, Any]) -> None:
     """Refuse clips, models and adapters that are not there, as far as they are given as paths."""
+    from .evaluate import FOLDERS, NETWORKS  # here: that module reads this one
+
     given = {name: value for name, value in values.items() if isinstance(value, str)}
     for name in ("data", "prior_data", "validation_data"):
         if name in given:
@@ -147,8 +149,13 @@ def check_files(values: Mapping[str, Any]) -> None:
         check_trainable(find_model(given["model"]))
     if "validation_whisper" in given:
         check_folder("validation_whisper", Path(given["validation_whisper"]), "download a model first")
-    if "validation_syncnet" in given:
-        check_file("validation_syncnet", Path(given["validation_syncnet"]))
+    for option in NETWORKS.values():
+        if (name := f"validation_{option}") not in given:
+            continue
+        if option in FOLDERS:
+            check_folder(name, Path(given[name]), "download a model first")
+        else:
+            check_file(name, Path(given[name]))
     if "init_adapter" in given:
         check_source("init_adapter", given["init_adapter"])
         if Path(given["init_adapter"]).exists():

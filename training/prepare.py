@@ -15,7 +15,7 @@ import torch
 
 from diffusers_jova.devices import choose_device
 from diffusers_jova.evaluation.measures import PARTLY
-from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
+from diffusers_jova.evaluation.prepared_clips import MOUTHS, PreparedClipMeter
 from diffusers_jova.media import exact_frame_rate
 from diffusers_jova.prompt import PROMPT_TEMPLATE
 from diffusers_jova.saved_pipeline import model_defaults
@@ -32,12 +32,13 @@ from diffusers_jova.training.data.summary import (
     describe_whole_captions,
     find_strangers,
 )
-from jova_cli.clip_filters import GROUPS, left_out, measures, read_filter
+from jova_cli.clip_filters import GROUPS, left_out, measures, read_filter, without_network
 from jova_cli.clip_limits import Bucket
+from jova_cli.evaluate import NETWORKS
 from jova_cli.model_clips import sound_channels
 from jova_cli.model_info import read_index
 from jova_cli.parser import Parser, one_line
-from jova_cli.prepare import parse
+from jova_cli.prepare import given_networks, parse
 from jova_cli.tables import some
 
 
@@ -88,16 +89,21 @@ def make_filter(args: argparse.Namespace) -> ClipFilter | None:
     """The filter that the words ask for, with all measures where they are to be reported; None without one.
 
     Raises:
-        ValueError: If a rule needs what is not installed, or no recogniser of words is where one should be.
+        ValueError: If a rule needs what is not installed, or no recogniser of words, or another network, is where one
+            should be.
     """
-    rules = read_filter(args.filter or ())
+    given = given_networks(args)
+    rules = read_filter(args.filter or (), given)
     if not rules and not args.filter_report:
         return None
-    for sentence in left_out(args.filter or ()):
+    for sentence in (*left_out(args.filter or ()), *without_network(args.filter or (), given)):
         print(sentence)
     needed = {measures()[rule.measure].group for rule in rules}
-    wanted = [group for group in GROUPS if args.filter_report or group in needed]
-    meter = PreparedClipMeter(tuple(group for group in wanted if group != "sync" or not args.no_mouth), args.whisper)
+    known = [group for group in GROUPS if NETWORKS.get(group) in (None, *given)]
+    wanted = [group for group in known if args.filter_report or group in needed]
+    groups = tuple(group for group in wanted if group not in MOUTHS or not args.no_mouth)
+    networks = {option: path for group, option in NETWORKS.items() if group in groups and (path := given.get(option))}
+    meter = PreparedClipMeter(groups, args.whisper, networks=networks)
     missing = meter.missing()
     for rule in rules:
         group = measures()[rule.measure].group

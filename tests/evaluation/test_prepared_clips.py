@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusers_jova.drawn.avatars import write_corpus
-from diffusers_jova.evaluation import meter
+from diffusers_jova.evaluation import desync, meter
 from diffusers_jova.evaluation.clip_list import list_clips
+from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
 from diffusers_jova.media import read_video, write_audio, write_video
@@ -25,10 +29,16 @@ from diffusers_jova.training.prepare import make_filter
 from jova_cli.clip_filters import GROUPS
 from jova_cli.clip_limits import Bucket
 from tests.evaluation.speaking import FRAME_RATE, write_speaker
+from tests.evaluation.test_audiobox import MeanOfHeard
+from tests.evaluation.test_syncnet_scores import SIZE_PX, BrightnessAndLoudness
+from tests.evaluation.test_syncnet_scores import write_clip as write_lips
 from tests.prepared_clips import save_speech_model
+from tests.tiny_networks import save_clap, save_clip
 
 
 FREE = tuple(group for group in GROUPS if group not in ("words", "speech"))  # of packages beyond those of the tests
+
+SPEAKER = Bucket(50, 48, 64)  # size of `write_speaker`
 
 
 def near(values: Mapping[str, float | None]) -> dict[str, Any]:
@@ -38,16 +48,24 @@ def near(values: Mapping[str, float | None]) -> dict[str, Any]:
     }
 
 
-def compare(path: Path, groups: tuple[str, ...], **options: float) -> None:
-    """Both ways to the numbers of a clip that fills its file."""
-    evaluated = Meter().measure(list_clips([path])[0], groups)
-    settings = ClipSettings(buckets=(Bucket(50, 48, 64),), frame_rate=FRAME_RATE, **options)
+def compare(
+    path: Path,
+    groups: tuple[str, ...],
+    bucket: Bucket = SPEAKER,
+    frame_rate: float = FRAME_RATE,
+    networks: Mapping[str, Path] = MappingProxyType({}),
+    **options: float,
+) -> Mapping[str, Measured]:
+    """Both ways to the numbers of a clip that fills its file; returns those of the evaluation."""
+    evaluated = Meter(**dict(networks)).measure(list_clips([path])[0], groups)  # type: ignore[arg-type]
+    settings = ClipSettings(buckets=(bucket,), frame_rate=frame_rate, **options)
     sample = read_clip(path)
     (clip,) = read_recording(sample, settings, NoMouths()).clips
-    prepared = PreparedClipMeter(groups)(sample, clip, FRAME_RATE)
+    prepared = PreparedClipMeter(groups, networks=networks)(sample, clip, frame_rate)
     for group in groups:
         assert prepared[group].values == near(evaluated[group].values)
         assert prepared[group].reason == evaluated[group].reason
+    return evaluated
 
 
 @pytest.mark.parametrize("late_s", [0.0, 0.32])
@@ -76,6 +94,49 @@ def test_silence_is_measured_as_silence_and_what_fills_up_a_record_is_not(
     ).clips
     values = PreparedClipMeter(("sound",))(read_clip(path), clip, FRAME_RATE)["sound"].values
     assert (values["silence_share"] == 1) == (loudness == 0)
+
+
+def test_so_do_sounds_pictures_and_captions_by_networks_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "audiobox_aesthetics.model.aes", SimpleNamespace(AesMultiOutput=MeanOfHeard))
+    for name in ("audiobox_aesthetics", "audiobox_aesthetics.model"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    path = write_speaker(tmp_path, "a", seed=0)
+    path.with_suffix(".json").write_text(json.dumps({"video_caption": "a square", "audio_caption": "a hiss"}))
+    networks = {"clap": save_clap(tmp_path / "clap"), "clip_score": save_clip(tmp_path / "clip")}
+    networks["audiobox"] = tmp_path / "audiobox"
+    networks["audiobox"].mkdir()
+    (networks["audiobox"] / "model.safetensors").write_bytes(b"weights")
+    found = compare(path, ("clap", "audiobox", "clip_score"), networks=networks)
+    assert all(None not in measured.values.values() and not measured.reason for measured in found.values())
+
+
+@pytest.mark.parametrize("rate", [25, 24])
+def test_so_do_lips_at_the_rate_of_syncnet(tmp_path: Path, rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "read_syncnet", lambda *_: BrightnessAndLoudness())
+    path = write_lips(tmp_path, late_s=0.2, rate=rate, duration_s=4.4)
+    bucket = Bucket(round(4.4 * rate), SIZE_PX, SIZE_PX)
+    found = compare(path, ("syncnet",), bucket, rate, {"syncnet": tmp_path})["syncnet"]
+    assert None not in (found.values.get("lse_c"), found.values.get("lse_d_corrected"))
+
+
+@pytest.mark.parametrize("rate", [25, 16])
+def test_so_does_synchformer(tmp_path: Path, rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(meter, "read_synchformer", lambda *_: None)
+
+    def offset_s(frames: Sequence[Image.Image], sound: np.ndarray, _first: int, _network: None) -> float:
+        seen.append(float(np.mean([np.asarray(frame, float).mean() for frame in frames])) + float(np.abs(sound).sum()))
+        return seen[-1]
+
+    monkeypatch.setattr(desync, "offset_s", offset_s)
+    frames = np.random.default_rng(0).integers(0, 255, (5 * rate, 48, 64, 3), np.uint8)
+    sound = np.random.default_rng(1).normal(0, 0.1, 5 * 16000).astype(np.float32)
+    write_video(tmp_path / "a.mp4", frames, rate, sound, 16000)
+    networks = {"synchformer": tmp_path}
+    found = compare(tmp_path / "a.mp4", ("desync",), Bucket(5 * rate, 48, 64), rate, networks)["desync"]
+    assert found.values["desync_s"] == pytest.approx(seen[0])
 
 
 def test_words_within_a_whole_prompt_are_those_that_should_be_said(

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from diffusers_jova.evaluation.measures import MEASURES
-from jova_cli.clip_filters import GROUPS, NO_FILTERS, PRESETS, Rule, check_packages, left_out, measures, read_filter
+from jova_cli.clip_filters import (
+    GROUPS,
+    NO_FILTERS,
+    PRESETS,
+    Rule,
+    check_networks,
+    check_packages,
+    left_out,
+    measures,
+    network_of,
+    read_filter,
+    without_network,
+)
 from jova_cli.evaluate import GROUPS as EVALUATED
 from jova_cli.prepare import parse
 
@@ -65,9 +77,9 @@ def test_a_range_holds_its_ends() -> None:
         ("flicker=-1..", "must give `flicker` in % of white, got `-1`; it lies in 0.."),
         ("flicker=a..", "must give `flicker` in % of white, got `a`; write a number"),
         ("sync_offset_ms=40..-40", "must give `sync_offset_ms` a range from low to high, got 40..-40"),
-        ("lse_c=3..", "must name a measure of one clip, got `lse_c`: it needs weights that `jova evaluate --syncnet`"),
+        ("identity_face=0..", "must name a measure of one clip, got `identity_face`: it compares with a reference"),
         ("syncnet_offset_corrected_frames>1", "write syncnet_offset_corrected_frames=1.."),
-        ("syncnet_offset_corrected_frames=1..", "`: it needs weights that `jova evaluate --syncnet` alone takes"),
+        ("class_share=0.5..", "`: it needs a network that `jova evaluate --classifier` alone takes"),
         ("length_difference_ms=0..", "got `length_difference_ms`: clips are cut to one length"),
         ("voice_similarity=0..", "must name a measure of one clip, got `voice_similarity`: it needs a voice"),
         ("mov", "a YAML or JSON file or a preset, got `mov`; did you mean `mova`?"),
@@ -97,6 +109,67 @@ def test_presets_name_their_source_and_say_what_they_leave_out() -> None:
         assert left_out([name, "silence_share=..0.5"]) == [
             f"`--filter {name}` leaves out what no filter here takes: {preset.left_out}"
         ]
+
+
+def test_a_preset_has_the_rules_whose_network_is_given_and_tells_the_others_in_a_line() -> None:
+    given = ["audiobox", "syncnet", "synchformer"]
+    rules = {str(rule): rule.source for rule in read_filter(["mova"], given)}
+    assert list(rules) == [
+        "silence_share=..0.8",
+        *("audiobox_pq=5..", "audiobox_cu=4.5..", "audiobox_ce=2.5.."),
+        *("desync_s=..0.5", "lse_d=..9.5", "lse_c=4.5.."),
+    ]
+    assert "ImageBind >= 0.2 or DeSync <= 0.5, here DeSync alone" in rules["desync_s=..0.5"]
+    assert without_network(["mova", "lse_c=3.."], given) == []
+    assert without_network(["mova", "silence_share=..0.5"], ["synchformer"]) == [
+        "`--filter mova` leaves out, for want of a network: audiobox_pq=5.. audiobox_cu=4.5.. audiobox_ce=2.5.. "
+        "(`--audiobox`), lse_d=..9.5 lse_c=4.5.. (`--syncnet`)"
+    ]
+    assert list(map(str, read_filter(["mova"], ["synchformer"]))) == ["silence_share=..0.8", "desync_s=..0.5"]
+    assert list(map(str, read_filter(["mova", "lse_c=3.."], ["syncnet"]))) == [
+        *("silence_share=..0.8", "lse_d=..9.5", "lse_c=3.."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "option"),
+    [
+        *(("lse_c=3..", "syncnet"), ("lse_d_corrected=..9", "syncnet"), ("desync_s=..0.5", "synchformer")),
+        *(("audiobox_pq=5..", "audiobox"), ("clap_score=0.2..", "clap"), ("clip_score=20..", "clip_score")),
+    ],
+)
+def test_a_rule_and_its_network_go_together(rule: str, option: str) -> None:
+    rules, written = read_filter([rule]), f"--{option.replace('_', '-')}"
+    with pytest.raises(
+        ValueError, match=f"`--filter {rule}` must go with `{written}`, got it alone; name the weights"
+    ):
+        check_networks(rules, [], takes_all=True)
+    check_networks(rules, [option], takes_all=False)
+    with pytest.raises(ValueError, match=f"`{written}` must go with `--filter` of .*, or `--filter-report`, got none"):
+        check_networks(read_filter(["silence_share=..0.5"]), [option], takes_all=False)
+    check_networks([], [option], takes_all=True)
+    assert network_of(rules[0]) == option
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--filter", "lse_c=3.."], "`--filter lse_c=3..` must go with `--syncnet`, got it alone"),
+        (
+            ["--synchformer", "x"],
+            "`--synchformer` must go with `--filter` of desync_s, or `--filter-report`, got none",
+        ),
+        (["--filter", "desync_s=..1", "--synchformer", "x"], "`--synchformer` must be an existing file, got x"),
+        (["--filter", "clap_score=0..", "--clap", "x"], "`--clap` must be an existing folder, got `x`"),
+        (["--filter", "mova", "--syncnet", __file__, "--no-mouth"], "`--filter lse_d=..9.5` must go without `--no-mo"),
+    ],
+)
+def test_networks_are_looked_at_before_anything_is_read(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse([str(tmp_path), str(tmp_path / "out"), "--model", "jova-tiny", *words])
+    assert said in capsys.readouterr().err
 
 
 def test_the_measures_are_those_of_the_evaluation() -> None:

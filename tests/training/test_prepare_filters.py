@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
-from diffusers_jova.evaluation import prepared_clips
+from diffusers_jova.evaluation import desync, meter, prepared_clips
 from diffusers_jova.evaluation.prepared_clips import PreparedClipMeter
 from diffusers_jova.media import write_video
 from diffusers_jova.training.data import preparation, sharing
@@ -268,6 +269,62 @@ def test_what_a_measure_cannot_judge_is_kept_or_dropped_and_what_it_does_not_app
     assert str(breach) == "sync_offset_ms cannot be judged (no face)"
     black = filtered(plain, "black_share=0.5..")
     assert [Path(o.source).name for o in prepare(samples, black) if o.dropped] == ["photo.png"]
+
+
+def test_desync_is_measured_anew_by_other_weights_alone_and_what_it_cannot_judge_has_its_reason(
+    tmp_path: Path,
+    tiny_pipeline_folder: Path,
+    measured: list[float],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(meter, "read_synchformer", lambda path, _device: float(path.read_text()))
+    monkeypatch.setattr(desync, "offset_s", lambda _frames, _sound, _first, told_s: told_s)
+    recording(tmp_path / "clips" / "long", [0.5], num_frames=81)
+    recording(tmp_path / "clips" / "short", [0.5], num_frames=17)
+    weights = tmp_path / "weights.pth"
+    words = [str(tmp_path / "clips"), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--device", "cpu"]
+    words += ["--buckets", "81x32x32", "17x32x32", "--frame-rate", "16", "--no-mouth"]
+    words += ["--filter", "desync_s=..0.5", "--synchformer", str(weights)]
+    kept, counts = [], []
+    for told, *more in (("1.0", "--filter-report"), ("1.0",), ("0.2",), ("0.2",), ("0.2", "--unjudged", "drop")):
+        weights.write_text(told)
+        main([*words, *more])
+        counts.append(len(measured))
+        kept.append(sorted(path.parent.name for path in recorded(tmp_path / "out")))
+        said = capsys.readouterr().out
+        if more == ["--filter-report"]:
+            assert "desync_s (sound and picture apart (DeSync), s): 1 clips" in said
+            assert "cannot be judged in 1: less than 4.8 s of picture and sound" in said
+            assert "desync_s=..0.5 would drop 1 of 2 clips" in said
+        elif told == "1.0":
+            assert "desync_s is 1, not ..0.5" in said
+    assert kept == [[], ["short"], ["long", "short"], ["long", "short"], ["long"]]
+    assert counts == [2, 2, 4, 4, 4]
+    assert "desync_s cannot be judged (less than 4.8 s of picture and sound)" in said
+
+
+def recorded(folder: Path) -> list[Path]:
+    """Files that records were made of."""
+    summary = folder / "prepare.json"
+    clips = json.loads(summary.read_text())["clips"] if summary.exists() else []
+    return [Path(clip["source"]) for clip in clips if clip["num_records"]]
+
+
+def test_the_preset_tells_what_it_leaves_out_for_want_of_networks_and_another_network_is_refused(
+    tmp_path: Path, tiny_pipeline_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording(tmp_path / "clips", [0.5])
+    words = [str(tmp_path / "clips"), str(tmp_path / "out"), "--model", str(tiny_pipeline_folder), "--device", "cpu"]
+    words += ["--buckets", "9x32x32", "--frame-rate", "16", "--no-mouth", "--filter", "mova"]
+    main(words)
+    told = "`--filter mova` leaves out, for want of a network: audiobox_pq=5.. audiobox_cu=4.5.. audiobox_ce=2.5.. "
+    assert told in capsys.readouterr().out
+    assert list(json.loads((tmp_path / "out" / "prepare.json").read_text())["filter"]["rules"]) == ["silence_share"]
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(SystemExit):
+        main([*words, "--synchformer", str(tmp_path / "other.pth")])
+    assert "must be the weights of Synchformer, got another network's" in capsys.readouterr().err
 
 
 def test_half_a_line_and_another_file_are_measured_again(

@@ -16,7 +16,7 @@ from jova_cli.clip_filters import GROUPS, Rule, measures
 
 MEASURED = Path("measured.jsonl")  # inside the cache
 OF_STILLS = {"black_share", "sharpness", "face_share", "face_size"}  # measures that need one frame and no sound
-OF_SOUNDS = {"sound", "words", "speech"}  # groups that need no picture
+OF_SOUNDS = {"sound", "words", "speech", "clap", "audiobox"}  # groups that need no picture
 
 
 class Judged(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_type_hints
 
 import yaml
 
+from jova_cli.evaluate import VALIDATED
 from jova_cli.setting_combinations import check_combinations
 from jova_cli.setting_types import convert, require
 from jova_cli.training_settings import check_names, split_settings
@@ -34,7 +35,22 @@ Part = Literal["video", "audio", "joint", "video_low", "fusion", "mask_head", "t
 Task = Literal["joint", "voice", "continuation", "video_to_audio", "audio_to_video"]
 Distribution = Literal["none", "ddp", "fsdp", "deepspeed"]
 MouthReduction = Literal["mask", "all"]
-Measures = Literal["sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice"]  # of `jova evaluate`
+Measures = Literal[  # groups of `jova evaluate` that say something of one clip
+    "sync",
+    "syncnet",
+    "timing",
+    "sound",
+    "picture",
+    "words",
+    "speech",
+    "voice",
+    "clap",
+    "identity",
+    "classes",
+    "audiobox",
+    "clip_score",
+    "desync",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,13 +171,22 @@ class TrainConfig:
         validation_measures: How validation clips are measured, by groups of `jova evaluate --measures`: `sync` (lips
             against sound), `syncnet` (the same by SyncNet, with `validation_syncnet`), `timing`, `sound` (loudness,
             clipping, silence), `picture` (black, frozen, blurred frames), `words` (error rates against the
-            transcript), `speech` (DNSMOS), `voice`. `timing`, `sound` and `picture` need no package that a training
-            does not; `jova evaluate --help` tells those of the others. `[]` measures nothing.
+            transcript), `speech` (DNSMOS), `voice`, and by networks that settings below name: `clap` (sound against
+            its caption), `identity` (frames against the portrait, else the first frame; colours alone without a
+            network), `classes` (share of the likeliest class of the sound), `audiobox`, `clip_score` (picture against
+            its caption), `desync`. `timing`, `sound` and `picture` need no package that a training does not; `jova
+            evaluate --help` tells those of the others. `[]` measures nothing.
         validation_whisper: Folder of a speech recognition model of transformers for the words, which runs on the CPU;
             None takes the small one, which knows English.
         validation_language: Of the transcripts, `en`, or another with `validation_whisper`, which is told it where it
             knows many; None lets that one guess, and compares words as English ones.
         validation_syncnet: Weights of SyncNet, as `jova evaluate --syncnet` takes them, which runs on the CPU.
+        validation_clap: Folder of a CLAP, likewise.
+        validation_identity: Folder of a DINO, likewise.
+        validation_classifier: Folder of an AST, likewise.
+        validation_audiobox: Folder of AudioBox-aesthetics, likewise.
+        validation_clip_score: Folder of a CLIP, likewise.
+        validation_synchformer: Weights of Synchformer, likewise.
         pipeline: Saved pipeline whose other components make the validation clips; None uses `model`.
         push_to_hub: Hub repository that receives the result; None uploads nothing.
         hub_private_repo: Keep that repository private, as suits adapters of real faces and voices; false publishes it.
@@ -259,6 +284,12 @@ class TrainConfig:
     validation_whisper: str | None = None
     validation_language: str | None = None
     validation_syncnet: str | None = None
+    validation_clap: str | None = None
+    validation_identity: str | None = None
+    validation_classifier: str | None = None
+    validation_audiobox: str | None = None
+    validation_clip_score: str | None = None
+    validation_synchformer: str | None = None
     pipeline: str | None = None
     push_to_hub: str | None = None
     hub_private_repo: bool = True
@@ -388,7 +419,7 @@ FREE_TO_CHANGE = (  # by a run that continues from a checkpoint
     ),
     *("tensorboard", "log_every", "checkpoint_every", "keep_checkpoints", "resume"),
     *("validate_every", "validation_data", "validation_prompts", "validation_list", "validation_steps"),
-    *("validation_measures", "validation_whisper", "validation_language", "validation_syncnet"),
+    *("validation_measures", "validation_whisper", "validation_language", *VALIDATED),
 )
 NOT_NEGATIVE = (
     *("learning_rate", "video_learning_rate", "audio_learning_rate", "joint_learning_rate", "weight_decay"),

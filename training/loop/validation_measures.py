@@ -6,17 +6,19 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 
 from diffusers_jova.evaluation.clip_list import ListedClip, as_asked
 from diffusers_jova.evaluation.measured_clips import MeasuredClips
-from diffusers_jova.evaluation.measures import MEASURES
+from diffusers_jova.evaluation.measures import MEASURES, PARTLY
 from diffusers_jova.evaluation.measuring import measure_all
 from diffusers_jova.evaluation.meter import Meter
 from diffusers_jova.evaluation.report import Row, left_out
 from diffusers_jova.training.data.manifest import AUDIO_SUFFIXES, Sample, read_clip
 from diffusers_jova.training.loop.config import TrainConfig
+from jova_cli.evaluate import NETWORKS, as_settings
 
 
 FOLDER = "validation-report"  # within the output folder; `jova evaluate` with this `--output` measures nothing again
@@ -34,20 +36,19 @@ class ValidationMeasures:
 
     Raises:
         ImportError: If a package that measures need is not installed.
-        ValueError: If no clip has what a measure compares it with, or `validation_whisper` or
-            `validation_syncnet` holds no recogniser or weights.
+        ValueError: If no clip has what a measure compares it with, or a setting names another network.
     """
 
     def __init__(
         self, config: TrainConfig, folder: Path, clips: Sequence[Namespace], tell: Callable[[str], None]
     ) -> None:
-        whisper, syncnet = config.validation_whisper, config.validation_syncnet
+        whisper = config.validation_whisper
         self.groups: Sequence[str] = config.validation_measures
         self.folder, self.tell = folder.absolute(), tell
         self.meter = Meter(
             None if whisper is None else Path(whisper),
             config.validation_language,
-            syncnet=None if syncnet is None else Path(syncnet),
+            **given_networks(config),
             is_strict=True,
         )
         self.report = Path(config.output_dir) / FOLDER
@@ -85,21 +86,22 @@ class ValidationMeasures:
         for group, reason in row.reasons.items():
             if group not in row.missing and (group, reason) not in self.told:
                 self.told.add((group, reason))
-                self.tell(f"validation: {group} leaves numbers out, first those of {row.name}: {reason}")
+                told = as_settings(reason)
+                self.tell(f"validation: {group} leaves numbers out, first those of {row.name}: {told}")
         return row
 
     def _listed(self, sample: Sample, args: Namespace) -> ListedClip:
         """A clip as `jova evaluate` would list it."""
         name = sample.source.absolute().relative_to(self.folder).with_suffix("").as_posix()
-        return as_asked(
-            name, sample, {**vars(args), "reference_audio": args.reference_audio and str(args.reference_audio)}
-        )
+        files = {key: (path := getattr(args, key)) and str(path) for key in ("reference_audio", "image")}
+        return as_asked(name, sample, {**vars(args), **files})
 
     def _check_use(self, planned: Sequence[ListedClip]) -> None:
         """Refuse measures that compare every clip with nothing."""
         lacking = {
             "words": ("a `transcript`", not any(clip.transcript for clip in planned)),
             "voice": ("a `reference_audio`", not any(clip.reference_voice for clip in planned)),
+            "clap": ("a caption", not any(any(clip.captions) for clip in planned)),
         }
         for group, (what, is_lacking) in lacking.items():
             if group in self.groups and is_lacking:
@@ -111,16 +113,24 @@ class ValidationMeasures:
     def _load(self, planned: Sequence[ListedClip]) -> None:
         """Load what the measures need: an error where a whole group lacks it, a line where a number does."""
         in_need = {group: sum(self.meter.needs_package(group, clip) for clip in planned) for group in self.groups}
-        if "syncnet" in self.groups:
-            self.meter.sync_network  # noqa: B018  reads the weights
+        try:
+            self.meter.read_given()
+        except ValueError as error:
+            raise ValueError(as_settings(str(error))) from error
         self.meter.load(group for group, count in in_need.items() if count)
         for group, reason in self.meter.missing.items():
-            if group != "sound":
+            if group not in PARTLY:
                 raise ImportError(
                     f"`validation_measures` must be those whose packages are installed, got `{group}`: {reason}; "
                     "leave it out, or install what `jova evaluate --help` says"
                 )
             self.tell(f"validation: {left_out(group, in_need[group], len(planned), reason)}")
+
+
+def given_networks(config: TrainConfig) -> dict[str, Any]:
+    """The networks that the settings name, by the option of `jova evaluate` that takes each."""
+    named = {option: getattr(config, f"validation_{option}", None) for option in NETWORKS.values()}
+    return {option: Path(path) for option, path in named.items() if path is not None}
 
 
 def _planned(path: Path) -> Sample:
