@@ -8,6 +8,7 @@ Letters: F frames, T tokens of a window, D numbers of an embedding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -20,9 +21,10 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, VideoMAEForVideoClassification, VideoMAEModel
 
+from diffusers_jova.evaluation.clip_signals import frame_rate_of
 from diffusers_jova.evaluation.given_network import Wanted, as_numbers, read_network
 from diffusers_jova.evaluation.measured import Measured
-from diffusers_jova.evaluation.network_pictures import read_picture_form
+from diffusers_jova.evaluation.network_pictures import PictureForm, read_picture_form
 from diffusers_jova.training.data.frame_stream import decode_frames
 
 
@@ -71,6 +73,16 @@ class VideoMae:
             return as_numbers(mean if self._norm is None else self._norm(mean))[0]
 
 
+def read_frames_by_time(video: Path, form: PictureForm) -> list[Image.Image]:
+    """What a clip shows at each 7.5th of a second before its end, as small as the network sees it."""
+    rate, seen = frame_rate_of(video), list[Image.Image]()
+    for number, frame in enumerate(decode_frames(video, rate)):
+        due = math.ceil((number + 1) * FRAME_RATE / rate) - len(seen)  # while this frame is shown
+        if due > 0:
+            seen += [form.cut(Image.fromarray(frame))] * due
+    return seen
+
+
 def measure_video(video: Path | None, network: VideoMae) -> Measured:
     """Embed a clip: no number of it, but of sets of clips.
 
@@ -83,7 +95,7 @@ def measure_video(video: Path | None, network: VideoMae) -> Measured:
     """
     if video is None:
         return Measured({}, "no picture")
-    frames = [network.form.cut(Image.fromarray(frame)) for frame in decode_frames(video, FRAME_RATE)]
+    frames = read_frames_by_time(video, network.form)
     if len(frames) < network.num_frames:
         needed = f"{network.num_frames} frames at {float(FRAME_RATE):g} a second"
         return Measured({}, f"{len(frames)} frames in place of {needed}: the clip is too short")

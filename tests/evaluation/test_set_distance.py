@@ -92,6 +92,29 @@ def test_the_example_of_the_page_is_measured_with_these_figures() -> None:
     assert held == pytest.approx(374, abs=4)  # an end that all but is the truth may be rounded past it
 
 
+def test_the_frames_of_a_clip_are_one_set_with_those_of_others_and_are_drawn_together() -> None:
+    ours, theirs = drawn(12, 3, 0), drawn(15, 3, 1, 0.5)
+    clips = [[vector + drawn(4, 3, number, std=0.1) for number, vector in enumerate(side)] for side in (ours, theirs)]
+    rows = [
+        [
+            Row(f"clip{number}", Path("clip.mp4"), vectors={"inception": frames.tolist()})
+            for number, frames in enumerate(c)
+        ]
+        for c in clips
+    ]
+    found = by_name(set_distances(*rows))
+    assert found["fid"].value == pytest.approx(frechet_distance(*map(np.concatenate, clips)))
+    assert (found["fid"].num_clips, found["fid"].num_others) == (12, 15)
+    assert found["fid"].warning == ""
+    draws = np.random.default_rng(0)
+    picked = [[side[number] for number in draws.integers(0, len(side), len(side))] for side in clips]
+    assert bootstrap(*clips)[0] == pytest.approx(frechet_distance(*map(np.concatenate, picked)))
+    apart = by_name(set_distances(rows_of(ours.repeat(4, axis=0)), rows_of(theirs.repeat(4, axis=0))))["fd_clap"]
+    assert found["fid"].high - found["fid"].low > 1.3 * (
+        apart.high - apart.low
+    )  # four times as many are no more clips
+
+
 def test_the_interval_of_the_plain_distance_lies_around_it() -> None:
     assert as_it_is(5.0, np.linspace(7.0, 9.0, 101)) == pytest.approx((5.0, 4.05, 5.95))
     assert corrected(5.0, np.linspace(7.0, 9.0, 101)) == pytest.approx((2.0, 1.05, 2.95))
