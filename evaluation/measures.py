@@ -48,6 +48,8 @@ VERSIONS = {  # of each group; another version measures again
     "audiobox": 2,
     "clip_score": 1,
     "desync": 2,
+    "fid": 1,
+    "fvd": 1,
 }
 FIELD_WAY, CORRECTED_WAY = "as the field does", "corrected"
 WAYS = {  # of numbers that there are several ways to take

@@ -21,6 +21,7 @@ from diffusers_jova.evaluation.colour_likeness import measure_colours
 from diffusers_jova.evaluation.curves import sync_curves, with_sound_curve
 from diffusers_jova.evaluation.desync import measure_desync
 from diffusers_jova.evaluation.identity import Dino, measure_identity
+from diffusers_jova.evaluation.inception import Inception, measure_frames
 from diffusers_jova.evaluation.lip_sync import measure_lip_sync
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.measures import PARTLY
@@ -33,6 +34,7 @@ from diffusers_jova.evaluation.spoken_words import ENGLISH, Hear, is_latin, make
 from diffusers_jova.evaluation.synchformer import Synchformer, read_synchformer
 from diffusers_jova.evaluation.syncnet import SyncNet, read_syncnet
 from diffusers_jova.evaluation.syncnet_scores import measure_syncnet
+from diffusers_jova.evaluation.videomae import VideoMae, measure_video
 from diffusers_jova.media import integrated_loudness
 from diffusers_jova.origin import digest_path
 from diffusers_jova.training.data.envelope_sync import mouth_openings
@@ -52,8 +54,10 @@ GIVEN = {  # networks of the user, by the option that names them
     "audiobox": "opinions",
     "clip_score": "picture_captions",
     "synchformer": "offsets",
+    "inception": "frame_vectors",
+    "video_classifier": "video_vectors",
 }
-SEEN = {*MOUTHS, "timing", "picture", "clip_score", "desync"}  # groups that look at frames
+SEEN = {*MOUTHS, "timing", "picture", "clip_score", "desync", "fid", "fvd"}  # groups that look at frames
 
 
 @dataclass
@@ -73,6 +77,8 @@ class Meter:
         audiobox: Folder of AudioBox-aesthetics; likewise.
         clip_score: Folder of a CLIP of transformers; likewise.
         synchformer: Weights of Synchformer; likewise.
+        inception: Weights of Inception, for sets of clips; likewise.
+        video_classifier: Folder of a VideoMAE of transformers, for sets of clips; likewise.
         missing: By group, why it is left out.
         is_strict: Whether what a network cannot do with a clip is an error; else it is the reason of a group.
     """
@@ -88,6 +94,8 @@ class Meter:
     audiobox: Path | None = None
     clip_score: Path | None = None
     synchformer: Path | None = None
+    inception: Path | None = None
+    video_classifier: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
     is_strict: bool = False
     _digests: dict[Path, str] = field(default_factory=dict)
@@ -104,6 +112,7 @@ class Meter:
             "speech": lambda: (import_module("speechmos.dnsmos"), import_module("faster_whisper.vad")),
             "voice": lambda: self.voices if self.voice is None else self.voices.know(self.voice),
             "audiobox": lambda: self.opinions,
+            "fid": lambda: self.frame_vectors,
             "sound": lambda: integrated_loudness(np.ones((1, 4000), np.float32), 8000),
         }
         for group in groups:
@@ -152,6 +161,16 @@ class Meter:
     def offsets(self) -> Synchformer:
         """Synchformer, with the weights of `synchformer`."""
         return read_synchformer(given("synchformer", self.synchformer), self.device)
+
+    @cached_property
+    def frame_vectors(self) -> Inception:
+        """Inception, with the weights of `inception`."""
+        return Inception(given("inception", self.inception), self.device)
+
+    @cached_property
+    def video_vectors(self) -> VideoMae:
+        """VideoMAE, with the weights of `video_classifier`."""
+        return VideoMae(given("video_classifier", self.video_classifier), self.device)
 
     @cached_property
     def hear(self) -> Hear:
@@ -213,6 +232,7 @@ class Meter:
             "words": bool(clip.transcript) and not self._is_foreign(clip.transcript),
             "voice": (clip.reference_voice or self.voice) is not None,
             "audiobox": self.audiobox is not None,
+            "fid": self.inception is not None and clip.sample.video is not None,
         }
         return parts.get(group, group in {"sound", "speech"})
 
@@ -263,6 +283,8 @@ class Meter:
             "audiobox": lambda: self._rate(signals),
             "clip_score": lambda: self._score_pictures(clip, signals),
             "desync": lambda: self._find_offset(clip, signals),
+            "fid": lambda: self._see_frames(clip, signals),
+            "fvd": lambda: self._see_video(clip),
         }
         return takers[group]()._replace(missing=missing)
 
@@ -290,6 +312,16 @@ class Meter:
         if self.synchformer is None:
             return Measured({}, "no Synchformer, which `--synchformer` gives")
         return measure_desync(clip.sample.video, signals, self.offsets)
+
+    def _see_frames(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self.inception is None:
+            return Measured({}, "no Inception, which `--inception` gives")
+        return measure_frames(clip.sample.video, signals.picture, self.frame_vectors)
+
+    def _see_video(self, clip: ListedClip) -> Measured:
+        if self.video_classifier is None:
+            return Measured({}, "no VideoMAE, which `--video-classifier` gives")
+        return measure_video(clip.sample.video, self.video_vectors)
 
     def _classify(self, signals: Signals) -> Measured:
         if self.classifier is None:

@@ -77,7 +77,8 @@ def read_picture_form(folder: Path) -> PictureForm:
     values = _written(folder)
     try:
         size = _sizes(values["size"])
-        crop = _sizes(values["crop_size"]) if values.get("do_center_crop") else None
+        cut_to = values.get("crop_size", values["size"])  # of old files the same
+        crop = _sizes(cut_to) if values.get("do_center_crop") else None
         mean, std = (tuple(map(float, values[name])) for name in ("image_mean", "image_std"))
         resample = int(values.get("resample", Image.Resampling.BILINEAR))
         if len(mean) != 3 or len(std) != 3 or abs(float(values.get("rescale_factor", SCALE)) - SCALE) > SCALE / 1000:

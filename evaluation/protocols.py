@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffusers_jova.evaluation.measures import CORRECTED_WAY, FIELD_WAY, MEASURES, WAYS, Measure
-from diffusers_jova.evaluation.set_distance import SET_MEASURES, SetDistance
+from diffusers_jova.evaluation.measures import CORRECTED_WAY, FIELD_WAY, MEASURES, VERSIONS, WAYS, Measure
+from diffusers_jova.evaluation.set_distance import SET_MEASURES, SetDistance, SetMeasure
+from diffusers_jova.evaluation.set_score import SCORES, ScoreMeasure, SetScore
 from diffusers_jova.evaluation.summary import summarize
 from jova_cli.evaluate import NETWORKS, option_of
 
 
-Sets = Callable[[str], Sequence[SetDistance]]
-MEASURE_OF_VECTORS = {
-    "clap": "clap_score",
-    "clap_verse_bench": "clap_score",
-    "dino": "identity_picture",
-    "classes": "class_share",
+Sets = Callable[[str], Sequence[SetDistance | SetScore]]
+NUMBERS_OF_SETS: tuple[SetMeasure | ScoreMeasure, ...] = (*SET_MEASURES, *SCORES)
+GROUP_OF_VECTORS = {  # with which they are taken
+    "clap": "clap",
+    "clap_verse_bench": "clap",
+    "dino": "identity",
+    "inception": "fid",
+    "videomae": "fvd",
+    "classes": "classes",
 }
 SPOKEN, SOUNDING = "spoken", "sounding"  # clips with words to say, and with a caption of the sound
 
@@ -29,7 +33,7 @@ class Entry(NamedTuple):
         measures: Ours, of which `WAYS` says whether they are as the field does or corrected.
         clips: Which clips count: `SPOKEN`, `SOUNDING`, or all where empty.
         deviates: What differs from the published code all the same.
-        sets: Our distances of two sets, in place of measures of a clip.
+        sets: Our distances of two sets, or numbers of one, in place of measures of a clip.
     """
 
     name: str
@@ -77,6 +81,7 @@ PROTOCOLS = {
             Entry("KL", (), SOUNDING, "the paper says PaSST, here AST, and not which way round",
                   ("kl_verse_bench", "kl_av_benchmark")),
             Entry("CS", ("clap_score_verse_bench", "clap_score"), SOUNDING, f"the paper names no weights; {LAION}"),
+            Entry("IS", (), SOUNDING, "the paper names it, and reports none; here AST", ("is_classes",)),
             Entry("ID", ("identity_verse_bench", "identity_picture", "identity_face"), "",
                   "the paper says DINOv3, and no token"),
             *AUDIOBOX,
@@ -106,6 +111,8 @@ PROTOCOLS = {
             Entry("LSE-C", ("lse_c", "lse_c_corrected"), "", BOXES),
             Entry("DeSync", ("desync_s",)),
             Entry("DNSMOS", ("dnsmos_overall",), "", "which of DNSMOS's numbers the paper does not say"),
+            Entry("IS", (), "", "there PANNs of the first 10 s, as loud as they are, and the mean of the scores of "
+                  "set1, set2 and set3; here AST of `--classifier`, and all clips at once", ("is_classes",)),
         ),
         {"IB-Score": IMAGEBIND, "cpCER": "it asks a service to tell speakers apart"},
     ),
@@ -115,14 +122,12 @@ PROTOCOLS = {
 
 def groups_of(protocol: Protocol) -> list[str]:
     """The groups of measures that a protocol needs, in the order of the table."""
-    wanted = {name for entry in protocol.entries for name in (*entry.measures, *map(_measure_of, entry.sets))}
-    return list(dict.fromkeys(measure.group for measure in MEASURES if measure.name in wanted))
-
-
-def _measure_of(name: str) -> str:
-    """A measure of clips that is taken with the vectors of a distance of sets."""
-    (vectors,) = (measure.vectors for measure in SET_MEASURES if measure.name == name)
-    return MEASURE_OF_VECTORS[vectors]
+    measures = {name for entry in protocol.entries for name in entry.measures}
+    sets = {name for entry in protocol.entries for name in entry.sets}
+    wanted = {measure.group for measure in MEASURES if measure.name in measures}
+    wanted |= {GROUP_OF_VECTORS[measure.vectors] for measure in NUMBERS_OF_SETS if measure.name in sets}
+    order = dict.fromkeys([*(measure.group for measure in MEASURES), *VERSIONS])  # some have numbers of sets alone
+    return [group for group in order if group in wanted]
 
 
 class Line(NamedTuple):
@@ -155,7 +160,7 @@ def lines_of(protocol: Protocol, rows: Sequence[Any], sets: Sets = lambda _clips
     Args:
         protocol: One of `PROTOCOLS`.
         rows: Of the report.
-        sets: The distances to the other side, of a kind of clips.
+        sets: The distances to the other side, and the numbers of ours as a set, of a kind of clips.
     """
     lines = [
         line
@@ -184,19 +189,25 @@ def _lines_of(entry: Entry, rows: Sequence[Any]) -> Iterator[Line]:
             yield Line(entry.name, WAYS.get(name, ""), name, entry.clips, found["mean"], error, count, note)
 
 
-def _lines_of_sets(entry: Entry, found: Sequence[SetDistance]) -> Iterator[Line]:
+def _lines_of_sets(entry: Entry, found: Sequence[SetDistance | SetScore]) -> Iterator[Line]:
     known = {distance.name: distance for distance in found}
-    for measure in (measure for measure in SET_MEASURES if measure.name in entry.sets):
+    for measure in (measure for measure in NUMBERS_OF_SETS if measure.name in entry.sets):
         distance = known.get(measure.name)
         about = (entry.name, measure.way, measure.name)
         if distance is None:
-            group = next(one.group for one in MEASURES if one.name == MEASURE_OF_VECTORS[measure.vectors])
-            needed = f"`--against` with the reference clips, `{option_of(NETWORKS[group])}`"
-            counted = f"{entry.clips or 'two'} clips on both sides, {'a pair' if measure.pairs else 'two'} or more"
-            yield Line(*about, entry.clips, None, None, 0, f"not measured: it needs {needed}, and {counted}")
+            yield Line(*about, entry.clips, None, None, 0, f"not measured: it needs {_needs(measure, entry.clips)}")
         else:
             note = "; ".join(filter(None, (entry.deviates if measure.way == FIELD_WAY else "", distance.warning)))
             yield Line(*about, entry.clips, distance.value, None, distance.num_clips, note)
+
+
+def _needs(measure: SetMeasure | ScoreMeasure, clips: str) -> str:
+    """What there must be to take a number of sets of a kind of clips."""
+    option = f"`{option_of(NETWORKS[GROUP_OF_VECTORS[measure.vectors]])}`"
+    if isinstance(measure, ScoreMeasure):
+        return f"{option}, and two {clips} clips or more" if clips else f"{option}, and two clips or more"
+    counted = f"{clips or 'two'} clips on both sides, {'a pair' if measure.pairs else 'two'} or more"
+    return f"`--against` with the reference clips, {option}, and {counted}"
 
 
 def table_of(lines: Iterable[Line]) -> list[list[str]]:

@@ -10,10 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from diffusers_jova.evaluation.measured import Measured
+import numpy as np
+
+from diffusers_jova.evaluation.measured import Measured, Vector
 from diffusers_jova.evaluation.measures import MEASURES, PARTLY, VERSIONS, WAYS, Measure
 from diffusers_jova.evaluation.protocols import PROTOCOLS, Line, lines_of, table_of
 from diffusers_jova.evaluation.set_distance import SetDistance, set_distances
+from diffusers_jova.evaluation.set_score import SetScore, set_scores
 from diffusers_jova.evaluation.summary import Difference, compare, summarize
 from jova_cli import __version__
 
@@ -36,7 +39,7 @@ class Row:
         curves: Tracks to draw.
         missing: By the group of measures, why a package that this clip needs lacks.
         error: Why the clip cannot be read; empty if it can.
-        vectors: Embeddings, of which a set of clips is compared with another.
+        vectors: Embeddings of the clip, or of its frames, of which a set of clips is compared with another.
         kinds: Of clips, `spoken` and `sounding`, by what was asked for.
     """
 
@@ -48,7 +51,7 @@ class Row:
     curves: dict[str, Sequence[float | None]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     error: str = ""
-    vectors: dict[str, Sequence[float]] = field(default_factory=dict)
+    vectors: dict[str, Vector] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
     sound: Path | None = None
 
@@ -58,7 +61,7 @@ class Row:
         for name in names:
             value = measured.values.get(name)
             self.values[name] = value if value is not None and math.isfinite(value) else None
-        finite = {name: vector for name, vector in measured.vectors.items() if all(map(math.isfinite, vector))}
+        finite = {name: vector for name, vector in measured.vectors.items() if np.isfinite(vector).all()}
         is_strange = len(finite) < len(measured.vectors)
         if measured.reason or is_strange:
             self.reasons[group] = measured.reason or "the network answers with NaN or infinity"
@@ -167,12 +170,17 @@ class Report:
             **self._by_protocol(),
             "rows": [_json_row(row) for row in self.rows],
             "summary": _summary(self.rows),
+            "set_scores": [score._asdict() for score in set_scores(self.rows)],
             **self._comparison(),
         }
 
     def protocol_lines(self) -> list[Line]:
         """The numbers of the first side by the protocol; none without one."""
-        return lines_of(PROTOCOLS[self.protocol], self.rows, self.sets) if self.protocol else []
+        if not self.protocol:
+            return []
+        return lines_of(
+            PROTOCOLS[self.protocol], self.rows, lambda clips: [*self.sets(clips), *set_scores(self.rows, clips)]
+        )
 
     def sets(self, clips: str = "") -> list[SetDistance]:
         """Distances of both sides as sets, of all clips or of a kind; none without another side."""
@@ -187,8 +195,22 @@ class Report:
         if not (found := self.sets()):
             return ""
         header = ["distance of sets", "way", "less is nearer [95 %]", "clips"]
-        lines = [[one.label, one.way or "-", _distance(one), _sizes(one)] for one in found]
+        lines = [[one.label, one.way or "-", _with_ends(one), _sizes(one)] for one in found]
         warnings = dict.fromkeys(one.warning for one in found if one.warning)
+        return "\n".join(["", columns([header, *lines]), *warnings, ""])
+
+    def scores_table(self) -> str:
+        """Numbers of each side as a set for people; empty without any."""
+        sides = [set_scores(rows) for rows in (self.rows, self.other_rows)]
+        if not any(sides):
+            return ""
+        header = ["number of a set", "way", "more is better [95 %]", "clips"]
+        lines = [
+            [f"{one.label}{side}", one.way or "-", _with_ends(one), f"{one.num_clips}"]
+            for side, found in zip(("", ", against"), sides, strict=True)
+            for one in found
+        ]
+        warnings = dict.fromkeys(one.warning for found in sides for one in found if one.warning)
         return "\n".join(["", columns([header, *lines]), *warnings, ""])
 
     def protocol_table(self) -> str:
@@ -215,6 +237,7 @@ class Report:
                 "paired": self.is_paired,
                 "rows": [_json_row(row) for row in self.other_rows],
                 "summary": _summary(self.other_rows),
+                "set_scores": [score._asdict() for score in set_scores(self.other_rows)],
                 "differences": differences,
                 "sets": [distance._asdict() for distance in self.sets()],
             }
@@ -289,9 +312,9 @@ def _figures(summary: Mapping[str, float | None] | None) -> list[str]:
     return [f"{summary['mean']:.3g}{told}", f"{summary['count']}"]
 
 
-def _distance(distance: SetDistance) -> str:
-    interval = "[no interval]" if distance.low is None else f"[{distance.low:.3g}, {distance.high:.3g}]"
-    return f"{distance.value:.3g} {interval}"
+def _with_ends(number: SetDistance | SetScore) -> str:
+    interval = "[no interval]" if number.low is None else f"[{number.low:.3g}, {number.high:.3g}]"
+    return f"{number.value:.3g} {interval}"
 
 
 def _sizes(distance: SetDistance) -> str:

@@ -40,6 +40,11 @@ def page_data(report: Report, folder: Path) -> dict[str, Any]:
         "other_summary": written.get("against", {}).get("summary", {}),
         "protocol": written.get("protocol"),
         "sets": written.get("against", {}).get("sets", []),
+        "set_scores": [
+            {**score, "against": is_other}
+            for is_other, side in enumerate((written, written.get("against", {})))
+            for score in side.get("set_scores", [])
+        ],
         "differences": {
             name: {**difference._asdict(), "verdict": verdict(measure, difference)}
             for measure in report.measures

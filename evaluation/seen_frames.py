@@ -32,10 +32,10 @@ class Seen(NamedTuple):
     face: Box | None
 
 
-def read_frames(video: Path, picture: PictureTracks) -> list[Seen]:
-    """Up to `MAX_FRAMES` frames of a clip, evenly spaced from first to last, with the face that is seen most."""
+def read_frames(video: Path, picture: PictureTracks, most: int = MAX_FRAMES) -> list[Seen]:
+    """Up to so many frames of a clip, evenly spaced from first to last, with the face that is seen most."""
     num_frames = len(picture.luma)
-    chosen = np.unique(np.rint(np.linspace(0, num_frames - 1, min(num_frames, MAX_FRAMES))).astype(int))
+    chosen = np.unique(np.rint(np.linspace(0, num_frames - 1, min(num_frames, most))).astype(int))
     face = most_seen(picture.boxes)
     frames = decode_frames(video, frame_rate_of(video)) if picture.held is None else picture.held
     wanted = set(chosen.tolist())

@@ -1,6 +1,6 @@
 """How far a set of clips is from another, by their embeddings: the Frechet distance, and distances of pairs.
 
-Letters: N clips, D numbers of an embedding, C classes.
+Letters: N clips, F frames of one, D numbers of an embedding, C classes.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class SetMeasure(NamedTuple):
         way: As `measures.WAYS` says of a clip's.
         is_corrected: Whether what few clips add is taken off.
         source: Where it comes from.
+        blind: What it cannot see.
+        unit: Of the number.
     """
 
     name: str
@@ -46,6 +48,8 @@ class SetMeasure(NamedTuple):
     way: str
     is_corrected: bool
     source: str
+    blind: str
+    unit: str = "squared units of the embedding"
 
 
 class SetDistance(NamedTuple):
@@ -63,6 +67,9 @@ class SetDistance(NamedTuple):
         are_pairs: Whether clips of one name were compared.
         warning: What makes the number worth little; empty if nothing does.
         source: Where it comes from.
+        cannot_see: What it is blind for.
+        unit: Of the number.
+        better: Which way is.
     """
 
     name: str
@@ -76,6 +83,9 @@ class SetDistance(NamedTuple):
     are_pairs: bool
     warning: str
     source: str
+    cannot_see: str
+    unit: str
+    better: str = "lower"
 
 
 def squared_distance(ours: FloatArray, theirs: FloatArray) -> float:
@@ -96,21 +106,41 @@ def reference_divergence(ours: FloatArray, theirs: FloatArray) -> float:
 FRECHET = "Frechet distance (Heusel et al. 2017) of one embedding a clip"
 ENDLESS = "less what few clips add by the bootstrap (Efron and Tibshirani 1993)"
 AST = "AST, weights of `--classifier` (others take PaSST); sound at a peak of -1 dB, softmax of mean logits"
+INCEPTION = (
+    "Frechet distance (Heusel et al. 2017) of Inception's 2048 numbers of frames, package torch-fidelity, weights of "
+    "`--inception`; up to 8 frames of each clip, evenly spaced; the bootstrap draws clips"
+)
+VIDEOMAE = (
+    f"{FRECHET}, as Ge et al. 2024 by VideoMAE, weights of `--video-classifier`: mean of its tokens, normalised as "
+    "in front of its classes, over windows of 16 frames at 7.5 a second that cover the clip"
+)
+ONE_CLIP = "a single clip: each may be wrong where all together are right"
+STILL = f"motion, order in time, and how the frames of one clip belong together; {ONE_CLIP}"
+WATCHED = f"what changes faster than 7.5 times a second, the edges of wide pictures; {ONE_CLIP}"
+ONE_CLASS = "which of several sounds is meant, order in time"
 # fmt: off
 SET_MEASURES = (
-    SetMeasure("fd_clap", "FD of the sound (CLAP)", "clap", None, FIELD_WAY, False, f"{FRECHET}; `--clap`"),
+    SetMeasure("fd_clap", "FD of the sound (CLAP)", "clap", None, FIELD_WAY, False, f"{FRECHET}; `--clap`", ONE_CLIP),
     SetMeasure("fd_clap_corrected", "FD of the sound (CLAP), corrected", "clap", None, CORRECTED_WAY, True,
-               f"{FRECHET}; `--clap`; {ENDLESS}"),
+               f"{FRECHET}; `--clap`; {ENDLESS}", ONE_CLIP),
     SetMeasure("fd_clap_verse_bench", "FD of each sound, as Verse-Bench", "clap_verse_bench", squared_distance,
-               FIELD_WAY, False, "as Verse-Bench: 2 - 2 cos of CLAP, a mean over pairs, which is no distance of sets"),
+               FIELD_WAY, False, "as Verse-Bench: 2 - 2 cos of CLAP, a mean over pairs, which is no distance of sets",
+               "that another sound may be as good"),
     SetMeasure("fd_dino", "FD of the picture (DINO)", "dino", None, FIELD_WAY, False,
-               f"{FRECHET}, the mean of its frames, so nobody's FID; `--identity`"),
+               f"{FRECHET}, the mean of its frames, so nobody's FID; `--identity`", STILL),
     SetMeasure("fd_dino_corrected", "FD of the picture (DINO), corrected", "dino", None, CORRECTED_WAY, True,
-               f"{FRECHET}, the mean of its frames; `--identity`; {ENDLESS}"),
+               f"{FRECHET}, the mean of its frames; `--identity`; {ENDLESS}", STILL),
+    SetMeasure("fid", "FID of the frames (Inception)", "inception", None, FIELD_WAY, False, INCEPTION, STILL),
+    SetMeasure("fid_corrected", "FID of the frames (Inception), corrected", "inception", None, CORRECTED_WAY, True,
+               f"{INCEPTION}; {ENDLESS}", STILL),
+    SetMeasure("fvd_videomae", "FVD of the picture (VideoMAE)", "videomae", None, FIELD_WAY, False, VIDEOMAE, WATCHED),
+    SetMeasure("fvd_videomae_corrected", "FVD of the picture (VideoMAE), corrected", "videomae", None, CORRECTED_WAY,
+               True, f"{VIDEOMAE}; {ENDLESS}", WATCHED),
     SetMeasure("kl_verse_bench", "KL of classes of sound, as Verse-Bench", "classes", verse_bench_divergence,
-               FIELD_WAY, False, f"KL(reference || clip + 1e-6), mean over pairs; {AST}"),
+               FIELD_WAY, False, f"KL(reference || clip + 1e-6), mean over pairs; {AST}", ONE_CLASS, "nats"),
     SetMeasure("kl_av_benchmark", "KL of classes of sound, as av-benchmark", "classes", reference_divergence,
-               FIELD_WAY, False, f"KL(reference || clip), mean over pairs; there of a window as loud as it is; {AST}"),
+               FIELD_WAY, False, f"KL(reference || clip), mean over pairs; there of a window as loud as it is; {AST}",
+               ONE_CLASS, "nats"),
 )
 # fmt: on
 
@@ -174,18 +204,19 @@ def _of_pairs(measure: SetMeasure, ours: Vectors, theirs: Vectors) -> SetDistanc
     low = None if compared.low is None else max(0.0, compared.low)
     value, high, num_pairs = compared.mean, compared.high, len(names)
     about = (measure.name, measure.label, measure.way)
-    return SetDistance(*about, value, low, high, num_pairs, num_pairs, True, "", measure.source)
+    named = (measure.source, measure.blind, measure.unit)
+    return SetDistance(*about, value, low, high, num_pairs, num_pairs, True, "", *named)
 
 
 def _of_sets(measure: SetMeasure, ours: Vectors, theirs: Vectors, drawn: Drawn) -> SetDistance | None:
     if min(len(ours), len(theirs)) < 2:
         return None
-    sides = [np.stack(list(side.values())) for side in (ours, theirs)]
+    sides = [list(side.values()) for side in (ours, theirs)]
     if measure.vectors not in drawn:  # of which two numbers come
-        drawn[measure.vectors] = frechet_distance(*sides), bootstrap(*sides)
+        drawn[measure.vectors] = frechet_distance(*map(np.vstack, sides)), bootstrap(*sides)
     plain, distances = drawn[measure.vectors]
     value, low, high = corrected(plain, distances) if measure.is_corrected else as_it_is(plain, distances)
-    counts, width = [len(side) for side in sides], sides[0].shape[1]
+    counts, width = [len(side) for side in sides], sides[0][0].shape[-1]
     is_chance = min(counts) <= width
     warning = (
         f"{counts[0]} and {counts[1]} clips for {width} numbers of an embedding: mostly chance, compare with "
@@ -204,16 +235,26 @@ def _of_sets(measure: SetMeasure, ours: Vectors, theirs: Vectors, drawn: Drawn) 
         are_pairs=False,
         warning=warning if is_chance else "",
         source=measure.source,
+        cannot_see=measure.blind,
+        unit=measure.unit,
     )
 
 
-def bootstrap(ours: FloatArray, theirs: FloatArray) -> FloatArray:
-    """Frechet distances of sets that are drawn from two with repetition, `DRAWS` of them."""
+def bootstrap(ours: Sequence[FloatArray] | FloatArray, theirs: Sequence[FloatArray] | FloatArray) -> FloatArray:
+    """Frechet distances of sets that are drawn from two with repetition, `DRAWS` of them.
+
+    Args:
+        ours: Of each clip an embedding [D], or those of its frames [F, D], which are drawn together: they are no more
+            independent of each other than what they show.
+        theirs: Likewise.
+    """
     draws = np.random.default_rng(0)
     sides = (ours, theirs)
     return np.array(
         [
-            frechet_distance(*(side[draws.integers(0, len(side), len(side))] for side in sides))
+            frechet_distance(
+                *(np.vstack([side[number] for number in draws.integers(0, len(side), len(side))]) for side in sides)
+            )
             for _ in followed(range(DRAWS), DRAWS, "drawing sets of clips", unit="set")
         ]
     )

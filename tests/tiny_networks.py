@@ -26,6 +26,9 @@ from transformers import (
     DINOv3ViTModel,
     GenerationConfig,
     RobertaTokenizer,
+    VideoMAEConfig,
+    VideoMAEForVideoClassification,
+    VideoMAEModel,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -107,6 +110,30 @@ def save_classifier(folder: Path) -> Path:
     )
     ASTForAudioClassification(config).save_pretrained(folder)
     ASTFeatureExtractor(num_mel_bins=32, max_length=1024).save_pretrained(folder)
+    return folder
+
+
+def save_videomae(folder: Path, *, has_head: bool = True) -> Path:
+    """A VideoMAE that sees 16 frames of 32 x 32, with its classes or without."""
+    torch.manual_seed(0)
+    config = VideoMAEConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        initializer_range=0.3,
+        num_labels=3,
+    )
+    network = VideoMAEForVideoClassification(config) if has_head else VideoMAEModel(config)
+    if has_head:
+        torch.nn.init.normal_(network.fc_norm.weight)
+        torch.nn.init.normal_(network.fc_norm.bias)
+    network.save_pretrained(folder)
+    form = {"do_center_crop": True, "size": 32, "resample": 2}  # as the public ones say it
+    form |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(form))
     return folder
 
 

@@ -33,6 +33,9 @@ def test_old_files_and_those_of_processors_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": form}))
     assert read_picture_form(tmp_path) == old
     assert old.crop == (32, 32)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**common, "size": 40}))  # as VideoMAE's
+    assert read_picture_form(tmp_path).crop == (40, 40)
+    (tmp_path / "preprocessor_config.json").unlink()
     form |= {"do_center_crop": False, "size": {"height": 24, "width": 48}}
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": form}))
     assert read_picture_form(tmp_path)([Image.new("RGB", (99, 20))]).shape == (1, 3, 24, 48)

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from diffusers_jova.evaluation.measures import CORRECTED_WAY, FIELD_WAY
-from diffusers_jova.evaluation.protocols import MEASURE_OF_VECTORS, PROTOCOLS, lines_of
+from diffusers_jova.evaluation.protocols import GROUP_OF_VECTORS, NUMBERS_OF_SETS, PROTOCOLS, lines_of
 from diffusers_jova.evaluation.report import Report, Row
 from diffusers_jova.evaluation.set_distance import (
     SET_MEASURES,
@@ -27,6 +27,7 @@ from diffusers_jova.evaluation.set_distance import (
     squared_distance,
     verse_bench_divergence,
 )
+from diffusers_jova.evaluation.set_score import SCORES
 from jova_cli import progress
 
 
@@ -89,6 +90,29 @@ def test_the_example_of_the_page_is_measured_with_these_figures() -> None:
         figures += np.array([plain, value]) / times
     assert figures == pytest.approx([14.50, 9.36], abs=0.05)  # those of evaluation/README.md
     assert held == pytest.approx(374, abs=4)  # an end that all but is the truth may be rounded past it
+
+
+def test_the_frames_of_a_clip_are_one_set_with_those_of_others_and_are_drawn_together() -> None:
+    ours, theirs = drawn(12, 3, 0), drawn(15, 3, 1, 0.5)
+    clips = [[vector + drawn(4, 3, number, std=0.1) for number, vector in enumerate(side)] for side in (ours, theirs)]
+    rows = [
+        [
+            Row(f"clip{number}", Path("clip.mp4"), vectors={"inception": frames.tolist()})
+            for number, frames in enumerate(c)
+        ]
+        for c in clips
+    ]
+    found = by_name(set_distances(*rows))
+    assert found["fid"].value == pytest.approx(frechet_distance(*map(np.concatenate, clips)))
+    assert (found["fid"].num_clips, found["fid"].num_others) == (12, 15)
+    assert found["fid"].warning == ""
+    draws = np.random.default_rng(0)
+    picked = [[side[number] for number in draws.integers(0, len(side), len(side))] for side in clips]
+    assert bootstrap(*clips)[0] == pytest.approx(frechet_distance(*map(np.concatenate, picked)))
+    apart = by_name(set_distances(rows_of(ours.repeat(4, axis=0)), rows_of(theirs.repeat(4, axis=0))))["fd_clap"]
+    assert found["fid"].high - found["fid"].low > 1.3 * (
+        apart.high - apart.low
+    )  # four times as many are no more clips
 
 
 def test_the_interval_of_the_plain_distance_lies_around_it() -> None:
@@ -182,8 +206,11 @@ def test_long_work_on_sets_says_how_far_it_is(
 
 
 def test_protocols_and_measures_of_clips_know_every_distance() -> None:
-    names = {measure.name for measure in SET_MEASURES}
-    assert {measure.vectors for measure in SET_MEASURES} == set(MEASURE_OF_VECTORS)
+    names = {measure.name for measure in NUMBERS_OF_SETS}
+    assert {measure.vectors for measure in SET_MEASURES} == set(GROUP_OF_VECTORS)
+    assert {measure.vectors for measure in SCORES} <= set(GROUP_OF_VECTORS)
+    assert len(names) == len(NUMBERS_OF_SETS)
+    assert all(measure.source and measure.blind and measure.way for measure in NUMBERS_OF_SETS)
     for protocol in PROTOCOLS.values():
         assert {name for entry in protocol.entries for name in entry.sets} <= names
         assert all(entry.measures or entry.sets for entry in protocol.entries)

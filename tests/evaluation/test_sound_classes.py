@@ -98,6 +98,13 @@ def test_the_command_compares_two_folders_as_sets_and_by_pairs(
         values[other] = {one["name"]: one["value"] for one in sets}
         assert "4 and 4 clips for 12 numbers of an embedding: mostly chance" in capsys.readouterr().out
         assert "Distances of sets" in (report / "report.html").read_text()
+    told = json.loads((tmp_path / "report-theirs" / "report.json").read_text())
+    (ours,), (theirs,) = told["set_scores"], told["against"]["set_scores"]
+    assert (ours["name"], ours["num_clips"], theirs["num_clips"]) == ("is_classes", 4, 4)
+    main([str(tmp_path / "ours"), "--output", str(tmp_path / "alone"), *words[:1], "classes", *words[-2:]])
+    (alone,) = json.loads((tmp_path / "alone" / "report.json").read_text())["set_scores"]
+    assert alone["value"] == pytest.approx(ours["value"], rel=1e-5)
+    assert "IS of the sound (classes)" in capsys.readouterr().out
     assert set(values["same"]) == {
         *("fd_clap", "fd_clap_corrected", "fd_clap_verse_bench", "kl_verse_bench", "kl_av_benchmark"),
     }

@@ -40,6 +40,9 @@ def clips(tmp_path: Path) -> Path:
         (["clips", "--voice", "clips/a.mp4", "--measures", "sound"], "the measures `voice`, got sound"),
         (["clips", "--syncnet", "clips/a.mp4", "--measures", "sync", "words"], "`syncnet`, got sync, words; add"),
         (["clips", "--whisper", "clips", "--measures", "sync"], "`--whisper` must go with the measures `words`"),
+        (["clips", "--inception", "clips/a.mp4"], "`--inception` must go with `--against`, got it alone; give"),
+        (["clips", "--inception", "none.pth", "--against", "clips"], "`--inception` must be an existing file"),
+        (["clips", "--video-classifier", "none"], "`--video-classifier` must be an existing folder"),
         (["clips", "--output", "clips/a.mp4"], "`--output` must be a folder"),
     ],
 )
