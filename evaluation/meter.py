@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from diffusers_jova.evaluation.audiobox import AudioBox, measure_audiobox
 from diffusers_jova.evaluation.caption_score import Clip, measure_captions
@@ -24,8 +25,10 @@ from diffusers_jova.evaluation.identity import Dino, measure_identity
 from diffusers_jova.evaluation.lip_sync import measure_lip_sync
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.measures import PARTLY
+from diffusers_jova.evaluation.motion_score import measure_motion
 from diffusers_jova.evaluation.onsets import measure_timing
 from diffusers_jova.evaluation.picture_faults import measure_pictures
+from diffusers_jova.evaluation.raft import Raft
 from diffusers_jova.evaluation.sound_classes import SoundClassifier, measure_classes
 from diffusers_jova.evaluation.sound_level import measure_sound
 from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
@@ -52,8 +55,9 @@ GIVEN = {  # networks of the user, by the option that names them
     "audiobox": "opinions",
     "clip_score": "picture_captions",
     "synchformer": "offsets",
+    "raft": "optical_flow",
 }
-SEEN = {*MOUTHS, "timing", "picture", "clip_score", "desync"}  # groups that look at frames
+SEEN = {*MOUTHS, "timing", "picture", "clip_score", "desync", "flow"}  # groups that look at frames
 
 
 @dataclass
@@ -73,6 +77,7 @@ class Meter:
         audiobox: Folder of AudioBox-aesthetics; likewise.
         clip_score: Folder of a CLIP of transformers; likewise.
         synchformer: Weights of Synchformer; likewise.
+        raft: Weights of RAFT; likewise.
         missing: By group, why it is left out.
         is_strict: Whether what a network cannot do with a clip is an error; else it is the reason of a group.
     """
@@ -88,6 +93,7 @@ class Meter:
     audiobox: Path | None = None
     clip_score: Path | None = None
     synchformer: Path | None = None
+    raft: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
     is_strict: bool = False
     _digests: dict[Path, str] = field(default_factory=dict)
@@ -104,6 +110,7 @@ class Meter:
             "speech": lambda: (import_module("speechmos.dnsmos"), import_module("faster_whisper.vad")),
             "voice": lambda: self.voices if self.voice is None else self.voices.know(self.voice),
             "audiobox": lambda: self.opinions,
+            "flow": lambda: self.optical_flow,
             "sound": lambda: integrated_loudness(np.ones((1, 4000), np.float32), 8000),
         }
         for group in groups:
@@ -152,6 +159,11 @@ class Meter:
     def offsets(self) -> Synchformer:
         """Synchformer, with the weights of `synchformer`."""
         return read_synchformer(given("synchformer", self.synchformer), self.device)
+
+    @cached_property
+    def optical_flow(self) -> Raft:
+        """RAFT, with the weights of `raft`."""
+        return Raft(given("raft", self.raft), self.device)
 
     @cached_property
     def hear(self) -> Hear:
@@ -213,6 +225,7 @@ class Meter:
             "words": bool(clip.transcript) and not self._is_foreign(clip.transcript),
             "voice": (clip.reference_voice or self.voice) is not None,
             "audiobox": self.audiobox is not None,
+            "flow": self.raft is not None and clip.sample.video is not None,
         }
         return parts.get(group, group in {"sound", "speech"})
 
@@ -263,6 +276,7 @@ class Meter:
             "audiobox": lambda: self._rate(signals),
             "clip_score": lambda: self._score_pictures(clip, signals),
             "desync": lambda: self._find_offset(clip, signals),
+            "flow": lambda: self._follow(clip, signals),
         }
         return takers[group]()._replace(missing=missing)
 
@@ -290,6 +304,15 @@ class Meter:
         if self.synchformer is None:
             return Measured({}, "no Synchformer, which `--synchformer` gives")
         return measure_desync(clip.sample.video, signals, self.offsets)
+
+    def _follow(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self.raft is None:
+            return Measured({}, "no RAFT, which `--raft` gives")
+
+        def flow(pictures: Tensor, next_pictures: Tensor) -> Tensor:
+            return self.optical_flow(pictures, next_pictures)  # which is loaded when there is something to compare
+
+        return measure_motion(clip.sample.video, signals.picture, flow)
 
     def _classify(self, signals: Signals) -> Measured:
         if self.classifier is None:

