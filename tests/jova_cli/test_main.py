@@ -378,3 +378,21 @@ def test_a_pipe_that_breaks_elsewhere_is_told(stdout: io.StringIO | None, monkey
     monkeypatch.setattr(sys, "stdout", stdout)
     with pytest.raises(BrokenPipeError, match="another pipe"):
         Parser().run(fail, Parser().parse_args([]))
+
+
+def test_a_torchvision_of_another_torch_that_stops_all_imports_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')\n"
+    )
+    begin = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(Path.cwd())!r}]; from jova_cli.main import main; main()"
+    )
+    words = [sys.executable, "-c", begin, "demo", "--output", str(tmp_path / "made.mp4")]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1] == (
+        "jova demo: the package `torchvision` cannot be imported (operator torchvision::nms does not exist); install "
+        "the one that belongs to your torch, or remove it"
+    )
