@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from diffusers_jova.evaluation.given_weights import check_weights
 from diffusers_jova.torch_files import read_pickle
+from jova_cli.optional_packages import is_installed
 from jova_cli.parser import one_line
 
 
@@ -90,11 +91,11 @@ def import_network() -> Callable[..., nn.Module]:
     Raises:
         ImportError: If torchvision is not there, or raises at its import what one for another torch does.
     """
+    if not is_installed("torchvision"):
+        raise ModuleNotFoundError("No module named 'torchvision'", name="torchvision")
     try:
         from torchvision.models.optical_flow import raft_large
     except Exception as error:  # a RuntimeError, an OSError or an AttributeError, by its version
-        if isinstance(error, ModuleNotFoundError) and error.name == "torchvision":
-            raise
         told = one_line(error).rstrip(".") or type(error).__name__
         raise ImportError(
             f"the package `torchvision` cannot be imported ({told}); install the one that belongs to torch "

@@ -99,7 +99,7 @@ def test_names_of_the_model_are_those_of_torchvision_and_the_network_is_asked_as
 def test_processes_that_share_clips_have_the_numbers_of_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(raft_large()(weights=None, progress=False).state_dict(), tmp_path / "raft.pth")
-    clips = write_clips(tmp_path / "clips", 2)
+    clips = write_clips(tmp_path / "clips", 2, 2)
     rows = []
     for how in ([], ["--num-processes", "2"]):
         rows.append(rows_of(tmp_path / f"report{len(how)}", clips, tmp_path / "raft.pth", *how))
@@ -135,11 +135,11 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     return tmp_path / "raft.pth"
 
 
-def write_clips(folder: Path, num_clips: int) -> Path:
+def write_clips(folder: Path, num_clips: int, num_frames: int = 3) -> Path:
     folder.mkdir()
     for number in range(num_clips):
-        brightness = np.arange(3, dtype=np.uint8) * 20 * (number + 1)
-        frames = np.broadcast_to(brightness[:, None, None, None], (3, 128, 128, 3))
+        brightness = np.arange(num_frames, dtype=np.uint8) * 20 * (number + 1)
+        frames = np.broadcast_to(brightness[:, None, None, None], (num_frames, 128, 128, 3))
         write_video(folder / f"clip{number}.mp4", np.ascontiguousarray(frames), 8)
     return folder
 
@@ -157,7 +157,7 @@ def test_the_command_measures_anew_when_the_weights_change_and_else_does_not(wei
     by_frame = 4 * 20 / 127.5
     assert clip["values"]["motion_score"] == pytest.approx(100 * 8 * by_frame / 256, rel=0.05)
     assert clip["values"]["motion_score_verse_bench"] == pytest.approx(by_frame / 2, rel=0.05)
-    assert hum["reasons"]["flow"] == "no picture"
+    assert hum["cannot_judge"]["flow"] == "no picture"
 
     def lines() -> int:
         return sum('"flow"' in line for line in (tmp_path / "report" / "measured.jsonl").read_text().splitlines())
@@ -186,7 +186,10 @@ def test_other_files_are_refused_in_a_sentence_before_the_first_clip(
         (state | {"scale": torch.tensor([torch.nan])}, "must hold finite weights, got NaN or infinity in scale"),
         (Brightness(), "must hold tensors and nothing else, got a pickle that names code; it was not executed"),
         (whole[: len(whole) // 2], "must be a complete torch file, got"),
-        (pickle.dumps(SimpleNamespace(scale=1), protocol=2), "must hold tensors and nothing else, got a pickle that names code"),
+        (
+            pickle.dumps(SimpleNamespace(scale=1), protocol=2),
+            "must hold tensors and nothing else, got a pickle that names code",
+        ),
     ]
     for content, told in cases:
         other.write_bytes(content) if isinstance(content, bytes) else torch.save(content, other)
