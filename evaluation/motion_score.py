@@ -5,7 +5,7 @@ Letters: F frames, B pairs of frames, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusers_jova.evaluation.clip_signals import PictureTracks, frame_rate_of
+from diffusers_jova.evaluation.clip_signals import PictureTracks, frames_at
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.raft import LEAST_PX, STRIDE_PX
-from diffusers_jova.training.data.frame_stream import decode_frames
+from diffusers_jova.media import exact_frame_rate
 from diffusers_jova.training.data.scene_cuts import THUMBNAIL_PX, CutFinder
 
 
@@ -64,11 +64,11 @@ def measure_motion(video: Path | None, picture: PictureTracks | None, flow: Flow
     num_steps = len(picture.luma) - 1
     if num_steps < 1 or (picture.copies is not None and picture.copies.all()):
         return Measured({}, "fewer than two frames are stored")
-    file_rate = frame_rate_of(video)
-    rate = min(RATE, file_rate)
+    own_rate = exact_frame_rate(picture.frame_rate)
+    rate = min(RATE, own_rate)
     by_time, all_steps = (
-        Steps(rate, _some_of(_within_scenes(video, rate))),
-        Steps(file_rate, _some_of(range(num_steps))),
+        Steps(rate, _some_of(_within_scenes(frames_at(video, picture, rate)))),
+        Steps(own_rate, _some_of(range(num_steps))),
     )
     values: dict[str, float | None] = {}
     reasons: list[str] = []
@@ -76,20 +76,21 @@ def measure_motion(video: Path | None, picture: PictureTracks | None, flow: Flow
         ("motion_score", by_time, _speed, _why_no_speed(picture.size, by_time)),
         ("motion_score_verse_bench", all_steps, _verse_bench, _why_no_verse_bench(picture.size)),
     ):
-        value = None if why_not else measure(video, steps, picture.size, flow)
+        frames = frames_at(video, picture, steps.rate)
+        value = None if why_not else measure(frames, steps, picture.size, flow)
         is_number = value is not None and np.isfinite(value)
         values[name] = value if is_number else None
         reasons += [] if is_number else [why_not or "the flow is not finite"]
     return Measured(values, "; ".join(dict.fromkeys(reasons)))
 
 
-def _within_scenes(video: Path, rate: Fraction) -> list[int]:
+def _within_scenes(frames: Iterable[Frames]) -> list[int]:
     """Numbers of the frames after which the same scene goes on.
 
     Cuts are looked for among pictures that differ: a clip that moves by jerks has no cut at each of them.
     """
     finder, changed, last, number = CutFinder(), list[int](), None, -1
-    for number, frame in enumerate(decode_frames(video, rate)):
+    for number, frame in enumerate(frames):
         small = np.asarray(Image.fromarray(frame).resize(THUMBNAIL_PX, Image.Resampling.BOX))
         if last is None or np.abs(small.astype(np.float32) - last).mean() >= STILL:
             finder.add(small)
@@ -118,7 +119,7 @@ def _why_no_verse_bench(size: tuple[int, int]) -> str:
     return ""
 
 
-def _speed(video: Path, steps: Steps, size: tuple[int, int], flow: Flow) -> float:
+def _speed(frames: Iterable[Frames], steps: Steps, size: tuple[int, int], flow: Flow) -> float:
     """Mean length of the flow by time: per cent of the shorter side a second; a picture that stays has none."""
     height, width = seen_size(size)
 
@@ -128,7 +129,7 @@ def _speed(video: Path, steps: Steps, size: tuple[int, int], flow: Flow) -> floa
 
     sides = torch.tensor([size[1] / width, size[0] / height], dtype=torch.float64) / min(size)  # of a pixel
     lengths = []
-    for pairs in _batches(_pairs(video, steps, see)):
+    for pairs in _batches(_pairs(frames, steps, see)):
         moved = [pair for pair in pairs if not torch.equal(*pair)]
         lengths += [0.0] * (len(pairs) - len(moved))
         if moved:
@@ -137,7 +138,7 @@ def _speed(video: Path, steps: Steps, size: tuple[int, int], flow: Flow) -> floa
     return 100 * float(steps.rate) * float(np.mean(lengths))
 
 
-def _verse_bench(video: Path, steps: Steps, size: tuple[int, int], flow: Flow) -> float:
+def _verse_bench(frames: Iterable[Frames], steps: Steps, size: tuple[int, int], flow: Flow) -> float:
     """Mean of the flow's parts to the side and down, as distances in pixels, edges that fill up included.
 
     Dorniwang/Verse-Bench @ 5645a09, raft/raft_inferencer.py and `evaluate_raft_video` of calculate_metrics.py.
@@ -147,7 +148,7 @@ def _verse_bench(video: Path, steps: Steps, size: tuple[int, int], flow: Flow) -
         return filled_up(shrunk(torch.from_numpy(frame).movedim(-1, 0).float(), halved(size)))
 
     distances = []
-    for pairs in _batches(_pairs(video, steps, see)):
+    for pairs in _batches(_pairs(frames, steps, see)):
         distances += _flow_of(flow, pairs).abs().mean((1, 2, 3)).tolist()
     return float(np.mean(distances))
 
@@ -158,11 +159,11 @@ def _flow_of(flow: Flow, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     return flow(torch.stack(firsts), torch.stack(seconds)).double()
 
 
-def _pairs(video: Path, steps: Steps, see: Callable[[Frames], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+def _pairs(frames: Iterable[Frames], steps: Steps, see: Callable[[Frames], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """The pictures that are compared, as the network sees them; no others are kept."""
     firsts: Collection[int] = set(steps.first)
     last: Tensor | None = None
-    for number, frame in enumerate(decode_frames(video, steps.rate)):
+    for number, frame in enumerate(frames):
         picture = see(frame) if number in firsts or number - 1 in firsts else None
         if number - 1 in firsts and last is not None and picture is not None:
             yield last, picture

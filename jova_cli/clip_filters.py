@@ -20,13 +20,12 @@ COMPARISON = re.compile(r"(\w+)\s*(<=?|>=?|==?)\s*(\S*)")  # as people write it 
 SUFFIXES = (".yaml", ".yml", ".json")
 GROUPS = (  # of measures that can judge a clip of a recording
     *("sync", "timing", "sound", "picture", "words", "speech"),
-    *("syncnet", "clap", "audiobox", "clip_score", "desync"),
+    *("syncnet", "clap", "audiobox", "clip_score", "desync", "flow"),
 )
 NO_FILTERS = {  # measures of those groups, and other groups, that cannot
     "length_difference_ms": "clips are cut to one length of picture and sound",
     "voice": "it needs a voice to compare with",
     "identity": "it compares with a reference image, which `jova evaluate` alone does",
-    "flow": "it needs weights that `jova evaluate --raft` alone takes",
     "classes": "it needs a network that `jova evaluate --classifier` alone takes",
     "fid": "it is a number of two sets of clips",
     "fvd": "it is a number of two sets of clips",

@@ -20,6 +20,7 @@ NEEDS = {  # what each takes
     "audiobox": "folder of AudioBox-aesthetics, for the audiobox_ measures",
     "clip_score": "folder of a CLIP of transformers, for clip_score and clip_consistency",
     "synchformer": "weights of Synchformer, for desync_s",
+    "raft": "weights of RAFT, for motion_score and motion_score_verse_bench",
 }
 WORK = "diffusers_jova.training.prepare"
 DESCRIPTION = """Prepare a data set: encode video, sound and text of every clip once, into one safetensors record each.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from diffusers_jova.drawn.avatars import write_corpus
 from diffusers_jova.evaluation import desync, meter
@@ -137,6 +138,18 @@ def test_so_does_synchformer(tmp_path: Path, rate: int, monkeypatch: pytest.Monk
     networks = {"synchformer": tmp_path}
     found = compare(tmp_path / "a.mp4", ("desync",), Bucket(5 * rate, 48, 64), rate, networks)["desync"]
     assert found.values["desync_s"] == pytest.approx(seen[0])
+
+
+@pytest.mark.parametrize("rate", [25, 6])
+def test_so_does_how_much_moves(tmp_path: Path, rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flow(pictures: Tensor, next_pictures: Tensor) -> Tensor:
+        return (next_pictures - pictures).mean(1, keepdim=True).expand(-1, 2, -1, -1)
+
+    monkeypatch.setattr(meter, "Raft", lambda *_: flow)
+    frames = np.random.default_rng(0).integers(0, 255, (2 * rate, 128, 144, 3), np.uint8)
+    write_video(tmp_path / "a.mp4", frames, rate)
+    found = compare(tmp_path / "a.mp4", ("flow",), Bucket(2 * rate, 128, 144), rate, {"raft": tmp_path})["flow"]
+    assert None not in (found.values["motion_score"], found.values["motion_score_verse_bench"])
 
 
 def test_words_within_a_whole_prompt_are_those_that_should_be_said(

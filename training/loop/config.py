@@ -50,6 +50,7 @@ Measures = Literal[  # groups of `jova evaluate` that say something of one clip
     "audiobox",
     "clip_score",
     "desync",
+    "flow",
 ]
 
 
@@ -174,8 +175,8 @@ class TrainConfig:
             transcript), `speech` (DNSMOS), `voice`, and by networks that settings below name: `clap` (sound against
             its caption), `identity` (frames against the portrait, else the first frame; colours alone without a
             network), `classes` (share of the likeliest class of the sound), `audiobox`, `clip_score` (picture against
-            its caption), `desync`. `timing`, `sound` and `picture` need no package that a training does not; `jova
-            evaluate --help` tells those of the others. `[]` measures nothing.
+            its caption), `desync`, `flow` (how much moves). `timing`, `sound` and `picture` need no package that a
+            training does not; `jova evaluate --help` tells those of the others. `[]` measures nothing.
         validation_whisper: Folder of a speech recognition model of transformers for the words, which runs on the CPU;
             None takes the small one, which knows English.
         validation_language: Of the transcripts, `en`, or another with `validation_whisper`, which is told it where it
@@ -187,6 +188,7 @@ class TrainConfig:
         validation_audiobox: Folder of AudioBox-aesthetics, likewise.
         validation_clip_score: Folder of a CLIP, likewise.
         validation_synchformer: Weights of Synchformer, likewise.
+        validation_raft: Weights of RAFT, likewise.
         pipeline: Saved pipeline whose other components make the validation clips; None uses `model`.
         push_to_hub: Hub repository that receives the result; None uploads nothing.
         hub_private_repo: Keep that repository private, as suits adapters of real faces and voices; false publishes it.
@@ -290,6 +292,7 @@ class TrainConfig:
     validation_audiobox: str | None = None
     validation_clip_score: str | None = None
     validation_synchformer: str | None = None
+    validation_raft: str | None = None
     pipeline: str | None = None
     push_to_hub: str | None = None
     hub_private_repo: bool = True
