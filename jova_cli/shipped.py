@@ -36,6 +36,7 @@ PACKAGE = find_package()
 WEIGHTS = PACKAGE / "weights"
 TRAINING = find_room("training")
 CONFIGS = TRAINING / "configs"
+CONFIG = (TRAINING / "loop" / "config.py", "TrainConfig")  # in diffusers_jova.training.loop
 
 
 def find_model(name: str | os.PathLike[str]) -> str:

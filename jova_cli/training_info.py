@@ -16,7 +16,7 @@ from .given_paths import is_prepared as is_prepared
 from .json_text import read_object, readable
 from .model_info import read_header, read_metadata
 from .room_modules import import_alone
-from .training_settings import CONFIG
+from .shipped import CONFIG
 
 
 LOSS = re.compile("loss/")  # begins the names of losses

@@ -8,15 +8,15 @@ from typing import Any
 
 from .adapter_info import check_adapter
 from .class_fields import Field, read_fields
+from .evaluate import FOLDERS, NETWORKS
 from .given_paths import check_file, check_folder, check_prepared, kind_of
 from .json_text import read_object
 from .optional_packages import check_installed, of_extra
 from .parser import did_you_mean
 from .room_modules import import_alone
-from .shipped import TRAINING, check_source, find_model
+from .shipped import CONFIG, check_source, find_model
 
 
-CONFIG = (TRAINING / "loop" / "config.py", "TrainConfig")  # in diffusers_jova.training.loop
 INDENT = " " * 6
 
 
@@ -139,8 +139,6 @@ def check_packages(settings: Any) -> None:
 
 def check_files(values: Mapping[str, Any]) -> None:
     """Refuse clips, models and adapters that are not there, as far as they are given as paths."""
-    from .evaluate import FOLDERS, NETWORKS  # here: that module reads this one
-
     given = {name: value for name, value in values.items() if isinstance(value, str)}
     for name in ("data", "prior_data", "validation_data"):
         if name in given:

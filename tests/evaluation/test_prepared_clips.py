@@ -62,7 +62,9 @@ def compare(
     settings = ClipSettings(buckets=(bucket,), frame_rate=frame_rate, **options)
     sample = read_clip(path)
     (clip,) = read_recording(sample, settings, NoMouths()).clips
+    hidden = path.rename(path.with_suffix(".hidden"))  # what is measured is in memory
     prepared = PreparedClipMeter(groups, networks=networks)(sample, clip, frame_rate)
+    hidden.rename(path)
     for group in groups:
         assert prepared[group].values == near(evaluated[group].values)
         assert prepared[group].reason == evaluated[group].reason

@@ -32,7 +32,10 @@ def test_every_setting_is_described_with_its_default() -> None:
     assert "  model=... (must be given)" in text
     assert "  learning_rate=0.0001" in text
     assert "One of none, nf4." in text
-    assert "Some of sync, syncnet, timing, sound, picture, words, speech, voice." in " ".join(text.split())
+    groups = (
+        "sync, syncnet, timing, sound, picture, words, speech, voice, clap, identity, classes, audiobox, clip_score"
+    )
+    assert f"Some of {groups}, desync." in " ".join(text.split())
 
 
 def test_words_are_split_at_the_first_equals_sign() -> None:
