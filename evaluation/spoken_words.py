@@ -37,6 +37,7 @@ SEED_TTS_SIGNS = re.compile(  # what seed-tts-eval takes out: zhon's list of Chi
     "\u3000-\u3003\u3008-\u3011\u3014-\u301f\u3030\u303e\u303f"  # the wide blank, stops, brackets
     "\u2013\u2014\u2018\u2019\u201b-\u201f\u2026\u2027\u00b7\ufe4f\ufe51\ufe54]"  # dashes, curled quotes, dots
 )
+CURLED = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\uff07", "'"))  # apostrophes as typesetters write them
 CIRCLES = 2.4  # of a text's compression: more goes round in circles (Radford et al. 2022, Sec. 4.5)
 NOTHING_LEFT = (
     "nothing is left of what should be said once it is normalised: fillers and what stands in brackets are no words"
@@ -104,6 +105,7 @@ def plain_words(text: str, language: str) -> str:
 
     By Whisper's normalisers; of the English one without its list of spellings, so "colour" is not "color".
     Of numbers that follow each other one is made: "one two" is "12", so that an error in one is an error in both.
+    Curled apostrophes are straight ones first, or "won\u2019t" would be "won t", which Whisper never writes.
 
     Args:
         text: Of any kind.
@@ -112,7 +114,7 @@ def plain_words(text: str, language: str) -> str:
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
     normalize = EnglishTextNormalizer({}) if language == ENGLISH else BasicTextNormalizer()
-    return " ".join(word for word in normalize(text).split() if any(map(str.isalnum, word)))
+    return " ".join(word for word in normalize(text.translate(CURLED)).split() if any(map(str.isalnum, word)))
 
 
 def as_verse_bench(text: str) -> str:
