@@ -2,13 +2,13 @@
 
 Yakovlev et al., "Reshape Dimensions Network for Speaker Recognition" (arXiv:2407.18223). Each stage reads a mixture of
 all outputs before it, unfolds its rows to planes of frequencies for convolutions, and folds them again for layers over
-time. Layers bear the names of the public checkpoints of IDRnD/ReDimNet (MIT), which this package does not have, but for
-those that are counted there: `stored_name` tells them.
+time. Layers bear the names of the public checkpoints of IDRnD/ReDimNet (MIT), which this package does not have, but
+for those that are counted there: `stored_name` tells them.
 
-Held to the public code (@ c994fce), with random weights and statistics of norms and one sound of 3 s, vectors lay 2.7e-7
-to 9.9e-7 of their length apart in float32; the public code itself lay 1.3e-7 to 6.9e-7 from its network in float64. Nine
-configs had each kind of layer over time, of planes and of spectrogram, the last with 3.9 million parameters. The released
-weights were not tried.
+Held to the public code (@ c994fce), with random weights and statistics of norms and one sound of 3 s, vectors lay
+2.7e-7 to 9.9e-7 of their length apart in float32; the public code itself lay 1.3e-7 to 6.9e-7 from its network in
+float64. Eleven configs had each kind of layer over time, of planes and of spectrogram, the largest 4.9 million
+parameters. The released weights were not tried.
 
 Letters: B sounds, S samples, M mel bands, T frames, F frequencies of a plane, C channels, D numbers of a row.
 """

@@ -44,7 +44,8 @@ NAMES = {  # of a public state dict of the kind "conv+att", with their shapes
     "backbone.stage1.4.conv_block.bn2.running_var": (32,), "backbone.stage1.5.0.weight": (16, 8, 3, 3),
     "backbone.stage1.5.3.bias": (16,), "backbone.stage2.5.tcm.3.dwconvs.0.weight": (48, 1, 59),
     "backbone.stage2.5.tcm.4.feed_forward.intermediate_dense.weight": (48, 48),
-    "backbone.fin_wght1d.w": (1, 4, 192, 1), "pool.linear1.weight": (128, 576, 1), "bn.running_mean": (384,), "linear.weight": (5, 384),
+    "backbone.fin_wght1d.w": (1, 4, 192, 1), "pool.linear1.weight": (128, 576, 1), "bn.running_mean": (384,),
+    "linear.weight": (5, 384),
 }
 # fmt: on
 
@@ -85,13 +86,13 @@ def test_a_voice_is_one_vector_whatever_form_it_comes_in(encoder: SpeakerEncoder
     write_audio(tmp_path / "voice.wav", voice()[None], RATE)
     from_file = encoder(tmp_path / "voice.wav")
     assert torch.equal(from_file, encoder(read_audio(tmp_path / "voice.wav")))
-    assert distance(from_file, expected) < 0.05  # 16 bits a sample, where the bands above the voice hold nothing else
+    assert distance(from_file, expected) < 0.015  # 16 bits a sample, where the bands above the voice hold nothing else
     assert torch.equal(encoder(Sound(voice()[None], RATE)), expected)
     assert torch.equal(encoder(torch.from_numpy(voice()), RATE), expected)
     both_sides = np.stack([1.5 * voice(), 0.5 * voice()])
     assert distance(encoder(both_sides, RATE), expected) < 1e-5, "the mean of the channels is heard"
-    assert distance(encoder(voice(rate=48_000), 48_000), expected) < 0.02  # but for what lies at half the rate
-    assert distance(encoder(voice(pitch_hz=230.0), RATE), expected) > 0.05
+    assert distance(encoder(voice(rate=48_000), 48_000), expected) < 1e-3  # of what no network of meaning made
+    assert distance(encoder(voice(pitch_hz=230.0), RATE), expected) > 0.02, "another voice is another vector"
 
 
 def test_sounds_of_a_batch_do_not_hear_each_other_and_calls_change_nothing(encoder: SpeakerEncoder) -> None:
@@ -106,13 +107,13 @@ def test_sounds_of_a_batch_do_not_hear_each_other_and_calls_change_nothing(encod
 
 def test_loudness_hardly_matters_and_a_sound_that_repeats_is_the_same_voice(encoder: SpeakerEncoder) -> None:
     once = encoder(voice(), RATE)
-    assert distance(encoder(0.25 * voice(), RATE), once) < 0.01  # but for the floor under the logarithm
-    assert distance(encoder(np.tile(voice(), 3), RATE), once) < 0.1  # but for the joints
+    assert distance(encoder(0.8 * voice(), RATE), once) < 1e-3  # but for the floor under the logarithm
+    assert distance(encoder(np.tile(voice(), 3), RATE), once) < 0.01  # but for the joints; another voice lies 0.027 off
 
 
 def test_a_checkpoint_that_levels_its_sound_does_not_hear_how_loud_it_is(tmp_path: Path) -> None:
     encoder = SpeakerEncoder.from_file(write_checkpoint(tmp_path / "levelled.pt", "levelled"))
-    assert distance(encoder(0.01 * voice(), RATE), encoder(voice(), RATE)) < 1e-3
+    assert distance(encoder(0.01 * voice(), RATE), encoder(voice(), RATE)) < 1e-4
 
 
 def test_of_a_long_recording_the_first_half_minute_is_heard_and_that_is_said(
