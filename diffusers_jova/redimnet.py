@@ -101,10 +101,12 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, num_groups: int | None, num_frequencies: int, has_gate: bool) -> None:
         super().__init__()
-        for name in ("conv1", "conv2"):
-            convolution = nn.Conv2d(channels, channels, 3, padding=1, groups=num_groups or 1, bias=False)
-            self.add_module(name, convolution)
-            self.add_module(f"{name}pw", nn.Identity() if num_groups is None else nn.Conv2d(channels, channels, 1))
+        self.conv1, self.conv2 = (
+            nn.Conv2d(channels, channels, 3, padding=1, groups=num_groups or 1, bias=False) for _ in range(2)
+        )
+        self.conv1pw, self.conv2pw = (
+            nn.Identity() if num_groups is None else nn.Conv2d(channels, channels, 1) for _ in range(2)
+        )
         self.bn1, self.bn2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
         width = min(64, max(channels, 32))
         self.se = FrequencyGate(num_frequencies, width) if has_gate else nn.Identity()
@@ -146,7 +148,7 @@ class AttentionLayer(nn.Module):
         parts = (self.attention[name](x).unflatten(-1, (NUM_HEADS, -1)) for name in ("q_proj", "k_proj", "v_proj"))
         attended = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
         x = self.layer_norm(x + self.attention["out_proj"](attended.transpose(1, 2).flatten(2)))
-        return self.final_layer_norm(x + self.feed_forward(x)).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.final_layer_norm(x + self.feed_forward(x)).transpose(1, 2)
 
 
 class TimeBlock(nn.Module):

@@ -126,7 +126,8 @@ def mel_filters(spectrum: Spectrum) -> Tensor:
 
 def _older_filters(spectrum: Spectrum) -> Tensor:
     """Triangles whose slopes are straight in mels, over as many frequencies as half a transform has; none of 0 Hz."""
-    edges = np.linspace(*_mel(np.array([spectrum.lowest_hz, spectrum.highest_hz])), spectrum.num_mels + 2)
+    lowest, highest = (float(_mel(np.float64(hz))) for hz in (spectrum.lowest_hz, spectrum.highest_hz))
+    edges = np.linspace(lowest, highest, spectrum.num_mels + 2)
     places = _mel(np.linspace(0, SAMPLING_RATE_HZ / 2, spectrum.fft_length // 2))[:, None]
     rising = (places - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - places) / (edges[2:] - edges[1:-1])
@@ -135,5 +136,5 @@ def _older_filters(spectrum: Spectrum) -> Tensor:
     return torch.from_numpy(filters).float()
 
 
-def _mel(hz: np.ndarray) -> np.ndarray:
-    return HTK_FACTOR * np.log10(1 + hz / HTK_HZ)
+def _mel(hz: np.ndarray | np.float64) -> np.ndarray:
+    return np.asarray(HTK_FACTOR * np.log10(1 + hz / HTK_HZ))

@@ -108,7 +108,9 @@ def test_sounds_of_a_batch_do_not_hear_each_other_and_calls_change_nothing(encod
 def test_loudness_hardly_matters_and_a_sound_that_repeats_is_the_same_voice(encoder: SpeakerEncoder) -> None:
     once = encoder(voice(), RATE)
     assert distance(encoder(0.8 * voice(), RATE), once) < 1e-3  # but for the floor under the logarithm
-    assert distance(encoder(np.tile(voice(), 3), RATE), once) < 0.01  # but for the joints; another voice lies 0.027 off
+    assert (
+        distance(encoder(np.tile(voice(), 3), RATE), once) < 0.01
+    )  # but for the joints; another voice lies 0.027 off
 
 
 def test_a_checkpoint_that_levels_its_sound_does_not_hear_how_loud_it_is(tmp_path: Path) -> None:
