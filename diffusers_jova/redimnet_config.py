@@ -137,18 +137,15 @@ def read_config(found: object) -> ReDimNetConfig:
         if not any(fields[name] is one or (isinstance(one, str) and fields[name] == one) for one in choices):
             allowed = ", ".join(map(repr, choices))
             raise ValueError(f"`{name}` of `model_config` must be one of {allowed}, got {fields[name]!r}; {ADVICE}")
-    optional = ("group_divisor", "out_channels")
-    sizes = {name: _whole(name, fields[name]) for name in ("F", "C", "embed_dim")}
-    sizes |= {name: None if fields[name] is None else _whole(name, fields[name]) for name in optional}
     config = ReDimNetConfig(
         spectrum=_spectrum(fields),
-        channels=sizes["C"],
+        channels=_whole("C", fields["C"]),
         time_block=fields["block_1d_type"],
         plane_block=fields["block_2d_type"],
         stages=_stages(fields["stages_setup"]),
-        group_divisor=sizes["group_divisor"],
-        width=sizes["out_channels"],
-        dim=sizes["embed_dim"],
+        group_divisor=_optional("group_divisor", fields["group_divisor"]),
+        width=_optional("out_channels", fields["out_channels"]),
+        dim=_whole("embed_dim", fields["embed_dim"]),
         reads_statistics=fields["global_context_att"],
         has_last_norm=fields["emb_bn"],
     )
@@ -172,6 +169,10 @@ def _whole(name: str, value: Any, most: int = LARGEST) -> int:
     return value
 
 
+def _optional(name: str, value: Any) -> int | None:
+    return None if value is None else _whole(name, value)
+
+
 def _stages(found: Any) -> tuple[Stage, ...]:
     rows = list(found) if isinstance(found, (list, tuple)) else []
     if not 1 <= len(rows) <= MOST_STAGES or not all(isinstance(row, (list, tuple)) and len(row) == 5 for row in rows):
@@ -183,8 +184,7 @@ def _stage(stride: Any, num_blocks: Any, widening: Any, _: Any, narrowing: Any) 
     name = "stages_setup"
     if isinstance(widening, bool) or not isinstance(widening, (int, float)) or not 0 < widening <= MOST_BLOCKS:
         raise ValueError(f"`{name}` of `model_config` must widen channels by a number, got {widening!r}; {ADVICE}")
-    divisor = None if narrowing is None else _whole(name, narrowing)
-    return Stage(_whole(name, stride, 3), _whole(name, num_blocks, MOST_BLOCKS), widening, divisor)
+    return Stage(_whole(name, stride, 3), _whole(name, num_blocks, MOST_BLOCKS), widening, _optional(name, narrowing))
 
 
 def _spectrum(fields: Mapping[str, Any]) -> Spectrum:
