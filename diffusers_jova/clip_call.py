@@ -22,7 +22,7 @@ from jova_cli.guidance_words import guidance_settings
 from jova_cli.keyframes import Keyframe
 from jova_cli.latent_lengths import whole_frames
 from jova_cli.long_clips import has_media, is_long, lay_out
-from jova_cli.model_clips import read_geometry
+from jova_cli.model_clips import config_of, read_geometry
 from jova_cli.model_info import read_metadata
 from jova_cli.parser import one_line
 
@@ -42,6 +42,8 @@ from .pipeline_jova import JoVAPipeline
 from .prompt import JoVAPrompt
 from .saved_pipeline import SavedPipeline, config_folder, model_defaults, saved_estimate
 from .sound_cache import JoVACacheConfig
+from .speaker_encoder import SpeakerEncoder
+from .speakers import read_voices
 
 
 BAD_INPUT = (ValueError, FloatingPointError, OSError, ImportError, SafetensorError)  # what one sentence explains
@@ -264,7 +266,42 @@ def given_media(args: argparse.Namespace, tell: Callable[[str], None] = tell) ->
         with errors_name("--reference-audio"):
             voice = media.read_audio(args.reference_audio, allow_truncated=args.allow_truncated)
         given |= {"reference_audio": voice, "reference_transcript": args.reference_transcript}
+    if (voices := speaker_embeds(args)) is not None:
+        given["speaker_embeds"] = voices
     return given
+
+
+def speaker_embeds(args: argparse.Namespace) -> torch.Tensor | None:
+    """Voices of the speakers, [1, P, D], from a file of vectors or from recordings; None where none are given.
+
+    Raises:
+        ValueError: They cannot be read, or a model that is here reads vectors of another width.
+    """
+    if args.speaker_embeds is None and not args.speaker_audio:
+        return None
+    if args.speaker_embeds is not None:
+        option, voices = "--speaker-embeds", read_voices(args.speaker_embeds)
+    else:
+        option, voices = "--speaker-encoder", encode_speakers(args)
+    width = config_of(Path(args.model), "transformer").get("speaker_dim", voices.shape[-1])
+    if width != voices.shape[-1]:
+        raise ValueError(
+            f"`{option}` must make vectors of {width} values for this model, got {voices.shape[-1]}; use the speaker "
+            "encoder that the model was trained with"
+        )
+    return voices
+
+
+def encode_speakers(args: argparse.Namespace) -> torch.Tensor:
+    """Vectors [1, P, D] of the recordings, by the speaker encoder."""
+    with errors_name("--speaker-encoder"):
+        encoder = SpeakerEncoder.from_file(args.speaker_encoder)
+    vectors = []
+    for path in args.speaker_audio:
+        with errors_name("--speaker-audio", voice=f"--speaker-audio {path}"):
+            voice = media.read_audio(path, allow_truncated=args.allow_truncated)
+            vectors.append(encoder(voice))
+    return torch.cat(vectors)[None]
 
 
 def read_keyframes(keyframes: Sequence[Keyframe]) -> dict[int, Any]:

@@ -54,9 +54,15 @@ LIST = "clips.jsonl"  # what was made
 WORK = ".work"  # clips that are not whole yet
 ROW_ERRORS = (*BAD_INPUT, torch.OutOfMemoryError)
 # settings that say nothing where they are not given
-SILENT = ("seed", "cache", "guidance", "max_sequence_length", "last_image", "keyframe")
+SILENT = (
+    *("seed", "cache", "guidance", "max_sequence_length", "last_image", "keyframe"),
+    *("speaker_embeds", "speaker_audio", "speaker_encoder"),
+)
 PLACES = ("output", "device", "cpu_offload", "yes")  # arguments that decide where, not what
-FILES = ("model", "image", "last_image", "audio", "video", "reference_audio")  # whose content decides, not their path
+FILES = (  # whose content decides, not their path
+    *("model", "image", "last_image", "audio", "video", "reference_audio"),
+    *("speaker_embeds", "speaker_encoder"),
+)
 OF_A_CLIP = ("prompt", "video_caption", "audio_caption", "transcript", "seed")  # that clips of one batch differ in
 OF_A_PIPELINE = ("model", "lora", "skip_unknown", "device", "dtype", "cpu_offload", "cache", "memory")
 OF_A_PLAN = (  # arguments that decide, with a `memory`, how it is used
@@ -202,6 +208,9 @@ def task_of(row: Row, folder: Path, digest: Callable[[Path], str]) -> Task:
     files = {name: digest(path) for name, path in paths.items() if path.exists()}  # a name on the Hub is none
     values["lora"] = [[str(Path(one)) if Path(one).exists() else one, *more] for one, *more in values["lora"]]
     files |= {f"lora {source}": digest(Path(source)) for source, _ in values["lora"] if Path(source).exists()}
+    if row.args.speaker_audio:
+        values["speaker_audio"] = [str(path.absolute()) for path in row.args.speaker_audio]
+        files["speaker_audio"] = " ".join(digest(path) for path in row.args.speaker_audio)
     values["keyframe"] = [[keyframe.frame, digest(keyframe.path)] for keyframe in row.args.keyframe]
     if row.args.keyframe:
         values[KEYFRAME_FILES] = [f"{frame}={path.absolute()}" for frame, path in row.args.keyframe]

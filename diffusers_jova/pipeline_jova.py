@@ -378,7 +378,7 @@ class JoVAPipeline(
                 the i-th stands at the i-th `<S>`. Zeros are an unknown voice, which speakers without one have, and
                 fill up where another prompt has more. D and the speaker encoder are those that the model was trained
                 with; NAVA: D = 192, ReDimNet (IDRnD/ReDimNet, MIT; "M", "ft_mix", "vb2+vox2+cnc" of its torch.hub
-                entry) on at most 30 s of mono sound at 16 kHz.
+                entry) on at most 30 s of mono sound at 16 kHz, which `speaker_encoder.SpeakerEncoder` computes.
             reference_audio: A recording of the voice to speak with, in the forms of `audio`, one for all or one per
                 prompt, for models that read one (`max_reference_s` in the config of the pipeline). It is no part of
                 the clip. Others go on from a voice in `audio`, which is the beginning of their clip.

@@ -20,7 +20,7 @@ from .guidance_words import KINDS, guidance_settings
 from .keyframes import named_frames, parse_keyframe, place_frames
 from .long_clips import add_long_arguments, check_long, check_no_long_options, is_long
 from .media_files import check_image, check_sound, check_video
-from .model_clips import MODALITIES, check_clip_fits, index_defaults, read_places
+from .model_clips import MODALITIES, check_clip_fits, config_of, index_defaults, read_places
 from .model_info import read_index
 from .number_options import MAX_RATE_HZ, MEMORY_GB, check_between, check_count
 from .optional_packages import check_installed, of_extra
@@ -122,6 +122,21 @@ def add_clip_arguments(parser: Parser) -> None:
     add("--video", type=Path, help="video to add sound to; --num-frames cuts it, or lets it go on with its sound")
     add("--reference-audio", type=Path, help="a voice to speak with, for models that read one; no part of the clip")
     add("--reference-transcript", help="what --reference-audio says, for models that read it")
+    add(
+        "--speaker-embeds",
+        type=Path,
+        metavar="FILE",
+        help="voices of a prompt's speakers, for models that read vectors",
+    )
+    add(
+        "--speaker-audio",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="recordings of these voices instead, the i-th for the i-th <S>; --speaker-encoder makes vectors of them",
+    )
+    add("--speaker-encoder", type=Path, metavar="FILE", help="checkpoint of ReDimNet, as NAVA was trained with")
     add("--start", type=float, help="seconds to leave out at the beginning of --audio and --video")
     add("--duration", type=float, help="seconds to take of --audio and --video")
     add_file_arguments(parser)
@@ -304,6 +319,7 @@ def check_clip(args: argparse.Namespace) -> None:
     check_first_frame(args)
     check_keyframes(args)
     check_reference(args)
+    check_speakers(args)
     check_media(args)
 
 
@@ -343,6 +359,35 @@ def check_reference(args: argparse.Namespace) -> None:
         )
 
 
+def check_speakers(args: argparse.Namespace) -> None:
+    """Refuse voices of speakers that the model does not read, and recordings that nothing makes vectors of."""
+    words = {"--speaker-embeds": args.speaker_embeds, "--speaker-audio": args.speaker_audio or None}
+    given = [option for option, value in words.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError("`--speaker-audio` must be given without `--speaker-embeds`, got both; leave one out")
+    if (args.speaker_encoder is None) == bool(args.speaker_audio):
+        alone, other = (
+            ("--speaker-audio", "--speaker-encoder")
+            if args.speaker_audio
+            else ("--speaker-encoder", "--speaker-audio")
+        )
+        advice = "give a checkpoint of ReDimNet" if args.speaker_audio else "give the recordings of the voices"
+        raise ValueError(f"`{alone}` must go with `{other}`, got it alone; {advice}")
+    if not given:
+        return
+    if "audio" not in args.modalities:
+        raise ValueError(f"`{given[0]}` must go with sound, got `--modalities video`; leave one of them out")
+    if Path(args.model).exists() and config_of(Path(args.model), "transformer").get("speaker_dim") is None:
+        raise ValueError(
+            f"`{given[0]}` must go with a model that reads vectors of a speaker encoder, got "
+            f"{model_name(args.model)}, which reads none; leave it out, or use a model such as NAVA"
+        )
+    files = {"--speaker-embeds": args.speaker_embeds, "--speaker-encoder": args.speaker_encoder}
+    for option, path in files.items():
+        if path is not None:
+            check_file(option, path)
+
+
 def check_media(args: argparse.Namespace) -> None:
     """Refuse given files that hold no image, no sound or no video, as their headers tell."""
     parts = {"allow_truncated": args.allow_truncated}
@@ -355,6 +400,7 @@ def check_media(args: argparse.Namespace) -> None:
     }
     found = [(option, getattr(args, option), check_content) for option, check_content in checks.items()]
     found += [("keyframe", keyframe.path, check_image) for keyframe in args.keyframe]
+    found += [("speaker_audio", path, checks["reference_audio"]) for path in args.speaker_audio]
     for option, path, check_content in found:
         words = f"--{option.replace('_', '-')}"
         if path is None:

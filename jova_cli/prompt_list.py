@@ -23,7 +23,7 @@ SUFFIXES = (".jsonl", ".csv")
 CLIPS = (".mp4", ".wav")
 TRUTHS = {"true": True, "false": False}  # how a column of an option without a value says whether it is given
 KEYFRAME_FILES = "keyframe_files"  # in a record, as words of `--keyframe`; its `keyframe` tells their contents
-LISTS = ("lora", "modalities", "keyframe")  # columns that may hold several values
+LISTS = ("lora", "modalities", "keyframe", "speaker_audio")  # columns that may hold several values
 SLUG_LENGTH = 40
 
 
@@ -138,8 +138,8 @@ def read_rows(
 ) -> tuple[list[Row], list[Refusal]]:
     """Read the rows of a list, and refuse those that cannot become a clip.
 
-    Files in the columns `image`, `last_image`, `keyframe`, `audio`, `video` and `reference_audio` are relative to the
-    list, clips in `output` to the folder.
+    Files in the columns `image`, `last_image`, `keyframe`, `audio`, `video`, `reference_audio` and `speaker_*` are
+    relative to the list, clips in `output` to the folder.
 
     Args:
         common: The command line: `prompts` is the list, `output` the folder, and the rest holds for all rows.
@@ -220,9 +220,12 @@ def _row_args(
         seen[key] += 1
     args.output = _clip_path(common.output, name)
     folder = common.prompts.parent.absolute()
-    for column in ("image", "last_image", "audio", "video", "reference_audio"):
+    single = ("image", "last_image", "audio", "video", "reference_audio", "speaker_embeds", "speaker_encoder")
+    for column in single:
         if column in cells:
             setattr(args, column, folder / getattr(args, column))
+    if "speaker_audio" in cells:
+        args.speaker_audio = [folder / path for path in args.speaker_audio]
     if "keyframe" in cells:
         args.keyframe = [keyframe._replace(path=folder / keyframe.path) for keyframe in args.keyframe]
     return args
