@@ -92,7 +92,7 @@ def test_names_of_the_model_are_those_of_torchvision_and_the_network_is_asked_as
         expected = by_hand(pictures / 255 * 2 - 1, next_pictures / 255 * 2 - 1, num_flow_updates=20)[-1]
     assert found.shape == (1, 2, 128, 136)
     assert float(expected.abs().mean()) > 0.1
-    torch.testing.assert_close(found, expected, atol=1e-2 * float(expected.abs().max()), rtol=0)  # 20 updates round
+    torch.testing.assert_close(found, expected, atol=1e-3 * float(expected.abs().max()), rtol=0)  # 20 updates round
 
 
 @pytest.mark.slow
