@@ -330,6 +330,8 @@ class Meter:
     def _see_frames(self, clip: ListedClip, signals: Signals) -> Measured:
         if self.inception is None:
             return Measured({}, "no Inception, which `--inception` gives")
+        if clip.sample.video is None:
+            return Measured({}, "no picture")  # whatever package lacks
         return measure_frames(clip.sample.video, signals.picture, self.frame_vectors)
 
     def _see_video(self, clip: ListedClip) -> Measured:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from diffusers_jova.evaluation.protocols import PROTOCOLS, lines_of
 from diffusers_jova.evaluation.report import Report, Row
-from diffusers_jova.evaluation.report_page import page_data
+from diffusers_jova.evaluation.report_page import TEMPLATE, page_data
 from diffusers_jova.evaluation.set_score import inception_score, set_scores
 
 
@@ -79,6 +80,13 @@ def test_one_folder_alone_has_a_score_and_of_two_each_its_own() -> None:
     shown = page_data(both, Path())["set_scores"]
     assert [(one["against"], one["value"]) for one in shown] == [(0, ours[0]["value"]), (1, theirs[0]["value"])]
     assert Report(["none"], [Row("a", Path("a.mp4"))]).scores_table() == ""
+
+
+def test_the_page_fills_every_table_that_it_has_a_function_for() -> None:
+    page = TEMPLATE.read_text(encoding="utf-8")
+    functions = re.findall(r"^function (fill\w+)\(", page, re.MULTILINE)
+    assert "fillScores" in functions
+    assert [name for name in functions if f"\n{name}();" not in page] == []
 
 
 def test_protocols_tell_the_score_of_the_clips_that_count_or_what_it_needs() -> None:
