@@ -226,7 +226,7 @@ def survey_at(video: Path, picture: PictureTracks, frame_rate: Fraction) -> Surv
 
 def _numbers_at(picture: PictureTracks, frame_rate: Fraction) -> list[int]:
     rate, num_frames = exact_frame_rate(picture.frame_rate), len(picture.luma)
-    timed = ((float(number / rate), number if number < num_frames else None) for number in range(num_frames + 1))
+    timed = ((number / rate, number if number < num_frames else None) for number in range(num_frames + 1))
     return [*choose_frames(timed, rate, frame_rate)]
 
 
