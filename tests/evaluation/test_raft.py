@@ -99,7 +99,10 @@ def test_names_of_the_model_are_those_of_torchvision_and_the_network_is_asked_as
 def test_processes_that_share_clips_have_the_numbers_of_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(raft_large()(weights=None, progress=False).state_dict(), tmp_path / "raft.pth")
-    clips = write_clips(tmp_path / "clips", 2, 2)
+    (clips := tmp_path / "clips").mkdir()
+    for number in range(2):
+        frame = np.random.default_rng(number).integers(0, 255, (16, 16, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        write_video(clips / f"clip{number}.mp4", np.stack([frame, np.roll(frame, 4, 1), np.roll(frame, 8, 1)]), 8)
     rows = []
     for how in ([], ["--num-processes", "2"]):
         rows.append(rows_of(tmp_path / f"report{len(how)}", clips, tmp_path / "raft.pth", *how))
@@ -135,11 +138,11 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     return tmp_path / "raft.pth"
 
 
-def write_clips(folder: Path, num_clips: int, num_frames: int = 3) -> Path:
+def write_clips(folder: Path, num_clips: int) -> Path:
     folder.mkdir()
     for number in range(num_clips):
-        brightness = np.arange(num_frames, dtype=np.uint8) * 20 * (number + 1)
-        frames = np.broadcast_to(brightness[:, None, None, None], (num_frames, 128, 128, 3))
+        brightness = np.arange(3, dtype=np.uint8) * 20 * (number + 1)
+        frames = np.broadcast_to(brightness[:, None, None, None], (3, 128, 128, 3))
         write_video(folder / f"clip{number}.mp4", np.ascontiguousarray(frames), 8)
     return folder
 
