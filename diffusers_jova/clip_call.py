@@ -280,14 +280,14 @@ def speaker_embeds(args: argparse.Namespace) -> torch.Tensor | None:
     if args.speaker_embeds is None and not args.speaker_audio:
         return None
     if args.speaker_embeds is not None:
-        option, voices = "--speaker-embeds", read_voices(args.speaker_embeds)
+        option, verb, voices = "--speaker-embeds", "hold", read_voices(args.speaker_embeds)
     else:
-        option, voices = "--speaker-encoder", encode_speakers(args)
+        option, verb, voices = "--speaker-encoder", "make", encode_speakers(args)
     width = config_of(Path(args.model), "transformer").get("speaker_dim", voices.shape[-1])
     if width != voices.shape[-1]:
         raise ValueError(
-            f"`{option}` must make vectors of {width} values for this model, got {voices.shape[-1]}; use the speaker "
-            "encoder that the model was trained with"
+            f"`{option}` must {verb} vectors of {width} values for this model, got {voices.shape[-1]}; use the "
+            "speaker encoder that the model was trained with"
         )
     return voices
 

@@ -46,6 +46,7 @@ shows what is done, and the same command goes on where one ended. A script (.jso
 which a prompt holds: the columns start (seconds), prompt or video_caption, audio_caption and transcript, and perhaps
 end, when its words are said."""
 PARTS = ("video_caption", "audio_caption", "transcript")  # of a prompt
+SPEECH_START = "<S>"  # of what one speaker says
 SHIPPED = "jova-tiny"
 LARGEST_SEED = 2**32 - 1
 OPTIONS_OF_PICTURES = {  # arguments that give pictures for frames, and what their refusals speak of
@@ -382,10 +383,23 @@ def check_speakers(args: argparse.Namespace) -> None:
             f"`{given[0]}` must go with a model that reads vectors of a speaker encoder, got "
             f"{model_name(args.model)}, which reads none; leave it out, or use a model such as NAVA"
         )
+    num_speakers = count_speakers(args)
+    if getattr(args, "script", None) is None and len(args.speaker_audio) > num_speakers:
+        raise ValueError(
+            f"`--speaker-audio` must be at most one recording for each `{SPEECH_START}` of the prompt, a transcript "
+            f"being one, got {len(args.speaker_audio)} for {num_speakers}; mark what each speaker says by "
+            f"`{SPEECH_START}`"
+        )
     files = {"--speaker-embeds": args.speaker_embeds, "--speaker-encoder": args.speaker_encoder}
     for option, path in files.items():
         if path is not None:
             check_file(option, path)
+
+
+def count_speakers(args: argparse.Namespace) -> int:
+    """Who speaks in a prompt: what is marked in the text, and a transcript."""
+    text = args.prompt or args.video_caption + args.audio_caption
+    return text.count(SPEECH_START) + bool(not args.prompt and args.transcript)
 
 
 def check_media(args: argparse.Namespace) -> None:

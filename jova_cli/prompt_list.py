@@ -214,7 +214,7 @@ def _row_args(
         _check_column(column, parser)
     key = json.dumps(cells, sort_keys=True)
     name = cells.pop("output", None)
-    args = parser.parse_row(cells, common)
+    args = parser.parse_row(cells, _without_other_voices(common, cells))
     if name is None:
         name = _default_name(args, f"{key} {seen[key]}")
         seen[key] += 1
@@ -229,6 +229,19 @@ def _row_args(
     if "keyframe" in cells:
         args.keyframe = [keyframe._replace(path=folder / keyframe.path) for keyframe in args.keyframe]
     return args
+
+
+def _without_other_voices(common: argparse.Namespace, cells: Mapping[str, Any]) -> argparse.Namespace:
+    """What holds for all rows, without voices that a row gives otherwise, or an encoder that it needs none of."""
+    has_recordings = "speaker_audio" in cells or ("speaker_embeds" not in cells and bool(common.speaker_audio))
+    own = argparse.Namespace(**vars(common))
+    if "speaker_embeds" in cells:
+        own.speaker_audio = []
+    if "speaker_audio" in cells:
+        own.speaker_embeds = None
+    if not has_recordings:
+        own.speaker_encoder = None
+    return own
 
 
 def _default_name(args: argparse.Namespace, key: str) -> str:

@@ -72,6 +72,22 @@ def test_recordings_speak_as_their_vectors_do_in_a_single_clip_and_in_a_list(des
     assert not np.array_equal(recorded, nobody)
 
 
+def test_rows_come_before_the_voices_and_the_encoder_of_the_command_line(
+    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "voices.npy", np.ones((1, 5), np.float32))
+    rows = tmp_path / "list.jsonl"
+    own = ({"speaker_audio": [desk.path("low.wav")]}, {}, {"speaker_embeds": "voices.npy"})
+    rows.write_text("".join(json.dumps({"output": f"{n}.mp4", **cells}) + "\n" for n, cells in enumerate(own)))
+    words = [*desk.words, "--prompts", str(rows), "--speaker-encoder", desk.path("M.pt")]
+    cli([*words, "--output", str(tmp_path / "own")])
+    cli([*words, "--speaker-audio", desk.path("low.wav"), "--output", str(tmp_path / "common")])
+    assert capsys.readouterr().out.count("made 3") == 2
+    own_sounds, common = ([sound(tmp_path / name / f"{n}.mp4") for n in range(3)] for name in ("own", "common"))
+    for row, is_same in enumerate((True, False, True)):  # the second has nobody's voice without a common one
+        assert np.array_equal(own_sounds[row], common[row]) == is_same
+
+
 def test_a_list_knows_a_recording_by_its_content(
     desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +131,14 @@ REFUSED = {
         ["--speaker-audio", "low.wav", "--speaker-encoder", "M.pt", "--modalities", "video"],
         "`--speaker-audio` must go with sound, got `--modalities video`",
     ),
+    "too many": (
+        ["--speaker-audio", "low.wav", "high.wav", "low.wav", "--speaker-encoder", "M.pt"],
+        "`--speaker-audio` must be at most one recording for each `<S>` of the prompt, .* got 3 for 2; mark what",
+    ),
+    "width of vectors": (
+        ["--speaker-embeds", "wide.npy"],
+        "`--speaker-embeds` must hold vectors of 5 values for this model, got 7; use the speaker encoder",
+    ),
     "width": (
         ["--speaker-audio", "low.wav", "--speaker-encoder", "wide.pt"],
         "`--speaker-encoder` must make vectors of 5 values for this model, got 7; use the speaker encoder",
@@ -132,6 +156,7 @@ def test_wrong_voices_are_refused_before_the_model_is_loaded(
 ) -> None:
     words, message = REFUSED[name]
     monkeypatch.setattr("diffusers_jova.pipeline_jova.JoVAPipeline.from_pretrained", None)
+    np.save(desk.folder / "wide.npy", np.ones((1, 7), np.float32))
     write_audio(desk.folder / "blink.wav", voice(0.2)[None], RATE)
     given = [desk.path(word) if "." in word else word for word in words]
     with pytest.raises(SystemExit, match="2"):

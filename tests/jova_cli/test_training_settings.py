@@ -35,7 +35,7 @@ def test_every_setting_is_described_with_its_default() -> None:
     groups = (
         "sync, syncnet, timing, sound, picture, words, speech, voice, clap, identity, classes, audiobox, clip_score"
     )
-    assert f"Some of {groups}, desync." in " ".join(text.split())
+    assert f"Some of {groups}, desync, flow." in " ".join(text.split())
 
 
 def test_words_are_split_at_the_first_equals_sign() -> None:
