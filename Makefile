@@ -62,7 +62,7 @@ evidence: .venv/evaluate  ## measure MODEL on held-out prompts; fills in model_c
 	@.venv/bin/python -m diffusers_jova.recipes.evidence --model $(MODEL); status=$$?; \
 		.venv/bin/python -m diffusers_jova.recipes.lora_evidence --model $(MODEL) && exit $$status
 
-ablations: .venv/espeak  ## the paper's Tables 3, 4 and 5 in small, COMPARE=mouth, fusion or towers, after `make jova-tiny`
+ablations: .venv/espeak  ## the paper's Tables 3, 4, 5 in small, COMPARE=mouth, fusion or towers, after `make jova-tiny`
 	@.venv/bin/python -m diffusers_jova.recipes.ablations --compare $(COMPARE) --output runs/$(COMPARE) --steps $(STEPS)
 
 test: .venv/installed  ## set up .venv, then check

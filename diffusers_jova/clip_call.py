@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -295,13 +296,19 @@ def speaker_embeds(args: argparse.Namespace) -> torch.Tensor | None:
 def encode_speakers(args: argparse.Namespace) -> torch.Tensor:
     """Vectors [1, P, D] of the recordings, by the speaker encoder."""
     with errors_name("--speaker-encoder"):
-        encoder = SpeakerEncoder.from_file(args.speaker_encoder)
+        encoder = read_encoder(args.speaker_encoder, Path(args.speaker_encoder).stat().st_mtime_ns)
     vectors = []
     for path in args.speaker_audio:
         with errors_name("--speaker-audio", voice=f"--speaker-audio {path}"):
             voice = media.read_audio(path, allow_truncated=args.allow_truncated)
             vectors.append(encoder(voice))
     return torch.cat(vectors)[None]
+
+
+@lru_cache(maxsize=1)
+def read_encoder(path: Path, _modified_ns: int) -> SpeakerEncoder:
+    """The speaker encoder of a file, read once for all rows of a list as long as the file is the same."""
+    return SpeakerEncoder.from_file(path)
 
 
 def read_keyframes(keyframes: Sequence[Keyframe]) -> dict[int, Any]:

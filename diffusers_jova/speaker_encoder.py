@@ -8,6 +8,7 @@ than torchaudio's, and the many channels of surround sound are mixed to stereo f
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from .torch_files import check_weights, load_pickle
 logger = logging.get_logger(__name__)
 
 SHORTEST_S, LONGEST_S = 0.5, 30.0  # less hardly holds a word; NAVA hears no more
+MARGIN_S = 1.0  # longer than the filter of any resampling
 COUNTERS = "num_batches_tracked"  # of torch, which no vector depends on
 
 
@@ -120,15 +122,16 @@ def heard(sound: np.ndarray, rate: int) -> np.ndarray:
     sound = np.atleast_2d(sound)
     if sound.ndim != 2 or len(sound) > sound.shape[1]:
         raise ValueError(f"`voice` must be [S] or [channels, S], got {list(sound.shape)}; give one recording")
-    mono = resample(mix_channels(sound, 1), rate, SAMPLING_RATE_HZ)[0]
-    if (lasts_s := len(mono) / SAMPLING_RATE_HZ) < SHORTEST_S:
+    lasts_s = sound.shape[1] / rate
+    some = sound[:, : math.ceil((LONGEST_S + MARGIN_S) * rate)]  # an hour is not resampled for its beginning
+    mono = resample(mix_channels(some, 1), rate, SAMPLING_RATE_HZ)[0, : int(LONGEST_S * SAMPLING_RATE_HZ)]
+    if lasts_s < SHORTEST_S:
         raise ValueError(
             f"`voice` must last {SHORTEST_S:g} s or longer for a voice to be told, got {lasts_s:.3f} s; give a "
             "recording of some seconds"
         )
     if lasts_s > LONGEST_S:
         logger.warning(f"`voice` lasts {lasts_s:.1f} s, of which the first {LONGEST_S:g} s are heard")
-        mono = mono[: int(LONGEST_S * SAMPLING_RATE_HZ)]
     if is_silence(mono):
         raise ValueError(
             "`voice` must hold a voice, got silence in what its channels have in common; use another recording"

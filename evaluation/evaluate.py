@@ -31,7 +31,7 @@ from diffusers_jova.folder_lock import held_alone
 from diffusers_jova.processes import ALONE
 from diffusers_jova.training.data.sharing import choose_run, run_here
 from diffusers_jova.whole_files import write_json
-from jova_cli.evaluate import GIVEN_HERE, GROUPS, NEEDED_BY, NETWORKS, option_of, parse
+from jova_cli.evaluate import GIVEN_HERE, GROUPS, NEEDED_BY, NETWORKS, OF_TWO_SETS, option_of, parse
 from jova_cli.file_arguments import as_options
 from jova_cli.parser import Parser, one_line
 from jova_cli.tables import some
@@ -202,9 +202,14 @@ def default_groups(args: argparse.Namespace) -> list[str]:
             f"`--protocol {args.protocol}` must go with options that it reads, got {some(strange)}; leave them out"
         )
     if left:
-        told = ", ".join(f"{group} (`{option_of(NETWORKS[group])}`)" for group in left)
+        told = ", ".join(f"{group} (`{needed_of(NETWORKS[group])}`)" for group in left)
         tqdm.write(f"not measured, for want of a network: {told}; see `jova evaluate --help`", file=sys.stderr)
     return [group for group in groups if group not in left]
+
+
+def needed_of(option: str) -> str:
+    """What to write for a network, of two sets with the other one."""
+    return f"{option_of(option)}{' --against' if option in OF_TWO_SETS else ''}"
 
 
 def describe_unjudged(report: Report) -> str:

@@ -22,10 +22,9 @@ from PIL import Image
 
 from diffusers_jova.evaluation.clip_signals import PictureTracks
 from diffusers_jova.evaluation.given_network import as_numbers
-from diffusers_jova.evaluation.given_weights import check_weights
 from diffusers_jova.evaluation.measured import Measured
 from diffusers_jova.evaluation.seen_frames import read_frames
-from diffusers_jova.torch_files import read_pickle
+from diffusers_jova.torch_files import check_weights, read_pickle
 from jova_cli.parser import one_line
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffusers_jova.evaluation.given_weights import check_weights
-from diffusers_jova.torch_files import read_pickle
+from diffusers_jova.torch_files import check_weights, read_pickle
 from jova_cli.optional_packages import is_installed
 from jova_cli.parser import one_line
 

@@ -204,9 +204,9 @@ class Report:
         sides = [set_scores(rows) for rows in (self.rows, self.other_rows)]
         if not any(sides):
             return ""
-        header = ["number of a set", "way", "more is better [95 %]", "clips"]
+        header = ["number of a set", "way", "better", "value [95 %]", "clips"]
         lines = [
-            [f"{one.label}{side}", one.way or "-", _with_ends(one), f"{one.num_clips}"]
+            [f"{one.label}{side}", one.way or "-", MARKS[one.better], _with_ends(one), f"{one.num_clips}"]
             for side, found in zip(("", ", against"), sides, strict=True)
             for one in found
         ]

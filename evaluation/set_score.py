@@ -33,7 +33,7 @@ class ScoreMeasure(NamedTuple):
         blind: What it cannot see.
         unit: Of the number; empty for a plain one.
         better: "higher" or "lower".
-        least: What it cannot be less than.
+        limits: The least and the largest that it can be, of so many clips and classes.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ScoreMeasure(NamedTuple):
     blind: str
     unit: str
     better: str
-    least: float
+    limits: Callable[[int, int], tuple[float, float]]
 
 
 class SetScore(NamedTuple):
@@ -98,7 +98,7 @@ SCORES = (
                  "inception score (Salimans et al. 2016) of all clips at once, by AST, weights of `--classifier` "
                  "(others take PANNs or PaSST); sound at a peak of -1 dB, softmax of mean logits",
                  "whether a sound is the one that was asked for, and variety within a class: a set of one sound for "
-                 "each class is best", "", "higher", 1.0),
+                 "each class is best", "", "higher", lambda clips, classes: (1.0, float(min(clips, classes)))),
 )
 # fmt: on
 
@@ -123,7 +123,8 @@ def _score(measure: ScoreMeasure, vectors: FloatArray) -> SetScore:
     draws = np.random.default_rng(0)
     drawn = [measure.score(vectors[draws.integers(0, num_clips, num_clips)]) for _ in range(DRAWS)]
     value, *ends = as_it_is(measure.score(vectors), np.array(drawn))
-    low, high = (max(measure.least, end) if num_clips >= MIN_CLIPS else None for end in ends)
+    least, most = measure.limits(num_clips, num_classes)
+    low, high = (min(max(least, end), most) if num_clips >= MIN_CLIPS else None for end in ends)
     warning = (
         f"{num_clips} clips for {num_classes} classes: the score of few clips is too small, and never more than "
         "their number; compare with scores of as many clips alone"

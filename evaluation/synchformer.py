@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusers_jova.evaluation.given_weights import check_weights
-from diffusers_jova.torch_files import read_pickle
+from diffusers_jova.torch_files import check_weights, read_pickle
 
 
 NUM_SEGMENTS, SEGMENT_FRAMES = 14, 16

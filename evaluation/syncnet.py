@@ -14,8 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffusers_jova.evaluation.given_weights import check_weights
-from diffusers_jova.torch_files import read_pickle
+from diffusers_jova.torch_files import check_weights, read_pickle
 
 
 LIP_FRAMES, LIP_PX = 5, 224  # of a window of pictures

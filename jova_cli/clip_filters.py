@@ -25,8 +25,8 @@ GROUPS = (  # of measures that can judge a clip of a recording
 NO_FILTERS = {  # measures of those groups, and other groups, that cannot
     "length_difference_ms": "clips are cut to one length of picture and sound",
     "voice": "it needs a voice to compare with",
-    "identity": "it compares with a reference image, which `jova evaluate` alone does",
-    "classes": "it needs a network that `jova evaluate --classifier` alone takes",
+    "identity": "it compares with a reference image, which a recording has none of",
+    "classes": "how sure the likeliest class is says nothing of what a clip is worth",
     "fid": "it is a number of two sets of clips",
     "fvd": "it is a number of two sets of clips",
 }
@@ -291,6 +291,8 @@ def read_rule(name: str, text: Any, where: str) -> Rule:
     for measure in _evaluated():
         if measure.name == name and (reason := why_no_filter(measure)):
             raise ValueError(f"{where} must name a measure of one clip, got `{name}`: {reason}; leave it out")
+    if reason := NO_FILTERS.get(name):  # a group that somebody took for a measure
+        raise ValueError(f"{where} must name a measure of one clip, got `{name}`: {reason}; leave it out")
     if name not in known:
         advice = did_you_mean(name, list(known), f"they are {', '.join(known)}")
         raise ValueError(f"{where} must name a measure of `jova evaluate`, got `{name}`; {advice}")

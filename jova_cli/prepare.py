@@ -119,5 +119,7 @@ def check_filter(args: argparse.Namespace) -> None:
     needs_mouths = [str(rule) for rule in rules if measures()[rule.measure].group in ("sync", "syncnet")]
     if args.no_mouth and needs_mouths:
         raise ValueError(f"`--filter {needs_mouths[0]}` must go without `--no-mouth`, got both; leave one of them out")
+    if args.no_mouth and "syncnet" in given:
+        raise ValueError("`--syncnet` must go without `--no-mouth`, got both; leave one of them out")
     if args.unjudged != UNJUDGED[0] and not rules:
         raise ValueError(f"`--unjudged {args.unjudged}` must go with `--filter`, got none; give one, or leave it out")

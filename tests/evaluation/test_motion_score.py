@@ -138,7 +138,8 @@ def test_pairs_across_a_cut_count_for_verse_bench_alone(tmp_path: Path, right: i
     measure(tmp_path / "clip.mp4", frames, 8, flow)
     assert sum(change > 50 for change in changes[128]) == 1
     assert not [change for change in changes[256] if abs(change) > 50]
-    assert len(changes[256]) == (6 if right else len(changes[256]))
+    if right:  # a codec may leave a still as it is, or not quite
+        assert len(changes[256]) == 6
 
 
 def test_a_long_clip_is_seen_from_end_to_end_two_pairs_at_a_time(

@@ -61,6 +61,9 @@ def test_few_clips_are_warned_of_have_no_interval_and_one_has_no_score() -> None
     assert 1 < many.low < many.value < many.high
     (same,) = set_scores(rows_of(sure([1] * 10)))
     assert (same.value, same.low, same.high) == pytest.approx((1, 1, 1))
+    (all_sure,) = set_scores(rows_of(sure([0, 1, 2] * 4, num_classes=3)))
+    assert all_sure.low < all_sure.value == pytest.approx(all_sure.high) == pytest.approx(3)
+    assert all_sure.high <= 3
     assert (many.better, many.way) == ("higher", "as the field does")
 
 

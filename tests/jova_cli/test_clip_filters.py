@@ -79,7 +79,7 @@ def test_a_range_holds_its_ends() -> None:
         ("sync_offset_ms=40..-40", "must give `sync_offset_ms` a range from low to high, got 40..-40"),
         ("identity_face=0..", "must name a measure of one clip, got `identity_face`: it compares with a reference"),
         ("syncnet_offset_corrected_frames>1", "write syncnet_offset_corrected_frames=1.."),
-        ("class_share=0.5..", "`: it needs a network that `jova evaluate --classifier` alone takes"),
+        ("class_share=0.5..", "`: how sure the likeliest class is says nothing of what a clip is worth"),
         ("length_difference_ms=0..", "got `length_difference_ms`: clips are cut to one length"),
         ("voice_similarity=0..", "must name a measure of one clip, got `voice_similarity`: it needs a voice"),
         ("mov", "a YAML or JSON file or a preset, got `mov`; did you mean `mova`?"),
@@ -136,6 +136,7 @@ def test_a_preset_has_the_rules_whose_network_is_given_and_tells_the_others_in_a
     [
         *(("lse_c=3..", "syncnet"), ("lse_d_corrected=..9", "syncnet"), ("desync_s=..0.5", "synchformer")),
         *(("audiobox_pq=5..", "audiobox"), ("clap_score=0.2..", "clap"), ("clip_score=20..", "clip_score")),
+        ("motion_score=1..", "raft"),
     ],
 )
 def test_a_rule_and_its_network_go_together(rule: str, option: str) -> None:
@@ -162,6 +163,11 @@ def test_a_rule_and_its_network_go_together(rule: str, option: str) -> None:
         (["--filter", "desync_s=..1", "--synchformer", "x"], "`--synchformer` must be an existing file, got x"),
         (["--filter", "clap_score=0..", "--clap", "x"], "`--clap` must be an existing folder, got `x`"),
         (["--filter", "mova", "--syncnet", __file__, "--no-mouth"], "`--filter lse_d=..9.5` must go without `--no-mo"),
+        (
+            ["--filter-report", "--syncnet", __file__, "--no-mouth"],
+            "`--syncnet` must go without `--no-mouth`, got both",
+        ),
+        (["--filter", "fid=..5"], "must name a measure of one clip, got `fid`: it is a number of two sets of clips"),
     ],
 )
 def test_networks_are_looked_at_before_anything_is_read(
