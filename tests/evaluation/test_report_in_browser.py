@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from diffusers_jova.evaluation.evaluate import main
+from diffusers_jova.evaluation.report import Report
+from diffusers_jova.evaluation.report_page import write_page
 from diffusers_jova.media import write_audio
 from diffusers_jova.recipes import screenshots
 from tests.evaluation.speaking import write_speaker
+from tests.evaluation.test_set_score import rows_of, sure
 
 
 pytest.importorskip("playwright")
@@ -66,3 +69,20 @@ def test_the_players_play_what_was_measured(page: Page, tmp_path: Path) -> None:
         assert played["hasPaused"], name
         assert played["tags"] == num_parts, name
     assert not errors
+
+
+def test_the_page_tells_what_each_side_is_worth_as_a_set(tmp_path: Path) -> None:
+    report = Report(["varied"], rows_of(sure([0, 1, 2] * 4)), "alike", rows_of(sure([0] * 12)))
+    write_page(tmp_path / "report.html", report)
+    errors: list[str] = []
+    with screenshots.open_browser(1280, 1260) as page:
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((tmp_path / "report.html").as_uri())
+        told = page.locator("#set-scores tbody tr").all_inner_texts()
+        warning = page.locator("#score-warnings").inner_text()
+    assert not errors
+    assert [line.split("\t")[:2] for line in told] == [
+        ["IS of the sound (classes)", "varied"],
+        ["IS of the sound (classes)", "alike"],
+    ]
+    assert warning == ""
