@@ -5,8 +5,10 @@ Needs the package's extra `espeak`, which carries the library; espeak-ng is GPL-
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -46,6 +48,7 @@ MNEMONICS = {
 # fmt: on
 
 _PHONEME_EVENT = 7
+_UNLOAD = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary")  # noqa: B009  ctypes has no public one
 _RATE, _PITCH, _PITCH_RANGE, _WORD_GAP = 1, 3, 4, 7
 
 
@@ -72,7 +75,13 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Espeak:
-    """The library, loaded once per process."""
+    """The library, which keeps a state that nothing resets: each text is said by one that is loaded anew (2 ms).
+
+    So a text sounds the same whatever was said before it.
+
+    Raises:
+        ImportError: If the package that carries the library is not installed.
+    """
 
     def __init__(self) -> None:
         try:
@@ -82,14 +91,24 @@ class Espeak:
                 '`speech="espeak"` needs the package espeakng-loader, which is not installed; '
                 "install the package with its extra `espeak`"
             ) from None
-        self.library = ctypes.CDLL(espeakng_loader.get_library_path())
-        synchronous, phoneme_events, no_exit = 2, 0x1, 0x8000
-        data = espeakng_loader.get_data_path().encode()
-        self.sampling_rate = self.library.espeak_Initialize(synchronous, 0, data, phoneme_events | no_exit)
+        self.path, self.data = espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
+        self.sampling_rate = 0  # of the library, once it is loaded
         self.chunks: list[npt.NDArray[np.int16]] = []
         self.events: list[tuple[float, str]] = []
         self._callback = _CALLBACK(self._receive)  # ctypes frees a callback that nobody holds
-        self.library.espeak_SetSynthCallback(self._callback)
+
+    @contextmanager
+    def _loaded(self) -> Iterator[ctypes.CDLL]:
+        library = ctypes.CDLL(self.path)
+        synchronous, phoneme_events, no_exit = 2, 0x1, 0x8000
+        options = phoneme_events | no_exit
+        self.sampling_rate = library.espeak_Initialize(synchronous, 0, self.data.encode(), options)
+        library.espeak_SetSynthCallback(self._callback)
+        try:
+            yield library
+        finally:
+            library.espeak_Terminate()
+            _UNLOAD(library._handle)
 
     def _receive(self, samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]) -> int:
         if samples and count > 0:
@@ -104,17 +123,18 @@ class Espeak:
 
     def __call__(self, text: str, voice: str, rate: int, pitch: int) -> Utterance:
         """Say a text; `rate` in words per minute, `pitch` 0..99; the waveform has `self.sampling_rate`."""
-        if self.library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise ValueError(f"`voice` must be one that espeak-ng knows, got {voice!r}")
-        for parameter, value in ((_RATE, rate), (_PITCH, pitch), (_PITCH_RANGE, 50), (_WORD_GAP, WORD_GAP)):
-            self.library.espeak_SetParameter(parameter, value, 0)
         self.chunks, self.events = [], []
-        self.library.espeak_ng_SetRandSeed(ctypes.c_long(0))  # else of the clock: breaths differ between two processes
-        encoded = text.encode()
-        utf8, end_pause = 0x1, 0x1000
-        size = ctypes.c_size_t(len(encoded) + 1)
-        self.library.espeak_Synth(encoded, size, 0, 0, 0, utf8 | end_pause, None, None)
-        self.library.espeak_Synchronize()
+        with self._loaded() as library:
+            if library.espeak_SetVoiceByName(voice.encode()) != 0:
+                raise ValueError(f"`voice` must be one that espeak-ng knows, got {voice!r}")
+            for parameter, value in ((_RATE, rate), (_PITCH, pitch), (_PITCH_RANGE, 50), (_WORD_GAP, WORD_GAP)):
+                library.espeak_SetParameter(parameter, value, 0)
+            library.espeak_ng_SetRandSeed(ctypes.c_long(0))  # else of the clock: breaths differ between two processes
+            encoded = text.encode()
+            utf8, end_pause = 0x1, 0x1000
+            size = ctypes.c_size_t(len(encoded) + 1)
+            library.espeak_Synth(encoded, size, 0, 0, 0, utf8 | end_pause, None, None)
+            library.espeak_Synchronize()
         waveform = np.concatenate(self.chunks).astype(np.float32) / 32768
         return Utterance(waveform, _timeline(self.events))
 

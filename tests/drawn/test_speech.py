@@ -125,6 +125,17 @@ def test_espeak_says_the_same_in_every_process() -> None:
     assert len(said) == 1
 
 
+@pytest.mark.skipif(importlib.util.find_spec("espeakng_loader") is None, reason="needs the extra `espeak`")
+def test_espeak_says_the_same_whatever_it_said_before() -> None:
+    def say(*words: str, voice: str = "man", seed: int = 0) -> np.ndarray:
+        return espeak.speak(words, voice, np.random.default_rng(seed)).waveform
+
+    first = say("hello", "blue", "moon")
+    say("one", "two", voice="child", seed=3)
+    np.testing.assert_array_equal(say("hello", "blue", "moon"), first)
+    np.testing.assert_array_equal(say("hello", "blue", "moon"), first)
+
+
 def test_every_voice_says_every_word() -> None:
     assert set(VOICES) == set(espeak.VOICES)
     for voice in VOICES:
