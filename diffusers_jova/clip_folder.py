@@ -208,9 +208,9 @@ def task_of(row: Row, folder: Path, digest: Callable[[Path], str]) -> Task:
     files = {name: digest(path) for name, path in paths.items() if path.exists()}  # a name on the Hub is none
     values["lora"] = [[str(Path(one)) if Path(one).exists() else one, *more] for one, *more in values["lora"]]
     files |= {f"lora {source}": digest(Path(source)) for source, _ in values["lora"] if Path(source).exists()}
-    if row.args.speaker_audio:
-        values["speaker_audio"] = [str(path.absolute()) for path in row.args.speaker_audio]
-        files["speaker_audio"] = " ".join(digest(path) for path in row.args.speaker_audio)
+    if recordings := getattr(row.args, "speaker_audio", None):
+        values["speaker_audio"] = [str(path.absolute()) for path in recordings]
+        files["speaker_audio"] = " ".join(digest(path) for path in recordings)
     values["keyframe"] = [[keyframe.frame, digest(keyframe.path)] for keyframe in row.args.keyframe]
     if row.args.keyframe:
         values[KEYFRAME_FILES] = [f"{frame}={path.absolute()}" for frame, path in row.args.keyframe]
