@@ -128,6 +128,7 @@ def test_of_a_long_recording_the_first_half_minute_is_heard_and_that_is_said(
     assert "`voice` lasts 31.0 s, of which the first 30 s are heard" in caplog.text
     caplog.clear()
     assert torch.equal(heard, encoder(sound[: 30 * RATE], RATE))
+    assert not torch.equal(heard, encoder(sound[: 29 * RATE], RATE))
     assert not caplog.text
 
 
